@@ -1,0 +1,14 @@
+"""Raw records to packed batches; no model code, usable from any Lightning project."""
+
+from .benchmarks import Benchmark, NaturalInstructions
+from .instruction_tuning import InstructionTuningDataModule
+from .prompts import OptImlPrompt, PromptForm, TkInstructPrompt
+
+__all__ = [
+    "Benchmark",
+    "InstructionTuningDataModule",
+    "NaturalInstructions",
+    "OptImlPrompt",
+    "PromptForm",
+    "TkInstructPrompt",
+]

@@ -1,0 +1,301 @@
+"""Super-NaturalInstructions: one JSON file a task, as its repository holds them.
+
+::
+
+    folder/tasks/task020_mctaco_span_based_question.json      a task: definition, demonstrations, instances
+    folder/splits/default/train_tasks.txt, test_tasks.txt     names of tasks, one a line
+
+The schema of the first release is read too: ``Definition`` is a string there, and instances have no ``id``.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeGuard
+
+from ..schema import Demonstration, Example, Task
+
+READER_VERSION = 1
+"""Part of every fingerprint: raise it when the same file is to be read differently."""
+
+EXACT_MATCH_CATEGORIES = frozenset(
+    {
+        "Textual Entailment",
+        "Cause Effect Classification",
+        "Coreference Resolution",
+        "Dialogue Act Recognition",
+        "Answerability Classification",
+        "Word Analogy",
+    }
+)
+"""Categories whose headline metric is exact match; all others are reported by ROUGE-L."""
+
+SPLIT_FILES = {"train": "train_tasks.txt", "validation": "dev_tasks.txt", "test": "test_tasks.txt"}
+
+N_NAMED = 3  # offenders an error spells out; the rest are counted
+
+
+class NaturalInstructions:
+    """Reads tasks in the format of Super-NaturalInstructions.
+
+    Nothing is read before it is asked for, and one file at a time is held in memory.
+
+    Args:
+        folder: Folder that holds the task files and the splits; environment variables and ``~`` are expanded,
+            e.g. ``$CROSSTASK_DATA/superni``.
+        splits: Folder of train_tasks.txt, test_tasks.txt and, optionally, dev_tasks.txt with the validation
+            tasks; relative to ``folder``, or absolute.
+        tasks: Folder of the task files; relative to ``folder``, or absolute.
+    """
+
+    name = "super_natural_instructions"
+
+    def __init__(self, folder: str, splits: str = "splits/default", tasks: str = "tasks") -> None:
+        self.folder = Path(_expanded(folder))
+        self.splits = self.folder / _expanded(splits)
+        self.tasks = self.folder / _expanded(tasks)
+        self._open: _TaskFile | None = None
+
+    def task_names(self, split: Literal["train", "validation", "test"]) -> list[str]:
+        """Names of a split's tasks in the order of its file; validation has none without a dev file."""
+        if split not in SPLIT_FILES:
+            raise ValueError(f"split must be one of {list(SPLIT_FILES)}, got {split!r}")
+        folder = _existing_folder(self.splits, "the split lists")
+        path = folder / SPLIT_FILES[split]
+        if split == "validation" and not path.exists():
+            return []
+        if not path.is_file():
+            found = sorted(entry.name for entry in folder.iterdir())
+            raise ValueError(
+                f"no {path.name} in {folder}, which holds {_some(found)}; "
+                "set `splits` to the folder that holds the lists"
+            )
+        lines = path.read_text(encoding="utf-8").splitlines()
+        names = {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
+        _check_split(path, names, self._known())
+        return list(names.values())
+
+    def task(self, name: str) -> Task:
+        """What the task's file says of the task itself."""
+        file = self._file(name)
+        record = file.record
+        category = file.texts(record, "Categories")[0]
+        return Task(
+            benchmark=self.name,
+            name=name,
+            category=category,
+            # Of several wordings Tk-Instruct shows the first one only, and prompts.py relies on it.
+            definition=file.texts(record, "Definition")[0],
+            positive_examples=file.demonstrations("Positive Examples"),
+            negative_examples=file.demonstrations("Negative Examples"),
+            sources=file.texts(record, "Source", default=()),
+            metric="exact_match" if category in EXACT_MATCH_CATEGORIES else "rouge_l",
+            input_languages=file.texts(record, "Input_language", default=()),
+            output_languages=file.texts(record, "Output_language", default=()),
+            licence=", ".join(file.texts(record, "Instance License", default=())),
+        )
+
+    def examples(self, name: str) -> Iterator[Example]:
+        """Every instance of the task in file order, also one with an empty input or without a reference."""
+        file = self._file(name)
+        seen: dict[str, int] = {}
+        for index, instance in enumerate(file.records("Instances")):
+            where = f"instance {index}"
+            # Instances of the first release have no id: they are named by task and place.
+            identifier = file.text(instance, "id", where) if "id" in instance else f"{name}-{index}"
+            if identifier in seen:
+                raise file.error(
+                    f"instances {seen[identifier]} and {index} have the same id {identifier!r}; rename one"
+                )
+            seen[identifier] = index
+            yield Example(
+                task=name,
+                id=identifier,
+                index=index,
+                input=file.text(instance, "input", where),
+                # Annotators often agree: each answer is kept once, in order.
+                targets=tuple(dict.fromkeys(file.texts(instance, "output", where, empty=True))),
+            )
+
+    def fingerprint(self, name: str) -> str:
+        """SHA-256 of all that decides what task and examples return: this reader, the file, its name."""
+        header = f"{self.name} {READER_VERSION} {name}\n".encode()
+        return hashlib.sha256(header + self._file(name).content).hexdigest()
+
+    def _file(self, name: str) -> "_TaskFile":
+        path = self.tasks / f"{name}.json"
+        if not path.is_file():
+            known = self._known()
+            raise ValueError(
+                f"no task {name!r} among the {len(known)} task files of {self.tasks}; {_nearest(name, known)}"
+            )
+        if self._open is None or not self._open.is_current(path):
+            self._open = _TaskFile(path)
+        return self._open
+
+    def _known(self) -> set[str]:
+        return {path.stem for path in _existing_folder(self.tasks, "the task files").glob("*.json")}
+
+
+class _TaskFile:
+    """One task's file: its bytes, its record (parsed when first needed) and checked access to the fields."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._signature = _signature(path)
+        self.content = path.read_bytes()
+
+    def is_current(self, path: Path) -> bool:
+        return path == self.path and _signature(path) == self._signature
+
+    @cached_property
+    def record(self) -> Mapping[str, Any]:
+        try:
+            record = json.loads(self.content)
+        except json.JSONDecodeError as error:
+            raise self.error(
+                f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}; "
+                "mend the file or fetch it again"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise self.error(f"not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+        if not isinstance(record, dict):
+            raise self.error(f"expected one JSON object, got {_kind(record)}")
+        return record
+
+    def records(self, key: str) -> list[Mapping[str, Any]]:
+        """The objects listed under `key`."""
+        values = self._field(self.record, key, "the task")
+        if not isinstance(values, list):
+            raise self.error(f"{key!r} should be a list of objects, got {_kind(values)}")
+        for index, value in enumerate(values):
+            if not isinstance(value, dict):
+                raise self.error(f"{key!r}[{index}] should be an object, got {_kind(value)}")
+        return values
+
+    def demonstrations(self, key: str) -> tuple[Demonstration, ...]:
+        return tuple(
+            Demonstration(
+                input=self.text(value, "input", f"{key!r}[{index}]"),
+                output=self.text(value, "output", f"{key!r}[{index}]"),
+                explanation=self.text(value, "explanation", f"{key!r}[{index}]", default=""),
+            )
+            for index, value in enumerate(self.records(key))
+        )
+
+    def text(self, record: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
+        value = self._field(record, key, where, default)
+        if not isinstance(value, str):
+            raise self.error(f"{key!r} of {where} should be text, got {_kind(value)}")
+        return value
+
+    def texts(
+        self,
+        record: Mapping[str, Any],
+        key: str,
+        where: str = "the task",
+        default: tuple[str, ...] | None = None,
+        empty: bool = False,
+    ) -> tuple[str, ...]:
+        """A list of texts, or one text alone; `empty` tells whether it may lack a first text."""
+        value = self._field(record, key, where, default)
+        texts = [value] if isinstance(value, str) else value
+        if not _is_texts(texts):
+            raise self.error(f"{key!r} of {where} should be text or a list of texts, got {_kind(value)}")
+        if default is None and not empty and not (texts and texts[0].strip()):
+            raise self.error(f"{key!r} of {where} is empty, and a task cannot be used without it")
+        return tuple(texts)
+
+    def error(self, message: str) -> ValueError:
+        return ValueError(f"{self.path}: {message}")
+
+    def _field(self, record: Mapping[str, Any], key: str, where: str, default: object = None) -> Any:
+        value = record.get(key, default)
+        if key not in record and default is None:
+            raise self.error(f"{where} has no {key!r}; {_nearest(key, record)}")
+        return value
+
+
+def _expanded(path: str) -> str:
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    if unset := re.search(r"\$\{?(\w+)\}?", expanded):
+        name = unset.group(1)
+        raise ValueError(
+            f"the environment variable {name} in {path!r} is not set; "
+            f"`export {name}=/path/to/the/data`, or write the path itself"
+        )
+    return expanded
+
+
+def _existing_folder(folder: Path, what: str) -> Path:
+    if not folder.is_dir():
+        nearest = next(parent for parent in folder.parents if parent.is_dir())
+        raise ValueError(f"no folder {folder}, where {what} should be; the path exists as far as {nearest}")
+    return folder
+
+
+def _check_split(path: Path, names: Mapping[int, str], known: set[str]) -> None:
+    """Refuse a split without tasks, with a task twice, or with tasks that have no file.
+
+    `names` holds the name on each line that is not blank.
+    """
+    if not names:
+        raise ValueError(f"{path} names no task; expected one name a line")
+    lines: dict[str, list[int]] = {}
+    for line, name in names.items():
+        lines.setdefault(name, []).append(line)
+    repeated = [f"{name!r} on lines {_joined(at)}" for name, at in lines.items() if len(at) > 1]
+    if repeated:
+        raise ValueError(f"{path} names tasks more than once: {_some(repeated)}; remove the repetitions")
+    unknown = [name for name in lines if name not in known]
+    if unknown:
+        # Only those that are shown are compared: a thousand comparisons with a thousand names take minutes.
+        shown = [f"line {lines[name][0]} {name!r} ({_nearest(name, known)})" for name in unknown[:N_NAMED]]
+        raise ValueError(
+            f"{path}: {len(unknown)} of {len(names)} tasks have no file: {_some(shown, total=len(unknown))}; "
+            "add the files, correct the names, or set `splits` to lists that name only tasks at hand"
+        )
+
+
+def _joined(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def _some(items: Sequence[str], total: int | None = None) -> str:
+    """The first few items and how many more there are.
+
+    >>> _some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    total = len(items) if total is None else total
+    more = f" and {total - N_NAMED} more" if total > N_NAMED else ""
+    return (", ".join(items[:N_NAMED]) or "nothing") + more
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, sorted(known), n=2, cutoff=0.6)
+    return f"nearest: {', '.join(close)}" if close else "none has a similar name"
+
+
+def _is_texts(value: object) -> TypeGuard[Sequence[str]]:
+    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+
+
+def _kind(value: object) -> str:
+    """How an error names what a file holds.
+
+    >>> _kind(7), _kind(["a", 7])
+    ('int 7', "list ['a', 7]")
+    """
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _signature(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size

@@ -1,0 +1,237 @@
+"""The LightningDataModule of instruction tuning: a benchmark's tasks as packed rows, and prompts to answer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from rich.progress import track
+
+from .benchmarks import Benchmark, Split
+from .collate import CausalRows, RowKind, Seq2SeqRows
+from .evaluation import Chain, EvaluationSet, PromptLoader, RowLoader, read_evaluation
+from .mixture import WINDOW, Mixture, mixing_rates
+from .packing import Packing, best_fit, in_order, one_per_row
+from .packing_report import PackingReport, packing_report
+from .preparation import InstanceCounts, Preparation
+from .prompts import OptImlPrompt, PromptForm
+from .replicas import replicas
+from .schema import EvaluationExample
+from .store import open_task
+from .stream import TrainPlan, TrainStream
+from .tokenization import load_tokenizer, tokenize_sources
+
+PACKINGS: dict[str, Packing] = {"best_fit": best_fit, "in_order": in_order, "one_per_row": one_per_row}
+Stage = Literal["validation", "test"]
+
+
+class InstructionTuningDataModule(L.LightningDataModule):
+    """Packed training rows and evaluation prompts from one benchmark.
+
+    Training examples are rendered and tokenized once, into a store on disk; a mixture decides which is drawn when, and
+    whole documents share rows. A task in the training and in the test split is tested on instances that are never
+    trained. It works without a trainer, too: ``prepare_data()``, ``setup("fit")``, ``train_dataloader()``.
+
+    Args:
+        benchmark: Reader of the benchmark's files.
+        tokenizer: Hub name or folder of the tokenizer.
+        prompt: How examples are rendered, in training and evaluation alike.
+        row_length: Columns of a row; for an encoder-decoder model, of its encoder's rows.
+        target_length: Columns of a decoder row for an encoder-decoder model; leave it out for a decoder-only model.
+        rows_per_step: Rows of one optimizer step over all devices and accumulated batches.
+        cap: Most examples of a task that count towards its mixing rate (EPS in OPT-IML); all where it is left out.
+        packing: best_fit fills rows, in_order opens a new row for a document that does not fit, one_per_row pads.
+        train_examples: Most training examples of a task.
+        validation_examples: Examples a validation task holds out; every training task where no list names others.
+        test_examples: Examples of a test task: the first ones of its file.
+        max_new_tokens: Longest answer at evaluation.
+        evaluation_tokens: Most tokens of an evaluation batch, answers included.
+        bos: Whether a decoder-only document begins with the tokenizer's bos token.
+        cache: Folder of the store.
+        seed: Decides renderings, instances, mixture and packing.
+    """
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        tokenizer: str,
+        prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
+        row_length: int = 2048,
+        target_length: int | None = None,
+        rows_per_step: int = 256,
+        cap: int | None = None,
+        packing: Literal["best_fit", "in_order", "one_per_row"] = "best_fit",
+        train_examples: int = 100_000,
+        validation_examples: int = 10,
+        test_examples: int = 100,
+        max_new_tokens: int = 256,
+        evaluation_tokens: int = 32_768,
+        bos: bool = False,
+        cache: str = "~/.cache/crosstask",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.benchmark, self.prompt, self.tokenizer_name = benchmark, prompt, tokenizer
+        self.row_length, self.target_length = row_length, target_length
+        self.rows_per_step, self.cap, self.packing = rows_per_step, cap, PACKINGS[packing]
+        self.max_new_tokens, self.evaluation_tokens = max_new_tokens, evaluation_tokens
+        self.counts = InstanceCounts(validation_examples, test_examples, train_examples, seed)
+        self.bos, self.seed, self.cache = bos, seed, Path(cache).expanduser()
+        self.plan: TrainPlan | None = None
+        self._preparation: Preparation | None = None
+        self._evaluation: dict[Stage, EvaluationSet] = {}
+        if self.source_length < 1:
+            raise ValueError(
+                f"row_length = {row_length} leaves no room for a prompt beside max_new_tokens = {max_new_tokens}"
+            )
+
+    @property
+    def source_length(self) -> int:
+        """Longest source at evaluation: prompt and answer share a row unless a decoder has its own."""
+        return self.row_length if self.target_length else self.row_length - self.max_new_tokens
+
+    @property
+    def preparation(self) -> Preparation:
+        """What decides how an example becomes a document; the tokenizer is loaded on first use."""
+        if self._preparation is None:
+            tokenizer = load_tokenizer(self.tokenizer_name)
+            pair = self.target_length is not None
+            self._preparation = Preparation(
+                self.benchmark, self.prompt, tokenizer, pair, self.bos, self.counts, self.cache
+            )
+        return self._preparation
+
+    @property
+    def row_kind(self) -> RowKind:
+        pad = self.preparation.tokenizer.pad_token_id
+        if self.target_length is None:
+            return CausalRows(self.row_length, pad)
+        return Seq2SeqRows(self.row_length, self.target_length, pad)
+
+    def prepare_data(self) -> None:
+        """Render and tokenize the training tasks that the store lacks."""
+        names = self._task_names()
+        for name in track(names["train"], "Preparing tasks", transient=True):
+            self.preparation.write(name, **self._held_out(name, names))
+
+    def setup(self, stage: str) -> None:
+        """Open the store and plan the training stream; read and render what is evaluated."""
+        names = self._task_names()
+        if stage == "fit":
+            self._plan_training(names)
+        if stage in ("fit", "validate"):
+            self._read_evaluation("validation", names)
+        if stage in ("test", "predict"):
+            self._read_evaluation("test", names)
+
+    def train_dataloader(self) -> TrainStream:
+        """This replica's packed batches, as many as the requested optimizer steps need."""
+        return TrainStream(self._planned(), replicas(self.trainer), self._requested_steps())
+
+    def val_dataloader(self) -> Chain:
+        """Packed rows for the loss, then prompts to answer."""
+        return Chain(self._rows("validation"), self._prompts("validation"))
+
+    def test_dataloader(self) -> PromptLoader:
+        """Prompts to answer, the longest first."""
+        return self._prompts("test")
+
+    def predict_dataloader(self) -> PromptLoader:
+        """The prompts of the test."""
+        return self._prompts("test")
+
+    def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
+        """Everything that is asked in a stage, by index; call it after ``setup``."""
+        return self._evaluation[stage].examples
+
+    def report(self) -> PackingReport:
+        """What one epoch of training looks like; call it after ``setup("fit")``."""
+        plan = self._planned()
+        sizes = dict(zip(plan.mixture.names, plan.mixture.sizes, strict=True))
+        return packing_report(plan, self._epoch(sizes))
+
+    def _task_names(self) -> dict[Split, list[str]]:
+        splits: tuple[Split, ...] = ("train", "validation", "test")
+        names = {split: self.benchmark.task_names(split) for split in splits}
+        names["validation"] = names["validation"] or names["train"]
+        return names
+
+    def _held_out(self, name: str, names: dict[Split, list[str]]) -> dict[str, bool]:
+        return {"validated": name in names["validation"], "tested": name in names["test"]}
+
+    def _plan_training(self, names: dict[Split, list[str]]) -> None:
+        stored = {
+            name: open_task(self.preparation.task_folder(name, **self._held_out(name, names)))
+            for name in names["train"]
+        }
+        sizes = {name: len(task) for name, task in stored.items()}
+        if empty := [name for name, size in sizes.items() if not size]:
+            raise ValueError(
+                f"{len(empty)} training tasks have no instances left beside {self.counts.test} for test and "
+                f"{self.counts.validation} for validation: {', '.join(empty[:3])}; hold out fewer, or take them off "
+                "the training list"
+            )
+        rates = mixing_rates(sizes, cap=self.cap)
+        window = min(
+            WINDOW, self._epoch(sizes)
+        )  # a small benchmark is not drawn many times over in one window
+        mixture = Mixture(list(sizes), list(sizes.values()), list(rates.values()), self.seed, window)
+        self.plan = TrainPlan(list(stored.values()), mixture, self.row_kind, self.packing, self.rows_per_step)
+
+    def _epoch(self, sizes: dict[str, int]) -> int:
+        return sum(min(size, self.cap or size) for size in sizes.values())
+
+    def _planned(self) -> TrainPlan:
+        if self.plan is None:
+            raise ValueError('there is no training plan yet: call prepare_data() and setup("fit") first')
+        return self.plan
+
+    def _requested_steps(self) -> int:
+        """The trainer's ``max_steps``; an epoch without a trainer."""
+        if self.trainer is None:
+            return self.report().steps
+        if self.trainer.max_steps < 1:
+            raise ValueError(
+                "the length of training is counted in optimizer steps: set trainer.max_steps "
+                f"(an epoch of this mixture has {self.report().steps})"
+            )
+        return self.trainer.max_steps
+
+    def _read_evaluation(self, stage: Stage, names: dict[Split, list[str]]) -> None:
+        trained = [self.benchmark.task(name) for name in names["train"]]
+        found = read_evaluation(self.preparation, names, stage, trained)
+        self._evaluation[stage] = found
+        for reason, count in found.refused.items():
+            rank_zero_warn(f"{count} {stage} examples are not evaluated: {reason}")
+
+    def _prompts(self, stage: Stage) -> PromptLoader:
+        found, tokenizer = self._evaluation[stage], self.preparation.tokenizer
+        sources = tokenize_sources(
+            tokenizer,
+            [prompt.source for prompt in found.prompts],
+            pair=bool(self.target_length),
+            bos=self.bos,
+        )
+        if cut := sum(len(source) > self.source_length for source in sources):
+            rank_zero_info(
+                f"{cut} of {len(sources)} {stage} prompts lose their beginning to {self.source_length} tokens"
+            )
+        return PromptLoader(
+            [source[-self.source_length :] for source in sources],
+            found.examples,
+            pad_token_id=tokenizer.pad_token_id,
+            pad_left=self.target_length is None,
+            max_new_tokens=self.max_new_tokens,
+            budget=self.evaluation_tokens,
+            replicas=replicas(self.trainer),
+        )
+
+    def _rows(self, stage: Stage) -> RowLoader:
+        return RowLoader(
+            self.preparation.tokenize(self._evaluation[stage].prompts),
+            kind=self.row_kind,
+            packing=self.packing,
+            budget=self.evaluation_tokens,
+            replicas=replicas(self.trainer),
+        )

@@ -1,0 +1,97 @@
+"""What became of the examples: how many were stored, refused and cut, and how full the rows are."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from .stream import TrainPlan
+
+
+@dataclass(frozen=True)
+class PackingReport:
+    """One epoch of a training plan in numbers.
+
+    Args:
+        tasks: Tasks in the mixture.
+        examples: Examples stored.
+        refused: Examples that cannot be trained on, by reason.
+        draws: Examples drawn in an epoch: every task's own, or its cap where that is less.
+        rows: Rows they fill.
+        columns: Columns of all rows.
+        real_tokens: Columns that are not padding.
+        target_tokens: Columns that are trained.
+        truncated: Draws that are longer than a row and lose their beginning.
+        target_cut: Those of them that lose a part of the target too.
+        steps: Optimizer steps of an epoch.
+    """
+
+    tasks: int
+    examples: int
+    refused: Mapping[str, int]
+    draws: int
+    rows: int
+    columns: int
+    real_tokens: int
+    target_tokens: int
+    truncated: int
+    target_cut: int
+    steps: int
+
+    @property
+    def efficiency(self) -> float:
+        """Share of columns that are not padding."""
+        return self.real_tokens / max(self.columns, 1)
+
+    @property
+    def target_share(self) -> float:
+        """Share of real tokens that are trained."""
+        return self.target_tokens / max(self.real_tokens, 1)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(what, how much) for printing."""
+        refused = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.refused.items())) or "none"
+        return [
+            ("tasks", f"{self.tasks:,}"),
+            ("examples stored", f"{self.examples:,}"),
+            ("examples refused", refused),
+            ("examples in an epoch", f"{self.draws:,}"),
+            ("rows in an epoch", f"{self.rows:,} ({self.draws / max(self.rows, 1):.1f} documents a row)"),
+            ("optimizer steps in an epoch", f"{self.steps:,}"),
+            ("columns holding real tokens", f"{self.efficiency:.2%}"),
+            ("real tokens that are targets", f"{self.target_share:.2%}"),
+            ("documents cut to a row", f"{self.truncated:,}"),
+            ("documents whose target is cut", f"{self.target_cut:,}"),
+        ]
+
+
+def packing_report(plan: TrainPlan, epoch: int) -> PackingReport:
+    """Plan the windows of an epoch of `epoch` draws, and count."""
+    count: Counter[str] = Counter()
+    for index in range(-(-epoch // plan.mixture.window)):
+        window = plan.window(index)
+        lengths, n_sources = plan.lengths(window)
+        cuts = plan.kind.cuts(lengths, n_sources)
+        count["draws"] += len(window.tasks)
+        count["rows"] += len(window.rows)
+        count["real"] += int(plan.kind.real_tokens(lengths, n_sources).sum())
+        count["targets"] += int(window.row_targets.sum())
+        count["truncated"] += int(np.count_nonzero(cuts.truncated))
+        count["target_cut"] += int(np.count_nonzero(cuts.target_cut))
+    refused: Counter[str] = Counter()
+    for task in plan.stored:
+        refused.update(task.refused)
+    return PackingReport(
+        tasks=len(plan.stored),
+        examples=sum(len(task) for task in plan.stored),
+        refused=dict(refused),
+        draws=count["draws"],
+        rows=count["rows"],
+        columns=count["rows"] * plan.kind.columns,
+        real_tokens=count["real"],
+        target_tokens=count["targets"],
+        truncated=count["truncated"],
+        target_cut=count["target_cut"],
+        steps=-(-count["rows"] // plan.rows_per_step),
+    )

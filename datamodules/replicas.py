@@ -1,0 +1,64 @@
+"""The one place for rank arithmetic: data-parallel replicas, accumulation, and the scale of a loss.
+
+No other file reads ``world_size``, ``global_rank`` or ``accumulate_grad_batches``.
+"""
+
+from typing import NamedTuple
+
+from lightning import Trainer
+
+
+class Replicas(NamedTuple):
+    """Where this process stands among those that see different data.
+
+    Under tensor parallelism several processes form one replica, so `count` is not the world size.
+
+    Args:
+        count: Data-parallel replicas.
+        rank: This process's replica.
+        accumulation: Batches of one replica in an optimizer step.
+        divides_twice: Whether the strategy divides a loss by `accumulation` once more than Lightning does.
+    """
+
+    count: int = 1
+    rank: int = 0
+    accumulation: int = 1
+    divides_twice: bool = False
+
+    @property
+    def loss_scale(self) -> float:
+        """Factor that turns (a batch's loss sum / the step's global count) into what Lightning should be given.
+
+        Gradients are averaged over replicas and divided by the accumulated batches afterwards; both are undone
+        here, so that the gradient is that of one mean over all targets of the step.
+        """
+        return float(self.count * self.accumulation * (self.accumulation if self.divides_twice else 1))
+
+    def rows_per_batch(self, rows_per_step: int) -> int:
+        """Rows of each replica's batch.
+
+        Raises:
+            ValueError: The step's rows cannot be dealt evenly.
+        """
+        parts = self.count * self.accumulation
+        if rows_per_step % parts:
+            raise ValueError(
+                f"rows_per_step = {rows_per_step} cannot be dealt to {self.count} replicas x {self.accumulation} "
+                f"accumulated batches: choose a multiple of {parts}"
+            )
+        return rows_per_step // parts
+
+
+def replicas(trainer: Trainer | None) -> Replicas:
+    """Read the arithmetic off a trainer; one replica without accumulation where there is none."""
+    if trainer is None:
+        return Replicas()
+    # Absent for a single device; aware of tensor parallelism for ModelParallelStrategy.
+    sampler = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {"num_replicas": 1, "rank": 0}
+    return Replicas(
+        count=sampler["num_replicas"],
+        rank=sampler["rank"],
+        accumulation=trainer.accumulate_grad_batches,
+        # DeepSpeed divides the loss inside backward, after Lightning's closure already did.
+        divides_twice=bool(getattr(trainer.strategy, "handles_gradient_accumulation", False)),
+    )

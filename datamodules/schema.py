@@ -1,0 +1,221 @@
+"""The data contract: what a benchmark yields, what a row holds, and what a model receives.
+
+An example takes one path::
+
+    benchmark file -> Example -> Prompt(source, target) -> TokenizedExample -> row -> batch
+
+Packed rows are drawn with small arrays. One row of L = 8 columns holds two documents and one padding column::
+
+    tokens         the  cat  sat  </s>  le  chat  </s>  <pad>
+    document         1    1    1    1    2    2    2      3       padding is a document too
+    position_ids     0    1    2    3    0    1    2      0       restart at each document
+    targets         -100  sat </s> -100 chat  </s> -100  -100     of the SAME column's logits
+    offsets          0                   4               7     8  of the documents, in the flattened rows
+
+``targets`` are shifted once, when a row is assembled. They are not called ``labels``, because a Hugging Face
+model that is handed ``labels`` shifts them a second time without an error. A document's last column is always
+ignored, so no document can be trained to predict the first token of its neighbour.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+IGNORE_INDEX = -100
+"""Target of a column that is not trained (the default ``ignore_index`` of torch's cross entropy)."""
+
+Level = Literal["fully_supervised", "partially_supervised", "fully_held_out"]
+"""How far an evaluation task lies from training, in the words of OPT-IML, section 2.3."""
+
+LEVELS: tuple[Level, ...] = ("fully_supervised", "partially_supervised", "fully_held_out")
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A solved example that a benchmark's authors wrote to explain a task; a negative one shows a wrong output."""
+
+    input: str
+    output: str
+    explanation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is known of a task beside its examples.
+
+    Args:
+        benchmark: The collection it belongs to, e.g. ``"super_natural_instructions"``.
+        name: Unique within the benchmark.
+        category: The one category that decides its generalization level.
+        definition: The instruction of a task-level benchmark; empty where each example brings its own.
+        positive_examples: Demonstrations to imitate.
+        negative_examples: Demonstrations of what not to answer.
+        instruction_level: Whether one instruction serves the whole task or each example is rendered with its own.
+        parent: The task whose score this one is a part of (a subject of MMLU), or None.
+        sources: Names of the data the task was made from; tasks of one source should not straddle a split.
+        metric: The headline metric: ``"rouge_l"``, ``"exact_match"`` or ``"accuracy"``.
+        input_languages: Languages of the inputs, as the benchmark names them.
+        output_languages: Languages of the outputs.
+        licence: Licence of the instances, as the benchmark states it.
+    """
+
+    benchmark: str
+    name: str
+    category: str
+    definition: str = ""
+    positive_examples: tuple[Demonstration, ...] = ()
+    negative_examples: tuple[Demonstration, ...] = ()
+    instruction_level: Literal["task", "instance"] = "task"
+    parent: str | None = None
+    sources: tuple[str, ...] = ()
+    metric: Literal["rouge_l", "exact_match", "accuracy"] = "rouge_l"
+    input_languages: tuple[str, ...] = ()
+    output_languages: tuple[str, ...] = ()
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One instance of a task, as the benchmark's files hold it.
+
+    Args:
+        task: Name of its task.
+        id: Unique within the task.
+        index: Its place in the upstream file, from 0.
+        input: The text to solve; of an instance-level benchmark, the whole rendered prompt.
+        targets: Every accepted reference, at least one.
+        template: Identifier of the template that rendered it, or None.
+        options: The answer choices, empty for free-form tasks.
+        answer: Place of the gold option in ``options``, or None.
+    """
+
+    task: str
+    id: str
+    index: int
+    input: str
+    targets: tuple[str, ...]
+    template: str | None = None
+    options: tuple[str, ...] = ()
+    answer: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered example: what the model reads, and what it should write."""
+
+    source: str
+    target: str
+
+
+class TokenizedExample(NamedTuple):
+    """A document before it has a place: source tokens, then target tokens, the last of them eos.
+
+    ``input_ids [n]`` holds the first ``n_source`` tokens of the source and the n - n_source tokens of the target.
+    """
+
+    input_ids: NDArray[np.integer]
+    n_source: int
+
+
+class EvaluationExample(NamedTuple):
+    """An example to be answered and scored, with all that a report says of it.
+
+    A NamedTuple, like the batch that carries it: Lightning refuses frozen dataclasses inside batches.
+    """
+
+    index: int
+    task_index: int
+    task: str
+    category: str
+    level: Level
+    id: str
+    source: str
+    references: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    answer: int | None = None
+
+
+class CausalBatch(NamedTuple):
+    """Packed rows for a decoder-only model. B rows, L columns, D documents (padding included).
+
+    Args:
+        input_ids: int64 [B, L].
+        targets: int64 [B, L], of the same column's logits; ``IGNORE_INDEX`` where nothing is trained.
+        position_ids: int64 [B, L], restarting at 0 in every document.
+        offsets: int32 [D + 1], where documents start in the flattened rows [B * L]; the last is B * L, and every
+            multiple of L is among them.
+        step_targets: Target tokens of the whole optimizer step, over all replicas and accumulated batches.
+        n_documents: Documents in this batch, padding not counted.
+        n_tokens: Tokens in this batch, padding not counted.
+    """
+
+    input_ids: Tensor
+    targets: Tensor
+    position_ids: Tensor
+    offsets: Tensor
+    step_targets: int
+    n_documents: int
+    n_tokens: int
+
+
+class Seq2SeqBatch(NamedTuple):
+    """Packed rows for an encoder-decoder model: document d of the encoder is document d of the decoder.
+
+    The decoder's inputs are not stored: they are ``targets`` moved one column to the right inside each document.
+
+    Args:
+        input_ids: int64 [B, L_source], encoder tokens.
+        offsets: int32 [D + 1], documents in the flattened encoder rows [B * L_source].
+        targets: int64 [B, L_target], of the same column's logits.
+        target_offsets: int32 [D + 1], the same documents in the flattened decoder rows [B * L_target].
+        step_targets: Target tokens of the whole optimizer step, over all replicas and accumulated batches.
+        n_documents: Documents in this batch, padding not counted.
+        n_tokens: Tokens in this batch, padding not counted.
+    """
+
+    input_ids: Tensor
+    offsets: Tensor
+    targets: Tensor
+    target_offsets: Tensor
+    step_targets: int
+    n_documents: int
+    n_tokens: int
+
+
+class ScoredBatch(NamedTuple):
+    """Packed (instruction, response) pairs for an encoder that scores them. S scored documents of D.
+
+    Args:
+        input_ids: int64 [B, L].
+        position_ids: int64 [B, L], restarting in every document at ``pad_token_id + 1`` for RoBERTa, at 0 for BERT.
+        offsets: int32 [D + 1], documents in the flattened rows, padding included.
+        scored: int64 [S], place of each pair's first token in the flattened rows.
+        labels: float32 [S], correctness in [0, 1].
+        step_pairs: Pairs of the whole optimizer step, over all replicas and accumulated batches.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    offsets: Tensor
+    scored: Tensor
+    labels: Tensor
+    step_pairs: int
+
+
+class PromptBatch(NamedTuple):
+    """Sources to answer, left-padded for a decoder-only model and right-padded for an encoder-decoder model.
+
+    Args:
+        input_ids: int64 [B, L].
+        attention_mask: int64 [B, L], 0 at padding.
+        examples: What each row asks and how it is scored; shorter than B where a row only keeps replicas in step.
+        max_new_tokens: Longest answer in tokens.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    examples: tuple[EvaluationExample, ...]
+    max_new_tokens: int

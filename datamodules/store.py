@@ -1,0 +1,127 @@
+"""Tokenized examples on disk: one folder per task, memory-mapped, addressed by content, written atomically.
+
+A folder holds ``tokens.bin`` (uint16 or uint32, all documents end to end), ``lengths.npy`` and ``n_sources.npy``
+(int32 [n]) and ``meta.json``. Its name is a digest of everything that decided its content, so a changed file,
+prompt form, seed or tokenizer finds another folder, and an unchanged one is never tokenized twice.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .schema import TokenizedExample
+
+STORE_VERSION = 1
+"""Raise it when the files' layout changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTask:
+    """The documents of one task: lengths in memory, tokens on disk.
+
+    Args:
+        folder: Where they are.
+        lengths: int32 [n], tokens of each document.
+        n_sources: int32 [n], how many of them are source.
+        starts: int64 [n], where each document begins in ``tokens.bin``.
+        refused: Examples that were not stored, by reason; each value counts them.
+    """
+
+    folder: Path
+    lengths: NDArray[np.int32]
+    n_sources: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    refused: Mapping[str, int]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def document(self, index: int) -> TokenizedExample:
+        start = self.starts[index]
+        tokens = _tokens(self.folder)[start : start + self.lengths[index]]
+        return TokenizedExample(tokens, int(self.n_sources[index]))
+
+
+# Every memory map holds a file descriptor, and a mixture has more tasks than a process may have open files.
+@lru_cache(maxsize=256)
+def _tokens(folder: Path) -> NDArray[np.unsignedinteger]:
+    meta = json.loads((folder / "meta.json").read_text())
+    if meta["tokens"] == 0:
+        return np.empty(0, dtype=meta["dtype"])
+    return np.memmap(folder / "tokens.bin", dtype=meta["dtype"], mode="r")
+
+
+def content_key(**parts: Any) -> str:
+    """A digest of JSON-like parts; equal parts give equal keys on every machine."""
+    text = json.dumps({"store": STORE_VERSION, **parts}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def write_task(
+    folder: Path, documents: Iterable[TokenizedExample | str], *, vocabulary: int, about: Mapping[str, Any]
+) -> None:
+    """Write a task's documents; an item that is a string is a refused example's reason, and is counted.
+
+    The folder appears complete or not at all: it is filled under another name and renamed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    lengths: list[int] = []
+    n_sources: list[int] = []
+    refused: Counter[str] = Counter()
+    try:
+        with open(partial / "tokens.bin", "wb") as file:
+            for document in documents:
+                if isinstance(document, str):
+                    refused[document] += 1
+                    continue
+                file.write(document.input_ids.astype(dtype).tobytes())
+                lengths.append(len(document.input_ids))
+                n_sources.append(document.n_source)
+        np.save(partial / "lengths.npy", np.array(lengths, dtype=np.int32))
+        np.save(partial / "n_sources.npy", np.array(n_sources, dtype=np.int32))
+        meta = {"dtype": dtype.name, "tokens": sum(lengths), "refused": dict(refused), **about}
+        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
+        partial.chmod(0o755)
+        os.rename(partial, folder)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and folder.exists():
+            return  # another process wrote the same content first
+        raise
+
+
+def open_task(folder: Path) -> StoredTask:
+    """Open what ``write_task`` wrote.
+
+    Raises:
+        ValueError: The folder is not there, or its files contradict each other.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} does not exist: call prepare_data() before setup()")
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        lengths = np.load(folder / "lengths.npy")
+        n_sources = np.load(folder / "n_sources.npy")
+        on_disk = (folder / "tokens.bin").stat().st_size // np.dtype(meta["dtype"]).itemsize
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} is damaged ({error}); delete it and it will be prepared again") from error
+    if not lengths.sum() == on_disk == meta["tokens"] or len(lengths) != len(n_sources):
+        raise ValueError(
+            f"{folder} is damaged: {on_disk} tokens on disk, {lengths.sum()} by its lengths; "
+            "delete it and it will be prepared again"
+        )
+    starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)[:-1]]) if len(lengths) else np.empty(0)
+    return StoredTask(folder, lengths, n_sources, starts.astype(np.int64), meta["refused"])

@@ -1,0 +1,522 @@
+"""Document attention: a packed row reads as if each of its documents were alone.
+
+Packing puts several examples into one row, and attention must not cross from one to the next. Importing this
+module registers two attention implementations with transformers, ``"document"`` and ``"document_math"``. A
+model built with ``attn_implementation="document"`` takes packed rows with the places of their documents::
+
+    model(**packed_inputs(batch))                  # packed rows: exact, outputs and gradients
+    model.generate(input_ids, attention_mask=...)  # padded rows: transformers' own sdpa attention
+    model(input_ids, attention_mask=mask_B1LL)     # any 4-D mask: transformers' own sdpa attention
+
+Anything else is refused, because position_ids alone do not separate documents in every model (OPT ignores
+them when it builds its mask), and a missing mask would let documents read their neighbours without an error.
+``require_document_attention(model)`` refuses the models that cannot be separated at all.
+"""
+
+# B rows, L columns, D documents (padding included), H heads, E width of a head, T = B * L flattened tokens
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+
+from ..datamodules.schema import CausalBatch, ScoredBatch, Seq2SeqBatch
+
+IMPLEMENTATIONS = ("document", "document_math")
+"""Values of ``attn_implementation``; ``"document_math"`` has second derivatives and no fused kernels."""
+
+Kind = Literal["encoder", "decoder", "cross"]
+"""Which documents ask, and which answer: encoder-encoder, decoder-decoder, or decoder-encoder."""
+
+
+class _Group(NamedTuple):
+    """Documents of equal lengths, attended in one call."""
+
+    documents: int
+    queries: int
+    keys: int
+
+
+class _Plan(NamedTuple):
+    """The order that puts documents of equal lengths side by side, and the way back.
+
+    Args:
+        groups: One per pair of lengths, in the order of the reordered tokens.
+        query_order: int64 [T_query], places of the queries in the flattened rows.
+        key_order: int64 [<= T_key], places of the keys; keys that no query reads are left out.
+        restore: int64 [T_query], the inverse of ``query_order``.
+    """
+
+    groups: tuple[_Group, ...]
+    query_order: Tensor
+    key_order: Tensor
+    restore: Tensor
+
+
+class Documents:
+    """Where the documents of a packed batch lie, passed to a model's forward as the keyword ``documents``.
+
+    One object serves every layer of one forward: the order in which documents of equal lengths are attended
+    together is worked out once and kept here.
+
+    Args:
+        offsets: int [D + 1], where documents start in the flattened rows, padding included; every row's start
+            is among them and the last is B * L. In an encoder-decoder model these are the encoder's.
+        decoder_offsets: int [D + 1], the same of the decoder's rows; document d of the decoder reads document
+            d of the encoder. None for models of one stack.
+    """
+
+    def __init__(self, offsets: Tensor, decoder_offsets: Tensor | None = None) -> None:
+        for name, given in (("offsets", offsets), ("decoder_offsets", decoder_offsets)):
+            if given is not None and (given.ndim != 1 or len(given) < 2 or given.is_floating_point()):
+                raise ValueError(f"{name} must be integers of shape [D + 1], got {given.dtype} {tuple(given.shape)}")
+        if decoder_offsets is not None and len(decoder_offsets) != len(offsets):
+            raise ValueError(
+                f"encoder and decoder must hold the same documents, got {len(offsets) - 1} in the encoder "
+                f"and {len(decoder_offsets) - 1} in the decoder"
+            )
+        self.offsets = offsets
+        self.decoder_offsets = decoder_offsets
+        self._plans: dict[tuple[Kind, torch.device], _Plan] = {}
+
+    def sides(self, kind: Kind) -> tuple[Tensor, Tensor]:
+        """Offsets of the queries and of the keys, each [D + 1]."""
+        decoder_offsets = self.offsets if self.decoder_offsets is None else self.decoder_offsets
+        if kind == "encoder":
+            return self.offsets, self.offsets
+        return decoder_offsets, decoder_offsets if kind == "decoder" else self.offsets
+
+    def plan(self, kind: Kind, query: Tensor, key: Tensor) -> _Plan:
+        """The grouping for queries [B, H, L_query, E] and keys [B, H, L_key, E], made on the first call."""
+        if (kind, query.device) not in self._plans:
+            queries, keys = (offsets.tolist() for offsets in self.sides(kind))
+            for offsets, states in ((queries, query), (keys, key)):
+                _check_offsets(offsets, rows=states.shape[0], columns=states.shape[2])
+            self._plans[kind, query.device] = _plan(queries, keys, query.device)
+        return self._plans[kind, query.device]
+
+
+def _check_offsets(offsets: list[int], *, rows: int, columns: int) -> None:
+    row_starts = range(0, rows * columns + 1, columns)
+    if offsets[0] != 0 or offsets[-1] != row_starts[-1] or any(end < start for start, end in pairwise(offsets)):
+        raise ValueError(
+            f"offsets must rise from 0 to {rows} rows * {columns} columns = {row_starts[-1]}, got {offsets}"
+        )
+    if crossed := sorted(set(row_starts) - set(offsets)):
+        raise ValueError(f"a document cannot cross rows: offsets lack the row starts {crossed}, got {offsets}")
+
+
+def _plan(query_offsets: list[int], key_offsets: list[int], device: torch.device) -> _Plan:
+    starts = defaultdict[tuple[int, int], list[tuple[int, int]]](list)
+    for document in range(len(query_offsets) - 1):
+        query_start, query_end = query_offsets[document : document + 2]
+        key_start, key_end = key_offsets[document : document + 2]
+        if query_end > query_start:
+            starts[query_end - query_start, key_end - key_start].append((query_start, key_start))
+
+    def places(side: int) -> Tensor:
+        return torch.cat(
+            [
+                (torch.tensor(members)[:, side, None] + torch.arange(lengths[side])).flatten()
+                for lengths, members in starts.items()
+            ]
+        )
+
+    query_order = places(0)
+    return _Plan(
+        groups=tuple(_Group(len(members), *lengths) for lengths, members in starts.items()),
+        query_order=query_order.to(device),
+        key_order=places(1).to(device),
+        restore=query_order.argsort().to(device),
+    )
+
+
+def packed_inputs(batch: CausalBatch | Seq2SeqBatch | ScoredBatch) -> dict[str, Any]:
+    """Keyword arguments of a model's forward for a packed batch: ``model(**packed_inputs(batch))``.
+
+    No attention_mask is among them: attention takes documents or a mask, never both. Caches are switched off,
+    since a packed row is never continued. Targets stay outside: a model given labels shifts them again.
+    """
+    if isinstance(batch, Seq2SeqBatch):
+        return {
+            "input_ids": batch.input_ids,
+            "decoder_input_ids": batch.decoder_input_ids,
+            "documents": Documents(batch.offsets, batch.decoder_offsets),
+            "use_cache": False,
+        }
+    inputs = {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "documents": Documents(batch.offsets),
+    }
+    return inputs | {"use_cache": False} if isinstance(batch, CausalBatch) else inputs
+
+
+def block_diagonal_mask(offsets: Tensor, rows: int, columns: int, *, causal: bool) -> Tensor:
+    """The dense mask that document attention stands for: bool [B, 1, L, L], True where a query reads a key.
+
+    Two documents, of 2 and 3 tokens, in one row:
+
+    >>> block_diagonal_mask(torch.tensor([0, 2, 5]), 1, 5, causal=True)[0, 0].int()
+    tensor([[1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [0, 0, 1, 0, 0],
+            [0, 0, 1, 1, 0],
+            [0, 0, 1, 1, 1]], dtype=torch.int32)
+
+    Its memory grows with L * L: it is for tests and for masks that documents cannot express.
+    """
+    places = torch.arange(rows * columns, device=offsets.device)
+    document_BL = torch.searchsorted(offsets.long(), places, right=True).view(rows, columns)
+    mask_BLL = document_BL.unsqueeze(2) == document_BL.unsqueeze(1)
+    return (mask_BLL.tril() if causal else mask_BLL).unsqueeze(1)
+
+
+# --- what transformers calls ---
+
+
+def document_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Callable[..., Any] = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    use_vmap: bool = False,
+    **kwargs: Any,
+) -> Tensor | None:
+    """The mask of one forward: None for packed rows, else bool [B, 1, L_query, L_key] as for ``"sdpa"``.
+
+    None means that no mask was given, never "plain causal" as under ``"sdpa"``: a left-padded prompt and a
+    cache longer than the query always get their mask.
+
+    Raises:
+        ValueError: The model asks for a window, a chunk or an overlay that whole documents cannot honour.
+    """
+    if attention_mask is None and (q_length == kv_length or mask_function is bidirectional_mask_function):
+        if local_size is not None and local_size < kv_length:
+            raise ValueError(
+                f"attention within {local_size} tokens cannot be given to packed rows of {kv_length} tokens"
+            )
+        if use_vmap:
+            raise ValueError("this model overlays its own mask, which packed documents cannot honour")
+        return None
+    # The skips would return None, and None means documents here.
+    kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return sdpa_mask(
+        batch_size,
+        q_length,
+        kv_length,
+        mask_function=mask_function,
+        attention_mask=attention_mask,
+        local_size=local_size,
+        use_vmap=use_vmap,
+        **kwargs,
+    )
+
+
+def document_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    documents: Documents | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    sliding_window: int | None = None,
+    math: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within documents, or under a mask: the function behind ``"document"`` and ``"document_math"``.
+
+    Args:
+        module: The attention layer; ``is_causal`` marks decoder self-attention, else ``is_decoder``
+            cross-attention.
+        query: [B, H, L_query, E].
+        key: [B, H_key, L_key, E]; H_key divides H.
+        value: [B, H_key, L_key, E].
+        attention_mask: bool or additive [B, 1 or H, L_query, L_key], or None with documents.
+        documents: Where documents lie, or None with a mask.
+        dropout: Probability of dropping an attention weight.
+        scaling: Factor of the scores; 1 / sqrt(E) if None.
+        is_causal: Overrides ``module.is_causal``.
+        position_bias: Added to the scores, [1 or B, H, L_query, L_key].
+        softcap: Must be None.
+        s_aux: Must be None.
+        sliding_window: Must not be shorter than a packed row.
+        math: Use kernels that can be differentiated twice.
+
+    Returns:
+        [B, L_query, H, E], and None for the weights. A query whose document has no keys reads 0.
+    """
+    if softcap is not None or s_aux is not None:
+        raise ValueError("document attention has neither softcap nor attention sinks (s_aux)")
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if documents is None:
+        if attention_mask is None and query.shape[2] == key.shape[2] > 1:
+            raise ValueError(
+                "document attention needs documents or an attention mask, got neither: pass "
+                "documents=Documents(offsets) with packed rows, else attention_mask (and, with decoder inputs "
+                "of more than one token, decoder_attention_mask)"
+            )
+        with sdpa_kernel(SDPBackend.MATH) if math else nullcontext():
+            return sdpa_attention_forward(
+                module,
+                query,
+                key,
+                value,
+                attention_mask,
+                dropout=dropout,
+                scaling=scaling,
+                is_causal=is_causal,
+                position_bias=position_bias,
+                **kwargs,
+            )
+    if attention_mask is not None:
+        raise ValueError("got documents and an attention mask: packed rows take attention_mask=None")
+    if sliding_window is not None and sliding_window < query.shape[2]:
+        raise ValueError(f"packed rows of {query.shape[2]} tokens exceed the sliding window of {sliding_window}")
+    kind: Kind = "decoder" if is_causal else "cross" if getattr(module, "is_decoder", False) else "encoder"
+    if kind == "cross" and documents.decoder_offsets is None:
+        raise ValueError("cross-attention needs Documents(offsets, decoder_offsets), got no decoder_offsets")
+    if kind != "cross" and query.shape[2] != key.shape[2]:
+        raise ValueError(
+            f"packed rows cannot continue a cache: {query.shape[2]} queries for {key.shape[2]} keys in a row"
+        )
+    if not math and _varlen_applies(query, value, position_bias, dropout):
+        return _attend_varlen(query, key, value, documents, kind, scaling), None
+    return _attend_grouped(query, key, value, documents, kind, position_bias, dropout, scaling, math), None
+
+
+def _varlen_applies(query: Tensor, value: Tensor, position_bias: Tensor | None, dropout: float) -> bool:
+    """Whether the flash kernel can serve: it knows half precision only, and neither bias nor dropout."""
+    return (
+        query.is_cuda
+        and query.dtype in (torch.float16, torch.bfloat16)
+        and position_bias is None
+        and dropout == 0.0
+        and query.shape[-1] == value.shape[-1] <= 256
+        and query.shape[-1] % 8 == 0
+    )
+
+
+def _attend_varlen(
+    query: Tensor, key: Tensor, value: Tensor, documents: Documents, kind: Kind, scaling: float | None
+) -> Tensor:
+    query_offsets, key_offsets = (offsets.to(query.device, torch.int32) for offsets in documents.sides(kind))
+    attended = varlen_attn(
+        *(states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)),  # [T, H, E]
+        query_offsets,
+        key_offsets,
+        # A row's length bounds every document and is constant: the longest document's would have to be
+        # fetched from the device, and would recompile the model whenever it changed.
+        query.shape[2],
+        key.shape[2],
+        scale=scaling,
+        window_size=(-1, 0) if kind == "decoder" else (-1, -1),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return attended.unflatten(0, (query.shape[0], query.shape[2]))
+
+
+@torch.compiler.disable  # a traced loop over documents would recompile for every batch
+def _attend_grouped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    documents: Documents,
+    kind: Kind,
+    position_bias: Tensor | None,
+    dropout: float,
+    scaling: float | None,
+    math: bool,
+) -> Tensor:
+    """One unmasked call per group of documents of equal lengths; shapes as in ``document_attention``."""
+    plan = documents.plan(kind, query, key)
+    query_sizes = [group.documents * group.queries for group in plan.groups]
+    key_sizes = [group.documents * group.keys for group in plan.groups]
+
+    def reordered(states: Tensor, order: Tensor) -> Tensor:
+        tokens_THE = states.transpose(1, 2).flatten(0, 1).index_select(0, order)
+        # Kernels with fewer key heads than query heads are not to be had on every device.
+        return tokens_THE.repeat_interleave(query.shape[1] // states.shape[1], dim=1)
+
+    pieces = zip(
+        plan.groups,
+        reordered(query, plan.query_order).split(query_sizes),
+        reordered(key, plan.key_order).split(key_sizes),
+        reordered(value, plan.key_order).split(key_sizes),
+        plan.query_order.split(query_sizes),
+        plan.key_order.split(key_sizes),
+        strict=True,
+    )
+    attended = []
+    with sdpa_kernel(SDPBackend.MATH) if math else nullcontext():
+        for group, queries, keys, values, query_places, key_places in pieces:
+            if group.keys == 0:
+                attended.append(queries.new_zeros(*queries.shape[:2], value.shape[-1]))
+                continue
+            as_batch = partial(torch.unflatten, dim=0, sizes=(group.documents, -1))
+            bias = None
+            if position_bias is not None:
+                bias = _document_bias(position_bias, as_batch(query_places), as_batch(key_places))
+                if kind == "decoder":
+                    later = torch.ones(group.queries, group.keys, dtype=torch.bool, device=query.device).triu(1)
+                    bias = bias.masked_fill(later, float("-inf"))
+            out = scaled_dot_product_attention(
+                *(as_batch(states).transpose(1, 2) for states in (queries, keys, values)),
+                attn_mask=bias,
+                dropout_p=dropout,
+                is_causal=kind == "decoder" and bias is None,
+                scale=scaling,
+            )
+            attended.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended).index_select(0, plan.restore).unflatten(0, (query.shape[0], query.shape[2]))
+
+
+def _document_bias(position_bias: Tensor, query_places: Tensor, key_places: Tensor) -> Tensor:
+    """Each document's square of a bias [1 or B, H, L_query, L_key], as [documents, H, queries, keys].
+
+    It equals a lone document's bias because relative positions do not see where a document begins.
+    """
+    _, _, n_queries, n_keys = position_bias.shape
+    rows = query_places[:, :1, None] // n_queries if position_bias.shape[0] > 1 else 0
+    places = (rows * n_queries + query_places[:, :, None] % n_queries) * n_keys + key_places[:, None, :] % n_keys
+    # One gather, because the backward of a slice is a full matrix of zeros for each document.
+    flat_HL = position_bias.transpose(0, 1).flatten(1)
+    return flat_HL.index_select(1, places.flatten()).unflatten(1, places.shape).transpose(0, 1)
+
+
+AttentionInterface.register("document", document_attention)
+AttentionInterface.register("document_math", partial(document_attention, math=True))
+for _name in IMPLEMENTATIONS:
+    AttentionMaskInterface.register(_name, document_mask)
+
+
+# --- which models can be packed ---
+
+_POSITIONS_AFTER_PADDING = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+    }
+)
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """The position id of a document's first token: 0, but ``pad_token_id + 1`` in the RoBERTa family.
+
+    RoBERTa never trained the positions below; counting from 0 gives other numbers without an error.
+
+    >>> from transformers import BertConfig, RobertaConfig
+    >>> first_position(BertConfig()), first_position(RobertaConfig())
+    (0, 2)
+    """
+    return config.pad_token_id + 1 if config.model_type in _POSITIONS_AFTER_PADDING else 0
+
+
+def require_document_attention(model: PreTrainedModel, row_length: int | None = None) -> None:
+    """Refuse a model whose packed documents would not read as if alone.
+
+    What the configuration tells is checked first; then, if the weights are here (neither on the meta device nor
+    sharded), two small packed rows are read by the model itself, since no list of models is ever complete.
+
+    Args:
+        model: Any transformers model.
+        row_length: Columns of the packed rows, to be compared with the model's attention window; if None, a
+            window that is too short is only refused in the forward.
+
+    Raises:
+        ValueError: With the model's class and the reason. A model that cannot be packed still trains and
+            generates from padded rows with transformers' own attention.
+    """
+    obstacle = next(_obstacles(model, row_length), None)
+    if obstacle is None and all(type(weight.data) is Tensor and weight.numel() for weight in model.parameters()):
+        obstacle = None if model.device.type == "meta" else _measured_leak(model)
+    if obstacle is not None:
+        raise ValueError(f"{type(model).__name__} cannot read packed rows: {obstacle}")
+
+
+def _obstacles(model: PreTrainedModel, row_length: int | None) -> Iterator[str]:
+    """What the model's code and configuration tell without running it."""
+    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+    for part in parts:
+        if not part._can_set_attn_implementation():
+            yield f"the attention of {type(part).__name__} does not go through AttentionInterface"
+        if part._is_stateful:
+            yield f"{type(part).__name__} carries a recurrent state from one document to the next"
+    relative = any(hasattr(module, "relative_attention_bias") for module in model.modules())
+    if not relative and "position_ids" not in inspect.signature(model.forward).parameters:
+        yield "positions cannot restart: its forward takes no position_ids, and they are not relative"
+    if any(hasattr(module, "sinks") for module in model.modules()):
+        yield "its attention sinks are not part of document attention"
+    for config in {id(part.config): part.config for part in parts}.values():
+        if getattr(config, "attn_logit_softcapping", None) is not None:
+            yield f"its attention scores are capped (attn_logit_softcapping={config.attn_logit_softcapping})"
+        layer_types = getattr(config, "layer_types", None) or ["sliding_attention", "chunked_attention"]
+        for name, layer_type in _WINDOWS.items():
+            size = getattr(config, name, None) if layer_type in layer_types else None
+            if row_length is not None and size is not None and size < row_length:
+                yield f"its {name} of {size} tokens is shorter than a row of {row_length}"
+        if config._attn_implementation not in IMPLEMENTATIONS:
+            yield f"build it with attn_implementation='document', got {config._attn_implementation!r}"
+
+
+_WINDOWS = {"sliding_window": "sliding_attention", "attention_chunk_size": "chunked_attention"}
+
+
+@torch.no_grad()
+def _measured_leak(model: PreTrainedModel) -> str | None:
+    """What the model does with the rows [x x] and [y x], for documents x and y of 4 tokens.
+
+    The second x must not see whether x or y came before it, nor that it is second.
+    """
+    reader = model.base_model  # hidden states of every column, without a head
+    tokens = torch.arange(reader.config.vocab_size, device=model.device)
+    x, y = tokens[-8:-4], tokens[-4:]
+    rows = torch.stack([torch.cat([x, x]), torch.cat([y, x])])
+    offsets = torch.arange(0, 17, 4, dtype=torch.int32, device=model.device)
+    inputs: dict[str, Any] = {"input_ids": rows}
+    if reader.config.is_encoder_decoder:
+        inputs |= {"decoder_input_ids": rows, "documents": Documents(offsets, offsets)}
+    else:
+        position_ids = (torch.arange(8, device=model.device) % 4 + first_position(reader.config)).expand(2, 8)
+        inputs |= {"position_ids": position_ids, "documents": Documents(offsets)}
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        (first, second), (_, after_y) = reader(**inputs, return_dict=True)[0].float().unflatten(1, (2, 4))
+    except ValueError as error:
+        return str(error)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    tolerance = 1e-2 * second.abs().mean().item()  # above the noise of bfloat16; leaks are of the order of 1
+    if (second - after_y).abs().max() > tolerance:
+        return "a document's hidden states changed with the document before it"
+    if (second - first).abs().max() > tolerance:
+        return "a document's hidden states changed with its place in the row"
+    return None
