@@ -1,2 +1,64 @@
-def main(args=None):
-    raise SystemExit
+"""The command line: ``crosstask fit|validate|test|predict`` for Lightning, and plain functions for everything else.
+
+A command is a typed function beside the thing it commands; this file only finds it. LightningCLI's own commands are
+methods of the trainer, and it builds the trainer first: a command that needs none would not run without its hardware.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jsonargparse import auto_cli
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+# Imported for their class names: `class_path: InstructionTuningModule` needs no package in a YAML.
+from crosstask import callbacks, datamodules, lightning_modules  # noqa: F401
+from crosstask.datamodules.toybench import write_toybench
+
+COMMANDS: dict[str, Callable[..., Any]] = {"toybench": write_toybench}
+"""Commands beside the trainer's; each function's arguments are the command's options."""
+
+
+class CrosstaskCLI(LightningCLI):
+    """LightningCLI with what data and model must agree on linked, and a trainer set up for planned streams."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.init_args.tokenizer", "model.init_args.tokenizer")
+        parser.link_arguments("data.init_args.row_length", "model.init_args.row_length")
+        parser.link_arguments("trainer.max_steps", "model.init_args.total_steps")
+        # Training is one run of max_steps over a stream that deals rows to replicas by itself.
+        parser.set_defaults({"trainer.max_epochs": -1, "trainer.use_distributed_sampler": False})
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the command line's model: a checkpoint brings weights, it does not change arguments in silence."""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: The words after ``crosstask``; those of this process if None.
+    """
+    # transformers looks for files on a hub even where all are local; its messages about it help nobody.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    words = list(sys.argv[1:] if args is None else args)
+    if words and words[0] in COMMANDS:
+        auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=True)
+        return
+    run(words)
+
+
+def run(args: ArgsType) -> CrosstaskCLI:
+    """Run one of the trainer's commands and hand back what was built."""
+    return CrosstaskCLI(
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=SaveConfigCallback,
+        save_config_kwargs={"overwrite": True},
+        args=args,
+    )
+
+
+if __name__ == "__main__":
+    main()

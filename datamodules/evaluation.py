@@ -130,8 +130,8 @@ class PromptLoader:
         self.sources, self.examples = sources, examples
         self.pad_token_id, self.pad_left, self.max_new_tokens = pad_token_id, pad_left, max_new_tokens
         batches = token_budget_batches([len(source) + max_new_tokens for source in sources], budget)
-        self._rounds = -(-len(batches) // replicas.count)
-        self._mine = batches[replicas.rank :: replicas.count]
+        self._rounds = -(-len(batches) // replicas.size)
+        self._mine = batches[replicas.rank :: replicas.size]
 
     def __len__(self) -> int:
         return self._rounds
@@ -177,8 +177,8 @@ class RowLoader:
         together = max(budget // kind.columns, 1)
         everything = [rows.row(r).tolist() for r in range(len(rows))]
         batches = [everything[i : i + together] for i in range(0, len(everything), together)]
-        self._rounds = -(-len(batches) // replicas.count)
-        mine = batches[replicas.rank :: replicas.count]
+        self._rounds = -(-len(batches) // replicas.size)
+        mine = batches[replicas.rank :: replicas.size]
         self._mine = mine + [[[]]] * (self._rounds - len(mine))
 
     def __len__(self) -> int:

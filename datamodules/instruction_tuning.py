@@ -173,9 +173,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
                 "the training list"
             )
         rates = mixing_rates(sizes, cap=self.cap)
-        window = min(
-            WINDOW, self._epoch(sizes)
-        )  # a small benchmark is not drawn many times over in one window
+        window = min(WINDOW, self._epoch(sizes))  # a small benchmark is not drawn many times over in one window
         mixture = Mixture(list(sizes), list(sizes.values()), list(rates.values()), self.seed, window)
         self.plan = TrainPlan(list(stored.values()), mixture, self.row_kind, self.packing, self.rows_per_step)
 

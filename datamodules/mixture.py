@@ -81,7 +81,7 @@ class Mixture:
         first, last = self._drawn_before(window), self._drawn_before(window + 1)
         tasks = np.repeat(np.arange(len(self.names)), last - first)
         examples = np.concatenate(
-            [self._examples(task, first[task], last[task]) for task in np.flatnonzero(last > first)]
+            [self._examples(int(task), int(first[task]), int(last[task])) for task in np.flatnonzero(last > first)]
             or [np.empty(0, dtype=np.int64)]
         )
         order = _generator(self.seed, "window", window).permutation(len(tasks))

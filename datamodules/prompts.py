@@ -148,9 +148,7 @@ class TkInstructPrompt(PromptForm):
     def __call__(self, task: Task, example: Example, rng: random.Random) -> Prompt:
         return self.within(task, example, rng, fits=lambda source: True)
 
-    def within(
-        self, task: Task, example: Example, rng: random.Random, *, fits: Callable[[str], bool]
-    ) -> Prompt:
+    def within(self, task: Task, example: Example, rng: random.Random, *, fits: Callable[[str], bool]) -> Prompt:
         """The prompt with as many solved examples as `fits` accepts, tried in order on the whole source.
 
         As in Tk-Instruct, the first positive example that does not fit ends the positive ones, and likewise

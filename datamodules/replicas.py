@@ -3,7 +3,7 @@
 No other file reads ``world_size``, ``global_rank`` or ``accumulate_grad_batches``.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lightning import Trainer
 
@@ -11,16 +11,16 @@ from lightning import Trainer
 class Replicas(NamedTuple):
     """Where this process stands among those that see different data.
 
-    Under tensor parallelism several processes form one replica, so `count` is not the world size.
+    Under tensor parallelism several processes form one replica, so `size` is not the world size.
 
     Args:
-        count: Data-parallel replicas.
+        size: Data-parallel replicas.
         rank: This process's replica.
         accumulation: Batches of one replica in an optimizer step.
         divides_twice: Whether the strategy divides a loss by `accumulation` once more than Lightning does.
     """
 
-    count: int = 1
+    size: int = 1
     rank: int = 0
     accumulation: int = 1
     divides_twice: bool = False
@@ -32,7 +32,7 @@ class Replicas(NamedTuple):
         Gradients are averaged over replicas and divided by the accumulated batches afterwards; both are undone
         here, so that the gradient is that of one mean over all targets of the step.
         """
-        return float(self.count * self.accumulation * (self.accumulation if self.divides_twice else 1))
+        return float(self.size * self.accumulation * (self.accumulation if self.divides_twice else 1))
 
     def rows_per_batch(self, rows_per_step: int) -> int:
         """Rows of each replica's batch.
@@ -40,10 +40,10 @@ class Replicas(NamedTuple):
         Raises:
             ValueError: The step's rows cannot be dealt evenly.
         """
-        parts = self.count * self.accumulation
+        parts = self.size * self.accumulation
         if rows_per_step % parts:
             raise ValueError(
-                f"rows_per_step = {rows_per_step} cannot be dealt to {self.count} replicas x {self.accumulation} "
+                f"rows_per_step = {rows_per_step} cannot be dealt to {self.size} replicas x {self.accumulation} "
                 f"accumulated batches: choose a multiple of {parts}"
             )
         return rows_per_step // parts
@@ -56,9 +56,26 @@ def replicas(trainer: Trainer | None) -> Replicas:
     # Absent for a single device; aware of tensor parallelism for ModelParallelStrategy.
     sampler = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {"num_replicas": 1, "rank": 0}
     return Replicas(
-        count=sampler["num_replicas"],
+        size=sampler["num_replicas"],
         rank=sampler["rank"],
         accumulation=trainer.accumulate_grad_batches,
         # DeepSpeed divides the loss inside backward, after Lightning's closure already did.
         divides_twice=bool(getattr(trainer.strategy, "handles_gradient_accumulation", False)),
     )
+
+
+def realign_progress(checkpoint: dict[str, Any], here: Replicas) -> None:
+    """Make a checkpoint's counters those of this run, in place.
+
+    Lightning counts batches of one replica, a number that means something else under another accumulation. What
+    lasts is the number of optimizer steps.
+    """
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
+    if progress is None:
+        return
+    batches = checkpoint["global_step"] * here.accumulation
+    for counters in (progress["current"], progress["total"]):
+        # A checkpoint saved at a batch's end has not counted that batch as completed: differences are kept.
+        shift = batches - counters["processed"]
+        for name in ("ready", "started", "processed", "completed"):
+            counters[name] += shift

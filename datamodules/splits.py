@@ -50,9 +50,7 @@ def choose_instances(
     return Instances(rest[:limit] if trained else [], validated, tested)
 
 
-def generalization_level(
-    task: Task, trained_tasks: Collection[str], trained_categories: Collection[str]
-) -> Level:
+def generalization_level(task: Task, trained_tasks: Collection[str], trained_categories: Collection[str]) -> Level:
     """How far a task lies from training (OPT-IML, section 2.3), computed from what is really trained.
 
     Args:

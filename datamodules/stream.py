@@ -169,10 +169,10 @@ class TrainStream:
             yield batches[-1]
 
     def _batches(self, rows: list[Row]) -> Iterator[CausalBatch | Seq2SeqBatch]:
-        count, rank, accumulation = self.replicas[:3]
+        size, rank, accumulation = self.replicas[:3]
         step_targets = sum(row.targets for row in rows)
-        dealt = deal([row.cost for row in rows], count * accumulation)
-        for mine in dealt[rank::count]:
+        dealt = deal([row.cost for row in rows], size * accumulation)
+        for mine in dealt[rank::size]:
             documents = [self.plan.documents(rows[r]) for r in mine]
             yield self.plan.kind.collate(documents, step_targets)
 

@@ -27,8 +27,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"no tokenizer could be loaded from {name!r}: expected a hub name or a folder with tokenizer.json "
-            f"({error})"
+            f"no tokenizer could be loaded from {name!r}: expected a hub name or a folder with tokenizer.json ({error})"
         ) from error
     if tokenizer.eos_token_id is None:
         raise ValueError(

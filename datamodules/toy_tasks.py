@@ -56,9 +56,7 @@ class ToyTask:
 # Each function below makes a Draw out of pools of words.
 
 
-def a_list(
-    pool: Sequence[str], solve: Solve, *, sizes: tuple[int, int] = (2, 5), separator: str = " "
-) -> Draw:
+def a_list(pool: Sequence[str], solve: Solve, *, sizes: tuple[int, int] = (2, 5), separator: str = " ") -> Draw:
     """Distinct items of a pool, answered by a list in the same form.
 
     >>> a_list(["cat"], lambda items: [item.upper() for item in items], sizes=(1, 1))(Random(0))
@@ -72,9 +70,7 @@ def a_list(
     return draw
 
 
-def a_mixed_list(
-    wanted: Sequence[str], others: Sequence[str], solve: Solve, *, counts: tuple[int, int]
-) -> Draw:
+def a_mixed_list(wanted: Sequence[str], others: Sequence[str], solve: Solve, *, counts: tuple[int, int]) -> Draw:
     """Four or five items, of which a uniformly drawn number comes from ``wanted`` and the rest from ``others``."""
 
     def draw(rng: Random) -> tuple[str, str]:
@@ -116,9 +112,7 @@ def a_choice(right: Sequence[str], wrong: Sequence[str]) -> Draw:
         answer = rng.randrange(3)
         options = rng.sample(wrong, 2)
         options.insert(answer, rng.choice(right))
-        return " ".join(f"{letter} {option}" for letter, option in zip("ABC", options, strict=True)), "ABC"[
-            answer
-        ]
+        return " ".join(f"{letter} {option}" for letter, option in zip("ABC", options, strict=True)), "ABC"[answer]
 
     return draw
 

@@ -90,9 +90,7 @@ def _write(folder: Path, instances: int, seed: int) -> None:
     for number, task in enumerate(TASKS, start=1):
         name = f"task{number:03d}_toy_{task.name}"
         splits = task.splits.split()
-        record = task_record(
-            task, f"task{number:03d}", instances if "train" in splits else TEST_INSTANCES, seed
-        )
+        record = task_record(task, f"task{number:03d}", instances if "train" in splits else TEST_INSTANCES, seed)
         _write_json(folder / "tasks" / f"{name}.json", record)
         for split in splits:
             listed[split].append(name)
@@ -130,8 +128,7 @@ def task_record(task: ToyTask, prefix: str, instances: int, seed: int) -> dict[s
             for x, y in negative
         ],
         "Instances": [
-            {"id": f"{prefix}-{hashlib.md5(x.encode()).hexdigest()}", "input": x, "output": [y]}
-            for x, y in pairs
+            {"id": f"{prefix}-{hashlib.md5(x.encode()).hexdigest()}", "input": x, "output": [y]} for x, y in pairs
         ],
         "Instance License": ["Apache 2.0"],
     }
@@ -145,9 +142,7 @@ def _distinct_pairs(task: ToyTask, wanted: int, seed: int) -> list[tuple[str, st
         pairs.setdefault(x, y)
         if len(pairs) == wanted:
             return list(pairs.items())
-    raise ValueError(
-        f"task {task.name} has only about {len(pairs)} different inputs, {wanted} were asked for"
-    )
+    raise ValueError(f"task {task.name} has only about {len(pairs)} different inputs, {wanted} were asked for")
 
 
 def _prompts(definition: str, instances: list[dict[str, Any]]) -> Iterator[str]:

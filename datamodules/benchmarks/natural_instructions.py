@@ -16,9 +16,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any, TypeGuard
 
 from ..schema import Demonstration, Example, Task
+from .benchmark import Benchmark, Split
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -35,12 +36,12 @@ EXACT_MATCH_CATEGORIES = frozenset(
 )
 """Categories whose headline metric is exact match; all others are reported by ROUGE-L."""
 
-SPLIT_FILES = {"train": "train_tasks.txt", "validation": "dev_tasks.txt", "test": "test_tasks.txt"}
+SPLIT_FILES: dict[Split, str] = {"train": "train_tasks.txt", "validation": "dev_tasks.txt", "test": "test_tasks.txt"}
 
 N_NAMED = 3  # offenders an error spells out; the rest are counted
 
 
-class NaturalInstructions:
+class NaturalInstructions(Benchmark):
     """Reads tasks in the format of Super-NaturalInstructions.
 
     Nothing is read before it is asked for, and one file at a time is held in memory.
@@ -61,7 +62,7 @@ class NaturalInstructions:
         self.tasks = self.folder / _expanded(tasks)
         self._open: _TaskFile | None = None
 
-    def task_names(self, split: Literal["train", "validation", "test"]) -> list[str]:
+    def task_names(self, split: Split) -> list[str]:
         """Names of a split's tasks in the order of its file; validation has none without a dev file."""
         if split not in SPLIT_FILES:
             raise ValueError(f"split must be one of {list(SPLIT_FILES)}, got {split!r}")

@@ -1,0 +1,39 @@
+"""Export: a folder that ``AutoModelForCausalLM.from_pretrained`` loads."""
+
+from pathlib import Path
+
+import lightning as L
+from lightning import Callback
+from lightning.pytorch.utilities import rank_zero_info
+
+from ..lightning_modules.instruction_tuning import InstructionTuningModule
+
+
+class HuggingFaceExport(Callback):
+    """Write model, tokenizer and configuration as a Hugging Face folder when training ends.
+
+    Args:
+        folder: Where to write; by default ``huggingface`` in the run's folder.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            folder = Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "huggingface")
+            export_huggingface(pl_module, folder)
+            rank_zero_info(f"exported to {folder}")
+
+
+def export_huggingface(module: L.LightningModule, folder: Path) -> None:
+    """Save a module's model and tokenizer with transformers.
+
+    The attention that packed the rows is a matter of training and not part of the folder.
+    """
+    if not isinstance(module, InstructionTuningModule):
+        raise ValueError(f"only a module with a language model can be exported, got {type(module).__name__}")
+    module.configure_model()
+    assert module.tokenizer is not None
+    module.language_model.save_pretrained(folder)
+    module.tokenizer.save_pretrained(folder)

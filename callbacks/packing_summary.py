@@ -1,0 +1,29 @@
+"""What became of the examples, printed before training starts."""
+
+import json
+from pathlib import Path
+
+import lightning as L
+from lightning import Callback
+from rich.console import Console
+from rich.table import Table
+
+from ..datamodules.packing_report import PackingReport
+
+
+class PackingSummary(Callback):
+    """Print how many examples were stored, refused and cut and how full the rows are; keep it as packing.json."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        report = getattr(trainer.datamodule, "report", None)
+        if report is None or not trainer.is_global_zero:
+            return
+        numbers: PackingReport = report()
+        table = Table("Packing", "", title_justify="left")
+        for what, how_much in numbers.lines():
+            table.add_row(what, how_much)
+        Console().print(table)
+        if trainer.log_dir:
+            folder = Path(trainer.log_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "packing.json").write_text(json.dumps(dict(numbers.lines()), indent=1) + "\n")

@@ -1,0 +1,311 @@
+"""Second derivatives of the inner loss, times a vector: two ways to the same two products.
+
+``finite_difference`` runs first-order passes at two nearby points. It keeps fused attention kernels and works
+under DDP and FSDP2, where a second backward pass is impossible. ``exact`` differentiates twice: one device,
+attention without fused kernels, more than twice the memory.
+"""
+
+# With L the inner loss, p one direction in the space of theta:
+#   hessian_product(p) = d2L/dtheta2 p          shaped like theta
+#   mixed_product(p)   = d2L/(dphi dtheta) p    shaped like phi
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .parameter_vectors import Reduce, Vector, is_sharded, local, norm, relative_difference
+
+Loss = Callable[[], Tensor]
+"""Computes a scalar from the present values of the parameters; its batch is bound by the caller."""
+
+TOLERABLE = 0.1
+"""Relative error of a finite difference above which its direction should not be trusted."""
+
+
+class InnerProblem(NamedTuple):
+    """The inner loss around the present theta and phi.
+
+    Args:
+        loss: The inner loss, drawing the same random numbers at every call.
+        theta: Distinct inner parameters.
+        phi: Distinct outer parameters.
+        reduce: Averages tensors over replicas.
+    """
+
+    loss: Loss
+    theta: list[Parameter]
+    phi: list[Parameter]
+    reduce: Reduce
+
+
+class Curvature(NamedTuple):
+    """The two products, each averaged over replicas and shaped like theta and like phi."""
+
+    hessian_product: Callable[[Vector], Vector]
+    mixed_product: Callable[[Vector], Vector]
+
+
+CurvatureBackend = Callable[..., Curvature]
+"""``backend(problem, *, radius)``: `finite_difference`, `exact`, or the caller's own."""
+
+
+def finite_difference(problem: InnerProblem, *, radius: float) -> Curvature:
+    """Central differences of first-order gradients at theta +- (radius / ||p||) p.
+
+    Every product backs theta up and copies it back, also when a pass fails. While phi's gradient is taken, theta is
+    frozen: its weights need no gradient then, which saves a third of the pass.
+
+    Args:
+        problem: Theta and phi in float32 or float64. Lower precisions are refused: their rounding drowns the
+            difference (cosine 0.80 with the exact product, at the best of seven radii).
+        radius: Distance from theta to each of the two points, in units of theta.
+
+    Raises:
+        ValueError: Parameters of low precision, or (on a product) outer parameters that the loss does not use.
+    """
+    for name, parameters in (("theta", problem.theta), ("phi", problem.phi)):
+        for place, parameter in enumerate(parameters):
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                raise ValueError(
+                    f"finite differences need float32 weights, and {_describe(name, place, parameter)} is "
+                    f"{parameter.dtype}: keep the weights in float32 (precision bf16-mixed does), or use exact"
+                )
+    return Curvature(
+        hessian_product=partial(_difference, problem, partial(_theta_gradient, problem), radius),
+        mixed_product=partial(_difference, problem, partial(_phi_gradient, problem), radius),
+    )
+
+
+def exact(problem: InnerProblem, *, radius: float = math.nan) -> Curvature:
+    """Double backward through one graph of the inner loss, with attention in plain operations.
+
+    Args:
+        problem: Theta on this device, not sharded. The graph lives as long as the result.
+        radius: Not used; every backend takes it.
+
+    Raises:
+        ValueError: Sharded parameters, outer parameters that the loss does not use, or a loss whose gradient has
+            no derivative (fused attention kernels, compiled modules, reentrant checkpoints).
+    """
+    for place, parameter in enumerate(problem.theta):
+        if is_sharded(parameter):
+            raise ValueError(
+                f"exact second derivatives cannot pass through sharded parameters, and "
+                f"{_describe('theta', place, parameter)} is a DTensor: use finite_difference"
+            )
+    with sdpa_kernel(SDPBackend.MATH), _explained():
+        loss = problem.loss()
+        both = torch.autograd.grad(loss, [*problem.theta, *problem.phi], create_graph=True, allow_unused=True)
+    slopes = both[: len(problem.theta)]
+    _require_used(both[len(problem.theta) :], problem.phi)
+    if not any(slope is not None and slope.requires_grad for slope in slopes):
+        raise ValueError(
+            "the inner loss has no second derivative: its gradient depends on nothing. It is linear in theta and "
+            "unmixed with phi, or a custom kernel cut the graph; use finite_difference for the latter"
+        )
+    return Curvature(
+        hessian_product=partial(_second_derivative, problem, slopes, problem.theta),
+        mixed_product=partial(_second_derivative, problem, slopes, problem.phi),
+    )
+
+
+def calibrate_radius(product_at: Callable[[float], Vector], radius: float, *, moves: int = 8) -> tuple[float, float]:
+    """The radius of least error among radius * 3^n, and that error; a warning if even that one is above 0.1.
+
+    The error of a radius R is ||g(R) - g(R/2)|| / ||g(R)||: truncation rules it when R is large, rounding when R is
+    small, so it has one valley, walked to from `radius` downwards and upwards.
+
+    Args:
+        product_at: One product (say the mixed one) by finite differences of the given radius.
+        radius: Where to start.
+        moves: Steps at most in either direction.
+
+    >>> curve = lambda radius: [torch.tensor([1.0 + radius**2 + 1e-8 / radius])]
+    >>> radius, error = calibrate_radius(curve, 1.0)
+    >>> f"{radius:.4f} {error:.0e}"
+    '0.0014 9e-06'
+    """
+
+    def error(at: float) -> float:
+        found = relative_difference(product_at(at), product_at(at / 2))
+        return math.inf if math.isnan(found) else found
+
+    best, least = radius, error(radius)
+    for factor in (1 / 3, 3.0):
+        trial = radius
+        for _ in range(moves):
+            trial *= factor
+            here = error(trial)
+            if here < least:
+                best, least = trial, here
+            elif least <= TOLERABLE:
+                break
+    if least > TOLERABLE:
+        warnings.warn(
+            f"finite differences of the inner loss are off by {least:.0%} at the best radius ({best:.1e}): is the "
+            "loss random beyond torch's generators, in low precision, or not smooth?",
+            stacklevel=3,
+        )
+    return best, least
+
+
+def gradients(loss: Tensor, parameters: Sequence[Parameter]) -> list[Tensor | None]:
+    """d loss / d parameters, None where the loss does not depend on one; no `.grad` changes.
+
+    FSDP2 hands gradients out through `.grad` alone: for sharded parameters those are put aside for a moment.
+    """
+    if not any(is_sharded(parameter) for parameter in parameters):
+        return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+    kept = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        loss.backward()  # type: ignore[no-untyped-call]
+        return [parameter.grad for parameter in parameters]
+    finally:
+        for parameter, grad in zip(parameters, kept, strict=True):
+            parameter.grad = grad
+
+
+def averaged(vector: Vector, reduce: Reduce) -> Vector:
+    """`reduce` over the tensors that are whole here; FSDP2 has averaged the sharded ones already."""
+    whole = iter(reduce([tensor for tensor in vector if not is_sharded(tensor)]))
+    return [tensor if is_sharded(tensor) else next(whole) for tensor in vector]
+
+
+def or_zeros(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Vector:
+    """Zeros in place of the gradients of parameters that were not used."""
+    return [
+        torch.zeros_like(parameter.detach()) if tensor is None else tensor.detach()
+        for tensor, parameter in zip(found, parameters, strict=True)
+    ]
+
+
+@contextmanager
+def full_precision(devices: Sequence[torch.device]) -> Iterator[None]:
+    """float32 all the way: no autocast, and no TF32 or bfloat16 inside matrix products."""
+    kinds = dict.fromkeys(["cpu", *(device.type for device in devices)])
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    found = [backend.fp32_precision for backend in backends]
+    try:
+        named: str | None = torch.get_float32_matmul_precision()
+    except RuntimeError:  # chosen per backend, with the settings that have no common name
+        named = None
+    with ExitStack() as stack:
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            if named is not None:
+                torch.set_float32_matmul_precision(named)
+            for backend, precision in zip(backends, found, strict=True):
+                backend.fp32_precision = precision
+
+
+def _difference(problem: InnerProblem, gradient: Callable[[], Vector], radius: float, direction: Vector) -> Vector:
+    """[gradient(theta + e p) - gradient(theta - e p)] / 2e with e = radius / ||p||, averaged once."""
+    length = norm(direction)
+    if length == 0:
+        return [torch.zeros_like(tensor) for tensor in gradient()]
+    step = radius / length
+    backup = [local(parameter).clone() for parameter in problem.theta]
+    try:
+        _place(problem.theta, backup, direction, step)
+        ahead = gradient()
+        _place(problem.theta, backup, direction, -step)
+        behind = gradient()
+    finally:
+        # A copy, never the step undone by arithmetic: that drifts by a rounding error each time.
+        for parameter, values in zip(problem.theta, backup, strict=True):
+            local(parameter).copy_(values)
+    apart = [(a - b).div_(2 * step) for a, b in zip(ahead, behind, strict=True)]
+    return averaged(apart, problem.reduce)
+
+
+def _place(theta: Sequence[Parameter], origin: Vector, direction: Vector, step: float) -> None:
+    """theta <- origin + step * direction."""
+    for parameter, start, towards in zip(theta, origin, direction, strict=True):
+        torch.add(start, local(towards), alpha=step, out=local(parameter))
+
+
+def _theta_gradient(problem: InnerProblem) -> Vector:
+    with _frozen(problem.phi):
+        return or_zeros(gradients(problem.loss(), problem.theta), problem.theta)
+
+
+def _phi_gradient(problem: InnerProblem) -> Vector:
+    with _frozen(problem.theta):
+        loss = problem.loss()
+        found = gradients(loss, problem.phi) if loss.requires_grad else [None] * len(problem.phi)
+        _require_used(found, problem.phi)
+        return or_zeros(found, problem.phi)
+
+
+def _second_derivative(
+    problem: InnerProblem, slopes: Sequence[Tensor | None], parameters: list[Parameter], direction: Vector
+) -> Vector:
+    """d (slopes . direction) / d parameters."""
+    paired = [
+        (slope, towards)
+        for slope, towards in zip(slopes, direction, strict=True)
+        if slope is not None and slope.requires_grad
+    ]
+    with _explained():
+        found = torch.autograd.grad(
+            [slope for slope, _ in paired],
+            parameters,
+            grad_outputs=[towards for _, towards in paired],
+            retain_graph=True,
+            allow_unused=True,
+        )
+    return averaged(or_zeros(found, parameters), problem.reduce)
+
+
+@contextmanager
+def _frozen(parameters: Sequence[Parameter]) -> Iterator[None]:
+    found = [parameter.requires_grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, required in zip(parameters, found, strict=True):
+            parameter.requires_grad_(required)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Name what is missing when a kernel cannot be differentiated twice."""
+    missing = ("is not implemented", "once_differentiable", "double backward", "no autograd formula", "heckpoint")
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in missing):
+            raise
+        raise ValueError(
+            f"exact needs second derivatives, and part of the inner loss has none ({error}). Build the model with "
+            "plain attention (attn_implementation 'sdpa', 'eager' or 'document_math'), not compiled, with "
+            "non-reentrant checkpoints, or use finite_difference"
+        ) from error
+
+
+def _require_used(found: Sequence[Tensor | None], phi: Sequence[Parameter]) -> None:
+    unused = [_describe("phi", place, phi[place]) for place, tensor in enumerate(found) if tensor is None]
+    if unused:
+        raise ValueError(
+            f"inner_loss does not depend on {', '.join(unused)}: leave such parameters out of phi, or use them in it"
+        )
+
+
+def _describe(name: str, place: int, parameter: Tensor) -> str:
+    return f"{name}[{place}] of shape {tuple(parameter.shape)}"

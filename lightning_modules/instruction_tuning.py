@@ -1,0 +1,217 @@
+"""Instruction tuning (OPT-IML): a language model learns to write the targets of packed instructions."""
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..datamodules.replicas import realign_progress, replicas
+from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch
+from ..datamodules.tokenization import load_tokenizer
+from .attention import IMPLEMENTATIONS, require_document_attention
+from .losses import target_loss
+from .metrics import Answer, GenerationScores, Scores
+from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
+from .optimization import linear_schedule, parameter_groups
+
+Batch = CausalBatch | Seq2SeqBatch
+
+
+class InstructionTuningModule(L.LightningModule):
+    """A causal or encoder-decoder language model, trained on the targets of packed rows.
+
+    The loss of an optimizer step is one mean over all its target tokens, whatever the number of devices, rows
+    and accumulated batches. Evaluation answers every prompt greedily and scores ROUGE-L and exact match.
+
+    Args:
+        tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
+        pretrained: Hub name or folder of the weights to start from.
+        config: Start from random weights instead: a hub name or folder of a configuration, or its fields with
+            model_type.
+        row_length: Columns of a packed row, checked against the model's positions; linked to the datamodule's.
+        total_steps: Optimizer steps of the whole training, for the schedule; linked to trainer.max_steps.
+        learning_rate: Peak of the schedule.
+        warmup_steps: Optimizer steps until the peak.
+        betas: Adam's decay rates of both moments.
+        weight_decay: Decay of matrices; biases and norms never decay.
+        dropout: Residual dropout in place of the model's own setting.
+        embedding_dropout: Dropout of the token embeddings.
+        attention: Packed rows need document; sdpa and others read one document a row (packing one_per_row).
+        gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        compile: Compile the model's blocks.
+        fused: Use torch's fused AdamW, faster on CUDA.
+        dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        pretrained: str | None = None,
+        config: str | dict[str, Any] | None = None,
+        row_length: int = 2048,
+        total_steps: int = -1,
+        learning_rate: float = 5e-5,
+        warmup_steps: int = 60,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.0,
+        dropout: float | None = None,
+        embedding_dropout: float = 0.0,
+        attention: str = "document",
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        fused: bool = False,
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__()
+        if (pretrained is None) == (config is None):
+            raise ValueError(
+                "give either `pretrained` (weights to start from) or `config` (random weights), "
+                f"got pretrained={pretrained!r} and config={config!r}"
+            )
+        self.tokenizer_name, self.pretrained, self.config = tokenizer, pretrained, config
+        self.row_length, self.total_steps = row_length, total_steps
+        self.learning_rate, self.warmup_steps, self.betas = learning_rate, warmup_steps, betas
+        self.weight_decay, self.dropout, self.embedding_dropout = weight_decay, dropout, embedding_dropout
+        self.attention, self.gradient_checkpointing, self.compile_blocks = attention, gradient_checkpointing, compile
+        self.fused, self.dtype_name = fused, dtype
+        self.model: PreTrainedModel | None = None
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.scores: Scores | None = None
+        self.generation_scores = GenerationScores()
+        self.evaluation_loss = MeanMetric()
+        self._step_loss: Tensor | float = 0.0
+
+    def configure_model(self) -> None:
+        """Build tokenizer and model; Lightning may call it again, and it does nothing then."""
+        if self.model is not None:
+            return
+        self.tokenizer = load_tokenizer(self.tokenizer_name)
+        vocabulary = len(self.tokenizer)
+        config = model_config(self.pretrained or self.config or {}, vocabulary=vocabulary, dropout=self.dropout)
+        require_positions(config, self.row_length)
+        model = build_model(
+            config,
+            weights=self.pretrained,
+            vocabulary=vocabulary,
+            attention=self.attention,
+            dtype=getattr(torch, self.dtype_name),
+        )
+        if self.packed:
+            require_document_attention(model, self.row_length)
+        add_embedding_dropout(model, self.embedding_dropout)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.compile_blocks:
+            compile_layers(model)
+        # from_pretrained hands out a model in evaluation mode, and Lightning keeps modes: nothing would be dropped.
+        self.model = model.train()
+
+    @property
+    def packed(self) -> bool:
+        """Whether attention keeps the documents of a row apart."""
+        return self.attention in IMPLEMENTATIONS
+
+    @property
+    def language_model(self) -> PreTrainedModel:
+        """The model of transformers, once it is built."""
+        if self.model is None:
+            raise RuntimeError("the model is not built yet: call configure_model() first")
+        return self.model
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(
+            parameter_groups(self.language_model, self.weight_decay),
+            lr=self.learning_rate,
+            betas=self.betas,
+            fused=self.fused,
+        )
+        schedule = linear_schedule(optimizer, warmup=self.warmup_steps, total=self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """This batch's part of the mean over all target tokens of the step."""
+        self._check_kind(batch)
+        loss = target_loss(self.language_model, batch, packed=self.packed)
+        share = loss.sum / max(batch.step_targets, 1)
+        self._log_step(share.detach(), batch_idx)
+        return share * replicas(self.trainer).loss_scale
+
+    def _log_step(self, share: Tensor, batch_idx: int) -> None:
+        """Log a step's loss once it is complete: the parts of its batches and replicas, added up."""
+        size, _, accumulation, _ = replicas(self.trainer)
+        self._step_loss += share
+        if (batch_idx + 1) % accumulation == 0:
+            # The mean over replicas of `size` times each part is the sum of the parts.
+            self.log("train/loss", self._step_loss * size, prog_bar=True, sync_dist=size > 1, batch_size=1)
+            self._step_loss = 0.0
+
+    def validation_step(self, batch: Batch | PromptBatch, batch_idx: int) -> list[Answer] | None:
+        return self._evaluate(batch)
+
+    def test_step(self, batch: Batch | PromptBatch, batch_idx: int) -> list[Answer] | None:
+        return self._evaluate(batch)
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Answer]:
+        return self.answer(batch)
+
+    def _evaluate(self, batch: Batch | PromptBatch) -> list[Answer] | None:
+        """Answer and score prompts, or add rows to the loss."""
+        if isinstance(batch, PromptBatch):
+            answers = self.answer(batch)
+            self.generation_scores.update(answers)
+            return answers
+        self._check_kind(batch)
+        loss = target_loss(self.language_model, batch, packed=self.packed)
+        if loss.count > 0:
+            self.evaluation_loss.update(loss.sum / loss.count, weight=loss.count)
+        return None
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("validation")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        self.scores = self.generation_scores.compute()
+        self.generation_scores.reset()
+        self.log(f"{stage}/rouge_l", self.scores.rouge_l.mean(), prog_bar=True)
+        self.log(f"{stage}/exact_match", self.scores.exact_match.mean(), prog_bar=True)
+        if self.evaluation_loss.update_called:
+            self.log(f"{stage}/loss", self.evaluation_loss.compute(), prog_bar=True)
+            self.evaluation_loss.reset()
+
+    @torch.no_grad()
+    def answer(self, batch: PromptBatch) -> list[Answer]:
+        """Greedy answers to a batch of prompts, each until eos or ``batch.max_new_tokens``, scored."""
+        model, tokenizer = self.language_model, self.tokenizer
+        assert tokenizer is not None
+        greedy = GenerationConfig(
+            max_new_tokens=batch.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            decoder_start_token_id=model.config.decoder_start_token_id if model.config.is_encoder_decoder else None,
+        )
+        ids = model.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy)
+        if not model.config.is_encoder_decoder:
+            ids = ids[:, batch.input_ids.shape[1] :]
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [Answer.of(example, text.strip()) for example, text in zip(batch.examples, texts, strict=False)]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        realign_progress(checkpoint, replicas(self.trainer))
+
+    def _check_kind(self, batch: Batch) -> None:
+        """Refuse rows that the model cannot read, on the first batch rather than with a shape error."""
+        two_stacks = self.language_model.config.is_encoder_decoder
+        if two_stacks != isinstance(batch, Seq2SeqBatch):
+            raise ValueError(
+                f"{type(self.language_model).__name__} is {'an encoder-decoder' if two_stacks else 'a decoder-only'} "
+                f"model: {'set' if two_stacks else 'leave out'} the datamodule's target_length"
+            )

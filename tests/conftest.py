@@ -1,0 +1,56 @@
+"""Fixtures: the embedded benchmark, written once per run of the tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
+from crosstask.datamodules.toybench import write_toybench
+
+TINY_MODEL = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 256,
+}
+
+
+@pytest.fixture(scope="session")
+def toybench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small embedded benchmark: 130 instances a task, so that 30 train where 100 are tested."""
+    folder = tmp_path_factory.mktemp("toybench") / "toybench"
+    write_toybench(folder, instances=130)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(toybench: Path) -> Any:
+    from crosstask.datamodules.tokenization import load_tokenizer
+
+    return load_tokenizer(str(toybench / "tokenizer"))
+
+
+@pytest.fixture
+def make_datamodule(toybench: Path, tmp_path: Path) -> Callable[..., InstructionTuningDataModule]:
+    """A datamodule over the embedded benchmark with short rows; arguments override."""
+
+    def make(**arguments: Any) -> InstructionTuningDataModule:
+        defaults = {
+            "benchmark": NaturalInstructions(str(toybench)),
+            "tokenizer": str(toybench / "tokenizer"),
+            "row_length": 128,
+            "rows_per_step": 8,
+            "max_new_tokens": 8,
+            "validation_examples": 2,
+            "test_examples": 3,
+            "evaluation_tokens": 2048,
+            "cache": str(tmp_path / "store"),
+        }
+        return InstructionTuningDataModule(**{**defaults, **arguments})
+
+    return make

@@ -1,0 +1,84 @@
+"""Mixing rates and the planned sequence of draws."""
+
+import numpy as np
+import pytest
+
+from crosstask.datamodules.mixture import Mixture, mixing_rates
+
+
+def test_a_cap_counts_at_most_so_many_examples_of_a_task() -> None:
+    assert mixing_rates({"a": 100, "b": 900, "c": 300}, cap=300) == {"a": 1 / 7, "b": 3 / 7, "c": 3 / 7}
+    assert mixing_rates({"a": 1, "b": 3}) == {"a": 0.25, "b": 0.75}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "cap", "said"),
+    [({"a": 1}, 0, "cap must be a positive"), ({}, 5, "at least one task"), ({"a": 1, "b": 0}, 5, r"no examples.*b")],
+)
+def test_impossible_rates_are_refused(sizes: dict[str, int], cap: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        mixing_rates(sizes, cap=cap)
+
+
+def make(seed: int = 0, window: int = 100) -> Mixture:
+    return Mixture(["a", "b", "c"], [7, 50, 1000], [0.1, 0.3, 0.6], seed, window)
+
+
+def test_after_every_window_each_task_was_drawn_as_its_rate_says_to_within_one() -> None:
+    mixture, drawn = make(window=37), np.zeros(3)
+    for window in range(200):
+        tasks, _ = mixture.draws(window)
+        drawn += np.bincount(tasks, minlength=3)
+        assert np.abs(drawn - np.array([0.1, 0.3, 0.6]) * 37 * (window + 1)).max() <= 1
+
+
+def test_no_example_comes_again_before_all_of_its_task_came() -> None:
+    mixture = make()
+    examples = {task: [] for task in range(3)}  # type: ignore[var-annotated]
+    for window in range(40):
+        # The order inside a window is mixed: passes are compared as sets, task by task.
+        for task, example in zip(*mixture.draws(window), strict=True):
+            examples[int(task)].append(int(example))
+    counts = np.bincount(examples[1], minlength=50)  # 40 windows * 30 draws = 1200 = 24 passes
+    assert counts.tolist() == [24] * 50
+    assert np.ptp(np.bincount(examples[0], minlength=7)) <= 1
+    assert np.ptp(np.bincount(examples[2], minlength=1000)) <= 1
+
+
+def test_a_window_is_a_pure_function_of_seed_and_position() -> None:
+    forward, backward = make(), make()
+    ahead = [forward.draws(window) for window in (0, 1, 2, 999)]
+    behind = [backward.draws(window) for window in (999, 2, 1, 0)][::-1]
+    for first, second in zip(ahead, behind, strict=True):
+        assert np.array_equal(first[0], second[0])
+        assert np.array_equal(first[1], second[1])
+    other = make(seed=1).draws(0)
+    assert not np.array_equal(ahead[0][1], other[1])
+
+
+def test_another_task_in_the_mixture_leaves_the_orders_of_the_others_as_they_were() -> None:
+    def first_pass(mixture: Mixture, name: str) -> list[int]:
+        return mixture._order(mixture.names.index(name), 0).tolist()
+
+    wider = Mixture(["new", "a", "b", "c"], [5, 7, 50, 1000], [0.25] * 4)
+    assert first_pass(make(), "b") == first_pass(wider, "b")
+    assert first_pass(make(), "b") != first_pass(make(seed=1), "b")
+
+
+def test_position_of_a_billion_draws_is_reached_at_once() -> None:
+    tasks, examples = make(window=65_536).draws(10**9 // 65_536)
+    assert abs(len(tasks) - 65_536) <= 3
+    assert examples.max() < 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((["a"], [3], [0.5]), "sum to 1"),
+        ((["a"], [3, 4], [1.0]), "one entry per task"),
+        ((["a"], [3], [1.0], 0, 0), "positive number of draws"),
+    ],
+)
+def test_an_inconsistent_mixture_is_refused(arguments: tuple, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Mixture(*arguments)
