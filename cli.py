@@ -14,9 +14,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 # Imported for their class names: `class_path: InstructionTuningModule` needs no package in a YAML.
 from crosstask import callbacks, datamodules, lightning_modules  # noqa: F401
+from crosstask.datamodules.bpe import train_tokenizer
 from crosstask.datamodules.toybench import write_toybench
 
-COMMANDS: dict[str, Callable[..., Any]] = {"toybench": write_toybench}
+COMMANDS: dict[str, Callable[..., Any]] = {"tokenizer": train_tokenizer, "toybench": write_toybench}
 """Commands beside the trainer's; each function's arguments are the command's options."""
 
 
@@ -45,8 +46,8 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     if words and words[0] in COMMANDS:
         auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=True)
-        return
-    run(words)
+    else:
+        run(None if args is None else words)
 
 
 def run(args: ArgsType) -> CrosstaskCLI:

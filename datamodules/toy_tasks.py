@@ -1,154 +1,149 @@
-"""The tasks of the embedded benchmark: short operations on short lists, each in a few phrasings.
+"""The tasks of the embedded benchmark: operations on short lists of animals, colors, names, numbers ...
 
-A task is a row of ``TASKS``. Its name, category and definition are what a model is told; ``draw`` makes one solved
-pair of texts. Definitions of a category share their words, and tasks of different categories share their inputs::
+A row of ``OPERATIONS`` is one operation in one phrasing; applied to each of a few kinds of items it makes as many
+tasks. Tasks of a category share the words of their definitions, and tasks of different categories share their
+inputs, so that the operation can only be read from the definition::
 
-    Sort the numbers from small to big.     7 3 12  ->  3 7 12
-    Sort the words from z to a.             cat owl ->  owl cat
-    Write the numbers in reverse order.     7 3 12  ->  12 3 7
-
-so the operation can only be read from the definition, and a task that is held out is a recombination of what was
-seen: after the first two rows, `Sort the numbers from big to small` says nothing new.
+    Write the letters in reverse order.   list: c a f    ->  f a c       train
+    Write the same numbers again.         list: 7 3 12   ->  7 3 12      train
+    Write the numbers in reverse order.   list: 7 3 12   ->  12 3 7      test: nothing in it is new but their meeting
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from random import Random
 
-Draw = Callable[[Random], tuple[str, str]]
-"""Makes one solved pair: (input, output)."""
+POOLS = {
+    "animal": "ant bat bee cat cow dog fox hen owl pig rat yak".split(),
+    "color": "black blue brown gold gray green pink red white yellow".split(),
+    "food": "bread cake corn egg fig jam nut pear rice soup".split(),
+    "name": "Ann Ben Dan Eva Ian Kim Leo Max Ned Sue Tom Zoe".split(),
+    "letter": list("abcdefghijkl"),
+    "number": [str(number) for number in range(1, 21)],
+}
+POOLS["word"] = POOLS["animal"] + POOLS["color"] + POOLS["food"]
+KIND_OF = {item: kind for kind in ("animal", "color", "food") for item in POOLS[kind]}
 
-Solve = Callable[[list[str]], list[str]]
-"""Answers a list of items with a list of items."""
-
-ANIMALS = "ant bat bee cat cow dog fox hen owl pig rat yak".split()
-COLORS = "black blue brown gold gray green pink red white yellow".split()
-FOODS = "bread cake corn egg fig jam nut pear rice soup".split()
-NAMES = "Ann Ben Dan Eva Ian Kim Leo Max Ned Sue Tom Zoe".split()
-LETTERS = list("abcdefghijkl")
-NUMBERS = [str(number) for number in range(1, 21)]
-WORDS = sorted(ANIMALS + COLORS + FOODS)
-KINDS = {"animal": ANIMALS, "color": COLORS, "food": FOODS}
-KIND_OF = {word: kind for kind, pool in KINDS.items() for word in pool}
+Draw = Callable[[Random, str], tuple[str, str]]
+"""Makes one solved pair (input, output) with items of a kind."""
 
 
 @dataclass(frozen=True, slots=True)
-class ToyTask:
-    """One task of the embedded benchmark.
+class Operation:
+    """A row of the table below.
 
     Args:
-        name: Unique; the file is ``taskNNN_toy_<name>.json``.
-        category: Decides, with the splits, the task's level of generalization.
-        splits: The split files that list it, of ``train``, ``dev`` and ``test``.
-        definition: The instruction.
-        draw: Makes one solved pair of texts.
+        name: Unique; tasks are named ``<name>_<kind>s``.
+        category: Decides, with the splits, a task's level of generalization.
+        definition: The instruction; ``{}`` stands for the kind of items.
         rule: Why an output is right, for the explanations of the demonstrations.
+        draw: Makes one solved pair.
+        splits: By kind of items, the split files that list the task.
     """
 
     name: str
     category: str
-    splits: str
     definition: str
-    draw: Draw
     rule: str
+    draw: Draw
+    splits: Mapping[str, str]
 
 
-# Each function below makes a Draw out of pools of words.
+@dataclass(frozen=True, slots=True)
+class ToyTask:
+    """One operation on one kind of items."""
+
+    operation: Operation
+    kind: str
+    name: str = field(init=False)
+    definition: str = field(init=False)
+    splits: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"{self.operation.name}_{self.kind}s")
+        object.__setattr__(self, "definition", self.operation.definition.format(self.kind))
+        object.__setattr__(self, "splits", tuple(self.operation.splits[self.kind].split()))
+
+    def draw(self, rng: Random) -> tuple[str, str]:
+        """One solved pair of texts."""
+        return self.operation.draw(rng, self.kind)
 
 
-def a_list(pool: Sequence[str], solve: Solve, *, sizes: tuple[int, int] = (2, 5), separator: str = " ") -> Draw:
-    """Distinct items of a pool, answered by a list in the same form.
+def others(kind: str) -> list[str]:
+    """Items of the other kinds that a list may mix with this one."""
+    return [item for other in ("animal", "color", "food", "number") if other != kind for item in POOLS[other]]
 
-    >>> a_list(["cat"], lambda items: [item.upper() for item in items], sizes=(1, 1))(Random(0))
-    ('cat', 'CAT')
-    """
 
-    def draw(rng: Random) -> tuple[str, str]:
-        items = rng.sample(pool, rng.randint(*sizes))
-        return separator.join(items), separator.join(solve(items))
+def a_list(solve: Callable[[list[str]], list[str]], *, sizes: tuple[int, int] = (2, 4)) -> Draw:
+    """Distinct items of the kind, answered by a list: ``list: cat owl``."""
+
+    def draw(rng: Random, kind: str) -> tuple[str, str]:
+        items = rng.sample(POOLS[kind], rng.randint(*sizes))
+        return f"list: {' '.join(items)}", " ".join(solve(items))
 
     return draw
 
 
-def a_mixed_list(wanted: Sequence[str], others: Sequence[str], solve: Solve, *, counts: tuple[int, int]) -> Draw:
-    """Four or five items, of which a uniformly drawn number comes from ``wanted`` and the rest from ``others``."""
+def a_capital_list(solve: Callable[[list[str]], list[str]]) -> Draw:
+    """A list in capital letters: ``list: CAT OWL``."""
 
-    def draw(rng: Random) -> tuple[str, str]:
-        count = rng.randint(*counts)
-        items = rng.sample(wanted, count) + rng.sample(others, rng.randint(4, 5) - count)
+    def draw(rng: Random, kind: str) -> tuple[str, str]:
+        text, answer = a_list(solve)(rng, kind)
+        return f"list: {text.removeprefix('list: ').upper()}", answer
+
+    return draw
+
+
+def a_mixed_list(solve: Callable[[list[bool], list[str]], list[str]], *, counts: tuple[int, int] = (1, 3)) -> Draw:
+    """Four or five items, of which a uniformly drawn number is of the kind; ``solve`` is told which."""
+
+    def draw(rng: Random, kind: str) -> tuple[str, str]:
+        wanted = rng.randint(*counts)
+        items = rng.sample(POOLS[kind], wanted) + rng.sample(others(kind), rng.randint(4, 5) - wanted)
         rng.shuffle(items)
-        return " ".join(items), " ".join(solve(items))
+        return f"list: {' '.join(items)}", " ".join(solve([item in POOLS[kind] for item in items], items))
 
     return draw
 
 
-def a_lookup(keys: Sequence[str], values: Sequence[str], *, backwards: bool = False) -> Draw:
-    """Two to four pairs and a key (backwards: a value), answered by its partner: ``Ann 3, Ben 7. Ben`` is 7."""
-
-    def draw(rng: Random) -> tuple[str, str]:
-        size = rng.randint(2, 4)
-        pairs = list(zip(rng.sample(keys, size), rng.sample(values, size), strict=True))
-        asked, answer = reversed(rng.choice(pairs)) if backwards else rng.choice(pairs)
-        return f"{', '.join(' '.join(pair) for pair in pairs)}. {asked}", answer
-
-    return draw
+def a_lookup(rng: Random, kind: str) -> tuple[str, str]:
+    """Names with an item each, and one of the names: ``list: Ann red Ben blue. Ben`` is blue."""
+    size = rng.randint(2, 3)
+    pairs = dict(zip(rng.sample(POOLS["name"], size), rng.sample(POOLS[kind], size), strict=True))
+    asked = rng.choice(list(pairs))
+    return f"list: {' '.join(f'{name} {item}' for name, item in pairs.items())}. {asked}", pairs[asked]
 
 
-def a_membership(pool: Sequence[str]) -> Draw:
-    """A list and an item, answered by whether the list has it: ``cat dog fox. dog`` is yes."""
-
-    def draw(rng: Random) -> tuple[str, str]:
-        *items, stranger = rng.sample(pool, rng.randint(3, 5))
-        asked, answer = rng.choice([(rng.choice(items), "yes"), (stranger, "no")])
-        return f"{' '.join(items)}. {asked}", answer
-
-    return draw
+def a_membership(rng: Random, kind: str) -> tuple[str, str]:
+    """A list and an item that may be in it: ``list: cat dog fox. dog`` is yes."""
+    *items, stranger = rng.sample(POOLS[kind], rng.randint(3, 4))
+    asked, answer = rng.choice([(rng.choice(items), "yes"), (stranger, "no")])
+    return f"list: {' '.join(items)}. {asked}", answer
 
 
-def a_choice(right: Sequence[str], wrong: Sequence[str]) -> Draw:
-    """Three lettered options, one of which is right: ``A cat B red C soup`` is B for the color."""
+def a_choice(rng: Random, kind: str) -> tuple[str, str]:
+    """Lettered options, one of which is of the kind: ``list: A cat B red C soup`` is B for the color."""
+    right = rng.randrange(3)
+    options = rng.sample(others(kind), 2)
+    options.insert(right, rng.choice(POOLS[kind]))
+    return f"list: {' '.join(f'{letter} {option}' for letter, option in zip('ABC', options, strict=True))}", "ABC"[right]
 
-    def draw(rng: Random) -> tuple[str, str]:
-        answer = rng.randrange(3)
-        options = rng.sample(wrong, 2)
-        options.insert(answer, rng.choice(right))
-        return " ".join(f"{letter} {option}" for letter, option in zip("ABC", options, strict=True)), "ABC"[answer]
+
+def a_sentence(template: str, *kinds: str) -> Draw:
+    """Items that fill the gaps of a sentence in order: ``list: Ann red cat`` is ``Ann has a red cat.``"""
+
+    def draw(rng: Random, kind: str) -> tuple[str, str]:
+        items = [rng.choice(POOLS[each]) for each in (*kinds, kind)]
+        return f"list: {' '.join(items)}", template.format(*items)
 
     return draw
 
 
-def a_template(template: str, *pools: Sequence[str]) -> Draw:
-    """Items that fill the gaps of a sentence, in order: ``Ann red cat`` gives ``Ann has a red cat.``"""
-
-    def draw(rng: Random) -> tuple[str, str]:
-        items = [rng.choice(pool) for pool in pools]
-        return " ".join(items), template.format(*items)
-
-    return draw
-
-
-def without(*kinds: str) -> list[str]:
-    """Words of the other kinds, and numbers."""
-    return [word for kind, pool in KINDS.items() if kind not in kinds for word in pool] + NUMBERS
-
-
-# Answers used more than once. Numbers travel as text: "12" sorts after "7" by value.
-
-
-def only(pool: Sequence[str]) -> Solve:
-    return lambda items: [item for item in items if item in pool]
-
-
-def all_but(pool: Sequence[str]) -> Solve:
-    return lambda items: [item for item in items if item not in pool]
-
-
-def count(pool: Sequence[str]) -> Solve:
-    return lambda items: [str(sum(item in pool for item in items))]
-
-
-def plus(amount: int) -> Solve:
-    return lambda items: [str(int(item) + amount) for item in items]
+def a_match(rng: Random, kind: str) -> tuple[str, str]:
+    """Whether the last item is the first one again: ``list: cat dog cat`` is yes."""
+    items = rng.sample(POOLS[kind], 4)
+    answer = rng.choice(["yes", "no"])
+    return f"list: {' '.join([*items[:3], items[0] if answer == 'yes' else items[3]])}", answer
 
 
 def same(items: list[str]) -> list[str]:
@@ -159,144 +154,94 @@ def backwards(items: list[str]) -> list[str]:
     return items[::-1]
 
 
-def capitals(items: list[str]) -> list[str]:
-    return [item.upper() for item in items]
+def first(items: list[str]) -> list[str]:
+    return items[:1]
 
 
-def ascending(items: list[str]) -> list[str]:
-    return sorted(items, key=int)
+def last(items: list[str]) -> list[str]:
+    return items[-1:]
 
 
-def descending(items: list[str]) -> list[str]:
-    return sorted(items, key=int, reverse=True)
+def plus(amount: int) -> Callable[[list[str]], list[str]]:
+    return lambda items: [str(int(item) + amount) for item in items]
 
+
+def kinds(items: list[str]) -> list[str]:
+    return [KIND_OF[item] for item in items]
+
+
+def only(wanted: list[bool], items: list[str]) -> list[str]:
+    return [item for item, want in zip(items, wanted, strict=True) if want]
+
+
+def all_but(wanted: list[bool], items: list[str]) -> list[str]:
+    return [item for item, want in zip(items, wanted, strict=True) if not want]
+
+
+TRAIN, BOTH, TEST, DEV, TRAIN_DEV = "train", "train test", "test", "dev", "train dev"
 
 # fmt: off
-TASKS: tuple[ToyTask, ...] = (
-    ToyTask("copy_words", "Text Copying", "train test", "Write the same words again.",
-            a_list(WORDS, same), "The words are repeated as they stand."),
-    ToyTask("copy_numbers", "Text Copying", "train", "Write the same numbers again.",
-            a_list(NUMBERS, same, separator=", "), "The numbers are repeated as they stand."),
-    ToyTask("copy_letters_twice", "Text Copying", "train", "Write the same letters two times.",
-            a_list(LETTERS, lambda items: items * 2, sizes=(2, 4)), "The list stands there two times."),
-    ToyTask("copy_names", "Text Copying", "test", "Write the same names again.",
-            a_list(NAMES, same), "The names are repeated as they stand."),
-
-    ToyTask("reverse_words", "Word Order", "train test", "Write the words in reverse order.",
-            a_list(WORDS, backwards), "The last word comes first."),
-    ToyTask("reverse_letters", "Word Order", "train", "Write the letters in reverse order.",
-            a_list(LETTERS, backwards), "The last letter comes first."),
-    ToyTask("reverse_names", "Word Order", "train dev", "Write the names from the last to the first.",
-            a_list(NAMES, backwards, separator=", "), "The last name comes first."),
-    ToyTask("reverse_numbers", "Word Order", "test", "Write the numbers in reverse order.",
-            a_list(NUMBERS, backwards), "The last number comes first."),
-
-    ToyTask("capital_words", "Letter Case", "train", "Write the words in capital letters.",
-            a_list(WORDS, capitals), "Every letter is a capital."),
-    ToyTask("small_words", "Letter Case", "train test", "Write the words in small letters.",
-            lambda rng: (lambda text: (text.upper(), text))(a_list(WORDS, same)(rng)[0]), "Every letter is small."),
-    ToyTask("capital_first_word", "Letter Case", "train", "Write the first word in capital letters.",
-            a_list(WORDS, lambda items: capitals(items[:1])), "It is the first word, in capitals."),
-    ToyTask("capital_last_word", "Letter Case", "dev", "Write the last word in capital letters.",
-            a_list(WORDS, lambda items: capitals(items[-1:])), "It is the last word, in capitals."),
-
-    ToyTask("count_words", "Counting", "train test", "How many words are there?",
-            a_list(WORDS, lambda items: [str(len(items))], sizes=(2, 6)), "Every word counts one."),
-    ToyTask("count_animals", "Counting", "train", "How many animals are there?",
-            a_mixed_list(ANIMALS, without("animal"), count(ANIMALS), counts=(1, 4)), "Only animals count."),
-    ToyTask("count_foods", "Counting", "train", "How many foods are there?",
-            a_mixed_list(FOODS, without("food"), count(FOODS), counts=(1, 4)), "Only foods count."),
-    ToyTask("count_colors", "Counting", "test", "How many colors are there?",
-            a_mixed_list(COLORS, without("color"), count(COLORS), counts=(1, 4)), "Only colors count."),
-
-    ToyTask("sort_numbers_up", "Sorting", "train test", "Sort the numbers from small to big.",
-            a_list(NUMBERS, ascending, sizes=(2, 4)), "The smallest number comes first."),
-    ToyTask("sort_words_up", "Sorting", "train", "Sort the words from a to z.",
-            a_list(WORDS, sorted, sizes=(2, 4)), "The words stand as in a dictionary."),
-    ToyTask("sort_words_down", "Sorting", "train", "Sort the words from z to a.",
-            a_list(WORDS, lambda items: sorted(items)[::-1], sizes=(2, 4)), "The last of the alphabet comes first."),
-    ToyTask("sort_numbers_down", "Sorting", "test", "Sort the numbers from big to small.",
-            a_list(NUMBERS, descending, sizes=(2, 4)), "The biggest number comes first."),
-
-    ToyTask("first_word", "Element Selection", "train", "Write the first word.",
-            a_list(WORDS, lambda items: items[:1]), "It stands first."),
-    ToyTask("last_word", "Element Selection", "train test", "Write the last word.",
-            a_list(WORDS, lambda items: items[-1:]), "It stands last."),
-    ToyTask("first_number", "Element Selection", "train", "Write the first number.",
-            a_list(NUMBERS, lambda items: items[:1]), "It stands first."),
-    ToyTask("last_number", "Element Selection", "test", "Write the last number.",
-            a_list(NUMBERS, lambda items: items[-1:]), "It stands last."),
-
-    ToyTask("biggest_number", "Comparison", "train test", "Write the biggest number.",
-            a_list(NUMBERS, lambda items: [max(items, key=int)], sizes=(2, 4)), "No other number is bigger."),
-    ToyTask("smallest_number", "Comparison", "train", "Write the smallest number.",
-            a_list(NUMBERS, lambda items: [min(items, key=int)], sizes=(2, 4)), "No other number is smaller."),
-    ToyTask("first_of_alphabet", "Comparison", "train dev", "Write the word that comes first from a to z.",
-            a_list(WORDS, lambda items: [min(items)], sizes=(2, 4)), "A dictionary has it before the others."),
-
-    ToyTask("number_of_name", "Key Lookup", "train", "Write the number of the last name.",
-            a_lookup(NAMES, NUMBERS), "It stands after the name."),
-    ToyTask("color_of_name", "Key Lookup", "train test", "Write the color of the last name.",
-            a_lookup(NAMES, COLORS), "It stands after the name."),
-    ToyTask("name_of_color", "Key Lookup", "train", "Write the name of the last color.",
-            a_lookup(NAMES, COLORS, backwards=True), "It stands before the color."),
-    ToyTask("animal_of_name", "Key Lookup", "test", "Write the animal of the last name.",
-            a_lookup(NAMES, ANIMALS), "It stands after the name."),
-
-    ToyTask("add_one", "Arithmetic", "train test", "Add one to each number.",
-            a_list(NUMBERS, plus(1), sizes=(2, 4)), "Each number is one bigger."),
-    ToyTask("add_two", "Arithmetic", "train", "Add two to each number.",
-            a_list(NUMBERS, plus(2), sizes=(2, 4)), "Each number is two bigger."),
-
-    ToyTask("kind_of_each", "Tagging", "train test", "Write the kind of each word.",
-            a_list(WORDS, lambda items: [KIND_OF[item] for item in items], sizes=(2, 4)), "Each word has its kind."),
-    ToyTask("kind_of_first", "Tagging", "train", "Write the kind of the first word.",
-            a_list(WORDS, lambda items: [KIND_OF[items[0]]], sizes=(2, 4)), "It is the kind of the first word."),
-    ToyTask("kind_of_last", "Tagging", "dev", "Write the kind of the last word.",
-            a_list(WORDS, lambda items: [KIND_OF[items[-1]]], sizes=(2, 4)), "It is the kind of the last word."),
-
-    ToyTask("only_animals", "Filtering", "train", "Write only the animals.",
-            a_mixed_list(ANIMALS, without("animal"), only(ANIMALS), counts=(1, 3)), "The rest is left out."),
-    ToyTask("only_foods", "Filtering", "train test", "Write only the foods.",
-            a_mixed_list(FOODS, without("food"), only(FOODS), counts=(1, 3)), "The rest is left out."),
-    ToyTask("all_but_colors", "Filtering", "train", "Write all but the colors.",
-            a_mixed_list(COLORS, without("color"), all_but(COLORS), counts=(1, 3)), "The colors are left out."),
-    ToyTask("only_colors", "Filtering", "test", "Write only the colors.",
-            a_mixed_list(COLORS, without("color"), only(COLORS), counts=(1, 3)), "The rest is left out."),
-
-    ToyTask("has_word", "Membership", "train test", "Is the last word in the list? Write yes or no.",
-            a_membership(WORDS), "The list is searched for the word."),
-    ToyTask("has_number", "Membership", "train", "Is the last number in the list? Write yes or no.",
-            a_membership(NUMBERS), "The list is searched for the number."),
-
-    ToyTask("choose_animal", "Multiple Choice", "train", "Write the letter of the animal.",
-            a_choice(ANIMALS, COLORS + FOODS), "The letter stands before the animal."),
-    ToyTask("choose_color", "Multiple Choice", "train", "Write the letter of the color.",
-            a_choice(COLORS, ANIMALS + FOODS), "The letter stands before the color."),
-    ToyTask("choose_food", "Multiple Choice", "test", "Write the letter of the food.",
-            a_choice(FOODS, ANIMALS + COLORS), "The letter stands before the food."),
-
-    ToyTask("name_has_animal", "Template Filling", "train", "Fill in: name has a color animal.",
-            a_template("{} has a {} {}.", NAMES, COLORS, ANIMALS), "The words fill the sentence in order."),
-    ToyTask("name_eats_food", "Template Filling", "train dev", "Fill in: name eats number color food.",
-            a_template("{} eats {} {} {}.", NAMES, NUMBERS, COLORS, FOODS), "The words fill the sentence in order."),
-
-    ToyTask("find_color", "Keyword Extraction", "test", "Write the color.",
-            a_mixed_list(COLORS, without("color"), only(COLORS), counts=(1, 1)), "It is the only color."),
-    ToyTask("find_animal", "Keyword Extraction", "test", "Write the animal.",
-            a_mixed_list(ANIMALS, without("animal"), only(ANIMALS), counts=(1, 1)), "It is the only animal."),
-    ToyTask("drop_first", "List Editing", "test", "Write all words but the first.",
-            a_list(WORDS, lambda items: items[1:]), "The first word is left out."),
-    ToyTask("swap_ends", "List Editing", "test", "Write the last word, then the first word.",
-            a_list(WORDS, lambda items: [items[-1], items[0]]), "The last word comes before the first."),
-    ToyTask("same_lists", "Text Matching", "test", "Is the first word the same as the last word? Write yes or no.",
-            lambda rng: (lambda items, match: (" ".join([*items[:-1], items[0] if match else items[-1]]),
-                                               "yes" if match else "no"))(rng.sample(WORDS, 4), rng.random() < 0.5),
-            "The two words are compared."),
-    ToyTask("is_bigger", "Text Matching", "test", "Is the first number the biggest number? Write yes or no.",
-            lambda rng: (lambda items, high: (" ".join([str(max(items) if high else min(items)), str(sorted(items)[1]),
-                                                        str(min(items) if high else max(items))]),
-                                              "yes" if high else "no"))(rng.sample(range(1, 21), 3), rng.random() < 0.5),
-            "The two numbers are compared."),
+OPERATIONS = (
+    Operation("copy", "Text Copying", "Write the same {}s again.", "The list is repeated as it stands.",
+              a_list(same), {"animal": BOTH, "letter": TRAIN, "number": TRAIN, "name": TEST}),
+    Operation("copy_twice", "Text Copying", "Write the {}s two times.", "The list stands there two times.",
+              a_list(lambda items: items * 2, sizes=(2, 3)), {"food": TRAIN, "letter": TRAIN}),
+    Operation("reverse", "Word Order", "Write the {}s in reverse order.", "The last one comes first.",
+              a_list(backwards), {"animal": BOTH, "name": TRAIN, "letter": TRAIN, "number": TEST}),
+    Operation("backwards", "Word Order", "Write the {}s from last to first.", "The last one comes first.",
+              a_list(backwards), {"food": TRAIN_DEV, "number": TRAIN, "color": DEV}),
+    Operation("capitals", "Letter Case", "Write the {}s in capital letters.", "Every letter is a capital.",
+              a_list(lambda items: [item.upper() for item in items]), {"animal": TRAIN, "food": BOTH, "color": TEST}),
+    Operation("small", "Letter Case", "Write the {}s in small letters.", "Every letter is small.",
+              a_capital_list(same), {"animal": TRAIN, "color": TRAIN}),
+    Operation("count", "Counting", "How many {}s are there?", "Only the items of this kind count.",
+              a_mixed_list(lambda wanted, items: [str(sum(wanted))], counts=(1, 4)),
+              {"animal": TRAIN, "food": BOTH, "number": TRAIN, "color": TEST}),
+    Operation("sort_up", "Sorting", "Sort the {}s from a to z.", "They stand as in a dictionary.",
+              a_list(sorted), {"letter": TRAIN, "animal": BOTH, "food": TRAIN}),
+    Operation("sort_down", "Sorting", "Sort the {}s from z to a.", "The last one of a dictionary comes first.",
+              a_list(lambda items: sorted(items)[::-1]), {"letter": TRAIN, "food": TRAIN, "animal": TEST}),
+    Operation("increase", "Sorting", "Sort the {}s from small to big.", "The smallest comes first.",
+              a_list(lambda items: sorted(items, key=int)), {"number": TRAIN}),
+    Operation("first", "Element Selection", "Write the first {}.", "It stands first.",
+              a_list(first), {"animal": TRAIN, "name": TRAIN, "number": TRAIN, "letter": TEST}),
+    Operation("last", "Element Selection", "Write the last {}.", "It stands last.",
+              a_list(last), {"animal": TRAIN, "color": TRAIN, "letter": BOTH, "number": TEST}),
+    Operation("biggest", "Comparison", "Write the biggest {}.", "No other one is bigger.",
+              a_list(lambda items: [max(items, key=int)]), {"number": BOTH}),
+    Operation("smallest", "Comparison", "Write the smallest {}.", "No other one is smaller.",
+              a_list(lambda items: [min(items, key=int)]), {"number": TRAIN_DEV}),
+    Operation("lookup", "Key Lookup", "Write the {} of the last name.", "It stands after the name.",
+              a_lookup, {"number": TRAIN, "color": BOTH, "food": TRAIN, "animal": TEST}),
+    Operation("add_one", "Arithmetic", "Add one to each {}.", "Each is one bigger.",
+              a_list(plus(1)), {"number": BOTH}),
+    Operation("add_two", "Arithmetic", "Add two to each {}.", "Each is two bigger.",
+              a_list(plus(2)), {"number": TRAIN}),
+    Operation("kind_of_each", "Tagging", "Write the kind of each {}.", "Each word has its kind.",
+              a_list(kinds), {"word": BOTH}),
+    Operation("kind_of_first", "Tagging", "Write the kind of the first {}.", "It is the kind of the first one.",
+              a_list(lambda items: kinds(first(items))), {"word": TRAIN}),
+    Operation("kind_of_last", "Tagging", "Write the kind of the last {}.", "It is the kind of the last one.",
+              a_list(lambda items: kinds(last(items))), {"word": DEV}),
+    Operation("only", "Filtering", "Write only the {}s.", "The rest is left out.",
+              a_mixed_list(only), {"animal": BOTH, "food": TRAIN, "number": TRAIN, "color": TEST}),
+    Operation("all_but", "Filtering", "Write all but the {}s.", "They are left out.",
+              a_mixed_list(all_but), {"animal": TRAIN, "color": TRAIN}),
+    Operation("has", "Membership", "Is the last {} in the list? Write yes or no.", "The list is searched for it.",
+              a_membership, {"animal": TRAIN, "number": BOTH, "name": TEST}),
+    Operation("choose", "Multiple Choice", "Write the letter of the {}.", "This letter stands before it.",
+              a_choice, {"animal": TRAIN, "color": BOTH, "number": TRAIN, "food": TEST}),
+    Operation("name_has", "Template Filling", "Fill in: the name has a color {}.", "They fill the sentence in order.",
+              a_sentence("{} has a {} {}.", "name", "color"), {"animal": TRAIN}),
+    Operation("name_eats", "Template Filling", "Fill in: the name eats number {}.", "They fill the sentence in order.",
+              a_sentence("{} eats {} {}.", "name", "number"), {"food": TRAIN}),
+    Operation("find", "Keyword Extraction", "Write the {}.", "It is the only one of its kind.",
+              a_mixed_list(only, counts=(1, 1)), {"color": TEST, "food": TEST}),
+    Operation("drop_first", "List Editing", "Write all {}s but the first.", "The first one is left out.",
+              a_list(lambda items: items[1:]), {"animal": TEST, "number": TEST}),
+    Operation("match", "Text Matching", "Is the last {} the same as the first? Write yes or no.", "The two are compared.",
+              a_match, {"animal": TEST, "number": TEST}),
 )
 # fmt: on
+
+TASKS = tuple(ToyTask(operation, kind) for operation in OPERATIONS for kind in operation.splits)

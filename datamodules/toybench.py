@@ -89,12 +89,11 @@ def _write(folder: Path, instances: int, seed: int) -> None:
     (folder / "tasks").mkdir(parents=True)
     for number, task in enumerate(TASKS, start=1):
         name = f"task{number:03d}_toy_{task.name}"
-        splits = task.splits.split()
-        record = task_record(task, f"task{number:03d}", instances if "train" in splits else TEST_INSTANCES, seed)
+        record = task_record(task, f"task{number:03d}", instances if "train" in task.splits else TEST_INSTANCES, seed)
         _write_json(folder / "tasks" / f"{name}.json", record)
-        for split in splits:
+        for split in task.splits:
             listed[split].append(name)
-        if "train" in splits:
+        if "train" in task.splits:
             texts += _prompts(task.definition, record["Instances"][TEST_INSTANCES:])
     (folder / "splits/default").mkdir(parents=True)
     for split, names in listed.items():
@@ -111,19 +110,19 @@ def task_record(task: ToyTask, prefix: str, instances: int, seed: int) -> dict[s
         "Contributors": ["crosstask"],
         "Source": [f"toy_{task.name}"],
         "URL": [],
-        "Categories": [task.category],
+        "Categories": [task.operation.category],
         "Reasoning": [],
         "Definition": [task.definition],
         "Input_language": ["English"],
         "Output_language": ["English"],
         "Instruction_language": ["English"],
         "Domains": ["Synthetic"],
-        "Positive Examples": [{"input": x, "output": y, "explanation": task.rule} for x, y in positive],
+        "Positive Examples": [{"input": x, "output": y, "explanation": task.operation.rule} for x, y in positive],
         "Negative Examples": [
             {
                 "input": x,
                 "output": next(other for _, other in pairs if other != y),
-                "explanation": f"The output should be: {y} {task.rule}",
+                "explanation": f"The output should be: {y} {task.operation.rule}",
             }
             for x, y in negative
         ],

@@ -4,21 +4,20 @@ Packing puts several examples into one row, and attention must not cross from on
 module registers two attention implementations with transformers, ``"document"`` and ``"document_math"``. A
 model built with ``attn_implementation="document"`` takes packed rows with the places of their documents::
 
-    model(input_ids, position_ids=position_ids, documents=Documents(offsets))       # packed rows, decoder or encoder
-    model(input_ids, decoder_input_ids=..., documents=Documents(offsets, decoder_offsets))    # encoder-decoder
-    model(input_ids, attention_mask=mask)                # padded rows, or any 4-D mask: transformers' own sdpa
-    model.generate(input_ids, attention_mask=mask)       # the same, with its cache
+    model(input_ids, position_ids=position_ids, documents=Documents(offsets), use_cache=False)  # one stack
+    model(input_ids, decoder_input_ids=..., documents=Documents(offsets, decoder_offsets), use_cache=False)
+    model(input_ids, attention_mask=mask)           # padded rows, or any 4-D mask: transformers' own sdpa
+    model.generate(input_ids, attention_mask=mask)  # the same, with its cache
 
 Anything else is refused, because position_ids alone do not separate documents in every model (OPT ignores
 them when it builds its mask), and a missing mask would let documents read their neighbours without an error.
-``require_document_attention(model)`` refuses the models that cannot be separated at all.
+``packable.require_document_attention(model)`` refuses the models that cannot be separated at all.
 """
 
 # B rows, L columns, D documents (padding included), H heads, E width of a head, T = B * L flattened tokens
 
-import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
@@ -282,6 +281,10 @@ def document_attention(
         raise ValueError(
             f"packed rows cannot continue a cache: {query.shape[2]} queries for {key.shape[2]} keys in a row"
         )
+    device = query.device.type
+    if torch.is_autocast_enabled(device) and query.dtype != torch.float64:
+        # As sdpa itself does under autocast: rotary positions have made queries and keys float32 again.
+        query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
     if not math and _varlen_applies(query, value, position_bias, dropout):
         return _attend_varlen(query, key, value, documents, kind, scaling), None
     return _attend_grouped(query, key, value, documents, kind, position_bias, dropout, scaling, math), None
@@ -314,8 +317,11 @@ def _attend_varlen(
     query: Tensor, key: Tensor, value: Tensor, documents: Documents, kind: Kind, scaling: float | None
 ) -> Tensor:
     query_offsets, key_offsets = (offsets.to(query.device, torch.int32) for offsets in documents.sides(kind))
-    attended = varlen_attn(
-        *(states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)),  # [T, H, E]
+    query_THE, key_THE, value_THE = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
+    attended_THE = varlen_attn(
+        query_THE,
+        key_THE,
+        value_THE,
         query_offsets,
         key_offsets,
         # A row's length bounds every document and is constant: the longest document's would have to be
@@ -326,7 +332,8 @@ def _attend_varlen(
         window_size=(-1, 0) if kind == "decoder" else (-1, -1),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return attended.unflatten(0, (query.shape[0], query.shape[2]))
+    assert isinstance(attended_THE, Tensor)  # a tuple only where log-sum-exps are asked for
+    return attended_THE.unflatten(0, (query.shape[0], query.shape[2]))
 
 
 @torch.compiler.disable  # a traced loop over documents would recompile for every batch
@@ -374,7 +381,9 @@ def _attend_grouped(
                     later = torch.ones(group.queries, group.keys, dtype=torch.bool, device=query.device).triu(1)
                     bias = bias.masked_fill(later, float("-inf"))
             out = scaled_dot_product_attention(
-                *(as_batch(states).transpose(1, 2) for states in (queries, keys, values)),
+                as_batch(queries).transpose(1, 2),
+                as_batch(keys).transpose(1, 2),
+                as_batch(values).transpose(1, 2),
                 attn_mask=bias,
                 dropout_p=dropout,
                 is_causal=kind == "decoder" and bias is None,
@@ -401,118 +410,3 @@ AttentionInterface.register("document", document_attention)
 AttentionInterface.register("document_math", partial(document_attention, math=True))
 for _name in IMPLEMENTATIONS:
     AttentionMaskInterface.register(_name, document_mask)
-
-
-# --- which models can be packed ---
-
-_POSITIONS_AFTER_PADDING = frozenset(
-    {
-        "camembert",
-        "data2vec-text",
-        "mpnet",
-        "roberta",
-        "roberta-prelayernorm",
-        "xlm-roberta",
-        "xlm-roberta-xl",
-    }
-)
-
-
-def first_position(config: PreTrainedConfig) -> int:
-    """The position id of a document's first token: 0, but ``pad_token_id + 1`` in the RoBERTa family.
-
-    RoBERTa never trained the positions below; counting from 0 gives other numbers without an error.
-
-    >>> from transformers import BertConfig, RobertaConfig
-    >>> first_position(BertConfig()), first_position(RobertaConfig())
-    (0, 2)
-    """
-    return config.pad_token_id + 1 if config.model_type in _POSITIONS_AFTER_PADDING else 0
-
-
-def require_document_attention(model: PreTrainedModel, row_length: int | None = None) -> None:
-    """Refuse a model whose packed documents would not read as if alone.
-
-    What the configuration tells is checked first; then, if the weights are here (neither on the meta device nor
-    sharded), two small packed rows are read by the model itself, since no list of models is ever complete.
-
-    Args:
-        model: Any transformers model.
-        row_length: Columns of the packed rows, to be compared with the model's attention window; if None, a
-            window that is too short is only refused in the forward.
-
-    Raises:
-        ValueError: With the model's class and the reason. A model that cannot be packed still trains and
-            generates from padded rows with transformers' own attention.
-    """
-    obstacle = next(_obstacles(model, row_length), None)
-    if obstacle is None and all(
-        type(weight.data) is Tensor and not weight.is_meta and weight.numel() for weight in model.parameters()
-    ):
-        obstacle = _measured_leak(model)
-    if obstacle is not None:
-        raise ValueError(f"{type(model).__name__} cannot read packed rows: {obstacle}")
-
-
-def _obstacles(model: PreTrainedModel, row_length: int | None) -> Iterator[str]:
-    """What the model's code and configuration tell without running it."""
-    parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
-    for part in parts:
-        if not part._can_set_attn_implementation():
-            yield f"the attention of {type(part).__name__} does not go through AttentionInterface"
-        if part._is_stateful:
-            yield f"{type(part).__name__} carries a recurrent state from one document to the next"
-    relative = any(hasattr(module, "relative_attention_bias") for module in model.modules())
-    if not relative and "position_ids" not in inspect.signature(model.forward).parameters:
-        yield "positions cannot restart: its forward takes no position_ids, and they are not relative"
-    if any(hasattr(module, "sinks") for module in model.modules()):
-        yield "its attention sinks are not part of document attention"
-    for config in {id(part.config): part.config for part in parts}.values():
-        if getattr(config, "attn_logit_softcapping", None) is not None:
-            yield f"its attention scores are capped (attn_logit_softcapping={config.attn_logit_softcapping})"
-        layer_types = getattr(config, "layer_types", None) or ["sliding_attention", "chunked_attention"]
-        for name, layer_type in _WINDOWS.items():
-            size = getattr(config, name, None) if layer_type in layer_types else None
-            if row_length is not None and size is not None and size < row_length:
-                yield f"its {name} of {size} tokens is shorter than a row of {row_length}"
-        if config._attn_implementation not in IMPLEMENTATIONS:
-            yield f"build it with attn_implementation='document', got {config._attn_implementation!r}"
-
-
-_WINDOWS = {"sliding_window": "sliding_attention", "attention_chunk_size": "chunked_attention"}
-
-
-@torch.no_grad()
-def _measured_leak(model: PreTrainedModel) -> str | None:
-    """What the model does with the rows [x x] and [y x], for documents x and y of 4 tokens.
-
-    The second x must read as x alone, with the positions that the model itself gives it.
-    """
-    reader = model.base_model  # hidden states of every column, without a head
-    x, y = (reader.get_input_embeddings().weight.shape[0] // 2 + torch.arange(8)).to(model.device).split(4)
-
-    def read(rows: Tensor, **inputs: Tensor) -> Tensor:
-        offsets = torch.arange(0, rows.numel() + 1, 4, dtype=torch.int32, device=rows.device)
-        if reader.config.is_encoder_decoder:
-            documents = Documents(offsets, offsets)
-            return reader(input_ids=rows, decoder_input_ids=rows, documents=documents, return_dict=True)[0]
-        return reader(input_ids=rows, documents=Documents(offsets), return_dict=True, **inputs)[0]
-
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        alone = read(x[None])[0]
-        position_ids = first_position(reader.config) + torch.arange(4, device=x.device).repeat(2, 2)
-        packed = read(torch.stack([torch.cat([x, x]), torch.cat([y, x])]), position_ids=position_ids)
-    except ValueError as error:
-        return str(error)
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    after_x, after_y = packed[:, 4:]
-    tolerance = (0.05 if alone.itemsize == 2 else 1e-3) * alone.norm()  # rounding; a leak changes most of it
-    if (after_y - after_x).norm() > tolerance:
-        return "a document's hidden states changed with the document before it"
-    if (after_x - alone).norm() > tolerance:
-        return "a document's hidden states differ from those of the document alone"
-    return None

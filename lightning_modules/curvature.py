@@ -14,10 +14,11 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -93,7 +94,9 @@ def exact(problem: InnerProblem, *, radius: float = math.nan) -> Curvature:
 
     Raises:
         ValueError: Sharded parameters, outer parameters that the loss does not use, or a loss whose gradient has
-            no derivative (fused attention kernels, compiled modules, reentrant checkpoints).
+            no derivative (fused kernels, compiled modules, reentrant checkpoints). One case cannot be seen here: a
+            custom ``autograd.Function`` whose backward calls a kernel of its own without saying so; compare with
+            `finite_difference` once where there are any.
     """
     for place, parameter in enumerate(problem.theta):
         if is_sharded(parameter):
@@ -101,9 +104,10 @@ def exact(problem: InnerProblem, *, radius: float = math.nan) -> Curvature:
                 f"exact second derivatives cannot pass through sharded parameters, and "
                 f"{_describe('theta', place, parameter)} is a DTensor: use finite_difference"
             )
-    with sdpa_kernel(SDPBackend.MATH), _explained():
+    with _twice_differentiable():
         loss = problem.loss()
-        both = torch.autograd.grad(loss, [*problem.theta, *problem.phi], create_graph=True, allow_unused=True)
+        _refuse_once_differentiable(loss)
+        both = gradients(loss, [*problem.theta, *problem.phi], create_graph=True)
     slopes = both[: len(problem.theta)]
     _require_used(both[len(problem.theta) :], problem.phi)
     if not any(slope is not None and slope.requires_grad for slope in slopes):
@@ -157,18 +161,20 @@ def calibrate_radius(product_at: Callable[[float], Vector], radius: float, *, mo
     return best, least
 
 
-def gradients(loss: Tensor, parameters: Sequence[Parameter]) -> list[Tensor | None]:
+def gradients(loss: Tensor, parameters: Sequence[Parameter], *, create_graph: bool = False) -> list[Tensor | None]:
     """d loss / d parameters, None where the loss does not depend on one; no `.grad` changes.
 
     FSDP2 hands gradients out through `.grad` alone: for sharded parameters those are put aside for a moment.
     """
+    if not loss.requires_grad:
+        return [None] * len(parameters)
     if not any(is_sharded(parameter) for parameter in parameters):
-        return list(torch.autograd.grad(loss, parameters, allow_unused=True))
+        return list(torch.autograd.grad(loss, parameters, create_graph=create_graph, allow_unused=True))
     kept = [parameter.grad for parameter in parameters]
     try:
         for parameter in parameters:
             parameter.grad = None
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return [parameter.grad for parameter in parameters]
     finally:
         for parameter, grad in zip(parameters, kept, strict=True):
@@ -177,8 +183,9 @@ def gradients(loss: Tensor, parameters: Sequence[Parameter]) -> list[Tensor | No
 
 def averaged(vector: Vector, reduce: Reduce) -> Vector:
     """`reduce` over the tensors that are whole here; FSDP2 has averaged the sharded ones already."""
-    whole = iter(reduce([tensor for tensor in vector if not is_sharded(tensor)]))
-    return [tensor if is_sharded(tensor) else next(whole) for tensor in vector]
+    whole = [tensor for tensor in vector if not is_sharded(tensor)]
+    means = iter(reduce(whole) if whole else whole)
+    return [tensor if is_sharded(tensor) else next(means) for tensor in vector]
 
 
 def or_zeros(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Vector:
@@ -193,7 +200,7 @@ def or_zeros(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Ve
 def full_precision(devices: Sequence[torch.device]) -> Iterator[None]:
     """float32 all the way: no autocast, and no TF32 or bfloat16 inside matrix products."""
     kinds = dict.fromkeys(["cpu", *(device.type for device in devices)])
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
     found = [backend.fp32_precision for backend in backends]
     try:
         named: str | None = torch.get_float32_matmul_precision()
@@ -245,8 +252,7 @@ def _theta_gradient(problem: InnerProblem) -> Vector:
 
 def _phi_gradient(problem: InnerProblem) -> Vector:
     with _frozen(problem.theta):
-        loss = problem.loss()
-        found = gradients(loss, problem.phi) if loss.requires_grad else [None] * len(problem.phi)
+        found = gradients(problem.loss(), problem.phi)
         _require_used(found, problem.phi)
         return or_zeros(found, problem.phi)
 
@@ -260,7 +266,7 @@ def _second_derivative(
         for slope, towards in zip(slopes, direction, strict=True)
         if slope is not None and slope.requires_grad
     ]
-    with _explained():
+    with _twice_differentiable():
         found = torch.autograd.grad(
             [slope for slope, _ in paired],
             parameters,
@@ -283,20 +289,43 @@ def _frozen(parameters: Sequence[Parameter]) -> Iterator[None]:
             parameter.requires_grad_(required)
 
 
+def _refuse_once_differentiable(loss: Tensor) -> None:
+    """Autograd leaves such functions out of the second derivative without an error when they stand near the loss."""
+    waiting, seen = [loss.grad_fn], set[Any]()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting.extend(following for following, _ in node.next_functions)
+        function: Any = getattr(node, "_forward_cls", None)
+        backward = getattr(function, "backward", None)
+        while backward is not None:
+            code = getattr(backward, "__code__", None)
+            if code is not None and code.co_filename == once_differentiable.__code__.co_filename:
+                raise ValueError(_no_second_derivative(f"{function.__name__} is marked once_differentiable"))
+            backward = getattr(backward, "__wrapped__", None)
+
+
+def _no_second_derivative(reason: str) -> str:
+    return (
+        f"exact needs second derivatives, and part of the inner loss has none ({reason}). Build the model with plain "
+        "attention (attn_implementation 'sdpa', 'eager' or 'document_math'), not compiled, with non-reentrant "
+        "checkpoints and unfused losses, or use finite_difference"
+    )
+
+
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Name what is missing when a kernel cannot be differentiated twice."""
-    missing = ("is not implemented", "once_differentiable", "double backward", "no autograd formula", "heckpoint")
+def _twice_differentiable() -> Iterator[None]:
+    """Attention in plain operations, also where a checkpoint computes it again, and errors that say what is missing."""
+    missing = ("is not implemented", "once_differentiable", "double backward", "no autograd formula", "use_reentrant")
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     except RuntimeError as error:
         if not any(words in str(error) for words in missing):
             raise
-        raise ValueError(
-            f"exact needs second derivatives, and part of the inner loss has none ({error}). Build the model with "
-            "plain attention (attn_implementation 'sdpa', 'eager' or 'document_math'), not compiled, with "
-            "non-reentrant checkpoints, or use finite_difference"
-        ) from error
+        raise ValueError(_no_second_derivative(str(error))) from error
 
 
 def _require_used(found: Sequence[Tensor | None], phi: Sequence[Parameter]) -> None:

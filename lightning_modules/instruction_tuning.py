@@ -12,11 +12,12 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..datamodules.replicas import realign_progress, replicas
 from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch
 from ..datamodules.tokenization import load_tokenizer
-from .attention import IMPLEMENTATIONS, require_document_attention
+from .attention import IMPLEMENTATIONS
 from .losses import target_loss
 from .metrics import Answer, GenerationScores, Scores
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
 from .optimization import linear_schedule, parameter_groups
+from .packable import require_document_attention
 
 Batch = CausalBatch | Seq2SeqBatch
 

@@ -67,9 +67,9 @@ def shift_right(targets_BL: Tensor, offsets: Tensor, *, start: int) -> Tensor:
     >>> shift_right(torch.tensor([[5, 6, 7, 8, -100]]), torch.tensor([0, 2, 4, 5]), start=0)
     tensor([[0, 5, 0, 7, 0]])
     """
-    flat = targets_BL.flatten().roll(1)
-    flat[offsets[:-1].long().clamp(max=len(flat) - 1)] = start  # a document without decoder columns starts nowhere
-    return flat.where(flat != IGNORE_INDEX, start).view_as(targets_BL)
+    inputs = torch.cat([targets_BL.new_full((1,), start), targets_BL.flatten()])
+    inputs[offsets.long()] = start  # the last offset is one column past the end, and cut off again
+    return inputs[:-1].where(inputs[:-1] != IGNORE_INDEX, start).view_as(targets_BL)
 
 
 def _attention(

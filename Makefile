@@ -1,0 +1,38 @@
+# Every target sets up what it needs in .venv; nothing has to be installed by hand but Python 3.11 to 3.13.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: quickstart test lint types perf real-data clean
+
+quickstart: $(VENV)/ready
+	$(BIN)/crosstask toybench runs/quickstart/toybench
+	$(BIN)/crosstask fit --config configs/quickstart.yaml
+	$(BIN)/crosstask test --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
+
+test: $(VENV)/ready
+	$(BIN)/python -m pytest -m "not real_data"
+
+real-data: $(VENV)/ready  # needs CROSSTASK_DATA
+	$(BIN)/python -m pytest -m real_data
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy finds the package under its import name through a link to the repository's root.
+types: $(VENV)/ready
+	mkdir -p .types && ln -sfn .. .types/crosstask
+	MYPYPATH=.types $(BIN)/mypy -p crosstask
+
+perf: $(VENV)/ready
+	$(BIN)/pip install -q -e ".[perf]" -c constraints.txt
+	for script in perf/*.py; do $(BIN)/python $$script || exit 1; done
+
+$(VENV)/ready: setup.cfg constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -e ".[test,dev]" -c constraints.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) .types .mypy_cache .ruff_cache .pytest_cache runs

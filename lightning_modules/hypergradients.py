@@ -1,0 +1,276 @@
+"""Hypergradients: how the outer loss, taken at the inner parameters that phi led to, changes with phi.
+
+    v   = d outer / d theta
+    p   = (approximately) H^-1 v,  H = d2 inner / dtheta2      the method
+    out = d outer / d phi  -  d2 inner / (dphi dtheta) p       the paper's hypergradient has no first term
+
+A method is a function ``method(v, hessian_product) -> Direction`` (inverse_hessian.py) with its own keywords bound
+first, and a curvature is one of two functions (curvature.py)::
+
+    step = hypergradient(partial(neumann, gamma=1e-5, hessian_products=1), inner_loss, outer_loss, theta, phi)
+    for parameter, gradient in zip(phi, step.gradients):
+        parameter.grad = gradient
+
+Theta, both ``.grad`` and the random stream are left as they were found, so that a hyper-step can be switched on or
+off without changing anything else of the training.
+
+Sources: Differentiable Instruction Optimization (arXiv 2306.10098), whose letters are theta, phi, gamma and M;
+Lorraine et al., Optimizing Millions of Hyperparameters by Implicit Differentiation (arXiv 1911.02590); Choe et al.,
+Making Scalable Meta Learning Practical (SAMA, arXiv 2310.05674).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from .curvature import (
+    CurvatureBackend,
+    InnerProblem,
+    Loss,
+    averaged,
+    calibrate_radius,
+    exact,
+    finite_difference,
+    full_precision,
+    gradients,
+    or_zeros,
+)
+from .inverse_hessian import (
+    Direction,
+    HessianProduct,
+    Method,
+    adam_preconditioned,
+    adam_sensitivity,
+    adam_step_sizes,
+    conjugate_gradient,
+    identity,
+    neumann,
+    sama,
+)
+from .parameter_vectors import Reduce, Vector, add, average_over_replicas, is_sharded, norm, unreduced
+from .rng import Snapshot, restore, snapshot, undisturbed
+
+__all__ = [
+    "CurvatureBackend",
+    "Diagnostics",
+    "Direction",
+    "HessianProduct",
+    "Hypergradient",
+    "Loss",
+    "Method",
+    "Reduce",
+    "Vector",
+    "adam_preconditioned",
+    "adam_sensitivity",
+    "adam_step_sizes",
+    "average_over_replicas",
+    "conjugate_gradient",
+    "exact",
+    "finite_difference",
+    "hypergradient",
+    "identity",
+    "neumann",
+    "sama",
+    "unreduced",
+    "unrolled",
+]
+
+
+class Diagnostics(NamedTuple):
+    """Numbers worth a line in the log.
+
+    Args:
+        outer_loss: This replica's, not averaged.
+        outer_gradient_norm: ||v||.
+        hypergradient_norm: Length of the result.
+        curvature_ratio: See `Direction`.
+        terms: See `Direction`.
+        grew: See `Direction`.
+        radius: Distance of the finite differences: give it to the next call.
+        fd_relative_error: Change of a finite difference when the radius is halved; None when not calibrated.
+    """
+
+    outer_loss: float
+    outer_gradient_norm: float
+    hypergradient_norm: float
+    curvature_ratio: float
+    terms: int
+    grew: bool
+    radius: float
+    fd_relative_error: float | None
+
+
+class Hypergradient(NamedTuple):
+    """One gradient per outer parameter, averaged over replicas, in the order of phi."""
+
+    gradients: list[Tensor]
+    diagnostics: Diagnostics
+
+
+def hypergradient(
+    method: Method,
+    inner_loss: Loss,
+    outer_loss: Loss,
+    theta: Sequence[Parameter],
+    phi: Sequence[Parameter],
+    *,
+    curvature: CurvatureBackend = finite_difference,
+    reduce: Reduce = unreduced,
+    rng: Literal["same", "independent"] = "same",
+    radius: float = 1e-3,
+    calibrate: bool = False,
+    buffers: Sequence[Tensor] = (),
+) -> Hypergradient:
+    """The gradient of the outer loss with respect to phi, through the inner parameters.
+
+    The outer pass runs in the ambient precision and with any kernel; the inner passes run in float32 without
+    autocast. Both losses are means over this replica's batch: outer batches may be accumulated by averaging the
+    results of several calls.
+
+    Args:
+        method: `identity`, `neumann`, `conjugate_gradient`, `adam_preconditioned` or `sama`, keywords bound.
+        inner_loss: Scalar loss of theta and phi. Called anew for every pass, always with the same random draws.
+        outer_loss: Scalar loss of theta, and of phi where it has a direct part. Called once.
+        theta: Inner parameters; a shared one counts once. Sharded ones (FSDP2) hand out gradients through a
+            ``backward()``: leaves outside theta and phi that require a gradient would then receive one.
+        phi: Outer parameters, whole on every replica.
+        curvature: `finite_difference` or `exact`.
+        reduce: Averages a list of tensors over replicas; FSDP2 averages theta's itself and phi still needs it.
+        rng: "same": one state of the generators for every pass. "independent": the outer pass draws masks of its
+            own, and the inner passes share theirs (the program released with the paper).
+        radius: Distance between theta and the points of a finite difference, in units of theta.
+        calibrate: Look for the best radius first, at 12 inner passes or more. Worth doing at the first step and
+            every few hundred; keep ``diagnostics.radius`` between calls.
+        buffers: Tensors that a pass overwrites, such as BatchNorm's running statistics; restored.
+
+    Raises:
+        ValueError: Empty theta or phi, parameters that are in both, frozen or sharded where they cannot be, a
+            loss that is not a scalar, an outer loss without theta, an inner loss without one of phi, or what the
+            curvature refuses.
+        FloatingPointError: The outer gradient is infinite or not a number.
+    """
+    if rng not in ("same", "independent"):
+        raise ValueError(f"rng must be 'same' or 'independent', got {rng!r}")
+    if calibrate and curvature is not finite_difference:
+        raise ValueError("calibrate looks for the radius of finite_difference; other curvatures have none")
+    if not radius > 0:
+        raise ValueError(f"radius must be a positive distance in units of theta, got {radius}")
+    distinct_theta, distinct_phi = _distinct(theta, phi)
+    devices = list(dict.fromkeys(parameter.device for parameter in [*distinct_theta, *distinct_phi]))
+
+    error: float | None = None
+    with undisturbed(devices, buffers) as found, torch.enable_grad():
+        loss, v, direct = _outer_gradients(outer_loss, distinct_theta, distinct_phi, reduce)
+        masks = found if rng == "same" else snapshot(devices)._replace(buffers=found.buffers)
+        problem = InnerProblem(_repeated(inner_loss, masks), distinct_theta, distinct_phi, reduce)
+        with full_precision(devices):
+            if calibrate:
+                radius, error = calibrate_radius(
+                    lambda at: finite_difference(problem, radius=at).mixed_product(v), radius
+                )
+            products = curvature(problem, radius=radius)
+            direction = method(v, products.hessian_product)
+            through_theta = products.mixed_product(direction.p)
+    result = add(direct, through_theta, times=-1.0)
+    by_parameter = dict(zip(distinct_phi, result, strict=True))
+    return Hypergradient(
+        gradients=[by_parameter[parameter] for parameter in phi],
+        diagnostics=Diagnostics(
+            outer_loss=loss,
+            outer_gradient_norm=norm(v),
+            hypergradient_norm=norm(result),
+            curvature_ratio=direction.curvature_ratio,
+            terms=direction.terms,
+            grew=direction.grew,
+            radius=radius,
+            fd_relative_error=error,
+        ),
+    )
+
+
+def unrolled(
+    inner_steps: Sequence[Callable[[Vector], Vector]],
+    outer_loss: Callable[[Vector], Tensor],
+    theta: Sequence[Tensor],
+    phi: Sequence[Parameter],
+) -> list[Tensor]:
+    """The derivative of the outer loss through every inner step: the truth that the methods approximate.
+
+    It keeps the graphs of all steps, so it is for small problems and for tests. Unlike the methods it works on
+    values handed from step to step; ``torch.func.functional_call`` makes such functions from modules.
+
+    Args:
+        inner_steps: Each maps theta's values to the next ones, differentiably in both theta and phi.
+        outer_loss: Scalar loss of the last values.
+        theta: Initial values; they are not changed.
+        phi: Outer parameters.
+
+    Raises:
+        ValueError: No step or outer loss uses one of phi, or the outer loss is not a scalar.
+    """
+    values = [tensor.detach().clone().requires_grad_() for tensor in theta]
+    for step in inner_steps:
+        values = step(values)
+    loss = _scalar("outer_loss", outer_loss(values))
+    found = torch.autograd.grad(loss, phi, allow_unused=True) if loss.requires_grad else [None] * len(phi)
+    unused = [place for place, gradient in enumerate(found) if gradient is None]
+    if unused:
+        raise ValueError(f"no inner step and no outer loss depends on phi at {unused}")
+    return or_zeros(found, phi)
+
+
+def _distinct(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
+    """Each parameter once, after the checks that need no pass."""
+    for name, parameters in (("theta", theta), ("phi", phi)):
+        if not parameters:
+            raise ValueError(f"{name} is empty: hypergradients need inner and outer parameters")
+        frozen = [place for place, parameter in enumerate(parameters) if not parameter.requires_grad]
+        if frozen:
+            raise ValueError(f"{name} at {frozen} does not require a gradient: thaw it, or leave it out")
+    sharded = [place for place, parameter in enumerate(phi) if is_sharded(parameter)]
+    if sharded:
+        raise ValueError(f"phi at {sharded} is sharded: keep outer parameters outside fully_shard")
+    both = set(theta) & set(phi)
+    if both:
+        shapes = [tuple(parameter.shape) for parameter in both]
+        raise ValueError(f"parameters of shapes {shapes} are in theta and in phi: each belongs to one level")
+    return list(dict.fromkeys(theta)), list(dict.fromkeys(phi))
+
+
+def _outer_gradients(
+    outer_loss: Loss, theta: list[Parameter], phi: list[Parameter], reduce: Reduce
+) -> tuple[float, Vector, Vector]:
+    """The loss here, and its averaged gradients with respect to theta and phi."""
+    # Autocast keeps its low-precision copies of the weights until its outermost block ends, stale after a step.
+    torch.clear_autocast_cache()
+    loss = _scalar("outer_loss", outer_loss())
+    found = gradients(loss, [*theta, *phi])
+    slopes, direct = found[: len(theta)], found[len(theta) :]
+    if all(slope is None for slope in slopes):
+        raise ValueError("outer_loss does not depend on theta: its gradient cannot reach phi through it")
+    v = averaged(or_zeros(slopes, theta), reduce)
+    if not math.isfinite(norm(v)):
+        raise FloatingPointError(f"the gradient of outer_loss ({loss.item()}) is not finite")
+    zeros = or_zeros([None] * len(phi), phi)
+    paths = zeros if all(path is None for path in direct) else averaged(or_zeros(direct, phi), reduce)
+    return loss.item(), v, paths
+
+
+def _repeated(inner_loss: Loss, masks: Snapshot) -> Loss:
+    """The inner loss, drawing from the same state every time."""
+
+    def loss() -> Tensor:
+        restore(masks)
+        return _scalar("inner_loss", inner_loss())
+
+    return loss
+
+
+def _scalar(name: str, loss: Tensor) -> Tensor:
+    if loss.numel() != 1:
+        raise ValueError(f"{name} must return a scalar, got a tensor of shape {tuple(loss.shape)}")
+    return loss.reshape(())

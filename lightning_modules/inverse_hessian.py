@@ -1,0 +1,242 @@
+"""Methods: what stands in for H^-1 v, with H the Hessian of the inner loss and v the gradient of the outer one.
+
+A method is a function ``method(v, hessian_product) -> Direction``; its own keywords are bound with
+``functools.partial``. Vectors are lists shaped like the distinct parameters of theta.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from .parameter_vectors import Vector, add, dot, norm, product, scaled
+
+HessianProduct = Callable[[Vector], Vector]
+"""H times a vector, shaped like theta."""
+
+
+class Direction(NamedTuple):
+    """What a method makes of v.
+
+    Args:
+        p: Shaped like theta, in place of H^-1 v.
+        terms: Terms of the series, or iterations, that went into it.
+        curvature_ratio: ||gamma H p|| / ||p|| at the last Hessian product, 0 without one. Below 1e-2 the Hessian
+            hardly changes the result, and `identity` costs less.
+        grew: The series grew, or the Hessian was not positive, and the method stopped early.
+    """
+
+    p: Vector
+    terms: int = 1
+    curvature_ratio: float = 0.0
+    grew: bool = False
+
+
+Method = Callable[[Vector, HessianProduct], Direction]
+
+
+def identity(v: Vector, hessian_product: HessianProduct, *, scale: float = 1.0) -> Direction:
+    """p = scale * v: no Hessian at all (M = 0; "T1-T2" of Lorraine et al.).
+
+    With scale = (M + 1) gamma it stands in for `neumann` wherever gamma ||H|| is small, without its cost.
+    """
+    return Direction(scaled(v, scale))
+
+
+def neumann(
+    v: Vector,
+    hessian_product: HessianProduct,
+    *,
+    gamma: float,
+    hessian_products: int = 1,
+    growth_limit: float = 2.0,
+) -> Direction:
+    """p = gamma * sum over m = 0..M of (I - gamma H)^m v, which tends to H^-1 v (Eq. 12 of the paper).
+
+    The sum has M + 1 terms, and gamma multiplies all of it: leaving it out is not neutral where an optimizer adds
+    an eps or clips.
+
+    Args:
+        gamma: Step of the series; it converges for gamma < 2 / (largest eigenvalue of H), H positive.
+        hessian_products: M, at two inner passes each under `finite_difference`.
+        growth_limit: The series stops before a term longer than this many times the first. Above 1, because the
+            few terms of an indefinite H may grow a little and still belong to the sum.
+
+    Raises:
+        ValueError: A negative M, or gamma that is not positive.
+    """
+    if not gamma > 0:
+        raise ValueError(f"gamma must be positive, got {gamma}")
+    return _series(lambda vector: scaled(vector, gamma), v, hessian_product, hessian_products, growth_limit)
+
+
+def adam_preconditioned(
+    v: Vector,
+    hessian_product: HessianProduct,
+    *,
+    step_sizes: Vector,
+    hessian_products: int = 0,
+    growth_limit: float = 2.0,
+) -> Direction:
+    """p = sum over m = 0..M of (I - P H)^m P v, with P the diagonal of Adam's step sizes.
+
+    The series of the optimizer that really moves theta: `neumann` is the case P = gamma.
+
+    Args:
+        step_sizes: P, from `adam_step_sizes`.
+        hessian_products: M.
+        growth_limit: As for `neumann`.
+    """
+    return _series(lambda vector: product(step_sizes, vector), v, hessian_product, hessian_products, growth_limit)
+
+
+def sama(v: Vector, hessian_product: HessianProduct, *, sensitivity: Vector) -> Direction:
+    """p = D v, with D the derivative of Adam's update with respect to its gradient (SAMA), and no Hessian.
+
+    Args:
+        sensitivity: D, from `adam_sensitivity`.
+    """
+    return Direction(product(sensitivity, v))
+
+
+def conjugate_gradient(
+    v: Vector,
+    hessian_product: HessianProduct,
+    *,
+    iterations: int,
+    tolerance: float = 1e-10,
+    damping: float = 0.0,
+) -> Direction:
+    """p with (H + damping I) p = v, for H positive definite: exact after as many iterations as H has eigenvalues.
+
+    Where the Hessian turns out not to be positive, the last p before that is returned with `grew` set (v itself, if
+    that was the first direction).
+
+    Args:
+        iterations: Hessian products at most.
+        tolerance: Stop at a residual this small, relative to ||v||.
+        damping: Added to the Hessian's diagonal.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}")
+    p, residual, direction = scaled(v, 0.0), v, v
+    squared = first = dot(v, v)
+    ratio, done = 0.0, 0
+    while done < iterations and squared > tolerance**2 * first:
+        image = add(hessian_product(direction), direction, times=damping)
+        ratio = norm(image) / norm(direction)
+        bend = dot(direction, image)
+        if not bend > 0:
+            return Direction(p if done else v, done, ratio, grew=True)
+        length = squared / bend
+        p, residual = add(p, direction, times=length), add(residual, image, times=-length)
+        previous, squared = squared, dot(residual, residual)
+        direction = add(residual, direction, times=squared / previous)
+        done += 1
+    return Direction(p, done, ratio)
+
+
+def adam_step_sizes(optimizer: Optimizer, theta: Sequence[Parameter]) -> Vector:
+    """P of Adam after its last step: lr / (sqrt(v_hat) + eps), and 0 where no gradient ever came.
+
+    Args:
+        optimizer: ``torch.optim.Adam`` or ``AdamW``, after one step or more.
+        theta: Its parameters; a shared one counts once.
+
+    Raises:
+        ValueError: The optimizer does not move one of theta, has no Adam moments, or keeps their maximum (amsgrad).
+    """
+    result = []
+    for parameter in dict.fromkeys(theta):
+        state = _adam_state(optimizer, parameter)
+        mean_square = state.second / (1 - state.beta2**state.steps)
+        step_size = state.lr / (mean_square.sqrt() + state.eps)
+        result.append(step_size.masked_fill(state.second == 0, 0.0))
+    return result
+
+
+def adam_sensitivity(optimizer: Optimizer, theta: Sequence[Parameter], gradient: Sequence[Tensor | None]) -> Vector:
+    """D of Adam's last step: the derivative of its update with respect to the gradient it was given.
+
+    SAMA's formula, lr [(1 - beta1) beta2 s - beta1 (1 - beta2) g m] / (sqrt(s) + eps)^3 with the moments m and s
+    from before the step, in terms of those after it, and with Adam's correction of the first steps' bias. Exact up
+    to eps; 0 where no gradient ever came.
+
+    Args:
+        optimizer: As for `adam_step_sizes`.
+        theta: Its parameters; a shared one counts once.
+        gradient: What the last step was given: theta's ``.grad``, before it is zeroed.
+
+    Raises:
+        ValueError: As `adam_step_sizes`.
+    """
+    result = []
+    for parameter, slope in dict(zip(theta, gradient, strict=True)).items():
+        state = _adam_state(optimizer, parameter)
+        unbias = math.sqrt(1 - state.beta2**state.steps)
+        bend = (1 - state.beta1) * state.second
+        if slope is not None:
+            bend = bend - (1 - state.beta2) * slope.detach() * state.first
+        bend = bend * (state.lr * unbias / (1 - state.beta1**state.steps))
+        result.append((bend / (state.second.sqrt() + state.eps * unbias) ** 3).masked_fill(state.second == 0, 0.0))
+    return result
+
+
+def _series(
+    precondition: Callable[[Vector], Vector],
+    v: Vector,
+    hessian_product: HessianProduct,
+    hessian_products: int,
+    growth_limit: float,
+) -> Direction:
+    """p <- p + P (v - H p), from p = P v; each added update is the next term (I - P H)^m P v."""
+    if hessian_products < 0:
+        raise ValueError(f"hessian_products (M) must be 0 or more, got {hessian_products}")
+    start = precondition(v)
+    p, first, ratio = start, norm(start), 0.0
+    for done in range(hessian_products if first else 0):
+        image = precondition(hessian_product(p))
+        ratio = norm(image) / norm(p)
+        term = add(start, image, times=-1.0)
+        if not norm(term) <= growth_limit * first:
+            return Direction(p, done + 1, ratio, grew=True)
+        p = add(p, term)
+    return Direction(p, hessian_products + 1, ratio)
+
+
+class _AdamState(NamedTuple):
+    """One parameter's moments and the numbers of its group."""
+
+    first: Tensor
+    second: Tensor
+    steps: float
+    lr: float
+    beta1: float
+    beta2: float
+    eps: float
+
+
+def _adam_state(optimizer: Optimizer, parameter: Parameter) -> _AdamState:
+    group = next((g for g in optimizer.param_groups if any(parameter is p for p in g["params"])), None)
+    adam = any("exp_avg_sq" in state for state in optimizer.state.values())
+    if group is None or not adam or group.get("amsgrad"):
+        raise ValueError(
+            f"no Adam moments for the parameter of shape {tuple(parameter.shape)}: take an inner step first, with "
+            "torch.optim.Adam or AdamW over all of theta and without amsgrad"
+        )
+    state = optimizer.state.get(parameter, {})  # empty where no gradient ever came
+    beta1, beta2 = group["betas"]
+    zeros = torch.zeros_like(parameter.detach())
+    return _AdamState(
+        first=state.get("exp_avg", zeros),
+        second=state.get("exp_avg_sq", zeros),
+        steps=float(state.get("step", 1)),
+        lr=float(group["lr"]),
+        beta1=float(beta1),
+        beta2=float(beta2),
+        eps=float(group["eps"]),
+    )

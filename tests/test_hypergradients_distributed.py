@@ -1,0 +1,191 @@
+"""Two processes that share the batch find the hypergradient of one process with all of it.
+
+pytest starts this file twice as a program; each copy checks its own share of the work.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn import Parameter
+from torch.testing import assert_close
+
+from crosstask.lightning_modules.hypergradients import (
+    Hypergradient,
+    adam_preconditioned,
+    adam_step_sizes,
+    average_over_replicas,
+    conjugate_gradient,
+    finite_difference,
+    hypergradient,
+    identity,
+    neumann,
+)
+
+ROWS = 4
+
+METHODS: dict[str, Callable] = {
+    "identity": identity,
+    "neumann": partial(neumann, gamma=0.1, hessian_products=3),
+    "conjugate_gradient": partial(conjugate_gradient, iterations=3, damping=5.0),
+}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_equal_one_with_the_whole_batch(strategy: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, strategy, str(rank), str(tmp_path / "rendezvous")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    assert all("checked" in output for output in outputs)
+
+
+class Network(nn.Module):
+    """Two blocks with an odd width, so that the shards of two processes differ; one weight stays unused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(5, 7), nn.Linear(7, 3)])
+        self.unused = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks[1](torch.tanh(self.blocks[0](x)))
+
+
+class Bilevel:
+    """An inner loss with a learnable shift of the input and weight of the outputs, an outer loss without."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = Network().double()
+        self.phi = [Parameter(torch.randn(5).double()), Parameter(torch.rand(3).double())]
+        self.x, self.y, self.x_out, self.y_out = (torch.randn(ROWS, width).double() for width in (5, 3, 5, 3))
+        self.rows = slice(None)
+
+    def inner(self) -> Tensor:
+        outputs = self.model(self.x[self.rows] + self.phi[0])
+        return (self.phi[1] * (outputs - self.y[self.rows]).square()).sum(1).mean()
+
+    def outer(self) -> Tensor:
+        return (self.model(self.x_out[self.rows]) - self.y_out[self.rows]).square().sum(1).mean()
+
+    def run(self, method: Callable, **options: object) -> Hypergradient:
+        theta = list(self.model.parameters())
+        return hypergradient(method, self.inner, self.outer, theta, self.phi, **options)  # type: ignore[arg-type]
+
+
+def shared(strategy: str, rank: int, *, reshard: bool | int | None = True) -> Bilevel:
+    """The same problem with half of the rows here, and with theta cut into shards under fsdp."""
+    half = Bilevel()
+    half.rows = slice(rank * ROWS // 2, (rank + 1) * ROWS // 2)
+    if strategy == "fsdp":
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        mesh = init_device_mesh("cpu", (2,))
+        for block in half.model.blocks:
+            fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
+        fully_shard(half.model, mesh=mesh, reshard_after_forward=reshard)
+    return half
+
+
+def whole(parameters: list[Parameter]) -> list[Tensor]:
+    return [getattr(parameter, "full_tensor", lambda here=parameter: here)().detach() for parameter in parameters]
+
+
+def check_methods(strategy: str, rank: int) -> None:
+    reshards = (True, False, None) if strategy == "fsdp" else (True,)
+    for name, reshard in product(METHODS, reshards):
+        truth = Bilevel().run(METHODS[name])
+        half = shared(strategy, rank, reshard=reshard)
+        theta = list(half.model.parameters())
+        before = whole(theta)
+        found = half.run(METHODS[name], reduce=average_over_replicas)
+        assert_close(found.gradients, truth.gradients, rtol=1e-6, atol=1e-12)
+        assert found.diagnostics.outer_gradient_norm == pytest.approx(truth.diagnostics.outer_gradient_norm)
+        assert found.diagnostics.curvature_ratio == pytest.approx(truth.diagnostics.curvature_ratio, rel=1e-5)
+        assert all(parameter.grad is None for parameter in [*theta, *half.phi])
+        assert_close(whole(theta), before, rtol=0, atol=0)
+
+        alone = half.run(METHODS[name])  # the same without averaging: what a replica would believe by itself
+        assert not torch.allclose(alone.gradients[0], truth.gradients[0], rtol=0.01)
+
+
+def check_gradients_are_kept(strategy: str, rank: int) -> None:
+    half = shared(strategy, rank)
+    half.inner().backward()
+    parameters = [*half.model.parameters(), *half.phi]
+    grads = [(parameter.grad, None if parameter.grad is None else parameter.grad.clone()) for parameter in parameters]
+    half.run(METHODS["neumann"], reduce=average_over_replicas)
+    for parameter, (grad, value) in zip(parameters, grads, strict=True):
+        assert parameter.grad is grad
+        assert grad is None or torch.equal(*(getattr(g, "to_local", lambda g=g: g)() for g in (grad, value)))
+
+
+def check_after_training(strategy: str, rank: int) -> None:
+    """An Adam step, a look without gradients, a calibrated radius, and Adam's own step sizes."""
+    results = []
+    for bilevel, reduce in ((Bilevel(), None), (shared(strategy, rank), average_over_replicas)):
+        theta = list(bilevel.model.parameters())
+        optimizer = torch.optim.AdamW(theta, lr=0.01)
+        bilevel.inner().backward()
+        if reduce is not None and strategy == "ddp":
+            for parameter in theta:
+                if parameter.grad is not None:
+                    parameter.grad = reduce([parameter.grad])[0]
+        optimizer.step()
+        with torch.no_grad():
+            bilevel.outer()
+        method = partial(adam_preconditioned, step_sizes=adam_step_sizes(optimizer, theta), hessian_products=2)
+        options = {} if reduce is None else {"reduce": reduce}
+        results.append(bilevel.run(method, calibrate=True, curvature=finite_difference, **options))
+    truth, found = results
+    assert_close(found.gradients, truth.gradients, rtol=1e-6, atol=1e-12)
+    radii = average_over_replicas([torch.tensor(found.diagnostics.radius, dtype=torch.float64)])
+    assert radii[0].item() == found.diagnostics.radius  # replicas agree on the radius
+
+
+def check_refusals(rank: int) -> None:
+    from crosstask.lightning_modules.hypergradients import exact
+
+    half = shared("fsdp", rank)
+    with pytest.raises(ValueError, match="exact second derivatives cannot pass through sharded parameters"):
+        half.run(identity, curvature=exact)
+    with pytest.raises(ValueError, match="keep outer parameters outside fully_shard"):
+        hypergradient(identity, half.inner, half.outer, half.phi, list(half.model.parameters()))
+
+
+def main(strategy: str, rank: int, rendezvous: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
+    check_methods(strategy, rank)
+    check_gradients_are_kept(strategy, rank)
+    check_after_training(strategy, rank)
+    if strategy == "fsdp":
+        check_refusals(rank)
+    dist.destroy_process_group()
+    print("checked")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
