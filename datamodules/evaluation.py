@@ -21,7 +21,7 @@ class EvaluationSet(NamedTuple):
     """The examples of one stage, in a fixed order, the same on every replica.
 
     Args:
-        examples: What is asked; ``examples[i].index == i``.
+        examples: What is asked; ``examples[i].number == i``.
         prompts: The rendered form of each.
         refused: Examples that cannot be scored, by reason.
     """
@@ -42,7 +42,7 @@ def read_evaluation(
     trained_names = {task.name for task in trained}
     trained_categories = {task.category for task in trained}
     found = EvaluationSet([], [], Counter())
-    for task_index, name in enumerate(names[split]):
+    for name in names[split]:
         task = preparation.benchmark.task(name)
         examples = list(preparation.benchmark.examples(name))
         chosen = preparation.instances(
@@ -62,8 +62,7 @@ def read_evaluation(
             found.prompts.append(prompt)
             found.examples.append(
                 EvaluationExample(
-                    index=len(found.examples),
-                    task_index=task_index,
+                    number=len(found.examples),
                     task=name,
                     category=task.category,
                     level=level,

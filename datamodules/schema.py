@@ -126,8 +126,7 @@ class EvaluationExample(NamedTuple):
     A NamedTuple, like the batch that carries it: Lightning refuses frozen dataclasses inside batches.
     """
 
-    index: int
-    task_index: int
+    number: int
     task: str
     category: str
     level: Level

@@ -9,17 +9,17 @@ inputs, so that the operation can only be read from the definition::
     Write the numbers in reverse order.   list: 7 3 12   ->  12 3 7      test: nothing in it is new but their meeting
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
 POOLS = {
-    "animal": "ant bat bee cat cow dog fox hen owl pig rat yak".split(),
-    "color": "black blue brown gold gray green pink red white yellow".split(),
-    "food": "bread cake corn egg fig jam nut pear rice soup".split(),
-    "name": "Ann Ben Dan Eva Ian Kim Leo Max Ned Sue Tom Zoe".split(),
-    "letter": list("abcdefghijkl"),
-    "number": [str(number) for number in range(1, 21)],
+    "animal": "ant bee cat cow dog fox hen owl".split(),
+    "color": "black blue brown gray green pink red white".split(),
+    "food": "bread cake corn egg jam nut rice soup".split(),
+    "name": "Ann Ben Eva Kim Leo Max Sue Tom".split(),
+    "letter": list("abcdefgh"),
+    "number": [str(number) for number in range(1, 13)],
 }
 POOLS["word"] = POOLS["animal"] + POOLS["color"] + POOLS["food"]
 KIND_OF = {item: kind for kind in ("animal", "color", "food") for item in POOLS[kind]}
@@ -38,7 +38,9 @@ class Operation:
         definition: The instruction; ``{}`` stands for the kind of items.
         rule: Why an output is right, for the explanations of the demonstrations.
         draw: Makes one solved pair.
-        splits: By kind of items, the split files that list the task.
+        train: Kinds of items whose task ``train_tasks.txt`` lists, separated by spaces.
+        dev: The same for ``dev_tasks.txt``.
+        test: The same for ``test_tasks.txt``.
     """
 
     name: str
@@ -46,7 +48,9 @@ class Operation:
     definition: str
     rule: str
     draw: Draw
-    splits: Mapping[str, str]
+    train: str = ""
+    dev: str = ""
+    test: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,12 @@ class ToyTask:
     kind: str
     name: str = field(init=False)
     definition: str = field(init=False)
-    splits: tuple[str, ...] = field(init=False)
+    splits: tuple[str, ...] = field(init=False)  # of "train", "dev" and "test"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", f"{self.operation.name}_{self.kind}s")
         object.__setattr__(self, "definition", self.operation.definition.format(self.kind))
-        object.__setattr__(self, "splits", tuple(self.operation.splits[self.kind].split()))
+        object.__setattr__(self, "splits", _splits(self.operation, self.kind))
 
     def draw(self, rng: Random) -> tuple[str, str]:
         """One solved pair of texts."""
@@ -71,7 +75,7 @@ class ToyTask:
 
 def others(kind: str) -> list[str]:
     """Items of the other kinds that a list may mix with this one."""
-    return [item for other in ("animal", "color", "food", "number") if other != kind for item in POOLS[other]]
+    return [item for other in ("animal", "color", "food", "name", "number") if other != kind for item in POOLS[other]]
 
 
 def a_list(solve: Callable[[list[str]], list[str]], *, sizes: tuple[int, int] = (2, 4)) -> Draw:
@@ -178,70 +182,77 @@ def all_but(wanted: list[bool], items: list[str]) -> list[str]:
     return [item for item, want in zip(items, wanted, strict=True) if not want]
 
 
-TRAIN, BOTH, TEST, DEV, TRAIN_DEV = "train", "train test", "test", "dev", "train dev"
-
 # fmt: off
 OPERATIONS = (
     Operation("copy", "Text Copying", "Write the same {}s again.", "The list is repeated as it stands.",
-              a_list(same), {"animal": BOTH, "letter": TRAIN, "number": TRAIN, "name": TEST}),
+              a_list(same), train="animal color food letter number", test="animal name"),
     Operation("copy_twice", "Text Copying", "Write the {}s two times.", "The list stands there two times.",
-              a_list(lambda items: items * 2, sizes=(2, 3)), {"food": TRAIN, "letter": TRAIN}),
+              a_list(lambda items: items * 2), train="food letter name"),
     Operation("reverse", "Word Order", "Write the {}s in reverse order.", "The last one comes first.",
-              a_list(backwards), {"animal": BOTH, "name": TRAIN, "letter": TRAIN, "number": TEST}),
+              a_list(backwards), train="animal color food letter name", test="animal number"),
     Operation("backwards", "Word Order", "Write the {}s from last to first.", "The last one comes first.",
-              a_list(backwards), {"food": TRAIN_DEV, "number": TRAIN, "color": DEV}),
+              a_list(backwards), train="food letter number", dev="food color"),
     Operation("capitals", "Letter Case", "Write the {}s in capital letters.", "Every letter is a capital.",
-              a_list(lambda items: [item.upper() for item in items]), {"animal": TRAIN, "food": BOTH, "color": TEST}),
+              a_list(lambda items: [item.upper() for item in items]), train="animal food name", test="food color"),
     Operation("small", "Letter Case", "Write the {}s in small letters.", "Every letter is small.",
-              a_capital_list(same), {"animal": TRAIN, "color": TRAIN}),
+              a_capital_list(same), train="animal color food"),
     Operation("count", "Counting", "How many {}s are there?", "Only the items of this kind count.",
               a_mixed_list(lambda wanted, items: [str(sum(wanted))], counts=(1, 4)),
-              {"animal": TRAIN, "food": BOTH, "number": TRAIN, "color": TEST}),
+              train="animal food name number", test="food color"),
     Operation("sort_up", "Sorting", "Sort the {}s from a to z.", "They stand as in a dictionary.",
-              a_list(sorted), {"letter": TRAIN, "animal": BOTH, "food": TRAIN}),
+              a_list(sorted), train="animal color food letter", test="animal"),
     Operation("sort_down", "Sorting", "Sort the {}s from z to a.", "The last one of a dictionary comes first.",
-              a_list(lambda items: sorted(items)[::-1]), {"letter": TRAIN, "food": TRAIN, "animal": TEST}),
+              a_list(lambda items: sorted(items)[::-1]), train="color food letter", test="animal"),
     Operation("increase", "Sorting", "Sort the {}s from small to big.", "The smallest comes first.",
-              a_list(lambda items: sorted(items, key=int)), {"number": TRAIN}),
+              a_list(lambda items: sorted(items, key=int)), train="number"),
     Operation("first", "Element Selection", "Write the first {}.", "It stands first.",
-              a_list(first), {"animal": TRAIN, "name": TRAIN, "number": TRAIN, "letter": TEST}),
+              a_list(first), train="animal color food name number", test="letter"),
     Operation("last", "Element Selection", "Write the last {}.", "It stands last.",
-              a_list(last), {"animal": TRAIN, "color": TRAIN, "letter": BOTH, "number": TEST}),
+              a_list(last), train="animal color food letter name", test="letter number"),
     Operation("biggest", "Comparison", "Write the biggest {}.", "No other one is bigger.",
-              a_list(lambda items: [max(items, key=int)]), {"number": BOTH}),
+              a_list(lambda items: [max(items, key=int)]), train="number", test="number"),
     Operation("smallest", "Comparison", "Write the smallest {}.", "No other one is smaller.",
-              a_list(lambda items: [min(items, key=int)]), {"number": TRAIN_DEV}),
+              a_list(lambda items: [min(items, key=int)]), train="number", dev="number"),
     Operation("lookup", "Key Lookup", "Write the {} of the last name.", "It stands after the name.",
-              a_lookup, {"number": TRAIN, "color": BOTH, "food": TRAIN, "animal": TEST}),
+              a_lookup, train="color food letter number", test="color animal"),
     Operation("add_one", "Arithmetic", "Add one to each {}.", "Each is one bigger.",
-              a_list(plus(1)), {"number": BOTH}),
+              a_list(plus(1)), train="number", test="number"),
     Operation("add_two", "Arithmetic", "Add two to each {}.", "Each is two bigger.",
-              a_list(plus(2)), {"number": TRAIN}),
+              a_list(plus(2)), train="number"),
     Operation("kind_of_each", "Tagging", "Write the kind of each {}.", "Each word has its kind.",
-              a_list(kinds), {"word": BOTH}),
+              a_list(kinds), train="word", test="word"),
     Operation("kind_of_first", "Tagging", "Write the kind of the first {}.", "It is the kind of the first one.",
-              a_list(lambda items: kinds(first(items))), {"word": TRAIN}),
+              a_list(lambda items: kinds(first(items))), train="word"),
     Operation("kind_of_last", "Tagging", "Write the kind of the last {}.", "It is the kind of the last one.",
-              a_list(lambda items: kinds(last(items))), {"word": DEV}),
+              a_list(lambda items: kinds(last(items))), dev="word"),
     Operation("only", "Filtering", "Write only the {}s.", "The rest is left out.",
-              a_mixed_list(only), {"animal": BOTH, "food": TRAIN, "number": TRAIN, "color": TEST}),
+              a_mixed_list(only), train="animal food name number", test="animal color"),
     Operation("all_but", "Filtering", "Write all but the {}s.", "They are left out.",
-              a_mixed_list(all_but), {"animal": TRAIN, "color": TRAIN}),
+              a_mixed_list(all_but), train="animal color number"),
     Operation("has", "Membership", "Is the last {} in the list? Write yes or no.", "The list is searched for it.",
-              a_membership, {"animal": TRAIN, "number": BOTH, "name": TEST}),
+              a_membership, train="animal color letter number", test="number name"),
     Operation("choose", "Multiple Choice", "Write the letter of the {}.", "This letter stands before it.",
-              a_choice, {"animal": TRAIN, "color": BOTH, "number": TRAIN, "food": TEST}),
-    Operation("name_has", "Template Filling", "Fill in: the name has a color {}.", "They fill the sentence in order.",
-              a_sentence("{} has a {} {}.", "name", "color"), {"animal": TRAIN}),
-    Operation("name_eats", "Template Filling", "Fill in: the name eats number {}.", "They fill the sentence in order.",
-              a_sentence("{} eats {} {}.", "name", "number"), {"food": TRAIN}),
+              a_choice, train="animal color name number", test="color food"),
+    Operation("name_has", "Template Filling", "Fill in: the name has number color {}.", "They fill the gaps in order.",
+              a_sentence("{} has {} {} {}.", "name", "number", "color"), train="animal"),
+    Operation("name_eats", "Template Filling", "Fill in: the name eats number color {}.", "They fill the gaps in order.",
+              a_sentence("{} eats {} {} {}.", "name", "number", "color"), train="food"),
     Operation("find", "Keyword Extraction", "Write the {}.", "It is the only one of its kind.",
-              a_mixed_list(only, counts=(1, 1)), {"color": TEST, "food": TEST}),
+              a_mixed_list(only, counts=(1, 1)), test="color food"),
     Operation("drop_first", "List Editing", "Write all {}s but the first.", "The first one is left out.",
-              a_list(lambda items: items[1:]), {"animal": TEST, "number": TEST}),
+              a_list(lambda items: items[1:]), test="animal number"),
     Operation("match", "Text Matching", "Is the last {} the same as the first? Write yes or no.", "The two are compared.",
-              a_match, {"animal": TEST, "number": TEST}),
+              a_match, test="animal number"),
 )
 # fmt: on
 
-TASKS = tuple(ToyTask(operation, kind) for operation in OPERATIONS for kind in operation.splits)
+
+def _splits(operation: Operation, kind: str) -> tuple[str, ...]:
+    return tuple(split for split in ("train", "dev", "test") if kind in getattr(operation, split).split())
+
+
+TASKS = tuple(
+    ToyTask(operation, kind)
+    for operation in OPERATIONS
+    for kind in dict.fromkeys(f"{operation.train} {operation.dev} {operation.test}".split())
+)

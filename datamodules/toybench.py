@@ -42,7 +42,7 @@ PROMPTS = (
 )
 
 
-def write_toybench(folder: str | Path, *, instances: int = 700, seed: int = 0) -> None:
+def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0) -> None:
     """Write the embedded benchmark into a new or empty folder; leave a folder that already holds it.
 
     The same arguments write the same bytes. The folder appears complete or not at all.
@@ -140,7 +140,9 @@ def _distinct_pairs(task: ToyTask, wanted: int, seed: int) -> list[tuple[str, st
         x, y = task.draw(rng)
         pairs.setdefault(x, y)
         if len(pairs) == wanted:
-            return list(pairs.items())
+            drawn = list(pairs.items())
+            rng.shuffle(drawn)  # short inputs are drawn early, before they are used up
+            return drawn
     raise ValueError(f"task {task.name} has only about {len(pairs)} different inputs, {wanted} were asked for")
 
 

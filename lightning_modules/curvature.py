@@ -12,7 +12,7 @@ attention without fused kernels, more than twice the memory.
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .parameter_vectors import Reduce, Vector, is_sharded, local, norm, relative_difference
+from .passes import averaged, frozen, gathered_anew, gradients, or_zeros
 
 Loss = Callable[[], Tensor]
 """Computes a scalar from the present values of the parameters; its batch is bound by the caller."""
@@ -161,64 +162,6 @@ def calibrate_radius(product_at: Callable[[float], Vector], radius: float, *, mo
     return best, least
 
 
-def gradients(loss: Tensor, parameters: Sequence[Parameter], *, create_graph: bool = False) -> list[Tensor | None]:
-    """d loss / d parameters, None where the loss does not depend on one; no `.grad` changes.
-
-    FSDP2 hands gradients out through `.grad` alone: for sharded parameters those are put aside for a moment.
-    """
-    if not loss.requires_grad:
-        return [None] * len(parameters)
-    if not any(is_sharded(parameter) for parameter in parameters):
-        return list(torch.autograd.grad(loss, parameters, create_graph=create_graph, allow_unused=True))
-    kept = [parameter.grad for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.grad = None
-        loss.backward()
-        return [parameter.grad for parameter in parameters]
-    finally:
-        for parameter, grad in zip(parameters, kept, strict=True):
-            parameter.grad = grad
-
-
-def averaged(vector: Vector, reduce: Reduce) -> Vector:
-    """`reduce` over the tensors that are whole here; FSDP2 has averaged the sharded ones already."""
-    whole = [tensor for tensor in vector if not is_sharded(tensor)]
-    means = iter(reduce(whole) if whole else whole)
-    return [tensor if is_sharded(tensor) else next(means) for tensor in vector]
-
-
-def or_zeros(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Vector:
-    """Zeros in place of the gradients of parameters that were not used."""
-    return [
-        torch.zeros_like(parameter.detach()) if tensor is None else tensor.detach()
-        for tensor, parameter in zip(found, parameters, strict=True)
-    ]
-
-
-@contextmanager
-def full_precision(devices: Sequence[torch.device]) -> Iterator[None]:
-    """float32 all the way: no autocast, and no TF32 or bfloat16 inside matrix products."""
-    kinds = dict.fromkeys(["cpu", *(device.type for device in devices)])
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    found = [backend.fp32_precision for backend in backends]
-    try:
-        named: str | None = torch.get_float32_matmul_precision()
-    except RuntimeError:  # chosen per backend, with the settings that have no common name
-        named = None
-    with ExitStack() as stack:
-        for kind in kinds:
-            stack.enter_context(torch.autocast(kind, enabled=False))
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            if named is not None:
-                torch.set_float32_matmul_precision(named)
-            for backend, precision in zip(backends, found, strict=True):
-                backend.fp32_precision = precision
-
-
 def _difference(problem: InnerProblem, gradient: Callable[[], Vector], radius: float, direction: Vector) -> Vector:
     """[gradient(theta + e p) - gradient(theta - e p)] / 2e with e = radius / ||p||, averaged once."""
     length = norm(direction)
@@ -246,12 +189,12 @@ def _place(theta: Sequence[Parameter], origin: Vector, direction: Vector, step: 
 
 
 def _theta_gradient(problem: InnerProblem) -> Vector:
-    with _frozen(problem.phi):
+    with gathered_anew(problem.theta), frozen(problem.phi):
         return or_zeros(gradients(problem.loss(), problem.theta), problem.theta)
 
 
 def _phi_gradient(problem: InnerProblem) -> Vector:
-    with _frozen(problem.theta):
+    with gathered_anew(problem.theta), frozen(problem.theta):
         found = gradients(problem.loss(), problem.phi)
         _require_used(found, problem.phi)
         return or_zeros(found, problem.phi)
@@ -275,18 +218,6 @@ def _second_derivative(
             allow_unused=True,
         )
     return averaged(or_zeros(found, parameters), problem.reduce)
-
-
-@contextmanager
-def _frozen(parameters: Sequence[Parameter]) -> Iterator[None]:
-    found = [parameter.requires_grad for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, required in zip(parameters, found, strict=True):
-            parameter.requires_grad_(required)
 
 
 def _refuse_once_differentiable(loss: Tensor) -> None:

@@ -31,13 +31,9 @@ from .curvature import (
     CurvatureBackend,
     InnerProblem,
     Loss,
-    averaged,
     calibrate_radius,
     exact,
     finite_difference,
-    full_precision,
-    gradients,
-    or_zeros,
 )
 from .inverse_hessian import (
     Direction,
@@ -52,6 +48,7 @@ from .inverse_hessian import (
     sama,
 )
 from .parameter_vectors import Reduce, Vector, add, average_over_replicas, is_sharded, norm, unreduced
+from .passes import averaged, full_precision, gathered_anew, gradients, or_zeros
 from .rng import Snapshot, restore, snapshot, undisturbed
 
 __all__ = [
@@ -247,8 +244,10 @@ def _outer_gradients(
     """The loss here, and its averaged gradients with respect to theta and phi."""
     # Autocast keeps its low-precision copies of the weights until its outermost block ends, stale after a step.
     torch.clear_autocast_cache()
-    loss = _scalar("outer_loss", outer_loss())
-    found = gradients(loss, [*theta, *phi])
+    with gathered_anew(theta):
+        loss = _scalar("outer_loss", outer_loss())
+        found = gradients(loss, [*theta, *phi])
+    _refuse_gathered(theta)
     slopes, direct = found[: len(theta)], found[len(theta) :]
     if all(slope is None for slope in slopes):
         raise ValueError("outer_loss does not depend on theta: its gradient cannot reach phi through it")
@@ -258,6 +257,16 @@ def _outer_gradients(
     zeros = or_zeros([None] * len(phi), phi)
     paths = zeros if all(path is None for path in direct) else averaged(or_zeros(direct, phi), reduce)
     return loss.item(), v, paths
+
+
+def _refuse_gathered(theta: Sequence[Parameter]) -> None:
+    """FSDP2's gathered copies, whose memory is freed after a pass, are not the parameters."""
+    for place, parameter in enumerate(theta):
+        if parameter.numel() and not is_sharded(parameter) and not parameter.untyped_storage().size():
+            raise ValueError(
+                f"theta[{place}] of shape {tuple(parameter.shape)} is a temporary that FSDP2 gathered for a forward: "
+                "list the parameters once, right after fully_shard, and keep that list (an optimizer's will do)"
+            )
 
 
 def _repeated(inner_loss: Loss, masks: Snapshot) -> Loss:

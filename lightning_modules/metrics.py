@@ -1,31 +1,128 @@
-"""stub, being replaced"""
-from typing import NamedTuple
+"""Scores of answers: ROUGE-L and exact match per example, gathered over processes, and estimates over groups."""
+
+import string
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torchmetrics import Metric
-from rouge_score import rouge_scorer
+from torchmetrics.utilities.data import dim_zero_cat
+
+from ..datamodules.rouge import rouge_l
 from ..datamodules.schema import EvaluationExample
-_S = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
-class Scores(NamedTuple):
-    example_index: torch.Tensor
-    task_index: torch.Tensor
-    rouge_l: torch.Tensor
-    exact_match: torch.Tensor
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, no ASCII punctuation, single spaces; articles stay (Super-NaturalInstructions' evaluation.py).
+
+    For exact match alone: ROUGE has a tokenizer of its own.
+
+    >>> normalize_answer(" The  Answer's: 'Yes'. ")
+    'the answers yes'
+    """
+    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> bool:
+    """Whether a prediction equals any of its references after ``normalize_answer``."""
+    return normalize_answer(prediction) in {normalize_answer(reference) for reference in references}
+
+
 class Answer(NamedTuple):
+    """A prediction and its scores: what evaluation steps return, one for each example."""
+
     example: EvaluationExample
     prediction: str
     rouge_l: float
     exact_match: bool
+
     @classmethod
-    def of(cls, example, prediction):
-        return cls(example, prediction, max(_S.score(r, prediction)["rougeL"].fmeasure for r in example.references), any(prediction.strip() == r.strip() for r in example.references))
+    def of(cls, example: EvaluationExample, prediction: str) -> "Answer":
+        """Score a prediction against its example's references."""
+        references = example.references
+        return cls(example, prediction, rouge_l(prediction, references), exact_match(prediction, references))
+
+
+class Scores(NamedTuple):
+    """Scores of all examples, sorted by number, the same on every process.
+
+    Args:
+        number: int64 [n], ``EvaluationExample.number``.
+        rouge_l: float64 [n], in [0, 1].
+        exact_match: float64 [n], 0 or 1.
+    """
+
+    number: Tensor
+    rouge_l: Tensor
+    exact_match: Tensor
+
+
 class GenerationScores(Metric):
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-    def update(self, answers):
-        self.rows += answers
-    def compute(self):
-        r = sorted(self.rows, key=lambda a: a.example.index)
-        return Scores(torch.tensor([a.example.index for a in r]), torch.tensor([a.example.task_index for a in r]), torch.tensor([a.rouge_l for a in r]), torch.tensor([float(a.exact_match) for a in r]))
-    def reset(self):
-        super().reset(); self.rows = []
+    """Per-example scores that survive gathering: an example counts once, however many processes answered it.
+
+    Means are taken of what ``compute`` returns, so that any grouping (task, category, level) is exact.
+    """
+
+    full_state_update = False
+    numbers: list[Tensor]
+    rouge: list[Tensor]
+    exact: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for state in ("numbers", "rouge", "exact"):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def update(self, answers: Sequence[Answer]) -> None:
+        """Add answers; none is fine, and keeps a process that had nothing to answer in step."""
+        # float64 throughout: numbers below 2**53 survive, and every state gathers as the same type.
+        self.numbers.append(self._tensor([answer.example.number for answer in answers]))
+        self.rouge.append(self._tensor([answer.rouge_l for answer in answers]))
+        self.exact.append(self._tensor([answer.exact_match for answer in answers]))
+
+    def compute(self) -> Scores:
+        """Scores of every example that any process answered."""
+        numbers, rouge, exact = (
+            dim_zero_cat(state) if len(state) else self._tensor([]) for state in (self.numbers, self.rouge, self.exact)
+        )
+        numbers, places = np.unique(numbers.cpu().numpy(), return_index=True)
+        return Scores(torch.from_numpy(numbers).long(), rouge.cpu()[places], exact.cpu()[places])
+
+    def _tensor(self, values: Sequence[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float64, device=self.device)
+
+
+class Estimate(NamedTuple):
+    """A mean, the ends of its 95% bootstrap interval, and over how many instances it was taken."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Estimate:
+    """Mean of per-instance scores with a 95% percentile interval over resampled instances.
+
+    The interval says how much the mean would vary with other instances of the same tasks. It says nothing of other
+    tasks or of another training seed.
+    """
+    if not len(values):
+        raise ValueError("an estimate needs at least one score")
+    generator = np.random.default_rng(seed)
+    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(values.mean()), float(low), float(high), len(values))
+
+
+def bootstrap_by(values: NDArray[np.float64], groups: Sequence[Hashable]) -> dict[Hashable, Estimate]:
+    """An estimate for every group, in the order of their first instances; instances of a group are pooled."""
+    places: dict[Hashable, list[int]] = {}
+    for place, group in enumerate(groups):
+        places.setdefault(group, []).append(place)
+    return {group: bootstrap(values[members]) for group, members in places.items()}

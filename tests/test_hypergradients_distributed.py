@@ -62,42 +62,46 @@ def test_two_processes_equal_one_with_the_whole_batch(strategy: str, tmp_path: P
 
 
 class Network(nn.Module):
-    """Two blocks with an odd width, so that the shards of two processes differ; one weight stays unused."""
+    """Two blocks of odd widths, so that the shards of two processes differ, and a head; one weight stays unused."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList([nn.Linear(5, 7), nn.Linear(7, 3)])
+        self.blocks = nn.ModuleList([nn.Linear(5, 7), nn.Linear(7, 5)])
+        self.head = nn.Linear(5, 3)
         self.unused = nn.Linear(3, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks[1](torch.tanh(self.blocks[0](x)))
+        return self.head(torch.tanh(self.blocks[1](torch.tanh(self.blocks[0](x)))))
 
 
 class Bilevel:
     """An inner loss with a learnable shift of the input and weight of the outputs, an outer loss without."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shifts: bool = True) -> None:
         torch.manual_seed(0)
         self.model = Network().double()
         self.phi = [Parameter(torch.randn(5).double()), Parameter(torch.rand(3).double())]
         self.x, self.y, self.x_out, self.y_out = (torch.randn(ROWS, width).double() for width in (5, 3, 5, 3))
+        self.theta = list(self.model.parameters())
         self.rows = slice(None)
+        if not shifts:
+            self.phi[0] = self.phi[1]
 
     def inner(self) -> Tensor:
-        outputs = self.model(self.x[self.rows] + self.phi[0])
+        shift = self.phi[0] if self.phi[0] is not self.phi[1] else 0.0
+        outputs = self.model(self.x[self.rows] + shift)
         return (self.phi[1] * (outputs - self.y[self.rows]).square()).sum(1).mean()
 
     def outer(self) -> Tensor:
         return (self.model(self.x_out[self.rows]) - self.y_out[self.rows]).square().sum(1).mean()
 
     def run(self, method: Callable, **options: object) -> Hypergradient:
-        theta = list(self.model.parameters())
-        return hypergradient(method, self.inner, self.outer, theta, self.phi, **options)  # type: ignore[arg-type]
+        return hypergradient(method, self.inner, self.outer, self.theta, self.phi, **options)  # type: ignore[arg-type]
 
 
-def shared(strategy: str, rank: int, *, reshard: bool | int | None = True) -> Bilevel:
+def shared(strategy: str, rank: int, *, reshard: bool | None = True, shifts: bool = True) -> Bilevel:
     """The same problem with half of the rows here, and with theta cut into shards under fsdp."""
-    half = Bilevel()
+    half = Bilevel(shifts=shifts)
     half.rows = slice(rank * ROWS // 2, (rank + 1) * ROWS // 2)
     if strategy == "fsdp":
         from torch.distributed.device_mesh import init_device_mesh
@@ -107,6 +111,7 @@ def shared(strategy: str, rank: int, *, reshard: bool | int | None = True) -> Bi
         for block in half.model.blocks:
             fully_shard(block, mesh=mesh, reshard_after_forward=reshard)
         fully_shard(half.model, mesh=mesh, reshard_after_forward=reshard)
+        half.theta = list(half.model.parameters())  # now, because a forward may leave gathered ones in their place
     return half
 
 
@@ -116,17 +121,18 @@ def whole(parameters: list[Parameter]) -> list[Tensor]:
 
 def check_methods(strategy: str, rank: int) -> None:
     reshards = (True, False, None) if strategy == "fsdp" else (True,)
-    for name, reshard in product(METHODS, reshards):
-        truth = Bilevel().run(METHODS[name])
-        half = shared(strategy, rank, reshard=reshard)
-        theta = list(half.model.parameters())
-        before = whole(theta)
+    for name, reshard, shifts in product(METHODS, reshards, (True, False)):
+        truth = Bilevel(shifts=shifts).run(METHODS[name])
+        half = shared(strategy, rank, reshard=reshard, shifts=shifts)
+        before = whole(half.theta)
+        loss = half.outer().detach()
         found = half.run(METHODS[name], reduce=average_over_replicas)
         assert_close(found.gradients, truth.gradients, rtol=1e-6, atol=1e-12)
         assert found.diagnostics.outer_gradient_norm == pytest.approx(truth.diagnostics.outer_gradient_norm)
         assert found.diagnostics.curvature_ratio == pytest.approx(truth.diagnostics.curvature_ratio, rel=1e-5)
-        assert all(parameter.grad is None for parameter in [*theta, *half.phi])
-        assert_close(whole(theta), before, rtol=0, atol=0)
+        assert all(parameter.grad is None for parameter in [*half.theta, *half.phi])
+        assert_close(whole(half.theta), before, rtol=0, atol=0)
+        assert torch.equal(half.outer(), loss)
 
         alone = half.run(METHODS[name])  # the same without averaging: what a replica would believe by itself
         assert not torch.allclose(alone.gradients[0], truth.gradients[0], rtol=0.01)
@@ -135,7 +141,7 @@ def check_methods(strategy: str, rank: int) -> None:
 def check_gradients_are_kept(strategy: str, rank: int) -> None:
     half = shared(strategy, rank)
     half.inner().backward()
-    parameters = [*half.model.parameters(), *half.phi]
+    parameters = [*half.theta, *half.phi]
     grads = [(parameter.grad, None if parameter.grad is None else parameter.grad.clone()) for parameter in parameters]
     half.run(METHODS["neumann"], reduce=average_over_replicas)
     for parameter, (grad, value) in zip(parameters, grads, strict=True):
@@ -144,10 +150,10 @@ def check_gradients_are_kept(strategy: str, rank: int) -> None:
 
 
 def check_after_training(strategy: str, rank: int) -> None:
-    """An Adam step, a look without gradients, a calibrated radius, and Adam's own step sizes."""
+    """An Adam step, a look without gradients before theta moves again, a calibrated radius, and Adam's own step sizes."""
     results = []
-    for bilevel, reduce in ((Bilevel(), None), (shared(strategy, rank), average_over_replicas)):
-        theta = list(bilevel.model.parameters())
+    for bilevel, reduce in ((Bilevel(), None), (shared(strategy, rank, reshard=False), average_over_replicas)):
+        theta = bilevel.theta
         optimizer = torch.optim.AdamW(theta, lr=0.01)
         bilevel.inner().backward()
         if reduce is not None and strategy == "ddp":
@@ -157,6 +163,8 @@ def check_after_training(strategy: str, rank: int) -> None:
         optimizer.step()
         with torch.no_grad():
             bilevel.outer()
+            for parameter in theta:
+                parameter.mul_(1.5)  # unseen by a module that stays gathered
         method = partial(adam_preconditioned, step_sizes=adam_step_sizes(optimizer, theta), hessian_products=2)
         options = {} if reduce is None else {"reduce": reduce}
         results.append(bilevel.run(method, calibrate=True, curvature=finite_difference, **options))
@@ -169,11 +177,15 @@ def check_after_training(strategy: str, rank: int) -> None:
 def check_refusals(rank: int) -> None:
     from crosstask.lightning_modules.hypergradients import exact
 
-    half = shared("fsdp", rank)
+    half = shared("fsdp", rank, reshard=False)
     with pytest.raises(ValueError, match="exact second derivatives cannot pass through sharded parameters"):
         half.run(identity, curvature=exact)
     with pytest.raises(ValueError, match="keep outer parameters outside fully_shard"):
-        hypergradient(identity, half.inner, half.outer, half.phi, list(half.model.parameters()))
+        hypergradient(identity, half.inner, half.outer, half.phi, half.theta)
+    half.outer()
+    half.theta = list(half.model.parameters())
+    with pytest.raises(ValueError, match="a temporary that FSDP2 gathered for a forward"):
+        half.run(identity)
 
 
 def main(strategy: str, rank: int, rendezvous: str) -> None:

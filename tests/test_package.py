@@ -17,10 +17,12 @@ ROOMS = ("datamodules", "lightning_modules", "callbacks", "cli")  # imports run 
 
 
 def modules() -> list[ModuleType]:
-
-    found = [module.name for room in ROOMS[:3] for module in pkgutil.walk_packages([str(ROOT / room)], f"crosstask.{room}.")]
-
-    return [importlib.import_module(name) for name in [*found, "crosstask.cli"]]
+    names = [
+        module.name
+        for room in ROOMS[:3]
+        for module in pkgutil.walk_packages([str(ROOT / room)], f"crosstask.{room}.")
+    ]
+    return [importlib.import_module(name) for name in [*names, "crosstask.cli"]]
 
 
 def test_setup_lists_exactly_the_packages_that_are_there() -> None:

@@ -13,7 +13,7 @@ from crosstask.datamodules.schema import IGNORE_INDEX, CausalBatch
 from crosstask.datamodules.stream import Position, TrainPlan, TrainStream, deal
 
 
-@pytest.fixture()
+@pytest.fixture
 def plan(make_datamodule: Callable[..., InstructionTuningDataModule]) -> TrainPlan:
     datamodule = make_datamodule()
     datamodule.prepare_data()

@@ -1,0 +1,104 @@
+"""Write every prediction as one line of JSON, to be read by people and programs."""
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+import lightning as L
+from lightning import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from ..lightning_modules.metrics import Answer
+
+
+class PredictionWriter(Callback):
+    """Write answers of ``validate``, ``test`` and ``predict`` as JSONL, in the order of the examples.
+
+    Every process writes its own part as batches end, so that a run that is killed keeps what it had; the first
+    process joins the parts.
+
+    Args:
+        folder: Where to write ``<stage>.jsonl``; by default ``predictions`` in the run's folder.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+        self._part: IO[str] | None = None
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._open(trainer, "validation")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._open(trainer, "test")
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._open(trainer, "predict")
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self._write(outputs)
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self._write(outputs)
+
+    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self._write(outputs)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._join(trainer, "validation")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._join(trainer, "test")
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._join(trainer, "predict")
+
+    def _folder(self, trainer: L.Trainer) -> Path:
+        return Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "predictions")
+
+    def _open(self, trainer: L.Trainer, stage: str) -> None:
+        folder = self._folder(trainer)
+        folder.mkdir(parents=True, exist_ok=True)
+        if trainer.is_global_zero:  # parts of a run that was killed would be joined with these
+            for part in folder.glob(f".{stage}-*.part"):
+                part.unlink()
+        trainer.strategy.barrier()
+        self._part = open(folder / f".{stage}-{trainer.global_rank}.part", "w", encoding="utf-8")  # noqa: SIM115
+
+    def _write(self, answers: list[Answer] | None) -> None:
+        if self._part is None:
+            return
+        for answer in answers or ():
+            self._part.write(json.dumps(_line(answer), ensure_ascii=False) + "\n")
+        self._part.flush()
+
+    def _join(self, trainer: L.Trainer, stage: str) -> None:
+        if self._part is None:
+            return
+        self._part.close()
+        self._part = None
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            folder = self._folder(trainer)
+            parts = sorted(folder.glob(f".{stage}-*.part"))
+            lines = [line for part in parts for line in part.read_text(encoding="utf-8").splitlines()]
+            lines.sort(key=lambda line: json.loads(line)["number"])
+            (folder / f"{stage}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            for part in parts:
+                part.unlink()
+
+
+def _line(answer: Answer) -> dict[str, Any]:
+    example = answer.example
+    return {
+        "number": example.number,
+        "task": example.task,
+        "category": example.category,
+        "level": example.level,
+        "id": example.id,
+        "prompt": example.source,
+        "references": list(example.references),
+        "prediction": answer.prediction,
+        "rouge_l": answer.rouge_l,
+        "exact_match": answer.exact_match,
+    }
