@@ -67,7 +67,7 @@ def _groups(
     tasks: dict[str, set[str]] = {}
     for name, example in zip(names, examples, strict=True):
         tasks.setdefault(name, set()).add(example.task)
-    estimates = {metric: bootstrap_by(getattr(scores, metric).numpy(), names) for metric in METRICS}
+    estimates = {metric: bootstrap_by(getattr(scores, metric), names) for metric in METRICS}
     return [Group(name, len(tasks[name]), {metric: estimates[metric][name] for metric in METRICS}) for name in tasks]
 
 

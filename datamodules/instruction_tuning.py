@@ -120,6 +120,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         names = self._task_names()
         if stage == "fit":
             self._plan_training(names)
+            self.train_dataloader()  # refuses what cannot be dealt, before a model is built
         if stage in ("fit", "validate"):
             self._read_evaluation("validation", names)
         if stage in ("test", "predict"):

@@ -10,7 +10,7 @@ inputs, so that the operation can only be read from the definition::
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 POOLS = {
@@ -23,6 +23,8 @@ POOLS = {
 }
 POOLS["word"] = POOLS["animal"] + POOLS["color"] + POOLS["food"]
 KIND_OF = {item: kind for kind in ("animal", "color", "food") for item in POOLS[kind]}
+
+SPLITS = ("train", "dev", "test")
 
 Draw = Callable[[Random, str], tuple[str, str]]
 """Makes one solved pair (input, output) with items of a kind."""
@@ -59,17 +61,22 @@ class ToyTask:
 
     operation: Operation
     kind: str
-    name: str = field(init=False)
-    definition: str = field(init=False)
-    splits: tuple[str, ...] = field(init=False)  # of "train", "dev" and "test"
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", f"{self.operation.name}_{self.kind}s")
-        object.__setattr__(self, "definition", self.operation.definition.format(self.kind))
-        object.__setattr__(self, "splits", _splits(self.operation, self.kind))
+    @property
+    def name(self) -> str:
+        return f"{self.operation.name}_{self.kind}s"
+
+    @property
+    def definition(self) -> str:
+        return self.operation.definition.format(self.kind)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Those of ``SPLITS`` that list the task."""
+        return tuple(split for split in SPLITS if self.kind in getattr(self.operation, split).split())
 
     def draw(self, rng: Random) -> tuple[str, str]:
-        """One solved pair of texts."""
+        """One solved pair of texts: input and output."""
         return self.operation.draw(rng, self.kind)
 
 
@@ -88,14 +95,10 @@ def a_list(solve: Callable[[list[str]], list[str]], *, sizes: tuple[int, int] = 
     return draw
 
 
-def a_capital_list(solve: Callable[[list[str]], list[str]]) -> Draw:
-    """A list in capital letters: ``list: CAT OWL``."""
-
-    def draw(rng: Random, kind: str) -> tuple[str, str]:
-        text, answer = a_list(solve)(rng, kind)
-        return f"list: {text.removeprefix('list: ').upper()}", answer
-
-    return draw
+def a_capital_list(rng: Random, kind: str) -> tuple[str, str]:
+    """A list in capital letters, answered in small ones: ``list: CAT OWL`` is ``cat owl``."""
+    text = " ".join(rng.sample(POOLS[kind], rng.randint(2, 4)))
+    return f"list: {text.upper()}", text
 
 
 def a_mixed_list(solve: Callable[[list[bool], list[str]], list[str]], *, counts: tuple[int, int] = (1, 3)) -> Draw:
@@ -111,43 +114,45 @@ def a_mixed_list(solve: Callable[[list[bool], list[str]], list[str]], *, counts:
 
 
 def a_lookup(rng: Random, kind: str) -> tuple[str, str]:
-    """Names with an item each, and one of the names: ``list: Ann red Ben blue. Ben`` is blue."""
+    """A name and a list that gives each name an item: ``name: Ben list: Ann red Ben blue`` is blue."""
     size = rng.randint(2, 3)
     pairs = dict(zip(rng.sample(POOLS["name"], size), rng.sample(POOLS[kind], size), strict=True))
     asked = rng.choice(list(pairs))
-    return f"list: {' '.join(f'{name} {item}' for name, item in pairs.items())}. {asked}", pairs[asked]
+    return f"name: {asked} list: {' '.join(f'{name} {item}' for name, item in pairs.items())}", pairs[asked]
 
 
 def a_membership(rng: Random, kind: str) -> tuple[str, str]:
-    """A list and an item that may be in it: ``list: cat dog fox. dog`` is yes."""
+    """An item and a list that may have it: ``animal: dog list: cat dog fox`` is yes."""
     *items, stranger = rng.sample(POOLS[kind], rng.randint(3, 4))
     asked, answer = rng.choice([(rng.choice(items), "yes"), (stranger, "no")])
-    return f"list: {' '.join(items)}. {asked}", answer
+    return f"{kind}: {asked} list: {' '.join(items)}", answer
 
 
 def a_choice(rng: Random, kind: str) -> tuple[str, str]:
-    """Lettered options, one of which is of the kind: ``list: A cat B red C soup`` is B for the color."""
-    right = rng.randrange(3)
-    options = rng.sample(others(kind), 2)
-    options.insert(right, rng.choice(POOLS[kind]))
-    return f"list: {' '.join(f'{letter} {option}' for letter, option in zip('ABC', options, strict=True))}", "ABC"[right]
+    """Three options, one of which is of the kind: ``list: cat or 7 or red`` is red for the color."""
+    right = rng.choice(POOLS[kind])
+    options = [right, *rng.sample(others(kind), 2)]
+    rng.shuffle(options)
+    return f"list: {' or '.join(options)}", right
 
 
-def a_sentence(template: str, *kinds: str) -> Draw:
-    """Items that fill the gaps of a sentence in order: ``list: Ann red cat`` is ``Ann has a red cat.``"""
+def a_sentence(template: str) -> Draw:
+    """A sentence with four gaps, filled in order: ``list: Ann red cat Ben`` is ``Ann gives a red cat to Ben.``"""
 
     def draw(rng: Random, kind: str) -> tuple[str, str]:
-        items = [rng.choice(POOLS[each]) for each in (*kinds, kind)]
+        items = [rng.choice(POOLS[gap]) for gap in ("name", "color", kind, "name")]
         return f"list: {' '.join(items)}", template.format(*items)
 
     return draw
 
 
-def a_match(rng: Random, kind: str) -> tuple[str, str]:
-    """Whether the last item is the first one again: ``list: cat dog cat`` is yes."""
-    items = rng.sample(POOLS[kind], 4)
-    answer = rng.choice(["yes", "no"])
-    return f"list: {' '.join([*items[:3], items[0] if answer == 'yes' else items[3]])}", answer
+def a_repetition(rng: Random, kind: str) -> tuple[str, str]:
+    """Three or four items, one of which comes two times: ``list: cat dog cat`` is cat."""
+    items = rng.sample(POOLS[kind], rng.randint(2, 3))
+    twice = rng.choice(items)
+    items.append(twice)
+    rng.shuffle(items)
+    return f"list: {' '.join(items)}", twice
 
 
 def same(items: list[str]) -> list[str]:
@@ -194,8 +199,10 @@ OPERATIONS = (
               a_list(backwards), train="food letter number", dev="food color"),
     Operation("capitals", "Letter Case", "Write the {}s in capital letters.", "Every letter is a capital.",
               a_list(lambda items: [item.upper() for item in items]), train="animal food name", test="food color"),
+    Operation("capital_first", "Letter Case", "Write the first {} in capital letters.", "The first one, in capitals.",
+              a_list(lambda items: [items[0].upper()]), train="color name"),
     Operation("small", "Letter Case", "Write the {}s in small letters.", "Every letter is small.",
-              a_capital_list(same), train="animal color food"),
+              a_capital_list, train="animal color food"),
     Operation("count", "Counting", "How many {}s are there?", "Only the items of this kind count.",
               a_mixed_list(lambda wanted, items: [str(sum(wanted))], counts=(1, 4)),
               train="animal food name number", test="food color"),
@@ -213,14 +220,14 @@ OPERATIONS = (
               a_list(lambda items: [max(items, key=int)]), train="number", test="number"),
     Operation("smallest", "Comparison", "Write the smallest {}.", "No other one is smaller.",
               a_list(lambda items: [min(items, key=int)]), train="number", dev="number"),
-    Operation("lookup", "Key Lookup", "Write the {} of the last name.", "It stands after the name.",
+    Operation("lookup", "Key Lookup", "Write the {} that the name has.", "It stands after the name.",
               a_lookup, train="color food letter number", test="color animal"),
     Operation("add_one", "Arithmetic", "Add one to each {}.", "Each is one bigger.",
-              a_list(plus(1)), train="number", test="number"),
+              a_list(plus(1), sizes=(2, 3)), train="number", test="number"),
     Operation("add_two", "Arithmetic", "Add two to each {}.", "Each is two bigger.",
-              a_list(plus(2)), train="number"),
+              a_list(plus(2), sizes=(2, 3)), train="number"),
     Operation("kind_of_each", "Tagging", "Write the kind of each {}.", "Each word has its kind.",
-              a_list(kinds), train="word", test="word"),
+              a_list(kinds, sizes=(2, 3)), train="word", test="word"),
     Operation("kind_of_first", "Tagging", "Write the kind of the first {}.", "It is the kind of the first one.",
               a_list(lambda items: kinds(first(items))), train="word"),
     Operation("kind_of_last", "Tagging", "Write the kind of the last {}.", "It is the kind of the last one.",
@@ -228,28 +235,23 @@ OPERATIONS = (
     Operation("only", "Filtering", "Write only the {}s.", "The rest is left out.",
               a_mixed_list(only), train="animal food name number", test="animal color"),
     Operation("all_but", "Filtering", "Write all but the {}s.", "They are left out.",
-              a_mixed_list(all_but), train="animal color number"),
-    Operation("has", "Membership", "Is the last {} in the list? Write yes or no.", "The list is searched for it.",
+              a_mixed_list(all_but), train="animal food number"),
+    Operation("has", "Membership", "Is the {} in the list? Write yes or no.", "The list is searched for it.",
               a_membership, train="animal color letter number", test="number name"),
-    Operation("choose", "Multiple Choice", "Write the letter of the {}.", "This letter stands before it.",
+    Operation("choose", "Multiple Choice", "Choose the {}.", "It is the only option of this kind.",
               a_choice, train="animal color name number", test="color food"),
-    Operation("name_has", "Template Filling", "Fill in: the name has number color {}.", "They fill the gaps in order.",
-              a_sentence("{} has {} {} {}.", "name", "number", "color"), train="animal"),
-    Operation("name_eats", "Template Filling", "Fill in: the name eats number color {}.", "They fill the gaps in order.",
-              a_sentence("{} eats {} {} {}.", "name", "number", "color"), train="food"),
+    Operation("gives", "Template Filling", "Fill in: name gives a color {} to name.", "The list fills it in order.",
+              a_sentence("{} gives a {} {} to {}."), train="animal"),
+    Operation("eats", "Template Filling", "Fill in: name eats a color {} with name.", "The list fills it in order.",
+              a_sentence("{} eats a {} {} with {}."), train="food"),
     Operation("find", "Keyword Extraction", "Write the {}.", "It is the only one of its kind.",
               a_mixed_list(only, counts=(1, 1)), test="color food"),
     Operation("drop_first", "List Editing", "Write all {}s but the first.", "The first one is left out.",
               a_list(lambda items: items[1:]), test="animal number"),
-    Operation("match", "Text Matching", "Is the last {} the same as the first? Write yes or no.", "The two are compared.",
-              a_match, test="animal number"),
+    Operation("repeated", "Repetition Detection", "Write the {} that is in the list two times.", "The others come one time.",
+              a_repetition, test="animal number"),
 )
 # fmt: on
-
-
-def _splits(operation: Operation, kind: str) -> tuple[str, ...]:
-    return tuple(split for split in ("train", "dev", "test") if kind in getattr(operation, split).split())
-
 
 TASKS = tuple(
     ToyTask(operation, kind)

@@ -24,13 +24,12 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from .toy_tasks import TASKS, ToyTask
+from .toy_tasks import SPLITS, TASKS, ToyTask
 
 VERSION = 1
-SPLITS = ("train", "dev", "test")
 TEST_INSTANCES = 100
 POSITIVE, NEGATIVE = 2, 1
-VOCABULARY = 800
+VOCABULARY = 600
 PROMPTS = (
     "Instructions: {}\nInput: {}\nAnswer: {}",
     "Task: {}\n{} Answer: {}",

@@ -105,7 +105,7 @@ class InstructionTuningModule(L.LightningModule):
             require_document_attention(model, self.row_length)
         add_embedding_dropout(model, self.embedding_dropout)
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable()
         if self.compile_blocks:
             compile_layers(model)
         # from_pretrained hands out a model in evaluation mode, and Lightning keeps modes: nothing would be dropped.

@@ -51,15 +51,17 @@ class Answer(NamedTuple):
 class Scores(NamedTuple):
     """Scores of all examples, sorted by number, the same on every process.
 
+    They are arrays, since torchmetrics makes scalars of tensors that hold one element.
+
     Args:
         number: int64 [n], ``EvaluationExample.number``.
         rouge_l: float64 [n], in [0, 1].
         exact_match: float64 [n], 0 or 1.
     """
 
-    number: Tensor
-    rouge_l: Tensor
-    exact_match: Tensor
+    number: NDArray[np.int64]
+    rouge_l: NDArray[np.float64]
+    exact_match: NDArray[np.float64]
 
 
 class GenerationScores(Metric):
@@ -88,10 +90,11 @@ class GenerationScores(Metric):
     def compute(self) -> Scores:
         """Scores of every example that any process answered."""
         numbers, rouge, exact = (
-            dim_zero_cat(state) if len(state) else self._tensor([]) for state in (self.numbers, self.rouge, self.exact)
+            (dim_zero_cat(state) if len(state) else self._tensor([])).cpu().numpy()
+            for state in (self.numbers, self.rouge, self.exact)
         )
-        numbers, places = np.unique(numbers.cpu().numpy(), return_index=True)
-        return Scores(torch.from_numpy(numbers).long(), rouge.cpu()[places], exact.cpu()[places])
+        numbers, places = np.unique(numbers, return_index=True)
+        return Scores(numbers.astype(np.int64), rouge[places], exact[places])
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=self.device)

@@ -7,17 +7,22 @@ from typing import Any
 import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
+from crosstask.datamodules.tokenization import load_tokenizer
 from crosstask.datamodules.toybench import write_toybench
 
-TINY_MODEL = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 256,
-}
+
+@pytest.fixture(scope="session")
+def tiny_model() -> dict[str, Any]:
+    """Fields of a configuration of some 30 thousand parameters."""
+    return {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 256,
+    }
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +35,6 @@ def toybench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer(toybench: Path) -> Any:
-    from crosstask.datamodules.tokenization import load_tokenizer
-
     return load_tokenizer(str(toybench / "tokenizer"))
 
 

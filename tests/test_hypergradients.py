@@ -1,8 +1,10 @@
 """Hypergradients on problems whose answer is known: quadratics, ridge regression, an unrolled network."""
 
+import doctest
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.testing import assert_close
 
+from crosstask.lightning_modules import curvature, rng
 from crosstask.lightning_modules.curvature import calibrate_radius
 from crosstask.lightning_modules.hypergradients import (
     Vector,
@@ -77,14 +80,14 @@ def quadratic(eigenvalues: list[float]) -> Quadratic:
 POSITIVE = [0.5, 0.8, 1.0, 1.3, 1.7, 2.0]
 
 
-@pytest.mark.parametrize(("curvature", "tolerance"), [(exact, 1e-12), (finite_difference, 1e-9)])
+@pytest.mark.parametrize(("way", "tolerance"), [(exact, 1e-12), (finite_difference, 1e-9)])
 @pytest.mark.parametrize("products", [0, 1, 2, 7])
 def test_neumann_with_m_products_is_the_polynomial_of_m_plus_one_terms(
-    products: int, curvature: Callable, tolerance: float
+    products: int, way: Callable, tolerance: float
 ) -> None:
     q = quadratic(POSITIVE)
     method = partial(neumann, gamma=0.3, hessian_products=products)
-    found = hypergradient(method, q.inner, q.outer, q.theta, q.phi, curvature=curvature)
+    found = hypergradient(method, q.inner, q.outer, q.theta, q.phi, curvature=way)
 
     identity_matrix = torch.eye(6, dtype=torch.float64)
     shrink = identity_matrix - 0.3 * q.H
@@ -97,15 +100,15 @@ def test_neumann_with_m_products_is_the_polynomial_of_m_plus_one_terms(
     assert not torch.allclose(found.gradients[0], q.answer(one_term_fewer), atol=1e-4)
 
 
-@pytest.mark.parametrize(("curvature", "tolerance"), [(exact, 1e-10), (finite_difference, 1e-6)])
+@pytest.mark.parametrize(("way", "tolerance"), [(exact, 1e-10), (finite_difference, 1e-6)])
 @pytest.mark.parametrize(
     "method", [partial(neumann, gamma=0.9, hessian_products=200), partial(conjugate_gradient, iterations=6)]
 )
 def test_series_and_conjugate_gradient_reach_the_implicit_solution(
-    method: Callable, curvature: Callable, tolerance: float
+    method: Callable, way: Callable, tolerance: float
 ) -> None:
     q = quadratic(POSITIVE)
-    found = hypergradient(method, q.inner, q.outer, q.theta, q.phi, curvature=curvature)
+    found = hypergradient(method, q.inner, q.outer, q.theta, q.phi, curvature=way)
     close(found.gradients[0], q.answer(torch.linalg.inv(q.H)), atol=tolerance)
     assert not found.diagnostics.grew
 
@@ -193,11 +196,11 @@ def test_a_shared_parameter_counts_once_and_phi_keeps_its_order() -> None:
 # ---- ridge regression: the normal equations are the inner optimum ----
 
 
-@pytest.mark.parametrize(("curvature", "tolerance"), [(exact, 1e-9), (finite_difference, 1e-6)])
+@pytest.mark.parametrize(("way", "tolerance"), [(exact, 1e-9), (finite_difference, 1e-6)])
 @pytest.mark.parametrize(
     "method", [partial(conjugate_gradient, iterations=5), partial(neumann, gamma=0.4, hessian_products=400)]
 )
-def test_ridge_regression_meets_its_normal_equations(method: Callable, curvature: Callable, tolerance: float) -> None:
+def test_ridge_regression_meets_its_normal_equations(method: Callable, way: Callable, tolerance: float) -> None:
     torch.manual_seed(0)
     X, y, X_val, y_val = torch.randn(20, 5), torch.randn(20), torch.randn(20, 5), torch.randn(20)
     X, y, X_val, y_val = (data.double() for data in (X, y, X_val, y_val))
@@ -214,9 +217,7 @@ def test_ridge_regression_meets_its_normal_equations(method: Callable, curvature
     def outer(w: Tensor) -> Tensor:
         return (X_val @ w - y_val).square().mean()
 
-    found = hypergradient(method, inner, lambda: outer(weights), [weights], [log_decay], curvature=curvature).gradients[
-        0
-    ]
+    found = hypergradient(method, inner, lambda: outer(weights), [weights], [log_decay], curvature=way).gradients[0]
     truth = torch.autograd.grad(outer(solution()), log_decay)[0]
     assert_close(found, truth, rtol=tolerance, atol=0)
 
@@ -390,6 +391,13 @@ def test_the_radius_is_calibrated_from_far_outside_the_linear_range() -> None:
 def test_a_loss_that_no_radius_suits_is_warned_about() -> None:
     with pytest.warns(UserWarning, match="off by"):
         calibrate_radius(lambda radius: [torch.randn(3)], 1e-3)
+
+
+@pytest.mark.parametrize("module", [curvature, rng])
+def test_the_examples_in_docstrings_run(module: ModuleType) -> None:
+    results = doctest.testmod(module, extraglobs={"torch": torch})
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 # ---- bad input ----

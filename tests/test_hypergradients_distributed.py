@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn import Parameter
 from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
 
 from crosstask.lightning_modules.hypergradients import (
     Hypergradient,
@@ -24,6 +25,7 @@ from crosstask.lightning_modules.hypergradients import (
     adam_step_sizes,
     average_over_replicas,
     conjugate_gradient,
+    exact,
     finite_difference,
     hypergradient,
     identity,
@@ -70,8 +72,12 @@ class Network(nn.Module):
         self.head = nn.Linear(5, 3)
         self.unused = nn.Linear(3, 3)
 
+        self.checkpoints = False
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.blocks[1](torch.tanh(self.blocks[0](x)))))
+        for block in self.blocks:
+            x = torch.tanh(checkpoint(block, x, use_reentrant=False) if self.checkpoints else block(x))
+        return self.head(x)
 
 
 class Bilevel:
@@ -138,6 +144,13 @@ def check_methods(strategy: str, rank: int) -> None:
         assert not torch.allclose(alone.gradients[0], truth.gradients[0], rtol=0.01)
 
 
+def check_checkpoints(strategy: str, rank: int) -> None:
+    truth, half = Bilevel().run(METHODS["neumann"]), shared(strategy, rank)
+    half.model.checkpoints = True
+    found = half.run(METHODS["neumann"], reduce=average_over_replicas)
+    assert_close(found.gradients, truth.gradients, rtol=1e-6, atol=1e-12)
+
+
 def check_gradients_are_kept(strategy: str, rank: int) -> None:
     half = shared(strategy, rank)
     half.inner().backward()
@@ -150,7 +163,7 @@ def check_gradients_are_kept(strategy: str, rank: int) -> None:
 
 
 def check_after_training(strategy: str, rank: int) -> None:
-    """An Adam step, a look without gradients before theta moves again, a calibrated radius, and Adam's own step sizes."""
+    """An Adam step, a look without gradients before theta moves again, a calibrated radius, Adam's step sizes."""
     results = []
     for bilevel, reduce in ((Bilevel(), None), (shared(strategy, rank, reshard=False), average_over_replicas)):
         theta = bilevel.theta
@@ -175,8 +188,6 @@ def check_after_training(strategy: str, rank: int) -> None:
 
 
 def check_refusals(rank: int) -> None:
-    from crosstask.lightning_modules.hypergradients import exact
-
     half = shared("fsdp", rank, reshard=False)
     with pytest.raises(ValueError, match="exact second derivatives cannot pass through sharded parameters"):
         half.run(identity, curvature=exact)
@@ -191,6 +202,7 @@ def check_refusals(rank: int) -> None:
 def main(strategy: str, rank: int, rendezvous: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     check_methods(strategy, rank)
+    check_checkpoints(strategy, rank)
     check_gradients_are_kept(strategy, rank)
     check_after_training(strategy, rank)
     if strategy == "fsdp":

@@ -1,0 +1,166 @@
+"""The command line as its users run it: main([...]) on YAML files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import crosstask
+from crosstask.cli import CrosstaskCLI, main, run
+
+CONFIGS = Path(crosstask.__file__).parent / "configs"
+
+
+@pytest.fixture
+def config(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
+    """The quickstart's YAML and one override: a tiny model, short training, this test's folders."""
+    return shrink("quickstart", toybench, tmp_path, {"config": tiny_model})
+
+
+def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **data: Any) -> Path:
+    """A recipe as it ships, with what makes it small laid over it; saved, so that one --config runs it."""
+    recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    trainer = recipe["trainer"]
+    trainer |= {"accelerator": "cpu", "devices": 1, "precision": "32-true", "max_steps": 4}
+    trainer |= {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 2}
+    trainer |= {"log_every_n_steps": 1}
+    trainer |= {"accumulate_grad_batches": min(trainer.get("accumulate_grad_batches", 1), 2)}
+    trainer["logger"]["init_args"]["save_dir"] = trainer["default_root_dir"] = str(tmp_path / "run")
+    for callback in trainer["callbacks"]:
+        if callback["class_path"] == "ModelCheckpoint":
+            callback["init_args"] |= {"dirpath": str(tmp_path / "checkpoints"), "every_n_train_steps": 2}
+    recipe["model"]["init_args"] |= {"pretrained": None, "warmup_steps": 1, "compile": False, "fused": False} | model
+    small = {"row_length": 128, "rows_per_step": 4, "max_new_tokens": 6, "test_examples": 3, "validation_examples": 2}
+    recipe["data"]["init_args"] |= {
+        "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
+        "tokenizer": str(toybench / "tokenizer"),
+        "cache": str(tmp_path / "store"),
+        **small,
+        **data,
+    }
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_fit_validate_test_and_predict(config: Path, tmp_path: Path) -> None:
+    main(["fit", "--config", str(config)])
+    checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
+    runs = tmp_path / "run"
+    fitted = next(runs.glob("version_0/huggingface"))
+    assert yaml.safe_load((runs / "version_0/config.yaml").read_text())["trainer"]["max_steps"] == 4
+
+    main(["test", "--config", str(config), "--ckpt_path", checkpoint])
+    report = json.loads((runs / "version_1/report/test/report.json").read_text())
+    assert [level["name"] for level in report["levels"]] == [
+        "fully_supervised",
+        "partially_supervised",
+        "fully_held_out",
+    ]
+    assert all(level["tasks"] > 0 for level in report["levels"])
+    lines = [json.loads(line) for line in (runs / "version_1/predictions/test.jsonl").read_text().splitlines()]
+    assert [line["number"] for line in lines] == list(range(len(lines)))
+    assert len(lines) == sum(level["estimates"]["rouge_l"][3] for level in report["levels"])
+
+    main(["validate", "--config", str(config), "--ckpt_path", checkpoint, "--trainer.limit_val_batches", "1.0"])
+    assert (runs / "version_2/report/validation/report.md").exists()
+    main(["predict", "--config", str(config), "--ckpt_path", checkpoint])
+    predicted = [json.loads(line) for line in (runs / "version_3/predictions/predict.jsonl").read_text().splitlines()]
+    assert predicted == lines  # predict answers the test's prompts
+
+    assert_the_exported_folder_answers_alike(fitted, lines)
+
+
+def assert_the_exported_folder_answers_alike(folder: Path, lines: list[dict[str, Any]]) -> None:
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    assert model.config._attn_implementation == "sdpa"  # how rows were packed is not part of the export
+    for line in lines[:8]:
+        ids = torch.tensor([tokenizer(line["prompt"], add_special_tokens=False)["input_ids"]])
+        answer = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False)
+        assert tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True).strip() == line["prediction"]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+def test_every_recipe_trains_through_its_own_file(
+    name: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
+) -> None:
+    fields = dict(tiny_model)
+    if name.startswith("opt"):  # the recipe's dropout is a setting of OPT
+        fields = {"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64}
+        fields |= {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 256}
+    config = shrink(name, toybench, tmp_path, {"config": fields})
+    cli = run(["fit", "--config", str(config), "--trainer.max_steps", "2"])
+    assert cli.trainer.global_step == 2
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
+
+
+def test_an_encoder_decoder_model_takes_the_same_road(toybench: Path, tmp_path: Path) -> None:
+    fields = {"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    fields |= {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    config = shrink("quickstart", toybench, tmp_path, {"config": fields}, target_length=32)
+    main(["fit", "--config", str(config)])
+    cli = run(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "checkpoints/last.ckpt")])
+    assert 0 <= cli.trainer.callback_metrics["test/rouge_l"] <= 1
+
+
+def parsed(config: Path, *words: str) -> Any:
+    cli = CrosstaskCLI(
+        subclass_mode_model=True, subclass_mode_data=True, run=False, args=["--config", str(config), *words]
+    )
+    return cli.config
+
+
+@pytest.fixture
+def plain(config: Path) -> Path:
+    """The YAML without a subcommand."""
+    return config
+
+
+@pytest.mark.parametrize(
+    ("source", "value", "target"),
+    [
+        ("data.init_args.tokenizer", "some/tokenizer", "tokenizer"),
+        ("data.init_args.row_length", "64", "row_length"),
+        ("trainer.max_steps", "7", "total_steps"),
+    ],
+)
+def test_what_model_and_data_must_agree_on_is_linked(plain: Path, source: str, value: str, target: str) -> None:
+    linked = parsed(plain, f"--{source}", value)["model"]["init_args"][target]
+    assert str(linked) == value
+
+
+def test_a_checkpoint_does_not_change_the_models_arguments(config: Path, tmp_path: Path) -> None:
+    main(["fit", "--config", str(config)])
+    checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
+    words = ["test", "--config", str(config), "--ckpt_path", checkpoint, "--model.init_args.learning_rate", "0.5"]
+    assert run(words).model.learning_rate == 0.5
+
+
+def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, said in (
+        (["fit", "--model.help", "InstructionTuningModule"], "Peak of the schedule"),
+        (["fit", "--data.help", "InstructionTuningDataModule"], "Columns of a row"),
+        (["toybench", "--help"], "Instances of each"),
+    ):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data.init_args.rows_per_step", "3", "--trainer.accumulate_grad_batches", "2"], "multiple of 2"),
+        (["--trainer.max_steps", "-1"], r"set trainer.max_steps \(an epoch of this mixture has \d+\)"),
+        (["--data.init_args.row_length", "512"], "exceeds the 256 positions"),
+        (["--model.init_args.warmup_steps", "9"], "between 0 and the 4 steps"),
+        (["--data.init_args.target_length", "16"], "leave out the datamodule's target_length"),
+    ],
+)
+def test_impossible_settings_are_refused_before_training(config: Path, words: list[str], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        main(["fit", "--config", str(config), *words])

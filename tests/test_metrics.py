@@ -1,0 +1,114 @@
+"""Scores, their gathering, and estimates."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crosstask.datamodules.schema import EvaluationExample
+from crosstask.lightning_modules.metrics import (
+    Answer,
+    GenerationScores,
+    bootstrap,
+    bootstrap_by,
+    exact_match,
+)
+
+
+def example(number: int, reference: str = "the cat sat") -> EvaluationExample:
+    return EvaluationExample(number, "task", "category", "fully_held_out", str(number), "prompt", (reference,))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "references", "equal"),
+    [
+        ("Yes.", ("yes",), True),
+        ("the  cat", ("The cat!",), True),
+        ("cat", ("the cat",), False),  # articles stay
+        ("b", ("a", "B"), True),
+        ("", ("?",), True),  # punctuation alone is nothing, on both sides
+    ],
+)
+def test_exact_match_after_the_official_normalization(
+    prediction: str, references: tuple[str, ...], equal: bool
+) -> None:
+    assert exact_match(prediction, references) is equal
+
+
+def test_normalization_is_not_applied_before_rouge() -> None:
+    """ "it's" is two tokens to ROUGE and one word to exact match."""
+    answer = Answer.of(example(0, "it s"), "it's")
+    assert (answer.rouge_l, answer.exact_match) == (1.0, False)
+
+
+def test_an_example_answered_twice_counts_once() -> None:
+    metric = GenerationScores()
+    metric.update([Answer.of(example(3), "the cat sat"), Answer.of(example(1), "no")])
+    metric.update([])
+    metric.update([Answer.of(example(3), "the cat sat"), Answer.of(example(0), "the cat")])
+    scores = metric.compute()
+    assert scores.number.tolist() == [0, 1, 3]
+    assert scores.rouge_l.tolist() == pytest.approx([0.8, 0.0, 1.0])
+    assert scores.exact_match.tolist() == [0.0, 0.0, 1.0]
+
+
+def test_no_answer_at_all_is_no_error() -> None:
+    metric = GenerationScores()
+    metric.update([])
+    assert len(metric.compute().number) == 0
+
+
+SCRIPT = """
+import os, torch, torch.distributed as dist
+from crosstask.datamodules.schema import EvaluationExample
+from crosstask.lightning_modules.metrics import Answer, GenerationScores
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+metric = GenerationScores()
+answers = [Answer(EvaluationExample(n, "t", "c", "fully_held_out", "", "", ("x",)), "", n / 10, n % 2 == 0)
+           for n in (range(5) if rank == 0 else {second})]
+metric.update(answers)
+scores = metric.compute()
+print("scores", rank, scores.number.tolist(), scores.rouge_l.tolist(), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("second", "numbers"), [("(2, 6, 7)", [0, 1, 2, 3, 4, 6, 7]), ("()", [0, 1, 2, 3, 4])], ids=["overlap", "nothing"]
+)
+def test_two_processes_agree_and_count_nothing_twice(tmp_path: Path, second: str, numbers: list[int]) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.replace("{second}", second))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    said = sorted(line for line in done.stdout.splitlines() if line.startswith("scores"))
+    values = [number / 10 for number in numbers]
+    assert said == [f"scores {rank} {numbers} {values}" for rank in (0, 1)]
+
+
+def test_equal_scores_leave_no_doubt() -> None:
+    assert bootstrap(np.full(50, 0.25)) == (0.25, 0.25, 0.25, 50)
+
+
+def test_the_interval_is_that_of_the_normal_approximation_where_it_holds() -> None:
+    values = (np.random.default_rng(0).random(2000) < 0.3).astype(float)
+    estimate = bootstrap(values)
+    half_width = 1.96 * values.std() / np.sqrt(2000)
+    assert estimate.low == pytest.approx(values.mean() - half_width, abs=0.1 * half_width)
+    assert estimate.high == pytest.approx(values.mean() + half_width, abs=0.1 * half_width)
+
+
+def test_groups_are_pooled() -> None:
+    estimates = bootstrap_by(np.array([1.0, 0.0, 1.0, 1.0]), ["a", "b", "a", "b"])
+    assert [(group, e.mean, e.count) for group, e in estimates.items()] == [("a", 1.0, 2), ("b", 0.5, 2)]
+
+
+def test_scores_keep_their_digits() -> None:
+    metric = GenerationScores()
+    metric.update([Answer(example(2**40 + 1), "", 1 / 3, False)])
+    scores = metric.compute()
+    assert scores.number.tolist() == [2**40 + 1]
+    assert scores.rouge_l.tolist() == [1 / 3]

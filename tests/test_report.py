@@ -1,0 +1,49 @@
+"""The generalization report: hand-computed numbers."""
+
+import numpy as np
+import pytest
+
+from crosstask.callbacks.report import build_report, render_markdown
+from crosstask.datamodules.schema import EvaluationExample, Level
+from crosstask.lightning_modules.metrics import Scores
+
+
+def example(number: int, task: str, category: str, level: Level) -> EvaluationExample:
+    return EvaluationExample(number, task, category, level, str(number), "", ("x",))
+
+
+EXAMPLES = [
+    example(0, "copy", "Copying", "fully_supervised"),
+    example(1, "copy", "Copying", "fully_supervised"),
+    example(2, "copy backwards", "Copying", "partially_supervised"),
+    example(3, "copy backwards", "Copying", "partially_supervised"),
+]
+SCORES = Scores(
+    np.arange(4),
+    np.array([1.0, 0.5, 0.5, 0.0]),
+    np.array([1.0, 0.0, 0.0, 0.0]),
+)
+
+
+def test_means_are_over_instances_in_every_grouping() -> None:
+    report = build_report(SCORES, EXAMPLES)
+    means = {group.name: group.estimates["rouge_l"].mean for group in [*report.levels[:2], *report.tasks]}
+    assert means == {"fully_supervised": 0.75, "partially_supervised": 0.25, "copy": 0.75, "copy backwards": 0.25}
+    assert report.overall.estimates["exact_match"].mean == 0.25
+    (copying,) = report.categories
+    assert (copying.tasks, copying.instances, copying.estimates["rouge_l"].mean) == (2, 4, 0.5)
+
+
+def test_all_three_levels_are_listed_also_where_there_are_no_tasks() -> None:
+    report = build_report(SCORES, EXAMPLES)
+    assert [(group.name, group.tasks) for group in report.levels] == [
+        ("fully_supervised", 1),
+        ("partially_supervised", 1),
+        ("fully_held_out", 0),
+    ]
+    assert "| fully held out | 0 | 0 | no tasks | no tasks |" in render_markdown(report, "title")
+
+
+def test_an_example_without_a_score_is_not_averaged_away() -> None:
+    with pytest.raises(ValueError, match="1 of 5 examples have no score"):
+        build_report(SCORES, [*EXAMPLES, example(4, "sort", "Sorting", "fully_held_out")])

@@ -1,0 +1,47 @@
+"""ROUGE-L against rouge_score itself."""
+
+import random
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+
+from crosstask.datamodules.rouge import rouge_l
+
+SCORER = RougeScorer(["rougeL"], use_stemmer=True)
+CHARACTERS = "abc dEf ghijklmnop 12 3-'_.,é日ßİıσς \n\t$"
+WORDS = "running runs ran cats cat's naive generalization generalized tasks the a 42 x y's sky skies dying ties".split()
+
+
+def texts(seed: int, count: int) -> list[str]:
+    """Half random characters, half real words in random order."""
+    rng = random.Random(seed)
+    made = ["".join(rng.choices(CHARACTERS, k=rng.randint(0, 60))) for _ in range(count // 2)]
+    return made + [" ".join(rng.choices(WORDS, k=rng.randint(0, 25))) for _ in range(count // 2)]
+
+
+def test_scores_are_those_of_rouge_score() -> None:
+    predictions, references = texts(0, 4000), texts(1, 4000)
+    random.Random(2).shuffle(references)
+    nonzero = 0
+    for prediction, reference in zip(predictions, references, strict=True):
+        expected = SCORER.score(reference, prediction)["rougeL"].fmeasure
+        assert abs(rouge_l(prediction, [reference]) - expected) <= 1e-12
+        nonzero += expected > 0
+    assert nonzero > 1000  # the texts do overlap, so the comparison means something
+
+
+def test_of_several_references_the_best_counts() -> None:
+    references = ["nothing alike", "the cat sat", "cats"]
+    expected = SCORER.score_multi(references, "the cat sat down")["rougeL"].fmeasure
+    assert rouge_l("the cat sat down", references) == pytest.approx(expected, abs=1e-12)
+    assert expected == pytest.approx(6 / 7)
+
+
+@pytest.mark.parametrize("text", ["", "?", "नमस्ते", "-"])
+def test_a_text_without_ascii_words_scores_zero_even_against_itself(text: str) -> None:
+    assert rouge_l(text, [text]) == 0.0
+
+
+def test_a_prediction_needs_something_to_be_compared_with() -> None:
+    with pytest.raises(ValueError, match="at least one reference"):
+        rouge_l("the cat", [])
