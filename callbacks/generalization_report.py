@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import lightning as L
 from lightning import Callback
@@ -10,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from .report import build_report, render_markdown, render_terminal
+from .run_folder import run_folder
 
 
 class GeneralizationReport(Callback):
@@ -33,11 +33,10 @@ class GeneralizationReport(Callback):
         self._report(trainer, pl_module, "test")
 
     def _report(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        folder = run_folder(trainer, f"report/{stage}", self.folder)
         if not trainer.is_global_zero:
             return
         report = build_report(pl_module.scores, trainer.datamodule.evaluation_examples(stage))  # type: ignore[arg-type, attr-defined]
-        folder = Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "report" / stage)
-        folder.mkdir(parents=True, exist_ok=True)
         title = f"Generalization report, {stage}"
         (folder / "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
         (folder / "report.md").write_text(render_markdown(report, title))

@@ -7,6 +7,7 @@ from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..lightning_modules.instruction_tuning import InstructionTuningModule
+from .run_folder import run_folder
 
 
 class HuggingFaceExport(Callback):
@@ -20,8 +21,8 @@ class HuggingFaceExport(Callback):
         self.folder = folder
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        folder = run_folder(trainer, "huggingface", self.folder)
         if trainer.is_global_zero:
-            folder = Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "huggingface")
             export_huggingface(pl_module, folder)
             rank_zero_info(f"exported to {folder}")
 

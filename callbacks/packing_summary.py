@@ -1,7 +1,6 @@
 """What became of the examples, printed before training starts."""
 
 import json
-from pathlib import Path
 
 import lightning as L
 from lightning import Callback
@@ -9,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..datamodules.packing_report import PackingReport
+from .run_folder import run_folder
 
 
 class PackingSummary(Callback):
@@ -16,6 +16,7 @@ class PackingSummary(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         report = getattr(trainer.datamodule, "report", None)
+        folder = run_folder(trainer, "")
         if report is None or not trainer.is_global_zero:
             return
         numbers: PackingReport = report()
@@ -23,7 +24,4 @@ class PackingSummary(Callback):
         for what, how_much in numbers.lines():
             table.add_row(what, how_much)
         Console().print(table)
-        if trainer.log_dir:
-            folder = Path(trainer.log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "packing.json").write_text(json.dumps(dict(numbers.lines()), indent=1) + "\n")
+        (folder / "packing.json").write_text(json.dumps(dict(numbers.lines()), indent=1) + "\n")

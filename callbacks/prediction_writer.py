@@ -1,7 +1,6 @@
 """Write every prediction as one line of JSON, to be read by people and programs."""
 
 import json
-from pathlib import Path
 from typing import IO, Any
 
 import lightning as L
@@ -9,6 +8,7 @@ from lightning import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from ..lightning_modules.metrics import Answer
+from .run_folder import run_folder
 
 
 class PredictionWriter(Callback):
@@ -53,12 +53,8 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._join(trainer, "predict")
 
-    def _folder(self, trainer: L.Trainer) -> Path:
-        return Path(self.folder or Path(trainer.log_dir or trainer.default_root_dir) / "predictions")
-
     def _open(self, trainer: L.Trainer, stage: str) -> None:
-        folder = self._folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = run_folder(trainer, "predictions", self.folder)
         if trainer.is_global_zero:  # parts of a run that was killed would be joined with these
             for part in folder.glob(f".{stage}-*.part"):
                 part.unlink()
@@ -78,8 +74,8 @@ class PredictionWriter(Callback):
         self._part.close()
         self._part = None
         trainer.strategy.barrier()
+        folder = run_folder(trainer, "predictions", self.folder)
         if trainer.is_global_zero:
-            folder = self._folder(trainer)
             parts = sorted(folder.glob(f".{stage}-*.part"))
             lines = [line for part in parts for line in part.read_text(encoding="utf-8").splitlines()]
             lines.sort(key=lambda line: json.loads(line)["number"])

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .schema import IGNORE_INDEX, CausalBatch, Seq2SeqBatch, TokenizedExample
+from .schema import IGNORE_INDEX, CausalBatch, ScoredBatch, Seq2SeqBatch, TokenizedExample
 
 Lengths = NDArray[np.integer]
+RowBatch = CausalBatch | Seq2SeqBatch | ScoredBatch
 
 
 class Cuts(NamedTuple):
@@ -34,7 +35,7 @@ class RowKind(Protocol):
     def target_counts(self, lengths: Lengths, n_sources: Lengths) -> Lengths: ...
     def real_tokens(self, lengths: Lengths, n_sources: Lengths) -> Lengths: ...
     def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts: ...
-    def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> CausalBatch | Seq2SeqBatch: ...
+    def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> RowBatch: ...
 
     @property
     def columns(self) -> int:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from .benchmarks import Split
-from .collate import RowKind
+from .collate import RowBatch, RowKind
 from .packing import Packing
 from .preparation import Preparation
 from .replicas import Replicas
-from .schema import CausalBatch, EvaluationExample, Prompt, PromptBatch, Seq2SeqBatch, Task, TokenizedExample
+from .schema import EvaluationExample, Prompt, PromptBatch, Task, TokenizedExample
 from .splits import generalization_level
 from .tokenization import refusal
 
@@ -183,7 +183,7 @@ class RowLoader:
     def __len__(self) -> int:
         return self._rounds
 
-    def __iter__(self) -> Iterator[CausalBatch | Seq2SeqBatch]:
+    def __iter__(self) -> Iterator[RowBatch]:
         for batch in self._mine:
             rows = [[self.documents[i] for i in row] for row in batch]
             yield self.kind.collate(rows, step_targets=self._targets)
@@ -198,6 +198,6 @@ class Chain:
     def __len__(self) -> int:
         return sum(map(len, self.loaders))
 
-    def __iter__(self) -> Iterator[PromptBatch | CausalBatch | Seq2SeqBatch]:
+    def __iter__(self) -> Iterator[PromptBatch | RowBatch]:
         for loader in self.loaders:
             yield from loader

@@ -113,11 +113,13 @@ class Prompt:
 class TokenizedExample(NamedTuple):
     """A document before it has a place: source tokens, then target tokens, the last of them eos.
 
-    ``input_ids [n]`` holds the first ``n_source`` tokens of the source and the n - n_source tokens of the target.
+    ``input_ids [n]`` holds the first ``n_source`` tokens of the source and the n - n_source tokens of the target. A
+    scored pair (source: the instruction, target: the response) has a ``label`` too, its correctness in [0, 1].
     """
 
     input_ids: NDArray[np.integer]
     n_source: int
+    label: float | None = None
 
 
 class EvaluationExample(NamedTuple):
@@ -189,7 +191,9 @@ class ScoredBatch(NamedTuple):
 
     Args:
         input_ids: int64 [B, L].
-        position_ids: int64 [B, L], restarting in every document at ``pad_token_id + 1`` for RoBERTa, at 0 for BERT.
+        position_ids: int64 [B, L], restarting at 0 in every document and 0 in padding; the scorer adds its model's
+            first position, which is ``pad_token_id + 1`` for RoBERTa.
+        token_type_ids: int64 [B, L], 1 in responses, for models with a type for each side (BERT, not RoBERTa).
         offsets: int32 [D + 1], documents in the flattened rows, padding included.
         scored: int64 [S], place of each pair's first token in the flattened rows.
         labels: float32 [S], correctness in [0, 1].
@@ -198,6 +202,7 @@ class ScoredBatch(NamedTuple):
 
     input_ids: Tensor
     position_ids: Tensor
+    token_type_ids: Tensor
     offsets: Tensor
     scored: Tensor
     labels: Tensor

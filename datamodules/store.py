@@ -1,8 +1,9 @@
 """Tokenized examples on disk: one folder per task, memory-mapped, addressed by content, written atomically.
 
 A folder holds ``tokens.bin`` (uint16 or uint32, all documents end to end), ``lengths.npy`` and ``n_sources.npy``
-(int32 [n]) and ``meta.json``. Its name is a digest of everything that decided its content, so a changed file,
-prompt form, seed or tokenizer finds another folder, and an unchanged one is never tokenized twice.
+(int32 [n]), ``labels.npy`` (float32 [n]) if the documents are scored pairs, and ``meta.json``. Its name is a digest of
+everything that decided its content, so a changed file, prompt form, seed or tokenizer finds another folder, and an
+unchanged one is never tokenized twice.
 """
 
 import hashlib
@@ -36,6 +37,7 @@ class StoredTask:
         n_sources: int32 [n], how many of them are source.
         starts: int64 [n], where each document begins in ``tokens.bin``.
         refused: Examples that were not stored, by reason; each value counts them.
+        labels: float32 [n], correctness of scored pairs; None for other documents.
     """
 
     folder: Path
@@ -43,6 +45,7 @@ class StoredTask:
     n_sources: NDArray[np.int32]
     starts: NDArray[np.int64]
     refused: Mapping[str, int]
+    labels: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -50,7 +53,8 @@ class StoredTask:
     def document(self, index: int) -> TokenizedExample:
         start = self.starts[index]
         tokens = _tokens(self.folder)[start : start + self.lengths[index]]
-        return TokenizedExample(tokens, int(self.n_sources[index]))
+        label = None if self.labels is None else float(self.labels[index])
+        return TokenizedExample(tokens, int(self.n_sources[index]), label)
 
 
 # Every memory map holds a file descriptor, and a mixture has more tasks than a process may have open files.
@@ -80,6 +84,7 @@ def write_task(
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     lengths: list[int] = []
     n_sources: list[int] = []
+    labels: list[float] = []
     refused: Counter[str] = Counter()
     try:
         with open(partial / "tokens.bin", "wb") as file:
@@ -90,8 +95,12 @@ def write_task(
                 file.write(document.input_ids.astype(dtype).tobytes())
                 lengths.append(len(document.input_ids))
                 n_sources.append(document.n_source)
+                if document.label is not None:
+                    labels.append(document.label)
         np.save(partial / "lengths.npy", np.array(lengths, dtype=np.int32))
         np.save(partial / "n_sources.npy", np.array(n_sources, dtype=np.int32))
+        if labels:
+            np.save(partial / "labels.npy", np.array(labels, dtype=np.float32))
         meta = {"dtype": dtype.name, "tokens": sum(lengths), "refused": dict(refused), **about}
         (partial / "meta.json").write_text(json.dumps(meta, indent=1))
         partial.chmod(0o755)
@@ -115,6 +124,7 @@ def open_task(folder: Path) -> StoredTask:
         meta = json.loads((folder / "meta.json").read_text())
         lengths = np.load(folder / "lengths.npy")
         n_sources = np.load(folder / "n_sources.npy")
+        labels = np.load(folder / "labels.npy") if (folder / "labels.npy").exists() else None
         on_disk = (folder / "tokens.bin").stat().st_size // np.dtype(meta["dtype"]).itemsize
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{folder} is damaged ({error}); delete it and it will be prepared again") from error
@@ -123,5 +133,9 @@ def open_task(folder: Path) -> StoredTask:
             f"{folder} is damaged: {on_disk} tokens on disk, {lengths.sum()} by its lengths; "
             "delete it and it will be prepared again"
         )
+    if labels is not None and len(labels) != len(lengths):
+        raise ValueError(
+            f"{folder} is damaged: {len(labels)} labels of {len(lengths)} pairs; delete it and it will be prepared again"
+        )
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)[:-1]]) if len(lengths) else np.empty(0)
-    return StoredTask(folder, lengths, n_sources, starts.astype(np.int64), meta["refused"])
+    return StoredTask(folder, lengths, n_sources, starts.astype(np.int64), meta["refused"], labels)

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .collate import RowKind
+from .collate import RowBatch, RowKind
 from .mixture import Mixture
 from .packing import Packing, Rows
 from .replicas import Replicas
-from .schema import CausalBatch, Seq2SeqBatch, TokenizedExample
+from .schema import TokenizedExample
 from .store import StoredTask
 
 
@@ -160,7 +160,7 @@ class TrainStream:
     def __len__(self) -> int:
         return self.steps * self.replicas.accumulation
 
-    def __iter__(self) -> Iterator[CausalBatch | Seq2SeqBatch]:
+    def __iter__(self) -> Iterator[RowBatch]:
         while True:
             rows, following = self.plan.step(self.position)
             batches = list(self._batches(rows))
@@ -168,7 +168,7 @@ class TrainStream:
             self.position = following  # before the last batch is handed out: a checkpoint follows its step
             yield batches[-1]
 
-    def _batches(self, rows: list[Row]) -> Iterator[CausalBatch | Seq2SeqBatch]:
+    def _batches(self, rows: list[Row]) -> Iterator[RowBatch]:
         size, rank, accumulation = self.replicas[:3]
         step_targets = sum(row.targets for row in rows)
         dealt = deal([row.cost for row in rows], size * accumulation)

@@ -15,10 +15,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from .schema import Example, Prompt, Task, TokenizedExample
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
     """A fast tokenizer with an end-of-sequence token, from a hub name or a local folder.
 
     A missing padding token is no error: the end-of-sequence token stands in, since padding is never a target.
+
+    Args:
+        name: Hub name or folder.
+        eos: Whether documents end in the eos token; a tokenizer of BERT has none, and needs none to encode pairs.
 
     Raises:
         ValueError: It cannot be loaded, has no eos token, or cannot tell which characters a token covers.
@@ -29,7 +33,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"no tokenizer could be loaded from {name!r}: expected a hub name or a folder with tokenizer.json ({error})"
         ) from error
-    if tokenizer.eos_token_id is None:
+    if eos and tokenizer.eos_token_id is None:
         raise ValueError(
             f"tokenizer {name!r} has no eos token, and eos ends every document; "
             "set eos_token in its tokenizer_config.json"

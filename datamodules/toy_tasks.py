@@ -248,8 +248,8 @@ OPERATIONS = (
               a_mixed_list(only, counts=(1, 1)), test="color food"),
     Operation("drop_first", "List Editing", "Write all {}s but the first.", "The first one is left out.",
               a_list(lambda items: items[1:]), test="animal number"),
-    Operation("repeated", "Repetition Detection", "Write the {} that is in the list two times.", "The others come one time.",
-              a_repetition, test="animal number"),
+    Operation("repeated", "Repetition Detection", "Write the {} that the list has two times.",
+              "The others are there once.", a_repetition, test="animal number"),
 )
 # fmt: on
 

@@ -135,7 +135,7 @@ def task_record(task: ToyTask, prefix: str, instances: int, seed: int) -> dict[s
 def _distinct_pairs(task: ToyTask, wanted: int, seed: int) -> list[tuple[str, str]]:
     rng = Random(f"{seed} {task.name}")
     pairs: dict[str, str] = {}
-    for _ in range(50 * wanted):
+    for _ in range(20 * wanted):
         x, y = task.draw(rng)
         pairs.setdefault(x, y)
         if len(pairs) == wanted:
@@ -151,8 +151,6 @@ def _prompts(definition: str, instances: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _write_tokenizer(folder: Path, texts: list[str]) -> None:
-    from transformers import PreTrainedTokenizerFast
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -163,9 +161,15 @@ def _write_tokenizer(folder: Path, texts: list[str]) -> None:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", model_max_length=512
-    ).save_pretrained(folder)
+    folder.mkdir()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "model_max_length": 512,
+    }
+    _write_json(folder / "tokenizer_config.json", settings)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
