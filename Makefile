@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: quickstart test lint types perf real-data clean
 
 quickstart: $(VENV)/ready
-	$(BIN)/crosstask toybench runs/quickstart/toybench
+	$(BIN)/crosstask toybench --folder runs/quickstart/toybench
 	$(BIN)/crosstask fit --config configs/quickstart.yaml
 	$(BIN)/crosstask test --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
 

@@ -45,7 +45,7 @@ def main(args: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     words = list(sys.argv[1:] if args is None else args)
     if words and words[0] in COMMANDS:
-        auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=True)
+        auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False)
     else:
         run(None if args is None else words)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import lightning as L
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from rich.progress import track
 
 from .benchmarks import Benchmark, Split
@@ -43,7 +43,8 @@ class InstructionTuningDataModule(L.LightningDataModule):
         cap: Most examples of a task that count towards its mixing rate (EPS in OPT-IML); all where it is left out.
         packing: best_fit fills rows, in_order opens a new row for a document that does not fit, one_per_row pads.
         train_examples: Most training examples of a task.
-        validation_examples: Examples a validation task holds out; every training task where no list names others.
+        validation_examples: Examples a validation task holds out, or 0; without a list of validation tasks, of every
+            training task.
         test_examples: Examples of a test task: the first ones of its file.
         max_new_tokens: Longest answer at evaluation.
         evaluation_tokens: Most tokens of an evaluation batch, answers included.
@@ -121,7 +122,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         if stage == "fit":
             self._plan_training(names)
             self.train_dataloader()  # refuses what cannot be dealt, before a model is built
-        if stage in ("fit", "validate"):
+        if stage in ("fit", "validate") and self.counts.validation:
             self._read_evaluation("validation", names)
         if stage in ("test", "predict"):
             self._read_evaluation("test", names)
@@ -130,8 +131,10 @@ class InstructionTuningDataModule(L.LightningDataModule):
         """This replica's packed batches, as many as the requested optimizer steps need."""
         return TrainStream(self._planned(), replicas(self.trainer), self._requested_steps())
 
-    def val_dataloader(self) -> Chain:
-        """Packed rows for the loss, then prompts to answer."""
+    def val_dataloader(self) -> Chain | list[Chain]:
+        """Packed rows for the loss, then prompts to answer; nothing where no examples are held out."""
+        if not self.counts.validation:
+            return []
         return Chain(self._rows("validation"), self._prompts("validation"))
 
     def test_dataloader(self) -> PromptLoader:
@@ -202,7 +205,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         found = read_evaluation(self.preparation, names, stage, trained)
         self._evaluation[stage] = found
         for reason, count in found.refused.items():
-            rank_zero_warn(f"{count} {stage} examples are not evaluated: {reason}")
+            rank_zero_info(f"{count} {stage} examples are not evaluated: {reason}")
 
     def _prompts(self, stage: Stage) -> PromptLoader:
         found, tokenizer = self._evaluation[stage], self.preparation.tokenizer

@@ -7,6 +7,8 @@ inputs, so that the operation can only be read from the definition::
     Write the letters in reverse order.   list: c a f    ->  f a c       train
     Write the same numbers again.         list: 7 3 12   ->  7 3 12      train
     Write the numbers in reverse order.   list: 7 3 12   ->  12 3 7      test: nothing in it is new but their meeting
+
+Lists are short and kinds have few items, so that a model of a million parameters learns them within minutes.
 """
 
 from collections.abc import Callable

@@ -3,10 +3,10 @@
 ::
 
     folder/
-      tasks/task001_toy_copy_words.json ...    the real format, read by the real reader
+      tasks/task001_toy_copy_animals.json ...      the real format, read by the real reader
       splits/default/{train,dev,test}_tasks.txt
-      tokenizer/                               byte-level BPE, trained on the train tasks' text
-      manifest.json                            what was asked for; written last
+      tokenizer/                                   byte-level BPE, trained on the train tasks' text
+      manifest.json                                what was asked for
 
 The three levels of generalization come from the split files alone. A task that both ``train_tasks.txt`` and
 ``test_tasks.txt`` list is fully supervised: its first 100 instances are the test's, the others train. A task of the
@@ -26,10 +26,12 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from .toy_tasks import SPLITS, TASKS, ToyTask
 
-VERSION = 1
-TEST_INSTANCES = 100
-POSITIVE, NEGATIVE = 2, 1
-VOCABULARY = 600
+VERSION = 1  # of the written text; raised whenever the same arguments write something else
+TEST_INSTANCES = 100  # of a task that trains too, the first ones of its file; of a task that does not, all
+N_POSITIVE, N_NEGATIVE = 2, 1
+VOCABULARY = 600  # nearly every word of the tasks is one token, with its space
+
+# What the tokenizer is trained on: the field names of instruction prompts, each often enough to be a token.
 PROMPTS = (
     "Instructions: {}\nInput: {}\nAnswer: {}",
     "Task: {}\n{} Answer: {}",
@@ -53,32 +55,30 @@ def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0) -
     """
     if instances <= TEST_INSTANCES:
         raise ValueError(f"instances must exceed the {TEST_INSTANCES} that test a task, got {instances}")
-    folder = Path(folder)
-    manifest = {"benchmark": "toybench", "version": VERSION, "instances": instances, "seed": seed}
+    folder = Path(folder).expanduser().resolve()
+    manifest = json.dumps({"benchmark": "toybench", "version": VERSION, "instances": instances, "seed": seed})
     if _holds(folder, manifest):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        draft = Path(scratch) / "toybench"
+        draft = Path(scratch) / "draft"
         _write(draft, instances, seed)
-        _write_json(draft / "manifest.json", manifest)
+        (draft / "manifest.json").write_text(manifest)
         try:
-            os.replace(draft, folder)  # succeeds over nothing or an empty folder
+            os.replace(draft, folder)  # moves over nothing, or over an empty folder
         except OSError:
-            if not _holds(folder, manifest):  # another process was faster, and wrote something else
+            if not _holds(folder, manifest):  # true where another process wrote the same meanwhile
                 raise
 
 
-def _holds(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether the folder holds the benchmark already; a folder that holds anything else is refused."""
+def _holds(folder: Path, manifest: str) -> bool:
+    """Whether the folder holds this very benchmark; a folder that holds anything else is refused."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     path = folder / "manifest.json"
-    found = json.loads(path.read_text()) if path.is_file() else "no toybench"
+    found = path.read_text(errors="replace") if path.is_file() else "something else"
     if found != manifest:
-        raise ValueError(
-            f"{folder} is not empty and holds {found}, wanted {manifest}: name another folder, or remove this one"
-        )
+        raise ValueError(f"{folder} should be new, empty or hold {manifest}, but holds {found}; name another folder")
     return True
 
 
@@ -101,10 +101,10 @@ def _write(folder: Path, instances: int, seed: int) -> None:
 
 
 def task_record(task: ToyTask, prefix: str, instances: int, seed: int) -> dict[str, Any]:
-    """One task in the layout of its JSON file."""
-    pairs = _distinct_pairs(task, POSITIVE + NEGATIVE + instances, seed)
-    positive, pairs = pairs[:POSITIVE], pairs[POSITIVE:]
-    negative, pairs = pairs[:NEGATIVE], pairs[NEGATIVE:]
+    """The record of a task's JSON file; ``prefix`` starts the instances' ids, as in ``task020-1211fc...``."""
+    pairs = _distinct_pairs(task, N_POSITIVE + N_NEGATIVE + instances, seed)
+    positive, pairs = pairs[:N_POSITIVE], pairs[N_POSITIVE:]
+    negative, pairs = pairs[:N_NEGATIVE], pairs[N_NEGATIVE:]
     return {
         "Contributors": ["crosstask"],
         "Source": [f"toy_{task.name}"],
@@ -121,7 +121,7 @@ def task_record(task: ToyTask, prefix: str, instances: int, seed: int) -> dict[s
             {
                 "input": x,
                 "output": next(other for _, other in pairs if other != y),
-                "explanation": f"The output should be: {y} {task.operation.rule}",
+                "explanation": f"{task.operation.rule} The output should be '{y}'.",
             }
             for x, y in negative
         ],
@@ -142,7 +142,7 @@ def _distinct_pairs(task: ToyTask, wanted: int, seed: int) -> list[tuple[str, st
             drawn = list(pairs.items())
             rng.shuffle(drawn)  # short inputs are drawn early, before they are used up
             return drawn
-    raise ValueError(f"task {task.name} has only about {len(pairs)} different inputs, {wanted} were asked for")
+    raise ValueError(f"task {task.name} has only about {len(pairs)} different inputs, {wanted} were wanted")
 
 
 def _prompts(definition: str, instances: list[dict[str, Any]]) -> Iterator[str]:

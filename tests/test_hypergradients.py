@@ -1,6 +1,7 @@
 """Hypergradients on problems whose answer is known: quadratics, ridge regression, an unrolled network."""
 
 import doctest
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
@@ -386,6 +387,20 @@ def test_the_radius_is_calibrated_from_far_outside_the_linear_range() -> None:
     blind = hypergradient(*arguments, radius=1.0)
     assert blind.diagnostics.fd_relative_error is None
     assert not torch.allclose(blind.gradients[0], truth, rtol=0.5)
+
+
+def test_calibration_passes_through_a_plain_where_every_radius_is_bad() -> None:
+    """Far outside the linear range a smaller radius may look worse at first."""
+    errors = {0: 0.5, 1: 0.7, 2: 0.9, 3: 0.6, 4: 0.01, 5: 0.02}  # at radius 3^-n
+
+    def product_at(radius: float) -> Vector:
+        place = round(-math.log(radius, 3), 2)
+        halved = place != round(place)
+        return [torch.tensor(1.0 if not halved else 1.0 - errors.get(int(place), 0.9))]
+
+    radius, error = calibrate_radius(product_at, 1.0)
+    assert radius == pytest.approx(3**-4)
+    assert error == pytest.approx(0.01, rel=1e-3)
 
 
 def test_a_loss_that_no_radius_suits_is_warned_about() -> None:

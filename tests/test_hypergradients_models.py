@@ -261,6 +261,33 @@ def test_running_statistics_are_left_as_found(curvature: Callable) -> None:
     assert not torch.equal(next(net.buffers()), before[0])
 
 
+@pytest.mark.parametrize("masks", ["same", "independent"])
+def test_every_pass_finds_the_same_buffers(masks: str) -> None:
+    """Spectral norms and moving scales change at every forward; within one hyper-step they must not."""
+    scale, weight, phi = torch.ones(()).double(), Parameter(torch.ones(3).double()), Parameter(torch.ones(3).double())
+
+    def growing_loss() -> Tensor:
+        scale.mul_(2)
+        return scale.clone() * (phi * weight.square()).sum()
+
+    found = hypergradient(identity, growing_loss, growing_loss, [weight], [phi], rng=masks, buffers=[scale])
+    # The scale is 2 every time: v = 2 * 2 = 4, the direct part is 2, and the mixed derivative 2 * 2 times v.
+    assert_close(found.gradients[0], torch.full((3,), 2.0 - 4.0 * 4.0).double(), rtol=1e-9, atol=0)
+    assert scale == 1
+
+
+def test_only_the_asked_for_parameters_take_part_in_a_pass() -> None:
+    this = problem(t5)
+    asked = []
+
+    def inner() -> Tensor:
+        asked.append((this.theta[0].requires_grad, this.phi[0].requires_grad))
+        return this.inner()
+
+    run(this._replace(inner=inner), TWO_TERMS)
+    assert asked == [(True, False)] * 2 + [(False, True)] * 2  # one Hessian product, then the mixed one
+
+
 @contextmanager
 def saved_bytes() -> Iterator[list[int]]:
     """[bytes that autograd keeps now, their peak]."""

@@ -1,0 +1,98 @@
+"""How well scores rank candidates: measures of one example, and their gathering over processes."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_cat
+
+Values = NDArray[np.floating]
+
+
+def top_is_right(scores: Values, correctness: Values) -> float:
+    """1 if the best-scored candidate is right (correctness 1), 0 if not; a tie counts the share that is right.
+
+    A scorer that gives everything the same score is thereby as good as chance, wherever the right candidate stands.
+
+    >>> top_is_right(np.array([0.2, 0.7, 0.1]), np.array([0.0, 1.0, 0.0]))
+    1.0
+    >>> top_is_right(np.array([0.5, 0.5, 0.1]), np.array([0.0, 1.0, 0.0]))
+    0.5
+    """
+    return float((correctness[scores == scores.max()] == 1.0).mean())
+
+
+def regret(scores: Values, correctness: Values) -> float:
+    """How much better the best candidate is than the best-scored one; of tied ones, than their mean.
+
+    >>> regret(np.array([0.2, 0.7, 0.1]), np.array([0.75, 0.5, 0.0]))
+    0.25
+    """
+    return float(correctness.max() - correctness[scores == scores.max()].mean())
+
+
+def spearman(scores: Values, correctness: Values) -> float:
+    """Spearman's rank correlation, ties having their mean rank; 0 where either side is constant.
+
+    >>> spearman(np.array([0.1, 0.4, 0.3, 0.9]), np.array([0.0, 0.2, 0.3, 1.0]))
+    0.8
+    """
+    ranks = [_ranks(values) - (len(values) - 1) / 2 for values in (scores, correctness)]
+    norm = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
+    return float(ranks[0] @ ranks[1]) / norm if norm else 0.0
+
+
+def _ranks(values: Values) -> NDArray[np.float64]:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2)[inverse]
+
+
+def is_graded(correctness: Values) -> bool:
+    """Whether a candidate lies between right and wrong."""
+    return bool(((correctness > 0) & (correctness < 1)).any())
+
+
+class Ranking(NamedTuple):
+    """Measures of all examples, sorted by number, the same on every process.
+
+    Args:
+        number: int64 [n], ``EvaluationExample.number``.
+        accuracy: float64 [n], see ``top_is_right``.
+        regret: float64 [n].
+        spearman: float64 [n], NaN where no candidate lies between right and wrong.
+    """
+
+    number: Tensor
+    accuracy: Tensor
+    regret: Tensor
+    spearman: Tensor
+
+
+class RankingScores(Metric):
+    """Per-example measures that survive gathering: an example counts once, however many processes ranked it."""
+
+    full_state_update = False
+    measured: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("measured", default=[], dist_reduce_fx="cat")
+
+    def update(self, numbers: Sequence[int], scores: Sequence[Tensor], correctness: Sequence[Tensor]) -> None:
+        """Add examples with the scores and the correctness of their candidates; none is fine."""
+        rows = []
+        for number, score, right in zip(numbers, scores, correctness, strict=True):
+            s, c = score.double().cpu().numpy(), right.double().cpu().numpy()
+            rows.append((number, top_is_right(s, c), regret(s, c), spearman(s, c) if is_graded(c) else np.nan))
+        self.measured.append(torch.tensor(rows, dtype=torch.float64, device=self.device).reshape(-1, 4))
+
+    def compute(self) -> Ranking:
+        """Measures of every example that any process ranked."""
+        rows = dim_zero_cat(self.measured).cpu() if len(self.measured) else torch.empty(0, 4, dtype=torch.float64)
+        numbers, places = np.unique(rows[:, 0].numpy(), return_index=True)
+        rows = rows[places]
+        return Ranking(torch.from_numpy(numbers).long(), *rows[:, 1:].unbind(1))

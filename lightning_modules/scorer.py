@@ -1,0 +1,230 @@
+"""The scorer (Cappy): an encoder learns how correct a response is, by squared error, and ranks candidates with it."""
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..datamodules.ranking import CandidateBatch
+from ..datamodules.replicas import realign_progress, replicas
+from ..datamodules.schema import ScoredBatch
+from ..datamodules.tokenization import load_tokenizer
+from .cross_encoder import CrossEncoder, build_scorer, pair_scores, require_pair_positions
+from .metrics import Answer, GenerationScores, Scores
+from .models import compile_layers, model_config
+from .optimization import linear_schedule, parameter_groups
+from .ranking import Ranking, RankingScores
+
+
+class ScorerModule(L.LightningModule):
+    """An encoder with a head of one output, trained by squared error on the correctness of responses.
+
+    The loss of an optimizer step is one mean over all its pairs, whatever the number of devices, rows and accumulated
+    batches. Evaluation ranks the candidates of every example: the best-scored one is the answer.
+
+    Args:
+        tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
+        pretrained: Hub name or folder of the weights to start from, a bare encoder or a scorer.
+        config: Start from random weights instead: a hub name or folder of a configuration, or its fields with
+            model_type.
+        row_length: Columns of a packed row, checked against the model's attention window; linked to the datamodule's.
+        total_steps: Optimizer steps of the whole training, for the schedule; linked to trainer.max_steps.
+        learning_rate: Peak of the schedule; Cappy took 1e-6 for its pretraining and 2e-5 to adapt to a task.
+        warmup_share: Share of the steps until the peak.
+        betas: Adam's decay rates of both moments.
+        weight_decay: Decay of matrices; biases and norms never decay.
+        dropout: Residual dropout in place of the model's own setting.
+        gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        compile: Compile the model's blocks.
+        fused: Use torch's fused AdamW, faster on CUDA.
+        dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        pretrained: str | None = None,
+        config: str | dict[str, Any] | None = None,
+        row_length: int = 2048,
+        total_steps: int = -1,
+        learning_rate: float = 2e-5,
+        warmup_share: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        dropout: float | None = None,
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        fused: bool = False,
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__()
+        if (pretrained is None) == (config is None):
+            raise ValueError(
+                "give either `pretrained` (weights to start from) or `config` (random weights), "
+                f"got pretrained={pretrained!r} and config={config!r}"
+            )
+        if not 0.0 <= warmup_share <= 1.0:
+            raise ValueError(f"warmup_share must lie in [0, 1], got {warmup_share}")
+        self.tokenizer_name, self.pretrained, self.config = tokenizer, pretrained, config
+        self.row_length, self.total_steps = row_length, total_steps
+        self.learning_rate, self.warmup_share, self.betas = learning_rate, warmup_share, betas
+        self.weight_decay, self.dropout = weight_decay, dropout
+        self.gradient_checkpointing, self.compile_blocks = gradient_checkpointing, compile
+        self.fused, self.dtype_name = fused, dtype
+        self.model: PreTrainedModel | None = None
+        self.tokenizer: PreTrainedTokenizerBase | None = None
+        self.scores: Scores | None = None
+        self.ranking: Ranking | None = None
+        self.answer_scores, self.ranking_scores = GenerationScores(), RankingScores()
+        self.evaluation_loss = MeanMetric()
+        self._step_loss: Tensor | float = 0.0
+
+    def configure_model(self) -> None:
+        """Build tokenizer and model; Lightning may call it again, and it does nothing then."""
+        if self.model is not None:
+            return
+        self.tokenizer = load_tokenizer(self.tokenizer_name, eos=False)
+        vocabulary, pad = len(self.tokenizer), self.tokenizer.pad_token_id
+        source: str | dict[str, Any] = self.pretrained or self.config or {}
+        if isinstance(source, dict):
+            source = {"pad_token_id": pad, **source}  # RoBERTa counts its positions from the padding's id
+        config = model_config(source, vocabulary=vocabulary, dropout=self.dropout)
+        model = build_scorer(
+            config, weights=self.pretrained, dtype=getattr(torch, self.dtype_name), row_length=self.row_length
+        )
+        embeddings: Any = model.get_input_embeddings()
+        if vocabulary > embeddings.num_embeddings:
+            model.resize_token_embeddings(vocabulary)
+        if self.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.compile_blocks:
+            compile_layers(model)
+        # from_pretrained hands out a model in evaluation mode, and Lightning keeps modes: nothing would be dropped.
+        self.model = model.train()
+
+    @property
+    def scorer(self) -> PreTrainedModel:
+        """The model of transformers, once it is built."""
+        if self.model is None:
+            raise RuntimeError("the model is not built yet: call configure_model() first")
+        return self.model
+
+    def cross_encoder(self, **options: Any) -> CrossEncoder:
+        """The same model outside Lightning; `options` are those of ``CrossEncoder``."""
+        assert self.tokenizer is not None, "configure_model() builds it"
+        return CrossEncoder(self.scorer, self.tokenizer, **options)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = torch.optim.AdamW(
+            parameter_groups(self.scorer, self.weight_decay),
+            lr=self.learning_rate,
+            betas=self.betas,
+            fused=self.fused,
+        )
+        warmup = math.ceil(self.warmup_share * max(self.total_steps, 0))
+        schedule = linear_schedule(optimizer, warmup=warmup, total=self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_before_batch_transfer(self, batch: ScoredBatch | CandidateBatch, dataloader_idx: int) -> Any:
+        """Check a batch while it is on the CPU, where looking at it costs no synchronization."""
+        check_pairs(batch.pairs if isinstance(batch, CandidateBatch) else batch, self.scorer)
+        return batch
+
+    def training_step(self, batch: ScoredBatch, batch_idx: int) -> Tensor:
+        """This batch's part of the mean squared error over all pairs of the step."""
+        share = squared_errors(pair_scores(self.scorer, batch), batch.labels).sum() / max(batch.step_pairs, 1)
+        self._log_step(share.detach(), batch_idx)
+        return share * replicas(self.trainer).loss_scale
+
+    def _log_step(self, share: Tensor, batch_idx: int) -> None:
+        """Log a step's loss once it is complete: the parts of its batches and replicas, added up."""
+        size, _, accumulation, _ = replicas(self.trainer)
+        self._step_loss += share
+        if (batch_idx + 1) % accumulation == 0:
+            # The mean over replicas of `size` times each part is the sum of the parts.
+            self.log("train/loss", self._step_loss * size, prog_bar=True, sync_dist=size > 1, batch_size=1)
+            self._step_loss = 0.0
+
+    def validation_step(self, batch: CandidateBatch, batch_idx: int) -> list[Answer]:  # type: ignore[override]
+        return self._evaluate(batch)
+
+    def test_step(self, batch: CandidateBatch, batch_idx: int) -> list[Answer]:  # type: ignore[override]
+        return self._evaluate(batch)
+
+    def predict_step(self, batch: CandidateBatch, batch_idx: int) -> list[Answer]:
+        return self._answers(batch, pair_scores(self.scorer, batch.pairs))
+
+    def _evaluate(self, batch: CandidateBatch) -> list[Answer]:
+        """Score candidates, answer with the best one, and add both to the metrics."""
+        scores = pair_scores(self.scorer, batch.pairs)
+        errors = squared_errors(scores, batch.pairs.labels)
+        self.evaluation_loss.update(errors.sum() / max(len(errors), 1), weight=len(errors))
+        self.ranking_scores.update(
+            [example.number for example in batch.examples],
+            _by_example(batch, scores),
+            _by_example(batch, batch.pairs.labels),
+        )
+        answers = self._answers(batch, scores)
+        self.answer_scores.update(answers)
+        return answers
+
+    def _answers(self, batch: CandidateBatch, scores: Tensor) -> list[Answer]:
+        """The best-scored candidate of each example; of equal ones the first."""
+        best = [int(of_example.argmax()) for of_example in _by_example(batch, scores)]
+        chosen = zip(batch.examples, batch.candidates, best, strict=True)
+        return [Answer.of(example, candidates[place]) for example, candidates, place in chosen]
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("validation")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        self.scores, self.ranking = self.answer_scores.compute(), self.ranking_scores.compute()
+        self.answer_scores.reset()
+        self.ranking_scores.reset()
+        self.log(f"{stage}/loss", self.evaluation_loss.compute(), prog_bar=True)
+        self.evaluation_loss.reset()
+        self.log(f"{stage}/ranking_accuracy", self.ranking.accuracy.mean(), prog_bar=True)
+        self.log(f"{stage}/rouge_l", self.scores.rouge_l.mean())
+        self.log(f"{stage}/exact_match", self.scores.exact_match.mean())
+        graded = ~self.ranking.spearman.isnan()
+        if graded.any():
+            self.log(f"{stage}/spearman", self.ranking.spearman[graded].mean())
+            self.log(f"{stage}/regret", self.ranking.regret[graded].mean())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        realign_progress(checkpoint, replicas(self.trainer))
+
+
+def squared_errors(scores: Tensor, labels: Tensor) -> Tensor:
+    """Squared errors [S] of raw scores, in float32 or better."""
+    wide = torch.promote_types(scores.dtype, torch.float32)
+    return F.mse_loss(scores.to(wide), labels.to(wide), reduction="none")
+
+
+def check_pairs(batch: ScoredBatch, model: PreTrainedModel) -> None:
+    """Refuse pairs that the model has no positions for, and labels that are no correctness.
+
+    Raises:
+        ValueError: With what was found.
+    """
+    require_pair_positions(model.config, int(batch.position_ids.max()) + 1)
+    outside = ~((batch.labels >= 0) & (batch.labels <= 1))  # NaN is outside, too
+    if outside.any():
+        raise ValueError(
+            f"labels must be correctness in [0, 1], got {batch.labels[outside][:3].tolist()} in {int(outside.sum())} "
+            f"of {len(outside)} pairs"
+        )
+
+
+def _by_example(batch: CandidateBatch, values: Tensor) -> list[Tensor]:
+    """Values [C] of the scored pairs, split by example in the order of its candidates, on the CPU."""
+    return list(values.cpu()[batch.places.cpu()].split([len(candidates) for candidates in batch.candidates]))

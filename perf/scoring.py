@@ -1,0 +1,190 @@
+"""Scoring pairs with crosstask against sentence-transformers' CrossEncoder: the same scores, how much sooner?
+
+    python perf/scoring.py                      generated text
+    CROSSTASK_DATA=folder python perf/scoring.py          instances of Super-NaturalInstructions, in superni/tasks
+
+Every instruction comes with 17 different responses, as in Cappy's evaluation (arXiv 2311.06720): its own reference and
+references of other instances of its task. No pair comes twice, and none is longer than 512 tokens, so that nothing is
+cut. The model is RoBERTa's layout with random weights; rounds alternate between the two, from text to score.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from sentence_transformers import CrossEncoder as PeerCrossEncoder
+from sentence_transformers import __version__ as peer_version
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
+
+from crosstask.lightning_modules.cross_encoder import CrossEncoder
+
+CANDIDATES, LONGEST, PEER_BATCH = 17, 512, 32
+
+Pairs = list[tuple[str, str]]
+
+
+def real_candidates(folder: Path, rng: random.Random) -> Iterator[tuple[str, list[str]]]:
+    """(instruction, responses): an instance of each task that has enough different references."""
+    paths = sorted(folder.glob("*.json"))
+    rng.shuffle(paths)
+    for path in paths:
+        task = json.loads(path.read_text())
+        instances = task["Instances"]
+        references = list(dict.fromkeys(instance["output"][0].strip() for instance in instances))
+        if len(references) >= CANDIDATES:
+            instance = rng.choice(instances)
+            own = instance["output"][0].strip()
+            others = rng.sample([reference for reference in references if reference != own], CANDIDATES - 1)
+            yield f"{task['Definition'][0]}\nInput: {instance['input']}\nOutput:", [own, *others]
+
+
+def generated_candidates(rng: random.Random) -> Iterator[tuple[str, list[str]]]:
+    """Instructions of 20 to 300 words and responses of 1 to 40, from a vocabulary where few words are frequent."""
+    vocabulary = ["".join(rng.choices("etaoinsrhldcum", k=rng.randint(2, 10))) for _ in range(5000)]
+    weights = [1 / rank for rank in range(1, len(vocabulary) + 1)]
+
+    def words(count: int) -> str:
+        return " ".join(rng.choices(vocabulary, weights, k=count))
+
+    while True:
+        responses = {f"{words(rng.choice([1, 2, 3, 8, 20, 40]))} {number}" for number in range(CANDIDATES)}
+        yield words(min(int(rng.lognormvariate(4.3, 0.6)) + 20, 300)), sorted(responses)
+
+
+def write_model(folder: Path, texts: list[str], layers: int, width: int) -> PreTrainedTokenizerFast:
+    """A random-weight scorer with a byte-level BPE tokenizer of these texts, as transformers saves them."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=16_000,
+        special_tokens=["<s>", "<pad>", "</s>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    bpe.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token="<s>",
+        cls_token="<s>",
+        eos_token="</s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        model_max_length=LONGEST,
+    )
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+        max_position_embeddings=LONGEST + 2,
+        pad_token_id=1,
+        num_labels=1,
+    )
+    torch.manual_seed(0)
+    model = RobertaForSequenceClassification(config)
+    with torch.no_grad():  # fresh weights give nearly equal scores, and equal scores would prove little
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                weight.mul_(2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def short_enough(candidates: Iterator[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerFast, count: int) -> Pairs:
+    """The first `count` pairs of instructions none of whose pairs is too long."""
+    pairs: Pairs = []
+    for instruction, responses in candidates:
+        ids = tokenizer([instruction] * len(responses), responses, verbose=False)["input_ids"]
+        if max(map(len, ids)) <= LONGEST:
+            pairs += [(instruction, response) for response in responses]
+        if len(pairs) >= count:
+            break
+    return pairs[:count]
+
+
+def timed(score: Callable[[Pairs], torch.Tensor], pairs: Pairs) -> tuple[torch.Tensor, float]:
+    """Scores, and pairs a second."""
+    began = time.perf_counter()
+    scores = score(pairs)
+    return scores, len(pairs) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=2000, help="pairs scored in each round")
+    parser.add_argument("--rounds", type=int, default=5, help="medians are taken over so many")
+    parser.add_argument("--layers", type=int, default=4, help="of the encoder")
+    parser.add_argument("--width", type=int, default=256, help="of the encoder, a multiple of 64")
+    settings = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    rng = random.Random(0)
+    data = os.environ.get("CROSSTASK_DATA")
+    tasks = Path(data or "") / "superni" / "tasks"
+    if data and not any(tasks.glob("*.json")):
+        raise SystemExit(f"no task files in {tasks}")
+    source = real_candidates(tasks, rng) if data else generated_candidates(rng)
+    drawn = [next(source) for _ in range(settings.pairs // CANDIDATES * 2 + 2)]
+    with tempfile.TemporaryDirectory() as folder:
+        texts = [text for instruction, responses in drawn for text in (instruction, *responses)]
+        tokenizer = write_model(Path(folder), texts, settings.layers, settings.width)
+        pairs = short_enough(iter(drawn), tokenizer, settings.pairs)
+        ours = CrossEncoder.from_pretrained(folder)
+        peer = PeerCrossEncoder(folder, device="cpu", max_length=LONGEST, activation_fn=torch.nn.Identity())
+
+    def score_ours(pairs: Pairs) -> torch.Tensor:
+        return ours.score(*zip(*pairs, strict=True))
+
+    def score_peer(pairs: Pairs) -> torch.Tensor:
+        return torch.from_numpy(peer.predict(pairs, batch_size=PEER_BATCH, show_progress_bar=False))
+
+    speeds: dict[str, list[float]] = {"ours": [], "peer": []}
+    for score in (score_ours, score_peer):  # warm up
+        score(pairs[: 2 * PEER_BATCH])
+    for number in range(settings.rounds):
+        in_turn = [("ours", score_ours), ("peer", score_peer)]
+        scores = {}
+        for who, score in in_turn if number % 2 else in_turn[::-1]:
+            scores[who], speed = timed(score, pairs)
+            speeds[who].append(speed)
+        torch.testing.assert_close(scores["ours"], scores["peer"], atol=1e-4, rtol=1e-4)
+    report(settings, pairs, scores["ours"], {who: statistics.median(of) for who, of in speeds.items()}, bool(data))
+
+
+def report(
+    settings: argparse.Namespace, pairs: Pairs, scores: torch.Tensor, speed: dict[str, float], real: bool
+) -> None:
+    text = "Super-NaturalInstructions" if real else "generated text"
+    table = Table("", "pairs a second", title=f"{len(pairs)} pairs, {text}", title_justify="left")
+    table.add_row("crosstask", f"{speed['ours']:,.1f}")
+    table.add_row(f"sentence-transformers {peer_version}, batch {PEER_BATCH}", f"{speed['peer']:,.1f}")
+    Console().print(table)
+    print(f"scores agree; their standard deviation is {scores.std():.3f}")
+    result = {
+        "benchmark": "scoring",
+        "ours": round(speed["ours"], 1),
+        "peer": round(speed["peer"], 1),
+        "ratio": round(speed["ours"] / speed["peer"], 2),
+        "unit": "pairs/s",
+        "setting": f"{text}, {len(pairs)} different pairs of {len({i for i, _ in pairs})} instructions, RoBERTa with "
+        f"{settings.layers} layers of {settings.width}, float32, {torch.get_num_threads()} CPU thread(s), "
+        f"sentence-transformers {peer_version} with batch {PEER_BATCH}",
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The main job on real files, wherever CROSSTASK_DATA points."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+import crosstask
+from crosstask.cli import main
+
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.skipif("CROSSTASK_DATA" not in os.environ, reason="set CROSSTASK_DATA to the data folder"),
+]
+
+
+def test_super_natural_instructions_trains_and_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe as it ships, ten steps of it, and three instances of every test task."""
+    recipe = Path(crosstask.__file__).parent / "configs/super_natural_instructions.yaml"
+    monkeypatch.chdir(tmp_path)  # the recipe's folders are relative
+    words = ["--benchmark", "NaturalInstructions", "--benchmark.folder", "$CROSSTASK_DATA/superni"]
+    words += ["--benchmark.splits", "splits/bundle", "--vocabulary", "2000"]
+    main(["tokenizer", *words, "--folder", "runs/super_natural_instructions/tokenizer"])
+    main(["fit", "--config", str(recipe), "--trainer.max_steps", "10", "--model.init_args.warmup_steps", "2"])
+    runs = Path("runs/super_natural_instructions")
+    packing = json.loads((runs / "version_0/packing.json").read_text())
+    assert packing["tasks"] == "500"
+    assert packing["examples refused"] == "15 empty target"  # of 16; the other one is held out, and counted there
+    assert float(packing["columns holding real tokens"].rstrip("%")) > 99.9
+
+    few = ["--data.init_args.test_examples", "3", "--data.init_args.max_new_tokens", "16"]
+    main(["test", "--config", str(recipe), "--ckpt_path", str(runs / "checkpoints/last.ckpt"), *few])
+    report = json.loads((runs / "version_1/report/test/report.json").read_text())
+    assert (report["overall"]["tasks"], report["overall"]["estimates"]["rouge_l"][3]) == (80, 240)
+    assert len(report["categories"]) == 11
+    assert yaml.safe_load((runs / "version_1/config.yaml").read_text())["trainer"]["max_steps"] == 400
