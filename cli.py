@@ -4,13 +4,13 @@ A command is a typed function beside the thing it commands; this file only finds
 methods of the trainer, and it builds the trainer first: a command that needs none would not run without its hardware.
 """
 
-import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jsonargparse import auto_cli
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 # Imported for their class names: `class_path: InstructionTuningModule` needs no package in a YAML.
 from crosstask import callbacks, datamodules, lightning_modules  # noqa: F401
@@ -41,8 +41,8 @@ def main(args: Sequence[str] | None = None) -> None:
     Args:
         args: The words after ``crosstask``; those of this process if None.
     """
-    # transformers looks for files on a hub even where all are local; its messages about it help nobody.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    # Lightning 2.6 asks torch 2.13 in a way that torch warns of on every run; users can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     words = list(sys.argv[1:] if args is None else args)
     if words and words[0] in COMMANDS:
         auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False)
@@ -55,8 +55,8 @@ def run(args: ArgsType) -> CrosstaskCLI:
     return CrosstaskCLI(
         subclass_mode_model=True,
         subclass_mode_data=True,
-        save_config_callback=SaveConfigCallback,
         save_config_kwargs={"overwrite": True},
+        parser_kwargs={"description": f"Besides these, without a trainer: {', '.join(sorted(COMMANDS))} (NAME --help)."},
         args=args,
     )
 

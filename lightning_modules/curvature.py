@@ -65,6 +65,10 @@ def finite_difference(problem: InnerProblem, *, radius: float) -> Curvature:
     Every product backs theta up and copies it back, also when a pass fails. While phi's gradient is taken, theta is
     frozen: its weights need no gradient then, which saves a third of the pass.
 
+    The activations should be smooth. A ReLU that switches between the two points adds a jump / 2e, which in small
+    models is larger than the curvature. A mixed-precision policy of FSDP2 acts inside the modules, where it cannot be
+    switched off from here: use autocast instead.
+
     Args:
         problem: Theta and phi in float32 or float64. Lower precisions are refused: their rounding drowns the
             difference (cosine 0.80 with the exact product, at the best of seven radii).

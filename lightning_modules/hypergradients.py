@@ -132,8 +132,9 @@ def hypergradient(
         method: `identity`, `neumann`, `conjugate_gradient`, `adam_preconditioned` or `sama`, keywords bound.
         inner_loss: Scalar loss of theta and phi. Called anew for every pass, always with the same random draws.
         outer_loss: Scalar loss of theta, and of phi where it has a direct part. Called once.
-        theta: Inner parameters; a shared one counts once. Sharded ones (FSDP2) hand out gradients through a
-            ``backward()``: leaves outside theta and phi that require a gradient would then receive one.
+        theta: Inner parameters; a shared one counts once. Sharded ones (FSDP2): list them right after
+            ``fully_shard``, and put every trainable leaf in theta or phi, since gradients come through a
+            ``backward()`` that would fill the others' ``.grad``.
         phi: Outer parameters, whole on every replica.
         curvature: `finite_difference` or `exact`.
         reduce: Averages a list of tensors over replicas; FSDP2 averages theta's itself and phi still needs it.

@@ -98,7 +98,7 @@ def write_model(folder: Path, texts: list[str], layers: int, width: int) -> PreT
     with torch.no_grad():  # fresh weights give nearly equal scores, and equal scores would prove little
         for weight in model.parameters():
             if weight.ndim == 2:
-                weight.mul_(2)
+                weight.mul_(3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return tokenizer
