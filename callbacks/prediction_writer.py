@@ -77,9 +77,16 @@ class PredictionWriter(Callback):
         folder = run_folder(trainer, "predictions", self.folder)
         if trainer.is_global_zero:
             parts = sorted(folder.glob(f".{stage}-*.part"))
-            lines = [line for part in parts for line in part.read_text(encoding="utf-8").splitlines()]
-            lines.sort(key=lambda line: json.loads(line)["number"])
-            (folder / f"{stage}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+            # A line ends at "\n" alone: splitlines would also cut texts at U+2028, which JSON leaves as it is.
+            # An example that several processes answered (those of a tensor-parallel group) is written once.
+            lines = {
+                json.loads(line)["number"]: line
+                for part in parts
+                for line in part.read_text(encoding="utf-8").split("\n")
+                if line
+            }
+            joined = "".join(f"{lines[number]}\n" for number in sorted(lines))
+            (folder / f"{stage}.jsonl").write_text(joined, encoding="utf-8")
             for part in parts:
                 part.unlink()
 

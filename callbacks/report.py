@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
 
 from ..datamodules.schema import LEVELS, EvaluationExample
@@ -90,7 +91,9 @@ def _row(group: Group) -> list[str]:
 
 def render_terminal(report: Report, title: str) -> Table:
     """The levels and the overall scores, for a terminal."""
-    table = Table("level", title=f"{title}: percent, 95% intervals", title_justify="left")
+    # Without vertical lines it fits 80 columns, which is also what a SLURM log is given.
+    title = f"{title}: percent, 95% intervals"
+    table = Table("level", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for column in ("tasks", "instances", *METRICS.values()):
         table.add_column(column, justify="right")
     for group in report.levels:

@@ -198,6 +198,7 @@ class ScoredBatch(NamedTuple):
         scored: int64 [S], place of each pair's first token in the flattened rows.
         labels: float32 [S], correctness in [0, 1].
         step_pairs: Pairs of the whole optimizer step, over all replicas and accumulated batches.
+        longest: Tokens of the longest pair, which the model must have positions for.
     """
 
     input_ids: Tensor
@@ -207,6 +208,7 @@ class ScoredBatch(NamedTuple):
     scored: Tensor
     labels: Tensor
     step_pairs: int
+    longest: int
 
 
 class PromptBatch(NamedTuple):

@@ -188,13 +188,17 @@ class ScoredRows:
         return self.frame.join(instruction.tolist(), response.tolist(), label)
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> ScoredBatch:
-        """Rows of pairs to tensors; a pair without a label gets NaN, and padding is a document too."""
+        """Rows of pairs to tensors; a pair without a label gets NaN, and padding is a document too.
+
+        Raises:
+            ValueError: A label is no correctness in [0, 1].
+        """
         shape = (len(rows), self.length)
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         position_ids = np.zeros(shape, dtype=np.int64)
         token_type_ids = np.zeros(shape, dtype=np.int64)
         positions = np.arange(self.pair_length)
-        scored, labels, paddings = [], [], []
+        scored, labels, paddings, longest = [], [], [], 0
         for r, row in enumerate(rows):
             column = 0
             for ids, n_source, label in map(self.cut, row):
@@ -203,8 +207,11 @@ class ScoredRows:
                 position_ids[r, column:end] = positions[: len(ids)]
                 if self.frame.types:
                     token_type_ids[r, column + n_source : end] = 1
+                if label is not None and not 0.0 <= label <= 1.0:
+                    raise ValueError(f"a label must be a correctness in [0, 1], got {label}")
                 scored.append(r * self.length + column)
                 labels.append(np.nan if label is None else label)
+                longest = max(longest, len(ids))
                 column = end
             if column < self.length:
                 paddings.append(r * self.length + column)
@@ -216,4 +223,5 @@ class ScoredRows:
             torch.tensor(scored, dtype=torch.int64),
             torch.tensor(labels, dtype=torch.float32),
             step_targets,
+            longest,
         )

@@ -16,6 +16,7 @@ from .schema import EvaluationExample
 from .scored_pairs import CorrectnessLabel, ModelSamples
 from .scored_preparation import ScoredPreparation
 from .scored_rows import ScoredRows, Truncation, pair_frame
+from .store import open_task
 from .tokenization import load_tokenizer
 
 
@@ -147,6 +148,17 @@ class ScorerDataModule(InstructionTuningDataModule):
     def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
         """Everything that is ranked in a stage, by index; call it after ``setup``."""
         return self._ranking[stage].examples
+
+    def _plan_training(self, names: dict[Split, list[str]]) -> None:
+        """Leave out tasks none of whose examples has a wrong response, e.g. because all have the same reference."""
+        left_out = [name for name in names["train"] if self._has_no_mismatch(name, names)]
+        if left_out:
+            rank_zero_info(f"{len(left_out)} training tasks have no wrong response: {', '.join(left_out)}")
+        super()._plan_training({**names, "train": [name for name in names["train"] if name not in left_out]})
+
+    def _has_no_mismatch(self, name: str, names: dict[Split, list[str]]) -> bool:
+        stored = open_task(self.preparation.task_folder(name, **self._held_out(name, names)))
+        return len(stored) == 0 and bool(stored.refused)
 
     def _read_evaluation(self, stage: Stage, names: dict[Split, list[str]]) -> None:
         trained = [self.benchmark.task(name) for name in names["train"]]

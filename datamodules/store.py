@@ -135,7 +135,8 @@ def open_task(folder: Path) -> StoredTask:
         )
     if labels is not None and len(labels) != len(lengths):
         raise ValueError(
-            f"{folder} is damaged: {len(labels)} labels of {len(lengths)} pairs; delete it and it will be prepared again"
+            f"{folder} is damaged: {len(labels)} labels for {len(lengths)} pairs; "
+            "delete it and it will be prepared again"
         )
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)[:-1]]) if len(lengths) else np.empty(0)
     return StoredTask(folder, lengths, n_sources, starts.astype(np.int64), meta["refused"], labels)

@@ -38,7 +38,11 @@ def pair_scores(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
     Args:
         model: With document attention and a head that ``require_scoring_head`` accepts.
         batch: Packed pairs; their positions are counted from the model's first one here.
+
+    Raises:
+        ValueError: A pair is longer than the model has positions for.
     """
+    require_pair_positions(model.config, batch.longest)
     encoder: Any = model.base_model
     types = batch.token_type_ids if getattr(model.config, "type_vocab_size", 1) > 1 else None
     hidden_BLH = encoder(

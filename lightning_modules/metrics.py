@@ -87,12 +87,17 @@ class GenerationScores(Metric):
         self.rouge.append(self._tensor([answer.rouge_l for answer in answers]))
         self.exact.append(self._tensor([answer.exact_match for answer in answers]))
 
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather; a process that was never updated takes part with nothing, of the others' type.
+
+        torchmetrics would send float32 in its place, which aborts a gather of float64.
+        """
+        self.update(())
+        super().sync(*args, **kwargs)
+
     def compute(self) -> Scores:
         """Scores of every example that any process answered."""
-        numbers, rouge, exact = (
-            (dim_zero_cat(state) if len(state) else self._tensor([])).cpu().numpy()
-            for state in (self.numbers, self.rouge, self.exact)
-        )
+        numbers, rouge, exact = (dim_zero_cat(state).cpu().numpy() for state in (self.numbers, self.rouge, self.exact))
         numbers, places = np.unique(numbers, return_index=True)
         return Scores(numbers.astype(np.int64), rouge[places], exact[places])
 
@@ -118,7 +123,11 @@ def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int =
     if not len(values):
         raise ValueError("an estimate needs at least one score")
     generator = np.random.default_rng(seed)
-    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
+    at_once = max(1, 2**18 // len(values))  # few small arrays for a task, no huge one for a benchmark
+    means = np.empty(resamples)
+    for start in range(0, resamples, at_once):
+        places = generator.integers(0, len(values), (len(means[start : start + at_once]), len(values)))
+        means[start : start + at_once] = values[places].mean(axis=1)
     low, high = np.percentile(means, [2.5, 97.5])
     return Estimate(float(values.mean()), float(low), float(high), len(values))
 

@@ -57,7 +57,7 @@ def is_graded(correctness: Values) -> bool:
 
 
 class Ranking(NamedTuple):
-    """Measures of all examples, sorted by number, the same on every process.
+    """Measures of all examples, sorted by number, the same on every process; arrays, as ``metrics.Scores``.
 
     Args:
         number: int64 [n], ``EvaluationExample.number``.
@@ -66,10 +66,10 @@ class Ranking(NamedTuple):
         spearman: float64 [n], NaN where no candidate lies between right and wrong.
     """
 
-    number: Tensor
-    accuracy: Tensor
-    regret: Tensor
-    spearman: Tensor
+    number: NDArray[np.int64]
+    accuracy: NDArray[np.float64]
+    regret: NDArray[np.float64]
+    spearman: NDArray[np.float64]
 
 
 class RankingScores(Metric):
@@ -90,9 +90,14 @@ class RankingScores(Metric):
             rows.append((number, top_is_right(s, c), regret(s, c), spearman(s, c) if is_graded(c) else np.nan))
         self.measured.append(torch.tensor(rows, dtype=torch.float64, device=self.device).reshape(-1, 4))
 
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Gather; a process that was never updated takes part with nothing, see ``GenerationScores.sync``."""
+        self.update((), (), ())
+        super().sync(*args, **kwargs)
+
     def compute(self) -> Ranking:
         """Measures of every example that any process ranked."""
-        rows = dim_zero_cat(self.measured).cpu() if len(self.measured) else torch.empty(0, 4, dtype=torch.float64)
-        numbers, places = np.unique(rows[:, 0].numpy(), return_index=True)
-        rows = rows[places]
-        return Ranking(torch.from_numpy(numbers).long(), *rows[:, 1:].unbind(1))
+        rows = dim_zero_cat(self.measured).cpu().numpy()
+        numbers, places = np.unique(rows[:, 0], return_index=True)
+        accuracy, lost, correlation = rows[places, 1:].T
+        return Ranking(numbers.astype(np.int64), accuracy, lost, correlation)

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -15,7 +16,7 @@ from ..datamodules.ranking import CandidateBatch
 from ..datamodules.replicas import realign_progress, replicas
 from ..datamodules.schema import ScoredBatch
 from ..datamodules.tokenization import load_tokenizer
-from .cross_encoder import CrossEncoder, build_scorer, pair_scores, require_pair_positions
+from .cross_encoder import CrossEncoder, build_scorer, pair_scores
 from .metrics import Answer, GenerationScores, Scores
 from .models import compile_layers, model_config
 from .optimization import linear_schedule, parameter_groups
@@ -102,7 +103,7 @@ class ScorerModule(L.LightningModule):
         if vocabulary > embeddings.num_embeddings:
             model.resize_token_embeddings(vocabulary)
         if self.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable()
         if self.compile_blocks:
             compile_layers(model)
         # from_pretrained hands out a model in evaluation mode, and Lightning keeps modes: nothing would be dropped.
@@ -130,11 +131,6 @@ class ScorerModule(L.LightningModule):
         warmup = math.ceil(self.warmup_share * max(self.total_steps, 0))
         schedule = linear_schedule(optimizer, warmup=warmup, total=self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_before_batch_transfer(self, batch: ScoredBatch | CandidateBatch, dataloader_idx: int) -> Any:
-        """Check a batch while it is on the CPU, where looking at it costs no synchronization."""
-        check_pairs(batch.pairs if isinstance(batch, CandidateBatch) else batch, self.scorer)
-        return batch
 
     def training_step(self, batch: ScoredBatch, batch_idx: int) -> Tensor:
         """This batch's part of the mean squared error over all pairs of the step."""
@@ -195,7 +191,7 @@ class ScorerModule(L.LightningModule):
         self.log(f"{stage}/ranking_accuracy", self.ranking.accuracy.mean(), prog_bar=True)
         self.log(f"{stage}/rouge_l", self.scores.rouge_l.mean())
         self.log(f"{stage}/exact_match", self.scores.exact_match.mean())
-        graded = ~self.ranking.spearman.isnan()
+        graded = ~np.isnan(self.ranking.spearman)
         if graded.any():
             self.log(f"{stage}/spearman", self.ranking.spearman[graded].mean())
             self.log(f"{stage}/regret", self.ranking.regret[graded].mean())
@@ -208,21 +204,6 @@ def squared_errors(scores: Tensor, labels: Tensor) -> Tensor:
     """Squared errors [S] of raw scores, in float32 or better."""
     wide = torch.promote_types(scores.dtype, torch.float32)
     return F.mse_loss(scores.to(wide), labels.to(wide), reduction="none")
-
-
-def check_pairs(batch: ScoredBatch, model: PreTrainedModel) -> None:
-    """Refuse pairs that the model has no positions for, and labels that are no correctness.
-
-    Raises:
-        ValueError: With what was found.
-    """
-    require_pair_positions(model.config, int(batch.position_ids.max()) + 1)
-    outside = ~((batch.labels >= 0) & (batch.labels <= 1))  # NaN is outside, too
-    if outside.any():
-        raise ValueError(
-            f"labels must be correctness in [0, 1], got {batch.labels[outside][:3].tolist()} in {int(outside.sum())} "
-            f"of {len(outside)} pairs"
-        )
 
 
 def _by_example(batch: CandidateBatch, values: Tensor) -> list[Tensor]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
+from common import print_result
 from rich.console import Console
 from rich.table import Table
 from rouge_score.rouge_scorer import RougeScorer
@@ -133,15 +134,13 @@ def main() -> None:
     for name, (answers, mine, theirs, difference) in results.items():
         table.add_row(name, str(answers), f"{mine:.2f}", f"{theirs:.1f}", f"{theirs / mine:.1f}", f"{difference:.1g}")
     Console().print(table)
-    line = {
-        "benchmark": "rouge_l",
-        "ours": round(known.ours, 3),
-        "peer": round(known.peer, 3),
-        "ratio": round(known.peer / known.ours, 2),
-        "unit": "microseconds an answer, ratio is peer / ours",
-        "setting": f"{text} text, words known, median of {settings.rounds} interleaved rounds, {known.answers} answers",
-    }
-    print(json.dumps(line))
+    print_result(
+        "rouge_l",
+        ours=1e6 / known.ours,
+        peer=1e6 / known.peer,
+        unit="answers/s",
+        setting=f"{text} text, words known, median of {settings.rounds} interleaved rounds, {known.answers} answers",
+    )
 
 
 if __name__ == "__main__":

@@ -67,11 +67,12 @@ from crosstask.lightning_modules.metrics import Answer, GenerationScores
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 with open(f"{sys.argv[1]}/{rank}.txt", "w") as file:
-    for numbers in [(2, 6, 7), ()]:  # of the second process; the first has 0 to 4
+    for numbers in [(2, 6, 7), (), None]:  # of the second process, None: not even an empty batch; the first has 0 to 4
         metric = GenerationScores()
-        examples = [EvaluationExample(n, "t", "c", "fully_held_out", "", "", ("x",)) for n in numbers if rank]
+        examples = [EvaluationExample(n, "t", "c", "fully_held_out", "", "", ("x",)) for n in numbers or () if rank]
         examples += [EvaluationExample(n, "t", "c", "fully_held_out", "", "", ("x",)) for n in range(5) if not rank]
-        metric.update([Answer(example, "", example.number / 10, False) for example in examples])
+        if not rank or numbers is not None:
+            metric.update([Answer(example, "", example.number / 10, False) for example in examples])
         scores = metric.compute()
         print(scores.number.tolist(), scores.rouge_l.tolist(), file=file)
 """
@@ -84,7 +85,7 @@ def test_two_processes_agree_and_count_nothing_twice(tmp_path: Path) -> None:
     overlapping = "[0, 1, 2, 3, 4, 6, 7] [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7]"
     nothing = "[0, 1, 2, 3, 4] [0.0, 0.1, 0.2, 0.3, 0.4]"
     for rank in (0, 1):
-        assert (tmp_path / f"{rank}.txt").read_text().splitlines() == [overlapping, nothing]
+        assert (tmp_path / f"{rank}.txt").read_text().splitlines() == [overlapping, nothing, nothing]
 
 
 def test_equal_scores_leave_no_doubt() -> None:

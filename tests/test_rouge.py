@@ -5,6 +5,7 @@ import random
 import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
+from crosstask.datamodules import rouge
 from crosstask.datamodules.rouge import rouge_l
 
 SCORER = RougeScorer(["rougeL"], use_stemmer=True)
@@ -28,6 +29,15 @@ def test_scores_are_those_of_rouge_score() -> None:
         assert abs(rouge_l(prediction, [reference]) - expected) <= 1e-12
         nonzero += expected > 0
     assert nonzero > 1000  # the texts do overlap, so the comparison means something
+
+
+def test_stems_stay_those_of_rouge_score_when_the_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rouge._STEMS, "limit", 3)
+    rouge.tokenize.cache_clear()
+    prediction, reference = "cats running homeward walked dogs early", "the cat runs homewards and walks a dog earlier"
+    expected = SCORER.score(reference, prediction)["rougeL"].fmeasure
+    assert rouge_l(prediction, [reference]) == expected > 0
+    assert len(rouge._STEMS) <= 3
 
 
 def test_of_several_references_the_best_counts() -> None:
