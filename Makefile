@@ -23,7 +23,7 @@ lint: $(VENV)/ready
 # mypy finds the package under its import name through a link to the repository's root.
 types: $(VENV)/ready
 	mkdir -p .types && ln -sfn .. .types/crosstask
-	MYPYPATH=.types $(BIN)/mypy -p crosstask
+	MYPYPATH=.types $(BIN)/mypy -p crosstask.datamodules -p crosstask.lightning_modules -p crosstask.callbacks -m crosstask.cli
 
 perf: $(VENV)/ready
 	$(BIN)/pip install -q -e ".[perf]" -c constraints.txt

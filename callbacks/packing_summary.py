@@ -15,7 +15,7 @@ class PackingSummary(Callback):
     """Print how many examples were stored, refused and cut and how full the rows are; keep it as packing.json."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        report = getattr(trainer.datamodule, "report", None)
+        report = getattr(trainer.datamodule, "report", None)  # type: ignore[attr-defined]
         folder = run_folder(trainer, "")
         if report is None or not trainer.is_global_zero:
             return

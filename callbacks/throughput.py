@@ -9,6 +9,7 @@ import lightning as L
 import torch
 from lightning import Callback
 from torch import nn
+from transformers import PreTrainedModel
 
 from ..datamodules.replicas import replicas
 from ..datamodules.schema import CausalBatch, Seq2SeqBatch
@@ -63,8 +64,9 @@ class Throughput(Callback):
         for name in ("examples", "tokens", "targets"):
             pl_module.log(f"throughput/{name}_per_second", self._counts[name] * count / seconds, batch_size=1)
         pl_module.log("throughput/packing_efficiency", self._counts["tokens"] / self._counts["columns"], batch_size=1)
-        if peak := peak_flops(pl_module.device):
-            flops = training_flops(pl_module.model, self._counts)
+        peak, model = peak_flops(pl_module.device), getattr(pl_module, "model", None)
+        if peak and isinstance(model, PreTrainedModel):
+            flops = training_flops(model, self._counts)
             pl_module.log("throughput/model_flops_utilization", flops / seconds / peak, batch_size=1)
 
 
@@ -81,7 +83,7 @@ def batch_counts(batch: CausalBatch | Seq2SeqBatch) -> dict[str, int]:
     }
 
 
-def training_flops(model: nn.Module, counts: Mapping[str, int]) -> float:
+def training_flops(model: PreTrainedModel, counts: Mapping[str, int]) -> float:
     """Floating-point operations of forward and backward over real tokens: 6 for each weight and token, and attention.
 
     The vocabulary's matrix is applied at targets alone. Attention of a causal document of n tokens costs
@@ -89,10 +91,10 @@ def training_flops(model: nn.Module, counts: Mapping[str, int]) -> float:
     as in PaLM's definition of model FLOPs (arXiv 2204.02311, appendix B).
     """
     tables = [layer.weight for layer in model.modules() if isinstance(layer, nn.Embedding)]
-    head = model.get_output_embeddings().weight  # type: ignore[operator, union-attr]
+    head = model.get_output_embeddings().weight
     apart = {id(weight) for weight in (*tables, head)}
     weights = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in apart)
-    layers, width = model.config.num_hidden_layers, model.config.hidden_size  # type: ignore[union-attr]
+    layers, width = model.config.num_hidden_layers, model.config.hidden_size
     attention = 6.0 * layers * width * counts["squares"]
     return 6.0 * weights * counts["tokens"] + attention + 6.0 * head.numel() * counts["targets"]
 

@@ -150,10 +150,10 @@ class InstructionTuningModule(L.LightningModule):
             self.log("train/loss", self._step_loss * size, prog_bar=True, sync_dist=size > 1, batch_size=1)
             self._step_loss = 0.0
 
-    def validation_step(self, batch: Batch | PromptBatch, batch_idx: int) -> list[Answer] | None:
+    def validation_step(self, batch: Batch | PromptBatch, batch_idx: int) -> list[Answer] | None:  # type: ignore[override]
         return self._evaluate(batch)
 
-    def test_step(self, batch: Batch | PromptBatch, batch_idx: int) -> list[Answer] | None:
+    def test_step(self, batch: Batch | PromptBatch, batch_idx: int) -> list[Answer] | None:  # type: ignore[override]
         return self._evaluate(batch)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[Answer]:
@@ -167,8 +167,8 @@ class InstructionTuningModule(L.LightningModule):
             return answers
         self._check_kind(batch)
         loss = target_loss(self.language_model, batch, packed=self.packed)
-        if loss.count > 0:
-            self.evaluation_loss.update(loss.sum / loss.count, weight=loss.count)
+        if loss.targets > 0:
+            self.evaluation_loss.update(loss.sum / loss.targets, weight=loss.targets)
         return None
 
     def on_validation_epoch_end(self) -> None:
@@ -199,7 +199,7 @@ class InstructionTuningModule(L.LightningModule):
             pad_token_id=tokenizer.pad_token_id,
             decoder_start_token_id=model.config.decoder_start_token_id if model.config.is_encoder_decoder else None,
         )
-        ids = model.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy)
+        ids = model.generate(batch.input_ids, attention_mask=batch.attention_mask, generation_config=greedy)  # type: ignore[operator]
         if not model.config.is_encoder_decoder:
             ids = ids[:, batch.input_ids.shape[1] :]
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)

@@ -1,4 +1,4 @@
-"""The loss on targets: sums and counts, so that a mean can be taken over a whole optimizer step."""
+"""The loss on targets: sums and numbers of targets, so that a mean can be taken over a whole optimizer step."""
 
 # B rows, L columns, N target columns of all rows, V vocabulary
 
@@ -17,7 +17,7 @@ class LossSum(NamedTuple):
     """A sum of cross entropies in nats, and over how many target tokens it was taken."""
 
     sum: Tensor
-    count: Tensor
+    targets: Tensor
 
 
 def target_logits(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, packed: bool = True) -> Tensor:

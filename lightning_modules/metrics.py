@@ -111,7 +111,7 @@ class Estimate(NamedTuple):
     mean: float
     low: float
     high: float
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks an estimate for
 
 
 def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Estimate:

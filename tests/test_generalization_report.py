@@ -1,7 +1,7 @@
 """The evaluation callbacks in a real Trainer: what they write when, and in which order."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ from torch.utils.data import DataLoader
 
 from crosstask.callbacks.generalization_report import GeneralizationReport
 from crosstask.callbacks.prediction_writer import PredictionWriter
-from crosstask.datamodules.schema import EvaluationExample
+from crosstask.datamodules.schema import EvaluationExample, Level
 from crosstask.lightning_modules.metrics import Answer, GenerationScores, Scores
 
-TASKS = (("copy", "fully_supervised"), ("sort", "fully_held_out"))
+TASKS: tuple[tuple[str, Level], ...] = (("copy", "fully_supervised"), ("sort", "fully_held_out"))
 EXAMPLES = [
-    EvaluationExample(number, *[(task, task.title(), level) for task, level in TASKS][number % 2], *rest)
-    for number, rest in enumerate(
+    EvaluationExample(number, TASKS[number % 2][0], TASKS[number % 2][0].title(), TASKS[number % 2][1], *asked)
+    for number, asked in enumerate(
         [("a", "say yes", ("yes",)), ("b", "say no", ("no",)), ("c", "1\u20282", ("é",)), ("d", "3\x854", ("4 5",))]
     )
 ]
@@ -68,8 +68,8 @@ class Parrot(L.LightningModule):
 
 
 def trainer(folder: Path, **settings: Any) -> L.Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    callbacks = [GeneralizationReport(), PredictionWriter()]
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    callbacks: list[L.Callback] = [GeneralizationReport(), PredictionWriter()]
     return L.Trainer(accelerator="cpu", devices=1, default_root_dir=folder, callbacks=callbacks, **quiet, **settings)
 
 
@@ -96,7 +96,8 @@ def test_the_report_is_printed_and_written_after_test(tmp_path: Path, capsys: py
 @pytest.mark.parametrize("stage", ["validation", "test", "predict"])
 def test_predictions_are_one_line_each_in_the_order_of_the_examples(tmp_path: Path, stage: str) -> None:
     run = trainer(tmp_path)
-    {"validation": run.validate, "test": run.test, "predict": run.predict}[stage](Parrot(), datamodule=Data())
+    evaluate: dict[str, Callable[..., Any]] = {"validation": run.validate, "test": run.test, "predict": run.predict}
+    evaluate[stage](Parrot(), datamodule=Data())
     written = lines(tmp_path / f"predictions/{stage}.jsonl")
     assert [line["number"] for line in written] == [0, 1, 2, 3]
     assert [line["prediction"] for line in written] == ANSWERS
@@ -125,10 +126,13 @@ def test_a_run_that_breaks_off_keeps_what_it_had(tmp_path: Path) -> None:
         trainer(tmp_path).test(Breaks(), Data(), verbose=False)
     (part,) = (tmp_path / "predictions").iterdir()
     assert [line["number"] for line in lines(part)] == [3, 1]
+    of_another_process = part.with_name(part.name.replace("0", "1"))
+    of_another_process.write_text(json.dumps({"number": 9}) + "\n")
 
     trainer(tmp_path).test(Parrot(), Data(), verbose=False)  # and what it had is not mixed into the next run's
     assert [line["number"] for line in lines(tmp_path / "predictions/test.jsonl")] == [0, 1, 2, 3]
     assert not part.exists()
+    assert not of_another_process.exists()
 
 
 def test_validation_during_fit_writes_and_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

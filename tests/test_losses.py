@@ -84,9 +84,9 @@ def test_the_packed_loss_is_transformers_own_over_documents_alone(model_type: st
     batch = CausalRows(24, PAD).collate([made[:3], made[3:5], made[5:]], step_targets=1)
     loss = target_loss(packed, batch)
     expected = mean_of_lone_documents(alone, made)
-    torch.testing.assert_close(loss.sum / loss.count, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(loss.sum / loss.targets, expected, rtol=1e-6, atol=0)
 
-    (loss.sum / loss.count).backward()
+    (loss.sum / loss.targets).backward()
     expected.backward()
     for mine, theirs in zip(packed.parameters(), alone.parameters(), strict=True):
         # transformers takes its softmax in float32, whatever the model's type
@@ -97,7 +97,7 @@ def test_the_packed_encoder_decoder_loss_is_transformers_own_over_documents_alon
     made = documents(6)
     batch = Seq2SeqRows(20, 16, PAD).collate([made[:3], made[3:4], made[4:]], step_targets=1)
     loss = target_loss(t5_model(), batch)
-    torch.testing.assert_close(loss.sum / loss.count, mean_of_lone_documents(t5_model("sdpa"), made), rtol=1e-6, atol=0)
+    torch.testing.assert_close(loss.sum / loss.targets, mean_of_lone_documents(t5_model("sdpa"), made), rtol=1e-6, atol=0)
 
 
 def test_padded_rows_give_the_same_loss_to_models_that_cannot_be_packed() -> None:
@@ -114,7 +114,7 @@ def test_padded_rows_give_the_same_loss_to_models_that_cannot_be_packed() -> Non
     config = AutoConfig.for_model("bart", vocab_size=VOCABULARY, decoder_start_token_id=EOS, **fields, **heads)
     bart = AutoModelForSeq2SeqLM.from_config(config, attn_implementation="sdpa").double().eval()
     loss = target_loss(bart, Seq2SeqRows(12, 9, PAD).collate(rows, step_targets=1), packed=False)
-    torch.testing.assert_close(loss.sum / loss.count, mean_of_lone_documents(bart, made), rtol=1e-6, atol=0)
+    torch.testing.assert_close(loss.sum / loss.targets, mean_of_lone_documents(bart, made), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -140,7 +140,7 @@ def test_rows_of_padding_alone_have_a_loss_of_zero_and_zero_gradients() -> None:
     model = causal_model()
     loss = target_loss(model, CausalRows(8, PAD).collate([[]], step_targets=0))
     loss.sum.backward()
-    assert (float(loss.sum.detach()), int(loss.count)) == (0.0, 0)
+    assert (float(loss.sum.detach()), int(loss.targets)) == (0.0, 0)
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
 
 

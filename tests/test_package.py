@@ -18,9 +18,7 @@ ROOMS = ("datamodules", "lightning_modules", "callbacks", "cli")  # imports run 
 
 def modules() -> list[ModuleType]:
     names = [
-        module.name
-        for room in ROOMS[:3]
-        for module in pkgutil.walk_packages([str(ROOT / room)], f"crosstask.{room}.")
+        module.name for room in ROOMS[:3] for module in pkgutil.walk_packages([str(ROOT / room)], f"crosstask.{room}.")
     ]
     return [importlib.import_module(name) for name in [*names, "crosstask.cli"]]
 

@@ -11,6 +11,7 @@ from crosstask.datamodules.rouge import rouge_l
 SCORER = RougeScorer(["rougeL"], use_stemmer=True)
 CHARACTERS = "abc dEf ghijklmnop 12 3-'_.,é日ßİıσς \n\t$"
 WORDS = "running runs ran cats cat's naive generalization generalized tasks the a 42 x y's sky skies dying ties".split()
+WORDS += "was wa gas ga".split()  # too short to be stemmed
 
 
 def texts(seed: int, count: int) -> list[str]:
