@@ -52,11 +52,12 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def run(args: ArgsType) -> CrosstaskCLI:
     """Run one of the trainer's commands and hand back what was built."""
+    others = ", ".join(sorted(COMMANDS))
     return CrosstaskCLI(
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"description": f"Besides these, without a trainer: {', '.join(sorted(COMMANDS))} (NAME --help)."},
+        parser_kwargs={"description": f"Besides these, without a trainer: {others} (NAME --help)."},
         args=args,
     )
 

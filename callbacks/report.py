@@ -34,30 +34,28 @@ class Report:
         levels: The three levels of generalization, in order; one without tasks has no estimates.
         categories: Pooled instances of each category.
         tasks: Each task.
+        unscored: Examples that were to be asked and were not, as in a run with limited batches.
     """
 
     overall: Group
     levels: list[Group]
     categories: list[Group]
     tasks: list[Group]
+    unscored: int
 
 
 def build_report(scores: Scores, examples: Sequence[EvaluationExample]) -> Report:
-    """Group scores by what their examples say.
-
-    Raises:
-        ValueError: Some examples were never scored.
-    """
+    """Group scores by what their examples say."""
     by_number = {example.number: example for example in examples}
     scored = [by_number[number] for number in scores.number.tolist()]
-    if len(scored) != len(examples):
-        raise ValueError(f"{len(examples) - len(scored)} of {len(examples)} examples have no score")
     levels = {group.name: group for group in _groups(scores, scored, lambda example: example.level)}
+    overall = _groups(scores, scored, lambda example: "overall")
     return Report(
-        overall=_groups(scores, scored, lambda example: "overall")[0],
+        overall=overall[0] if overall else Group("overall", 0, {}),
         levels=[levels.get(level, Group(level, 0, {})) for level in LEVELS],
         categories=sorted(_groups(scores, scored, lambda example: example.category), key=lambda group: group.name),
         tasks=sorted(_groups(scores, scored, lambda example: example.task), key=lambda group: group.name),
+        unscored=len(examples) - len(scored),
     )
 
 
@@ -89,6 +87,13 @@ def _row(group: Group) -> list[str]:
     return [name, str(group.tasks), str(group.instances), *scores]
 
 
+def _unscored(report: Report) -> str | None:
+    """What to say of examples that are missing in every mean."""
+    if not report.unscored:
+        return None
+    return f"{report.unscored} of {report.unscored + report.overall.instances} examples were not asked."
+
+
 def render_terminal(report: Report, title: str) -> Table:
     """The levels and the overall scores, for a terminal."""
     # Without vertical lines it fits 80 columns, which is also what a SLURM log is given.
@@ -100,12 +105,15 @@ def render_terminal(report: Report, title: str) -> Table:
         table.add_row(*_row(group))
     table.add_section()
     table.add_row(*_row(report.overall))
+    table.caption = _unscored(report)
     return table
 
 
 def render_markdown(report: Report, title: str) -> str:
     """The whole report as Markdown."""
     lines = [f"# {title}", "", "Percent with 95% bootstrap intervals over instances; every mean is over instances.", ""]
+    if missing := _unscored(report):
+        lines += [missing, ""]
     for heading, groups in (
         ("Levels of generalization", [*report.levels, report.overall]),
         ("Categories", report.categories),

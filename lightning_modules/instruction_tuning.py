@@ -180,8 +180,9 @@ class InstructionTuningModule(L.LightningModule):
     def _log_evaluation(self, stage: str) -> None:
         self.scores = self.generation_scores.compute()
         self.generation_scores.reset()
-        self.log(f"{stage}/rouge_l", self.scores.rouge_l.mean(), prog_bar=True)
-        self.log(f"{stage}/exact_match", self.scores.exact_match.mean(), prog_bar=True)
+        if len(self.scores.number):  # none where batches are limited to those of the loss
+            self.log(f"{stage}/rouge_l", self.scores.rouge_l.mean(), prog_bar=True)
+            self.log(f"{stage}/exact_match", self.scores.exact_match.mean(), prog_bar=True)
         if self.evaluation_loss.update_called:
             self.log(f"{stage}/loss", self.evaluation_loss.compute(), prog_bar=True)
             self.evaluation_loss.reset()

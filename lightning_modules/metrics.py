@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -105,13 +106,14 @@ class GenerationScores(Metric):
         return torch.tensor(values, dtype=torch.float64, device=self.device)
 
 
-class Estimate(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Estimate:
     """A mean, the ends of its 95% bootstrap interval, and over how many instances it was taken."""
 
     mean: float
     low: float
     high: float
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody asks an estimate for
+    count: int
 
 
 def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Estimate:

@@ -54,7 +54,11 @@ def main() -> None:
     print(f"{'logits at all':20}{mib['all']:>8.0f} MiB above the model")
     setting = f"OPT-125M head, 2 blocks, {arguments.rows} rows of {LENGTH}, {TARGET_SHARE:.0%} targets, fp32, CPU"
     print_result(
-        "logits_peak_memory", ours=mib["targets"], peer=mib["all"], unit="MiB above the model (less is better)", setting=setting
+        "logits_peak_memory",
+        ours=mib["targets"],
+        peer=mib["all"],
+        unit="MiB above the model (less is better)",
+        setting=setting,
     )
 
 

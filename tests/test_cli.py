@@ -64,7 +64,7 @@ def test_fit_validate_test_and_predict(config: Path, tmp_path: Path) -> None:
     assert all(level["tasks"] > 0 for level in report["levels"])
     lines = [json.loads(line) for line in (runs / "version_1/predictions/test.jsonl").read_text().splitlines()]
     assert [line["number"] for line in lines] == list(range(len(lines)))
-    assert len(lines) == sum(level["estimates"]["rouge_l"][3] for level in report["levels"])
+    assert len(lines) == sum(level["estimates"]["rouge_l"]["count"] for level in report["levels"])
 
     main(["validate", "--config", str(config), "--ckpt_path", checkpoint, "--trainer.limit_val_batches", "1.0"])
     assert (runs / "version_2/report/validation/report.md").exists()

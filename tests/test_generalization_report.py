@@ -85,7 +85,7 @@ def test_the_report_is_printed_and_written_after_test(tmp_path: Path, capsys: py
     assert "no tasks" in printed
     report = json.loads((tmp_path / "report/test/report.json").read_text())
     # copy: "Yes!" is right, the answer for é is not; sort: "yes" for "no" is wrong, "4" is half of "4 5" (F1 2/3).
-    means = {group["name"]: [group["estimates"][metric][0] for metric in ("rouge_l", "exact_match")]
+    means = {group["name"]: [group["estimates"][metric]["mean"] for metric in ("rouge_l", "exact_match")]
              for group in [*report["tasks"], report["overall"]]}  # fmt: skip
     assert means["copy"] == [0.5, 0.5]
     assert means["sort"] == pytest.approx([1 / 3, 0.0])

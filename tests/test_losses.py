@@ -97,7 +97,8 @@ def test_the_packed_encoder_decoder_loss_is_transformers_own_over_documents_alon
     made = documents(6)
     batch = Seq2SeqRows(20, 16, PAD).collate([made[:3], made[3:4], made[4:]], step_targets=1)
     loss = target_loss(t5_model(), batch)
-    torch.testing.assert_close(loss.sum / loss.targets, mean_of_lone_documents(t5_model("sdpa"), made), rtol=1e-6, atol=0)
+    alone = mean_of_lone_documents(t5_model("sdpa"), made)
+    torch.testing.assert_close(loss.sum / loss.targets, alone, rtol=1e-6, atol=0)
 
 
 def test_padded_rows_give_the_same_loss_to_models_that_cannot_be_packed() -> None:

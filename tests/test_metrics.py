@@ -10,6 +10,7 @@ import pytest
 from crosstask.datamodules.schema import EvaluationExample
 from crosstask.lightning_modules.metrics import (
     Answer,
+    Estimate,
     GenerationScores,
     bootstrap,
     bootstrap_by,
@@ -89,7 +90,7 @@ def test_two_processes_agree_and_count_nothing_twice(tmp_path: Path) -> None:
 
 
 def test_equal_scores_leave_no_doubt() -> None:
-    assert bootstrap(np.full(50, 0.25)) == (0.25, 0.25, 0.25, 50)
+    assert bootstrap(np.full(50, 0.25)) == Estimate(0.25, 0.25, 0.25, 50)
 
 
 def test_the_interval_is_that_of_the_normal_approximation_where_it_holds() -> None:
