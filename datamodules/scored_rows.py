@@ -135,10 +135,10 @@ class ScoredRows:
     keep_end: bool = False
 
     def __post_init__(self) -> None:
-        if not self.frame.size < self.pair_length <= self.length:
+        if not self.frame.size <= self.pair_length <= self.length:
             raise ValueError(
-                f"pair_length = {self.pair_length} must exceed the {self.frame.size} special tokens of a pair, and "
-                f"fit into a row of {self.length} columns"
+                f"pair_length = {self.pair_length} must hold the {self.frame.size} special tokens of a pair, and fit "
+                f"into a row of {self.length} columns"
             )
 
     @property

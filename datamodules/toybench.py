@@ -22,8 +22,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
+from .bpe import write_bpe
 from .toy_tasks import SPLITS, TASKS, ToyTask
 
 VERSION = 1  # of the written text; raised whenever the same arguments write something else
@@ -97,7 +96,7 @@ def _write(folder: Path, instances: int, seed: int) -> None:
     (folder / "splits/default").mkdir(parents=True)
     for split, names in listed.items():
         (folder / "splits/default" / f"{split}_tasks.txt").write_text("".join(f"{name}\n" for name in names))
-    _write_tokenizer(folder / "tokenizer", texts)
+    write_bpe(texts, folder / "tokenizer", vocabulary=VOCABULARY, longest=512)
 
 
 def task_record(task: ToyTask, prefix: str, instances: int, seed: int) -> dict[str, Any]:
@@ -148,28 +147,6 @@ def _distinct_pairs(task: ToyTask, wanted: int, seed: int) -> list[tuple[str, st
 def _prompts(definition: str, instances: list[dict[str, Any]]) -> Iterator[str]:
     for place, instance in enumerate(instances):
         yield PROMPTS[place % len(PROMPTS)].format(definition, instance["input"], instance["output"][0])
-
-
-def _write_tokenizer(folder: Path, texts: list[str]) -> None:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<pad>", "</s>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    folder.mkdir()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": "<pad>",
-        "eos_token": "</s>",
-        "model_max_length": 512,
-    }
-    _write_json(folder / "tokenizer_config.json", settings)
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

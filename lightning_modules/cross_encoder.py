@@ -254,8 +254,9 @@ class CrossEncoder:
         self.model.eval()
         try:
             for members in _by_budget(sizes, self.tokens_per_forward):
-                # One row of exactly these pairs: there is nothing to pad.
-                kind = replace(self._kind, length=max(int(sizes[members].sum()), self._kind.pair_length))
+                # One row of exactly these pairs: there is nothing to pad. Where it is shorter than pairs may be, none is.
+                columns = int(sizes[members].sum())
+                kind = replace(self._kind, length=columns, pair_length=min(self._kind.pair_length, columns))
                 batch = kind.collate([[documents[i] for i in members]], step_targets=len(members))
                 on_device = move_data_to_device(batch, parameter.device)
                 scores[members] = pair_scores(self.model, on_device).to("cpu", scores.dtype)
