@@ -14,6 +14,7 @@ from transformers import (
     AutoTokenizer,
     DistilBertConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForSequenceClassification,
     RobertaModel,
@@ -31,12 +32,17 @@ PAIRS = [
 
 def tokenizer_like(kind: str, toybench: Path) -> Any:
     """The embedded benchmark's vocabulary, joining pairs as RoBERTa or BERT does."""
-    tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
-    end = (tokenizer.eos_token, tokenizer.eos_token_id)
-    made = processors.BertProcessing(end, end) if kind == "bert" else processors.RobertaProcessing(end, end)
-    tokenizer.backend_tokenizer.post_processor = made
-    tokenizer.model_input_names = ["input_ids", "attention_mask", *(["token_type_ids"] if kind == "bert" else [])]
-    return tokenizer
+    plain = AutoTokenizer.from_pretrained(toybench / "tokenizer")
+    end = (plain.eos_token, plain.eos_token_id)
+    plain.backend_tokenizer.post_processor = (
+        processors.BertProcessing(end, end) if kind == "bert" else processors.RobertaProcessing(end, end)
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=plain.backend_tokenizer,
+        pad_token=plain.pad_token,
+        eos_token=plain.eos_token,
+        model_input_names=["input_ids", *(["token_type_ids"] if kind == "bert" else []), "attention_mask"],
+    )
 
 
 def tiny(kind: str, tokenizer: Any, **fields: Any) -> Any:

@@ -57,9 +57,7 @@ def test_documents_for_the_loss_are_dealt_once_and_replicas_stay_in_step() -> No
     documents = [TokenizedExample(np.array([*source, 1]), len(source)) for source in SOURCES]
     made: list[list[CausalBatch]] = []
     for rank in range(3):
-        rows = RowLoader(
-            documents, kind=CausalRows(32, 0), packing=best_fit, budget=64, replicas=Replicas(3, rank)
-        )
+        rows = RowLoader(documents, kind=CausalRows(32, 0), packing=best_fit, budget=64, replicas=Replicas(3, rank))
         made.append(list(rows))  # type: ignore[arg-type]
         assert len(rows) == len(made[-1]) == len(Chain(rows, rows)) // 2
     assert {len(batches) for batches in made} == {len(made[0])}

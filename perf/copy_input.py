@@ -1,0 +1,39 @@
+"""What copying the input scores on the test tasks: the floor that a trained model has to leave.
+
+    CROSSTASK_DATA=folder python perf/copy_input.py
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import print_result, real_or_toy_benchmark
+
+from crosstask.datamodules.rouge import rouge_l
+from crosstask.lightning_modules.metrics import bootstrap, exact_match
+
+INSTANCES = 100  # of each test task, in file order
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        benchmark = real_or_toy_benchmark(Path(scratch))
+        examples = [
+            example for name in benchmark.task_names("test") for example in list(benchmark.examples(name))[:INSTANCES]
+        ]
+    rouge = bootstrap(np.array([rouge_l(example.input, example.targets) for example in examples]))
+    exact = bootstrap(np.array([float(exact_match(example.input, example.targets)) for example in examples]))
+    print(f"{rouge.count} test instances, answered with their input")
+    print(f"ROUGE-L {100 * rouge.mean:.2f} [{100 * rouge.low:.2f}, {100 * rouge.high:.2f}]")
+    print_result(
+        "copy_input",
+        ours=100 * rouge.mean,
+        peer=100 * exact.mean,
+        unit="percent: ours ROUGE-L, peer exact match of the same answers",
+        setting=f"data {os.environ.get('CROSSTASK_DATA', 'toybench')}",
+    )
+
+
+if __name__ == "__main__":
+    main()
