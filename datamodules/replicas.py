@@ -3,6 +3,7 @@
 No other file reads ``world_size``, ``global_rank`` or ``accumulate_grad_batches``.
 """
 
+import hashlib
 from typing import Any, NamedTuple
 
 from lightning import Trainer
@@ -62,6 +63,16 @@ def replicas(trainer: Trainer | None) -> Replicas:
         # DeepSpeed divides the loss inside backward, after Lightning's closure already did.
         divides_twice=bool(getattr(trainer.strategy, "handles_gradient_accumulation", False)),
     )
+
+
+def batch_seed(seed: int, batch_idx: int, here: Replicas) -> int:
+    """The seed of one batch's dropout: a function of the run's seed, the batch's place and the replica.
+
+    Processes of one replica drop alike, as tensor parallelism needs; replicas drop differently; and a resumed run drops
+    what an undisturbed one would, without any state to save.
+    """
+    digest = hashlib.sha256(repr((seed, "batch", batch_idx, here.rank)).encode()).digest()
+    return int.from_bytes(digest[:7], "little")
 
 
 def realign_progress(checkpoint: dict[str, Any], here: Replicas) -> None:

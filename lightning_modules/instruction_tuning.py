@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..datamodules.replicas import realign_progress, replicas
+from ..datamodules.replicas import batch_seed, realign_progress, replicas
 from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch
 from ..datamodules.tokenization import load_tokenizer
 from .attention import IMPLEMENTATIONS
@@ -46,6 +46,7 @@ class InstructionTuningModule(L.LightningModule):
         compile: Compile the model's blocks.
         fused: Use torch's fused AdamW, faster on CUDA.
         dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision.
+        seed: Decides what dropout drops.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class InstructionTuningModule(L.LightningModule):
         compile: bool = False,
         fused: bool = False,
         dtype: str = "float32",
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if (pretrained is None) == (config is None):
@@ -78,7 +80,7 @@ class InstructionTuningModule(L.LightningModule):
         self.learning_rate, self.warmup_steps, self.betas = learning_rate, warmup_steps, betas
         self.weight_decay, self.dropout, self.embedding_dropout = weight_decay, dropout, embedding_dropout
         self.attention, self.gradient_checkpointing, self.compile_blocks = attention, gradient_checkpointing, compile
-        self.fused, self.dtype_name = fused, dtype
+        self.fused, self.dtype_name, self.seed = fused, dtype, seed
         self.model: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.scores: Scores | None = None
@@ -132,6 +134,9 @@ class InstructionTuningModule(L.LightningModule):
         )
         schedule = linear_schedule(optimizer, warmup=self.warmup_steps, total=self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        torch.manual_seed(batch_seed(self.seed, batch_idx, replicas(self.trainer)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This batch's part of the mean over all target tokens of the step."""

@@ -107,15 +107,20 @@ def test_two_processes_and_accumulation_give_the_losses_and_weights_of_one(confi
     assert len(json.loads((one / "report/test/report.json").read_text())["tasks"]) > 10
 
 
+DROPOUT = ["--trainer.accumulate_grad_batches", "2", "--model.init_args.embedding_dropout", "0.2"]
+
+
 @pytest.mark.parametrize(
-    "resumed", [[], ["--trainer.accumulate_grad_batches", "4"]], ids=["alike", "other accumulation"]
+    ("first", "then"),
+    [(DROPOUT, DROPOUT), (DROPOUT[:2], ["--trainer.accumulate_grad_batches", "4"])],
+    ids=["with dropout", "other accumulation"],
 )
-def test_a_resumed_run_continues_the_same_losses(config: Path, tmp_path: Path, resumed: list[str]) -> None:
-    main(["fit", "--config", str(config), "--trainer.accumulate_grad_batches", "2"])
+def test_a_resumed_run_continues_the_same_losses(
+    config: Path, tmp_path: Path, first: list[str], then: list[str]
+) -> None:
+    main(["fit", "--config", str(config), *first])
     undisturbed = losses(tmp_path / "run/version_0")
-    checkpoint = str(tmp_path / "epoch=0-step=3.ckpt")
-    words = resumed or ["--trainer.accumulate_grad_batches", "2"]
-    main(["fit", "--config", str(config), "--ckpt_path", checkpoint, *words])
+    main(["fit", "--config", str(config), "--ckpt_path", str(tmp_path / "epoch=0-step=3.ckpt"), *then])
     continued = losses(tmp_path / "run/version_1")
     assert sorted(continued) == [3, 4, 5]
     assert continued == pytest.approx({step: undisturbed[step] for step in continued}, rel=1e-9)
