@@ -254,7 +254,7 @@ class CrossEncoder:
         self.model.eval()
         try:
             for members in _by_budget(sizes, self.tokens_per_forward):
-                # One row of exactly these pairs: there is nothing to pad. Where it is shorter than pairs may be, none is.
+                # One row of exactly these pairs: there is nothing to pad, and none is longer than the row.
                 columns = int(sizes[members].sum())
                 kind = replace(self._kind, length=columns, pair_length=min(self._kind.pair_length, columns))
                 batch = kind.collate([[documents[i] for i in members]], step_targets=len(members))

@@ -13,8 +13,9 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..datamodules.ranking import CandidateBatch
-from ..datamodules.replicas import realign_progress, replicas
+from ..datamodules.replicas import batch_seed, realign_progress, replicas
 from ..datamodules.schema import ScoredBatch
+from ..datamodules.scored_rows import Truncation
 from ..datamodules.tokenization import load_tokenizer
 from .cross_encoder import CrossEncoder, build_scorer, pair_scores
 from .metrics import Answer, GenerationScores, Scores
@@ -45,6 +46,7 @@ class ScorerModule(L.LightningModule):
         compile: Compile the model's blocks.
         fused: Use torch's fused AdamW, faster on CUDA.
         dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision.
+        seed: Decides what dropout drops.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class ScorerModule(L.LightningModule):
         compile: bool = False,
         fused: bool = False,
         dtype: str = "float32",
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if (pretrained is None) == (config is None):
@@ -77,7 +80,7 @@ class ScorerModule(L.LightningModule):
         self.learning_rate, self.warmup_share, self.betas = learning_rate, warmup_share, betas
         self.weight_decay, self.dropout = weight_decay, dropout
         self.gradient_checkpointing, self.compile_blocks = gradient_checkpointing, compile
-        self.fused, self.dtype_name = fused, dtype
+        self.fused, self.dtype_name, self.seed = fused, dtype, seed
         self.model: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.scores: Scores | None = None
@@ -116,10 +119,11 @@ class ScorerModule(L.LightningModule):
             raise RuntimeError("the model is not built yet: call configure_model() first")
         return self.model
 
-    def cross_encoder(self, **options: Any) -> CrossEncoder:
-        """The same model outside Lightning; `options` are those of ``CrossEncoder``."""
-        assert self.tokenizer is not None, "configure_model() builds it"
-        return CrossEncoder(self.scorer, self.tokenizer, **options)
+    def cross_encoder(self, *, max_length: int = 512, truncation: Truncation = "instruction") -> CrossEncoder:
+        """The same model outside Lightning, for pairs of at most `max_length` tokens."""
+        model, tokenizer = self.scorer, self.tokenizer
+        assert tokenizer is not None
+        return CrossEncoder(model, tokenizer, max_length=max_length, truncation=truncation)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(
@@ -131,6 +135,9 @@ class ScorerModule(L.LightningModule):
         warmup = math.ceil(self.warmup_share * max(self.total_steps, 0))
         schedule = linear_schedule(optimizer, warmup=warmup, total=self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: ScoredBatch, batch_idx: int) -> None:
+        torch.manual_seed(batch_seed(self.seed, batch_idx, replicas(self.trainer)))
 
     def training_step(self, batch: ScoredBatch, batch_idx: int) -> Tensor:
         """This batch's part of the mean squared error over all pairs of the step."""

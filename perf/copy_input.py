@@ -1,6 +1,6 @@
 """What copying the input scores on the test tasks: the floor that a trained model has to leave.
 
-    CROSSTASK_DATA=folder python perf/copy_input.py
+CROSSTASK_DATA=folder python perf/copy_input.py
 """
 
 import os

@@ -91,8 +91,8 @@ def write_model(folder: Path, texts: list[str], layers: int, width: int) -> PreT
         intermediate_size=4 * width,
         max_position_embeddings=LONGEST + 2,
         pad_token_id=1,
-        num_labels=1,
     )
+    config.num_labels = 1
     torch.manual_seed(0)
     model = RobertaForSequenceClassification(config)
     with torch.no_grad():  # fresh weights give nearly equal scores, and equal scores would prove little

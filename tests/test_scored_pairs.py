@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosstask.datamodules import NaturalInstructions
+from crosstask.datamodules import NaturalInstructions, OptImlPrompt
+from crosstask.datamodules.ranking import CandidateLoader
 from crosstask.datamodules.replicas import Replicas
 from crosstask.datamodules.rouge import rouge_l
 from crosstask.datamodules.schema import Example, ScoredBatch
@@ -172,6 +174,12 @@ def prepared(data: ScorerDataModule) -> ScorerDataModule:
     return data
 
 
+def candidates(data: ScorerDataModule) -> CandidateLoader:
+    loader = data.val_dataloader()
+    assert isinstance(loader, CandidateLoader)
+    return loader
+
+
 def some_pairs(data: ScorerDataModule, name: str) -> list[ScoredPair]:
     benchmark = data.benchmark
     found = data.preparation.pairs(benchmark.task(name), list(benchmark.examples(name))[:40])
@@ -189,6 +197,22 @@ def test_every_instruction_of_a_task_has_a_right_and_a_wrong_response(
         for pair in pairs:
             of.setdefault(pair.instruction, set()).add(pair.correctness)
         assert all(labels == {0.0, 1.0} for labels in of.values())
+
+
+def test_a_pair_occurs_once_also_where_an_example_comes_twice(
+    make_scorer_data: Callable[..., ScorerDataModule],
+) -> None:
+    one_wording = OptImlPrompt(("\nA:",), instructions_share=0.0, task_share=0.0, input_share=0.0)
+    data = make_scorer_data(prompt=one_wording)
+    task = data.benchmark.task(data.benchmark.task_names("train")[0])
+    first, second, *_ = data.benchmark.examples(task.name)
+    found = list(data.preparation.pairs(task, [first, replace(first, id="again"), second]))
+    assert [(pair.response, pair.correctness) for pair in found if isinstance(pair, ScoredPair)] == [
+        (first.targets[0], 1.0),
+        (second.targets[0], 0.0),
+        (second.targets[0], 1.0),
+        (first.targets[0], 0.0),
+    ]
 
 
 def test_pairs_are_stored_with_their_labels(make_scorer_data: Callable[..., ScorerDataModule]) -> None:
@@ -255,16 +279,16 @@ def test_the_report_counts_pairs_and_cuts(make_scorer_data: Callable[..., Scorer
 
 def test_candidates_are_one_right_response_among_mismatches(make_scorer_data: Callable[..., ScorerDataModule]) -> None:
     data = prepared(make_scorer_data(train_examples=4, mismatches=3))
-    batches = list(data.val_dataloader())
+    batches = list(candidates(data))
     examples = data.evaluation_examples("validation")
     assert sorted(asked.number for batch in batches for asked in batch.examples) == list(range(len(examples)))
     firsts = 0
     for batch in batches:
         labels = batch.pairs.labels[batch.places].split([len(found) for found in batch.candidates])
-        for asked, candidates, correctness in zip(batch.examples, batch.candidates, labels, strict=True):
-            assert len(set(candidates)) == len(candidates) <= 4
+        for asked, texts, correctness in zip(batch.examples, batch.candidates, labels, strict=True):
+            assert len(set(texts)) == len(texts) <= 4
             assert correctness.sum() == 1.0
-            assert candidates[int(correctness.argmax())] == asked.references[0]
+            assert texts[int(correctness.argmax())] == asked.references[0]
             firsts += int(correctness.argmax()) == 0
     assert 0 < firsts < len(examples) / 2  # the right one stands anywhere
 
@@ -274,10 +298,10 @@ def test_candidates_of_a_batch_are_found_among_its_packed_pairs(
 ) -> None:
     data = prepared(make_scorer_data(train_examples=4))
     tokenizer = data.preparation.tokenizer
-    batch = next(iter(data.val_dataloader()))
+    batch = next(iter(candidates(data)))
     flat, starts = batch.pairs.input_ids.flatten().numpy(), batch.pairs.scored[batch.places].tolist()
     ends = {int(start): int(end) for start, end in zip(batch.pairs.offsets[:-1], batch.pairs.offsets[1:], strict=True)}
-    texts = [text for candidates in batch.candidates for text in candidates]
+    texts = [text for of_example in batch.candidates for text in of_example]
     for start, text in zip(starts, texts, strict=True):
         ids = flat[start : ends[start]]
         first = np.flatnonzero(ids == tokenizer.eos_token_id)[2] + 1  # </s> instruction </s></s> response </s>
@@ -292,7 +316,7 @@ def test_every_replica_ranks_its_share_in_equally_many_batches(
     loaders = []
     for rank in range(size):
         monkeypatch.setattr("crosstask.datamodules.scorer.replicas", lambda trainer, rank=rank: Replicas(size, rank))
-        loaders.append(data.val_dataloader())
+        loaders.append(candidates(data))
     assert len({len(loader) for loader in loaders}) == 1
     numbers = [asked.number for loader in loaders for batch in loader for asked in batch.examples]
     assert sorted(numbers) == list(range(len(data.evaluation_examples("validation"))))

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.datamodules.scored_rows import PairFrame, ScoredRows, Truncation, pair_frame, tokenize_texts
+from crosstask.datamodules.store import open_task, write_task
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghij"]
 
@@ -153,9 +154,7 @@ def test_every_text_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_stores_documents_are_pairs(tmp_path: Path) -> None:
-    from crosstask.datamodules.store import open_task, write_task
-
-    pairs = [TokenizedExample(np.array([0, 4, 2, 2, 5, 2]), 4, 0.25), "no mismatch in its task"]
+    pairs: list[TokenizedExample | str] = [TokenizedExample(np.array([0, 4, 2, 2, 5, 2]), 4, 0.25), "no mismatch"]
     write_task(tmp_path / "task", pairs, vocabulary=20, about={})
     assert open_task(tmp_path / "task").document(0).label == 0.25
     np.save(tmp_path / "task" / "labels.npy", np.zeros(3, dtype=np.float32))

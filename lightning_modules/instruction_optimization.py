@@ -1,0 +1,436 @@
+"""Differentiable instruction optimization: instructions are learned so that training with them generalizes.
+
+    inner   theta <- Adam(d L_in(theta, phi) / d theta)     K steps, on inner tasks behind learnable instructions
+    outer   phi   <- Adam(d L_out(theta_K(phi)) / d phi)    one step, on outer tasks with the instructions people wrote
+
+Theta goes on from where it is: K is a period, and nothing is unrolled or reset. The derivative of theta with respect
+to phi is the implicit one (hypergradients.py).
+
+Source: Differentiable Instruction Optimization for Cross-Task Generalization (arXiv 2306.10098).
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoModel
+
+from ..datamodules.bilevel_stream import BilevelBatch, InnerBatch, LanguageRows, take_rows
+from ..datamodules.instruction_presets import Preset, choices
+from ..datamodules.replicas import replicas
+from .curvature import CurvatureBackend, exact, finite_difference
+from .hypergradients import Hypergradient, hypergradient
+from .instructed_loss import input_embeddings, instructed_loss, reader
+from .instruction_tuning import InstructionTuningModule
+from .inverse_hessian import neumann
+from .learnable_instructions import (
+    DirectEmbedder,
+    DirectExtractor,
+    Extractor,
+    InstanceEmbedder,
+    InstanceExtractor,
+    Instruction,
+    LearnableInstruction,
+    MeanEmbedding,
+    ModelStates,
+    TextRepresentation,
+)
+from .losses import target_loss
+from .optimization import linear_schedule
+from .parameter_vectors import Reduce, Vector, average_over_replicas, dot, norm, unreduced
+from .passes import averaged, gradients, or_zeros
+
+CURVATURES: dict[str, CurvatureBackend] = {"finite_difference": finite_difference, "exact": exact}
+STATE = "instruction_optimization"
+"""Where a checkpoint keeps what Lightning does not know of: phi's optimizer, its schedule and the counters."""
+
+
+class InstructionOptimizationModule(InstructionTuningModule):
+    """A language model (theta) trained behind learnable instructions (phi), which are trained for other tasks' sake.
+
+    Evaluation answers prompts with the plain model: learnable instructions exist in training alone. The trainer's
+    global_step counts theta's steps; phi's are ``outer_step``. One device or DDP; the hypergradient is that of the
+    whole outer batch on any number of replicas.
+
+    Args:
+        tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
+        pretrained: Hub name or folder of the weights to start from.
+        config: Start from random weights instead: a hub name or folder of a configuration, or its fields with
+            model_type.
+        instruction: What is learned: instructions as embeddings (embedder) or which exemplar to show (extractor),
+            for each task (direct) or computed from each instance.
+        preset: Where the paper and its released program differ, whose choice is followed (instruction_presets.py);
+            linked to the datamodule's.
+        row_length: Most tokens a row holds, checked against the model's positions; linked to the datamodule's.
+        total_steps: Theta steps of the whole training, for the schedules; linked to trainer.max_steps.
+        inner_steps: Theta steps for one step of phi, K; linked to the datamodule's.
+        instruction_length: Embeddings of an embedder's instruction, l; linked to the datamodule's.
+        candidates: Exemplars an extractor chooses among, N; linked to the datamodule's.
+        tasks: Rows of a direct parameterization; the datamodule's inner tasks where it is left out.
+        representation: What an instance parameterization represents texts by: own (a table V) or model (the mean of
+            the model's own last states, footnote 1 of the paper).
+        representation_width: Columns of V, d'.
+        representation_pretrained: Hub name or folder of a model with the same tokenizer whose token embeddings V
+            starts from; N(0, 1) where it is left out.
+        soft: Read the expectation of the exemplars instead of the chosen one (footnote 2 of the paper).
+        learning_rate: Peak of theta's schedule.
+        warmup_steps: Theta steps until the peak.
+        outer_learning_rate: Peak of phi's schedule; the paper has 1e-5 for the direct embedder and the instance
+            extractor, 1e-6 for the instance embedder and 5e-5 for the direct extractor.
+        outer_warmup_steps: Steps of phi until its peak.
+        betas: Adam's decay rates of both moments, at both levels.
+        weight_decay: Decay of theta's matrices; 0 makes AdamW the paper's Adam.
+        outer_weight_decay: Decay of phi.
+        clip: Largest norm of a gradient; what is clipped is the preset's choice.
+        outer_step: When phi moves, in place of the preset's choice: before or after the K-th theta step of a period.
+        hessian_products: M, in place of the preset's; the series has M + 1 terms.
+        gamma: The series' step, in place of the preset's.
+        rng: Whether the outer pass drops the same units as the inner ones, in place of the preset's choice.
+        outer_horizon: Steps in which phi's learning rate falls to 0, in place of the preset's choice.
+        clipping: Whether theta is clipped alone or with phi, in place of the preset's choice.
+        exemplar_padding: Whether padding behind a chosen exemplar is masked, in place of the preset's choice.
+        curvature: finite_difference keeps fused kernels and works on replicas; exact differentiates twice.
+        calibrate_every: Steps of phi between two searches for the radius of the finite differences, 0 for none.
+        noise_every: Steps of phi between two measurements of how alike the hypergradients of half outer batches are,
+            0 for none; each costs two more hypergradients.
+        dropout: Residual dropout in place of the model's own setting.
+        embedding_dropout: Dropout of the token embeddings.
+        attention: document, or sdpa for models that cannot be packed (with evaluation_packing one_per_row).
+        gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        compile: Compile the model's blocks.
+        fused: Use torch's fused AdamW for theta, faster on CUDA.
+        dtype: Type of the parameters; finite differences need float32 or float64.
+        seed: Decides what dropout drops.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        pretrained: str | None = None,
+        config: str | dict[str, Any] | None = None,
+        instruction: Literal[
+            "direct_embedder", "instance_embedder", "direct_extractor", "instance_extractor"
+        ] = "direct_embedder",
+        preset: Preset = "paper",
+        row_length: int = 1024,
+        total_steps: int = -1,
+        inner_steps: int = 20,
+        instruction_length: int = 64,
+        candidates: int = 0,
+        tasks: int | None = None,
+        representation: Literal["own", "model"] = "own",
+        representation_width: int = 512,
+        representation_pretrained: str | None = None,
+        soft: bool = False,
+        learning_rate: float = 1e-5,
+        warmup_steps: int = 8000,
+        outer_learning_rate: float = 1e-5,
+        outer_warmup_steps: int = 0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        outer_weight_decay: float = 0.0,
+        clip: float = 1.0,
+        outer_step: Literal["after", "before"] | None = None,
+        hessian_products: int | None = None,
+        gamma: float | None = None,
+        rng: Literal["same", "independent"] | None = None,
+        outer_horizon: Literal["outer_steps", "inner_steps"] | None = None,
+        clipping: Literal["theta", "joint"] | None = None,
+        exemplar_padding: Literal["masked", "attended"] | None = None,
+        curvature: Literal["finite_difference", "exact"] = "finite_difference",
+        calibrate_every: int = 200,
+        noise_every: int = 0,
+        dropout: float | None = None,
+        embedding_dropout: float = 0.0,
+        attention: str = "document",
+        gradient_checkpointing: bool = False,
+        compile: bool = False,
+        fused: bool = False,
+        dtype: str = "float32",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            tokenizer,
+            pretrained=pretrained,
+            config=config,
+            row_length=row_length,
+            total_steps=total_steps,
+            learning_rate=learning_rate,
+            warmup_steps=warmup_steps,
+            betas=betas,
+            weight_decay=weight_decay,
+            dropout=dropout,
+            embedding_dropout=embedding_dropout,
+            attention=attention,
+            gradient_checkpointing=gradient_checkpointing,
+            compile=compile,
+            fused=fused,
+            dtype=dtype,
+            seed=seed,
+        )
+        self.automatic_optimization = False
+        self.choices = choices(
+            preset,
+            outer_step=outer_step,
+            hessian_products=hessian_products,
+            gamma=gamma,
+            rng=rng,
+            outer_horizon=outer_horizon,
+            clipping=clipping,
+            exemplar_padding=exemplar_padding,
+        )
+        if inner_steps < 1:
+            raise ValueError(f"inner_steps (K) must be at least 1, got {inner_steps}")
+        if self.choices.hessian_products < 0 or not self.choices.gamma > 0:
+            raise ValueError(
+                f"hessian_products (M) must be 0 or more and gamma positive, got {self.choices.hessian_products} and "
+                f"{self.choices.gamma}"
+            )
+        self.kind, self.inner_steps, self.clip = instruction, inner_steps, clip
+        self.instruction_length, self.candidates, self.tasks, self.soft = instruction_length, candidates, tasks, soft
+        self.representation, self.representation_width = representation, representation_width
+        self.representation_pretrained = representation_pretrained
+        self.outer_learning_rate, self.outer_warmup_steps = outer_learning_rate, outer_warmup_steps
+        self.outer_weight_decay = outer_weight_decay
+        self.curvature, self.calibrate_every, self.noise_every = CURVATURES[curvature], calibrate_every, noise_every
+        self.instruction: LearnableInstruction | None = None
+        self.outer_step, self.radius = 0, 1e-3
+        self.outer_optimizer: AdamW | None = None
+        self.outer_schedule: LambdaLR | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def configure_model(self) -> None:
+        """Build the model, and in training the learnable instruction; Lightning may call it again."""
+        super().configure_model()
+        if self.instruction is None and self._fits:
+            self.instruction = self._build_instruction(self.tasks or len(self.trainer.datamodule.inner_tasks))  # type: ignore[attr-defined]
+
+    @property
+    def _fits(self) -> bool:
+        return self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+
+    @property
+    def theta(self) -> list[Parameter]:
+        """The inner parameters: the language model's."""
+        return [parameter for parameter in self.language_model.parameters() if parameter.requires_grad]
+
+    @property
+    def phi(self) -> list[Parameter]:
+        """The outer parameters: the learnable instruction's."""
+        return list(self._learned.parameters())
+
+    @property
+    def _learned(self) -> LearnableInstruction:
+        if self.instruction is None:
+            raise RuntimeError("the learnable instruction exists in training alone: fit builds it")
+        return self.instruction
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Theta's optimizer and schedule; phi's are kept apart, so that Lightning counts theta's steps alone."""
+        if self.total_steps < self.inner_steps:
+            raise ValueError(
+                f"total_steps (trainer.max_steps) = {self.total_steps} are fewer than inner_steps = "
+                f"{self.inner_steps}: phi would never move"
+            )
+        self.outer_optimizer = AdamW(
+            self.phi, lr=self.outer_learning_rate, betas=self.betas, weight_decay=self.outer_weight_decay
+        )
+        period = self.inner_steps if self.choices.outer_horizon == "outer_steps" else 1
+        self.outer_schedule = linear_schedule(
+            self.outer_optimizer, warmup=self.outer_warmup_steps, total=self.total_steps // period
+        )
+        if self._restored is not None:
+            self.outer_optimizer.load_state_dict(self._restored["optimizer"])
+            self.outer_schedule.load_state_dict(self._restored["schedule"])
+            self._restored = None
+        return super().configure_optimizers()
+
+    def on_fit_start(self) -> None:
+        """Refuse what this training cannot be exact with, before its first step."""
+        if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise ValueError(
+                "instruction optimization runs on one device or with DDP (strategy auto or ddp), got "
+                f"{type(self.trainer.strategy).__name__}"
+            )
+        low = next((p.dtype for p in self.theta if p.dtype in (torch.bfloat16, torch.float16)), None)
+        if low is not None and self.curvature is finite_difference:
+            raise ValueError(
+                f"finite differences need float32 weights, and the model's are {low}: set trainer.precision to "
+                "bf16-mixed, or curvature to exact"
+            )
+
+    def training_step(self, batch: BilevelBatch, batch_idx: int) -> None:  # type: ignore[override]
+        """One step of theta, and where the batch has an outer part one of phi."""
+        if self.choices.outer_step == "before":
+            self._step_phi(batch)
+        self._step_theta(batch.inner)
+        if self.choices.outer_step == "after":
+            self._step_phi(batch)
+
+    def _step_theta(self, batch: InnerBatch) -> None:
+        # Autocast keeps its low-precision copies of the weights within a step, and phi's step may have moved none.
+        torch.clear_autocast_cache()
+        theta, joint = self.theta, self.choices.clipping == "joint"
+        moved: list[Parameter] = [*theta, *self.phi] if joint else theta
+        loss = self._inner_loss(batch)
+        found = averaged(or_zeros(gradients(loss, moved), moved), self._reduce)
+        length = norm(found)
+        share = self._clipped_share(length)
+        for parameter, gradient in zip(theta, found, strict=False):  # phi's part only counts in the norm
+            parameter.grad = gradient * share
+        optimizer, schedule = self.optimizers(), self.lr_schedulers()
+        optimizer.step()  # type: ignore[union-attr]
+        optimizer.zero_grad()  # type: ignore[union-attr]
+        schedule.step()  # type: ignore[union-attr]
+        self._log({"train/inner_loss": loss.detach()}, prog_bar=True)
+        self._log({"train/inner_gradient_norm": length})
+
+    def _step_phi(self, batch: BilevelBatch) -> None:
+        if batch.outer is None:
+            return
+        inner = batch.curvature or batch.inner
+        due = self.calibrate_every > 0 and self.outer_step % self.calibrate_every == 0
+        calibrate = due and self.curvature is finite_difference
+        if self.noise_every and self.outer_step % self.noise_every == 0:
+            self._log({"train/hypergradient_cosine": self._half_batch_cosine(inner, batch.outer)})
+        found = self._hypergradient(inner, batch.outer, calibrate=calibrate)
+        self.radius = found.diagnostics.radius
+        share = self._clipped_share(found.diagnostics.hypergradient_norm) if self.choices.clipping == "joint" else 1.0
+        assert self.outer_optimizer is not None
+        assert self.outer_schedule is not None
+        for parameter, gradient in zip(self.phi, found.gradients, strict=True):
+            parameter.grad = gradient * share
+        self.outer_optimizer.step()
+        self.outer_optimizer.zero_grad()
+        self.outer_schedule.step()
+        self.outer_step += 1
+        self._log_phi(found, inner)
+
+    def _hypergradient(self, inner: InnerBatch, outer: LanguageRows, *, calibrate: bool = False) -> Hypergradient:
+        """The hypergradient of the mean loss over all replicas' outer rows."""
+        series = partial(neumann, gamma=self.choices.gamma, hessian_products=self.choices.hessian_products)
+        return hypergradient(
+            series,
+            lambda: self._inner_loss(inner),
+            lambda: self._outer_loss(outer),
+            self.theta,
+            self.phi,
+            curvature=self.curvature,
+            reduce=self._reduce,
+            rng=self.choices.rng,
+            radius=self.radius,
+            calibrate=calibrate,
+        )
+
+    def _inner_loss(self, batch: InnerBatch) -> Tensor:
+        """This replica's part of the mean over all target tokens, scaled so that the replicas' mean is that mean."""
+        model = self.language_model
+        self._check_kind(batch.rows)
+        instruction: Instruction = self._learned(batch.inputs, reader(model))
+        rows = batch.rows
+        loss = instructed_loss(model, instruction, rows)
+        return loss.sum / max(rows.step_targets, 1) * replicas(self.trainer).size
+
+    def _outer_loss(self, rows: LanguageRows) -> Tensor:
+        """The same of rows with the instructions that people wrote: nothing of phi is in it."""
+        loss = target_loss(self.language_model, rows, packed=self.packed)
+        return loss.sum / max(rows.step_targets, 1) * replicas(self.trainer).size
+
+    def _half_batch_cosine(self, inner: InnerBatch, outer: LanguageRows) -> float:
+        """Cosine of the hypergradients of both halves of an outer batch: near 0, phi's steps are mostly noise."""
+        rows = len(outer.input_ids)
+        if rows < 2:
+            raise ValueError(f"noise_every compares halves of the outer batch, and a replica's has {rows} row")
+        halves = (take_rows(outer, 0, rows // 2), take_rows(outer, rows // 2, rows))
+        first, second = (self._hypergradient(inner, half).gradients for half in halves)
+        return dot(first, second) / max(norm(first) * norm(second), 1e-300)
+
+    def _log_phi(self, found: Hypergradient, inner: InnerBatch) -> None:
+        numbers = found.diagnostics
+        outer_loss = torch.tensor(numbers.outer_loss, device=self.device)
+        self._log({"train/outer_loss": outer_loss}, prog_bar=True)
+        if numbers.grew:
+            rank_zero_warn(
+                "the series of the hypergradient grew and was cut short: lower gamma, which converges below "
+                "2 / (largest eigenvalue of the inner Hessian), or hessian_products"
+            )
+        self._log(
+            {
+                "train/outer_gradient_norm": numbers.outer_gradient_norm,
+                "train/hypergradient_norm": numbers.hypergradient_norm,
+                "train/curvature_ratio": numbers.curvature_ratio,
+                "train/outer_step": float(self.outer_step),
+            }
+        )
+        if numbers.fd_relative_error is not None:
+            self._log({"train/fd_relative_error": numbers.fd_relative_error, "train/fd_radius": numbers.radius})
+        if isinstance(self.instruction, Extractor):
+            with torch.no_grad():
+                share = self.instruction.share_of_last(inner.inputs, reader(self.language_model))
+            self._log({"train/last_candidate_share": share})
+
+    def _log(self, values: dict[str, Tensor | float], *, prog_bar: bool = False) -> None:
+        """Log means over replicas."""
+        several = replicas(self.trainer).size > 1
+        self.log_dict(values, prog_bar=prog_bar, sync_dist=several, batch_size=1)
+
+    def _reduce(self, tensors: Vector) -> Vector:
+        reduce: Reduce = average_over_replicas if replicas(self.trainer).size > 1 else unreduced
+        return reduce(tensors)
+
+    def _clipped_share(self, length: float) -> float:
+        """What a gradient of this length is multiplied by, as ``clip_grad_norm_`` does."""
+        return min(1.0, self.clip / (length + 1e-6))
+
+    def _build_instruction(self, tasks: int) -> LearnableInstruction:
+        width = int(input_embeddings(self.language_model).weight.shape[1])  # type: ignore[index]
+        attended = self.choices.exemplar_padding == "attended"
+        if "extractor" in self.kind and self.candidates < 1:
+            raise ValueError(f"an extractor needs candidates to choose among: set candidates, got {self.candidates}")
+        if self.kind == "direct_embedder":
+            return DirectEmbedder(tasks, self.instruction_length, width)
+        if self.kind == "direct_extractor":
+            return DirectExtractor(tasks, self.candidates, soft=self.soft, attend_padding=attended)
+        texts = self._text_representation()
+        if self.kind == "instance_embedder":
+            return InstanceEmbedder(texts, self.instruction_length, width)
+        return InstanceExtractor(texts, soft=self.soft, attend_padding=attended)
+
+    def _text_representation(self) -> TextRepresentation:
+        if self.representation == "model":
+            return ModelStates(self.language_model.config.hidden_size)
+        if self.representation_pretrained is None:
+            assert self.tokenizer is not None
+            return MeanEmbedding(len(self.tokenizer), self.representation_width)
+        table = AutoModel.from_pretrained(self.representation_pretrained).get_input_embeddings().weight
+        texts = MeanEmbedding(*table.shape)
+        with torch.no_grad():
+            texts.table.weight.copy_(table)
+        return texts
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.outer_optimizer is not None and self.outer_schedule is not None:
+            checkpoint[STATE] = {
+                "optimizer": self.outer_optimizer.state_dict(),
+                "schedule": self.outer_schedule.state_dict(),
+                "outer_step": self.outer_step,
+                "radius": self.radius,
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if not self._fits:  # phi exists in training alone
+            weights = checkpoint["state_dict"]
+            for name in [name for name in weights if name.startswith("instruction.")]:
+                del weights[name]
+        elif STATE in checkpoint:
+            self._restored = checkpoint[STATE]
+            self.outer_step, self.radius = self._restored["outer_step"], self._restored["radius"]
