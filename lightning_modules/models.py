@@ -95,7 +95,9 @@ def require_positions(config: PreTrainedConfig, row_length: int) -> None:
 def add_embedding_dropout(model: PreTrainedModel, probability: float) -> None:
     """Drop elements of the token embeddings while training; many architectures (OPT, Llama) have no such dropout.
 
-    OPT-IML trained with dropout on the embeddings too (section 3.3). It is a hook: no parameter's name changes.
+    OPT-IML trained with dropout on the embeddings too (section 3.3). It is a hook: no parameter's name changes. Encoder
+    and decoder of T5 and BART look tokens up in modules of their own that share the table's weight, so every module with
+    that weight gets it.
     """
     if not 0.0 <= probability < 1.0:
         raise ValueError(f"embedding_dropout must lie in [0, 1), got {probability}")
@@ -103,8 +105,10 @@ def add_embedding_dropout(model: PreTrainedModel, probability: float) -> None:
     def drop(module: nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
         return F.dropout(embedded, probability, training=module.training)
 
-    if probability:
-        model.get_input_embeddings().register_forward_hook(drop)
+    table = model.get_input_embeddings().weight
+    for module in model.modules():
+        if probability and isinstance(module, nn.Embedding) and module.weight is table:
+            module.register_forward_hook(drop)
 
 
 def compile_layers(model: PreTrainedModel) -> None:

@@ -228,7 +228,7 @@ def test_an_instruction_of_token_embeddings_reads_as_the_tokens_would(build: Cal
     rows = one_row([3, 4, 5], [6, 7, 1], pair=pair, padding=2)
     expected = target_loss(model, one_row([*words, 3, 4, 5], [6, 7, 1], pair=pair), packed=False)
     found = instructed_loss(model, Instruction(embedded, torch.ones(1, 3, dtype=torch.long)), rows)
-    assert found.count == expected.count == 3
+    assert found.targets == expected.targets == 3
     assert_close(found.sum, expected.sum, rtol=1e-6, atol=0.0)  # T5's norms are float32 whatever its weights are
 
     # Masked columns before it are not there; attended ones are.

@@ -48,6 +48,17 @@ def test_input_embeddings_are_really_dropped_and_only_in_training() -> None:
     assert (evaluated != 0).all()
 
 
+def test_both_stacks_of_an_encoder_decoder_drop_their_embeddings() -> None:
+    """Their lookups are not the module that get_input_embeddings() returns: a hook on that one never runs."""
+    fields = {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    config = model_config({**fields, "decoder_start_token_id": 0}, vocabulary=40, dropout=0.0)
+    model = build_model(config, weights=None, vocabulary=40, attention="sdpa", dtype=torch.float32).train()
+    add_embedding_dropout(model, 0.5)
+    for stack in (model.encoder, model.decoder):
+        embedded = stack.embed_tokens(torch.arange(2, 34)[None])
+        assert 0.3 < (embedded == 0).float().mean() < 0.7
+
+
 def test_dropout_replaces_the_configurations_own() -> None:
     assert make(dropout=0.3).model.decoder.layers[0].dropout == 0.3
     assert model_config(OPT, vocabulary=40, dropout=None).dropout == 0.1  # OPT's own
