@@ -7,6 +7,7 @@ from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..lightning_modules.instruction_tuning import InstructionTuningModule
+from ..lightning_modules.scorer import ScorerModule
 from .run_folder import run_folder
 
 
@@ -32,9 +33,10 @@ def export_huggingface(module: L.LightningModule, folder: Path) -> None:
 
     The attention that packed the rows is a matter of training and not part of the folder.
     """
-    if not isinstance(module, InstructionTuningModule):
-        raise ValueError(f"only a module with a language model can be exported, got {type(module).__name__}")
+    if not isinstance(module, InstructionTuningModule | ScorerModule):
+        raise ValueError(f"only a module around a model of transformers can be exported, got {type(module).__name__}")
     module.configure_model()
+    assert module.model is not None
     assert module.tokenizer is not None
-    module.language_model.save_pretrained(folder)
+    module.model.save_pretrained(folder)
     module.tokenizer.save_pretrained(folder)

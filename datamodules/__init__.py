@@ -3,6 +3,7 @@
 from .benchmarks import Benchmark, NaturalInstructions
 from .instruction_tuning import InstructionTuningDataModule
 from .prompts import OptImlPrompt, PromptForm, TkInstructPrompt
+from .scorer import ScorerDataModule
 
 __all__ = [
     "Benchmark",
@@ -10,5 +11,6 @@ __all__ = [
     "NaturalInstructions",
     "OptImlPrompt",
     "PromptForm",
+    "ScorerDataModule",
     "TkInstructPrompt",
 ]

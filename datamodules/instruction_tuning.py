@@ -1,5 +1,6 @@
 """The LightningDataModule of instruction tuning: a benchmark's tasks as packed rows, and prompts to answer."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -177,7 +178,8 @@ class InstructionTuningDataModule(L.LightningDataModule):
                 "the training list"
             )
         rates = mixing_rates(sizes, cap=self.cap)
-        window = min(WINDOW, self._epoch(sizes))  # a small benchmark is not drawn many times over in one window
+        epoch = self._epoch(sizes)
+        window = epoch / math.ceil(epoch / WINDOW)  # an epoch is a whole number of windows, and one at least
         mixture = Mixture(list(sizes), list(sizes.values()), list(rates.values()), self.seed, window)
         self.plan = TrainPlan(list(stored.values()), mixture, self.row_kind, self.packing, self.rows_per_step)
 

@@ -54,14 +54,14 @@ class Mixture:
         sizes: Examples of each.
         rates: Sampling rate of each, summing to 1.
         seed: Another seed is another sequence.
-        window: Draws that are mixed and packed together.
+        window: Draws that are mixed and packed together, on average; it need not be a whole number.
     """
 
     names: Sequence[str]
     sizes: Sequence[int]
     rates: Sequence[float]
     seed: int = 0
-    window: int = WINDOW
+    window: float = WINDOW
     _orders: dict[int, tuple[int, NDArray[np.int64]]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:

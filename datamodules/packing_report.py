@@ -69,7 +69,7 @@ class PackingReport:
 def packing_report(plan: TrainPlan, epoch: int) -> PackingReport:
     """Plan the windows of an epoch of `epoch` draws, and count."""
     count: Counter[str] = Counter()
-    for index in range(-(-epoch // plan.mixture.window)):
+    for index in range(round(epoch / plan.mixture.window)):
         window = plan.window(index)
         lengths, n_sources = plan.lengths(window)
         cuts = plan.kind.cuts(lengths, n_sources)

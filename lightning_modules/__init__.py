@@ -1,5 +1,7 @@
 """Batches to loss, metrics and optimizers."""
 
+from .cross_encoder import CrossEncoder
 from .instruction_tuning import InstructionTuningModule
+from .scorer import ScorerModule
 
-__all__ = ["InstructionTuningModule"]
+__all__ = ["CrossEncoder", "InstructionTuningModule", "ScorerModule"]

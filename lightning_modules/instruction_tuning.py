@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..datamodules.replicas import batch_seed, realign_progress, replicas
 from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch
 from ..datamodules.tokenization import load_tokenizer
 from .attention import IMPLEMENTATIONS
@@ -18,11 +16,12 @@ from .metrics import Answer, GenerationScores, Scores
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
 from .optimization import linear_schedule, parameter_groups
 from .packable import require_document_attention
+from .planned_training import PlannedTraining
 
 Batch = CausalBatch | Seq2SeqBatch
 
 
-class InstructionTuningModule(L.LightningModule):
+class InstructionTuningModule(PlannedTraining):
     """A causal or encoder-decoder language model, trained on the targets of packed rows.
 
     The loss of an optimizer step is one mean over all its target tokens, whatever the number of devices, rows
@@ -86,7 +85,6 @@ class InstructionTuningModule(L.LightningModule):
         self.scores: Scores | None = None
         self.generation_scores = GenerationScores()
         self.evaluation_loss = MeanMetric()
-        self._step_loss: Tensor | float = 0.0
 
     def configure_model(self) -> None:
         """Build tokenizer and model; Lightning may call it again, and it does nothing then."""
@@ -135,25 +133,11 @@ class InstructionTuningModule(L.LightningModule):
         schedule = linear_schedule(optimizer, warmup=self.warmup_steps, total=self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(batch_seed(self.seed, batch_idx, replicas(self.trainer)))
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This batch's part of the mean over all target tokens of the step."""
         self._check_kind(batch)
         loss = target_loss(self.language_model, batch, packed=self.packed)
-        share = loss.sum / max(batch.step_targets, 1)
-        self._log_step(share.detach(), batch_idx)
-        return share * replicas(self.trainer).loss_scale
-
-    def _log_step(self, share: Tensor, batch_idx: int) -> None:
-        """Log a step's loss once it is complete: the parts of its batches and replicas, added up."""
-        size, _, accumulation, _ = replicas(self.trainer)
-        self._step_loss += share
-        if (batch_idx + 1) % accumulation == 0:
-            # The mean over replicas of `size` times each part is the sum of the parts.
-            self.log("train/loss", self._step_loss * size, prog_bar=True, sync_dist=size > 1, batch_size=1)
-            self._step_loss = 0.0
+        return self.step_part(loss.sum / max(batch.step_targets, 1), batch_idx)
 
     def validation_step(self, batch: Batch | PromptBatch, batch_idx: int) -> list[Answer] | None:  # type: ignore[override]
         return self._evaluate(batch)
@@ -210,9 +194,6 @@ class InstructionTuningModule(L.LightningModule):
             ids = ids[:, batch.input_ids.shape[1] :]
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [Answer.of(example, text.strip()) for example, text in zip(batch.examples, texts, strict=False)]
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        realign_progress(checkpoint, replicas(self.trainer))
 
     def _check_kind(self, batch: Batch) -> None:
         """Refuse rows that the model cannot read, on the first batch rather than with a shape error."""

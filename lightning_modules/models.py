@@ -95,9 +95,8 @@ def require_positions(config: PreTrainedConfig, row_length: int) -> None:
 def add_embedding_dropout(model: PreTrainedModel, probability: float) -> None:
     """Drop elements of the token embeddings while training; many architectures (OPT, Llama) have no such dropout.
 
-    OPT-IML trained with dropout on the embeddings too (section 3.3). It is a hook: no parameter's name changes. Encoder
-    and decoder of T5 and BART look tokens up in modules of their own that share the table's weight, so every module with
-    that weight gets it.
+    OPT-IML trained with dropout on the embeddings too (section 3.3). It is a hook: no parameter's name changes. T5
+    and BART look tokens up in a module for each stack that shares the table's weight: every such module gets it.
     """
     if not 0.0 <= probability < 1.0:
         raise ValueError(f"embedding_dropout must lie in [0, 1), got {probability}")

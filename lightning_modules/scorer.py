@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,6 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..datamodules.ranking import CandidateBatch
-from ..datamodules.replicas import batch_seed, realign_progress, replicas
 from ..datamodules.schema import ScoredBatch
 from ..datamodules.scored_rows import Truncation
 from ..datamodules.tokenization import load_tokenizer
@@ -21,10 +19,11 @@ from .cross_encoder import CrossEncoder, build_scorer, pair_scores
 from .metrics import Answer, GenerationScores, Scores
 from .models import compile_layers, model_config
 from .optimization import linear_schedule, parameter_groups
+from .planned_training import PlannedTraining
 from .ranking import Ranking, RankingScores
 
 
-class ScorerModule(L.LightningModule):
+class ScorerModule(PlannedTraining):
     """An encoder with a head of one output, trained by squared error on the correctness of responses.
 
     The loss of an optimizer step is one mean over all its pairs, whatever the number of devices, rows and accumulated
@@ -87,7 +86,6 @@ class ScorerModule(L.LightningModule):
         self.ranking: Ranking | None = None
         self.answer_scores, self.ranking_scores = GenerationScores(), RankingScores()
         self.evaluation_loss = MeanMetric()
-        self._step_loss: Tensor | float = 0.0
 
     def configure_model(self) -> None:
         """Build tokenizer and model; Lightning may call it again, and it does nothing then."""
@@ -136,23 +134,10 @@ class ScorerModule(L.LightningModule):
         schedule = linear_schedule(optimizer, warmup=warmup, total=self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def on_train_batch_start(self, batch: ScoredBatch, batch_idx: int) -> None:
-        torch.manual_seed(batch_seed(self.seed, batch_idx, replicas(self.trainer)))
-
     def training_step(self, batch: ScoredBatch, batch_idx: int) -> Tensor:
         """This batch's part of the mean squared error over all pairs of the step."""
-        share = squared_errors(pair_scores(self.scorer, batch), batch.labels).sum() / max(batch.step_pairs, 1)
-        self._log_step(share.detach(), batch_idx)
-        return share * replicas(self.trainer).loss_scale
-
-    def _log_step(self, share: Tensor, batch_idx: int) -> None:
-        """Log a step's loss once it is complete: the parts of its batches and replicas, added up."""
-        size, _, accumulation, _ = replicas(self.trainer)
-        self._step_loss += share
-        if (batch_idx + 1) % accumulation == 0:
-            # The mean over replicas of `size` times each part is the sum of the parts.
-            self.log("train/loss", self._step_loss * size, prog_bar=True, sync_dist=size > 1, batch_size=1)
-            self._step_loss = 0.0
+        errors = squared_errors(pair_scores(self.scorer, batch), batch.labels)
+        return self.step_part(errors.sum() / max(batch.step_pairs, 1), batch_idx)
 
     def validation_step(self, batch: CandidateBatch, batch_idx: int) -> list[Answer]:  # type: ignore[override]
         return self._evaluate(batch)
@@ -202,9 +187,6 @@ class ScorerModule(L.LightningModule):
         if graded.any():
             self.log(f"{stage}/spearman", self.ranking.spearman[graded].mean())
             self.log(f"{stage}/regret", self.ranking.regret[graded].mean())
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        realign_progress(checkpoint, replicas(self.trainer))
 
 
 def squared_errors(scores: Tensor, labels: Tensor) -> Tensor:

@@ -32,6 +32,13 @@ def test_after_every_window_each_task_was_drawn_as_its_rate_says_to_within_one()
         assert np.abs(drawn - np.array([0.1, 0.3, 0.6]) * 37 * (window + 1)).max() <= 1
 
 
+def test_an_epoch_of_several_windows_draws_every_example_once() -> None:
+    sizes = [7, 50, 1000, 3]
+    mixture = Mixture(list("abcd"), sizes, [size / 1060 for size in sizes], seed=0, window=1060 / 9)
+    drawn = [(int(t), int(e)) for window in range(9) for t, e in zip(*mixture.draws(window), strict=True)]
+    assert sorted(drawn) == [(task, example) for task, size in enumerate(sizes) for example in range(size)]
+
+
 def test_no_example_comes_again_before_all_of_its_task_came() -> None:
     mixture = make()
     examples = {task: [] for task in range(3)}  # type: ignore[var-annotated]

@@ -29,7 +29,7 @@ from crosstask.datamodules.schema import EvaluationExample, ScoredBatch
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.stream import TrainPlan, TrainStream
 from crosstask.datamodules.toy_tasks import POOLS
-from crosstask.lightning_modules import scorer
+from crosstask.lightning_modules import planned_training
 from crosstask.lightning_modules.cross_encoder import pair_scores
 from crosstask.lightning_modules.ranking import RankingScores
 from crosstask.lightning_modules.scorer import ScorerModule
@@ -175,11 +175,11 @@ def test_the_gradient_is_that_of_one_mean_over_all_pairs_of_the_step(
     module = make_module(dtype="float64", dropout=0.0)
     module.scorer.eval()  # attention dropout has no setting of the module
     module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    monkeypatch.setattr(module, "_log_step", lambda *_: None)
+    monkeypatch.setattr(module, "log", lambda *_, **__: None)
     batches = []
     for rank in range(size):
         here = Replicas(size, rank, accumulation)
-        monkeypatch.setattr(scorer, "replicas", lambda trainer, here=here: here)
+        monkeypatch.setattr(planned_training, "replicas", lambda trainer, here=here: here)
         for batch in islice(iter(TrainStream(plan, here, steps=1)), accumulation):
             assert isinstance(batch, ScoredBatch)
             batches.append(batch)
