@@ -456,7 +456,13 @@ def test_the_reserve_leaves_room_for_the_instruction(make: Make) -> None:
 def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **trainer: Any) -> Path:
     """A recipe as it ships, with what makes it small laid over it."""
     recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    recipe["trainer"] |= {"accelerator": "cpu", "max_steps": 7, "val_check_interval": 4, "limit_val_batches": 2}
+    recipe["trainer"] |= {
+        "accelerator": "cpu",
+        "max_steps": 7,
+        "val_check_interval": 4,
+        "limit_val_batches": 2,
+        "log_every_n_steps": 1,
+    }
     recipe["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False, **trainer}
     recipe["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path / "run")
     for callback in recipe["trainer"]["callbacks"]:

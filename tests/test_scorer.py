@@ -29,7 +29,7 @@ from crosstask.datamodules.schema import EvaluationExample, ScoredBatch
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.stream import TrainPlan, TrainStream
 from crosstask.datamodules.toy_tasks import POOLS
-from crosstask.lightning_modules import planned_training
+from crosstask.lightning_modules import planned_training, scorer
 from crosstask.lightning_modules.cross_encoder import pair_scores
 from crosstask.lightning_modules.ranking import RankingScores
 from crosstask.lightning_modules.scorer import ScorerModule
