@@ -516,13 +516,13 @@ def test_two_processes_find_the_hypergradient_of_one(
     words += ["--model.init_args.noise_every", "1", "--model.init_args.learning_rate", "0.01"]
     run(words)
     alone = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    (tmp_path / "last.ckpt").unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "crosstask.cli", *words, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     both = torch.load(tmp_path / "last.ckpt", weights_only=False)
-    assert both["loops"] is not alone["loops"]
     for name, value in alone["state_dict"].items():
         assert_close(both["state_dict"][name], value, rtol=1e-6, atol=1e-9)
     for one, other in zip(
