@@ -1,12 +1,14 @@
 """Raw records to packed batches; no model code, usable from any Lightning project."""
 
 from .benchmarks import Benchmark, NaturalInstructions
+from .instruction_optimization import InstructionOptimizationDataModule
 from .instruction_tuning import InstructionTuningDataModule
 from .prompts import OptImlPrompt, PromptForm, TkInstructPrompt
 from .scorer import ScorerDataModule
 
 __all__ = [
     "Benchmark",
+    "InstructionOptimizationDataModule",
     "InstructionTuningDataModule",
     "NaturalInstructions",
     "OptImlPrompt",

@@ -84,10 +84,15 @@ def assert_the_exported_folder_answers_alike(folder: Path, lines: list[dict[str,
         assert tokenizer.decode(answer[0, ids.shape[1] :], skip_special_tokens=True).strip() == line["prediction"]
 
 
-# The scorer's recipes have other arguments, and are run in test_scorer.py.
-@pytest.mark.parametrize(
-    "name", sorted(path.stem for path in CONFIGS.glob("*.yaml") if not path.stem.startswith("scorer"))
-)
+# The recipes of other modules have other arguments, and are run in test_scorer.py and test_instruction_optimization.py.
+RECIPES = [
+    path.stem
+    for path in sorted(CONFIGS.glob("*.yaml"))
+    if yaml.safe_load(path.read_text())["model"]["class_path"] == "InstructionTuningModule"
+]
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_through_its_own_file(
     name: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
 ) -> None:
