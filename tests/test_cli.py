@@ -106,6 +106,16 @@ def test_every_recipe_trains_through_its_own_file(
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
 
 
+def test_settings_of_large_models_train_here_too(config: Path) -> None:
+    """Half precision with float32 weights, recomputed activations and dropped embeddings, together."""
+    words = ["--trainer.precision", "bf16-mixed", "--model.init_args.gradient_checkpointing", "true"]
+    cli = run(["fit", "--config", str(config), *words, "--model.init_args.embedding_dropout", "0.1"])
+    assert cli.trainer.global_step == 4
+    assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
+    assert {parameter.dtype for parameter in cli.model.parameters()} == {torch.float32}
+    assert cli.model.language_model.is_gradient_checkpointing
+
+
 def test_an_encoder_decoder_model_takes_the_same_road(toybench: Path, tmp_path: Path) -> None:
     fields = {"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
     fields |= {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
