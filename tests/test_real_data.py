@@ -28,11 +28,12 @@ def test_super_natural_instructions_trains_and_tests(tmp_path: Path, monkeypatch
     packing = json.loads((runs / "version_0/packing.json").read_text())
     assert packing["tasks"] == "500"
     assert packing["examples refused"] == "15 empty target"  # of 16; the other one is held out, and counted there
-    assert float(packing["columns holding real tokens"].rstrip("%")) > 99.9
+    # Rows of 1,024 hold five documents each: there is less to choose from than in rows of 2,048, which reach 99.9%.
+    assert float(packing["columns holding real tokens"].rstrip("%")) > 99.5
 
     few = ["--data.init_args.test_examples", "3", "--data.init_args.max_new_tokens", "16"]
     main(["test", "--config", str(recipe), "--ckpt_path", str(runs / "checkpoints/last.ckpt"), *few])
     report = json.loads((runs / "version_1/report/test/report.json").read_text())
     assert (report["overall"]["tasks"], report["overall"]["estimates"]["rouge_l"]["count"]) == (80, 240)
     assert len(report["categories"]) == 11
-    assert yaml.safe_load((runs / "version_1/config.yaml").read_text())["trainer"]["max_steps"] == 400
+    assert yaml.safe_load((runs / "version_1/config.yaml").read_text())["trainer"]["max_steps"] == 1200
