@@ -42,7 +42,8 @@ class InstructionOptimizationDataModule(InstructionTuningDataModule):
         reserve: Columns that the text leaves free, in place of the preset's.
         keep_end: Whether long sources keep their end rather than their beginning, in place of the preset's choice.
         exclude_self: Whether an instance is kept from being its own exemplar, in place of the preset's choice.
-        curvature_batch: The hypergradient's inner batch, in place of the preset's; linked to the module's.
+        curvature_batch: The hypergradient's inner batch, in place of the preset's: a fresh one, or that of the
+            theta step beside it.
         train_examples: Most training instances of a task.
         validation_examples: Instances a training task holds out, or 0.
         test_examples: Instances of a test task: the first ones of its file.
@@ -120,7 +121,7 @@ class InstructionOptimizationDataModule(InstructionTuningDataModule):
                 f"the {self.reserve} columns that the text leaves free must hold the instruction of "
                 f"{instruction_length} tokens and be fewer than row_length = {row_length}"
             )
-        self.split, self.inner_prompt = split, inner_prompt or prompt
+        self.split, self.inner_prompt, self.preset = split, inner_prompt or prompt, preset
         self.inner_steps, self.inner_rows, self.instruction_length = inner_steps, inner_rows, instruction_length
         self.pair_length, self.pair_target, self.candidates = pair_length, pair_target, candidates
         self.pools = (

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.bilevel_stream import BilevelBatch
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.meta_split import CategorySplit
 from crosstask.datamodules.toybench import write_toybench
+from crosstask.lightning_modules.instructed_loss import reader
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
+from crosstask.lightning_modules.learnable_instructions import Extractor
 
 Kind = Literal["direct_extractor", "instance_extractor"]
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 1}
@@ -29,10 +32,20 @@ INNER_STEPS, LENGTH = 2, 48
 
 
 class Shares(L.Callback):
-    """The share of choices on the exemplar after each step of phi."""
+    """The share of choices on the exemplar, before the first step of phi and after each."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: BilevelBatch, batch_idx: int
+    ) -> None:
+        if not self.values:
+            assert isinstance(pl_module, InstructionOptimizationModule)
+            extractor = pl_module.instruction
+            assert isinstance(extractor, Extractor)
+            with torch.no_grad():
+                self.values.append(extractor.share_of_last(batch.inner.inputs, reader(pl_module.language_model)))
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: BilevelBatch, batch_idx: int
@@ -42,7 +55,7 @@ class Shares(L.Callback):
 
 
 def exemplar_shares(toybench: Path, kind: Kind, *, steps: int = 120, seed: int = 0) -> list[float]:
-    """Train for `steps` theta steps on the embedded benchmark; the shares after every step of phi."""
+    """Train for `steps` theta steps on the embedded benchmark; the share at first and after every step of phi."""
     L.seed_everything(seed, verbose=False)
     tokenizer = str(toybench / "tokenizer")
     data = InstructionOptimizationDataModule(

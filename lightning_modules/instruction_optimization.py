@@ -194,7 +194,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
                 f"hessian_products (M) must be 0 or more and gamma positive, got {self.choices.hessian_products} and "
                 f"{self.choices.gamma}"
             )
-        self.kind, self.inner_steps, self.clip = instruction, inner_steps, clip
+        self.kind, self.preset, self.inner_steps, self.clip = instruction, preset, inner_steps, clip
         self.instruction_length, self.candidates, self.tasks, self.soft = instruction_length, candidates, tasks, soft
         self.representation, self.representation_width = representation, representation_width
         self.representation_pretrained = representation_pretrained
@@ -255,6 +255,12 @@ class InstructionOptimizationModule(InstructionTuningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what this training cannot be exact with, before its first step."""
+        for name in ("preset", "inner_steps", "instruction_length", "candidates"):
+            ours, theirs = getattr(self, name), getattr(self.trainer.datamodule, name, getattr(self, name))  # type: ignore[attr-defined]
+            if ours != theirs:
+                raise ValueError(
+                    f"{name} is {ours!r} in the module and {theirs!r} in the datamodule: give both the same"
+                )
         if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
             raise ValueError(
                 "instruction optimization runs on one device or with DDP (strategy auto or ddp), got "

@@ -4,6 +4,7 @@ import copy
 import csv
 import os
 import random
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from crosstask.datamodules.meta_split import CategorySplit
 from crosstask.datamodules.replicas import Replicas
 from crosstask.datamodules.schema import Example, Task
 from crosstask.datamodules.tokenization import tokenize_pair
+from crosstask.lightning_modules.hypergradients import Hypergradient, hypergradient
 from crosstask.lightning_modules.instructed_loss import instructed_loss, reader
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.losses import target_loss
@@ -311,6 +313,10 @@ def test_what_finite_differences_and_the_loop_cannot_do_is_refused(make: Make, m
         trainer().fit(*make(dtype="bfloat16"))
     with pytest.raises(ValueError, match="an extractor needs candidates"):
         trainer().fit(*make(instruction="direct_extractor"))
+    module, datamodule = make()
+    datamodule.inner_steps = 2
+    with pytest.raises(ValueError, match="inner_steps is 3 in the module and 2 in the datamodule"):
+        trainer().fit(module, datamodule)
     monkeypatch.setattr("crosstask.lightning_modules.instruction_optimization.SingleDeviceStrategy", int)
     with pytest.raises(ValueError, match=r"one device or with DDP .* got SingleDeviceStrategy"):
         trainer().fit(*make())
@@ -469,8 +475,8 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
     shared = {name: DATA[name] for name in ("row_length", "inner_steps", "instruction_length")}
-    preset = {"preset": recipe["model"]["init_args"]["preset"]}
-    small = {"pretrained": None, "config": fields, "warmup_steps": 1, "calibrate_every": 1, **shared}
+    preset = {"preset": recipe["data"]["init_args"]["preset"]}
+    small = {"pretrained": None, "config": fields, "warmup_steps": 1, "calibrate_every": 1, **shared, **preset}
     recipe["model"]["init_args"] |= small
     benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
     split = {"class_path": "CategorySplit", "init_args": {"outer": 4}}
@@ -539,3 +545,20 @@ def last_logged(path: Path) -> dict[str, float]:
     with open(path) as file:
         rows = list(csv.DictReader(file))
     return {name: float(row[name]) for row in rows for name in row if name.startswith("train/") and row[name]}
+
+
+def test_an_extractor_learns_that_an_exemplar_teaches_more_than_a_blank(
+    toybench: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Section 4.2 of the paper in small; it found about half of the choices on the exemplar."""
+    example = runpy.run_path(str(CONFIGS.parent / "examples/exemplar_or_blank.py"))
+    shares = example["exemplar_shares"](toybench, "direct_extractor", steps=40)
+    assert shares[0] == 0.0
+    assert shares[-1] > 0.5
+
+    def uphill(*arguments: Any, **options: Any) -> Hypergradient:
+        found = hypergradient(*arguments, **options)
+        return found._replace(gradients=[-gradient for gradient in found.gradients])
+
+    monkeypatch.setattr("crosstask.lightning_modules.instruction_optimization.hypergradient", uphill)
+    assert max(example["exemplar_shares"](toybench, "direct_extractor", steps=40)) < 0.2
