@@ -20,13 +20,16 @@ from crosstask.datamodules.toybench import write_toybench
 COMMANDS: dict[str, Callable[..., Any]] = {"tokenizer": train_tokenizer, "toybench": write_toybench}
 """Commands beside the trainer's; each function's arguments are the command's options."""
 
+LINKED = ("tokenizer", "row_length", "preset", "inner_steps", "instruction_length", "candidates")
+"""Arguments of a datamodule that its module takes over; a class without one of them is left alone."""
+
 
 class CrosstaskCLI(LightningCLI):
     """LightningCLI with what data and model must agree on linked, and a trainer set up for planned streams."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.link_arguments("data.init_args.tokenizer", "model.init_args.tokenizer")
-        parser.link_arguments("data.init_args.row_length", "model.init_args.row_length")
+        for name in LINKED:
+            parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
         parser.link_arguments("trainer.max_steps", "model.init_args.total_steps")
         # Training is one run of max_steps over a stream that deals rows to replicas by itself.
         parser.set_defaults({"trainer.max_epochs": -1, "trainer.use_distributed_sampler": False})
@@ -43,6 +46,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """
     # Lightning 2.6 asks torch 2.13 in a way that torch warns of on every run; users can do nothing about it.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # What it warns of, that a model may have been stepped before it is saved, is what a checkpoint should hold here.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     words = list(sys.argv[1:] if args is None else args)
     if words and words[0] in COMMANDS:
         auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False)

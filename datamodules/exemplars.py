@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .prompts import _sentence
+from .prompts import sentence
 from .schema import Example
 
 
@@ -100,7 +100,7 @@ def exemplar_texts(example: Example) -> tuple[str, str]:
     (' Positive Example -\\nInput: c a f.\\n', ' Output: f a c.\\n\\n')
     """
     target = next(target for target in example.targets if target.strip())
-    asked, answered = _sentence(f"Input: {example.input.strip()}"), _sentence(f" Output: {target.strip()}")
+    asked, answered = sentence(f"Input: {example.input.strip()}"), sentence(f" Output: {target.strip()}")
     return f" Positive Example -\n{asked}\n", f"{answered}\n\n"
 
 

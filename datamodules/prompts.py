@@ -156,8 +156,8 @@ class TkInstructPrompt(PromptForm):
         """
         head = f"{task.name}. " if self.task_name else ""
         if self.definition and task.definition:
-            head += _sentence(f"Definition: {task.definition.strip()}") + "\n\n"
-        asked = _sentence(f"Input: {example.input.strip()}")
+            head += sentence(f"Definition: {task.definition.strip()}") + "\n\n"
+        asked = sentence(f"Input: {example.input.strip()}")
         tail = f"Now complete the following example -\n{asked}\nOutput: "
         shown = ""
         for kind, solved in (
@@ -175,7 +175,7 @@ class TkInstructPrompt(PromptForm):
         lines = [f"Input: {demonstration.input.strip()}", f" Output: {demonstration.output.strip()}"]
         if self.explanations and demonstration.explanation:
             lines.append(f" Explanation: {demonstration.explanation.strip()}")
-        return "".join(_sentence(line) + "\n" for line in lines) + "\n"
+        return "".join(sentence(line) + "\n" for line in lines) + "\n"
 
 
 def rendering_rng(seed: int, task: str, example_id: str, rendering: int = 0) -> random.Random:
@@ -202,5 +202,5 @@ def _choose(options: Sequence[Choice], rng: random.Random) -> Choice:
     return options[int(rng.random() * len(options))]
 
 
-def _sentence(line: str) -> str:
+def sentence(line: str) -> str:
     return line if line[-1] in string.punctuation else line + "."
