@@ -203,4 +203,9 @@ def _choose(options: Sequence[Choice], rng: random.Random) -> Choice:
 
 
 def sentence(line: str) -> str:
+    """A line that is not empty, with a full stop unless it ends in punctuation.
+
+    >>> sentence("Input: a cat"), sentence("Input: a cat?")
+    ('Input: a cat.', 'Input: a cat?')
+    """
     return line if line[-1] in string.punctuation else line + "."
