@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from jsonargparse import auto_cli
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
@@ -51,8 +52,11 @@ def main(args: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if args is None else args)
     if words and words[0] in COMMANDS:
         auto_cli(COMMANDS[words[0]], args=words[1:], as_positional=False)
-    else:
-        run(None if args is None else words)
+        return
+    run(None if args is None else words)
+    # Lightning leaves a gloo group to the interpreter's exit, where its threads can abort a run that has succeeded.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def run(args: ArgsType) -> CrosstaskCLI:
