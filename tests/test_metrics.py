@@ -76,6 +76,7 @@ with open(f"{sys.argv[1]}/{rank}.txt", "w") as file:
             metric.update([Answer(example, "", example.number / 10, False) for example in examples])
         scores = metric.compute()
         print(scores.number.tolist(), scores.rouge_l.tolist(), file=file)
+dist.destroy_process_group()  # or its threads may abort the interpreter's exit
 """
 
 
