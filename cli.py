@@ -23,19 +23,19 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 # Imported for their class names: `class_path: InstructionTuningModule` needs no package in a YAML.
 from crosstask import callbacks, datamodules, lightning_modules
 from crosstask.callbacks.adapt_command import adapt_tasks
-from crosstask.callbacks.report_command import write_report
+from crosstask.callbacks.report.command import write_report
 from crosstask.datamodules.benchmarks.messages import unknown_class_hint
-from crosstask.datamodules.bpe import train_tokenizer
+from crosstask.datamodules.bilevel.split_search import search_splits
 from crosstask.datamodules.data_commands import decontaminate, describe, prepare
-from crosstask.datamodules.split_search import search_splits
-from crosstask.datamodules.toybench import write_toybench
-from crosstask.lightning_modules.checkpoints import AnyLayoutIO, require_resumable
-from crosstask.lightning_modules.classifying import classify_tasks
-from crosstask.lightning_modules.export import export_checkpoint
+from crosstask.datamodules.rendering.bpe import train_tokenizer
+from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.lightning_modules.planned_training import PlannedTraining
-from crosstask.lightning_modules.sampling import write_samples
-from crosstask.lightning_modules.selecting import select_samples
-from crosstask.lightning_modules.training_plan import plan_training
+from crosstask.lightning_modules.planning.training_plan import plan_training
+from crosstask.lightning_modules.scoring.classifying import classify_tasks
+from crosstask.lightning_modules.scoring.sampling import write_samples
+from crosstask.lightning_modules.scoring.selecting import select_samples
+from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO, require_resumable
+from crosstask.lightning_modules.sharding.export import export_checkpoint
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export_checkpoint,

@@ -10,11 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from ..datamodules.benchmarks import Benchmark
-from ..datamodules.prompts import OptImlPrompt, PromptForm
-from ..datamodules.sampled_examples import SampledExamples
-from ..datamodules.samples import read_samples
-from ..lightning_modules.adaptation import ScorerTraining, adapt
-from ..lightning_modules.selecting import (
+from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
+from ..datamodules.scoring.sampled_examples import SampledExamples
+from ..datamodules.scoring.samples import read_samples
+from ..lightning_modules.scoring.adaptation import ScorerTraining, adapt
+from ..lightning_modules.scoring.selecting import (
     Asked,
     by_size,
     candidates_of_files,
@@ -24,7 +24,14 @@ from ..lightning_modules.selecting import (
     to_json,
     write_choices,
 )
-from ..lightning_modules.selection import Candidates, SelectionTable, choices, selection_table, task_gains, worth
+from ..lightning_modules.scoring.selection import (
+    Candidates,
+    SelectionTable,
+    choices,
+    selection_table,
+    task_gains,
+    worth,
+)
 
 SHOWN_WORST, SHOWN_EXAMPLES = 3, 3
 

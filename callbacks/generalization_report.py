@@ -8,13 +8,13 @@ from lightning import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
-from ..lightning_modules.aggregation import scored_instances
-from .comparison import System, SystemsReport, readings_of
-from .page import render_page
+from ..lightning_modules.evaluation.aggregation import scored_instances
 from .prediction_writer import PredictionWriter
-from .predictions import read_predictions
-from .report import Report, build_report
-from .report_text import render_markdown, render_terminal
+from .report.comparison import System, SystemsReport, readings_of
+from .report.page import render_page
+from .report.predictions import read_predictions
+from .report.scores import Report, build_report
+from .report.text import render_markdown, render_terminal
 from .run_folder import run_folder
 
 READINGS = 5  # predictions under each heading of the page

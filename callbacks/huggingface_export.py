@@ -9,9 +9,9 @@ from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..lightning_modules.instruction_tuning import InstructionTuningModule
-from ..lightning_modules.safetensors_folder import architecture_of, empty_model, whole_tensors, write_weights
 from ..lightning_modules.scorer import ScorerModule
-from ..lightning_modules.sharded_models import is_cut
+from ..lightning_modules.sharding.safetensors_folder import architecture_of, empty_model, whole_tensors, write_weights
+from ..lightning_modules.sharding.sharded_models import is_cut
 from .preemption import Preemption
 from .run_folder import run_folder
 

@@ -14,15 +14,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from ..datamodules.exemplars import InstructionInputs
+from ..datamodules.bilevel.exemplars import InstructionInputs
 from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
 from ..datamodules.schema import Task
-from ..lightning_modules.instructed_loss import input_embeddings, reader
 from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
-from ..lightning_modules.learnable_instructions import DirectEmbedder, masked_mean
+from ..lightning_modules.instructions.instructed_loss import input_embeddings, reader
+from ..lightning_modules.instructions.learnable_instructions import DirectEmbedder, masked_mean
 from .instruction_geometry import coverage, spread, t_sne
+from .report.scatter import curves_svg, scatter_svg
 from .run_folder import run_folder
-from .scatter import curves_svg, scatter_svg
 
 CURVES = {
     "losses": ("train/inner_loss", "train/outer_loss"),

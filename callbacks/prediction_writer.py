@@ -8,9 +8,9 @@ import lightning as L
 from lightning import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 
-from ..datamodules.replicas import process_number
-from ..lightning_modules.metrics import Answer
-from .predictions import prediction_line
+from ..datamodules.packing.replicas import process_number
+from ..lightning_modules.evaluation.metrics import Answer
+from .report.predictions import prediction_line
 from .run_folder import run_folder
 
 

@@ -12,7 +12,7 @@ from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 
-from ..datamodules.replicas import replicas
+from ..datamodules.packing.replicas import replicas
 
 
 class Preemption(Callback):

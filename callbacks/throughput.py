@@ -9,9 +9,9 @@ import torch
 from lightning import Callback
 from transformers import PreTrainedModel
 
-from ..datamodules.replicas import replicas
+from ..datamodules.packing.replicas import replicas
 from ..datamodules.schema import CausalBatch, Seq2SeqBatch
-from ..lightning_modules.flops import peak_flops, training_flops
+from ..lightning_modules.planning.flops import peak_flops, training_flops
 
 
 class Throughput(Callback):

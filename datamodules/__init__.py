@@ -1,10 +1,10 @@
 """Raw records to packed batches; no model code, usable from any Lightning project."""
 
-from .bench import Bench
 from .benchmarks import Benchmark, NaturalInstructions
+from .benchmarks.bench import Bench
 from .instruction_optimization import InstructionOptimizationDataModule
 from .instruction_tuning import InstructionTuningDataModule
-from .prompts import OptImlPrompt, PromptForm, TkInstructPrompt
+from .rendering.prompts import OptImlPrompt, PromptForm, TkInstructPrompt
 from .scorer import ScorerDataModule
 
 __all__ = [

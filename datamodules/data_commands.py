@@ -14,10 +14,10 @@ from rich.progress import track
 
 from . import benchmarks
 from .benchmarks.messages import unknown_class_hint
-from .contamination_report import THRESHOLD, compare, markdown, summary, write_decisions
-from .decontamination import WORDS, index_evaluation, overlaps
+from .decontamination.overlap import WORDS, index_evaluation, overlaps
+from .decontamination.report import THRESHOLD, compare, markdown, summary, write_decisions
+from .decontamination.task_texts import TaskTexts
 from .instruction_tuning import InstructionTuningDataModule
-from .task_texts import TaskTexts
 
 OTHERS = ("seed_everything", "trainer", "model", "optimizer", "lr_scheduler", "ckpt_path")
 """What else a YAML of Lightning may hold; it is read over."""

@@ -3,13 +3,13 @@
 from typing import Literal
 
 from .benchmarks import Benchmark, Split
-from .bilevel_stream import BilevelPlan, BilevelStream, TextSettings, read_instances
-from .exemplars import ExemplarPools
-from .instruction_presets import Preset, choices
+from .bilevel.exemplars import ExemplarPools
+from .bilevel.meta_split import CategorySplit, InnerOuter, MetaSplit
+from .bilevel.presets import Preset, choices
+from .bilevel.stream import BilevelPlan, BilevelStream, TextSettings, read_instances
 from .instruction_tuning import InstructionTuningDataModule
-from .meta_split import CategorySplit, InnerOuter, MetaSplit
-from .prompts import PromptForm, TkInstructPrompt
-from .replicas import replicas
+from .packing.replicas import replicas
+from .rendering.prompts import PromptForm, TkInstructPrompt
 
 
 class InstructionOptimizationDataModule(InstructionTuningDataModule):

@@ -10,30 +10,30 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from .bench import Bench
 from .benchmarks import Benchmark, Split
+from .benchmarks.bench import Bench
 from .benchmarks.messages import some
-from .candidate_batches import CandidateRows, CausalCandidates, DecoderCandidates
-from .candidates import Ranking, tokenize_candidates
-from .collate import CausalRows, RowKind, Seq2SeqRows
-from .demonstrations import Demonstrations
-from .evaluation import Chain, EvaluationSet, PromptLoader, RowLoader, read_evaluation
-from .mixture import WINDOW, Mixture
-from .mixture_report import MixtureReport, mixture_report
-from .packing import Packing, best_fit, in_order, one_per_row
-from .packing_report import PackingReport, packing_report
-from .parallel_preparation import Job, Prepared, prepare_tasks
-from .preparation import InstanceCounts, Preparation
-from .prompts import OptImlPrompt, PromptForm
-from .rank_loader import RankLoader
-from .rates import ExtraStream, MixtureRules, TaskSize, task_rates
-from .replicas import replicas
+from .evaluation.candidate_batches import CandidateRows, CausalCandidates, DecoderCandidates
+from .evaluation.candidates import Ranking, tokenize_candidates
+from .evaluation.prompt_loader import Chain, EvaluationSet, PromptLoader, RowLoader, read_evaluation
+from .evaluation.rank_loader import RankLoader
+from .mixture.draws import WINDOW, Mixture
+from .mixture.rates import ExtraStream, MixtureRules, TaskSize, task_rates
+from .mixture.report import MixtureReport, mixture_report
+from .packing.best_fit import Packing, best_fit, in_order, one_per_row
+from .packing.collate import CausalRows, RowKind, Seq2SeqRows
+from .packing.replicas import replicas
+from .packing.report import PackingReport, packing_report
+from .packing.stream import TrainPlan, TrainStream
+from .rendering.demonstrations import Demonstrations
+from .rendering.prompts import OptImlPrompt, PromptForm
+from .rendering.shots import ShotPreparation, with_shots
+from .rendering.tokenization import load_tokenizer, tokenize_sources
 from .schema import EvaluationExample, Task
-from .shots import ShotPreparation, with_shots
-from .store import StoredTask, read_meta
-from .stored_tasks import StoredTasks, open_tasks
-from .stream import TrainPlan, TrainStream
-from .tokenization import load_tokenizer, tokenize_sources
+from .storage.parallel_preparation import Job, Prepared, prepare_tasks
+from .storage.preparation import InstanceCounts, Preparation
+from .storage.store import StoredTask, read_meta
+from .storage.stored_tasks import StoredTasks, open_tasks
 
 PACKINGS: dict[str, Packing] = {"best_fit": best_fit, "in_order": in_order, "one_per_row": one_per_row}
 Stage = Literal["validation", "test"]

@@ -6,19 +6,19 @@ from typing import Literal
 from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark, Split
-from .evaluation import read_evaluation
+from .evaluation.prompt_loader import read_evaluation
 from .instruction_tuning import InstructionTuningDataModule, Stage
-from .prompts import OptImlPrompt, PromptForm
-from .ranking import CandidateLoader, RankingSet, read_candidates
-from .replicas import replicas
+from .packing.replicas import replicas
+from .rendering.prompts import OptImlPrompt, PromptForm
+from .rendering.tokenization import load_tokenizer
 from .rouge import rouge_l
-from .samples import ModelSamples
 from .schema import EvaluationExample
-from .scored_pairs import CorrectnessLabel
-from .scored_preparation import ScoredPreparation
-from .scored_rows import ScoredRows, Truncation, pair_frame
-from .store import open_task
-from .tokenization import load_tokenizer
+from .scoring.pairs import CorrectnessLabel
+from .scoring.preparation import ScoredPreparation
+from .scoring.ranking import CandidateLoader, RankingSet, read_candidates
+from .scoring.rows import ScoredRows, Truncation, pair_frame
+from .scoring.samples import ModelSamples
+from .storage.store import open_task
 
 
 class ScorerDataModule(InstructionTuningDataModule):

@@ -20,7 +20,7 @@ import yaml
 
 import crosstask
 from crosstask.cli import main as crosstask_main
-from crosstask.lightning_modules.significance import seed_interval
+from crosstask.lightning_modules.evaluation.significance import seed_interval
 
 CONFIGS = Path(crosstask.__file__).parent / "configs"
 LEAN = [

@@ -24,15 +24,15 @@ import lightning as L
 import torch
 
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
-from crosstask.datamodules.bilevel_stream import BilevelBatch
-from crosstask.datamodules.bpe import train_tokenizer
+from crosstask.datamodules.bilevel.meta_split import CategorySplit
+from crosstask.datamodules.bilevel.stream import BilevelBatch
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
-from crosstask.datamodules.meta_split import CategorySplit
-from crosstask.datamodules.toybench import write_toybench
+from crosstask.datamodules.rendering.bpe import train_tokenizer
+from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.lightning_modules.hypergradients import Hypergradient
-from crosstask.lightning_modules.instructed_loss import reader
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
-from crosstask.lightning_modules.learnable_instructions import Extractor, InstanceExtractor
+from crosstask.lightning_modules.instructions.instructed_loss import reader
+from crosstask.lightning_modules.instructions.learnable_instructions import Extractor, InstanceExtractor
 
 Kind = Literal["direct_extractor", "instance_extractor", "first_exemplar"]
 LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 1}

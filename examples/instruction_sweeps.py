@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from crosstask.datamodules.split_search import try_recipes
+from crosstask.datamodules.bilevel.split_search import try_recipes
 
 LENGTHS = tuple(2**power for power in range(9))
 OUTER = (1, 10, 20, 30, 40, 50, 59)  # of 60
@@ -22,7 +22,7 @@ def variants(sweep: str) -> dict[str, dict[str, Any]]:
     """By name, what is laid over the recipe."""
     if sweep == "length":
         return {f"length-{length}": {"data": {"init_args": {"instruction_length": length}}} for length in LENGTHS}
-    split = "crosstask.datamodules.meta_split.CategorySplit"
+    split = "crosstask.datamodules.bilevel.meta_split.CategorySplit"
     return {
         f"outer-{count}": {
             "data": {"init_args": {"split": {"class_path": split, "init_args": {"outer": round(count / 60, 4)}}}}

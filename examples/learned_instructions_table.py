@@ -28,12 +28,12 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
-from crosstask.datamodules.bpe import train_tokenizer
-from crosstask.datamodules.collate import CausalRows
+from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
-from crosstask.datamodules.meta_split import CategorySplit
-from crosstask.datamodules.prompts import rendering_rng
-from crosstask.datamodules.tokenization import load_tokenizer, refusal, tokenize_joint
+from crosstask.datamodules.packing.collate import CausalRows
+from crosstask.datamodules.rendering.bpe import train_tokenizer
+from crosstask.datamodules.rendering.prompts import rendering_rng
+from crosstask.datamodules.rendering.tokenization import load_tokenizer, refusal, tokenize_joint
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.losses import target_loss
 from crosstask.lightning_modules.models import build_model, model_config

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from crosstask.datamodules import Bench, Benchmark, InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.benchmarks import Split
 from crosstask.datamodules.schema import IGNORE_INDEX, CausalBatch, Example, PromptBatch, Task
-from crosstask.datamodules.toybench import write_toybench
+from crosstask.datamodules.toybench.writer import write_toybench
 
 
 class Opposites(Benchmark):

@@ -1,10 +1,10 @@
 """Batches to loss, metrics and optimizers."""
 
-from .cross_encoder import CrossEncoder
 from .instruction_optimization import InstructionOptimizationModule
 from .instruction_tuning import InstructionTuningModule
 from .scorer import ScorerModule
-from .strategies import ShardedStrategy
+from .scoring.cross_encoder import CrossEncoder
+from .sharding.strategies import ShardedStrategy
 
 __all__ = [
     "CrossEncoder",

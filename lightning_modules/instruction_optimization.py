@@ -20,10 +20,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..datamodules.bilevel_stream import BilevelBatch, InnerBatch, LanguageRows
-from ..datamodules.instruction_presets import Preset, choices
-from ..datamodules.replicas import replicas
-from ..datamodules.row_chunks import inner_chunks, outer_chunks, take_rows
+from ..datamodules.bilevel.presets import Preset, choices
+from ..datamodules.bilevel.row_chunks import inner_chunks, outer_chunks, take_rows
+from ..datamodules.bilevel.stream import BilevelBatch, InnerBatch, LanguageRows
+from ..datamodules.packing.replicas import replicas
 from .hypergradients import (
     Hypergradient,
     Method,
@@ -36,14 +36,14 @@ from .hypergradients import (
 )
 from .hypergradients.parameter_vectors import dot, norm
 from .hypergradients.passes import averaged, gathered_anew, gradients, or_zeros
-from .instructed_loss import instructed_loss, reader, within_forward
-from .instruction_kinds import InstructionSettings, Kind, build_instruction
 from .instruction_tuning import InstructionTuningModule
-from .learnable_instructions import Extractor, Instruction, LearnableInstruction
+from .instructions.instructed_loss import instructed_loss, reader, within_forward
+from .instructions.instruction_kinds import InstructionSettings, Kind, build_instruction
+from .instructions.learnable_instructions import Extractor, Instruction, LearnableInstruction
+from .instructions.outer_level import OuterLevel
+from .instructions.outer_methods import CURVATURES, CurvatureName, MethodName, OuterMethod, refuse_strategy
+from .instructions.outer_report import outer_numbers, outer_warnings
 from .losses import LossSum, target_loss
-from .outer_level import OuterLevel
-from .outer_methods import CURVATURES, CurvatureName, MethodName, OuterMethod, refuse_strategy
-from .outer_report import outer_numbers, outer_warnings
 
 STATE = "instruction_optimization"
 """Where a checkpoint keeps what Lightning does not know of: phi's optimizer, its schedule and the counters."""

@@ -11,19 +11,19 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..datamodules.candidate_batches import BranchBatch, DecoderBranchBatch, RankBatch
+from ..datamodules.evaluation.candidate_batches import BranchBatch, DecoderBranchBatch, RankBatch
+from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch
-from ..datamodules.tokenization import load_tokenizer
-from .aggregation import log_selection
-from .answers import Answer
-from .attention import IMPLEMENTATIONS
-from .candidates import Score, rank_batch
-from .generation import Decoding, answer_batch, prompt_seed
+from .attention.document_attention import IMPLEMENTATIONS
+from .attention.packable import require_document_attention
+from .evaluation.aggregation import log_selection
+from .evaluation.answers import Answer
+from .evaluation.candidates import Score, rank_batch
+from .evaluation.generation import Decoding, answer_batch, prompt_seed
+from .evaluation.metrics import GenerationScores, Scores
 from .losses import target_loss
-from .metrics import GenerationScores, Scores
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
 from .optimization import linear_schedule
-from .packable import require_document_attention
 from .planned_training import PlannedTraining
 
 Batch = CausalBatch | Seq2SeqBatch

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..datamodules.schema import IGNORE_INDEX, CausalBatch, Seq2SeqBatch
-from .attention import Documents
+from .attention.document_attention import Documents
 
 
 class LossSum(NamedTuple):

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
-from ..datamodules.replicas import batch_seed, realign_progress, replicas
-from .agreement import require_agreement
-from .checkpoints import KEY, checkpoint_extras, model_identity, require_same_model
+from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
 from .optimization import accept_named_states, matrix_names, parameter_groups
-from .safetensors_folder import architecture_of
-from .sharded_models import build_sharded, is_cut
-from .strategies import sharding_of
-from .zero import build_partitioned
+from .sharding.agreement import require_agreement
+from .sharding.checkpoints import KEY, checkpoint_extras, model_identity, require_same_model
+from .sharding.safetensors_folder import architecture_of
+from .sharding.sharded_models import build_sharded, is_cut
+from .sharding.strategies import sharding_of
+from .sharding.zero import build_partitioned
 
 
 class PlannedTraining(L.LightningModule):
@@ -189,6 +189,6 @@ def wrap_blocks(strategy: FSDPStrategy, model: PreTrainedModel) -> None:
     if strategy.kwargs.get("auto_wrap_policy") is None:
         from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 
-        from .sharded_models import blocks
+        from .sharding.sharded_models import blocks
 
         strategy.kwargs["auto_wrap_policy"] = ModuleWrapPolicy({type(block) for block in blocks(model)})

@@ -12,17 +12,17 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..datamodules.ranking import CandidateBatch
+from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.schema import ScoredBatch
-from ..datamodules.scored_rows import Truncation
-from ..datamodules.tokenization import load_tokenizer
-from .aggregation import log_selection
-from .cross_encoder import CrossEncoder, build_scorer, gather_for_pairs, pair_scores
-from .metrics import Answer, GenerationScores, Scores
+from ..datamodules.scoring.ranking import CandidateBatch
+from ..datamodules.scoring.rows import Truncation
+from .evaluation.aggregation import log_selection
+from .evaluation.metrics import Answer, GenerationScores, Scores
 from .models import compile_layers, model_config
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining
-from .ranking import Ranking, RankingScores
+from .scoring.cross_encoder import CrossEncoder, build_scorer, gather_for_pairs, pair_scores
+from .scoring.ranking import Ranking, RankingScores
 
 
 class ScorerModule(PlannedTraining):

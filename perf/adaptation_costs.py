@@ -23,8 +23,8 @@ from common import print_result
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from crosstask.datamodules.schema import ScoredBatch
-from crosstask.lightning_modules.cross_encoder import build_scorer, pair_scores
-from crosstask.lightning_modules.generation import Decoding, generate
+from crosstask.lightning_modules.evaluation.generation import Decoding, generate
+from crosstask.lightning_modules.scoring.cross_encoder import build_scorer, pair_scores
 
 VOCABULARY, VIRTUAL, SHOTS = 16_000, 20, 5
 WAYS = ("through a scorer", "fine-tuning", "prefix tuning", "in context", "answering, 17 candidates")

@@ -30,10 +30,10 @@ import torch
 from common import print_result
 from torch import Tensor
 
-from crosstask.datamodules.bilevel_stream import InnerBatch
-from crosstask.datamodules.collate import Seq2SeqRows
-from crosstask.datamodules.exemplars import InstructionInputs
-from crosstask.datamodules.row_chunks import inner_chunks, outer_chunks
+from crosstask.datamodules.bilevel.exemplars import InstructionInputs
+from crosstask.datamodules.bilevel.row_chunks import inner_chunks, outer_chunks
+from crosstask.datamodules.bilevel.stream import InnerBatch
+from crosstask.datamodules.packing.collate import Seq2SeqRows
 from crosstask.datamodules.schema import Seq2SeqBatch, TokenizedExample
 from crosstask.lightning_modules.hypergradients import (
     Method,
@@ -48,8 +48,8 @@ from crosstask.lightning_modules.hypergradients import (
     neumann,
     sama,
 )
-from crosstask.lightning_modules.instructed_loss import instructed_loss, reader
-from crosstask.lightning_modules.learnable_instructions import DirectEmbedder
+from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
+from crosstask.lightning_modules.instructions.learnable_instructions import DirectEmbedder
 from crosstask.lightning_modules.losses import target_loss
 from crosstask.lightning_modules.models import build_model, model_config
 

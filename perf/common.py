@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from crosstask.datamodules.benchmarks import NaturalInstructions
-from crosstask.datamodules.toybench import write_toybench
+from crosstask.datamodules.toybench.writer import write_toybench
 
 
 def real_or_toy_benchmark(scratch: Path) -> NaturalInstructions:

@@ -20,7 +20,7 @@ from statistics import median
 import numpy as np
 from common import print_result
 
-from crosstask.datamodules.decontamination import Document, index_evaluation, overlap
+from crosstask.datamodules.decontamination.overlap import Document, index_evaluation, overlap
 
 N = 13
 TASK = 10_000

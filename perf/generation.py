@@ -22,9 +22,9 @@ from common import print_result
 from training import MODEL, ROW, read_documents
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from crosstask.datamodules.evaluation import pad_prompts
-from crosstask.datamodules.tokenization import load_tokenizer
-from crosstask.lightning_modules.generation import Decoding, generate
+from crosstask.datamodules.evaluation.prompt_loader import pad_prompts
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.lightning_modules.evaluation.generation import Decoding, generate
 from crosstask.lightning_modules.models import build_model, model_config
 
 GREEDY = [Decoding()]

@@ -17,15 +17,15 @@ from common import print_result
 from rich.console import Console
 from rich.table import Table
 
-from crosstask.datamodules.collate import CausalRows
-from crosstask.datamodules.mixture import Mixture
-from crosstask.datamodules.packing import best_fit
-from crosstask.datamodules.rates import ExtraStream, MixtureRules, TaskSize, task_rates
-from crosstask.datamodules.replicas import Replicas
+from crosstask.datamodules.mixture.draws import Mixture
+from crosstask.datamodules.mixture.rates import ExtraStream, MixtureRules, TaskSize, task_rates
+from crosstask.datamodules.packing.best_fit import best_fit
+from crosstask.datamodules.packing.collate import CausalRows
+from crosstask.datamodules.packing.replicas import Replicas
+from crosstask.datamodules.packing.stream import Position, TrainPlan, TrainStream
 from crosstask.datamodules.schema import TokenizedExample
-from crosstask.datamodules.store import write_task
-from crosstask.datamodules.stored_tasks import open_tasks
-from crosstask.datamodules.stream import Position, TrainPlan, TrainStream
+from crosstask.datamodules.storage.store import write_task
+from crosstask.datamodules.storage.stored_tasks import open_tasks
 
 PAPER = {
     "crossfit": 0.04,

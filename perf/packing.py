@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from crosstask.datamodules.mixture import WINDOW
-from crosstask.datamodules.packing import Packing, best_fit, in_order
+from crosstask.datamodules.mixture.draws import WINDOW
+from crosstask.datamodules.packing.best_fit import Packing, best_fit, in_order
 
 ROW = 2048
 

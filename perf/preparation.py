@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
-from crosstask.datamodules.bpe import train_tokenizer
-from crosstask.datamodules.parallel_preparation import Job, prepare_tasks
-from crosstask.datamodules.preparation import Preparation
-from crosstask.datamodules.tokenization import refusal
+from crosstask.datamodules.rendering.bpe import train_tokenizer
+from crosstask.datamodules.rendering.tokenization import refusal
+from crosstask.datamodules.storage.parallel_preparation import Job, prepare_tasks
+from crosstask.datamodules.storage.preparation import Preparation
 
 
 class Some(NaturalInstructions):

@@ -18,10 +18,10 @@ from itertools import islice
 from pathlib import Path
 
 from crosstask.datamodules.benchmarks import Benchmark, Split
-from crosstask.datamodules.bpe import write_bpe
-from crosstask.datamodules.samples import Sample
+from crosstask.datamodules.rendering.bpe import write_bpe
 from crosstask.datamodules.schema import Example, Task
 from crosstask.datamodules.scorer import ScorerDataModule
+from crosstask.datamodules.scoring.samples import Sample
 
 WORDS = [f"{a}{b}" for a in ("ba", "do", "ki", "lu", "me", "ra", "so", "tu") for b in ("n", "r", "l", "st", "m", "k")]
 SAMPLES = 3

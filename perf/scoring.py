@@ -29,7 +29,7 @@ from sentence_transformers import __version__ as peer_version
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification
 
-from crosstask.lightning_modules.cross_encoder import CrossEncoder
+from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder
 
 CANDIDATES, LONGEST, PEER_BATCH = 17, 512, 32
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from common import print_result, real_or_toy_benchmark
 
-from crosstask.datamodules.bpe import train_tokenizer
-from crosstask.datamodules.collate import CausalRows
-from crosstask.datamodules.packing import best_fit, one_per_row
-from crosstask.datamodules.prompts import OptImlPrompt, rendering_rng
+from crosstask.datamodules.packing.best_fit import best_fit, one_per_row
+from crosstask.datamodules.packing.collate import CausalRows
+from crosstask.datamodules.rendering.bpe import train_tokenizer
+from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
+from crosstask.datamodules.rendering.tokenization import load_tokenizer, refusal, tokenize_joint
 from crosstask.datamodules.schema import CausalBatch, TokenizedExample
-from crosstask.datamodules.tokenization import load_tokenizer, refusal, tokenize_joint
 from crosstask.lightning_modules.losses import target_loss
 from crosstask.lightning_modules.models import build_model, model_config
 

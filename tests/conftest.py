@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
-from crosstask.datamodules.tokenization import load_tokenizer
-from crosstask.datamodules.toybench import write_toybench
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.datamodules.toybench.writer import write_toybench
 
 
 @pytest.fixture(scope="session")

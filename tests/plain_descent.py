@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
 from crosstask.lightning_modules.scorer import ScorerModule
-from crosstask.lightning_modules.strategies import ShardedStrategy
+from crosstask.lightning_modules.sharding.strategies import ShardedStrategy
 
 
 class LargestTensor(TorchDispatchMode):

@@ -9,9 +9,9 @@ import pytest
 from crosstask.callbacks.adapt_command import adapt_tasks
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.benchmarks import BigBench
-from crosstask.datamodules.prompts import OptImlPrompt
-from crosstask.datamodules.samples import Sample
-from crosstask.lightning_modules.adaptation import ScorerTraining, adapt
+from crosstask.datamodules.rendering.prompts import OptImlPrompt
+from crosstask.datamodules.scoring.samples import Sample
+from crosstask.lightning_modules.scoring.adaptation import ScorerTraining, adapt
 
 TASKS = ["task001_toy_copy_animals", "task010_toy_reverse_animals"]
 ENCODER: dict[str, Any] = {

@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from crosstask.datamodules.schema import EvaluationExample, Level, Metric
-from crosstask.lightning_modules.aggregation import (
+from crosstask.lightning_modules.evaluation.aggregation import (
     ScoredInstance,
     TaskScore,
     columns,
@@ -21,8 +21,8 @@ from crosstask.lightning_modules.aggregation import (
     shot_averages,
     task_scores,
 )
+from crosstask.lightning_modules.evaluation.metrics import Scores
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
-from crosstask.lightning_modules.metrics import Scores
 
 HELD_OUT, PARTIAL, FULL = "fully_held_out", "partially_supervised", "fully_supervised"
 Cells = Sequence[tuple[Level, str, float, float | None]]

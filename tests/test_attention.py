@@ -50,11 +50,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from crosstask.lightning_modules import attention, attention_backends
-from crosstask.lightning_modules import documents as document_places
-from crosstask.lightning_modules.attention import document_attention
-from crosstask.lightning_modules.documents import Documents, block_diagonal_mask
-from crosstask.lightning_modules.packable import first_position, require_document_attention
+from crosstask.lightning_modules.attention import backends as attention_backends
+from crosstask.lightning_modules.attention import document_attention as attention
+from crosstask.lightning_modules.attention import documents as document_places
+from crosstask.lightning_modules.attention.document_attention import document_attention
+from crosstask.lightning_modules.attention.documents import Documents, block_diagonal_mask
+from crosstask.lightning_modules.attention.packable import first_position, require_document_attention
 
 # Rows of 12 columns, the second with a padded tail; documents of 5, 4, 3, 4, 5 tokens and 3 of padding.
 OFFSETS = [0, 5, 9, 12, 16, 21, 24]

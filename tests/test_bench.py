@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule
-from crosstask.datamodules.bench import Bench
 from crosstask.datamodules.benchmarks import Benchmark, NaturalInstructions, Split
-from crosstask.datamodules.rates import ExtraStream
-from crosstask.datamodules.schema import Example, Task
-from crosstask.datamodules.task_splits import (
+from crosstask.datamodules.benchmarks.bench import Bench
+from crosstask.datamodules.benchmarks.task_splits import (
     Evaluated,
     SplitRules,
     TaskSplit,
@@ -23,6 +21,8 @@ from crosstask.datamodules.task_splits import (
     subset_of_tasks,
     without_category,
 )
+from crosstask.datamodules.mixture.rates import ExtraStream
+from crosstask.datamodules.schema import Example, Task
 
 
 class Listed(Benchmark):

@@ -11,10 +11,10 @@ from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassif
 
 from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.schema import Example, Task
-from crosstask.lightning_modules.classifying import Question, accuracies, classify_tasks
-from crosstask.lightning_modules.cross_encoder import CrossEncoder
 from crosstask.lightning_modules.models import build_model, model_config
-from crosstask.lightning_modules.sampling import load_generator
+from crosstask.lightning_modules.scoring.classifying import Question, accuracies, classify_tasks
+from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder
+from crosstask.lightning_modules.scoring.sampling import load_generator
 
 
 class Templated(Benchmark):

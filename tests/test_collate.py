@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from crosstask.datamodules.collate import CausalRows, Seq2SeqRows
+from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
 from crosstask.datamodules.schema import IGNORE_INDEX, TokenizedExample
 
 PAD, EOS, __ = 0, 9, IGNORE_INDEX

@@ -20,8 +20,8 @@ from transformers import (
     RobertaModel,
 )
 
-from crosstask.lightning_modules import cross_encoder
-from crosstask.lightning_modules.cross_encoder import CrossEncoder, PairCuts, build_scorer
+from crosstask.lightning_modules.scoring import cross_encoder
+from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts, build_scorer
 
 LONGEST = 48
 INSTRUCTIONS = ["Write the animal. list: cat 7 red", "Add one to each number. list: 3 12", "How many foods are there?"]

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from crosstask.cli import main
-from crosstask.datamodules.contamination_report import (
+from crosstask.datamodules.benchmarks.task_splits import TaskSplit, without_dropped
+from crosstask.datamodules.decontamination.ngrams import ngrams
+from crosstask.datamodules.decontamination.overlap import Document, index_evaluation, overlap, overlaps
+from crosstask.datamodules.decontamination.report import (
     COLUMNS,
     Judgement,
     Overlap,
@@ -20,9 +23,6 @@ from crosstask.datamodules.contamination_report import (
     read_decisions,
     write_decisions,
 )
-from crosstask.datamodules.decontamination import Document, index_evaluation, overlap, overlaps
-from crosstask.datamodules.ngrams import ngrams
-from crosstask.datamodules.task_splits import TaskSplit, without_dropped
 
 WORDS = [f"w{number}" for number in range(20_000)]
 

@@ -10,12 +10,12 @@ import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule, OptImlPrompt, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Benchmark, Split
-from crosstask.datamodules.collate import CausalRows
-from crosstask.datamodules.demonstrations import Demonstrations, choose, number_shares, with_demonstrations
-from crosstask.datamodules.preparation import InstanceCounts, Preparation
-from crosstask.datamodules.reading import Reread
+from crosstask.datamodules.packing.collate import CausalRows
+from crosstask.datamodules.rendering.demonstrations import Demonstrations, choose, number_shares, with_demonstrations
+from crosstask.datamodules.rendering.reading import Reread
 from crosstask.datamodules.schema import IGNORE_INDEX, Demonstration, Example, Task
 from crosstask.datamodules.splits import choose_prompts
+from crosstask.datamodules.storage.preparation import InstanceCounts, Preparation
 
 TASK = Task("b", "t", "QA", definition="Add.")
 INSTANCE = Task("b", "t", "QA", instruction_level="instance")

@@ -9,7 +9,7 @@ import pytest
 from crosstask.datamodules.benchmarks import dialogue, pretraining
 from crosstask.datamodules.benchmarks.dialogue import NO_TURNS, Dialogue
 from crosstask.datamodules.benchmarks.pretraining import NO_TEXT, PretrainingText
-from crosstask.datamodules.prompts import OptImlPrompt, rendering_rng
+from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.schema import Example, Prompt
 
 

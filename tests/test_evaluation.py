@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from crosstask.datamodules.collate import CausalRows
-from crosstask.datamodules.evaluation import Chain, PromptLoader, RowLoader, token_budget_batches
-from crosstask.datamodules.packing import best_fit
-from crosstask.datamodules.replicas import Replicas
+from crosstask.datamodules.evaluation.prompt_loader import Chain, PromptLoader, RowLoader, token_budget_batches
+from crosstask.datamodules.packing.best_fit import best_fit
+from crosstask.datamodules.packing.collate import CausalRows
+from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.schema import CausalBatch, EvaluationExample, Task, TokenizedExample
 from crosstask.datamodules.splits import choose_instances, generalization_level
 

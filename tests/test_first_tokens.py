@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig
 
 from crosstask.datamodules.schema import ScoredBatch
-from crosstask.lightning_modules.cross_encoder import FIRST_TOKENS, build_scorer, pair_scores
+from crosstask.lightning_modules.scoring.cross_encoder import FIRST_TOKENS, build_scorer, pair_scores
 
 FIELDS: dict[str, Any] = {
     "vocab_size": 50,

@@ -19,9 +19,9 @@ from crosstask.datamodules.benchmarks import (
     Reasoning,
     StructuredKnowledge,
 )
-from crosstask.datamodules.prompts import OptImlPrompt, rendering_rng
+from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
+from crosstask.datamodules.rendering.tokenization import refusal
 from crosstask.datamodules.schema import Prompt
-from crosstask.datamodules.tokenization import refusal
 
 pytestmark = [
     pytest.mark.real_data,

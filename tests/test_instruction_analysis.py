@@ -10,10 +10,10 @@ import pytest
 
 from crosstask.callbacks.instruction_analysis import InstructionAnalysis
 from crosstask.callbacks.instruction_geometry import coverage, spread, t_sne
-from crosstask.callbacks.scatter import curves_svg
+from crosstask.callbacks.report.scatter import curves_svg
 from crosstask.datamodules import NaturalInstructions
+from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
-from crosstask.datamodules.meta_split import CategorySplit
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 
 

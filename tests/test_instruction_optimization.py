@@ -23,19 +23,19 @@ from torch.testing import assert_close
 import crosstask
 from crosstask.cli import CrosstaskCLI, main, run
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
-from crosstask.datamodules.bilevel_stream import BilevelBatch, LanguageRows, cut_source
-from crosstask.datamodules.exemplars import ExemplarPools, encode_candidates, exemplar_texts
+from crosstask.datamodules.bilevel.exemplars import ExemplarPools, encode_candidates, exemplar_texts
+from crosstask.datamodules.bilevel.meta_split import CategorySplit
+from crosstask.datamodules.bilevel.presets import choices
+from crosstask.datamodules.bilevel.row_chunks import inner_chunks, outer_chunks, take_rows
+from crosstask.datamodules.bilevel.stream import BilevelBatch, LanguageRows, cut_source
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
-from crosstask.datamodules.instruction_presets import choices
-from crosstask.datamodules.meta_split import CategorySplit
-from crosstask.datamodules.replicas import Replicas
-from crosstask.datamodules.row_chunks import inner_chunks, outer_chunks, take_rows
+from crosstask.datamodules.packing.replicas import Replicas
+from crosstask.datamodules.rendering.tokenization import tokenize_pair
 from crosstask.datamodules.schema import Example, Task
-from crosstask.datamodules.tokenization import tokenize_pair
 from crosstask.lightning_modules.hypergradients import Hypergradient, hypergradient
-from crosstask.lightning_modules.instructed_loss import instructed_loss, reader
-from crosstask.lightning_modules.instruction_kinds import build_instruction
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
+from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
+from crosstask.lightning_modules.instructions.instruction_kinds import build_instruction
 from crosstask.lightning_modules.losses import target_loss
 
 CONFIGS = Path(crosstask.__file__).parent / "configs"
@@ -442,7 +442,7 @@ def test_what_finite_differences_and_the_loop_cannot_do_is_refused(make: Make, m
     datamodule.inner_steps = 2
     with pytest.raises(ValueError, match="inner_steps is 3 in the module and 2 in the datamodule"):
         trainer().fit(module, datamodule)
-    monkeypatch.setattr("crosstask.lightning_modules.outer_methods.SingleDeviceStrategy", int)
+    monkeypatch.setattr("crosstask.lightning_modules.instructions.outer_methods.SingleDeviceStrategy", int)
     with pytest.raises(ValueError, match=r"one device, with DDP or with FSDP2 .* got SingleDeviceStrategy"):
         trainer().fit(*make())
 

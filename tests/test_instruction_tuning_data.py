@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions, TkInstructPrompt
-from crosstask.datamodules.packing import best_fit
-from crosstask.datamodules.packing_report import packing_report
+from crosstask.datamodules.packing.best_fit import best_fit
+from crosstask.datamodules.packing.report import packing_report
+from crosstask.datamodules.packing.stream import TrainPlan
 from crosstask.datamodules.schema import CausalBatch, PromptBatch
-from crosstask.datamodules.stream import TrainPlan
 
 Make = Callable[..., InstructionTuningDataModule]
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Config, T5ForConditionalGeneration
 
-from crosstask.datamodules.exemplars import InstructionInputs
+from crosstask.datamodules.bilevel.exemplars import InstructionInputs
 from crosstask.datamodules.schema import CausalBatch, Seq2SeqBatch
-from crosstask.lightning_modules.instructed_loss import input_embeddings, instructed_loss, reader
-from crosstask.lightning_modules.learnable_instructions import (
+from crosstask.lightning_modules.instructions.instructed_loss import input_embeddings, instructed_loss, reader
+from crosstask.lightning_modules.instructions.learnable_instructions import (
     DirectEmbedder,
     DirectExtractor,
     InstanceEmbedder,

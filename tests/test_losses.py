@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from crosstask.datamodules.collate import CausalRows, Seq2SeqRows
+from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.lightning_modules.losses import padding_mask, shift_right, target_logits, target_loss
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, T5Config, T5Model
 
 from crosstask.datamodules import NaturalInstructions
-from crosstask.datamodules.meta_split import CategorySplit, ClusterSplit, FileSplit, k_means, tf_idf
+from crosstask.datamodules.bilevel.meta_split import CategorySplit, ClusterSplit, FileSplit, k_means, tf_idf
 from crosstask.datamodules.schema import Task
 
 

@@ -6,7 +6,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from crosstask.datamodules.mixture import Mixture
+from crosstask.datamodules.mixture.draws import Mixture
 
 
 def make(seed: int = 0, window: int = 100) -> Mixture:

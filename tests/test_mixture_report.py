@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from crosstask.datamodules.mixture_report import mixture_report
-from crosstask.datamodules.rates import MixtureRules, TaskSize, task_rates
+from crosstask.datamodules.mixture.rates import MixtureRules, TaskSize, task_rates
+from crosstask.datamodules.mixture.report import mixture_report
 
 TASKS = [
     TaskSize("flan/a", "flan", "QA", 100, tokens=50.0),

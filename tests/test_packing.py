@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from crosstask.datamodules.packing import Packing, best_fit, in_order, one_per_row
+from crosstask.datamodules.packing.best_fit import Packing, best_fit, in_order, one_per_row
 
 SIZES = np.random.default_rng(0).integers(1, 65, size=5_000)
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from crosstask.datamodules.permutation import mixed, permuted
+from crosstask.datamodules.mixture.permutation import mixed, permuted
 
 
 def shuffle(size: int, key: int) -> list[int]:

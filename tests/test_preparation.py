@@ -14,9 +14,9 @@ import yaml
 
 from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions
-from crosstask.datamodules.parallel_preparation import Job, Prepared, prepare_tasks
 from crosstask.datamodules.schema import TokenizedExample
-from crosstask.datamodules.store import remove_abandoned, write_task
+from crosstask.datamodules.storage.parallel_preparation import Job, Prepared, prepare_tasks
+from crosstask.datamodules.storage.store import remove_abandoned, write_task
 
 
 def files(folder: Path) -> dict[str, bytes]:

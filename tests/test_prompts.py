@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from crosstask.datamodules.prompts import (
+from crosstask.datamodules.rendering.prompts import (
     OPT_IML_DELIMITERS,
     OptImlPrompt,
     PromptForm,

@@ -8,7 +8,7 @@ import pytest
 
 from crosstask.datamodules.benchmarks.reasoning import DATASETS, INSTRUCTION, Reasoning
 from crosstask.datamodules.benchmarks.reasoning_rows import NO_ANSWER, NO_RATIONALE
-from crosstask.datamodules.prompts import OptImlPrompt, rendering_rng
+from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.schema import Example
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from crosstask.callbacks.report import build_report
-from crosstask.callbacks.report_text import render_markdown
+from crosstask.callbacks.report.scores import build_report
+from crosstask.callbacks.report.text import render_markdown
 from crosstask.datamodules.schema import EvaluationExample, Level
-from crosstask.lightning_modules.aggregation import ScoredInstance, scored_instances
-from crosstask.lightning_modules.metrics import Scores
+from crosstask.lightning_modules.evaluation.aggregation import ScoredInstance, scored_instances
+from crosstask.lightning_modules.evaluation.metrics import Scores
 
 
 def example(number: int, task: str, category: str, level: Level) -> EvaluationExample:

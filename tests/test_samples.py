@@ -12,15 +12,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, RobertaConfig, Rob
 
 from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions, ScorerDataModule
-from crosstask.datamodules.prompts import OptImlPrompt
-from crosstask.datamodules.replicas import Process, process_of_job
-from crosstask.datamodules.sampled_examples import SampledExamples
-from crosstask.datamodules.samples import ModelSamples, Sample, SampleFile, read_samples
-from crosstask.lightning_modules import CrossEncoder, sampling
-from crosstask.lightning_modules.generation import Decoding, generate
+from crosstask.datamodules.packing.replicas import Process, process_of_job
+from crosstask.datamodules.rendering.prompts import OptImlPrompt
+from crosstask.datamodules.scoring.sampled_examples import SampledExamples
+from crosstask.datamodules.scoring.samples import ModelSamples, Sample, SampleFile, read_samples
+from crosstask.lightning_modules import CrossEncoder
+from crosstask.lightning_modules.evaluation.generation import Decoding, generate
 from crosstask.lightning_modules.models import build_model, model_config
-from crosstask.lightning_modules.sampling import load_generator, with_likelihoods, write_samples
-from crosstask.lightning_modules.selecting import candidates_of_files, select_samples
+from crosstask.lightning_modules.scoring import sampling
+from crosstask.lightning_modules.scoring.sampling import load_generator, with_likelihoods, write_samples
+from crosstask.lightning_modules.scoring.selecting import candidates_of_files, select_samples
 
 TASK = "task001_toy_copy_animals"
 DECODINGS = {"greedy": Decoding(), "nucleus": Decoding(sampling=True, samples=2, top_p=0.9)}

@@ -11,20 +11,15 @@ import numpy as np
 import pytest
 
 from crosstask.datamodules import NaturalInstructions, OptImlPrompt
-from crosstask.datamodules.ranking import CandidateLoader
-from crosstask.datamodules.replicas import Replicas
+from crosstask.datamodules.packing.replicas import Replicas
+from crosstask.datamodules.packing.stream import TrainStream
 from crosstask.datamodules.rouge import rouge_l
-from crosstask.datamodules.samples import ModelSamples
 from crosstask.datamodules.schema import Example, ScoredBatch
-from crosstask.datamodules.scored_pairs import (
-    References,
-    ScoredPair,
-    correctness_of_responses,
-    released_correctness,
-)
 from crosstask.datamodules.scorer import ScorerDataModule
-from crosstask.datamodules.store import open_task
-from crosstask.datamodules.stream import TrainStream
+from crosstask.datamodules.scoring.pairs import References, ScoredPair, correctness_of_responses, released_correctness
+from crosstask.datamodules.scoring.ranking import CandidateLoader
+from crosstask.datamodules.scoring.samples import ModelSamples
+from crosstask.datamodules.storage.store import open_task
 
 
 def example(number: int, *targets: str, text: str = "", **fields: Any) -> Example:

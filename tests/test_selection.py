@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from crosstask.datamodules.samples import Sample
-from crosstask.lightning_modules.selection import Candidates, choices, selection_table, worth
+from crosstask.datamodules.scoring.samples import Sample
+from crosstask.lightning_modules.scoring.selection import Candidates, choices, selection_table, worth
 
 REFERENCE = ["the red cat sat"]
 SAMPLES = [  # ROUGE-L: 1 of 1 and of 4 words: 0.4; 0.4; 1.0; 0.0; 0.857...

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from crosstask.lightning_modules.aggregation import ScoredInstance, columns, selection_score, task_scores
-from crosstask.lightning_modules.significance import (
+from crosstask.lightning_modules.evaluation.aggregation import ScoredInstance, columns, selection_score, task_scores
+from crosstask.lightning_modules.evaluation.significance import (
     Resampling,
     difference,
     interval,

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import crosstask
-from crosstask.datamodules.split_search import search_splits, try_recipes
+from crosstask.datamodules.bilevel.split_search import search_splits, try_recipes
 
 RECIPE = Path(crosstask.__file__).parent / "configs/instruction_optimization_toybench.yaml"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from crosstask.datamodules.schema import TokenizedExample
-from crosstask.datamodules.store import content_key, open_task, write_task
-from crosstask.datamodules.stored_tasks import open_tasks
+from crosstask.datamodules.storage.store import content_key, open_task, write_task
+from crosstask.datamodules.storage.stored_tasks import open_tasks
 
 DOCUMENTS = [TokenizedExample(np.array([5, 6, 7]), 2), "empty input", TokenizedExample(np.array([8]), 0)]
 

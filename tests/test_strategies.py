@@ -16,9 +16,9 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from crosstask.cli import main
-from crosstask.datamodules.tokenization import load_tokenizer
-from crosstask.lightning_modules.checkpoints import partial_path
-from crosstask.lightning_modules.export import export_checkpoint
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.lightning_modules.sharding.checkpoints import partial_path
+from crosstask.lightning_modules.sharding.export import export_checkpoint
 
 STEPS = 4
 CLIP = 1.75  # some steps' gradients are shorter, others longer

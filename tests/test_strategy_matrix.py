@@ -12,7 +12,7 @@ from processes import STRATEGIES, losses, run_on
 from test_strategies import STEPS, TWO, fit, require_equal_weights, save_model, write_recipe
 
 from crosstask.cli import main
-from crosstask.datamodules.tokenization import load_tokenizer
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
 
 pytestmark = pytest.mark.distributed
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from crosstask.datamodules import InstructionTuningDataModule
-from crosstask.datamodules.replicas import Replicas
+from crosstask.datamodules.packing.replicas import Replicas
+from crosstask.datamodules.packing.stream import Position, TrainPlan, TrainStream, deal
 from crosstask.datamodules.schema import IGNORE_INDEX, CausalBatch
-from crosstask.datamodules.stream import Position, TrainPlan, TrainStream, deal
 
 
 @pytest.fixture

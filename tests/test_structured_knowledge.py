@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from crosstask.datamodules.benchmarks.structured_knowledge import StructuredKnowledge
-from crosstask.datamodules.prompts import OptImlPrompt, rendering_rng
+from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.schema import Example
 
 SCHEMA: dict[str, Any] = {

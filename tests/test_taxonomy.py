@@ -17,8 +17,8 @@ from crosstask.datamodules.benchmarks import (
     Reasoning,
     StructuredKnowledge,
 )
+from crosstask.datamodules.benchmarks.taxonomy import SHIPPED, Taxonomy
 from crosstask.datamodules.schema import Task
-from crosstask.datamodules.taxonomy import SHIPPED, Taxonomy
 
 SMALL = {
     "categories": ["Translation", "Question Answering", "Misc."],

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crosstask.datamodules.benchmarks.text_to_text import NO_OUTPUT, REPEATED, T5, CrossFit, ExMix, TextToText
-from crosstask.datamodules.prompts import OptImlPrompt, rendering_rng
+from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.schema import Example
 
 SENTENCE = "Choose the sentence that is grammatically acceptable."

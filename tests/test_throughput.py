@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from crosstask.callbacks.throughput import Throughput, batch_counts
 from crosstask.datamodules.schema import CausalBatch
-from crosstask.lightning_modules.flops import peak_flops, training_flops
+from crosstask.lightning_modules.planning.flops import peak_flops, training_flops
 
 
 def test_padding_is_not_work() -> None:

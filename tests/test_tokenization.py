@@ -6,8 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from crosstask.datamodules.schema import Example, Prompt, Task
-from crosstask.datamodules.tokenization import (
+from crosstask.datamodules.rendering.tokenization import (
     load_tokenizer,
     refusal,
     tokenize_joint,
@@ -15,6 +14,7 @@ from crosstask.datamodules.tokenization import (
     tokenize_sources,
     tokenizer_fingerprint,
 )
+from crosstask.datamodules.schema import Example, Prompt, Task
 
 PROMPTS = [
     Prompt("Copy the word.\nInput: cat\nOutput:", "cat"),

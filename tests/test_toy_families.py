@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from crosstask.datamodules.benchmarks import Benchmark, Split
-from crosstask.datamodules.prompts import OptImlPrompt, rendering_rng
-from crosstask.datamodules.taxonomy import Taxonomy
-from crosstask.datamodules.tokenization import refusal
-from crosstask.datamodules.toy_families import toy_benchmarks, write_families
-from crosstask.datamodules.toybench import write_toybench
+from crosstask.datamodules.benchmarks.taxonomy import Taxonomy
+from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
+from crosstask.datamodules.rendering.tokenization import refusal
+from crosstask.datamodules.toybench.families import toy_benchmarks, write_families
+from crosstask.datamodules.toybench.writer import write_toybench
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from crosstask.datamodules.toy_tasks import TASKS
-from crosstask.datamodules.toybench import write_toybench
+from crosstask.datamodules.toybench.tasks import TASKS
+from crosstask.datamodules.toybench.writer import write_toybench
 
 INSTANCES = 160
 

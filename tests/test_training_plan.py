@@ -12,10 +12,16 @@ from processes import STRATEGIES, run_on
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from crosstask.cli import FitReader, main
-from crosstask.datamodules.tokenization import load_tokenizer
-from crosstask.lightning_modules.memory import Layout, StepShape, head_memory, step_memory
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.models import build_model
-from crosstask.lightning_modules.training_plan import TrainingPlan, layout_of, make_plan, memory_of_depth, step_shape
+from crosstask.lightning_modules.planning.memory import Layout, StepShape, head_memory, step_memory
+from crosstask.lightning_modules.planning.training_plan import (
+    TrainingPlan,
+    layout_of,
+    make_plan,
+    memory_of_depth,
+    step_shape,
+)
 
 ROOT = Path(__file__).parents[1]
 WIDTH, BLOCKS, VOCABULARY = 64, 3, 500

@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..schema import Example, Task
-from ..taxonomy import shipped_taxonomy
 from .benchmark import Benchmark, Split
 from .messages import existing_folder, expanded, nearest
 from .reasoning import INSTRUCTION
 from .reasoning_rows import solved_text
 from .rows import file_digest, naming, table_rows
+from .taxonomy import shipped_taxonomy
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

@@ -23,13 +23,13 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from ..prompts import rendering_rng
+from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
-from ..taxonomy import shipped_taxonomy
 from .benchmark import Benchmark, Split
 from .messages import expanded, kind, nearest
 from .row_source import RowSource, row_source_digest, source_rows
 from .rows import Row, naming
+from .taxonomy import shipped_taxonomy
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

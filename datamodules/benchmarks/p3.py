@@ -18,17 +18,17 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..prompts import rendering_rng
+from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
-from ..taxonomy import shipped_taxonomy
 from .benchmark import Benchmark, Split
 from .messages import expanded, nearest, some
 from .rows import SUFFIXES, Row, naming, rows, source_digest
+from .taxonomy import shipped_taxonomy
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
-DATASETS = Path(__file__).parent.parent / "data" / "p3_datasets.txt"
+DATASETS = Path(__file__).parent / "data" / "p3_datasets.txt"
 """Names of datasets as files of P3 begin with them: PromptSource's datasets and subsets, one a line."""
 
 COLUMNS = (("prompt", "completion"), ("inputs_pretokenized", "targets_pretokenized"), ("inputs", "targets"))

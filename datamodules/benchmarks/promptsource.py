@@ -20,13 +20,13 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from ..prompts import rendering_rng
+from ..rendering.prompts import rendering_rng
 from ..schema import Example, Metric, Task
-from ..taxonomy import shipped_taxonomy
 from .benchmark import Benchmark, Split
 from .messages import existing_folder, expanded, kind, nearest, some
 from .row_source import RowSource, row_source_digest, source_rows
 from .rows import Row, file_digest, naming
+from .taxonomy import shipped_taxonomy
 from .templates import DoesNotApply, MissingColumn, PromptTemplate, Rendered
 
 READER_VERSION = 1

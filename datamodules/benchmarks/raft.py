@@ -40,7 +40,7 @@ class RAFT(Catalogue):
 
 @lru_cache(maxsize=1)
 def _datasets() -> dict[str, Dataset]:
-    path = Path(__file__).parents[1] / "data/raft.json"
+    path = Path(__file__).parent / "data/raft.json"
     table = json.loads(path.read_text(encoding="utf-8"))
     return {name: _dataset(name, entry) for name, entry in table.items()}
 

@@ -22,7 +22,7 @@ from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
 from .messages import expanded, kind, nearest
 from .rows import Row, file_rows, json_document, text_lines
 
-SHIPPED = Path(__file__).parents[1] / "data/text_to_text.json"
+SHIPPED = Path(__file__).parent / "data/text_to_text.json"
 
 NO_OUTPUT = "a line without an output"
 REPEATED = "a repetition of an earlier line"

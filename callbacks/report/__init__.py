@@ -1,0 +1,1 @@
+"""The generalization report: its numbers, its text and its page."""

@@ -1,0 +1,110 @@
+"""``crosstask report``: a page, Markdown and JSON from the predictions of one run or of several."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ...lightning_modules.evaluation.aggregation import ScoredInstance
+from ...lightning_modules.evaluation.significance import require_single
+from .comparison import System, SystemsReport, compare, readings_of
+from .page import render_page
+from .predictions import Prediction, find_predictions, read_predictions
+from .scores import build_report
+from .text import render_systems_markdown
+
+
+def write_report(
+    runs: list[str],
+    stage: str = "test",
+    folder: str = "report",
+    by: Literal["category", "benchmark"] = "category",
+    title: str | None = None,
+    readings: int = 5,
+) -> None:
+    """Report one run or compare several by their predictions; this needs neither a model nor a GPU.
+
+    Args:
+        runs: Folders of runs, the first of them the one that others are compared with. NAME=FOLDER gives a run a name.
+            FOLDER,FOLDER are repetitions of one run with other seeds, reported together.
+        stage: Which predictions are read: test, validation or predict.
+        folder: Where report.html, report.md and report.json are written.
+        by: What a column of the averages is: a category, as in most tables of OPT-IML, or a benchmark.
+        title: Heading of the page.
+        readings: Predictions to read under each heading, the worst, the best and those that differ most.
+    """
+    named = name_runs(runs)
+    systems = [_read(name, folders, stage) for name, folders in named.items()]
+    found = systems_report(systems, stage=stage, by=by, readings=readings)
+    write_pages(found, Path(folder), title or f"Generalization report: {' and '.join(named)}")
+    print(Path(folder) / "report.html")
+
+
+class SystemPredictions(NamedTuple):
+    """The predictions of a system's runs, read from `files`."""
+
+    name: str
+    files: list[Path]
+    runs: list[list[Prediction]]
+
+    def rows(self) -> list[list[ScoredInstance]]:
+        return [[prediction.instance for prediction in run] for run in self.runs]
+
+
+def name_runs(words: Sequence[str]) -> dict[str, list[Path]]:
+    """The folders of each system by its name: the one it is given, or the folder's.
+
+    >>> name_runs(["base=runs/a", "runs/b,runs/c"])
+    {'base': [PosixPath('runs/a')], 'runs/b, runs/c': [PosixPath('runs/b'), PosixPath('runs/c')]}
+    """
+    if not words:
+        raise ValueError("name at least one run's folder: crosstask report runs/quickstart")
+    found: dict[str, list[Path]] = {}
+    for word in words:
+        given, sign, rest = word.partition("=")
+        has_name = bool(sign) and "/" not in given
+        folders = [Path(part) for part in (rest if has_name else word).split(",") if part]
+        name = given if has_name else ", ".join(map(str, folders))
+        if not folders or not name:
+            raise ValueError(f"expected FOLDER, FOLDER,FOLDER or NAME=FOLDER, got {word!r}")
+        if name in found:
+            raise ValueError(f"two systems are called {name!r}: give one another name, as in NAME=FOLDER")
+        found[name] = folders
+    return found
+
+
+def _read(name: str, folders: Sequence[Path], stage: str) -> SystemPredictions:
+    files = [find_predictions(folder, stage) for folder in folders]
+    if len(set(files)) < len(files):
+        raise ValueError(f"{name}: the same predictions are given twice as repetitions of a run: {files[0]}")
+    runs = [read_predictions(file) for file in files]
+    for file, run in zip(files, runs, strict=True):
+        require_single([prediction.instance for prediction in run], str(file))
+    return SystemPredictions(name, files, runs)
+
+
+def systems_report(
+    systems: Sequence[SystemPredictions],
+    *,
+    stage: str,
+    by: Literal["category", "benchmark"] = "category",
+    readings: int = 5,
+) -> SystemsReport:
+    """Reports of all systems, each one's differences from the first, and predictions to read."""
+    base, *others = systems
+    return SystemsReport(
+        stage=stage,
+        by=by,
+        systems=[System(s.name, [str(file) for file in s.files], build_report(s.rows(), by=by)) for s in systems],
+        comparisons=[compare((base.name, base.rows()), (other.name, other.rows()), by=by) for other in others],
+        readings=readings_of({system.name: system.runs[0] for system in systems}, readings),
+    )
+
+
+def write_pages(found: SystemsReport, folder: Path, title: str) -> None:
+    """report.html, report.md and report.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.html").write_text(render_page(found, title), encoding="utf-8")
+    (folder / "report.md").write_text(render_systems_markdown(found, title), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,136 @@
+"""Which training tasks should be outer ones? Several splits are tried, each by a training of its own, and the best by
+validation is kept, as in Differentiable Instruction Optimization (arXiv 2306.10098), which tried 16.
+
+Runs are processes of their own, started from a recipe with a few settings changed; those found in the folder are
+not repeated, so that a search goes on where it was broken off.
+"""
+
+import copy
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+Metric = Literal["validation/rouge_l", "validation/exact_match", "validation/loss"]
+
+
+def search_splits(
+    recipe: str,
+    folder: str,
+    splits: int = 16,
+    kind: Literal["category", "cluster"] = "category",
+    outer: float = 10,
+    metric: Metric = "validation/rouge_l",
+    max_steps: int | None = None,
+) -> None:
+    """Train on several splits into inner and outer tasks, and write the best by validation as a YAML.
+
+    Args:
+        recipe: A YAML of crosstask fit for InstructionOptimizationModule.
+        folder: Where the runs, results.json and best_split.yaml are written.
+        splits: How many: seeds of random categories, or groups of k-means, each of them once the outer tasks.
+        kind: Whether whole categories are drawn, or tasks with similar definitions grouped.
+        outer: Outer categories of a random split: a number of them, or a share below 1.
+        metric: What is best: the highest score, or the lowest loss.
+        max_steps: Theta steps of each run in place of the recipe's.
+    """
+    if splits < 2:
+        raise ValueError(f"splits must be at least 2 to choose among, got {splits}")
+    prefix = "crosstask.datamodules.bilevel.meta_split"
+    tried: dict[str, dict[str, Any]] = {}
+    for number in range(splits):
+        if kind == "category":
+            chosen = {"class_path": f"{prefix}.CategorySplit", "init_args": {"outer": outer, "seed": number}}
+        else:
+            chosen = {"class_path": f"{prefix}.ClusterSplit", "init_args": {"groups": splits, "group": number}}
+        tried[f"{kind}-{number}"] = {"data": {"init_args": {"split": chosen}}}
+    results = try_recipes(recipe, folder, tried, metric=metric, max_steps=max_steps)
+    best = min(results, key=results.__getitem__) if metric == "validation/loss" else max(results, key=results.get)  # type: ignore[arg-type]
+    (Path(folder) / "best_split.yaml").write_text(yaml.safe_dump(tried[best]), encoding="utf-8")
+    print(f"best by {metric}: {best}; lay {folder}/best_split.yaml over the recipe")
+
+
+def try_recipes(
+    recipe: str,
+    folder: str,
+    variants: Mapping[str, Mapping[str, Any]],
+    *,
+    metric: Metric,
+    max_steps: int | None = None,
+) -> dict[str, float]:
+    """Train a recipe once for each variant; the metric of the validation at the end of each.
+
+    Args:
+        recipe: A YAML of crosstask fit.
+        folder: Where runs and results.json are written.
+        variants: By name, what is laid over the recipe.
+        metric: Which number of the validation is wanted.
+        max_steps: Theta steps in place of the recipe's.
+
+    Raises:
+        ValueError: There is no such recipe, or a run failed or logged no such metric.
+    """
+    path, home = Path(recipe).expanduser(), Path(folder).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no recipe {path}: expected a YAML of crosstask fit")
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    home.mkdir(parents=True, exist_ok=True)
+    known = home / "results.json"
+    results: dict[str, float] = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
+    for name, changes in variants.items():
+        if name not in results:
+            results[name] = _run(settings, changes, home / name, metric, max_steps)
+            known.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        print(f"{name}: {metric} {results[name]:.4f}", flush=True)
+    return {name: results[name] for name in variants}
+
+
+def _run(
+    recipe: Mapping[str, Any], changes: Mapping[str, Any], folder: Path, metric: Metric, max_steps: int | None
+) -> float:
+    own = laid_over(recipe, changes)
+    trainer = own["trainer"]
+    trainer["max_steps"] = max_steps or trainer["max_steps"]
+    trainer |= {
+        "default_root_dir": str(folder),
+        "val_check_interval": trainer["max_steps"],
+        "enable_progress_bar": False,
+    }
+    trainer["logger"] = {
+        "class_path": "lightning.pytorch.loggers.CSVLogger",
+        "init_args": {"save_dir": str(folder), "name": ""},
+    }
+    trainer["callbacks"], trainer["enable_checkpointing"] = [], False
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    command = [sys.executable, "-m", "crosstask.cli", "fit", "--config", str(folder / "recipe.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ValueError(f"the run in {folder} failed:\n{done.stderr[-2000:]}")
+    return _last(max(folder.glob("version_*/metrics.csv"), key=lambda found: found.stat().st_mtime), metric)
+
+
+def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested settings with others in the places that those name.
+
+    >>> laid_over({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
+    {'a': {'b': 1, 'c': 3}}
+    """
+    result = copy.deepcopy(dict(below))
+    for name, value in above.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and "class_path" not in value
+        result[name] = laid_over(result[name], value) if nested else copy.deepcopy(value)
+    return result
+
+
+def _last(path: Path, metric: str) -> float:
+    with open(path, encoding="utf-8") as file:
+        values = [row[metric] for row in csv.DictReader(file) if row.get(metric)]
+    if not values:
+        raise ValueError(f"{path} has no {metric}: set the datamodule's validation_examples to 1 or more")
+    return float(values[-1])

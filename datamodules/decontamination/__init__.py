@@ -1,0 +1,1 @@
+"""Text that training and evaluation share."""

@@ -1,0 +1,289 @@
+"""Candidates to tensors: trees in rows, which logits are read for which candidate, and their batches.
+
+A trunk of 3 tokens with branches of 1 and 2 in one row; the first candidate is (b, eos), the second (c, d, eos)::
+
+    tokens          x  y  z | b | c  d       branch_offsets  0  3  4  6
+    position_ids    0  1  2 | 3 | 3  4
+    kept            .  .  ^   ^   ^  ^       logits at z predict b and c, those at b and d predict eos
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..packing.best_fit import best_fit
+from ..schema import EvaluationExample, TokenizedExample
+from .candidates import Tree, causal_trees, decoder_tree
+
+ENCODER_COLUMNS = 256
+"""Columns of an encoder's row, more for a longer prompt: a bias by relative position is as large as a row squared."""
+
+
+class CandidateTargets(NamedTuple):
+    """Which logits are read for which candidate. K kept columns, M scored tokens, C candidates.
+
+    Args:
+        kept: bool [B, L], columns whose logits are read, in the rows that predict.
+        read: int64 [M], place among the kept columns of what predicts each token.
+        tokens: int64 [M], the scored tokens.
+        candidates: int64 [M], whose tokens they are.
+        lengths: int64 [C], scored tokens of each candidate.
+    """
+
+    kept: Tensor
+    read: Tensor
+    tokens: Tensor
+    candidates: Tensor
+    lengths: Tensor
+
+
+class RankedExample(NamedTuple):
+    """One example to rank: candidates ``[first, first + n)`` of its batch.
+
+    Args:
+        example: What is asked; its options are the candidates.
+        first: Place of its first candidate.
+        unconditional: Place of each candidate after the unconditional prompt; empty where nobody asked.
+    """
+
+    example: EvaluationExample
+    first: int
+    unconditional: tuple[int, ...] = ()
+
+
+class BranchBatch(NamedTuple):
+    """Candidates for a decoder-only model: trunks and branches in B packed rows of L columns.
+
+    Args:
+        input_ids: int64 [B, L].
+        position_ids: int64 [B, L]; a branch's continue from its trunk.
+        offsets: int32 [D + 1], the trees in the flattened rows, padding included.
+        branch_offsets: int32 [S + 1], trunks and branches.
+        targets: What is scored.
+        ranked: The examples; none where a batch only keeps replicas in step.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    offsets: Tensor
+    branch_offsets: Tensor
+    targets: CandidateTargets
+    ranked: tuple[RankedExample, ...] = ()
+
+
+class DecoderBranchBatch(NamedTuple):
+    """Candidates for an encoder-decoder model: every prompt is encoded once, and all its candidates read it.
+
+    Args:
+        input_ids: int64 [B, L_source], the encoder's.
+        offsets: int32 [D + 1], prompts in the flattened encoder rows.
+        decoder_input_ids: int64 [B, L_target]; where rows hold one candidate each, [C, L_target]. The model's start
+            token belongs where ``branch_offsets`` point.
+        decoder_offsets: int32 [D + 1], all candidates of each prompt in the flattened decoder rows.
+        branch_offsets: int32 [S + 1], the candidates.
+        sources: int64 [C], the encoder row of each decoder row, where rows hold one candidate each; else empty.
+        targets: What is scored.
+        ranked: The examples; none where a batch only keeps replicas in step.
+    """
+
+    input_ids: Tensor
+    offsets: Tensor
+    decoder_input_ids: Tensor
+    decoder_offsets: Tensor
+    branch_offsets: Tensor
+    sources: Tensor
+    targets: CandidateTargets
+    ranked: tuple[RankedExample, ...] = ()
+
+
+RankBatch = BranchBatch | DecoderBranchBatch
+
+
+class CandidateRows(Protocol):
+    """How prompts with their candidates become rows of a kind of model."""
+
+    def trees(self, documents: Sequence[TokenizedExample]) -> list[Tree]: ...
+    def cuts(self, documents: Sequence[TokenizedExample]) -> bool: ...
+    def collate(self, prompts: Sequence[Sequence[Tree]], ranked: Sequence[RankedExample] = ()) -> RankBatch: ...
+
+
+@dataclass(frozen=True)
+class CausalCandidates:
+    """Rows for a decoder-only model.
+
+    Args:
+        pad_token_id: Fills rows.
+        columns: Columns of a row; a tree with more has a longer one.
+        longest: Most tokens of prompt and candidate together.
+        packed: Whether the model keeps documents apart; else a row holds one candidate and its prompt.
+    """
+
+    pad_token_id: int
+    columns: int
+    longest: int
+    packed: bool = True
+
+    def trees(self, documents: Sequence[TokenizedExample]) -> list[Tree]:
+        """The trees of one prompt's candidates, see ``causal_trees``; none without candidates."""
+        return causal_trees(documents, longest=self.longest, share=self.packed) if documents else []
+
+    def cuts(self, documents: Sequence[TokenizedExample]) -> bool:
+        """Whether the prompt loses its beginning."""
+        return max(len(document.input_ids) for document in documents) > self.longest
+
+    def collate(self, prompts: Sequence[Sequence[Tree]], ranked: Sequence[RankedExample] = ()) -> BranchBatch:
+        """Prompts to tensors, their candidates counted in their order; no prompt makes a row of padding."""
+        trees = [tree for prompt in prompts for tree in prompt]
+        arranged = arranged_rows([tree.columns for tree in trees], self.columns, packed=self.packed)
+        width = _width([sum(trees[place].columns for place in row) for row in arranged])
+        input_ids = np.full((len(arranged), width), self.pad_token_id)
+        position_ids = np.zeros((len(arranged), width), dtype=np.int64)
+        scored = _Scored(trees)
+        offsets, pieces = [], []
+        for r, row in enumerate(arranged):
+            end = r * width
+            for place in row:
+                tree = trees[place]
+                trunk = np.arange(end, end + len(tree.trunk))
+                offsets.append(end)
+                pieces.append(end)
+                input_ids.flat[trunk], position_ids.flat[trunk] = tree.trunk, np.arange(len(trunk))
+                end += len(trunk)
+                for candidate, branch in enumerate(tree.branches):
+                    pieces += [end] * bool(len(branch))
+                    own = np.arange(end, end + len(branch))
+                    input_ids.flat[own], position_ids.flat[own] = branch, len(trunk) + np.arange(len(own))
+                    scored.add(place, candidate, np.concatenate([trunk, own]))
+                    end += len(branch)
+            if end < (r + 1) * width:  # padding is a document too
+                offsets.append(end)
+                pieces.append(end)
+                position_ids.flat[end : (r + 1) * width] = np.arange((r + 1) * width - end)
+        ends = [len(arranged) * width]
+        return BranchBatch(
+            torch.from_numpy(input_ids),
+            torch.from_numpy(position_ids),
+            torch.tensor(offsets + ends, dtype=torch.int32),
+            torch.tensor(pieces + ends, dtype=torch.int32),
+            scored.targets(len(arranged), width),
+            tuple(ranked),
+        )
+
+
+@dataclass(frozen=True)
+class DecoderCandidates:
+    """Rows for an encoder-decoder model.
+
+    Args:
+        pad_token_id: Fills rows.
+        longest_source: Most tokens of a prompt; None for any number.
+        longest_target: Most tokens of a candidate; None for any number.
+        packed: Whether the model keeps documents apart; else a row holds one prompt, or one candidate.
+    """
+
+    pad_token_id: int
+    longest_source: int | None = None
+    longest_target: int | None = None
+    packed: bool = True
+
+    def trees(self, documents: Sequence[TokenizedExample]) -> list[Tree]:
+        """The tree of one prompt's candidates, see ``decoder_tree``; none without candidates."""
+        lengths = {"longest_source": self.longest_source, "longest_target": self.longest_target}
+        return [decoder_tree(documents, **lengths)] if documents else []
+
+    def cuts(self, documents: Sequence[TokenizedExample]) -> bool:
+        """Whether the prompt loses its beginning."""
+        return self.longest_source is not None and documents[0].n_source > self.longest_source
+
+    def collate(self, prompts: Sequence[Sequence[Tree]], ranked: Sequence[RankedExample] = ()) -> DecoderBranchBatch:
+        """Prompts to tensors, their candidates counted in their order; no prompt makes a row of padding."""
+        trees = [tree for prompt in prompts for tree in prompt]
+        sizes = [max(len(tree.trunk), sum(map(len, tree.branches))) for tree in trees]
+        arranged = arranged_rows(sizes, ENCODER_COLUMNS, packed=self.packed)
+        branches = [[(place, c) for place in row for c in range(len(trees[place].branches))] for row in arranged]
+        if not self.packed:
+            branches = [[member] for row in branches for member in row] or [[]]
+        width = _width([sum(len(trees[place].trunk) for place in row) for row in arranged])
+        target_width = _width([sum(len(trees[place].branches[c]) for place, c in row) for row in branches])
+        input_ids = np.full((len(arranged), width), self.pad_token_id)
+        decoder_ids = np.full((len(branches), target_width), self.pad_token_id)
+        scored = _Scored(trees)
+        offsets, decoder_offsets, pieces = [], [], []
+        for r, row in enumerate(arranged):
+            end = r * width
+            for place in row:
+                trunk = trees[place].trunk
+                offsets.append(end)
+                input_ids.flat[end : end + len(trunk)] = trunk
+                end += len(trunk)
+            offsets += [end] * (end < (r + 1) * width)  # padding is a document too
+        for r, members in enumerate(branches):
+            end = r * target_width
+            for place, candidate in members:
+                branch = trees[place].branches[candidate]
+                decoder_offsets += [end] * (candidate == 0)
+                pieces.append(end)
+                decoder_ids.flat[end : end + len(branch)] = branch
+                scored.add(place, candidate, np.arange(end, end + len(branch)))
+                end += len(branch)
+            # A decoder's padding reads the encoder's; where the encoder's row is full, what the row's last prompt says.
+            if self.packed and sum(len(trees[place].trunk) for place in arranged[r]) < width:
+                decoder_offsets.append(end)
+            pieces += [end] * (end < (r + 1) * target_width)
+        sources = [place for place, tree in enumerate(trees) for _ in tree.branches] or [0]
+        return DecoderBranchBatch(
+            torch.from_numpy(input_ids),
+            torch.tensor([*offsets, input_ids.size], dtype=torch.int32),
+            torch.from_numpy(decoder_ids),
+            torch.tensor([*decoder_offsets, decoder_ids.size], dtype=torch.int32),
+            torch.tensor([*pieces, decoder_ids.size], dtype=torch.int32),
+            torch.tensor([] if self.packed else sources, dtype=torch.int64),
+            scored.targets(len(branches), target_width),
+            tuple(ranked),
+        )
+
+
+def arranged_rows(sizes: Sequence[int], columns: int, *, packed: bool) -> list[list[int]]:
+    """Which trees share which row; without any tree, one row of nothing."""
+    if not packed or not sizes:
+        return [[place] for place in range(len(sizes))] or [[]]
+    rows = best_fit(np.array(sizes), max(columns, *sizes), np.random.default_rng(0))
+    return [rows.row(r).tolist() for r in range(len(rows))]
+
+
+def _width(used: Sequence[int]) -> int:
+    return max(1, *used) if used else 1
+
+
+class _Scored:
+    """Collects which column predicts which token of which candidate."""
+
+    def __init__(self, trees: Sequence[Tree]) -> None:
+        self.trees = trees
+        self.first = np.cumsum([0, *(len(tree.targets) for tree in trees)])
+        self.columns: dict[int, NDArray[np.int64]] = {}
+
+    def add(self, place: int, candidate: int, path: NDArray[np.int64]) -> None:
+        """`path` holds the columns that lead to the candidate's last token; the token itself is not among them."""
+        self.columns[int(self.first[place]) + candidate] = path[-len(self.trees[place].targets[candidate]) :]
+
+    def targets(self, rows: int, width: int) -> CandidateTargets:
+        tokens = [target for tree in self.trees for target in tree.targets]
+        columns = [self.columns[candidate] for candidate in range(len(tokens))]
+        nothing = np.zeros(0, dtype=np.int64)
+        kept = np.unique(np.concatenate([nothing, *columns]))
+        mask = np.zeros(rows * width, dtype=np.bool_)
+        mask[kept] = True
+        lengths = np.array([len(target) for target in tokens], dtype=np.int64)
+        return CandidateTargets(
+            torch.from_numpy(mask).view(rows, width),
+            torch.from_numpy(np.searchsorted(kept, np.concatenate([nothing, *columns]))),
+            torch.from_numpy(np.concatenate([nothing, *tokens])),
+            torch.from_numpy(np.repeat(np.arange(len(tokens)), lengths)),
+            torch.from_numpy(lengths),
+        )

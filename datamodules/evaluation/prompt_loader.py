@@ -1,0 +1,250 @@
+"""Evaluation: which examples are asked, and their batches, dealt to replicas without repeats."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..benchmarks import Split
+from ..packing.best_fit import Packing, in_order
+from ..packing.collate import RowBatch, RowKind
+from ..packing.replicas import Replicas
+from ..rendering.tokenization import refusal
+from ..schema import EvaluationExample, Prompt, PromptBatch, Task, TokenizedExample
+from ..splits import generalization_level
+from ..storage.preparation import Preparation
+from .candidates import Ranking, label_options, options_of, ranking_problem
+
+
+class EvaluationSet(NamedTuple):
+    """The examples of one stage, in a fixed order, the same on every replica.
+
+    Args:
+        examples: What is asked; ``examples[i].number == i``.
+        prompts: The rendered form of each.
+        refused: Examples that cannot be scored, by reason.
+    """
+
+    examples: list[EvaluationExample]
+    prompts: list[Prompt]
+    refused: Mapping[str, int]
+
+    def part(self, *, options: bool) -> "EvaluationSet":
+        """The examples with options, or those without; their numbers stay."""
+        kept = [place for place, example in enumerate(self.examples) if bool(example.options) == options]
+        return EvaluationSet([self.examples[place] for place in kept], [self.prompts[place] for place in kept], {})
+
+
+def read_evaluation(
+    preparation: Preparation,
+    names: Mapping[Split, Sequence[str]],
+    split: Split,
+    trained: Sequence[Task],
+    ranking: Ranking | None = None,
+) -> EvaluationSet:
+    """Render the held-out instances of a split's tasks; every one is asked, or counted by reason.
+
+    With `ranking`, an example whose options cannot be ranked is counted, too.
+
+    Raises:
+        ValueError: Nothing is left to evaluate.
+    """
+    trained_names = {task.name for task in trained}
+    trained_categories = {task.category for task in trained}
+    found = EvaluationSet([], [], Counter())
+    for name in names[split]:
+        task = preparation.benchmark.task(name)
+        examples = list(preparation.benchmark.examples(name))
+        chosen = preparation.instances(
+            name,
+            len(examples),
+            trained=name in trained_names,
+            validated=name in names["validation"],
+            tested=name in names["test"],
+            rows=[example.index for example in examples],
+        )
+        level = generalization_level(task, trained_names, trained_categories)
+        labels = label_options([e.targets for e in examples if not e.refused], most=ranking.labels) if ranking else ()
+        for place in chosen.test if split == "test" else chosen.validation:
+            example = examples[place]
+            options, answer = options_of(example, labels)
+            reason = refusal(task, example)
+            if ranking and options and not reason:
+                reason = ranking_problem(options, answer)
+            if reason:
+                found.refused[reason] += 1  # type: ignore[index]
+                continue
+            prompt = preparation.render(task, example)
+            found.prompts.append(prompt)
+            found.examples.append(
+                EvaluationExample(
+                    number=len(found.examples),
+                    task=name,
+                    category=task.category,
+                    level=level,
+                    id=example.id,
+                    source=prompt.source,
+                    references=example.targets,
+                    options=options,
+                    answer=answer,
+                    benchmark=task.benchmark,
+                    parent=task.parent,
+                    metric=task.metric,
+                )
+            )
+    if not found.examples:
+        raise ValueError(
+            f"no {split} example is left of {len(names[split])} tasks (refused: {dict(found.refused)}); "
+            f"raise {split}_examples, or list other tasks"
+        )
+    return found
+
+
+def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Group items so that (items x longest) stays within `budget`; the longest come first.
+
+    Memory peaks on the first batch: what does not fit shows at once. An item longer than the budget stands alone.
+
+    >>> token_budget_batches([2, 9, 3, 8], budget=18)
+    [[1, 3], [2, 0]]
+    """
+    batches: list[list[int]] = []
+    for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        longest = lengths[batches[-1][0]] if batches else 0
+        if batches and (len(batches[-1]) + 1) * longest <= budget:
+            batches[-1].append(item)
+        else:
+            batches.append([item])
+    return batches
+
+
+def sum_budget_batches(sizes: Sequence[int], budget: int) -> list[list[int]]:
+    """Group items so that their sizes sum to at most `budget`, for rows without padding; the largest come first.
+
+    An item larger than the budget stands alone.
+
+    >>> sum_budget_batches([2, 9, 3, 8], budget=12)
+    [[1], [3, 2], [0]]
+    """
+    order = np.argsort(-np.asarray(sizes), kind="stable")
+    groups = in_order(np.minimum(np.asarray(sizes)[order], budget), budget, np.random.default_rng(0))
+    return [order[groups.row(group)].tolist() for group in range(len(groups))]
+
+
+class PromptLoader:
+    """One replica's prompts, each exactly once over all replicas, and equally many batches on every replica.
+
+    Sharded strategies need every replica in every forward: where batches run out, a replica repeats one prompt
+    in a batch that lists no examples, so nothing of it is scored.
+
+    Args:
+        sources: Token ids of each prompt.
+        examples: What each prompt asks, in the same order.
+        pad_token_id: Fills rows up to the longest of their batch.
+        pad_left: Whether padding stands before the prompt (decoder-only) or after it.
+        max_new_tokens: Longest answer in tokens.
+        budget: Most tokens in a batch, answers included.
+        replicas: Who else evaluates.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Sequence[int]],
+        examples: Sequence[EvaluationExample],
+        *,
+        pad_token_id: int,
+        pad_left: bool,
+        max_new_tokens: int,
+        budget: int,
+        replicas: Replicas,
+    ) -> None:
+        self.sources, self.examples = sources, examples
+        self.pad_token_id, self.pad_left, self.max_new_tokens = pad_token_id, pad_left, max_new_tokens
+        batches = token_budget_batches([len(source) + max_new_tokens for source in sources], budget)
+        self._rounds = -(-len(batches) // replicas.size)
+        self._mine = batches[replicas.rank :: replicas.size]
+
+    def __len__(self) -> int:
+        return self._rounds
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        for batch in self._mine:
+            yield self._collate(batch, tuple(self.examples[i] for i in batch))
+        for _ in range(self._rounds - len(self._mine)):
+            yield self._collate([0], ())
+
+    def _collate(self, batch: Sequence[int], examples: tuple[EvaluationExample, ...]) -> PromptBatch:
+        input_ids, mask = pad_prompts([self.sources[i] for i in batch], self.pad_token_id, left=self.pad_left)
+        return PromptBatch(input_ids, mask, examples, self.max_new_tokens)
+
+
+def pad_prompts(sources: Sequence[Sequence[int]], pad_token_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Prompts as (input_ids, attention_mask), int64 [B, L], padded on one side to the longest of them."""
+    longest = max(map(len, sources))
+    input_ids = torch.full((len(sources), longest), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for r, source in enumerate(sources):
+        place = slice(longest - len(source), None) if left else slice(None, len(source))
+        input_ids[r, place] = torch.tensor(source)
+        attention_mask[r, place] = 1
+    return input_ids, attention_mask
+
+
+class RowLoader:
+    """One replica's share of documents in packed rows, for a loss over all of them.
+
+    Batches are equally many on every replica; where rows run out, a batch holds padding alone and no target.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[TokenizedExample],
+        *,
+        kind: RowKind,
+        packing: Packing,
+        budget: int,
+        replicas: Replicas,
+    ) -> None:
+        self.documents, self.kind = documents, kind
+        lengths = np.array([len(document.input_ids) for document in documents])
+        n_sources = np.array([document.n_source for document in documents])
+        self._targets = int(kind.target_counts(lengths, n_sources).sum())
+        rows = packing(kind.sizes(lengths, n_sources), kind.capacity, np.random.default_rng(0))
+        together = max(budget // kind.columns, 1)
+        everything = [rows.row(r).tolist() for r in range(len(rows))]
+        batches = [everything[i : i + together] for i in range(0, len(everything), together)]
+        self._rounds = -(-len(batches) // replicas.size)
+        mine = batches[replicas.rank :: replicas.size]
+        self._mine = mine + [[[]]] * (self._rounds - len(mine))
+
+    def __len__(self) -> int:
+        return self._rounds
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        for batch in self._mine:
+            rows = [[self.documents[i] for i in row] for row in batch]
+            yield self.kind.collate(rows, step_targets=self._targets)
+
+
+class SizedLoader(Protocol):
+    """Yields so many batches."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class Chain:
+    """Loaders one after another, as one sized loader."""
+
+    def __init__(self, *loaders: SizedLoader) -> None:
+        self.loaders = loaders
+
+    def __len__(self) -> int:
+        return sum(map(len, self.loaders))
+
+    def __iter__(self) -> Iterator[Any]:
+        for loader in self.loaders:
+            yield from loader

@@ -1,0 +1,74 @@
+"""Examples whose options are ranked, dealt to replicas without repeats."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ..packing.replicas import Replicas
+from ..schema import EvaluationExample, TokenizedExample
+from .candidate_batches import CandidateRows, RankBatch, RankedExample
+from .candidates import Tree, tree_columns
+from .prompt_loader import sum_budget_batches
+
+
+class RankLoader:
+    """One replica's examples to rank, each exactly once over all replicas, and equally many batches on every replica.
+
+    Batches are the same whoever ranks them, and so are their scores. Where batches run out, a replica is given a row of
+    padding that ranks nothing: sharded strategies need every replica in every forward.
+
+    Args:
+        examples: What is asked; their options are the candidates.
+        documents: Each example's candidates, from ``tokenize_candidates``.
+        rows: How they become rows of the model.
+        budget: Most tokens in a batch; an example with more stands alone.
+        replicas: Who else evaluates.
+        unconditional: The document of every option after a prompt that says nothing, by its text; empty where nobody
+            compares with it.
+
+    Raises:
+        ValueError: A candidate is longer than the model reads; names its task and example.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[EvaluationExample],
+        documents: Sequence[Sequence[TokenizedExample]],
+        *,
+        rows: CandidateRows,
+        budget: int,
+        replicas: Replicas,
+        unconditional: Mapping[str, TokenizedExample] | None = None,
+    ) -> None:
+        self.examples, self.rows = examples, rows
+        self.trees = [_trees(rows, *each) for each in zip(examples, documents, strict=True)]
+        self.unconditional = {text: rows.trees([document]) for text, document in (unconditional or {}).items()}
+        batches = sum_budget_batches([tree_columns(trees) for trees in self.trees], budget)
+        self._rounds = -(-len(batches) // replicas.size)
+        mine = batches[replicas.rank :: replicas.size]
+        self._mine: list[list[int]] = mine + [[]] * (self._rounds - len(mine))
+
+    def __len__(self) -> int:
+        return self._rounds
+
+    def __iter__(self) -> Iterator[RankBatch]:
+        return map(self._collate, self._mine)
+
+    def _collate(self, batch: Sequence[int]) -> RankBatch:
+        examples = [self.examples[i] for i in batch]
+        texts = [tuple(option.strip() for option in example.options) for example in examples]
+        n_candidates = sum(map(len, texts))
+        alone = dict.fromkeys(text for group in texts for text in group if self.unconditional)
+        place_of = {text: n_candidates + place for place, text in enumerate(alone)}
+        ranked, first = [], 0
+        for example, group in zip(examples, texts, strict=True):
+            ranked.append(RankedExample(example, first, tuple(place_of[text] for text in group if place_of)))
+            first += len(group)
+        return self.rows.collate(
+            [*(self.trees[i] for i in batch), *(self.unconditional[text] for text in alone)], ranked
+        )
+
+
+def _trees(rows: CandidateRows, example: EvaluationExample, documents: Sequence[TokenizedExample]) -> list[Tree]:
+    try:
+        return rows.trees(documents)
+    except ValueError as error:
+        raise ValueError(f"task {example.task}, example {example.id!r}: {error}") from error

@@ -1,0 +1,1 @@
+"""How often each task is drawn, and which example is drawn when."""

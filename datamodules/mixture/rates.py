@@ -1,0 +1,251 @@
+"""How often each task is drawn: from its size within its benchmark, and from the benchmarks' proportions.
+
+A share counts *examples* in OPT-IML's proportions (arXiv 2212.12017, section 3.2). Its pre-training data counts
+*updates*, that is rows: documents that fill a row are then a far smaller part of the examples. So each extra stream
+says what its share counts, and who gives up as much.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..benchmarks.messages import nearest, some
+
+Unit = Literal["examples", "rows", "tokens"]
+
+
+class TaskSize(NamedTuple):
+    """What rates are computed from.
+
+    Args:
+        name: Task.
+        benchmark: Its collection, which proportions name.
+        category: Its category.
+        examples: Training examples.
+        tokens: Tokens of one of them, on average, as far as a row holds them.
+        rows: The part of a row that one of them takes, on average.
+    """
+
+    name: str
+    benchmark: str
+    category: str
+    examples: int
+    tokens: float = 1.0
+    rows: float = 1.0
+
+
+@dataclass(frozen=True)
+class ExtraStream:
+    """A benchmark that is mixed in beside the others: pre-training text, reasoning, dialogue.
+
+    Args:
+        share: Its part of the whole mixture, e.g. 0.05.
+        unit: What the share counts: examples, the columns of rows, or tokens.
+        paid_by: The benchmark whose proportion shrinks by as much; without one, all others shrink alike.
+    """
+
+    share: float
+    unit: Unit = "examples"
+    paid_by: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ValueError(f"the share of an extra stream must be at least 0 and below 1, got {self.share}")
+        if self.unit not in ("examples", "rows", "tokens"):
+            raise ValueError(f"a share counts examples, rows or tokens, got {self.unit!r}")
+
+
+@dataclass(frozen=True)
+class MixtureRules:
+    """How sizes become rates.
+
+    Args:
+        cap: Most examples of a task that count towards its rate (EPS in OPT-IML); all where it is left out.
+        proportions: Share of the examples of each benchmark, extra streams not counted. Those that are not named share
+            what is left by their capped sizes; without any, all do.
+        extra: Streams beside them, by benchmark.
+        absent: What becomes of the share of a benchmark that is named and has no training tasks: ``refused``, or
+            ``shared`` by the others as they share the rest.
+        temperature: Rates within a benchmark go with size ** (1 / temperature): 1 for the sizes themselves, more for
+            flatter rates.
+        uniform_categories: Whether the categories of a benchmark are drawn equally often, whatever their sizes.
+    """
+
+    cap: int | None = None
+    proportions: Mapping[str, float] | None = None
+    extra: Mapping[str, ExtraStream] | None = None
+    temperature: float = 1.0
+    uniform_categories: bool = False
+    absent: Literal["refused", "shared"] = "refused"
+
+    def __post_init__(self) -> None:
+        if self.absent not in ("refused", "shared"):
+            raise ValueError(f"absent benchmarks are 'refused' or 'shared', got {self.absent!r}")
+        if self.cap is not None and self.cap <= 0:
+            raise ValueError(f"cap must be a positive number of examples, got {self.cap}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        shares = self.proportions or {}
+        if negative := [name for name, share in shares.items() if share < 0]:
+            raise ValueError(f"proportions must not be negative: {some(negative)}")
+        if both := sorted(set(shares) & set(self.extra or {})):
+            raise ValueError(f"{some(both)} stand under proportions and under extra: name each once")
+
+
+def absent_benchmarks(rules: MixtureRules, benchmarks: Collection[str]) -> list[str]:
+    """Benchmarks that the rules name and that have no training tasks."""
+    return [name for name in {**(rules.proportions or {}), **(rules.extra or {})} if name not in benchmarks]
+
+
+def mixing_rates(sizes: Mapping[str, int], *, cap: int | None = None) -> dict[str, float]:
+    """Sampling rate of each task: proportional to its examples, counting at most `cap` of them.
+
+    The cap keeps one huge task from filling every batch. OPT-IML calls it EPS (arXiv 2212.12017, section 3.2).
+
+    >>> mixing_rates({"boolq": 100, "squad": 900}, cap=300)
+    {'boolq': 0.25, 'squad': 0.75}
+    """
+    tasks = [TaskSize(name, "", "", examples) for name, examples in sizes.items()]
+    return dict(zip(sizes, task_rates(tasks, MixtureRules(cap)).tolist(), strict=True))
+
+
+def task_rates(tasks: Sequence[TaskSize], rules: MixtureRules) -> NDArray[np.float64]:
+    """The rate of each task; they sum to 1.
+
+    Raises:
+        ValueError: A task has no examples, proportions do not sum to 1, name a benchmark that has no tasks, or leave
+            nothing for one that they do not name.
+    """
+    if not tasks:
+        raise ValueError("a mixture needs at least one task")
+    if empty := sorted(task.name for task in tasks if task.examples <= 0):
+        raise ValueError(f"tasks with no examples cannot be sampled: {empty}")
+    benchmarks = list(dict.fromkeys(task.benchmark for task in tasks))
+    if rules.absent == "shared":
+        rules = _without(rules, absent_benchmarks(rules, benchmarks), benchmarks)
+    members = {name: np.array([i for i, t in enumerate(tasks) if t.benchmark == name]) for name in benchmarks}
+    within = {name: _within([tasks[i] for i in members[name]], rules) for name in benchmarks}
+    shares = _benchmark_shares(tasks, members, within, rules)
+    rates = np.zeros(len(tasks))
+    for name in benchmarks:
+        rates[members[name]] = shares[name] * within[name]
+    return rates
+
+
+def _without(rules: MixtureRules, absent: Collection[str], benchmarks: Collection[str]) -> MixtureRules:
+    """The same rules for the benchmarks at hand, their shares in the same ratios."""
+    named, extra = dict(rules.proportions or {}), dict(rules.extra or {})
+    present = {name: share for name, share in named.items() if name not in absent}
+    if len(present) < len(named):
+        left = _sums_to_one(named, [name for name in benchmarks if name not in named and name not in extra])
+        total = sum(present.values()) + left
+        present = {name: share / total for name, share in present.items()} if total else {}
+    return replace(rules, proportions=present, extra={name: extra[name] for name in extra if name not in absent})
+
+
+def _within(tasks: Sequence[TaskSize], rules: MixtureRules) -> NDArray[np.float64]:
+    """Rates of the tasks of one benchmark, summing to 1."""
+    weights = np.array([_capped(task, rules) for task in tasks], dtype=np.float64) ** (1 / rules.temperature)
+    if rules.uniform_categories:
+        _, category = np.unique([task.category for task in tasks], return_inverse=True)
+        weights /= np.bincount(category, weights)[category]
+    return weights / weights.sum()
+
+
+def _capped(task: TaskSize, rules: MixtureRules) -> int:
+    return min(task.examples, rules.cap) if rules.cap else task.examples
+
+
+def _benchmark_shares(
+    tasks: Sequence[TaskSize],
+    members: Mapping[str, NDArray[np.int64]],
+    within: Mapping[str, NDArray[np.float64]],
+    rules: MixtureRules,
+) -> dict[str, float]:
+    extra = dict(rules.extra or {})
+    _known(extra, members, "extra")
+    plain = [name for name in members if name not in extra]
+    if not plain:
+        raise ValueError("every benchmark is an extra stream: one at least must be there to pay")
+    counted = {name: float(sum(_capped(tasks[i], rules) for i in members[name])) for name in plain}
+    shares = _proportions(counted, rules.proportions or {})
+    means = {
+        name: {
+            "examples": 1.0,
+            "rows": float(np.dot(within[name], [tasks[i].rows for i in members[name]])),
+            "tokens": float(np.dot(within[name], [tasks[i].tokens for i in members[name]])),
+        }
+        for name in members
+    }
+    return _with_extra(shares, extra, means)
+
+
+def _proportions(counted: Mapping[str, float], named: Mapping[str, float]) -> dict[str, float]:
+    """Shares of benchmarks, summing to 1; `counted` are their capped sizes."""
+    _known(named, counted, "proportions")
+    unnamed = [name for name in counted if name not in named]
+    left = _sums_to_one(named, unnamed)
+    if unnamed and not left:
+        raise ValueError(
+            f"proportions sum to 1 and leave nothing for {some(unnamed)}: name each with its share, 0 to leave it out"
+        )
+    total = sum(counted[name] for name in unnamed)
+    return dict(named) | {name: left * counted[name] / total for name in unnamed}
+
+
+def _sums_to_one(named: Mapping[str, float], unnamed: Collection[str]) -> float:
+    """What proportions leave for benchmarks that they do not name."""
+    left = 1.0 - sum(named.values())
+    if abs(left) < 1e-9:
+        return 0.0
+    if left < 0 or not unnamed:
+        raise ValueError(
+            f"proportions must sum to 1, got {sum(named.values()):g} for {', '.join(named)}"
+            + ("" if unnamed else "; none is left to take the rest")
+        )
+    return left
+
+
+def _with_extra(
+    shares: Mapping[str, float], extra: Mapping[str, ExtraStream], means: Mapping[str, Mapping[str, float]]
+) -> dict[str, float]:
+    """Example shares of all benchmarks once the extra streams have theirs.
+
+    With e_j the extra streams' shares of examples, benchmark i keeps b_i (1 - sum of e_j that all pay) - (sum of e_j
+    that i pays), and each e_j times its size in its unit is its share of all that: linear equations in the e_j.
+    """
+    names = list(extra)
+    for name, stream in extra.items():
+        if stream.paid_by is not None and stream.paid_by not in shares:
+            raise ValueError(f"{name!r} is paid by {stream.paid_by!r}; {nearest(stream.paid_by, shares)}")
+    matrix, known = np.zeros((len(names), len(names))), np.zeros(len(names))
+    for row, name in enumerate(names):
+        unit, share = extra[name].unit, extra[name].share
+        without = sum(part * means[benchmark][unit] for benchmark, part in shares.items())
+        for column, other in enumerate(names):
+            payer = extra[other].paid_by
+            given_up = without if payer is None else means[payer][unit]
+            matrix[row, column] = -share * (means[other][unit] - given_up)
+        matrix[row, row] += means[name][unit]
+        known[row] = share * without
+    solved = dict(zip(names, np.linalg.solve(matrix, known).tolist(), strict=True)) if names else {}
+    by_all = sum(part for name, part in solved.items() if extra[name].paid_by is None)
+    found = {name: part * (1 - by_all) for name, part in shares.items()}
+    for name, part in solved.items():
+        payer = extra[name].paid_by
+        if payer is not None:
+            found[payer] -= part
+    if broke := [name for name, part in found.items() if part < -1e-12]:
+        raise ValueError(f"{some(broke)} cannot pay for the extra streams: it would be left with less than nothing")
+    return {name: max(part, 0.0) for name, part in found.items()} | solved
+
+
+def _known(named: Mapping[str, object], known: Mapping[str, object], where: str) -> None:
+    if unknown := [name for name in named if name not in known]:
+        raise ValueError(
+            f"{where} names {some([f'{name} ({nearest(name, known)})' for name in unknown])}, which has no training "
+            f"tasks here; the benchmarks are {', '.join(known)}"
+        )

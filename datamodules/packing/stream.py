@@ -1,0 +1,184 @@
+"""The training stream: a plan, not a generator.
+
+Which example stands at which place of which row is a pure function of (seed, window, lengths). Every replica computes
+the same plan and takes its own part of it. A position is two integers, any position is reached at once, and the
+number of target tokens of a step is known without asking the other replicas.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..mixture.draws import Mixture
+from ..schema import TokenizedExample
+from ..storage.stored_tasks import StoredTasks
+from .best_fit import Packing, Rows
+from .collate import RowBatch, RowKind
+from .replicas import Replicas
+
+
+class Position(NamedTuple):
+    """The next row to be trained: row `row` of window `window`."""
+
+    window: int = 0
+    row: int = 0
+
+
+class WindowPlan(NamedTuple):
+    """One window of draws, arranged. Draw i is example ``examples[i]`` of task ``tasks[i]``.
+
+    Args:
+        tasks: int64 [draws].
+        examples: int64 [draws].
+        rows: Which draws share a row.
+        row_targets: int64 [rows], target tokens.
+        row_costs: float64 [rows], sum of squared document sizes, which attention is proportional to.
+    """
+
+    tasks: NDArray[np.int64]
+    examples: NDArray[np.int64]
+    rows: Rows
+    row_targets: NDArray[np.int64]
+    row_costs: NDArray[np.float64]
+
+
+class Row(NamedTuple):
+    """One planned row: (task, example) of each document, its target tokens and its cost."""
+
+    documents: tuple[tuple[int, int], ...]
+    targets: int
+    cost: float
+
+
+class TrainPlan:
+    """Arranges the windows of a mixture into rows, and rows into optimizer steps.
+
+    Args:
+        stored: The tasks' documents, in the mixture's order.
+        mixture: Which example is drawn when.
+        kind: What a row measures.
+        packing: How documents share rows.
+        rows_per_step: Rows of one optimizer step, over all replicas.
+    """
+
+    def __init__(
+        self,
+        stored: StoredTasks,
+        mixture: Mixture,
+        kind: RowKind,
+        packing: Packing,
+        rows_per_step: int,
+    ) -> None:
+        if rows_per_step < 1:
+            raise ValueError(f"rows_per_step must be at least 1, got {rows_per_step}")
+        self.stored, self.mixture, self.kind = stored, mixture, kind
+        self.packing, self.rows_per_step = packing, rows_per_step
+        self._cached: tuple[int, WindowPlan] | None = None
+
+    def window(self, index: int) -> WindowPlan:
+        """The plan of one window; the last one asked for is kept."""
+        if self._cached is None or self._cached[0] != index:
+            self._cached = (index, self._plan(index))
+        return self._cached[1]
+
+    def lengths(self, plan: WindowPlan) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """(tokens, source tokens) of every draw of a window."""
+        return self._measures(plan.tasks, plan.examples)
+
+    def _plan(self, index: int) -> WindowPlan:
+        tasks, examples = self.mixture.draws(index)
+        lengths, n_sources = self._measures(tasks, examples)
+        sizes = self.kind.sizes(lengths, n_sources)
+        rows = self.packing(sizes, self.kind.capacity, np.random.default_rng([self.mixture.seed, index]))
+        if len(rows) == 0:
+            return WindowPlan(tasks, examples, rows, np.empty(0, np.int64), np.empty(0))
+        targets = self.kind.target_counts(lengths, n_sources).astype(np.int64)
+        row_targets = np.add.reduceat(targets[rows.order], rows.starts[:-1])
+        row_costs = np.add.reduceat(sizes[rows.order].astype(np.float64) ** 2, rows.starts[:-1])
+        return WindowPlan(tasks, examples, rows, row_targets, row_costs)
+
+    def _measures(
+        self, tasks: NDArray[np.int64], examples: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        places = self.stored.firsts[tasks] + examples
+        return np.asarray(self.stored.lengths[places]), np.asarray(self.stored.n_sources[places])
+
+    def step(self, position: Position) -> tuple[list[Row], Position]:
+        """The rows of one optimizer step from a position on, and the position after them.
+
+        A step may end one window and begin the next; no row is left over.
+        """
+        taken: list[Row] = []
+        window, row = position
+        while len(taken) < self.rows_per_step:
+            plan = self.window(window)
+            last = min(row + self.rows_per_step - len(taken), len(plan.rows))
+            taken.extend(self._row(plan, r) for r in range(row, last))
+            window, row = (window, last) if last < len(plan.rows) else (window + 1, 0)
+        return taken, Position(window, row)
+
+    def _row(self, plan: WindowPlan, index: int) -> Row:
+        draws = plan.rows.row(index)
+        documents = zip(plan.tasks[draws].tolist(), plan.examples[draws].tolist(), strict=True)
+        return Row(tuple(documents), int(plan.row_targets[index]), float(plan.row_costs[index]))
+
+    def documents(self, row: Row) -> list[TokenizedExample]:
+        return [self.stored.document(task, example) for task, example in row.documents]
+
+
+def deal(costs: Sequence[float], parts: int) -> list[list[int]]:
+    """Deal rows to `parts` batches of equal numbers of rows and nearly equal sums of costs.
+
+    The dearest row goes first, each to the cheapest batch that still has room, so that no replica waits long for
+    another. The result depends on the costs alone.
+
+    >>> deal([9.0, 1.0, 8.0, 2.0], parts=2)
+    [[0, 1], [2, 3]]
+    """
+    room, batches, sums = len(costs) // parts, [[] for _ in range(parts)], [0.0] * parts  # type: ignore[var-annotated]
+    for row in sorted(range(len(costs)), key=lambda r: (-costs[r], r)):
+        cheapest = min((p for p in range(parts) if len(batches[p]) < room), key=lambda p: (sums[p], p))
+        batches[cheapest].append(row)
+        sums[cheapest] += costs[row]
+    return [sorted(batch) for batch in batches]
+
+
+class TrainStream:
+    """One replica's batches of `steps` optimizer steps: sized, stateful, and the same whoever else takes part.
+
+    It is an iterable of its own rather than a DataLoader: rows are read from memory maps in the main process, so
+    there is no worker whose state could be lost. Its state is the position after the last complete optimizer
+    step, which has the same meaning on any number of replicas.
+    """
+
+    def __init__(self, plan: TrainPlan, replicas: Replicas, steps: int) -> None:
+        replicas.rows_per_batch(plan.rows_per_step)
+        self.plan, self.replicas, self.steps = plan, replicas, steps
+        self.position = Position()
+
+    def __len__(self) -> int:
+        return self.steps * self.replicas.accumulation
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        while True:
+            rows, following = self.plan.step(self.position)
+            batches = list(self._batches(rows))
+            yield from batches[:-1]
+            self.position = following  # before the last batch is handed out: a checkpoint follows its step
+            yield batches[-1]
+
+    def _batches(self, rows: list[Row]) -> Iterator[RowBatch]:
+        size, rank, accumulation = self.replicas[:3]
+        step_targets = sum(row.targets for row in rows)
+        dealt = deal([row.cost for row in rows], size * accumulation)
+        for mine in dealt[rank::size]:
+            documents = [self.plan.documents(rows[r]) for r in mine]
+            yield self.plan.kind.collate(documents, step_targets)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"window": self.position.window, "row": self.position.row}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = Position(state["window"], state["row"])

@@ -1,0 +1,1 @@
+"""An example becomes text, and the text becomes tokens."""

@@ -1,0 +1,114 @@
+"""Prompts to documents: source and target as tokens, the joint between them, and what cannot be trained on.
+
+A decoder-only model reads one text, ``source.rstrip(" ") + " " + target``, tokenized as a whole, because a
+tokenizer may treat a word differently at the start of a text. Released OPT-IML data was joined the same way
+(metaseq, ``_tokenize_src_tgt_json``). An encoder-decoder model reads two texts.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ..schema import Example, Prompt, Task, TokenizedExample
+
+
+def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
+    """A fast tokenizer with an end-of-sequence token, from a hub name or a local folder.
+
+    A missing padding token is no error: the end-of-sequence token stands in, since padding is never a target.
+
+    Args:
+        name: Hub name or folder.
+        eos: Whether documents end in the eos token; a tokenizer of BERT has none, and needs none to encode pairs.
+
+    Raises:
+        ValueError: It cannot be loaded, has no eos token, or cannot tell which characters a token covers.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no tokenizer could be loaded from {name!r}: expected a hub name or a folder with tokenizer.json ({error})"
+        ) from error
+    if eos and tokenizer.eos_token_id is None:
+        raise ValueError(
+            f"tokenizer {name!r} has no eos token, and eos ends every document; "
+            "set eos_token in its tokenizer_config.json"
+        )
+    if not tokenizer.is_fast:
+        raise ValueError(f"tokenizer {name!r} has no fast version (tokenizer.json), which token offsets need")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A digest of everything that decides which ids a text becomes."""
+    special = json.dumps([tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id])
+    return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + special).encode()).hexdigest()
+
+
+def refusal(task: Task, example: Example) -> str | None:
+    """Why an example cannot be trained on or scored, or None where it can: the reader's reason, or an empty side.
+
+    A task-level instance needs an input. An instance-level one may have none: dialogue and pre-training text
+    have an empty source, and all of the text is target.
+    """
+    if example.refused:
+        return example.refused
+    if task.instruction_level == "task" and not example.input.strip():
+        return "empty input"
+    if not any(target.strip() for target in example.targets):
+        return "empty target"
+    return None
+
+
+def tokenize_joint(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, bos: bool = False
+) -> list[TokenizedExample]:
+    """Documents of a decoder-only model: [bos] source target eos.
+
+    A token that covers both sides of the joint belongs to the target: the model has to write it.
+    """
+    sources = [prompt.source.rstrip(" ") for prompt in prompts]
+    texts = [f"{source} {prompt.target}" for source, prompt in zip(sources, prompts, strict=True)]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    head = [tokenizer.bos_token_id] if bos else []
+    if bos and tokenizer.bos_token_id is None:
+        raise ValueError("bos was asked for, but the tokenizer has no bos token")
+    documents = []
+    for source, ids, spans in zip(sources, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        n_source = sum(1 for _, end in spans if end <= len(source))
+        document = np.array([*head, *ids, tokenizer.eos_token_id], dtype=np.int64)
+        documents.append(TokenizedExample(document, len(head) + n_source))
+    return documents
+
+
+def tokenize_pair(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[TokenizedExample]:
+    """Documents of an encoder-decoder model: source eos | target eos, each side tokenized alone."""
+    sides = [
+        tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        for texts in ([prompt.source for prompt in prompts], [prompt.target for prompt in prompts])
+    ]
+    eos = tokenizer.eos_token_id
+    return [
+        TokenizedExample(np.array([*source, eos, *target, eos], dtype=np.int64), len(source) + 1)
+        for source, target in zip(*sides, strict=True)
+    ]
+
+
+def tokenize_sources(
+    tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], *, pair: bool, bos: bool = False
+) -> list[list[int]]:
+    """What a model reads before it answers: the same ids that precede the target in training."""
+    if not sources:
+        return []
+    if pair:
+        ids = tokenizer(list(sources), add_special_tokens=False, verbose=False)["input_ids"]
+        return [[*source, tokenizer.eos_token_id] for source in ids]
+    stripped = [source.rstrip(" ") for source in sources]
+    ids = tokenizer(stripped, add_special_tokens=False, verbose=False)["input_ids"]
+    return [[tokenizer.bos_token_id, *source] if bos else source for source in ids]

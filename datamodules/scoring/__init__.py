@@ -1,0 +1,1 @@
+"""The scorer's data: instructions, responses, and how correct they are."""

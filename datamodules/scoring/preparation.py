@@ -1,0 +1,94 @@
+"""From a benchmark's task to its scored pairs in the store: render, pair, label, tokenize, write. Done once."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from ..rendering.prompts import rendering_rng
+from ..rendering.tokenization import refusal
+from ..schema import Example, Task, TokenizedExample
+from ..storage.preparation import TOKENIZED_AT_ONCE, Preparation
+from ..storage.store import content_key, folder_name
+from .pairs import CorrectnessLabel, Distinct, References, ScoredPair, correctness_of_responses, released_correctness
+from .rows import PairFrame, tokenize_texts
+from .samples import ModelSamples
+
+PAIRS_VERSION = 1
+"""Part of every folder's name: raise it when the same examples are to give other pairs."""
+
+MISMATCHES = 1
+"""The rendering index of the generator that draws mismatches: another stream than the prompt's own."""
+
+
+@dataclass(frozen=True)
+class ScoredPreparation(Preparation):
+    """All that decides which pairs a task gives and how they look; equal preparations share their folders.
+
+    Args:
+        frame: The special tokens of a pair.
+        samples: Responses of language models.
+        label: Correctness of such a response.
+        faithful: Whether mismatches are drawn as Cappy's released program draws them.
+    """
+
+    frame: PairFrame
+    samples: ModelSamples
+    label: CorrectnessLabel
+    faithful: bool
+
+    def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
+        """Where a training task's pairs are, or will be."""
+        examples = super().task_folder(name, validated=validated, tested=tested)
+        key = content_key(
+            examples=examples.name,
+            pairs=PAIRS_VERSION,
+            frame=self.frame,
+            samples=self.samples.fingerprint(name),
+            label=self._label_name() if self.samples.of(name) else None,
+            faithful=self.faithful,
+        )
+        return examples.with_name(folder_name(name, key))
+
+    def _label_name(self) -> str:
+        name = f"{getattr(self.label, '__module__', '')}.{getattr(self.label, '__qualname__', '<')}"
+        if "<" in name:
+            raise ValueError(
+                f"the label of samples must be a function of a module, so that its pairs are found again, got {name}"
+            )
+        return name
+
+    def pairs(self, task: Task, examples: Iterable[Example]) -> Iterator[ScoredPair | str]:
+        """The training pairs of a task, each (instruction, response) once, and reasons of refused examples."""
+        examples = list(examples)
+        samples = self.samples.of(task.name)
+        if samples:
+            self.samples.require_examples(task.name, {example.id for example in self.benchmark.examples(task.name)})
+        references, distinct = References(examples), Distinct()
+        labelled = released_correctness if self.faithful else correctness_of_responses
+        for example in examples:
+            if reason := refusal(task, example):
+                yield reason
+                continue
+            instruction = self.render(task, example).source.strip()
+            if not instruction:
+                yield "empty instruction"
+                continue
+            rng = rendering_rng(self.counts.seed, task.name, example.id, MISMATCHES)
+            responses = labelled(example, references, samples.get(example.id, ()), rng, label=self.label)
+            if isinstance(responses, str):
+                yield responses
+                continue
+            found = (ScoredPair(instruction, response, correctness) for response, correctness in responses.items())
+            yield from filter(distinct.first, found)
+
+    def tokenize_scored(self, pairs: list[ScoredPair]) -> list[TokenizedExample]:
+        """Pairs as documents, uncut; each distinct text is tokenized once."""
+        ids = tokenize_texts(self.tokenizer, [text for pair in pairs for text in pair[:2]])
+        return [self.frame.join(ids[pair.instruction], ids[pair.response], pair.correctness) for pair in pairs]
+
+    def _documents(self, task: Task, examples: Iterable[Example]) -> Iterator[TokenizedExample | str]:
+        found = self.pairs(task, examples)
+        while chunk := list(islice(found, TOKENIZED_AT_ONCE)):
+            yield from (item for item in chunk if isinstance(item, str))
+            yield from self.tokenize_scored([item for item in chunk if not isinstance(item, str)])

@@ -1,0 +1,175 @@
+"""Examples with candidates to rank: which responses are compared, and batches that keep an example's together."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..evaluation.prompt_loader import EvaluationSet
+from ..packing.best_fit import Packing, in_order
+from ..packing.replicas import Replicas
+from ..rendering.prompts import rendering_rng
+from ..schema import EvaluationExample, Example, Prompt, ScoredBatch, TokenizedExample
+from .pairs import References, ScoredPair, correctness_of_responses, right_responses, stripped
+from .preparation import ScoredPreparation
+from .rows import ScoredRows
+
+CANDIDATES = 2
+"""The rendering index of the generator that draws candidates."""
+
+
+class CandidateBatch(NamedTuple):
+    """Examples to rank, with all candidates of each. C candidates of E examples.
+
+    Args:
+        pairs: Every candidate with its example's instruction, in packed rows.
+        places: int64 [C], place among the scored pairs of each candidate, one example after the other.
+        examples: What is asked, E of them; none where a batch only keeps replicas in step.
+        candidates: Texts of each example's candidates.
+    """
+
+    pairs: ScoredBatch
+    places: Tensor
+    examples: tuple[EvaluationExample, ...]
+    candidates: tuple[tuple[str, ...], ...]
+
+
+class RankingSet(NamedTuple):
+    """The examples of one stage and their candidates.
+
+    Args:
+        examples: What is asked; ``examples[i].number == i``.
+        candidates: The pairs that are compared for each.
+        refused: Examples that cannot be ranked, by reason.
+    """
+
+    examples: list[EvaluationExample]
+    candidates: list[list[ScoredPair]]
+    refused: Mapping[str, int]
+
+
+def candidates_of(
+    example: Example, references: References, preparation: ScoredPreparation, *, mismatches: int
+) -> dict[str, float] | str:
+    """Candidates of an example with their correctness, in random order; or the reason why they cannot be ranked.
+
+    A classification example is ranked over its options. Others are ranked over their first reference, `mismatches`
+    references of other examples of the task, and samples of language models where there are any.
+    """
+    rng = rendering_rng(preparation.counts.seed, example.task, example.id, CANDIDATES)
+    if not example.options:
+        example = replace(example, targets=tuple(right_responses(example)[:1]))
+    found = correctness_of_responses(
+        example,
+        references,
+        () if example.options else preparation.samples.of(example.task).get(example.id, ()),
+        rng,
+        label=preparation.label,
+        mismatches=mismatches,
+    )
+    if isinstance(found, str):
+        return found
+    if example.options:
+        found = {option: found[option] for option in stripped(example.options)}
+        if 1.0 not in found.values():
+            return "no right option"
+    order = sorted(found, key=lambda _: rng.random())
+    return {response: found[response] for response in order}
+
+
+def read_candidates(evaluation: EvaluationSet, preparation: ScoredPreparation, *, mismatches: int) -> RankingSet:
+    """Candidates of every example of a stage; an example that cannot be ranked is counted by reason.
+
+    Mismatches come from all references of a task, trained or not.
+
+    Raises:
+        ValueError: No example is left.
+    """
+    ranked = RankingSet([], [], Counter(evaluation.refused))
+    prompted = zip(evaluation.examples, evaluation.prompts, strict=True)
+    for name, members in groupby(prompted, key=lambda item: item[0].task):
+        of_task = {example.id: example for example in preparation.benchmark.examples(name)}
+        references = References(of_task.values())
+        for asked, prompt in members:
+            found = candidates_of(of_task[asked.id], references, preparation, mismatches=mismatches)
+            if isinstance(found, str):
+                ranked.refused[found] += 1  # type: ignore[index]
+                continue
+            ranked.examples.append(asked._replace(number=len(ranked.examples)))
+            ranked.candidates.append(_pairs(prompt, found))
+    if not ranked.examples:
+        raise ValueError(f"none of {len(evaluation.examples)} examples can be ranked: {dict(ranked.refused)}")
+    return ranked
+
+
+def _pairs(prompt: Prompt, responses: Mapping[str, float]) -> list[ScoredPair]:
+    return [ScoredPair(prompt.source.strip(), response, correctness) for response, correctness in responses.items()]
+
+
+class CandidateLoader:
+    """One replica's examples to rank, each exactly once over all replicas, and equally many batches on every replica.
+
+    Where batches run out, a replica is given a row of padding that scores nothing: sharded strategies need every
+    replica in every forward.
+
+    Args:
+        examples: What is asked.
+        candidates: Texts of each example's candidates.
+        documents: The same as tokenized pairs.
+        kind: Rows they are packed into.
+        packing: How pairs share rows.
+        budget: Most tokens in a batch; an example with more stands alone.
+        replicas: Who else evaluates.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[EvaluationExample],
+        candidates: Sequence[Sequence[str]],
+        documents: Sequence[Sequence[TokenizedExample]],
+        *,
+        kind: ScoredRows,
+        packing: Packing,
+        budget: int,
+        replicas: Replicas,
+    ) -> None:
+        self.examples, self.candidates, self.documents = examples, candidates, documents
+        self.kind, self.packing = kind, packing
+        totals = np.array([_sizes(kind, pairs).sum() for pairs in documents])
+        order = np.argsort(-totals, kind="stable")  # the largest first: what does not fit into memory shows at once
+        batches = in_order(np.minimum(totals[order], budget), budget, np.random.default_rng(0))
+        everything = [order[batches.row(b)].tolist() for b in range(len(batches))]
+        self._rounds = -(-len(everything) // replicas.size)
+        mine = everything[replicas.rank :: replicas.size]
+        self._mine: list[list[int]] = mine + [[]] * (self._rounds - len(mine))
+
+    def __len__(self) -> int:
+        return self._rounds
+
+    def __iter__(self) -> Iterator[CandidateBatch]:
+        return map(self._collate, self._mine)
+
+    def _collate(self, batch: Sequence[int]) -> CandidateBatch:
+        pairs = [pair for i in batch for pair in self.documents[i]]
+        if pairs:
+            rows = self.packing(_sizes(self.kind, pairs), self.kind.capacity, np.random.default_rng(0))
+            arranged = [rows.row(r).tolist() for r in range(len(rows))]
+        else:
+            arranged = [[]]
+        order = np.array([pair for row in arranged for pair in row], dtype=np.int64)
+        return CandidateBatch(
+            self.kind.collate([[pairs[i] for i in row] for row in arranged], step_targets=len(pairs)),
+            torch.from_numpy(np.argsort(order)),
+            tuple(self.examples[i] for i in batch),
+            tuple(tuple(self.candidates[i]) for i in batch),
+        )
+
+
+def _sizes(kind: ScoredRows, pairs: Sequence[TokenizedExample]) -> np.ndarray:
+    lengths = np.array([len(pair.input_ids) for pair in pairs], dtype=np.int64)
+    return kind.sizes(lengths, np.array([pair.n_source for pair in pairs], dtype=np.int64))

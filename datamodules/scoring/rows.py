@@ -1,0 +1,227 @@
+"""Pairs of instruction and response in packed rows: how a pair is joined, what is cut, and how rows become a batch.
+
+A pair is one document, joined as its tokenizer joins two texts (here RoBERTa's)::
+
+    tokens          <s>  is  7  prime  ?  </s> </s>  yes  </s>
+    part            head |  instruction | joint    | response | tail
+    position_ids     0   1   2    3    4   5    6     7    8      the scorer adds its model's first position
+    token_type_ids   0   0   0    0    0   0    0     1    1      where the tokenizer tells the sides apart
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from ..packing.collate import Cuts, Lengths
+from ..schema import ScoredBatch, TokenizedExample
+
+Truncation = Literal["instruction", "longest_first"]
+"""What a pair that is too long loses: the instruction, so that the response is judged whole; or, as Cappy's released
+program has it, whichever side is longer."""
+
+
+class PairFrame(NamedTuple):
+    """The special tokens around an instruction and a response.
+
+    Args:
+        head: Before the instruction; the scorer reads its first token.
+        joint: Between them.
+        tail: After the response.
+        types: Whether the response has a token type of its own.
+    """
+
+    head: tuple[int, ...]
+    joint: tuple[int, ...]
+    tail: tuple[int, ...]
+    types: bool
+
+    @property
+    def size(self) -> int:
+        """Special tokens of a pair."""
+        return len(self.head) + len(self.joint) + len(self.tail)
+
+    def join(self, instruction: Sequence[int], response: Sequence[int], label: float | None = None) -> TokenizedExample:
+        """A pair as a document, uncut; its source is all that stands before the response."""
+        ids = [*self.head, *instruction, *self.joint, *response, *self.tail]
+        n_source = len(self.head) + len(instruction) + len(self.joint)
+        return TokenizedExample(np.array(ids, dtype=np.int64), n_source, label)
+
+
+def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
+    """How a tokenizer joins two texts.
+
+    One that puts no token before the first text (a bare vocabulary, trained from scratch) is given RoBERTa's frame,
+    ``<s> instruction </s></s> response </s>``, in its own tokens.
+
+    Raises:
+        ValueError: It has no special tokens to build that frame from.
+    """
+    encoded = tokenizer("a", "b", return_token_type_ids=True)
+    ids, types, sides = encoded["input_ids"], encoded["token_type_ids"], encoded.sequence_ids(0)
+    first, second = ([i for i, side in enumerate(sides) if side == which] for which in (0, 1))
+    if first[0] > 0:
+        types_differ = "token_type_ids" in tokenizer.model_input_names and types[second[0]] != types[first[0]]
+        return PairFrame(
+            tuple(ids[: first[0]]), tuple(ids[first[-1] + 1 : second[0]]), tuple(ids[second[-1] + 1 :]), types_differ
+        )
+    starts = (tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id)
+    ends = (tokenizer.eos_token_id, tokenizer.sep_token_id)
+    start, end = (next((token for token in tokens if token is not None), None) for tokens in (starts, ends))
+    if start is None or end is None:
+        raise ValueError("a tokenizer that joins pairs needs bos or cls, and eos or sep; this one has neither")
+    return PairFrame((start,), (end, end), (end,), types=False)
+
+
+def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, list[int]]:
+    """Ids of every distinct text, without special tokens; each is tokenized once."""
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:
+        return {}
+    encoded = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    return dict(zip(distinct, encoded["input_ids"], strict=True))
+
+
+def kept_tokens(
+    instructions: Lengths, responses: Lengths, room: int, truncation: Truncation
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many tokens of each side a pair keeps where both together have room for `room`.
+
+    Under ``"instruction"`` the response is kept whole, and is cut itself only where it alone exceeds the room.
+    ``"longest_first"`` takes from the longer side until both are equal, then from both.
+
+    >>> kept_tokens(np.array([9, 9, 2]), np.array([3, 8, 7]), 6, "instruction")
+    (array([3, 0, 0]), array([3, 6, 6]))
+    >>> kept_tokens(np.array([9, 9, 2]), np.array([3, 8, 7]), 6, "longest_first")
+    (array([3, 3, 2]), array([3, 3, 4]))
+    """
+    instructions, responses = np.asarray(instructions, dtype=np.int64), np.asarray(responses, dtype=np.int64)
+    if truncation == "instruction":
+        kept = np.minimum(responses, room)
+        return np.minimum(instructions, room - kept), kept
+    shorter, longer = np.minimum(instructions, responses), np.maximum(instructions, responses)
+    longer = np.minimum(longer, np.maximum(shorter, room - shorter))
+    over = shorter + longer > room
+    shorter, longer = np.where(over, room // 2, shorter), np.where(over, room - room // 2, longer)
+    swapped = instructions > responses
+    return np.where(swapped, longer, shorter), np.where(swapped, shorter, longer)
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Rows of `length` columns that hold pairs of at most `pair_length` tokens; every pair is one target.
+
+    A longer pair is cut as `truncation` says, at the end of a side, or at its beginning where the tokenizer's
+    ``truncation_side`` is left. The special tokens stay.
+
+    Args:
+        length: Columns of a row.
+        pair_length: Most tokens of a pair, special ones included.
+        pad_token_id: Fills rows.
+        frame: The special tokens of a pair.
+        truncation: What a longer pair loses.
+        keep_end: Whether a side that is cut keeps its end.
+    """
+
+    length: int
+    pair_length: int
+    pad_token_id: int
+    frame: PairFrame
+    truncation: Truncation = "instruction"
+    keep_end: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.frame.size <= self.pair_length <= self.length:
+            raise ValueError(
+                f"pair_length = {self.pair_length} must hold the {self.frame.size} special tokens of a pair, and fit "
+                f"into a row of {self.length} columns"
+            )
+
+    @property
+    def capacity(self) -> int:
+        return self.length
+
+    @property
+    def columns(self) -> int:
+        return self.length
+
+    @property
+    def room(self) -> int:
+        """Tokens that instruction and response share."""
+        return self.pair_length - self.frame.size
+
+    def sizes(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+        return np.minimum(lengths, self.pair_length)
+
+    def real_tokens(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+        return self.sizes(lengths, n_sources)
+
+    def target_counts(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+        return np.ones_like(lengths)
+
+    def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts:
+        """Which pairs are cut, and in which of them the response is."""
+        instructions, responses = self._sides(lengths, n_sources)
+        _, kept = kept_tokens(instructions, responses, self.room, self.truncation)
+        return Cuts(lengths > self.pair_length, kept < responses)
+
+    def _sides(self, lengths: Lengths, n_sources: Lengths) -> tuple[Lengths, Lengths]:
+        """Tokens of instructions and of responses."""
+        n_head, n_joint, n_tail = map(len, self.frame[:3])
+        return n_sources - n_head - n_joint, lengths - n_sources - n_tail
+
+    def cut(self, pair: TokenizedExample) -> TokenizedExample:
+        """A pair of at most `pair_length` tokens."""
+        ids, n_source, label = pair
+        if len(ids) <= self.pair_length:
+            return pair
+        n_head, n_joint, n_tail = map(len, self.frame[:3])
+        sides = ids[n_head : n_source - n_joint], ids[n_source : len(ids) - n_tail]
+        kept = kept_tokens(np.array(len(sides[0])), np.array(len(sides[1])), self.room, self.truncation)
+        instruction, response = (
+            side[len(side) - int(n) :] if self.keep_end else side[: int(n)] for side, n in zip(sides, kept, strict=True)
+        )
+        return self.frame.join(instruction.tolist(), response.tolist(), label)
+
+    def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> ScoredBatch:
+        """Rows of pairs to tensors; a pair without a label gets NaN, and padding is a document too.
+
+        Raises:
+            ValueError: A label is no correctness in [0, 1].
+        """
+        shape = (len(rows), self.length)
+        input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
+        position_ids = np.zeros(shape, dtype=np.int64)
+        token_type_ids = np.zeros(shape, dtype=np.int64)
+        positions = np.arange(self.pair_length)
+        scored, labels, paddings, longest = [], [], [], 0
+        for r, row in enumerate(rows):
+            column = 0
+            for ids, n_source, label in map(self.cut, row):
+                end = column + len(ids)
+                input_ids[r, column:end] = ids
+                position_ids[r, column:end] = positions[: len(ids)]
+                if self.frame.types:
+                    token_type_ids[r, column + n_source : end] = 1
+                if label is not None and not 0.0 <= label <= 1.0:
+                    raise ValueError(f"a label must be a correctness in [0, 1], got {label}")
+                scored.append(r * self.length + column)
+                labels.append(np.nan if label is None else label)
+                longest = max(longest, len(ids))
+                column = end
+            if column < self.length:
+                paddings.append(r * self.length + column)
+        return ScoredBatch(
+            torch.from_numpy(input_ids),
+            torch.from_numpy(position_ids),
+            torch.from_numpy(token_type_ids),
+            torch.tensor(sorted([*scored, *paddings, len(rows) * self.length]), dtype=torch.int32),
+            torch.tensor(scored, dtype=torch.int64),
+            torch.tensor(labels, dtype=torch.float32),
+            step_targets,
+            longest,
+        )

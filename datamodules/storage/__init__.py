@@ -1,0 +1,1 @@
+"""A task's documents on disk: tokenized once, found again by content."""

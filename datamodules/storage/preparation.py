@@ -1,0 +1,182 @@
+"""From a benchmark's task to its folder in the store: choose instances, render, tokenize, write. Done once."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from ..benchmarks import Benchmark
+from ..rendering.demonstrations import DRAWN, LARGEST_POOL, Demonstrations, choose, with_demonstrations
+from ..rendering.prompts import PromptForm, rendering_rng
+from ..rendering.reading import Chosen, Reread
+from ..rendering.tokenization import refusal, tokenize_joint, tokenize_pair, tokenizer_fingerprint
+from ..schema import Example, Prompt, Task, TokenizedExample
+from ..splits import Instances, choose_prompts
+from .store import content_key, folder_name, write_task
+
+TOKENIZED_AT_ONCE = 1024  # texts handed to the tokenizer in one call, which it spreads over the cores
+
+
+@dataclass(frozen=True)
+class InstanceCounts:
+    """How the instances of a benchmark's tasks are dealt; see ``choose_prompts``.
+
+    `limits` holds the limit of tasks of a collection, by its name, where it is not `limit`.
+    """
+
+    validation: int
+    test: int
+    limit: int | None
+    seed: int
+    validation_prompts: int | None = None
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+    def limit_of(self, task: str) -> int | None:
+        """Most training instances of a task."""
+        return self.limits.get(task.partition("/")[0], self.limit)
+
+    def of_training(self, task: str) -> dict[str, int | None]:
+        """What decides which instances of a task train."""
+        return {"validation": self.validation, "test": self.test, "limit": self.limit_of(task), "seed": self.seed}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """All that decides how a task's training documents look; equal preparations share their folders.
+
+    Args:
+        benchmark: Where tasks and examples come from.
+        prompt: The form they are rendered in.
+        tokenizer: Turns text into ids.
+        pair: Whether source and target are tokenized apart, for an encoder-decoder model.
+        bos: Whether a decoder-only document begins with the bos token.
+        counts: How instances are dealt to training, validation and test.
+        folder: Root of the store.
+        demonstrations: How many solved examples training prompts show; none without it.
+    """
+
+    benchmark: Benchmark
+    prompt: PromptForm
+    tokenizer: PreTrainedTokenizerBase
+    pair: bool
+    bos: bool
+    counts: InstanceCounts
+    folder: Path
+    demonstrations: Demonstrations | None = field(default=None, kw_only=True)
+
+    def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
+        """Where a training task's documents are, or will be."""
+        key = content_key(
+            task=self.benchmark.fingerprint(name),
+            prompt=self.prompt.fingerprint(),
+            tokenizer=tokenizer_fingerprint(self.tokenizer),
+            pair=self.pair,
+            bos=self.bos,
+            counts=self.counts.of_training(name),
+            validated=validated,
+            tested=tested,
+            **({"demonstrations": repr(self.demonstrations)} if self.demonstrations else {}),
+        )
+        return self.folder / folder_name(name, key)
+
+    def instances(
+        self,
+        name: str,
+        total: int,
+        *,
+        trained: bool,
+        validated: bool,
+        tested: bool,
+        rows: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> Instances:
+        """Which of a task's `total` prompts train, validate and test.
+
+        Args:
+            name: Task.
+            total: Its prompts.
+            trained: Whether it is a training task.
+            validated: Whether it is a validation task.
+            tested: Whether it is a test task.
+            rows: The row that each prompt shows (``Example.index``); by default each its own.
+        """
+        return choose_prompts(
+            name,
+            np.arange(total) if rows is None else np.asarray(rows, dtype=np.int64),
+            trained=trained,
+            validation=self.counts.validation if validated else 0,
+            test=self.counts.test if tested else 0,
+            limit=self.counts.limit_of(name),
+            validation_prompts=self.counts.validation_prompts,
+            seed=self.counts.seed,
+        )
+
+    def render(self, task: Task, example: Example) -> Prompt:
+        """The prompt of an example by itself."""
+        return self.prompt(task, example, rendering_rng(self.counts.seed, task.name, example.id))
+
+    def render_after(
+        self, task: Task, example: Example, shown: Sequence[Example], separator: str, *, suffix_loss: bool = False
+    ) -> Prompt:
+        """The prompt of an example after solved ones."""
+        return with_demonstrations(
+            self.prompt,
+            task,
+            example,
+            shown,
+            lambda: rendering_rng(self.counts.seed, task.name, example.id),
+            separator,
+            suffix_loss=suffix_loss,
+        )
+
+    def tokenize(self, prompts: list[Prompt]) -> list[TokenizedExample]:
+        if self.pair:
+            return tokenize_pair(self.tokenizer, prompts)
+        return tokenize_joint(self.tokenizer, prompts, bos=self.bos)
+
+    def write(self, name: str, *, validated: bool, tested: bool) -> int | None:
+        """Prepare one training task and return its number of documents; None where it is there already."""
+        folder = self.task_folder(name, validated=validated, tested=tested)
+        if folder.exists():
+            return None
+        task = self.benchmark.task(name)
+        examples = Reread(lambda: self.benchmark.examples(name))
+        rows = np.fromiter((example.index for example in examples), dtype=np.int64)
+        chosen = self.instances(name, len(rows), trained=True, validated=validated, tested=tested, rows=rows)
+        return write_task(
+            folder,
+            self._documents(task, examples.at(chosen.train)),
+            vocabulary=len(self.tokenizer),
+            about={"task": task.name, "category": task.category, "benchmark": task.benchmark},
+        )
+
+    def _documents(self, task: Task, examples: Chosen) -> Iterator[TokenizedExample | str]:
+        render = self._training_renderer(task, examples)
+        remaining = iter(examples)
+        while chunk := list(islice(remaining, TOKENIZED_AT_ONCE)):
+            reasons = [refusal(task, example) for example in chunk]
+            yield from (reason for reason in reasons if reason)
+            kept = [example for example, reason in zip(chunk, reasons, strict=True) if not reason]
+            if kept:
+                yield from self.tokenize([render(example) for example in kept])
+
+    def pool(self, task: Task, examples: Chosen) -> list[Example]:
+        """Those of a task's training examples that serve as demonstrations."""
+        drawn = examples.some(LARGEST_POOL, (self.counts.seed, task.name))
+        return [example for example in drawn if refusal(task, example) is None]
+
+    def _training_renderer(self, task: Task, examples: Chosen) -> Callable[[Example], Prompt]:
+        settings = self.demonstrations
+        if settings is None:
+            return lambda example: self.render(task, example)
+        pool = self.pool(task, examples)
+
+        def render(example: Example) -> Prompt:
+            rng = rendering_rng(self.counts.seed, task.name, example.id, DRAWN)
+            shown = choose(pool, example, settings.number(rng), rng)
+            return self.render_after(task, example, shown, settings.separator, suffix_loss=settings.suffix_loss)
+
+        return render

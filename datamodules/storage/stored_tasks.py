@@ -1,0 +1,118 @@
+"""The tasks of a mixture as one sequence of documents: their lengths in three files that are mapped, not loaded.
+
+Document i of task t stands at place ``firsts[t] + i``. The joined files are content-addressed like the tasks' folders
+they come from, so they are written once for a mixture; 18 million examples take 290 MB on disk, shared by all processes
+of a machine, and no memory that could not be given back.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..schema import TokenizedExample
+from .store import StoredTask, content_key, open_task, partial_folder, read_meta
+
+COLUMNS: dict[str, Any] = {"lengths": np.int32, "n_sources": np.int32, "starts": np.int64, "labels": np.float32}
+
+
+@dataclass(frozen=True)
+class StoredTasks(Sequence[StoredTask]):
+    """Documents of many tasks, N in all.
+
+    Args:
+        folders: Of the tasks.
+        firsts: int64 [tasks + 1], the place of each task's first document.
+        lengths: int32 [N], tokens of each document.
+        n_sources: int32 [N], how many of them are source.
+        starts: int64 [N], where it begins in its task's ``tokens.bin``.
+        refused: Of each task, the examples that were not stored, by reason.
+        labels: float32 [N], correctness of scored pairs; None for other documents.
+    """
+
+    folders: tuple[Path, ...]
+    firsts: NDArray[np.int64]
+    lengths: NDArray[np.int32]
+    n_sources: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    refused: tuple[Mapping[str, int], ...]
+    labels: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.folders)
+
+    def __getitem__(self, task: Any) -> Any:
+        place = slice(int(self.firsts[task]), int(self.firsts[task + 1]))
+        labels = None if self.labels is None else self.labels[place]
+        arrays = self.lengths[place], self.n_sources[place], self.starts[place]
+        return StoredTask(self.folders[task], *arrays, self.refused[task], labels)
+
+    def __iter__(self) -> Iterator[StoredTask]:
+        return (self[task] for task in range(len(self)))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Documents of each task."""
+        return np.diff(self.firsts).tolist()
+
+    def document(self, task: int, index: int) -> TokenizedExample:
+        return self[task].document(index)
+
+
+def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
+    """Open tasks that ``write_task`` wrote, their lengths joined in a folder under `root`.
+
+    Raises:
+        ValueError: A folder is not there, or its files contradict each other.
+    """
+    listed = tuple(folders)
+    refused = tuple(read_meta(folder)["refused"] for folder in listed)
+    joined = root / f"joined-{content_key(tasks=[folder.name for folder in listed])}"
+    if not joined.is_dir():
+        _join(listed, joined)
+    try:
+        about = json.loads((joined / "meta.json").read_text())
+        firsts = np.load(joined / "firsts.npy")
+        columns = {name: _mapped(joined / f"{name}.bin", dtype) for name, dtype in COLUMNS.items()}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{joined} is damaged ({error}); delete it and it will be written again") from error
+    labels = columns.pop("labels") if about["labelled"] else None
+    return StoredTasks(listed, firsts, columns["lengths"], columns["n_sources"], columns["starts"], refused, labels)
+
+
+def _join(folders: Sequence[Path], joined: Path) -> None:
+    partial = partial_folder(joined)
+    try:
+        sizes, labelled = [], False
+        files = {name: open(partial / f"{name}.bin", "wb") for name in COLUMNS}  # noqa: SIM115 - closed below
+        for folder in folders:
+            task = open_task(folder)
+            sizes.append(len(task))
+            for name, file in files.items():
+                values = getattr(task, name)
+                if values is not None:
+                    values.astype(COLUMNS[name]).tofile(file)
+                    labelled |= name == "labels"
+        for file in files.values():
+            file.close()
+        np.save(partial / "firsts.npy", np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64))
+        (partial / "meta.json").write_text(json.dumps({"labelled": labelled, "tasks": [f.name for f in folders]}))
+        partial.chmod(0o755)
+        os.rename(partial, joined)
+    except BaseException as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and joined.exists():
+            return  # another process joined the same tasks first
+        raise
+
+
+def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
+    if path.stat().st_size == 0:
+        return np.empty(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")

@@ -1,0 +1,91 @@
+"""Write a small folder in the file format of every benchmark family, so that all readers run offline.
+
+Each family's files tell little stories about animals, colors, names and numbers; what matters is their shape, which is
+upstream's: the same names, columns, nesting and slips of the pen. ``toy_benchmarks`` reads them all::
+
+    folder/bigbench/toy_sorting/task.json, folder/mmlu/test/anatomy_test.csv, folder/spider/dev.json, ...
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+from ..benchmarks import (
+    FLAN,
+    MMLU,
+    P3,
+    RAFT,
+    T5,
+    Benchmark,
+    BigBench,
+    BigBenchHard,
+    ChainOfThought,
+    CrossFit,
+    Dialogue,
+    ExMix,
+    FlanRows,
+    JsonTasks,
+    OptEvaluation,
+    PretrainingText,
+    PromptSource,
+    Reasoning,
+    RowSource,
+    StructuredKnowledge,
+)
+from .chains import write_chains
+from .evaluations import bbh, bigbench, mmlu, opt_evaluation, raft
+from .trainings import dialogue, own_tasks, pretraining, schema_guided, structured, templates, text_to_text
+
+WRITERS: tuple[Callable[[Path, Random, int], None], ...] = (
+    bigbench,
+    mmlu,
+    bbh,
+    raft,
+    write_chains,
+    structured,
+    schema_guided,
+    dialogue,
+    pretraining,
+    text_to_text,
+    templates,
+    own_tasks,
+    opt_evaluation,
+)
+
+
+def write_families(folder: Path, *, examples: int = 24, seed: int = 0) -> None:
+    """Write every family below the folder; the same arguments write the same bytes.
+
+    Args:
+        folder: Where the families go; made if it is not there.
+        examples: Rows of each file.
+        seed: Of all rows.
+    """
+    for write in WRITERS:
+        write(folder, Random(f"{seed} {write.__name__}"), examples)
+
+
+def toy_benchmarks(folder: str | Path) -> list[Benchmark]:
+    """A reader for every family that ``write_families`` wrote, evaluation families last."""
+    root = str(folder)
+    rows = {"super_glue_rte": RowSource(f"{root}/promptsource/rte.jsonl")}
+    flan = {"rte": FlanRows(f"{root}/flan/rte.jsonl", options=["yes", "no"], label="label")}
+    return [
+        PromptSource(f"{root}/promptsource/templates", rows),
+        P3(f"{root}/p3"),
+        FLAN(f"{root}/flan/templates.py", flan),
+        ChainOfThought(f"{root}/flan_cot"),
+        CrossFit(f"{root}/crossfit"),
+        ExMix(f"{root}/exmix"),
+        T5(f"{root}/t5"),
+        StructuredKnowledge(root),
+        Reasoning(root),
+        Dialogue(root),
+        PretrainingText({"toy": f"{root}/pretraining"}),
+        JsonTasks(f"{root}/json_tasks"),
+        MMLU(f"{root}/mmlu"),
+        BigBench(f"{root}/bigbench"),
+        BigBenchHard(f"{root}/bbh"),
+        RAFT(f"{root}/raft"),
+        OptEvaluation(root),
+    ]

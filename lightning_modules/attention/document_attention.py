@@ -1,0 +1,187 @@
+"""Document attention: a packed row reads as if each of its documents were alone.
+
+Packing puts several examples into one row, and attention must not cross from one to the next. Importing this
+module registers two attention implementations with transformers, ``"document"`` and ``"document_math"``. A
+model built with ``attn_implementation="document"`` takes packed rows with the places of their documents::
+
+    model(input_ids, position_ids=position_ids, documents=Documents(offsets), use_cache=False)  # one stack
+    model(input_ids, decoder_input_ids=..., documents=Documents(offsets, decoder_offsets), use_cache=False)
+    model(input_ids, position_ids=..., documents=Documents(offsets, branch_offsets=...), use_cache=False)  # branches
+    model(input_ids, attention_mask=mask)           # padded rows, or any 4-D mask: transformers' own sdpa
+    model.generate(input_ids, attention_mask=mask)  # the same, with its cache
+
+Anything else is refused, because position_ids alone do not separate documents in every model (OPT ignores
+them when it builds its mask), and a missing mask would let documents read their neighbours without an error.
+``packable.require_document_attention(model)`` refuses the models that cannot be separated at all.
+"""
+
+# B rows, L columns, H heads, E width of a head
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+
+from .backends import attend_grouped, attend_varlen, attend_varlen_branches, varlen_applies
+from .documents import Documents, Kind
+
+IMPLEMENTATIONS = ("document", "document_math")
+"""Values of ``attn_implementation``; ``"document_math"`` has second derivatives and no fused kernels."""
+
+
+def document_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    mask_function: Callable[..., Any] = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    use_vmap: bool = False,
+    **kwargs: Any,
+) -> Tensor | None:
+    """The mask of one forward: None for packed rows, else bool [B, 1, L_query, L_key] as for ``"sdpa"``.
+
+    None means that no mask was given, never "plain causal" as under ``"sdpa"``: a left-padded prompt and a
+    cache longer than the query always get their mask.
+
+    Raises:
+        ValueError: The model asks for a window, a chunk or an overlay that whole documents cannot honour.
+    """
+    if attention_mask is None and (q_length == kv_length or mask_function is bidirectional_mask_function):
+        if local_size is not None and local_size < kv_length:
+            raise ValueError(
+                f"attention within {local_size} tokens cannot be given to packed rows of {kv_length} tokens"
+            )
+        if use_vmap:
+            raise ValueError("this model overlays its own mask, which packed documents cannot honour")
+        return None
+    # The skips would return None, and None means documents here.
+    kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return sdpa_mask(
+        batch_size,
+        q_length,
+        kv_length,
+        mask_function=mask_function,
+        attention_mask=attention_mask,
+        local_size=local_size,
+        use_vmap=use_vmap,
+        **kwargs,
+    )
+
+
+def document_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    documents: Documents | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    sliding_window: int | None = None,
+    position_ids: Tensor | None = None,
+    math: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attend within documents, or under a mask: the function behind ``"document"`` and ``"document_math"``.
+
+    Args:
+        module: The attention layer; ``is_causal`` marks decoder self-attention, else ``is_decoder``
+            cross-attention.
+        query: [B, H, L_query, E].
+        key: [B, H_key, L_key, E]; H_key divides H.
+        value: [B, H_key, L_key, E].
+        attention_mask: bool or additive [B, 1 or H, L_query, L_key], or None with documents.
+        documents: Where documents lie, or None with a mask.
+        dropout: Probability of dropping an attention weight.
+        scaling: Factor of the scores; 1 / sqrt(E) if None.
+        is_causal: Overrides ``module.is_causal``.
+        position_bias: Added to the scores, [1 or B, H, L_query, L_key]; one for all rows depends on distances alone.
+        softcap: Must be None.
+        s_aux: Must be None.
+        sliding_window: Must not be shorter than a packed row.
+        position_ids: Positions of the columns, [B, L], where the model hands them down.
+        math: Use kernels that can be differentiated twice.
+
+    Returns:
+        [B, L_query, H, E], and None for the weights. A query whose document has no keys reads 0.
+    """
+    if softcap is not None or s_aux is not None:
+        raise ValueError("document attention has neither softcap nor attention sinks (s_aux)")
+    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    if documents is None:
+        unmasked = attention_mask is None and query.shape[2] == key.shape[2] > 1
+        if unmasked and not (is_causal and _generates(position_ids)):
+            raise ValueError(
+                "document attention needs documents or an attention mask, got neither: pass "
+                "documents=Documents(offsets) with packed rows, else attention_mask (and, with decoder inputs "
+                "of more than one token, decoder_attention_mask)"
+            )
+        with sdpa_kernel(SDPBackend.MATH) if math else nullcontext():
+            return sdpa_attention_forward(
+                module,
+                query,
+                key,
+                value,
+                attention_mask,
+                dropout=dropout,
+                scaling=scaling,
+                is_causal=is_causal,
+                position_bias=position_bias,
+                **kwargs,
+            )
+    if attention_mask is not None:
+        raise ValueError("got documents and an attention mask: packed rows take attention_mask=None")
+    if sliding_window is not None and sliding_window < query.shape[2]:
+        raise ValueError(f"packed rows of {query.shape[2]} tokens exceed the sliding window of {sliding_window}")
+    kind: Kind = "decoder" if is_causal else "cross" if getattr(module, "is_decoder", False) else "encoder"
+    if kind == "cross" and documents.decoder_offsets is None:
+        raise ValueError("cross-attention needs Documents(offsets, decoder_offsets), got no decoder_offsets")
+    if kind != "cross" and query.shape[2] != key.shape[2]:
+        raise ValueError(
+            f"packed rows cannot continue a cache: {query.shape[2]} queries for {key.shape[2]} keys in a row"
+        )
+    device = query.device.type
+    if torch.is_autocast_enabled(device) and query.dtype != torch.float64:
+        # As sdpa itself does under autocast: rotary positions have made queries and keys float32 again.
+        query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
+    branched = kind == "decoder" and documents.has_trunks
+    if branched and position_bias is not None:
+        raise ValueError(
+            "branches after a trunk cannot have a position bias: it is given by column, and they share some"
+        )
+    if not math and varlen_applies(query, value, position_bias, dropout):
+        if branched and not torch.is_grad_enabled():
+            return attend_varlen_branches(query, key, value, documents, scaling), None
+        if not branched:
+            return attend_varlen(query, key, value, documents, kind, scaling), None
+    return attend_grouped(query, key, value, documents, kind, position_bias, dropout, scaling, math), None
+
+
+def _generates(position_ids: Tensor | None) -> bool:
+    """Whether a decoder without documents or mask may read each row as one document.
+
+    ``generate`` drops the mask of a batch without padding. It takes no gradients, and its positions never
+    restart; packed rows whose documents were forgotten do.
+    """
+    if torch.is_grad_enabled():
+        return False
+    return position_ids is None or bool((position_ids.diff() == 1).all())
+
+
+AttentionInterface.register("document", document_attention)
+AttentionInterface.register("document_math", partial(document_attention, math=True))
+for _name in IMPLEMENTATIONS:
+    AttentionMaskInterface.register(_name, document_mask)

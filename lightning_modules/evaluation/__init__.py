@@ -1,0 +1,1 @@
+"""Answers, rankings, their scores, and what the scores add up to."""

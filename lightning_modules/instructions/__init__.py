@@ -1,0 +1,1 @@
+"""Instructions as parameters, and the outer level that learns them."""

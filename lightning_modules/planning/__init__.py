@@ -1,0 +1,1 @@
+"""What a run costs, and what a device holds, before it is run."""

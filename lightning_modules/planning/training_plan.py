@@ -1,0 +1,286 @@
+"""Whether a training run fits its devices, and what it costs, before anything is paid: ``crosstask plan``.
+
+What a device holds is found by ``memory.py`` from the very configuration that ``crosstask fit`` would run. Time follows
+from the floating-point operations of a step and a utilization that the user states: a plan cannot know it.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from rich import print as rich_print
+from rich.table import Table
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...datamodules.rendering.tokenization import load_tokenizer
+from ..models import add_embedding_dropout, build_model, model_config
+from .flops import PEAK_FLOPS, weights_and_head
+from .memory import Finish, Layout, Memory, StepShape, head_memory, step_memory
+
+GIB = 2**30
+LIGHTNING_BUCKET = 200_000_000  # default reduce_bucket_size of Lightning's DeepSpeedStrategy
+FEW_BLOCKS = 4  # with fewer, what is gathered ahead and the head weigh differently
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a run needs. Sizes in bytes, on the device that holds most.
+
+    Args:
+        parameters: Of the whole model.
+        layout: Where it lies.
+        shape: What a device reads at a time.
+        kept: Memory with all activations kept.
+        recomputed: Memory with gradient checkpointing.
+        checkpointing: Which of the two the configuration asks for.
+        logits: The part of the activations that logits and their softmax take.
+        capacity: Of a device.
+        steps: Optimizer steps.
+        tokens: Tokens of a step, padding included.
+        flops: Floating-point operations of a step (PaLM's definition: recomputation is not counted).
+        device_hours: Hours of all devices together, at the utilization that was stated.
+    """
+
+    parameters: int
+    layout: Layout
+    shape: StepShape
+    kept: Memory
+    recomputed: Memory
+    checkpointing: bool
+    logits: int
+    capacity: int
+    steps: int
+    tokens: int
+    flops: float
+    device_hours: float
+
+    @property
+    def memory(self) -> Memory:
+        """With or without checkpointing, as the configuration says."""
+        return self.recomputed if self.checkpointing else self.kept
+
+    @property
+    def fits(self) -> bool:
+        """Whether a twentieth of the device stays free, for the allocator's gaps and the libraries' own needs."""
+        return self.memory.total <= 0.95 * self.capacity
+
+
+def plan_training(
+    configuration: dict[str, Any],
+    memory: float = 80.0,
+    device: Literal["A100", "H100", "H200", "L40S", "A10G", "V100"] = "A100",
+    utilization: float = 0.4,
+    targets: float = 0.15,
+    devices: int | None = None,
+) -> TrainingPlan:
+    """Print what a fit of InstructionTuningModule needs of each device, and what it costs.
+
+    Args:
+        configuration: Of the fit.
+        memory: Of a device, in GiB.
+        device: Whose peak rate counts.
+        utilization: Share of the peak that the run reaches (MFU).
+        targets: Share of a row's tokens that are targets.
+        devices: All devices, where the configuration leaves their number to the machine.
+    """
+    if not 0 < utilization <= 1 or not 0 < targets <= 1:
+        raise ValueError(f"utilization and targets are shares in (0, 1], got {utilization} and {targets}")
+    plan = make_plan(
+        configuration,
+        capacity=round(memory * GIB),
+        rate=PEAK_FLOPS[device] * utilization,
+        targets=targets,
+        devices=devices,
+    )
+    print_plan(plan)
+    return plan
+
+
+def make_plan(
+    configuration: Mapping[str, Any], *, capacity: int, rate: float, targets: float, devices: int | None = None
+) -> TrainingPlan:
+    """The plan of a parsed configuration.
+
+    Raises:
+        ValueError: The configuration is not of an instruction tuning, or its numbers cannot be divided.
+    """
+    model, data, trainer = (configuration[part] for part in ("model", "data", "trainer"))
+    if not model["class_path"].endswith("InstructionTuningModule"):
+        raise ValueError(f"a plan can be made for InstructionTuningModule alone, got {model['class_path']}")
+    arguments, rows = model["init_args"], data["init_args"]
+    layout = layout_of(trainer, devices=devices, fused=arguments["fused"])
+    config = _config(arguments)
+    shape = step_shape(rows, trainer, layout, targets=targets)
+    build = partial(_build, own=getattr(torch, arguments["dtype"]))
+    finish = partial(add_embedding_dropout, probability=arguments["embedding_dropout"])
+    kept, recomputed = (
+        memory_of_depth(config, build, how, layout, shape) for how in (finish, partial(_checkpointed, finish=finish))
+    )
+    with torch.device("meta"):
+        whole = build(config, None)
+    columns = shape.rows * (shape.target_columns or shape.targets)
+    steps, tokens = trainer["max_steps"], rows["rows_per_step"] * (shape.columns + (shape.target_columns or 0))
+    flops = _step_flops(whole, tokens, columns * rows["rows_per_step"] // shape.rows, shape.columns)
+    return TrainingPlan(
+        parameters=sum(parameter.numel() for parameter in whole.parameters()),
+        layout=layout,
+        shape=shape,
+        kept=kept,
+        recomputed=recomputed,
+        checkpointing=arguments["gradient_checkpointing"],
+        logits=head_memory(config.hidden_size, config.vocab_size, columns, layout),
+        capacity=capacity,
+        steps=steps,
+        tokens=tokens,
+        flops=flops,
+        device_hours=steps * flops / rate / 3600,
+    )
+
+
+def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool) -> Layout:
+    """Where the trainer's strategy puts a model.
+
+    Raises:
+        ValueError: The number of devices is left to the machine, or the strategy is not known here.
+    """
+    strategy = trainer["strategy"]
+    name, settings = (strategy, {}) if isinstance(strategy, str) else (strategy["class_path"], strategy["init_args"])
+    count = devices or _device_count(trainer)
+    precision = {None: "32-true", 32: "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(
+        trainer["precision"], trainer["precision"]
+    )
+    layout = Layout("single", count, precision=precision, foreach=not fused and trainer["accelerator"] != "cpu")
+    name = name.rpartition(".")[2].lower()
+    if name.startswith("deepspeed"):
+        stage = settings.get("stage", 2) if settings else int([*name.split("_"), "stage", "2"][2])
+        offload = bool(settings.get("offload_optimizer")) if settings else "offload" in name
+        bucket = settings.get("reduce_bucket_size", LIGHTNING_BUCKET)
+        return layout._replace(kind=f"zero_{stage}", offload=offload, reduce_bucket=bucket)  # type: ignore[arg-type]
+    if name in ("fsdp", "fsdpstrategy", "fsdp_cpu_offload"):
+        dtype = torch.bfloat16 if precision != "32-true" else None
+        return layout._replace(kind="sharded", compute_dtype=dtype, offload="offload" in name)
+    if name == "shardedstrategy":
+        dtype = getattr(torch, settings["compute_dtype"]) if settings.get("compute_dtype") else None
+        return layout._replace(
+            kind="sharded",
+            tensor_parallel=settings.get("tensor_parallel_size", 1),
+            copies=settings.get("copies", 1),
+            compute_dtype=dtype,
+            offload=settings.get("offload", False),
+        )
+    if name.startswith("ddp") or (name == "auto" and count > 1):
+        return layout._replace(kind="ddp")
+    if name in ("auto", "singledevicestrategy"):
+        return layout
+    raise ValueError(f"no plan can be made for the strategy {name}: known are ddp, fsdp, ShardedStrategy and deepspeed")
+
+
+def step_shape(data: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layout, *, targets: float) -> StepShape:
+    """What a device reads at a time.
+
+    Raises:
+        ValueError: The rows of a step cannot be divided.
+    """
+    parts = layout.replicas * trainer["accumulate_grad_batches"]
+    if data["rows_per_step"] % parts:
+        raise ValueError(
+            f"rows_per_step = {data['rows_per_step']} cannot be divided into {layout.replicas} replicas x "
+            f"{trainer['accumulate_grad_batches']} accumulated batches"
+        )
+    return StepShape(
+        rows=data["rows_per_step"] // parts,
+        columns=data["row_length"],
+        targets=max(round(data["row_length"] * targets), 1),
+        target_columns=data.get("target_length"),
+        accumulated=trainer["accumulate_grad_batches"] > 1,
+    )
+
+
+def print_plan(plan: TrainingPlan) -> None:
+    """A table of what a device holds, and the run's cost."""
+    layout, shape = plan.layout, plan.shape
+    table = Table(title=f"One of {layout.devices} devices, GiB", title_justify="left")
+    for column in ("", "activations kept", "recomputed"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name in Memory._fields:
+        table.add_row(name, *(f"{getattr(memory, name) / GIB:.2f}" for memory in (plan.kept, plan.recomputed)))
+    table.add_row("total", *(f"{memory.total / GIB:.2f}" for memory in (plan.kept, plan.recomputed)))
+    rich_print(table)
+    cut = f"{layout.kind}, {layout.replicas} replicas x {layout.tensor_parallel} tensor parallel, {layout.precision}"
+    print(f"model: {plan.parameters / 1e9:.3f}B parameters; layout: {cut}")
+    print(
+        f"a device reads {shape.rows} rows of {shape.columns} at a time; logits take {plan.logits / GIB:.2f} GiB of it"
+    )
+    verdict = "fits" if plan.fits else "does NOT fit"
+    how = "with" if plan.checkpointing else "without"
+    need = f"{plan.memory.total / GIB:.1f} of {plan.capacity / GIB:.0f} GiB"
+    print(f"{verdict} {how} gradient checkpointing: {need} (a twentieth is left to the allocator)")
+    print(f"{plan.steps:,} steps of {plan.tokens:,} tokens: {plan.steps * plan.tokens / 1e9:.2f}B tokens")
+    print(f"{plan.flops:.3g} operations a step, {plan.device_hours:,.0f} device hours")
+
+
+def _config(arguments: Mapping[str, Any]) -> PreTrainedConfig:
+    source = arguments["pretrained"] or arguments["config"]
+    named = isinstance(source, str) or "vocab_size" in source
+    vocabulary = 0 if named else len(load_tokenizer(arguments["tokenizer"]))
+    return model_config(source, vocabulary=vocabulary, dropout=arguments["dropout"])
+
+
+def _build(config: PreTrainedConfig, dtype: torch.dtype | None, own: torch.dtype) -> PreTrainedModel:
+    return build_model(config, weights=None, vocabulary=0, attention="sdpa", dtype=dtype or own)
+
+
+def memory_of_depth(
+    config: PreTrainedConfig,
+    build: Callable[[PreTrainedConfig, torch.dtype | None], PreTrainedModel],
+    finish: Finish,
+    layout: Layout,
+    shape: StepShape,
+) -> Memory:
+    """Memory of a deep decoder from two shallow ones: beyond a few blocks, each adds what the one before added.
+
+    That holds where gradients are there from the start. Where they come into being while activations go, which moment
+    needs most depends on the depth, and every block is taken.
+    """
+
+    def measure(config: PreTrainedConfig) -> Memory:
+        return step_memory(partial(build, config), finish, layout, shape)
+
+    depth = config.num_hidden_layers
+    if config.is_encoder_decoder or depth <= 2 * FEW_BLOCKS or not shape.accumulated:
+        return measure(config)
+    few, more = (measure(_shallow(config, count)) for count in (FEW_BLOCKS, FEW_BLOCKS + 2))
+    further = (depth - FEW_BLOCKS) / 2
+    return Memory(*(round(least + (most - least) * further) for least, most in zip(few, more, strict=True)))
+
+
+def _shallow(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
+    fewer = copy.deepcopy(config)
+    fewer.num_hidden_layers = blocks
+    if getattr(fewer, "layer_types", None):  # what kind of attention each block has
+        fewer.layer_types = fewer.layer_types[:blocks]
+    return fewer
+
+
+def _checkpointed(model: PreTrainedModel, finish: Finish) -> None:
+    finish(model)
+    model.activation_checkpointing_enable()
+
+
+def _step_flops(model: PreTrainedModel, tokens: int, targets: int, columns: int) -> float:
+    """6 for each weight and token, the head at targets alone, and causal attention over whole rows, its upper bound."""
+    weights, head = weights_and_head(model)
+    attention = 6.0 * model.config.num_hidden_layers * model.config.hidden_size * columns * tokens
+    return 6.0 * weights * tokens + 6.0 * head * targets + attention
+
+
+def _device_count(trainer: Mapping[str, Any]) -> int:
+    devices = trainer["devices"]
+    if isinstance(devices, list):
+        devices = len(devices)
+    if not str(devices).isdigit() or int(devices) < 1:
+        raise ValueError(f"trainer.devices = {devices!r} is left to the machine: say how many with --devices")
+    return int(devices) * trainer["num_nodes"]

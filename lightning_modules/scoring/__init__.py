@@ -1,0 +1,1 @@
+"""Pairs scored without padding, and choosing among answers by their scores."""

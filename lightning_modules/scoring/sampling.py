@@ -1,0 +1,283 @@
+"""The command ``crosstask samples``: what language models answer, for the scorer's training data and its candidates.
+
+A language model is a black box here: whatever writes lines of ``datamodules/scoring/samples.py`` will do. A model of
+transformers is run by ``write_samples``; what somebody else's program answered is checked and taken over, too.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ...datamodules.packing.replicas import process_of_job
+from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
+from ...datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
+from ...datamodules.scoring.samples import Sample, SampleFile, read_samples
+from ..attention.packable import require_document_attention
+from ..evaluation.candidates import score_candidates
+from ..evaluation.generation import Decoding, generate, prompt_seed
+from ..models import build_model
+
+CAPPY_DECODINGS: dict[str, Decoding] = {
+    "beam": Decoding(beams=4),
+    "sampling": Decoding(sampling=True, samples=4),
+    "temperature": Decoding(sampling=True, samples=4, temperature=0.9),
+    "top_k": Decoding(sampling=True, samples=4, top_k=40),
+    "nucleus": Decoding(sampling=True, samples=4, top_p=0.95),
+}
+"""The 17 candidates of Cappy (arXiv 2311.06720, section 4.2), in the order of its released program."""
+
+RELEASED_DECODINGS: dict[str, Decoding] = {
+    "beam": Decoding(beams=4),
+    "sampling": Decoding(sampling=True, samples=4, top_k=50),
+    "temperature": Decoding(sampling=True, samples=4, temperature=0.9, top_k=50),
+    "top_k": Decoding(sampling=True, samples=4, top_k=40),
+    "nucleus": Decoding(sampling=True, samples=4, top_k=50, top_p=0.95),
+}
+"""What that program really draws: its library's hidden default keeps the 50 most probable tokens everywhere."""
+
+RELEASED_MIN_NEW_TOKENS = 3
+"""Its answers have three tokens at least."""
+
+PROMPTS_AT_ONCE = 4096
+"""Prompts that are sorted by length and answered together; tasks that are larger are answered in parts."""
+
+WRITTEN_AT_ONCE = 64
+"""Examples that are scored and written together: what a killed run loses at most."""
+
+
+def write_samples(
+    examples: SampledExamples,
+    output: str,
+    generator: str | None = None,
+    answers: Sequence[str] = (),
+    decodings: dict[str, Decoding] | None = None,
+    faithful: bool = False,
+    max_new_tokens: int = 64,
+    max_source: int = 1024,
+    stop: Sequence[str] = (),
+    bos: bool = False,
+    likelihood: bool = True,
+    seed: int = 0,
+    name: str | None = None,
+    budget: int = 32_768,
+    dtype: str = "float32",
+    device: str | None = None,
+) -> None:
+    """Answer a benchmark's examples with a language model, or take over the answers of somebody else's.
+
+    Started again it goes on where it was. Processes of a job (torchrun, or tasks of SLURM) share the examples, each
+    with a file of its own; a sample does not depend on how many they are.
+
+    Args:
+        examples: Which examples, and how they are rendered.
+        output: Folder of the files of samples, ``<name>-<process>-of-<processes>.jsonl``.
+        generator: A causal or encoder-decoder model, by hub name or folder.
+        answers: In its place, JSONL files with the texts task, id and response, any number for each example.
+        decodings: How the model answers, by name; by default Cappy's five, which give 17 candidates.
+        faithful: Draw as Cappy's released program does: the 50 most probable tokens at most, and 3 tokens at least.
+        max_new_tokens: Longest answer in tokens.
+        max_source: Most tokens of a prompt; a longer one loses its beginning, and is counted.
+        stop: Texts that end an answer, beside eos.
+        bos: Whether a decoder-only prompt begins with the tokenizer's bos token.
+        likelihood: Note the log-likelihood of every answer, which self-scoring needs.
+        seed: Of what is drawn.
+        name: Of the generator in the files; by default the last part of its name.
+        budget: Most tokens of a batch.
+        dtype: Of the model's parameters.
+        device: E.g. cuda:1; by default the process's own GPU where there is one.
+    """
+    if (generator is None) == (not answers):
+        raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
+    console, (rank, size, _) = Console(), process_of_job()
+    name = name or Path(generator or answers[0]).stem
+    path = Path(output).expanduser() / f"{name}-{rank:04}-of-{size:04}.jsonl"
+    refused: Counter[str] = Counter()
+    if generator is None:
+        prompts = {(each.task.name, each.example.id) for each in examples.prompts(refused)}
+        take_over(answers, prompts, path, name=name, rank=rank, size=size)
+        console.print(f"{path}: answers of {len(prompts)} examples checked; not asked: {dict(refused) or 'none'}")
+        return
+    settings: dict[str, Any] = {
+        "decodings": decodings or (RELEASED_DECODINGS if faithful else CAPPY_DECODINGS),
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": RELEASED_MIN_NEW_TOKENS if faithful else 0,
+        "max_source": max_source,
+        "stop": tuple(stop),
+        "bos": bos,
+        "likelihood": likelihood,
+        "seed": seed,
+    }
+    about = {**settings, "decodings": {key: asdict(each) for key, each in settings["decodings"].items()}}
+    about |= {"generator": generator, "prompt": examples.prompt.fingerprint(), "rendering_seed": examples.seed}
+    expected = sum(decoding.samples for decoding in settings["decodings"].values())
+    file = SampleFile(path, {**about, "dtype": dtype}, expected=expected)
+    model, tokenizer = load_generator(generator, dtype=dtype, device=device)
+    began = len(file.done)
+    mine = islice(examples.prompts(refused), rank, None, size)
+    cut = answer_all(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
+    console.print(
+        f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from before; "
+        f"{cut} prompts lost their beginning; not asked: {dict(refused) or 'none'}"
+    )
+
+
+def answer_all(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Iterable[SampledPrompt],
+    file: SampleFile,
+    *,
+    generator: str,
+    decodings: Mapping[str, Decoding],
+    max_new_tokens: int,
+    min_new_tokens: int,
+    max_source: int,
+    stop: Sequence[str],
+    bos: bool,
+    likelihood: bool,
+    seed: int,
+    budget: int,
+) -> int:
+    """Answer the prompts that a file lacks, task by task, and write each as it is answered.
+
+    Returns:
+        How many prompts lost their beginning.
+    """
+    cut, pair = 0, bool(model.config.is_encoder_decoder)
+    positions = getattr(model.config, "max_position_embeddings", None) or max_source + max_new_tokens
+    room = min(max_source, positions - (0 if pair else max_new_tokens))
+    if room < 1:
+        raise ValueError(
+            f"the model's {positions} positions leave no room for a prompt beside {max_new_tokens} new tokens"
+        )
+    for chunk in _chunks(prompts):
+        left = [each for each in chunk if (each.task.name, each.example.id) not in file.done]
+        if not left:
+            continue
+        sources = tokenize_sources(tokenizer, [each.source for each in left], pair=pair, bos=bos)
+        cut += sum(len(source) > room for source in sources)
+        found = generate(
+            model,
+            tokenizer,
+            [source[-room:] for source in sources],
+            list(decodings.values()),
+            seeds=[prompt_seed(seed, each.task.name, each.example.id) for each in left],
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            stop=stop,
+            budget=budget,
+        )
+        longest = room + (0 if pair else max_new_tokens)
+        while batch := list(islice(found, WRITTEN_AT_ONCE)):
+            asked = [left[place] for place, _ in batch]
+            samples = [_named(texts, generator, decodings) for _, texts in batch]
+            if likelihood:
+                read = [each.source for each in asked]
+                samples = with_likelihoods(model, tokenizer, read, samples, bos=bos, longest=longest)
+            for each, answered in zip(asked, samples, strict=True):
+                file.write((each.task.name, each.example.id), answered)
+    return cut
+
+
+def _named(texts: Sequence[Sequence[str]], generator: str, decodings: Iterable[str]) -> list[Sample]:
+    return [
+        Sample(text, generator, decoding, number)
+        for decoding, drawn in zip(decodings, texts, strict=True)
+        for number, text in enumerate(drawn)
+    ]
+
+
+def _chunks(prompts: Iterable[SampledPrompt]) -> Iterator[list[SampledPrompt]]:
+    for _, of_task in groupby(prompts, key=lambda each: each.task.name):
+        while chunk := list(islice(of_task, PROMPTS_AT_ONCE)):
+            yield chunk
+
+
+def with_likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    samples: Sequence[Sequence[Sample]],
+    *,
+    bos: bool = False,
+    longest: int | None = None,
+) -> list[list[Sample]]:
+    """The samples of each source with the log-likelihood of their texts, each distinct text read once; "" has none.
+
+    A text is tokenized again, as training targets are: what a model wrote in other tokens is scored in these.
+    """
+    texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
+    scores = score_candidates(model, tokenizer, sources, texts, bos=bos, longest=longest)
+    found = []
+    for group, distinct, of_texts in zip(samples, texts, scores, strict=True):
+        pairs = zip(of_texts.sum, of_texts.token_mean, strict=True)
+        known = {text: (s, round(s / m) if m else 0) for text, (s, m) in zip(distinct, pairs, strict=True)}
+        known[""] = (None, None)  # type: ignore[assignment]
+        found.append(
+            [each._replace(log_likelihood=known[each.response][0], tokens=known[each.response][1]) for each in group]
+        )
+    return found
+
+
+def load_generator(
+    generator: str, *, dtype: str = "float32", device: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A language model in evaluation mode, and its tokenizer; with document attention where the model can have it.
+
+    Raises:
+        ValueError: There is no such model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(generator)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"no model {generator!r}: expected a hub name or a folder with config.json ({error})"
+        ) from error
+    tokenizer = load_tokenizer(generator)
+    options: dict[str, Any] = {"weights": generator, "vocabulary": 0, "dtype": getattr(torch, dtype)}
+    try:
+        model = build_model(config, attention="document", **options)
+        require_document_attention(model)
+    except ValueError:
+        model = build_model(config, attention="sdpa", **options)
+    if device is None:
+        device = f"cuda:{process_of_job().local}" if torch.cuda.is_available() else "cpu"
+    return model.to(torch.device(device)).eval(), tokenizer  # type: ignore[arg-type]
+
+
+def take_over(
+    answers: Sequence[str], known: set[tuple[str, str]], path: Path, *, name: str, rank: int = 0, size: int = 1
+) -> None:
+    """Check files of answers line by line and write them as samples; without a generator's name they get `name`.
+
+    Raises:
+        ValueError: A line is no sample, or answers an example that was not asked.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    counts: Counter[tuple[str, str, str]] = Counter()
+    with open(path.with_suffix(".part"), "w", encoding="utf-8") as out:
+        for key, sample in read_samples(answers):
+            if key not in known:
+                raise ValueError(
+                    f"{', '.join(answers)}: an answer to {key[0]} {key[1]}, which is none of the {len(known)} examples "
+                    "asked for: name the parts and counts that the answers were made for"
+                )
+            sample = sample._replace(generator=sample.generator or name)
+            counted = (*key, sample.decoding)
+            sample = sample._replace(sample=counts[counted])
+            counts[counted] += 1
+            if _shard(key, size) == rank:
+                out.write(sample.line(*key))
+    path.with_suffix(".part").replace(path)
+
+
+def _shard(key: tuple[str, str], size: int) -> int:
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "little") % size

@@ -1,0 +1,196 @@
+"""The command ``crosstask select``: candidates from files of samples, scored, chosen, and reported in one table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ...datamodules.scoring.rows import Truncation
+from ...datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
+from ...datamodules.scoring.samples import Key, Sample, read_samples
+from .cross_encoder import CrossEncoder
+from .selection import Candidates, SelectionTable, choices, selection_table
+
+FIRST_DECODING = "nucleus"
+"""The decoding whose first samples stand for fewer candidates, as in Cappy's Table 5."""
+
+
+class Asked(NamedTuple):
+    """An example with its candidates, before they are scored."""
+
+    prompt: SampledPrompt
+    samples: Sequence[Sample]
+
+
+def select_samples(
+    examples: SampledExamples,
+    samples: list[str],
+    output: str,
+    scorer: str | None = None,
+    max_length: int = 512,
+    truncation: Truncation = "instruction",
+    device: str = "cpu",
+    sizes: Sequence[int] = (1, 4),
+) -> None:
+    """Choose among the candidates of every example by each method, and print what each choice is worth.
+
+    Samples of several generators are candidates together; single decodings are then named by their generator, too.
+
+    Args:
+        examples: Which examples, and how they are rendered: as the scorer's training instructions were.
+        samples: JSONL files of candidates, e.g. from ``crosstask samples``.
+        output: Folder for ``selection.json`` (the table) and ``choices.jsonl`` (every example's choices, to be read).
+        scorer: Hub name or folder of a trained scorer; without one, the other methods are compared.
+        max_length: Most tokens of an instruction with a response.
+        truncation: What a longer pair loses.
+        device: Where the scorer runs.
+        sizes: Also choose among so many nucleus samples alone.
+    """
+    asked = candidates_of_files(examples, samples)
+    scores: list[Sequence[float]] = [()] * len(asked)
+    if scorer is not None:
+        encoder = CrossEncoder.from_pretrained(scorer, device=device, max_length=max_length, truncation=truncation)
+        scores = list(score_asked(encoder, asked))
+    everything = [to_candidates(each, own) for each, own in zip(asked, scores, strict=True)]
+    table = selection_table(everything)
+    folder = Path(output).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    found = to_json(table) | {"sizes": by_size(everything, sizes)}
+    (folder / "selection.json").write_text(json.dumps(found, indent=1))
+    write_choices(folder / "choices.jsonl", asked, everything)
+    print_table(table, found["sizes"])
+
+
+def candidates_of_files(examples: SampledExamples, files: Sequence[str]) -> list[Asked]:
+    """Every example with its candidates, in the order of the examples.
+
+    Raises:
+        ValueError: An example has no candidate, or none has one.
+    """
+    prompts = list(examples.prompts())
+    found: dict[Key, list[Sample]] = {(each.task.name, each.example.id): [] for each in prompts}
+    for key, sample in read_samples(files):
+        if key in found:
+            found[key].append(sample)
+    if len({sample.generator for drawn in found.values() for sample in drawn}) > 1:
+        found = {
+            key: [sample._replace(decoding=f"{sample.generator} {sample.decoding}") for sample in drawn]
+            for key, drawn in found.items()
+        }
+    if missing := [key for key, drawn in found.items() if not drawn]:
+        raise ValueError(
+            f"{len(missing)} of {len(found)} examples have no candidate in {', '.join(files)}, e.g. {missing[0]}: "
+            "finish the samples, or name the parts and counts that they were made for"
+        )
+    return [Asked(each, found[each.task.name, each.example.id]) for each in prompts]
+
+
+def score_asked(encoder: CrossEncoder, asked: Sequence[Asked]) -> list[list[float]]:
+    """The scorer's scores of every example's candidates; an instruction is read as the scorer's training reads it."""
+    pairs = [(each.prompt.source.strip(), sample.response) for each in asked for sample in each.samples]
+    flat = iter(encoder.score([instruction for instruction, _ in pairs], [response for _, response in pairs]).tolist())
+    return [[next(flat) for _ in each.samples] for each in asked]
+
+
+def to_candidates(asked: Asked, scores: Sequence[float]) -> Candidates:
+    example = asked.prompt.example
+    return Candidates.of(asked.prompt.task.name, example.id, asked.samples, example.targets, scores)
+
+
+def by_size(everything: Sequence[Candidates], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Means of each method among fewer candidates, by their number, and among all."""
+    found = {}
+    most = max(len(candidates.samples) for candidates in everything)
+    for size in sizes:
+        try:
+            table = selection_table([candidates.restricted(size, FIRST_DECODING) for candidates in everything])
+        except ValueError:  # no such samples: not a file of Cappy's decodings
+            continue
+        found[str(size)] = means(table)
+    return found | {str(most): means(selection_table(everything))}
+
+
+def means(table: SelectionTable) -> dict[str, float]:
+    """Mean of every method."""
+    return dict(zip(table.methods, table.mean.tolist(), strict=True))
+
+
+def to_json(table: SelectionTable) -> dict[str, Any]:
+    """The table for programs; numbers that do not exist are null."""
+    rows = zip(table.methods, table.mean, table.low, table.high, strict=True)
+    return {
+        "methods": {name: {"mean": m, "low": low, "high": high} for name, m, low, high in rows},
+        "gains": {name: gain._asdict() for name, gain in table.gains.items()},
+        "tasks": dict(zip(table.names, [means_of(table, row) for row in table.tasks], strict=True)),
+        "instances": table.instances,
+        "best_single": table.best_single,
+        "recovered": _known(table.recovered),
+        "spearman": _known(table.spearman),
+        "rank_correlations": table.rank_correlations,
+    }
+
+
+def means_of(table: SelectionTable, row: np.ndarray) -> dict[str, float]:
+    return dict(zip(table.methods, row.tolist(), strict=True))
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
+
+
+def write_choices(path: Path, asked: Sequence[Asked], everything: Sequence[Candidates]) -> None:
+    """One line for each example: what every method chose, and all candidates with quality and score."""
+    with open(path, "w", encoding="utf-8") as out:
+        for each, candidates in zip(asked, everything, strict=True):
+            chosen = choices(candidates)
+            scores = candidates.scores if candidates.scores is not None else [None] * len(candidates.samples)
+            line = {
+                "task": candidates.task,
+                "id": candidates.id,
+                "prompt": each.prompt.source,
+                "references": list(each.prompt.example.targets),
+                "choices": {name: candidates.samples[place].response for name, place in chosen.items()},
+                "candidates": [
+                    {"response": sample.response, "decoding": sample.decoding, "rouge_l": quality, "score": score}
+                    for sample, quality, score in zip(candidates.samples, candidates.quality, scores, strict=True)
+                ],
+            }
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def print_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]]) -> None:
+    """Percent of ROUGE-L for people; gains are over the best single decoding, paired."""
+    shown = Table(
+        "chosen by",
+        "ROUGE-L",
+        "95%",
+        f"over {table.best_single}",
+        *(f"of {size}" for size in sizes),
+        title=f"{table.instances} examples of {len(table.names)} tasks, percent, mean over tasks",
+        title_justify="left",
+    )
+    for name, mean, low, high in zip(table.methods, table.mean, table.low, table.high, strict=True):
+        gain = table.gains[name]
+        shown.add_row(
+            name,
+            f"{mean:.2%}"[:-1],
+            f"[{100 * low:.2f}, {100 * high:.2f}]",
+            f"{100 * gain.mean:+.2f} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]",
+            *(f"{100 * own[name]:.2f}" if name in own else "" for own in sizes.values()),
+        )
+    console = Console()
+    if not console.is_terminal:  # a log wraps no table
+        console = Console(width=160)
+    console.print(shown)
+    if not np.isnan(table.recovered):
+        console.print(f"recovered of (oracle - {table.best_single}): {table.recovered:.1%}", highlight=False)
+    if table.rank_correlations:
+        console.print(
+            f"Spearman of score and ROUGE-L: {table.spearman:.3f} (mean of {table.rank_correlations} examples whose "
+            "candidates differ in quality)",
+            highlight=False,
+        )

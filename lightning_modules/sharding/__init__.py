@@ -1,0 +1,1 @@
+"""Models cut over processes, and the files they leave."""

@@ -1,0 +1,82 @@
+"""``crosstask export``: a checkpoint of any strategy becomes a Hugging Face folder, on one machine without a GPU."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from ...datamodules.rendering.tokenization import load_tokenizer
+from .checkpoints import KEY, checkpoint_extras, require_whole_checkpoint
+from .safetensors_folder import empty_model, write_weights
+
+PREFIX = "model."
+"""What the module's parameters are called before the model's own names."""
+
+
+def export_checkpoint(
+    paths: Sequence[str],
+    tokenizer: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+) -> None:
+    """Write the model of a checkpoint as a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
+
+    Weights are read and written a few at a time: a file through a memory map, a folder of shards by name. Those of
+    DeepSpeed are merged one by one from its partitions.
+
+    Args:
+        paths: Two: the checkpoint (a file, a folder of shards or a DeepSpeed folder), and the folder to be written,
+            with safetensors, configuration and tokenizer.
+        tokenizer: Hub name or folder of the tokenizer; the one of the training if left out.
+        dtype: Type of the weights; their own in the checkpoint if left out.
+
+    Raises:
+        ValueError: The checkpoint is not whole, or not one of crosstask.
+    """
+    if isinstance(paths, str) or len(paths) != 2:
+        raise ValueError(f"export takes two paths, a checkpoint and the folder to be written, got {paths}")
+    checkpoint, folder = paths
+    path = Path(checkpoint)
+    ours = checkpoint_extras(path).get(KEY)
+    if ours is None or "config" not in ours:
+        raise ValueError(f"{checkpoint} does not say which model it holds: it was not written by a module of crosstask")
+    like = empty_model(ours["architecture"], ours["config"])
+    own = load_tokenizer(tokenizer or ours["tokenizer"], eos=False)
+    write_weights(checkpoint_weights(path), like, Path(folder), dtype=None if dtype is None else getattr(torch, dtype))
+    own.save_pretrained(folder)
+
+
+def checkpoint_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The model's weights in a checkpoint, by the model's own names, a few in memory at a time."""
+    layout = require_whole_checkpoint(path)
+    found = {"file": _of_file, "shards": _of_shards, "deepspeed": _of_deepspeed}[layout](path)
+    for name, tensor in found:
+        name = name.replace("_orig_mod.", "").replace("_fsdp_wrapped_module.", "")
+        if name.startswith(PREFIX):  # learnable instructions stand beside the model
+            yield name.removeprefix(PREFIX), tensor
+
+
+def _of_file(path: Path) -> Iterator[tuple[str, Tensor]]:
+    states: dict[str, Tensor] = torch.load(path, weights_only=False, map_location="cpu", mmap=True)["state_dict"]
+    yield from states.items()
+
+
+def _of_shards(path: Path) -> Iterator[tuple[str, Tensor]]:
+    kept = "state_dict."
+    for name, found in FileSystemReader(path).read_metadata().state_dict_metadata.items():
+        if name.startswith(kept) and isinstance(found, TensorStorageMetadata):
+            wanted: dict[str, Any] = {name: torch.empty(found.size, dtype=found.properties.dtype)}
+            dcp.load(wanted, storage_reader=FileSystemReader(path), no_dist=True)
+            yield name.removeprefix(kept), wanted[name]
+
+
+def _of_deepspeed(path: Path) -> Iterator[tuple[str, Tensor]]:
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    states = get_fp32_state_dict_from_zero_checkpoint(str(path), tag="checkpoint", lazy_mode=True)
+    for name, tensor in states.items():
+        yield name, tensor.contiguous()

@@ -1,0 +1,146 @@
+"""The sharded strategy: FSDP2, with tensor parallelism, hybrid sharding and host offload, chosen in a YAML."""
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.fabric.strategies.model_parallel import _load_raw_module_state
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.optim import Optimizer
+
+from ..optimization import name_states
+from .checkpoints import partial_path, require_whole_checkpoint
+from .sharded_models import Sharding
+
+
+class ShardedStrategy(ModelParallelStrategy):
+    """FSDP2 with tensor parallelism, as Lightning's ``ModelParallelStrategy``, whose sizes follow from the devices.
+
+    Every block of the model is sharded over the data-parallel processes; these are all processes, divided by the
+    tensor-parallel size. A checkpoint is a folder that appears under its name only once it is whole.
+
+    Args:
+        tensor_parallel_size: Processes that share one replica's matrices; they should be of one node.
+        copies: Groups of processes that each hold the whole model in shards (hybrid sharding): 1 shards it over all
+            data-parallel processes; the number of nodes keeps gathering within nodes.
+        compute_dtype: Type in which blocks are gathered and computed, e.g. bfloat16, with float32 weights and sums.
+        offload: Keep shards and optimizer state in the host's memory.
+        save_distributed_checkpoint: Whether each process writes its part; otherwise process 0 gathers everything into
+            one file.
+        process_group_backend: nccl on CUDA and gloo on a CPU where it is left out.
+        timeout: Longest wait for other processes in a collective.
+    """
+
+    def __init__(
+        self,
+        tensor_parallel_size: int = 1,
+        copies: int = 1,
+        compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        offload: bool = False,
+        save_distributed_checkpoint: bool = True,
+        process_group_backend: str | None = None,
+        timeout: timedelta | None = default_pg_timeout,
+    ) -> None:
+        super().__init__(
+            data_parallel_size=1,
+            tensor_parallel_size=tensor_parallel_size,
+            save_distributed_checkpoint=save_distributed_checkpoint,
+            process_group_backend=process_group_backend,
+            timeout=timeout,
+        )
+        if tensor_parallel_size < 1 or copies < 1:
+            raise ValueError(
+                f"tensor_parallel_size and copies must be at least 1, got {tensor_parallel_size} and {copies}"
+            )
+        self.tensor_parallel, self.copies, self.offload = tensor_parallel_size, copies, offload
+        self.compute_dtype = getattr(torch, compute_dtype) if compute_dtype else None
+
+    def setup_environment(self) -> None:
+        world = self.num_nodes * self.num_processes
+        if world % (self.tensor_parallel * self.copies):
+            raise ValueError(
+                f"{world} processes ({self.num_nodes} nodes x {self.num_processes} devices) cannot be divided into "
+                f"tensor_parallel_size = {self.tensor_parallel} x copies = {self.copies}: choose a divisor"
+            )
+        self._data_parallel_size = world // self.tensor_parallel
+        super().setup_environment()
+        shape = (self.copies, world // self.tensor_parallel // self.copies, self.tensor_parallel)
+        self._hybrid_mesh = init_device_mesh(
+            self.root_device.type, shape, mesh_dim_names=("copies", "shards", "tensor_parallel")
+        )
+
+    def sharding(self) -> Sharding:
+        """How a module is to cut its model."""
+        data = self._hybrid_mesh["copies", "shards"] if self.copies > 1 else self._hybrid_mesh["shards"]
+        return Sharding(data, self._hybrid_mesh["tensor_parallel"], self.root_device, self.compute_dtype, self.offload)
+
+    def model_to_device(self) -> None:
+        if not self.offload:
+            super().model_to_device()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        """Write under another name, and rename once every process is done."""
+        if not self._save_distributed_checkpoint:
+            super().save_checkpoint(checkpoint, filepath, storage_options)
+            return
+        path = Path(self.broadcast(filepath))
+        partial = partial_path(path)
+        if self.global_rank == 0 and partial.exists():
+            shutil.rmtree(partial)
+        self.barrier()
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        self.barrier()
+        if self.global_rank == 0:
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.exists():
+                path.unlink()
+            partial.rename(path)
+        self.barrier()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """States by parameter names, in one file as in shards.
+
+        Lightning would number them in the module's order, which is not that of an optimizer with groups.
+        """
+        options = StateDictOptions(full_state_dict=not self._save_distributed_checkpoint, cpu_offload=True)
+        plain = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        assert self.model is not None
+        return get_optimizer_state_dict(self.model, plain, options=options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read shards, each process its own part, or a file of any other strategy."""
+        path = Path(self.broadcast(checkpoint_path))
+        assert self.model is not None
+        assert self.lightning_module is not None
+        if require_whole_checkpoint(path) == "shards":
+            return super().load_checkpoint(path, weights_only=False if weights_only is None else weights_only)
+        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=False)
+        _load_raw_module_state(checkpoint.pop("state_dict"), self.model, strict=self.lightning_module.strict_loading)
+        options = StateDictOptions(broadcast_from_rank0=True, full_state_dict=True)
+        states = checkpoint.pop("optimizer_states") if self.optimizers else []
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            named = name_states(state, optimizer, self.model)
+            if named["state"]:
+                set_optimizer_state_dict(self.model, optimizer, optim_state_dict=named, options=options)
+        return checkpoint
+
+
+def sharding_of(strategy: object) -> Sharding | None:
+    """How a trainer's strategy wants a model cut; None where it does not, or cuts it by itself."""
+    if isinstance(strategy, ShardedStrategy):
+        return strategy.sharding()
+    if isinstance(strategy, ModelParallelStrategy):
+        mesh = strategy.device_mesh
+        return Sharding(mesh["data_parallel"], mesh["tensor_parallel"], strategy.root_device)
+    return None
