@@ -6,7 +6,9 @@ methods of the trainer, and it builds the trainer first: a command that needs no
 
 import inspect
 import json
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -154,6 +156,18 @@ def main(args: Sequence[str] | None = None) -> None:
         torch.distributed.destroy_process_group()
 
 
+def program() -> None:
+    """The program ``crosstask``: what it refuses is said in its own words, without the calls that led there."""
+    try:
+        main()
+    except ValueError as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        ours = str(frame.f_globals.get("__name__")).startswith("crosstask.")
+        if not ours or os.environ.get("CROSSTASK_TRACEBACK"):
+            raise
+        raise SystemExit(f"crosstask: {error}\n(CROSSTASK_TRACEBACK=1 shows where this was found.)") from None
+
+
 def name_leading_words(command: Callable[..., Any], words: Sequence[str]) -> list[str]:
     """Words before the first option as the command's first argument, a list.
 
@@ -179,4 +193,4 @@ def run(args: ArgsType) -> CrosstaskCLI:
 
 
 if __name__ == "__main__":
-    main()
+    program()

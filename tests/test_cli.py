@@ -10,7 +10,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import crosstask
-from crosstask.cli import CrosstaskCLI, main, run
+from crosstask.cli import CrosstaskCLI, main, program, run
 
 CONFIGS = Path(crosstask.__file__).parent / "configs"
 
@@ -184,3 +184,21 @@ def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> Non
 def test_impossible_settings_are_refused_before_training(config: Path, words: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         main(["fit", "--config", str(config), *words])
+
+
+def test_the_program_says_what_it_refuses_without_the_calls_that_led_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = ["crosstask", "report", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit, match=f"^crosstask: .*{tmp_path}"):
+        program()
+    monkeypatch.setenv("CROSSTASK_TRACEBACK", "1")
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        program()
+
+
+def test_an_error_of_a_library_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosstask.cli.main", lambda: json.loads("{"))
+    with pytest.raises(json.JSONDecodeError):
+        program()
