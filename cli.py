@@ -19,12 +19,14 @@ import torch
 from jsonargparse import auto_cli
 from lightning import Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 # Imported for their class names: `class_path: InstructionTuningModule` needs no package in a YAML.
 from crosstask import callbacks, datamodules, lightning_modules
 from crosstask.callbacks.adapt_command import adapt_tasks
+from crosstask.callbacks.progress import TrainingBar
 from crosstask.callbacks.report.command import write_report
 from crosstask.datamodules.benchmarks.messages import unknown_class_hint
 from crosstask.datamodules.bilevel.split_search import search_splits
@@ -91,6 +93,10 @@ class CrosstaskCLI(LightningCLI):
             files = trainer.strategy.checkpoint_io
             if type(files) is TorchCheckpointIO:
                 trainer.strategy.checkpoint_io = AnyLayoutIO()
+        bar = trainer.progress_bar_callback
+        if type(bar) is RichProgressBar:
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks[callbacks.index(bar)] = TrainingBar()
         return trainer
 
     def _require_checkpoint(self) -> None:

@@ -47,8 +47,11 @@ def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **d
     return path
 
 
-def test_fit_validate_test_and_predict(config: Path, tmp_path: Path) -> None:
+def test_fit_validate_test_and_predict(config: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     main(["fit", "--config", str(config)])
+    shown = capfd.readouterr().out
+    assert "Training" in shown
+    assert "Epoch" not in shown  # of which a planned stream has none
     checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
     runs = tmp_path / "run"
     fitted = next(runs.glob("version_0/huggingface"))
