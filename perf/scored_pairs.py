@@ -1,11 +1,12 @@
 """Building and reading the scorer's pairs at scale: pairs a second, bytes on disk, and memory that does not grow.
 
-    python perf/scored_pairs.py [--pairs 5000000] [--tasks 39] [--steps 200]
+    python perf/scored_pairs.py [--pairs 5000000] [--tasks 39] [--steps 200] [--training_steps 20]
 
 Tasks of generated text are prepared as a real benchmark's are: references, one mismatch each, and three samples of a
 language model labelled by ROUGE-L, from a file of samples. The process's memory is noted after every task: what counts
-is its growth from the second task to the last. Then training batches are read. Time and disk are projected to the 160
-million pairs of Cappy's pretraining (arXiv 2311.06720), with half a million examples in a task at the most.
+is its growth from the second task to the last. Then training batches are read, and a small encoder is trained on them, broken
+off halfway and resumed. Time and disk are projected to the 160 million pairs of Cappy's pretraining (arXiv 2311.06720),
+with half a million examples in a task at the most.
 """
 
 import argparse
@@ -17,15 +18,26 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import lightning as L
+
 from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.rendering.bpe import write_bpe
 from crosstask.datamodules.schema import Example, Task
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.scoring.samples import Sample
+from crosstask.lightning_modules import ScorerModule
 
 WORDS = [f"{a}{b}" for a in ("ba", "do", "ki", "lu", "me", "ra", "so", "tu") for b in ("n", "r", "l", "st", "m", "k")]
 SAMPLES = 3
 PROJECTED = 160_000_000
+ENCODER = {
+    "model_type": "roberta",
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 514,
+}
 
 
 class Generated(Benchmark):
@@ -68,11 +80,44 @@ def resident() -> float:
     return int(fields["RssAnon"].split()[0]) / 1024
 
 
+def train(data: ScorerDataModule, folder: Path, steps: int) -> list[float]:
+    """Train for half of the steps, save, and resume in a new trainer; the losses of both."""
+    losses: list[float] = []
+
+    class Losses(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: object) -> None:
+            losses.append(float(trainer.callback_metrics["train/loss"]))
+
+    for last in (steps // 2, steps):
+        module = ScorerModule(
+            data.tokenizer_name, config=ENCODER, row_length=2048, total_steps=steps, learning_rate=1e-3
+        )
+        trainer = L.Trainer(
+            accelerator="cpu",
+            max_steps=last,
+            max_epochs=-1,
+            use_distributed_sampler=False,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            log_every_n_steps=1,
+            callbacks=[Losses()],
+        )
+        trainer.fit(module, data, ckpt_path=None if last < steps else folder / "half.ckpt")
+        trainer.save_checkpoint(folder / "half.ckpt")
+    return losses
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=5_000_000)
     parser.add_argument("--tasks", type=int, default=39)
     parser.add_argument("--steps", type=int, default=200, help="training batches that are read")
+    parser.add_argument(
+        "--training_steps", type=int, default=20, help="optimizer steps, half of them after a resumption"
+    )
     settings = parser.parse_args()
     benchmark = Generated(settings.tasks, -(-settings.pairs // (settings.tasks * (2 + SAMPLES))))
     with tempfile.TemporaryDirectory() as scratch:
@@ -103,6 +148,8 @@ def main() -> None:
         for batch in islice(data.train_dataloader(), settings.steps):
             read += len(batch.scored)  # type: ignore[union-attr]
         reading, after = time.perf_counter() - began, resident()
+        losses = train(data, folder, settings.training_steps)
+        trained = resident()
     pairs = report.examples
     result = {
         "benchmark": "scored_pairs",
@@ -111,7 +158,8 @@ def main() -> None:
         "read_per_second": round(read / reading),
         "bytes_per_pair": round(disk / pairs, 1),
         "memory_after_task": {"2": round(memory[min(1, len(memory) - 1)]), str(len(memory)): round(memory[-1])},
-        "memory_planned_and_read": [round(planned), round(after)],
+        "memory_planned_read_and_trained": [round(planned), round(after), round(trained)],
+        "losses": [round(losses[0], 4), round(losses[-1], 4)],
         "projected_160M": {
             "hours_to_prepare": round(PROJECTED / pairs * prepared / 3600, 1),
             "gibibytes_on_disk": round(PROJECTED / pairs * disk / 2**30, 1),
