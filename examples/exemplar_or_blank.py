@@ -4,21 +4,23 @@ Differentiable Instruction Optimization, arXiv 2306.10098, in small.)
 Every inner instance may be preceded by a blank or by one solved instance of its task; outer instances always show one,
 as the test will. The extractor begins with the blank and is told nothing but the outer loss::
 
-    python examples/exemplar_or_blank.py runs/exemplar_or_blank [--seeds 3] [--steps 120]
+    python examples/exemplar_or_blank.py runs/exemplar_or_blank [--seeds 3] [--toybench]
 
-The tasks are real ones of Super-NaturalInstructions where CROSSTASK_DATA points, or the embedded benchmark. Prints
-the share of choices that fall on the exemplar for both parameterizations, and for a control whose hypergradients are
-shuffled among the candidates; and the test's ROUGE-L, with one example shown, beside models that were trained with the
-exemplar or with the blank alone. ``curves.json`` and ``curves.svg`` hold the shares after every step of phi.
+The tasks are real ones of Super-NaturalInstructions where CROSSTASK_DATA points, read by a model that learns to choose
+but not to answer. With --toybench they are the embedded ones, whose inputs do not tell what is to be done with them,
+and a model that learns to answer. Prints the share of choices that fall on the exemplar for both parameterizations,
+and for a control whose hypergradients are shuffled among the candidates; and the test's ROUGE-L, with one example
+shown, beside models that were trained with the exemplar or with the blank alone. ``curves.svg`` draws the shares after
+every step of phi; a run that is found in ``results.jsonl`` is not repeated.
 """
 
 import argparse
 import json
-import os
+import math
 import random
 import statistics
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -32,13 +34,66 @@ from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.lightning_modules.hypergradients import Hypergradient
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import reader
+from crosstask.lightning_modules.instructions.instruction_kinds import Representation
 from crosstask.lightning_modules.instructions.learnable_instructions import Extractor, InstanceExtractor
+from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
 
 Kind = Literal["direct_extractor", "instance_extractor", "first_exemplar"]
-LLAMA = {"model_type": "llama", "hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 1}
-LLAMA |= {"num_attention_heads": 4, "num_key_value_heads": 4, "initializer_range": 0.06}
-INNER_STEPS, LENGTH, CANDIDATES = 2, 48, 4  # three blanks: a choice by chance is the exemplar in one of four
+LENGTH, CANDIDATES = 48, 4  # three blanks: a choice by chance is the exemplar in one of four
 TRAIN_TASKS, TEST_TASKS, LONGEST = 60, 20, 400  # characters of a real prompt
+
+
+class Setting(NamedTuple):
+    """A model, and how much it is trained.
+
+    Args:
+        width: Of the model.
+        layers: Of the model.
+        steps: Of theta, of a whole run.
+        inner_steps: Of theta, for one of phi.
+        inner_rows: Of a step of theta.
+        outer_rows: Of a step of phi.
+        learning_rate: Of theta.
+        test_examples: Of each test task.
+    """
+
+    width: int
+    layers: int
+    steps: int
+    inner_steps: int
+    inner_rows: int
+    outer_rows: int
+    learning_rate: float
+    test_examples: int
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Fields of the model's configuration."""
+        sizes = {"hidden_size": self.width, "intermediate_size": 3 * self.width, "num_hidden_layers": self.layers}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "initializer_range": 0.06}
+        return {
+            "model_type": "llama",
+            **sizes,
+            **heads,
+            "tie_word_embeddings": self.layers > 1,
+            "initializer_range": 0.06,
+        }
+
+
+SMALL = Setting(32, 1, steps=120, inner_steps=2, inner_rows=8, outer_rows=16, learning_rate=1e-3, test_examples=10)
+LEARNS = Setting(
+    128, 4, steps=1600, inner_steps=20, inner_rows=16, outer_rows=32, learning_rate=1.4e-3, test_examples=20
+)
+"""The quickstart's model, which learns the embedded benchmark: what is chosen shows in its answers."""
+
+ARMS: dict[str, dict[str, Any]] = {
+    "direct": {"kind": "direct_extractor"},
+    "instance": {"kind": "instance_extractor"},
+    "direct, shuffled": {"kind": "direct_extractor", "control": True},
+    "instance, shuffled": {"kind": "instance_extractor", "control": True},
+    "exemplar alone": {"kind": "first_exemplar", "blanks": False},
+    "blank alone": {"kind": "first_exemplar"},
+}
 
 
 class ShuffledModule(InstructionOptimizationModule):
@@ -84,8 +139,8 @@ def fitted(
     benchmark: NaturalInstructions,
     tokenizer: str,
     kind: Kind,
+    setting: Setting,
     *,
-    steps: int,
     seed: int,
     blanks: bool = True,
     control: bool = False,
@@ -97,7 +152,7 @@ def fitted(
         benchmark: The tasks.
         tokenizer: Folder of its tokenizer.
         kind: What chooses; first_exemplar trains with the blank, or with the exemplar where there are no blanks.
-        steps: Of theta.
+        setting: The model, and how much it is trained.
         seed: Of everything.
         blanks: Whether all candidates but the last are blank.
         control: Whether hypergradients are shuffled.
@@ -112,35 +167,33 @@ def fitted(
         prompt=TkInstructPrompt(positive_examples=1, definition=False),
         inner_prompt=TkInstructPrompt(positive_examples=0, definition=False),
         row_length=192,
-        inner_steps=INNER_STEPS,
-        inner_rows=8,
-        outer_rows=16,
+        inner_steps=setting.inner_steps,
+        inner_rows=setting.inner_rows,
+        outer_rows=setting.outer_rows,
         instruction_length=LENGTH,
         candidates=candidates,
         blank_candidates=blanks,
         validation_examples=0,
-        test_examples=10,
+        test_examples=setting.test_examples,
         max_new_tokens=16,
         seed=seed,
     )
     settings: dict[str, Any] = {
-        "config": LLAMA,
-        "representation_width": 32,
-        "learning_rate": 1e-3,
-        "warmup_steps": min(60, steps),
-        "outer_learning_rate": 0.05,
-        # The step that Adam would take, not the plain gradient: a blank's gradients grow as the model learns to read
-        # exemplars, and with them its pull.
-        "method": "adam_preconditioned",
-        "hessian_products": 0,
+        "config": setting.config,
+        "representation": Representation(width=setting.width),
+        "learning_rate": setting.learning_rate,
+        "warmup_steps": min(60, setting.steps),
+        # adam_preconditioned takes the step that Adam would take, not the plain gradient: a blank's gradients grow as
+        # the model learns to read exemplars, and with them its pull.
+        "outer": OuterSettings(learning_rate=0.05, method="adam_preconditioned", hessian_products=0),
         "seed": seed,
     }
     module = (ShuffledModule if control else InstructionOptimizationModule)(
         tokenizer,
         instruction=kind,
         row_length=192,
-        total_steps=steps,
-        inner_steps=INNER_STEPS,
+        total_steps=setting.steps,
+        inner_steps=setting.inner_steps,
         instruction_length=LENGTH,
         candidates=candidates,
         **{**settings, **options},
@@ -149,7 +202,7 @@ def fitted(
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
-        max_steps=steps,
+        max_steps=setting.steps,
         max_epochs=-1,
         logger=False,
         enable_checkpointing=False,
@@ -165,16 +218,15 @@ def fitted(
 def exemplar_shares(toybench: Path, kind: Kind, *, steps: int = 120, seed: int = 0, **options: Any) -> list[float]:
     """The shares on the embedded benchmark."""
     benchmark = NaturalInstructions(str(toybench))
-    return fitted(benchmark, str(toybench / "tokenizer"), kind, steps=steps, seed=seed, **options)[-1]
+    return fitted(benchmark, str(toybench / "tokenizer"), kind, SMALL._replace(steps=steps), seed=seed, **options)[-1]
 
 
-def tasks(folder: Path) -> tuple[NaturalInstructions, str]:
-    """Real tasks with short texts where CROSSTASK_DATA points, the embedded ones otherwise; and a tokenizer."""
-    if "CROSSTASK_DATA" not in os.environ:
+def tasks(folder: Path, *, toybench: bool) -> tuple[NaturalInstructions, str]:
+    """Real tasks with short texts, or the embedded ones; and a tokenizer."""
+    if toybench:
         if not (folder / "toybench").exists():
-            write_toybench(folder / "toybench", instances=130)
+            write_toybench(folder / "toybench", instances=400)
         return NaturalInstructions(str(folder / "toybench")), str(folder / "toybench/tokenizer")
-    folder.mkdir(parents=True, exist_ok=True)
     bundle = NaturalInstructions("$CROSSTASK_DATA/superni", splits="splits/bundle")
     if not (folder / "tokenizer").exists():
         train_tokenizer(bundle, str(folder / "tokenizer"), vocabulary=4096)
@@ -217,35 +269,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=120, help="of theta; phi takes one in two")
-    parser.add_argument("--no_test", action="store_true", help="leave out ROUGE-L and the models without a choice")
+    parser.add_argument("--toybench", action="store_true", help="the embedded benchmark, and a model that learns it")
+    parser.add_argument("--steps", type=int, help="of theta, in place of 120, or 1600 with --toybench")
     arguments = parser.parse_args()
-    benchmark, tokenizer = tasks(arguments.folder)
-    curves: dict[str, list[list[float]]] = {}
-    rouge: dict[str, list[float]] = {}
-    arms: dict[str, dict[str, Any]] = {
-        "direct": {"kind": "direct_extractor"},
-        "instance": {"kind": "instance_extractor"},
-        "direct, shuffled": {"kind": "direct_extractor", "control": True},
-        "instance, shuffled": {"kind": "instance_extractor", "control": True},
-    }
-    fixed: dict[str, dict[str, Any]] = {
-        "exemplar alone": {"kind": "first_exemplar", "blanks": False},
-        "blank alone": {"kind": "first_exemplar"},
-    }
+    setting = LEARNS if arguments.toybench else SMALL
+    setting = setting._replace(steps=arguments.steps or setting.steps)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    benchmark, tokenizer = tasks(arguments.folder, toybench=arguments.toybench)
+    done = read_results(arguments.folder)
     for seed in range(arguments.seeds):
-        for arm, options in (arms if arguments.no_test else {**arms, **fixed}).items():
-            trainer, module, data, shares = fitted(benchmark, tokenizer, steps=arguments.steps, seed=seed, **options)
-            shown = " ".join(f"{share:.2f}" for share in [*shares[:: max(len(shares) // 10, 1)], *shares[-1:]])
-            if arm in arms:
-                curves.setdefault(arm, []).append(shares)
-            if not arguments.no_test and "shuffled" not in arm:
+        for arm, options in ARMS.items():
+            if (arm, seed) in done:
+                continue
+            trainer, module, data, shares = fitted(benchmark, tokenizer, setting=setting, seed=seed, **options)
+            result: dict[str, Any] = {"arm": arm, "seed": seed, "shares": shares}
+            if "control" not in options:
                 (scores,) = trainer.test(module, data, verbose=False)
-                rouge.setdefault(arm, []).append(100 * scores["test/rouge_l"])
-                shown += f"  ROUGE-L {rouge[arm][-1]:.2f}"
-            print(f"{arm}, seed {seed}: {shown}", flush=True)
-            (arguments.folder / "curves.json").write_text(json.dumps({"shares": curves, "rouge_l": rouge}, indent=1))
-            (arguments.folder / "curves.svg").write_text(svg(curves))
+                result["rouge_l"] = 100 * scores["test/rouge_l"]
+            done[arm, seed] = result
+            with open(arguments.folder / "results.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(result) + "\n")
+            shown = " ".join(f"{share:.2f}" for share in [*shares[:: max(len(shares) // 10, 1)], *shares[-1:]])
+            print(f"{arm}, seed {seed}: {shown}  ROUGE-L {result.get('rouge_l', math.nan):.2f}", flush=True)
+    curves = {
+        arm: [result["shares"] for (name, _), result in sorted(done.items()) if name == arm and result["shares"]]
+        for arm in ARMS
+    }
+    (arguments.folder / "curves.svg").write_text(svg({arm: runs for arm, runs in curves.items() if runs}))
+
+
+def read_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """What earlier runs left, by arm and seed."""
+    path = folder / "results.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {(result["arm"], result["seed"]): result for result in map(json.loads, lines)}
 
 
 if __name__ == "__main__":

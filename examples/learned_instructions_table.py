@@ -35,6 +35,8 @@ from crosstask.datamodules.rendering.bpe import train_tokenizer
 from crosstask.datamodules.rendering.prompts import rendering_rng
 from crosstask.datamodules.rendering.tokenization import load_tokenizer, refusal, tokenize_joint
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
+from crosstask.lightning_modules.instructions.instruction_kinds import Representation
+from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
 from crosstask.lightning_modules.losses import target_loss
 from crosstask.lightning_modules.models import build_model, model_config
 
@@ -181,9 +183,8 @@ def train_and_test(
         instruction_length=INSTRUCTION,
         learning_rate=3e-4,
         warmup_steps=20,
-        representation_width=128,
-        outer_learning_rate=3e-3,
-        gamma=3e-4,
+        representation=Representation(width=128),
+        outer=OuterSettings(learning_rate=3e-3, gamma=3e-4),
         seed=seed,
     )
     trainer = L.Trainer(

@@ -9,41 +9,34 @@ to phi is the implicit one (hypergradients.py).
 Source: Differentiable Instruction Optimization for Cross-Task Generalization (arXiv 2306.10098).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, clear_autocast_cache, no_grad, tensor
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from ..datamodules.bilevel.presets import Preset, choices
-from ..datamodules.bilevel.row_chunks import inner_chunks, outer_chunks, take_rows
+from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
 from ..datamodules.bilevel.stream import BilevelBatch, InnerBatch, LanguageRows
 from ..datamodules.packing.replicas import replicas
-from .hypergradients import (
-    Hypergradient,
-    Method,
-    Reduce,
-    Vector,
-    average_over_replicas,
-    finite_difference,
-    hypergradient,
-    unreduced,
-)
-from .hypergradients.parameter_vectors import dot, norm
+from .hypergradients import Hypergradient, Method, Reduce, Vector, average_over_replicas, unreduced
+from .hypergradients.parameter_vectors import cosine, norm
 from .hypergradients.passes import averaged, gathered_anew, gradients, or_zeros
 from .instruction_tuning import InstructionTuningModule
+from .instructions.fit_checks import refuse_low_precision, refuse_strategy, require_agreement
 from .instructions.instructed_loss import instructed_loss, reader, within_forward
-from .instructions.instruction_kinds import InstructionSettings, Kind, build_instruction
+from .instructions.instruction_kinds import InstructionSettings, Kind, Representation, build_instruction
 from .instructions.learnable_instructions import Extractor, Instruction, LearnableInstruction
 from .instructions.outer_level import OuterLevel
-from .instructions.outer_methods import CURVATURES, CurvatureName, MethodName, OuterMethod, refuse_strategy
+from .instructions.outer_methods import OuterSettings, outer_method
 from .instructions.outer_report import outer_numbers, outer_warnings
 from .losses import LossSum, target_loss
+from .optimization import clipped_share
 
 STATE = "instruction_optimization"
 """Where a checkpoint keeps what Lightning does not know of: phi's optimizer, its schedule and the counters."""
@@ -64,50 +57,24 @@ class InstructionOptimizationModule(InstructionTuningModule):
         instruction: What is learned: instructions as embeddings (embedder) or which exemplar to show (extractor),
             for each task (direct) or computed from each instance. For comparison, what is not learned: the first
             candidate as exemplar (first_exemplar), or nothing but the text (none).
-        preset: Where the paper and its released program differ, whose choice is followed (instruction_presets.py);
+        preset: Where the paper and its released program differ, whose choice is followed (bilevel/presets.py);
             linked to the datamodule's.
         row_length: Most tokens a row holds, checked against the model's positions; linked to the datamodule's.
         total_steps: Theta steps of the whole training, for the schedules; linked to trainer.max_steps.
         inner_steps: Theta steps for one step of phi, K; linked to the datamodule's.
         instruction_length: Embeddings of an embedder's instruction, l; linked to the datamodule's.
         candidates: Exemplars an extractor chooses among, N; linked to the datamodule's.
-        tasks: Rows of a direct parameterization; the datamodule's inner tasks where it is left out.
-        representation: What an instance parameterization represents texts by: own (a table V) or model (the mean of
-            the model's own last states, footnote 1 of the paper).
-        representation_width: Columns of V, d'.
-        representation_pretrained: Hub name or folder of a model with the same tokenizer whose token embeddings V
-            starts from; N(0, 1) where it is left out.
+        representation: What an instance parameterization represents texts by.
         soft: Read the expectation of the exemplars instead of the chosen one (footnote 2 of the paper).
         learning_rate: Peak of theta's schedule.
         warmup_steps: Theta steps until the peak.
-        outer_learning_rate: Peak of phi's schedule; the paper has 1e-5 for the direct embedder and the instance
-            extractor, 1e-6 for the instance embedder and 5e-5 for the direct extractor.
-        outer_warmup_steps: Steps of phi until its peak.
+        outer: How phi moves, and how its hypergradient is computed.
         betas: Adam's decay rates of both moments, at both levels.
         weight_decay: Decay of theta's matrices; 0 makes AdamW the paper's Adam.
-        outer_weight_decay: Decay of phi.
         clip: Largest norm of a gradient; what is clipped is the preset's choice.
-        outer_step: When phi moves, in place of the preset's choice: before or after the K-th theta step of a period.
-        method: What stands in for the inverse Hessian of the inner loss: the paper's neumann, or identity,
-            conjugate_gradient, adam_preconditioned (the series of theta's own optimizer) or sama.
-        hessian_products: M, in place of the preset's; a series has M + 1 terms, conjugate_gradient M iterations.
-        gamma: The step of neumann's series and a factor of all of it, in place of the preset's; auto looks for the
-            largest one that is safe, whenever the radius of the finite differences is looked for.
-        damping: Added to the Hessian's diagonal by conjugate_gradient.
-        rng: Whether the outer pass drops the same units as the inner ones, in place of the preset's choice.
-        outer_horizon: Steps in which phi's learning rate falls to 0, in place of the preset's choice.
         clipping: Whether theta is clipped alone or with phi, in place of the preset's choice.
         exemplar_padding: Whether padding behind a chosen exemplar is masked, in place of the preset's choice.
-        curvature: finite_difference keeps fused kernels and works on replicas; exact differentiates twice.
-        rows_at_once: Rows of a pass of the outer level, whose gradients are summed; as many as a theta step has here
-            where it is left out, so that the outer level needs no more memory for activations than training.
-        calibrate_every: Steps of phi between two searches for the radius of the finite differences, 0 for none.
-        negligible: Between these searches Hessian products are left out while they change the direction by less than
-            this share, which is about what finite differences err by; 0 computes them always.
-        noise_every: Steps of phi between two measurements of how alike the hypergradients of half outer batches are,
-            0 for none; each costs two more hypergradients.
         dropout: Residual dropout in place of the model's own setting.
-        embedding_dropout: Dropout of the token embeddings.
         attention: document, or sdpa for models that cannot be packed (with evaluation_packing one_per_row).
         gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
         compile: Compile the model's blocks.
@@ -128,35 +95,17 @@ class InstructionOptimizationModule(InstructionTuningModule):
         inner_steps: int = 20,
         instruction_length: int = 64,
         candidates: int = 0,
-        tasks: int | None = None,
-        representation: Literal["own", "model"] = "own",
-        representation_width: int = 512,
-        representation_pretrained: str | None = None,
+        representation: Representation = Representation(),  # noqa: B008 - frozen
         soft: bool = False,
         learning_rate: float = 1e-5,
         warmup_steps: int = 8000,
-        outer_learning_rate: float = 1e-5,
-        outer_warmup_steps: int = 0,
+        outer: OuterSettings = OuterSettings(),  # noqa: B008 - frozen
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
-        outer_weight_decay: float = 0.0,
         clip: float = 1.0,
-        outer_step: Literal["after", "before"] | None = None,
-        method: MethodName = "neumann",
-        hessian_products: int | None = None,
-        gamma: float | Literal["auto"] | None = None,
-        damping: float = 0.0,
-        rng: Literal["same", "independent"] | None = None,
-        outer_horizon: Literal["outer_steps", "inner_steps"] | None = None,
         clipping: Literal["theta", "joint"] | None = None,
         exemplar_padding: Literal["masked", "attended"] | None = None,
-        curvature: CurvatureName = "finite_difference",
-        rows_at_once: int | None = None,
-        calibrate_every: int = 200,
-        negligible: float = 1e-3,
-        noise_every: int = 0,
         dropout: float | None = None,
-        embedding_dropout: float = 0.0,
         attention: str = "document",
         gradient_checkpointing: bool = False,
         compile: bool = False,
@@ -175,7 +124,6 @@ class InstructionOptimizationModule(InstructionTuningModule):
             betas=betas,
             weight_decay=weight_decay,
             dropout=dropout,
-            embedding_dropout=embedding_dropout,
             attention=attention,
             gradient_checkpointing=gradient_checkpointing,
             compile=compile,
@@ -186,26 +134,14 @@ class InstructionOptimizationModule(InstructionTuningModule):
         self.automatic_optimization = False
         self.choices = choices(
             preset,
-            outer_step=outer_step,
-            hessian_products=hessian_products,
-            gamma=None if gamma == "auto" else gamma,
-            rng=rng,
-            outer_horizon=outer_horizon,
             clipping=clipping,
             exemplar_padding=exemplar_padding,
+            **outer.overrides(),
         )
         if inner_steps < 1:
             raise ValueError(f"inner_steps (K) must be at least 1, got {inner_steps}")
-        self.method = OuterMethod(
-            name=method,
-            gamma="auto" if gamma == "auto" else self.choices.gamma,
-            hessian_products=self.choices.hessian_products,
-            damping=damping,
-        )
-        self.method.refuse(
-            outer_step=self.choices.outer_step, inner_steps=inner_steps, curvature=curvature, compiled=compile
-        )
-        self.preset, self.inner_steps, self.clip, self.tasks = preset, inner_steps, clip, tasks
+        self.method = outer_method(outer, self.choices, inner_steps=inner_steps, compiled=compile)
+        self.preset, self.inner_steps, self.clip, self.outer = preset, inner_steps, clip, outer
         self.instruction_length, self.candidates = instruction_length, candidates
         self.instruction_settings = InstructionSettings(
             kind=instruction,
@@ -214,19 +150,10 @@ class InstructionOptimizationModule(InstructionTuningModule):
             soft=soft,
             attend_padding=self.choices.exemplar_padding == "attended",
             representation=representation,
-            representation_width=representation_width,
-            representation_pretrained=representation_pretrained,
         )
-        self.outer_learning_rate, self.outer_warmup_steps = outer_learning_rate, outer_warmup_steps
-        self.outer_weight_decay = outer_weight_decay
-        self.curvature, self.calibrate_every, self.noise_every = CURVATURES[curvature], calibrate_every, noise_every
         self.instruction: LearnableInstruction | None = None
-        self._theta: list[Parameter] = []
-        self.outer_step, self.radius = 0, 1e-3
-        self.gamma: float | None = None  # what gamma auto found
-        self.bends = True  # whether the Hessian changed the direction when it was last looked at
-        self.rows_at_once, self._rows_at_once, self.negligible = rows_at_once, 1, negligible
         self.outer_level: OuterLevel | None = None
+        self._theta: list[Parameter] = []
         self._restored: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
@@ -237,7 +164,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
             self.instruction = build_instruction(
                 self.instruction_settings,
                 self.language_model,
-                tasks=self.tasks or len(self.trainer.datamodule.inner_tasks),  # type: ignore[attr-defined]
+                tasks=len(self.trainer.datamodule.inner_tasks),  # type: ignore[attr-defined]
                 vocabulary=len(self.tokenizer),
             )
 
@@ -258,6 +185,11 @@ class InstructionOptimizationModule(InstructionTuningModule):
         return list(self._learned.parameters())
 
     @property
+    def outer_step(self) -> int:
+        """Steps that phi has made."""
+        return 0 if self.outer_level is None else self.outer_level.steps
+
+    @property
     def _learned(self) -> LearnableInstruction:
         if self.instruction is None:
             raise RuntimeError("the learnable instruction exists in training alone: fit builds it")
@@ -275,10 +207,10 @@ class InstructionOptimizationModule(InstructionTuningModule):
         period = self.inner_steps if self.choices.outer_horizon == "outer_steps" else 1
         self.outer_level = OuterLevel(
             self.phi,
-            learning_rate=self.outer_learning_rate,
+            self.method,
+            self.outer,
+            rng=self.choices.rng,
             betas=self.betas,
-            weight_decay=self.outer_weight_decay,
-            warmup_steps=self.outer_warmup_steps,
             total_steps=self.total_steps // period,
         )
         if self._restored is not None:
@@ -288,106 +220,77 @@ class InstructionOptimizationModule(InstructionTuningModule):
 
     def on_fit_start(self) -> None:
         """Refuse what this training cannot be exact with, before its first step."""
-        for name in ("preset", "inner_steps", "instruction_length", "candidates"):
-            ours, theirs = getattr(self, name), getattr(self.trainer.datamodule, name, getattr(self, name))  # type: ignore[attr-defined]
-            if ours != theirs:
-                raise ValueError(
-                    f"{name} is {ours!r} in the module and {theirs!r} in the datamodule: give both the same"
-                )
-        if self.phi and not self.trainer.datamodule.bilevel_plan.outer:  # type: ignore[attr-defined]
-            raise ValueError(
-                "a learnable instruction is trained on the loss of outer tasks, and there are none: set the "
-                "datamodule's split, or instruction to none or first_exemplar"
-            )
-        refuse_strategy(
-            self.trainer.strategy,
-            curvature="finite_difference" if self.curvature is finite_difference else "exact",
-            reads_with_model=self.instruction_settings.representation == "model",
-        )
+        require_agreement(self, self.trainer.datamodule)  # type: ignore[attr-defined]
+        curvature = self.outer.curvature
+        reads_with_model = self.instruction_settings.representation.by == "model"
+        refuse_strategy(self.trainer.strategy, curvature=curvature, reads_with_model=reads_with_model)
         self._theta = self.theta  # now: while a sharded model reads, gathered copies stand in its parameters' places
-        low = next((p.dtype for p in self.theta if p.dtype in (torch.bfloat16, torch.float16)), None)
-        if low is not None and self.curvature is finite_difference:
-            raise ValueError(
-                f"finite differences need float32 weights, and the model's are {low}: set trainer.precision to "
-                "bf16-mixed, or curvature to exact"
-            )
+        refuse_low_precision(self._theta, curvature)
 
     def training_step(self, batch: BilevelBatch, batch_idx: int) -> None:  # type: ignore[override]
         """One step of theta, and where the batch has an outer part one of phi."""
-        due = batch.outer is not None and self.outer_level is not None
-        before = self.choices.outer_step == "before"
-        self._rows_at_once = self.rows_at_once or len(batch.inner.rows.input_ids)
-        if due and before:
-            self._step_phi(batch, self._method_now())
-        method = self._step_theta(batch.inner, then_phi=due and not before)
-        if method is not None:
-            self._step_phi(batch, method)
+        level = self.outer_level if batch.outer is not None else None
+        if level is None:
+            self._step_theta(batch.inner)
+        elif self.choices.outer_step == "before":
+            self._step_phi(level, level.method_now(self._optimizer, self.theta), batch)
+            self._step_theta(batch.inner)
+        else:
+            method = self._step_theta(batch.inner, then_phi=level)
+            assert method is not None
+            self._step_phi(level, method, batch)
 
-    def _step_theta(self, batch: InnerBatch, *, then_phi: bool) -> Method | None:
-        """Move theta; the method of the hypergradient that is taken next, with the moments of this step."""
+    @property
+    def _optimizer(self) -> Optimizer:
+        return self.optimizers().optimizer  # type: ignore[union-attr]
+
+    def _step_theta(self, batch: InnerBatch, *, then_phi: OuterLevel | None = None) -> Method | None:
+        """Move theta; the method of the hypergradient that is taken next, if any, with the moments of this step."""
         # Autocast keeps its low-precision copies of the weights within a step, and phi's step may have moved none.
-        torch.clear_autocast_cache()
+        clear_autocast_cache()
         theta, joint = self.theta, self.choices.clipping == "joint"
         moved: list[Parameter] = [*theta, *self.phi] if joint else theta
         with gathered_anew(theta):
             loss = self._inner_loss(batch)
             found = averaged(or_zeros(gradients(loss, moved), moved), self._reduce)
         length = norm(found)
-        share = self._clipped_share(length)
+        share = clipped_share(length, largest=self.clip)
         for parameter, gradient in zip(theta, found, strict=False):  # phi's part only counts in the norm
             parameter.grad = gradient * share
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         optimizer.step()  # type: ignore[union-attr]
         # Before the schedule sets the learning rate of another step.
-        method = self._method_now([parameter.grad for parameter in theta]) if then_phi else None
+        used = [parameter.grad for parameter in theta]
+        method = None if then_phi is None else then_phi.method_now(self._optimizer, theta, used)
         optimizer.zero_grad()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
         self._log({"train/inner_loss": loss.detach()}, prog_bar=True)
         self._log({"train/inner_gradient_norm": length})
         return method
 
-    def _method_now(self, gradient: Sequence[Tensor | None] = ()) -> Method:
-        """The method with what it knows of theta's optimizer, whose last step was given `gradient`."""
-        known = None if self._calibrates else self.gamma
-        optimizer = self.optimizers().optimizer  # type: ignore[union-attr]
-        bends = self.bends or self._calibrates
-        return self.method.bound(gamma=known, bends=bends, optimizer=optimizer, theta=self.theta, gradient=gradient)
-
-    @property
-    def _calibrates(self) -> bool:
-        """Whether radius and gamma are looked for at this step of phi."""
-        return self.calibrate_every > 0 and self.outer_step % self.calibrate_every == 0
-
-    def _step_phi(self, batch: BilevelBatch, method: Method) -> None:
+    def _step_phi(self, level: OuterLevel, method: Method, batch: BilevelBatch) -> None:
         assert batch.outer is not None
-        assert self.outer_level is not None
-        inner = batch.curvature or batch.inner
-        if self.noise_every and self.outer_step % self.noise_every == 0:
-            self._log({"train/hypergradient_cosine": self._half_batch_cosine(method, inner, batch.outer)})
-        calibrate = self._calibrates and self.curvature is finite_difference
-        found = self._hypergradient(method, inner, batch.outer, calibrate=calibrate)
-        self.radius, self.gamma = found.diagnostics.radius, found.diagnostics.gamma
-        if self._calibrates:
-            self.bends = self.method.changed_by(found.diagnostics.curvature_ratio) >= self.negligible
-        share = self._clipped_share(found.diagnostics.hypergradient_norm) if self.choices.clipping == "joint" else 1.0
-        self.outer_level.step([gradient * share for gradient in found.gradients])
-        self.outer_step += 1
-        self._log_phi(found, inner)
+        outer = batch.outer
+        if level.measures_noise:
+            alike = cosine(*(self._hypergradient(level, method, batch, half).gradients for half in halves(outer)))
+            self._log({"train/hypergradient_cosine": alike})
+        found = self._hypergradient(level, method, batch, outer, calibrate=level.calibrates)
+        joint = self.choices.clipping == "joint"
+        length = found.diagnostics.hypergradient_norm
+        level.step(found, share=clipped_share(length, largest=self.clip) if joint else 1.0)
+        self._log_phi(found, batch)
 
     def _hypergradient(
-        self, method: Method, inner: InnerBatch, outer: LanguageRows, *, calibrate: bool = False
+        self, level: OuterLevel, method: Method, batch: BilevelBatch, outer: LanguageRows, *, calibrate: bool = False
     ) -> Hypergradient:
         """The hypergradient of the mean loss over all replicas' outer rows."""
-        return hypergradient(
+        inner, at_once = batch.curvature or batch.inner, self.outer.rows_at_once or len(batch.inner.rows.input_ids)
+        return level.hypergradient(
             method,
-            [partial(self._inner_loss, chunk) for chunk in inner_chunks(inner, self._rows_at_once)],
-            [partial(self._outer_loss, chunk) for chunk in outer_chunks(outer, self._rows_at_once)],
+            [partial(self._inner_loss, chunk) for chunk in inner_chunks(inner, at_once)],
+            [partial(self._outer_loss, chunk) for chunk in outer_chunks(outer, at_once)],
             self.theta,
-            self.phi,
-            curvature=self.curvature,
-            reduce=self._reduce,
-            rng=self.choices.rng,
-            radius=self.radius,
+            self._reduce,
             calibrate=calibrate,
         )
 
@@ -408,24 +311,17 @@ class InstructionOptimizationModule(InstructionTuningModule):
         loss = target_loss(self.language_model, rows, packed=self.packed)
         return loss.sum / max(rows.step_targets, 1) * replicas(self.trainer).size
 
-    def _half_batch_cosine(self, method: Method, inner: InnerBatch, outer: LanguageRows) -> float:
-        """Cosine of the hypergradients of both halves of an outer batch: near 0, phi's steps are mostly noise."""
-        rows = len(outer.input_ids)
-        if rows < 2:
-            raise ValueError(f"noise_every compares halves of the outer batch, and a replica's has {rows} row")
-        halves = (take_rows(outer, list(half)) for half in (range(rows // 2), range(rows // 2, rows)))
-        first, second = (self._hypergradient(method, inner, half).gradients for half in halves)
-        return dot(first, second) / max(norm(first) * norm(second), 1e-300)
-
-    def _log_phi(self, found: Hypergradient, inner: InnerBatch) -> None:
-        outer_loss = torch.tensor(found.diagnostics.outer_loss, device=self.device)
+    def _log_phi(self, found: Hypergradient, batch: BilevelBatch) -> None:
+        outer_loss = tensor(found.diagnostics.outer_loss, device=self.device)
         self._log({"train/outer_loss": outer_loss}, prog_bar=True)
         self._log({**outer_numbers(found.diagnostics), "train/outer_step": float(self.outer_step)})
         for warning in outer_warnings(found.diagnostics, self.method.name):
             rank_zero_warn(warning)
         if isinstance(self.instruction, Extractor):
-            with torch.no_grad():
-                share = self.instruction.share_of_last(inner.inputs, reader(self.language_model))
+            with no_grad():
+                share = self.instruction.share_of_last(
+                    (batch.curvature or batch.inner).inputs, reader(self.language_model)
+                )
             self._log({"train/last_candidate_share": share})
 
     def _log(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
@@ -437,20 +333,10 @@ class InstructionOptimizationModule(InstructionTuningModule):
         reduce: Reduce = average_over_replicas if replicas(self.trainer).size > 1 else unreduced
         return reduce(tensors)
 
-    def _clipped_share(self, length: float) -> float:
-        """What a gradient of this length is multiplied by, as ``clip_grad_norm_`` does."""
-        return min(1.0, self.clip / (length + 1e-6))
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self.outer_level is not None:
-            checkpoint[STATE] = {
-                **self.outer_level.state_dict(),
-                "outer_step": self.outer_step,
-                "radius": self.radius,
-                "gamma": self.gamma,
-                "bends": self.bends,
-            }
+            checkpoint[STATE] = self.outer_level.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
@@ -459,11 +345,8 @@ class InstructionOptimizationModule(InstructionTuningModule):
             for name in [name for name in weights if name.startswith("instruction.")]:
                 del weights[name]
         elif STATE in checkpoint:
-            state = checkpoint[STATE]
-            self.outer_step, self.radius = state["outer_step"], state["radius"]
-            self.gamma, self.bends = state.get("gamma"), state.get("bends", True)
             if self.trainer.strategy.restore_checkpoint_after_setup:  # sharded: the optimizers are there already
                 assert self.outer_level is not None
-                self.outer_level.load_state_dict(state)
+                self.outer_level.load_state_dict(checkpoint[STATE])
             else:
-                self._restored = state
+                self._restored = checkpoint[STATE]

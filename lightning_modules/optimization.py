@@ -114,3 +114,12 @@ def linear_schedule(optimizer: Optimizer, *, warmup: int, total: int) -> LambdaL
         raise ValueError(f"warmup_steps = {warmup} must lie between 0 and the {total} steps of the training")
     shape: Callable[[int], float] = partial(linear_warmup_decay, warmup=warmup, total=total)
     return LambdaLR(optimizer, shape)
+
+
+def clipped_share(length: float, *, largest: float) -> float:
+    """What a gradient of this length is multiplied by, as ``clip_grad_norm_`` does.
+
+    >>> clipped_share(0.5, largest=1.0), round(clipped_share(4.0, largest=1.0), 3)
+    (1.0, 0.25)
+    """
+    return min(1.0, largest / (length + 1e-6))

@@ -15,6 +15,7 @@ from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
+from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
 
 
 def test_spread_and_coverage_on_corners_of_a_cube() -> None:
@@ -59,7 +60,7 @@ def test_a_run_leaves_its_map_and_numbers(
         instruction=instruction,
         total_steps=4,
         warmup_steps=1,
-        noise_every=1,
+        outer=OuterSettings(noise_every=1),
         **shared,  # type: ignore[arg-type]
     )
     trainer = L.Trainer(

@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ from crosstask.datamodules.schema import Example, Task
 from crosstask.lightning_modules.hypergradients import Hypergradient, hypergradient
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
-from crosstask.lightning_modules.instructions.instruction_kinds import build_instruction
+from crosstask.lightning_modules.instructions.instruction_kinds import Representation, build_instruction
+from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
 from crosstask.lightning_modules.losses import target_loss
 
 CONFIGS = Path(crosstask.__file__).parent / "configs"
@@ -66,6 +68,7 @@ DATA = {
     "max_new_tokens": 4,
     "evaluation_tokens": 2048,
 }
+OUTER = {field.name for field in fields(OuterSettings)} - {"learning_rate", "weight_decay"}
 Make = Callable[..., tuple[InstructionOptimizationModule, InstructionOptimizationDataModule]]
 
 
@@ -79,7 +82,9 @@ def make(toybench: Path, tiny_model: dict[str, Any]) -> Make:
         shared = {name: given[name] for name in ("row_length", "inner_steps", "instruction_length")}
         fields = T5 if seq2seq else {**tiny_model, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
         options: dict[str, Any] = {"config": fields, "total_steps": 7, "warmup_steps": 1, "learning_rate": 1e-2}
-        options |= {"outer_learning_rate": 1e-2, "representation_width": 8, "calibrate_every": 0, "gamma": 0.1}
+        outer: dict[str, Any] = {"learning_rate": 1e-2, "calibrate_every": 0, "gamma": 0.1}
+        outer |= {name: arguments.pop(name) for name in OUTER if name in arguments}
+        options |= {"outer": OuterSettings(**outer), "representation": Representation(width=8)}
         options |= {"preset": given.get("preset", "paper"), "candidates": given.get("candidates", 0), **shared}
         L.seed_everything(0, verbose=False)
         return (
@@ -251,11 +256,14 @@ def test_gamma_auto_is_kept_between_searches_and_in_checkpoints(make: Make, tmp_
     module, datamodule = make(gamma="auto")
     fitted = trainer(7, callbacks=[saved])
     fitted.fit(module, datamodule)
-    assert module.gamma == pytest.approx(0.9 / abs(fitted.callback_metrics["train/largest_curvature"].item()))
+    assert module.outer_level is not None
+    largest = abs(fitted.callback_metrics["train/largest_curvature"].item())
+    assert module.outer_level.gamma == pytest.approx(0.9 / largest)
 
     resumed, datamodule = make(gamma="auto")
     trainer(7).fit(resumed, datamodule, ckpt_path=str(tmp_path / "epoch=0-step=4.ckpt"))
-    assert resumed.gamma == module.gamma
+    assert resumed.outer_level is not None
+    assert resumed.outer_level.gamma == module.outer_level.gamma
     for found, expected in zip(state(resumed), state(module), strict=True):
         assert torch.equal(found, expected)
 
@@ -299,7 +307,10 @@ def test_a_run_resumed_between_steps_of_phi_goes_on_as_if_undisturbed(
     resumed, datamodule = make(True, data, **options)
     fitted = trainer(11)
     fitted.fit(resumed, datamodule, ckpt_path=str(tmp_path / "epoch=0-step=4.ckpt"))
-    assert (fitted.global_step, resumed.outer_step, resumed.radius) == (11, 3, undisturbed.radius)
+    assert (fitted.global_step, resumed.outer_step) == (11, 3)
+    assert resumed.outer_level is not None
+    assert undisturbed.outer_level is not None
+    assert resumed.outer_level.radius == undisturbed.outer_level.radius
     for found, expected in zip(state(resumed), state(undisturbed), strict=True):
         assert torch.equal(found, expected)
     # Nor does it hold because nothing happened after step 4.
@@ -401,8 +412,8 @@ def test_a_growing_series_is_told(make: Make) -> None:
         ({"gamma": "auto", "method": "sama"}, "gamma auto finds the step of the series of neumann; sama"),
         ({"method": "conjugate_gradient", "hessian_products": 0}, "conjugate_gradient needs iterations"),
         ({"damping": 1.0}, "damping = 1.0 is of conjugate_gradient; neumann has none"),
-        ({"method": "adam_preconditioned", "outer_step": "before", "inner_steps": 1}, "before any theta step"),
-        ({"method": "sama", "outer_step": "before"}, "set outer_step to after"),
+        ({"method": "adam_preconditioned", "when": "before", "inner_steps": 1}, "before any theta step"),
+        ({"method": "sama", "when": "before"}, "set outer.when to after"),
         ({"curvature": "exact", "compile": True}, "compiled blocks do not allow: set compile to false"),
     ],
 )
@@ -442,7 +453,7 @@ def test_what_finite_differences_and_the_loop_cannot_do_is_refused(make: Make, m
     datamodule.inner_steps = 2
     with pytest.raises(ValueError, match="inner_steps is 3 in the module and 2 in the datamodule"):
         trainer().fit(module, datamodule)
-    monkeypatch.setattr("crosstask.lightning_modules.instructions.outer_methods.SingleDeviceStrategy", int)
+    monkeypatch.setattr("crosstask.lightning_modules.instructions.fit_checks.SingleDeviceStrategy", int)
     with pytest.raises(ValueError, match=r"one device, with DDP or with FSDP2 .* got SingleDeviceStrategy"):
         trainer().fit(*make())
 
@@ -601,8 +612,9 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
     shared = {name: DATA[name] for name in ("row_length", "inner_steps", "instruction_length")}
     preset = {"preset": recipe["data"]["init_args"]["preset"]}
-    small = {"pretrained": None, "config": fields, "warmup_steps": 1, "calibrate_every": 1, **shared, **preset}
+    small = {"pretrained": None, "config": fields, "warmup_steps": 1, **shared, **preset}
     recipe["model"]["init_args"] |= small
+    recipe["model"]["init_args"]["outer"] |= {"calibrate_every": 1}
     benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
     split = {"class_path": "CategorySplit", "init_args": {"outer": 4}}
     tokenizer = str(toybench / "tokenizer")
@@ -690,6 +702,8 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     assert asked.startswith("Definition: ")
     assert asked.count("Positive Example") == (1 if candidates else 0)
     assert module.instruction_settings.kind == overlay["model"]["init_args"]["instruction"]
+    rate = overlay["model"]["init_args"].get("outer", {"learning_rate": 1e-5})["learning_rate"]
+    assert (module.outer.learning_rate, module.outer.calibrate_every) == (rate, 1)  # the recipe's others remain
 
 
 def test_without_anything_to_learn_theta_is_trained_on_the_text_alone(make: Make) -> None:
@@ -737,7 +751,8 @@ def test_two_processes_find_the_hypergradient_of_one(
     recipe = yaml.safe_load(config.read_text())
     recipe["trainer"]["callbacks"] = [c for c in recipe["trainer"]["callbacks"] if c["class_path"] == "ModelCheckpoint"]
     config.write_text(yaml.safe_dump(recipe))
-    options = {"dtype": "float64", "gamma": 0.1, "noise_every": 1, "learning_rate": 0.01, "instruction": instruction}
+    options = {"dtype": "float64", "outer.gamma": 0.1, "outer.noise_every": 1, "learning_rate": 0.01}
+    options |= {"instruction": instruction}
     words = ["fit", "--config", str(config)]
     words += [word for name, value in options.items() for word in (f"--model.init_args.{name}", str(value))]
     if instruction == "direct_extractor":  # an exemplar's embeddings are rows of the sharded table
@@ -786,5 +801,5 @@ def test_an_extractor_learns_that_an_exemplar_teaches_more_than_a_blank(
         found = hypergradient(*arguments, **options)
         return found._replace(gradients=[-gradient for gradient in found.gradients])
 
-    monkeypatch.setattr("crosstask.lightning_modules.instruction_optimization.hypergradient", uphill)
+    monkeypatch.setattr("crosstask.lightning_modules.instructions.outer_level.hypergradient", uphill)
     assert max(example["exemplar_shares"](toybench, "direct_extractor", steps=40)) < 0.2

@@ -64,6 +64,18 @@ def take_rows(rows: LanguageRows, places: list[int]) -> LanguageRows:
     )
 
 
+def halves(rows: LanguageRows) -> tuple[LanguageRows, LanguageRows]:
+    """Two batches of half the rows each: how alike their hypergradients are tells how noisy they are.
+
+    Raises:
+        ValueError: There is one row.
+    """
+    count = len(rows.input_ids)
+    if count < 2:
+        raise ValueError(f"noise_every compares halves of the outer batch, and a replica's has {count} row")
+    return take_rows(rows, list(range(count // 2))), take_rows(rows, list(range(count // 2, count)))
+
+
 def row_lengths(rows: LanguageRows) -> Tensor:
     """int64 [B], columns of the document of each row; of its source, for an encoder-decoder model."""
     columns = rows.input_ids.shape[1]

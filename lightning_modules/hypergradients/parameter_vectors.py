@@ -82,6 +82,11 @@ def norm(vector: Vector) -> float:
     return math.sqrt(_total(vector, [torch.linalg.vector_norm(local(tensor)).double() ** 2 for tensor in vector]))
 
 
+def cosine(first: Vector, second: Vector) -> float:
+    """Of the angle between two vectors; 0 where one of them is 0."""
+    return dot(first, second) / max(norm(first) * norm(second), 1e-300)
+
+
 def relative_difference(first: Vector, second: Vector) -> float:
     """||first - second|| / ||first||; 0 for two zero vectors."""
     apart = norm(add(first, second, times=-1.0))

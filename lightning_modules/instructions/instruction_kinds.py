@@ -25,6 +25,22 @@ Kind = Literal[
 
 
 @dataclass(frozen=True)
+class Representation:
+    """What an instance parameterization represents texts by.
+
+    Args:
+        by: own (a table V) or model (the mean of the model's own last states, footnote 1 of the paper).
+        width: Columns of V, d'.
+        pretrained: Hub name or folder of a model with the same tokenizer whose token embeddings V starts from; N(0, 1)
+            where it is left out.
+    """
+
+    by: Literal["own", "model"] = "own"
+    width: int = 512
+    pretrained: str | None = None
+
+
+@dataclass(frozen=True)
 class InstructionSettings:
     """What decides the shape of a learnable instruction; the module's arguments of these names say more.
 
@@ -34,9 +50,7 @@ class InstructionSettings:
         candidates: Exemplars an extractor chooses among, N.
         soft: See ``Extractor``.
         attend_padding: See ``Extractor``.
-        representation: What represents an instance's texts: a table of its own, or the model's last states.
-        representation_width: Columns of that table, d'.
-        representation_pretrained: A model whose token embeddings the table starts from.
+        representation: What represents an instance's texts.
     """
 
     kind: Kind
@@ -44,9 +58,7 @@ class InstructionSettings:
     candidates: int
     soft: bool
     attend_padding: bool
-    representation: Literal["own", "model"]
-    representation_width: int
-    representation_pretrained: str | None
+    representation: Representation
 
 
 def build_instruction(
@@ -82,18 +94,18 @@ def _built(settings: InstructionSettings, model: PreTrainedModel, tasks: int, vo
     choosing = {"soft": settings.soft, "attend_padding": settings.attend_padding}
     if settings.kind == "direct_extractor":
         return DirectExtractor(tasks, settings.candidates, **choosing)
-    texts = _text_representation(settings, model, vocabulary)
+    texts = _text_representation(settings.representation, model, vocabulary)
     if settings.kind == "instance_embedder":
         return InstanceEmbedder(texts, settings.length, width)
     return InstanceExtractor(texts, **choosing)
 
 
-def _text_representation(settings: InstructionSettings, model: PreTrainedModel, vocabulary: int) -> TextRepresentation:
-    if settings.representation == "model":
+def _text_representation(representation: Representation, model: PreTrainedModel, vocabulary: int) -> TextRepresentation:
+    if representation.by == "model":
         return ModelStates(model.config.hidden_size)
-    if settings.representation_pretrained is None:
-        return MeanEmbedding(vocabulary, settings.representation_width)
-    table = AutoModel.from_pretrained(settings.representation_pretrained).get_input_embeddings().weight
+    if representation.pretrained is None:
+        return MeanEmbedding(vocabulary, representation.width)
+    table = AutoModel.from_pretrained(representation.pretrained).get_input_embeddings().weight
     texts = MeanEmbedding(*table.shape)
     with torch.no_grad():
         texts.table.weight.copy_(table)

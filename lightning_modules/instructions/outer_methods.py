@@ -4,13 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
-from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from ...datamodules.bilevel.presets import Choices
 from ..hypergradients import (
     CurvatureBackend,
     Direction,
@@ -27,13 +27,61 @@ from ..hypergradients import (
     neumann,
     sama,
 )
-from ..sharding.strategies import sharding_of
 
 MethodName = Literal["neumann", "identity", "conjugate_gradient", "adam_preconditioned", "sama"]
 CurvatureName = Literal["finite_difference", "exact"]
 CURVATURES: dict[CurvatureName, CurvatureBackend] = {"finite_difference": finite_difference, "exact": exact}
 OF_ADAM: tuple[MethodName, ...] = ("adam_preconditioned", "sama")
 """Methods that read the moments of theta's optimizer."""
+
+
+@dataclass(frozen=True)
+class OuterSettings:
+    """How phi moves, and how its hypergradient is computed; what is None is the preset's choice.
+
+    Args:
+        learning_rate: Peak of phi's schedule; the paper has 1e-5 for the direct embedder and the instance extractor,
+            1e-6 for the instance embedder and 5e-5 for the direct extractor.
+        weight_decay: Decay of phi.
+        when: Before or after the K-th theta step of a period.
+        horizon: Steps in which phi's learning rate falls to 0: its own (outer_steps) or theta's (inner_steps).
+        method: What stands in for the inverse Hessian of the inner loss: the paper's neumann, or identity,
+            conjugate_gradient, adam_preconditioned (the series of theta's own optimizer) or sama.
+        hessian_products: M; a series has M + 1 terms, conjugate_gradient M iterations.
+        gamma: The step of neumann's series and a factor of all of it; auto looks for the largest one that is safe,
+            whenever the radius of the finite differences is looked for.
+        damping: Added to the Hessian's diagonal by conjugate_gradient.
+        rng: Whether the outer pass drops the same units as the inner ones.
+        curvature: finite_difference keeps fused kernels and works on replicas; exact differentiates twice.
+        rows_at_once: Rows of a pass of the outer level, whose gradients are summed; as many as a theta step has here
+            where it is left out, so that the outer level needs no more memory for activations than training.
+        calibrate_every: Steps of phi between two searches for the radius of the finite differences, 0 for none.
+        negligible: Between these searches Hessian products are left out while they change the direction by less than
+            this share, which is about what finite differences err by; 0 computes them always.
+        noise_every: Steps of phi between two measurements of how alike the hypergradients of half outer batches are,
+            0 for none; each costs two more hypergradients.
+    """
+
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.0
+    when: Literal["after", "before"] | None = None
+    horizon: Literal["outer_steps", "inner_steps"] | None = None
+    method: MethodName = "neumann"
+    hessian_products: int | None = None
+    gamma: float | Literal["auto"] | None = None
+    damping: float = 0.0
+    rng: Literal["same", "independent"] | None = None
+    curvature: CurvatureName = "finite_difference"
+    rows_at_once: int | None = None
+    calibrate_every: int = 200
+    negligible: float = 1e-3
+    noise_every: int = 0
+
+    def overrides(self) -> dict[str, Any]:
+        """What is in place of the preset's choices, None where nothing is; gamma auto is nobody's choice."""
+        gamma = None if self.gamma == "auto" else self.gamma
+        series = {"hessian_products": self.hessian_products, "gamma": gamma, "rng": self.rng}
+        return {**series, "outer_step": self.when, "outer_horizon": self.horizon}
 
 
 def unbent(v: Vector, hessian_product: HessianProduct, *, gamma: float, hessian_products: int) -> Direction:
@@ -126,12 +174,12 @@ class OuterMethod:
         if self.name in OF_ADAM and outer_step == "before" and inner_steps == 1:
             raise ValueError(
                 f"{self.name} reads Adam's moments, and at inner_steps = 1 the first outer step comes before any "
-                "theta step: set outer_step to after, or take more inner steps"
+                "theta step: set outer.when to after, or take more inner steps"
             )
         if self.name == "sama" and outer_step == "before":
             raise ValueError(
                 "sama needs the gradient of the theta step that phi's step follows, and a checkpoint between the two "
-                "would lose it: set outer_step to after"
+                "would lose it: set outer.when to after"
             )
         if curvature == "exact" and compiled:
             raise ValueError(
@@ -140,36 +188,25 @@ class OuterMethod:
             )
 
 
-def refuse_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_model: bool) -> None:
-    """Refuse a trainer's strategy under which the hypergradient would be wrong.
+def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int, compiled: bool) -> OuterMethod:
+    """The method of these settings, and of a preset's choices where they leave something open.
 
     Args:
-        strategy: The trainer's.
-        curvature: The backend.
-        reads_with_model: Whether texts are represented by the model's own states.
+        settings: The user's.
+        choices: The preset's, with the settings in place of its own.
+        inner_steps: K.
+        compiled: Whether the model's blocks are compiled.
 
     Raises:
-        ValueError: With the way out.
+        ValueError: What does not go together, and the way out.
     """
-    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy):
-        raise ValueError(
-            "instruction optimization runs on one device, with DDP or with FSDP2 (strategy auto, ddp or "
-            f"ShardedStrategy), got {type(strategy).__name__}"
-        )
-    sharding = sharding_of(strategy)
-    if sharding is None:
-        return
-    if sharding.tensor.size() > 1:
-        raise ValueError(
-            "a learnable instruction stands before the whole embedded text, which tensor parallelism cuts: set "
-            "tensor_parallel_size to 1"
-        )
-    if curvature != "finite_difference":
-        raise ValueError("exact second derivatives cannot pass through shards: set curvature to finite_difference")
-    if sharding.compute_dtype is not None:
-        raise ValueError(
-            f"finite differences need float32, and the blocks compute in {sharding.compute_dtype}: leave "
-            "compute_dtype out"
-        )
-    if reads_with_model:
-        raise ValueError("representation model reads with the model outside its forward: set it to own")
+    method = OuterMethod(
+        name=settings.method,
+        gamma="auto" if settings.gamma == "auto" else choices.gamma,
+        hessian_products=choices.hessian_products,
+        damping=settings.damping,
+    )
+    method.refuse(
+        outer_step=choices.outer_step, inner_steps=inner_steps, curvature=settings.curvature, compiled=compiled
+    )
+    return method

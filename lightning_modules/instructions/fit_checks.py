@@ -1,0 +1,80 @@
+"""What instruction optimization cannot be exact with, refused before its first step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
+from torch.nn import Parameter
+
+from ..sharding.strategies import sharding_of
+from .outer_methods import CurvatureName
+
+SHARED = ("preset", "inner_steps", "instruction_length", "candidates")
+"""Arguments that the module and its datamodule both have, and must have alike."""
+
+
+def require_agreement(module: Any, datamodule: Any) -> None:
+    """Refuse a datamodule whose batches are not what the module was built for.
+
+    Raises:
+        ValueError: The argument that differs, or a learnable instruction without outer tasks.
+    """
+    for name in SHARED:
+        ours, theirs = getattr(module, name), getattr(datamodule, name, getattr(module, name))
+        if ours != theirs:
+            raise ValueError(f"{name} is {ours!r} in the module and {theirs!r} in the datamodule: give both the same")
+    if module.phi and not datamodule.bilevel_plan.outer:
+        raise ValueError(
+            "a learnable instruction is trained on the loss of outer tasks, and there are none: set the "
+            "datamodule's split, or instruction to none or first_exemplar"
+        )
+
+
+def refuse_low_precision(theta: Sequence[Parameter], curvature: CurvatureName) -> None:
+    """Refuse weights whose rounding drowns a finite difference.
+
+    Raises:
+        ValueError: With the way out.
+    """
+    low = next((p.dtype for p in theta if p.dtype in (torch.bfloat16, torch.float16)), None)
+    if low is not None and curvature == "finite_difference":
+        raise ValueError(
+            f"finite differences need float32 weights, and the model's are {low}: set trainer.precision to "
+            "bf16-mixed, or curvature to exact"
+        )
+
+
+def refuse_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_model: bool) -> None:
+    """Refuse a trainer's strategy under which the hypergradient would be wrong.
+
+    Args:
+        strategy: The trainer's.
+        curvature: The backend.
+        reads_with_model: Whether texts are represented by the model's own states.
+
+    Raises:
+        ValueError: With the way out.
+    """
+    if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy):
+        raise ValueError(
+            "instruction optimization runs on one device, with DDP or with FSDP2 (strategy auto, ddp or "
+            f"ShardedStrategy), got {type(strategy).__name__}"
+        )
+    sharding = sharding_of(strategy)
+    if sharding is None:
+        return
+    if sharding.tensor.size() > 1:
+        raise ValueError(
+            "a learnable instruction stands before the whole embedded text, which tensor parallelism cuts: set "
+            "tensor_parallel_size to 1"
+        )
+    if curvature != "finite_difference":
+        raise ValueError("exact second derivatives cannot pass through shards: set curvature to finite_difference")
+    if sharding.compute_dtype is not None:
+        raise ValueError(
+            f"finite differences need float32, and the blocks compute in {sharding.compute_dtype}: leave "
+            "compute_dtype out"
+        )
+    if reads_with_model:
+        raise ValueError("representation model reads with the model outside its forward: set it to own")
