@@ -32,6 +32,7 @@ from ..lightning_modules.scoring.selection import (
     task_gains,
     worth,
 )
+from .report.charts import COLORS, differences
 
 SHOWN_WORST, SHOWN_EXAMPLES = 3, 3
 
@@ -57,7 +58,8 @@ def adapt_tasks(
     Args:
         train: Benchmark of the training instances.
         samples: JSONL files of the language model's answers to training and test instances.
-        output: Folder of a file for each task, ``report.json``, ``report.md`` and ``choices.jsonl``.
+        output: Folder of a file for each task, ``report.json``, ``report.md``, ``advantages.svg`` (the gain on each
+            task, as the paper's Figure 6) and ``choices.jsonl``.
         training: How each scorer is trained.
         test: Benchmark of the test instances, where they are read apart; else the first of each task's file.
         tasks: Names of the tasks; all that have test instances if empty.
@@ -154,7 +156,7 @@ def write_adaptation(
     failed: Mapping[str, str],
     sizes: Sequence[int],
 ) -> None:
-    """The report of all tasks, for programs and for people."""
+    """The report of all tasks: for programs, for people, and its advantages as a picture."""
     advantages = task_gains(everything, "scorer", table.best_single)
     found = to_json(table) | {
         "sizes": by_size(everything, sizes),
@@ -163,6 +165,9 @@ def write_adaptation(
         "failed": failed,
     }
     (folder / "report.json").write_text(json.dumps(found, indent=1))
+    rows = sorted(advantages.items(), key=lambda item: -item[1].mean)
+    chart = differences(rows, f"ROUGE-L of the scorer's choice over {table.best_single}, by task", COLORS[0])
+    (folder / "advantages.svg").write_text(chart, encoding="utf-8")
     write_choices(folder / "choices.jsonl", asked, everything)
     (folder / "report.md").write_text(_markdown(table, found, asked, everything), encoding="utf-8")
 
@@ -186,6 +191,7 @@ def _markdown(
             f"{100 * gain['mean']:+.2f} [{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}] |"
         )
     lines += ["", f"Share of the oracle's gap recovered: {found['recovered']}; Spearman {found['spearman']}.", ""]
+    lines += ["![Gain of the scorer's choice on each task](advantages.svg)", ""]
     lines += ["## Tasks, the worst last", "", "| task | scorer over the best single decoding | 95% |", "|---|---|---|"]
     worst = sorted(found["advantages"].items(), key=lambda item: -item[1]["mean"])
     lines += [

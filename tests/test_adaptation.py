@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -73,9 +74,23 @@ def test_tasks_are_adapted_to_reported_and_not_trained_twice(toybench: Path, tmp
     trained = json.loads((out / "tasks" / f"{TASKS[0]}.samples.jsonl").read_text().splitlines()[0])["id"]
     assert trained not in [example.id for example in benchmark.examples(TASKS[0])][:8]
     assert "scorer's choice" in (out / "report.md").read_text()
+    check_chart(out / "advantages.svg", found["advantages"])
     before = [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))]
     adapt_tasks(benchmark, [file], str(out), training(toybench, steps=1), tasks=TASKS, **options)
     assert [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))] == before
+
+
+def check_chart(path: Path, advantages: dict[str, Any]) -> None:
+    """A drawing by itself: a point for each task, the greatest gain first, as far right as it is great."""
+    root = ElementTree.parse(path).getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    assert root.tag == f"{svg}svg"
+    points = [float(each.get("cx", "")) for each in root.iter(f"{svg}circle")]
+    gains = sorted((gain["mean"] for gain in advantages.values()), reverse=True)
+    middle, right = 290 + (960 - 290 - 132) / 2, 960 - 132  # of the plot: 0 and 100 points
+    assert points == pytest.approx([middle + gain * (right - middle) for gain in gains], abs=0.1)
+    named = [title.text for text in root.iter(f"{svg}text") for title in text.iter(f"{svg}title")]
+    assert sorted(filter(None, named)) == sorted(advantages)
 
 
 def test_the_released_schedule_never_leaves_its_warm_up(toybench: Path, tmp_path: Path) -> None:

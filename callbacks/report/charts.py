@@ -1,4 +1,7 @@
-"""Charts as SVG: bars with intervals, lines over shots, differences. Scores in [0, 1] are drawn in percent."""
+"""Charts as SVG: bars with intervals, lines over shots, differences. Scores in [0, 1] are drawn in percent.
+
+Each stands in a page, or in a file of its own.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -202,9 +205,11 @@ def _anchored(anchor: str) -> dict[str, str | None]:
 
 
 def _svg(parts: Sequence[Markup], width: float, height: float, title: str) -> Markup:
+    # In a page the style sheet's font wins; in a file of its own a chart needs the namespace, or it is not drawn.
     return element(
-        "svg", element("title", title), *parts, viewBox=f"0 0 {width:.0f} {height:.0f}", role="img", aria_label=title
-    )
+        "svg", element("title", title), *parts, xmlns="http://www.w3.org/2000/svg", font_family="sans-serif",
+        viewBox=f"0 0 {width:.0f} {height:.0f}", role="img", aria_label=title,
+    )  # fmt: skip
 
 
 def _round(number: float) -> str:
