@@ -610,6 +610,8 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
     for callback in recipe["trainer"]["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
+        if callback["class_path"] == "InstructionAnalysis":
+            callback["init_args"] |= {"folder": str(tmp_path / "run/instructions")}
     shared = {name: DATA[name] for name in ("row_length", "inner_steps", "instruction_length")}
     preset = {"preset": recipe["data"]["init_args"]["preset"]}
     small = {"pretrained": None, "config": fields, "warmup_steps": 1, **shared, **preset}
@@ -639,6 +641,8 @@ def test_every_recipe_trains_and_answers_through_its_own_file(
     assert (tmp_path / "run/version_0/huggingface/config.json").exists()
     main(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "last.ckpt")])
     assert (tmp_path / "run/version_1/report/test/report.json").exists()
+    page = (tmp_path / "run/version_1/report/test/report.html").read_text()
+    assert page.count("<figcaption>Norms of the gradients") == page.count('<th scope="col">learned</th>') == 1
 
 
 TABLES = {  # name: (texts before "Now complete", candidates, outer tasks and something to learn)

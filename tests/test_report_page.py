@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from crosstask.callbacks.report.scatter import curves_svg, scatter_svg
 from crosstask.cli import main
 from crosstask.datamodules.schema import LEVELS
 
@@ -100,3 +101,24 @@ def test_a_browser_shows_the_page(tmp_path: Path) -> None:
     subprocess.run(words, check=True, capture_output=True, timeout=120)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 20_000  # an empty page takes 5 kB
+
+
+def test_figures_of_learned_instructions_are_on_the_page(tmp_path: Path) -> None:
+    """Training leaves them in its own folder, or beside the folders of a run's fit and test."""
+    trained, tested = write_run(tmp_path / "a/version_0", tasks=3), write_run(tmp_path / "b/version_1", tasks=3)
+    for folder in (trained / "instructions", tmp_path / "b/instructions"):
+        folder.mkdir()
+        points = np.eye(4)[:, :2]
+        (folder / "map.svg").write_text(scatter_svg({"human": points, "learned": -points}, [HOSTILE] * 4))
+        (folder / "curves-losses.svg").write_text(curves_svg({"inner_loss": [(1, 2.0), (2, 1.0)]}, "losses"))
+        numbers = {"human": {"within": 0.25}, "learned": {"within": 0.5}, "nearest tokens": {}}
+        (folder / "analysis.json").write_text(json.dumps(numbers))
+    plain = write_run(tmp_path / "c", tasks=3)
+    for runs, expected in (([trained], 1), ([tested], 1), ([trained, tested, plain], 2), ([plain], 0)):
+        main(["report", *map(str, runs), "--folder", str(tmp_path / "report")])
+        page = (tmp_path / "report/report.html").read_text()
+        assert Elements(page).open == []
+        assert page.count("<figcaption>Instructions by category") == page.count("<td>0.500</td>") == expected
+        assert page.count("<polyline") == expected
+        assert ('id="instructions"' in page) == bool(expected)
+        assert "<script>" not in page

@@ -7,6 +7,7 @@ from ...lightning_modules.evaluation.aggregation import Cell
 from ...lightning_modules.evaluation.metrics import Estimate
 from .charts import COLORS, Line, Row, bars, differences, lines
 from .comparison import Comparison, Reading, System, SystemsReport
+from .instruction_figures import instruction_figures
 from .markup import Markup, element, escaped, join
 from .page_style import STYLE
 from .scores import Group
@@ -36,6 +37,7 @@ def render_page(found: SystemsReport, title: str) -> str:
         ("differences", "Differences", join(_comparison(comparison, found) for comparison in found.comparisons)),
         ("official", "Pooled instances", _pooled(found)),
         ("tasks", "Tasks", _tasks(found)),
+        ("instructions", "Learned instructions", instruction_figures(found.systems)),
         ("readings", "Predictions to read", _readings(found)),
     ]
     shown = [section for section in sections if section[2]]
