@@ -87,6 +87,13 @@ class CrosstaskCLI(LightningCLI):
         # Training is one run of max_steps over a stream that deals rows to replicas by itself.
         parser.set_defaults({"trainer.max_epochs": -1, "trainer.use_distributed_sampler": False})
 
+    def before_instantiate_classes(self) -> None:
+        """An empty tokenizer, as the recipes of evaluation have it, is the one in the model's own folder."""
+        settings = self.config[self.subcommand] if self.subcommand else self.config
+        data, model = (settings.get(part, {}).get("init_args", {}) for part in ("data", "model"))
+        if data.get("tokenizer") == "" and model.get("pretrained"):
+            data["tokenizer"] = model["tokenizer"] = model["pretrained"]
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
         if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import lightning as L
 from lightning import Callback
@@ -9,8 +10,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from ..lightning_modules.evaluation.aggregation import scored_instances
+from ..lightning_modules.evaluation.metrics import Scores
 from .prediction_writer import PredictionWriter
 from .report.comparison import System, SystemsReport, readings_of
+from .report.coverage_text import terminal_coverage
 from .report.page import render_page
 from .report.predictions import read_predictions
 from .report.scores import Report, build_report
@@ -44,8 +47,12 @@ class GeneralizationReport(Callback):
 
     def _report(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         folder = run_folder(trainer, f"report/{stage}", self.folder)
-        examples = trainer.datamodule.evaluation_examples(stage)  # type: ignore[attr-defined]
-        report = build_report([scored_instances(pl_module.scores, examples)], asked=len(examples))  # type: ignore[arg-type]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        scores: Scores = pl_module.scores  # type: ignore[assignment]
+        examples = data.evaluation_examples(stage)
+        covers = getattr(data, "evaluation_coverage", None)  # other datamodules list no tasks that could be missing
+        coverage = covers(stage, set(scores.number.tolist())) if covers else None
+        report = build_report([scored_instances(scores, examples)], asked=len(examples), coverage=coverage)
         self._reported = stage, report
         if not trainer.is_global_zero:
             return
@@ -54,6 +61,8 @@ class GeneralizationReport(Callback):
         (folder / "report.md").write_text(render_markdown(report, title))
         console = Console()
         console.print(render_terminal(report, title))
+        if coverage is not None:
+            console.print(terminal_coverage(coverage))
         console.print(f"categories and tasks: {folder / 'report.md'}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

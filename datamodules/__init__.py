@@ -2,6 +2,7 @@
 
 from .benchmarks import Benchmark, NaturalInstructions
 from .benchmarks.bench import Bench
+from .benchmarks.suite import Suite
 from .instruction_optimization import InstructionOptimizationDataModule
 from .instruction_tuning import InstructionTuningDataModule
 from .rendering.prompts import OptImlPrompt, PromptForm, TkInstructPrompt
@@ -16,5 +17,6 @@ __all__ = [
     "OptImlPrompt",
     "PromptForm",
     "ScorerDataModule",
+    "Suite",
     "TkInstructPrompt",
 ]

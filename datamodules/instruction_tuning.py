@@ -1,7 +1,7 @@
 """The LightningDataModule of instruction tuning: a benchmark's tasks as packed rows, and prompts to answer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,8 +13,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
 from .benchmarks.messages import some
+from .benchmarks.suite import Suite
 from .evaluation.candidate_batches import CandidateRows, CausalCandidates, DecoderCandidates
 from .evaluation.candidates import Ranking, tokenize_candidates
+from .evaluation.coverage import Coverage, suite_coverage
 from .evaluation.prompt_loader import Chain, EvaluationSet, PromptLoader, RowLoader, read_evaluation
 from .evaluation.rank_loader import RankLoader
 from .mixture.draws import WINDOW, Mixture
@@ -48,7 +50,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
 
     Args:
         benchmark: Reader of the benchmark's files.
-        tokenizer: Hub name or folder of the tokenizer.
+        tokenizer: Hub name or folder of the tokenizer; on the command line, empty for that of the model's `pretrained`.
         prompt: How examples are rendered, in training and evaluation alike.
         row_length: Columns of a row; for an encoder-decoder model, of its encoder's rows.
         target_length: Columns of a decoder row for an encoder-decoder model; leave it out for a decoder-only model.
@@ -68,7 +70,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         validation_prompts: Most prompts of a validation task, where templates make several of an example.
         test_examples: Examples of a test task: the first ones of its file, in all their templates.
         demonstrations: Show solved examples in training prompts (MetaICL); none are shown where it is left out.
-        shots: Solved examples before each evaluated one, as many of them as fit.
+        shots: Solved examples before each evaluated one, as many of them as fit; a list asks everything at each number.
         shot_separator: What stands between them.
         max_new_tokens: Longest answer at evaluation.
         evaluation_tokens: Most tokens of an evaluation batch, answers included.
@@ -100,7 +102,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         validation_prompts: int = 250,
         test_examples: int = 100,
         demonstrations: Demonstrations | None = None,
-        shots: int = 0,
+        shots: int | list[int] = 0,
         shot_separator: str = "\n\n",
         max_new_tokens: int = 256,
         evaluation_tokens: int = 32_768,
@@ -119,7 +121,8 @@ class InstructionTuningDataModule(L.LightningDataModule):
         self.counts = InstanceCounts(
             validation_examples, test_examples, train_examples, seed, validation_prompts, train_examples_of or {}
         )
-        self.demonstrations, self.shots, self.shot_separator = demonstrations, shots, shot_separator
+        self.demonstrations, self.shot_separator = demonstrations, shot_separator
+        self.shots = tuple(shots) if isinstance(shots, Sequence) else (shots,)
         self.bos, self.seed, self.cache = bos, seed, Path(cache).expanduser()
         self.processes, self.prepared = processes, Prepared(0, 0, 0)
         self.plan: TrainPlan | None = None
@@ -128,8 +131,8 @@ class InstructionTuningDataModule(L.LightningDataModule):
         self._sizes: list[TaskSize] = []
         self._preparation: Preparation | None = None
         self._evaluation: dict[Stage, EvaluationSet] = {}
-        if shots < 0:
-            raise ValueError(f"shots must be at least 0, got {shots}")
+        if not self.shots or min(self.shots) < 0 or len(set(self.shots)) < len(self.shots):
+            raise ValueError(f"shots must be at least 0 and different numbers, got {shots}")
         if self.source_length < 1:
             raise ValueError(
                 f"row_length = {row_length} leaves no room for a prompt beside max_new_tokens = {max_new_tokens}"
@@ -207,6 +210,18 @@ class InstructionTuningDataModule(L.LightningDataModule):
     def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
         """Everything that is asked in a stage, by index; call it after ``setup``."""
         return self._evaluation[stage].examples
+
+    def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Coverage | None:
+        """What of a suite's listed tasks was run; None where the benchmark lists none.
+
+        Args:
+            stage: What was run.
+            scored: Numbers of the examples that were answered.
+        """
+        found = self._evaluation[stage]
+        if not isinstance(self.benchmark, Suite):
+            return None
+        return suite_coverage(self.benchmark, found.examples, found.rows, found.available or {}, scored)
 
     def report(self) -> PackingReport:
         """What one epoch of training looks like; call it after ``setup("fit")``."""
@@ -301,15 +316,17 @@ class InstructionTuningDataModule(L.LightningDataModule):
     def _read_evaluation(self, stage: Stage, names: dict[Split, list[str]]) -> None:
         trained = [self._task(name) for name in self._with_documents(names)]
         preparation = self.preparation
-        if self.shots:
+        if most := max(self.shots):
             preparation = with_shots(
-                preparation, shots=self.shots, separator=self.shot_separator, room=self.source_length, names=names
+                preparation, shots=most, separator=self.shot_separator, room=self.source_length, names=names
             )
-        found = read_evaluation(preparation, names, stage, trained, self.ranking)
+        found = read_evaluation(preparation, names, stage, trained, self.ranking, self.shots)
         self._evaluation[stage] = found
         if isinstance(preparation, ShotPreparation):
-            numbers = ", ".join(f"{count} show {number}" for number, count in sorted(preparation.shown.items()))
-            rank_zero_info(f"demonstrations of {stage} prompts: {numbers}")
+            for shots in filter(None, self.shots):
+                numbers = {number: count for (k, number), count in sorted(preparation.shown.items()) if k == shots}
+                shown = ", ".join(f"{count} show {number}" for number, count in numbers.items())
+                rank_zero_info(f"demonstrations of {stage} prompts at {shots} shots: {shown}")
         for reason, count in found.refused.items():
             rank_zero_info(f"{count} {stage} examples are not evaluated: {reason}")
 

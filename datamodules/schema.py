@@ -60,6 +60,7 @@ class Task:
         parent: The task whose score this one is a part of (a subject of MMLU), or None.
         sources: Names of the data the task was made from; tasks of one source should not straddle a split.
         metric: The headline metric, a ``Metric``.
+        level: How far it lies from training, where that is declared; None where it follows from what trains.
         input_languages: Languages of the inputs, as the benchmark names them.
         output_languages: Languages of the outputs.
         licence: Licence of the instances, as the benchmark states it.
@@ -75,6 +76,7 @@ class Task:
     parent: str | None = None
     sources: tuple[str, ...] = ()
     metric: Metric = "rouge_l"
+    level: Level | None = None
     input_languages: tuple[str, ...] = ()
     output_languages: tuple[str, ...] = ()
     licence: str = ""

@@ -10,7 +10,7 @@ from ...lightning_modules.evaluation.aggregation import ScoredInstance
 from ...lightning_modules.evaluation.significance import require_single
 from .comparison import System, SystemsReport, compare, readings_of
 from .page import render_page
-from .predictions import Prediction, find_predictions, read_predictions
+from .predictions import Prediction, find_predictions, read_predictions, written_coverage
 from .scores import build_report
 from .text import render_systems_markdown
 
@@ -96,7 +96,14 @@ def systems_report(
     return SystemsReport(
         stage=stage,
         by=by,
-        systems=[System(s.name, [str(file) for file in s.files], build_report(s.rows(), by=by)) for s in systems],
+        systems=[
+            System(
+                s.name,
+                [str(file) for file in s.files],
+                build_report(s.rows(), by=by, coverage=written_coverage(s.files[0])),
+            )
+            for s in systems
+        ],
         comparisons=[compare((base.name, base.rows()), (other.name, other.rows()), by=by) for other in others],
         readings=readings_of({system.name: system.runs[0] for system in systems}, readings),
     )

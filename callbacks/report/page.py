@@ -1,12 +1,13 @@
 """The report as one HTML page: no script, nothing fetched, readable on a screen, on paper and by a screen reader."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ...datamodules.schema import LEVELS
 from ...lightning_modules.evaluation.aggregation import Cell
 from ...lightning_modules.evaluation.metrics import Estimate
 from .charts import COLORS, Line, Row, bars, differences, lines
 from .comparison import Comparison, Reading, System, SystemsReport
+from .coverage_text import HEAD, TASK_HEAD, coverage_rows, coverage_sentence, incomplete, task_rows
 from .instruction_figures import instruction_figures
 from .markup import Markup, element, escaped, join
 from .page_style import STYLE
@@ -32,6 +33,7 @@ def render_page(found: SystemsReport, title: str) -> str:
         raise ValueError(f"a page holds {len(COLORS)} systems at most, got {len(found.systems)}: report fewer at once")
     sections = [
         ("summary", "Summary", _summary(found)),
+        ("coverage", "Coverage", join(_coverage(system) for system in found.systems)),
         ("levels", "Levels and categories", _levels(found)),
         ("shots", "Shots", _shots(found)),
         ("differences", "Differences", join(_comparison(comparison, found) for comparison in found.comparisons)),
@@ -75,6 +77,22 @@ def _subtitle(found: SystemsReport) -> Markup:
     return join([element("p", said, class_="pale"), element("p", missing, class_="missing") if missing else Markup()])
 
 
+def _coverage(system: System) -> Markup:
+    """What of a table's tasks was run; nothing where no table was listed."""
+    coverage = system.report.coverage
+    if coverage is None:
+        return Markup()
+    whole = not coverage.missing()
+    return join(
+        [
+            element("h3", system.name),
+            element("p", coverage_sentence(coverage), class_="pale" if whole else "missing"),
+            _table(HEAD, coverage_rows(coverage)),
+            _details("Task by task", _table(TASK_HEAD, task_rows(coverage), text=(1, 5))),
+        ]
+    )
+
+
 def _navigation(sections: Sequence[tuple[str, str, Markup]]) -> Markup:
     links = [element("a", heading, href=f"#{key}") for key, heading, _ in sections]
     return element("nav", *links, aria_label="Sections")
@@ -106,19 +124,28 @@ def _summary(found: SystemsReport) -> Markup:
     for k in shots:
         at = f", {plural(k, 'shot')}" if len(shots) > 1 else ""
         head += [f"ROUGE-L{at}", f"exact match{at}"]
-    rows = []
+    rows: list[list[object]] = []
+    partial: list[str] = []
     for system, of_system in zip(found.systems, means, strict=True):
         overall = {group.shots: group.estimates for group in system.report.overall}
         cells: list[object] = [_score(of_system[cell].estimate if cell in of_system else None) for cell in every]
         for k in shots:
             cells += [_score(overall.get(k, {}).get(metric)) for metric in ("rouge_l", "exact_match")]
         rows.append([system.name + _repeats(system), *cells])
+        lacks = {cell: incomplete(system.report.coverage, cell) for cell in every}
+        partial += [f"{system.name}, {label(cell)}{lack}." for cell, lack in lacks.items() if lack]
     said = (
         "Averages are OPT-IML's: subtypes make a task, a task of several benchmarks is one, tasks make a column, and "
         "columns are averaged, each by its tasks' own metric. ROUGE-L and exact match are over all instances, as "
         "Super-NaturalInstructions is scored. Percent, with 95% intervals."
     )
-    return join([element("p", said, class_="pale"), _table(head, rows)])
+    return join(
+        [
+            element("p", said, class_="pale"),
+            *(element("p", text, class_="missing") for text in partial),
+            _table(head, rows),
+        ]
+    )
 
 
 def _levels(found: SystemsReport) -> Markup:
@@ -133,7 +160,14 @@ def _levels(found: SystemsReport) -> Markup:
             continue
         of = {mean.cell: mean.of for system in found.systems for mean in system.report.columns}
         several = len({cell.shots for cell in cells}) > 1
-        rows = [Row(_column_name(cell, several), plural(of[cell], "task"), _estimates(found, cell)) for cell in cells]
+
+        def tasks(cell: Cell, of: Mapping[Cell, int] = of) -> str:
+            lacks = [
+                incomplete(system.report.coverage, cell).removeprefix(" — incomplete: ") for system in found.systems
+            ]
+            return "; ".join([plural(of[cell], "task"), *dict.fromkeys(filter(None, lacks))])
+
+        rows = [Row(_column_name(cell, several), tasks(cell), _estimates(found, cell)) for cell in cells]
         title = f"{plain(level).capitalize()}: scores by {found.by}"
         parts.append(_figure(bars(rows, title), f"Mean over the tasks of each {found.by}, percent."))
     not_counted = list(dict.fromkeys(name for system in found.systems for name in system.report.not_counted))

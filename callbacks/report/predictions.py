@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
 from ...datamodules.schema import LEVELS, Metric
 from ...lightning_modules.evaluation.aggregation import ScoredInstance, own_score
 from ...lightning_modules.evaluation.metrics import Answer
@@ -52,6 +53,19 @@ def read_predictions(path: Path) -> list[Prediction]:
     if not found:
         raise ValueError(f"{path} holds no prediction; run `crosstask test` with the callback PredictionWriter")
     return found
+
+
+def written_coverage(predictions: Path) -> Coverage | None:
+    """What the run's own report says of the tasks that its table lists; None where it has none.
+
+    Args:
+        predictions: The file of the run's predictions of a stage.
+    """
+    path = predictions.parents[1] / f"report/{predictions.stem}/report.json"
+    found = json.loads(path.read_text(encoding="utf-8")).get("coverage") if path.is_file() else None
+    if found is None:
+        return None
+    return Coverage(found["stated_by"], [TaskCoverage(**task) for task in found["tasks"]])
 
 
 def _prediction(line: str, where: str) -> Prediction:

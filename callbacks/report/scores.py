@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datamodules.evaluation.coverage import Coverage
 from ...datamodules.schema import LEVELS
 from ...lightning_modules.evaluation.aggregation import (
     Cell,
@@ -73,6 +74,7 @@ class Report:
         not_counted: Tasks that no column holds, with their shots: a summary is counted without demonstrations.
         unscored: Examples that were to be asked and were not, as in a run with limited batches.
         runs: How many runs it is of.
+        coverage: What of a table's listed tasks was run, where there is a list.
     """
 
     overall: list[Group]
@@ -86,19 +88,27 @@ class Report:
     not_counted: list[str]
     unscored: int
     runs: int
+    coverage: Coverage | None = None
 
 
 Runs = Sequence[Sequence[ScoredInstance]]
 """Scored instances of one run, or of several that repeat it with other seeds."""
 
 
-def build_report(runs: Runs, *, by: Literal["category", "benchmark"] = "category", asked: int | None = None) -> Report:
+def build_report(
+    runs: Runs,
+    *,
+    by: Literal["category", "benchmark"] = "category",
+    asked: int | None = None,
+    coverage: Coverage | None = None,
+) -> Report:
     """Every score of an evaluation.
 
     Args:
         runs: One run's instances, or several runs' that repeat each other.
         by: What a column is, see ``aggregation.columns``.
         asked: How many examples were to be asked in all runs; those that were scored where it is left out.
+        coverage: What of a table's listed tasks was run.
     """
     rows = [row for run in runs for row in run]
     shots = sorted({row.shots for row in rows}) or [0]
@@ -117,6 +127,7 @@ def build_report(runs: Runs, *, by: Literal["category", "benchmark"] = "category
         not_counted=_not_counted(task_scores(rows)),
         unscored=(len(rows) if asked is None else asked) - len(rows),
         runs=len(runs),
+        coverage=coverage,
     )
 
 

@@ -6,11 +6,13 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from ...datamodules.evaluation.coverage import Coverage
 from ...datamodules.schema import LEVELS
 from ...lightning_modules.evaluation.aggregation import Cell
 from ...lightning_modules.evaluation.metrics import Estimate
 from ...lightning_modules.evaluation.significance import Difference
 from .comparison import Comparison, SystemsReport
+from .coverage_text import HEAD, TASK_HEAD, coverage_rows, coverage_sentence, incomplete, task_rows
 from .scores import METRICS, Group, Mean, Report
 
 POOLED = {metric: METRICS[metric] for metric in ("rouge_l", "exact_match")}
@@ -100,7 +102,9 @@ def render_terminal(report: Report, title: str) -> Table:
     for group in _overall(report):
         table.add_row(*map(escape, _row(group, several)))
     lines = [
-        f"{label(mean.cell)}: {percent(mean.estimate)} over {plural(mean.of, 'column')}" for mean in headline(report)
+        f"{label(mean.cell)}: {percent(mean.estimate)} over {plural(mean.of, 'column')}"
+        f"{incomplete(report.coverage, mean.cell)}"
+        for mean in headline(report)
     ]
     table.caption = escape("\n".join([*lines, *filter(None, [unscored(report)])]))
     return table
@@ -130,6 +134,8 @@ def render_markdown(report: Report, title: str) -> str:
     lines = [f"# {title}", "", f"Percent with 95% {over}.", ""]
     if missing := unscored(report):
         lines += [missing, ""]
+    if report.coverage is not None:
+        lines += _coverage_lines(report.coverage)
     several = len(report.overall) > 1
     pooled = ["", "tasks", "instances", *POOLED.values()]
     lines += ["## Levels of generalization", "", "Instances are pooled.", ""]
@@ -137,7 +143,8 @@ def render_markdown(report: Report, title: str) -> str:
     lines += ["## Averages over category columns", "", "Subtypes make a task, tasks a column, columns a level.", ""]
     means = [*headline(report), *report.level_means, *report.columns]
     lines += markdown_table(
-        ["", "mean of", "score"], [(label(mean.cell), str(mean.of), percent(mean.estimate)) for mean in means]
+        ["", "mean of", "score"],
+        [(label(m.cell) + incomplete(report.coverage, m.cell), str(m.of), percent(m.estimate)) for m in means],
     )
     if report.not_counted:
         lines += [f"Not counted in any column: {cell_text('; '.join(report.not_counted))}.", ""]
@@ -148,6 +155,11 @@ def render_markdown(report: Report, title: str) -> str:
         ]
         lines += markdown_table([*pooled, "metric", "score"], rows)
     return "\n".join(lines)
+
+
+def _coverage_lines(coverage: Coverage) -> list[str]:
+    lines = ["## Coverage", "", cell_text(coverage_sentence(coverage)), ""]
+    return [*lines, *markdown_table(HEAD, coverage_rows(coverage)), *markdown_table(TASK_HEAD, task_rows(coverage))]
 
 
 def render_systems_markdown(found: SystemsReport, title: str) -> str:

@@ -29,6 +29,10 @@ class Benchmark(ABC):
     def examples(self, name: str) -> Iterator[Example]:
         """All instances of one task, in the order of its file."""
 
+    def solved_examples(self, name: str) -> list[Example] | None:
+        """Examples of a task beside those of ``examples``, to be shown and never asked; None where there are none."""
+        return None
+
     @abstractmethod
     def fingerprint(self, name: str) -> str:
         """A digest that changes whenever the task's content, or the way it is read, changes."""

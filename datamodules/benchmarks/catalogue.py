@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, get_args
 
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
-from .messages import existing_folder, expanded, nearest, some
+from .messages import NotAtHand, existing_folder, expanded, nearest, some
 from .rows import Row, file_digest, file_rows, naming, rows, source_digest
 
 
@@ -135,7 +135,7 @@ class Catalogue(Benchmark):
         folder = self._root()
         found = [name for name in self.datasets() if name in self.sources or (folder and self._files(name, folder))]
         if not found:
-            raise ValueError(
+            raise NotAtHand(
                 f"{self.folder or 'no folder'} holds the {self.split} split of no dataset of {self.name}; "
                 f"expected e.g. {some(self._expected(next(iter(self.datasets()))))}; set `folder` or `sources`"
             )
@@ -198,7 +198,7 @@ class Catalogue(Benchmark):
         if folder and (files := self._files(name, folder)):
             return files, [found for path in files.paths for found in _found(folder, path)]
         expected = self._expected(name)
-        raise ValueError(
+        raise NotAtHand(
             f"{self.name}, task {name}: no {self.split} split in {self.folder or 'any folder'}; expected "
             f"{' or '.join(expected) or 'it in `sources`, since upstream publishes no such split'}"
         )

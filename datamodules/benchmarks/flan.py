@@ -26,7 +26,7 @@ import yaml
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .messages import expanded, kind, nearest
+from .messages import NotAtHand, expanded, kind, nearest
 from .row_source import RowSource, row_source_digest, source_rows
 from .rows import Row, naming
 from .taxonomy import shipped_taxonomy
@@ -219,7 +219,7 @@ def _text(value: Any) -> str:
 def _mapping(path: Path) -> Mapping[str, Any]:
     """What the file of templates holds, by task."""
     if not path.is_file():
-        raise ValueError(f"no file {path}; expected FLAN's flan/templates.py, or a .yaml or .json file of patterns")
+        raise NotAtHand(f"no file {path}; expected FLAN's flan/templates.py, or a .yaml or .json file of patterns")
     try:
         text = path.read_text(encoding="utf-8")
         content = _python_literal(text) if path.suffix == ".py" else yaml.safe_load(text)

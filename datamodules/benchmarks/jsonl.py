@@ -17,7 +17,7 @@ from typing import cast, get_args
 
 from ..schema import Demonstration, Example, Metric, Task
 from .benchmark import Benchmark, Split
-from .messages import existing_folder, expanded, kind, nearest, some
+from .messages import NotAtHand, existing_folder, expanded, kind, nearest, some
 from .rows import Row, file_digest, json_document, jsonl_rows, naming
 
 READER_VERSION = 1
@@ -98,7 +98,7 @@ class JsonTasks(Benchmark):
         found = [path for split in get_args(Split) if (path := self.folder / split / f"{name}.jsonl").is_file()]
         if not found:
             known = [path.stem for path in self.folder.glob("*/*.jsonl")]
-            raise ValueError(f"no file for it among {len(known)} in {self.folder}; {nearest(name, known)}")
+            raise NotAtHand(f"no file for it among {len(known)} in {self.folder}; {nearest(name, known)}")
         if len(found) > 1 and len({path.read_bytes() for path in found}) > 1:
             raise ValueError(f"{some([str(path) for path in found])} differ; a task's examples stand in one file")
         return found[0]

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
-from .messages import N_NAMED, existing_folder, expanded, kind, nearest, some
+from .messages import N_NAMED, NotAtHand, existing_folder, expanded, kind, nearest, some
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -128,7 +128,7 @@ class NaturalInstructions(Benchmark):
         path = self.tasks / f"{name}.json"
         if not path.is_file():
             known = self._known()
-            raise ValueError(
+            raise NotAtHand(
                 f"no task {name!r} among the {len(known)} task files of {self.tasks}; {nearest(name, known)}"
             )
         if self._open is None or not self._open.is_current(path):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .dataset_forms import FORMS
-from .messages import expanded, kind
+from .messages import NotAtHand, expanded, kind
 from .rows import Row, rows, source_digest
 
 
@@ -71,7 +71,7 @@ def _formed(where: str, form: str) -> Iterator[Row]:
         raise ValueError(f"no form {form!r} of rows; there are {', '.join(FORMS)}")
     path = Path(expanded(where))
     if not path.is_file():
-        raise ValueError(f"no file {path}, whose rows should be of the form {form!r}")
+        raise NotAtHand(f"no file {path}, whose rows should be of the form {form!r}")
     return FORMS[form](path)
 
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .messages import existing_folder, expanded, kind, nearest, some
+from .messages import NotAtHand, existing_folder, expanded, kind, nearest, some
 
 SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".arrow")
 """Files that ``rows`` reads."""
@@ -97,7 +97,7 @@ def rows(source: str, *, config: str | None = None, split: str | None = None) ->
         yield from _hub_rows(name, config, split, revision or None)
     else:
         folder = existing_folder(path.parent, f"{path.name} should be")
-        raise ValueError(
+        raise NotAtHand(
             f"no {path.name} in {folder}, which holds {some(sorted(file.name for file in folder.iterdir()))}"
         )
 
@@ -188,7 +188,7 @@ def file_digest(*paths: Path) -> str:
     digests = []
     for path in paths:
         if not path.is_file():
-            raise ValueError(f"no file {path}")
+            raise NotAtHand(f"no file {path}")
         status = path.stat()
         digests.append(_digest(path, status.st_mtime_ns, status.st_size))
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
@@ -215,7 +215,8 @@ def naming(benchmark: str, task: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise ValueError(f"{benchmark}, task {task}: {error}") from error
+        told = NotAtHand if isinstance(error, NotAtHand) else ValueError
+        raise told(f"{benchmark}, task {task}: {error}") from error
 
 
 @lru_cache(maxsize=100_000)

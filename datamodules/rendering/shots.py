@@ -1,19 +1,21 @@
 """Evaluation with demonstrations: fixed for a task, and as many of them as fit."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..benchmarks import Split
 from ..schema import Example, Prompt, Task
+from ..splits import Instances
 from ..storage.preparation import Preparation
 from .demonstrations import DRAWN, choose
 from .prompts import rendering_rng
 from .reading import Reread
-from .tokenization import tokenize_sources
+from .tokenization import refusal, tokenize_sources
 
 
 @dataclass(frozen=True)
@@ -21,26 +23,27 @@ class ShotPreparation(Preparation):
     """A preparation whose prompts are asked after demonstrations.
 
     A task that trains shows examples of its training pool. Another shows what upstream publishes as its demonstrations,
-    and then instances that are not evaluated. Prompts of one template of a task show the same ones.
+    and then instances that are not evaluated; where too few are left, the last ones of its file are not asked at all.
+    Prompts of one template of a task show the same ones, and fewer shots are the first of more.
 
     Args:
-        shots: Demonstrations to show.
+        shots: The largest number of demonstrations.
         separator: Between examples.
         room: Most tokens of a source; whole demonstrations are dropped, the last first, until it holds.
         names: The tasks of each split, which tell what of a task trains and what is held out.
-        shown: Prompts rendered so far, by the number of demonstrations they show.
+        shown: Prompts rendered so far, by the demonstrations they should show and those they do.
     """
 
     shots: int
     separator: str
     room: int
     names: Mapping[Split, Collection[str]]
-    shown: Counter[int] = field(default_factory=Counter, kw_only=True)
-    _pools: dict[str, list[Example]] = field(default_factory=dict, kw_only=True, repr=False)
+    shown: Counter[tuple[int, int]] = field(default_factory=Counter, kw_only=True)
+    _pools: dict[str, tuple[list[Example], list[Example]]] = field(default_factory=dict, kw_only=True, repr=False)
 
-    def render(self, task: Task, example: Example) -> Prompt:
-        """The prompt after as many of the task's demonstrations as fit."""
-        found = self._demonstrations(task, example)
+    def asked_after(self, task: Task, example: Example, shots: int) -> Prompt:
+        """The prompt after `shots` of the task's demonstrations, or after as many of them as fit."""
+        found = self._demonstrations(task, example)[:shots]
 
         def after(number: int) -> Prompt:
             return self.render_after(task, example, found[:number], self.separator)
@@ -51,8 +54,37 @@ class ShotPreparation(Preparation):
         while most - fitting > 1:  # `fitting` demonstrations fit, or none does; `most` do not
             middle = (fitting + most) // 2
             fitting, most = (middle, most) if self._fits(after(middle)) else (fitting, middle)
-        self.shown[fitting] += 1
+        self.shown[shots, fitting] += 1
         return after(fitting)
+
+    def instances(
+        self,
+        name: str,
+        total: int,
+        *,
+        trained: bool,
+        validated: bool,
+        tested: bool,
+        rows: Sequence[int] | NDArray[np.int64] | None = None,
+    ) -> Instances:
+        """As without demonstrations, but for the rows that a task needs to show."""
+        dealt = super().instances(name, total, trained=trained, validated=validated, tested=tested, rows=rows)
+        if trained or not (missing := self._missing(self.benchmark.task(name))):
+            return dealt
+        row_of = np.arange(total) if rows is None else np.asarray(rows)
+        asked = list(dict.fromkeys(row_of[sorted([*dealt.validation, *dealt.test])].tolist()))
+        held_back = missing - (len(set(row_of.tolist())) - len(asked))
+        if held_back <= 0:
+            return dealt
+        shown = set(asked[-min(held_back, len(asked) // 2) :])  # half of a small task is still asked
+        kept = [[place for place in part if row_of[place] not in shown] for part in (dealt.validation, dealt.test)]
+        return Instances(dealt.train, *kept)
+
+    def _missing(self, task: Task) -> int:
+        """How many of the task's own instances are needed as demonstrations."""
+        if self.benchmark.solved_examples(task.name) is not None:
+            return 0
+        return max(self.shots - len(_upstream(task)), 0)
 
     def _fits(self, prompt: Prompt) -> bool:
         (source,) = tokenize_sources(self.tokenizer, [prompt.source], pair=self.pair, bos=self.bos)
@@ -62,21 +94,28 @@ class ShotPreparation(Preparation):
         if task.name not in self._pools:
             self._pools.clear()  # tasks are rendered one after another: one pool at a time is in memory
             self._pools[task.name] = self._pool(task)
+        published, pool = self._pools[task.name]
         asked_like = _only_template(example)
         rng = rendering_rng(self.counts.seed, task.name, f"demonstrations {example.template}", DRAWN)
-        chosen = choose(self._pools[task.name], asked_like, self.shots, rng)
-        upstream = [] if task.name in self.names["train"] else _upstream(task)
-        return [one for one in upstream + chosen if one.index != example.index][: self.shots]
+        found = [*published, *choose(pool, asked_like, self.shots, rng)]
+        return [one for one in found if one.index != example.index][: self.shots]
 
-    def _pool(self, task: Task) -> list[Example]:
+    def _pool(self, task: Task) -> tuple[list[Example], list[Example]]:
+        """Demonstrations that come first, and others to draw from."""
         trained = task.name in self.names["train"]
-        if not trained and len(_upstream(task)) >= self.shots:
-            return []
+        if not trained and (solved := self.benchmark.solved_examples(task.name)) is not None:
+            return [], [example for example in solved if refusal(task, example) is None]
+        if not trained and not self._missing(task):
+            return _upstream(task), []
         examples = Reread(lambda: self.benchmark.examples(task.name))
         rows = np.fromiter((example.index for example in examples), dtype=np.int64)
         validated, tested = (task.name in self.names[split] for split in ("validation", "test"))
-        chosen = self.instances(task.name, len(rows), trained=True, validated=validated, tested=tested, rows=rows)
-        return self.pool(task, examples.at(chosen.train))
+        dealt = self.instances(task.name, len(rows), trained=trained, validated=validated, tested=tested, rows=rows)
+        if trained:
+            return [], self.pool(task, examples.at(dealt.train))
+        asked = set(rows[[*dealt.validation, *dealt.test]].tolist())
+        rest = [place for place, row in enumerate(rows.tolist()) if row not in asked]
+        return _upstream(task), self.pool(task, examples.at(rest))
 
 
 def with_shots(

@@ -27,6 +27,8 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
     Raises:
         ValueError: It cannot be loaded, has no eos token, or cannot tell which characters a token covers.
     """
+    if not name:
+        raise ValueError("no tokenizer is named: give `tokenizer`, or `pretrained`, whose folder may hold one")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:

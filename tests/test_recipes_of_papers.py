@@ -1,0 +1,79 @@
+"""The recipes of configs/evaluation on real files, wherever CROSSTASK_DATA points, with a tiny model, offline."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import crosstask
+from crosstask.cli import main
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+
+pytestmark = [
+    pytest.mark.real_data,
+    pytest.mark.skipif("CROSSTASK_DATA" not in os.environ, reason="set CROSSTASK_DATA to the data folder"),
+]
+
+RECIPES = Path(crosstask.__file__).parent / "configs/evaluation"
+# What of each recipe's tasks the shipped data can run, and the numbers of shots.
+RUN: dict[str, tuple[int, int, list[int]]] = {
+    "bbh": (27, 27, [0]),
+    "cappy_eleven": (8, 11, [0]),
+    "mmlu": (57, 57, [0, 5]),
+    "opt_tasks": (8, 14, [0, 32]),
+    "promptsource": (8, 12, [0, 5]),
+    "super_natural_instructions_119": (80, 119, [0]),
+    "super_natural_instructions_44": (28, 44, [0, 2, 5]),
+    "unifiedskg": (1, 3, [0, 5]),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `crosstask fit` writes it, with its tokenizer, of random weights."""
+    folder = tmp_path_factory.mktemp("model")
+    words = ["--benchmark", "NaturalInstructions", "--benchmark.folder", "$CROSSTASK_DATA/superni"]
+    main(["tokenizer", *words, "--benchmark.splits", "splits/bundle", "--vocabulary", "2000", "--folder", str(folder)])
+    tokenizer = load_tokenizer(str(folder))
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_a_recipe_runs_offline_and_says_what_is_missing(
+    name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--data.init_args.test_examples", "1", "--data.init_args.max_new_tokens", "4"]
+    main(["test", "--config", str(RECIPES / f"{name}.yaml"), "--model.init_args.pretrained", str(model), *few])
+    folder = tmp_path / f"runs/evaluation/{name}/version_0/report/test"
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    run, listed, shots = RUN[name]
+    tasks = report["coverage"]["tasks"]
+    assert (sum(task["run"] > 0 for task in tasks), len(tasks)) == (run, listed)
+    assert all(task["run"] or task["missing"] for task in tasks)
+    assert all(task["run"] == 0 or task["available"] > 0 for task in tasks)
+    assert [group["shots"] for group in report["overall"]] == shots
+    if run < listed:
+        assert "incomplete" in (folder / "report.md").read_text()
+        assert "averages are over these alone" in (folder / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["flan", "raft"])
+def test_a_recipe_without_any_data_is_refused(name: str, model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"none of the \d+ tasks of .* is at hand: .*"):
+        main(["test", "--config", str(RECIPES / f"{name}.yaml"), "--model.init_args.pretrained", str(model)])
