@@ -312,8 +312,8 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     benchmark, tokenizer = tasks(arguments.folder, toybench=arguments.toybench)
     done = read_results(arguments.folder)
-    for seed in range(arguments.seeds):
-        for arm, options in ARMS.items():
+    for arm, options in ARMS.items():
+        for seed in range(arguments.seeds):
             if (arm, seed) in done:
                 continue
             trainer, module, data, shares = fitted(benchmark, tokenizer, setting=setting, seed=seed, **options)

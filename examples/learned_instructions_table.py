@@ -6,10 +6,12 @@ by both arms, once per seed; 20 tasks of categories that are not in training tes
 The baseline trains on all 100 tasks, the other arm (instance embedder) on those that are not outer tasks, with as many
 steps of theta::
 
-    CROSSTASK_DATA=... python examples/learned_instructions_table.py runs/table [--seeds 8] [--steps 120]
+    CROSSTASK_DATA=... python examples/learned_instructions_table.py runs/table [--seeds 8] [--steps 120] [--answer 3]
 
-Prints one line for each run, and the paired differences with 95% t-intervals over the seeds. A run that is found in the
-folder is not repeated, so that a broken off table goes on where it was.
+With --answer, tasks are those whose answers have at most so many tokens, such as labels: a small model can learn to
+give them, and its scores are not all near 0. Prints one line for each run, and the paired differences with 95%
+t-intervals over the seeds. A run that is found in the folder is not repeated, so that a broken off table goes on where
+it was.
 """
 
 import argparse
@@ -43,7 +45,7 @@ from crosstask.lightning_modules.models import build_model, model_config
 Arm = Literal["definition", "definition and embedder"]
 ARMS: tuple[Arm, ...] = ("definition", "definition and embedder")
 PROMPT = TkInstructPrompt(positive_examples=0)
-ROW, LONGEST, VOCABULARY, INSTRUCTION, ANSWER = 160, 112, 8192, 8, 16
+ROW, LONGEST, VOCABULARY, INSTRUCTION, ANSWER = 160, 130, 8192, 8, 16
 TRAIN_TASKS, TEST_TASKS = 100, 20
 LLAMA = {
     "model_type": "llama",
@@ -66,8 +68,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120, help="steps of theta in each run")
     parser.add_argument("--pretraining_steps", type=int, default=300)
     parser.add_argument("--test_examples", type=int, default=10)
+    parser.add_argument("--answer", type=int, default=ROW, help="most tokens of a task's usual answer")
     arguments = parser.parse_args()
-    benchmark = prepare_tasks(arguments.folder)
+    benchmark = prepare_tasks(arguments.folder, answer=arguments.answer)
     pretrain(arguments.folder, benchmark, steps=arguments.pretraining_steps)
     done = read_results(arguments.folder)
     for seed in range(arguments.seeds):
@@ -83,8 +86,8 @@ def main() -> None:
         print(difference(done, measure))
 
 
-def prepare_tasks(folder: Path) -> NaturalInstructions:
-    """Lists of tasks whose prompts are short: 100 to train, 20 to test, the others to pretrain; and a tokenizer."""
+def prepare_tasks(folder: Path, *, answer: int) -> NaturalInstructions:
+    """Lists of tasks with short prompts and answers, 100 to train and 20 to test; and a tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     bundle = NaturalInstructions("$CROSSTASK_DATA/superni", splits="splits/bundle")
     if not (folder / "tokenizer").exists():
@@ -92,7 +95,7 @@ def prepare_tasks(folder: Path) -> NaturalInstructions:
     if not (folder / "train_tasks.txt").exists():
         tokenizer = load_tokenizer(str(folder / "tokenizer"))
         for split, count in (("train", TRAIN_TASKS), ("test", TEST_TASKS)):
-            names = [name for name in bundle.task_names(split) if is_short(bundle, name, tokenizer)]  # type: ignore[arg-type]
+            names = [name for name in bundle.task_names(split) if is_short(bundle, name, tokenizer, answer)]  # type: ignore[arg-type]
             random.Random(0).shuffle(names)
             if len(names) < count:
                 raise ValueError(f"{len(names)} {split} tasks have short prompts, and {count} are needed")
@@ -100,10 +103,14 @@ def prepare_tasks(folder: Path) -> NaturalInstructions:
     return NaturalInstructions("$CROSSTASK_DATA/superni", splits=str(folder.resolve()))
 
 
-def is_short(benchmark: NaturalInstructions, name: str, tokenizer: Any) -> bool:
-    """Whether most prompts of the task have at most LONGEST tokens, of its first 20 instances."""
+def is_short(benchmark: NaturalInstructions, name: str, tokenizer: Any, answer: int) -> bool:
+    """Whether the task's first 20 prompts usually have at most LONGEST tokens, their answers at most `answer`."""
     documents = documents_of(benchmark, name, tokenizer, 20)
-    return len(documents) == 20 and statistics.median(len(document.input_ids) for document in documents) <= LONGEST
+    if len(documents) < 20:
+        return False
+    answers = [len(document.input_ids) - document.n_source - 1 for document in documents]  # without the last token, eos
+    whole = statistics.median(len(document.input_ids) for document in documents)
+    return whole <= LONGEST and statistics.median(answers) <= answer
 
 
 def documents_of(benchmark: NaturalInstructions, name: str, tokenizer: Any, limit: int) -> list[Any]:
