@@ -7,18 +7,21 @@ from typing import IO, Any
 import lightning as L
 from lightning import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 
 from ..datamodules.packing.replicas import process_number
-from ..lightning_modules.evaluation.metrics import Answer
-from .report.predictions import prediction_line
+from ..lightning_modules.evaluation.answers import Answer
+from .report.predictions import answer_of, prediction_line
 from .run_folder import run_folder
+from .unfinished_predictions import Unfinished, find_unfinished, open_part, part_path, read_part, records
 
 
 class PredictionWriter(Callback):
     """Write answers of ``validate``, ``test`` and ``predict`` as JSONL, in the order of the examples.
 
-    Every process writes its own part as batches end, so that a run that is killed keeps what it had; the first
-    process joins the parts.
+    Every process writes its own part as batches end; the first one joins the parts. A run that is killed leaves them
+    behind, and the next one with the same weights, prompts, decoding, batches and precision goes on from them: in the
+    same folder, or in another version of it (``runs/name/version_*``). Its report is that of an undisturbed run.
 
     Args:
         folder: Where to write ``<stage>.jsonl``; by default ``predictions`` in the run's folder.
@@ -34,13 +37,13 @@ class PredictionWriter(Callback):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self._open(trainer, "validation")
+            self._open(trainer, pl_module, "validation")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._open(trainer, "test")
+        self._open(trainer, pl_module, "test")
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._open(trainer, "predict")
+        self._open(trainer, pl_module, "predict")
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         self._write(outputs)
@@ -60,13 +63,45 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._join(trainer, "predict")
 
-    def _open(self, trainer: L.Trainer, stage: str) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Leave the part to whoever goes on."""
+        if self._part is not None:
+            self._part.close()
+            self._part = None
+
+    def _open(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         folder = run_folder(trainer, "predictions", self.folder)
-        if trainer.is_global_zero:  # parts of a run that was killed would be joined with these
-            for part in folder.glob(f".{stage}-*.part"):
+        header = _header(trainer, pl_module, stage)
+        kept = self._continue(trainer, pl_module, stage, folder, header) if header else Unfinished({}, [], {})
+        path = part_path(folder, stage, process_number(trainer))
+        if trainer.is_global_zero:
+            self._part = open_part(path, header, kept.lines.values())
+            # What was taken over stands in this part now; what is left of others would be joined with it.
+            for part in {*kept.paths, *folder.glob(f".{stage}-*.part")} - {path}:
                 part.unlink()
         trainer.strategy.barrier()
-        self._part = open(folder / f".{stage}-{process_number(trainer)}.part", "w", encoding="utf-8")  # noqa: SIM115
+        if self._part is None:
+            self._part = open_part(path, header)
+
+    def _continue(
+        self, trainer: L.Trainer, pl_module: Any, stage: str, folder: Path, header: dict[str, str]
+    ) -> Unfinished:
+        """Take over what a run that died has answered: it is not asked again, and counts in the scores."""
+        found = Unfinished({}, [], {})
+        if trainer.is_global_zero:
+            found = find_unfinished(folder, stage, header, beside=self.folder is None)
+            for path, differs in found.others.items():
+                rank_zero_info(f"{path} is of another run ({', '.join(differs)} differ), which is started over")
+        found = trainer.strategy.broadcast(found)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        examples = data.evaluation_examples(_asked(stage))
+        data.leave_out(_asked(stage), found.lines.keys())
+        if found.lines:
+            folders = ", ".join(sorted({str(path.parent) for path in found.paths}))
+            rank_zero_info(f"{len(found.lines)} of {len(examples)} prompts are answered already, in {folders}")
+        if trainer.is_global_zero and stage != "predict":
+            pl_module.recall([answer_of(record, examples[record["number"]]) for record in records(found.lines)])
+        return found
 
     def _write(self, answers: list[Answer] | None) -> None:
         if self._part is None:
@@ -84,15 +119,25 @@ class PredictionWriter(Callback):
         folder = run_folder(trainer, "predictions", self.folder)
         if trainer.is_global_zero:
             parts = sorted(folder.glob(f".{stage}-*.part"))
-            # A line ends at "\n" alone: splitlines would also cut texts at U+2028, which JSON leaves as it is.
             # An example that several processes answered (those of a tensor-parallel group) is written once.
-            lines = {
-                json.loads(line)["number"]: line
-                for part in parts
-                for line in part.read_text(encoding="utf-8").split("\n")
-                if line
-            }
+            lines = {number: line for part in parts for number, line in read_part(part)[1].items()}
             joined = "".join(f"{lines[number]}\n" for number in sorted(lines))
             (folder / f"{stage}.jsonl").write_text(joined, encoding="utf-8")
             for part in parts:
                 part.unlink()
+        data: Any = getattr(trainer, "datamodule", None)
+        if hasattr(data, "leave_out"):
+            data.leave_out(_asked(stage), ())  # a second evaluation by this process asks everything
+
+
+def _asked(stage: str) -> Any:
+    """The datamodule's stage: prediction asks what the test asks."""
+    return "test" if stage == "predict" else stage
+
+
+def _header(trainer: L.Trainer, pl_module: Any, stage: str) -> dict[str, str] | None:
+    """All that decides the answers; None for modules and data that cannot go on from a part of them."""
+    data: Any = getattr(trainer, "datamodule", None)
+    if not hasattr(pl_module, "answering") or not hasattr(data, "asking"):
+        return None
+    return pl_module.answering() | data.asking(_asked(stage))

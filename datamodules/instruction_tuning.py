@@ -1,5 +1,6 @@
 """The LightningDataModule of instruction tuning: a benchmark's tasks as packed rows, and prompts to answer."""
 
+import hashlib
 import math
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -30,7 +31,7 @@ from .packing.stream import TrainPlan, TrainStream
 from .rendering.demonstrations import Demonstrations
 from .rendering.prompts import OptImlPrompt, PromptForm
 from .rendering.shots import ShotPreparation, with_shots
-from .rendering.tokenization import load_tokenizer, tokenize_sources
+from .rendering.tokenization import load_tokenizer, tokenize_sources, tokenizer_fingerprint
 from .schema import EvaluationExample, Task
 from .storage.parallel_preparation import Job, Prepared, prepare_tasks
 from .storage.preparation import InstanceCounts, Preparation
@@ -131,6 +132,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         self._sizes: list[TaskSize] = []
         self._preparation: Preparation | None = None
         self._evaluation: dict[Stage, EvaluationSet] = {}
+        self._answered: dict[Stage, set[int]] = {"validation": set(), "test": set()}
         if not self.shots or min(self.shots) < 0 or len(set(self.shots)) < len(self.shots):
             raise ValueError(f"shots must be at least 0 and different numbers, got {shots}")
         if self.source_length < 1:
@@ -210,6 +212,23 @@ class InstructionTuningDataModule(L.LightningDataModule):
     def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
         """Everything that is asked in a stage, by index; call it after ``setup``."""
         return self._evaluation[stage].examples
+
+    def leave_out(self, stage: Stage, numbers: Collection[int]) -> None:
+        """Do not ask a stage's batches whose examples are all among these numbers; every process says the same ones.
+
+        Batches stay whole and as they are, so that the others' answers are those of a run that asks everything.
+        """
+        self._answered[stage].clear()
+        self._answered[stage].update(numbers)
+
+    def asking(self, stage: Stage) -> dict[str, str]:
+        """What decides the prompts of a stage and their batches, beside the model. See ``PredictionWriter``."""
+        lengths = (self.max_new_tokens, self.evaluation_tokens, self.row_length, self.target_length)
+        return {
+            "prompts": hashlib.sha256(repr(self._evaluation[stage].examples).encode()).hexdigest(),
+            "tokenizer": tokenizer_fingerprint(self.preparation.tokenizer),
+            "batches": repr((*lengths, self.packing.__name__, self.bos, self.ranking)),
+        }
 
     def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Coverage | None:
         """What of a suite's listed tasks was run; None where the benchmark lists none.
@@ -356,6 +375,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
             budget=self.evaluation_tokens,
             replicas=replicas(self.trainer),
             unconditional=alone,
+            answered=self._answered[stage],
         )
 
     @property
@@ -386,6 +406,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
             max_new_tokens=self.max_new_tokens,
             budget=self.evaluation_tokens,
             replicas=replicas(self.trainer),
+            answered=self._answered[stage],
         )
 
     def _rows(self, stage: Stage) -> RowLoader:

@@ -20,6 +20,7 @@ from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
 from .evaluation.candidates import Score, rank_batch
 from .evaluation.generation import Decoding, answer_batch, prompt_seed
+from .evaluation.identity import weights_digest
 from .evaluation.metrics import GenerationScores, Scores
 from .losses import target_loss
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
@@ -206,6 +207,20 @@ class InstructionTuningModule(PlannedTraining):
         if self.evaluation_loss.update_called:
             self.log(f"{stage}/loss", self.evaluation_loss.compute(), prog_bar=True)
             self.evaluation_loss.reset()
+
+    def answering(self) -> dict[str, str]:
+        """What decides an answer beside its prompt; every process must ask. See ``PredictionWriter``."""
+        settings = (self.decoding, self.stop, self.score, self.seed)
+        computed = (self.attention, self.dtype_name, str(self.trainer.precision))
+        return {
+            "weights": weights_digest(self),
+            "decoding": repr(settings),
+            "precision": " ".join(computed),
+        }
+
+    def recall(self, answers: Sequence[Answer]) -> None:
+        """Score answers that an earlier run gave; one process is enough."""
+        self.generation_scores.update(answers)
 
     @torch.no_grad()
     def answer(self, batch: PromptBatch) -> list[Answer]:

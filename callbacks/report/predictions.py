@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
-from ...datamodules.schema import LEVELS, Metric
+from ...datamodules.schema import LEVELS, EvaluationExample, Metric
 from ...lightning_modules.evaluation.aggregation import ScoredInstance, own_score
-from ...lightning_modules.evaluation.metrics import Answer
+from ...lightning_modules.evaluation.answers import Answer
+from ...lightning_modules.evaluation.candidates import CandidateScores
 
 
 class Prediction(NamedTuple):
@@ -39,6 +40,17 @@ def prediction_line(answer: Answer) -> dict[str, Any]:
         "exact_match": answer.exact_match,
         **answer.details(),
     }
+
+
+def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
+    """The answer that ``prediction_line`` wrote of an example, with all its scores."""
+    text = record["prediction"]
+    if "options" not in record:
+        return Answer.of(example, text)
+    options = [option.strip() for option in example.options]
+    by_option = [record["options"][option] for option in options]
+    kinds = {kind: tuple(scores[kind] for scores in by_option) for kind in by_option[0]}
+    return Answer.chosen(example, CandidateScores(**kinds), options.index(text), record["tied"])
 
 
 def read_predictions(path: Path) -> list[Prediction]:

@@ -1,7 +1,7 @@
 """Evaluation: which examples are asked, and their batches, dealt to replicas without repeats."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple, Protocol
 
@@ -167,6 +167,23 @@ def sum_budget_batches(sizes: Sequence[int], budget: int) -> list[list[int]]:
     return [order[groups.row(group)].tolist() for group in range(len(groups))]
 
 
+def unanswered(
+    batches: Sequence[list[int]], examples: Sequence[EvaluationExample], answered: Collection[int]
+) -> list[list[int]]:
+    """The batches that hold an example whose number is not among those answered, whole."""
+    return [batch for batch in batches if not all(examples[i].number in answered for i in batch)]
+
+
+def dealt(batches: Sequence[list[int]], here: Replicas) -> list[list[int]]:
+    """This replica's batches; empty ones where others have more, so that all replicas have equally many.
+
+    >>> dealt([[0, 1], [2], [3]], Replicas(size=2, rank=1))
+    [[2], []]
+    """
+    mine = list(batches[here.rank :: here.size])
+    return mine + [[]] * (-(-len(batches) // here.size) - len(mine))
+
+
 class PromptLoader:
     """One replica's prompts, each exactly once over all replicas, and equally many batches on every replica.
 
@@ -181,6 +198,7 @@ class PromptLoader:
         max_new_tokens: Longest answer in tokens.
         budget: Most tokens in a batch, answers included.
         replicas: Who else evaluates.
+        answered: Numbers of examples that are answered already, read whenever iteration begins.
     """
 
     def __init__(
@@ -193,21 +211,21 @@ class PromptLoader:
         max_new_tokens: int,
         budget: int,
         replicas: Replicas,
+        answered: Collection[int] = (),
     ) -> None:
-        self.sources, self.examples = sources, examples
+        self.sources, self.examples, self.replicas, self.answered = sources, examples, replicas, answered
         self.pad_token_id, self.pad_left, self.max_new_tokens = pad_token_id, pad_left, max_new_tokens
-        batches = token_budget_batches([len(source) + max_new_tokens for source in sources], budget)
-        self._rounds = -(-len(batches) // replicas.size)
-        self._mine = batches[replicas.rank :: replicas.size]
+        self._batches = token_budget_batches([len(source) + max_new_tokens for source in sources], budget)
 
     def __len__(self) -> int:
-        return self._rounds
+        return len(self._mine())
 
     def __iter__(self) -> Iterator[PromptBatch]:
-        for batch in self._mine:
-            yield self._collate(batch, tuple(self.examples[i] for i in batch))
-        for _ in range(self._rounds - len(self._mine)):
-            yield self._collate([0], ())
+        for batch in self._mine():
+            yield self._collate(batch or [0], tuple(self.examples[i] for i in batch))
+
+    def _mine(self) -> list[list[int]]:
+        return dealt(unanswered(self._batches, self.examples, self.answered), self.replicas)
 
     def _collate(self, batch: Sequence[int], examples: tuple[EvaluationExample, ...]) -> PromptBatch:
         input_ids, mask = pad_prompts([self.sources[i] for i in batch], self.pad_token_id, left=self.pad_left)

@@ -1,12 +1,12 @@
 """Examples whose options are ranked, dealt to replicas without repeats."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..packing.replicas import Replicas
 from ..schema import EvaluationExample, TokenizedExample
 from .candidate_batches import CandidateRows, RankBatch, RankedExample
 from .candidates import Tree, tree_columns
-from .prompt_loader import sum_budget_batches
+from .prompt_loader import dealt, sum_budget_batches, unanswered
 
 
 class RankLoader:
@@ -23,6 +23,7 @@ class RankLoader:
         replicas: Who else evaluates.
         unconditional: The document of every option after a prompt that says nothing, by its text; empty where nobody
             compares with it.
+        answered: Numbers of examples that are answered already, read whenever iteration begins.
 
     Raises:
         ValueError: A candidate is longer than the model reads; names its task and example.
@@ -37,20 +38,21 @@ class RankLoader:
         budget: int,
         replicas: Replicas,
         unconditional: Mapping[str, TokenizedExample] | None = None,
+        answered: Collection[int] = (),
     ) -> None:
-        self.examples, self.rows = examples, rows
+        self.examples, self.rows, self.replicas, self.answered = examples, rows, replicas, answered
         self.trees = [_trees(rows, *each) for each in zip(examples, documents, strict=True)]
         self.unconditional = {text: rows.trees([document]) for text, document in (unconditional or {}).items()}
-        batches = sum_budget_batches([tree_columns(trees) for trees in self.trees], budget)
-        self._rounds = -(-len(batches) // replicas.size)
-        mine = batches[replicas.rank :: replicas.size]
-        self._mine: list[list[int]] = mine + [[]] * (self._rounds - len(mine))
+        self._batches = sum_budget_batches([tree_columns(trees) for trees in self.trees], budget)
 
     def __len__(self) -> int:
-        return self._rounds
+        return len(self._mine())
 
     def __iter__(self) -> Iterator[RankBatch]:
-        return map(self._collate, self._mine)
+        return map(self._collate, self._mine())
+
+    def _mine(self) -> list[list[int]]:
+        return dealt(unanswered(self._batches, self.examples, self.answered), self.replicas)
 
     def _collate(self, batch: Sequence[int]) -> RankBatch:
         examples = [self.examples[i] for i in batch]
