@@ -15,6 +15,7 @@ every step of phi; a run that is found in ``results.jsonl`` is not repeated.
 """
 
 import argparse
+import itertools
 import json
 import math
 import random
@@ -312,13 +313,14 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     benchmark, tokenizer = tasks(arguments.folder, toybench=arguments.toybench)
     done = read_results(arguments.folder)
-    for arm, options in ARMS.items():
-        for seed in range(arguments.seeds):
-            if (arm, seed) in done:
+    for control in (False, True):
+        for seed, arm in itertools.product(range(arguments.seeds), ARMS):
+            options = ARMS[arm]
+            if (arm, seed) in done or ("control" in options) != control:
                 continue
             trainer, module, data, shares = fitted(benchmark, tokenizer, setting=setting, seed=seed, **options)
             result: dict[str, Any] = {"arm": arm, "seed": seed, "shares": shares}
-            if "control" not in options:
+            if not control:
                 (scores,) = trainer.test(module, data, verbose=False)
                 result["rouge_l"] = 100 * scores["test/rouge_l"]
             done[arm, seed] = result

@@ -1,11 +1,12 @@
 """Sweeps of instruction optimization: how long an instruction should be, and how many categories the outer level needs.
 
     python examples/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps length [--max_steps 2000]
-    python examples/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps outer
+    python examples/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps outer [--categories 60]
 
-`length` trains with 1 to 256 embeddings; `outer` with 1 to 59 of the paper's 60 categories as outer tasks, in shares of
-the categories that are there (arXiv 2306.10098, section 5). Each setting is trained once by the recipe, and the
-validation's ROUGE-L at its end is printed; settings whose runs are found in the folder are not trained again.
+`length` trains with 1 to 256 embeddings, which a row must have room for; `outer` with 1 to 59 of the paper's 60
+categories as outer tasks, or as many of the categories that the benchmark has (arXiv 2306.10098, section 5). Each
+setting is trained once by the recipe, and the validation's ROUGE-L at its end is printed; settings whose runs are found
+in the folder are not trained again.
 """
 
 import argparse
@@ -18,16 +19,15 @@ LENGTHS = tuple(2**power for power in range(9))
 OUTER = (1, 10, 20, 30, 40, 50, 59)  # of 60
 
 
-def variants(sweep: str) -> dict[str, dict[str, Any]]:
+def variants(sweep: str, categories: int) -> dict[str, dict[str, Any]]:
     """By name, what is laid over the recipe."""
     if sweep == "length":
         return {f"length-{length}": {"data": {"init_args": {"instruction_length": length}}} for length in LENGTHS}
     split = "crosstask.datamodules.bilevel.meta_split.CategorySplit"
+    counts = sorted({min(max(round(count * categories / 60), 1), categories - 1) for count in OUTER})
     return {
-        f"outer-{count}": {
-            "data": {"init_args": {"split": {"class_path": split, "init_args": {"outer": round(count / 60, 4)}}}}
-        }
-        for count in OUTER
+        f"outer-{count}": {"data": {"init_args": {"split": {"class_path": split, "init_args": {"outer": count}}}}}
+        for count in counts
     }
 
 
@@ -36,12 +36,12 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("folder", type=Path)
     parser.add_argument("sweep", choices=["length", "outer"])
+    parser.add_argument("--categories", type=int, default=60, help="training categories that the benchmark has")
     parser.add_argument("--max_steps", type=int, help="theta steps of each run in place of the recipe's")
     arguments = parser.parse_args()
     folder = str(arguments.folder / arguments.sweep)
-    try_recipes(
-        arguments.recipe, folder, variants(arguments.sweep), metric="validation/rouge_l", max_steps=arguments.max_steps
-    )
+    tried = variants(arguments.sweep, arguments.categories)
+    try_recipes(arguments.recipe, folder, tried, metric="validation/rouge_l", max_steps=arguments.max_steps)
 
 
 if __name__ == "__main__":
