@@ -27,7 +27,7 @@ from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.bilevel.exemplars import ExemplarPools, encode_candidates, exemplar_texts
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.bilevel.presets import choices
-from crosstask.datamodules.bilevel.row_chunks import inner_chunks, outer_chunks, take_rows
+from crosstask.datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks, take_rows
 from crosstask.datamodules.bilevel.stream import BilevelBatch, LanguageRows, cut_source
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.packing.replicas import Replicas
@@ -358,10 +358,13 @@ def test_halves_of_the_outer_batch_tell_how_noisy_the_hypergradient_is(make: Mak
         assert rows is not None
         module.configure_model()
         model = module.language_model.eval()
-        whole, *halves = (
+        whole, *parts = (
             target_loss(model, part).sum for part in (rows, take_rows(rows, [2]), take_rows(rows, [3, 0, 1]))
         )
-        assert_close(sum(halves), whole)
+        assert_close(sum(parts), whole)
+        assert [len(half.input_ids) for half in halves(rows)] == [2, 2]
+        with pytest.raises(ValueError, match="compares halves of the outer batch, and a replica's has 1 row"):
+            halves(take_rows(rows, [0]))
 
 
 @pytest.mark.parametrize("seq2seq", [False, True])
