@@ -24,7 +24,7 @@ from ..datamodules.bilevel.presets import Preset, choices
 from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
 from ..datamodules.bilevel.stream import BilevelBatch, InnerBatch, LanguageRows
 from ..datamodules.packing.replicas import replicas
-from .hypergradients import Hypergradient, Method, Reduce, Vector, average_over_replicas, unreduced
+from .hypergradients import Hypergradient, Method, Vector, average_over_replicas
 from .hypergradients.parameter_vectors import cosine, norm
 from .hypergradients.passes import averaged, gathered_anew, gradients, or_zeros
 from .instruction_tuning import InstructionTuningModule
@@ -221,9 +221,8 @@ class InstructionOptimizationModule(InstructionTuningModule):
     def on_fit_start(self) -> None:
         """Refuse what this training cannot be exact with, before its first step."""
         require_agreement(self, self.trainer.datamodule)  # type: ignore[attr-defined]
-        curvature = self.outer.curvature
-        reads_with_model = self.instruction_settings.representation.by == "model"
-        refuse_strategy(self.trainer.strategy, curvature=curvature, reads_with_model=reads_with_model)
+        curvature, texts_by = self.outer.curvature, self.instruction_settings.representation.by
+        refuse_strategy(self.trainer.strategy, curvature=curvature, reads_with_model=texts_by == "model")
         self._theta = self.theta  # now: while a sharded model reads, gathered copies stand in its parameters' places
         refuse_low_precision(self._theta, curvature)
 
@@ -269,8 +268,8 @@ class InstructionOptimizationModule(InstructionTuningModule):
         return method
 
     def _step_phi(self, level: OuterLevel, method: Method, batch: BilevelBatch) -> None:
-        assert batch.outer is not None
         outer = batch.outer
+        assert outer is not None
         if level.measures_noise:
             alike = cosine(*(self._hypergradient(level, method, batch, half).gradients for half in halves(outer)))
             self._log({"train/hypergradient_cosine": alike})
@@ -330,8 +329,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
         self.log_dict(values, prog_bar=prog_bar, sync_dist=several, batch_size=1)
 
     def _reduce(self, tensors: Vector) -> Vector:
-        reduce: Reduce = average_over_replicas if replicas(self.trainer).size > 1 else unreduced
-        return reduce(tensors)
+        return average_over_replicas(tensors) if replicas(self.trainer).size > 1 else tensors
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
