@@ -1,9 +1,7 @@
 """The LightningDataModule of instruction tuning: a benchmark's tasks as packed rows, and prompts to answer."""
 
-import hashlib
 import math
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,23 +13,23 @@ from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
 from .benchmarks.messages import some
 from .benchmarks.suite import Suite
-from .evaluation.candidate_batches import CandidateRows, CausalCandidates, DecoderCandidates
-from .evaluation.candidates import Ranking, tokenize_candidates
+from .evaluation.asked_examples import EvaluationSet, read_evaluation
+from .evaluation.candidates import Ranking
 from .evaluation.coverage import Coverage, suite_coverage
-from .evaluation.prompt_loader import Chain, EvaluationSet, PromptLoader, RowLoader, read_evaluation
-from .evaluation.rank_loader import RankLoader
+from .evaluation.prompt_loader import Chain
+from .evaluation.stage_batches import StageBatches, longest_source
 from .mixture.draws import WINDOW, Mixture
 from .mixture.rates import ExtraStream, MixtureRules, TaskSize, task_rates
 from .mixture.report import MixtureReport, mixture_report
 from .packing.best_fit import Packing, best_fit, in_order, one_per_row
-from .packing.collate import CausalRows, RowKind, Seq2SeqRows
+from .packing.collate import RowKind
 from .packing.replicas import replicas
 from .packing.report import PackingReport, packing_report
 from .packing.stream import TrainPlan, TrainStream
 from .rendering.demonstrations import Demonstrations
 from .rendering.prompts import OptImlPrompt, PromptForm
 from .rendering.shots import ShotPreparation, with_shots
-from .rendering.tokenization import load_tokenizer, tokenize_sources, tokenizer_fingerprint
+from .rendering.tokenization import load_tokenizer
 from .schema import EvaluationExample, Task
 from .storage.parallel_preparation import Job, Prepared, prepare_tasks
 from .storage.preparation import InstanceCounts, Preparation
@@ -125,6 +123,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         self.demonstrations, self.shot_separator = demonstrations, shot_separator
         self.shots = tuple(shots) if isinstance(shots, Sequence) else (shots,)
         self.bos, self.seed, self.cache = bos, seed, Path(cache).expanduser()
+        self.source_length = longest_source(row_length, target_length, max_new_tokens)
         self.processes, self.prepared = processes, Prepared(0, 0, 0)
         self.plan: TrainPlan | None = None
         self._tasks: dict[str, Task] = {}
@@ -135,15 +134,6 @@ class InstructionTuningDataModule(L.LightningDataModule):
         self._answered: dict[Stage, set[int]] = {"validation": set(), "test": set()}
         if not self.shots or min(self.shots) < 0 or len(set(self.shots)) < len(self.shots):
             raise ValueError(f"shots must be at least 0 and different numbers, got {shots}")
-        if self.source_length < 1:
-            raise ValueError(
-                f"row_length = {row_length} leaves no room for a prompt beside max_new_tokens = {max_new_tokens}"
-            )
-
-    @property
-    def source_length(self) -> int:
-        """Longest source at evaluation: prompt and answer share a row unless a decoder has its own."""
-        return self.row_length if self.target_length else self.row_length - self.max_new_tokens
 
     @property
     def preparation(self) -> Preparation:
@@ -165,10 +155,21 @@ class InstructionTuningDataModule(L.LightningDataModule):
 
     @property
     def row_kind(self) -> RowKind:
-        pad = self.preparation.tokenizer.pad_token_id
-        if self.target_length is None:
-            return CausalRows(self.row_length, pad)
-        return Seq2SeqRows(self.row_length, self.target_length, pad)
+        """What a row of this model holds."""
+        return self.stage_batches.row_kind
+
+    @property
+    def stage_batches(self) -> StageBatches:
+        """What turns examples that are asked into batches."""
+        return StageBatches(
+            self.preparation,
+            self.packing,
+            self.row_length,
+            self.target_length,
+            self.max_new_tokens,
+            self.evaluation_tokens,
+            self.ranking,
+        )
 
     def prepare_data(self) -> None:
         """Render and tokenize the training tasks that the store lacks, over `processes`."""
@@ -199,7 +200,8 @@ class InstructionTuningDataModule(L.LightningDataModule):
         """Packed rows for the loss, then prompts to answer; nothing where no examples are held out."""
         if not self.counts.validation:
             return []
-        return Chain(self._rows("validation"), self._asked("validation"))
+        rows = self.stage_batches.rows(self._evaluation["validation"], replicas(self.trainer))
+        return Chain(rows, self._asked("validation"))
 
     def test_dataloader(self) -> Chain:
         """Options to rank where that is wanted, then prompts to answer, the longest first."""
@@ -223,12 +225,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
 
     def asking(self, stage: Stage) -> dict[str, str]:
         """What decides the prompts of a stage and their batches, beside the model. See ``PredictionWriter``."""
-        lengths = (self.max_new_tokens, self.evaluation_tokens, self.row_length, self.target_length)
-        return {
-            "prompts": hashlib.sha256(repr(self._evaluation[stage].examples).encode()).hexdigest(),
-            "tokenizer": tokenizer_fingerprint(self.preparation.tokenizer),
-            "batches": repr((*lengths, self.packing.__name__, self.bos, self.ranking)),
-        }
+        return self.stage_batches.identity(self._evaluation[stage])
 
     def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Coverage | None:
         """What of a suite's listed tasks was run; None where the benchmark lists none.
@@ -350,73 +347,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
             rank_zero_info(f"{count} {stage} examples are not evaluated: {reason}")
 
     def _asked(self, stage: Stage) -> Chain:
-        found = self._evaluation[stage]
-        if self.ranking is None:
-            return Chain(self._prompts(stage, found))
-        ranked = self._ranked(stage, found.part(options=True), self.ranking)
-        return Chain(ranked, self._prompts(stage, found.part(options=False)))
-
-    def _ranked(self, stage: Stage, found: EvaluationSet, ranking: Ranking) -> RankLoader:
-        tokenizer, pair = self.preparation.tokenizer, self.target_length is not None
-        tokenize = partial(tokenize_candidates, tokenizer, pair=pair, bos=self.bos, eos=ranking.eos)
-        options = [example.options for example in found.examples]
-        documents = tokenize([prompt.source for prompt in found.prompts], options)
-        alone = {}
-        if ranking.unconditional is not None:
-            texts = list(dict.fromkeys(option.strip() for group in options for option in group))
-            each = tokenize([ranking.unconditional] * len(texts), [[text] for text in texts])
-            alone = {text: document for text, [document] in zip(texts, each, strict=True)}
-        if cut := sum(self.candidate_rows.cuts(group) for group in documents):
-            rank_zero_info(f"{cut} of {len(documents)} {stage} prompts to rank lose their beginning")
-        return RankLoader(
-            found.examples,
-            documents,
-            rows=self.candidate_rows,
-            budget=self.evaluation_tokens,
-            replicas=replicas(self.trainer),
-            unconditional=alone,
-            answered=self._answered[stage],
-        )
-
-    @property
-    def candidate_rows(self) -> CandidateRows:
-        """How candidates are read; ``one_per_row`` is for models that cannot keep them apart."""
-        pad, packed = self.preparation.tokenizer.pad_token_id, self.packing is not one_per_row
-        if self.target_length is None:
-            return CausalCandidates(pad, self.row_length, self.row_length, packed)
-        return DecoderCandidates(pad, self.row_length, self.target_length, packed)
-
-    def _prompts(self, stage: Stage, found: EvaluationSet) -> PromptLoader:
-        tokenizer = self.preparation.tokenizer
-        sources = tokenize_sources(
-            tokenizer,
-            [prompt.source for prompt in found.prompts],
-            pair=bool(self.target_length),
-            bos=self.bos,
-        )
-        if cut := sum(len(source) > self.source_length for source in sources):
-            rank_zero_info(
-                f"{cut} of {len(sources)} {stage} prompts lose their beginning to {self.source_length} tokens"
-            )
-        return PromptLoader(
-            [source[-self.source_length :] for source in sources],
-            found.examples,
-            pad_token_id=tokenizer.pad_token_id,
-            pad_left=self.target_length is None,
-            max_new_tokens=self.max_new_tokens,
-            budget=self.evaluation_tokens,
-            replicas=replicas(self.trainer),
-            answered=self._answered[stage],
-        )
-
-    def _rows(self, stage: Stage) -> RowLoader:
-        return RowLoader(
-            self.preparation.tokenize(self._evaluation[stage].prompts),
-            kind=self.row_kind,
-            packing=self.packing,
-            budget=self.evaluation_tokens,
-            replicas=replicas(self.trainer),
-        )
+        return self.stage_batches.asked(self._evaluation[stage], replicas(self.trainer), self._answered[stage])
 
 
 def _task_size(task: Task, stored: StoredTask, kind: RowKind) -> TaskSize:

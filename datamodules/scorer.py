@@ -6,7 +6,7 @@ from typing import Literal
 from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark, Split
-from .evaluation.prompt_loader import read_evaluation
+from .evaluation.asked_examples import read_evaluation
 from .instruction_tuning import InstructionTuningDataModule, Stage
 from .packing.replicas import replicas
 from .rendering.prompts import OptImlPrompt, PromptForm

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.prompt_loader import EvaluationSet
+from ..evaluation.asked_examples import EvaluationSet
 from ..packing.best_fit import Packing, in_order
 from ..packing.replicas import Replicas
 from ..rendering.prompts import rendering_rng

@@ -1,0 +1,139 @@
+"""The batches of an evaluation stage: options to rank, prompts to answer in writing, and rows for the loss."""
+
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import partial
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from ..packing.best_fit import Packing, one_per_row
+from ..packing.collate import CausalRows, RowKind, Seq2SeqRows
+from ..packing.replicas import Replicas
+from ..rendering.tokenization import tokenize_sources, tokenizer_fingerprint
+from ..schema import TokenizedExample
+from ..storage.preparation import Preparation
+from .asked_examples import EvaluationSet
+from .candidate_batches import CandidateRows, CausalCandidates, DecoderCandidates
+from .candidates import Ranking, tokenize_candidates
+from .prompt_loader import Chain, PromptLoader, RowLoader
+from .rank_loader import RankLoader
+
+
+def longest_source(row_length: int, target_length: int | None, max_new_tokens: int) -> int:
+    """Tokens of the longest source that is asked: prompt and answer share a row unless a decoder has its own.
+
+    Raises:
+        ValueError: Nothing is left for the source.
+    """
+    room = row_length if target_length else row_length - max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"row_length = {row_length} leaves no room for a prompt beside max_new_tokens = {max_new_tokens}"
+        )
+    return room
+
+
+@dataclass(frozen=True)
+class StageBatches:
+    """What turns a stage's examples into batches; the same for every stage.
+
+    Args:
+        preparation: How an example becomes a document, with its tokenizer.
+        packing: How documents share rows.
+        row_length: Columns of a row; for an encoder-decoder model, of its encoder's rows.
+        target_length: Columns of a decoder row, None for a decoder-only model.
+        max_new_tokens: Longest answer.
+        budget: Most tokens of a batch, answers included.
+        ranking: How options are ranked; everything is answered in writing if None.
+    """
+
+    preparation: Preparation
+    packing: Packing
+    row_length: int
+    target_length: int | None
+    max_new_tokens: int
+    budget: int
+    ranking: Ranking | None
+
+    @property
+    def row_kind(self) -> RowKind:
+        pad = self.preparation.tokenizer.pad_token_id
+        if self.target_length is None:
+            return CausalRows(self.row_length, pad)
+        return Seq2SeqRows(self.row_length, self.target_length, pad)
+
+    @property
+    def candidate_rows(self) -> CandidateRows:
+        """How candidates are read; ``one_per_row`` is for models that cannot keep them apart."""
+        pad, packed = self.preparation.tokenizer.pad_token_id, self.packing is not one_per_row
+        if self.target_length is None:
+            return CausalCandidates(pad, self.row_length, self.row_length, packed)
+        return DecoderCandidates(pad, self.row_length, self.target_length, packed)
+
+    def asked(self, found: EvaluationSet, here: Replicas, answered: Collection[int]) -> Chain:
+        """Options to rank where that is wanted, then prompts to answer; the longest first.
+
+        Args:
+            found: The stage's examples.
+            here: This replica.
+            answered: Numbers of examples that are answered already, read whenever iteration begins.
+        """
+        if self.ranking is None:
+            return Chain(self._prompts(found, here, answered))
+        ranked = self._ranked(found.part(options=True), self.ranking, here, answered)
+        return Chain(ranked, self._prompts(found.part(options=False), here, answered))
+
+    def rows(self, found: EvaluationSet, here: Replicas) -> RowLoader:
+        """The documents of the stage in packed rows, for the loss on their targets."""
+        documents = self.preparation.tokenize(found.prompts)
+        return RowLoader(documents, kind=self.row_kind, packing=self.packing, budget=self.budget, replicas=here)
+
+    def identity(self, found: EvaluationSet) -> dict[str, str]:
+        """What decides the prompts of a stage and their batches, beside the model."""
+        lengths = (self.max_new_tokens, self.budget, self.row_length, self.target_length)
+        return {
+            "prompts": hashlib.sha256(repr(found.examples).encode()).hexdigest(),
+            "tokenizer": tokenizer_fingerprint(self.preparation.tokenizer),
+            "batches": repr((*lengths, self.packing.__name__, self.preparation.bos, self.ranking)),
+        }
+
+    def _ranked(self, found: EvaluationSet, ranking: Ranking, here: Replicas, answered: Collection[int]) -> RankLoader:
+        tokenizer, pair = self.preparation.tokenizer, self.target_length is not None
+        tokenize = partial(tokenize_candidates, tokenizer, pair=pair, bos=self.preparation.bos, eos=ranking.eos)
+        options = [example.options for example in found.examples]
+        documents = tokenize([prompt.source for prompt in found.prompts], options)
+        alone: dict[str, TokenizedExample] = {}
+        if ranking.unconditional is not None:
+            texts = list(dict.fromkeys(option.strip() for group in options for option in group))
+            each = tokenize([ranking.unconditional] * len(texts), [[text] for text in texts])
+            alone = {text: document for text, [document] in zip(texts, each, strict=True)}
+        if cut := sum(self.candidate_rows.cuts(group) for group in documents):
+            rank_zero_info(f"{cut} of {len(documents)} prompts to rank lose their beginning")
+        return RankLoader(
+            found.examples,
+            documents,
+            rows=self.candidate_rows,
+            budget=self.budget,
+            replicas=here,
+            unconditional=alone,
+            answered=answered,
+        )
+
+    def _prompts(self, found: EvaluationSet, here: Replicas, answered: Collection[int]) -> PromptLoader:
+        tokenizer = self.preparation.tokenizer
+        longest = longest_source(self.row_length, self.target_length, self.max_new_tokens)
+        texts = [prompt.source for prompt in found.prompts]
+        sources = tokenize_sources(tokenizer, texts, pair=bool(self.target_length), bos=self.preparation.bos)
+        if cut := sum(len(source) > longest for source in sources):
+            rank_zero_info(f"{cut} of {len(sources)} prompts lose their beginning to {longest} tokens")
+        return PromptLoader(
+            [source[-longest:] for source in sources],
+            found.examples,
+            pad_token_id=tokenizer.pad_token_id,
+            pad_left=self.target_length is None,
+            max_new_tokens=self.max_new_tokens,
+            budget=self.budget,
+            replicas=here,
+            answered=answered,
+        )
