@@ -14,8 +14,9 @@ quickstart: $(VENV)/ready
 	$(BIN)/crosstask fit --config configs/quickstart.yaml
 	$(BIN)/crosstask test --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
 
-test: $(VENV)/ready
-	$(BIN)/python -m pytest -m "not real_data and not distributed and not slurm"
+test: export OMP_NUM_THREADS := 1
+test: $(VENV)/ready  # two processes share the files of tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_data and not distributed and not slurm"
 
 test-distributed: $(VENV)/ready  # every cell of docs/strategies.md that processes on a CPU can run
 	$(BIN)/python -m pytest -m distributed

@@ -55,7 +55,7 @@ def test_two_processes_equal_one_with_the_whole_batch(strategy: str, tmp_path: P
         for rank in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        outputs = [process.communicate(timeout=900)[0] for process in processes]
     finally:
         for process in processes:
             process.kill()
