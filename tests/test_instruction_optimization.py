@@ -412,7 +412,7 @@ def test_a_growing_series_is_told(make: Make) -> None:
         ({"hessian_products": -1}, r"hessian_products \(M\) must be 0 or more .* got -1"),
         ({"gamma": 0.0}, "gamma positive"),
         ({"preset": "code"}, "preset must be one of"),
-        ({"gamma": "auto", "method": "sama"}, "gamma auto finds the step of the series of neumann; sama"),
+        ({"gamma": "auto", "method": "sama"}, "gamma auto finds the step of neumann's series; sama"),
         ({"method": "conjugate_gradient", "hessian_products": 0}, "conjugate_gradient needs iterations"),
         ({"damping": 1.0}, "damping = 1.0 is of conjugate_gradient; neumann has none"),
         ({"method": "adam_preconditioned", "when": "before", "inner_steps": 1}, "before any theta step"),

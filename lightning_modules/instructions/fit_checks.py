@@ -41,7 +41,7 @@ def refuse_low_precision(theta: Sequence[Parameter], curvature: CurvatureName) -
     if low is not None and curvature == "finite_difference":
         raise ValueError(
             f"finite differences need float32 weights, and the model's are {low}: set trainer.precision to "
-            "bf16-mixed, or curvature to exact"
+            "bf16-mixed, or outer.curvature to exact"
         )
 
 
@@ -70,7 +70,7 @@ def refuse_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_
             "tensor_parallel_size to 1"
         )
     if curvature != "finite_difference":
-        raise ValueError("exact second derivatives cannot pass through shards: set curvature to finite_difference")
+        raise ValueError("second derivatives cannot pass through shards: set outer.curvature to finite_difference")
     if sharding.compute_dtype is not None:
         raise ValueError(
             f"finite differences need float32, and the blocks compute in {sharding.compute_dtype}: leave "

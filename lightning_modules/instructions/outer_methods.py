@@ -162,15 +162,15 @@ class OuterMethod:
         """
         if self.hessian_products < 0 or (self.gamma != "auto" and not self.gamma > 0):
             raise ValueError(
-                f"hessian_products (M) must be 0 or more and gamma positive, got {self.hessian_products} and "
-                f"{self.gamma}"
+                f"outer.hessian_products (M) must be 0 or more and outer.gamma positive, got {self.hessian_products} "
+                f"and {self.gamma}"
             )
         if self.gamma == "auto" and self.name != "neumann":
-            raise ValueError(f"gamma auto finds the step of the series of neumann; {self.name} needs a number or none")
+            raise ValueError(f"outer.gamma auto finds the step of neumann's series; {self.name} needs a number or none")
         if self.name == "conjugate_gradient" and self.hessian_products < 1:
-            raise ValueError("conjugate_gradient needs iterations: set hessian_products to 1 or more")
+            raise ValueError("conjugate_gradient needs iterations: set outer.hessian_products to 1 or more")
         if self.damping and self.name != "conjugate_gradient":
-            raise ValueError(f"damping = {self.damping} is of conjugate_gradient; {self.name} has none")
+            raise ValueError(f"outer.damping = {self.damping} is of conjugate_gradient; {self.name} has none")
         if self.name in OF_ADAM and outer_step == "before" and inner_steps == 1:
             raise ValueError(
                 f"{self.name} reads Adam's moments, and at inner_steps = 1 the first outer step comes before any "
@@ -183,8 +183,8 @@ class OuterMethod:
             )
         if curvature == "exact" and compiled:
             raise ValueError(
-                "exact differentiates twice, which compiled blocks do not allow: set compile to false, or curvature "
-                "to finite_difference"
+                "exact differentiates twice, which compiled blocks do not allow: set compile to false, or "
+                "outer.curvature to finite_difference"
             )
 
 

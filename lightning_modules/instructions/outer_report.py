@@ -4,14 +4,14 @@ from ..hypergradients import Diagnostics
 from .outer_methods import MethodName
 
 _SERIES = (
-    "the series of the hypergradient grew and was cut short: lower {}, or hessian_products; it converges below "
+    "the series of the hypergradient grew and was cut short: lower {}, or outer.hessian_products; it converges below "
     "2 / (largest eigenvalue of the inner Hessian)"
 )
 GREW: dict[MethodName, str] = {
-    "neumann": _SERIES.format("gamma"),
+    "neumann": _SERIES.format("outer.gamma"),
     "adam_preconditioned": _SERIES.format("learning_rate"),
     "conjugate_gradient": "the inner Hessian is not positive along a direction of conjugate_gradient, which stopped "
-    "there: raise damping, or take neumann or identity",
+    "there: raise outer.damping, or take neumann or identity",
 }
 """What is said of a method that stopped early."""
 
@@ -37,6 +37,6 @@ def outer_warnings(found: Diagnostics, method: MethodName) -> list[str]:
     if found.largest_curvature is not None and found.largest_curvature < 0:
         said.append(
             f"the largest curvature of the inner loss is negative ({found.largest_curvature:.2e}): the series grows "
-            "along it whatever gamma is; keep hessian_products small, or take identity"
+            "along it whatever gamma is; keep outer.hessian_products small, or take identity"
         )
     return said
