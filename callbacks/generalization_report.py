@@ -12,7 +12,7 @@ from rich.console import Console
 from ..lightning_modules.evaluation.aggregation import scored_instances
 from ..lightning_modules.evaluation.metrics import Scores
 from .prediction_writer import PredictionWriter
-from .report.comparison import System, SystemsReport, readings_of
+from .report.comparison import System, SystemsReport, readings_of, short_names
 from .report.coverage_text import terminal_coverage
 from .report.page import render_page
 from .report.predictions import read_predictions
@@ -74,7 +74,8 @@ class GeneralizationReport(Callback):
         self._reported = None
         path, folder = writer.path(trainer, name), run_folder(trainer, f"report/{name}", self.folder)
         if trainer.is_global_zero:
-            system = System(str(path.parents[1]), [str(path)], report)
+            run = path.parents[1]
+            system = System(short_names([run])[run], [str(path)], report)
             read = readings_of({system.name: read_predictions(path)}, READINGS) if report.overall else {}
             page = render_page(SystemsReport(name, "category", [system], [], read), f"Generalization report, {name}")
             (folder / "report.html").write_text(page, encoding="utf-8")

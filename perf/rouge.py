@@ -108,10 +108,17 @@ def generated_pairs(rng: random.Random, count: int) -> list[Pair]:
     return pairs
 
 
+def many(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """So many answers: those of `pairs`, and then each against the next one's references, and so on."""
+    size = len(pairs)
+    return [Pair(pairs[i % size].prediction, pairs[(i + i // size) % size].references) for i in range(count)]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="medians are taken over so many")
     parser.add_argument("--answers", type=int, default=2000, help="scored in each round, at most")
+    parser.add_argument("--predictions", type=int, default=100_000, help="scored in one go at the end; 0 for none")
     settings = parser.parse_args()
     rng = random.Random(0)
     if data := os.environ.get("CROSSTASK_DATA"):
@@ -134,6 +141,10 @@ def main() -> None:
     for name, (answers, mine, theirs, difference) in results.items():
         table.add_row(name, str(answers), f"{mine:.2f}", f"{theirs:.1f}", f"{theirs / mine:.1f}", f"{difference:.1g}")
     Console().print(table)
+    if settings.predictions:
+        tokenize.cache_clear()
+        each = timed(ours, many(pairs, settings.predictions))[1]
+        print(f"{settings.predictions:,} predictions, texts read anew: {each * settings.predictions / 1e6:.1f} s")
     print_result(
         "rouge_l",
         ours=1e6 / known.ours,

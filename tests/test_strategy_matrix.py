@@ -125,21 +125,43 @@ def test_four_processes_shard_replicate_and_cut(recipes: dict[str, Path], folder
     require_equal_weights(folder, "four_one", [f"four_{name}" for name in cells], 5e-6)
 
 
-def test_answers_are_those_of_one_process(recipes: dict[str, Path], folder: Path) -> None:
-    """Prompts end at different times on different processes, and every forward needs all of them."""
+@pytest.mark.parametrize("kind", ["opt", "t5"])
+def test_answers_are_those_of_one_process(kind: str, recipes: dict[str, Path], folder: Path) -> None:
+    """Options ranked, and prompts that end at different times on different processes; every forward needs all."""
     words = ["--data.init_args.test_examples=2", "--data.init_args.evaluation_tokens=512"]
+    words += ["--data.init_args.ranking.labels=8"]
 
     def test(name: str, *more: str) -> list[str]:
         named = f"--trainer.logger.init_args.version={name}"
-        return ["test", f"--config={recipes['opt']}", named, "--trainer.callbacks+=PredictionWriter", *words, *more]
+        writes = ["--trainer.callbacks+=PredictionWriter", "--trainer.callbacks+=GeneralizationReport"]
+        return ["test", f"--config={recipes[kind]}", named, *writes, *words, *more]
 
-    main(test("test_one"))
-    cells = ["fsdp2", "tensor"]
-    run_on(2, [{"words": test(f"test_{name}", *TWO, *STRATEGIES[name])} for name in cells], folder)
-    expected = (folder / "run/test_one/predictions/test.jsonl").read_text().splitlines()
+    def lines(name: str) -> list[dict[str, Any]]:
+        text = (folder / f"run/{kind}_test_{name}/predictions/test.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    def report(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((folder / f"run/{kind}_test_{name}/report/test/report.json").read_text())
+        return found
+
+    main(test(f"{kind}_test_one"))
+    cells = ["ddp", "fsdp2", "tensor"]
+    run_on(2, [{"words": test(f"{kind}_test_{name}", *TWO, *STRATEGIES[name])} for name in cells], folder)
+    if kind == "opt":  # matrices cut over pairs of processes, and sharded over both pairs
+        cells.append("both")
+        cut = "--trainer.strategy.init_args.tensor_parallel_size=2"
+        run_on(4, [{"words": test("opt_test_both", *FOUR, cut)}], folder)
+    expected = lines("one")
+    assert {"options" in line for line in expected} == {True, False}
     for name in cells:
-        got = (folder / f"run/test_{name}/predictions/test.jsonl").read_text().splitlines()
-        assert [json.loads(line)["prediction"] for line in got] == [json.loads(line)["prediction"] for line in expected]
+        got = lines(name)
+        assert [line["prediction"] for line in got] == [line["prediction"] for line in expected]
+        assert report(name) == report("one")
+        for ours, theirs in zip(got, expected, strict=True):
+            for option, scores in theirs.get("options", {}).items():
+                # Matrices cut over processes are multiplied and summed in another order.
+                exact = scores["sum"] if name == "ddp" else pytest.approx(scores["sum"], rel=1e-5)
+                assert ours["options"][option]["sum"] == exact, (name, ours["task"], option)
 
 
 def one_against_two(

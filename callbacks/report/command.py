@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from ...lightning_modules.evaluation.aggregation import ScoredInstance
 from ...lightning_modules.evaluation.significance import require_single
-from .comparison import System, SystemsReport, compare, readings_of
+from .comparison import System, SystemsReport, compare, readings_of, short_names
 from .page import render_page
 from .predictions import Prediction, find_predictions, read_predictions, written_coverage
 from .scores import build_report
@@ -53,25 +53,32 @@ class SystemPredictions(NamedTuple):
 
 
 def name_runs(words: Sequence[str]) -> dict[str, list[Path]]:
-    """The folders of each system by its name: the one it is given, or the folder's.
+    """The folders of each system by its name: the one it is given, or as much of the folder's path as tells it apart.
 
     >>> name_runs(["base=runs/a", "runs/b,runs/c"])
-    {'base': [PosixPath('runs/a')], 'runs/b, runs/c': [PosixPath('runs/b'), PosixPath('runs/c')]}
+    {'base': [PosixPath('runs/a')], 'b, c': [PosixPath('runs/b'), PosixPath('runs/c')]}
     """
     if not words:
         raise ValueError("name at least one run's folder: crosstask report runs/quickstart")
+    parsed = [_parsed(word) for word in words]
+    short = short_names([folder for _, folders in parsed for folder in folders])
     found: dict[str, list[Path]] = {}
-    for word in words:
-        given, sign, rest = word.partition("=")
-        has_name = bool(sign) and "/" not in given
-        folders = [Path(part) for part in (rest if has_name else word).split(",") if part]
-        name = given if has_name else ", ".join(map(str, folders))
-        if not folders or not name:
-            raise ValueError(f"expected FOLDER, FOLDER,FOLDER or NAME=FOLDER, got {word!r}")
+    for given, folders in parsed:
+        name = given or ", ".join(short[folder] for folder in folders)
         if name in found:
             raise ValueError(f"two systems are called {name!r}: give one another name, as in NAME=FOLDER")
         found[name] = folders
     return found
+
+
+def _parsed(word: str) -> tuple[str, list[Path]]:
+    """A system's name, empty where none is given, and its folders."""
+    given, sign, rest = word.partition("=")
+    has_name = bool(sign) and "/" not in given
+    folders = [Path(part) for part in (rest if has_name else word).split(",") if part]
+    if not folders or (has_name and not given):
+        raise ValueError(f"expected FOLDER, FOLDER,FOLDER or NAME=FOLDER, got {word!r}")
+    return given if has_name else "", folders
 
 
 def _read(name: str, folders: Sequence[Path], stage: str) -> SystemPredictions:

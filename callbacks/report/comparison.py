@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -20,6 +21,21 @@ from .scores import Report, Runs
 
 Key = tuple[str, str, int, str]
 """Benchmark, task, shots and id of an instance."""
+
+
+def short_names(folders: Sequence[Path]) -> dict[Path, str]:
+    """As much of the end of each path as tells it from the others; a version alone says of what it is.
+
+    >>> [*short_names([Path("/data/runs/opt/version_0"), Path("/data/runs/t5/version_0")]).values()]
+    ['opt/version_0', 't5/version_0']
+    """
+    parts = {folder: folder.absolute().parts for folder in folders}
+    for length in range(1, max(map(len, parts.values()), default=0) + 1):
+        names = {folder: "/".join(path[-length:]).replace("//", "/") for folder, path in parts.items()}
+        vague = any(name.startswith("version_") and "/" not in name for name in names.values())
+        if len(set(names.values())) == len(names) and not vague:
+            return names
+    return {folder: str(folder) for folder in folders}
 
 
 @dataclass(frozen=True)
