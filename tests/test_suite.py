@@ -87,7 +87,7 @@ def test_a_part_is_never_taken_for_the_whole(suite: Suite, make_datamodule: Any)
     data.setup("test")
     coverage = coverage_of(data)
     assert coverage_sentence(coverage) == (
-        "Of Table 1: 3 of 5 tasks and 2 of 3 columns were run; averages are over these alone. "
+        "Of Table 1: 3 of 5 tasks, 2 of 3 columns, 9 of 114 + ? instances were run; averages are over these alone. "
         "Missing: own/four, own/five."
     )
     assert incomplete(coverage, Cell("average", shots=0)) == " — incomplete: 2 of 3 columns lack tasks"

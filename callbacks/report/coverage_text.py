@@ -57,14 +57,13 @@ def coverage_sentence(coverage: Coverage) -> str:
     """What is missing of the table, in a sentence.
 
     >>> coverage_sentence(Coverage("Table 1", [TaskCoverage("a/b", "B", LEVELS[0], 9, 0, 0, "no file")]))
-    'Of Table 1: 0 of 1 tasks and 0 of 1 columns were run; averages are over these alone. Missing: a/b.'
+    'Of Table 1: 0 of 1 tasks, 0 of 1 columns, 0 of 9 instances were run; averages are over these alone. Missing: a/b.'
     """
     columns, missing = coverage.columns().values(), coverage.missing()
     whole = sum(any(task.run for task in tasks) for tasks in columns)
-    run = len(coverage.tasks) - len(missing)
-    said = (
-        f"Of {coverage.stated_by}: {run} of {len(coverage.tasks)} tasks and {whole} of {len(columns)} columns were run"
-    )
+    tasks = f"{len(coverage.tasks) - len(missing)} of {len(coverage.tasks)} tasks"
+    instances = f"{sum(task.run for task in coverage.tasks)} of {expected_instances(coverage.tasks)} instances"
+    said = f"Of {coverage.stated_by}: {tasks}, {whole} of {len(columns)} columns, {instances} were run"
     if not missing:
         return f"{said}."
     names = ", ".join(task.task for task in missing)
@@ -85,6 +84,10 @@ def incomplete(coverage: Coverage | None, cell: Cell) -> str:
         if lost:
             return f" — incomplete: {lost} of {of} {what} lack tasks"
     return f" — incomplete: {lost} of {of} {what} missing" if lost else ""
+
+
+LEVELS_SAID = "Levels are those that the table's authors give; what this model was trained on is not known here."
+"""What to say where levels are declared."""
 
 
 def terminal_coverage(coverage: Coverage) -> Table:

@@ -1,13 +1,14 @@
 """The report as one HTML page: no script, nothing fetched, readable on a screen, on paper and by a screen reader."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
 from ...datamodules.schema import LEVELS
-from ...lightning_modules.evaluation.aggregation import Cell
+from ...lightning_modules.evaluation.aggregation import Cell, grouped
 from ...lightning_modules.evaluation.metrics import Estimate
 from .charts import COLORS, Line, Row, bars, differences, lines
 from .comparison import Comparison, Reading, System, SystemsReport
-from .coverage_text import HEAD, TASK_HEAD, coverage_rows, coverage_sentence, incomplete, task_rows
+from .coverage_text import HEAD, LEVELS_SAID, TASK_HEAD, coverage_rows, coverage_sentence, incomplete, task_rows
 from .instruction_figures import instruction_figures
 from .markup import Markup, element, escaped, join
 from .page_style import STYLE
@@ -125,15 +126,15 @@ def _summary(found: SystemsReport) -> Markup:
         at = f", {plural(k, 'shot')}" if len(shots) > 1 else ""
         head += [f"ROUGE-L{at}", f"exact match{at}"]
     rows: list[list[object]] = []
-    partial: list[str] = []
+    lacking: list[str] = []
     for system, of_system in zip(found.systems, means, strict=True):
         overall = {group.shots: group.estimates for group in system.report.overall}
         cells: list[object] = [_score(of_system[cell].estimate if cell in of_system else None) for cell in every]
         for k in shots:
             cells += [_score(overall.get(k, {}).get(metric)) for metric in ("rouge_l", "exact_match")]
         rows.append([system.name + _repeats(system), *cells])
-        lacks = {cell: incomplete(system.report.coverage, cell) for cell in every}
-        partial += [f"{system.name}, {label(cell)}{lack}." for cell, lack in lacks.items() if lack]
+        lacks = grouped(of_system, partial(incomplete, system.report.coverage))
+        lacking += [f"{system.name}: {', '.join(map(label, lack))}{said}." for said, lack in lacks.items() if said]
     said = (
         "Averages are OPT-IML's: subtypes make a task, a task of several benchmarks is one, tasks make a column, and "
         "columns are averaged, each by its tasks' own metric. ROUGE-L and exact match are over all instances, as "
@@ -142,7 +143,7 @@ def _summary(found: SystemsReport) -> Markup:
     return join(
         [
             element("p", said, class_="pale"),
-            *(element("p", text, class_="missing") for text in partial),
+            *(element("p", text, class_="missing") for text in lacking),
             _table(head, rows),
         ]
     )
@@ -151,13 +152,20 @@ def _summary(found: SystemsReport) -> Markup:
 def _levels(found: SystemsReport) -> Markup:
     """For each level a chart of its columns."""
     parts = []
+    coverages = [system.report.coverage for system in found.systems]
+    if any(coverages):
+        parts.append(element("p", LEVELS_SAID, class_="pale"))
     for level in LEVELS:
         cells = _cells(found, lambda cell, level=level: cell.kind == "column" and cell.level == level)
+        if not cells and all(coverage and not coverage.of_level(level) for coverage in coverages):
+            continue  # the table lists none
         parts.append(element("h3", plain(level).capitalize(), *_level_scores(found, level)))
         parts.append(element("p", LEVEL_MEANING[level], class_="pale"))
         if not cells:
             parts.append(element("p", "No tasks of this level were evaluated.", class_="missing"))
             continue
+        if lost := list(dict.fromkeys(name for each in coverages if each for name in each.missing_columns(level))):
+            parts.append(element("p", f"Missing: {', '.join(lost)}.", class_="missing"))
         of = {mean.cell: mean.of for system in found.systems for mean in system.report.columns}
         several = len({cell.shots for cell in cells}) > 1
 

@@ -12,7 +12,7 @@ from ...lightning_modules.evaluation.aggregation import Cell
 from ...lightning_modules.evaluation.metrics import Estimate
 from ...lightning_modules.evaluation.significance import Difference
 from .comparison import Comparison, SystemsReport
-from .coverage_text import HEAD, TASK_HEAD, coverage_rows, coverage_sentence, incomplete, task_rows
+from .coverage_text import HEAD, LEVELS_SAID, TASK_HEAD, coverage_rows, coverage_sentence, incomplete, task_rows
 from .scores import METRICS, Group, Mean, Report
 
 POOLED = {metric: METRICS[metric] for metric in ("rouge_l", "exact_match")}
@@ -158,7 +158,7 @@ def render_markdown(report: Report, title: str) -> str:
 
 
 def _coverage_lines(coverage: Coverage) -> list[str]:
-    lines = ["## Coverage", "", cell_text(coverage_sentence(coverage)), ""]
+    lines = ["## Coverage", "", cell_text(f"{coverage_sentence(coverage)} {LEVELS_SAID}"), ""]
     return [*lines, *markdown_table(HEAD, coverage_rows(coverage)), *markdown_table(TASK_HEAD, task_rows(coverage))]
 
 

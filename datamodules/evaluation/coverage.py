@@ -44,6 +44,15 @@ class Coverage:
             found.setdefault((task.level, task.column), []).append(task)
         return found
 
+    def of_level(self, level: Level) -> list[TaskCoverage]:
+        """The listed tasks of a level."""
+        return [task for task in self.tasks if task.level == level]
+
+    def missing_columns(self, level: Level) -> list[str]:
+        """The columns of a level of which nothing was run."""
+        columns = [(column, tasks) for (of, column), tasks in self.columns().items() if of == level]
+        return [column for column, tasks in columns if not any(task.run for task in tasks)]
+
     def missing(self) -> list[TaskCoverage]:
         """The tasks of which nothing was run."""
         return [task for task in self.tasks if not task.run]
