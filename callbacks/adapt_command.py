@@ -190,7 +190,14 @@ def _markdown(
             f"| {name} | {100 * row['mean']:.2f} | [{100 * row['low']:.2f}, {100 * row['high']:.2f}] | "
             f"{100 * gain['mean']:+.2f} [{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}] |"
         )
-    lines += ["", f"Share of the oracle's gap recovered: {found['recovered']}; Spearman {found['spearman']}.", ""]
+    recovered, spearman = found["recovered"], found["spearman"]
+    share = "nothing, as there is no gap" if recovered is None else f"{recovered:.1%}"
+    correlation = "–" if spearman is None else f"{spearman:.3f}"
+    lines += [
+        "",
+        f"Recovered of (oracle - best single decoding): {share}; Spearman of score and ROUGE-L: {correlation}.",
+        "",
+    ]
     lines += ["![Gain of the scorer's choice on each task](advantages.svg)", ""]
     lines += ["## Tasks, the worst last", "", "| task | scorer over the best single decoding | 95% |", "|---|---|---|"]
     worst = sorted(found["advantages"].items(), key=lambda item: -item[1]["mean"])

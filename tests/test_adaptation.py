@@ -73,7 +73,9 @@ def test_tasks_are_adapted_to_reported_and_not_trained_twice(toybench: Path, tmp
     assert cost["storage"] > 0.1
     trained = json.loads((out / "tasks" / f"{TASKS[0]}.samples.jsonl").read_text().splitlines()[0])["id"]
     assert trained not in [example.id for example in benchmark.examples(TASKS[0])][:8]
-    assert "scorer's choice" in (out / "report.md").read_text()
+    written = (out / "report.md").read_text()
+    assert "scorer's choice" in written
+    assert f"(oracle - best single decoding): {found['recovered']:.1%};" in written
     check_chart(out / "advantages.svg", found["advantages"])
     before = [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))]
     adapt_tasks(benchmark, [file], str(out), training(toybench, steps=1), tasks=TASKS, **options)
