@@ -8,6 +8,7 @@ from lightning import Callback
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..lightning_modules.adapters import merged_weights
 from ..lightning_modules.instruction_tuning import InstructionTuningModule
 from ..lightning_modules.scorer import ScorerModule
 from ..lightning_modules.sharding.safetensors_folder import architecture_of, empty_model, whole_tensors, write_weights
@@ -63,12 +64,17 @@ def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> 
 def export_huggingface(module: L.LightningModule, folder: Path) -> None:
     """Save a module's model and tokenizer with transformers.
 
-    The attention that packed the rows is a matter of training and not part of the folder.
+    The attention that packed the rows is a matter of training and not part of the folder; adapters are added to the
+    weights they stand beside.
     """
     if not isinstance(module, InstructionTuningModule | ScorerModule):
         raise ValueError(f"only a module around a model of transformers can be exported, got {type(module).__name__}")
     module.configure_model()
     assert module.model is not None
     assert module.tokenizer is not None
-    module.model.save_pretrained(folder)
+    if isinstance(module, InstructionTuningModule) and module.lora is not None:
+        empty = empty_model(architecture_of(module.model), module.model.config.to_dict())
+        write_weights(merged_weights(module.model), empty, folder)
+    else:
+        module.model.save_pretrained(folder)
     module.tokenizer.save_pretrained(folder)

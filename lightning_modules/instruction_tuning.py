@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -14,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..datamodules.evaluation.candidate_batches import BranchBatch, DecoderBranchBatch, RankBatch
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch
+from .adapters import LoRA, add_adapters, describe_adapters, require_same_base
 from .attention.document_attention import IMPLEMENTATIONS
 from .attention.packable import require_document_attention
 from .evaluation.aggregation import log_selection
@@ -26,6 +28,7 @@ from .losses import target_loss
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining
+from .sharding.checkpoints import KEY
 
 Batch = CausalBatch | Seq2SeqBatch
 Asked = PromptBatch | BranchBatch | DecoderBranchBatch
@@ -54,7 +57,10 @@ class InstructionTuningModule(PlannedTraining):
         gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
         compile: Compile the model's blocks.
         fused: Use torch's fused AdamW, faster on CUDA.
-        dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision.
+        dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision. With ``lora`` it
+            is the type of the frozen ones, and bfloat16 halves them.
+        lora: Train low-rank adapters beside the frozen weights of ``pretrained`` instead of all weights, on one device
+            or under ddp.
         seed: Decides what dropout drops, and sampled answers.
         decoding: How prompts are answered at evaluation, greedily by default; its first answer is the one scored.
         stop: Texts that end an answer, beside eos; neither they nor what follows are part of it.
@@ -80,6 +86,7 @@ class InstructionTuningModule(PlannedTraining):
         compile: bool = False,
         fused: bool = False,
         dtype: str = "float32",
+        lora: LoRA | None = None,
         seed: int = 0,
         decoding: Decoding = Decoding(),  # noqa: B008 - frozen
         stop: Sequence[str] = (),
@@ -91,6 +98,11 @@ class InstructionTuningModule(PlannedTraining):
                 "give either `pretrained` (weights to start from) or `config` (random weights), "
                 f"got pretrained={pretrained!r} and config={config!r}"
             )
+        if lora is not None and pretrained is None:
+            raise ValueError(
+                "lora trains adapters beside the weights of `pretrained`; random ones are not worth keeping"
+            )
+        self.lora = lora
         self.tokenizer_name, self.pretrained, self.config = tokenizer, pretrained, config
         self.row_length, self.total_steps = row_length, total_steps
         self.learning_rate, self.warmup_steps, self.betas = learning_rate, warmup_steps, betas
@@ -104,6 +116,16 @@ class InstructionTuningModule(PlannedTraining):
         self.scores: Scores | None = None
         self.generation_scores = GenerationScores()
         self.evaluation_loss = MeanMetric()
+
+    def setup(self, stage: str) -> None:
+        """Refuse adapters where weights are cut, before a model is built."""
+        strategy = self.trainer.strategy
+        if self.lora is not None and not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+            raise ValueError(
+                f"lora trains adapters beside whole weights: set the strategy to auto or ddp, got "
+                f"{type(strategy).__name__}"
+            )
+        super().setup(stage)
 
     def configure_model(self) -> None:
         """Build tokenizer and model; Lightning may call it again, and it does nothing then."""
@@ -136,6 +158,13 @@ class InstructionTuningModule(PlannedTraining):
         )
         if self.packed:
             require_document_attention(model, self.row_length)
+        if self.lora is not None:
+            if vocabulary > config.vocab_size:
+                raise ValueError(
+                    f"the tokenizer has {vocabulary} tokens and {self.pretrained} {config.vocab_size}: lora keeps the "
+                    "embeddings frozen, and new ones would never be learned"
+                )
+            add_adapters(model, self.lora)
         return model
 
     @property
@@ -160,6 +189,29 @@ class InstructionTuningModule(PlannedTraining):
         )
         schedule = linear_schedule(optimizer, warmup=self.warmup_steps, total=self.total_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.lora is not None:
+            assert self.pretrained is not None
+            checkpoint[KEY]["adapters"] = describe_adapters(self.language_model, self.lora, self.pretrained)
+            frozen = self._frozen()
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        described = checkpoint.get(KEY, {}).get("adapters")
+        if (described is None) != (self.lora is None):
+            held = "all weights and no adapters" if described is None else "adapters alone"
+            raise ValueError(f"the checkpoint holds {held}, and the model has lora = {self.lora}")
+        if described is not None and self.lora is not None:
+            require_same_base(self.language_model, self.lora, described, "the checkpoint")
+            checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._frozen()}
+
+    def _frozen(self) -> dict[str, Tensor]:
+        """Frozen parts of the module's state, which a checkpoint of adapters leaves out."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        return {name: value for name, value in self.state_dict().items() if name not in trained}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This batch's part of the mean over all target tokens of the step."""

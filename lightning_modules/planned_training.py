@@ -60,6 +60,9 @@ class PlannedTraining(L.LightningModule):
                 f"{type(self).__name__} has optimizers of its own, and DeepSpeed takes one: set the strategy to auto, "
                 f"ddp or ShardedStrategy, got {type(strategy).__name__}"
             )
+        if isinstance(strategy, DeepSpeedStrategy):
+            # For its own log alone; Lightning would ask a training loader for it, in a test that has none.
+            strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)  # type: ignore[union-attr]
         require_agreement(self, self.trainer)
 
     def built(self, build: Callable[[str | None], PreTrainedModel], weights: str | None) -> PreTrainedModel:

@@ -3,12 +3,16 @@
 from typing import Any
 from unittest.mock import patch
 
+import deepspeed.comm.torch
 import lightning.pytorch.strategies.deepspeed as lightning_deepspeed
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 lightning_deepspeed._validate_device_index_selection = lambda devices: None
+# DeepSpeed would compile a faster all-reduce for two minutes, and wait for ever for the lock of a process that was
+# killed meanwhile; without it, gloo reduces.
+deepspeed.comm.torch.build_shm_op = lambda: None
 
 
 class CPUDeepSpeedStrategy(DeepSpeedStrategy):

@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from crosstask.cli import FitReader, main
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.lightning_modules.adapters import LoRA, add_adapters
 from crosstask.lightning_modules.models import build_model
 from crosstask.lightning_modules.planning.memory import Layout, StepShape, head_memory, step_memory
 from crosstask.lightning_modules.planning.training_plan import (
@@ -58,6 +59,20 @@ def test_states_of_one_device_are_sixteen_bytes_a_parameter() -> None:
     found = memory(Layout(), SHAPE._replace(accumulated=True))
     assert (found.weights, found.gradients, found.optimizer) == (4 * PARAMETERS, 4 * PARAMETERS, 8 * PARAMETERS)
     assert memory(Layout("ddp", 2), SHAPE._replace(accumulated=True)).gathered == 4 * PARAMETERS
+
+
+def test_adapters_alone_have_gradients_and_moments() -> None:
+    """Two bytes for each frozen weight; 4 + 4 + 8 for each of an adapter's, r * (in + out) beside every fc1."""
+
+    def adapted(dtype: torch.dtype | None) -> PreTrainedModel:
+        model = build(opt(), torch.bfloat16)
+        add_adapters(model, LoRA(r=2, target_modules=["fc1"]))
+        return model
+
+    trained = BLOCKS * 2 * (WIDTH + 4 * WIDTH)
+    layout = Layout("single", precision="bf16-mixed")
+    found = step_memory(adapted, lambda model: None, layout, SHAPE._replace(accumulated=True))
+    assert found[:3] == (2 * PARAMETERS + 4 * trained, 4 * trained, 8 * trained)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -258,10 +273,21 @@ def test_opt_iml_fits_where_it_was_trained(model: str, nodes: int, fits: bool) -
     """OPT-IML, Table 3: 30B on 64 and 175B on 128 A100-40GB; 16 are too few for 175B."""
     words = [f"--config={ROOT / folder / model}.yaml" for folder in ("configs", "configs/models")]
     words += ["--trainer.devices=8", f"--trainer.num_nodes={nodes}"]
+    assert plan_of(words, gibibytes=40).fits is fits
+
+
+@pytest.mark.distributed
+def test_adapters_fit_one_device_of_24_gib_and_all_weights_do_not() -> None:
+    words = [f"--config={ROOT / name}.yaml" for name in ("configs/opt_6.7b_lora", "configs/models/opt_6.7b")]
+    assert plan_of(words, gibibytes=24).fits
+    assert not plan_of([*words, "--model.init_args.lora=null"], gibibytes=24).fits
+
+
+def plan_of(words: list[str], *, gibibytes: int) -> TrainingPlan:
     plans: list[TrainingPlan] = []
 
     def keep(configuration: dict[str, Any]) -> None:
-        plans.append(make_plan(configuration, capacity=40 * 2**30, rate=312e12 * 0.4, targets=0.15))
+        plans.append(make_plan(configuration, capacity=gibibytes * 2**30, rate=312e12 * 0.4, targets=0.15))
 
     FitReader(keep, words)
-    assert plans[0].fits is fits
+    return plans[0]

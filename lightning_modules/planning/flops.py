@@ -13,6 +13,8 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A
 def training_flops(model: PreTrainedModel, counts: Mapping[str, int]) -> float:
     """Floating-point operations of forward and backward over real tokens: 6 for each weight and token, and attention.
 
+    A frozen weight takes 4: no gradient of its own.
+
     The vocabulary's matrix is applied at targets alone. Attention of a causal document of n tokens costs
     6 * layers * width * n**2 (half the square is masked). What gradient checkpointing computes again is not counted,
     as in PaLM's definition of model FLOPs (arXiv 2204.02311, appendix B).
@@ -21,18 +23,26 @@ def training_flops(model: PreTrainedModel, counts: Mapping[str, int]) -> float:
         model: As it is trained.
         counts: ``tokens``, ``targets``, and ``squares``, the sum of the documents' squared lengths.
     """
-    weights, head = weights_and_head(model)
+    weights, head = weight_flops(model)
     layers, width = model.config.num_hidden_layers, model.config.hidden_size
     attention = 6.0 * layers * width * counts["squares"]
-    return 6.0 * weights * counts["tokens"] + attention + 6.0 * head * counts["targets"]
+    return weights * counts["tokens"] + attention + head * counts["targets"]
 
 
-def weights_and_head(model: PreTrainedModel) -> tuple[int, int]:
-    """Parameters that every token meets, and those of the vocabulary's matrix; tables are looked up at no cost."""
+def weight_flops(model: PreTrainedModel) -> tuple[float, float]:
+    """Operations for a token in the weights that every token meets, and for a target in the vocabulary's matrix.
+
+    Forward, backward to the inputs, and to the weights unless they are frozen, take 2 each; tables are looked up at no
+    cost.
+    """
     tables = [layer.weight for layer in model.modules() if isinstance(layer, nn.Embedding)]
     head = model.get_output_embeddings().weight
     apart = {id(weight) for weight in (*tables, head)}
-    return sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in apart), head.numel()
+
+    def cost(parameter: nn.Parameter) -> float:
+        return parameter.numel() * (6.0 if parameter.requires_grad else 4.0)
+
+    return sum(cost(parameter) for parameter in model.parameters() if id(parameter) not in apart), cost(head)
 
 
 def peak_flops(device: torch.device) -> float | None:

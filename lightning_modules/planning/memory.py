@@ -8,6 +8,7 @@ DDP do not run on fake tensors: there the step is that of one device, and what t
 
 # B rows, L columns, N target columns, P parameters of the whole model
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from enum import Enum
@@ -22,6 +23,7 @@ from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from ..sharding.sharded_models import Sharding, blocks, shard
@@ -129,13 +131,22 @@ def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) 
         return _sharded(build, finish, layout, shape)
     if layout.tensor_parallel > 1 or layout.copies > 1:
         raise ValueError(f"only the sharded strategy divides a replica or keeps copies, got {layout}")
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
-        # DeepSpeed's weights are of the type it computes in.
-        half = layout.precision == "bf16-true" or layout.kind.startswith("zero")
+    # DeepSpeed's weights are of the type it computes in.
+    half = layout.precision == "bf16-true" or layout.kind.startswith("zero")
+    with torch.device("meta"):
         model = build(_compute_dtype(layout) if half else None).train()
-        finish(model)
+    finish(model)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
+        model.to_empty(device="cpu")
+        model.tie_weights()
         tracker = MemTracker()
         tracker.track_external(model)
+        for parameter in model.parameters():
+            if not parameter.requires_grad:  # the tracker would hang a hook on a gradient that never comes
+                tracker._param_to_grad_hook_handles[parameter] = (
+                    RemovableHandle(OrderedDict()),
+                    RemovableHandle(OrderedDict()),
+                )
         return _divided(_peak_of_a_step(model, layout, shape, tracker), model, layout, shape)
 
 
@@ -193,13 +204,14 @@ def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> 
 
 def _divided(peak: Mapping[str, int], model: PreTrainedModel, layout: Layout, shape: StepShape) -> Memory:
     """What is held besides activations, by arithmetic (ZeRO: arXiv 1910.02054, section 5)."""
-    whole = sum(parameter.numel() * parameter.dtype.itemsize for parameter in model.parameters())
+    sizes = [(parameter.nbytes, parameter.requires_grad) for parameter in model.parameters()]
+    whole, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
     activations = peak["Activation"] + peak["Temp"] + peak["Buffer"]
     if not layout.kind.startswith("zero"):
-        buckets = whole if layout.kind == "ddp" else 0  # DDP reduces copies of the gradients
-        existing = whole if shape.accumulated else peak["Gradient"]
-        during = Memory(whole, existing, 2 * whole, buckets, activations)
-        return _larger(during, Memory(whole, whole, 2 * whole, buckets, whole if layout.foreach else 0))
+        buckets = trained if layout.kind == "ddp" else 0  # DDP reduces copies of the gradients
+        existing = trained if shape.accumulated else peak["Gradient"]
+        during = Memory(whole, existing, 2 * trained, buckets, activations)
+        return _larger(during, Memory(whole, trained, 2 * trained, buckets, trained if layout.foreach else 0))
     count = sum(parameter.numel() for parameter in model.parameters())
     stage, share, compute = int(layout.kind[-1]), layout.devices, _compute_dtype(layout).itemsize
     stages = [*blocks(model), model.get_input_embeddings()]

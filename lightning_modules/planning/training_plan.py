@@ -16,8 +16,9 @@ from rich.table import Table
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...datamodules.rendering.tokenization import load_tokenizer
+from ..adapters import LoRA, add_adapters
 from ..models import add_embedding_dropout, build_model, model_config
-from .flops import PEAK_FLOPS, weights_and_head
+from .flops import PEAK_FLOPS, weight_flops
 from .memory import Finish, Layout, Memory, StepShape, head_memory, step_memory
 
 GIB = 2**30
@@ -114,7 +115,10 @@ def make_plan(
     layout = layout_of(trainer, devices=devices, fused=arguments["fused"])
     config = _config(arguments)
     shape = step_shape(rows, trainer, layout, targets=targets)
-    build = partial(_build, own=getattr(torch, arguments["dtype"]))
+    lora = None if arguments["lora"] is None else LoRA(**arguments["lora"])
+    if lora is not None and layout.kind not in ("single", "ddp"):
+        raise ValueError(f"lora trains under the strategies auto and ddp, got {layout.kind}")
+    build = partial(_build, own=getattr(torch, arguments["dtype"]), lora=lora)
     finish = partial(add_embedding_dropout, probability=arguments["embedding_dropout"])
     kept, recomputed = (
         memory_of_depth(config, build, how, layout, shape) for how in (finish, partial(_checkpointed, finish=finish))
@@ -229,8 +233,11 @@ def _config(arguments: Mapping[str, Any]) -> PreTrainedConfig:
     return model_config(source, vocabulary=vocabulary, dropout=arguments["dropout"])
 
 
-def _build(config: PreTrainedConfig, dtype: torch.dtype | None, own: torch.dtype) -> PreTrainedModel:
-    return build_model(config, weights=None, vocabulary=0, attention="sdpa", dtype=dtype or own)
+def _build(config: PreTrainedConfig, dtype: torch.dtype | None, own: torch.dtype, lora: LoRA | None) -> PreTrainedModel:
+    model = build_model(config, weights=None, vocabulary=0, attention="sdpa", dtype=dtype or own)
+    if lora is not None:
+        add_adapters(model, lora)
+    return model
 
 
 def memory_of_depth(
@@ -271,10 +278,10 @@ def _checkpointed(model: PreTrainedModel, finish: Finish) -> None:
 
 
 def _step_flops(model: PreTrainedModel, tokens: int, targets: int, columns: int) -> float:
-    """6 for each weight and token, the head at targets alone, and causal attention over whole rows, its upper bound."""
-    weights, head = weights_and_head(model)
+    """Of weights at every token, of the head at targets alone, and of attention over whole rows, its upper bound."""
+    weights, head = weight_flops(model)
     attention = 6.0 * model.config.num_hidden_layers * model.config.hidden_size * columns * tokens
-    return 6.0 * weights * tokens + 6.0 * head * targets + attention
+    return weights * tokens + head * targets + attention
 
 
 def _device_count(trainer: Mapping[str, Any]) -> int:

@@ -11,6 +11,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from ...datamodules.rendering.tokenization import load_tokenizer
+from ..adapters import adapted_model, merged_weights
 from .checkpoints import KEY, checkpoint_extras, require_whole_checkpoint
 from .safetensors_folder import empty_model, write_weights
 
@@ -26,7 +27,8 @@ def export_checkpoint(
     """Write the model of a checkpoint as a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
 
     Weights are read and written a few at a time: a file through a memory map, a folder of shards by name. Those of
-    DeepSpeed are merged one by one from its partitions.
+    DeepSpeed are merged one by one from its partitions. Adapters are added to the weights they were trained beside,
+    which are read once more from where the training found them.
 
     Args:
         paths: Two: the checkpoint (a file, a folder of shards or a DeepSpeed folder), and the folder to be written,
@@ -46,7 +48,10 @@ def export_checkpoint(
         raise ValueError(f"{checkpoint} does not say which model it holds: it was not written by a module of crosstask")
     like = empty_model(ours["architecture"], ours["config"])
     own = load_tokenizer(tokenizer or ours["tokenizer"], eos=False)
-    write_weights(checkpoint_weights(path), like, Path(folder), dtype=None if dtype is None else getattr(torch, dtype))
+    weights = checkpoint_weights(path)
+    if "adapters" in ours:
+        weights = merged_weights(adapted_model(ours["architecture"], ours["adapters"], dict(weights), checkpoint))
+    write_weights(weights, like, Path(folder), dtype=None if dtype is None else getattr(torch, dtype))
     own.save_pretrained(folder)
 
 

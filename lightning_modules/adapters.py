@@ -1,0 +1,135 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685) beside a model's frozen matrices, through peft.
+
+A matrix W of a model becomes W + alpha / r * B A, of which A [r, in] and B [out, r] alone are trained: a device holds
+gradients and Adam's moments of a thousandth of the parameters. A checkpoint holds the adapters alone; the model they
+belong to is found again where its weights came from.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel
+
+NAME = "default"  # of the one adapter, as peft calls it
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """Which matrices get adapters, and how large ones.
+
+    Args:
+        r: Rank of the product that is added to a matrix.
+        alpha: The product is scaled by alpha / r.
+        dropout: Probability of dropping an adapter's inputs while training.
+        target_modules: Ends of the names of the modules that get adapters, e.g. [q_proj, v_proj]; those that peft
+            knows for the architecture if left out.
+    """
+
+    r: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    target_modules: Sequence[str] | None = None
+
+
+def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
+    """Freeze a model and put adapters, in float32, beside its matrices; it computes what it did until they are trained.
+
+    Raises:
+        ValueError: No module has such a name.
+    """
+    from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import
+
+    targets = None if lora.target_modules is None else list(lora.target_modules)
+    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)  # type: ignore[arg-type]
+    try:
+        inject_adapter_in_model(config, model, NAME)
+    except ValueError as error:
+        kinds = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if hasattr(part, "weight")})
+        raise ValueError(
+            f"lora.target_modules = {targets} does not fit {type(model).__name__}, whose modules with weights are "
+            f"called {kinds}: {error}"
+        ) from error
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+@torch.no_grad()
+def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """A model's weights on the CPU, one at a time, with its adapters added to them, by the names of a model without."""
+    changed: dict[str, Any] = {
+        f"{name}.base_layer.weight": module
+        for name, module in model.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            continue
+        value = parameter.detach()
+        if name in changed:
+            value = (value.float() + changed[name].get_delta_weight(NAME)).to(value.dtype)
+        yield name.replace(".base_layer.", "."), value.cpu()
+
+
+def frozen_digest(model: PreTrainedModel) -> str:
+    """Tells one model's frozen weights from another's, by the first numbers of each."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            first = parameter.detach().flatten()[:64].double().cpu().numpy()
+            digest.update(name.replace(".base_layer.", ".").encode() + first.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def describe_adapters(model: PreTrainedModel, lora: LoRA, weights: str) -> dict[str, Any]:
+    """What a checkpoint of adapters must say to be used again."""
+    return {"lora": asdict(lora), "weights": weights, "dtype": str(model.dtype), "digest": frozen_digest(model)}
+
+
+def require_same_base(model: PreTrainedModel, lora: LoRA, described: Mapping[str, Any], where: object) -> None:
+    """Refuse adapters of another shape or of another model's weights.
+
+    Raises:
+        ValueError: With what differs.
+    """
+    if (theirs := LoRA(**described["lora"])) != lora:
+        raise ValueError(f"{where} holds adapters of {theirs}, expected {lora}")
+    if described["digest"] != frozen_digest(model):
+        raise ValueError(
+            f"{where} holds adapters of other weights: they were trained beside those of {described['weights']} as "
+            f"{described['dtype']}"
+        )
+
+
+def adapted_model(
+    architecture: str, described: Mapping[str, Any], states: Mapping[str, Tensor], where: object
+) -> PreTrainedModel:
+    """The model of a checkpoint of adapters, from its weights and the adapters.
+
+    Args:
+        architecture: Class in transformers.
+        described: What ``describe_adapters`` said.
+        states: The adapters, by the model's names.
+        where: For messages.
+
+    Raises:
+        ValueError: The weights are not at hand, or are others.
+    """
+    lora = LoRA(**described["lora"])
+    dtype = getattr(torch, described["dtype"].removeprefix("torch."))
+    try:
+        model = getattr(transformers, architecture).from_pretrained(described["weights"], dtype=dtype)
+    except OSError as error:
+        raise ValueError(f"{where} holds adapters of {described['weights']}, which is not at hand: {error}") from error
+    add_adapters(model, lora)
+    require_same_base(model, lora, described, where)
+    found = model.load_state_dict(dict(states), strict=False)
+    missing = [name for name in found.missing_keys if "lora_" in name]
+    if missing or found.unexpected_keys:
+        raise ValueError(f"{where} lacks the adapters {missing[:3]}, and has {found.unexpected_keys[:3]} beside them")
+    return model
