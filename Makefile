@@ -22,8 +22,8 @@ test-distributed: $(VENV)/ready  # every cell of docs/strategies.md that process
 	$(BIN)/python -m pytest -m distributed
 
 test-slurm: $(VENV)/ready  # starts a SLURM cluster of two nodes on this machine, where it may
-	@command -v slurmctld >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq slurm-wlm munge; } >/dev/null 2>&1 || \
+	@command -v slurmctld >/dev/null || { [ "$$(id -u)" = 0 ] && timeout 300 apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq slurm-wlm munge; } >/dev/null 2>&1 || \
 	  echo "SLURM is not installed and could not be: its tests are skipped (slurm-wlm, munge, root)"
 	$(BIN)/python -m pytest -m slurm
 

@@ -38,7 +38,7 @@ from crosstask.lightning_modules.planning.training_plan import plan_training
 from crosstask.lightning_modules.scoring.classifying import classify_tasks
 from crosstask.lightning_modules.scoring.sampling import write_samples
 from crosstask.lightning_modules.scoring.selecting import select_samples
-from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO, require_resumable
+from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO, require_readable, require_resumable
 from crosstask.lightning_modules.sharding.export import export_checkpoint
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -113,6 +113,8 @@ class CrosstaskCLI(LightningCLI):
             return
         if self.subcommand == "fit":
             require_resumable(Path(path), self.trainer.strategy)
+        else:
+            require_readable(Path(path), self.trainer.strategy)
         if isinstance(self.model, PlannedTraining):
             self.model.resumes_from = Path(path)
 

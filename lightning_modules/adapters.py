@@ -45,7 +45,8 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import
 
     targets = None if lora.target_modules is None else list(lora.target_modules)
-    config = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    config = LoraConfig(**settings, target_modules=targets)
     try:
         inject_adapter_in_model(config, model, NAME)
     except ValueError as error:

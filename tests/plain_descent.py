@@ -32,8 +32,8 @@ class LargestTensor(TorchDispatchMode):
 class PlainTuning(InstructionTuningModule):
     def built(self, build: Callable[[str | None], PreTrainedModel], weights: str | None) -> PreTrainedModel:
         """Under a sharded strategy, with an eye on memory: no process may hold the largest weight whole."""
-        if not isinstance(self.trainer.strategy, ShardedStrategy):
-            return super().built(build, weights)
+        if not isinstance(self.trainer.strategy, ShardedStrategy) or self.resumes_from is not None:
+            return super().built(build, weights)  # a mapped checkpoint's tensors look as if they were held
         with LargestTensor() as seen:
             model = super().built(build, weights)
         whole = max(parameter.numel() for parameter in model.parameters())

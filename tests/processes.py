@@ -30,17 +30,26 @@ STRATEGIES: dict[str, list[str]] = {
 """Words that choose a strategy."""
 
 
-def run_on(processes: int, commands: list[dict[str, Any]], folder: Path, *, timeout: int = 900) -> None:
+def run_on(
+    processes: int,
+    commands: list[dict[str, Any]],
+    folder: Path,
+    *,
+    timeout: int = 1800,
+    accelerator: str | None = "cpu",
+) -> None:
     """Run commands (strategy_worker.py) on so many processes, all in one start.
 
-    A command is {"words": [...]}, and {"refused": text} where it must fail with such a message.
+    A command is {"words": [...]}, and {"refused": text} where it must fail with such a message. DeepSpeed takes the
+    accelerator that is named, or looks for one itself.
     """
     path = folder / "commands.json"
     path.write_text(json.dumps(commands))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     done = subprocess.run(
         [*torchrun, str(TESTS / "strategy_worker.py"), str(path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
+        env={**os.environ, **threads, **({"DS_ACCELERATOR": accelerator} if accelerator else {})},
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -10,7 +10,6 @@ import sys
 import traceback
 from pathlib import Path
 
-os.environ["DS_ACCELERATOR"] = "cpu"
 sys.path.insert(0, str(Path(__file__).parent))
 
 import torch

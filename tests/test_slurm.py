@@ -69,9 +69,17 @@ class Cluster:
             assert time.monotonic() - start < seconds, f"{what} did not come within {seconds} s\n{self.outputs()}"
             time.sleep(0.5)
 
-    def finish(self, job: str) -> None:
-        ends = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        self.wait(lambda: self.state(job) in ends, f"the end of job {job}")
+    def finish(self, job: str, *, hurry: bool = True) -> None:
+        """Wait until a job has ended well; where it may, a requeued one does not wait SLURM's two minutes."""
+
+        def ended() -> bool:
+            if (state := self.state(job)) == "PENDING" and hurry:
+                subprocess.run(
+                    ["scontrol", "update", f"JobId={job}", "StartTime=now"], env=self.environment, check=False
+                )
+            return state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+        self.wait(ended, f"the end of job {job}")
         assert self.state(job) == "COMPLETED", self.outputs()
 
     def outputs(self) -> str:
@@ -170,10 +178,10 @@ def recipe(cluster: Cluster, toybench: Path) -> Path:
     return path
 
 
-def losses(folder: Path) -> dict[int, float]:
+def losses(folder: Path, files: str = "run/version_*/metrics.csv") -> dict[int, float]:
     """train/loss by step over all starts of a job; a step that was trained twice must have read the same."""
     found: dict[int, float] = {}
-    for path in sorted(folder.glob("run/version_*/metrics.csv")):
+    for path in sorted(folder.glob(files)):
         with open(path) as file:
             for row in csv.DictReader(file):
                 if row.get("train/loss"):
@@ -217,6 +225,7 @@ def test_signals_and_requeues_change_no_loss(cluster: Cluster, recipe: Path, und
         output = (folders[name] / "job.out").read_text()
         assert "start 2" in output
         assert re.search(r"preempted at step \d+", output), output
+        assert f"SLURM ends job {job}; its nodes:" in output, output
         assert len(list(folders[name].glob("run/version_*"))) == 2
         assert losses(folders[name]) == pytest.approx(undisturbed, rel=1e-5)
 
@@ -233,18 +242,39 @@ def test_a_lost_node_ends_the_job_with_a_message_and_the_requeued_job_goes_on(
             os.kill(pid, signal.SIGKILL)
     cluster.wait(lambda: cluster.state(job) == "PENDING", "the requeued job")
     cluster.script("node", str(cluster.folder), "n2")
-    cluster.finish(job)
+    cluster.finish(job, hurry=False)  # SLURM still ends what the lost node may have left of the job, by its number
     output = (folder / "job.out").read_text()
     assert "Node failure on n2" in output
     assert "start 2" in output
     assert losses(folder) == pytest.approx(undisturbed, rel=1e-5)
 
 
-def test_seeds_are_jobs_of_one_array(cluster: Cluster, recipe: Path) -> None:
-    folder = cluster.folder.parent / "seeds"
-    script = SBATCH.with_name("seeds.sbatch")
+def test_seeds_and_sweeps_are_arrays_of_jobs(cluster: Cluster, recipe: Path) -> None:
+    """Each task of an array has a folder of its own, and its own seed or its own line of words."""
+    folder = cluster.folder.parent / "arrays"
+    folder.mkdir()
+    (folder / "sweep.txt").write_text("--model.init_args.warmup_steps 0\n--model.init_args.warmup_steps 1\n")
     words = ("--config", str(recipe), "--trainer.max_steps", "2")
-    options = ("--array=0-1", "--nodes=1", "--ntasks-per-node=1")
-    job = cluster.submit(folder, *words, script=script, options=options)
-    checkpoints = [folder / f"runs/seeds-{job}/{seed}/checkpoints/last.ckpt" for seed in (0, 1)]
-    cluster.wait(lambda: all(path.exists() for path in checkpoints), "the checkpoints of both seeds")
+    one = ("--nodes=1", "--ntasks-per-node=1")
+    scripts = {
+        "seeds": (("0-1", *one), words),
+        "sweep": (("1-2", *one), ("sweep.txt", *words)),
+    }
+    found = {}
+    jobs = {
+        name: cluster.submit(
+            folder, *script_words, script=SBATCH.with_name(f"{name}.sbatch"), options=(f"--array={array}", *options)
+        )
+        for name, ((array, *options), script_words) in scripts.items()
+    }
+    for name, job in jobs.items():
+        tasks = (0, 1) if name == "seeds" else (1, 2)
+        for task in tasks:
+            cluster.finish(f"{job}_{task}")
+        runs = [folder / f"runs/{name}-{job}/{task}" for task in tasks]
+        assert all((run / "checkpoints/last.ckpt").is_file() for run in runs)
+        found[name] = [losses(run, "version_*/metrics.csv") for run in runs]
+    assert found["seeds"][0] != found["seeds"][1]
+    first, second = found["sweep"]
+    assert first[0] == pytest.approx(second[0], rel=1e-6)  # the learning rates differ from the first step on
+    assert first[1] != second[1]

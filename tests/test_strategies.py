@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from crosstask.cli import main
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
-from crosstask.lightning_modules.sharding.checkpoints import partial_path
+from crosstask.lightning_modules.sharding.checkpoints import partial_path, require_whole_checkpoint
 from crosstask.lightning_modules.sharding.export import export_checkpoint
+from crosstask.lightning_modules.sharding.tensor_parallel import require_tensor_parallel
 
 STEPS = 4
 CLIP = 1.75  # some steps' gradients are shorter, others longer
@@ -253,6 +254,28 @@ def test_what_is_no_checkpoint_of_this_model_is_refused(runs: Path, adam: Path, 
     half.rename(partial_path(half))
     with pytest.raises(ValueError, match=r"half-written-\w+ beside it was never finished"):
         main(fit(adam, "no", f"--ckpt_path={half}"))
+
+
+def test_an_unfinished_folder_of_deepspeed_is_refused(runs: Path, tmp_path: Path) -> None:
+    half = shutil.copytree(runs / "zero3" / HALFWAY, tmp_path / "half.ckpt")
+    require_whole_checkpoint(half)
+    next((half / "checkpoint").glob("*rank_1*optim_states.pt")).unlink()
+    with pytest.raises(ValueError, match="2 processes wrote it, and 1 files are there"):
+        require_whole_checkpoint(half)
+    (half / "latest").unlink()
+    with pytest.raises(ValueError, match=r"was never finished: it lacks .* the file `latest`"):
+        require_whole_checkpoint(half)
+
+
+def test_heads_and_widths_that_cannot_be_cut_are_refused() -> None:
+    config = AutoConfig.for_model("llama", **SMALL["llama"])
+    require_tensor_parallel(config, 2)
+    for size, reason in ((3, "the 4 attention heads"), (4, "the 2 key-value heads")):
+        with pytest.raises(ValueError, match=f"tensor_parallel_size = {size} does not divide {reason} of llama"):
+            require_tensor_parallel(config, size)
+    config.intermediate_size = 65
+    with pytest.raises(ValueError, match="does not divide the 65 columns"):
+        require_tensor_parallel(config, 2)
 
 
 def test_an_fp16_overflow_skips_the_step_and_its_schedule_alike(adam: Path, folder: Path) -> None:

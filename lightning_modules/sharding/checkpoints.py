@@ -95,7 +95,22 @@ def require_whole_checkpoint(path: Path) -> Layout:
         needed = {info.relative_path for info in FileSystemReader(path).read_metadata().storage_data.values()}
         if missing := sorted(name for name in needed if not (path / name).is_file()):
             raise ValueError(f"{path} lacks {len(missing)} of its {len(needed)} shards, e.g. {missing[0]}")
+    if layout == "deepspeed":
+        _require_whole_deepspeed(path)
     return layout
+
+
+def _require_whole_deepspeed(path: Path) -> None:
+    states = sorted((path / "checkpoint").glob("*model_states.pt"))
+    if not states or not (path / "latest").is_file():
+        raise ValueError(
+            f"{path} was never finished: it lacks checkpoint/*model_states.pt, or the file `latest` that DeepSpeed "
+            "writes at the end; take the checkpoint before it"
+        )
+    parts = len(list((path / "checkpoint").glob("*optim_states.pt")))
+    size = torch.load(states[0], weights_only=False, map_location="cpu", mmap=True)["dp_world_size"]
+    if parts not in (0, size):  # none without ZeRO
+        raise ValueError(f"{path} lacks parts of the optimizer: {size} processes wrote it, and {parts} files are there")
 
 
 def checkpoint_extras(path: Path) -> dict[str, Any]:
@@ -104,10 +119,8 @@ def checkpoint_extras(path: Path) -> dict[str, Any]:
     if layout == "shards":
         return torch.load(path / "meta.pt", weights_only=False, map_location="cpu")
     if layout == "deepspeed":
-        states = sorted((path / "checkpoint").glob("*model_states.pt"))
-        if not states:
-            raise ValueError(f"{path} lacks its model states (checkpoint/*model_states.pt): it was never finished")
-        return torch.load(states[0], weights_only=False, map_location="cpu", mmap=True)
+        states = min((path / "checkpoint").glob("*model_states.pt"))
+        return torch.load(states, weights_only=False, map_location="cpu", mmap=True)
     try:
         return torch.load(path, weights_only=False, map_location="cpu", mmap=True)
     except (RuntimeError, EOFError, ValueError) as error:
@@ -135,6 +148,23 @@ def require_resumable(path: Path, strategy: object) -> None:
             f"optimizer states differently. Take the weights alone: `crosstask export {path} FOLDER`, then set the "
             "model's `pretrained` to FOLDER; or use ShardedStrategy (FSDP2) for both"
         )
+
+
+def require_readable(path: Path, strategy: object) -> None:
+    """Refuse a checkpoint whose weights a strategy cannot read to validate, test or predict.
+
+    Raises:
+        ValueError: With the way out.
+    """
+    layout, theirs = require_whole_checkpoint(path), isinstance(strategy, DeepSpeedStrategy)
+    if (layout == "deepspeed") != theirs:
+        reason = f"{path} is {'' if layout == 'deepspeed' else 'not '}DeepSpeed's, and the strategy is "
+        reason += type(strategy).__name__
+    elif isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
+        reason = f"DeepSpeed's ZeRO-3 reads a checkpoint only to train on, and {path} is to be evaluated"
+    else:
+        return
+    raise ValueError(f"{reason}: `crosstask export {path} FOLDER`, then set the model's `pretrained` to FOLDER")
 
 
 class AnyLayoutIO(TorchCheckpointIO):

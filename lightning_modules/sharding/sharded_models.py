@@ -81,7 +81,8 @@ def shard(model: PreTrainedModel, how: Sharding) -> None:
     policy = MixedPrecisionPolicy(param_dtype=how.compute_dtype, reduce_dtype=torch.float32)
     if how.compute_dtype is None:
         policy = MixedPrecisionPolicy()
-    offload: OffloadPolicy = CPUOffloadPolicy() if how.offload else OffloadPolicy()
+    pinned = how.device.type == "cuda"  # memory that a device copies from by itself
+    offload: OffloadPolicy = CPUOffloadPolicy(pin_memory=pinned) if how.offload else OffloadPolicy()
     for block in blocks(model):
         fully_shard(block, mesh=how.data, mp_policy=policy, offload_policy=offload)
     fully_shard(model, mesh=how.data, mp_policy=policy, offload_policy=offload)
