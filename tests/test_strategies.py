@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch.strategies import FSDPStrategy
 from processes import STRATEGIES, file_weights, losses, run_on
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from crosstask.cli import main
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.lightning_modules.instructions.fit_checks import refuse_strategy
 from crosstask.lightning_modules.sharding.checkpoints import partial_path, require_whole_checkpoint
 from crosstask.lightning_modules.sharding.export import export_checkpoint
 from crosstask.lightning_modules.sharding.tensor_parallel import require_tensor_parallel
@@ -265,6 +267,11 @@ def test_an_unfinished_folder_of_deepspeed_is_refused(runs: Path, tmp_path: Path
     (half / "latest").unlink()
     with pytest.raises(ValueError, match=r"was never finished: it lacks .* the file `latest`"):
         require_whole_checkpoint(half)
+
+
+def test_hypergradients_do_not_pass_through_lightnings_fsdp() -> None:
+    with pytest.raises(ValueError, match=r"with DDP or with FSDP2 .* got FSDPStrategy"):
+        refuse_strategy(FSDPStrategy(), curvature="finite_difference", reads_with_model=False)
 
 
 def test_heads_and_widths_that_cannot_be_cut_are_refused() -> None:
