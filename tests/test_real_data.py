@@ -65,7 +65,12 @@ def test_the_papers_mixture_trains_on_every_collection_at_hand(
 
     main(["fit", "--config", recipe, *few, "--trainer.max_steps", "6", "--model.init_args.warmup_steps", "2"])
     runs = Path("runs/opt_iml")
-    main(["test", "--config", recipe, *few, "--ckpt_path", str(runs / "checkpoints/last.ckpt")])
+    both = ["--data.init_args.shots", "[0, 5]", "--data.init_args.ranking.labels", "10"]
+    main(["test", "--config", recipe, *few, *both, "--ckpt_path", str(runs / "checkpoints/last.ckpt")])
     report = json.loads((runs / "version_1/report/test/report.json").read_text())
     assert all(level["tasks"] > 0 for level in report["levels"])
-    assert len(report["levels"]) == 3
+    assert [level["shots"] for level in report["levels"]] == [0, 0, 0, 5, 5, 5]
+    assert report["selection"]["of"] == sum(mean["of"] for mean in report["averages"])
+    lines = (runs / "version_1/predictions/test.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    ranked = {("options" in answer, answer["shots"]) for answer in map(json.loads, lines)}
+    assert ranked == {(True, 0), (False, 0), (True, 5), (False, 5)}

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from ...datamodules.schema import LEVELS
+from ...lightning_modules.evaluation.aggregation import grouped
 from .charts import Row, bars
 from .comparison import Reading, SystemsReport
 from .markup import Markup, element, join
@@ -26,7 +27,12 @@ def tasks_section(found: SystemsReport) -> Markup:
         of_level = {key: found for key, found in groups.items() if key[0] == level}
         if not of_level:
             continue
-        ordered = sorted(of_level, key=lambda key: (-_first(of_level[key]).estimates["score"].mean, key))
+        of_task = grouped(of_level, lambda key: key[1])  # at all numbers of shots, which stay together
+        means = {
+            name: sum(_first(of_level[key]).estimates["score"].mean for key in keys) / len(keys)
+            for name, keys in of_task.items()
+        }
+        ordered = sorted(of_level, key=lambda key: (-means[key[1]], key))
         rows = [
             Row(
                 f"{name}, {plural(shots, 'shot')}" if several else name,
