@@ -70,7 +70,7 @@ def adapt_tasks(
         seed: Decides how instructions read; the samples' own rendering seed.
         cache: Folder of the store.
     """
-    console, folder = Console(), Path(output).expanduser()
+    console, folder = Console(soft_wrap=True), Path(output).expanduser()
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     names = list(tasks) or list(dict.fromkeys((test or train).task_names("test")))
     shared = 0 if test else test_examples
