@@ -102,11 +102,11 @@ LEARNS = Setting(
     width=96,
     layers=3,
     steps=500,
-    inner_steps=5,
+    inner_steps=2,
     inner_rows=16,
     outer_rows=16,
     learning_rate=2e-3,
-    outer_categories=1,
+    outer_categories=2,
     test_examples=20,
 )
 """Enough to answer the embedded tasks of ALIKE, so that what was trained with shows in the answers."""
