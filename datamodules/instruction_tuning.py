@@ -228,14 +228,14 @@ class InstructionTuningDataModule(L.LightningDataModule):
         return self.stage_batches.identity(self._evaluation[stage])
 
     def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Coverage | None:
-        """What of a suite's listed tasks was run; None where the benchmark lists none.
+        """What of a suite's listed tasks was run; None where the benchmark lists none, or candidates are scored.
 
         Args:
             stage: What was run.
             scored: Numbers of the examples that were answered.
         """
-        found = self._evaluation[stage]
-        if not isinstance(self.benchmark, Suite):
+        found = self._evaluation.get(stage)
+        if found is None or not isinstance(self.benchmark, Suite):
             return None
         return suite_coverage(self.benchmark, found.examples, found.rows, found.available or {}, scored)
 
