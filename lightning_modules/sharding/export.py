@@ -15,6 +15,9 @@ from ..adapters import adapted_model, merged_weights
 from .checkpoints import KEY, checkpoint_extras, require_whole_checkpoint
 from .safetensors_folder import empty_model, write_weights
 
+READ_BYTES = 2**29
+"""What is read from shards at a time."""
+
 PREFIX = "model."
 """What the module's parameters are called before the model's own names."""
 
@@ -71,12 +74,22 @@ def _of_file(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _of_shards(path: Path) -> Iterator[tuple[str, Tensor]]:
-    kept = "state_dict."
+    kept, read = "state_dict.", dict[str, Any]()
     for name, found in FileSystemReader(path).read_metadata().state_dict_metadata.items():
         if name.startswith(kept) and isinstance(found, TensorStorageMetadata):
-            wanted: dict[str, Any] = {name: torch.empty(found.size, dtype=found.properties.dtype)}
-            dcp.load(wanted, storage_reader=FileSystemReader(path), no_dist=True)
-            yield name.removeprefix(kept), wanted[name]
+            read[name] = torch.empty(found.size, dtype=found.properties.dtype)
+            if sum(tensor.nbytes for tensor in read.values()) >= READ_BYTES:
+                yield from _read_shards(path, read, kept)
+                read = {}
+    yield from _read_shards(path, read, kept)
+
+
+def _read_shards(path: Path, read: dict[str, Any], kept: str) -> Iterator[tuple[str, Tensor]]:
+    """Fill tensors from a folder's shards; each call reads the folder's index, which takes longer than a tensor."""
+    if read:
+        dcp.load(read, storage_reader=FileSystemReader(path), no_dist=True)
+    for name, tensor in read.items():
+        yield name.removeprefix(kept), tensor
 
 
 def _of_deepspeed(path: Path) -> Iterator[tuple[str, Tensor]]:
