@@ -1,9 +1,11 @@
 """``crosstask adapt``: many tasks, a scorer each, and what that gains over the language model's own answers."""
 
+import hashlib
 import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,8 @@ def adapt_tasks(
 ) -> None:
     """Adapt a frozen language model to each task through a scorer of its own, and report the tasks together.
 
-    A task that fails is reported and the others go on; started again, tasks that are done are not trained again.
+    A task that fails is reported and the others go on. Started again, tasks that are done are not trained again; those
+    that were done with other settings are such failures.
 
     Args:
         train: Benchmark of the training instances.
@@ -82,6 +85,9 @@ def adapt_tasks(
         try:
             asked = candidates_of_files(_test_part(test or train, name, prompt, test_examples, seed), samples)
             path = folder / "tasks" / f"{name.replace('/', '-').replace(':', '-')}.json"
+            settings = {**asdict(training), "augmentation": augmentation, "test_examples": test_examples}
+            settings |= {"prompt": prompt.fingerprint(), "rendering_seed": seed}
+            settings |= {"instances": train.fingerprint(name), "asked": _digest(asked)}
             if not path.exists():
                 own = _training_samples(train, name, samples, asked, path.with_suffix(".samples.jsonl"), augmentation)
                 found = adapt(
@@ -96,8 +102,9 @@ def adapt_tasks(
                 )
                 encoder = found.module.cross_encoder(max_length=training.pair_length)
                 cost = {key: value for key, value in found._asdict().items() if key != "module"}
-                path.write_text(json.dumps({"scores": score_asked(encoder, asked), "cost": cost}))
-            record = json.loads(path.read_text())
+                done = {"scores": score_asked(encoder, asked), "cost": cost, "settings": settings}
+                path.write_text(json.dumps(done))
+            record = _require_settings(path, settings)
             costs[name] = record["cost"]
             candidates += asked
             scores += record["scores"]
@@ -114,6 +121,25 @@ def adapt_tasks(
     if failed:
         console.print(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}", style="red")
         sys.exit(1)
+
+
+def _digest(asked: Sequence[Asked]) -> str:
+    """Tells one set of candidates from another."""
+    return hashlib.sha256(repr(list(asked)).encode()).hexdigest()[:16]
+
+
+def _require_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a task that is done.
+
+    Raises:
+        ValueError: It was done with other settings.
+    """
+    record: dict[str, Any] = json.loads(path.read_text())
+    wanted = json.loads(json.dumps(settings))
+    if differ := [name for name, value in wanted.items() if record["settings"].get(name) != value]:
+        there = ", ".join(f"{name} {record['settings'].get(name)!r}, not {wanted[name]!r}" for name in differ)
+        raise ValueError(f"{path} was made with {there}: remove it, or choose another output")
+    return record
 
 
 def _test_part(benchmark: Benchmark, name: str, prompt: PromptForm, count: int, seed: int) -> SampledExamples:

@@ -54,7 +54,9 @@ def training(toybench: Path, **arguments: Any) -> ScorerTraining:
     return ScorerTraining(**{**fields, **arguments})
 
 
-def test_tasks_are_adapted_to_reported_and_not_trained_twice(toybench: Path, tmp_path: Path) -> None:
+def test_tasks_are_adapted_to_reported_and_not_trained_twice(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The wrong answer is always the same word, so that thirty steps tell it from the right one."""
     benchmark = NaturalInstructions(str(toybench))
     file = answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra")
@@ -78,8 +80,12 @@ def test_tasks_are_adapted_to_reported_and_not_trained_twice(toybench: Path, tmp
     assert f"(oracle - best single decoding): {found['recovered']:.1%};" in written
     check_chart(out / "advantages.svg", found["advantages"])
     before = [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))]
-    adapt_tasks(benchmark, [file], str(out), training(toybench, steps=1), tasks=TASKS, **options)
+    adapt_tasks(benchmark, [file], str(out), training(toybench), tasks=TASKS, **options)
     assert [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))] == before
+
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(out), training(toybench, steps=1), tasks=TASKS, **options)
+    assert "was made with steps 30, not 1: remove it" in capsys.readouterr().out
 
 
 def check_chart(path: Path, advantages: dict[str, Any]) -> None:
