@@ -1,5 +1,6 @@
 """Batches to loss, metrics and optimizers."""
 
+from .evaluation.candidates import score_candidates
 from .instruction_optimization import InstructionOptimizationModule
 from .instruction_tuning import InstructionTuningModule
 from .scorer import ScorerModule
@@ -12,4 +13,5 @@ __all__ = [
     "InstructionTuningModule",
     "ScorerModule",
     "ShardedStrategy",
+    "score_candidates",
 ]
