@@ -78,13 +78,7 @@ class Setting(NamedTuple):
         """Fields of the model's configuration."""
         sizes = {"hidden_size": self.width, "intermediate_size": 3 * self.width, "num_hidden_layers": self.layers}
         heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "initializer_range": 0.06}
-        return {
-            "model_type": "llama",
-            **sizes,
-            **heads,
-            "tie_word_embeddings": self.layers > 1,
-            "initializer_range": 0.06,
-        }
+        return {"model_type": "llama", **sizes, **heads, "tie_word_embeddings": self.layers > 1}
 
 
 SMALL = Setting(

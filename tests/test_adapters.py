@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 from processes import losses
-from test_strategies import STEPS, fit, save_model, write_recipe
+from recipes import save_model
+from test_strategies import STEPS, fit, write_recipe
 from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedModel
 
 from crosstask.cli import main, run

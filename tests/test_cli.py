@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from recipes import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import crosstask
@@ -33,8 +34,6 @@ def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **d
     for callback in trainer["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path / "checkpoints"), "every_n_train_steps": 2}
-    # Adapters stand beside weights of `pretrained`, which there are none of here: test_adapters.py has some.
-    recipe["model"]["init_args"] |= {"lora": None} if "lora" in recipe["model"]["init_args"] else {}
     recipe["model"]["init_args"] |= {"pretrained": None, "warmup_steps": 1, "compile": False, "fused": False} | model
     small = {"row_length": 128, "rows_per_step": 4, "max_new_tokens": 6, "test_examples": 3, "validation_examples": 2}
     recipe["data"]["init_args"] |= {
@@ -107,10 +106,16 @@ def test_every_recipe_trains_through_its_own_file(
     if name.startswith("opt"):  # the recipe's dropout is a setting of OPT
         fields = {"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64}
         fields |= {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 256}
-    config = shrink(name, toybench, tmp_path, {"config": fields})
+    model: dict[str, Any] = {"config": fields}
+    if name.endswith("lora"):  # adapters stand beside weights that are there already
+        vocabulary = len(AutoTokenizer.from_pretrained(toybench / "tokenizer"))
+        model = {"pretrained": str(save_model("opt", tmp_path, vocabulary))}
+    config = shrink(name, toybench, tmp_path, model)
     cli = run(["fit", "--config", str(config), "--trainer.max_steps", "2"])
     assert cli.trainer.global_step == 2
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
+    trained = [name for name, parameter in cli.model.named_parameters() if parameter.requires_grad]
+    assert all(("lora_" in parameter) == name.endswith("lora") for parameter in trained)
 
 
 def test_settings_of_large_models_train_here_too(config: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 import pytest
 import yaml
+from recipes import tuning_data
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from crosstask.callbacks import GeneralizationReport, PredictionWriter
@@ -173,21 +174,17 @@ def write_recipe(folder: Path, toybench: Path, *, ranked: bool) -> Path:
             "class_path": "InstructionTuningModule",
             "init_args": {"pretrained": str(folder / "model")},
         },
-        "data": {
-            "class_path": "InstructionTuningDataModule",
-            "init_args": {
-                "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
-                "tokenizer": str(toybench / "tokenizer"),
-                "row_length": 192,
-                "max_new_tokens": 24,
-                "test_examples": 20,
-                "evaluation_tokens": 800,
-                "shots": [0, 1],
-                "ranking": {"labels": 12} if ranked else None,
-                "validation_examples": 0,
-                "cache": str(folder / "store"),
-            },
-        },
+        "data": tuning_data(
+            toybench,
+            folder / "store",
+            row_length=192,
+            max_new_tokens=24,
+            test_examples=20,
+            evaluation_tokens=800,
+            shots=[0, 1],
+            ranking={"labels": 12} if ranked else None,
+            validation_examples=0,
+        ),
     }
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))

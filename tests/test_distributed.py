@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from recipes import tuning_data
 
 from crosstask.cli import main
 
@@ -52,20 +53,14 @@ def config(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
                 "score": "pmi",
             },
         },
-        "data": {
-            "class_path": "InstructionTuningDataModule",
-            "init_args": {
-                "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
-                "tokenizer": str(toybench / "tokenizer"),
-                "row_length": 128,
-                "rows_per_step": 8,
-                "max_new_tokens": 6,
-                "test_examples": 3,
-                "evaluation_tokens": 1024,
-                "ranking": {"labels": 8, "unconditional": "Answer:"},  # options of 13 tasks; the others are written
-                "cache": str(tmp_path / "store"),
-            },
-        },
+        "data": tuning_data(
+            toybench,
+            tmp_path / "store",
+            rows_per_step=8,
+            test_examples=3,
+            evaluation_tokens=1024,
+            ranking={"labels": 8, "unconditional": "Answer:"},  # options of 13 tasks; the others are written
+        ),
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(recipe))

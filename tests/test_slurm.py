@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from recipes import tuning_data
 
 TESTS = Path(__file__).parent
 STEPS = 16
@@ -162,17 +163,7 @@ def recipe(cluster: Cluster, toybench: Path) -> Path:
                 "embedding_dropout": 0.1,
             },
         },
-        "data": {
-            "class_path": "InstructionTuningDataModule",
-            "init_args": {
-                "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
-                "tokenizer": str(toybench / "tokenizer"),
-                "row_length": 128,
-                "rows_per_step": 8,
-                "max_new_tokens": 6,
-                "cache": str(cluster.folder.parent / "store"),
-            },
-        },
+        "data": tuning_data(toybench, cluster.folder.parent / "store", rows_per_step=8),
     }
     path.write_text(yaml.safe_dump(config))
     return path

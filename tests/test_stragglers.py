@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from recipes import tuning_data
 
 from crosstask.callbacks.stragglers import STAGES, Report, Times, missing_ranks, slow_ranks
 from crosstask.cli import main
@@ -31,17 +32,7 @@ def test_a_run_logs_its_waits_and_tells_of_a_stall(
             ],
         },
         "model": {"class_path": "InstructionTuningModule", "init_args": {"config": tiny_model, "warmup_steps": 0}},
-        "data": {
-            "class_path": "InstructionTuningDataModule",
-            "init_args": {
-                "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
-                "tokenizer": str(toybench / "tokenizer"),
-                "row_length": 128,
-                "rows_per_step": 2,
-                "max_new_tokens": 6,
-                "cache": str(tmp_path / "store"),
-            },
-        },
+        "data": tuning_data(toybench, tmp_path / "store", rows_per_step=2),
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with caplog.at_level(logging.ERROR):

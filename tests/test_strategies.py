@@ -13,8 +13,9 @@ import torch
 import yaml
 from lightning.pytorch.strategies import FSDPStrategy
 from processes import STRATEGIES, file_weights, losses, run_on
+from recipes import SMALL, save_model, tuning_data
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from crosstask.cli import main
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
@@ -25,23 +26,6 @@ from crosstask.lightning_modules.sharding.tensor_parallel import require_tensor_
 
 STEPS = 4
 CLIP = 1.75  # some steps' gradients are shorter, others longer
-
-SMALL: dict[str, dict[str, Any]] = {
-    "opt": {"hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 4, "word_embed_proj_dim": 32, "dropout": 0.0},
-    "llama": {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2},
-    "gpt_neox": {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4},
-    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "dropout_rate": 0.0, "decoder_start_token_id": 0},
-}
-
-
-def save_model(kind: str, folder: Path, vocabulary: int) -> Path:
-    """A small model of an architecture with large enough weights that a wrong step shows."""
-    shape = {"num_layers": 2} if kind == "t5" else {"num_hidden_layers": 2, "max_position_embeddings": 256}
-    config = AutoConfig.for_model(kind, vocab_size=vocabulary, **shape, **SMALL[kind])
-    auto = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
-    torch.manual_seed(0)
-    auto.from_config(config).save_pretrained(folder / kind)
-    return folder / kind
 
 
 def write_recipe(path: Path, toybench: Path, model: dict[str, Any], data: dict[str, Any], **trainer: Any) -> Path:
@@ -73,18 +57,12 @@ def write_recipe(path: Path, toybench: Path, model: dict[str, Any], data: dict[s
             **trainer,
         },
         "model": model,
-        "data": {
-            "class_path": "InstructionTuningDataModule",
-            "init_args": {
-                "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
-                "tokenizer": str(toybench / "tokenizer"),
-                "row_length": 128,
-                "rows_per_step": 8,
-                "max_new_tokens": 6,
-                "cache": str(path.parent / "store"),
-                **data,
-            },
-        },
+        "data": tuning_data(
+            toybench,
+            path.parent / "store",
+            rows_per_step=8,
+            **data,
+        ),
     }
     path.write_text(yaml.safe_dump(recipe))
     return path

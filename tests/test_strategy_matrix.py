@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 from processes import STRATEGIES, file_weights, losses, run_on
-from test_strategies import STEPS, TWO, fit, require_equal_weights, save_model, write_recipe
+from recipes import save_model
+from test_strategies import STEPS, TWO, fit, require_equal_weights, write_recipe
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from crosstask.cli import main

@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from processes import STRATEGIES, run_on
+from recipes import tuning_data
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from crosstask.cli import FitReader, main
@@ -189,17 +190,7 @@ def recipe(folder: Path, toybench: Path, width: int) -> Path:
             "callbacks": [{"class_path": "held_bytes.HeldBytes", "init_args": {"file": ""}}],
         },
         "model": {"class_path": "InstructionTuningModule", "init_args": {"config": model, "warmup_steps": 1}},
-        "data": {
-            "class_path": "InstructionTuningDataModule",
-            "init_args": {
-                "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
-                "tokenizer": str(toybench / "tokenizer"),
-                "row_length": 128,
-                "rows_per_step": 2,
-                "max_new_tokens": 6,
-                "cache": str(folder / "store"),
-            },
-        },
+        "data": tuning_data(toybench, folder / "store", rows_per_step=2),
     }
     path = folder / f"{width}.yaml"
     path.write_text(yaml.safe_dump(contents))

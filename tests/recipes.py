@@ -1,0 +1,42 @@
+"""What the tests' recipes have in common: the embedded benchmark as data, and small models' folders."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+SMALL: dict[str, dict[str, Any]] = {
+    "opt": {"hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 4, "word_embed_proj_dim": 32, "dropout": 0.0},
+    "llama": {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2},
+    "gpt_neox": {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4},
+    "t5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_heads": 4, "dropout_rate": 0.0, "decoder_start_token_id": 0},
+}
+
+
+def tuning_data(toybench: Path, store: Path, **arguments: Any) -> dict[str, Any]:
+    """The embedded benchmark in rows of 128 tokens, for a recipe's ``data``.
+
+    Args:
+        toybench: Its folder, with its tokenizer.
+        store: Where documents are stored.
+        arguments: More of the datamodule's, or others.
+    """
+    settings = {
+        "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
+        "tokenizer": str(toybench / "tokenizer"),
+        "row_length": 128,
+        "max_new_tokens": 6,
+        "cache": str(store),
+    }
+    return {"class_path": "InstructionTuningDataModule", "init_args": {**settings, **arguments}}
+
+
+def save_model(kind: str, folder: Path, vocabulary: int) -> Path:
+    """A small model of an architecture with large enough weights that a wrong step shows."""
+    shape = {"num_layers": 2} if kind == "t5" else {"num_hidden_layers": 2, "max_position_embeddings": 256}
+    config = AutoConfig.for_model(kind, vocab_size=vocabulary, **shape, **SMALL[kind])
+    auto = AutoModelForSeq2SeqLM if kind == "t5" else AutoModelForCausalLM
+    torch.manual_seed(0)
+    auto.from_config(config).save_pretrained(folder / kind)
+    return folder / kind
