@@ -1,10 +1,12 @@
 """Fixtures: the embedded benchmark, written once per run of the tests."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bilevel_runs import Make, make_runs
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
@@ -57,3 +59,9 @@ def make_datamodule(toybench: Path, tmp_path: Path) -> Callable[..., Instruction
         return InstructionTuningDataModule(**{**defaults, **arguments})
 
     return make
+
+
+@pytest.fixture
+def make_bilevel(toybench: Path, tiny_model: dict[str, Any]) -> Make:
+    """Module and datamodule of instruction optimization; arguments go to whichever has them."""
+    return partial(make_runs, toybench, tiny_model)

@@ -1,0 +1,179 @@
+"""What cannot read packed rows is refused before it trains: models, inputs, and offsets that do not fit."""
+
+import pytest
+import torch
+import torch._dynamo.testing
+from packed_models import DECODER_OFFSETS, MODELS, OFFSETS, SMALL, T5_SMALL, assert_same, build, inputs_for, read_packed
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPTJConfig,
+    GPTJForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LongT5Config,
+    LongT5Model,
+    MambaConfig,
+    MambaModel,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    MistralConfig,
+    MistralForCausalLM,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
+)
+
+from crosstask.lightning_modules.attention.documents import Documents
+from crosstask.lightning_modules.attention.packable import first_position, require_document_attention
+
+REFUSED = {
+    "bart": (
+        lambda: BartForConditionalGeneration(
+            BartConfig(vocab_size=40, d_model=32, encoder_layers=1, decoder_layers=1, pad_token_id=1)
+        ),
+        "BartForConditionalGeneration.*positions cannot restart",
+    ),
+    "mbart": (
+        lambda: MBartForConditionalGeneration(
+            MBartConfig(vocab_size=40, d_model=32, encoder_layers=1, decoder_layers=1, pad_token_id=1)
+        ),
+        "MBartForConditionalGeneration.*positions cannot restart",
+    ),
+    "pegasus": (
+        lambda: PegasusForConditionalGeneration(
+            PegasusConfig(vocab_size=40, d_model=32, encoder_layers=1, decoder_layers=1, pad_token_id=0)
+        ),
+        "PegasusForConditionalGeneration.*positions cannot restart",
+    ),
+    "gptj": (
+        lambda: GPTJForCausalLM(GPTJConfig(vocab_size=40, n_embd=32, n_layer=1, n_head=4, rotary_dim=4)),
+        "GPTJForCausalLM.*AttentionInterface",
+    ),
+    "bloom": (
+        lambda: BloomForCausalLM(BloomConfig(vocab_size=40, hidden_size=32, n_layer=1, n_head=4)),
+        "BloomForCausalLM.*AttentionInterface",
+    ),
+    "gemma2": (
+        lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, intermediate_size=48, head_dim=8)),
+        "Gemma2ForCausalLM.*attn_logit_softcapping=50",
+    ),
+    "mistral": (
+        lambda: MistralForCausalLM(
+            MistralConfig(**SMALL, intermediate_size=48, num_key_value_heads=2, sliding_window=8)
+        ),
+        "MistralForCausalLM.*sliding_window of 8 tokens is shorter than a row of 12",
+    ),
+    "mamba": (
+        lambda: MambaModel(MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1)),
+        "MambaModel.*recurrent state",
+    ),
+    # Only measuring tells: LongT5 registers for one half of its attention.
+    "longt5": (lambda: LongT5Model(LongT5Config(**T5_SMALL)), "LongT5Model cannot read packed rows"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_models_that_cannot_be_separated_are_refused(name: str) -> None:
+    make, message = REFUSED[name]
+    model = make()
+    model.set_attn_implementation("document")
+    with pytest.raises(ValueError, match=message):
+        require_document_attention(model, row_length=12)
+
+
+def test_a_leak_that_no_configuration_shows_is_measured() -> None:
+    model = build("llama").train()
+    require_document_attention(model)
+    assert model.training
+    roll = lambda module, args, output: output + output.roll(1, dims=1)  # noqa: E731, as a convolution would
+    handle = model.model.layers[0].mlp.register_forward_hook(roll)
+    with pytest.raises(ValueError, match="changed with the document before it"):
+        require_document_attention(model)
+    handle.remove()
+    roberta = build("roberta")
+    roberta.config.model_type = "bert"  # positions would be counted from 0
+    with pytest.raises(ValueError, match="differ from those of the document alone"):
+        require_document_attention(roberta)
+
+
+def test_a_model_without_document_attention_is_refused() -> None:
+    with pytest.raises(ValueError, match="attn_implementation='document', got 'sdpa'"):
+        require_document_attention(build("opt", "sdpa"))
+
+
+def test_a_model_without_weights_is_judged_by_its_configuration() -> None:
+    with torch.device("meta"):
+        model = LlamaForCausalLM._from_config(LlamaConfig(**SMALL), attn_implementation="document")
+    require_document_attention(model)
+
+
+def test_a_row_longer_than_the_window_is_refused_in_the_forward() -> None:
+    config = MistralConfig(**SMALL, intermediate_size=48, num_key_value_heads=2, sliding_window=8)
+    model = MistralForCausalLM(config)
+    model.set_attn_implementation("document")
+    require_document_attention(model)
+    with pytest.raises(ValueError, match=r"8 tokens cannot be given to packed rows of 12"):
+        read_packed(model)
+
+
+def test_neither_documents_nor_mask_is_refused() -> None:
+    for name in ("opt", "bert", "t5"):
+        model = build(name)
+        inputs = inputs_for(model)
+        del inputs["documents"]
+        with pytest.raises(ValueError, match="needs documents or an attention mask, got neither"):
+            model(**inputs)
+
+
+def test_forgotten_documents_are_refused_without_gradients_too() -> None:
+    """Where ``generate`` may come without a mask, positions that restart give packed rows away."""
+    model = build("opt")
+    inputs = inputs_for(model)
+    del inputs["documents"]
+    with torch.no_grad():
+        with pytest.raises(ValueError, match="needs documents or an attention mask, got neither"):
+            model(**inputs)
+        plain = inputs | {"position_ids": torch.arange(12).expand(2, 12)}
+        unmasked = model(**plain)[0]
+        assert_same(unmasked, model(**plain, attention_mask=torch.ones(2, 12))[0])
+
+
+def test_documents_and_a_mask_together_are_refused() -> None:
+    model = build("opt")
+    inputs = inputs_for(model)
+    with pytest.raises(ValueError, match="got documents and an attention mask"):
+        model(**inputs, attention_mask=torch.ones(2, 12))
+
+
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [
+        ([0, 5, 9, 16, 24], r"cannot cross rows: offsets lack the row starts \[12\]"),
+        ([0, 5, 12, 20], r"rise from 0 to 2 rows \* 12 columns = 24"),
+        ([0, 5, 3, 12, 24], "rise from 0 to 2 rows"),
+    ],
+)
+def test_offsets_that_do_not_fit_the_rows_are_refused(offsets: list[int], message: str) -> None:
+    model = build("opt")
+    inputs = inputs_for(model) | {"documents": Documents(torch.tensor(offsets))}
+    with pytest.raises(ValueError, match=message):
+        model(**inputs)
+
+
+def test_an_encoder_decoder_needs_offsets_on_both_sides() -> None:
+    model = build("t5")
+    inputs = inputs_for(model)
+    inputs["decoder_input_ids"] = inputs["input_ids"]
+    with pytest.raises(ValueError, match="needs Documents"):
+        model(**inputs | {"documents": Documents(inputs["documents"].offsets)})
+    with pytest.raises(ValueError, match="got 6 in the encoder and 5 in the decoder"):
+        Documents(torch.tensor(OFFSETS), torch.tensor(DECODER_OFFSETS[:-1]))
+
+
+def test_positions_begin_after_the_padding_index_in_roberta() -> None:
+    assert first_position(build("roberta").config) == 2
+    assert {first_position(build(name).config) for name in MODELS if name != "roberta"} == {0}
