@@ -84,6 +84,10 @@ class CrosstaskCLI(LightningCLI):
         for name in LINKED:
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
         parser.link_arguments("trainer.max_steps", "model.init_args.total_steps")
+        # The responses to an instruction stay together where they are compared.
+        parser.link_arguments(
+            "model.init_args.loss", "data.init_args.grouped", compute_fn=lambda loss: loss != "regression"
+        )
         # Training is one run of max_steps over a stream that deals rows to replicas by itself.
         parser.set_defaults({"trainer.max_epochs": -1, "trainer.use_distributed_sampler": False})
 

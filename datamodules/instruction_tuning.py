@@ -23,6 +23,7 @@ from .mixture.rates import ExtraStream, MixtureRules, TaskSize, task_rates
 from .mixture.report import MixtureReport, mixture_report
 from .packing.best_fit import Packing, best_fit, in_order, one_per_row
 from .packing.collate import RowKind
+from .packing.groups import Groups
 from .packing.replicas import replicas
 from .packing.report import PackingReport, packing_report
 from .packing.stream import TrainPlan, TrainStream
@@ -283,12 +284,18 @@ class InstructionTuningDataModule(L.LightningDataModule):
         names = {**names, "train": self._with_documents(names)}
         stored = self._stored(names)
         tasks = [self._task(name) for name in names["train"]]
-        self._sizes = [_task_size(*pair, self.row_kind) for pair in zip(tasks, stored, strict=True)]
+        groups = self._groups(stored)
+        counts = stored.sizes if groups is None else groups.counts()
+        self._sizes = [_task_size(*of, self.row_kind) for of in zip(tasks, stored, counts, strict=True)]
         rates = task_rates(self._sizes, self.rules)
         epoch = self._epoch()
         window = epoch / math.ceil(epoch / WINDOW)  # an epoch is a whole number of windows, and one at least
-        mixture = Mixture(names["train"], stored.sizes, rates.tolist(), self.seed, window)
-        self.plan = TrainPlan(stored, mixture, self.row_kind, self.packing, self.rows_per_step)
+        mixture = Mixture(names["train"], counts, rates.tolist(), self.seed, window)
+        self.plan = TrainPlan(stored, mixture, self.row_kind, self.packing, self.rows_per_step, groups)
+
+    def _groups(self, stored: StoredTasks) -> Groups | None:
+        """Documents that are drawn and packed together; None where each stands for itself."""
+        return None
 
     def _with_documents(self, names: dict[Split, list[str]]) -> list[str]:
         """Training tasks that have documents; those whose every example is refused are told."""
@@ -350,13 +357,14 @@ class InstructionTuningDataModule(L.LightningDataModule):
         return self.stage_batches.asked(self._evaluation[stage], replicas(self.trainer), self._answered[stage])
 
 
-def _task_size(task: Task, stored: StoredTask, kind: RowKind) -> TaskSize:
+def _task_size(task: Task, stored: StoredTask, draws: int, kind: RowKind) -> TaskSize:
+    """What a draw of a task holds on average, where all its documents are `draws` draws."""
     lengths = stored.lengths, stored.n_sources
     return TaskSize(
         name=task.name,
         benchmark=task.benchmark,
         category=task.category,
-        examples=len(stored),
-        tokens=float(kind.real_tokens(*lengths).mean()),
-        rows=float(kind.sizes(*lengths).mean()) / kind.capacity,
+        examples=draws,
+        tokens=float(kind.real_tokens(*lengths).sum()) / max(draws, 1),
+        rows=float(kind.sizes(*lengths).sum()) / max(draws, 1) / kind.capacity,
     )

@@ -122,12 +122,14 @@ class TokenizedExample(NamedTuple):
     """A document before it has a place: source tokens, then target tokens, the last of them eos.
 
     ``input_ids [n]`` holds the first ``n_source`` tokens of the source and the n - n_source tokens of the target. A
-    scored pair (source: the instruction, target: the response) has a ``label`` too, its correctness in [0, 1].
+    scored pair (source: the instruction, target: the response) has a ``label`` too, its correctness in [0, 1], and a
+    ``group``: the same number for all pairs of an example.
     """
 
     input_ids: NDArray[np.integer]
     n_source: int
     label: float | None = None
+    group: int | None = None
 
 
 class EvaluationExample(NamedTuple):
@@ -210,8 +212,11 @@ class ScoredBatch(NamedTuple):
         offsets: int32 [D + 1], documents in the flattened rows, padding included.
         scored: int64 [S], place of each pair's first token in the flattened rows.
         labels: float32 [S], correctness in [0, 1].
-        step_pairs: Pairs of the whole optimizer step, over all replicas and accumulated batches.
+        step_count: What the loss of the whole optimizer step is a mean over, over all replicas and accumulated batches:
+            its pairs, or its groups where there are any.
         longest: Tokens of the longest pair, which the model must have positions for.
+        groups: How many pairs each group has, one after the other in the order of `scored`: the responses to an
+            instruction that a ranking loss compares. Empty where pairs are drawn one by one.
     """
 
     input_ids: Tensor
@@ -220,8 +225,9 @@ class ScoredBatch(NamedTuple):
     offsets: Tensor
     scored: Tensor
     labels: Tensor
-    step_pairs: int
+    step_count: int
     longest: int
+    groups: tuple[int, ...] = ()
 
 
 class PromptBatch(NamedTuple):

@@ -8,17 +8,20 @@ from lightning.pytorch.utilities import rank_zero_info
 from .benchmarks import Benchmark, Split
 from .evaluation.asked_examples import read_evaluation
 from .instruction_tuning import InstructionTuningDataModule, Stage
+from .packing.groups import Groups
 from .packing.replicas import replicas
 from .rendering.prompts import OptImlPrompt, PromptForm
 from .rendering.tokenization import load_tokenizer
 from .rouge import rouge_l
 from .schema import EvaluationExample
+from .scoring.groups import instruction_groups
 from .scoring.pairs import CorrectnessLabel
 from .scoring.preparation import ScoredPreparation
 from .scoring.ranking import CandidateLoader, RankingSet, read_candidates
 from .scoring.rows import ScoredRows, Truncation, pair_frame
 from .scoring.samples import ModelSamples
 from .storage.store import open_task
+from .storage.stored_tasks import StoredTasks
 
 
 class ScorerDataModule(InstructionTuningDataModule):
@@ -37,6 +40,8 @@ class ScorerDataModule(InstructionTuningDataModule):
         truncation: What a longer pair loses; instruction keeps the response whole, longest_first is Cappy's way.
         rows_per_step: Rows of one optimizer step over all devices and accumulated batches.
         cap: Most pairs of a task that count towards its mixing rate; all where it is left out.
+        grouped: Draw and pack the pairs of an instruction together, as ranking losses need it; on the command line it
+            follows from the module's `loss`. Each instruction of a task then weighs the same in the mixture.
         packing: best_fit fills rows, in_order opens a new row for a pair that does not fit, one_per_row pads.
         train_examples: Most training examples of a task, of which each gives several pairs.
         validation_examples: Examples a validation task holds out, or 0; without a list of validation tasks, of every
@@ -61,6 +66,7 @@ class ScorerDataModule(InstructionTuningDataModule):
         truncation: Truncation = "instruction",
         rows_per_step: int = 64,
         cap: int | None = None,
+        grouped: bool = False,
         packing: Literal["best_fit", "in_order", "one_per_row"] = "best_fit",
         train_examples: int = 500_000,
         validation_examples: int = 10,
@@ -93,7 +99,7 @@ class ScorerDataModule(InstructionTuningDataModule):
             raise ValueError(f"a ranking needs at least 1 mismatch, got mismatches = {mismatches}")
         self.pair_length, self.truncation = pair_length, truncation
         self.samples, self.sample_label, self.faithful = ModelSamples(samples), sample_label, faithful
-        self.mismatches = mismatches
+        self.mismatches, self.grouped = mismatches, grouped
         self._scored_preparation: ScoredPreparation | None = None
         self._ranking: dict[Stage, RankingSet] = {}
 
@@ -156,6 +162,19 @@ class ScorerDataModule(InstructionTuningDataModule):
         if left_out:
             rank_zero_info(f"{len(left_out)} training tasks have no wrong response: {', '.join(left_out)}")
         super()._plan_training({**names, "train": [name for name in names["train"] if name not in left_out]})
+
+    def _groups(self, stored: StoredTasks) -> Groups | None:
+        if not self.grouped:
+            return None
+        groups = instruction_groups(stored, self.row_kind)
+        if groups.cut:
+            rank_zero_info(
+                f"{groups.cut} instructions do not fit into a row of {self.row_length} columns with all their "
+                f"responses, which are compared in parts; row_length = {groups.longest} keeps all together"
+            )
+        if groups.left_out:
+            rank_zero_info(f"{groups.left_out} pairs have no other response of another label to be compared with")
+        return groups
 
     def _has_no_mismatch(self, name: str, names: dict[Split, list[str]]) -> bool:
         stored = open_task(self.preparation.task_folder(name, **self._held_out(name, names)))

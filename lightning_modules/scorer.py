@@ -1,12 +1,12 @@
-"""The scorer (Cappy): an encoder learns how correct a response is, by squared error, and ranks candidates with it."""
+"""The scorer (Cappy): an encoder learns how correct a response is, and ranks candidates with it."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
@@ -22,14 +22,16 @@ from .models import compile_layers, model_config
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining
 from .scoring.cross_encoder import CrossEncoder, build_scorer, gather_for_pairs, pair_scores
+from .scoring.losses import ScorerLoss, scorer_losses
 from .scoring.ranking import Ranking, RankingScores
 
 
 class ScorerModule(PlannedTraining):
-    """An encoder with a head of one output, trained by squared error on the correctness of responses.
+    """An encoder with a head of one output, trained on the correctness of responses, or on their order.
 
-    The loss of an optimizer step is one mean over all its pairs, whatever the number of devices, rows and accumulated
-    batches. Evaluation ranks the candidates of every example: the best-scored one is the answer.
+    The loss of an optimizer step is one mean over all its pairs (of a ranking loss: over all its instructions),
+    whatever the number of devices, rows and accumulated batches. Evaluation ranks the candidates of every example: the
+    best-scored one is the answer.
 
     Args:
         tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
@@ -38,6 +40,10 @@ class ScorerModule(PlannedTraining):
             model_type.
         row_length: Columns of a packed row, checked against the model's attention window; linked to the datamodule's.
         total_steps: Optimizer steps of the whole training, for the schedule; linked to trainer.max_steps.
+        loss: regression is Cappy's squared error; pairwise (Bradley-Terry, as reward models are trained) and listwise
+            (ListNet) learn which response to an instruction is better, and need the datamodule's ``grouped``, which the
+            command line sets by itself.
+        label_temperature: Of the listwise loss: a response that is so much more correct is e times as probable.
         learning_rate: Peak of the schedule; Cappy took 1e-6 for its pretraining and 2e-5 to adapt to a task.
         warmup_share: Share of the steps until the peak.
         betas: Adam's decay rates of both moments.
@@ -57,6 +63,8 @@ class ScorerModule(PlannedTraining):
         config: str | dict[str, Any] | None = None,
         row_length: int = 2048,
         total_steps: int = -1,
+        loss: ScorerLoss = "regression",
+        label_temperature: float = 0.1,
         learning_rate: float = 2e-5,
         warmup_share: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),
@@ -76,6 +84,9 @@ class ScorerModule(PlannedTraining):
             )
         if not 0.0 <= warmup_share <= 1.0:
             raise ValueError(f"warmup_share must lie in [0, 1], got {warmup_share}")
+        if label_temperature <= 0:
+            raise ValueError(f"label_temperature must be positive, got {label_temperature}")
+        self.loss, self.label_temperature = loss, label_temperature
         self.tokenizer_name, self.pretrained, self.config = tokenizer, pretrained, config
         self.row_length, self.total_steps = row_length, total_steps
         self.learning_rate, self.warmup_share, self.betas = learning_rate, warmup_share, betas
@@ -142,9 +153,12 @@ class ScorerModule(PlannedTraining):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: ScoredBatch, batch_idx: int) -> Tensor:
-        """This batch's part of the mean squared error over all pairs of the step."""
-        errors = squared_errors(pair_scores(self.scorer, batch), batch.labels)
-        return self.step_part(errors.sum() / max(batch.step_pairs, 1), batch_idx)
+        """This batch's part of the mean loss over all pairs, or all instructions, of the step."""
+        losses = self._losses(pair_scores(self.scorer, batch), batch.labels, batch.groups)
+        return self.step_part(losses.sum() / max(batch.step_count, 1), batch_idx)
+
+    def _losses(self, scores: Tensor, labels: Tensor, groups: Sequence[int]) -> Tensor:
+        return scorer_losses(self.loss, scores, labels, groups, label_temperature=self.label_temperature)
 
     def validation_step(self, batch: CandidateBatch, batch_idx: int) -> list[Answer]:  # type: ignore[override]
         return self._evaluate(batch)
@@ -158,8 +172,10 @@ class ScorerModule(PlannedTraining):
     def _evaluate(self, batch: CandidateBatch) -> list[Answer]:
         """Score candidates, answer with the best one, and add both to the metrics."""
         scores = pair_scores(self.scorer, batch.pairs)
-        errors = squared_errors(scores, batch.pairs.labels)
-        self.evaluation_loss.update(errors.sum() / max(len(errors), 1), weight=len(errors))
+        places = batch.places.to(scores.device)
+        groups = [] if self.loss == "regression" else [len(candidates) for candidates in batch.candidates]
+        losses = self._losses(scores[places], batch.pairs.labels[places], groups)
+        self.evaluation_loss.update(losses.sum() / max(len(losses), 1), weight=len(losses))
         self.ranking_scores.update(
             [example.number for example in batch.examples],
             _by_example(batch, scores),
@@ -195,12 +211,6 @@ class ScorerModule(PlannedTraining):
         if graded.any():
             self.log(f"{stage}/spearman", self.ranking.spearman[graded].mean())
             self.log(f"{stage}/regret", self.ranking.regret[graded].mean())
-
-
-def squared_errors(scores: Tensor, labels: Tensor) -> Tensor:
-    """Squared errors [S] of raw scores, in float32 or better."""
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    return F.mse_loss(scores.to(wide), labels.to(wide), reduction="none")
 
 
 def _by_example(batch: CandidateBatch, values: Tensor) -> list[Tensor]:

@@ -219,7 +219,7 @@ def test_pairs_are_stored_with_their_labels(make_scorer_data: Callable[..., Scor
     assert stored.labels is not None
     assert stored.labels.tolist() == [1.0, 0.0] * 5
     tokenizer, frame = data.preparation.tokenizer, data.preparation.frame
-    ids, n_source, label = stored.document(1)
+    ids, n_source, label, _ = stored.document(1)
     assert label == 0.0
     assert tuple(ids[:1]) == frame.head
     assert tuple(ids[n_source - 2 : n_source]) == frame.joint
@@ -261,7 +261,7 @@ def test_a_steps_pairs_are_counted_without_looking(
         batches = [next(stream) for stream in streams for _ in range(accumulation)]
         assert all(isinstance(batch, ScoredBatch) for batch in batches)
         pairs = sum(len(batch.scored) for batch in batches if isinstance(batch, ScoredBatch))
-        assert {batch.step_pairs for batch in batches if isinstance(batch, ScoredBatch)} == {pairs}
+        assert {batch.step_count for batch in batches if isinstance(batch, ScoredBatch)} == {pairs}
         assert pairs > 8
 
 

@@ -64,8 +64,9 @@ def test_a_batch_is_drawn_as_the_schema_says() -> None:
         "offsets": [0, 6, 10, 15, 20],  # padding is a document too
         "scored": [0, 6, 10],
         "labels": [1.0, 0.25, 0.0],
-        "step_pairs": 7,
+        "step_count": 7,
         "longest": 6,
+        "groups": [],
     }
     assert {name: torch.as_tensor(value).tolist() for name, value in batch._asdict().items()} == expected
 

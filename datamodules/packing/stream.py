@@ -16,6 +16,7 @@ from ..schema import TokenizedExample
 from ..storage.stored_tasks import StoredTasks
 from .best_fit import Packing, Rows
 from .collate import RowBatch, RowKind
+from .groups import Groups, pack_together
 from .replicas import Replicas
 
 
@@ -33,8 +34,9 @@ class WindowPlan(NamedTuple):
         tasks: int64 [draws].
         examples: int64 [draws].
         rows: Which draws share a row.
-        row_targets: int64 [rows], target tokens.
+        row_targets: int64 [rows], target tokens; where documents are drawn in groups, groups.
         row_costs: float64 [rows], sum of squared document sizes, which attention is proportional to.
+        groups: int64 [draws], which of them were drawn together; None where each is drawn by itself.
     """
 
     tasks: NDArray[np.int64]
@@ -42,14 +44,19 @@ class WindowPlan(NamedTuple):
     rows: Rows
     row_targets: NDArray[np.int64]
     row_costs: NDArray[np.float64]
+    groups: NDArray[np.int64] | None = None
 
 
 class Row(NamedTuple):
-    """One planned row: (task, example) of each document, its target tokens and its cost."""
+    """One planned row: (task, example) of each document, its target tokens, its cost, and each document's group.
+
+    Where documents are drawn in groups, `targets` counts those: it is what the step's loss is a mean over.
+    """
 
     documents: tuple[tuple[int, int], ...]
     targets: int
     cost: float
+    groups: tuple[int, ...] | None = None
 
 
 class TrainPlan:
@@ -61,6 +68,7 @@ class TrainPlan:
         kind: What a row measures.
         packing: How documents share rows.
         rows_per_step: Rows of one optimizer step, over all replicas.
+        groups: What is drawn in place of single documents, and never parted: then the mixture's examples are groups.
     """
 
     def __init__(
@@ -70,11 +78,12 @@ class TrainPlan:
         kind: RowKind,
         packing: Packing,
         rows_per_step: int,
+        groups: Groups | None = None,
     ) -> None:
         if rows_per_step < 1:
             raise ValueError(f"rows_per_step must be at least 1, got {rows_per_step}")
         self.stored, self.mixture, self.kind = stored, mixture, kind
-        self.packing, self.rows_per_step = packing, rows_per_step
+        self.packing, self.rows_per_step, self.groups = packing, rows_per_step, groups
         self._cached: tuple[int, WindowPlan] | None = None
 
     def window(self, index: int) -> WindowPlan:
@@ -89,15 +98,23 @@ class TrainPlan:
 
     def _plan(self, index: int) -> WindowPlan:
         tasks, examples = self.mixture.draws(index)
+        groups = None
+        if self.groups is not None:
+            groups, tasks, examples = self.groups.members(tasks, examples)
         lengths, n_sources = self._measures(tasks, examples)
         sizes = self.kind.sizes(lengths, n_sources)
-        rows = self.packing(sizes, self.kind.capacity, np.random.default_rng([self.mixture.seed, index]))
+        generator = np.random.default_rng([self.mixture.seed, index])
+        if groups is None or not len(groups):
+            rows = self.packing(sizes, self.kind.capacity, generator)
+            targets = self.kind.target_counts(lengths, n_sources).astype(np.int64)
+        else:
+            rows = pack_together(self.packing, groups, sizes, self.kind.capacity, generator)
+            targets = np.diff(groups, prepend=-1)  # 1 at the first document of each group
         if len(rows) == 0:
-            return WindowPlan(tasks, examples, rows, np.empty(0, np.int64), np.empty(0))
-        targets = self.kind.target_counts(lengths, n_sources).astype(np.int64)
+            return WindowPlan(tasks, examples, rows, np.empty(0, np.int64), np.empty(0), groups)
         row_targets = np.add.reduceat(targets[rows.order], rows.starts[:-1])
         row_costs = np.add.reduceat(sizes[rows.order].astype(np.float64) ** 2, rows.starts[:-1])
-        return WindowPlan(tasks, examples, rows, row_targets, row_costs)
+        return WindowPlan(tasks, examples, rows, row_targets, row_costs, groups)
 
     def _measures(
         self, tasks: NDArray[np.int64], examples: NDArray[np.int64]
@@ -122,10 +139,14 @@ class TrainPlan:
     def _row(self, plan: WindowPlan, index: int) -> Row:
         draws = plan.rows.row(index)
         documents = zip(plan.tasks[draws].tolist(), plan.examples[draws].tolist(), strict=True)
-        return Row(tuple(documents), int(plan.row_targets[index]), float(plan.row_costs[index]))
+        groups = None if plan.groups is None else tuple(plan.groups[draws].tolist())
+        return Row(tuple(documents), int(plan.row_targets[index]), float(plan.row_costs[index]), groups)
 
     def documents(self, row: Row) -> list[TokenizedExample]:
-        return [self.stored.document(task, example) for task, example in row.documents]
+        """A row's documents, with the group of each where there are groups."""
+        found = [self.stored.document(task, example) for task, example in row.documents]
+        groups = row.groups or [None] * len(found)
+        return [document._replace(group=group) for document, group in zip(found, groups, strict=True)]
 
 
 def deal(costs: Sequence[float], parts: int) -> list[list[int]]:

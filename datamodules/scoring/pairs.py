@@ -19,11 +19,12 @@ CorrectnessLabel = Callable[[str, Sequence[str]], float]
 
 
 class ScoredPair(NamedTuple):
-    """A response to an instruction, and its correctness in [0, 1]."""
+    """A response to an instruction, its correctness in [0, 1], and its example's place among those that are paired."""
 
     instruction: str
     response: str
     correctness: float
+    example: int = 0
 
 
 class References:

@@ -14,7 +14,7 @@ from .pairs import CorrectnessLabel, Distinct, References, ScoredPair, correctne
 from .rows import PairFrame, tokenize_texts
 from .samples import ModelSamples
 
-PAIRS_VERSION = 1
+PAIRS_VERSION = 2
 """Part of every folder's name: raise it when the same examples are to give other pairs."""
 
 MISMATCHES = 1
@@ -66,7 +66,7 @@ class ScoredPreparation(Preparation):
             self.samples.require_examples(task.name, {example.id for example in self.benchmark.examples(task.name)})
         references, distinct = References(examples), Distinct()
         labelled = released_correctness if self.faithful else correctness_of_responses
-        for example in examples:
+        for place, example in enumerate(examples):
             if reason := refusal(task, example):
                 yield reason
                 continue
@@ -79,13 +79,15 @@ class ScoredPreparation(Preparation):
             if isinstance(responses, str):
                 yield responses
                 continue
-            found = (ScoredPair(instruction, response, correctness) for response, correctness in responses.items())
+            found = (ScoredPair(instruction, response, label, place) for response, label in responses.items())
             yield from filter(distinct.first, found)
 
     def tokenize_scored(self, pairs: list[ScoredPair]) -> list[TokenizedExample]:
         """Pairs as documents, uncut; each distinct text is tokenized once."""
         ids = tokenize_texts(self.tokenizer, [text for pair in pairs for text in pair[:2]])
-        return [self.frame.join(ids[pair.instruction], ids[pair.response], pair.correctness) for pair in pairs]
+        return [
+            self.frame.join(ids[pair.instruction], ids[pair.response], pair.correctness, pair.example) for pair in pairs
+        ]
 
     def _documents(self, task: Task, examples: Iterable[Example]) -> Iterator[TokenizedExample | str]:
         found = self.pairs(task, examples)

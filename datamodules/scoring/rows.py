@@ -45,11 +45,17 @@ class PairFrame(NamedTuple):
         """Special tokens of a pair."""
         return len(self.head) + len(self.joint) + len(self.tail)
 
-    def join(self, instruction: Sequence[int], response: Sequence[int], label: float | None = None) -> TokenizedExample:
+    def join(
+        self,
+        instruction: Sequence[int],
+        response: Sequence[int],
+        label: float | None = None,
+        group: int | None = None,
+    ) -> TokenizedExample:
         """A pair as a document, uncut; its source is all that stands before the response."""
         ids = [*self.head, *instruction, *self.joint, *response, *self.tail]
         n_source = len(self.head) + len(instruction) + len(self.joint)
-        return TokenizedExample(np.array(ids, dtype=np.int64), n_source, label)
+        return TokenizedExample(np.array(ids, dtype=np.int64), n_source, label, group)
 
 
 def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
@@ -176,7 +182,7 @@ class ScoredRows:
 
     def cut(self, pair: TokenizedExample) -> TokenizedExample:
         """A pair of at most `pair_length` tokens."""
-        ids, n_source, label = pair
+        ids, n_source, label, group = pair
         if len(ids) <= self.pair_length:
             return pair
         n_head, n_joint, n_tail = map(len, self.frame[:3])
@@ -185,10 +191,12 @@ class ScoredRows:
         instruction, response = (
             side[len(side) - int(n) :] if self.keep_end else side[: int(n)] for side, n in zip(sides, kept, strict=True)
         )
-        return self.frame.join(instruction.tolist(), response.tolist(), label)
+        return self.frame.join(instruction.tolist(), response.tolist(), label, group)
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> ScoredBatch:
         """Rows of pairs to tensors; a pair without a label gets NaN, and padding is a document too.
+
+        Pairs that stand side by side in a row with the same group are one group of the batch.
 
         Raises:
             ValueError: A label is no correctness in [0, 1].
@@ -198,10 +206,10 @@ class ScoredRows:
         position_ids = np.zeros(shape, dtype=np.int64)
         token_type_ids = np.zeros(shape, dtype=np.int64)
         positions = np.arange(self.pair_length)
-        scored, labels, paddings, longest = [], [], [], 0
+        scored, labels, paddings, groups, longest = [], [], [], list[int](), 0
         for r, row in enumerate(rows):
-            column = 0
-            for ids, n_source, label in map(self.cut, row):
+            column, last = 0, None
+            for ids, n_source, label, group in map(self.cut, row):
                 end = column + len(ids)
                 input_ids[r, column:end] = ids
                 position_ids[r, column:end] = positions[: len(ids)]
@@ -211,6 +219,11 @@ class ScoredRows:
                     raise ValueError(f"a label must be a correctness in [0, 1], got {label}")
                 scored.append(r * self.length + column)
                 labels.append(np.nan if label is None else label)
+                if group is not None and group == last:
+                    groups[-1] += 1
+                elif group is not None:
+                    groups.append(1)
+                last = group
                 longest = max(longest, len(ids))
                 column = end
             if column < self.length:
@@ -224,4 +237,5 @@ class ScoredRows:
             torch.tensor(labels, dtype=torch.float32),
             step_targets,
             longest,
+            tuple(groups),
         )

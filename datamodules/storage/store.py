@@ -1,9 +1,9 @@
 """Tokenized examples on disk: one folder per task, memory-mapped, addressed by content, written atomically.
 
 A folder holds ``tokens.bin`` (uint16 or uint32, all documents end to end), ``lengths.npy`` and ``n_sources.npy``
-(int32 [n]), ``labels.npy`` (float32 [n]) if the documents are scored pairs, and ``meta.json``. Its name is a digest of
-everything that decided its content, so a changed file, prompt form, seed or tokenizer finds another folder, and an
-unchanged one is never tokenized twice.
+(int32 [n]), ``labels.npy`` (float32 [n]) and ``groups.npy`` (int32 [n]) if the documents are scored pairs, and
+``meta.json``. Its name is a digest of everything that decided its content, so a changed file, prompt form, seed or
+tokenizer finds another folder, and an unchanged one is never tokenized twice.
 """
 
 import hashlib
@@ -39,6 +39,7 @@ class StoredTask:
         starts: int64 [n], where each document begins in ``tokens.bin``.
         refused: Examples that were not stored, by reason; each value counts them.
         labels: float32 [n], correctness of scored pairs; None for other documents.
+        groups: int32 [n], the same number for the scored pairs of an example, which stand together; None for others.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class StoredTask:
     starts: NDArray[np.int64]
     refused: Mapping[str, int]
     labels: NDArray[np.float32] | None = None
+    groups: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -118,6 +120,7 @@ def write_task(
     lengths: list[int] = []
     n_sources: list[int] = []
     labels: list[float] = []
+    groups: list[int] = []
     refused: Counter[str] = Counter()
     try:
         with open(partial / "tokens.bin", "wb") as file:
@@ -130,10 +133,14 @@ def write_task(
                 n_sources.append(document.n_source)
                 if document.label is not None:
                     labels.append(document.label)
+                if document.group is not None:
+                    groups.append(document.group)
         np.save(partial / "lengths.npy", np.array(lengths, dtype=np.int32))
         np.save(partial / "n_sources.npy", np.array(n_sources, dtype=np.int32))
         if labels:
             np.save(partial / "labels.npy", np.array(labels, dtype=np.float32))
+        if groups:
+            np.save(partial / "groups.npy", np.array(groups, dtype=np.int32))
         meta = {"dtype": dtype.name, "tokens": sum(lengths), "refused": dict(refused), **about}
         (partial / "meta.json").write_text(json.dumps(meta, indent=1))
         partial.chmod(0o755)
@@ -177,7 +184,9 @@ def open_task(folder: Path) -> StoredTask:
     try:
         lengths = np.load(folder / "lengths.npy")
         n_sources = np.load(folder / "n_sources.npy")
-        labels = np.load(folder / "labels.npy") if (folder / "labels.npy").exists() else None
+        labels, groups = (
+            np.load(folder / name) if (folder / name).exists() else None for name in ("labels.npy", "groups.npy")
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} is damaged ({error}); delete it and it will be prepared again") from error
     if lengths.sum() != meta["tokens"] or len(lengths) != len(n_sources):
@@ -185,10 +194,11 @@ def open_task(folder: Path) -> StoredTask:
             f"{folder} is damaged: {meta['tokens']} tokens on disk, {lengths.sum()} by its lengths; "
             "delete it and it will be prepared again"
         )
-    if labels is not None and len(labels) != len(lengths):
-        raise ValueError(
-            f"{folder} is damaged: {len(labels)} labels for {len(lengths)} pairs; "
-            "delete it and it will be prepared again"
-        )
+    for name, of_pairs in (("labels", labels), ("groups", groups)):
+        if of_pairs is not None and len(of_pairs) != len(lengths):
+            raise ValueError(
+                f"{folder} is damaged: {len(of_pairs)} {name} for {len(lengths)} pairs; "
+                "delete it and it will be prepared again"
+            )
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)[:-1]]) if len(lengths) else np.empty(0)
-    return StoredTask(folder, lengths, n_sources, starts.astype(np.int64), meta["refused"], labels)
+    return StoredTask(folder, lengths, n_sources, starts.astype(np.int64), meta["refused"], labels, groups)

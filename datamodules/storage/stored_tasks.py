@@ -19,7 +19,14 @@ from numpy.typing import NDArray
 from ..schema import TokenizedExample
 from .store import StoredTask, content_key, open_task, partial_folder, read_meta
 
-COLUMNS: dict[str, Any] = {"lengths": np.int32, "n_sources": np.int32, "starts": np.int64, "labels": np.float32}
+COLUMNS: dict[str, Any] = {
+    "lengths": np.int32,
+    "n_sources": np.int32,
+    "starts": np.int64,
+    "labels": np.float32,
+    "groups": np.int32,
+}
+"""What is joined; the last two are empty where documents are no scored pairs."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class StoredTasks(Sequence[StoredTask]):
         starts: int64 [N], where it begins in its task's ``tokens.bin``.
         refused: Of each task, the examples that were not stored, by reason.
         labels: float32 [N], correctness of scored pairs; None for other documents.
+        groups: int32 [N], the same number for the scored pairs of an example, within its task; None for others.
     """
 
     folders: tuple[Path, ...]
@@ -43,6 +51,7 @@ class StoredTasks(Sequence[StoredTask]):
     starts: NDArray[np.int64]
     refused: tuple[Mapping[str, int], ...]
     labels: NDArray[np.float32] | None = None
+    groups: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -50,8 +59,9 @@ class StoredTasks(Sequence[StoredTask]):
     def __getitem__(self, task: Any) -> Any:
         place = slice(int(self.firsts[task]), int(self.firsts[task + 1]))
         labels = None if self.labels is None else self.labels[place]
+        groups = None if self.groups is None else self.groups[place]
         arrays = self.lengths[place], self.n_sources[place], self.starts[place]
-        return StoredTask(self.folders[task], *arrays, self.refused[task], labels)
+        return StoredTask(self.folders[task], *arrays, self.refused[task], labels, groups)
 
     def __iter__(self) -> Iterator[StoredTask]:
         return (self[task] for task in range(len(self)))
@@ -73,23 +83,23 @@ def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
     """
     listed = tuple(folders)
     refused = tuple(read_meta(folder)["refused"] for folder in listed)
-    joined = root / f"joined-{content_key(tasks=[folder.name for folder in listed])}"
+    joined = root / f"joined-{content_key(tasks=[folder.name for folder in listed], columns=list(COLUMNS))}"
     if not joined.is_dir():
         _join(listed, joined)
     try:
-        about = json.loads((joined / "meta.json").read_text())
         firsts = np.load(joined / "firsts.npy")
         columns = {name: _mapped(joined / f"{name}.bin", dtype) for name, dtype in COLUMNS.items()}
     except (OSError, ValueError) as error:
         raise ValueError(f"{joined} is damaged ({error}); delete it and it will be written again") from error
-    labels = columns.pop("labels") if about["labelled"] else None
-    return StoredTasks(listed, firsts, columns["lengths"], columns["n_sources"], columns["starts"], refused, labels)
+    labels, groups = (columns[name] if len(columns[name]) else None for name in ("labels", "groups"))
+    arrays = columns["lengths"], columns["n_sources"], columns["starts"]
+    return StoredTasks(listed, firsts, *arrays, refused, labels, groups)
 
 
 def _join(folders: Sequence[Path], joined: Path) -> None:
     partial = partial_folder(joined)
     try:
-        sizes, labelled = [], False
+        sizes = []
         files = {name: open(partial / f"{name}.bin", "wb") for name in COLUMNS}  # noqa: SIM115 - closed below
         for folder in folders:
             task = open_task(folder)
@@ -98,11 +108,10 @@ def _join(folders: Sequence[Path], joined: Path) -> None:
                 values = getattr(task, name)
                 if values is not None:
                     values.astype(COLUMNS[name]).tofile(file)
-                    labelled |= name == "labels"
         for file in files.values():
             file.close()
         np.save(partial / "firsts.npy", np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64))
-        (partial / "meta.json").write_text(json.dumps({"labelled": labelled, "tasks": [f.name for f in folders]}))
+        (partial / "meta.json").write_text(json.dumps({"tasks": [f.name for f in folders]}))
         partial.chmod(0o755)
         os.rename(partial, joined)
     except BaseException as error:

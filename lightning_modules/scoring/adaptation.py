@@ -19,6 +19,7 @@ from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.schema import Example, Task
 from ...datamodules.scorer import ScorerDataModule
 from ..scorer import ScorerModule
+from .losses import ScorerLoss
 
 
 class OneTask(Benchmark):
@@ -54,12 +55,15 @@ class ScorerTraining:
         pretrained: Hub name or folder of the scorer to start from; a bare encoder is the ablation without pretraining.
         config: Random weights instead: fields of a configuration with model_type.
         tokenizer: By default that of `pretrained`.
+        loss: regression is the paper's; pairwise trains a reward model, listwise a ranking of all responses.
+        label_temperature: As the module's.
         steps: Optimizer steps.
         batch: Pairs of a step, about: a row of pairs is never split.
         learning_rate: Peak of the schedule, which warms up for a tenth of its steps and decays to 0.
         schedule_steps: Steps that the schedule is laid out for; `steps` where it is left out. The released program
             takes 800 steps of 128 pairs of a schedule of 12,800 on one device: it ends in the warm-up, at 1.25e-5.
-        row_length: Columns of a packed row.
+        row_length: Columns of a packed row; for a ranking loss more, where an instruction needs them for all its
+            responses, up to those of a whole step.
         pair_length: Most tokens of a pair.
         train_examples: Most training examples of a task.
         faithful: Draw mismatches as Cappy's released program does.
@@ -71,6 +75,8 @@ class ScorerTraining:
     pretrained: str | None = None
     config: dict[str, Any] | None = None
     tokenizer: str | None = None
+    loss: ScorerLoss = "regression"
+    label_temperature: float = 0.1
     steps: int = 400
     batch: int = 256
     learning_rate: float = 2e-5
@@ -97,6 +103,7 @@ class Adapted(NamedTuple):
     Args:
         module: The scorer.
         pairs: Different training pairs.
+        parted: Instructions whose responses a ranking loss compared in parts, because no row could hold all.
         pairs_per_step: On average.
         seconds: Of the training alone.
         memory: Greatest memory in MiB: of the device on CUDA, else of the process so far.
@@ -105,6 +112,7 @@ class Adapted(NamedTuple):
 
     module: ScorerModule
     pairs: int
+    parted: int
     pairs_per_step: float
     seconds: float
     memory: float
@@ -137,18 +145,17 @@ def adapt(
     Raises:
         ValueError: Nothing can be learned from the task's training instances.
     """
-    data = _data(benchmark, task, training, 1, prompt, samples, test_examples, rendering_seed, cache)
-    found = data.report()
-    mean = found.real_tokens / max(found.draws, 1)
-    rows = max(1, round(training.batch * mean / training.row_length))
-    data = _data(benchmark, task, training, rows, prompt, samples, test_examples, rendering_seed, cache)
+    data = _data(benchmark, task, training, prompt, samples, test_examples, rendering_seed, cache)
+    pairs_per_row = fit_rows(data, training.batch)
     L.seed_everything(training.seed, verbose=False)
     module = ScorerModule(
         training.tokenizer_name,
         pretrained=training.pretrained,
         config=training.config,
-        row_length=training.row_length,
+        row_length=data.row_length,
         total_steps=training.schedule_steps or training.steps,
+        loss=training.loss,
+        label_temperature=training.label_temperature,
         learning_rate=training.learning_rate,
         seed=training.seed,
     )
@@ -173,27 +180,50 @@ def adapt(
     seconds = time.perf_counter() - began
     memory = torch.cuda.max_memory_allocated() / 2**20 if cuda else _process_memory()
     storage = sum(weight.nbytes for weight in module.scorer.parameters()) / 2**20
-    return Adapted(module.eval(), found.examples, rows * training.row_length / mean, seconds, memory, storage)
+    assert data.plan is not None
+    parted = data.plan.groups.cut if data.plan.groups else 0
+    pairs_per_step = data.rows_per_step * pairs_per_row
+    return Adapted(module.eval(), data.report().examples, parted, pairs_per_step, seconds, memory, storage)
+
+
+def fit_rows(data: ScorerDataModule, batch: int) -> float:
+    """Choose the rows of a step for about `batch` pairs, and their length for groups; return the pairs of a row.
+
+    A step is one batch, so that longer rows, of which there are fewer, take no more memory: a row that holds the whole
+    step is the longest there is.
+    """
+    assert data.plan is not None
+    found = data.report()
+    if data.plan.groups is not None:
+        step = round(batch * found.real_tokens / max(found.draws, 1))
+        data.row_length = max(data.row_length, min(data.plan.groups.longest, step))
+        data.setup("fit")
+        found = data.report()
+    pairs_per_row = found.draws / max(found.rows, 1)
+    data.rows_per_step = max(1, round(batch / pairs_per_row))
+    data.setup("fit")
+    return pairs_per_row
 
 
 def _data(
     benchmark: Benchmark,
     task: str,
     training: ScorerTraining,
-    rows: int,
     prompt: PromptForm,
     samples: list[str],
     test_examples: int,
     rendering_seed: int,
     cache: str,
 ) -> ScorerDataModule:
+    """What trains the scorer, with one row a step."""
     data = ScorerDataModule(
         OneTask(benchmark, task, tested=test_examples > 0),
         training.tokenizer_name,
         prompt=prompt,
         row_length=training.row_length,
         pair_length=training.pair_length,
-        rows_per_step=rows,
+        rows_per_step=1,
+        grouped=training.loss != "regression",
         train_examples=training.train_examples,
         validation_examples=0,
         test_examples=max(test_examples, 1),

@@ -1,0 +1,92 @@
+"""Documents that must meet in one row: the responses to an instruction, which a ranking loss compares with each other.
+
+A group is drawn, packed and trained whole. Replicas and accumulated batches share a step by rows, and a row is never
+cut, so nothing can part a group.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .best_fit import Packing, Rows
+
+Places = NDArray[np.int64]
+
+
+class Groups(NamedTuple):
+    """Group g of task t holds the documents ``begins[i]`` to ``begins[i] + sizes[i] - 1`` of t, i = ``firsts[t] + g``.
+
+    Args:
+        firsts: int64 [tasks + 1], place of each task's first group.
+        begins: int64 [groups], place of a group's first document among those of its task.
+        sizes: int64 [groups], documents of each.
+        longest: Columns of the longest group, before any is cut.
+        cut: Groups that one row cannot hold, and that were cut into several.
+        left_out: Documents of groups that have nothing to compare.
+    """
+
+    firsts: Places
+    begins: Places
+    sizes: Places
+    longest: int = 0
+    cut: int = 0
+    left_out: int = 0
+
+    def counts(self) -> list[int]:
+        """Groups of each task."""
+        return np.diff(self.firsts).tolist()
+
+    def members(self, tasks: Places, groups: Places) -> tuple[Places, Places, Places]:
+        """Documents of drawn groups, one group after the other: which draw each belongs to, its task and its place.
+
+        >>> groups = Groups(np.array([0, 2]), np.array([0, 3]), np.array([3, 2]))
+        >>> draws, _, documents = groups.members(np.array([0, 0]), np.array([1, 0]))
+        >>> draws.tolist(), documents.tolist()
+        ([0, 0, 1, 1, 1], [3, 4, 0, 1, 2])
+        """
+        places = self.firsts[tasks] + groups
+        draws = np.repeat(np.arange(len(places)), self.sizes[places])
+        ends = np.cumsum(self.sizes[places])
+        within = np.arange(len(draws)) - (ends - self.sizes[places])[draws]
+        return draws, tasks[draws], self.begins[places][draws] + within
+
+
+def pack_together(
+    packing: Packing, draws: Places, sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator
+) -> Rows:
+    """Rows of documents in which those of one draw stand side by side.
+
+    Args:
+        packing: How draws share rows.
+        draws: int64 [documents], which draw each belongs to: 0 0 0 1 1 2 ...
+        sizes: Columns of each document.
+        capacity: Of a row.
+        generator: The packing's.
+    """
+    starts = np.flatnonzero(np.diff(draws, prepend=-1))
+    counts = np.diff(starts, append=len(draws))
+    packed = packing(np.add.reduceat(sizes, starts), capacity, generator)
+    ends = np.cumsum(counts[packed.order])
+    owner = np.repeat(np.arange(len(ends)), counts[packed.order])
+    within = np.arange(len(draws)) - (ends - counts[packed.order])[owner]
+    return Rows(starts[packed.order][owner] + within, np.concatenate([[0], ends])[packed.starts])
+
+
+def parts_that_fit(sizes: NDArray[np.integer], begins: Places, capacity: int) -> Places:
+    """Where groups begin once those that a row cannot hold are cut, each part as long as it can be.
+
+    >>> parts_that_fit(np.array([2, 2, 3, 3, 3, 1]), np.array([0, 2]), 6).tolist()
+    [0, 2, 4]
+    """
+    ends = np.append(begins[1:], len(sizes))
+    over = np.flatnonzero(np.add.reduceat(sizes, begins) > capacity)
+    further = []
+    for begin, end in zip(begins[over].tolist(), ends[over].tolist(), strict=True):
+        used = 0
+        for place in range(begin, end):
+            if used + sizes[place] > capacity:
+                further.append(place)
+                used = 0
+            used += int(sizes[place])
+    return np.sort(np.concatenate([begins, np.array(further, dtype=np.int64)]))

@@ -1,0 +1,38 @@
+"""The pairs of a task grouped by example, so that a ranking loss sees the responses to an instruction side by side."""
+
+import numpy as np
+
+from ..packing.groups import Groups, parts_that_fit
+from ..storage.stored_tasks import StoredTasks
+from .rows import ScoredRows
+
+
+def instruction_groups(stored: StoredTasks, kind: ScoredRows) -> Groups:
+    """One group for each example's pairs, as the store has them.
+
+    An example that is longer than a row is cut into several groups, whose responses are then not compared with each
+    other; a group whose labels are all equal has nothing to compare, and is left out. Both are counted.
+
+    Args:
+        stored: Scored pairs.
+        kind: Rows that they are packed into.
+    """
+    begins, sizes, counts = [], [], []
+    longest = cut = left_out = 0
+    for task in stored:
+        assert task.groups is not None
+        assert task.labels is not None
+        columns = np.asarray(kind.sizes(task.lengths, task.n_sources), dtype=np.int64)
+        examples = np.flatnonzero(np.diff(task.groups, prepend=-1))
+        parts = parts_that_fit(columns, examples, kind.capacity)
+        whole = np.add.reduceat(columns, examples)
+        longest = max(longest, int(whole.max()))
+        cut += int(np.count_nonzero(whole > kind.capacity))
+        ends = np.append(parts[1:], len(columns))
+        graded = np.maximum.reduceat(task.labels, parts) > np.minimum.reduceat(task.labels, parts)
+        left_out += int((ends - parts)[~graded].sum())
+        begins.append(parts[graded])
+        sizes.append((ends - parts)[graded])
+        counts.append(int(graded.sum()))
+    firsts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return Groups(firsts, np.concatenate(begins), np.concatenate(sizes), longest, cut, left_out)
