@@ -167,7 +167,14 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     if words and words[0] in COMMANDS:
         command = COMMANDS[words[0]]
-        auto_cli(command, args=name_leading_words(command, words[1:]), as_positional=False, parser_class=Parser)
+        auto_cli(
+            command,
+            args=name_leading_words(command, words[1:]),
+            as_positional=False,
+            parser_class=Parser,
+            prog=f"crosstask {words[0]}",
+            description=(inspect.getdoc(command) or "").split("\n\n")[0],
+        )
         return
     run(None if args is None else words)
     # Lightning leaves a gloo group to the interpreter's exit, where its threads can abort a run that has succeeded.

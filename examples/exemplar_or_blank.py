@@ -28,7 +28,7 @@ import torch
 
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Split
-from crosstask.datamodules.bilevel.meta_split import CategorySplit
+from crosstask.datamodules.bilevel.meta_split import CategorySplit, FileSplit, MetaSplit
 from crosstask.datamodules.bilevel.stream import BilevelBatch
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.rendering.bpe import train_tokenizer
@@ -59,7 +59,7 @@ class Setting(NamedTuple):
         inner_rows: Of a step of theta.
         outer_rows: Of a step of phi.
         learning_rate: Of theta.
-        outer_categories: Whose tasks are outer ones.
+        outer: Categories whose tasks are outer ones, or the share of the tasks of whatever category that are.
         test_examples: Of each test task.
     """
 
@@ -70,7 +70,7 @@ class Setting(NamedTuple):
     inner_rows: int
     outer_rows: int
     learning_rate: float
-    outer_categories: int
+    outer: int | float
     test_examples: int
 
     @property
@@ -89,21 +89,22 @@ SMALL = Setting(
     inner_rows=8,
     outer_rows=16,
     learning_rate=1e-3,
-    outer_categories=4,
+    outer=4,
     test_examples=10,
 )
 LEARNS = Setting(
     width=96,
     layers=3,
-    steps=500,
-    inner_steps=2,
+    steps=600,
+    inner_steps=4,
     inner_rows=16,
     outer_rows=16,
     learning_rate=2e-3,
-    outer_categories=2,
+    outer=0.25,
     test_examples=20,
 )
-"""Enough to answer the embedded tasks of ALIKE, so that what was trained with shows in the answers."""
+"""Enough to answer the embedded tasks of ALIKE, so that what was trained with shows in the answers: a category is a way of
+answering, so each keeps tasks that are trained."""
 
 ARMS: dict[str, dict[str, Any]] = {
     "direct": {"kind": "direct_extractor"},
@@ -182,9 +183,7 @@ def fitted(
     data = InstructionOptimizationDataModule(
         benchmark,
         tokenizer,
-        CategorySplit(
-            setting.outer_categories, seed=seed
-        ),  # also where nothing is learned: all train on the same tasks
+        outer_tasks(benchmark, setting.outer, seed),  # also where nothing is learned: all train on the same tasks
         prompt=TkInstructPrompt(positive_examples=1, definition=False),
         inner_prompt=TkInstructPrompt(positive_examples=0, definition=False),
         row_length=192,
@@ -240,6 +239,16 @@ def exemplar_shares(toybench: Path, kind: Kind, *, steps: int = 120, seed: int =
     """The shares on the embedded benchmark."""
     benchmark = NaturalInstructions(str(toybench))
     return fitted(benchmark, str(toybench / "tokenizer"), kind, SMALL._replace(steps=steps), seed=seed, **options)[-1]
+
+
+def outer_tasks(benchmark: NaturalInstructions, outer: int | float, seed: int) -> MetaSplit:
+    """Whole categories, or a share of all tasks, which stands in a file then."""
+    if isinstance(outer, int):
+        return CategorySplit(outer, seed=seed)
+    names = benchmark.task_names("train")
+    file = benchmark.splits / f"outer_tasks_{seed}.txt"
+    file.write_text("\n".join(sorted(random.Random(seed).sample(names, round(outer * len(names))))) + "\n")
+    return FileSplit(str(file), by_category=False)
 
 
 def tasks(folder: Path, *, toybench: bool) -> tuple[NaturalInstructions, str]:

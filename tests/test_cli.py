@@ -175,6 +175,8 @@ def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> Non
         (["fit", "--model.help", "InstructionTuningModule"], "Peak of the schedule"),
         (["fit", "--data.help", "InstructionTuningDataModule"], "Columns of a row"),
         (["toybench", "--help"], "Instances of each"),
+        (["toybench", "--help"], "usage: crosstask toybench"),
+        (["samples", "--help"], "\n\nAnswer"),
     ):
         with pytest.raises(SystemExit):
             main(words)
