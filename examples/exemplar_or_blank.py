@@ -103,8 +103,8 @@ LEARNS = Setting(
     outer=0.25,
     test_examples=20,
 )
-"""Enough to answer the embedded tasks of ALIKE, so that what was trained with shows in the answers: a category is a way of
-answering, so each keeps tasks that are trained."""
+"""Enough to answer the embedded tasks of ALIKE, so that what was trained with shows in the answers. There are five
+categories, so each keeps tasks that are trained."""
 
 ARMS: dict[str, dict[str, Any]] = {
     "direct": {"kind": "direct_extractor"},
