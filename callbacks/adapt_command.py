@@ -16,6 +16,7 @@ from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import read_samples
 from ..lightning_modules.scoring.adaptation import ScorerTraining, adapt
+from ..lightning_modules.scoring.calibration import Calibration
 from ..lightning_modules.scoring.selecting import (
     Asked,
     by_size,
@@ -23,20 +24,13 @@ from ..lightning_modules.scoring.selecting import (
     print_table,
     score_asked,
     to_candidates,
-    to_json,
-    write_choices,
 )
-from ..lightning_modules.scoring.selection import (
-    Candidates,
-    SelectionTable,
-    choices,
-    selection_table,
-    task_gains,
-    worth,
-)
-from .report.charts import COLORS, differences
+from ..lightning_modules.scoring.selection import SCORER, Candidates, selection_table
+from .huggingface_export import export_huggingface
+from .report.adaptation import write_adaptation
 
-SHOWN_WORST, SHOWN_EXAMPLES = 3, 3
+Record = dict[str, Any]
+"""What a task's file says of a scorer: ``scores`` of all candidates, ``calibration``, ``cost`` and ``settings``."""
 
 
 def adapt_tasks(
@@ -44,12 +38,14 @@ def adapt_tasks(
     samples: list[str],
     output: str,
     training: ScorerTraining,
+    variants: dict[str, dict[str, Any]] | None = None,
     test: Benchmark | None = None,
     tasks: Sequence[str] = (),
     prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
     test_examples: int = 100,
     augmentation: bool = True,
     sizes: Sequence[int] = (1, 4),
+    keep_scorers: bool = False,
     seed: int = 0,
     cache: str = "~/.cache/crosstask",
 ) -> None:
@@ -64,63 +60,131 @@ def adapt_tasks(
         output: Folder of a file for each task, ``report.json``, ``report.md``, ``advantages.svg`` (the gain on each
             task, as the paper's Figure 6) and ``choices.jsonl``.
         training: How each scorer is trained.
+        variants: Further scorers, rows of the same table: by name, what changes in `training` (or `augmentation`), e.g.
+            {reward_model: {loss: pairwise}, no_pretraining: {pretrained: FacebookAI/roberta-large}}.
         test: Benchmark of the test instances, where they are read apart; else the first of each task's file.
         tasks: Names of the tasks; all that have test instances if empty.
         prompt: How instructions are rendered.
         test_examples: Most test instances of a task.
         augmentation: Train on the model's answers, too; without them is an ablation of the paper.
         sizes: Also choose among so many nucleus samples alone.
+        keep_scorers: Keep each task's scorers in ``scorers``, as folders that `crosstask select` and ``CrossEncoder``
+            load, instead of their scores alone.
         seed: Decides how instructions read; the samples' own rendering seed.
         cache: Folder of the store.
     """
     console, folder = Console(soft_wrap=True), Path(output).expanduser()
+    trainings = all_trainings(training, augmentation, variants or {})
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     names = list(tasks) or list(dict.fromkeys((test or train).task_names("test")))
-    shared = 0 if test else test_examples
+
+    def record_of(task: str, asked: Sequence[Asked], scorer: str) -> Record:
+        """What is known of a task and a scorer, which is trained where nothing is."""
+        own, augmented = trainings[scorer]
+        plain = task.replace("/", "-").replace(":", "-")
+        file = plain if scorer == SCORER else f"{plain}.{scorer}"
+        path = folder / "tasks" / f"{file}.json"
+        settings = {**asdict(own), "augmentation": augmented, "test_examples": test_examples}
+        settings |= {"prompt": prompt.fingerprint(), "rendering_seed": seed}
+        settings |= {"instances": train.fingerprint(task), "asked": _digest(asked)}
+        if not path.exists():
+            answers = _training_samples(train, task, samples, asked, path.with_name(f"{plain}.samples.jsonl"))
+            if augmented and not answers:
+                raise ValueError(
+                    f"{', '.join(samples)}: no answer to a training instance of {task}: sample them, or set "
+                    "augmentation: false"
+                )
+            found = adapt(
+                train,
+                task,
+                own,
+                prompt=prompt,
+                samples=answers,
+                augmentation=augmented,
+                test_examples=0 if test else test_examples,
+                rendering_seed=seed,
+                cache=cache,
+            )
+            encoder = found.module.cross_encoder(max_length=own.pair_length)
+            done = {
+                "scores": score_asked(encoder, asked),
+                "calibration": found.calibration and found.calibration._asdict(),
+                "cost": found.cost(),
+                "settings": settings,
+            }
+            if keep_scorers:
+                kept = folder / "scorers" / file
+                export_huggingface(found.module, kept)
+                if found.calibration:
+                    found.calibration.save(kept)
+            path.write_text(json.dumps(done))
+        return _require_settings(path, settings)
+
     candidates: list[Asked] = []
-    scores: list[Sequence[float]] = []
-    costs: dict[str, dict[str, float]] = {}
+    everything: list[Candidates] = []
+    about: dict[str, dict[str, Any]] = {
+        name: {"training": asdict(own), "augmentation": augmented, "costs": {}}
+        for name, (own, augmented) in trainings.items()
+    }
     failed: dict[str, str] = {}
     for number, name in enumerate(names, start=1):
         try:
             asked = candidates_of_files(_test_part(test or train, name, prompt, test_examples, seed), samples)
-            path = folder / "tasks" / f"{name.replace('/', '-').replace(':', '-')}.json"
-            settings = {**asdict(training), "augmentation": augmentation, "test_examples": test_examples}
-            settings |= {"prompt": prompt.fingerprint(), "rendering_seed": seed}
-            settings |= {"instances": train.fingerprint(name), "asked": _digest(asked)}
-            if not path.exists():
-                own = _training_samples(train, name, samples, asked, path.with_suffix(".samples.jsonl"), augmentation)
-                found = adapt(
-                    train,
-                    name,
-                    training,
-                    prompt=prompt,
-                    samples=own,
-                    test_examples=shared,
-                    rendering_seed=seed,
-                    cache=cache,
-                )
-                encoder = found.module.cross_encoder(max_length=training.pair_length)
-                cost = {key: value for key, value in found._asdict().items() if key != "module"}
-                done = {"scores": score_asked(encoder, asked), "cost": cost, "settings": settings}
-                path.write_text(json.dumps(done))
-            record = _require_settings(path, settings)
-            costs[name] = record["cost"]
+            records = {scorer: record_of(name, asked, scorer) for scorer in trainings}
+            scored = scored_candidates(asked, records)
+            for scorer, record in records.items():
+                about[scorer]["costs"][name] = record["cost"]
             candidates += asked
-            scores += record["scores"]
-            console.print(f"{number}/{len(names)} {name}: {_line(asked, record)}", highlight=False)
+            everything += scored
+            console.print(f"{number}/{len(names)} {name}: {_line(scored, records)}", highlight=False)
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"
             traceback.print_exc()
             console.print(f"{number}/{len(names)} {name} failed: {failed[name]}", style="red", highlight=False)
     if candidates:
-        everything = [to_candidates(each, own) for each, own in zip(candidates, scores, strict=True)]
         table = selection_table(everything)
-        write_adaptation(folder, table, candidates, everything, costs=costs, failed=failed, sizes=sizes)
+        write_adaptation(folder, table, candidates, everything, about=about, failed=failed, sizes=sizes)
         print_table(table, by_size(everything, sizes))
     if failed:
         console.print(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}", style="red")
         sys.exit(1)
+
+
+def all_trainings(
+    training: ScorerTraining, augmentation: bool, variants: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[ScorerTraining, bool]]:
+    """How each scorer is trained, and whether on the model's answers, too, by the scorer's name.
+
+    Raises:
+        ValueError: A variant has a name that is taken, or changes what no training has.
+    """
+    found = {SCORER: (training, augmentation)}
+    for name, changes in variants.items():
+        if name == SCORER:
+            raise ValueError(f"a variant cannot be called {name!r}, which is the row of `training` itself")
+        changed = {key: value for key, value in changes.items() if key != "augmentation"}
+        found[name] = training.changed(changed, f"variant {name}"), bool(changes.get("augmentation", augmentation))
+    return found
+
+
+def scored_candidates(asked: Sequence[Asked], records: Mapping[str, Record]) -> list[Candidates]:
+    """Candidates of a task with the scores of all scorers, and what each scorer has them weigh."""
+    found = []
+    for place, each in enumerate(asked):
+        scores = {scorer: record["scores"][place] for scorer, record in records.items()}
+        found.append(
+            to_candidates(
+                each,
+                scores,
+                ranked=[name for name, record in records.items() if record["settings"]["loss"] != "regression"],
+                calibrations={
+                    name: Calibration(**record["calibration"])
+                    for name, record in records.items()
+                    if record["calibration"]
+                },
+            )
+        )
+    return found
 
 
 def _digest(asked: Sequence[Asked]) -> str:
@@ -128,13 +192,13 @@ def _digest(asked: Sequence[Asked]) -> str:
     return hashlib.sha256(repr(list(asked)).encode()).hexdigest()[:16]
 
 
-def _require_settings(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _require_settings(path: Path, settings: Mapping[str, Any]) -> Record:
     """What is known of a task that is done.
 
     Raises:
         ValueError: It was done with other settings.
     """
-    record: dict[str, Any] = json.loads(path.read_text())
+    record: Record = json.loads(path.read_text())
     wanted = json.loads(json.dumps(settings))
     if differ := [name for name, value in wanted.items() if record["settings"].get(name) != value]:
         there = ", ".join(f"{name} {record['settings'].get(name)!r}, not {wanted[name]!r}" for name in differ)
@@ -149,101 +213,21 @@ def _test_part(benchmark: Benchmark, name: str, prompt: PromptForm, count: int, 
 
 
 def _training_samples(
-    train: Benchmark, name: str, files: Sequence[str], asked: Sequence[Asked], path: Path, wanted: bool
+    train: Benchmark, name: str, files: Sequence[str], asked: Sequence[Asked], path: Path
 ) -> list[str]:
     """The answers to a task's training instances, in a file of their own; answers to what is tested stay out."""
-    if not wanted:
-        return []
     tested = {each.prompt.example.id for each in asked}
     known = {example.id for example in train.examples(name)} - tested
     lines = [sample.line(*key) for key, sample in read_samples(files) if key[0] == name and key[1] in known]
     if not lines:
-        raise ValueError(
-            f"{', '.join(files)}: no answer to a training instance of {name}: sample them, or set augmentation: false"
-        )
+        return []
     path.write_text("".join(lines), encoding="utf-8")
     return [str(path)]
 
 
-def _line(asked: Sequence[Asked], record: Mapping[str, Any]) -> str:
-    table = selection_table([to_candidates(*each) for each in zip(asked, record["scores"], strict=True)], resamples=1)
+def _line(scored: Sequence[Candidates], records: Mapping[str, Record]) -> str:
+    table = selection_table(scored, resamples=1)
     mean = dict(zip(table.methods, table.mean, strict=True))
-    own = f"scorer {100 * mean['scorer']:.1f}, {table.best_single} {100 * mean[table.best_single]:.1f}"
-    return f"{own}, oracle {100 * mean['oracle']:.1f}; {record['cost']['seconds']:.0f} s"
-
-
-def write_adaptation(
-    folder: Path,
-    table: SelectionTable,
-    asked: Sequence[Asked],
-    everything: Sequence[Candidates],
-    *,
-    costs: Mapping[str, Mapping[str, float]],
-    failed: Mapping[str, str],
-    sizes: Sequence[int],
-) -> None:
-    """The report of all tasks: for programs, for people, and its advantages as a picture."""
-    advantages = task_gains(everything, "scorer", table.best_single)
-    found = to_json(table) | {
-        "sizes": by_size(everything, sizes),
-        "advantages": {name: gain._asdict() for name, gain in advantages.items()},
-        "costs": costs,
-        "failed": failed,
-    }
-    (folder / "report.json").write_text(json.dumps(found, indent=1))
-    rows = sorted(advantages.items(), key=lambda item: -item[1].mean)
-    chart = differences(rows, f"ROUGE-L of the scorer's choice over {table.best_single}, by task", COLORS[0])
-    (folder / "advantages.svg").write_text(chart, encoding="utf-8")
-    write_choices(folder / "choices.jsonl", asked, everything)
-    (folder / "report.md").write_text(_markdown(table, found, asked, everything), encoding="utf-8")
-
-
-def _markdown(
-    table: SelectionTable, found: Mapping[str, Any], asked: Sequence[Asked], everything: Sequence[Candidates]
-) -> str:
-    lines = [
-        "# Adaptation through a scorer",
-        "",
-        f"{table.instances} test instances of {len(table.names)} tasks; ROUGE-L in percent, mean over tasks, 95% "
-        f"intervals over resampled instances. Best single decoding: {table.best_single}.",
-        "",
-        "| chosen by | ROUGE-L | 95% | over the best single decoding |",
-        "|---|---|---|---|",
-    ]
-    for name, row in found["methods"].items():
-        gain = found["gains"][name]
-        lines.append(
-            f"| {name} | {100 * row['mean']:.2f} | [{100 * row['low']:.2f}, {100 * row['high']:.2f}] | "
-            f"{100 * gain['mean']:+.2f} [{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}] |"
-        )
-    recovered, spearman = found["recovered"], found["spearman"]
-    share = "nothing, as there is no gap" if recovered is None else f"{recovered:.1%}"
-    correlation = "–" if spearman is None else f"{spearman:.3f}"
-    lines += [
-        "",
-        f"Recovered of (oracle - best single decoding): {share}; Spearman of score and ROUGE-L: {correlation}.",
-        "",
-    ]
-    lines += ["![Gain of the scorer's choice on each task](advantages.svg)", ""]
-    lines += ["## Tasks, the worst last", "", "| task | scorer over the best single decoding | 95% |", "|---|---|---|"]
-    worst = sorted(found["advantages"].items(), key=lambda item: -item[1]["mean"])
-    lines += [
-        f"| {name} | {100 * gain['mean']:+.2f} | [{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}] |"
-        for name, gain in worst
-    ]
-    for name, _ in worst[::-1][:SHOWN_WORST]:
-        lines += ["", f"### {name}", ""]
-        own = [(a, c) for a, c in zip(asked, everything, strict=True) if c.task == name]
-        own.sort(key=lambda pair: worth(pair[1])["scorer"] - worth(pair[1])["oracle"])
-        for each, candidates in own[:SHOWN_EXAMPLES]:
-            place = choices(candidates)["scorer"]
-            best = candidates.samples[int(candidates.quality.argmax())].response
-            lines += [
-                f"- prompt: `{each.prompt.source[-300:]!r}`",
-                f"  - reference: `{each.prompt.example.targets[0][:200]!r}`",
-                f"  - scorer's choice: `{candidates.samples[place].response[:200]!r}`",
-                f"  - best candidate: `{best[:200]!r}`",
-            ]
-    for name, reason in found["failed"].items():
-        lines += ["", f"**{name} failed**: {reason}"]
-    return "\n".join(lines) + "\n"
+    shown = [*records, table.best_single, "oracle"]
+    seconds = sum(record["cost"]["seconds"] for record in records.values())
+    return f"{', '.join(f'{name} {100 * mean[name]:.1f}' for name in shown)}; {seconds:.0f} s"

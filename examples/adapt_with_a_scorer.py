@@ -144,8 +144,8 @@ def over_seeds(tables: list[Any]) -> str:
     for task, scores in tables[0]["tasks"].items():
         scorer = np.mean([table["tasks"][task]["scorer"] for table in tables])
         lines.append(f"{task:34}{100 * scores[best]:10.1f}{100 * scorer:8.1f}{100 * scores['oracle']:8.1f}")
-    recovered = [table["recovered"] for table in tables]
-    spearman = [table["spearman"] for table in tables]
+    recovered = [table["scorers"]["scorer"]["recovered"] for table in tables]
+    spearman = [table["scorers"]["scorer"]["spearman"] for table in tables]
     lines += ["", f"recovered of (oracle - {best}): {', '.join(f'{share:.1%}' for share in recovered)}"]
     lines.append(f"Spearman of score and ROUGE-L: {', '.join(f'{each:.3f}' for each in spearman)}")
     return "\n".join(lines)

@@ -1,18 +1,21 @@
 """Adapting a frozen model to tasks through a scorer: on candidates where right and wrong can be told apart."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from crosstask.callbacks.adapt_command import adapt_tasks
+from crosstask.callbacks.adapt_command import adapt_tasks, all_trainings
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.benchmarks import BigBench
 from crosstask.datamodules.rendering.prompts import OptImlPrompt
+from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import Sample
 from crosstask.lightning_modules.scoring.adaptation import ScorerTraining, adapt
+from crosstask.lightning_modules.scoring.selecting import select_samples
 
 TASKS = ["task001_toy_copy_animals", "task010_toy_reverse_animals"]
 ENCODER: dict[str, Any] = {
@@ -62,12 +65,22 @@ def test_tasks_are_adapted_to_reported_and_not_trained_twice(
     file = answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra")
     options: dict[str, Any] = {"test_examples": 8, "sizes": [1], "cache": str(tmp_path / "store")}
     out = tmp_path / "out"
-    adapt_tasks(benchmark, [file], str(out), training(toybench), tasks=TASKS, **options)
+    how = training(toybench, calibration_examples=5)
+    options |= {"variants": {"reward": {"loss": "pairwise"}}, "keep_scorers": True}
+    adapt_tasks(benchmark, [file], str(out), how, tasks=TASKS, **options)
     found = json.loads((out / "report.json").read_text())
     assert found["methods"]["oracle"]["mean"] == 1.0
     assert found["methods"]["beam"]["mean"] == 0.0
     assert found["methods"]["scorer"]["mean"] > 0.9
-    assert found["recovered"] > 0.8  # the best single decoding is right half of the time
+    recovered = found["scorers"]["scorer"]["recovered"]
+    assert recovered > 0.8  # the best single decoding is right half of the time
+    assert found["methods"]["reward"]["mean"] > 0.9
+    assert found["scorers"]["reward"]["training"]["loss"] == "pairwise"
+    assert found["scorers"]["reward"]["costs"][TASKS[0]]["parted"] == 0
+    errors = found["scorers"]["reward"]["calibration_error"]
+    assert errors["scores"] is None  # scores of a ranking loss are no correctness
+    assert errors["calibrated"] < 0.2
+    assert found["methods"]["self-consistency, reward, calibrated"]["mean"] > 0.9
     assert found["sizes"]["1"]["scorer"] == found["methods"]["nucleus"]["mean"]
     assert set(found["advantages"]) == set(TASKS)
     cost = found["costs"][TASKS[0]]
@@ -77,15 +90,38 @@ def test_tasks_are_adapted_to_reported_and_not_trained_twice(
     assert trained not in [example.id for example in benchmark.examples(TASKS[0])][:8]
     written = (out / "report.md").read_text()
     assert "scorer's choice" in written
-    assert f"(oracle - best single decoding): {found['recovered']:.1%};" in written
+    assert f"| scorer | {recovered:.1%} |" in written
     check_chart(out / "advantages.svg", found["advantages"])
     before = [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))]
-    adapt_tasks(benchmark, [file], str(out), training(toybench), tasks=TASKS, **options)
+    adapt_tasks(benchmark, [file], str(out), how, tasks=TASKS, **options)
     assert [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))] == before
 
     with pytest.raises(SystemExit):
-        adapt_tasks(benchmark, [file], str(out), training(toybench, steps=1), tasks=TASKS, **options)
+        adapt_tasks(benchmark, [file], str(out), replace(how, steps=1), tasks=TASKS, **options)
     assert "was made with steps 30, not 1: remove it" in capsys.readouterr().out
+
+    tested = SampledExamples(benchmark, parts=["test"], tasks=TASKS[:1], validation_examples=0, test_examples=8)
+    kept = str(out / "scorers" / f"{TASKS[0]}.reward")
+    select_samples(tested, [file], str(tmp_path / "selected"), kept, max_length=128, sizes=[])
+    selected = json.loads((tmp_path / "selected" / "selection.json").read_text())["methods"]
+    assert selected["scorer"]["mean"] == found["tasks"][TASKS[0]]["reward"]
+    assert (
+        selected["self-consistency, calibrated"]["mean"]
+        == (found["tasks"][TASKS[0]]["self-consistency, reward, calibrated"])
+    )
+
+
+def test_variants_change_what_a_training_has(toybench: Path) -> None:
+    given = training(toybench)
+    found = all_trainings(given, True, {"plain": {"augmentation": False}, "short": {"steps": 1, "loss": "listwise"}})
+    assert found["plain"] == (given, False)
+    assert found["short"] == (replace(given, steps=1, loss="listwise"), True)
+    with pytest.raises(ValueError, match="variant a: there is no 'step' to change, nearest: steps"):
+        all_trainings(given, True, {"a": {"step": 1}})
+    with pytest.raises(ValueError, match="variant a: loss must be one of regression, pairwise, listwise, got 'pairs'"):
+        all_trainings(given, True, {"a": {"loss": "pairs"}})
+    with pytest.raises(ValueError, match="a variant cannot be called 'scorer'"):
+        all_trainings(given, True, {"scorer": {}})
 
 
 def check_chart(path: Path, advantages: dict[str, Any]) -> None:

@@ -1,12 +1,18 @@
 """Selection among candidates: each method's choice, and the table, against values worked out by hand."""
 
-import math
-
 import numpy as np
 import pytest
 
 from crosstask.datamodules.scoring.samples import Sample
-from crosstask.lightning_modules.scoring.selection import Candidates, choices, selection_table, worth
+from crosstask.lightning_modules.scoring.selection import (
+    Candidates,
+    choices,
+    correctness_votes,
+    mean_calibration_error,
+    preference_votes,
+    selection_table,
+    worth,
+)
 
 REFERENCE = ["the red cat sat"]
 SAMPLES = [  # ROUGE-L: 1 of 1 and of 4 words: 0.4; 0.4; 1.0; 0.0; 0.857...
@@ -20,7 +26,8 @@ SCORES = [0.1, 0.2, 0.9, -0.3, 0.8]
 
 
 def candidates(task: str = "t", example: str = "1", scores: list[float] = SCORES) -> Candidates:
-    return Candidates.of(task, example, SAMPLES, REFERENCE, scores)
+    values = np.array(scores)
+    return Candidates.of(task, example, SAMPLES, REFERENCE, {"scorer": values}, {"scored": correctness_votes(values)})
 
 
 def test_every_method_chooses_as_worked_out_by_hand() -> None:
@@ -57,7 +64,7 @@ def test_the_table_is_a_mean_over_tasks_and_its_gaps_are_shares() -> None:
     assert table.instances == 3
     assert by_name["scorer"] == pytest.approx(0.5)  # (1 + 0) / 2, not (1 + 1 + 0) / 3
     assert table.best_single == "beam"
-    assert table.recovered == pytest.approx((0.5 - 0.4) / (1 - 0.4))
+    assert table.recovered == {"scorer": pytest.approx((0.5 - 0.4) / (1 - 0.4))}
     assert table.gains["scorer"].mean == pytest.approx(0.1)
     np.testing.assert_allclose(table.tasks[:, table.methods.index("scorer")], [1.0, 0.0])
     assert table.low[table.methods.index("beam")] == pytest.approx(0.4)
@@ -66,7 +73,7 @@ def test_the_table_is_a_mean_over_tasks_and_its_gaps_are_shares() -> None:
         np.corrcoef([2, 3, 5, 1, 4], [2.5, 2.5, 5, 1, 4])[0, 1],
         np.corrcoef(wrong, [2.5, 2.5, 5, 1, 4])[0, 1],
     )
-    assert table.spearman == pytest.approx((2 * first + second) / 3)
+    assert table.spearman == {"scorer": pytest.approx((2 * first + second) / 3)}
 
 
 def test_fewer_samples_are_those_of_one_decoding() -> None:
@@ -86,7 +93,7 @@ def test_a_black_box_has_no_likelihood_and_an_unscored_file_no_scorer() -> None:
     assert "minimum Bayes risk" in methods
     table = selection_table([Candidates.of("t", "1", unknown, REFERENCE), candidates()])
     assert "scorer" not in table.methods
-    assert math.isnan(table.recovered)
+    assert table.recovered == table.spearman == {}
 
 
 def test_an_empty_answer_is_never_the_most_likely() -> None:
@@ -94,14 +101,49 @@ def test_an_empty_answer_is_never_the_most_likely() -> None:
     assert worth(Candidates.of("t", "1", samples, REFERENCE))["self-score, sum"] == pytest.approx(0.4)
 
 
+def test_several_scorers_stand_side_by_side() -> None:
+    """The second scorer likes "the red cat"; what it weighs is a softmax, in which exp(2) beats 4 exp(0)."""
+    reward = np.array([0.0, 0.0, 0.0, 0.0, 2.0])
+    votes = {"scored": correctness_votes(np.array(SCORES)), "reward": preference_votes(reward)}
+    np.testing.assert_allclose(votes["reward"], np.array([1, 1, 1, 1, np.e**2]) / (4 + np.e**2))
+    found = Candidates.of("t", "1", SAMPLES, REFERENCE, {"scorer": np.array(SCORES), "reward": reward}, votes)
+    chosen = choices(found)
+    assert {name: chosen[name] for name in ("scorer", "reward", "self-consistency, reward")} == {
+        "scorer": 2,
+        "reward": 4,
+        "self-consistency, reward": 4,
+    }
+    table = selection_table([found])
+    assert table.recovered == {"scorer": 1.0, "reward": pytest.approx((6 / 7 - 0.4) / 0.6)}
+    assert list(table.spearman) == ["scorer", "reward"]
+    for name in ("beam", "oracle", "self-consistency"):
+        with pytest.raises(ValueError, match=f"cannot be called '{name}', which is another row"):
+            Candidates.of("t", "1", SAMPLES, REFERENCE, {name: reward})
+
+
+def test_the_calibration_error_of_tasks_is_a_mean_over_tasks() -> None:
+    """Quality 0.4 0.4 1 0 6/7, of which the bins 0.0 to 0.1 and 0.9 to 1.0 hold what is expected to be 0 and 1."""
+    expected = np.array([0.0, 0.0, 1.0, 0.0, 1.0])
+    one = Candidates.of("t", "1", SAMPLES, REFERENCE, votes={"scored": expected})
+    perfect = one._replace(task="u", votes={"scored": one.quality})
+    error = (0.8 + 1 / 7) / 5
+    assert mean_calibration_error([one, one], "scored") == pytest.approx(error)
+    assert mean_calibration_error([one, one, perfect], "scored") == pytest.approx(error / 2)
+
+
+def test_scores_that_give_nothing_a_chance_leave_all_candidates_equal() -> None:
+    below = candidates(scores=[-1.0] * 5)
+    assert choices(below)["self-consistency, scored"] == choices(below)["self-consistency"]
+
+
 def test_one_candidate_is_everyones_choice() -> None:
-    assert set(choices(Candidates.of("t", "1", SAMPLES[:1], REFERENCE, [0.5])).values()) == {0}
+    assert set(choices(Candidates.of("t", "1", SAMPLES[:1], REFERENCE, {"scorer": np.array([0.5])})).values()) == {0}
 
 
 def test_bad_candidates_are_refused() -> None:
     with pytest.raises(ValueError, match="t 1 has no candidates"):
         Candidates.of("t", "1", [], REFERENCE)
     with pytest.raises(ValueError, match="t 1 has 5 candidates and 1 scores"):
-        Candidates.of("t", "1", SAMPLES, REFERENCE, [0.5])
+        Candidates.of("t", "1", SAMPLES, REFERENCE, {"scorer": np.array([0.5])})
     with pytest.raises(ValueError, match="no example has candidates"):
         selection_table([])

@@ -7,19 +7,24 @@ that is never trained; its answers are files of samples.
 
 import resource
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, get_args
 
 import lightning as L
+import numpy as np
 import torch
 
 from ...datamodules.benchmarks import Benchmark, Split
+from ...datamodules.benchmarks.messages import nearest
 from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.schema import Example, Task
 from ...datamodules.scorer import ScorerDataModule
+from ...datamodules.scoring.sampled_examples import SampledExamples
 from ..scorer import ScorerModule
+from .calibration import Calibration, fit_calibration
 from .losses import ScorerLoss
+from .selecting import candidates_of_files, score_asked, to_candidates
 
 
 class OneTask(Benchmark):
@@ -66,6 +71,8 @@ class ScorerTraining:
             responses, up to those of a whole step.
         pair_length: Most tokens of a pair.
         train_examples: Most training examples of a task.
+        calibration_examples: Training examples that are held out, to learn from the answers to them what correctness to
+            expect of a score; 0 for no calibration.
         faithful: Draw mismatches as Cappy's released program does.
         accelerator: As the trainer's.
         precision: As the trainer's.
@@ -84,10 +91,24 @@ class ScorerTraining:
     row_length: int = 2048
     pair_length: int = 512
     train_examples: int = 500_000
+    calibration_examples: int = 0
     faithful: bool = False
     accelerator: str = "auto"
     precision: str = "32-true"
     seed: int = 0
+
+    def changed(self, changes: Mapping[str, Any], where: str) -> "ScorerTraining":
+        """The same with other values of some arguments.
+
+        Raises:
+            ValueError: There is no such argument, or it cannot have that value; the message begins with `where`.
+        """
+        known = {field.name for field in fields(self)}
+        if unknown := [name for name in changes if name not in known]:
+            raise ValueError(f"{where}: there is no {unknown[0]!r} to change, {nearest(unknown[0], known)}")
+        if (loss := changes.get("loss", self.loss)) not in get_args(ScorerLoss):
+            raise ValueError(f"{where}: loss must be one of {', '.join(get_args(ScorerLoss))}, got {loss!r}")
+        return replace(self, **changes)
 
     @property
     def tokenizer_name(self) -> str:
@@ -102,21 +123,29 @@ class Adapted(NamedTuple):
 
     Args:
         module: The scorer.
+        calibration: What its scores are worth, where examples were held out for that.
         pairs: Different training pairs.
         parted: Instructions whose responses a ranking loss compared in parts, because no row could hold all.
         pairs_per_step: On average.
         seconds: Of the training alone.
         memory: Greatest memory in MiB: of the device on CUDA, else of the process so far.
         storage: MiB of the weights, which is what adapting to the task adds to a disk.
+        parameters: Of the scorer.
     """
 
     module: ScorerModule
+    calibration: Calibration | None
     pairs: int
     parted: int
     pairs_per_step: float
     seconds: float
     memory: float
     storage: float
+    parameters: int
+
+    def cost(self) -> dict[str, float]:
+        """The numbers."""
+        return {name: value for name, value in self._asdict().items() if name not in ("module", "calibration")}
 
 
 def adapt(
@@ -129,6 +158,7 @@ def adapt(
     test_examples: int,
     rendering_seed: int,
     cache: str,
+    augmentation: bool = True,
 ) -> Adapted:
     """Train a scorer on one task.
 
@@ -137,15 +167,17 @@ def adapt(
         task: Its name.
         training: How.
         prompt: How instructions are rendered.
-        samples: Files of the language model's answers; none is the ablation without augmentation.
+        samples: Files of the language model's answers to training instances.
         test_examples: How many first instances of the task's file are the test's; 0 where `benchmark` holds none.
         rendering_seed: Decides how instructions read, and which instances train.
         cache: Folder of the store.
+        augmentation: Whether to train on the answers; without them is an ablation of the paper.
 
     Raises:
-        ValueError: Nothing can be learned from the task's training instances.
+        ValueError: Nothing can be learned from the task's training instances, or no answers are there to calibrate by.
     """
-    data = _data(benchmark, task, training, prompt, samples, test_examples, rendering_seed, cache)
+    learned = samples if augmentation else []
+    data = _data(benchmark, task, training, prompt, learned, test_examples, rendering_seed, cache)
     pairs_per_row = fit_rows(data, training.batch)
     L.seed_everything(training.seed, verbose=False)
     module = ScorerModule(
@@ -179,11 +211,40 @@ def adapt(
     trainer.fit(module, datamodule=data)
     seconds = time.perf_counter() - began
     memory = torch.cuda.max_memory_allocated() / 2**20 if cuda else _process_memory()
-    storage = sum(weight.nbytes for weight in module.scorer.parameters()) / 2**20
     assert data.plan is not None
-    parted = data.plan.groups.cut if data.plan.groups else 0
-    pairs_per_step = data.rows_per_step * pairs_per_row
-    return Adapted(module.eval(), data.report().examples, parted, pairs_per_step, seconds, memory, storage)
+    weights = list(module.scorer.parameters())
+    return Adapted(
+        module.eval(),
+        calibrated(module, data, samples) if training.calibration_examples else None,
+        pairs=data.report().examples,
+        parted=data.plan.groups.cut if data.plan.groups else 0,
+        pairs_per_step=data.rows_per_step * pairs_per_row,
+        seconds=seconds,
+        memory=memory,
+        storage=sum(weight.nbytes for weight in weights) / 2**20,
+        parameters=sum(weight.numel() for weight in weights),
+    )
+
+
+def calibrated(module: ScorerModule, data: ScorerDataModule, samples: Sequence[str]) -> Calibration:
+    """What a scorer's scores are worth on the language model's answers to the examples that its training held out.
+
+    Raises:
+        ValueError: An example that is held out has no answer.
+    """
+    held_out = SampledExamples(
+        data.benchmark,
+        data.prompt,
+        ["validation"],
+        train_examples=0,
+        validation_examples=data.counts.validation,
+        test_examples=data.counts.test,
+        seed=data.counts.seed,
+    )
+    asked = candidates_of_files(held_out, samples)
+    scores = score_asked(module.cross_encoder(max_length=data.pair_length), asked)
+    quality = [to_candidates(each).quality for each in asked]
+    return fit_calibration(np.concatenate(scores), np.concatenate(quality))
 
 
 def fit_rows(data: ScorerDataModule, batch: int) -> float:
@@ -225,7 +286,7 @@ def _data(
         rows_per_step=1,
         grouped=training.loss != "regression",
         train_examples=training.train_examples,
-        validation_examples=0,
+        validation_examples=training.calibration_examples,
         test_examples=max(test_examples, 1),
         samples=samples,
         faithful=training.faithful,

@@ -1,8 +1,9 @@
 """The command ``crosstask select``: candidates from files of samples, scored, chosen, and reported in one table."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,19 @@ from rich.table import Table
 from ...datamodules.scoring.rows import Truncation
 from ...datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
 from ...datamodules.scoring.samples import Key, Sample, read_samples
+from .calibration import Calibration, load_calibration
 from .cross_encoder import CrossEncoder
-from .selection import Candidates, SelectionTable, choices, selection_table
+from .selection import (
+    SCORER,
+    Candidates,
+    SelectionTable,
+    calibrated_name,
+    choices,
+    correctness_votes,
+    preference_votes,
+    selection_table,
+    vote_name,
+)
 
 FIRST_DECODING = "nucleus"
 """The decoding whose first samples stand for fewer candidates, as in Cappy's Table 5."""
@@ -44,18 +56,22 @@ def select_samples(
         examples: Which examples, and how they are rendered: as the scorer's training instructions were.
         samples: JSONL files of candidates, e.g. from ``crosstask samples``.
         output: Folder for ``selection.json`` (the table) and ``choices.jsonl`` (every example's choices, to be read).
-        scorer: Hub name or folder of a trained scorer; without one, the other methods are compared.
+        scorer: Hub name or folder of a trained scorer; without one, the other methods are compared. A calibration that
+            lies in the folder is used.
         max_length: Most tokens of an instruction with a response.
         truncation: What a longer pair loses.
         device: Where the scorer runs.
         sizes: Also choose among so many nucleus samples alone.
     """
     asked = candidates_of_files(examples, samples)
-    scores: list[Sequence[float]] = [()] * len(asked)
+    scores: list[dict[str, Sequence[float]]] = [{}] * len(asked)
+    known: dict[str, Calibration] = {}
     if scorer is not None:
         encoder = CrossEncoder.from_pretrained(scorer, device=device, max_length=max_length, truncation=truncation)
-        scores = list(score_asked(encoder, asked))
-    everything = [to_candidates(each, own) for each, own in zip(asked, scores, strict=True)]
+        scores = [{SCORER: own} for own in score_asked(encoder, asked)]
+        if calibration := load_calibration(scorer):
+            known = {SCORER: calibration}
+    everything = [to_candidates(each, own, calibrations=known) for each, own in zip(asked, scores, strict=True)]
     table = selection_table(everything)
     folder = Path(output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,9 +112,29 @@ def score_asked(encoder: CrossEncoder, asked: Sequence[Asked]) -> list[list[floa
     return [[next(flat) for _ in each.samples] for each in asked]
 
 
-def to_candidates(asked: Asked, scores: Sequence[float]) -> Candidates:
+def to_candidates(
+    asked: Asked,
+    scores: Mapping[str, Sequence[float]] = MappingProxyType({}),
+    *,
+    ranked: Collection[str] = (),
+    calibrations: Mapping[str, Calibration] = MappingProxyType({}),
+) -> Candidates:
+    """The candidates of an example with their quality and scores.
+
+    Args:
+        asked: The example.
+        scores: Of each scorer.
+        ranked: Scorers of a ranking loss, whose scores have no level.
+        calibrations: What the scores of some are worth.
+    """
     example = asked.prompt.example
-    return Candidates.of(asked.prompt.task.name, example.id, asked.samples, example.targets, scores)
+    found = {name: np.array(own, dtype=float) for name, own in scores.items()}
+    votes = {}
+    for name, own in found.items():
+        votes[vote_name(name)] = preference_votes(own) if name in ranked else correctness_votes(own)
+        if name in calibrations:
+            votes[calibrated_name(name)] = correctness_votes(calibrations[name](own))
+    return Candidates.of(asked.prompt.task.name, example.id, asked.samples, example.targets, found, votes)
 
 
 def by_size(everything: Sequence[Candidates], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
@@ -128,8 +164,10 @@ def to_json(table: SelectionTable) -> dict[str, Any]:
         "tasks": dict(zip(table.names, [means_of(table, row) for row in table.tasks], strict=True)),
         "instances": table.instances,
         "best_single": table.best_single,
-        "recovered": _known(table.recovered),
-        "spearman": _known(table.spearman),
+        "scorers": {
+            name: {"recovered": _known(table.recovered[name]), "spearman": _known(table.spearman[name])}
+            for name in table.recovered
+        },
         "rank_correlations": table.rank_correlations,
     }
 
@@ -147,7 +185,6 @@ def write_choices(path: Path, asked: Sequence[Asked], everything: Sequence[Candi
     with open(path, "w", encoding="utf-8") as out:
         for each, candidates in zip(asked, everything, strict=True):
             chosen = choices(candidates)
-            scores = candidates.scores if candidates.scores is not None else [None] * len(candidates.samples)
             line = {
                 "task": candidates.task,
                 "id": candidates.id,
@@ -155,8 +192,13 @@ def write_choices(path: Path, asked: Sequence[Asked], everything: Sequence[Candi
                 "references": list(each.prompt.example.targets),
                 "choices": {name: candidates.samples[place].response for name, place in chosen.items()},
                 "candidates": [
-                    {"response": sample.response, "decoding": sample.decoding, "rouge_l": quality, "score": score}
-                    for sample, quality, score in zip(candidates.samples, candidates.quality, scores, strict=True)
+                    {
+                        "response": sample.response,
+                        "decoding": sample.decoding,
+                        "rouge_l": candidates.quality[place],
+                        "scores": {name: own[place] for name, own in candidates.scores.items()},
+                    }
+                    for place, sample in enumerate(candidates.samples)
                 ],
             }
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -186,11 +228,18 @@ def print_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]])
     if not console.is_terminal:  # a log wraps no table
         console = Console(width=160)
     console.print(shown)
-    if not np.isnan(table.recovered):
-        console.print(f"recovered of (oracle - {table.best_single}): {table.recovered:.1%}", highlight=False)
+    for name, recovered in table.recovered.items():
+        console.print(f"{name}: {_measured(table, name, recovered)}", highlight=False)
     if table.rank_correlations:
         console.print(
-            f"Spearman of score and ROUGE-L: {table.spearman:.3f} (mean of {table.rank_correlations} examples whose "
-            "candidates differ in quality)",
+            f"Spearman of score and ROUGE-L is a mean of {table.rank_correlations} examples whose candidates differ in "
+            "quality",
             highlight=False,
         )
+
+
+def _measured(table: SelectionTable, name: str, recovered: float) -> str:
+    return (
+        f"recovered of (oracle - {table.best_single}) {recovered:.1%}, "
+        f"Spearman of score and ROUGE-L {table.spearman[name]:.3f}"
+    )

@@ -6,6 +6,8 @@ that one set of samples serves the whole table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +17,15 @@ from ...datamodules.rouge import rouge_l
 from ...datamodules.scoring.samples import Sample
 from ..evaluation.answers import normalize_answer
 from ..evaluation.significance import Difference, Resampling, difference, interval
+from .calibration import calibration_error
 from .ranking import spearman
 
 Values = NDArray[np.float64]
+
+NOTHING: Mapping[str, Values] = MappingProxyType({})
+
+SCORER, SCORED = "scorer", "scored"
+"""Names of the one scorer there usually is, and of what it weighs; others are called by their own name."""
 
 
 class Candidates(NamedTuple):
@@ -28,31 +36,51 @@ class Candidates(NamedTuple):
         id: Of the example.
         samples: The candidates, the first of equals winning.
         quality: float64 [n], ROUGE-L against the references, in [0, 1].
-        scores: float64 [n], of the scorer; None where there is none.
+        scores: float64 [n] of each scorer, by its name.
+        votes: float64 [n] by name, how much each candidate counts where answers are aggregated.
     """
 
     task: str
     id: str
     samples: Sequence[Sample]
     quality: Values
-    scores: Values | None = None
+    scores: Mapping[str, Values] = NOTHING
+    votes: Mapping[str, Values] = NOTHING
 
     @classmethod
     def of(
-        cls, task: str, example: str, samples: Sequence[Sample], references: Sequence[str], scores: Sequence[float] = ()
+        cls,
+        task: str,
+        example: str,
+        samples: Sequence[Sample],
+        references: Sequence[str],
+        scores: Mapping[str, Values] = NOTHING,
+        votes: Mapping[str, Values] = NOTHING,
     ) -> "Candidates":
         """Candidates with their quality.
+
+        Args:
+            task: Name of its task.
+            example: Its id.
+            samples: The candidates.
+            references: What is right.
+            scores: Of each scorer.
+            votes: What candidates weigh, by the name that rows have.
 
         Raises:
             ValueError: There is no candidate, or there are not as many scores.
         """
         if not samples:
             raise ValueError(f"{task} {example} has no candidates to select from")
-        if len(scores) not in (0, len(samples)):
-            raise ValueError(f"{task} {example} has {len(samples)} candidates and {len(scores)} scores")
+        taken = {*UNSCORED, *LIKELIHOOD, *(sample.decoding for sample in samples), "random", "oracle"}
+        for name, of_scorer in scores.items():
+            if name in taken:
+                raise ValueError(f"a scorer cannot be called {name!r}, which is another row of the table")
+            if len(of_scorer) != len(samples):
+                raise ValueError(f"{task} {example} has {len(samples)} candidates and {len(of_scorer)} scores")
         known = {text: rouge_l(text, references) for text in {sample.response for sample in samples}}
         quality = np.array([known[sample.response] for sample in samples])
-        return cls(task, example, samples, quality, np.array(scores, dtype=float) if len(scores) else None)
+        return cls(task, example, samples, quality, scores, votes)
 
     def likelihoods(self, *, mean: bool = False) -> Values:
         """Log-likelihoods [n], or their means over tokens; -inf where unknown."""
@@ -69,15 +97,38 @@ class Candidates(NamedTuple):
         places = [place for place, sample in enumerate(self.samples) if sample.decoding == decoding][:count]
         if len(places) < count:
             raise ValueError(f"{self.task} {self.id} has {len(places)} {decoding} samples, and {count} are asked for")
-        scores = None if self.scores is None else self.scores[places]
-        return self._replace(
-            samples=[self.samples[place] for place in places], quality=self.quality[places], scores=scores
-        )
+        scores, votes = ({name: own[places] for name, own in of.items()} for of in (self.scores, self.votes))
+        samples = [self.samples[place] for place in places]
+        return self._replace(samples=samples, quality=self.quality[places], scores=scores, votes=votes)
 
 
-def by_scorer(candidates: Candidates) -> int:
-    """The best-scored candidate."""
-    return int(_scores(candidates).argmax())
+def vote_name(scorer: str) -> str:
+    """What rows are called that aggregate answers by a scorer."""
+    return SCORED if scorer == SCORER else scorer
+
+
+def calibrated_name(scorer: str) -> str:
+    """The same for calibrated scores."""
+    return "calibrated" if scorer == SCORER else f"{scorer}, calibrated"
+
+
+def correctness_votes(scores: Values) -> Values:
+    """Estimates of a correctness as weights; a regression may leave [0, 1]."""
+    return scores.clip(0.0, 1.0)
+
+
+def preference_votes(scores: Values) -> Values:
+    """Scores of a ranking loss as weights: softmax(scores), the strengths of Bradley and Terry.
+
+    Such scores have no level, so that clipping them would mean nothing.
+    """
+    strengths = np.exp(scores - scores.max())
+    return strengths / strengths.sum()
+
+
+def by_score(candidates: Candidates, scorer: str = SCORER) -> int:
+    """The candidate that a scorer likes best."""
+    return int(candidates.scores[scorer].argmax())
 
 
 def by_likelihood(candidates: Candidates) -> int:
@@ -95,9 +146,9 @@ def by_agreement(candidates: Candidates) -> int:
     return _vote(candidates, np.ones(len(candidates.samples)))
 
 
-def by_scored_agreement(candidates: Candidates) -> int:
-    """The same, each candidate voting with its score in [0, 1]."""
-    return _vote(candidates, _votes(candidates))
+def by_scored_agreement(candidates: Candidates, votes: str = SCORED) -> int:
+    """The same, each candidate voting with its own weight."""
+    return _vote(candidates, _some(candidates.votes[votes]))
 
 
 def by_risk(candidates: Candidates) -> int:
@@ -105,17 +156,10 @@ def by_risk(candidates: Candidates) -> int:
     return _least_risk(candidates, np.ones(len(candidates.samples)))
 
 
-def by_scored_risk(candidates: Candidates) -> int:
-    """The same, each candidate being a reference with the weight of its score in [0, 1]."""
-    return _least_risk(candidates, _votes(candidates))
+def by_scored_risk(candidates: Candidates, votes: str = SCORED) -> int:
+    """The same, each candidate being a reference with its own weight."""
+    return _least_risk(candidates, _some(candidates.votes[votes]))
 
-
-SCORED: Mapping[str, Callable[[Candidates], int]] = {
-    "scorer": by_scorer,
-    "self-consistency, scored": by_scored_agreement,
-    "minimum Bayes risk, scored": by_scored_risk,
-}
-"""Methods that need a scorer."""
 
 LIKELIHOOD: Mapping[str, Callable[[Candidates], int]] = {
     "self-score, sum": by_likelihood,
@@ -127,16 +171,9 @@ UNSCORED: Mapping[str, Callable[[Candidates], int]] = {"self-consistency": by_ag
 """Methods that need the candidates alone."""
 
 
-def _scores(candidates: Candidates) -> Values:
-    if candidates.scores is None:
-        raise ValueError(f"{candidates.task} {candidates.id} was not scored")
-    return candidates.scores
-
-
-def _votes(candidates: Candidates) -> Values:
-    """Scores as weights: a scorer regresses correctness, and may leave [0, 1]."""
-    clipped = _scores(candidates).clip(0.0, 1.0)
-    return clipped if clipped.any() else np.ones_like(clipped)
+def _some(votes: Values) -> Values:
+    """Weights; where all are 0, all candidates count the same."""
+    return votes if votes.any() else np.ones_like(votes)
 
 
 def _vote(candidates: Candidates, weights: Values) -> int:
@@ -152,9 +189,14 @@ def _least_risk(candidates: Candidates, weights: Values) -> int:
     weight = dict.fromkeys(texts, 0.0)
     for sample, own in zip(candidates.samples, weights, strict=True):
         weight[sample.response] += float(own)
-    gain = [sum(weight[other] * rouge_l(text, [other]) for other in texts) for text in texts]
+    gain = [sum(weight[other] * _similarity(text, other) for other in texts) for text in texts]
     best = texts[int(np.argmax(gain))]
     return [sample.response for sample in candidates.samples].index(best)
+
+
+@lru_cache(maxsize=2**20)  # the same candidates are compared by every method, in every table
+def _similarity(text: str, other: str) -> float:
+    return rouge_l(text, [other])
 
 
 def choices(candidates: Candidates) -> dict[str, int]:
@@ -162,8 +204,11 @@ def choices(candidates: Candidates) -> dict[str, int]:
     methods = dict(UNSCORED)
     if all(sample.log_likelihood is not None for sample in candidates.samples if sample.response):
         methods |= LIKELIHOOD
-    if candidates.scores is not None:
-        methods |= SCORED
+    for name in candidates.scores:
+        methods[name] = partial(by_score, scorer=name)
+    for name in candidates.votes:
+        methods[f"self-consistency, {name}"] = partial(by_scored_agreement, votes=name)
+        methods[f"minimum Bayes risk, {name}"] = partial(by_scored_risk, votes=name)
     singles = {sample.decoding: place for place, sample in reversed(list(enumerate(candidates.samples)))}
     chosen = {name: singles[name] for name in reversed(singles)}
     return chosen | {name: choose(candidates) for name, choose in methods.items()}
@@ -188,8 +233,8 @@ class SelectionTable(NamedTuple):
         instances: How many.
         best_single: Name of the single decoding with the highest mean.
         gains: Of each method over the best single decoding, paired by instance.
-        recovered: Share of (oracle less best single decoding) that the scorer gains; NaN without a scorer or a gap.
-        spearman: Mean over instances of the rank correlation of score and quality, where quality varies; or NaN.
+        recovered: Share of (oracle less best single decoding) that each scorer gains; NaN without a gap.
+        spearman: Mean over instances of the rank correlation of each scorer and quality, where quality varies; or NaN.
         rank_correlations: How many instances that is the mean of.
     """
 
@@ -202,8 +247,8 @@ class SelectionTable(NamedTuple):
     instances: int
     best_single: str
     gains: dict[str, Difference]
-    recovered: float
-    spearman: float
+    recovered: dict[str, float]
+    spearman: dict[str, float]
     rank_correlations: int
 
 
@@ -232,9 +277,8 @@ def selection_table(everything: Sequence[Candidates], *, resamples: int = 1000, 
     mean = dict(zip(shared, (estimate.mean for estimate in estimates), strict=True))
     best = max(singles or ["random"], key=mean.__getitem__)
     gap = mean["oracle"] - mean[best]
-    correlations = [
-        spearman(c.scores, c.quality) for c in everything if c.scores is not None and len(set(c.quality.tolist())) > 1
-    ]
+    scorers = [name for name in rows[0] if all(name in candidates.scores for candidates in everything)]
+    varied = [candidates for candidates in everything if len(set(candidates.quality.tolist())) > 1]
     base = values[:, shared.index(best)]
     return SelectionTable(
         methods=shared,
@@ -246,10 +290,14 @@ def selection_table(everything: Sequence[Candidates], *, resamples: int = 1000, 
         instances=len(rows),
         best_single=best,
         gains={name: difference(resampled(values[:, m] - base)) for m, name in enumerate(shared)},
-        recovered=(mean["scorer"] - mean[best]) / gap if "scorer" in mean and gap > 0 else float("nan"),
-        spearman=float(np.mean(correlations)) if correlations else float("nan"),
-        rank_correlations=len(correlations),
+        recovered={name: (mean[name] - mean[best]) / gap if gap > 0 else float("nan") for name in scorers},
+        spearman={name: _mean([spearman(c.scores[name], c.quality) for c in varied]) for name in scorers},
+        rank_correlations=len(varied) if scorers else 0,
     )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
 
 
 def task_gains(everything: Sequence[Candidates], name: str, base: str) -> dict[str, Difference]:
@@ -259,3 +307,15 @@ def task_gains(everything: Sequence[Candidates], name: str, base: str) -> dict[s
         row = worth(candidates)
         gained.setdefault(candidates.task, []).append(row[name] - row[base])
     return {task: difference(Resampling()(np.array(values))) for task, values in gained.items()}
+
+
+def mean_calibration_error(everything: Sequence[Candidates], votes: str) -> float:
+    """How far votes lie from the candidates' quality on a task (``calibration_error``); the mean over tasks."""
+    by_task: dict[str, list[Candidates]] = {}
+    for candidates in everything:
+        by_task.setdefault(candidates.task, []).append(candidates)
+    errors = []
+    for own in by_task.values():
+        expected, quality = ([c.votes[votes] for c in own], [c.quality for c in own])
+        errors.append(calibration_error(np.concatenate(expected), np.concatenate(quality)))
+    return float(np.mean(errors))
