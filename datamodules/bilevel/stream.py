@@ -285,7 +285,7 @@ def cut_source(document: TokenizedExample, room: int, *, keep_end: bool, pair: b
     >>> [cut_source(document, 3, keep_end=end, pair=False).input_ids.tolist() for end in (True, False)]
     [[3, 4, 9], [1, 2, 9]]
     """
-    ids, n_source, _ = document
+    ids, n_source = document.input_ids, document.n_source
     kept = max(room if pair else room - (len(ids) - n_source), 0)
     if kept >= n_source:
         return document
