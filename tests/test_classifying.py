@@ -51,16 +51,32 @@ def test_a_scorer_answers_with_its_best_option(toybench: Path, tmp_path: Path) -
     config = RobertaConfig(
         vocab_size=len(tokenizer), num_attention_heads=2, max_position_embeddings=66, num_labels=1, **fields
     )
-    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "scorer")
+    model = RobertaForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "scorer")
     tokenizer.save_pretrained(tmp_path / "scorer")
     classify_tasks(Templated(), str(tmp_path / "out.json"), scorer=str(tmp_path / "scorer"), max_length=64)
-    found = json.loads((tmp_path / "out.json").read_text())
+    report = json.loads((tmp_path / "out.json").read_text())
+    found = report["models"]["scorer"]
     encoder = CrossEncoder.from_pretrained(str(tmp_path / "scorer"), max_length=64)
     right = [encoder.rank(f"list: {n} Answer:", ["cat", "dog"])[0][0] == n % 2 for n in range(4)]
     assert found["tasks"]["choice"]["pooled"] == sum(right) / 4
     assert found["tasks"]["choice"]["template_mean"] == (sum(right[:3]) / 3 + right[3]) / 2
-    assert found["missing"] == ["free"]
-    assert found["refused"] == {"no options to choose from": 4}
+    assert report["missing"] == ["free"]
+    assert report["refused"] == {"no options to choose from": 4}
+    assert found["parameters"] == model.num_parameters()
+
+    torch.nn.init.zeros_(model.classifier.out_proj.bias)
+    torch.nn.init.zeros_(model.classifier.dense.bias)
+    model.classifier.out_proj.weight.data.neg_()  # likes best what the other likes least
+    model.save_pretrained(tmp_path / "contrary")
+    tokenizer.save_pretrained(tmp_path / "contrary")
+    both = {"cappy": str(tmp_path / "scorer"), "contrary": str(tmp_path / "contrary")}
+    classify_tasks(Templated(), str(tmp_path / "out.json"), scorer=both, max_length=64)
+    models = json.loads((tmp_path / "out.json").read_text())["models"]
+    assert models["cappy"] == found
+    assert models["contrary"]["mean"]["pooled"] == 1 - found["mean"]["pooled"]
+    with pytest.raises(ValueError, match="a scorer and a generator are both called cappy"):
+        classify_tasks(Templated(), "out.json", scorer=both, generator={"cappy": "model"})
     with pytest.raises(ValueError, match="none of 1 tasks has an example with options"):
         classify_tasks(Templated(), str(tmp_path / "out.json"), scorer=str(tmp_path / "scorer"), tasks=["free"])
 
@@ -74,7 +90,8 @@ def test_a_language_model_answers_with_its_likeliest_option(
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     classify_tasks(Templated(), str(tmp_path / "out.json"), generator=str(tmp_path / "model"), max_length=64)
-    found = json.loads((tmp_path / "out.json").read_text())["tasks"]["choice"]
+    models = json.loads((tmp_path / "out.json").read_text())["models"]
+    found = models["generator"]["tasks"]["choice"]
     loaded, _ = load_generator(str(tmp_path / "model"))
     right = []
     for n in range(4):
@@ -89,6 +106,6 @@ def test_a_language_model_answers_with_its_likeliest_option(
     assert found["pooled"] == sum(right) / 4
 
 
-def test_one_of_the_two_answers() -> None:
-    with pytest.raises(ValueError, match="give either a scorer or a generator"):
+def test_somebody_answers() -> None:
+    with pytest.raises(ValueError, match="give a scorer or a generator, or both"):
         classify_tasks(Templated(), "out.json")

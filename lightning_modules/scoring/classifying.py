@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.benchmarks import Benchmark, Split
 from ...datamodules.rendering.prompts import PromptForm, rendering_rng
@@ -51,7 +52,11 @@ class TaskAccuracy(NamedTuple):
     questions: int
 
 
-def accuracies(questions: Sequence[Question], chosen: Sequence[int]) -> dict[str, TaskAccuracy]:
+Accuracies = dict[str, TaskAccuracy]
+"""Of every task, by its name."""
+
+
+def accuracies(questions: Sequence[Question], chosen: Sequence[int]) -> Accuracies:
     """Accuracy of every task from the option chosen for every question.
 
     >>> asked = [Question("t", template, "?", ("a", "b"), 0) for template in ("x", "x", "x", "y")]
@@ -71,8 +76,8 @@ def accuracies(questions: Sequence[Question], chosen: Sequence[int]) -> dict[str
 def classify_tasks(
     benchmark: Benchmark,
     output: str,
-    scorer: str | None = None,
-    generator: str | None = None,
+    scorer: str | dict[str, str] | None = None,
+    generator: str | dict[str, str] | None = None,
     split: Split = "train",
     tasks: Sequence[str] = (),
     examples: int | None = None,
@@ -83,21 +88,29 @@ def classify_tasks(
 ) -> None:
     """Answer tasks with options zero-shot and print accuracies, by task and their unweighted mean.
 
+    Several models stand side by side, each by a name: --scorer '{cappy: btan2/cappy-large, reward: runs/reward}'.
+
     Args:
         benchmark: Reader of the tasks; for all templates of PromptSource, ``prompts: all``.
         output: File of the accuracies, JSON.
-        scorer: Hub name or folder of a scorer.
-        generator: In its place a language model, whose summed log-likelihood ranks options.
+        scorer: Hub name or folder of a scorer, or of several by name.
+        generator: A language model, or several, whose summed log-likelihood ranks options; beside a scorer or alone.
         split: The benchmark's split that lists the tasks; PromptSource lists all of its tasks as training tasks.
         tasks: Names of the tasks; all of the split if empty.
         examples: Most examples of a task; all by default.
         prompt: How instructions are rendered; by default the example's input alone, as the released program reads it.
         max_length: Most tokens of an instruction with an option.
         seed: Decides how instructions read where `prompt` draws.
-        device: Where the model runs.
+        device: Where the models run.
     """
-    if (scorer is None) == (generator is None):
-        raise ValueError(f"give either a scorer or a generator, got scorer={scorer!r} and generator={generator!r}")
+    scorers, generators = (
+        {name: given} if isinstance(given, str) else given or {}
+        for name, given in (("scorer", scorer), ("generator", generator))
+    )
+    if not {**scorers, **generators}:
+        raise ValueError("give a scorer or a generator, or both")
+    if shared := sorted(set(scorers) & set(generators)):
+        raise ValueError(f"a scorer and a generator are both called {', '.join(shared)}")
     refused: Counter[str] = Counter()
     names = list(tasks) or benchmark.task_names(split)
     questions = [
@@ -107,17 +120,29 @@ def classify_tasks(
     ]
     if not questions:
         raise ValueError(f"none of {len(names)} tasks has an example with options and an answer: {dict(refused)}")
-    if scorer is not None:
-        encoder = CrossEncoder.from_pretrained(scorer, device=device, max_length=max_length)
-        chosen = choose_by_scorer(encoder, questions)
-    else:
-        chosen = choose_by_likelihood(str(generator), questions, max_length, device)
-    found = accuracies(questions, chosen)
+    found: dict[str, Accuracies] = {}
+    parameters: dict[str, int] = {}
+    for name, folder in scorers.items():
+        encoder = CrossEncoder.from_pretrained(folder, device=device, max_length=max_length)
+        found[name] = accuracies(questions, choose_by_scorer(encoder, questions))
+        parameters[name] = encoder.model.num_parameters()
+    for name, folder in generators.items():
+        model, tokenizer = load_generator(folder, device=device)
+        found[name] = accuracies(questions, choose_by_likelihood(model, tokenizer, questions, max_length))
+        parameters[name] = model.num_parameters()
     path = Path(output).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    missing = [name for name in names if name not in found]
-    report = {"tasks": {name: each._asdict() for name, each in found.items()}, "mean": _means(found)}
-    path.write_text(json.dumps(report | {"missing": missing, "refused": refused}, indent=1))
+    asked = {question.task for question in questions}
+    missing = [name for name in names if name not in asked]
+    models = {
+        name: {
+            "parameters": parameters[name],
+            "mean": _means(own),
+            "tasks": {task: each._asdict() for task, each in own.items()},
+        }
+        for name, own in found.items()
+    }
+    path.write_text(json.dumps({"models": models, "missing": missing, "refused": refused}, indent=1))
     _print(found, missing, refused)
 
 
@@ -149,31 +174,41 @@ def choose_by_scorer(encoder: CrossEncoder, questions: Sequence[Question]) -> li
     return [int(own.argmax()) for own in scores.split([len(question.options) for question in questions])]
 
 
-def choose_by_likelihood(generator: str, questions: Sequence[Question], longest: int, device: str) -> list[int]:
+def choose_by_likelihood(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], longest: int
+) -> list[int]:
     """The option of each question with the greatest summed log-likelihood; of equal ones the first."""
-    model, tokenizer = load_generator(generator, device=device)
     instructions = [question.instruction for question in questions]
     scores = score_candidates(model, tokenizer, instructions, [each.options for each in questions], longest=longest)
     return [each.best("sum").place for each in scores]
 
 
-def _means(found: dict[str, TaskAccuracy]) -> dict[str, float]:
+def _means(found: Accuracies) -> dict[str, float]:
     return {
         "template_mean": fmean(each.template_mean for each in found.values()),
         "pooled": fmean(each.pooled for each in found.values()),
     }
 
 
-def _print(found: dict[str, TaskAccuracy], missing: Sequence[str], refused: Counter[str]) -> None:
-    table = Table("task", "mean over templates", "pooled", "templates", "questions", title="Accuracy, percent")
-    for name, each in found.items():
-        figures = f"{100 * each.template_mean:.1f}", f"{100 * each.pooled:.1f}"
-        table.add_row(name, *figures, str(each.templates), str(each.questions))
-    mean = _means(found)
-    table.add_row(f"mean of {len(found)} tasks", f"{100 * mean['template_mean']:.1f}", f"{100 * mean['pooled']:.1f}")
+def _print(found: dict[str, Accuracies], missing: Sequence[str], refused: Counter[str]) -> None:
+    """Accuracy as a mean over templates, and pooled in brackets, a column for each model."""
+    table = Table("task", *found, "templates", "questions", title="Accuracy, percent: mean over templates (pooled)")
+    first = next(iter(found.values()))
+    for task, counted in first.items():
+        own = [models[task] for models in found.values()]
+        shown = [_percent(each.template_mean, each.pooled) for each in own]
+        table.add_row(task, *shown, str(counted.templates), str(counted.questions))
+    means = [_means(models) for models in found.values()]
+    table.add_row(f"mean of {len(first)} tasks", *(_percent(each["template_mean"], each["pooled"]) for each in means))
     console = Console()
+    if not console.is_terminal:  # a log wraps no table
+        console = Console(width=max(120, 40 + 20 * len(found)))
     console.print(table)
     if missing:
         console.print(f"nothing to ask in {len(missing)} tasks: {', '.join(missing)}", highlight=False)
     if refused:
         console.print(f"not asked: {dict(refused)}", highlight=False)
+
+
+def _percent(template_mean: float, pooled: float) -> str:
+    return f"{100 * template_mean:.1f} ({100 * pooled:.1f})"
