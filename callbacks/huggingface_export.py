@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..lightning_modules.adapters import merged_weights
 from ..lightning_modules.instruction_tuning import InstructionTuningModule
+from ..lightning_modules.prefixes import save_prefix
 from ..lightning_modules.scorer import ScorerModule
 from ..lightning_modules.sharding.safetensors_folder import architecture_of, empty_model, whole_tensors, write_weights
 from ..lightning_modules.sharding.sharded_models import is_cut
@@ -65,7 +66,7 @@ def export_huggingface(module: L.LightningModule, folder: Path) -> None:
     """Save a module's model and tokenizer with transformers.
 
     The attention that packed the rows is a matter of training and not part of the folder; adapters are added to the
-    weights they stand beside.
+    weights they stand beside, and a prefix is written alone, as peft writes it.
     """
     if not isinstance(module, InstructionTuningModule | ScorerModule):
         raise ValueError(f"only a module around a model of transformers can be exported, got {type(module).__name__}")
@@ -75,6 +76,9 @@ def export_huggingface(module: L.LightningModule, folder: Path) -> None:
     if isinstance(module, InstructionTuningModule) and module.lora is not None:
         empty = empty_model(architecture_of(module.model), module.model.config.to_dict())
         write_weights(merged_weights(module.model), empty, folder)
+    elif isinstance(module, InstructionTuningModule) and module.prefix is not None:
+        assert module.pretrained is not None
+        save_prefix(module.model, module.tokenizer, folder, weights=module.pretrained)
     else:
         module.model.save_pretrained(folder)
     module.tokenizer.save_pretrained(folder)

@@ -15,6 +15,8 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from .prefixes import Prefix, add_prefix
+
 NAME = "default"  # of the one adapter, as peft calls it
 
 
@@ -87,24 +89,57 @@ def frozen_digest(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def describe_adapters(model: PreTrainedModel, lora: LoRA, weights: str) -> dict[str, Any]:
-    """What a checkpoint of adapters must say to be used again."""
-    return {"lora": asdict(lora), "weights": weights, "dtype": str(model.dtype), "digest": frozen_digest(model)}
+def describe_adapters(model: PreTrainedModel, adapters: LoRA | Prefix, weights: str) -> dict[str, Any]:
+    """What a checkpoint of adapters, or of a prefix, must say to be used again."""
+    kind = "lora" if isinstance(adapters, LoRA) else "prefix"
+    return {kind: asdict(adapters), "weights": weights, "dtype": str(model.dtype), "digest": frozen_digest(model)}
 
 
-def require_same_base(model: PreTrainedModel, lora: LoRA, described: Mapping[str, Any], where: object) -> None:
+def described_adapters(described: Mapping[str, Any]) -> LoRA | Prefix:
+    """The settings that ``describe_adapters`` noted."""
+    return LoRA(**described["lora"]) if "lora" in described else Prefix(**described["prefix"])
+
+
+def require_same_base(
+    model: PreTrainedModel, adapters: LoRA | Prefix, described: Mapping[str, Any], where: object
+) -> None:
     """Refuse adapters of another shape or of another model's weights.
 
     Raises:
         ValueError: With what differs.
     """
-    if (theirs := LoRA(**described["lora"])) != lora:
-        raise ValueError(f"{where} holds adapters of {theirs}, expected {lora}")
+    if (theirs := described_adapters(described)) != adapters:
+        raise ValueError(f"{where} holds adapters of {theirs}, expected {adapters}")
     if described["digest"] != frozen_digest(model):
         raise ValueError(
             f"{where} holds adapters of other weights: they were trained beside those of {described['weights']} as "
             f"{described['dtype']}"
         )
+
+
+def prefixed_model(
+    architecture: str, described: Mapping[str, Any], states: Mapping[str, Tensor], tokenizer: Any, where: object
+) -> PreTrainedModel:
+    """The model of a checkpoint of a prefix; arguments as those of ``adapted_model``.
+
+    Raises:
+        ValueError: The weights are not at hand, or are others.
+    """
+    prefix = described_adapters(described)
+    assert isinstance(prefix, Prefix)
+    model = _base_model(architecture, described, where)
+    add_prefix(model, prefix, tokenizer)
+    require_same_base(model, prefix, described, where)
+    model.load_state_dict(dict(states), strict=False)
+    return model
+
+
+def _base_model(architecture: str, described: Mapping[str, Any], where: object) -> PreTrainedModel:
+    dtype = getattr(torch, described["dtype"].removeprefix("torch."))
+    try:
+        return getattr(transformers, architecture).from_pretrained(described["weights"], dtype=dtype)
+    except OSError as error:
+        raise ValueError(f"{where} holds adapters of {described['weights']}, which is not at hand: {error}") from error
 
 
 def adapted_model(
@@ -122,11 +157,7 @@ def adapted_model(
         ValueError: The weights are not at hand, or are others.
     """
     lora = LoRA(**described["lora"])
-    dtype = getattr(torch, described["dtype"].removeprefix("torch."))
-    try:
-        model = getattr(transformers, architecture).from_pretrained(described["weights"], dtype=dtype)
-    except OSError as error:
-        raise ValueError(f"{where} holds adapters of {described['weights']}, which is not at hand: {error}") from error
+    model = _base_model(architecture, described, where)
     add_adapters(model, lora)
     require_same_base(model, lora, described, where)
     found = model.load_state_dict(dict(states), strict=False)

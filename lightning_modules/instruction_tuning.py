@@ -28,6 +28,7 @@ from .losses import target_loss
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining
+from .prefixes import Prefix, add_prefix
 from .sharding.checkpoints import KEY
 
 Batch = CausalBatch | Seq2SeqBatch
@@ -61,6 +62,8 @@ class InstructionTuningModule(PlannedTraining):
             is the type of the frozen ones, and bfloat16 halves them.
         lora: Train low-rank adapters beside the frozen weights of ``pretrained`` instead of all weights, on one device
             or under ddp.
+        prefix: Train virtual tokens before every layer of the frozen ``pretrained`` instead (prefix tuning), on one
+            device or under ddp; with attention sdpa and one document a row.
         seed: Decides what dropout drops, and sampled answers.
         decoding: How prompts are answered at evaluation, greedily by default; its first answer is the one scored.
         stop: Texts that end an answer, beside eos; neither they nor what follows are part of it.
@@ -87,6 +90,7 @@ class InstructionTuningModule(PlannedTraining):
         fused: bool = False,
         dtype: str = "float32",
         lora: LoRA | None = None,
+        prefix: Prefix | None = None,
         seed: int = 0,
         decoding: Decoding = Decoding(),  # noqa: B008 - frozen
         stop: Sequence[str] = (),
@@ -98,11 +102,14 @@ class InstructionTuningModule(PlannedTraining):
                 "give either `pretrained` (weights to start from) or `config` (random weights), "
                 f"got pretrained={pretrained!r} and config={config!r}"
             )
-        if lora is not None and pretrained is None:
-            raise ValueError(
-                "lora trains adapters beside the weights of `pretrained`; random ones are not worth keeping"
-            )
-        self.lora = lora
+        if lora is not None and prefix is not None:
+            raise ValueError("give either lora or a prefix: a checkpoint holds one of them")
+        if (lora or prefix) is not None and pretrained is None:
+            kind = "lora trains adapters" if lora is not None else "a prefix is trained"
+            raise ValueError(f"{kind} beside the weights of `pretrained`; random ones are not worth keeping")
+        self.lora, self.prefix = lora, prefix
+        self.adapters: LoRA | Prefix | None = lora or prefix
+        """What is trained beside frozen weights."""
         self.tokenizer_name, self.pretrained, self.config = tokenizer, pretrained, config
         self.row_length, self.total_steps = row_length, total_steps
         self.learning_rate, self.warmup_steps, self.betas = learning_rate, warmup_steps, betas
@@ -120,10 +127,10 @@ class InstructionTuningModule(PlannedTraining):
     def setup(self, stage: str) -> None:
         """Refuse adapters where weights are cut, before a model is built."""
         strategy = self.trainer.strategy
-        if self.lora is not None and not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+        if self.adapters is not None and not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
             raise ValueError(
-                f"lora trains adapters beside whole weights: set the strategy to auto or ddp, got "
-                f"{type(strategy).__name__}"
+                f"{'lora' if self.lora else 'a prefix'} trains adapters beside whole weights: set the strategy to auto "
+                f"or ddp, got {type(strategy).__name__}"
             )
         super().setup(stage)
 
@@ -134,7 +141,9 @@ class InstructionTuningModule(PlannedTraining):
         self.tokenizer = load_tokenizer(self.tokenizer_name)
         vocabulary = len(self.tokenizer)
         config = model_config(self.pretrained or self.config or {}, vocabulary=vocabulary, dropout=self.dropout)
-        require_positions(config, self.row_length)
+        require_positions(config, self.row_length + (self.prefix.virtual_tokens if self.prefix else 0))
+        if self.prefix is not None and self.gradient_checkpointing:
+            raise ValueError("blocks that are recomputed drop the prefix: set gradient_checkpointing to false")
         model = self.built(partial(self._build, config, vocabulary), self.pretrained)
         # Targets end with the tokenizer's eos; a configuration of fields knows another one, or none.
         model.config.eos_token_id = model.generation_config.eos_token_id = self.tokenizer.eos_token_id
@@ -165,6 +174,9 @@ class InstructionTuningModule(PlannedTraining):
                     "embeddings frozen, and new ones would never be learned"
                 )
             add_adapters(model, self.lora)
+        if self.prefix is not None:
+            assert self.tokenizer is not None
+            add_prefix(model, self.prefix, self.tokenizer)
         return model
 
     @property
@@ -192,20 +204,22 @@ class InstructionTuningModule(PlannedTraining):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        if self.lora is not None:
+        if self.adapters is not None:
             assert self.pretrained is not None
-            checkpoint[KEY]["adapters"] = describe_adapters(self.language_model, self.lora, self.pretrained)
+            checkpoint[KEY]["adapters"] = describe_adapters(self.language_model, self.adapters, self.pretrained)
             frozen = self._frozen()
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k not in frozen}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         described = checkpoint.get(KEY, {}).get("adapters")
-        if (described is None) != (self.lora is None):
+        if (described is None) != (self.adapters is None):
             held = "all weights and no adapters" if described is None else "adapters alone"
-            raise ValueError(f"the checkpoint holds {held}, and the model has lora = {self.lora}")
-        if described is not None and self.lora is not None:
-            require_same_base(self.language_model, self.lora, described, "the checkpoint")
+            raise ValueError(
+                f"the checkpoint holds {held}, and the model has lora = {self.lora}, prefix = {self.prefix}"
+            )
+        if described is not None and self.adapters is not None:
+            require_same_base(self.language_model, self.adapters, described, "the checkpoint")
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._frozen()}
 
     def _frozen(self) -> dict[str, Tensor]:

@@ -32,6 +32,7 @@ from ...datamodules.evaluation.prompt_loader import sum_budget_batches
 from ...datamodules.schema import TokenizedExample
 from ..attention.document_attention import IMPLEMENTATIONS, Documents
 from ..losses import padding_mask
+from ..prefixes import virtual_tokens
 
 Score = Literal["sum", "token_mean", "byte_mean", "pmi"]
 """How candidates are compared: by their log-likelihood (OPT-IML's own way), by its mean over tokens or UTF-8 bytes, or
@@ -276,10 +277,11 @@ def candidate_rows(
 ) -> CandidateRows:
     """The rows that a model reads candidates in; arguments as those of ``score_candidates``."""
     config, packed, pad = model.config, is_packed(model), tokenizer.pad_token_id
-    longest = longest or getattr(config, "max_position_embeddings", None)
+    positions = getattr(config, "max_position_embeddings", None)
     if not config.is_encoder_decoder:
+        longest = longest or (positions and positions - virtual_tokens(model))
         return CausalCandidates(pad, columns, longest or sys.maxsize, packed)
-    return DecoderCandidates(pad, longest, getattr(config, "max_position_embeddings", None), packed)
+    return DecoderCandidates(pad, longest or positions, positions, packed)
 
 
 def _score_trees(

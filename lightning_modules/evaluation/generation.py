@@ -37,6 +37,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from ...datamodules.evaluation.prompt_loader import pad_prompts, token_budget_batches
+from ..prefixes import virtual_tokens
 
 NEUTRAL: dict[str, Any] = {
     "do_sample": False,
@@ -250,7 +251,7 @@ class _Prompts:
                 encoder: Any = self.model.get_encoder()
                 self._read = encoder(self.input_ids, attention_mask=self.attention_mask).last_hidden_state
             return {"encoder_outputs": BaseModelOutput(self._read.repeat_interleave(rows, dim=0))}
-        if rows * beams == 1 or self.width == 1:
+        if rows * beams == 1 or self.width == 1 or virtual_tokens(self.model):  # a prefix fills an empty cache alone
             return {}
         if self._read is None:
             # One token of the prompts without their last: the public way to a cache with the right positions.

@@ -118,6 +118,8 @@ def make_plan(
     lora = None if arguments["lora"] is None else LoRA(**arguments["lora"])
     if lora is not None and layout.kind not in ("single", "ddp"):
         raise ValueError(f"lora trains under the strategies auto and ddp, got {layout.kind}")
+    if arguments["prefix"] is not None:
+        raise ValueError("a plan knows the memory of all weights or of lora, not that of a prefix")
     build = partial(_build, own=getattr(torch, arguments["dtype"]), lora=lora)
     finish = partial(add_embedding_dropout, probability=arguments["embedding_dropout"])
     kept, recomputed = (

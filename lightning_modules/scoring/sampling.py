@@ -24,6 +24,7 @@ from ..attention.packable import require_document_attention
 from ..evaluation.candidates import score_candidates
 from ..evaluation.generation import Decoding, generate, prompt_seed
 from ..models import build_model
+from ..prefixes import base_of_prefix, load_prefix, virtual_tokens
 
 CAPPY_DECODINGS: dict[str, Decoding] = {
     "beam": Decoding(beams=4),
@@ -79,7 +80,7 @@ def write_samples(
     Args:
         examples: Which examples, and how they are rendered.
         output: Folder of the files of samples, ``<name>-<process>-of-<processes>.jsonl``.
-        generator: A causal or encoder-decoder model, by hub name or folder.
+        generator: A causal or encoder-decoder model, by hub name or folder; or the folder of a trained prefix.
         answers: In its place, JSONL files with the texts task, id and response, any number for each example.
         decodings: How the model answers, by name; by default Cappy's five, which give 17 candidates.
         faithful: Draw as Cappy's released program does: the 50 most probable tokens at most, and 3 tokens at least.
@@ -152,7 +153,9 @@ def answer_all(
         How many prompts lost their beginning.
     """
     cut, pair = 0, bool(model.config.is_encoder_decoder)
-    positions = getattr(model.config, "max_position_embeddings", None) or max_source + max_new_tokens
+    prefix = 0 if pair else virtual_tokens(model)
+    positions = getattr(model.config, "max_position_embeddings", None) or max_source + max_new_tokens + prefix
+    positions -= prefix
     room = min(max_source, positions - (0 if pair else max_new_tokens))
     if room < 1:
         raise ValueError(
@@ -232,22 +235,32 @@ def load_generator(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A language model in evaluation mode, and its tokenizer; with document attention where the model can have it.
 
+    Args:
+        generator: Hub name or folder, also of a prefix alone, whose model is then found where its training found it.
+        dtype: Of the parameters.
+        device: By default the process's own GPU where there is one.
+
     Raises:
         ValueError: There is no such model.
     """
+    base = base_of_prefix(generator)
     try:
-        config = AutoConfig.from_pretrained(generator)
+        config = AutoConfig.from_pretrained(base or generator)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"no model {generator!r}: expected a hub name or a folder with config.json ({error})"
+            f"no model {base or generator!r}: expected a hub name or a folder with config.json ({error})"
         ) from error
     tokenizer = load_tokenizer(generator)
-    options: dict[str, Any] = {"weights": generator, "vocabulary": 0, "dtype": getattr(torch, dtype)}
+    options: dict[str, Any] = {"weights": base or generator, "vocabulary": 0, "dtype": getattr(torch, dtype)}
     try:
+        if base is not None:
+            raise ValueError("a prefix stands before one document a row")
         model = build_model(config, attention="document", **options)
         require_document_attention(model)
     except ValueError:
         model = build_model(config, attention="sdpa", **options)
+    if base is not None:
+        load_prefix(model, generator)
     if device is None:
         device = f"cuda:{process_of_job().local}" if torch.cuda.is_available() else "cpu"
     return model.to(torch.device(device)).eval(), tokenizer  # type: ignore[arg-type]

@@ -11,7 +11,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from ...datamodules.rendering.tokenization import load_tokenizer
-from ..adapters import adapted_model, merged_weights
+from ..adapters import adapted_model, merged_weights, prefixed_model
+from ..prefixes import save_prefix
 from .checkpoints import KEY, checkpoint_extras, require_whole_checkpoint
 from .safetensors_folder import empty_model, write_weights
 
@@ -31,7 +32,7 @@ def export_checkpoint(
 
     Weights are read and written a few at a time: a file through a memory map, a folder of shards by name. Those of
     DeepSpeed are merged one by one from its partitions. Adapters are added to the weights they were trained beside,
-    which are read once more from where the training found them.
+    which are read once more from where the training found them. A prefix is written alone, as peft writes it.
 
     Args:
         paths: Two: the checkpoint (a file, a folder of shards or a DeepSpeed folder), and the folder to be written,
@@ -52,6 +53,11 @@ def export_checkpoint(
     like = empty_model(ours["architecture"], ours["config"])
     own = load_tokenizer(tokenizer or ours["tokenizer"], eos=False)
     weights = checkpoint_weights(path)
+    if "prefix" in ours.get("adapters", {}):
+        described = ours["adapters"]
+        model = prefixed_model(ours["architecture"], described, dict(weights), own, checkpoint)
+        save_prefix(model, own, Path(folder), weights=described["weights"])
+        return
     if "adapters" in ours:
         weights = merged_weights(adapted_model(ours["architecture"], ours["adapters"], dict(weights), checkpoint))
     write_weights(weights, like, Path(folder), dtype=None if dtype is None else getattr(torch, dtype))

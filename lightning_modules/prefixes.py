@@ -1,0 +1,241 @@
+"""Prefix tuning (Li and Liang, arXiv 2101.00190): virtual tokens before every layer of a frozen model, through peft.
+
+A layer's attention reads the keys and values of n virtual tokens before those of the text, and they alone are trained:
+2 x layers x n x width numbers. They stand in the model's cache, at its first positions, as peft has them; an
+encoder-decoder's stand in its decoder. Whoever calls the model reads them: training, ranking and ``generate`` alike.
+
+A cache has rows, so a document needs a row of its own: with document attention a prefix would be read by nobody, or by
+the first document alone. Both are refused.
+"""
+
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from .attention.document_attention import IMPLEMENTATIONS
+
+NAME = "prefix"
+"""What the virtual tokens' module is called in a model."""
+
+CONFIG = "adapter_config.json"
+"""Whose presence makes a folder one of a prefix, as peft writes it."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """How many virtual tokens there are, and where they begin.
+
+    Args:
+        virtual_tokens: Cappy took 20.
+        text: They begin as what the model makes of these words, repeated until there are enough. From random numbers a
+            model would first have to unlearn the disturbance (Li and Liang, section 7.4).
+    """
+
+    virtual_tokens: int = 20
+    text: str = "Read the instruction and write the answer."
+
+    def __post_init__(self) -> None:
+        if self.virtual_tokens < 1 or not self.text.strip():
+            raise ValueError(f"a prefix needs at least one virtual token and a text to begin as, got {self}")
+
+
+def add_prefix(model: PreTrainedModel, prefix: Prefix, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Freeze a model and have it read virtual tokens, in float32, which begin as a text.
+
+    Raises:
+        ValueError: The model cannot read them, or would do so in silence where it is not sound.
+    """
+    require_readable_prefix(model)
+    model.requires_grad_(False)
+    ids = tokenizer(prefix.text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ValueError(f"the prefix's text {prefix.text!r} has no token in the model's vocabulary")
+    ids = (ids * prefix.virtual_tokens)[: prefix.virtual_tokens]
+    text = torch.tensor([ids], device=model.device)
+    layers: Any = _text_cache(model, text).layers
+    # [n, layers, keys and values, heads, width], flat as peft has it
+    values = torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in layers])
+    _, _, heads, _, width = values.shape
+    read = text.flip(1)
+    behind_text = _logits(model, torch.cat([text, read], dim=1), text)[:, len(ids) :]
+    _install(model, values.permute(3, 0, 1, 2, 4).reshape(prefix.virtual_tokens, -1), heads=heads, width=width)
+    difference = (_logits(model, read, text) - behind_text).norm() / behind_text.norm()
+    if difference > (0.1 if behind_text.itemsize == 2 else 1e-3):  # rounding; an unread prefix changes most of it
+        raise ValueError(f"{type(model).__name__} does not read a prefix as the text that it was made from")
+
+
+@torch.no_grad()
+def _logits(model: PreTrainedModel, ids: Tensor, encoded: Tensor) -> Tensor:
+    """Logits of tokens, while an encoder, where there is one, reads `encoded`."""
+    training = model.training
+    inputs = {"input_ids": encoded, "decoder_input_ids": ids} if model.config.is_encoder_decoder else {"input_ids": ids}
+    logits: Tensor = model.eval()(**inputs, use_cache=False).logits
+    model.train(training)
+    return logits
+
+
+def _install(model: PreTrainedModel, values: Tensor, *, heads: int, width: int) -> None:
+    """Have a model read virtual tokens [n, layers x 2 x heads x width]."""
+    from peft import PrefixEncoder, PrefixTuningConfig  # takes seconds to import
+
+    config = PrefixTuningConfig(
+        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
+        num_virtual_tokens=len(values),
+        num_layers=values.shape[1] // (2 * heads * width),
+        num_attention_heads=heads,
+        token_dim=heads * width,
+        encoder_hidden_size=heads * width,
+        num_transformer_submodules=1,
+    )
+    encoder: Any = PrefixEncoder(config)
+    encoder.load_prompt_embeddings(values.float())
+    encoder.config = config
+    model.add_module(NAME, encoder.to(model.device))
+    model.register_forward_pre_hook(_read, with_kwargs=True)
+
+
+def virtual_tokens(model: nn.Module) -> int:
+    """How many virtual tokens a model reads before its text; 0 for most."""
+    encoder = getattr(model, NAME, None)
+    return 0 if encoder is None else int(encoder.config.num_virtual_tokens)
+
+
+def require_readable_prefix(model: PreTrainedModel) -> None:
+    """Refuse models that would read a prefix wrongly, or forget it.
+
+    Raises:
+        ValueError: With the way out.
+    """
+    name = type(model).__name__
+    if model.config._attn_implementation in IMPLEMENTATIONS:
+        raise ValueError(
+            f"a prefix stands before one document a row, and {name} was built for packed rows: set the model's "
+            "attention to sdpa and the datamodule's packing to one_per_row"
+        )
+    if any(DynamicCache(config=model.config).is_sliding):
+        raise ValueError(f"{name} attends within a window, and would forget a prefix that lies behind it")
+    if model._is_stateful:
+        raise ValueError(f"{name} carries a state and no keys and values that a prefix could stand before")
+
+
+def _read(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
+    """Before each forward: the prefix as the first tokens of an empty cache, seen by every row, at their positions."""
+    names = list(signature(type(model).forward).parameters)[1:]
+    given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
+    if model.is_gradient_checkpointing and model.training:
+        raise ValueError(
+            "blocks that are recomputed drop their cache, and the prefix with it: set gradient_checkpointing to false"
+        )
+    encoder = model.get_submodule(NAME)
+    n, side = encoder.config.num_virtual_tokens, "decoder_" if model.config.is_encoder_decoder else ""
+    text = given.get(f"{side}input_ids")
+    rows = len(given[f"{side}inputs_embeds"] if text is None else text)
+    cache: Any = given.get("past_key_values")
+    if cache is None:
+        cache = DynamicCache()
+        if side:
+            cache = EncoderDecoderCache(cache, DynamicCache())
+    if cache.get_seq_length() == 0:
+        _fill(cache.self_attention_cache if side else cache, encoder, rows, model.dtype)
+    given["past_key_values"] = cache
+    mask = given.get(f"{side}attention_mask")
+    if mask is not None:
+        if mask.dim() != 2:
+            raise ValueError(f"a prefix is read with a mask [rows, columns], got one of shape {list(mask.shape)}")
+        given[f"{side}attention_mask"] = torch.cat([mask.new_ones(len(mask), n), mask], dim=1)
+    for positions in ("position_ids", f"{side}position_ids"):
+        if given.get(positions) is not None:
+            given[positions] = given[positions] + n
+            break
+    return (), given
+
+
+def _fill(cache: DynamicCache, encoder: Any, rows: int, dtype: torch.dtype) -> None:
+    config = encoder.config
+    values = encoder.embedding.weight.to(dtype)
+    shape = config.num_virtual_tokens, config.num_layers, 2, config.num_attention_heads, -1
+    for layer, pair in enumerate(values.view(shape).permute(1, 2, 3, 0, 4)):
+        keys, contents = pair.unsqueeze(1).expand(-1, rows, -1, -1, -1)
+        cache.update(keys, contents, layer)
+
+
+@torch.no_grad()
+def _text_cache(model: PreTrainedModel, ids: Tensor) -> DynamicCache:
+    """What a model's layers keep of a text; of an encoder-decoder's its decoder, while the encoder reads the same."""
+    training = model.training
+    decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    found = model.eval()(input_ids=ids, use_cache=True, **decoder).past_key_values
+    model.train(training)
+    return found.self_attention_cache if isinstance(found, EncoderDecoderCache) else found
+
+
+def save_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, weights: str) -> None:
+    """Write the prefix alone, as peft does; a decoder-only model's loads by ``PeftModel.from_pretrained``.
+
+    Args:
+        model: Reads it.
+        tokenizer: Of the model.
+        folder: Where.
+        weights: Hub name or folder of the model's own weights.
+    """
+    from safetensors.torch import save_file
+
+    encoder: Any = model.get_submodule(NAME)
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder.config.base_model_name_or_path, encoder.config.inference_mode = weights, True
+    encoder.config.save_pretrained(str(folder))
+    embeddings = encoder.embedding.weight.detach().cpu().contiguous()
+    save_file({"prompt_embeddings": embeddings}, folder / "adapter_model.safetensors")
+    tokenizer.save_pretrained(folder)
+
+
+def base_of_prefix(folder: str) -> str | None:
+    """The weights that a folder's prefix stands before; None where a folder holds no prefix.
+
+    Raises:
+        ValueError: It holds another adapter of peft.
+    """
+    if not (Path(folder) / CONFIG).is_file():
+        return None
+    from peft import PeftConfig
+
+    config: Any = PeftConfig.from_pretrained(folder)
+    if str(getattr(config.peft_type, "value", config.peft_type)) != "PREFIX_TUNING":
+        raise ValueError(
+            f"{folder} holds an adapter of peft that is no prefix: {config.peft_type}; merge it and save all"
+        )
+    return str(config.base_model_name_or_path)
+
+
+def load_prefix(model: PreTrainedModel, folder: str) -> None:
+    """Have a model read the prefix of a folder.
+
+    Raises:
+        ValueError: The prefix has another shape than the model's keys.
+    """
+    from peft import PeftConfig
+    from safetensors.torch import load_file
+
+    require_readable_prefix(model)
+    config: Any = PeftConfig.from_pretrained(folder)
+    values = load_file(Path(folder) / "adapter_model.safetensors")["prompt_embeddings"]
+    heads = config.num_attention_heads
+    _require_shape(model, config, folder)
+    _install(model, values, heads=heads, width=config.token_dim // heads)
+    model.requires_grad_(False)
+
+
+def _require_shape(model: PreTrainedModel, config: Any, folder: str) -> None:
+    layers: Any = _text_cache(model, torch.tensor([[0]], device=model.device)).layers
+    ours = (len(layers), layers[0].keys.shape[1], layers[0].keys.shape[3])
+    theirs = (config.num_layers, config.num_attention_heads, config.token_dim // config.num_attention_heads)
+    if ours != theirs:
+        raise ValueError(
+            f"the prefix of {folder} has {theirs} layers, heads and columns of a head, and {type(model).__name__} has "
+            f"{ours}"
+        )
