@@ -152,7 +152,7 @@ def test_answers_are_those_after_the_text_a_prefix_was_made_from(kind: str) -> N
 
 def test_an_encoder_decoder_answers_behind_its_prefix() -> None:
     """The greedy answer of each prompt, written token by token without a cache that lasts."""
-    model, numbers = make("t5"), Numbers()
+    model, numbers = make("t5", initializer_factor=4.0), Numbers()
     prefixed(model, moved=1.0)
     prompts, expected = [[11, 12, 13, 14], [15, 16], [17, 18, 19]], []
     for prompt in prompts:
