@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ NUCLEUS, HOT = Decoding(sampling=True, samples=3, top_p=0.9), Decoding(sampling=
 PROMPTS = ["Write the same numbers again. list: 7 3", "list:", "animal: cat dog Answer:", "Ann red"]
 
 
-def build(kind: str, tokenizer: Any) -> Any:
+def build(kind: str, tokenizer: Any, attention: str = "sdpa") -> Any:
     """A model whose answers vary: with transformers' own scale of weights it would repeat one token."""
     torch.manual_seed(1)
     special = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
@@ -39,7 +40,8 @@ def build(kind: str, tokenizer: Any) -> Any:
         config = AutoConfig.for_model("t5", **T5, **special, decoder_start_token_id=0)
         return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float64).eval()
     config = AutoConfig.for_model(kind, **CAUSAL[kind], **special, max_position_embeddings=128, initializer_range=0.5)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float64).eval()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float64)
+    return model.eval()
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,50 @@ def test_a_batch_is_answered_as_transformers_answers_each_prompt_alone(
         assert greedy == alone(model, tokenizer, source)
         assert beam == alone(model, tokenizer, source, num_beams=3, num_return_sequences=2)
     assert len({text for greedy, *_ in found for text in greedy}) > 1
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt", "gpt2"])
+def test_what_prompts_begin_with_is_read_once(kind: str, tokenizer: Any) -> None:
+    model, plain = build(kind, tokenizer, "document"), build(kind, tokenizer)
+    said = "Write the same numbers again. Write the same numbers again. list:"
+    texts = [f"{said} {rest}" for rest in ("7 3", "3", "5 1 4")]
+    sources = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    read: list[int] = []
+    model.register_forward_pre_hook(lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    found = answers(model, tokenizer, sources, [GREEDY, NUCLEUS, BEAM])
+    shared = next(i for i, tokens in enumerate(zip(*sources, strict=False)) if len(set(tokens)) > 1)
+    longest = max(map(len, sources))
+    assert read[:3] == [shared, 3 * (longest - 1 - shared), 3]
+    assert all(count <= 3 * 4 for count in read[3:8])
+    for source, own, seed in zip(sources, found, range(3), strict=True):
+        assert own[0] == alone(plain, tokenizer, source)
+        assert own[2] == alone(plain, tokenizer, source, num_beams=3, num_return_sequences=2)
+        assert own[1] == answers(plain, tokenizer, [source], [NUCLEUS], seeds=[seed])[0][0]
+    with_itself = answers(model, tokenizer, [sources[0]] * 2, [GREEDY])  # all but the last token is shared
+    assert with_itself == [[found[0][0]]] * 2
+
+
+def test_the_model_is_called_for_what_is_different_and_goes_on(tokenizer: Any, sources: list[list[int]]) -> None:
+    model, plain = build("llama", tokenizer, "document"), build("llama", tokenizer)
+    for each in (model, plain):
+        with torch.no_grad():
+            each.lm_head.weight[tokenizer.eos_token_id] = 2 * each.lm_head.weight.mean(dim=0)
+    decodings = [GREEDY, replace(HOT, samples=40), replace(NUCLEUS, samples=20)]
+    read: list[int] = []
+    model.register_forward_pre_hook(lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True)
+    options: dict[str, Any] = {"max_new_tokens": 9}
+    found = answers(model, tokenizer, sources, decodings, **options)
+    assert found == answers(plain, tokenizer, sources, decodings, **options)
+    whole = sum(read)
+    assert read[-9] == len(sources) < read[-8] < read[-1] < 61 * len(sources)  # one node a prompt, then some, then more
+    read.clear()
+    stopped = answers(model, tokenizer, sources, decodings, stop=["a", "e"], **options)
+    assert stopped == answers(plain, tokenizer, sources, decodings, stop=["a", "e"], **options)
+    assert sum(read) < whole / 2  # what has ended is not read on
+    options["min_new_tokens"] = 3
+    assert answers(model, tokenizer, sources, decodings, **options) == answers(
+        plain, tokenizer, sources, decodings, **options
+    )
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

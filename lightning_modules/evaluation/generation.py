@@ -6,12 +6,12 @@ sample, step) alone. So a sample does not depend on the batch it is drawn in, on
 run was resumed. One thing is left: a model's logits differ in their last bits with the shape of a batch, so that a
 number that lies within such a difference of the border between two tokens may pick the other one.
 
-Sampled rows of all decodings are drawn in one call, and a decoder-only prompt is read once for all its samples.
+Sampled rows of all decodings are drawn in one call, and a decoder-only prompt is read once for all its samples (see
+prompt_reading.py).
 """
 
 # R rows, V vocabulary, T generated tokens, L columns
 
-import copy
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,32 +22,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import (
-    DynamicCache,
-    GenerationConfig,
     LogitsProcessor,
-    LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     StoppingCriteria,
-    StoppingCriteriaList,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
-from transformers.modeling_outputs import BaseModelOutput
 
 from ...datamodules.evaluation.prompt_loader import pad_prompts, token_budget_batches
-from ..prefixes import virtual_tokens
-
-NEUTRAL: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "length_penalty": 1.0,
-    "early_stopping": False,
-    "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-}
-"""What a model's own generation_config would decide in silence; the tokens it forces or suppresses stay its own."""
+from .prompt_reading import Prompts
 
 
 @dataclass(frozen=True)
@@ -166,6 +151,7 @@ def generate(
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
             stop=stop,
+            share=True,
         )
         yield from zip(batch, answers, strict=True)
 
@@ -182,9 +168,13 @@ def answer_batch(
     max_new_tokens: int,
     min_new_tokens: int = 0,
     stop: Sequence[str] = (),
+    share: bool = False,
 ) -> list[list[list[str]]]:
-    """Answers of a padded batch: for each prompt, for each decoding, its texts; arguments as those of ``generate``."""
-    prompts = _Prompts(model, input_ids, attention_mask)
+    """Answers of a padded batch: for each prompt, for each decoding, its texts; arguments as those of ``generate``.
+
+    With `share`, what all prompts begin with is read once (see ``Prompts``).
+    """
+    prompts = Prompts(model, input_ids, attention_mask, share=share)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         # A model's own min_length counts the prompt in, so that it is set wherever nothing else is asked for.
@@ -205,68 +195,16 @@ def answer_batch(
     together = [place for place, decoding in enumerate(decodings) if decoding.beams == 1]
     if together:
         draw = DrawTokens([decodings[place] for place in together], seeds, max_new_tokens, prompts.width)
-        add(together, prompts.continued(draw.rows, processors=[draw], enders=enders, **options))
+        within = [StopTexts(tokenizer, stop, width=0)] if stop else []
+        drawn = prompts.drawn(draw.rows, draw.choose, enders=within, **options) if share else None
+        if drawn is None:
+            drawn = prompts.continued(draw.rows, processors=[draw], enders=enders, **options)
+        add(together, drawn)
     for place in sorted(set(range(len(decodings))) - set(together)):
         beam = decodings[place]
         search: dict[str, Any] = {"num_beams": beam.beams, "num_return_sequences": beam.samples}
         add([place], prompts.continued(1, enders=enders, **options, **search))
     return answers
-
-
-class _Prompts:
-    """A padded batch of prompts, read once however often it is continued.
-
-    An encoder's states and a decoder's cache serve every continuation. The cache leaves out each prompt's last token,
-    which a continuation reads again to get its logits.
-    """
-
-    def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
-        self.model, self.input_ids, self.attention_mask = model, input_ids, attention_mask
-        self.two_stacks = model.config.is_encoder_decoder
-        # Where an answer begins: an encoder-decoder's stands alone, behind its start token.
-        self.width = 1 if self.two_stacks else input_ids.shape[1]
-        self._read: Any = None
-
-    def continued(
-        self, rows: int, *, processors: Sequence[Any] = (), enders: Sequence[Any] = (), **options: Any
-    ) -> Tensor:
-        """New token ids: `rows` sequences (or those of the beam) of a prompt after those of the one before it."""
-        settings = {**NEUTRAL, **options}
-        if self.two_stacks:
-            settings["decoder_start_token_id"] = self.model.config.decoder_start_token_id
-        ids = self.model.generate(  # type: ignore[operator]
-            self.input_ids.repeat_interleave(rows, dim=0),
-            attention_mask=self.attention_mask.repeat_interleave(rows, dim=0),
-            generation_config=GenerationConfig(**settings),
-            logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=StoppingCriteriaList(enders),
-            **self._states(rows, settings["num_beams"]),
-        )
-        return ids[:, self.width :]
-
-    def _states(self, rows: int, beams: int) -> dict[str, Any]:
-        """What ``generate`` need not compute again."""
-        if self.two_stacks:
-            if self._read is None:
-                encoder: Any = self.model.get_encoder()
-                self._read = encoder(self.input_ids, attention_mask=self.attention_mask).last_hidden_state
-            return {"encoder_outputs": BaseModelOutput(self._read.repeat_interleave(rows, dim=0))}
-        if rows * beams == 1 or self.width == 1 or virtual_tokens(self.model):  # a prefix fills an empty cache alone
-            return {}
-        if self._read is None:
-            # One token of the prompts without their last: the public way to a cache with the right positions.
-            self._read = self.model.generate(  # type: ignore[operator]
-                self.input_ids[:, :-1],
-                attention_mask=self.attention_mask[:, :-1],
-                generation_config=GenerationConfig(
-                    **NEUTRAL, pad_token_id=0, max_new_tokens=1, return_dict_in_generate=True
-                ),
-            ).get("past_key_values")
-        if not isinstance(self._read, DynamicCache):  # a state-space model keeps something else
-            return {}
-        cache = copy.deepcopy(self._read)
-        cache.batch_repeat_interleave(rows * beams)  # generate repeats prompts for its beams, but no cache
-        return {"past_key_values": cache}
 
 
 class DrawTokens(LogitsProcessor):
@@ -284,28 +222,42 @@ class DrawTokens(LogitsProcessor):
 
     def __init__(self, decodings: Sequence[Decoding], seeds: Sequence[int], max_new_tokens: int, width: int) -> None:
         self.rows = sum(decoding.samples for decoding in decodings)
-        self.width = width
-        self.groups: list[tuple[Decoding, Tensor, Tensor]] = []  # a sampling decoding, its rows, its numbers [rows, T]
-        first = 0
-        for decoding in decodings:
-            if decoding.sampling:
-                own = torch.arange(first, first + decoding.samples)
-                rows = (torch.arange(len(seeds))[:, None] * self.rows + own).flatten()
-                numbers = np.concatenate([decoding.numbers(seed, max_new_tokens) for seed in seeds])
-                self.groups.append((decoding, rows, torch.from_numpy(numbers)))
-            first += decoding.samples
+        self.width, self.decodings = width, tuple(decodings)
+        place = [place for place, decoding in enumerate(decodings) for _ in range(decoding.samples)]
+        self._decoding_R = torch.tensor(place * len(seeds))
+        greedy = [np.zeros((decoding.samples, max_new_tokens)) for decoding in decodings]
+        numbers = [
+            decoding.numbers(seed, max_new_tokens) if decoding.sampling else zeros
+            for seed in seeds
+            for decoding, zeros in zip(decodings, greedy, strict=True)
+        ]
+        self._numbers_RT = torch.from_numpy(np.concatenate(numbers))
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        step = input_ids.shape[1] - self.width
-        for decoding, rows_R, numbers_RT in self.groups:
-            rows_R = rows_R.to(scores.device)
-            warped_RV = decoding.warped(scores[rows_R])
-            # In float64: the distribution of 50,000 tokens is summed, and a token without probability cannot be drawn.
-            cumulative_RV = warped_RV.double().softmax(dim=-1).cumsum(dim=-1)
-            number_R1 = numbers_RT[:, step, None].to(scores.device) * cumulative_RV[:, -1:]
-            token_R1 = torch.searchsorted(cumulative_RV, number_R1, right=True).clamp(max=scores.shape[1] - 1)
-            scores[rows_R] = torch.full_like(warped_RV, -torch.inf).scatter(1, token_R1, 0.0)
+        every = torch.arange(len(scores), device=scores.device)
+        token_R = self.choose(input_ids.shape[1] - self.width, scores, every, every)
+        for place, decoding in enumerate(self.decodings):
+            if decoding.sampling:
+                rows = (self._decoding_R == place).nonzero().flatten().to(scores.device)
+                scores[rows] = torch.full_like(scores[rows], -torch.inf).scatter(1, token_R[rows, None], 0.0)
         return scores
+
+    def choose(self, step: int, logits_NV: Tensor, node_R: Tensor, row_R: Tensor) -> Tensor:
+        """The tokens [R] of some rows, of which row r continues after the logits of its node."""
+        token_R = logits_NV.argmax(dim=-1)[node_R]
+        decoding_R = self._decoding_R.to(row_R.device)[row_R]
+        for place, decoding in enumerate(self.decodings):
+            members = (decoding_R == place).nonzero().flatten()
+            if not decoding.sampling or not len(members):
+                continue
+            nodes, of_member = node_R[members].unique(return_inverse=True)
+            # In float64: the distribution of 50,000 tokens is summed, and a token without probability cannot be drawn.
+            cumulative_NV = decoding.warped(logits_NV[nodes]).double().softmax(dim=-1).cumsum(dim=-1)
+            numbers_R1 = self._numbers_RT[row_R[members].cpu(), step, None].to(logits_NV.device)
+            cumulative_RV = cumulative_NV[of_member]
+            found_R1 = torch.searchsorted(cumulative_RV, numbers_R1 * cumulative_RV[:, -1:], right=True)
+            token_R[members] = found_R1[:, 0].clamp(max=logits_NV.shape[1] - 1)
+        return token_R
 
 
 class StopTexts(StoppingCriteria):
