@@ -26,13 +26,14 @@ from typing import Any, Literal, NamedTuple
 import lightning as L
 import torch
 
-from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
+from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Split
 from crosstask.datamodules.bilevel.meta_split import CategorySplit, FileSplit, MetaSplit
 from crosstask.datamodules.bilevel.stream import BilevelBatch
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.rendering.bpe import train_tokenizer
 from crosstask.datamodules.toybench.writer import write_toybench
+from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.hypergradients import Hypergradient
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import reader
@@ -46,6 +47,7 @@ LENGTH, CANDIDATES = 48, 4  # three blanks: a choice by chance is the exemplar i
 ALIKE = ("Text Copying", "Word Order", "Letter Case", "Element Selection", "Counting")
 """Categories of the embedded benchmark whose inputs are lists: a definition or an exemplar tells what to do."""
 TRAIN_TASKS, TEST_TASKS, LONGEST = 60, 20, 400  # characters of a real prompt
+PRETRAINING = 1600  # steps of 4 rows of 192 tokens
 
 
 class Setting(NamedTuple):
@@ -61,6 +63,7 @@ class Setting(NamedTuple):
         learning_rate: Of theta.
         outer: Categories whose tasks are outer ones, or the share of the tasks of whatever category that are.
         test_examples: Of each test task.
+        exemplars_of: Whether the instances of a task are shown one and the same exemplar, or each its own.
     """
 
     width: int
@@ -72,6 +75,7 @@ class Setting(NamedTuple):
     learning_rate: float
     outer: int | float
     test_examples: int
+    exemplars_of: Literal["task", "instance"] = "task"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -95,13 +99,14 @@ SMALL = Setting(
 LEARNS = Setting(
     width=96,
     layers=3,
-    steps=600,
-    inner_steps=4,
+    steps=300,
+    inner_steps=5,
     inner_rows=16,
     outer_rows=16,
-    learning_rate=2e-3,
+    learning_rate=1e-3,
     outer=0.25,
     test_examples=20,
+    exemplars_of="instance",
 )
 """Enough to answer the embedded tasks of ALIKE, so that what was trained with shows in the answers. There are five
 categories, so each keeps tasks that are trained."""
@@ -162,6 +167,7 @@ def fitted(
     setting: Setting,
     *,
     seed: int,
+    pretrained: str | None = None,
     blanks: bool = True,
     control: bool = False,
     **options: Any,
@@ -174,6 +180,7 @@ def fitted(
         kind: What chooses; first_exemplar trains with the blank, or with the exemplar where there are no blanks.
         setting: The model, and how much it is trained.
         seed: Of everything.
+        pretrained: Folder of the weights to start from; random ones where it is left out.
         blanks: Whether all candidates but the last are blank.
         control: Whether hypergradients are shuffled.
         options: Arguments of the module in place of those here.
@@ -192,6 +199,7 @@ def fitted(
         outer_rows=setting.outer_rows,
         instruction_length=LENGTH,
         candidates=candidates,
+        candidates_of=setting.exemplars_of,
         blank_candidates=blanks,
         validation_examples=0,
         test_examples=setting.test_examples,
@@ -199,7 +207,7 @@ def fitted(
         seed=seed,
     )
     settings: dict[str, Any] = {
-        "config": setting.config,
+        **({"pretrained": pretrained} if pretrained else {"config": setting.config}),
         "representation": Representation(width=setting.width),
         "learning_rate": setting.learning_rate,
         "warmup_steps": min(60, setting.steps),
@@ -219,20 +227,62 @@ def fitted(
         **{**settings, **options},
     )
     shares = Shares()
-    trainer = L.Trainer(
+    trainer = quiet_trainer(setting.steps, [shares])
+    trainer.fit(module, data)
+    return trainer, module, data, shares.values
+
+
+def pretrained_on_others(folder: Path, setting: Setting) -> str:
+    """A model that reads and writes the embedded benchmark's words: trained on the categories that are not ALIKE."""
+    lists, model = folder / "others", folder / "pretrained"
+    if model.exists():
+        return str(model)
+    whole = NaturalInstructions(str(folder / "toybench"))
+    lists.mkdir(exist_ok=True)
+    for split in SPLITS:
+        write_names(lists, split, [n for n in whole.task_names(split) if whole.task(n).category not in ALIKE])
+    benchmark, tokenizer = (
+        NaturalInstructions(str(folder / "toybench"), str(lists.resolve())),
+        folder / "toybench/tokenizer",
+    )
+    data = InstructionTuningDataModule(
+        benchmark,
+        str(tokenizer),
+        prompt=TkInstructPrompt(positive_examples=0),
+        row_length=192,
+        rows_per_step=4,
+        max_new_tokens=16,
+        validation_examples=0,
+        cache=str(folder / "store"),
+    )
+    module = InstructionTuningModule(
+        str(tokenizer),
+        config=setting.config,
+        row_length=192,
+        total_steps=PRETRAINING,
+        learning_rate=1.4e-3,
+        warmup_steps=60,
+    )
+    L.seed_everything(0, verbose=False)
+    quiet_trainer(PRETRAINING).fit(module, data)
+    module.language_model.save_pretrained(model)
+    return str(model)
+
+
+def quiet_trainer(steps: int, callbacks: list[L.Callback] | None = None) -> L.Trainer:
+    return L.Trainer(
         accelerator="cpu",
         devices=1,
-        max_steps=setting.steps,
+        max_steps=steps,
         max_epochs=-1,
+        use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=[shares],
+        callbacks=callbacks,
     )
-    trainer.fit(module, data)
-    return trainer, module, data, shares.values
 
 
 def exemplar_shares(toybench: Path, kind: Kind, *, steps: int = 120, seed: int = 0, **options: Any) -> list[float]:
@@ -315,13 +365,16 @@ def main() -> None:
     setting = setting._replace(steps=arguments.steps or setting.steps)
     arguments.folder.mkdir(parents=True, exist_ok=True)
     benchmark, tokenizer = tasks(arguments.folder, toybench=arguments.toybench)
+    pretrained = pretrained_on_others(arguments.folder, setting) if arguments.toybench else None
     done = read_results(arguments.folder)
     for control in (False, True):
         for seed, arm in itertools.product(range(arguments.seeds), ARMS):
             options = ARMS[arm]
             if (arm, seed) in done or ("control" in options) != control:
                 continue
-            trainer, module, data, shares = fitted(benchmark, tokenizer, setting=setting, seed=seed, **options)
+            trainer, module, data, shares = fitted(
+                benchmark, tokenizer, setting=setting, seed=seed, pretrained=pretrained, **options
+            )
             result: dict[str, Any] = {"arm": arm, "seed": seed, "shares": shares}
             if not control:
                 (scores,) = trainer.test(module, data, verbose=False)
