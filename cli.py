@@ -28,6 +28,7 @@ from crosstask import callbacks, datamodules, lightning_modules
 from crosstask.callbacks.adapt_command import adapt_tasks
 from crosstask.callbacks.progress import TrainingBar
 from crosstask.callbacks.report.command import write_report
+from crosstask.callbacks.report.scaling import plot_scaling
 from crosstask.datamodules.benchmarks.messages import unknown_class_hint
 from crosstask.datamodules.bilevel.split_search import search_splits
 from crosstask.datamodules.data_commands import decontaminate, describe, prepare
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "classify": classify_tasks,
     "report": write_report,
     "samples": write_samples,
+    "scaling": plot_scaling,
     "select": select_samples,
     "splits": search_splits,
     "tokenizer": train_tokenizer,

@@ -14,7 +14,7 @@ from rich.console import Console
 from ..datamodules.benchmarks import Benchmark
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
-from ..datamodules.scoring.samples import read_samples
+from ..datamodules.scoring.samples import read_samples, size_of_generator
 from ..lightning_modules.scoring.adaptation import ScorerTraining, adapt
 from ..lightning_modules.scoring.calibration import Calibration
 from ..lightning_modules.scoring.selecting import (
@@ -46,6 +46,7 @@ def adapt_tasks(
     augmentation: bool = True,
     sizes: Sequence[int] = (1, 4),
     keep_scorers: bool = False,
+    generator_parameters: float | None = None,
     seed: int = 0,
     cache: str = "~/.cache/crosstask",
 ) -> None:
@@ -70,6 +71,7 @@ def adapt_tasks(
         sizes: Also choose among so many nucleus samples alone.
         keep_scorers: Keep each task's scorers in ``scorers``, as folders that `crosstask select` and ``CrossEncoder``
             load, instead of their scores alone.
+        generator_parameters: Of the language model, for `crosstask scaling`; as `crosstask samples` noted if left out.
         seed: Decides how instructions read; the samples' own rendering seed.
         cache: Folder of the store.
     """
@@ -143,7 +145,10 @@ def adapt_tasks(
             console.print(f"{number}/{len(names)} {name} failed: {failed[name]}", style="red", highlight=False)
     if candidates:
         table = selection_table(everything)
-        write_adaptation(folder, table, candidates, everything, about=about, failed=failed, sizes=sizes)
+        size = generator_parameters or size_of_generator(samples)
+        write_adaptation(
+            folder, table, candidates, everything, about=about, failed=failed, sizes=sizes, parameters=size
+        )
         print_table(table, by_size(everything, sizes))
     if failed:
         console.print(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}", style="red")

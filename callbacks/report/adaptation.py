@@ -31,6 +31,7 @@ def write_adaptation(
     about: Mapping[str, Mapping[str, Any]],
     failed: Mapping[str, str],
     sizes: Sequence[int],
+    parameters: float | None = None,
 ) -> None:
     """Write ``report.json``, ``report.md``, ``advantages.svg`` and ``choices.jsonl``.
 
@@ -42,6 +43,7 @@ def write_adaptation(
         about: What else is known of each scorer, by its name; of the first one, ``costs`` by task.
         failed: Tasks that failed, with the reason.
         sizes: Also choose among so many nucleus samples alone.
+        parameters: Of the language model, where that is known.
     """
     advantages = task_gains(everything, SCORER, table.best_single)
     found = to_json(table)
@@ -54,6 +56,7 @@ def write_adaptation(
         "advantages": {name: gain._asdict() for name, gain in advantages.items()},
         "costs": about[SCORER]["costs"],
         "failed": failed,
+        "generator": {"parameters": parameters},
     }
     (folder / "report.json").write_text(json.dumps(found, indent=1))
     rows = sorted(advantages.items(), key=lambda item: -item[1].mean)

@@ -3,8 +3,9 @@
 Each stands in a page, or in a file of its own.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from ...lightning_modules.evaluation.metrics import Estimate
 from ...lightning_modules.evaluation.significance import Difference
@@ -161,6 +162,72 @@ def _line(points: Sequence[tuple[float, Estimate]], color: str, top: float, bott
     return join(
         [element("path", d=f"M{way}", fill="none", stroke=color, stroke_width=2) if points else Markup(), *marks]
     )
+
+
+class Sized(Protocol):
+    """A score in [0, 1] with its interval, of something of a size."""
+
+    @property
+    def parameters(self) -> float: ...
+    @property
+    def score(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+def over_sizes(systems: Mapping[str, Sequence[Sized]], title: str) -> Markup:
+    """Scores in percent over the logarithm of a size, a line for each system; its name stands at its largest size."""
+    height, top, left, right = 380, 12, 44, WIDTH - 230
+    points = [point for own in systems.values() for point in own]
+    low, high = (math.log10(edge(point.parameters for point in points)) for edge in (min, max))
+    low, high = low - 0.15, high + 0.15  # a single size stands in the middle
+    floor, ceiling = min(point.low for point in points), max(point.high for point in points)
+    step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if (ceiling - floor) / step <= 8)
+    first, last = math.floor(floor / step), math.ceil(ceiling / step + 1e-9)
+    last = max(last, first + 1)
+
+    def x(size: float) -> float:
+        return left + (right - left) * (math.log10(size) - low) / (high - low)
+
+    def y(score: float) -> float:
+        return height - (height - top) * (score / step - first) / (last - first)
+
+    parts = []
+    for tick in range(first, last + 1):
+        parts.append(element("path", d=f"M{left} {y(tick * step):.1f}H{right}", stroke=GRID))
+        parts.append(_text(f"{100 * tick * step:g}", left - 6, y(tick * step), size=11, anchor="end", fill=PALE))
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    for size in (digit * 10.0**power for power in decades for digit in (1, 2, 5)):
+        if low <= math.log10(size) <= high:
+            parts.append(element("path", d=f"M{x(size):.1f} {top}V{height}", stroke=GRID))
+            parts.append(_text(short_number(size), x(size), height + 13, size=11, anchor="middle", fill=PALE))
+    parts.append(_text("parameters", (left + right) / 2, height + 30, size=11, anchor="middle", fill=PALE))
+    names: list[float] = []
+    for place, (name, own) in enumerate(sorted(systems.items(), key=lambda item: -item[1][-1].score)):
+        color = COLORS[place % len(COLORS)]
+        way = "L".join(f"{x(point.parameters):.1f} {y(point.score):.1f}" for point in own)
+        parts.append(element("path", d=f"M{way}", fill="none", stroke=color, stroke_width=2))
+        for point in own:
+            at = x(point.parameters)
+            parts.append(element("path", d=f"M{at:.1f} {y(point.low):.1f}V{y(point.high):.1f}", stroke=color))
+            parts.append(element("circle", cx=_round(at), cy=_round(y(point.score)), r=3.6, fill=color))
+        names.append(max(y(own[-1].score), names[-1] + 14 if names else 0.0))  # below the one before it
+        parts.append(_text(name, right + 10, names[-1], size=12, fill=color))
+    return _svg(parts, WIDTH, max(height + 42, names[-1] + 12), title)
+
+
+def short_number(number: float) -> str:
+    """A size as people say it.
+
+    >>> short_number(2e8), short_number(11e9), short_number(500)
+    ('200M', '11B', '500')
+    """
+    for name, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit:
+            return f"{number / unit:g}{name}"
+    return f"{number:g}"
 
 
 def _percent_axis(height: float) -> Markup:

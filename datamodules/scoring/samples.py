@@ -134,6 +134,20 @@ class SampleFile:
         self.done.add(key)
 
 
+def note_generator(path: Path, name: str, parameters: int) -> None:
+    """Say beside a file of samples who wrote it, and how large that model is."""
+    path.with_suffix(".model.json").write_text(json.dumps({"generator": name, "parameters": parameters}))
+
+
+def size_of_generator(files: Iterable[str | Path]) -> int | None:
+    """Parameters of the model that wrote files of samples; None where they are not known, or of several models."""
+    notes = [Path(path).with_suffix(".model.json") for path in files]
+    found = {json.dumps(json.loads(note.read_text())) if note.is_file() else "" for note in notes}
+    if len(found) != 1 or found == {""}:
+        return None
+    return int(json.loads(found.pop())["parameters"])
+
+
 class ModelSamples:
     """Responses of language models, from files of samples; in memory are those of one task.
 

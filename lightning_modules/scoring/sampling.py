@@ -19,7 +19,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from ...datamodules.packing.replicas import process_of_job
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
 from ...datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
-from ...datamodules.scoring.samples import Sample, SampleFile, read_samples
+from ...datamodules.scoring.samples import Sample, SampleFile, note_generator, read_samples
 from ..attention.packable import require_document_attention
 from ..evaluation.candidates import score_candidates
 from ..evaluation.generation import Decoding, generate, prompt_seed
@@ -121,6 +121,7 @@ def write_samples(
     expected = sum(decoding.samples for decoding in settings["decodings"].values())
     file = SampleFile(path, {**about, "dtype": dtype}, expected=expected)
     model, tokenizer = load_generator(generator, dtype=dtype, device=device)
+    note_generator(path, generator, model.num_parameters())
     began = len(file.done)
     mine = islice(examples.prompts(refused), rank, None, size)
     cut = answer_all(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
