@@ -4,11 +4,12 @@ Differentiable Instruction Optimization, arXiv 2306.10098, in small.)
 Every inner instance may be preceded by a blank or by one solved instance of its task; outer instances always show one,
 as the test will. The extractor begins with the blank and is told nothing but the outer loss::
 
-    python examples/exemplar_or_blank.py runs/exemplar_or_blank [--seeds 3] [--toybench]
+    python examples/exemplar_or_blank.py runs/exemplar_or_blank [--seeds 3] [--words]
 
 The tasks are real ones of Super-NaturalInstructions where CROSSTASK_DATA points, read by a model that learns to choose
-but not to answer. With --toybench they are the embedded ones, whose inputs do not tell what is to be done with them,
-and a model that learns to answer. Prints the share of choices that fall on the exemplar for both parameterizations,
+but not to answer. With --words they are made of the embedded benchmark's words, offline: each task answers whatever
+list it is given with the same two words of its own, so that nothing but an exemplar tells the answer, and a small model
+learns to read it. Prints the share of choices that fall on the exemplar for both parameterizations,
 and for a control whose hypergradients are shuffled among the candidates; and the test's ROUGE-L, with one example
 shown, beside models that were trained with the exemplar or with the blank alone. ``curves.svg`` draws the shares after
 every step of phi; a run that is found in ``results.jsonl`` is not repeated.
@@ -26,14 +27,14 @@ from typing import Any, Literal, NamedTuple
 import lightning as L
 import torch
 
-from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions, TkInstructPrompt
+from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Split
-from crosstask.datamodules.bilevel.meta_split import CategorySplit, FileSplit, MetaSplit
+from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.bilevel.stream import BilevelBatch
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.rendering.bpe import train_tokenizer
-from crosstask.datamodules.toybench.writer import write_toybench
-from crosstask.lightning_modules import InstructionTuningModule
+from crosstask.datamodules.toybench.tasks import POOLS
+from crosstask.datamodules.toybench.writer import TEST_INSTANCES, write_toybench
 from crosstask.lightning_modules.hypergradients import Hypergradient
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import reader
@@ -44,10 +45,7 @@ from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
 SPLITS: tuple[Split, Split] = ("train", "test")
 Kind = Literal["direct_extractor", "instance_extractor", "first_exemplar"]
 LENGTH, CANDIDATES = 48, 4  # three blanks: a choice by chance is the exemplar in one of four
-ALIKE = ("Text Copying", "Word Order", "Letter Case", "Element Selection", "Counting")
-"""Categories of the embedded benchmark whose inputs are lists: a definition or an exemplar tells what to do."""
 TRAIN_TASKS, TEST_TASKS, LONGEST = 60, 20, 400  # characters of a real prompt
-PRETRAINING = 1600  # steps of 4 rows of 192 tokens
 
 
 class Setting(NamedTuple):
@@ -61,9 +59,8 @@ class Setting(NamedTuple):
         inner_rows: Of a step of theta.
         outer_rows: Of a step of phi.
         learning_rate: Of theta.
-        outer: Categories whose tasks are outer ones, or the share of the tasks of whatever category that are.
+        outer_categories: Whose tasks are outer ones.
         test_examples: Of each test task.
-        exemplars_of: Whether the instances of a task are shown one and the same exemplar, or each its own.
     """
 
     width: int
@@ -73,9 +70,8 @@ class Setting(NamedTuple):
     inner_rows: int
     outer_rows: int
     learning_rate: float
-    outer: int | float
+    outer_categories: int
     test_examples: int
-    exemplars_of: Literal["task", "instance"] = "task"
 
     @property
     def config(self) -> dict[str, Any]:
@@ -93,23 +89,21 @@ SMALL = Setting(
     inner_rows=8,
     outer_rows=16,
     learning_rate=1e-3,
-    outer=4,
+    outer_categories=4,
     test_examples=10,
 )
 LEARNS = Setting(
     width=96,
     layers=3,
-    steps=300,
-    inner_steps=5,
+    steps=400,
+    inner_steps=2,
     inner_rows=16,
     outer_rows=16,
-    learning_rate=1e-3,
-    outer=0.25,
-    test_examples=20,
-    exemplars_of="instance",
+    learning_rate=3e-3,
+    outer_categories=4,
+    test_examples=10,
 )
-"""Enough to answer the embedded tasks of ALIKE, so that what was trained with shows in the answers. There are five
-categories, so each keeps tasks that are trained."""
+"""Enough to learn to read an exemplar, so that what was trained with shows in the answers."""
 
 ARMS: dict[str, dict[str, Any]] = {
     "direct": {"kind": "direct_extractor"},
@@ -167,7 +161,6 @@ def fitted(
     setting: Setting,
     *,
     seed: int,
-    pretrained: str | None = None,
     blanks: bool = True,
     control: bool = False,
     **options: Any,
@@ -180,7 +173,6 @@ def fitted(
         kind: What chooses; first_exemplar trains with the blank, or with the exemplar where there are no blanks.
         setting: The model, and how much it is trained.
         seed: Of everything.
-        pretrained: Folder of the weights to start from; random ones where it is left out.
         blanks: Whether all candidates but the last are blank.
         control: Whether hypergradients are shuffled.
         options: Arguments of the module in place of those here.
@@ -190,7 +182,7 @@ def fitted(
     data = InstructionOptimizationDataModule(
         benchmark,
         tokenizer,
-        outer_tasks(benchmark, setting.outer, seed),  # also where nothing is learned: all train on the same tasks
+        CategorySplit(setting.outer_categories, seed=seed),  # where nothing is learned, too: all train on the same
         prompt=TkInstructPrompt(positive_examples=1, definition=False),
         inner_prompt=TkInstructPrompt(positive_examples=0, definition=False),
         row_length=192,
@@ -199,7 +191,6 @@ def fitted(
         outer_rows=setting.outer_rows,
         instruction_length=LENGTH,
         candidates=candidates,
-        candidates_of=setting.exemplars_of,
         blank_candidates=blanks,
         validation_examples=0,
         test_examples=setting.test_examples,
@@ -207,7 +198,7 @@ def fitted(
         seed=seed,
     )
     settings: dict[str, Any] = {
-        **({"pretrained": pretrained} if pretrained else {"config": setting.config}),
+        "config": setting.config,
         "representation": Representation(width=setting.width),
         "learning_rate": setting.learning_rate,
         "warmup_steps": min(60, setting.steps),
@@ -227,62 +218,20 @@ def fitted(
         **{**settings, **options},
     )
     shares = Shares()
-    trainer = quiet_trainer(setting.steps, [shares])
-    trainer.fit(module, data)
-    return trainer, module, data, shares.values
-
-
-def pretrained_on_others(folder: Path, setting: Setting) -> str:
-    """A model that reads and writes the embedded benchmark's words: trained on the categories that are not ALIKE."""
-    lists, model = folder / "others", folder / "pretrained"
-    if model.exists():
-        return str(model)
-    whole = NaturalInstructions(str(folder / "toybench"))
-    lists.mkdir(exist_ok=True)
-    for split in SPLITS:
-        write_names(lists, split, [n for n in whole.task_names(split) if whole.task(n).category not in ALIKE])
-    benchmark, tokenizer = (
-        NaturalInstructions(str(folder / "toybench"), str(lists.resolve())),
-        folder / "toybench/tokenizer",
-    )
-    data = InstructionTuningDataModule(
-        benchmark,
-        str(tokenizer),
-        prompt=TkInstructPrompt(positive_examples=0),
-        row_length=192,
-        rows_per_step=4,
-        max_new_tokens=16,
-        validation_examples=0,
-        cache=str(folder / "store"),
-    )
-    module = InstructionTuningModule(
-        str(tokenizer),
-        config=setting.config,
-        row_length=192,
-        total_steps=PRETRAINING,
-        learning_rate=1.4e-3,
-        warmup_steps=60,
-    )
-    L.seed_everything(0, verbose=False)
-    quiet_trainer(PRETRAINING).fit(module, data)
-    module.language_model.save_pretrained(model)
-    return str(model)
-
-
-def quiet_trainer(steps: int, callbacks: list[L.Callback] | None = None) -> L.Trainer:
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
-        max_steps=steps,
+        max_steps=setting.steps,
         max_epochs=-1,
-        use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=callbacks,
+        callbacks=[shares],
     )
+    trainer.fit(module, data)
+    return trainer, module, data, shares.values
 
 
 def exemplar_shares(toybench: Path, kind: Kind, *, steps: int = 120, seed: int = 0, **options: Any) -> list[float]:
@@ -291,27 +240,8 @@ def exemplar_shares(toybench: Path, kind: Kind, *, steps: int = 120, seed: int =
     return fitted(benchmark, str(toybench / "tokenizer"), kind, SMALL._replace(steps=steps), seed=seed, **options)[-1]
 
 
-def outer_tasks(benchmark: NaturalInstructions, outer: int | float, seed: int) -> MetaSplit:
-    """Whole categories, or a share of all tasks, which stands in a file then."""
-    if isinstance(outer, int):
-        return CategorySplit(outer, seed=seed)
-    names = benchmark.task_names("train")
-    file = benchmark.splits / f"outer_tasks_{seed}.txt"
-    file.write_text("\n".join(sorted(random.Random(seed).sample(names, round(outer * len(names))))) + "\n")
-    return FileSplit(str(file), by_category=False)
-
-
-def tasks(folder: Path, *, toybench: bool) -> tuple[NaturalInstructions, str]:
-    """Real tasks with short texts, or the embedded ones; and a tokenizer."""
-    if toybench:
-        if not (folder / "toybench").exists():
-            write_toybench(folder / "toybench", instances=400)
-        whole = NaturalInstructions(str(folder / "toybench"))
-        for split in SPLITS:
-            names = [name for name in whole.task_names(split) if whole.task(name).category in ALIKE]
-            write_names(folder, split, names)
-        folder_of_tasks, tokenizer = str(folder / "toybench"), str(folder / "toybench/tokenizer")
-        return NaturalInstructions(folder_of_tasks, splits=str(folder.resolve())), tokenizer
+def tasks(folder: Path) -> tuple[NaturalInstructions, str]:
+    """Real tasks with short texts; and a tokenizer."""
     bundle = NaturalInstructions("$CROSSTASK_DATA/superni", splits="splits/bundle")
     if not (folder / "tokenizer").exists():
         train_tokenizer(bundle, str(folder / "tokenizer"), vocabulary=4096)
@@ -321,6 +251,32 @@ def tasks(folder: Path, *, toybench: bool) -> tuple[NaturalInstructions, str]:
         write_names(folder, split, names[:count])
     benchmark = NaturalInstructions("$CROSSTASK_DATA/superni", splits=str(folder.resolve()))
     return benchmark, str(folder / "tokenizer")
+
+
+def word_tasks(folder: Path) -> tuple[NaturalInstructions, str]:
+    """Tasks that answer every list with two words of their own, five to a category; and the embedded tokenizer."""
+    write_toybench(folder / "toybench", instances=TEST_INSTANCES + 1)
+    rng, words = random.Random(0), POOLS["word"] + POOLS["name"]
+    answers = rng.sample(list(itertools.permutations(words, 2)), TRAIN_TASKS + 2 * TEST_TASKS)
+    names = [f"task{number:03d}_answer_{first}_{second}" for number, (first, second) in enumerate(answers)]
+    (folder / "tasks").mkdir(exist_ok=True)
+    for number, (name, answer) in enumerate(zip(names, answers, strict=True)):
+        lists = [f"list: {' '.join(rng.sample(words, rng.randint(2, 4)))}" for _ in range(62)]
+        solved = [{"input": text, "output": " ".join(answer), "explanation": ""} for text in lists[:2]]
+        record = {
+            "Definition": [f"Answer {' '.join(answer)}."],
+            "Categories": [f"Answering {number // 5}"],
+            "Positive Examples": solved,
+            "Negative Examples": [],
+            "Instances": [
+                {"id": f"{number}-{place}", "input": text, "output": [" ".join(answer)]}
+                for place, text in enumerate(lists[2:])
+            ],
+        }
+        (folder / "tasks" / f"{name}.json").write_text(json.dumps(record))
+    write_names(folder, "train", names[:-TEST_TASKS])
+    write_names(folder, "test", names[-TEST_TASKS:])
+    return NaturalInstructions(str(folder.resolve()), splits="."), str(folder / "toybench/tokenizer")
 
 
 def write_names(folder: Path, split: Split, names: list[str]) -> None:
@@ -358,23 +314,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--toybench", action="store_true", help="the embedded benchmark, and a model that learns it")
-    parser.add_argument("--steps", type=int, help="of theta, in place of 120, or 500 with --toybench")
+    parser.add_argument("--words", action="store_true", help="tasks of the embedded benchmark's words; no real data")
+    parser.add_argument("--steps", type=int, help="of theta, in place of 120, or 400 with --words")
     arguments = parser.parse_args()
-    setting = LEARNS if arguments.toybench else SMALL
+    setting = LEARNS if arguments.words else SMALL
     setting = setting._replace(steps=arguments.steps or setting.steps)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    benchmark, tokenizer = tasks(arguments.folder, toybench=arguments.toybench)
-    pretrained = pretrained_on_others(arguments.folder, setting) if arguments.toybench else None
+    benchmark, tokenizer = (word_tasks if arguments.words else tasks)(arguments.folder)
     done = read_results(arguments.folder)
     for control in (False, True):
         for seed, arm in itertools.product(range(arguments.seeds), ARMS):
             options = ARMS[arm]
             if (arm, seed) in done or ("control" in options) != control:
                 continue
-            trainer, module, data, shares = fitted(
-                benchmark, tokenizer, setting=setting, seed=seed, pretrained=pretrained, **options
-            )
+            trainer, module, data, shares = fitted(benchmark, tokenizer, setting=setting, seed=seed, **options)
             result: dict[str, Any] = {"arm": arm, "seed": seed, "shares": shares}
             if not control:
                 (scores,) = trainer.test(module, data, verbose=False)
