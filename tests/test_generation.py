@@ -109,11 +109,11 @@ def test_the_model_is_called_for_what_is_different_and_goes_on(tokenizer: Any, s
     found = answers(model, tokenizer, sources, decodings, **options)
     assert found == answers(plain, tokenizer, sources, decodings, **options)
     whole = sum(read)
-    assert read[-9] == len(sources) < read[-8] < read[-1] < 61 * len(sources)  # one node a prompt, then some, then more
+    assert read[-9] == len(sources) < read[-8] < read[-1] <= 61 * len(sources)  # a node a prompt, then some, then more
     read.clear()
     stopped = answers(model, tokenizer, sources, decodings, stop=["a", "e"], **options)
     assert stopped == answers(plain, tokenizer, sources, decodings, stop=["a", "e"], **options)
-    assert sum(read) < whole / 2  # what has ended is not read on
+    assert sum(read) < 0.6 * whole  # what has ended is not read on
     options["min_new_tokens"] = 3
     assert answers(model, tokenizer, sources, decodings, **options) == answers(
         plain, tokenizer, sources, decodings, **options

@@ -100,37 +100,44 @@ class Prompts:
     ) -> Tensor | None:
         """What ``continued`` returns, by a loop of our own; None where it cannot be had so.
 
-        A model is called for what is different and goes on: rows of a prompt that wrote the same tokens so far are one
-        node, and a row that has ended is none. Of 16 samples of a short answer that leaves a few. `enders` are given
-        the new tokens alone.
+        The model is called for what is different and goes on: samples of a prompt that wrote the same tokens so far are
+        one node, and a sample that has ended is none. Nodes of a prompt stand side by side in its row, each reading the
+        prompt and its own past, so that no cache is copied. `enders` are given the new tokens alone.
         """
         if not self.share or self.width == 1 or forces_tokens(self.model):
             return None
-        cache, mask = self._states(1, 1)["past_key_values"], self.attention_mask
-        row = torch.arange(rows * len(mask), device=mask.device)
-        node = row // rows
-        token, position = self.input_ids[:, -1:], mask.sum(dim=1, keepdim=True) - 1
-        ids = torch.full((len(row), max_new_tokens), pad_token_id, device=mask.device)
+        cache, seen_BNC = self._states(1, 1)["past_key_values"], self.attention_mask.bool()[:, None]
+        row_R = torch.arange(rows * len(seen_BNC), device=seen_BNC.device)
+        node_R = row_R // rows
+        token_BN, place_BN = self.input_ids[:, -1:], self.attention_mask.sum(dim=1, keepdim=True) - 1
+        ids = torch.full((len(row_R), max_new_tokens), pad_token_id, device=seen_BNC.device)
         for step in range(max_new_tokens):
             logits: Tensor = self.model(
-                input_ids=token, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
-            ).logits[:, -1]
+                input_ids=token_BN,
+                attention_mask=seen_BNC[:, None],
+                position_ids=place_BN,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits.flatten(0, 1)
             logits = logits.to(torch.float32, copy=True)
             if step < min_new_tokens:
                 logits[:, eos_token_id] = -torch.inf
-            chosen = choose(step, logits, node, row)
-            ids[row, step] = chosen
-            on = chosen != eos_token_id
+            chosen_R = choose(step, logits, node_R, row_R)
+            ids[row_R, step] = chosen_R
+            on = chosen_R != eos_token_id
             for ended in enders:
-                on &= ~ended(ids[row, : step + 1], None)
+                on &= ~ended(ids[row_R, : step + 1], None)
             if step + 1 == max_new_tokens or not on.any():
                 break
-            row, told = row[on], node[on] * logits.shape[1] + chosen[on]
-            told, node = told.unique(return_inverse=True)
-            parent, token = told // logits.shape[1], (told % logits.shape[1])[:, None]
-            cache.batch_select_indices(parent)
-            mask = torch.cat([mask[parent], mask.new_ones(len(parent), 1)], dim=1)
-            position = position[parent] + 1
+            row_R = row_R[on]
+            different, node_R = (node_R[on] * logits.shape[1] + chosen_R[on]).unique(return_inverse=True)
+            parent, token = different // logits.shape[1], different % logits.shape[1]
+            spread, place = side_by_side(parent // token_BN.shape[1], len(token_BN))
+            parent_BN, token_BN, node_R = spread(parent % token_BN.shape[1]), spread(token), place[node_R]
+            own_NN = torch.eye(token_BN.shape[1], dtype=torch.bool, device=seen_BNC.device)
+            past_BNC = seen_BNC.gather(1, parent_BN[:, :, None].expand(-1, -1, seen_BNC.shape[2]))
+            seen_BNC = torch.cat([past_BNC, own_NN.expand(len(past_BNC), -1, -1)], dim=2)
+            place_BN = place_BN.gather(1, parent_BN) + 1
         return ids
 
     def _states(self, rows: int, beams: int) -> dict[str, Any]:
@@ -170,6 +177,25 @@ class Prompts:
             ),
             **past,
         ).get("past_key_values")
+
+
+def side_by_side(row: Tensor, rows: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Put items into the rows they belong to, one after another; `row` is sorted.
+
+    Returns:
+        A function that turns values of the items into [rows, columns], 0 where there is no item; and each item's place
+        in it, flattened.
+
+    >>> spread, place = side_by_side(torch.tensor([0, 0, 2]), 3)
+    >>> spread(torch.tensor([7, 8, 9])), place
+    (tensor([[7, 8],
+            [0, 0],
+            [9, 0]]), tensor([0, 1, 4]))
+    """
+    counts = row.bincount(minlength=rows)
+    columns = int(counts.max())
+    place = row * columns + torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+    return lambda values: values.new_zeros(rows * columns).scatter(0, place, values).view(rows, columns), place
 
 
 def has_plain_cache(model: PreTrainedModel) -> bool:
