@@ -19,9 +19,10 @@ import torch
 from jsonargparse import auto_cli
 from lightning import Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 
 # Imported for their class names: `class_path: InstructionTuningModule` needs no package in a YAML.
 from crosstask import callbacks, datamodules, lightning_modules
@@ -41,6 +42,7 @@ from crosstask.lightning_modules.scoring.sampling import write_samples
 from crosstask.lightning_modules.scoring.selecting import select_samples
 from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO, require_readable, require_resumable
 from crosstask.lightning_modules.sharding.export import export_checkpoint
+from crosstask.lightning_modules.sharding.replacing import last_checkpoint, newest_path, save_through_replacing
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export_checkpoint,
@@ -82,6 +84,9 @@ class Parser(LightningArgumentParser):
 class CrosstaskCLI(LightningCLI):
     """LightningCLI with what data and model must agree on linked, and a trainer set up for planned streams."""
 
+    checkpoint: Path | None = None
+    """Where the run goes on, or whose weights it reads; None where it starts, or Lightning knows better."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in LINKED:
             parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
@@ -102,10 +107,15 @@ class CrosstaskCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         trainer = super().instantiate_trainer(**kwargs)
-        if isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-            files = trainer.strategy.checkpoint_io
+        strategy = trainer.strategy
+        if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+            files = strategy.checkpoint_io
             if type(files) is TorchCheckpointIO:
-                trainer.strategy.checkpoint_io = AnyLayoutIO()
+                strategy.checkpoint_io = AnyLayoutIO()
+            elif type(files) is AsyncCheckpointIO and type(files.checkpoint_io) is TorchCheckpointIO:
+                strategy.checkpoint_io = AsyncCheckpointIO(AnyLayoutIO())
+        elif isinstance(strategy, DeepSpeedStrategy | FSDPStrategy):
+            save_through_replacing(strategy)
         bar = trainer.progress_bar_callback
         if type(bar) is RichProgressBar:
             callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -114,17 +124,32 @@ class CrosstaskCLI(LightningCLI):
 
     def _require_checkpoint(self) -> None:
         """Refuse a checkpoint that this run cannot go on from, before anything is built."""
-        path = self.config[self.subcommand].get("ckpt_path")
-        if path is None or path in ("best", "last", "hpc"):
+        given = self.config[self.subcommand].get("ckpt_path")
+        if given == "best":
+            raise ValueError("--ckpt_path best is known only within the run that saved it: name the checkpoint's path")
+        path = self._last_checkpoint() if given == "last" else given
+        if path is None or path == "hpc" or "://" in str(path):
             return
+        self.checkpoint = newest_path(Path(path))
         if self.subcommand == "fit":
-            require_resumable(Path(path), self.trainer.strategy)
+            require_resumable(self.checkpoint, self.trainer.strategy)
         else:
-            require_readable(Path(path), self.trainer.strategy)
+            require_readable(self.checkpoint, self.trainer.strategy)
         if isinstance(self.model, PlannedTraining):
-            self.model.resumes_from = Path(path)
+            self.model.resumes_from = self.checkpoint
+
+    def _last_checkpoint(self) -> Path | None:
+        """What Lightning takes for ``last``, or the newer one whose process was ended before it had that name."""
+        writers = [each for each in self.trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+        folders = [(Path(each.dirpath), each.CHECKPOINT_NAME_LAST) for each in writers if each.dirpath is not None]
+        found = [path for folder, name in folders if (path := last_checkpoint(folder, name)) is not None]
+        return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
     before_fit = before_validate = before_test = before_predict = _require_checkpoint
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        found = super()._prepare_subcommand_kwargs(subcommand)
+        return found if self.checkpoint is None else {**found, "ckpt_path": str(self.checkpoint)}
 
     def _parse_ckpt_path(self) -> None:
         """Keep the command line's model: a checkpoint brings weights, it does not change arguments in silence."""

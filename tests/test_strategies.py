@@ -20,8 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from crosstask.cli import main
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.instructions.fit_checks import refuse_strategy
-from crosstask.lightning_modules.sharding.checkpoints import partial_path, require_whole_checkpoint
+from crosstask.lightning_modules.sharding.checkpoints import require_whole_checkpoint
 from crosstask.lightning_modules.sharding.export import export_checkpoint
+from crosstask.lightning_modules.sharding.replacing import partial_path, whole_path
 from crosstask.lightning_modules.sharding.tensor_parallel import require_tensor_parallel
 
 STEPS = 4
@@ -235,8 +236,25 @@ def test_what_is_no_checkpoint_of_this_model_is_refused(runs: Path, adam: Path, 
     with pytest.raises(ValueError, match="no whole checkpoint"):
         main(fit(adam, "no", f"--ckpt_path={half}"))
     half.rename(partial_path(half))
-    with pytest.raises(ValueError, match=r"half-written-\w+ beside it was never finished"):
+    with pytest.raises(ValueError, match=r"half-written-half\.ckpt beside it was never finished"):
         main(fit(adam, "no", f"--ckpt_path={half}"))
+
+
+def test_last_is_the_newest_whole_checkpoint_or_refused(runs: Path, adam: Path) -> None:
+    """As a job that is started again resumes: its process may have ended while one folder replaced another."""
+    last = runs / "adam_cut_short" / "last.ckpt"
+    shutil.copytree(runs / "adam_fsdp2" / f"step={STEPS}.ckpt", whole_path(last))
+    words = ["--ckpt_path=last", f"--trainer.max_steps={STEPS + 1}"]
+    main(fit(adam, "adam_cut_short", *words, "--trainer.callbacks.init_args.save_last=true"))
+    assert len(losses(runs / "run/adam_cut_short")) == 1
+    assert last.is_file()
+    assert not whole_path(last).exists()
+
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        main(fit(adam, "adam_cut_short", *words))
+    with pytest.raises(ValueError, match="--ckpt_path best is known only within the run"):
+        main(fit(adam, "adam_cut_short", "--ckpt_path=best"))
 
 
 def test_an_unfinished_folder_of_deepspeed_is_refused(runs: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ Three layouts exist: one file (one device, DDP, FSDP with state_dict_type full),
 DeepSpeed folder. A wrong one is refused before any weight is read, by name and with the way out.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +14,12 @@ from lightning.fabric.utilities.load import _load_distributed_checkpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from transformers import PreTrainedConfig
 
+from .replacing import PARTIAL, newest_path, partial_path, replace_whole
+
 Layout = Literal["file", "shards", "deepspeed"]
 
 KEY = "crosstask"
 """Where a checkpoint keeps what is ours."""
-
-PARTIAL = "half-written-"
 
 _SHAPE_FIELDS = (
     "hidden_size",
@@ -55,11 +54,6 @@ def require_same_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], where
         raise ValueError(f"{where} is the checkpoint of another model: {differences}")
 
 
-def partial_path(path: Path) -> Path:
-    """Where a folder lies until it is whole; Lightning must not find it when it looks for names with "last"."""
-    return path.with_name(PARTIAL + hashlib.sha256(path.name.encode()).hexdigest()[:8])
-
-
 def checkpoint_layout(path: Path) -> Layout:
     """Which of the layouts lies at a path.
 
@@ -69,8 +63,9 @@ def checkpoint_layout(path: Path) -> Layout:
     if path.is_file():
         return "file"
     if not path.exists():
-        partial = partial_path(path)
+        partial, newest = partial_path(path), newest_path(path)
         hint = f"; {partial.name} beside it was never finished" if partial.exists() else ""
+        hint = f"; {newest.name} beside it is whole" if newest.exists() else hint
         raise ValueError(f"there is no checkpoint at {path}{hint}")
     if (path / "checkpoint").is_dir():
         return "deepspeed"
@@ -168,7 +163,20 @@ def require_readable(path: Path, strategy: object) -> None:
 
 
 class AnyLayoutIO(TorchCheckpointIO):
-    """Lets one device and DDP go on from a folder of shards, too: each process reads all of it."""
+    """Lets one device and DDP go on from a folder of shards, too: each process reads all of it.
+
+    A file is written beside the one that it replaces: Lightning writes it elsewhere, and copies it over the older one
+    where that is another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        write = super().save_checkpoint
+        replace_whole(
+            Path(path), lambda beside: write(checkpoint, beside, storage_options), moves=True, wait=lambda: None
+        )
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         if require_whole_checkpoint(Path(path)) == "file":

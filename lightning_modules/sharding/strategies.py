@@ -1,6 +1,5 @@
 """The sharded strategy: FSDP2, with tensor parallelism, hybrid sharding and host offload, chosen in a YAML."""
 
-import shutil
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.optim import Optimizer
 
 from ..optimization import name_states
-from .checkpoints import partial_path, require_whole_checkpoint
+from .checkpoints import require_whole_checkpoint
+from .replacing import replace_whole
 from .sharded_models import Sharding
 
 
@@ -89,24 +89,13 @@ class ShardedStrategy(ModelParallelStrategy):
             super().model_to_device()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Write under another name, and rename once every process is done."""
-        if not self._save_distributed_checkpoint:
-            super().save_checkpoint(checkpoint, filepath, storage_options)
-            return
-        path = Path(self.broadcast(filepath))
-        partial = partial_path(path)
-        if self.global_rank == 0 and partial.exists():
-            shutil.rmtree(partial)
-        self.barrier()
-        super().save_checkpoint(checkpoint, partial, storage_options)
-        self.barrier()
-        if self.global_rank == 0:
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path.exists():
-                path.unlink()
-            partial.rename(path)
-        self.barrier()
+        """Write under another name, and put it in an older one's place once every process is done."""
+        replace_whole(
+            Path(self.broadcast(filepath)),
+            lambda path: super(ShardedStrategy, self).save_checkpoint(checkpoint, path, storage_options),
+            moves=self.is_global_zero,
+            wait=self.barrier,
+        )
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """States by parameter names, in one file as in shards.

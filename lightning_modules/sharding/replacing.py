@@ -1,0 +1,108 @@
+"""A checkpoint takes another one's place so that, whenever the process ends, a whole one is left.
+
+It is written under ``half-written-NAME`` and renamed ``whole-NAME`` once it is whole. Then the older one gets out of
+the way under the name that it no longer needs, and the newer one takes its place. A folder cannot replace another in
+one call of the system, as a file can, so that between two of these renamings only ``whole-NAME`` is left.
+"""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.strategies import Strategy
+
+PARTIAL, WHOLE = "half-written-", "whole-"
+
+
+def partial_path(path: Path) -> Path:
+    """Where a checkpoint lies until it is whole."""
+    return path.with_name(PARTIAL + path.name)
+
+
+def whole_path(path: Path) -> Path:
+    """Where a whole checkpoint lies until it has taken the place of an older one."""
+    return path.with_name(WHOLE + path.name)
+
+
+def newest_path(path: Path) -> Path:
+    """A checkpoint's path, or where the newer one lies whose process was ended before it had taken that place."""
+    whole = whole_path(path)
+    if whole.exists() and (not path.exists() or path.stat().st_mtime <= whole.stat().st_mtime):
+        return whole
+    return path
+
+
+def last_checkpoint(folder: Path, name: str) -> Path | None:
+    """The newest of a folder's checkpoints by the name of the last one, as a run has counted its versions.
+
+    Args:
+        folder: Where a run's checkpoints are.
+        name: What the last one is called, without its suffix.
+    """
+    pattern = re.compile(rf"({WHOLE})?{re.escape(name)}(-.*)?\.ckpt")
+    found = [path for path in folder.glob("*.ckpt") if pattern.fullmatch(path.name)]
+    return max(found, key=lambda path: (path.stat().st_mtime, path.name.startswith(WHOLE)), default=None)
+
+
+def replace_whole(path: Path, write: Callable[[Path], None], *, moves: bool, wait: Callable[[], None]) -> None:
+    """Write a checkpoint and put it in the place of an older one; every process must call it.
+
+    Args:
+        path: Of the checkpoint.
+        write: Writes all of it, or this process's part, to another path.
+        moves: Whether this process renames and deletes: exactly one does.
+        wait: Until all processes have come here.
+    """
+    if moves:
+        clear_place(path)
+    wait()
+    write(partial_path(path))
+    wait()
+    if moves:
+        partial_path(path).rename(whole_path(path))
+        take_place(path)
+    wait()
+
+
+def clear_place(path: Path) -> None:
+    """Finish what an ended process did not, and delete what it left half-written."""
+    if whole_path(path).exists():
+        if newest_path(path) == path:
+            _delete(whole_path(path))
+        else:
+            take_place(path)
+    _delete(partial_path(path))
+
+
+def take_place(path: Path) -> None:
+    """Move the whole checkpoint to its path, over a file in one step, over a folder in two."""
+    whole, partial = whole_path(path), partial_path(path)
+    if path.is_symlink() or path.is_dir() or (path.exists() and whole.is_dir()):
+        _delete(partial)
+        path.rename(partial)
+    whole.replace(path)
+    _delete(partial)
+
+
+def save_through_replacing(strategy: Strategy) -> None:
+    """Have a strategy of Lightning's, which writes folders in place, write beside what it replaces."""
+    save = strategy.save_checkpoint
+
+    def save_checkpoint(checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        replace_whole(
+            Path(strategy.broadcast(filepath)),
+            lambda path: save(checkpoint, path, storage_options),
+            moves=strategy.is_global_zero,
+            wait=strategy.barrier,
+        )
+
+    strategy.save_checkpoint = save_checkpoint  # type: ignore[method-assign]
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
