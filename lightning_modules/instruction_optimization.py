@@ -28,7 +28,7 @@ from .hypergradients import Hypergradient, Method, Vector, average_over_replicas
 from .hypergradients.parameter_vectors import cosine, norm
 from .hypergradients.passes import averaged, gathered_anew, gradients, or_zeros
 from .instruction_tuning import InstructionTuningModule
-from .instructions.fit_checks import refuse_low_precision, refuse_strategy, require_agreement
+from .instructions.fit_checks import refuse_low_precision, refuse_strategy, refuse_trainer, require_agreement
 from .instructions.instructed_loss import instructed_loss, reader, within_forward
 from .instructions.instruction_kinds import InstructionSettings, Kind, Representation, build_instruction
 from .instructions.learnable_instructions import Extractor, Instruction, LearnableInstruction
@@ -71,7 +71,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
         outer: How phi moves, and how its hypergradient is computed.
         betas: Adam's decay rates of both moments, at both levels.
         weight_decay: Decay of theta's matrices; 0 makes AdamW the paper's Adam.
-        clip: Largest norm of a gradient; what is clipped is the preset's choice.
+        clip: Largest norm of a gradient, 0 for any; what is clipped is the preset's choice.
         clipping: Whether theta is clipped alone or with phi, in place of the preset's choice.
         exemplar_padding: Whether padding behind a chosen exemplar is masked, in place of the preset's choice.
         dropout: Residual dropout in place of the model's own setting.
@@ -140,6 +140,8 @@ class InstructionOptimizationModule(InstructionTuningModule):
         )
         if inner_steps < 1:
             raise ValueError(f"inner_steps (K) must be at least 1, got {inner_steps}")
+        if not clip >= 0.0:
+            raise ValueError(f"clip must be a positive norm, or 0 to clip nothing, got {clip}")
         self.method = outer_method(outer, self.choices, inner_steps=inner_steps, compiled=compile)
         self.preset, self.inner_steps, self.clip, self.outer = preset, inner_steps, clip, outer
         self.instruction_length, self.candidates = instruction_length, candidates
@@ -217,6 +219,12 @@ class InstructionOptimizationModule(InstructionTuningModule):
             self.outer_level.load_state_dict(self._restored)
             self._restored = None
         return super().configure_optimizers()
+
+    def configure_callbacks(self) -> list[Any]:
+        """No callbacks: the first hook with a trainer, before Lightning advises to let it take the steps."""
+        if self._fits:
+            refuse_trainer(self.trainer)
+        return []
 
     def on_fit_start(self) -> None:
         """Refuse what this training cannot be exact with, before its first step."""

@@ -117,9 +117,9 @@ def linear_schedule(optimizer: Optimizer, *, warmup: int, total: int) -> LambdaL
 
 
 def clipped_share(length: float, *, largest: float) -> float:
-    """What a gradient of this length is multiplied by, as ``clip_grad_norm_`` does.
+    """What a gradient of this length is multiplied by, as ``clip_grad_norm_`` does; 0 clips nothing, as in Lightning.
 
-    >>> clipped_share(0.5, largest=1.0), round(clipped_share(4.0, largest=1.0), 3)
-    (1.0, 0.25)
+    >>> clipped_share(0.5, largest=1.0), round(clipped_share(4.0, largest=1.0), 3), clipped_share(4.0, largest=0.0)
+    (1.0, 0.25, 1.0)
     """
-    return min(1.0, largest / (length + 1e-6))
+    return min(1.0, largest / (length + 1e-6)) if largest else 1.0

@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 from bilevel_runs import INNER_STEPS, Make, trainer
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
@@ -334,6 +335,7 @@ def test_a_growing_series_is_told(make_bilevel: Make) -> None:
     ("arguments", "said"),
     [
         ({"inner_steps": 0}, r"inner_steps \(K\) must be at least 1, got 0"),
+        ({"clip": -1.0}, "clip must be a positive norm, or 0 to clip nothing, got -1.0"),
         ({"hessian_products": -1}, r"hessian_products \(M\) must be 0 or more .* got -1"),
         ({"gamma": 0.0}, "gamma positive"),
         ({"preset": "code"}, "preset must be one of"),
@@ -348,6 +350,33 @@ def test_a_growing_series_is_told(make_bilevel: Make) -> None:
 def test_impossible_settings_of_the_module(make_bilevel: Make, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make_bilevel(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gradient_clip_val": 1.0}, "gradient_clip_val is 1.0: leave it out, and set the model's clip"),
+        ({"accumulate_grad_batches": 2}, "set the datamodule's inner_rows and outer_rows"),
+        (
+            {"plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))},
+            "set trainer.precision to bf16-mixed or 32-true, got 16-mixed",
+        ),
+    ],
+)
+def test_what_lightning_does_for_its_own_steps_is_refused(
+    make_bilevel: Make, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        trainer(**options).fit(*make_bilevel())
+
+
+def test_a_clip_of_0_clips_nothing(make_bilevel: Make) -> None:
+    losses = {}
+    for clip in (0.0, 1e9):
+        fitted = trainer(INNER_STEPS)
+        fitted.fit(*make_bilevel(clip=clip, clipping="joint"))
+        losses[clip] = fitted.callback_metrics["train/inner_loss"].item()
+    assert losses[0.0] == losses[1e9]
 
 
 def test_what_finite_differences_and_the_loop_cannot_do_is_refused(

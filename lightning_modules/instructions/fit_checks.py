@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch.nn import Parameter
@@ -28,6 +29,30 @@ def require_agreement(module: Any, datamodule: Any) -> None:
         raise ValueError(
             "a learnable instruction is trained on the loss of outer tasks, and there are none: set the "
             "datamodule's split, or instruction to none or first_exemplar"
+        )
+
+
+def refuse_trainer(trainer: L.Trainer) -> None:
+    """Refuse what a trainer does for steps that are Lightning's, and theta's and phi's are not.
+
+    Raises:
+        ValueError: With the argument that does the same here.
+    """
+    if trainer.gradient_clip_val:
+        raise ValueError(
+            f"instruction optimization clips theta and phi by itself, and trainer.gradient_clip_val is "
+            f"{trainer.gradient_clip_val}: leave it out, and set the model's clip"
+        )
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            "a step of instruction optimization is one batch, and trainer.accumulate_grad_batches is "
+            f"{trainer.accumulate_grad_batches}: leave it out, and set the datamodule's inner_rows and outer_rows; "
+            "the model's outer.rows_at_once bounds the rows that the hypergradient holds at a time"
+        )
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        raise ValueError(
+            "instruction optimization does not scale its losses, and float16 would lose small gradients: set "
+            f"trainer.precision to bf16-mixed or 32-true, got {trainer.precision}"
         )
 
 
