@@ -29,7 +29,8 @@ class Times(NamedTuple):
 
     Args:
         data: Waiting for batches.
-        work: From a batch's start to its loss, before the first wait for others (under sharding with some).
+        work: From a batch's start to its loss, before the first wait for others (with some under sharding, and where
+            instruction optimization moves phi first).
         host: The machine.
     """
 

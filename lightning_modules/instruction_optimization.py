@@ -258,7 +258,8 @@ class InstructionOptimizationModule(InstructionTuningModule):
         theta, joint = self.theta, self.choices.clipping == "joint"
         moved: list[Parameter] = [*theta, *self.phi] if joint else theta
         with gathered_anew(theta):
-            loss = self._inner_loss(batch)
+            # Callbacks are told, as Lightning does it: on_before_backward ends what a process does by itself.
+            loss = self.trainer.strategy.precision_plugin.pre_backward(self._inner_loss(batch), self)
             found = averaged(or_zeros(gradients(loss, moved), moved), self._reduce)
         length = norm(found)
         share = clipped_share(length, largest=self.clip)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from bilevel_runs import Make, trainer
 from recipes import tuning_data
+from slow_steps import SlowSteps
 
-from crosstask.callbacks.stragglers import STAGES, Report, Times, missing_ranks, slow_ranks
+from crosstask.callbacks.stragglers import STAGES, Report, Stragglers, Times, missing_ranks, slow_ranks
 from crosstask.cli import main
 
 
@@ -45,6 +47,14 @@ def test_a_run_logs_its_waits_and_tells_of_a_stall(
     assert min(slow) > 1.2
     assert max(float(row["stragglers/data_wait_longest"]) for row in rows) < 1.2
     assert json.loads((tmp_path / "version_0/progress/00000.json").read_text())[1] in STAGES
+
+
+def test_the_work_of_instruction_optimization_is_timed_too(make_bilevel: Make, tmp_path: Path) -> None:
+    fitted = trainer(
+        4, callbacks=[Stragglers(every=2), SlowSteps(0.1)], enable_checkpointing=False, default_root_dir=str(tmp_path)
+    )
+    fitted.fit(*make_bilevel())
+    assert 0.1 < fitted.callback_metrics["stragglers/work_longest"] < 5
 
 
 def test_the_slow_rank_is_named_and_even_work_is_not() -> None:
