@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.generation import Decoding, DrawTokens, cut_at, generate, prompt_seed
+from crosstask.lightning_modules.evaluation.prompt_reading import has_plain_cache
 
 CAUSAL: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
@@ -118,6 +119,22 @@ def test_the_model_is_called_for_what_is_different_and_goes_on(tokenizer: Any, s
     assert answers(model, tokenizer, sources, decodings, **options) == answers(
         plain, tokenizer, sources, decodings, **options
     )
+
+
+def test_where_a_cached_token_is_not_worth_the_same_in_any_column_nothing_is_shared(tokenizer: Any) -> None:
+    assert has_plain_cache(build("llama", tokenizer, "document"))
+    assert not has_plain_cache(build("llama", tokenizer))  # its positions may be those of columns
+    fields = {
+        **CAUSAL["llama"],
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention"] * 2,
+        "use_sliding_window": True,
+    }
+    window = AutoConfig.for_model("qwen2", **fields, num_key_value_heads=2, attn_implementation="document")
+    assert not has_plain_cache(AutoModelForCausalLM.from_config(window, attn_implementation="document"))
+    static = build("llama", tokenizer, "document")
+    static.generation_config.cache_implementation = "static"
+    assert not has_plain_cache(static)
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

@@ -206,6 +206,8 @@ def has_plain_cache(model: PreTrainedModel) -> bool:
     config = model.config
     if config.is_encoder_decoder or config._attn_implementation not in IMPLEMENTATIONS or virtual_tokens(model):
         return False
+    if getattr(model.generation_config, "cache_implementation", None) not in (None, "dynamic"):
+        return False
     return not any(DynamicCache(config=config).is_sliding)
 
 
