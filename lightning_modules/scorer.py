@@ -43,7 +43,8 @@ class ScorerModule(PlannedTraining):
         loss: regression is Cappy's squared error; pairwise (Bradley-Terry, as reward models are trained) and listwise
             (ListNet) learn which response to an instruction is better, and need the datamodule's ``grouped``, which the
             command line sets by itself.
-        label_temperature: Of the listwise loss: a response that is so much more correct is e times as probable.
+        label_temperature: Of the listwise loss: a response that is so much more correct is e times as probable. ListNet
+            has none, which is 1.
         learning_rate: Peak of the schedule; Cappy took 1e-6 for its pretraining and 2e-5 to adapt to a task.
         warmup_share: Share of the steps until the peak.
         betas: Adam's decay rates of both moments.
@@ -64,7 +65,7 @@ class ScorerModule(PlannedTraining):
         row_length: int = 2048,
         total_steps: int = -1,
         loss: ScorerLoss = "regression",
-        label_temperature: float = 0.1,
+        label_temperature: float = 1.0,
         learning_rate: float = 2e-5,
         warmup_share: float = 0.1,
         betas: tuple[float, float] = (0.9, 0.999),

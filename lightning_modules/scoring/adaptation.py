@@ -83,7 +83,7 @@ class ScorerTraining:
     config: dict[str, Any] | None = None
     tokenizer: str | None = None
     loss: ScorerLoss = "regression"
-    label_temperature: float = 0.1
+    label_temperature: float = 1.0
     steps: int = 400
     batch: int = 256
     learning_rate: float = 2e-5

@@ -73,8 +73,8 @@ def listwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int], *
     """Cross entropy between softmax(labels / temperature) and softmax(scores) over the pairs of each group; [G].
 
     ListNet's top-one loss (Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach", equation
-    4). The paper's labels are grades 0 to 5, ours lie in [0, 1]: without a temperature a right response would be no
-    more than e times as probable as a wrong one.
+    4). The paper's labels are grades 0 to 5, ours lie in [0, 1]: at a temperature of 1, as there, a right response is e
+    times as probable as a wrong one, at 0.1 20,000 times.
     """
     scores_GM, labels_GM, real_GM = _by_group(scores_S, labels_S, groups)
     targets_GM = (labels_GM / label_temperature).masked_fill(~real_GM, -torch.inf).softmax(dim=1)
