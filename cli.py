@@ -8,7 +8,6 @@ import inspect
 import json
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import takewhile
@@ -19,6 +18,8 @@ import torch
 from jsonargparse import auto_cli
 from lightning import Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CUDAAccelerator
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
@@ -33,6 +34,7 @@ from crosstask.callbacks.report.scaling import plot_scaling
 from crosstask.datamodules.benchmarks.messages import unknown_class_hint
 from crosstask.datamodules.bilevel.split_search import search_splits
 from crosstask.datamodules.data_commands import decontaminate, describe, prepare
+from crosstask.datamodules.refusals import RefusingParser, is_ours
 from crosstask.datamodules.rendering.bpe import train_tokenizer
 from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.lightning_modules.planned_training import PlannedTraining
@@ -72,7 +74,7 @@ LINKED = ("tokenizer", "row_length", "preset", "inner_steps", "instruction_lengt
 """Arguments of a datamodule that its module takes over; a class without one of them is left alone."""
 
 
-class Parser(LightningArgumentParser):
+class Parser(RefusingParser, LightningArgumentParser):
     """Answers the name of an unknown class with the nearest known ones."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -106,8 +108,16 @@ class CrosstaskCLI(LightningCLI):
             data["tokenizer"] = model["tokenizer"] = model["pretrained"]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        trainer = super().instantiate_trainer(**kwargs)
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            raise ValueError(f"the trainer cannot be built from its settings: {error}") from error
         strategy = trainer.strategy
+        if type(strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
+            raise ValueError(
+                f"DeepSpeed is only supported on CUDA devices, and the accelerator is "
+                f"{type(trainer.accelerator).__name__}: set trainer.strategy to auto, ddp or ShardedStrategy"
+            )
         if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
             files = strategy.checkpoint_io
             if type(files) is TorchCheckpointIO:
@@ -213,10 +223,9 @@ def program() -> None:
     """The program ``crosstask``: what it refuses is said in its own words, without the calls that led there."""
     try:
         main()
-    except ValueError as error:
-        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-        ours = str(frame.f_globals.get("__name__")).startswith("crosstask.")
-        if not ours or os.environ.get("CROSSTASK_TRACEBACK"):
+    except (ValueError, MisconfigurationException) as error:
+        said = is_ours(error) or isinstance(error, MisconfigurationException)
+        if not said or os.environ.get("CROSSTASK_TRACEBACK"):
             raise
         raise SystemExit(f"crosstask: {error}\n(CROSSTASK_TRACEBACK=1 shows where this was found.)") from None
 

@@ -18,6 +18,7 @@ from .decontamination.overlap import WORDS, index_evaluation, overlaps
 from .decontamination.report import THRESHOLD, compare, markdown, summary, write_decisions
 from .decontamination.task_texts import TaskTexts
 from .instruction_tuning import InstructionTuningDataModule
+from .refusals import RefusingParser
 
 OTHERS = ("seed_everything", "trainer", "model", "optimizer", "lr_scheduler", "ckpt_path")
 """What else a YAML of Lightning may hold; it is read over."""
@@ -81,7 +82,7 @@ def decontaminate(words: Sequence[str]) -> None:
     print(f"read {folder / 'report.md'}, and decide in {folder / 'decisions.tsv'}")
 
 
-class _Parser(ArgumentParser):
+class _Parser(RefusingParser):
     """Answers the name of an unknown reader with the nearest known ones, as the trainer's commands do."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

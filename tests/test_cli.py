@@ -211,6 +211,34 @@ def test_the_program_says_what_it_refuses_without_the_calls_that_led_there(
         program()
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        (
+            "fit",
+            ["--data.init_args.row_length=-5"],
+            "InstructionTuningDataModule: row_length = -5 leaves no room for a",
+        ),
+        ("describe", ["--data.init_args.row_length=-5"], "InstructionTuningDataModule: row_length = -5 leaves no room"),
+        (
+            "fit",
+            ["--trainer.callbacks+=Stragglers", "--trainer.callbacks.every=0"],
+            "Stragglers: every must be at least 1",
+        ),
+        ("fit", ["--trainer.strategy=fsdp"], "the trainer cannot be built .* requires a GPU accelerator"),
+        ("fit", ["--trainer.strategy=deepspeed"], "DeepSpeed is only supported on CUDA devices"),
+        ("fit", ["--trainer.max_steps=-5"], "`max_steps` must be a non-negative integer or -1"),
+    ],
+)
+def test_what_a_yaml_cannot_build_is_said_in_a_sentence(
+    config: Path, monkeypatch: pytest.MonkeyPatch, command: str, words: list[str], said: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["crosstask", command, "--config", str(config), *words])
+    with pytest.raises(SystemExit, match=f"^crosstask: {said}") as refused:
+        program()
+    assert len(str(refused.value)) < 400
+
+
 def test_an_error_of_a_library_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("crosstask.cli.main", lambda: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):

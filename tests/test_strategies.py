@@ -162,8 +162,14 @@ def refusals(recipe: Path, folder: Path) -> list[dict[str, Any]]:
     tensor = ["--trainer.strategy.class_path=ShardedStrategy"]
     size = "--trainer.strategy.init_args.tensor_parallel_size"
     return [
-        {"words": fit(recipe, "no", *TWO, "--trainer.strategy=fsdp"), "refused": "GPU accelerator"},
-        {"words": fit(recipe, "no", *TWO, "--trainer.strategy=deepspeed"), "refused": "only supported on CUDA"},
+        {
+            "words": fit(recipe, "no", *TWO, "--trainer.strategy=fsdp"),
+            "refused": "the trainer cannot be built from its settings: The strategy `fsdp` requires a GPU accelerator",
+        },
+        {
+            "words": fit(recipe, "no", *TWO, "--trainer.strategy=deepspeed"),
+            "refused": "DeepSpeed is only supported on CUDA devices",
+        },
         {"words": fit(recipe, "no", *TWO, *tensor, f"{size}=3"), "refused": "cannot be divided into"},
         {
             "words": fit(recipe, "no", *TWO, *STRATEGIES["ddp"], "--data.init_args.rows_per_step=3"),
