@@ -176,6 +176,12 @@ class FitReader(CrosstaskCLI):
         super().add_arguments_to_parser(parser)
         parser.add_function_arguments(self.command, skip={"configuration"})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        with warnings.catch_warnings():
+            # It takes them for a second set of words beside the program's own.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+            super().parse_arguments(parser, args)
+
     def instantiate_classes(self) -> None:
         """A command about a fit needs neither trainer nor model, nor their hardware."""
 

@@ -1,6 +1,7 @@
 """Plans before training: bytes by known answers, and by what real processes hold."""
 
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,19 @@ from crosstask.cli import FitReader, main
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.adapters import LoRA, add_adapters
 from crosstask.lightning_modules.models import build_model
-from crosstask.lightning_modules.planning.memory import Layout, StepShape, head_memory, step_memory
-from crosstask.lightning_modules.planning.training_plan import (
-    TrainingPlan,
-    layout_of,
-    make_plan,
-    memory_of_depth,
-    step_shape,
+from crosstask.lightning_modules.planning.layouts import layout_of
+from crosstask.lightning_modules.planning.memory import (
+    Finish,
+    Kind,
+    Layout,
+    Precision,
+    StepShape,
+    head_memory,
+    step_memory,
+    step_phases,
 )
+from crosstask.lightning_modules.planning.phases import most
+from crosstask.lightning_modules.planning.training_plan import TrainingPlan, make_plan, memory_of_depth, step_shape
 
 ROOT = Path(__file__).parents[1]
 WIDTH, BLOCKS, VOCABULARY = 64, 3, 500
@@ -51,6 +57,10 @@ def opt(blocks: int = BLOCKS, width: int = WIDTH) -> PreTrainedConfig:
 
 def build(config: PreTrainedConfig, dtype: torch.dtype | None = None) -> PreTrainedModel:
     return build_model(config, weights=None, vocabulary=0, attention="sdpa", dtype=dtype or torch.float32)
+
+
+def recompute(model: PreTrainedModel) -> None:
+    model.activation_checkpointing_enable()
 
 
 memory = partial(step_memory, partial(build, opt()), lambda model: None)
@@ -113,9 +123,6 @@ def test_tensor_parallelism_divides_blocks_activations() -> None:
 
 
 def test_activations_grow_with_rows_and_shrink_when_recomputed() -> None:
-    def recompute(model: PreTrainedModel) -> None:
-        model.activation_checkpointing_enable()
-
     few, many = (memory(Layout(), SHAPE._replace(rows=rows)).activations for rows in (8, 16))
     assert many == pytest.approx(2 * few, rel=0.05)
     assert step_memory(partial(build, opt()), recompute, Layout(), SHAPE._replace(rows=16)).activations < 0.6 * many
@@ -127,6 +134,14 @@ def test_logits_take_a_copy_and_its_gradients() -> None:
     assert 2 * 4 * 1000 * VOCABULARY <= found <= 4 * 4 * 1000 * VOCABULARY
 
 
+def fsdp(sharding: str, **settings: Any) -> dict[str, Any]:
+    path = "lightning.pytorch.strategies.FSDPStrategy"
+    return {"class_path": path, "init_args": {"sharding_strategy": sharding, **settings}}
+
+
+BASE = {"devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None, "accelerator": "cpu"}
+
+
 @pytest.mark.parametrize(
     ("trainer", "expected"),
     [
@@ -134,16 +149,71 @@ def test_logits_take_a_copy_and_its_gradients() -> None:
         ({"devices": 2}, Layout("ddp", 2)),
         ({"devices": 8, "num_nodes": 4, "strategy": "ddp"}, Layout("ddp", 32)),
         (
-            {"devices": 2, "strategy": "deepspeed_stage_3_offload"},
-            Layout("zero_3", 2, offload=True, reduce_bucket=200_000_000),
+            {"devices": 2, "strategy": "deepspeed_stage_2_offload"},
+            Layout("zero_2", 2, offload=True, reduce_bucket=200_000_000),
         ),
         ({"devices": 2, "strategy": "deepspeed"}, Layout("zero_2", 2, reduce_bucket=200_000_000)),
+        (
+            {"devices": 2, "strategy": "deepspeed_stage_3_offload"},
+            Layout("zero_3", 2, offload=True, offload_weights=True, reduce_bucket=200_000_000),
+        ),
         ({"devices": 2, "strategy": "fsdp", "precision": "bf16-mixed"}, HALF),
+        ({"devices": 8, "num_nodes": 4, "strategy": fsdp("HYBRID_SHARD")}, Layout("sharded", 32, copies=4)),
+        ({"devices": 8, "strategy": fsdp("HYBRID_SHARD", device_mesh=[4, 2])}, Layout("sharded", 8, copies=4)),
+        ({"devices": 8, "strategy": fsdp("FULL_SHARD", cpu_offload=True)}, Layout("sharded", 8, offload=True)),
+        ({"precision": 16}, Layout(precision="16-mixed")),
+        ({"precision": "64"}, Layout(precision="64-true")),
     ],
 )
 def test_a_strategy_is_a_layout(trainer: dict[str, Any], expected: Layout) -> None:
-    base = {"devices": 1, "num_nodes": 1, "strategy": "auto", "precision": None, "accelerator": "cpu"}
-    assert layout_of(base | trainer, devices=None, fused=False) == expected
+    assert layout_of(BASE | trainer, devices=None, fused=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("trainer", "devices", "message"),
+    [
+        ({"strategy": fsdp("SHARD_GRAD_OP")}, 8, "sharding_strategy SHARD_GRAD_OP: known are FULL_SHARD"),
+        ({"devices": 8, "strategy": fsdp("HYBRID_SHARD")}, 12, "12 devices are not whole nodes of 8"),
+        ({"precision": "transformer-engine"}, 1, "no plan can be made for the precision transformer-engine"),
+        ({"strategy": fsdp("FULL_SHARD"), "precision": "64-true"}, 8, "FSDP knows no precision 64-true"),
+        (
+            {"strategy": {"class_path": "DeepSpeedStrategy", "init_args": {"config": "zero.json"}}},
+            8,
+            "no plan can be made of a DeepSpeed `config`",
+        ),
+        (
+            {"strategy": {"class_path": "ShardedStrategy", "init_args": {"tensor_parallel_size": 3}}},
+            64,
+            "64 devices cannot be divided into tensor_parallel_size = 3",
+        ),
+        ({}, 0, "--devices must be at least 1, got 0"),
+        ({}, -4, "--devices must be at least 1, got -4"),
+    ],
+)
+def test_a_layout_that_cannot_be_planned_is_refused(trainer: dict[str, Any], devices: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        layout_of(BASE | trainer, devices=devices, fused=False)
+
+
+def test_what_lies_in_the_hosts_memory_is_not_on_the_device() -> None:
+    """DeepSpeed's own estimates: 4 bytes for each parameter of the largest block, and 2 for each of its part."""
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+
+    largest, shape = 12 * WIDTH**2 + 13 * WIDTH, SHAPE._replace(rows=1, columns=1, targets=1)
+    for weights in (False, True):
+        layout = Layout("zero_3", 2, precision="16-mixed", offload=True, offload_weights=weights)
+        found = memory(layout, shape)
+        _, expected, _ = estimate_zero3_model_states_mem_needs(PARAMETERS, largest, 2, 1, True, weights)
+        assert found.total - found.activations == pytest.approx(expected, abs=2)
+    second = memory(Layout("zero_2", 2, precision="16-mixed", offload=True), shape)
+    assert second[:4] == (2 * PARAMETERS, 0, 0, 0)
+
+
+@pytest.mark.parametrize(("precision", "size"), [("64-true", 8), ("32-true", 4), ("16-true", 2), ("bf16-true", 2)])
+@pytest.mark.parametrize("kind", ["single", "sharded"])
+def test_weights_are_of_the_precisions_type(kind: Kind, precision: Precision, size: int) -> None:
+    found = memory(Layout(kind, 1, precision=precision), SHAPE._replace(accumulated=True))
+    assert found[:3] == (size * PARAMETERS, size * PARAMETERS, 2 * size * PARAMETERS)
 
 
 def test_a_bucket_of_gradients_is_held_whatever_the_model() -> None:
@@ -240,20 +310,55 @@ def test_two_processes_hold_what_was_planned(tmp_path: Path, toybench: Path) -> 
 
 
 def test_the_command_reads_a_fits_configuration(
-    tmp_path: Path, toybench: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    toybench: Path,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ["--config", str(recipe(tmp_path, toybench, 64)), "--trainer.strategy", "fsdp", "--memory", "1"]
+    monkeypatch.setattr(sys, "argv", ["crosstask", "plan", *words])
     main(["plan", *words])
+    told = " ".join(str(each.message) for each in recwarn)
+    assert "FSDP2-wrapped" not in told
+    assert "args parameter" not in told
     printed = capsys.readouterr().out
     assert "One of 2 devices" in printed
     assert "fits without gradient checkpointing" in printed
+    with pytest.raises(ValueError, match=r"trainer.max_steps = -1: say how many optimizer steps"):
+        main(["plan", *words, "--trainer.max_steps", "-1"])
 
 
-def test_a_deep_model_is_planned_from_shallow_ones() -> None:
-    shape, layout = SHAPE._replace(rows=16, accumulated=True), Layout("sharded", 4, tensor_parallel=2)
-    whole = step_memory(partial(build, opt(12)), lambda _: None, layout, shape)
-    planned = memory_of_depth(opt(12), build, lambda _: None, layout, shape)
-    assert planned.total == pytest.approx(whole.total, rel=0.02)
+@pytest.mark.parametrize(
+    ("layout", "accumulated", "finish"),
+    [
+        (Layout("sharded", 4, tensor_parallel=2), True, lambda model: None),
+        pytest.param(Layout("sharded", 4), False, recompute, marks=pytest.mark.distributed),
+        (Layout("single"), False, lambda model: None),
+    ],
+)
+def test_a_deep_model_is_planned_from_shallow_ones(layout: Layout, accumulated: bool, finish: Finish) -> None:
+    shape = SHAPE._replace(accumulated=accumulated)
+    whole = step_memory(partial(build, opt(9)), finish, layout, shape)
+    assert memory_of_depth(opt(9), build, finish, layout, shape) == whole
+    assert min(whole) >= 0
+
+
+def test_another_moment_decides_in_a_deep_model_than_in_a_shallow_one() -> None:
+    """In a shallow one the head; in a deep one the copy of all parameters that Adam's step takes."""
+    shape, layout = StepShape(rows=4, columns=32, targets=32, accumulated=True), Layout(foreach=True)
+    shallow, deep = (step_phases(partial(build, opt(blocks)), recompute, layout, shape) for blocks in (4, 12))
+    assert [max(each, key=lambda phase: each[phase].total).part for each in (shallow, deep)] == ["forward", "step"]
+    assert memory_of_depth(opt(12), build, recompute, layout, shape) == most(deep)
+
+
+def test_the_first_step_of_a_process_holds_what_the_next_one_does() -> None:
+    """Shapes that no other test has: DTensor computes on whole ones, once, to learn the shapes of results."""
+    first, second = (
+        step_phases(partial(build, opt(4, width=88)), recompute, Layout("sharded", 4, tensor_parallel=2), SHAPE)
+        for _ in range(2)
+    )
+    assert first == second
 
 
 @pytest.mark.distributed
@@ -264,7 +369,10 @@ def test_opt_iml_fits_where_it_was_trained(model: str, nodes: int, fits: bool) -
     """OPT-IML, Table 3: 30B on 64 and 175B on 128 A100-40GB; 16 are too few for 175B."""
     words = [f"--config={ROOT / folder / model}.yaml" for folder in ("configs", "configs/models")]
     words += ["--trainer.devices=8", f"--trainer.num_nodes={nodes}"]
-    assert plan_of(words, gibibytes=40).fits is fits
+    plan = plan_of(words, gibibytes=40)
+    assert plan.fits is fits
+    assert min(*plan.kept, *plan.recomputed) >= 0
+    assert plan.kept.total > 40 * 2**30  # none fits with all activations kept
 
 
 @pytest.mark.distributed

@@ -8,28 +8,32 @@ DDP do not run on fake tensors: there the step is that of one device, and what t
 
 # B rows, L columns, N target columns, P parameters of the whole model
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from enum import Enum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed._tools.fsdp2_mem_tracker import FSDPMemTracker
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._op_schema import OpSchema
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
+from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from ..sharding.sharded_models import Sharding, blocks, shard
+from .phases import Measure, Memory, Phase, PhaseRecord, Phases, PhaseTracker, ShardedPhaseTracker, most
 
 Kind = Literal["single", "ddp", "sharded", "zero_1", "zero_2", "zero_3"]
-Precision = Literal["32-true", "bf16-true", "bf16-mixed", "16-mixed"]
+Precision = Literal["64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"]
 
 ADAM_BYTES = 8
 """Two moments in float32 for a parameter in float32."""
@@ -45,7 +49,9 @@ class Layout(NamedTuple):
         copies: Groups that each hold the whole model (``sharded`` alone).
         precision: The trainer's.
         compute_dtype: What ``sharded`` gathers and computes in, where it is not the parameters' type.
-        offload: Whether optimizer state (and the shards of ``sharded``) live in the host's memory.
+        offload: Whether optimizer state lives in the host's memory, with the shards of ``sharded`` and the gradients
+            that ZeRO-2 and 3 divide.
+        offload_weights: Whether ZeRO-3's part of the weights does, too.
         foreach: Whether the optimizer updates all parameters in one call, which takes one more copy of them;
             torch's default on CUDA, unless the optimizer is fused.
         reduce_bucket: Gradients that DeepSpeed collects before it reduces them; their buffer is there from the start.
@@ -58,6 +64,7 @@ class Layout(NamedTuple):
     precision: Precision = "32-true"
     compute_dtype: torch.dtype | None = None
     offload: bool = False
+    offload_weights: bool = False
     foreach: bool = False
     reduce_bucket: int = 0
 
@@ -85,28 +92,6 @@ class StepShape(NamedTuple):
     accumulated: bool = False
 
 
-class Memory(NamedTuple):
-    """Bytes on one device at one moment; ``total`` is their sum.
-
-    Args:
-        weights: Its part of the parameters.
-        gradients: Its part of their gradients, as far as they exist.
-        optimizer: Its part of Adam's moments, and of float32 copies of the parameters.
-        gathered: Whole blocks, gathered from other devices' parts, and buffers of collectives.
-        activations: What the backward pass needs of the forward pass, logits, and what is needed for a moment.
-    """
-
-    weights: int
-    gradients: int
-    optimizer: int
-    gathered: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return sum(self)
-
-
 Build = Callable[[torch.dtype | None], PreTrainedModel]
 """Builds the model from random weights, of a dtype or of its own, on the default device."""
 
@@ -115,7 +100,15 @@ Finish = Callable[[PreTrainedModel], None]
 
 
 def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Memory:
-    """Memory of one device when it holds most: in the backward pass, or while the optimizer steps.
+    """Memory of one device when it holds most: in the forward or backward pass, or while the optimizer steps.
+
+    The arguments are those of ``step_phases``.
+    """
+    return most(step_phases(build, finish, layout, shape))
+
+
+def step_phases(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Phases:
+    """The most that one device holds in each phase of a step.
 
     Args:
         build: Called with the meta device as default; must attend by ``sdpa``, whose memory is that of document
@@ -131,15 +124,13 @@ def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) 
         return _sharded(build, finish, layout, shape)
     if layout.tensor_parallel > 1 or layout.copies > 1:
         raise ValueError(f"only the sharded strategy divides a replica or keeps copies, got {layout}")
-    # DeepSpeed's weights are of the type it computes in.
-    half = layout.precision == "bf16-true" or layout.kind.startswith("zero")
     with torch.device("meta"):
-        model = build(_compute_dtype(layout) if half else None).train()
+        model = _converted(build(None), layout).train()
     finish(model)
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device("cpu"):
         model.to_empty(device="cpu")
         model.tie_weights()
-        tracker = MemTracker()
+        tracker = PhaseTracker()
         tracker.track_external(model)
         for parameter in model.parameters():
             if not parameter.requires_grad:  # the tracker would hang a hook on a gradient that never comes
@@ -147,7 +138,22 @@ def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) 
                     RemovableHandle(OrderedDict()),
                     RemovableHandle(OrderedDict()),
                 )
-        return _divided(_peak_of_a_step(model, layout, shape, tracker), model, layout, shape)
+        measure, stepping = _divided(model, layout, shape)
+        tracker.record = PhaseRecord(blocks(model), measure)
+        return {**_phases(model, layout, shape, tracker), Phase("step"): stepping}
+
+
+def require_divisible(layout: Layout) -> None:
+    """Refuse devices that cannot be divided into replicas and copies.
+
+    Raises:
+        ValueError: With the sizes.
+    """
+    if layout.devices % (layout.tensor_parallel * layout.copies):
+        raise ValueError(
+            f"{layout.devices} devices cannot be divided into tensor_parallel_size = {layout.tensor_parallel} x copies "
+            f"= {layout.copies}: choose a divisor"
+        )
 
 
 def head_memory(width: int, vocabulary: int, columns: int, layout: Layout) -> int:
@@ -162,85 +168,119 @@ def head_memory(width: int, vocabulary: int, columns: int, layout: Layout) -> in
         before = (table.numel() + hidden.numel()) * dtype.itemsize + targets.nbytes
         with tracker:
             logits = F.linear(hidden, table)
-            F.cross_entropy(logits.float(), targets, reduction="sum").backward()
+            F.cross_entropy(_wide(logits), targets, reduction="sum").backward()
     gradients = (table.numel() + hidden.numel()) * dtype.itemsize
     (snapshot,) = tracker.get_tracker_snapshot("peak").values()
     return max(int(snapshot["Total"]) - before - gradients, 0)
 
 
-def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Memory:
+def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Phases:
     """The step of rank 0 of `layout.devices`, cut as in training."""
-    share = layout.tensor_parallel * layout.copies
-    if layout.devices % share:
-        raise ValueError(
-            f"{layout.devices} devices cannot be divided into tensor_parallel_size = {layout.tensor_parallel} x copies "
-            f"= {layout.copies}: choose a divisor"
-        )
+    require_divisible(layout)
     with _pretended_group(layout.devices):
         names = ("copies", "shards", "tensor")
-        sizes = (layout.copies, layout.devices // share, layout.tensor_parallel)
-        mesh = init_device_mesh("cpu", sizes, mesh_dim_names=names)
+        shards = layout.devices // (layout.tensor_parallel * layout.copies)
+        mesh = init_device_mesh("cpu", (layout.copies, shards, layout.tensor_parallel), mesh_dim_names=names)
         data = mesh["copies", "shards"] if layout.copies > 1 else mesh["shards"]
         with torch.device("meta"):
-            model = build(None).train()
+            model = _converted(build(None), layout).train()
+        whole_blocks = blocks(model)  # FSDP2 gives them classes of its own
         shard(model, Sharding(data, mesh["tensor"], torch.device("cpu"), layout.compute_dtype))
         finish(model)
+        held = sum(_local(parameter) * parameter.dtype.itemsize for parameter in model.parameters())
+        here = 0 if layout.offload else held
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
-            tracker = FSDPMemTracker(model)
+            tracker = ShardedPhaseTracker(model)
             tracker.track_inputs((torch.zeros(1),))
-            peak = _peak_of_a_step(model, layout, shape, tracker)
-        held = sum(_local(parameter) * parameter.dtype.itemsize for parameter in model.parameters())
-    here = 0 if layout.offload else held
-    during = Memory(
-        weights=here,
-        gradients=here if shape.accumulated else min(peak["Sharded Grad"], here),
-        optimizer=2 * here,
-        gathered=sum(peak[name] for name in ("Unsharded Param", "Unsharded Grad", "All Gather", "Reduce Scatter")),
-        activations=peak["Activation"] + peak["Temp"] + peak["Buffer"],
-    )
-    return _larger(during, Memory(here, here, 2 * here, 0, here if layout.foreach else 0))
+            tracker.record = PhaseRecord(whole_blocks, _cut(here, shape))
+            phases = _phases(model, layout, shape, tracker)
+    return {**phases, Phase("step"): Memory(here, here, 2 * here, 0, here if layout.foreach else 0)}
 
 
-def _divided(peak: Mapping[str, int], model: PreTrainedModel, layout: Layout, shape: StepShape) -> Memory:
-    """What is held besides activations, by arithmetic (ZeRO: arXiv 1910.02054, section 5)."""
+def _cut(here: int, shape: StepShape) -> Measure:
+    """What is held while a model computes of which `here` bytes are this device's."""
+
+    def measure(found: Mapping[str, int]) -> Memory:
+        return Memory(
+            weights=here,
+            gradients=here if shape.accumulated else min(found["Sharded Grad"], here),
+            optimizer=2 * here,
+            gathered=sum(found[name] for name in ("Unsharded Param", "Unsharded Grad", "All Gather", "Reduce Scatter")),
+            activations=_activations(found),
+        )
+
+    return measure
+
+
+def _divided(model: PreTrainedModel, layout: Layout, shape: StepShape) -> tuple[Measure, Memory]:
+    """What is held while the model computes, and while it steps, by arithmetic (ZeRO: arXiv 1910.02054, section 5)."""
+    if layout.kind.startswith("zero"):
+        return _partitioned(model, layout)
     sizes = [(parameter.nbytes, parameter.requires_grad) for parameter in model.parameters()]
     whole, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
-    activations = peak["Activation"] + peak["Temp"] + peak["Buffer"]
-    if not layout.kind.startswith("zero"):
-        buckets = trained if layout.kind == "ddp" else 0  # DDP reduces copies of the gradients
-        existing = trained if shape.accumulated else peak["Gradient"]
-        during = Memory(whole, existing, 2 * trained, buckets, activations)
-        return _larger(during, Memory(whole, trained, 2 * trained, buckets, trained if layout.foreach else 0))
+    buckets = trained if layout.kind == "ddp" else 0  # DDP reduces copies of the gradients
+
+    def measure(found: Mapping[str, int]) -> Memory:
+        existing = trained if shape.accumulated else found["Gradient"]
+        return Memory(whole, existing, 2 * trained, buckets, _activations(found))
+
+    return measure, Memory(whole, trained, 2 * trained, buckets, trained if layout.foreach else 0)
+
+
+def _partitioned(model: PreTrainedModel, layout: Layout) -> tuple[Measure, Memory]:
+    """The same under DeepSpeed."""
     count = sum(parameter.numel() for parameter in model.parameters())
     stage, share, compute = int(layout.kind[-1]), layout.devices, _compute_dtype(layout).itemsize
     stages = [*blocks(model), model.get_input_embeddings()]
     largest = max(sum(parameter.numel() for parameter in module.parameters()) for module in stages)
-    weights = count * compute // (share if stage == 3 else 1)
-    gradients = count * compute // (share if stage >= 2 else 1)
+    weights = count * compute // (share if stage == 3 else 1) if not layout.offload_weights else 0
+    gradients = count * compute // (share if stage >= 2 else 1) if stage == 1 or not layout.offload else 0
     # DeepSpeed keeps weights in the type it computes in, and float32 copies of them beside Adam's moments.
     optimizer = 0 if layout.offload else count * (4 + ADAM_BYTES) // share
     gathered = (2 * largest if stage == 3 else 0) * compute + layout.reduce_bucket * compute
-    during = Memory(weights, gradients, optimizer, gathered, activations)
+
+    def measure(found: Mapping[str, int]) -> Memory:
+        return Memory(weights, gradients, optimizer, gathered, _activations(found))
+
     # While it steps, its part of the gradients is there in float32, in place of what a stage above 1 has divided.
     widened = count * 4 // share + (gradients if stage == 1 else 0)
-    return _larger(during, Memory(weights, 0 if layout.offload else widened, optimizer, gathered, 0))
+    return measure, Memory(weights, 0 if layout.offload else widened, optimizer, gathered, 0)
 
 
-def _larger(one: Memory, other: Memory) -> Memory:
-    return one if one.total >= other.total else other
+def _activations(found: Mapping[str, int]) -> int:
+    return found["Activation"] + found["Temp"] + found["Buffer"]
 
 
-def _peak_of_a_step(model: PreTrainedModel, layout: Layout, shape: StepShape, tracker: MemTracker) -> dict[str, int]:
-    """Bytes by kind at the peak of a forward and a backward pass on fake tensors."""
+def _phases(model: PreTrainedModel, layout: Layout, shape: StepShape, tracker: PhaseTracker) -> Phases:
+    """The phases of a forward and a backward pass on fake tensors."""
+    assert tracker.record is not None
     mixed = layout.precision.endswith("mixed") and layout.compute_dtype is None and not layout.kind.startswith("zero")
-    # A CPU's autocast keeps what CUDA's keeps, and float16 takes the two bytes of bfloat16.
-    with tracker:
+    with warnings.catch_warnings(), _propagated_aside(), tracker:
+        # FSDP2 warns of views that are changed in place, which no model does that trains.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+        # A CPU's autocast keeps what CUDA's keeps, and float16 takes the two bytes of bfloat16.
         with torch.autocast("cpu", dtype=torch.bfloat16) if mixed else nullcontext():
             loss = _loss(model, shape)
         loss.backward()
-    (snapshot,) = tracker.get_tracker_snapshot("peak").values()
-    return {kind.value if isinstance(kind, Enum) else kind: size for kind, size in snapshot.items()}
+    return tracker.record.held
+
+
+@contextmanager
+def _propagated_aside() -> Iterator[None]:
+    """Keep from the tracker what DTensor computes, once for each new shape, to learn the shapes of results.
+
+    It computes on fake tensors of whole shapes, in the fake mode that it finds: the first step of a process would seem
+    to hold whole matrices, and the next one not.
+    """
+    propagate = ShardingPropagator._propagate_tensor_meta_non_cached
+
+    def aside(self: ShardingPropagator, schema: OpSchema) -> Any:
+        with _disable_current_modes():
+            return propagate(self, schema)
+
+    with patch.object(ShardingPropagator, "_propagate_tensor_meta_non_cached", aside):
+        yield
 
 
 def _loss(model: PreTrainedModel, shape: StepShape) -> Tensor:
@@ -248,17 +288,28 @@ def _loss(model: PreTrainedModel, shape: StepShape) -> Tensor:
     if model.config.is_encoder_decoder:
         targets_BL = torch.zeros(shape.rows, shape.target_columns or shape.columns, dtype=torch.long)
         logits = model(input_ids=ids_BL, decoder_input_ids=targets_BL, use_cache=False).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets_BL.flatten(), reduction="sum")
+        return F.cross_entropy(_wide(logits.flatten(0, 1)), targets_BL.flatten(), reduction="sum")
     kept = torch.zeros(shape.targets, dtype=torch.long)
     logits = model(input_ids=ids_BL, logits_to_keep=kept, use_cache=False).logits
     targets_N = torch.zeros(shape.rows * shape.targets, dtype=torch.long)
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets_N, reduction="sum")
+    return F.cross_entropy(_wide(logits.flatten(0, 1)), targets_N, reduction="sum")
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _converted(model: PreTrainedModel, layout: Layout) -> PreTrainedModel:
+    """A model with weights of the type that Lightning or DeepSpeed, which always computes in them, gives them."""
+    true = layout.precision.endswith("true") and layout.precision != "32-true"
+    return model.to(_compute_dtype(layout)) if true or layout.kind.startswith("zero") else model  # type: ignore[arg-type]
 
 
 def _compute_dtype(layout: Layout) -> torch.dtype:
     if layout.compute_dtype is not None:
         return layout.compute_dtype
-    return torch.float32 if layout.precision == "32-true" else torch.bfloat16
+    wide = {"32-true": torch.float32, "64-true": torch.float64}
+    return wide.get(layout.precision, torch.bfloat16)
 
 
 def _local(parameter: Tensor) -> int:

@@ -19,10 +19,11 @@ from ...datamodules.rendering.tokenization import load_tokenizer
 from ..adapters import LoRA, add_adapters
 from ..models import add_embedding_dropout, build_model, model_config
 from .flops import PEAK_FLOPS, weight_flops
-from .memory import Finish, Layout, Memory, StepShape, head_memory, step_memory
+from .layouts import layout_of
+from .memory import Finish, Layout, StepShape, head_memory, step_phases
+from .phases import Memory, Phases, deeper, most
 
 GIB = 2**30
-LIGHTNING_BUCKET = 200_000_000  # default reduce_bucket_size of Lightning's DeepSpeedStrategy
 FEW_BLOCKS = 4  # with fewer, what is gathered ahead and the head weigh differently
 
 
@@ -89,6 +90,8 @@ def plan_training(
     """
     if not 0 < utilization <= 1 or not 0 < targets <= 1:
         raise ValueError(f"utilization and targets are shares in (0, 1], got {utilization} and {targets}")
+    if memory <= 0:
+        raise ValueError(f"memory must be a positive number of GiB, got {memory}")
     plan = make_plan(
         configuration,
         capacity=round(memory * GIB),
@@ -111,6 +114,8 @@ def make_plan(
     model, data, trainer = (configuration[part] for part in ("model", "data", "trainer"))
     if not model["class_path"].endswith("InstructionTuningModule"):
         raise ValueError(f"a plan can be made for InstructionTuningModule alone, got {model['class_path']}")
+    if trainer["max_steps"] < 1:
+        raise ValueError(f"trainer.max_steps = {trainer['max_steps']}: say how many optimizer steps the run takes")
     arguments, rows = model["init_args"], data["init_args"]
     layout = layout_of(trainer, devices=devices, fused=arguments["fused"])
     config = _config(arguments)
@@ -144,44 +149,6 @@ def make_plan(
         flops=flops,
         device_hours=steps * flops / rate / 3600,
     )
-
-
-def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool) -> Layout:
-    """Where the trainer's strategy puts a model.
-
-    Raises:
-        ValueError: The number of devices is left to the machine, or the strategy is not known here.
-    """
-    strategy = trainer["strategy"]
-    name, settings = (strategy, {}) if isinstance(strategy, str) else (strategy["class_path"], strategy["init_args"])
-    count = devices or _device_count(trainer)
-    precision = {None: "32-true", 32: "32-true", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}.get(
-        trainer["precision"], trainer["precision"]
-    )
-    layout = Layout("single", count, precision=precision, foreach=not fused and trainer["accelerator"] != "cpu")
-    name = name.rpartition(".")[2].lower()
-    if name.startswith("deepspeed"):
-        stage = settings.get("stage", 2) if settings else int([*name.split("_"), "stage", "2"][2])
-        offload = bool(settings.get("offload_optimizer")) if settings else "offload" in name
-        bucket = settings.get("reduce_bucket_size", LIGHTNING_BUCKET)
-        return layout._replace(kind=f"zero_{stage}", offload=offload, reduce_bucket=bucket)  # type: ignore[arg-type]
-    if name in ("fsdp", "fsdpstrategy", "fsdp_cpu_offload"):
-        dtype = torch.bfloat16 if precision != "32-true" else None
-        return layout._replace(kind="sharded", compute_dtype=dtype, offload="offload" in name)
-    if name == "shardedstrategy":
-        dtype = getattr(torch, settings["compute_dtype"]) if settings.get("compute_dtype") else None
-        return layout._replace(
-            kind="sharded",
-            tensor_parallel=settings.get("tensor_parallel_size", 1),
-            copies=settings.get("copies", 1),
-            compute_dtype=dtype,
-            offload=settings.get("offload", False),
-        )
-    if name.startswith("ddp") or (name == "auto" and count > 1):
-        return layout._replace(kind="ddp")
-    if name in ("auto", "singledevicestrategy"):
-        return layout
-    raise ValueError(f"no plan can be made for the strategy {name}: known are ddp, fsdp, ShardedStrategy and deepspeed")
 
 
 def step_shape(data: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layout, *, targets: float) -> StepShape:
@@ -249,21 +216,16 @@ def memory_of_depth(
     layout: Layout,
     shape: StepShape,
 ) -> Memory:
-    """Memory of a deep decoder from two shallow ones: beyond a few blocks, each adds what the one before added.
+    """Memory of a deep decoder from two shallow ones, phase by phase: each further block adds the same to each."""
 
-    That holds where gradients are there from the start. Where they come into being while activations go, which moment
-    needs most depends on the depth, and every block is taken.
-    """
-
-    def measure(config: PreTrainedConfig) -> Memory:
-        return step_memory(partial(build, config), finish, layout, shape)
+    def measure(config: PreTrainedConfig) -> Phases:
+        return step_phases(partial(build, config), finish, layout, shape)
 
     depth = config.num_hidden_layers
-    if config.is_encoder_decoder or depth <= 2 * FEW_BLOCKS or not shape.accumulated:
-        return measure(config)
+    if config.is_encoder_decoder or depth <= 2 * FEW_BLOCKS:
+        return most(measure(config))
     few, more = (measure(_shallow(config, count)) for count in (FEW_BLOCKS, FEW_BLOCKS + 2))
-    further = (depth - FEW_BLOCKS) / 2
-    return Memory(*(round(least + (most - least) * further) for least, most in zip(few, more, strict=True)))
+    return most(deeper(few, more, further=(depth - FEW_BLOCKS) / 2))
 
 
 def _shallow(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
@@ -284,12 +246,3 @@ def _step_flops(model: PreTrainedModel, tokens: int, targets: int, columns: int)
     weights, head = weight_flops(model)
     attention = 6.0 * model.config.num_hidden_layers * model.config.hidden_size * columns * tokens
     return weights * tokens + head * targets + attention
-
-
-def _device_count(trainer: Mapping[str, Any]) -> int:
-    devices = trainer["devices"]
-    if isinstance(devices, list):
-        devices = len(devices)
-    if not str(devices).isdigit() or int(devices) < 1:
-        raise ValueError(f"trainer.devices = {devices!r} is left to the machine: say how many with --devices")
-    return int(devices) * trainer["num_nodes"]
