@@ -7,8 +7,10 @@ from typing import Any
 import lightning as L
 import torch
 from lightning import Callback
+from lightning.pytorch.strategies import FSDPStrategy
 from transformers import PreTrainedModel
 
+from ..datamodules.bilevel.stream import BilevelBatch
 from ..datamodules.packing.replicas import replicas
 from ..datamodules.schema import CausalBatch, Seq2SeqBatch
 from ..lightning_modules.planning.flops import peak_flops, training_flops
@@ -18,7 +20,9 @@ class Throughput(Callback):
     """Log examples, tokens and target tokens per second over all replicas, and packing efficiency.
 
     Padding never counts as work. Model FLOPs utilization is logged where the device's peak is known, and left out
-    elsewhere rather than guessed. The clock is read every `every` optimizer steps, with one synchronization.
+    rather than guessed elsewhere: under torch's first FSDP, which hides the sizes of parameters, and where instructions
+    are learned, whose hypergradients are passes of their own. There the rows of both levels count, without the learned
+    instructions before them. The clock is read every `every` optimizer steps, with one synchronization.
 
     Args:
         every: Optimizer steps between two readings.
@@ -41,14 +45,17 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not isinstance(batch, CausalBatch | Seq2SeqBatch):
+        if not isinstance(batch, CausalBatch | Seq2SeqBatch | BilevelBatch):
             return
-        self._counts.update(batch_counts(batch))
+        for rows in language_rows(batch):
+            self._counts.update(batch_counts(rows))
         if trainer.global_step - self._read_at < self.every:
             return
         _synchronize(pl_module.device)
         seconds = time.monotonic() - self._since
         self._log(trainer, pl_module, seconds)
+        if not isinstance(batch, BilevelBatch) and not isinstance(trainer.strategy, FSDPStrategy):
+            self._log_utilization(trainer, pl_module, seconds)
         self._restart(trainer)
 
     def _restart(self, trainer: L.Trainer) -> None:
@@ -60,23 +67,49 @@ class Throughput(Callback):
         for name in ("examples", "tokens", "targets"):
             pl_module.log(f"throughput/{name}_per_second", self._counts[name] * count / seconds, batch_size=1)
         pl_module.log("throughput/packing_efficiency", self._counts["tokens"] / self._counts["columns"], batch_size=1)
+
+    def _log_utilization(self, trainer: L.Trainer, pl_module: L.LightningModule, seconds: float) -> None:
         peak, model = peak_flops(pl_module.device), getattr(pl_module, "model", None)
         if peak and isinstance(model, PreTrainedModel):
-            flops = training_flops(model, self._counts)
+            counts = {
+                **self._counts,
+                "tokens": self._counts["tokens"] - self._counts["written"],
+            }  # those of the encoder
+            flops = training_flops(model, counts) / replicas(trainer).processes
             pl_module.log("throughput/model_flops_utilization", flops / seconds / peak, batch_size=1)
 
 
+def language_rows(batch: CausalBatch | Seq2SeqBatch | BilevelBatch) -> list[CausalBatch | Seq2SeqBatch]:
+    """What a language model reads of a batch, of one level or two."""
+    if not isinstance(batch, BilevelBatch):
+        return [batch]
+    inner = [each.rows for each in (batch.inner, batch.curvature) if each is not None]
+    return inner if batch.outer is None else [*inner, batch.outer]
+
+
 def batch_counts(batch: CausalBatch | Seq2SeqBatch) -> dict[str, int]:
-    """Examples, real tokens, target tokens, columns, and the sum of squared document lengths of one batch."""
-    columns = batch.input_ids.numel() + (batch.targets.numel() if isinstance(batch, Seq2SeqBatch) else 0)
-    lengths = batch.offsets.diff().long()
-    return {
+    """Examples, tokens of both sides, targets, columns, and what ``training_flops`` asks for, of one batch.
+
+    Padding counts in columns alone; unlike documents it has no targets.
+    """
+    ends = (batch.target_offsets if isinstance(batch, Seq2SeqBatch) else batch.offsets)[1:]
+    places = (batch.targets.flatten() >= 0).nonzero().flatten()
+    targets = torch.bincount(torch.bucketize(places, ends.long(), right=True), minlength=len(ends))
+    lengths = batch.offsets.diff().long()[targets > 0]
+    counts = {
         "examples": batch.n_documents,
         "tokens": batch.n_tokens,
-        "targets": int((batch.targets >= 0).sum()),
-        "columns": columns,
+        "targets": len(places),
+        "columns": batch.input_ids.numel(),
         "squares": int((lengths**2).sum()),
     }
+    if isinstance(batch, Seq2SeqBatch):
+        written = targets[targets > 0]
+        counts["columns"] += batch.targets.numel()
+        counts["written"] = len(places)
+        counts["written_squares"] = int((written**2).sum())
+        counts["products"] = int((lengths * written).sum())
+    return counts
 
 
 def _synchronize(device: torch.device) -> None:

@@ -20,12 +20,14 @@ class Replicas(NamedTuple):
         size: Data-parallel replicas.
         rank: This process's replica.
         accumulation: Batches of one replica in an optimizer step.
+        processes: That share one replica's matrices, and its work.
         divides_twice: Whether the strategy divides a loss by `accumulation` once more than Lightning does.
     """
 
     size: int = 1
     rank: int = 0
     accumulation: int = 1
+    processes: int = 1
     divides_twice: bool = False
 
     @property
@@ -62,6 +64,7 @@ def replicas(trainer: Trainer | None) -> Replicas:
         size=sampler["num_replicas"],
         rank=sampler["rank"],
         accumulation=trainer.accumulate_grad_batches,
+        processes=trainer.world_size // sampler["num_replicas"],
         # DeepSpeed divides the loss inside backward, after Lightning's closure already did.
         divides_twice=bool(getattr(trainer.strategy, "handles_gradient_accumulation", False)),
     )

@@ -1,13 +1,31 @@
 """Floating-point operations of training, and what devices can do in a second."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10G": 70e12, "V100": 125e12}
 """Dense half-precision peak in FLOP/s by a part of the device's name, from the vendor's data sheets (no sparsity)."""
+
+CROSS_ATTENTION = ("EncDecAttention", "encoder_attn")
+"""How T5's and BART's relatives call the decoder's attention to the encoder."""
+
+
+class WeightFlops(NamedTuple):
+    """Operations in weights.
+
+    Args:
+        token: For a token that is read: by a decoder-only model, or by the encoder.
+        written: For a token of the decoder of an encoder-decoder model.
+        target: For a target, in the vocabulary's matrix.
+    """
+
+    token: float
+    written: float
+    target: float
 
 
 def training_flops(model: PreTrainedModel, counts: Mapping[str, int]) -> float:
@@ -15,34 +33,54 @@ def training_flops(model: PreTrainedModel, counts: Mapping[str, int]) -> float:
 
     A frozen weight takes 4: no gradient of its own.
 
-    The vocabulary's matrix is applied at targets alone. Attention of a causal document of n tokens costs
-    6 * layers * width * n**2 (half the square is masked). What gradient checkpointing computes again is not counted,
-    as in PaLM's definition of model FLOPs (arXiv 2204.02311, appendix B).
+    The vocabulary's matrix is applied at targets alone. Attention of a document of n tokens to itself costs
+    12 * layers * width * n**2, and half of it where it is causal. What gradient checkpointing computes again is not
+    counted, as in PaLM's definition of model FLOPs (arXiv 2204.02311, appendix B).
 
     Args:
         model: As it is trained.
-        counts: ``tokens``, ``targets``, and ``squares``, the sum of the documents' squared lengths.
+        counts: ``tokens`` read, ``targets``, and ``squares``, the sum of the documents' squared lengths; for an
+            encoder-decoder model also ``written`` by the decoder, the ``written_squares``, and ``products``, the sum of
+            each document's source length times its target length.
     """
-    weights, head = weight_flops(model)
-    layers, width = model.config.num_hidden_layers, model.config.hidden_size
-    attention = 6.0 * layers * width * counts["squares"]
-    return weights * counts["tokens"] + attention + head * counts["targets"]
+    weights, config = weight_flops(model), model.config
+    operations = weights.token * counts["tokens"] + weights.target * counts["targets"]
+    width, layers = attention_width(config), config.num_hidden_layers
+    if not config.is_encoder_decoder:
+        return operations + 6.0 * layers * width * counts["squares"]
+    decoder = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", None) or layers
+    attention = 12.0 * layers * width * counts["squares"]
+    attention += decoder * width * (6.0 * counts["written_squares"] + 12.0 * counts["products"])
+    return operations + weights.written * counts["written"] + attention
 
 
-def weight_flops(model: PreTrainedModel) -> tuple[float, float]:
-    """Operations for a token in the weights that every token meets, and for a target in the vocabulary's matrix.
+def weight_flops(model: PreTrainedModel) -> WeightFlops:
+    """Forward, backward to the inputs, and to the weights unless they are frozen, take 2 each.
 
-    Forward, backward to the inputs, and to the weights unless they are frozen, take 2 each; tables are looked up at no
-    cost.
+    Tables are looked up at no cost. The decoder's keys and values of the encoder's output are computed for what is
+    read.
     """
     tables = [layer.weight for layer in model.modules() if isinstance(layer, nn.Embedding)]
-    head = model.get_output_embeddings().weight
-    apart = {id(weight) for weight in (*tables, head)}
+    head = model.get_output_embeddings()
+    apart = {id(weight) for weight in (*tables, *([head.weight] if head is not None else []))}
+    decoder = model.get_decoder() if model.config.is_encoder_decoder else None
+    of_decoder = {id(parameter) for parameter in decoder.parameters()} if decoder is not None else set()
+    token = written = 0.0
+    for name, parameter in model.named_parameters():
+        if id(parameter) in apart:
+            continue
+        if id(parameter) in of_decoder and not _reads_the_encoder(name):
+            written += _flops(parameter)
+        else:
+            token += _flops(parameter)
+    return WeightFlops(token, written, _flops(head.weight) if head is not None else 0.0)
 
-    def cost(parameter: nn.Parameter) -> float:
-        return parameter.numel() * (6.0 if parameter.requires_grad else 4.0)
 
-    return sum(cost(parameter) for parameter in model.parameters() if id(parameter) not in apart), cost(head)
+def attention_width(config: PreTrainedConfig) -> int:
+    """Columns of all heads' queries together, which need not be the width of the model."""
+    heads = config.num_attention_heads
+    one = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // heads
+    return int(heads * one)
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -51,3 +89,14 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+
+
+def _flops(parameter: nn.Parameter) -> float:
+    """For a token; of the whole parameter, also where ZeRO-3 leaves a process nothing but its part."""
+    size = getattr(parameter, "ds_numel", None) or parameter.numel()
+    return float(size * (6 if parameter.requires_grad else 4))
+
+
+def _reads_the_encoder(name: str) -> bool:
+    parts = set(name.split("."))
+    return not parts.isdisjoint(CROSS_ATTENTION) and not parts.isdisjoint(("k", "v", "k_proj", "v_proj"))

@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ..adapters import LoRA, add_adapters
 from ..models import add_embedding_dropout, build_model, model_config
-from .flops import PEAK_FLOPS, weight_flops
+from .flops import PEAK_FLOPS, training_flops
 from .layouts import layout_of
 from .memory import Finish, Layout, StepShape, head_memory, step_phases
 from .phases import Memory, Phases, deeper, most
@@ -134,7 +134,7 @@ def make_plan(
         whole = build(config, None)
     columns = shape.rows * (shape.target_columns or shape.targets)
     steps, tokens = trainer["max_steps"], rows["rows_per_step"] * (shape.columns + (shape.target_columns or 0))
-    flops = _step_flops(whole, tokens, columns * rows["rows_per_step"] // shape.rows, shape.columns)
+    flops = training_flops(whole, _step_counts(rows["rows_per_step"], shape))
     return TrainingPlan(
         parameters=sum(parameter.numel() for parameter in whole.parameters()),
         layout=layout,
@@ -241,8 +241,14 @@ def _checkpointed(model: PreTrainedModel, finish: Finish) -> None:
     model.activation_checkpointing_enable()
 
 
-def _step_flops(model: PreTrainedModel, tokens: int, targets: int, columns: int) -> float:
-    """Of weights at every token, of the head at targets alone, and of attention over whole rows, its upper bound."""
-    weights, head = weight_flops(model)
-    attention = 6.0 * model.config.num_hidden_layers * model.config.hidden_size * columns * tokens
-    return weights * tokens + head * targets + attention
+def _step_counts(rows: int, shape: StepShape) -> dict[str, int]:
+    """What a step of full rows computes; every row counts as one document, the upper bound of attention."""
+    read, written = shape.columns, shape.target_columns or 0
+    return {
+        "tokens": rows * read,
+        "targets": rows * (written or shape.targets),
+        "squares": rows * read**2,
+        "written": rows * written,
+        "written_squares": rows * written**2,
+        "products": rows * read * written,
+    }
