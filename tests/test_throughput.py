@@ -70,7 +70,7 @@ def counted(model: PreTrainedModel, **inputs: torch.Tensor) -> int:
 
 @pytest.mark.parametrize("kind", [T5Config, BartConfig])
 def test_an_encoder_decoder_model_computes_each_stack_for_its_own_tokens(kind: type[PreTrainedConfig]) -> None:
-    """As torch counts, which takes the masked half of causal attention for work, too: 6 * layers * width * n**2 more."""
+    """As torch counts, which takes the masked half of causal attention for work, too."""
     fields = {"d_kv": 32, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4}
     if kind is BartConfig:
         stacks = ("encoder", "decoder")

@@ -1,0 +1,97 @@
+"""What `crosstask plan` says a step holds, against the peak resident memory of real steps on a CPU.
+
+    python perf/plans.py [--layers 6] [--width 768]
+
+Each setting trains two steps of AdamW in a process of its own, so that Adam's moments are there in the second. What the
+process held before its model is taken off. The allocator is told to give back what is freed, as it would keep gaps.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from contextlib import nullcontext
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from common import print_result
+from transformers import PreTrainedModel
+
+from crosstask.lightning_modules.models import build_model, model_config
+from crosstask.lightning_modules.planning.memory import Layout, StepShape, step_memory
+
+ROWS, COLUMNS, TARGETS, VOCABULARY = 4, 512, 80, 16_384
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+SETTINGS = [("32-true", False), ("bf16-mixed", False), ("32-true", True), ("bf16-mixed", True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--setting", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.setting is not None:
+        print(json.dumps(measured(arguments, *SETTINGS[arguments.setting])))
+        return
+    print(f"{'precision':12}{'checkpointing':>14}{'planned':>9}{'measured':>10}  MiB")
+    for number, (precision, recomputed) in enumerate(SETTINGS):
+        words = [sys.executable, __file__, *sys.argv[1:], "--setting", str(number)]
+        printed = subprocess.run(
+            words, stdout=subprocess.PIPE, text=True, check=True, env=os.environ | ALLOCATOR
+        ).stdout
+        found = float(printed.split()[-1])
+        expected = planned(arguments, precision, recomputed)
+        print(f"{precision:12}{'yes' if recomputed else 'no':>14}{expected:>9.0f}{found:>10.0f}")
+        setting = f"OPT, {arguments.layers} blocks of {arguments.width}, {ROWS} rows of {COLUMNS}, {TARGETS} targets, "
+        setting += f"{precision}, {'recomputed' if recomputed else 'kept'} activations, CPU"
+        print_result("planned_memory", ours=expected, peer=found, unit="MiB", setting=setting)
+
+
+def build(arguments: argparse.Namespace, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    fields = {
+        "model_type": "opt",
+        "hidden_size": arguments.width,
+        "word_embed_proj_dim": arguments.width,
+        "ffn_dim": 4 * arguments.width,
+        "num_hidden_layers": arguments.layers,
+        "num_attention_heads": arguments.width // 64,
+        "max_position_embeddings": 2048,
+    }
+    config = model_config(fields, vocabulary=VOCABULARY, dropout=0.0)
+    return build_model(config, weights=None, vocabulary=0, attention="sdpa", dtype=dtype or torch.float32)
+
+
+def finish(model: PreTrainedModel, *, recomputed: bool) -> None:
+    if recomputed:
+        model.activation_checkpointing_enable()
+
+
+def planned(arguments: argparse.Namespace, precision: str, recomputed: bool) -> float:
+    layout, shape = Layout(precision=precision), StepShape(ROWS, COLUMNS, TARGETS)  # type: ignore[arg-type]
+    return step_memory(partial(build, arguments), partial(finish, recomputed=recomputed), layout, shape).total / 2**20
+
+
+def measured(arguments: argparse.Namespace, precision: str, recomputed: bool) -> float:
+    """MiB that two steps add to the process's peak."""
+    torch.manual_seed(0)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = build(arguments).train()
+    finish(model, recomputed=recomputed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, foreach=False)
+    ids = torch.randint(0, VOCABULARY, (ROWS, COLUMNS))
+    kept = torch.arange(COLUMNS - TARGETS, COLUMNS)
+    for _ in range(2):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16-mixed" else nullcontext():
+            logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
+        F.cross_entropy(logits.flatten(0, 1).float(), ids[:, kept].flatten(), reduction="sum").backward()
+        optimizer.step()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+if __name__ == "__main__":
+    main()
