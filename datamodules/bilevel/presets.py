@@ -18,9 +18,9 @@ an instance as its own exemplar    never                    possible            
 
 ``paper`` follows the text of arXiv 2306.10098, and where it says nothing what is sound. All three carry theta on from
 cycle to cycle, keep gamma as a factor of the whole series, show the target inside z (Eq. 4), and take Adam. ``fast``
-leaves the Hessian out: at gamma = 1e-5 the paper's series of two terms is 2e-5 v to three digits or better. The other two
-compute it where it changes more than the module's ``outer.negligible``, 1e-3, which is asked anew at every search for the
-radius of the finite differences; 0 computes it always.
+leaves the Hessian out: at gamma = 1e-5 the paper's series of two terms is 2e-5 v to three digits or better. The other
+two compute it where it changes more than the module's ``outer.negligible``, 1e-3, which is asked anew at every search
+for the radius of the finite differences; 0 computes it always.
 """
 
 from typing import Any, Literal, NamedTuple
