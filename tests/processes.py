@@ -37,8 +37,8 @@ def run_on(
     *,
     timeout: int = 1800,
     accelerator: str | None = "cpu",
-) -> None:
-    """Run commands (strategy_worker.py) on so many processes, all in one start.
+) -> str:
+    """Run commands (strategy_worker.py) on so many processes, all in one start; what they printed.
 
     A command is {"words": [...]}, and {"refused": text} where it must fail with such a message. DeepSpeed takes the
     accelerator that is named, or looks for one itself.
@@ -58,6 +58,7 @@ def run_on(
     output = done.stdout + done.stderr
     assert done.returncode == 0, "\n".join([line for line in output.splitlines() if _tells(line)][-60:])
     assert done.stdout.count("as expected") == processes * len(commands), done.stdout
+    return output
 
 
 def _tells(line: str) -> bool:

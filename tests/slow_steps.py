@@ -8,10 +8,13 @@ from lightning import Callback
 
 
 class SlowSteps(Callback):
-    def __init__(self, seconds: float = 0.5) -> None:
-        self.seconds = seconds
+    """Sleeps before each batch, on every process or on one."""
+
+    def __init__(self, seconds: float = 0.5, rank: int | None = None) -> None:
+        self.seconds, self.rank = seconds, rank
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        time.sleep(self.seconds)
+        if self.rank in (None, trainer.global_rank):
+            time.sleep(self.seconds)

@@ -1,7 +1,7 @@
 """Tensor parallelism: the matrices of every block cut over the processes that share one replica.
 
-Where transformers has a plan for an architecture (Llama, GPT-NeoX, Qwen2 ...) it is followed; OPT, GPT-2's relatives
-without one and T5 have theirs here. What no plan names is kept whole on every process of the replica, as a replicated
+Where transformers has a plan for an architecture (Llama, GPT-NeoX, Qwen2 ...) it is followed; OPT, T5 and mT5 have
+theirs here. What no plan names is kept whole on every process of the replica, as a replicated
 DTensor: then all parameters share one mesh, and clipping and fused optimizers work on them as on any others.
 """
 
