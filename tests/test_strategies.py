@@ -234,6 +234,9 @@ def test_what_is_no_checkpoint_of_this_model_is_refused(runs: Path, adam: Path, 
     with pytest.raises(ValueError, match="checkpoint of another model: hidden_size is 32 there and 64 here"):
         main(fit(adam, "no", f"--ckpt_path={whole}", f"--model.init_args.pretrained={tmp_path / 'wider'}"))
 
+    with pytest.raises(ValueError, match=r"adam\.yaml is no checkpoint: it is not a file that torch\.save wrote"):
+        export_checkpoint([str(adam), str(tmp_path / "hf")])
+
     half = shutil.copytree(whole, tmp_path / "half.ckpt")
     next(half.glob("*1_0.distcp")).unlink()
     with pytest.raises(ValueError, match=r"lacks 1 of its 2 shards, e\.g\. __1_0"):

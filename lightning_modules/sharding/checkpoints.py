@@ -116,6 +116,9 @@ def checkpoint_extras(path: Path) -> dict[str, Any]:
     if layout == "deepspeed":
         states = min((path / "checkpoint").glob("*model_states.pt"))
         return torch.load(states, weights_only=False, map_location="cpu", mmap=True)
+    with open(path, "rb") as file:
+        if file.read(2) not in (b"PK", b""):  # a zip archive begins so, however much of it was written
+            raise ValueError(f"{path} is no checkpoint: it is not a file that torch.save wrote")
     try:
         return torch.load(path, weights_only=False, map_location="cpu", mmap=True)
     except (RuntimeError, EOFError, ValueError) as error:
