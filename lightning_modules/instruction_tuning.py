@@ -270,9 +270,10 @@ class InstructionTuningModule(PlannedTraining):
             for name, mean in self.scores.means().items():
                 self.log(f"{stage}/{name}", mean, prog_bar=name in ("rouge_l", "exact_match", "accuracy"))
         log_selection(self, stage, self.scores)
+        seen = self.evaluation_loss.update_called
         self.evaluation_loss.update(0.0, weight=0.0)  # a process that saw no targets takes part in the sum, too
         loss = self.evaluation_loss.compute()
-        if not loss.isnan():  # no process saw any
+        if seen or not loss.isnan():  # NaN where no process saw any, or where the loss itself is
             self.log(f"{stage}/loss", loss, prog_bar=True)
         self.evaluation_loss.reset()
 

@@ -108,7 +108,11 @@ def test_a_model_without_document_attention_is_refused() -> None:
 def test_a_model_without_weights_is_judged_by_its_configuration() -> None:
     with torch.device("meta"):
         model = LlamaForCausalLM._from_config(LlamaConfig(**SMALL), attn_implementation="document")
+        windowed = MistralConfig(**SMALL, sliding_window=8)
+        short = MistralForCausalLM._from_config(windowed, attn_implementation="document")
     require_document_attention(model)
+    with pytest.raises(ValueError, match="sliding_window of 8 tokens is shorter than a row of 12"):
+        require_document_attention(short, row_length=12)
 
 
 def test_a_row_longer_than_the_window_is_refused_in_the_forward() -> None:

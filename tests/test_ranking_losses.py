@@ -85,7 +85,11 @@ def test_groups_do_not_see_each_other(loss: ScorerLoss) -> None:
 def test_a_batch_of_padding_has_no_loss() -> None:
     empty = torch.empty(0, requires_grad=True)
     for loss in get_args(ScorerLoss):
-        scorer_losses(loss, empty, empty.detach(), [], label_temperature=1.0).sum().backward()
+        total = scorer_losses(loss, empty, empty.detach(), [], label_temperature=1.0).sum()
+        total.backward()
+        assert total == 0.0
+    assert empty.grad is not None
+    assert empty.grad.shape == (0,)
 
 
 def test_losses_and_groups_must_agree() -> None:
