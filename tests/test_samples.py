@@ -210,6 +210,42 @@ def test_log_likelihoods_are_those_of_transformers(generators: Path) -> None:
     assert (empty.log_likelihood, empty.tokens) == (None, None)
 
 
+CHAT = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content }}\n{% endfor %}assistant\n"
+
+
+def test_a_chat_model_is_asked_in_its_template_and_answers_right_behind_it(
+    generators: Path, examples: SampledExamples, tmp_path: Path
+) -> None:
+    """As transformers itself would: no space stands between the template and the answer, and bos is there once."""
+    model = AutoModelForCausalLM.from_pretrained(generators / "causal").eval()
+    tokenizer = AutoTokenizer.from_pretrained(generators / "causal")
+    tokenizer.chat_template, tokenizer.bos_token = CHAT, tokenizer.eos_token
+    model.save_pretrained(tmp_path / "chat")
+    tokenizer.save_pretrained(tmp_path / "chat")
+    settings: dict[str, Any] = {"decodings": {"greedy": Decoding()}, "max_new_tokens": 5}
+    write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, **settings)
+    found = {key[1]: sample for key, sample in read_samples((tmp_path / "out").glob("*.jsonl"))}
+    for prompt in examples.prompts():
+        message = [{"role": "user", "content": prompt.source}]
+        asked = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+        assert asked[0].tolist().count(tokenizer.bos_token_id) == 1
+        sample = found[prompt.example.id]
+        assert sample.response
+        greedy = model.generate(asked, do_sample=False, max_new_tokens=5, pad_token_id=tokenizer.pad_token_id)
+        assert sample.response == tokenizer.decode(greedy[0, asked.shape[1] :], skip_special_tokens=True).strip()
+        answer = [*tokenizer(sample.response)["input_ids"], tokenizer.eos_token_id]
+        ids = torch.cat([asked, torch.tensor([answer])], dim=1)
+        with torch.no_grad():
+            logs = (
+                model(ids).logits.log_softmax(-1)[0, asked.shape[1] - 1 : -1].gather(1, torch.tensor(answer)[:, None])
+            )
+        assert sample.log_likelihood == pytest.approx(float(logs.sum()), abs=1e-3)
+    with pytest.raises(ValueError, match="brings its own bos"):
+        write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, bos=True)
+    with pytest.raises(ValueError, match="has no chat template: ask in plain text"):
+        write_samples(examples, str(tmp_path / "none"), str(generators / "causal"), chat=True)
+
+
 def test_answers_of_another_program_are_checked_and_taken_over(examples: SampledExamples, tmp_path: Path) -> None:
     asked = [prompt.example.id for prompt in examples.prompts()]
     answers = tmp_path / "api.jsonl"

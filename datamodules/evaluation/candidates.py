@@ -81,6 +81,7 @@ def tokenize_candidates(
     pair: bool,
     bos: bool = False,
     eos: bool = True,
+    joint: str = " ",
 ) -> list[list[TokenizedExample]]:
     """Documents of every prompt's candidates, tokenized as a training example is, over the joint as well.
 
@@ -91,6 +92,7 @@ def tokenize_candidates(
         pair: Whether source and candidate are tokenized apart, for an encoder-decoder model.
         bos: Whether a decoder-only document begins with the bos token.
         eos: Whether a candidate ends in the eos token; without it, a candidate is not worse for going on.
+        joint: What stands between a decoder-only model's prompt and a candidate.
 
     Raises:
         ValueError: Two candidates of a prompt are read as the same tokens, or nothing precedes a candidate.
@@ -100,7 +102,7 @@ def tokenize_candidates(
     ]
     if not prompts:
         return [[] for _ in sources]
-    documents = tokenize_pair(tokenizer, prompts) if pair else tokenize_joint(tokenizer, prompts, bos=bos)
+    documents = tokenize_pair(tokenizer, prompts) if pair else tokenize_joint(tokenizer, prompts, bos=bos, joint=joint)
     if not eos:
         documents = [document._replace(input_ids=document.input_ids[:-1]) for document in documents]
     remaining = iter(documents)

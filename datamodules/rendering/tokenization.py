@@ -68,15 +68,32 @@ def refusal(task: Task, example: Example) -> str | None:
     return None
 
 
-def tokenize_joint(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, bos: bool = False
-) -> list[TokenizedExample]:
-    """Documents of a decoder-only model: [bos] source target eos.
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A text as a user's message in the tokenizer's chat template, up to where the answer begins.
 
-    A token that covers both sides of the joint belongs to the target: the model has to write it.
+    Raises:
+        ValueError: The tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: ask in plain text (chat: false), or "
+            "take a model that was tuned on chats"
+        )
+    message = {"role": "user", "content": text}
+    found: str = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)  # type: ignore[assignment]
+    return found
+
+
+def tokenize_joint(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, bos: bool = False, joint: str = " "
+) -> list[TokenizedExample]:
+    """Documents of a decoder-only model: [bos] source joint target eos.
+
+    A token that covers both sides of the joint belongs to the target: the model has to write it. Between a chat
+    template and an answer stands nothing.
     """
     sources = [prompt.source.rstrip(" ") for prompt in prompts]
-    texts = [f"{source} {prompt.target}" for source, prompt in zip(sources, prompts, strict=True)]
+    texts = [f"{source}{joint}{prompt.target}" for source, prompt in zip(sources, prompts, strict=True)]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     head = [tokenizer.bos_token_id] if bos else []
     if bos and tokenizer.bos_token_id is None:

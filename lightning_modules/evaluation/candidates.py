@@ -226,6 +226,7 @@ def score_candidates(
     unconditional: str | None = None,
     bos: bool = False,
     eos: bool = True,
+    joint: str = " ",
     longest: int | None = None,
     tokens_per_forward: int = 8192,
 ) -> list[CandidateScores]:
@@ -241,6 +242,7 @@ def score_candidates(
         unconditional: A prompt that says nothing, e.g. ``"Answer:"``, for the scores ``pmi``.
         bos: Whether a decoder-only document begins with the tokenizer's bos token.
         eos: Whether a candidate ends in the eos token.
+        joint: What stands between a decoder-only model's prompt and a candidate; nothing after a chat template.
         longest: Most tokens of prompt and candidate together (an encoder-decoder model: of the prompt); by default the
             model's positions.
         tokens_per_forward: Most tokens read at once; a longer prompt stands alone.
@@ -255,14 +257,14 @@ def score_candidates(
         require_candidates(texts, None, f"prompt {place}")
     rows = candidate_rows(model, tokenizer, longest=longest, columns=tokens_per_forward)
     pair = bool(model.config.is_encoder_decoder)
-    documents = tokenize_candidates(tokenizer, prompts, candidates, pair=pair, bos=bos, eos=eos)
+    documents = tokenize_candidates(tokenizer, prompts, candidates, pair=pair, bos=bos, eos=eos, joint=joint)
     sums, lengths = _score_trees(model, rows, [rows.trees(each) for each in documents], tokens_per_forward)
     _warn_of_cuts(rows, documents)
     compared: dict[str, float] = {}
     if unconditional is not None:
         texts = list(dict.fromkeys(text.strip() for group in candidates for text in group))
         alone = tokenize_candidates(
-            tokenizer, [unconditional] * len(texts), [[t] for t in texts], pair=pair, bos=bos, eos=eos
+            tokenizer, [unconditional] * len(texts), [[t] for t in texts], pair=pair, bos=bos, eos=eos, joint=joint
         )
         found, _ = _score_trees(model, rows, [rows.trees(each) for each in alone], tokens_per_forward)
         compared = {text: score for text, [score] in zip(texts, found, strict=True)}

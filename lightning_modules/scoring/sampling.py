@@ -17,7 +17,7 @@ from rich.console import Console
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.packing.replicas import process_of_job
-from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
+from ...datamodules.rendering.tokenization import chat_prompt, load_tokenizer, tokenize_sources
 from ...datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
 from ...datamodules.scoring.samples import Sample, SampleFile, note_generator, read_samples
 from ..attention.packable import require_document_attention
@@ -65,6 +65,7 @@ def write_samples(
     max_source: int = 1024,
     stop: Sequence[str] = (),
     bos: bool = False,
+    chat: bool = False,
     likelihood: bool = True,
     seed: int = 0,
     name: str | None = None,
@@ -88,6 +89,7 @@ def write_samples(
         max_source: Most tokens of a prompt; a longer one loses its beginning, and is counted.
         stop: Texts that end an answer, beside eos.
         bos: Whether a decoder-only prompt begins with the tokenizer's bos token.
+        chat: Ask in the tokenizer's chat template, which brings its own bos: a prompt is a user's message.
         likelihood: Note the log-likelihood of every answer, which self-scoring needs.
         seed: Of what is drawn.
         name: Of the generator in the files; by default the last part of its name.
@@ -97,6 +99,8 @@ def write_samples(
     """
     if (generator is None) == (not answers):
         raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
+    if chat and bos:
+        raise ValueError("a chat template brings its own bos: leave bos false where chat is true")
     console, (rank, size, _) = Console(), process_of_job()
     name = name or Path(generator or answers[0]).stem
     path = Path(output).expanduser() / f"{name}-{rank:04}-of-{size:04}.jsonl"
@@ -113,6 +117,7 @@ def write_samples(
         "max_source": max_source,
         "stop": tuple(stop),
         "bos": bos,
+        "chat": chat,
         "likelihood": likelihood,
         "seed": seed,
     }
@@ -144,6 +149,7 @@ def answer_all(
     max_source: int,
     stop: Sequence[str],
     bos: bool,
+    chat: bool,
     likelihood: bool,
     seed: int,
     budget: int,
@@ -166,7 +172,8 @@ def answer_all(
         left = [each for each in chunk if (each.task.name, each.example.id) not in file.done]
         if not left:
             continue
-        sources = tokenize_sources(tokenizer, [each.source for each in left], pair=pair, bos=bos)
+        texts = [chat_prompt(tokenizer, each.source) if chat else each.source for each in left]
+        sources = tokenize_sources(tokenizer, texts, pair=pair, bos=bos)
         cut += sum(len(source) > room for source in sources)
         found = generate(
             model,
@@ -181,13 +188,12 @@ def answer_all(
         )
         longest = room + (0 if pair else max_new_tokens)
         while batch := list(islice(found, WRITTEN_AT_ONCE)):
-            asked = [left[place] for place, _ in batch]
-            samples = [_named(texts, generator, decodings) for _, texts in batch]
+            samples = [_named(answers, generator, decodings) for _, answers in batch]
             if likelihood:
-                read = [each.source for each in asked]
-                samples = with_likelihoods(model, tokenizer, read, samples, bos=bos, longest=longest)
-            for each, answered in zip(asked, samples, strict=True):
-                file.write((each.task.name, each.example.id), answered)
+                read, joint = [texts[place] for place, _ in batch], "" if chat else " "
+                samples = with_likelihoods(model, tokenizer, read, samples, bos=bos, joint=joint, longest=longest)
+            for (place, _), answered in zip(batch, samples, strict=True):
+                file.write((left[place].task.name, left[place].example.id), answered)
     return cut
 
 
@@ -212,6 +218,7 @@ def with_likelihoods(
     samples: Sequence[Sequence[Sample]],
     *,
     bos: bool = False,
+    joint: str = " ",
     longest: int | None = None,
 ) -> list[list[Sample]]:
     """The samples of each source with the log-likelihood of their texts, each distinct text read once; "" has none.
@@ -219,7 +226,7 @@ def with_likelihoods(
     A text is tokenized again, as training targets are: what a model wrote in other tokens is scored in these.
     """
     texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
-    scores = score_candidates(model, tokenizer, sources, texts, bos=bos, longest=longest)
+    scores = score_candidates(model, tokenizer, sources, texts, bos=bos, joint=joint, longest=longest)
     found = []
     for group, distinct, of_texts in zip(samples, texts, scores, strict=True):
         pairs = zip(of_texts.sum, of_texts.token_mean, strict=True)
