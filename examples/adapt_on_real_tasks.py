@@ -5,11 +5,15 @@
 MODEL is a causal or encoder-decoder model, ENCODER a pretrained encoder (or a scorer): hub names or local folders.
 Tasks are read from $CROSSTASK_DATA: generative tasks of Super-NaturalInstructions in English, with short inputs and
 answers, of which a seed draws 20 (nobody picks them), and the generative folders of BIG-bench. Each task's training
-instances are answered by the model, after two solved examples; one scorer learns from all of these tasks together, then
-one for each task from there, and, beside it, one for each task from the encoder alone (the ablation without
-pretraining). Candidates are the paper's (Cappy, arXiv 2311.06720, section 4.2) with greedy decoding in place of a beam
-of 4, which costs as much as the 16 samples. Every step goes on where it was when it is started again, and ``--tasks``
-may grow: remove the shared scorer and what was adapted from it then.
+instances are answered by the model: after two solved examples (``--asked shown``, in-context learning), or from the
+definition alone in its chat template (``--asked chat``, zero-shot). One scorer learns from all tasks of
+Super-NaturalInstructions together, then one for each task from there, BIG-bench's, too. All of it is done once for each
+seed of the scorers; with ``--ablations 1`` the first has further rows (the paper's Table 6): scorers of each task from
+the encoder alone, and without the model's answers.
+
+Candidates are the paper's (Cappy, arXiv 2311.06720, section 4.2) with greedy decoding in place of a beam of 4, which
+costs as much as the 16 samples. Every step goes on where it was when it is started again; ``--seeds`` may grow, and so
+may ``--tasks``: remove the shared scorers and what was adapted from them then.
 """
 
 import argparse
@@ -22,6 +26,7 @@ from typing import Any
 
 import yaml
 
+from crosstask.callbacks.report.adaptation_seeds import over_seeds
 from crosstask.cli import main as crosstask_main
 from crosstask.datamodules.benchmarks import BigBench
 
@@ -35,17 +40,20 @@ DECODINGS = {
     "nucleus": {"sampling": True, "samples": 4, "top_p": 0.95},
 }
 
-SHOWN = {"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 2}}
-"""What the model reads: definition, two solved examples, input."""
-
-JUDGED = {"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 0, "definition": False}}
-"""What the scorer reads: the input; a task's definition tells a scorer of that task nothing."""
-
 PLAIN = {
     "class_path": "OptImlPrompt",
     "init_args": {"delimiters": ["\nAnswer:"], "instructions_share": 0.0, "task_share": 0.0, "input_share": 0.0},
 }
-"""Of BIG-bench, whose examples bring their instructions."""
+"""The definition, where a task has one, and the input."""
+
+ASKED = {
+    "shown": ({"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 2}}, False),
+    "chat": (PLAIN, True),
+}
+"""What the model reads of Super-NaturalInstructions, and whether in its chat template."""
+
+JUDGED = {"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 0, "definition": False}}
+"""What the scorer reads: the input; a task's definition tells a scorer of that task nothing."""
 
 
 def is_eligible(task: dict[str, Any]) -> bool:
@@ -99,7 +107,7 @@ class Run:
         crosstask_main([command, "--config", str(path)])
 
 
-def sample(run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, Any], part: str) -> Path:
+def sample(run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, Any], part: str, *, chat: bool) -> Path:
     """The model's answers to a part of tasks; likelihoods are for self-scoring, which training needs none of."""
     output = run.folder / f"{name}_{part}"
     counts = {"train_examples": settings.train, "validation_examples": 0, "test_examples": settings.test}
@@ -114,15 +122,17 @@ def sample(run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, 
             "max_new_tokens": settings.max_new_tokens,
             "stop": ["\n"],
             "likelihood": part == "test",
+            "dtype": settings.dtype,
+            "chat": chat,
             "output": str(output),
         },
     )
     return output / "model-0000-of-0001.jsonl"
 
 
-def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, Any], samples: Path) -> Path:
+def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, Any], samples: Path, seed: int) -> Path:
     """One scorer of all tasks, from the encoder, on their training instances; its folder."""
-    folder = run.folder / "shared"
+    folder = run.folder / f"shared_seed_{seed}"
     if (folder / "config.json").exists():
         return folder
     data = {
@@ -139,11 +149,12 @@ def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, A
         "cache": str(run.folder / "store"),
     }
     export = {"class_path": "HuggingFaceExport", "init_args": {"folder": str(folder)}}
-    model = {"pretrained": settings.encoder, "learning_rate": settings.learning_rate}
+    model = {"pretrained": settings.encoder, "learning_rate": settings.learning_rate, "seed": seed}
     recipe = {
-        "seed_everything": settings.seed,
+        "seed_everything": seed,
         "trainer": {
             "devices": 1,
+            "precision": settings.precision,
             "max_steps": settings.shared_steps,
             "limit_val_batches": 0,
             "num_sanity_val_steps": 0,
@@ -155,30 +166,39 @@ def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, A
         "model": {"class_path": "ScorerModule", "init_args": model},
         "data": {"class_path": "ScorerDataModule", "init_args": data},
     }
-    run("fit", "shared", recipe)
+    run("fit", folder.name, recipe)
     return folder
 
 
-def adapt(run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, Any], pretrained: str) -> None:
-    """A scorer for each task; from the encoder alone where there is no other to begin with."""
+def adapt(
+    run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, Any], pretrained: Path, seed: int
+) -> dict[str, Any]:
+    """A scorer for each task, of one seed; the report."""
     training = {
-        "pretrained": pretrained,
+        "pretrained": str(pretrained),
         "steps": settings.steps,
         "batch": 32,
         "learning_rate": settings.learning_rate,
         "row_length": 512,
         "pair_length": 256,
         "train_examples": settings.train,
-        "seed": settings.seed,
+        "precision": settings.precision,
+        "seed": seed,
     }
-    variants = {"no pretraining": {"pretrained": settings.encoder}} if pretrained != settings.encoder else {}
+    ablated = {"no pretraining": {"pretrained": settings.encoder}, "no augmentation": {"augmentation": False}}
+    variants = ablated if settings.ablations and seed == 0 else {}
+    output = run.folder / f"{name}_adapted_seed_{seed}"
     common = {"training": training, "variants": variants, "test_examples": settings.test}
-    output = run.folder / f"{name}_adapted_seed_{settings.seed}"
     paths = {"output": str(output), "cache": str(run.folder / "store")}
-    run("adapt", f"adapt_{name}", {**recipe, **common, **paths})
+    run("adapt", f"adapt_{output.name}", {**recipe, **common, **paths})
+    found: dict[str, Any] = json.loads((output / "report.json").read_text())
+    return found
 
 
-def super_natural_instructions(run: Run, settings: argparse.Namespace, folder: Path) -> None:
+def sampled_super_natural_instructions(
+    run: Run, settings: argparse.Namespace, folder: Path
+) -> tuple[dict[str, Any], Path]:
+    """The recipe of adapting to its tasks, and the answers to training instances."""
     splits = run.folder / "splits"
     splits.mkdir(exist_ok=True)
     for split in PARTS:
@@ -186,21 +206,22 @@ def super_natural_instructions(run: Run, settings: argparse.Namespace, folder: P
         (splits / f"{split}_tasks.txt").write_text("".join(f"{name}\n" for name in names))
     where = {"folder": str(folder), "splits": str(splits.resolve())}
     benchmark = {"class_path": "NaturalInstructions", "init_args": where}
-    asked = {"benchmark": benchmark, "prompt": SHOWN}
-    answers = {part: sample(run, "superni", settings, asked, part) for part in PARTS}
-    scorer = shared_scorer(run, settings, benchmark, answers["train"])
+    prompt, chat = ASKED[settings.asked]
+    asked = {"benchmark": benchmark, "prompt": prompt}
+    answers = {part: sample(run, "superni", settings, asked, part, chat=chat) for part in PARTS}
     recipe = {"train": benchmark, "samples": [str(path) for path in answers.values()], "prompt": JUDGED}
-    adapt(run, "superni", settings, recipe, str(scorer))
+    return recipe, answers["train"]
 
 
-def bigbench(run: Run, settings: argparse.Namespace, folder: Path) -> None:
+def sampled_bigbench(run: Run, settings: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The recipe of adapting to its tasks."""
     names, answers, parts = generative_folders(str(folder)), {}, {}
+    chat = ASKED[settings.asked][1]
     for part in PARTS:
         own = {"source": str(folder), "part": "validation" if part == "test" else part, "tasks": names}
         parts[part] = {"class_path": "BigBench", "init_args": own}
-        answers[part] = sample(run, "bigbench", settings, {"benchmark": parts[part], "prompt": PLAIN}, part)
-    recipe = {**parts, "samples": [str(path) for path in answers.values()], "prompt": PLAIN}
-    adapt(run, "bigbench", settings, recipe, settings.encoder)
+        answers[part] = sample(run, "bigbench", settings, {"benchmark": parts[part], "prompt": PLAIN}, part, chat=chat)
+    return {**parts, "samples": [str(path) for path in answers.values()], "prompt": PLAIN}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -209,21 +230,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--generator", required=True)
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CROSSTASK_DATA", ".")))
-    parser.add_argument("--tasks", type=int, default=20, help="of Super-NaturalInstructions; 0 for BIG-bench alone")
+    parser.add_argument("--asked", choices=list(ASKED), default="shown")
+    parser.add_argument("--tasks", type=int, default=20, help="of Super-NaturalInstructions")
     parser.add_argument("--bigbench", type=int, default=1, help="0 leaves BIG-bench out")
     parser.add_argument("--train", type=int, default=70, help="training instances of a task, with 17 answers each")
     parser.add_argument("--test", type=int, default=40, help="test instances of a task")
     parser.add_argument("--max_new_tokens", type=int, default=14)
-    parser.add_argument("--shared_steps", type=int, default=400, help="of the scorer of all tasks, about 40 pairs each")
+    parser.add_argument("--shared_steps", type=int, default=560, help="of the scorer of all tasks, about 40 pairs each")
     parser.add_argument("--steps", type=int, default=40, help="of each task's scorer, 32 pairs each")
     parser.add_argument("--learning_rate", type=float, default=2e-4)
-    parser.add_argument("--seed", type=int, default=0, help="of the scorers")
+    parser.add_argument("--seeds", type=int, default=1, help="of the scorers")
+    parser.add_argument("--ablations", type=int, default=0, help="1 for further rows of the first seed")
+    parser.add_argument("--dtype", default="float32", help="of the language model's weights")
+    parser.add_argument("--precision", default="32-true", help="in which scorers are trained, as the trainer's")
     settings = parser.parse_args(arguments)
     run = Run(settings.folder)
-    if settings.tasks:
-        super_natural_instructions(run, settings, settings.data / "superni")
+    recipe, answers = sampled_super_natural_instructions(run, settings, settings.data / "superni")
+    recipes = {"superni": recipe}
     if settings.bigbench:
-        bigbench(run, settings, settings.data / "bigbench")
+        recipes["bigbench"] = sampled_bigbench(run, settings, settings.data / "bigbench")
+    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
+    for seed in range(settings.seeds):
+        scorer = shared_scorer(run, settings, recipe["train"], answers, seed)
+        for name, own in recipes.items():
+            reports[name].append(adapt(run, name, settings, own, scorer, seed))
+    for name, found in reports.items():
+        print(f"\n{name}\n{over_seeds(found)}")
 
 
 if __name__ == "__main__":

@@ -16,14 +16,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 
 import crosstask
+from crosstask.callbacks.report.adaptation_seeds import over_seeds
 from crosstask.cli import main as crosstask_main
 from crosstask.datamodules.toybench.tasks import TASKS
 from crosstask.datamodules.toybench.writer import task_record
-from crosstask.lightning_modules.evaluation.significance import seed_interval
 
 CONFIGS = Path(crosstask.__file__).parent / "configs"
 
@@ -127,28 +126,6 @@ def adapt(folder: Path, seed: int, samples: Path, steps: int, train: int, test: 
     }
     run("adapt", "--config", written(folder / "adapt.yaml", settings))
     return json.loads((output / "report.json").read_text())
-
-
-def over_seeds(tables: list[Any]) -> str:
-    """Means with t-intervals over seeds; what no scorer decides is the same for all: its interval is over instances."""
-    lines = [f"{'chosen by':28}{'ROUGE-L':>8}  95%, over {len(tables)} seeds or over instances"]
-    for name, first in tables[0]["methods"].items():
-        values = [100 * table["methods"][name]["mean"] for table in tables]
-        low, high, over = 100 * first["low"], 100 * first["high"], "instances"
-        if len(set(values)) > 1:
-            found = seed_interval(values, tables[0]["instances"])
-            low, high, over = found.low, found.high, "seeds"
-        lines.append(f"{name:28}{np.mean(values):8.1f}  [{low:.1f}, {high:.1f}] {over}")
-    best = tables[0]["best_single"]
-    lines += ["", f"{'task':34}{best:>10}{'scorer':>8}{'oracle':>8}"]
-    for task, scores in tables[0]["tasks"].items():
-        scorer = np.mean([table["tasks"][task]["scorer"] for table in tables])
-        lines.append(f"{task:34}{100 * scores[best]:10.1f}{100 * scorer:8.1f}{100 * scores['oracle']:8.1f}")
-    recovered = [table["scorers"]["scorer"]["recovered"] for table in tables]
-    spearman = [table["scorers"]["scorer"]["spearman"] for table in tables]
-    lines += ["", f"recovered of (oracle - {best}): {', '.join(f'{share:.1%}' for share in recovered)}"]
-    lines.append(f"Spearman of score and ROUGE-L: {', '.join(f'{each:.3f}' for each in spearman)}")
-    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> None:
