@@ -7,13 +7,13 @@ Tasks are read from $CROSSTASK_DATA: generative tasks of Super-NaturalInstructio
 answers, of which a seed draws 20 (nobody picks them), and the generative folders of BIG-bench. Each task's training
 instances are answered by the model: after two solved examples (``--asked shown``, in-context learning), or from the
 definition alone in its chat template (``--asked chat``, zero-shot). One scorer learns from all tasks of
-Super-NaturalInstructions together, then one for each task from there, BIG-bench's, too. All of it is done once for each
-seed of the scorers; with ``--ablations 1`` the first has further rows (the paper's Table 6): scorers of each task from
-the encoder alone, and without the model's answers.
+Super-NaturalInstructions together, once, then one for each task from there, BIG-bench's, too, for each seed. With
+``--ablations 1`` the first seed has further rows (the paper's Table 6): scorers of each task from the encoder alone, and
+without the model's answers.
 
 Candidates are the paper's (Cappy, arXiv 2311.06720, section 4.2) with greedy decoding in place of a beam of 4, which
 costs as much as the 16 samples. Every step goes on where it was when it is started again; ``--seeds`` may grow, and so
-may ``--tasks``: remove the shared scorers and what was adapted from them then.
+may ``--tasks``: remove the shared scorer and what was adapted from it then.
 """
 
 import argparse
@@ -130,9 +130,9 @@ def sample(run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, 
     return output / "model-0000-of-0001.jsonl"
 
 
-def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, Any], samples: Path, seed: int) -> Path:
+def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, Any], samples: Path) -> Path:
     """One scorer of all tasks, from the encoder, on their training instances; its folder."""
-    folder = run.folder / f"shared_seed_{seed}"
+    folder = run.folder / "shared"
     if (folder / "config.json").exists():
         return folder
     data = {
@@ -149,9 +149,9 @@ def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, A
         "cache": str(run.folder / "store"),
     }
     export = {"class_path": "HuggingFaceExport", "init_args": {"folder": str(folder)}}
-    model = {"pretrained": settings.encoder, "learning_rate": settings.learning_rate, "seed": seed}
+    model = {"pretrained": settings.encoder, "learning_rate": settings.learning_rate}
     recipe = {
-        "seed_everything": seed,
+        "seed_everything": 0,
         "trainer": {
             "devices": 1,
             "precision": settings.precision,
@@ -166,7 +166,7 @@ def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, A
         "model": {"class_path": "ScorerModule", "init_args": model},
         "data": {"class_path": "ScorerDataModule", "init_args": data},
     }
-    run("fit", folder.name, recipe)
+    run("fit", "shared", recipe)
     return folder
 
 
@@ -239,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--shared_steps", type=int, default=560, help="of the scorer of all tasks, about 40 pairs each")
     parser.add_argument("--steps", type=int, default=40, help="of each task's scorer, 32 pairs each")
     parser.add_argument("--learning_rate", type=float, default=2e-4)
-    parser.add_argument("--seeds", type=int, default=1, help="of the scorers")
+    parser.add_argument("--seeds", type=int, default=1, help="of the scorers of each task")
     parser.add_argument("--ablations", type=int, default=0, help="1 for further rows of the first seed")
     parser.add_argument("--dtype", default="float32", help="of the language model's weights")
     parser.add_argument("--precision", default="32-true", help="in which scorers are trained, as the trainer's")
@@ -250,8 +250,8 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.bigbench:
         recipes["bigbench"] = sampled_bigbench(run, settings, settings.data / "bigbench")
     reports: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
+    scorer = shared_scorer(run, settings, recipe["train"], answers)
     for seed in range(settings.seeds):
-        scorer = shared_scorer(run, settings, recipe["train"], answers, seed)
         for name, own in recipes.items():
             reports[name].append(adapt(run, name, settings, own, scorer, seed))
     for name, found in reports.items():
