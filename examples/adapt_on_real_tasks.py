@@ -8,8 +8,8 @@ answers, of which a seed draws 20 (nobody picks them), and the generative folder
 instances are answered by the model: after two solved examples (``--asked shown``, in-context learning), or from the
 definition alone in its chat template (``--asked chat``, zero-shot). One scorer learns from all tasks of
 Super-NaturalInstructions together, once, then one for each task from there, BIG-bench's, too, for each seed. With
-``--ablations 1`` the first seed has further rows (the paper's Table 6): scorers of each task from the encoder alone, and
-without the model's answers.
+``--ablations 1`` the first seed has further rows (the paper's Table 6): scorers of each task from the encoder alone,
+and without the model's answers.
 
 Candidates are the paper's (Cappy, arXiv 2311.06720, section 4.2) with greedy decoding in place of a beam of 4, which
 costs as much as the 16 samples. Every step goes on where it was when it is started again; ``--seeds`` may grow, and so
