@@ -21,9 +21,11 @@ from .evaluation.metrics import Answer, GenerationScores, Scores
 from .models import compile_layers, model_config
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining
-from .scoring.cross_encoder import CrossEncoder, build_scorer, gather_for_pairs, pair_scores
+from .scoring.cross_encoder import CrossEncoder
 from .scoring.losses import ScorerLoss, scorer_losses
+from .scoring.pair_scores import gather_for_pairs, pair_scores
 from .scoring.ranking import Ranking, RankingScores
+from .scoring.scorer_models import build_scorer
 
 
 class ScorerModule(PlannedTraining):

@@ -24,7 +24,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from crosstask.datamodules.schema import ScoredBatch
 from crosstask.lightning_modules.evaluation.generation import Decoding, generate
-from crosstask.lightning_modules.scoring.cross_encoder import build_scorer, pair_scores
+from crosstask.lightning_modules.scoring.pair_scores import pair_scores
+from crosstask.lightning_modules.scoring.scorer_models import build_scorer
 
 VOCABULARY, VIRTUAL, SHOTS = 16_000, 20, 5
 WAYS = ("through a scorer", "fine-tuning", "prefix tuning", "in context", "answering, 17 candidates")

@@ -8,11 +8,9 @@ import pytest
 import torch
 from tokenizers import processors
 from transformers import (
-    AlbertConfig,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
-    DistilBertConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -20,8 +18,8 @@ from transformers import (
     RobertaModel,
 )
 
-from crosstask.lightning_modules.scoring import cross_encoder
-from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts, build_scorer
+from crosstask.lightning_modules.scoring import cross_encoder, pair_scores
+from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
 
 LONGEST = 48
 INSTRUCTIONS = ["Write the animal. list: cat 7 red", "Add one to each number. list: 3 12", "How many foods are there?"]
@@ -116,7 +114,7 @@ def test_positions_from_zero_and_lost_token_types_would_show(
     folder = saved(kind, toybench, tmp_path / kind)
     scorer = encoder(folder)
     if mistake == "first_position":
-        monkeypatch.setattr(cross_encoder, "first_position", lambda config: 0)
+        monkeypatch.setattr(pair_scores, "first_position", lambda config: 0)
     else:
         scorer._kind = cross_encoder.replace(scorer._kind, frame=scorer._kind.frame._replace(types=False))
     difference = (scorer.score(*columns(PAIRS)) - scored_by_transformers(folder, PAIRS)).abs()
@@ -273,18 +271,37 @@ def test_a_head_of_another_size_is_refused(toybench: Path, tmp_path: Path) -> No
         CrossEncoder(three, tokenizer, max_length=LONGEST)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        DistilBertConfig(vocab_size=64, dim=16, hidden_dim=16, n_layers=1, n_heads=1),
-        AlbertConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_attention_heads=1, embedding_size=8),
-        AutoConfig.for_model("gpt2", vocab_size=64, n_embd=16, n_layer=1, n_head=1),
-    ],
-    ids=lambda config: config.model_type,
-)
-def test_a_head_that_is_not_known_is_refused(config: Any) -> None:
-    with pytest.raises(ValueError, match="has no head that is known to read a pair's first token alone"):
-        build_scorer(config, weights=None, dtype=torch.float32)
+PADDED_KINDS: dict[str, dict[str, Any]] = {
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0},
+    "mpnet": {},
+    "distilbert": {"dim": 32, "n_heads": 2, "n_layers": 2, "hidden_dim": 48},
+    "albert": {"embedding_size": 16},
+    "llama": {"num_key_value_heads": 2},  # its head reads the last token
+}
+
+
+@pytest.mark.parametrize("kind", PADDED_KINDS)
+def test_what_cannot_read_packed_pairs_reads_them_padded(kind: str, toybench: Path, tmp_path: Path) -> None:
+    folder = saved(kind, toybench, tmp_path / kind, **PADDED_KINDS[kind])
+    expected = scored_by_transformers(folder, PAIRS)
+    assert expected.std() > 0.01
+    for tokens in (60, 10_000):
+        scores = encoder(folder, tokens_per_forward=tokens).score(*columns(PAIRS))
+        torch.testing.assert_close(scores, expected, atol=1e-10, rtol=0)
+
+
+def test_weights_that_lack_their_head_are_refused(folder: Path) -> None:
+    model = RobertaForSequenceClassification.from_pretrained(folder)
+    model.save_pretrained(folder, state_dict={k: v for k, v in model.state_dict().items() if "out_proj" not in k})
+    with pytest.raises(ValueError, match=r"lacks classifier\.out_proj\.bias, classifier\.out_proj\.weight: its scores"):
+        encoder(folder)
+
+
+def test_scores_that_are_no_numbers_are_refused(folder: Path) -> None:
+    scorer = encoder(folder)
+    torch.nn.init.constant_(scorer.model.get_parameter("classifier.out_proj.bias"), float("nan"))
+    with pytest.raises(ValueError, match="12 of 12 scores are no numbers: the scorer's weights diverged"):
+        scorer.score(*columns(PAIRS))
 
 
 def test_a_model_with_another_attention_is_refused(folder: Path) -> None:

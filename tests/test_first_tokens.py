@@ -7,7 +7,8 @@ import torch
 from transformers import AutoConfig
 
 from crosstask.datamodules.schema import ScoredBatch
-from crosstask.lightning_modules.scoring.cross_encoder import FIRST_TOKENS, build_scorer, pair_scores
+from crosstask.lightning_modules.scoring.pair_scores import FIRST_TOKENS, pair_scores
+from crosstask.lightning_modules.scoring.scorer_models import build_scorer
 
 FIELDS: dict[str, Any] = {
     "vocab_size": 50,

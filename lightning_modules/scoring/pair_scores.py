@@ -1,0 +1,122 @@
+"""Reading pairs of an instruction and a response: from a batch of packed pairs to one score for each.
+
+Packed pairs lie end to end in a row, are read under document attention, and the head sees the first token of each. A
+model whose documents would see each other reads every pair in a row of its own instead, padded, through its own
+forward.
+"""
+
+# B rows, L columns, S scored pairs, N tokens of the longest pair, H hidden width
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...datamodules.schema import ScoredBatch
+from ..attention.document_attention import Documents
+from ..attention.packable import first_position
+
+FIRST_TOKENS = "last_layer_reads_first_tokens_alone"
+"""Attribute of a model whose last layer was prepared by ``first_tokens.py``."""
+
+PADDED = "reads_each_pair_in_a_row_of_its_own"
+"""Attribute of a model that cannot read packed pairs."""
+
+READ_PAIRS = "read_pairs"
+"""Method of a model in shards that reads pairs; see ``gather_for_pairs``."""
+
+
+def pair_scores(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
+    """Scores [S] of the pairs of a batch, in the order of ``batch.scored``: raw outputs of the head.
+
+    Args:
+        model: As ``build_scorer`` makes it.
+        batch: Packed pairs; their positions are counted from the model's first one here.
+
+    Raises:
+        ValueError: A pair is longer than the model has positions for.
+    """
+    require_pair_positions(model.config, batch.longest)
+    if getattr(model, PADDED, False):
+        return _read_padded(model, batch)
+    read: Callable[[ScoredBatch], Tensor] = getattr(model, READ_PAIRS, partial(_read_packed, model))
+    return read(batch)
+
+
+def gather_for_pairs(model: PreTrainedModel) -> None:
+    """Let a model that FSDP2 has cut gather its embeddings and head for pairs, which do not pass its own forward."""
+    if isinstance(model, FSDPModule):
+        setattr(model, READ_PAIRS, partial(_read_packed, model))
+        register_fsdp_forward_method(model, READ_PAIRS)
+
+
+def _read_packed(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
+    encoder: Any = model.base_model
+    types = batch.token_type_ids if _has_types(model) else None
+    # Built by build_scorer, the last layer answers for first tokens alone; padding is a document, and not scored.
+    alone = {"first_tokens": True} if getattr(model, FIRST_TOKENS, False) else {}
+    hidden_BLH = encoder(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids + first_position(model.config),
+        token_type_ids=types,
+        documents=Documents(batch.offsets),
+        return_dict=True,
+        **alone,
+    ).last_hidden_state
+    places_S = torch.searchsorted(batch.offsets, batch.scored.to(batch.offsets.dtype)) if alone else batch.scored
+    first_S1H = hidden_BLH.flatten(0, 1).index_select(0, places_S).unsqueeze(1)
+    return _head(model, first_S1H).squeeze(-1)
+
+
+def _has_types(model: PreTrainedModel) -> bool:
+    return getattr(model.config, "type_vocab_size", 1) > 1
+
+
+def _read_padded(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
+    """The model's own forward on rows [S, N] of one pair each; a batch that only keeps replicas in step reads a row."""
+    starts_S = batch.scored if len(batch.scored) else batch.scored.new_zeros(1)
+    ends_S = batch.offsets[torch.searchsorted(batch.offsets, starts_S.to(batch.offsets.dtype), right=True)]
+    columns_N = torch.arange(max(batch.longest, 1), device=starts_S.device)
+    places_SN = starts_S.unsqueeze(1) + columns_N
+    inside_SN = places_SN < ends_S.unsqueeze(1)
+    places_SN = places_SN.where(inside_SN, starts_S.unsqueeze(1))
+    padding = model.config.pad_token_id or 0  # families that count positions from the padding look for its id
+    inputs = {
+        "input_ids": batch.input_ids.flatten()[places_SN].where(inside_SN, padding),
+        "attention_mask": inside_SN.long(),
+    }
+    if _has_types(model):
+        inputs["token_type_ids"] = batch.token_type_ids.flatten()[places_SN].where(inside_SN, 0)
+    return model(**inputs).logits[: len(batch.scored), 0]
+
+
+def _head(model: PreTrainedModel, first_S1H: Tensor) -> Tensor:
+    """What stands behind the encoder, on rows of one column: both families read the first column alone."""
+    parts: Any = model
+    if has_roberta_head(model):
+        return parts.classifier(first_S1H)
+    return parts.classifier(parts.dropout(parts.base_model.pooler(first_S1H)))
+
+
+def has_roberta_head(model: PreTrainedModel) -> bool:
+    """``classifier`` reads the encoder's first column: dense, activation, out_proj (RoBERTa, XLM-R, ELECTRA)."""
+    classifier = getattr(model, "classifier", None)
+    return hasattr(classifier, "dense") and hasattr(classifier, "out_proj")
+
+
+def require_pair_positions(config: PreTrainedConfig, pair_length: int) -> None:
+    """Refuse pairs that are longer than the encoder has positions for.
+
+    Raises:
+        ValueError: With both numbers.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and pair_length > positions - first_position(config):
+        raise ValueError(
+            f"pairs of {pair_length} tokens exceed the {positions - first_position(config)} positions of the model "
+            f"({config.model_type}): shorten them (max_length, or the datamodule's pair_length)"
+        )
