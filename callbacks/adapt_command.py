@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from rich.console import Console
 from ..datamodules.benchmarks import Benchmark
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
-from ..datamodules.scoring.samples import read_samples, size_of_generator
+from ..datamodules.scoring.samples import ModelSamples, size_of_generator
 from ..lightning_modules.scoring.adaptation import ScorerTraining, adapt
 from ..lightning_modules.scoring.calibration import Calibration
 from ..lightning_modules.scoring.selecting import (
@@ -25,7 +25,7 @@ from ..lightning_modules.scoring.selecting import (
     score_asked,
     to_candidates,
 )
-from ..lightning_modules.scoring.selection import SCORER, Candidates, selection_table
+from ..lightning_modules.scoring.selection import RESERVED, SCORER, Candidates, selection_table
 from .huggingface_export import export_huggingface
 from .report.adaptation import write_adaptation
 
@@ -70,7 +70,7 @@ def adapt_tasks(
         augmentation: Train on the model's answers, too; without them is an ablation of the paper.
         sizes: Also choose among so many nucleus samples alone.
         keep_scorers: Keep each task's scorers in ``scorers``, as folders that `crosstask select` and ``CrossEncoder``
-            load, instead of their scores alone.
+            load, instead of their scores alone; those that were not kept before are trained again.
         generator_parameters: Of the language model, for `crosstask scaling`; as `crosstask samples` noted if left out.
         seed: Decides how instructions read; the samples' own rendering seed.
         cache: Folder of the store.
@@ -79,48 +79,53 @@ def adapt_tasks(
     trainings = all_trainings(training, augmentation, variants or {})
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     names = list(tasks) or list(dict.fromkeys((test or train).task_names("test")))
+    answers = ModelSamples(samples)
 
     def record_of(task: str, asked: Sequence[Asked], scorer: str) -> Record:
         """What is known of a task and a scorer, which is trained where nothing is."""
         own, augmented = trainings[scorer]
         plain = task.replace("/", "-").replace(":", "-")
         file = plain if scorer == SCORER else f"{plain}.{scorer}"
-        path = folder / "tasks" / f"{file}.json"
+        path, kept = folder / "tasks" / f"{file}.json", folder / "scorers" / file
+        lines = _training_answers(train, task, answers, asked)
+        if augmented and not lines:
+            raise ValueError(
+                f"{', '.join(samples)}: no answer to a training instance of {task}: sample them, or set "
+                "augmentation: false"
+            )
         settings = {**asdict(own), "augmentation": augmented, "test_examples": test_examples}
         settings |= {"prompt": prompt.fingerprint(), "rendering_seed": seed}
         settings |= {"instances": train.fingerprint(task), "asked": _digest(asked)}
-        if not path.exists():
-            answers = _training_samples(train, task, samples, asked, path.with_name(f"{plain}.samples.jsonl"))
-            if augmented and not answers:
-                raise ValueError(
-                    f"{', '.join(samples)}: no answer to a training instance of {task}: sample them, or set "
-                    "augmentation: false"
-                )
+        settings |= {"answers": _digest(lines) if augmented or own.calibration_examples else None}
+        record = _read_record(path, settings) if path.exists() else None
+        if record is None or (keep_scorers and not kept.exists()):
+            file_of_answers = path.with_name(f"{plain}.samples.jsonl")
+            file_of_answers.write_text("".join(lines), encoding="utf-8")
             found = adapt(
                 train,
                 task,
                 own,
                 prompt=prompt,
-                samples=answers,
+                samples=[str(file_of_answers)] if lines else [],
                 augmentation=augmented,
                 test_examples=0 if test else test_examples,
                 rendering_seed=seed,
                 cache=cache,
             )
-            encoder = found.module.cross_encoder(max_length=own.pair_length)
-            done = {
+            encoder = found.module.cross_encoder(max_length=own.pair_length, truncation=own.truncation)
+            record = {
                 "scores": score_asked(encoder, asked),
                 "calibration": found.calibration and found.calibration._asdict(),
-                "cost": found.cost(),
+                "cost": found.cost() | {"cut_candidates": encoder.cuts.cut},
                 "settings": settings,
             }
             if keep_scorers:
-                kept = folder / "scorers" / file
                 export_huggingface(found.module, kept)
                 if found.calibration:
                     found.calibration.save(kept)
-            path.write_text(json.dumps(done))
-        return _require_settings(path, settings)
+            path.with_suffix(".part").write_text(json.dumps(record))
+            path.with_suffix(".part").replace(path)  # a run that is killed leaves a whole file, or none
+        return record
 
     candidates: list[Asked] = []
     everything: list[Candidates] = []
@@ -131,7 +136,8 @@ def adapt_tasks(
     failed: dict[str, str] = {}
     for number, name in enumerate(names, start=1):
         try:
-            asked = candidates_of_files(_test_part(test or train, name, prompt, test_examples, seed), samples)
+            asked = candidates_of_files(_test_part(test or train, name, prompt, test_examples, seed), answers)
+            _require_rows(asked, trainings)
             records = {scorer: record_of(name, asked, scorer) for scorer in trainings}
             scored = scored_candidates(asked, records)
             for scorer, record in records.items():
@@ -165,8 +171,11 @@ def all_trainings(
     """
     found = {SCORER: (training, augmentation)}
     for name, changes in variants.items():
-        if name == SCORER:
-            raise ValueError(f"a variant cannot be called {name!r}, which is the row of `training` itself")
+        if name in RESERVED or "/" in name:
+            raise ValueError(
+                f"a variant cannot be called {name!r}: it names a row of the table and a file, and {SCORER} is the row "
+                f"of `training` itself; taken are {', '.join(sorted(RESERVED))}"
+            )
         changed = {key: value for key, value in changes.items() if key != "augmentation"}
         found[name] = training.changed(changed, f"variant {name}"), bool(changes.get("augmentation", augmentation))
     return found
@@ -192,12 +201,17 @@ def scored_candidates(asked: Sequence[Asked], records: Mapping[str, Record]) -> 
     return found
 
 
-def _digest(asked: Sequence[Asked]) -> str:
-    """Tells one set of candidates from another."""
-    return hashlib.sha256(repr(list(asked)).encode()).hexdigest()[:16]
+def _require_rows(asked: Sequence[Asked], names: Iterable[str]) -> None:
+    """Refuse scorers that are called as a decoding is, before they are trained."""
+    to_candidates(asked[0], {name: [0.0] * len(asked[0].samples) for name in names})
 
 
-def _require_settings(path: Path, settings: Mapping[str, Any]) -> Record:
+def _digest(things: Sequence[Any]) -> str:
+    """Tells one set of candidates, or of answers, from another."""
+    return hashlib.sha256(repr(list(things)).encode()).hexdigest()[:16]
+
+
+def _read_record(path: Path, settings: Mapping[str, Any]) -> Record:
     """What is known of a task that is done.
 
     Raises:
@@ -217,17 +231,12 @@ def _test_part(benchmark: Benchmark, name: str, prompt: PromptForm, count: int, 
     )
 
 
-def _training_samples(
-    train: Benchmark, name: str, files: Sequence[str], asked: Sequence[Asked], path: Path
-) -> list[str]:
-    """The answers to a task's training instances, in a file of their own; answers to what is tested stay out."""
+def _training_answers(train: Benchmark, name: str, samples: ModelSamples, asked: Sequence[Asked]) -> list[str]:
+    """The answers to a task's training instances, a line each; answers to what is tested stay out."""
     tested = {each.prompt.example.id for each in asked}
     known = {example.id for example in train.examples(name)} - tested
-    lines = [sample.line(*key) for key, sample in read_samples(files) if key[0] == name and key[1] in known]
-    if not lines:
-        return []
-    path.write_text("".join(lines), encoding="utf-8")
-    return [str(path)]
+    drawn = samples.samples(name).items()
+    return [sample.line(name, example) for example, own in drawn if example in known for sample in own]
 
 
 def _line(scored: Sequence[Candidates], records: Mapping[str, Record]) -> str:

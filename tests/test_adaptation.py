@@ -7,7 +7,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import torch
 
+from crosstask.callbacks import adapt_command
 from crosstask.callbacks.adapt_command import adapt_tasks, all_trainings
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.benchmarks import BigBench
@@ -120,8 +122,44 @@ def test_variants_change_what_a_training_has(toybench: Path) -> None:
         all_trainings(given, True, {"a": {"step": 1}})
     with pytest.raises(ValueError, match="variant a: loss must be one of regression, pairwise, listwise, got 'pairs'"):
         all_trainings(given, True, {"a": {"loss": "pairs"}})
-    with pytest.raises(ValueError, match="a variant cannot be called 'scorer'"):
-        all_trainings(given, True, {"scorer": {}})
+    for taken in ("scorer", "calibrated", "oracle", "a/b"):
+        with pytest.raises(ValueError, match=f"a variant cannot be called '{taken}'"):
+            all_trainings(given, True, {taken: {}})
+    with pytest.raises(ValueError, match="batch of a scorer's training must be at least 1, got 0"):
+        training(toybench, batch=0)
+
+
+def test_accumulated_batches_make_the_same_step(toybench: Path, tmp_path: Path) -> None:
+    """And a pair that is too long is counted."""
+    found = [
+        adapt(
+            NaturalInstructions(str(toybench)),
+            TASKS[0],
+            training(
+                toybench,
+                steps=3,
+                batch=48,
+                accumulate=parts,
+                gradient_checkpointing=parts > 1,
+                pair_length=20,
+                config={**ENCODER, "attention_probs_dropout_prob": 0.0},
+            ),
+            prompt=OptImlPrompt(),
+            samples=[],
+            augmentation=False,
+            test_examples=8,
+            rendering_seed=0,
+            cache=str(tmp_path / "store"),
+        )
+        for parts in (1, 2)
+    ]
+    assert found[0].pairs_per_step == found[1].pairs_per_step
+    pairs = ["list: cat dog", "list: fox", "list: fox"], ["cat dog", "fox", "zebra"]
+    one, two = (each.module.cross_encoder(max_length=20).score(*pairs) for each in found)
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=0)
+    assert one.mean() > 0.3  # three steps move the scores from 0 towards the labels' mean
+    assert 0 < found[0].cut == found[1].cut
+    assert found[0].response_cut == 0
 
 
 def check_chart(path: Path, advantages: dict[str, Any]) -> None:
@@ -171,6 +209,58 @@ def test_a_task_that_fails_is_reported_and_the_others_go_on(toybench: Path, tmp_
     assert list(found["tasks"]) == TASKS[:1]
     assert "4 of 4 examples have no candidate" in found["failed"][TASKS[1]]
     assert "failed" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_scorer_that_diverges_fails_its_task_alone(
+    toybench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = NaturalInstructions(str(toybench))
+    file = answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra")
+    options: dict[str, Any] = {"tasks": TASKS, "test_examples": 4, "cache": str(tmp_path / "store")}
+
+    def diverged(benchmark: Any, task: str, *args: Any, **settings: Any) -> Any:
+        found = adapt(benchmark, task, *args, **settings)
+        if task == TASKS[0]:
+            torch.nn.init.constant_(found.module.scorer.get_parameter("classifier.out_proj.bias"), float("nan"))
+        return found
+
+    monkeypatch.setattr(adapt_command, "adapt", diverged)
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(found["tasks"]) == TASKS[1:]
+    assert "scores are no numbers" in found["failed"][TASKS[0]]
+    monkeypatch.undo()
+    adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)  # and is tried again
+    assert list(json.loads((tmp_path / "out" / "report.json").read_text())["tasks"]) == TASKS
+
+
+def test_scorers_of_other_answers_are_not_taken_for_these(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = NaturalInstructions(str(toybench))
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
+    adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
+    tested = {example.id for example in list(benchmark.examples(TASKS[0]))[:4]}
+    lines = Path(file).read_text().splitlines(keepends=True)
+    others = [line if json.loads(line)["id"] in tested else line.replace("zebra", "mouse") for line in lines]
+    Path(file).write_text("".join(others))
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
+    assert "was made with answers" in capsys.readouterr().out
+
+
+def test_a_variant_cannot_be_called_as_a_decoding(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = NaturalInstructions(str(toybench))
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(tmp_path), training(toybench), variants={"beam": {}}, **options)
+    assert "a scorer cannot be called 'beam'" in capsys.readouterr().out
+    assert not list((tmp_path / "tasks").iterdir())
 
 
 def test_instances_that_are_read_apart_stay_apart(toybench: Path, tmp_path: Path) -> None:

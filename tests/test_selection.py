@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from crosstask.datamodules.scoring.samples import Sample
+from crosstask.lightning_modules.scoring.selecting import by_size
 from crosstask.lightning_modules.scoring.selection import (
     Candidates,
     choices,
@@ -84,6 +85,14 @@ def test_fewer_samples_are_those_of_one_decoding() -> None:
     assert candidates().restricted(17).samples == SAMPLES
     with pytest.raises(ValueError, match="t 1 has 2 nucleus samples, and 3 are asked for"):
         candidates().restricted(3)
+
+
+def test_of_several_generators_each_gives_as_many() -> None:
+    pooled = [sample._replace(decoding=f"{name} {sample.decoding}") for name in "ab" for sample in SAMPLES]
+    two = Candidates.of("t", "1", pooled, REFERENCE).restricted(1)
+    assert [sample.decoding for sample in two.samples] == ["a nucleus", "b nucleus"]
+    with pytest.warns(UserWarning, match="no column for 3 of the candidates: t 1 has 2 nucleus samples"):
+        assert list(by_size([Candidates.of("t", "1", pooled, REFERENCE)], [2, 3])) == ["2", "10"]
 
 
 def test_a_black_box_has_no_likelihood_and_an_unscored_file_no_scorer() -> None:

@@ -161,7 +161,7 @@ class ModelSamples:
     def __init__(self, files: Sequence[str] = ()) -> None:
         self.files = tuple(files)
         self._fingerprints: dict[str, str] = {}
-        self._held: tuple[str, dict[str, list[str]]] = "", {}
+        self._held: tuple[str, dict[str, list[Sample]]] = "", {}
 
     @cached_property
     def _runs(self) -> dict[str, list["array[int]"]]:
@@ -187,15 +187,19 @@ class ModelSamples:
 
     def of(self, task: str) -> Mapping[str, list[str]]:
         """Responses to a task's examples, by their ids."""
+        return {example: [sample.response for sample in drawn] for example, drawn in self.samples(task).items()}
+
+    def samples(self, task: str) -> Mapping[str, list[Sample]]:
+        """Samples of a task's examples, by their ids, in the order of the files."""
         if self._held[0] != task:
-            found: dict[str, list[str]] = {}
+            found: dict[str, list[Sample]] = {}
             for path, runs in zip(self.files, self._runs.get(task, ()), strict=False):
                 with open(path, "rb") as file:
                     for start, end in zip(runs[::2], runs[1::2], strict=True):
                         file.seek(start)
                         for line in filter(bytes.strip, file.read(end - start).split(b"\n")):
                             (_, example), sample = read_sample(line.decode(), path)
-                            found.setdefault(example, []).append(sample.response)
+                            found.setdefault(example, []).append(sample)
             self._held = task, found
         return self._held[1]
 

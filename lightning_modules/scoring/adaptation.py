@@ -7,7 +7,7 @@ that is never trained; its answers are files of samples.
 
 import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, get_args
 
@@ -20,7 +20,9 @@ from ...datamodules.benchmarks.messages import nearest
 from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.schema import Example, Task
 from ...datamodules.scorer import ScorerDataModule
+from ...datamodules.scoring.rows import Truncation
 from ...datamodules.scoring.sampled_examples import SampledExamples
+from ...datamodules.scoring.samples import ModelSamples
 from ..scorer import ScorerModule
 from .calibration import Calibration, fit_calibration
 from .losses import ScorerLoss
@@ -64,12 +66,15 @@ class ScorerTraining:
         label_temperature: As the module's.
         steps: Optimizer steps.
         batch: Pairs of a step, about: a row of pairs is never split.
+        accumulate: Batches that a step is divided into, for memory: the step stays the same.
+        gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
         learning_rate: Peak of the schedule, which warms up for a tenth of its steps and decays to 0.
         schedule_steps: Steps that the schedule is laid out for; `steps` where it is left out. The released program
             takes 800 steps of 128 pairs of a schedule of 12,800 on one device: it ends in the warm-up, at 1.25e-5.
         row_length: Columns of a packed row; for a ranking loss more, where an instruction needs them for all its
-            responses, up to those of a whole step.
+            responses, up to those of a whole batch.
         pair_length: Most tokens of a pair.
+        truncation: What a longer pair loses, in training and in choosing.
         train_examples: Most training examples of a task.
         calibration_examples: Training examples that are held out, to learn from the answers to them what correctness to
             expect of a score; 0 for no calibration.
@@ -86,16 +91,24 @@ class ScorerTraining:
     label_temperature: float = 1.0
     steps: int = 400
     batch: int = 256
+    accumulate: int = 1
+    gradient_checkpointing: bool = False
     learning_rate: float = 2e-5
     schedule_steps: int | None = None
     row_length: int = 2048
     pair_length: int = 512
+    truncation: Truncation = "instruction"
     train_examples: int = 500_000
     calibration_examples: int = 0
     faithful: bool = False
     accelerator: str = "auto"
     precision: str = "32-true"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} of a scorer's training must be at least 1, got {getattr(self, name)}")
 
     def changed(self, changes: Mapping[str, Any], where: str) -> "ScorerTraining":
         """The same with other values of some arguments.
@@ -125,10 +138,12 @@ class Adapted(NamedTuple):
         module: The scorer.
         calibration: What its scores are worth, where examples were held out for that.
         pairs: Different training pairs.
+        cut: Pairs that were longer than `pair_length`.
+        response_cut: Those of them that lost a part of the response.
         parted: Instructions whose responses a ranking loss compared in parts, because no row could hold all.
         pairs_per_step: On average.
         seconds: Of the training alone.
-        memory: Greatest memory in MiB: of the device on CUDA, else of the process so far.
+        memory: Greatest memory in MiB: of the device where it was trained on CUDA, else of the process so far.
         storage: MiB of the weights, which is what adapting to the task adds to a disk.
         parameters: Of the scorer.
     """
@@ -136,6 +151,8 @@ class Adapted(NamedTuple):
     module: ScorerModule
     calibration: Calibration | None
     pairs: int
+    cut: int
+    response_cut: int
     parted: int
     pairs_per_step: float
     seconds: float
@@ -160,7 +177,7 @@ def adapt(
     cache: str,
     augmentation: bool = True,
 ) -> Adapted:
-    """Train a scorer on one task.
+    """Train a scorer on one task; it stays on the device where it was trained.
 
     Args:
         benchmark: Of the training instances.
@@ -178,7 +195,7 @@ def adapt(
     """
     learned = samples if augmentation else []
     data = _data(benchmark, task, training, prompt, learned, test_examples, rendering_seed, cache)
-    pairs_per_row = fit_rows(data, training.batch)
+    pairs_per_row = fit_rows(data, training.batch, training.accumulate)
     L.seed_everything(training.seed, verbose=False)
     module = ScorerModule(
         training.tokenizer_name,
@@ -189,12 +206,14 @@ def adapt(
         loss=training.loss,
         label_temperature=training.label_temperature,
         learning_rate=training.learning_rate,
+        gradient_checkpointing=training.gradient_checkpointing,
         seed=training.seed,
     )
     trainer = L.Trainer(
         accelerator=training.accelerator,
         devices=1,
         precision=training.precision,  # type: ignore[arg-type]
+        accumulate_grad_batches=training.accumulate,
         max_steps=training.steps,
         max_epochs=-1,
         use_distributed_sampler=False,
@@ -205,18 +224,23 @@ def adapt(
         limit_val_batches=0,
         num_sanity_val_steps=0,
     )
-    if cuda := torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     began = time.perf_counter()
     trainer.fit(module, datamodule=data)
     seconds = time.perf_counter() - began
-    memory = torch.cuda.max_memory_allocated() / 2**20 if cuda else _process_memory()
+    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _process_memory()
+    module.to(device)  # the trainer leaves it on the CPU, where many candidates would take long to score
     assert data.plan is not None
+    found = data.report()
     weights = list(module.scorer.parameters())
     return Adapted(
         module.eval(),
         calibrated(module, data, samples) if training.calibration_examples else None,
-        pairs=data.report().examples,
+        pairs=found.examples,
+        cut=found.truncated,
+        response_cut=found.target_cut,
         parted=data.plan.groups.cut if data.plan.groups else 0,
         pairs_per_step=data.rows_per_step * pairs_per_row,
         seconds=seconds,
@@ -226,7 +250,7 @@ def adapt(
     )
 
 
-def calibrated(module: ScorerModule, data: ScorerDataModule, samples: Sequence[str]) -> Calibration:
+def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str]) -> Calibration:
     """What a scorer's scores are worth on the language model's answers to the examples that its training held out.
 
     Raises:
@@ -241,27 +265,28 @@ def calibrated(module: ScorerModule, data: ScorerDataModule, samples: Sequence[s
         test_examples=data.counts.test,
         seed=data.counts.seed,
     )
-    asked = candidates_of_files(held_out, samples)
-    scores = score_asked(module.cross_encoder(max_length=data.pair_length), asked)
+    asked = candidates_of_files(held_out, ModelSamples(samples))
+    encoder = module.cross_encoder(max_length=data.pair_length, truncation=data.truncation)
+    scores = score_asked(encoder, asked)
     quality = [to_candidates(each).quality for each in asked]
     return fit_calibration(np.concatenate(scores), np.concatenate(quality))
 
 
-def fit_rows(data: ScorerDataModule, batch: int) -> float:
+def fit_rows(data: ScorerDataModule, batch: int, accumulate: int = 1) -> float:
     """Choose the rows of a step for about `batch` pairs, and their length for groups; return the pairs of a row.
 
-    A step is one batch, so that longer rows, of which there are fewer, take no more memory: a row that holds the whole
-    step is the longest there is.
+    A step is read in `accumulate` batches of equally many rows. Longer rows, of which there are fewer, take no more
+    memory: a row that holds a whole batch is the longest there is.
     """
     assert data.plan is not None
     found = data.report()
     if data.plan.groups is not None:
-        step = round(batch * found.real_tokens / max(found.draws, 1))
-        data.row_length = max(data.row_length, min(data.plan.groups.longest, step))
+        columns = round(batch / accumulate * found.real_tokens / max(found.draws, 1))
+        data.row_length = max(data.row_length, min(data.plan.groups.longest, columns))
         data.setup("fit")
         found = data.report()
     pairs_per_row = found.draws / max(found.rows, 1)
-    data.rows_per_step = max(1, round(batch / pairs_per_row))
+    data.rows_per_step = accumulate * max(1, round(batch / accumulate / pairs_per_row))
     data.setup("fit")
     return pairs_per_row
 
@@ -283,6 +308,7 @@ def _data(
         prompt=prompt,
         row_length=training.row_length,
         pair_length=training.pair_length,
+        truncation=training.truncation,
         rows_per_step=1,
         grouped=training.loss != "regression",
         train_examples=training.train_examples,

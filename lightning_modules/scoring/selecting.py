@@ -1,6 +1,7 @@
 """The command ``crosstask select``: candidates from files of samples, scored, chosen, and reported in one table."""
 
 import json
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from ...datamodules.scoring.rows import Truncation
 from ...datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
-from ...datamodules.scoring.samples import Key, Sample, read_samples
+from ...datamodules.scoring.samples import ModelSamples, Sample
 from .calibration import Calibration, load_calibration
 from .cross_encoder import CrossEncoder
 from .selection import (
@@ -28,7 +29,7 @@ from .selection import (
 )
 
 FIRST_DECODING = "nucleus"
-"""The decoding whose first samples stand for fewer candidates, as in Cappy's Table 5."""
+"""The decoding whose first samples stand for fewer candidates, as in Cappy's Table 5; of several generators, each's."""
 
 
 class Asked(NamedTuple):
@@ -63,7 +64,7 @@ def select_samples(
         device: Where the scorer runs.
         sizes: Also choose among so many nucleus samples alone.
     """
-    asked = candidates_of_files(examples, samples)
+    asked = candidates_of_files(examples, ModelSamples(samples))
     scores: list[dict[str, Sequence[float]]] = [{}] * len(asked)
     known: dict[str, Calibration] = {}
     if scorer is not None:
@@ -81,28 +82,26 @@ def select_samples(
     print_table(table, found["sizes"])
 
 
-def candidates_of_files(examples: SampledExamples, files: Sequence[str]) -> list[Asked]:
+def candidates_of_files(examples: SampledExamples, samples: ModelSamples) -> list[Asked]:
     """Every example with its candidates, in the order of the examples.
 
     Raises:
         ValueError: An example has no candidate, or none has one.
     """
-    prompts = list(examples.prompts())
-    found: dict[Key, list[Sample]] = {(each.task.name, each.example.id): [] for each in prompts}
-    for key, sample in read_samples(files):
-        if key in found:
-            found[key].append(sample)
-    if len({sample.generator for drawn in found.values() for sample in drawn}) > 1:
-        found = {
-            key: [sample._replace(decoding=f"{sample.generator} {sample.decoding}") for sample in drawn]
-            for key, drawn in found.items()
-        }
-    if missing := [key for key, drawn in found.items() if not drawn]:
+    asked = [Asked(each, samples.samples(each.task.name).get(each.example.id, ())) for each in examples.prompts()]
+    if missing := [each.prompt for each in asked if not each.samples]:
         raise ValueError(
-            f"{len(missing)} of {len(found)} examples have no candidate in {', '.join(files)}, e.g. {missing[0]}: "
-            "finish the samples, or name the parts and counts that they were made for"
+            f"{len(missing)} of {len(asked)} examples have no candidate in {', '.join(samples.files)}, e.g. "
+            f"{(missing[0].task.name, missing[0].example.id)}: finish the samples, or name the parts and counts that "
+            "they were made for"
         )
-    return [Asked(each, found[each.task.name, each.example.id]) for each in prompts]
+    if len({sample.generator for each in asked for sample in each.samples}) > 1:
+        return [each._replace(samples=[_named_by_generator(sample) for sample in each.samples]) for each in asked]
+    return asked
+
+
+def _named_by_generator(sample: Sample) -> Sample:
+    return sample._replace(decoding=f"{sample.generator} {sample.decoding}")
 
 
 def score_asked(encoder: CrossEncoder, asked: Sequence[Asked]) -> list[list[float]]:
@@ -138,15 +137,19 @@ def to_candidates(
 
 
 def by_size(everything: Sequence[Candidates], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Means of each method among fewer candidates, by their number, and among all."""
+    """Means of each method among fewer candidates, by their number for each generator, and among all.
+
+    A number that some example has no samples for is left out, with a warning.
+    """
     found = {}
     most = max(len(candidates.samples) for candidates in everything)
     for size in sizes:
         try:
-            table = selection_table([candidates.restricted(size, FIRST_DECODING) for candidates in everything])
-        except ValueError:  # no such samples: not a file of Cappy's decodings
+            restricted = [candidates.restricted(size, FIRST_DECODING) for candidates in everything]
+        except ValueError as error:
+            warnings.warn(f"no column for {size} of the candidates: {error}", stacklevel=2)
             continue
-        found[str(size)] = means(table)
+        found[str(size)] = means(selection_table(restricted))
     return found | {str(most): means(selection_table(everything))}
 
 

@@ -27,6 +27,9 @@ NOTHING: Mapping[str, Values] = MappingProxyType({})
 SCORER, SCORED = "scorer", "scored"
 """Names of the one scorer there usually is, and of what it weighs; others are called by their own name."""
 
+CALIBRATED = "calibrated"
+"""Name of what that scorer weighs once it is calibrated."""
+
 
 class Candidates(NamedTuple):
     """The candidates of one example.
@@ -72,7 +75,7 @@ class Candidates(NamedTuple):
         """
         if not samples:
             raise ValueError(f"{task} {example} has no candidates to select from")
-        taken = {*UNSCORED, *LIKELIHOOD, *(sample.decoding for sample in samples), "random", "oracle"}
+        taken = RESERVED - {SCORER} | {sample.decoding for sample in samples}
         for name, of_scorer in scores.items():
             if name in taken:
                 raise ValueError(f"a scorer cannot be called {name!r}, which is another row of the table")
@@ -91,12 +94,21 @@ class Candidates(NamedTuple):
         return np.array(found)
 
     def restricted(self, count: int, decoding: str = "nucleus") -> "Candidates":
-        """The first samples of one decoding alone, as Cappy's Table 5 has 1, 4 and 17; all if there are no more."""
+        """The first samples of one decoding alone, as Cappy's Table 5 has 1, 4 and 17; all if there are no more.
+
+        Of several generators, whose decodings are named by them, the first samples of each.
+
+        Raises:
+            ValueError: There are not as many.
+        """
         if count >= len(self.samples):
             return self
-        places = [place for place, sample in enumerate(self.samples) if sample.decoding == decoding][:count]
-        if len(places) < count:
-            raise ValueError(f"{self.task} {self.id} has {len(places)} {decoding} samples, and {count} are asked for")
+        names = dict.fromkeys(sample.decoding for sample in self.samples)
+        wanted = [decoding] if decoding in names else [name for name in names if name.endswith(f" {decoding}")]
+        found = [[p for p, sample in enumerate(self.samples) if sample.decoding == name][:count] for name in wanted]
+        if (fewest := min(map(len, found), default=0)) < count:
+            raise ValueError(f"{self.task} {self.id} has {fewest} {decoding} samples, and {count} are asked for")
+        places = sorted(place for own in found for place in own)
         scores, votes = ({name: own[places] for name, own in of.items()} for of in (self.scores, self.votes))
         samples = [self.samples[place] for place in places]
         return self._replace(samples=samples, quality=self.quality[places], scores=scores, votes=votes)
@@ -109,7 +121,7 @@ def vote_name(scorer: str) -> str:
 
 def calibrated_name(scorer: str) -> str:
     """The same for calibrated scores."""
-    return "calibrated" if scorer == SCORER else f"{scorer}, calibrated"
+    return CALIBRATED if scorer == SCORER else f"{scorer}, {CALIBRATED}"
 
 
 def correctness_votes(scores: Values) -> Values:
@@ -169,6 +181,10 @@ LIKELIHOOD: Mapping[str, Callable[[Candidates], int]] = {
 
 UNSCORED: Mapping[str, Callable[[Candidates], int]] = {"self-consistency": by_agreement, "minimum Bayes risk": by_risk}
 """Methods that need the candidates alone."""
+
+
+RESERVED = frozenset({SCORER, SCORED, CALIBRATED, "random", "oracle", *LIKELIHOOD, *UNSCORED})
+"""Names of rows, and of what candidates weigh, that no other scorer can have."""
 
 
 def _some(votes: Values) -> Values:
