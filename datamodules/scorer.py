@@ -1,6 +1,7 @@
 """The LightningDataModule of the scorer (Cappy): a benchmark's tasks as scored pairs, and candidates to rank."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -44,6 +45,8 @@ class ScorerDataModule(InstructionTuningDataModule):
             follows from the module's `loss`. Each instruction of a task then weighs the same in the mixture.
         packing: best_fit fills rows, in_order opens a new row for a pair that does not fit, one_per_row pads.
         train_examples: Most training examples of a task, of which each gives several pairs.
+        every_prompt: Train on every prompt of a row that has several templates, as Cappy's pretraining does; otherwise
+            on as many of them as there are rows, as OPT-IML has it.
         validation_examples: Examples a validation task holds out, or 0; without a list of validation tasks, of every
             training task.
         test_examples: Examples of a test task: the first ones of its file.
@@ -69,6 +72,7 @@ class ScorerDataModule(InstructionTuningDataModule):
         grouped: bool = False,
         packing: Literal["best_fit", "in_order", "one_per_row"] = "best_fit",
         train_examples: int = 500_000,
+        every_prompt: bool = False,
         validation_examples: int = 10,
         test_examples: int = 100,
         samples: Sequence[str] = (),
@@ -97,6 +101,7 @@ class ScorerDataModule(InstructionTuningDataModule):
         )
         if mismatches < 1:
             raise ValueError(f"a ranking needs at least 1 mismatch, got mismatches = {mismatches}")
+        self.counts = replace(self.counts, every_prompt=every_prompt)
         self.pair_length, self.truncation = pair_length, truncation
         self.samples, self.sample_label, self.faithful = ModelSamples(samples), sample_label, faithful
         self.mismatches, self.grouped = mismatches, grouped

@@ -62,6 +62,7 @@ def choose_prompts(
     test: int,
     limit: int | None = None,
     validation_prompts: int | None = None,
+    every_prompt: bool = False,
     seed: int = 0,
 ) -> Instances:
     """Deal the prompts of a task of which several may show one row, each by another template.
@@ -77,20 +78,27 @@ def choose_prompts(
         trained: As in ``choose_instances``, and so are `validation`, `test`, `limit` and `seed`, in rows.
         validation: Rows to hold out for validation.
         test: Rows to test.
-        limit: Most training rows.
+        limit: Most training rows; most training prompts where `every_prompt`.
         validation_prompts: Most prompts for validation, or None for all.
+        every_prompt: Train on every prompt of the training rows instead, as T0's mixture and Cappy's pretraining do.
         seed: Another seed is another choice.
     """
     numbers, first, row_of = np.unique(rows, return_index=True, return_inverse=True)
     place = np.argsort(np.argsort(first))[row_of]  # rows by their first prompt: file order
     dealt = choose_instances(
-        task, len(numbers), trained=trained, validation=validation, test=test, limit=limit, seed=seed
+        task,
+        len(numbers),
+        trained=trained,
+        validation=validation,
+        test=test,
+        limit=None if every_prompt else limit,
+        seed=seed,
     )
     if len(numbers) == len(rows):
         # One prompt a row: the places are the rows' own, in the order they were dealt in.
-        return dealt._replace(validation=dealt.validation[:validation_prompts])
+        return dealt._replace(train=dealt.train[:limit], validation=dealt.validation[:validation_prompts])
     pools = [np.flatnonzero(np.isin(place, part)) for part in dealt]
-    train = _drawn(pools[0], len(dealt.train), task, "train", seed)
+    train = _drawn(pools[0], limit if every_prompt else len(dealt.train), task, "train", seed)
     return Instances(train, _drawn(pools[1], validation_prompts, task, "validation", seed), pools[2].tolist())
 
 

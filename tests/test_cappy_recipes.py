@@ -22,6 +22,11 @@ def test_the_pretraining_recipes_parse(names: list[str], encoder: str, capsys: p
     assert (model["learning_rate"], model["warmup_share"], model["weight_decay"]) == (1e-6, 0.1, 0.0)
     assert found["trainer"]["max_steps"] == 160_000_000 // 1024
     assert data["train_examples"] == 500_000
+    assert data["every_prompt"]
+    runs = "runs/cappy" if names[-1] == "base" else "runs/cappy_large"  # the sizes do not overwrite each other
+    assert found["trainer"]["logger"]["init_args"]["save_dir"] == runs
+    (kept,) = (each for each in found["trainer"]["callbacks"] if each["class_path"].endswith("ModelCheckpoint"))
+    assert kept["init_args"]["dirpath"] == f"{runs}/checkpoints"
     assert len(data["benchmark"]["init_args"]["rows"]) == 39
 
 
@@ -32,3 +37,15 @@ def test_every_dataset_of_the_recipe_has_templates() -> None:
     recipe = yaml.safe_load((CONFIGS / "cappy_base.yaml").read_text())
     named = recipe["data"]["init_args"]["benchmark"]["init_args"]["rows"]
     assert set(named) <= set(PromptSource("$CROSSTASK_DATA/promptsource/templates").task_names("train"))
+
+
+@pytest.mark.parametrize("command", ["samples", "adapt"])
+def test_the_recipes_of_adaptation_parse(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--config", str(CONFIGS / "cappy" / f"bigbench_{command}.yaml"), "--print_config"])
+    found = yaml.safe_load(capsys.readouterr().out)
+    benchmark = found["train"] if command == "adapt" else found["examples"]["benchmark"]
+    assert benchmark["init_args"]["tasks"] == "cappy"
+    if command == "adapt":
+        assert (found["training"]["steps"], found["training"]["batch"]) == (400, 256)
+        assert found["training"]["learning_rate"] == 2e-5

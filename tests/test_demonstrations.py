@@ -104,6 +104,16 @@ def test_a_row_is_dealt_with_all_its_templates() -> None:
     assert chosen == choose_prompts("t", rows, trained=True, validation=4, test=5, validation_prompts=7)
 
 
+def test_every_prompt_of_the_training_rows_trains_where_that_is_asked_for() -> None:
+    rows = np.repeat(np.arange(20), 3)
+    every = choose_prompts("t", rows, trained=True, validation=4, test=5, every_prompt=True)
+    held_out = {int(rows[place]) for place in [*every.validation, *every.test]}
+    assert every.train == [place for place in range(60) if rows[place] not in held_out]  # 11 rows, 33 prompts
+    assert len(choose_prompts("t", rows, trained=True, validation=4, test=5, every_prompt=True, limit=25).train) == 25
+    plain = choose_prompts("t", np.arange(20), trained=True, validation=0, test=0, every_prompt=True, limit=7)
+    assert plain == choose_prompts("t", np.arange(20), trained=True, validation=0, test=0, limit=7)
+
+
 def test_examples_are_kept_while_they_are_few() -> None:
     reads = []
 

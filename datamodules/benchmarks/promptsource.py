@@ -44,8 +44,8 @@ class PromptSource(Benchmark):
 
     OPT-IML pools the prompts of all templates and draws as many as the dataset has rows, so that a task with many
     templates is no larger (section 4.1). Here every row gets one template, drawn at random among those that apply to
-    it; ``prompts="all"`` gives every row with every template, as the paper tests. That is for tasks that do not train:
-    instances are dealt one by one, so that a row of a task that does both could stand on both sides.
+    it; ``prompts="all"`` gives every row with every template, as the paper tests. Instances are dealt by row, so that
+    no row is trained in one template and tested in another.
 
     Args:
         templates: Folder of the templates, e.g. ``$CROSSTASK_DATA/promptsource/templates``.

@@ -34,6 +34,7 @@ class InstanceCounts:
     seed: int
     validation_prompts: int | None = None
     limits: Mapping[str, int] = field(default_factory=dict)
+    every_prompt: bool = False
 
     def limit_of(self, task: str) -> int | None:
         """Most training instances of a task."""
@@ -41,7 +42,8 @@ class InstanceCounts:
 
     def of_training(self, task: str) -> dict[str, int | None]:
         """What decides which instances of a task train."""
-        return {"validation": self.validation, "test": self.test, "limit": self.limit_of(task), "seed": self.seed}
+        counts = {"validation": self.validation, "test": self.test, "limit": self.limit_of(task), "seed": self.seed}
+        return {**counts, "every_prompt": True} if self.every_prompt else counts
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Preparation:
             test=self.counts.test if tested else 0,
             limit=self.counts.limit_of(name),
             validation_prompts=self.counts.validation_prompts,
+            every_prompt=self.counts.every_prompt,
             seed=self.counts.seed,
         )
 
