@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from crosstask.datamodules.benchmarks.bigbench import REPEATED, UNDECIDED, BigBench, validation_places
+from crosstask.datamodules.benchmarks.bigbench import CAPPY, REPEATED, UNDECIDED, BigBench, validation_places
 from crosstask.datamodules.schema import Example, Task
 
 GENERATIVE: dict[str, Any] = {
@@ -53,6 +53,14 @@ def test_a_generative_task_reads_as_its_file_says(tmp_path: Path) -> None:
         metric="exact_match",
         licence="Apache 2.0",
     )
+
+
+def test_cappys_tasks_are_those_that_are_there(tmp_path: Path) -> None:
+    for name in ("word_sorting", "tense", "sorting"):
+        write(tmp_path, name, GENERATIVE)
+    assert BigBench(str(tmp_path), tasks="cappy").task_names("test") == ["tense", "word_sorting"]
+    assert BigBench(str(tmp_path), tasks="cappy", part="train").task_names("train") == ["tense", "word_sorting"]
+    assert len(set(CAPPY.read_text().split())) == 45
 
 
 def test_choices_are_shown_in_an_order_that_does_not_tell_the_answer(tmp_path: Path) -> None:

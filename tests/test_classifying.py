@@ -1,6 +1,7 @@
 """Zero-shot classification: accuracy by template and pooled, by a scorer and by a language model."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassif
 from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.schema import Example, Task
 from crosstask.lightning_modules.models import build_model, model_config
-from crosstask.lightning_modules.scoring.classifying import Question, accuracies, classify_tasks
+from crosstask.lightning_modules.scoring.classifying import (
+    Question,
+    accuracies,
+    accuracies_by_chance,
+    classify_tasks,
+    read_questions,
+)
 from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder
 from crosstask.lightning_modules.scoring.sampling import load_generator
 
@@ -42,6 +49,27 @@ def test_the_papers_text_and_its_program_count_differently() -> None:
     found = accuracies([*asked, Question("u", "z", "?", ("a",), 0)], [1, 1, 1, 0, 0, 0])
     assert found["t"] == (0.375, 0.6, 2, 5)
     assert found["u"] == (1.0, 1.0, 1, 1)
+    three = Question("t", "x", "?", ("a", "b", "c"), 1)
+    assert accuracies_by_chance([three, asked[0], asked[-1]])["t"] == (
+        pytest.approx(11 / 24),
+        pytest.approx(4 / 9),
+        2,
+        3,
+    )
+
+
+def test_so_many_rows_are_asked_in_all_their_templates() -> None:
+    class Rows(Templated):
+        def examples(self, name: str) -> Iterator[Example]:
+            for row in range(3):
+                for template in "xy":
+                    options = ("cat", "cat") if row == 1 else ("cat", "dog")
+                    yield Example(name, f"{row}{template}", row, f"{row}?", ("dog",), template, options, 1)
+
+    refused: Counter[str] = Counter()
+    asked = list(read_questions(Rows(), "choice", None, 0, refused, rows=2))
+    assert [(question.instruction, question.template) for question in asked] == [("0?", "x"), ("0?", "y")]
+    assert refused == {"duplicate candidates": 2}  # of row 1
 
 
 def test_a_scorer_answers_with_its_best_option(toybench: Path, tmp_path: Path) -> None:
@@ -64,6 +92,7 @@ def test_a_scorer_answers_with_its_best_option(toybench: Path, tmp_path: Path) -
     assert report["missing"] == ["free"]
     assert report["refused"] == {"no options to choose from": 4}
     assert found["parameters"] == model.num_parameters()
+    assert report["chance"]["mean"] == {"template_mean": 0.5, "pooled": 0.5}
 
     torch.nn.init.zeros_(model.classifier.out_proj.bias)
     torch.nn.init.zeros_(model.classifier.dense.bias)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from crosstask.datamodules.rouge import rouge_l
 from crosstask.datamodules.schema import Example, ScoredBatch
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.scoring.pairs import References, ScoredPair, correctness_of_responses, released_correctness
-from crosstask.datamodules.scoring.ranking import CandidateLoader
+from crosstask.datamodules.scoring.ranking import CandidateLoader, candidates_of
 from crosstask.datamodules.scoring.samples import ModelSamples
 from crosstask.datamodules.storage.store import open_task
 
@@ -41,6 +42,15 @@ def test_a_classification_example_has_every_wrong_option() -> None:
 def test_the_gold_option_is_right_also_where_the_reference_is_another_text() -> None:
     lettered = example(0, "B", options=("red", "blue"), answer=1)
     assert responses([lettered]) == {"B": 1.0, "blue": 1.0, "red": 0.0}
+
+
+def test_an_option_that_is_right_for_another_example_of_the_same_input_is_right() -> None:
+    """Two annotators chose a and b of three: neither is wrong for the input they share."""
+    options = ("a", "b", "c")
+    one, two = (example(n, gold, text="same", options=options, answer=n) for n, gold in enumerate("ab"))
+    preparation: Any = SimpleNamespace(counts=SimpleNamespace(seed=0), label=rouge_l, samples=ModelSamples())
+    found = candidates_of(one, References([one, two]), preparation, mismatches=1)
+    assert found == {"a": 1.0, "b": 1.0, "c": 0.0}
 
 
 def test_a_generation_example_has_as_many_mismatches_as_references() -> None:

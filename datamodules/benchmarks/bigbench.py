@@ -18,6 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
 from .messages import existing_folder, expanded, kind, nearest
@@ -40,6 +42,9 @@ METRICS: Mapping[str, Literal["rouge_l", "exact_match", "accuracy"]] = {
 }
 """Headline metric by a task's preferred score; all others (bleu, rouge ...) are reported by ROUGE-L."""
 
+CAPPY = Path(__file__).parent / "data" / "cappy_bigbench.txt"
+"""The 45 generative tasks that Cappy adapts to (arXiv 2311.06720, Figure 6)."""
+
 ROW_FILES = (".parquet", ".arrow", ".jsonl", ".json")
 
 
@@ -53,18 +58,21 @@ class BigBench(Benchmark):
     Args:
         source: Folder of the tasks, e.g. ``$CROSSTASK_DATA/bigbench``, or a hub name: ``tasksource/bigbench``.
         part: Which instances to read: "train", "validation" (Cappy's test set), or "all".
-        tasks: Names of the tasks to read; all that are there if empty.
+        tasks: Names of the tasks to read; all that are there if empty, and of ``"cappy"`` the 45 generative ones of the
+            paper, as far as they are there.
         seed: Of the split of raw files, and of the order in which choices are shown.
     """
 
     name = "bigbench"
 
-    def __init__(self, source: str, part: Part = "all", tasks: Sequence[str] = (), seed: int = 0) -> None:
+    def __init__(
+        self, source: str, part: Part = "all", tasks: Literal["cappy"] | Sequence[str] = (), seed: int = 0
+    ) -> None:
         if part not in get_args(Part):
             raise ValueError(f"part must be one of {list(get_args(Part))}, got {part!r}")
         self.source = expanded(source)
         self.part = part
-        self.tasks = tuple(tasks)
+        self.tasks: Literal["cappy"] | Sequence[str] = "cappy" if tasks == "cappy" else tuple(tasks)
         self.seed = seed
 
     def task_names(self, split: Split) -> list[str]:
@@ -72,6 +80,11 @@ class BigBench(Benchmark):
         if split != ("train" if self.part == "train" else "test"):
             return []
         known = self._known()
+        if self.tasks == "cappy":
+            listed = CAPPY.read_text().split()
+            if missing := [name for name in listed if name not in known]:
+                rank_zero_info(f"{self.source} lacks {len(missing)} of Cappy's {len(listed)}: {', '.join(missing)}")
+            return [name for name in listed if name in known]
         if unknown := [name for name in self.tasks if name not in known]:
             raise ValueError(f"{self.source} has no BIG-bench task {unknown[0]!r}; {nearest(unknown[0], known)}")
         return list(self.tasks) or known

@@ -75,7 +75,8 @@ def candidates_of(
     if isinstance(found, str):
         return found
     if example.options:
-        found = {option: found[option] for option in stripped(example.options)}
+        # An option that is no reference of this example and not wrong is right for another one with its input.
+        found = {option: found.get(option, 1.0) for option in stripped(example.options)}
         if 1.0 not in found.values():
             return "no right option"
     order = sorted(found, key=lambda _: rng.random())

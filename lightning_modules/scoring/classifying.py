@@ -8,19 +8,20 @@ template of a task. The paper's text averages a task's accuracy over templates; 
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.benchmarks import Benchmark, Split
+from ...datamodules.evaluation.candidates import candidate_problem
 from ...datamodules.rendering.prompts import PromptForm, rendering_rng
 from ...datamodules.rendering.tokenization import refusal
 from ...datamodules.schema import Example
+from ...datamodules.scoring.rows import Truncation
 from ..evaluation.candidates import score_candidates
 from .cross_encoder import CrossEncoder
 from .sampling import load_generator
@@ -63,11 +64,22 @@ def accuracies(questions: Sequence[Question], chosen: Sequence[int]) -> Accuraci
     >>> accuracies(asked, [0, 0, 0, 1])["t"]
     TaskAccuracy(template_mean=0.5, pooled=0.75, templates=2, questions=4)
     """
-    right: dict[str, dict[str, list[bool]]] = {}
-    for question, place in zip(questions, chosen, strict=True):
-        right.setdefault(question.task, {}).setdefault(question.template, []).append(place == question.answer)
+    return _means_of(
+        questions, [float(place == question.answer) for question, place in zip(questions, chosen, strict=True)]
+    )
+
+
+def accuracies_by_chance(questions: Sequence[Question]) -> Accuracies:
+    """What a random choice among the options has on average."""
+    return _means_of(questions, [1 / len(question.options) for question in questions])
+
+
+def _means_of(questions: Sequence[Question], right: Sequence[float]) -> Accuracies:
+    by_task: dict[str, dict[str, list[float]]] = {}
+    for question, share in zip(questions, right, strict=True):
+        by_task.setdefault(question.task, {}).setdefault(question.template, []).append(share)
     found = {}
-    for task, templates in right.items():
+    for task, templates in by_task.items():
         pairs = [each for own in templates.values() for each in own]
         found[task] = TaskAccuracy(fmean(map(fmean, templates.values())), fmean(pairs), len(templates), len(pairs))
     return found
@@ -83,6 +95,7 @@ def classify_tasks(
     examples: int | None = None,
     prompt: PromptForm | None = None,
     max_length: int = 512,
+    truncation: Truncation = "instruction",
     seed: int = 0,
     device: str = "cpu",
 ) -> None:
@@ -97,9 +110,10 @@ def classify_tasks(
         generator: A language model, or several, whose summed log-likelihood ranks options; beside a scorer or alone.
         split: The benchmark's split that lists the tasks; PromptSource lists all of its tasks as training tasks.
         tasks: Names of the tasks; all of the split if empty.
-        examples: Most examples of a task; all by default.
+        examples: Most rows of a task, each in all its templates; all by default.
         prompt: How instructions are rendered; by default the example's input alone, as the released program reads it.
         max_length: Most tokens of an instruction with an option.
+        truncation: What a longer pair of the scorer loses; longest_first is the released program's way.
         seed: Decides how instructions read where `prompt` draws.
         device: Where the models run.
     """
@@ -114,16 +128,14 @@ def classify_tasks(
     refused: Counter[str] = Counter()
     names = list(tasks) or benchmark.task_names(split)
     questions = [
-        question
-        for name in names
-        for question in islice(read_questions(benchmark, name, prompt, seed, refused), examples)
+        question for name in names for question in read_questions(benchmark, name, prompt, seed, refused, rows=examples)
     ]
     if not questions:
         raise ValueError(f"none of {len(names)} tasks has an example with options and an answer: {dict(refused)}")
     found: dict[str, Accuracies] = {}
     parameters: dict[str, int] = {}
     for name, folder in scorers.items():
-        encoder = CrossEncoder.from_pretrained(folder, device=device, max_length=max_length)
+        encoder = CrossEncoder.from_pretrained(folder, device=device, max_length=max_length, truncation=truncation)
         found[name] = accuracies(questions, choose_by_scorer(encoder, questions))
         parameters[name] = encoder.model.num_parameters()
     for name, folder in generators.items():
@@ -134,24 +146,28 @@ def classify_tasks(
     path.parent.mkdir(parents=True, exist_ok=True)
     asked = {question.task for question in questions}
     missing = [name for name in names if name not in asked]
-    models = {
-        name: {
-            "parameters": parameters[name],
-            "mean": _means(own),
-            "tasks": {task: each._asdict() for task, each in own.items()},
-        }
-        for name, own in found.items()
-    }
-    path.write_text(json.dumps({"models": models, "missing": missing, "refused": refused}, indent=1))
-    _print(found, missing, refused)
+    models = {name: {"parameters": parameters[name], **_to_json(own)} for name, own in found.items()}
+    chance = accuracies_by_chance(questions)
+    report = {"models": models, "chance": _to_json(chance), "missing": missing, "refused": refused}
+    path.write_text(json.dumps(report, indent=1))
+    _print({**found, "by chance": chance}, missing, refused)
 
 
 def read_questions(
-    benchmark: Benchmark, name: str, prompt: PromptForm | None, seed: int, refused: Counter[str]
+    benchmark: Benchmark,
+    name: str,
+    prompt: PromptForm | None,
+    seed: int,
+    refused: Counter[str],
+    *,
+    rows: int | None = None,
 ) -> Iterator[Question]:
-    """Examples of a task that have options and an answer; others are counted by reason."""
-    task = benchmark.task(name)
+    """Examples of a task that have options and an answer, of its first rows; others are counted by reason."""
+    task, seen = benchmark.task(name), set[int]()
     for example in benchmark.examples(name):
+        seen.add(example.index)
+        if rows is not None and len(seen) > rows:
+            return
         reason = refusal(task, example) or _unanswerable(example)
         if reason:
             refused[reason] += 1
@@ -164,7 +180,9 @@ def read_questions(
 def _unanswerable(example: Example) -> str | None:
     if len(example.options) < 2:
         return "no options to choose from"
-    return "no right option" if example.answer is None else None
+    if example.answer is None:
+        return "no right option"
+    return candidate_problem(example.options, example.answer)
 
 
 def choose_by_scorer(encoder: CrossEncoder, questions: Sequence[Question]) -> list[int]:
@@ -181,6 +199,10 @@ def choose_by_likelihood(
     instructions = [question.instruction for question in questions]
     scores = score_candidates(model, tokenizer, instructions, [each.options for each in questions], longest=longest)
     return [each.best("sum").place for each in scores]
+
+
+def _to_json(found: Accuracies) -> dict[str, Any]:
+    return {"mean": _means(found), "tasks": {task: each._asdict() for task, each in found.items()}}
 
 
 def _means(found: Accuracies) -> dict[str, float]:

@@ -47,6 +47,9 @@ RELEASED_DECODINGS: dict[str, Decoding] = {
 RELEASED_MIN_NEW_TOKENS = 3
 """Its answers have three tokens at least."""
 
+RELEASED_MAX_SOURCE = 512
+"""It reads no more of a prompt."""
+
 PROMPTS_AT_ONCE = 4096
 """Prompts that are sorted by length and answered together; tasks that are larger are answered in parts."""
 
@@ -62,7 +65,7 @@ def write_samples(
     decodings: dict[str, Decoding] | None = None,
     faithful: bool = False,
     max_new_tokens: int = 64,
-    max_source: int = 1024,
+    max_source: int | None = None,
     stop: Sequence[str] = (),
     bos: bool = False,
     chat: bool = False,
@@ -84,9 +87,11 @@ def write_samples(
         generator: A causal or encoder-decoder model, by hub name or folder; or the folder of a trained prefix.
         answers: In its place, JSONL files with the texts task, id and response, any number for each example.
         decodings: How the model answers, by name; by default Cappy's five, which give 17 candidates.
-        faithful: Draw as Cappy's released program does: the 50 most probable tokens at most, and 3 tokens at least.
+        faithful: Draw as Cappy's released program does: the 50 most probable tokens at most, 3 tokens at least, and
+            prompts of 512 tokens.
         max_new_tokens: Longest answer in tokens.
-        max_source: Most tokens of a prompt; a longer one loses its beginning, and is counted.
+        max_source: Most tokens of a prompt; a longer one loses its beginning, and is counted. By default 1,024, or 512
+            where `faithful`.
         stop: Texts that end an answer, beside eos.
         bos: Whether a decoder-only prompt begins with the tokenizer's bos token.
         chat: Ask in the tokenizer's chat template, which brings its own bos: a prompt is a user's message.
@@ -102,19 +107,21 @@ def write_samples(
     if chat and bos:
         raise ValueError("a chat template brings its own bos: leave bos false where chat is true")
     console, (rank, size, _) = Console(), process_of_job()
-    name = name or Path(generator or answers[0]).stem
+    name = name or (Path(generator).name if generator else Path(answers[0]).stem)
     path = Path(output).expanduser() / f"{name}-{rank:04}-of-{size:04}.jsonl"
     refused: Counter[str] = Counter()
     if generator is None:
         prompts = {(each.task.name, each.example.id) for each in examples.prompts(refused)}
-        take_over(answers, prompts, path, name=name, rank=rank, size=size)
-        console.print(f"{path}: answers of {len(prompts)} examples checked; not asked: {dict(refused) or 'none'}")
+        answered = take_over(answers, prompts, path, name=name, rank=rank, size=size)
+        console.print(
+            f"{path}: answers to {answered} of {len(prompts)} examples checked; not asked: {dict(refused) or 'none'}"
+        )
         return
     settings: dict[str, Any] = {
         "decodings": decodings or (RELEASED_DECODINGS if faithful else CAPPY_DECODINGS),
         "max_new_tokens": max_new_tokens,
         "min_new_tokens": RELEASED_MIN_NEW_TOKENS if faithful else 0,
-        "max_source": max_source,
+        "max_source": max_source or (RELEASED_MAX_SOURCE if faithful else 1024),
         "stop": tuple(stop),
         "bos": bos,
         "chat": chat,
@@ -123,6 +130,7 @@ def write_samples(
     }
     about = {**settings, "decodings": {key: asdict(each) for key, each in settings["decodings"].items()}}
     about |= {"generator": generator, "prompt": examples.prompt.fingerprint(), "rendering_seed": examples.seed}
+    about |= {"shots": examples.shots, "separator": examples.separator}
     expected = sum(decoding.samples for decoding in settings["decodings"].values())
     file = SampleFile(path, {**about, "dtype": dtype}, expected=expected)
     model, tokenizer = load_generator(generator, dtype=dtype, device=device)
@@ -276,8 +284,11 @@ def load_generator(
 
 def take_over(
     answers: Sequence[str], known: set[tuple[str, str]], path: Path, *, name: str, rank: int = 0, size: int = 1
-) -> None:
+) -> int:
     """Check files of answers line by line and write them as samples; without a generator's name they get `name`.
+
+    Returns:
+        To how many different examples there is an answer.
 
     Raises:
         ValueError: A line is no sample, or answers an example that was not asked.
@@ -298,6 +309,7 @@ def take_over(
             if _shard(key, size) == rank:
                 out.write(sample.line(*key))
     path.with_suffix(".part").replace(path)
+    return len({(task, example) for task, example, _ in counts})
 
 
 def _shard(key: tuple[str, str], size: int) -> int:
