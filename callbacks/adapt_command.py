@@ -1,5 +1,6 @@
 """``crosstask adapt``: many tasks, a scorer each, and what that gains over the language model's own answers."""
 
+import gc
 import hashlib
 import json
 import sys
@@ -125,6 +126,9 @@ def adapt_tasks(
                     found.calibration.save(kept)
             path.with_suffix(".part").write_text(json.dumps(record))
             path.with_suffix(".part").replace(path)  # a run that is killed leaves a whole file, or none
+            # Trainer and module refer to each other, and the collector counts objects, not the bytes of their weights.
+            del found, encoder
+            gc.collect()
         return record
 
     candidates: list[Asked] = []

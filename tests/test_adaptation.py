@@ -1,6 +1,7 @@
 """Adapting a frozen model to tasks through a scorer: on candidates where right and wrong can be told apart."""
 
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,25 @@ def test_a_scorer_that_diverges_fails_its_task_alone(
     monkeypatch.undo()
     adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)  # and is tried again
     assert list(json.loads((tmp_path / "out" / "report.json").read_text())["tasks"]) == TASKS
+
+
+def test_a_scorer_and_its_optimizer_are_gone_before_the_next_task(
+    toybench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = NaturalInstructions(str(toybench))
+    file = answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra")
+    modules: list[weakref.ref[Any]] = []
+
+    def watched(*args: Any, **settings: Any) -> Any:
+        assert not [module for module in modules if module() is not None]
+        found = adapt(*args, **settings)
+        modules.append(weakref.ref(found.module))
+        return found
+
+    monkeypatch.setattr(adapt_command, "adapt", watched)
+    options: dict[str, Any] = {"tasks": TASKS, "test_examples": 4, "cache": str(tmp_path / "store")}
+    adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
+    assert len(modules) == 2
 
 
 def test_scorers_of_other_answers_are_not_taken_for_these(
