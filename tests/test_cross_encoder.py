@@ -132,6 +132,15 @@ def test_a_score_does_not_depend_on_what_it_is_scored_with(folder: Path, dtype: 
             torch.testing.assert_close(scorer.score(*columns(pairs)), expected, atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["roberta", "bert"])
+def test_a_score_in_half_precision_has_more_than_eight_bits(kind: str, toybench: Path, tmp_path: Path) -> None:
+    folder = saved(kind, toybench, tmp_path / kind)
+    scores = encoder(folder, dtype=torch.bfloat16).score(*columns(PAIRS))
+    assert scores.dtype == torch.float32
+    assert (scores != scores.bfloat16().float()).any()
+    torch.testing.assert_close(scores.double(), encoder(folder).score(*columns(PAIRS)), atol=0.1, rtol=0.1)
+
+
 def count_scored(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """Lengths of the pairs of every forward."""
     seen: list[list[int]] = []

@@ -19,7 +19,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ...datamodules.schema import TokenizedExample
 from ...datamodules.scoring.rows import ScoredRows, Truncation, pair_frame, tokenize_texts
-from .pair_scores import pair_scores, require_pair_positions
+from .pair_scores import keep_head_in_float32, pair_scores, require_pair_positions
 from .scorer_models import build_scorer, require_scorer
 
 
@@ -85,7 +85,7 @@ class CrossEncoder:
         truncation: Truncation = "instruction",
         tokens_per_forward: int = 8192,
     ) -> "CrossEncoder":
-        """Load model and tokenizer from a hub name or a folder.
+        """Load model and tokenizer from a hub name or a folder; in half precision the head stays in float32.
 
         Raises:
             ValueError: There is no scorer, e.g. an encoder without a trained head.
@@ -96,6 +96,8 @@ class CrossEncoder:
                 f"{name} is no trained scorer but {config.architectures}: its scores would come from a random head"
             )
         model = build_scorer(config, weights=name, dtype=dtype)
+        if dtype.itemsize == 2:
+            keep_head_in_float32(model)
         return cls(
             model.to(torch.device(device)),  # type: ignore[arg-type]
             load_tokenizer(name, eos=False),

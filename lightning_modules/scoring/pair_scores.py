@@ -97,9 +97,15 @@ def _read_padded(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
 def _head(model: PreTrainedModel, first_S1H: Tensor) -> Tensor:
     """What stands behind the encoder, on rows of one column: both families read the first column alone."""
     parts: Any = model
-    if has_roberta_head(model):
-        return parts.classifier(first_S1H)
-    return parts.classifier(parts.dropout(parts.base_model.pooler(first_S1H)))
+    read_SH = first_S1H if has_roberta_head(model) else parts.dropout(parts.base_model.pooler(first_S1H))
+    return parts.classifier(read_SH.to(next(parts.classifier.parameters()).dtype))
+
+
+def keep_head_in_float32(model: PreTrainedModel) -> None:
+    """Compute the head of a model of half precision in float32: eight bits of a bf16 score leave many ties."""
+    if not getattr(model, PADDED, False):
+        parts: Any = model
+        parts.classifier.float()  # BERT's pooler is a part of its encoder
 
 
 def has_roberta_head(model: PreTrainedModel) -> bool:
