@@ -31,7 +31,7 @@ from crosstask.callbacks.adapt_command import adapt_tasks
 from crosstask.callbacks.progress import TrainingBar
 from crosstask.callbacks.report.command import write_report
 from crosstask.callbacks.report.scaling import plot_scaling
-from crosstask.datamodules.benchmarks.messages import unknown_class_hint
+from crosstask.datamodules.benchmarks.messages import nearest, unknown_class_hint
 from crosstask.datamodules.bilevel.split_search import search_splits
 from crosstask.datamodules.data_commands import decontaminate, describe, prepare
 from crosstask.datamodules.refusals import RefusingParser, is_ours
@@ -219,6 +219,9 @@ def main(args: Sequence[str] | None = None) -> None:
             description=(inspect.getdoc(command) or "").split("\n\n")[0],
         )
         return
+    if words and not words[0].startswith("-") and words[0] not in CrosstaskCLI.subcommands():
+        known = {**COMMANDS, **DATA_COMMANDS, **FIT_COMMANDS, **CrosstaskCLI.subcommands()}
+        raise ValueError(f"no command {words[0]!r}, {nearest(words[0], known)}; there are {', '.join(sorted(known))}")
     run(None if args is None else words)
     # Lightning leaves a gloo group to the interpreter's exit, where its threads can abort a run that has succeeded.
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from ..datamodules.benchmarks import Benchmark
+from ..datamodules.benchmarks.messages import nearest
+from ..datamodules.refusals import is_ours
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples, size_of_generator
@@ -79,8 +81,8 @@ def adapt_tasks(
     console, folder = Console(soft_wrap=True), Path(output).expanduser()
     trainings = all_trainings(training, augmentation, variants or {})
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
-    names = list(tasks) or list(dict.fromkeys((test or train).task_names("test")))
-    answers = ModelSamples(samples)
+    names, answers = _tasks_to_adapt(test or train, tasks), ModelSamples(samples)
+    answers.require_files()
 
     def record_of(task: str, asked: Sequence[Asked], scorer: str) -> Record:
         """What is known of a task and a scorer, which is trained where nothing is."""
@@ -89,11 +91,6 @@ def adapt_tasks(
         file = plain if scorer == SCORER else f"{plain}.{scorer}"
         path, kept = folder / "tasks" / f"{file}.json", folder / "scorers" / file
         lines = _training_answers(train, task, answers, asked)
-        if augmented and not lines:
-            raise ValueError(
-                f"{', '.join(samples)}: no answer to a training instance of {task}: sample them, or set "
-                "augmentation: false"
-            )
         settings = {**asdict(own), "augmentation": augmented, "test_examples": test_examples}
         settings |= {"prompt": prompt.fingerprint(), "rendering_seed": seed}
         settings |= {"instances": train.fingerprint(task), "asked": _digest(asked)}
@@ -151,18 +148,37 @@ def adapt_tasks(
             console.print(f"{number}/{len(names)} {name}: {_line(scored, records)}", highlight=False)
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"
-            traceback.print_exc()
+            if not is_ours(error):  # else the sentence says what is wrong
+                traceback.print_exc()
             console.print(f"{number}/{len(names)} {name} failed: {failed[name]}", style="red", highlight=False)
     if candidates:
         table = selection_table(everything)
         size = generator_parameters or size_of_generator(samples)
+        means = by_size(everything, sizes)
         write_adaptation(
-            folder, table, candidates, everything, about=about, failed=failed, sizes=sizes, parameters=size
+            folder, table, candidates, everything, about=about, failed=failed, sizes=means, parameters=size
         )
-        print_table(table, by_size(everything, sizes))
+        print_table(table, means)
     if failed:
         console.print(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}", style="red")
         sys.exit(1)
+
+
+def _tasks_to_adapt(benchmark: Benchmark, tasks: Sequence[str]) -> list[str]:
+    """Names of the tasks, before anything is trained.
+
+    Raises:
+        ValueError: There is none, or no such one.
+    """
+    known = list(dict.fromkeys(benchmark.task_names("test")))
+    if not known:
+        raise ValueError(
+            "the benchmark of the training instances lists no task to test: give `test`, the benchmark of the test "
+            "instances, e.g. the validation part of BigBench"
+        )
+    if unknown := [name for name in tasks if name not in known]:
+        raise ValueError(f"no task {unknown[0]!r} among {len(known)} to test; {nearest(unknown[0], known)}")
+    return list(tasks) or known
 
 
 def all_trainings(

@@ -94,6 +94,13 @@ def test_tasks_are_adapted_to_reported_and_not_trained_twice(
     written = (out / "report.md").read_text()
     assert "scorer's choice" in written
     assert f"| scorer | {recovered:.1%} |" in written
+    assert "| chosen by | ROUGE-L | 95% | over the best single decoding | of 1 | of 3 |" in written
+    costs = [found["costs"][name] for name in TASKS]
+    assert f"| scorer | 2 | {sum(cost['seconds'] for cost in costs):.0f} |" in written
+    for name in TASKS:
+        means = found["tasks"][name]
+        shown = [means[method] for method in (found["best_single"], "scorer", "reward", "oracle")]
+        assert f"| {' | '.join(f'{100 * mean:.1f}' for mean in shown)} |" in written
     check_chart(out / "advantages.svg", found["advantages"])
     before = [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))]
     adapt_tasks(benchmark, [file], str(out), how, tasks=TASKS, **options)
@@ -185,6 +192,7 @@ def test_the_released_schedule_never_leaves_its_warm_up(toybench: Path, tmp_path
         training(toybench, steps=8, schedule_steps=128, learning_rate=2e-5, train_examples=4),
         prompt=OptImlPrompt(),
         samples=[],
+        augmentation=False,
         test_examples=4,
         rendering_seed=0,
         cache=str(tmp_path / "store"),
@@ -269,6 +277,40 @@ def test_scorers_of_other_answers_are_not_taken_for_these(
     with pytest.raises(SystemExit):
         adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
     assert "was made with answers" in capsys.readouterr().out
+
+
+def test_answers_that_are_held_out_to_calibrate_train_nothing(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All ten that were answered are held out: what is left to train has no answers, and is not trained in silence."""
+    benchmark = NaturalInstructions(str(toybench))
+    parts = SampledExamples(benchmark, parts=["train", "test"], tasks=TASKS[:1], train_examples=10, test_examples=4)
+    asked = {each.example.id for each in replace(parts, validation_examples=0).prompts()}
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
+    lines = Path(file).read_text().splitlines(keepends=True)
+    Path(file).write_text("".join(line for line in lines if json.loads(line)["id"] in asked))
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(tmp_path / "a"), training(toybench, calibration_examples=10), **options)
+    assert "no answer to any of the 30 training instances" in capsys.readouterr().out
+    how = training(toybench, calibration_examples=4, train_examples=10, steps=1)
+    adapt_tasks(benchmark, [file], str(tmp_path / "b"), how, **options)
+    found = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert found["costs"][TASKS[0]]["unanswered"] == 4
+
+
+def test_tasks_and_files_are_looked_for_before_anything_is_trained(toybench: Path, tmp_path: Path) -> None:
+    benchmark, out = NaturalInstructions(str(toybench)), str(tmp_path / "out")
+    with pytest.raises(
+        ValueError, match=r"no task 'task001_toy_copy_animal' among .* nearest: task001_toy_copy_animals"
+    ):
+        adapt_tasks(benchmark, [], out, training(toybench), tasks=[*TASKS, "task001_toy_copy_animal"])
+    with pytest.raises(ValueError, match=r"no file .*absent\.jsonl with model samples"):
+        adapt_tasks(benchmark, [str(tmp_path / "absent.jsonl")], out, training(toybench), tasks=TASKS)
+    (tmp_path / "add").mkdir()
+    (tmp_path / "add" / "task.json").write_text(json.dumps({"examples": [{"input": "1", "target": "2"}] * 40}))
+    with pytest.raises(ValueError, match="lists no task to test: give `test`"):
+        adapt_tasks(BigBench(str(tmp_path), "train"), [], out, training(toybench))
 
 
 def test_a_variant_cannot_be_called_as_a_decoding(

@@ -326,6 +326,25 @@ def test_answers_of_another_program_are_checked_and_taken_over(examples: Sampled
         write_samples(examples, str(tmp_path / "out"))
 
 
+def test_prompts_are_written_for_another_program(examples: SampledExamples, tmp_path: Path) -> None:
+    write_samples(examples, str(tmp_path), prompts_only=True)
+    asked = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert asked == [{"task": TASK, "id": p.example.id, "prompt": p.source} for p in examples.prompts()]
+    answers = tmp_path / "api.jsonl"
+    lines = [json.dumps({**line, "response": "a"}) for line in asked]
+    answers.write_text("\n".join(lines), encoding="utf-8-sig")  # as some editors save it
+    write_samples(examples, str(tmp_path / "out"), answers=[str(answers)])
+    assert len(list(read_samples((tmp_path / "out").glob("*.jsonl")))) == len(asked)
+    answers.write_bytes('{"task": "é"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"api\.jsonl:1: not UTF-8"):
+        write_samples(examples, str(tmp_path / "out"), answers=[str(answers)])
+
+
+def test_a_type_that_torch_does_not_have_is_named(generators: Path) -> None:
+    with pytest.raises(ValueError, match=r"dtype must be a type of torch, .* got 'fp16'"):
+        load_generator(str(generators / "causal"), dtype="fp16")
+
+
 def test_a_model_that_is_not_there_is_named(examples: SampledExamples, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no model .*absent.*expected a hub name or a folder"):
         write_samples(examples, str(tmp_path / "out"), str(tmp_path / "absent"))
@@ -399,3 +418,20 @@ def test_generators_are_candidates_together(examples: SampledExamples, tmp_path:
         "flan beam",
         "bart beam",
     ]
+
+
+def test_generators_that_cannot_be_told_apart_or_answer_in_part_are_told(
+    examples: SampledExamples, tmp_path: Path
+) -> None:
+    ids = [prompt.example.id for prompt in examples.prompts()]
+    first, second, third = (str(tmp_path / f"{n}.jsonl") for n in range(3))
+    lines = [Sample("a", "flan", "nucleus", n).line(TASK, example) for example in ids for n in range(2)]
+    Path(first).write_text("".join(lines))
+    Path(second).write_text("".join(lines))
+    Path(third).write_text(Sample("b", "bart", "nucleus", 0).line(TASK, ids[0]))
+    with pytest.raises(ValueError, match="has samples of nucleus by 'flan' twice: give generators different names"):
+        candidates_of_files(examples, ModelSamples([first, second]))
+    with pytest.raises(ValueError, match=r"0\.jsonl is given twice"):
+        ModelSamples([first, first])
+    with pytest.warns(UserWarning, match=r"not every generator answered all 6 examples \(bart 1\)"):
+        candidates_of_files(examples, ModelSamples([first, third]))

@@ -87,3 +87,12 @@ def test_the_size_of_a_generator_is_noted_beside_its_samples(tmp_path: Path) -> 
     assert size_of_generator(files) == 80
     note_generator(files[1], "other", 80)
     assert size_of_generator(files) is None
+
+
+def test_reports_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    one = adapted(tmp_path / "a", 1e6, 0.3, "beam")
+    with pytest.raises(ValueError, match="a report is given twice"):
+        plot_scaling([one, f"{one}/"], str(tmp_path / "out.svg"))
+    (tmp_path / "classify.json").write_text(json.dumps({"models": {}}))
+    with pytest.raises(ValueError, match="of ROUGE-L and those of classify of accuracy: draw them apart"):
+        plot_scaling([one, str(tmp_path / "classify.json")], str(tmp_path / "out.svg"))

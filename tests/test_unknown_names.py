@@ -23,6 +23,13 @@ def test_an_unknown_reader_is_answered_with_the_nearest(tmp_path: Path, capsys: 
     assert "no class is called BigBenchHrd, nearest: BigBenchHard" in capsys.readouterr().err
 
 
+def test_an_unknown_command_is_answered_with_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"no command 'sampels', nearest: samples, .*; there are adapt, .*, fit, .*, validate"
+    ):
+        main(["sampels", "--generator", "x"])
+
+
 def test_other_errors_are_left_alone() -> None:
     assert unknown_class_hint("Expected a value", ["P3"]) == ""
     assert (

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...lightning_modules.scoring.selecting import Asked, by_size, to_json, write_choices
+from ...lightning_modules.scoring.selecting import Asked, to_json, write_choices
 from ...lightning_modules.scoring.selection import (
     SCORER,
     Candidates,
@@ -30,7 +30,7 @@ def write_adaptation(
     *,
     about: Mapping[str, Mapping[str, Any]],
     failed: Mapping[str, str],
-    sizes: Sequence[int],
+    sizes: Mapping[str, Mapping[str, float]],
     parameters: float | None = None,
 ) -> None:
     """Write ``report.json``, ``report.md``, ``advantages.svg`` and ``choices.jsonl``.
@@ -42,7 +42,7 @@ def write_adaptation(
         everything: Their candidates.
         about: What else is known of each scorer, by its name; of the first one, ``costs`` by task.
         failed: Tasks that failed, with the reason.
-        sizes: Also choose among so many nucleus samples alone.
+        sizes: Means of each method by the number of candidates.
         parameters: Of the language model, where that is known.
     """
     advantages = task_gains(everything, SCORER, table.best_single)
@@ -52,7 +52,7 @@ def write_adaptation(
             name: {**own, "calibration_error": _calibration_errors(name, everything, about[name]), **about[name]}
             for name, own in found["scorers"].items()
         },
-        "sizes": by_size(everything, sizes),
+        "sizes": sizes,
         "advantages": {name: gain._asdict() for name, gain in advantages.items()},
         "costs": about[SCORER]["costs"],
         "failed": failed,
@@ -63,7 +63,7 @@ def write_adaptation(
     chart = differences(rows, f"ROUGE-L of the scorer's choice over {table.best_single}, by task", COLORS[0])
     (folder / "advantages.svg").write_text(chart, encoding="utf-8")
     write_choices(folder / "choices.jsonl", asked, everything)
-    lines = [*_table(table, found), *_tasks(found), *_worst(found, asked, everything)]
+    lines = [*_table(table, found), *_costs(found), *_tasks(table, found), *_worst(found, asked, everything)]
     for name, reason in failed.items():
         lines += ["", f"**{name} failed**: {reason}"]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -86,13 +86,18 @@ def _table(table: SelectionTable, found: Mapping[str, Any]) -> list[str]:
         "# Adaptation through a scorer",
         "",
         f"{table.instances} test instances of {len(table.names)} tasks; ROUGE-L in percent, mean over tasks, 95% "
-        f"intervals over resampled instances. Best single decoding: {table.best_single}.",
+        "intervals over resampled instances, too narrow where a task has fewer than some twenty. Best single decoding, "
+        f"on these instances: {table.best_single}. Rows with scored or calibrated weigh candidates by the scorer.",
         "",
-        "| chosen by | ROUGE-L | 95% | over the best single decoding |",
-        "|---|---|---|---|",
+        "| chosen by | ROUGE-L | 95% | over the best single decoding | "
+        + " | ".join(f"of {size}" for size in found["sizes"])
+        + " |",
+        "|---|---|---|---|" + "---|" * len(found["sizes"]),
     ]
     for name, row in found["methods"].items():
-        lines.append(f"| {name} | {100 * row['mean']:.2f} | {_interval(row)} | {_signed(found['gains'][name])} |")
+        fewer = [f"{100 * own[name]:.2f}" if name in own else "" for own in found["sizes"].values()]
+        cells = [name, f"{100 * row['mean']:.2f}", _interval(row), _signed(found["gains"][name]), *fewer]
+        lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| scorer | recovered of (oracle - best single decoding) | Spearman of score and ROUGE-L | "]
     lines[-1] += "calibration error of its scores | of calibrated ones |"
     lines += ["|---|---|---|---|---|"]
@@ -104,10 +109,30 @@ def _table(table: SelectionTable, found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _tasks(found: Mapping[str, Any]) -> list[str]:
-    lines = ["", "![Gain of the scorer's choice on each task](advantages.svg)", ""]
-    lines += ["## Tasks, the worst last", "", "| task | scorer over the best single decoding |", "|---|---|"]
-    return lines + [f"| {name} | {_signed(gain)} |" for name, gain in _by_gain(found)]
+def _costs(found: Mapping[str, Any]) -> list[str]:
+    """What adapting took, a line for each scorer: sums over tasks, and the greatest memory."""
+    lines = ["", "## Costs", ""]
+    lines += ["| scorer | tasks | seconds of training | MiB of weights a task | greatest memory, MiB | pairs | cut |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for name, own in found["scorers"].items():
+        costs = list(own["costs"].values())
+        seconds, pairs, cut = (sum(cost[key] for cost in costs) for key in ("seconds", "pairs", "cut"))
+        memory, storage = (max(cost[key] for cost in costs) for key in ("memory", "storage"))
+        lines.append(f"| {name} | {len(costs)} | {seconds:.0f} | {storage:.1f} | {memory:.0f} | {pairs} | {cut} |")
+    return lines
+
+
+def _tasks(table: SelectionTable, found: Mapping[str, Any]) -> list[str]:
+    shown = [table.best_single, *found["scorers"], "oracle"]
+    lines = ["", "![Gain of the scorer's choice on each task](advantages.svg)", "", "## Tasks, the worst last", ""]
+    lines += [
+        f"| task | scorer over the best single decoding | {' | '.join(shown)} |",
+        "|---|---|" + "---|" * len(shown),
+    ]
+    for name, gain in _by_gain(found):
+        means = [f"{100 * found['tasks'][name][method]:.1f}" for method in shown]
+        lines.append(f"| {name} | {_signed(gain)} | {' | '.join(means)} |")
+    return lines
 
 
 def _worst(found: Mapping[str, Any], asked: Sequence[Asked], everything: Sequence[Candidates]) -> list[str]:

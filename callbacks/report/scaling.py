@@ -33,6 +33,11 @@ def plot_scaling(reports: list[str], output: str = "scaling.svg", rows: Sequence
         rows: Rows of the tables; by default all models of classify, and of adapt the scorers, "self-score, sum" and
             "best single decoding".
     """
+    if len({Path(report).expanduser().absolute() for report in reports}) < len(reports):
+        raise ValueError(f"a report is given twice: {', '.join(map(str, reports))}")
+    kinds = {"accuracy" if "models" in read_report(report) else "ROUGE-L" for report in reports}
+    if len(kinds) > 1:
+        raise ValueError("reports of adapt are of ROUGE-L and those of classify of accuracy: draw them apart")
     lines: dict[str, list[Point]] = {}
     known: set[str] = set()
     for report in reports:
@@ -47,7 +52,7 @@ def plot_scaling(reports: list[str], output: str = "scaling.svg", rows: Sequence
     drawn = {name: sorted(own) for name, own in lines.items()}
     path = Path(output).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(over_sizes(drawn, "Score in percent against parameters"), encoding="utf-8")
+    path.write_text(over_sizes(drawn, f"{kinds.pop()} in percent against parameters"), encoding="utf-8")
     for name, own in drawn.items():
         print(f"{name}: {', '.join(f'{each.parameters:.3g} {100 * each.score:.1f}' for each in own)}")
     print(path)

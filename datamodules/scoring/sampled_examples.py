@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from ..benchmarks import Benchmark, Split
+from ..benchmarks.messages import nearest
 from ..rendering.demonstrations import DRAWN, choose, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
 from ..rendering.tokenization import refusal
@@ -73,7 +74,8 @@ class SampledExamples:
         known = list(dict.fromkeys(name for part in self.parts for name in splits[part]))
         if unknown := [name for name in self.tasks if name not in known]:
             raise ValueError(
-                f"task {unknown[0]!r} is in none of the splits {list(self.parts)}, which hold {len(known)}"
+                f"task {unknown[0]!r} is in none of the splits {list(self.parts)}, which hold {len(known)}; "
+                f"{nearest(unknown[0], known)}"
             )
         for name in self.tasks or known:
             task = self.benchmark.task(name)

@@ -56,24 +56,27 @@ def read_samples(files: Iterable[str | Path]) -> Iterator[tuple[Key, Sample]]:
     for path in map(Path, files):
         if not path.is_file():
             raise ValueError(f"no file {path} with model samples")
-        with open(path, encoding="utf-8") as lines:
+        with open(path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield read_sample(line, f"{path}:{number}")
 
 
-def read_sample(line: str, where: str) -> tuple[Key, Sample]:
+def read_sample(line: bytes, where: str) -> tuple[Key, Sample]:
     """The example and the sample of a line; fields that it lacks have their defaults.
 
     Raises:
         ValueError: It is no JSON, or a field has another type; the message begins with `where`.
     """
     try:
-        record = json.loads(line)
+        text = line.decode("utf-8-sig")  # some editors begin a file with a mark of its encoding
+        record = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: not UTF-8: {error}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not valid JSON: {error.msg}") from error
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("task", "id", "response")):
-        raise ValueError(f'{where}: expected an object with the texts "task", "id" and "response", got {line[:80]!r}')
+        raise ValueError(f'{where}: expected an object with the texts "task", "id" and "response", got {text[:80]!r}')
     fields = {key: record[key] for key in Sample._fields if key in record}
     for key, kinds in (("sample", int), ("log_likelihood", int | float | None), ("tokens", int | None)):
         if not isinstance(fields.get(key, 0), kinds):
@@ -119,7 +122,7 @@ class SampleFile:
                 position += len(line)
                 if not line.endswith(b"\n"):
                     break
-                key, _ = read_sample(line.decode(), f"{self.path}:{number}")
+                key, _ = read_sample(line, f"{self.path}:{number}")
                 found[key] += 1
                 if found[key] == self.expected:
                     self.done.add(key)
@@ -160,23 +163,30 @@ class ModelSamples:
 
     def __init__(self, files: Sequence[str] = ()) -> None:
         self.files = tuple(files)
+        if twice := [path for path, count in Counter(Path(path).absolute() for path in files).items() if count > 1]:
+            raise ValueError(f"the file of samples {twice[0]} is given twice, and each sample would count twice")
         self._fingerprints: dict[str, str] = {}
         self._held: tuple[str, dict[str, list[Sample]]] = "", {}
+
+    def require_files(self) -> None:
+        """Refuse files that are not there, before they are read."""
+        for path in map(Path, self.files):
+            if not path.is_file():
+                raise ValueError(f"no file {path} with model samples")
 
     @cached_property
     def _runs(self) -> dict[str, list["array[int]"]]:
         """For each task and file, the ends of its runs of lines in bytes: start, end, start, end ..."""
+        self.require_files()
         runs: dict[str, list[array[int]]] = {}
         for place, path in enumerate(map(Path, self.files)):
-            if not path.is_file():
-                raise ValueError(f"no file {path} with model samples")
             position, last = 0, None
             with open(path, "rb") as lines:
                 for number, line in enumerate(lines, start=1):
                     start, position = position, position + len(line)
                     if not line.strip():
                         continue
-                    (task, _), _ = read_sample(line.decode(), f"{path}:{number}")
+                    (task, _), _ = read_sample(line, f"{path}:{number}")
                     own = runs.setdefault(task, [array("q") for _ in self.files])[place]
                     if task == last:
                         own[-1] = position
@@ -198,7 +208,7 @@ class ModelSamples:
                     for start, end in zip(runs[::2], runs[1::2], strict=True):
                         file.seek(start)
                         for line in filter(bytes.strip, file.read(end - start).split(b"\n")):
-                            (_, example), sample = read_sample(line.decode(), path)
+                            (_, example), sample = read_sample(line, path)
                             found.setdefault(example, []).append(sample)
             self._held = task, found
         return self._held[1]

@@ -21,7 +21,7 @@ from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.schema import Example, Task
 from ...datamodules.scorer import ScorerDataModule
 from ...datamodules.scoring.rows import Truncation
-from ...datamodules.scoring.sampled_examples import SampledExamples
+from ...datamodules.scoring.sampled_examples import Part, SampledExamples
 from ...datamodules.scoring.samples import ModelSamples
 from ..scorer import ScorerModule
 from .calibration import Calibration, fit_calibration
@@ -138,6 +138,7 @@ class Adapted(NamedTuple):
         module: The scorer.
         calibration: What its scores are worth, where examples were held out for that.
         pairs: Different training pairs.
+        unanswered: Training examples without an answer of the language model, where it learns from answers.
         cut: Pairs that were longer than `pair_length`.
         response_cut: Those of them that lost a part of the response.
         parted: Instructions whose responses a ranking loss compared in parts, because no row could hold all.
@@ -151,6 +152,7 @@ class Adapted(NamedTuple):
     module: ScorerModule
     calibration: Calibration | None
     pairs: int
+    unanswered: int
     cut: int
     response_cut: int
     parted: int
@@ -195,6 +197,7 @@ def adapt(
     """
     learned = samples if augmentation else []
     data = _data(benchmark, task, training, prompt, learned, test_examples, rendering_seed, cache)
+    unanswered = len(_without_answers(data, task)) if augmentation else 0
     pairs_per_row = fit_rows(data, training.batch, training.accumulate)
     L.seed_everything(training.seed, verbose=False)
     module = ScorerModule(
@@ -239,6 +242,7 @@ def adapt(
         module.eval(),
         calibrated(module, data, samples) if training.calibration_examples else None,
         pairs=found.examples,
+        unanswered=unanswered,
         cut=found.truncated,
         response_cut=found.target_cut,
         parted=data.plan.groups.cut if data.plan.groups else 0,
@@ -256,20 +260,43 @@ def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str])
     Raises:
         ValueError: An example that is held out has no answer.
     """
-    held_out = SampledExamples(
-        data.benchmark,
-        data.prompt,
-        ["validation"],
-        train_examples=0,
-        validation_examples=data.counts.validation,
-        test_examples=data.counts.test,
-        seed=data.counts.seed,
-    )
-    asked = candidates_of_files(held_out, ModelSamples(samples))
+    asked = candidates_of_files(_part(data, "validation"), ModelSamples(samples))
     encoder = module.cross_encoder(max_length=data.pair_length, truncation=data.truncation)
     scores = score_asked(encoder, asked)
     quality = [to_candidates(each).quality for each in asked]
     return fit_calibration(np.concatenate(scores), np.concatenate(quality))
+
+
+def _part(data: ScorerDataModule, part: Part) -> SampledExamples:
+    """The examples of a part, as they are dealt for training."""
+    counts = data.counts
+    return SampledExamples(
+        data.benchmark,
+        data.prompt,
+        [part],
+        train_examples=counts.limit or 0,
+        validation_examples=counts.validation,
+        test_examples=counts.test,
+        seed=counts.seed,
+    )
+
+
+def _without_answers(data: ScorerDataModule, task: str) -> list[str]:
+    """Training examples of a task that the language model did not answer.
+
+    Raises:
+        ValueError: It answered none.
+    """
+    answered = data.samples.of(task)
+    trained = [each.example.id for each in _part(data, "train").prompts()]
+    missing = [example for example in trained if example not in answered]
+    if len(missing) == len(trained):
+        raise ValueError(
+            f"no answer to any of the {len(trained)} training instances of {task}: sample them, or set augmentation: "
+            f"false. Instances that are held out to calibrate ({data.counts.validation}) are sampled as the part "
+            "validation, with as many validation_examples"
+        )
+    return missing
 
 
 def fit_rows(data: ScorerDataModule, batch: int, accumulate: int = 1) -> float:

@@ -90,7 +90,13 @@ class CrossEncoder:
         Raises:
             ValueError: There is no scorer, e.g. an encoder without a trained head.
         """
-        config = AutoConfig.from_pretrained(name)
+        try:
+            config = AutoConfig.from_pretrained(name)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"no scorer {name!r}: expected a hub name or a folder with config.json, as HuggingFaceExport writes "
+                f"it, or `crosstask adapt` with keep_scorers, for each task in its folder scorers ({error})"
+            ) from error
         if not any(each.endswith("ForSequenceClassification") for each in config.architectures or ()):
             raise ValueError(
                 f"{name} is no trained scorer but {config.architectures}: its scores would come from a random head"

@@ -5,6 +5,7 @@ transformers is run by ``write_samples``; what somebody else's program answered 
 """
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -62,6 +63,7 @@ def write_samples(
     output: str,
     generator: str | None = None,
     answers: Sequence[str] = (),
+    prompts_only: bool = False,
     decodings: dict[str, Decoding] | None = None,
     faithful: bool = False,
     max_new_tokens: int = 64,
@@ -85,7 +87,9 @@ def write_samples(
         examples: Which examples, and how they are rendered.
         output: Folder of the files of samples, ``<name>-<process>-of-<processes>.jsonl``.
         generator: A causal or encoder-decoder model, by hub name or folder; or the folder of a trained prefix.
-        answers: In its place, JSONL files with the texts task, id and response, any number for each example.
+        answers: In its place, JSONL files with the texts task, id and response, any number for each example; what else
+            a line may say is in datamodules/scoring/samples.py. White space around a response is removed.
+        prompts_only: Write ``prompts.jsonl`` alone, task, id and prompt a line, for somebody else's program to answer.
         decodings: How the model answers, by name; by default Cappy's five, which give 17 candidates.
         faithful: Draw as Cappy's released program does: the 50 most probable tokens at most, 3 tokens at least, and
             prompts of 512 tokens.
@@ -102,6 +106,9 @@ def write_samples(
         dtype: Of the model's parameters.
         device: E.g. cuda:1; by default the process's own GPU where there is one.
     """
+    if prompts_only:
+        write_prompts(examples, Path(output).expanduser())
+        return
     if (generator is None) == (not answers):
         raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
     if chat and bos:
@@ -142,6 +149,15 @@ def write_samples(
         f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from before; "
         f"{cut} prompts lost their beginning; not asked: {dict(refused) or 'none'}"
     )
+
+
+def write_prompts(examples: SampledExamples, folder: Path) -> None:
+    """What is asked, for a program that answers it elsewhere."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, refused = folder / "prompts.jsonl", Counter[str]()
+    asked = [{"task": p.task.name, "id": p.example.id, "prompt": p.source} for p in examples.prompts(refused)]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in asked), encoding="utf-8")
+    Console().print(f"{path}: {len(asked)} prompts; not asked: {dict(refused) or 'none'}")
 
 
 def answer_all(
@@ -259,6 +275,8 @@ def load_generator(
     Raises:
         ValueError: There is no such model.
     """
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"dtype must be a type of torch, e.g. float32 or bfloat16, got {dtype!r}")
     base = base_of_prefix(generator)
     try:
         config = AutoConfig.from_pretrained(base or generator)

@@ -2,12 +2,14 @@
 
 import json
 import warnings
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 
@@ -95,9 +97,29 @@ def candidates_of_files(examples: SampledExamples, samples: ModelSamples) -> lis
             f"{(missing[0].task.name, missing[0].example.id)}: finish the samples, or name the parts and counts that "
             "they were made for"
         )
-    if len({sample.generator for each in asked for sample in each.samples}) > 1:
+    counts = Counter(name for each in asked for name in {sample.generator for sample in each.samples})
+    for each in asked:
+        _require_different(each)
+    if partial := [f"{name} {count}" for name, count in counts.items() if count < len(asked)]:
+        warnings.warn(
+            f"not every generator answered all {len(asked)} examples ({', '.join(partial)}): rows of single decodings "
+            "that some example lacks are left out",
+            stacklevel=2,
+        )
+    if len(counts) > 1:
         return [each._replace(samples=[_named_by_generator(sample) for sample in each.samples]) for each in asked]
     return asked
+
+
+def _require_different(asked: Asked) -> None:
+    """Refuse two files whose generators have one name. A file of somebody else's program may number no samples."""
+    names = Counter((each.generator, each.decoding, each.sample) for each in asked.samples if each.sample)
+    if twice := [name for name, count in names.items() if count > 1]:
+        generator, decoding, _ = twice[0]
+        raise ValueError(
+            f"{asked.prompt.task.name} {asked.prompt.example.id} has samples of {decoding} by {generator!r} twice: "
+            "give generators different names (crosstask samples --name)"
+        )
 
 
 def _named_by_generator(sample: Sample) -> Sample:
@@ -139,7 +161,7 @@ def to_candidates(
 def by_size(everything: Sequence[Candidates], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
     """Means of each method among fewer candidates, by their number for each generator, and among all.
 
-    A number that some example has no samples for is left out, with a warning.
+    A number that some example has no samples for is left out, which is told.
     """
     found = {}
     most = max(len(candidates.samples) for candidates in everything)
@@ -147,7 +169,7 @@ def by_size(everything: Sequence[Candidates], sizes: Sequence[int]) -> dict[str,
         try:
             restricted = [candidates.restricted(size, FIRST_DECODING) for candidates in everything]
         except ValueError as error:
-            warnings.warn(f"no column for {size} of the candidates: {error}", stacklevel=2)
+            rank_zero_info(f"no column for {size} of the candidates: {error}")
             continue
         found[str(size)] = means(selection_table(restricted))
     return found | {str(most): means(selection_table(everything))}
@@ -197,9 +219,13 @@ def write_choices(path: Path, asked: Sequence[Asked], everything: Sequence[Candi
                 "candidates": [
                     {
                         "response": sample.response,
+                        "generator": sample.generator,
                         "decoding": sample.decoding,
+                        "log_likelihood": sample.log_likelihood,
+                        "tokens": sample.tokens,
                         "rouge_l": candidates.quality[place],
                         "scores": {name: own[place] for name, own in candidates.scores.items()},
+                        "votes": {name: own[place] for name, own in candidates.votes.items()},
                     }
                     for place, sample in enumerate(candidates.samples)
                 ],
@@ -242,7 +268,7 @@ def print_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]])
 
 
 def _measured(table: SelectionTable, name: str, recovered: float) -> str:
+    share = "nothing, as there is no gap" if np.isnan(recovered) else f"{recovered:.1%}"
     return (
-        f"recovered of (oracle - {table.best_single}) {recovered:.1%}, "
-        f"Spearman of score and ROUGE-L {table.spearman[name]:.3f}"
+        f"recovered of (oracle - {table.best_single}) {share}, Spearman of score and ROUGE-L {table.spearman[name]:.3f}"
     )

@@ -94,19 +94,17 @@ class Candidates(NamedTuple):
         return np.array(found)
 
     def restricted(self, count: int, decoding: str = "nucleus") -> "Candidates":
-        """The first samples of one decoding alone, as Cappy's Table 5 has 1, 4 and 17; all if there are no more.
+        """The first samples of one decoding alone, as Cappy's Table 5 has 1 and 4 beside all 17.
 
         Of several generators, whose decodings are named by them, the first samples of each.
 
         Raises:
             ValueError: There are not as many.
         """
-        if count >= len(self.samples):
-            return self
         names = dict.fromkeys(sample.decoding for sample in self.samples)
         wanted = [decoding] if decoding in names else [name for name in names if name.endswith(f" {decoding}")]
         found = [[p for p, sample in enumerate(self.samples) if sample.decoding == name][:count] for name in wanted]
-        if (fewest := min(map(len, found), default=0)) < count:
+        if (fewest := min(map(len, found), default=0)) < count or count < 1:
             raise ValueError(f"{self.task} {self.id} has {fewest} {decoding} samples, and {count} are asked for")
         places = sorted(place for own in found for place in own)
         scores, votes = ({name: own[places] for name, own in of.items()} for of in (self.scores, self.votes))
