@@ -1,8 +1,5 @@
 """``crosstask adapt``: many tasks, a scorer each, and what that gains over the language model's own answers."""
 
-import gc
-import hashlib
-import json
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,22 +15,18 @@ from ..datamodules.refusals import is_ours
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples, size_of_generator
-from ..lightning_modules.scoring.adaptation import ScorerTraining, adapt
 from ..lightning_modules.scoring.calibration import Calibration
+from ..lightning_modules.scoring.scorer_training import ScorerTraining
 from ..lightning_modules.scoring.selecting import (
     Asked,
     by_size,
     candidates_of_files,
     print_table,
-    score_asked,
     to_candidates,
 )
 from ..lightning_modules.scoring.selection import RESERVED, SCORER, Candidates, selection_table
-from .huggingface_export import export_huggingface
+from .adapted_scorers import AdaptedScorers, Record
 from .report.adaptation import write_adaptation
-
-Record = dict[str, Any]
-"""What a task's file says of a scorer: ``scores`` of all candidates, ``calibration``, ``cost`` and ``settings``."""
 
 
 def adapt_tasks(
@@ -83,51 +76,18 @@ def adapt_tasks(
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     names, answers = _tasks_to_adapt(test or train, tasks), ModelSamples(samples)
     answers.require_files()
-
-    def record_of(task: str, asked: Sequence[Asked], scorer: str) -> Record:
-        """What is known of a task and a scorer, which is trained where nothing is."""
-        own, augmented = trainings[scorer]
-        plain = task.replace("/", "-").replace(":", "-")
-        file = plain if scorer == SCORER else f"{plain}.{scorer}"
-        path, kept = folder / "tasks" / f"{file}.json", folder / "scorers" / file
-        lines = _training_answers(train, task, answers, asked)
-        settings = {**asdict(own), "augmentation": augmented, "test_examples": test_examples}
-        settings |= {"prompt": prompt.fingerprint(), "rendering_seed": seed}
-        settings |= {"instances": train.fingerprint(task), "asked": _digest(asked)}
-        settings |= {"answers": _digest(lines) if augmented or own.calibration_examples else None}
-        record = _read_record(path, settings) if path.exists() else None
-        if record is None or (keep_scorers and not kept.exists()):
-            file_of_answers = path.with_name(f"{plain}.samples.jsonl")
-            file_of_answers.write_text("".join(lines), encoding="utf-8")
-            found = adapt(
-                train,
-                task,
-                own,
-                prompt=prompt,
-                samples=[str(file_of_answers)] if lines else [],
-                augmentation=augmented,
-                test_examples=0 if test else test_examples,
-                rendering_seed=seed,
-                cache=cache,
-            )
-            encoder = found.module.cross_encoder(max_length=own.pair_length, truncation=own.truncation)
-            record = {
-                "scores": score_asked(encoder, asked),
-                "calibration": found.calibration and found.calibration._asdict(),
-                "cost": found.cost() | {"cut_candidates": encoder.cuts.cut},
-                "settings": settings,
-            }
-            if keep_scorers:
-                export_huggingface(found.module, kept)
-                if found.calibration:
-                    found.calibration.save(kept)
-            path.with_suffix(".part").write_text(json.dumps(record))
-            path.with_suffix(".part").replace(path)  # a run that is killed leaves a whole file, or none
-            # Trainer and module refer to each other, and the collector counts objects, not the bytes of their weights.
-            del found, encoder
-            gc.collect()
-        return record
-
+    scorers = AdaptedScorers(
+        folder,
+        train,
+        answers,
+        trainings,
+        prompt=prompt,
+        tested_apart=test is not None,
+        test_examples=test_examples,
+        seed=seed,
+        keep=keep_scorers,
+        cache=cache,
+    )
     candidates: list[Asked] = []
     everything: list[Candidates] = []
     about: dict[str, dict[str, Any]] = {
@@ -139,7 +99,7 @@ def adapt_tasks(
         try:
             asked = candidates_of_files(_test_part(test or train, name, prompt, test_examples, seed), answers)
             _require_rows(asked, trainings)
-            records = {scorer: record_of(name, asked, scorer) for scorer in trainings}
+            records = {scorer: scorers.record(name, asked, scorer) for scorer in trainings}
             scored = scored_candidates(asked, records)
             for scorer, record in records.items():
                 about[scorer]["costs"][name] = record["cost"]
@@ -226,37 +186,10 @@ def _require_rows(asked: Sequence[Asked], names: Iterable[str]) -> None:
     to_candidates(asked[0], {name: [0.0] * len(asked[0].samples) for name in names})
 
 
-def _digest(things: Sequence[Any]) -> str:
-    """Tells one set of candidates, or of answers, from another."""
-    return hashlib.sha256(repr(list(things)).encode()).hexdigest()[:16]
-
-
-def _read_record(path: Path, settings: Mapping[str, Any]) -> Record:
-    """What is known of a task that is done.
-
-    Raises:
-        ValueError: It was done with other settings.
-    """
-    record: Record = json.loads(path.read_text())
-    wanted = json.loads(json.dumps(settings))
-    if differ := [name for name, value in wanted.items() if record["settings"].get(name) != value]:
-        there = ", ".join(f"{name} {record['settings'].get(name)!r}, not {wanted[name]!r}" for name in differ)
-        raise ValueError(f"{path} was made with {there}: remove it, or choose another output")
-    return record
-
-
 def _test_part(benchmark: Benchmark, name: str, prompt: PromptForm, count: int, seed: int) -> SampledExamples:
     return SampledExamples(
         benchmark, prompt, ["test"], [name], validation_examples=0, test_examples=count, seed=seed, train_examples=0
     )
-
-
-def _training_answers(train: Benchmark, name: str, samples: ModelSamples, asked: Sequence[Asked]) -> list[str]:
-    """The answers to a task's training instances, a line each; answers to what is tested stay out."""
-    tested = {each.prompt.example.id for each in asked}
-    known = {example.id for example in train.examples(name)} - tested
-    drawn = samples.samples(name).items()
-    return [sample.line(name, example) for example, own in drawn if example in known for sample in own]
 
 
 def _line(scored: Sequence[Candidates], records: Mapping[str, Record]) -> str:

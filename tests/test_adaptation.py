@@ -10,14 +10,15 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from crosstask.callbacks import adapt_command
+from crosstask.callbacks import adapted_scorers
 from crosstask.callbacks.adapt_command import adapt_tasks, all_trainings
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.benchmarks import BigBench
 from crosstask.datamodules.rendering.prompts import OptImlPrompt
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import Sample
-from crosstask.lightning_modules.scoring.adaptation import ScorerTraining, adapt
+from crosstask.lightning_modules.scoring.adaptation import adapt
+from crosstask.lightning_modules.scoring.scorer_training import ScorerTraining
 from crosstask.lightning_modules.scoring.selecting import select_samples
 
 TASKS = ["task001_toy_copy_animals", "task010_toy_reverse_animals"]
@@ -233,7 +234,7 @@ def test_a_scorer_that_diverges_fails_its_task_alone(
             torch.nn.init.constant_(found.module.scorer.get_parameter("classifier.out_proj.bias"), float("nan"))
         return found
 
-    monkeypatch.setattr(adapt_command, "adapt", diverged)
+    monkeypatch.setattr(adapted_scorers, "adapt", diverged)
     with pytest.raises(SystemExit):
         adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
     found = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -257,7 +258,7 @@ def test_a_scorer_and_its_optimizer_are_gone_before_the_next_task(
         modules.append(weakref.ref(found.module))
         return found
 
-    monkeypatch.setattr(adapt_command, "adapt", watched)
+    monkeypatch.setattr(adapted_scorers, "adapt", watched)
     options: dict[str, Any] = {"tasks": TASKS, "test_examples": 4, "cache": str(tmp_path / "store")}
     adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
     assert len(modules) == 2
