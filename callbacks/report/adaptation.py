@@ -124,7 +124,8 @@ def _costs(found: Mapping[str, Any]) -> list[str]:
 
 def _tasks(table: SelectionTable, found: Mapping[str, Any]) -> list[str]:
     shown = [table.best_single, *found["scorers"], "oracle"]
-    lines = ["", "![Gain of the scorer's choice on each task](advantages.svg)", "", "## Tasks, the worst last", ""]
+    lines = ["", "![Gain of the scorer's choice on each task](advantages.svg)", ""]
+    lines += ["A filled place differs from 0.", "", "## Tasks, the worst last", ""]
     lines += [
         f"| task | scorer over the best single decoding | {' | '.join(shown)} |",
         "|---|---|" + "---|" * len(shown),
