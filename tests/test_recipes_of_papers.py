@@ -72,6 +72,17 @@ def test_a_recipe_runs_offline_and_says_what_is_missing(
         assert "averages are over these alone" in (folder / "report.html").read_text()
 
 
+def test_cappys_eleven_tasks_are_classified_in_all_their_templates(model: Path, tmp_path: Path) -> None:
+    benchmark, out = str(RECIPES / "benchmarks/cappy_eleven.yaml"), tmp_path / "out.json"
+    words = ["--split", "test", "--generator", str(model), "--examples", "1", "--output", str(out)]
+    main(["classify", "--benchmark", benchmark, *words])
+    found = json.loads(out.read_text())
+    run, *_ = RUN["cappy_eleven"]
+    assert len(found["models"]["generator"]["tasks"]) == run
+    templates = {name: own["templates"] for name, own in found["chance"]["tasks"].items()}
+    assert all(number == found["chance"]["tasks"][name]["questions"] > 1 for name, number in templates.items())
+
+
 @pytest.mark.parametrize("name", ["flan", "raft"])
 def test_a_recipe_without_any_data_is_refused(name: str, model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
