@@ -316,6 +316,8 @@ def test_a_scorer_selects_among_samples(
     assert found["sizes"]["5"]["scorer"] == pytest.approx(sum(chosen) / 6)
     with pytest.raises(ValueError, match=r"1 of 7 examples have no candidate in .*finish the samples"):
         candidates_of_files(replace(examples, train_examples=7), ModelSamples(files))
+    with pytest.raises(ValueError, match="there is no example to choose for"):
+        candidates_of_files(replace(examples, train_examples=0), ModelSamples(files))
 
 
 def test_generators_are_candidates_together(examples: SampledExamples, tmp_path: Path) -> None:

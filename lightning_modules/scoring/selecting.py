@@ -88,9 +88,13 @@ def candidates_of_files(examples: SampledExamples, samples: ModelSamples) -> lis
     """Every example with its candidates, in the order of the examples.
 
     Raises:
-        ValueError: An example has no candidate, or none has one.
+        ValueError: An example has no candidate, or there is no example.
     """
     asked = [Asked(each, samples.samples(each.task.name).get(each.example.id, ())) for each in examples.prompts()]
+    if not asked:
+        raise ValueError(
+            "there is no example to choose for: no instance of these tasks can be asked, or none is wanted"
+        )
     if missing := [each.prompt for each in asked if not each.samples]:
         raise ValueError(
             f"{len(missing)} of {len(asked)} examples have no candidate in {', '.join(samples.files)}, e.g. "
