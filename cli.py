@@ -29,21 +29,21 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 from crosstask import callbacks, datamodules, lightning_modules
 from crosstask.callbacks.adapt_command import adapt_tasks
 from crosstask.callbacks.progress import TrainingBar
-from crosstask.callbacks.report.command import write_report
-from crosstask.callbacks.report.scaling import plot_scaling
-from crosstask.datamodules.benchmarks.messages import nearest, unknown_class_hint
+from crosstask.callbacks.report.systems import write_report
+from crosstask.callbacks.report.model_sizes import plot_scaling
+from crosstask.datamodules.messages import nearest, unknown_class_hint
 from crosstask.datamodules.bilevel.split_search import search_splits
 from crosstask.datamodules.data_commands import decontaminate, describe, prepare
-from crosstask.datamodules.refusals import RefusingParser, is_ours
+from crosstask.commands.shared.parser import RefusingParser, is_ours
 from crosstask.datamodules.rendering.bpe import train_tokenizer
 from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.lightning_modules.planned_training import PlannedTraining
 from crosstask.lightning_modules.planning.training_plan import plan_training
-from crosstask.lightning_modules.scoring.classifying import classify_tasks
+from crosstask.lightning_modules.scoring.classification import classify_tasks
 from crosstask.lightning_modules.scoring.sampling import write_samples
-from crosstask.lightning_modules.scoring.selecting import select_samples
+from crosstask.lightning_modules.scoring.sampled_responses import select_samples
 from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO, require_readable, require_resumable
-from crosstask.lightning_modules.sharding.export import export_checkpoint
+from crosstask.lightning_modules.sharding.checkpoint_weights import export_checkpoint
 from crosstask.lightning_modules.sharding.replacing import last_checkpoint, newest_path, save_through_replacing
 
 COMMANDS: dict[str, Callable[..., Any]] = {

@@ -10,23 +10,17 @@ from typing import Any
 from rich.console import Console
 
 from ..datamodules.benchmarks import Benchmark
-from ..datamodules.benchmarks.messages import nearest
-from ..datamodules.refusals import is_ours
+from ..datamodules.messages import nearest
+from ..commands.shared.parser import is_ours
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples, size_of_generator
 from ..lightning_modules.scoring.calibration import Calibration
-from ..lightning_modules.scoring.scorer_training import ScorerTraining
-from ..lightning_modules.scoring.selecting import (
-    Asked,
-    by_size,
-    candidates_of_files,
-    print_table,
-    to_candidates,
-)
+from ..lightning_modules.adaptation.scorer_training import ScorerTraining
+from ..lightning_modules.scoring.sampled_responses import Asked, by_size, candidates_of_files, print_table, to_candidates
 from ..lightning_modules.scoring.selection import RESERVED, SCORER, Candidates, selection_table
-from .adapted_scorers import AdaptedScorers, Record
-from .report.adaptation import write_adaptation
+from ..lightning_modules.adaptation.adapted_scorers import AdaptedScorers, Record
+from .report.adaptation_report import write_adaptation
 
 
 def adapt_tasks(

@@ -7,8 +7,8 @@ from lightning import Callback
 from rich.console import Console
 from rich.table import Table
 
-from ..datamodules.mixture.report import MixtureReport
-from ..datamodules.packing.report import PackingReport
+from ..datamodules.mixture.mixture_report import MixtureReport
+from ..datamodules.packing.packing_report import PackingReport
 from .run_folder import run_folder
 
 

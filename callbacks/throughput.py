@@ -10,7 +10,7 @@ from lightning import Callback
 from lightning.pytorch.strategies import FSDPStrategy
 from transformers import PreTrainedModel
 
-from ..datamodules.bilevel.stream import BilevelBatch
+from ..datamodules.bilevel.bilevel_stream import BilevelBatch
 from ..datamodules.packing.replicas import replicas
 from ..datamodules.schema import CausalBatch, Seq2SeqBatch
 from ..lightning_modules.planning.flops import peak_flops, training_flops

@@ -13,12 +13,12 @@ from lightning import LightningDataModule
 from rich.progress import track
 
 from . import benchmarks
-from .benchmarks.messages import unknown_class_hint
+from .messages import unknown_class_hint
 from .decontamination.overlap import WORDS, index_evaluation, overlaps
-from .decontamination.report import THRESHOLD, compare, markdown, summary, write_decisions
+from .decontamination.contamination_report import THRESHOLD, compare, markdown, summary, write_decisions
 from .decontamination.task_texts import TaskTexts
 from .instruction_tuning import InstructionTuningDataModule
-from .refusals import RefusingParser
+from ..commands.shared.parser import RefusingParser
 
 OTHERS = ("seed_everything", "trainer", "model", "optimizer", "lr_scheduler", "ckpt_path")
 """What else a YAML of Lightning may hold; it is read over."""

@@ -6,7 +6,7 @@ from .benchmarks import Benchmark, Split
 from .bilevel.exemplars import ExemplarPools
 from .bilevel.meta_split import CategorySplit, InnerOuter, MetaSplit
 from .bilevel.presets import Preset, choices
-from .bilevel.stream import BilevelPlan, BilevelStream, TextSettings, read_instances
+from .bilevel.bilevel_stream import BilevelPlan, BilevelStream, TextSettings, read_instances
 from .instruction_tuning import InstructionTuningDataModule
 from .packing.replicas import replicas
 from .rendering.prompts import PromptForm, TkInstructPrompt

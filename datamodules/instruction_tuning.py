@@ -11,25 +11,25 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
-from .benchmarks.messages import some
+from .messages import some
 from .benchmarks.suite import Suite
-from .evaluation.asked_examples import EvaluationSet, read_evaluation
-from .evaluation.candidates import Ranking
+from .evaluation.evaluation_set import EvaluationSet, read_evaluation
+from .evaluation.options import Ranking
 from .evaluation.coverage import Coverage, suite_coverage
 from .evaluation.prompt_loader import Chain
 from .evaluation.stage_batches import StageBatches, longest_source
 from .mixture.draws import WINDOW, Mixture
 from .mixture.rates import ExtraStream, MixtureRules, TaskSize, task_rates
-from .mixture.report import MixtureReport, mixture_report
+from .mixture.mixture_report import MixtureReport, mixture_report
 from .packing.best_fit import Packing, best_fit, in_order, one_per_row
 from .packing.collate import RowKind
-from .packing.groups import Groups
+from .packing.document_groups import Groups
 from .packing.replicas import replicas
-from .packing.report import PackingReport, packing_report
-from .packing.stream import TrainPlan, TrainStream
+from .packing.packing_report import PackingReport, packing_report
+from .packing.train_stream import TrainPlan, TrainStream
 from .rendering.demonstrations import Demonstrations
 from .rendering.prompts import OptImlPrompt, PromptForm
-from .rendering.shots import ShotPreparation, with_shots
+from .evaluation.few_shot import ShotPreparation, with_shots
 from .rendering.tokenization import load_tokenizer
 from .schema import EvaluationExample, Task
 from .storage.parallel_preparation import Job, Prepared, prepare_tasks

@@ -7,19 +7,19 @@ from typing import Literal
 from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark, Split
-from .evaluation.asked_examples import read_evaluation
+from .evaluation.evaluation_set import read_evaluation
 from .instruction_tuning import InstructionTuningDataModule, Stage
-from .packing.groups import Groups
+from .packing.document_groups import Groups
 from .packing.replicas import replicas
 from .rendering.prompts import OptImlPrompt, PromptForm
 from .rendering.tokenization import load_tokenizer
 from .rouge import rouge_l
 from .schema import EvaluationExample
-from .scoring.groups import instruction_groups
+from .scoring.instruction_groups import instruction_groups
 from .scoring.pairs import CorrectnessLabel
-from .scoring.preparation import ScoredPreparation
-from .scoring.ranking import CandidateLoader, RankingSet, read_candidates
-from .scoring.rows import ScoredRows, Truncation, pair_frame
+from .scoring.pair_preparation import ScoredPreparation
+from .scoring.response_sets import CandidateLoader, RankingSet, read_candidates
+from .scoring.pair_rows import ScoredRows, Truncation, pair_frame
 from .scoring.samples import ModelSamples
 from .storage.store import open_task
 from .storage.stored_tasks import StoredTasks

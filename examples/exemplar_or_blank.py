@@ -30,7 +30,7 @@ import torch
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Split
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
-from crosstask.datamodules.bilevel.stream import BilevelBatch
+from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.rendering.bpe import train_tokenizer
 from crosstask.datamodules.toybench.tasks import POOLS

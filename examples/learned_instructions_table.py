@@ -39,7 +39,7 @@ from crosstask.datamodules.rendering.tokenization import load_tokenizer, refusal
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instruction_kinds import Representation
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
-from crosstask.lightning_modules.losses import target_loss
+from crosstask.lightning_modules.target_loss import target_loss
 from crosstask.lightning_modules.models import build_model, model_config
 
 Arm = Literal["definition", "definition and embedder"]

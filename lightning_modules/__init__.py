@@ -1,6 +1,6 @@
 """Batches to loss, metrics and optimizers."""
 
-from .evaluation.candidates import score_candidates
+from .evaluation.likelihood import score_candidates
 from .instruction_optimization import InstructionOptimizationModule
 from .instruction_tuning import InstructionTuningModule
 from .scorer import ScorerModule

@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from ..datamodules.bilevel.presets import Preset, choices
 from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
-from ..datamodules.bilevel.stream import BilevelBatch, InnerBatch, LanguageRows
+from ..datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch, LanguageRows
 from ..datamodules.packing.replicas import replicas
 from .hypergradients import Hypergradient, Method, Vector, average_over_replicas
 from .hypergradients.parameter_vectors import cosine, norm
@@ -35,7 +35,7 @@ from .instructions.learnable_instructions import Extractor, Instruction, Learnab
 from .instructions.outer_level import OuterLevel
 from .instructions.outer_methods import OuterSettings, outer_method
 from .instructions.outer_report import outer_numbers, outer_warnings
-from .losses import LossSum, target_loss
+from .target_loss import LossSum, target_loss
 from .optimization import clipped_share
 
 STATE = "instruction_optimization"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..datamodules.evaluation.candidate_batches import BranchBatch, DecoderBranchBatch, RankBatch
+from ..datamodules.evaluation.option_batches import BranchBatch, DecoderBranchBatch, RankBatch
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch
 from .adapters import LoRA, add_adapters, describe_adapters, require_same_base
@@ -20,11 +20,11 @@ from .attention.document_attention import IMPLEMENTATIONS
 from .attention.packable import require_document_attention
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
-from .evaluation.candidates import Score, rank_batch
+from .evaluation.likelihood import Score, rank_batch
 from .evaluation.generation import Decoding, answer_batch, prompt_seed
-from .evaluation.identity import weights_digest
+from .evaluation.weights_digest import weights_digest
 from .evaluation.metrics import GenerationScores, Scores
-from .losses import target_loss
+from .target_loss import target_loss
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining

@@ -14,17 +14,17 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.schema import ScoredBatch
-from ..datamodules.scoring.ranking import CandidateBatch
-from ..datamodules.scoring.rows import Truncation
+from ..datamodules.scoring.response_sets import CandidateBatch
+from ..datamodules.scoring.pair_rows import Truncation
 from .evaluation.aggregation import log_selection
 from .evaluation.metrics import Answer, GenerationScores, Scores
 from .models import compile_layers, model_config
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining
 from .scoring.cross_encoder import CrossEncoder
-from .scoring.losses import ScorerLoss, scorer_losses
+from .scoring.scorer_losses import ScorerLoss, scorer_losses
 from .scoring.pair_scores import gather_for_pairs, pair_scores
-from .scoring.ranking import Ranking, RankingScores
+from .scoring.ranking_metrics import Ranking, RankingScores
 from .scoring.scorer_models import build_scorer
 
 

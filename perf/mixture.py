@@ -22,7 +22,7 @@ from crosstask.datamodules.mixture.rates import ExtraStream, MixtureRules, TaskS
 from crosstask.datamodules.packing.best_fit import best_fit
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.packing.replicas import Replicas
-from crosstask.datamodules.packing.stream import Position, TrainPlan, TrainStream
+from crosstask.datamodules.packing.train_stream import Position, TrainPlan, TrainStream
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.datamodules.storage.store import write_task
 from crosstask.datamodules.storage.stored_tasks import open_tasks

@@ -37,7 +37,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from crosstask.lightning_modules.evaluation.candidates import score_candidates
+from crosstask.lightning_modules.evaluation.likelihood import score_candidates
 
 CANDIDATE_TOKENS, PEER_BATCH, VOCABULARY = 6, 16, 16_000
 KINDS = ("encoder-decoder", "decoder-only")

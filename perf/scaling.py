@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.schema import CausalBatch, TokenizedExample
-from crosstask.lightning_modules.losses import target_loss
+from crosstask.lightning_modules.target_loss import target_loss
 from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.sharding.sharded_models import Sharding, shard
 

@@ -24,7 +24,7 @@ from crosstask.datamodules.rendering.bpe import train_tokenizer
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.rendering.tokenization import load_tokenizer, refusal, tokenize_joint
 from crosstask.datamodules.schema import CausalBatch, TokenizedExample
-from crosstask.lightning_modules.losses import target_loss
+from crosstask.lightning_modules.target_loss import target_loss
 from crosstask.lightning_modules.models import build_model, model_config
 
 MODEL = {

@@ -10,7 +10,7 @@ import lightning as L
 import crosstask
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
-from crosstask.datamodules.bilevel.stream import LanguageRows
+from crosstask.datamodules.bilevel.bilevel_stream import LanguageRows
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.schema import Task
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule

@@ -10,16 +10,16 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from crosstask.callbacks import adapted_scorers
+from crosstask.lightning_modules.adaptation import adapted_scorers
 from crosstask.callbacks.adapt_command import adapt_tasks, all_trainings
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.benchmarks import BigBench
 from crosstask.datamodules.rendering.prompts import OptImlPrompt
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import Sample
-from crosstask.lightning_modules.scoring.adaptation import adapt
-from crosstask.lightning_modules.scoring.scorer_training import ScorerTraining
-from crosstask.lightning_modules.scoring.selecting import select_samples
+from crosstask.lightning_modules.adaptation.task_scorer import adapt
+from crosstask.lightning_modules.adaptation.scorer_training import ScorerTraining
+from crosstask.lightning_modules.scoring.sampled_responses import select_samples
 
 TASKS = ["task001_toy_copy_animals", "task010_toy_reverse_animals"]
 ENCODER: dict[str, Any] = {

@@ -19,7 +19,7 @@ from crosstask.lightning_modules.adapters import (
     merged_weights,
     require_same_base,
 )
-from crosstask.lightning_modules.sharding.export import export_checkpoint
+from crosstask.lightning_modules.sharding.checkpoint_weights import export_checkpoint
 
 TARGETS = ["q_proj", "v_proj", "fc1"]
 

@@ -11,7 +11,7 @@ from crosstask.datamodules import TkInstructPrompt
 from crosstask.datamodules.bilevel.exemplars import ExemplarPools, encode_candidates, exemplar_texts
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.bilevel.presets import choices
-from crosstask.datamodules.bilevel.stream import cut_source
+from crosstask.datamodules.bilevel.bilevel_stream import cut_source
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.rendering.tokenization import tokenize_pair
 from crosstask.datamodules.schema import Example

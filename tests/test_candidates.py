@@ -30,16 +30,16 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from crosstask.datamodules.evaluation import candidates as datamodule_candidates
+from crosstask.datamodules.evaluation import options as datamodule_candidates
 from crosstask.datamodules.evaluation import prompt_loader as evaluation
-from crosstask.datamodules.evaluation.candidates import candidate_problem, tokenize_candidates
+from crosstask.datamodules.evaluation.options import candidate_problem, tokenize_candidates
 from crosstask.datamodules.rendering.tokenization import tokenize_joint, tokenize_pair
 from crosstask.datamodules.schema import Prompt
 from crosstask.lightning_modules.attention import backends as attention_backends
 from crosstask.lightning_modules.attention import document_attention as attention
 from crosstask.lightning_modules.attention.document_attention import document_attention
 from crosstask.lightning_modules.attention.documents import Documents
-from crosstask.lightning_modules.evaluation.candidates import Choice, candidate_scores, score_candidates
+from crosstask.lightning_modules.evaluation.likelihood import Choice, candidate_scores, score_candidates
 
 SMALL: dict[str, Any] = {
     "vocab_size": 700,

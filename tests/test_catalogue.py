@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crosstask.datamodules.benchmarks.catalogue import Catalogue, Dataset, Files, Layout, Rendered, chosen
-from crosstask.datamodules.benchmarks.rows import Row, json_rows
+from crosstask.datamodules.benchmarks.row_files import Row, json_rows
 from crosstask.datamodules.schema import Example, Task
 
 

@@ -13,13 +13,7 @@ from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassif
 from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.schema import Example, Task
 from crosstask.lightning_modules.models import build_model, model_config
-from crosstask.lightning_modules.scoring.classifying import (
-    Question,
-    accuracies,
-    accuracies_by_chance,
-    classify_tasks,
-    read_questions,
-)
+from crosstask.lightning_modules.scoring.classification import Question, accuracies, accuracies_by_chance, classify_tasks, read_questions
 from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder
 from crosstask.lightning_modules.scoring.sampling import load_generator
 

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from crosstask.callbacks import GeneralizationReport, PredictionWriter
 from crosstask.callbacks.unfinished_predictions import find_unfinished, open_part
 from crosstask.datamodules import InstructionTuningDataModule
-from crosstask.datamodules.evaluation.candidates import Ranking
+from crosstask.datamodules.evaluation.options import Ranking
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.answers import Answer
 

@@ -14,15 +14,7 @@ from crosstask.cli import main
 from crosstask.datamodules.benchmarks.task_splits import TaskSplit, without_dropped
 from crosstask.datamodules.decontamination.ngrams import ngrams
 from crosstask.datamodules.decontamination.overlap import Document, index_evaluation, overlap, overlaps
-from crosstask.datamodules.decontamination.report import (
-    COLUMNS,
-    Judgement,
-    Overlap,
-    compare,
-    markdown,
-    read_decisions,
-    write_decisions,
-)
+from crosstask.datamodules.decontamination.contamination_report import COLUMNS, Judgement, Overlap, compare, markdown, read_decisions, write_decisions
 
 WORDS = [f"w{number}" for number in range(20_000)]
 

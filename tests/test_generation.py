@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.generation import Decoding, DrawTokens, cut_at, generate, prompt_seed
-from crosstask.lightning_modules.evaluation.prompt_reading import has_plain_cache
+from crosstask.lightning_modules.evaluation.prefill import has_plain_cache
 
 CAUSAL: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},

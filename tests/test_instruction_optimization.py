@@ -15,12 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.testing import assert_close
 
 from crosstask.datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks, take_rows
-from crosstask.datamodules.bilevel.stream import BilevelBatch
+from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
 from crosstask.lightning_modules.instructions.instruction_kinds import build_instruction
-from crosstask.lightning_modules.losses import target_loss
+from crosstask.lightning_modules.target_loss import target_loss
 
 
 class Start(L.Callback):

@@ -11,8 +11,8 @@ import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.packing.best_fit import best_fit
-from crosstask.datamodules.packing.report import packing_report
-from crosstask.datamodules.packing.stream import TrainPlan
+from crosstask.datamodules.packing.packing_report import packing_report
+from crosstask.datamodules.packing.train_stream import TrainPlan
 from crosstask.datamodules.schema import CausalBatch, PromptBatch
 
 Make = Callable[..., InstructionTuningDataModule]

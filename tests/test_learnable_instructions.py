@@ -27,7 +27,7 @@ from crosstask.lightning_modules.instructions.learnable_instructions import (
     masked_mean,
     straight_through,
 )
-from crosstask.lightning_modules.losses import target_loss
+from crosstask.lightning_modules.target_loss import target_loss
 
 TASKS, LENGTH, WIDTH, VOCABULARY, CANDIDATES = 5, 3, 8, 20, 4
 

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
 from crosstask.datamodules.schema import TokenizedExample
-from crosstask.lightning_modules.losses import padding_mask, shift_right, target_logits, target_loss
+from crosstask.lightning_modules.target_loss import padding_mask, shift_right, target_logits, target_loss
 
 PAD, EOS, VOCABULARY = 0, 1, 50
 

@@ -12,7 +12,7 @@ from crosstask.datamodules.schema import EvaluationExample
 from crosstask.lightning_modules.evaluation import answers
 from crosstask.lightning_modules.evaluation.aggregation import own_score, scored_instances
 from crosstask.lightning_modules.evaluation.answers import Answer, degeneration, exact_match, matched_option, token_f1
-from crosstask.lightning_modules.evaluation.candidates import candidate_scores
+from crosstask.lightning_modules.evaluation.likelihood import candidate_scores
 from crosstask.lightning_modules.evaluation.metrics import Estimate, GenerationScores, bootstrap, bootstrap_by
 
 

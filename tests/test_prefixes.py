@@ -18,12 +18,12 @@ from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
-from crosstask.lightning_modules.evaluation.candidates import score_candidates
+from crosstask.lightning_modules.evaluation.likelihood import score_candidates
 from crosstask.lightning_modules.evaluation.generation import Decoding, generate
-from crosstask.lightning_modules.losses import target_loss
+from crosstask.lightning_modules.target_loss import target_loss
 from crosstask.lightning_modules.prefixes import Prefix, add_prefix, base_of_prefix, save_prefix, virtual_tokens
 from crosstask.lightning_modules.scoring.sampling import load_generator, write_samples
-from crosstask.lightning_modules.sharding.export import export_checkpoint
+from crosstask.lightning_modules.sharding.checkpoint_weights import export_checkpoint
 
 TOKENS = 6
 CAUSAL = ["opt", "llama", "gpt_neox"]

@@ -12,12 +12,12 @@ import torch
 from crosstask.callbacks import PredictionWriter
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.benchmarks import Benchmark, Split
-from crosstask.datamodules.evaluation.candidates import Ranking, label_options
-from crosstask.datamodules.evaluation.rank_loader import RankLoader
+from crosstask.datamodules.evaluation.options import Ranking, label_options
+from crosstask.datamodules.evaluation.option_loader import RankLoader
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.schema import Example, Task
 from crosstask.lightning_modules import InstructionTuningModule
-from crosstask.lightning_modules.evaluation.candidates import score_candidates
+from crosstask.lightning_modules.evaluation.likelihood import score_candidates
 
 ENCODER_DECODER = {
     "t5": {

@@ -12,13 +12,13 @@ import torch
 
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.packing.best_fit import best_fit, in_order
-from crosstask.datamodules.packing.groups import Groups, pack_together
+from crosstask.datamodules.packing.document_groups import Groups, pack_together
 from crosstask.datamodules.packing.replicas import Replicas
-from crosstask.datamodules.packing.stream import TrainPlan, TrainStream
+from crosstask.datamodules.packing.train_stream import TrainPlan, TrainStream
 from crosstask.datamodules.schema import ScoredBatch
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.scoring.samples import Sample
-from crosstask.lightning_modules.scoring.losses import ScorerLoss, listwise_losses, pairwise_losses, scorer_losses
+from crosstask.lightning_modules.scoring.scorer_losses import ScorerLoss, listwise_losses, pairwise_losses, scorer_losses
 
 # --- known values ---
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from crosstask.datamodules.benchmarks import rows as rows_module
-from crosstask.datamodules.benchmarks.rows import Row, file_digest, json_rows, naming, rows, source_digest, table_rows
+from crosstask.datamodules.benchmarks import row_files as rows_module
+from crosstask.datamodules.benchmarks.row_files import Row, file_digest, json_rows, naming, rows, source_digest, table_rows
 
 FIELDS = [{"text": "one", "label": 0}, {"text": "zwei – two", "label": 1}]
 

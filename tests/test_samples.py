@@ -20,7 +20,7 @@ from crosstask.lightning_modules.evaluation.generation import Decoding, generate
 from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.scoring import sampling
 from crosstask.lightning_modules.scoring.sampling import load_generator, with_likelihoods, write_samples
-from crosstask.lightning_modules.scoring.selecting import candidates_of_files, select_samples
+from crosstask.lightning_modules.scoring.sampled_responses import candidates_of_files, select_samples
 
 TASK = "task001_toy_copy_animals"
 DECODINGS = {"greedy": Decoding(), "nucleus": Decoding(sampling=True, samples=2, top_p=0.9)}

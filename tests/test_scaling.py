@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from crosstask.callbacks.report.scaling import plot_scaling
+from crosstask.callbacks.report.model_sizes import plot_scaling
 from crosstask.cli import main
 from crosstask.datamodules.scoring.samples import note_generator, size_of_generator
 

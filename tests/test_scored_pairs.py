@@ -13,12 +13,12 @@ import pytest
 
 from crosstask.datamodules import NaturalInstructions, OptImlPrompt
 from crosstask.datamodules.packing.replicas import Replicas
-from crosstask.datamodules.packing.stream import TrainStream
+from crosstask.datamodules.packing.train_stream import TrainStream
 from crosstask.datamodules.rouge import rouge_l
 from crosstask.datamodules.schema import Example, ScoredBatch
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.scoring.pairs import References, ScoredPair, correctness_of_responses, released_correctness
-from crosstask.datamodules.scoring.ranking import CandidateLoader, candidates_of
+from crosstask.datamodules.scoring.response_sets import CandidateLoader, candidates_of
 from crosstask.datamodules.scoring.samples import ModelSamples
 from crosstask.datamodules.storage.store import open_task
 

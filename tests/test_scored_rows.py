@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from crosstask.datamodules.schema import TokenizedExample
-from crosstask.datamodules.scoring.rows import PairFrame, ScoredRows, Truncation, pair_frame, tokenize_texts
+from crosstask.datamodules.scoring.pair_rows import PairFrame, ScoredRows, Truncation, pair_frame, tokenize_texts
 from crosstask.datamodules.storage.store import open_task, write_task
 
 WORDS = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghij"]

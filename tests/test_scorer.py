@@ -24,15 +24,15 @@ import crosstask
 from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.packing.replicas import Replicas
-from crosstask.datamodules.packing.stream import TrainPlan, TrainStream
+from crosstask.datamodules.packing.train_stream import TrainPlan, TrainStream
 from crosstask.datamodules.schema import EvaluationExample, ScoredBatch
 from crosstask.datamodules.scorer import ScorerDataModule
-from crosstask.datamodules.scoring.ranking import CandidateBatch
+from crosstask.datamodules.scoring.response_sets import CandidateBatch
 from crosstask.datamodules.toybench.tasks import POOLS
 from crosstask.lightning_modules import planned_training, scorer
 from crosstask.lightning_modules.scorer import ScorerModule
 from crosstask.lightning_modules.scoring.pair_scores import pair_scores
-from crosstask.lightning_modules.scoring.ranking import RankingScores
+from crosstask.lightning_modules.scoring.ranking_metrics import RankingScores
 
 CONFIG = Path(crosstask.__file__).parent / "configs" / "scorer_toybench.yaml"
 FIELDS: dict[str, Any] = {

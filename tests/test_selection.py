@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from crosstask.datamodules.scoring.samples import Sample
-from crosstask.lightning_modules.scoring.selecting import by_size
+from crosstask.lightning_modules.scoring.sampled_responses import by_size
 from crosstask.lightning_modules.scoring.selection import (
     Candidates,
     choices,

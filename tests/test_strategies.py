@@ -21,7 +21,7 @@ from crosstask.cli import main
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.instructions.fit_checks import refuse_strategy
 from crosstask.lightning_modules.sharding.checkpoints import require_whole_checkpoint
-from crosstask.lightning_modules.sharding.export import export_checkpoint
+from crosstask.lightning_modules.sharding.checkpoint_weights import export_checkpoint
 from crosstask.lightning_modules.sharding.replacing import partial_path, whole_path
 from crosstask.lightning_modules.sharding.tensor_parallel import require_tensor_parallel
 
@@ -218,7 +218,7 @@ def test_one_process_goes_on_from_shards(runs: Path, adam: Path) -> None:
 def test_every_checkpoint_becomes_a_hugging_face_folder(
     runs: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crosstask.lightning_modules.sharding.export.READ_BYTES", 10_000)  # shards in several parts
+    monkeypatch.setattr("crosstask.lightning_modules.sharding.checkpoint_weights.READ_BYTES", 10_000)  # shards in several parts
     export_checkpoint([str(runs / name / f"step={STEPS}.ckpt"), str(tmp_path / "hf")])
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     expected = file_weights(runs / "adam_one" / f"step={STEPS}.ckpt")

@@ -9,7 +9,7 @@ import torch
 
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.packing.replicas import Replicas
-from crosstask.datamodules.packing.stream import Position, TrainPlan, TrainStream, deal
+from crosstask.datamodules.packing.train_stream import Position, TrainPlan, TrainStream, deal
 from crosstask.datamodules.schema import IGNORE_INDEX, CausalBatch
 
 

@@ -17,7 +17,7 @@ from crosstask.cli import main
 from crosstask.datamodules import InstructionTuningDataModule, Suite
 from crosstask.datamodules.benchmarks import JsonTasks
 from crosstask.datamodules.benchmarks.suite import ExpectedColumn
-from crosstask.datamodules.evaluation.candidates import Ranking
+from crosstask.datamodules.evaluation.options import Ranking
 from crosstask.datamodules.evaluation.coverage import Coverage
 from crosstask.lightning_modules.evaluation.aggregation import Cell
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from crosstask.callbacks.throughput import Throughput, batch_counts, language_rows
-from crosstask.datamodules.bilevel.stream import BilevelBatch, InnerBatch
+from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch
 from crosstask.datamodules.schema import CausalBatch, Seq2SeqBatch
 from crosstask.lightning_modules.planning.flops import attention_width, peak_flops, training_flops, weight_flops
 

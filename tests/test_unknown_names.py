@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from crosstask.cli import main
-from crosstask.datamodules.benchmarks.messages import unknown_class_hint
+from crosstask.datamodules.messages import unknown_class_hint
 
 
 def test_an_unknown_reader_is_answered_with_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
 from ...datamodules.schema import LEVELS, EvaluationExample, Metric
 from ...lightning_modules.evaluation.aggregation import ScoredInstance, own_score
 from ...lightning_modules.evaluation.answers import Answer
-from ...lightning_modules.evaluation.candidates import CandidateScores
+from ...lightning_modules.evaluation.likelihood import CandidateScores
 
 
 class Prediction(NamedTuple):

@@ -16,8 +16,8 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 from ..schema import Demonstration
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .messages import kind
-from .rows import Row, json_rows, naming, text_lines
+from ..messages import kind
+from .row_files import Row, json_rows, naming, text_lines
 
 TASKS = """
 boolean_expressions causal_judgement date_understanding disambiguation_qa dyck_languages formal_fallacies

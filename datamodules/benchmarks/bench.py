@@ -6,10 +6,10 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from ..decontamination.report import read_decisions
+from ..decontamination.contamination_report import read_decisions
 from ..schema import Example, Task
 from . import Benchmark, Split
-from .messages import expanded, nearest, some
+from ..messages import expanded, nearest, some
 from .task_splits import (
     TaskSplit,
     read_rules,

@@ -22,8 +22,8 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .messages import existing_folder, expanded, kind, nearest
-from .rows import Row, file_digest, json_document, naming, rows, source_digest
+from ..messages import existing_folder, expanded, kind, nearest
+from .row_files import Row, file_digest, json_document, naming, rows, source_digest
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

@@ -14,8 +14,8 @@ from typing import ClassVar, Literal, get_args
 
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
-from .messages import NotAtHand, existing_folder, expanded, nearest, some
-from .rows import Row, file_digest, file_rows, naming, rows, source_digest
+from ..messages import NotAtHand, existing_folder, expanded, nearest, some
+from .row_files import Row, file_digest, file_rows, naming, rows, source_digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .messages import existing_folder, expanded, nearest
+from ..messages import existing_folder, expanded, nearest
 from .reasoning import INSTRUCTION
 from .reasoning_rows import solved_text
-from .rows import file_digest, naming, table_rows
+from .row_files import file_digest, naming, table_rows
 from .taxonomy import shipped_taxonomy
 
 READER_VERSION = 1

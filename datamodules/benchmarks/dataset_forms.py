@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .messages import kind
-from .rows import Row, jsonl_rows, text_lines
+from ..messages import kind
+from .row_files import Row, jsonl_rows, text_lines
 
 MENTION = re.compile(r"\[([^\[\]]*)\]")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .messages import kind
-from .rows import Row, file_rows, json_rows, jsonl_rows, text_lines
+from ..messages import kind
+from .row_files import Row, file_rows, json_rows, jsonl_rows, text_lines
 
 NO_TURNS = "no turns"
 

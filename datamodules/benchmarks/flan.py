@@ -26,9 +26,9 @@ import yaml
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .messages import NotAtHand, expanded, kind, nearest
+from ..messages import NotAtHand, expanded, kind, nearest
 from .row_source import RowSource, row_source_digest, source_rows
-from .rows import Row, naming
+from .row_files import Row, naming
 from .taxonomy import shipped_taxonomy
 
 READER_VERSION = 1

@@ -17,8 +17,8 @@ from typing import cast, get_args
 
 from ..schema import Demonstration, Example, Metric, Task
 from .benchmark import Benchmark, Split
-from .messages import NotAtHand, existing_folder, expanded, kind, nearest, some
-from .rows import Row, file_digest, json_document, jsonl_rows, naming
+from ..messages import NotAtHand, existing_folder, expanded, kind, nearest, some
+from .row_files import Row, file_digest, json_document, jsonl_rows, naming
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

@@ -17,8 +17,8 @@ from typing import ClassVar
 from ..schema import Demonstration
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .messages import kind
-from .rows import Row, naming, table_rows
+from ..messages import kind
+from .row_files import Row, naming, table_rows
 
 LETTERS = ("A", "B", "C", "D")
 

@@ -17,7 +17,7 @@ from typing import Any, TypeGuard
 
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
-from .messages import N_NAMED, NotAtHand, existing_folder, expanded, kind, nearest, some
+from ..messages import N_NAMED, NotAtHand, existing_folder, expanded, kind, nearest, some
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

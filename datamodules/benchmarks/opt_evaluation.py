@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from . import opt_evaluation_rows as of
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .rows import Row, file_rows, table_rows
+from .row_files import Row, file_rows, table_rows
 
 Renderer = Callable[[Row], Iterable[Rendered]]
 

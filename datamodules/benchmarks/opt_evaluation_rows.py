@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from .catalogue import Rendered, chosen
-from .messages import kind
+from ..messages import kind
 from .reasoning_rows import ai2_question
-from .rows import Row, jsonl_rows, text_lines
+from .row_files import Row, jsonl_rows, text_lines
 
 UNLABELLED = "its label is not published"
 

@@ -21,8 +21,8 @@ from typing import Literal, NamedTuple
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .messages import expanded, nearest, some
-from .rows import SUFFIXES, Row, naming, rows, source_digest
+from ..messages import expanded, nearest, some
+from .row_files import SUFFIXES, Row, naming, rows, source_digest
 from .taxonomy import shipped_taxonomy
 
 READER_VERSION = 1

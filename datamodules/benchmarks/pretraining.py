@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .messages import expanded, nearest
-from .rows import Row, file_digest, file_rows, naming, rows, source_digest
+from ..messages import expanded, nearest
+from .row_files import Row, file_digest, file_rows, naming, rows, source_digest
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

@@ -23,9 +23,9 @@ import yaml
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Metric, Task
 from .benchmark import Benchmark, Split
-from .messages import existing_folder, expanded, kind, nearest, some
+from ..messages import existing_folder, expanded, kind, nearest, some
 from .row_source import RowSource, row_source_digest, source_rows
-from .rows import Row, file_digest, naming
+from .row_files import Row, file_digest, naming
 from .taxonomy import shipped_taxonomy
 from .templates import DoesNotApply, MissingColumn, PromptTemplate, Rendered
 

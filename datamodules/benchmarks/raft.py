@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered, chosen
-from .rows import Row
+from .row_files import Row
 
 UNLABELLED = "its label is not published"
 

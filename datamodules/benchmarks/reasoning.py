@@ -15,7 +15,7 @@ from typing import Any
 from . import reasoning_rows as of
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .rows import Row, file_rows
+from .row_files import Row, file_rows
 
 INSTRUCTION = "Answer the following question by reasoning step by step."
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .catalogue import Rendered, chosen
-from .messages import kind
-from .rows import Row, json_document, json_rows, jsonl_rows, table_rows, text_lines
+from ..messages import kind
+from .row_files import Row, json_document, json_rows, jsonl_rows, table_rows, text_lines
 
 NO_RATIONALE = "no rationale"
 NO_ANSWER = "no answer"

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .dataset_forms import FORMS
-from .messages import NotAtHand, expanded, kind
-from .rows import Row, rows, source_digest
+from ..messages import NotAtHand, expanded, kind
+from .row_files import Row, rows, source_digest
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 from . import structured_rows as of
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .rows import Row, file_rows
+from .row_files import Row, file_rows
 
 Renderer = Callable[[Row], Iterable[Rendered]]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .messages import kind, nearest
-from .rows import Row, json_rows
+from ..messages import kind, nearest
+from .row_files import Row, json_rows
 
 NOTHING_KNOWN = "none"
 """The target of a dialogue state without a value."""

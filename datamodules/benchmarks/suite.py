@@ -17,7 +17,7 @@ from functools import cached_property
 
 from ..schema import Example, Level, Metric, Task
 from .benchmark import Benchmark, Split
-from .messages import NotAtHand, nearest, some
+from ..messages import NotAtHand, nearest, some
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from ..schema import Task
-from .messages import expanded, kind, nearest, some
+from ..messages import expanded, kind, nearest, some
 
 SHIPPED = Path(__file__).parent / "data" / "taxonomy.yaml"
 SECTIONS = ("categories", "called", "datasets", "collections", "tasks")

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .messages import expanded, kind, nearest
-from .rows import Row, file_rows, json_document, text_lines
+from ..messages import expanded, kind, nearest
+from .row_files import Row, file_rows, json_document, text_lines
 
 SHIPPED = Path(__file__).parent / "data/text_to_text.json"
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..schema import IGNORE_INDEX, CausalBatch
 from .exemplars import InstructionInputs
-from .stream import InnerBatch, LanguageRows
+from .bilevel_stream import InnerBatch, LanguageRows
 
 
 def outer_chunks(rows: LanguageRows, size: int) -> list[LanguageRows]:

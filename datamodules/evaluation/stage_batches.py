@@ -13,11 +13,11 @@ from ..packing.replicas import Replicas
 from ..rendering.tokenization import tokenize_sources, tokenizer_fingerprint
 from ..schema import TokenizedExample
 from ..storage.preparation import Preparation
-from .asked_examples import EvaluationSet
-from .candidate_batches import CandidateRows, CausalCandidates, DecoderCandidates
-from .candidates import Ranking, tokenize_candidates
+from .evaluation_set import EvaluationSet
+from .option_batches import CandidateRows, CausalCandidates, DecoderCandidates
+from .options import Ranking, tokenize_candidates
 from .prompt_loader import Chain, PromptLoader, RowLoader
-from .rank_loader import RankLoader
+from .option_loader import RankLoader
 
 
 def longest_source(row_length: int, target_length: int | None, max_new_tokens: int) -> int:

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..benchmarks.messages import nearest, some
+from ..messages import nearest, some
 
 Unit = Literal["examples", "rows", "tokens"]
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from ..benchmarks import Benchmark, Split
-from ..benchmarks.messages import nearest
+from ..messages import nearest
 from ..rendering.demonstrations import DRAWN, choose, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
 from ..rendering.tokenization import refusal

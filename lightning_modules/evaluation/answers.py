@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from ...datamodules.rouge import rouge_l
 from ...datamodules.schema import EvaluationExample, Metric
-from .candidates import CandidateScores
+from .likelihood import CandidateScores
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

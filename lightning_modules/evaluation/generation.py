@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from ...datamodules.evaluation.prompt_loader import pad_prompts, token_budget_batches
-from .prompt_reading import Prompts
+from .prefill import Prompts
 
 
 @dataclass(frozen=True)

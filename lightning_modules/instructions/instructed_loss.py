@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from ...datamodules.schema import IGNORE_INDEX, CausalBatch, Seq2SeqBatch
-from ..losses import LossSum, padding_mask, shift_right
+from ..target_loss import LossSum, padding_mask, shift_right
 from .learnable_instructions import Instruction, Reader
 
 Result = TypeVar("Result")

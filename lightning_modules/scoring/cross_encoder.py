@@ -18,7 +18,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ...datamodules.schema import TokenizedExample
-from ...datamodules.scoring.rows import ScoredRows, Truncation, pair_frame, tokenize_texts
+from ...datamodules.scoring.pair_rows import ScoredRows, Truncation, pair_frame, tokenize_texts
 from .pair_scores import keep_head_in_float32, pair_scores, require_pair_positions
 from .scorer_models import build_scorer, require_scorer
 

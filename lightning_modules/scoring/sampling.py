@@ -22,7 +22,7 @@ from ...datamodules.rendering.tokenization import chat_prompt, load_tokenizer, t
 from ...datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
 from ...datamodules.scoring.samples import Sample, SampleFile, note_generator, read_samples
 from ..attention.packable import require_document_attention
-from ..evaluation.candidates import score_candidates
+from ..evaluation.likelihood import score_candidates
 from ..evaluation.generation import Decoding, generate, prompt_seed
 from ..models import build_model
 from ..prefixes import base_of_prefix, load_prefix, virtual_tokens

@@ -18,7 +18,7 @@ from ...datamodules.scoring.samples import Sample
 from ..evaluation.answers import normalize_answer
 from ..evaluation.significance import Difference, Resampling, difference, interval
 from .calibration import calibration_error
-from .ranking import spearman
+from .ranking_metrics import spearman
 
 Values = NDArray[np.float64]
 

@@ -4,8 +4,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..packing.replicas import Replicas
 from ..schema import EvaluationExample, TokenizedExample
-from .candidate_batches import CandidateRows, RankBatch, RankedExample
-from .candidates import Tree, tree_columns
+from .option_batches import CandidateRows, RankBatch, RankedExample
+from .options import Tree, tree_columns
 from .prompt_loader import dealt, sum_budget_batches, unanswered
 
 

@@ -17,12 +17,12 @@ from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.benchmarks import Benchmark, Split
-from ...datamodules.evaluation.candidates import candidate_problem
+from ...datamodules.evaluation.options import candidate_problem
 from ...datamodules.rendering.prompts import PromptForm, rendering_rng
 from ...datamodules.rendering.tokenization import refusal
 from ...datamodules.schema import Example
-from ...datamodules.scoring.rows import Truncation
-from ..evaluation.candidates import score_candidates
+from ...datamodules.scoring.pair_rows import Truncation
+from ..evaluation.likelihood import score_candidates
 from .cross_encoder import CrossEncoder
 from .sampling import load_generator
 

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from .messages import NotAtHand, existing_folder, expanded, kind, nearest, some
+from ..messages import NotAtHand, existing_folder, expanded, kind, nearest, some
 
 SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".arrow")
 """Files that ``rows`` reads."""

@@ -16,7 +16,7 @@ from ..schema import TokenizedExample
 from ..storage.stored_tasks import StoredTasks
 from .best_fit import Packing, Rows
 from .collate import RowBatch, RowKind
-from .groups import Groups, pack_together
+from .document_groups import Groups, pack_together
 from .replicas import Replicas
 
 

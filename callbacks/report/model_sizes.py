@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...datamodules.benchmarks.messages import some
+from ...datamodules.messages import some
 from .charts import over_sizes
 
 BEST_SINGLE = "best single decoding"

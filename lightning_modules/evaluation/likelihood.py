@@ -19,19 +19,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from ...datamodules.evaluation.candidate_batches import (
-    BranchBatch,
-    CandidateRows,
-    CausalCandidates,
-    DecoderBranchBatch,
-    DecoderCandidates,
-    RankBatch,
-)
-from ...datamodules.evaluation.candidates import Tree, require_candidates, tokenize_candidates, tree_columns
+from ...datamodules.evaluation.option_batches import BranchBatch, CandidateRows, CausalCandidates, DecoderBranchBatch, DecoderCandidates, RankBatch
+from ...datamodules.evaluation.options import Tree, require_candidates, tokenize_candidates, tree_columns
 from ...datamodules.evaluation.prompt_loader import sum_budget_batches
 from ...datamodules.schema import TokenizedExample
 from ..attention.document_attention import IMPLEMENTATIONS, Documents
-from ..losses import padding_mask
+from ..target_loss import padding_mask
 from ..prefixes import virtual_tokens
 
 Score = Literal["sum", "token_mean", "byte_mean", "pmi"]

@@ -11,7 +11,7 @@ from ..schema import Example, Task, TokenizedExample
 from ..storage.preparation import TOKENIZED_AT_ONCE, Preparation
 from ..storage.store import content_key, folder_name
 from .pairs import CorrectnessLabel, Distinct, References, ScoredPair, correctness_of_responses, released_correctness
-from .rows import PairFrame, tokenize_texts
+from .pair_rows import PairFrame, tokenize_texts
 from .samples import ModelSamples
 
 PAIRS_VERSION = 2

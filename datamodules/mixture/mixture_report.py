@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..benchmarks.messages import some
+from ..messages import some
 from .rates import MixtureRules, TaskSize, absent_benchmarks
 
 COLUMNS = ("examples", "rate", "draws", "epochs", "tokens")

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..datamodules.benchmarks import Benchmark
-from ..datamodules.rendering.prompts import PromptForm
-from ..datamodules.scoring.samples import ModelSamples
-from ..lightning_modules.scoring.adaptation import Adapted, adapt
-from ..lightning_modules.scoring.scorer_training import ScorerTraining
-from ..lightning_modules.scoring.selecting import Asked, score_asked
-from ..lightning_modules.scoring.selection import SCORER
-from .huggingface_export import export_huggingface
+from ...datamodules.benchmarks import Benchmark
+from ...datamodules.rendering.prompts import PromptForm
+from ...datamodules.scoring.samples import ModelSamples
+from .task_scorer import Adapted, adapt
+from .scorer_training import ScorerTraining
+from ..scoring.sampled_responses import Asked, score_asked
+from ..scoring.selection import SCORER
+from ...callbacks.huggingface_export import export_huggingface
 
 Record = dict[str, Any]
 """What a task's file says of a scorer: ``scores`` of all candidates, ``calibration``, ``cost`` and ``settings``."""

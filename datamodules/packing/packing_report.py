@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .stream import TrainPlan
+from .train_stream import TrainPlan
 
 MOST_WINDOWS = 32
 """Windows that are planned for a report, two million draws: of a longer epoch, the counts are scaled."""

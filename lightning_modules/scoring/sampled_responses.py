@@ -13,22 +13,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 
-from ...datamodules.scoring.rows import Truncation
+from ...datamodules.scoring.pair_rows import Truncation
 from ...datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
 from ...datamodules.scoring.samples import ModelSamples, Sample
 from .calibration import Calibration, load_calibration
 from .cross_encoder import CrossEncoder
-from .selection import (
-    SCORER,
-    Candidates,
-    SelectionTable,
-    calibrated_name,
-    choices,
-    correctness_votes,
-    preference_votes,
-    selection_table,
-    vote_name,
-)
+from .selection import SCORER, Candidates, SelectionTable, calibrated_name, choices, correctness_votes, preference_votes, selection_table, vote_name
 
 FIRST_DECODING = "nucleus"
 """The decoding whose first samples stand for fewer candidates, as in Cappy's Table 5; of several generators, each's."""

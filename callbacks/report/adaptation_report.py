@@ -5,18 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...lightning_modules.scoring.selecting import Asked, to_json, write_choices
-from ...lightning_modules.scoring.selection import (
-    SCORER,
-    Candidates,
-    SelectionTable,
-    calibrated_name,
-    choices,
-    mean_calibration_error,
-    task_gains,
-    vote_name,
-    worth,
-)
+from ...lightning_modules.scoring.sampled_responses import Asked, to_json, write_choices
+from ...lightning_modules.scoring.selection import SCORER, Candidates, SelectionTable, calibrated_name, choices, mean_calibration_error, task_gains, vote_name, worth
 from .charts import COLORS, differences
 
 SHOWN_WORST, SHOWN_EXAMPLES = 3, 3

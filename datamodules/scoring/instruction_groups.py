@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ..packing.groups import Groups, parts_that_fit
+from ..packing.document_groups import Groups, parts_that_fit
 from ..storage.stored_tasks import StoredTasks
-from .rows import ScoredRows
+from .pair_rows import ScoredRows
 
 
 def instruction_groups(stored: StoredTasks, kind: ScoredRows) -> Groups:

@@ -6,12 +6,12 @@ from itertools import product
 from typing import NamedTuple
 
 from ..benchmarks import Split
-from ..rendering.shots import ShotPreparation
+from .few_shot import ShotPreparation
 from ..rendering.tokenization import refusal
 from ..schema import EvaluationExample, Example, Level, Prompt, Task
 from ..splits import generalization_level
 from ..storage.preparation import Preparation
-from .candidates import Ranking, label_options, options_of, ranking_problem
+from .options import Ranking, label_options, options_of, ranking_problem
 
 
 class EvaluationSet(NamedTuple):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..packing.best_fit import best_fit
 from ..schema import EvaluationExample, TokenizedExample
-from .candidates import Tree, causal_trees, decoder_tree
+from .options import Tree, causal_trees, decoder_tree
 
 ENCODER_COLUMNS = 256
 """Columns of an encoder's row, more for a longer prompt: a bias by relative position is as large as a row squared."""

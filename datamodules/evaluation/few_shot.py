@@ -12,10 +12,10 @@ from ..benchmarks import Split
 from ..schema import Example, Prompt, Task
 from ..splits import Instances
 from ..storage.preparation import Preparation
-from .demonstrations import DRAWN, choose
-from .prompts import rendering_rng
-from .reading import Reread
-from .tokenization import refusal, tokenize_sources
+from ..rendering.demonstrations import DRAWN, choose
+from ..rendering.prompts import rendering_rng
+from ..rendering.reading import Reread
+from ..rendering.tokenization import refusal, tokenize_sources
 
 
 @dataclass(frozen=True)

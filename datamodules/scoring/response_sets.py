@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..evaluation.asked_examples import EvaluationSet
+from ..evaluation.evaluation_set import EvaluationSet
 from ..packing.best_fit import Packing, in_order
 from ..packing.replicas import Replicas
 from ..rendering.prompts import rendering_rng
 from ..schema import EvaluationExample, Example, Prompt, ScoredBatch, TokenizedExample
 from .pairs import References, ScoredPair, correctness_of_responses, right_responses, stripped
-from .preparation import ScoredPreparation
-from .rows import ScoredRows
+from .pair_preparation import ScoredPreparation
+from .pair_rows import ScoredRows
 
 CANDIDATES = 2
 """The rendering index of the generator that draws candidates."""

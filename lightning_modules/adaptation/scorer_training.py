@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
-from ...datamodules.benchmarks.messages import nearest
-from ...datamodules.scoring.rows import Truncation
-from .losses import ScorerLoss
+from ...datamodules.messages import nearest
+from ...datamodules.scoring.pair_rows import Truncation
+from ..scoring.scorer_losses import ScorerLoss
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from ...datamodules.scorer import ScorerDataModule
 from ...datamodules.scoring.sampled_examples import Part, SampledExamples
 from ...datamodules.scoring.samples import ModelSamples
 from ..scorer import ScorerModule
-from .calibration import Calibration, fit_calibration
+from ..scoring.calibration import Calibration, fit_calibration
 from .scorer_training import ScorerTraining
-from .selecting import candidates_of_files, score_asked, to_candidates
+from ..scoring.sampled_responses import candidates_of_files, score_asked, to_candidates
 
 
 class OneTask(Benchmark):

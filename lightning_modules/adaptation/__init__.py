@@ -1,0 +1,1 @@
+"""A scorer for each task, which adapts a frozen language model to it."""
