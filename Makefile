@@ -38,7 +38,7 @@ lint: $(VENV)/ready
 # mypy finds the package under its import name through a link to the repository's root.
 types: $(VENV)/ready
 	mkdir -p .types && ln -sfn .. .types/crosstask
-	MYPYPATH=.types $(BIN)/mypy -p crosstask.datamodules -p crosstask.lightning_modules -p crosstask.callbacks -m crosstask.cli
+	MYPYPATH=.types $(BIN)/mypy -p crosstask.datamodules -p crosstask.lightning_modules -p crosstask.callbacks -p crosstask.commands -m crosstask.cli
 
 perf: $(VENV)/ready
 	$(BIN)/pip install -q -e ".[perf]" -c constraints.txt

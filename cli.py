@@ -27,23 +27,25 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 
 # Imported for their class names: `class_path: InstructionTuningModule` needs no package in a YAML.
 from crosstask import callbacks, datamodules, lightning_modules
-from crosstask.callbacks.adapt_command import adapt_tasks
 from crosstask.callbacks.progress import TrainingBar
-from crosstask.callbacks.report.systems import write_report
-from crosstask.callbacks.report.model_sizes import plot_scaling
+from crosstask.commands.adapt import adapt_tasks
+from crosstask.commands.classify import classify_tasks
+from crosstask.commands.decontaminate import decontaminate
+from crosstask.commands.describe import describe
+from crosstask.commands.export import export_checkpoint
+from crosstask.commands.plan import plan_training
+from crosstask.commands.prepare import prepare
+from crosstask.commands.report import write_report
+from crosstask.commands.samples import write_samples
+from crosstask.commands.scaling import plot_scaling
+from crosstask.commands.select import select_samples
+from crosstask.commands.shared.parser import SentenceParser, is_ours
+from crosstask.commands.splits import search_splits
+from crosstask.commands.tokenizer import train_tokenizer
+from crosstask.commands.toybench import write_benchmark
 from crosstask.datamodules.messages import nearest, unknown_class_hint
-from crosstask.datamodules.bilevel.split_search import search_splits
-from crosstask.datamodules.data_commands import decontaminate, describe, prepare
-from crosstask.commands.shared.parser import RefusingParser, is_ours
-from crosstask.datamodules.rendering.bpe import train_tokenizer
-from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.lightning_modules.planned_training import PlannedTraining
-from crosstask.lightning_modules.planning.training_plan import plan_training
-from crosstask.lightning_modules.scoring.classification import classify_tasks
-from crosstask.lightning_modules.scoring.sampling import write_samples
-from crosstask.lightning_modules.scoring.sampled_responses import select_samples
 from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO, require_readable, require_resumable
-from crosstask.lightning_modules.sharding.checkpoint_weights import export_checkpoint
 from crosstask.lightning_modules.sharding.replacing import last_checkpoint, newest_path, save_through_replacing
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -56,7 +58,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "select": select_samples,
     "splits": search_splits,
     "tokenizer": train_tokenizer,
-    "toybench": write_toybench,
+    "toybench": write_benchmark,
 }
 """Commands beside the trainer's; each function's arguments are the command's options."""
 
@@ -70,11 +72,11 @@ DATA_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 FIT_COMMANDS: dict[str, Callable[..., Any]] = {"plan": plan_training}
 """Commands about a fit: a function of the fit's parsed configuration, whose other arguments are options."""
 
-LINKED = ("tokenizer", "row_length", "preset", "inner_steps", "instruction_length", "candidates")
+LINKED = ("tokenizer", "row_length", "preset", "inner_steps", "instruction_length", "exemplars")
 """Arguments of a datamodule that its module takes over; a class without one of them is left alone."""
 
 
-class Parser(RefusingParser, LightningArgumentParser):
+class Parser(SentenceParser, LightningArgumentParser):
     """Answers the name of an unknown class with the nearest known ones."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -27,7 +27,7 @@ from .run_folder import run_folder
 CURVES = {
     "losses": ("train/inner_loss", "train/outer_loss"),
     "gradient norms": ("train/inner_gradient_norm", "train/outer_gradient_norm", "train/hypergradient_norm"),
-    "hypergradient": ("train/hypergradient_cosine", "train/last_candidate_share"),
+    "hypergradient": ("train/hypergradient_cosine", "train/last_exemplar_share"),
 }
 
 
@@ -39,7 +39,7 @@ class InstructionAnalysis(Callback):
     ``analysis.json``, how far apart they are within and between categories and how near the test's definitions come to
     one of them, with the vocabulary's tokens nearest to a learned instruction; and ``curves-*.svg``, the losses,
     gradient norms of both levels, the cosine of half batches' hypergradients (the module's noise_every) and the share
-    of an extractor's choices that fall on the last candidate, whichever were logged.
+    of an extractor's choices that fall on the last exemplar, whichever were logged.
 
     Args:
         folder: Where to write; by default ``instructions`` in the run's folder.

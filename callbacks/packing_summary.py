@@ -13,7 +13,7 @@ from .run_folder import run_folder
 
 
 class PackingSummary(Callback):
-    """Print how many examples were stored, refused and cut, how full the rows are, and the mixture's benchmarks.
+    """Print how many examples were stored, skipped and cut, how full the rows are, and the mixture's benchmarks.
 
     The numbers are kept as packing.json, the mixture down to its tasks as mixture.txt.
     """

@@ -95,12 +95,14 @@ class PredictionWriter(Callback):
         found = trainer.strategy.broadcast(found)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         examples = data.evaluation_examples(_asked(stage))
-        data.leave_out(_asked(stage), found.lines.keys())
+        data.skip_examples(_asked(stage), found.lines.keys())
         if found.lines:
             folders = ", ".join(sorted({str(path.parent) for path in found.paths}))
             rank_zero_info(f"{len(found.lines)} of {len(examples)} prompts are answered already, in {folders}")
         if trainer.is_global_zero and stage != "predict":
-            pl_module.recall([answer_of(record, examples[record["number"]]) for record in records(found.lines)])
+            pl_module.restore_answers(
+                [answer_of(record, examples[record["number"]]) for record in records(found.lines)]
+            )
         return found
 
     def _write(self, answers: list[Answer] | None) -> None:
@@ -126,8 +128,8 @@ class PredictionWriter(Callback):
             for part in parts:
                 part.unlink()
         data: Any = getattr(trainer, "datamodule", None)
-        if hasattr(data, "leave_out"):
-            data.leave_out(_asked(stage), ())  # a second evaluation by this process asks everything
+        if hasattr(data, "skip_examples"):
+            data.skip_examples(_asked(stage), ())  # a second evaluation by this process asks everything
 
 
 def _asked(stage: str) -> Any:
@@ -138,6 +140,6 @@ def _asked(stage: str) -> Any:
 def _header(trainer: L.Trainer, pl_module: Any, stage: str) -> dict[str, str] | None:
     """All that decides the answers; None for modules and data that cannot go on from a part of them."""
     data: Any = getattr(trainer, "datamodule", None)
-    if not hasattr(pl_module, "answering") or not hasattr(data, "asking"):
+    if not hasattr(pl_module, "answer_fingerprint") or not hasattr(data, "evaluation_fingerprint"):
         return None
-    return pl_module.answering() | data.asking(_asked(stage))
+    return pl_module.answer_fingerprint() | data.evaluation_fingerprint(_asked(stage))

@@ -3,10 +3,10 @@
 from typing import Literal
 
 from .benchmarks import Benchmark, Split
+from .bilevel.bilevel_stream import BilevelPlan, BilevelStream, TextSettings, read_instances
 from .bilevel.exemplars import ExemplarPools
 from .bilevel.meta_split import CategorySplit, InnerOuter, MetaSplit
 from .bilevel.presets import Preset, choices
-from .bilevel.bilevel_stream import BilevelPlan, BilevelStream, TextSettings, read_instances
 from .instruction_tuning import InstructionTuningDataModule
 from .packing.replicas import replicas
 from .rendering.prompts import PromptForm, TkInstructPrompt
@@ -34,9 +34,9 @@ class InstructionOptimizationDataModule(InstructionTuningDataModule):
         inner_rows: Instances of one theta step, over all devices.
         outer_rows: Instances of an outer batch, over all devices, in place of the preset's 8.
         instruction_length: Tokens of an embedder's instruction, and most tokens of an exemplar; linked to the module's.
-        candidates: Exemplars an extractor chooses among, N, or 0 for an embedder; linked to the module's.
-        candidates_of: Whether the instances of a task share their candidates or each instance has its own.
-        blank_candidates: Leave only the last candidate an exemplar and make the others blank.
+        exemplars: Exemplars an extractor chooses among, N, or 0 for an embedder; linked to the module's.
+        exemplars_of: Whether the instances of a task share their exemplars or each instance has its own.
+        blank_exemplars: Leave only the last exemplar an exemplar and make the others blank.
         pair_length: Longest text z of an instance in tokens, input and target together.
         pair_target: Whether z shows the target, as in the paper's Eq. 4.
         reserve: Columns that the text leaves free, in place of the preset's.
@@ -69,9 +69,9 @@ class InstructionOptimizationDataModule(InstructionTuningDataModule):
         inner_rows: int = 2,
         outer_rows: int | None = None,
         instruction_length: int = 64,
-        candidates: int = 0,
-        candidates_of: Literal["task", "instance"] = "task",
-        blank_candidates: bool = False,
+        exemplars: int = 0,
+        exemplars_of: Literal["task", "instance"] = "task",
+        blank_exemplars: bool = False,
         pair_length: int = 128,
         pair_target: bool = True,
         reserve: int | None = None,
@@ -123,10 +123,10 @@ class InstructionOptimizationDataModule(InstructionTuningDataModule):
             )
         self.split, self.inner_prompt, self.preset = split, inner_prompt or prompt, preset
         self.inner_steps, self.inner_rows, self.instruction_length = inner_steps, inner_rows, instruction_length
-        self.pair_length, self.pair_target, self.candidates = pair_length, pair_target, candidates
+        self.pair_length, self.pair_target, self.exemplars = pair_length, pair_target, exemplars
         self.pools = (
-            ExemplarPools(candidates, candidates_of, blank_candidates, self.choices.exclude_self, seed)
-            if candidates
+            ExemplarPools(exemplars, exemplars_of, blank_exemplars, self.choices.exclude_self, seed)
+            if exemplars
             else None
         )
         self.levels: InnerOuter | None = None

@@ -11,25 +11,25 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
-from .messages import some
 from .benchmarks.suite import Suite
-from .evaluation.evaluation_set import EvaluationSet, read_evaluation
-from .evaluation.options import Ranking
 from .evaluation.coverage import Coverage, suite_coverage
+from .evaluation.evaluation_set import EvaluationSet, read_evaluation
+from .evaluation.few_shot import ShotPreparation, with_shots
+from .evaluation.options import OptionRanking
 from .evaluation.prompt_loader import Chain
 from .evaluation.stage_batches import StageBatches, longest_source
+from .messages import some
 from .mixture.draws import WINDOW, Mixture
-from .mixture.rates import ExtraStream, MixtureRules, TaskSize, task_rates
 from .mixture.mixture_report import MixtureReport, mixture_report
+from .mixture.rates import ExtraStream, MixtureRules, TaskSize, task_rates
 from .packing.best_fit import Packing, best_fit, in_order, one_per_row
 from .packing.collate import RowKind
 from .packing.document_groups import Groups
-from .packing.replicas import replicas
 from .packing.packing_report import PackingReport, packing_report
+from .packing.replicas import replicas
 from .packing.train_stream import TrainPlan, TrainStream
 from .rendering.demonstrations import Demonstrations
 from .rendering.prompts import OptImlPrompt, PromptForm
-from .evaluation.few_shot import ShotPreparation, with_shots
 from .rendering.tokenization import load_tokenizer
 from .schema import EvaluationExample, Task
 from .storage.parallel_preparation import Job, Prepared, prepare_tasks
@@ -94,7 +94,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         extra: dict[str, ExtraStream] | None = None,
         temperature: float = 1.0,
         uniform_categories: bool = False,
-        absent: Literal["refused", "shared"] = "refused",
+        absent: Literal["rejected", "shared"] = "rejected",
         packing: Literal["best_fit", "in_order", "one_per_row"] = "best_fit",
         train_examples: int = 100_000,
         train_examples_of: dict[str, int] | None = None,
@@ -106,7 +106,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         shot_separator: str = "\n\n",
         max_new_tokens: int = 256,
         evaluation_tokens: int = 32_768,
-        ranking: Ranking | None = None,
+        ranking: OptionRanking | None = None,
         bos: bool = False,
         cache: str = "~/.cache/crosstask",
         processes: int = 1,
@@ -216,7 +216,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         """Everything that is asked in a stage, by index; call it after ``setup``."""
         return self._evaluation[stage].examples
 
-    def leave_out(self, stage: Stage, numbers: Collection[int]) -> None:
+    def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
         """Do not ask a stage's batches whose examples are all among these numbers; every process says the same ones.
 
         Batches stay whole and as they are, so that the others' answers are those of a run that asks everything.
@@ -224,7 +224,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         self._answered[stage].clear()
         self._answered[stage].update(numbers)
 
-    def asking(self, stage: Stage) -> dict[str, str]:
+    def evaluation_fingerprint(self, stage: Stage) -> dict[str, str]:
         """What decides the prompts of a stage and their batches, beside the model. See ``PredictionWriter``."""
         return self.stage_batches.identity(self._evaluation[stage])
 
@@ -302,7 +302,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
         folders = {name: self._folder(name, names) for name in names["train"]}
         stored = {name: read_meta(folder) for name, folder in folders.items() if folder.is_dir()}
         empty = [name for name, meta in stored.items() if not meta["tokens"]]
-        if empty and (len(empty) == len(folders) or not all(stored[name]["refused"] for name in empty)):
+        if empty and (len(empty) == len(folders) or not all(stored[name]["skipped"] for name in empty)):
             raise ValueError(
                 f"{len(empty)} training tasks have no instances left beside {self.counts.test} for test and "
                 f"{self.counts.validation} for validation: {some(empty)}; hold out fewer, or take them off the "
@@ -350,7 +350,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
                 numbers = {number: count for (k, number), count in sorted(preparation.shown.items()) if k == shots}
                 shown = ", ".join(f"{count} show {number}" for number, count in numbers.items())
                 rank_zero_info(f"demonstrations of {stage} prompts at {shots} shots: {shown}")
-        for reason, count in found.refused.items():
+        for reason, count in found.skipped.items():
             rank_zero_info(f"{count} {stage} examples are not evaluated: {reason}")
 
     def _asked(self, stage: Stage) -> Chain:

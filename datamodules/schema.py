@@ -91,11 +91,11 @@ class Example:
         id: Unique within the task.
         index: Its place in the upstream file, from 0.
         input: The text to solve; of an instance-level benchmark, the whole rendered prompt.
-        targets: Every accepted reference, at least one (none where ``refused``).
+        targets: Every accepted reference, at least one (none where ``rejected``).
         template: Identifier of the template that rendered it, or None.
         options: The answer choices, empty for free-form tasks.
         answer: Place of the gold option in ``options``, or None.
-        refused: Why this record of the upstream file cannot be used, e.g. ``"the template does not apply"``; such an
+        skipped: Why this record of the upstream file cannot be used, e.g. ``"the template does not apply"``; such an
             example is counted by that reason wherever it would have been used. Empty for a good one.
     """
 
@@ -107,7 +107,7 @@ class Example:
     template: str | None = None
     options: tuple[str, ...] = ()
     answer: int | None = None
-    refused: str = ""
+    skipped: str = ""
 
 
 @dataclass(frozen=True, slots=True)

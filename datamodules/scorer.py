@@ -1,4 +1,4 @@
-"""The LightningDataModule of the scorer (Cappy): a benchmark's tasks as scored pairs, and candidates to rank."""
+"""The LightningDataModule of the scorer (Cappy): a benchmark's tasks as scored pairs, and responses to rank."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,17 +16,17 @@ from .rendering.tokenization import load_tokenizer
 from .rouge import rouge_l
 from .schema import EvaluationExample
 from .scoring.instruction_groups import instruction_groups
-from .scoring.pairs import CorrectnessLabel
 from .scoring.pair_preparation import ScoredPreparation
-from .scoring.response_sets import CandidateLoader, RankingSet, read_candidates
 from .scoring.pair_rows import ScoredRows, Truncation, pair_frame
+from .scoring.pairs import CorrectnessLabel
+from .scoring.response_sets import ResponseLoader, ResponseSet, read_responses
 from .scoring.samples import ModelSamples
 from .storage.store import open_task
 from .storage.stored_tasks import StoredTasks
 
 
 class ScorerDataModule(InstructionTuningDataModule):
-    """Scored pairs in packed rows for training, and examples with candidates to rank, from one benchmark.
+    """Scored pairs in packed rows for training, and examples with responses to rank, from one benchmark.
 
     Tasks, splits, store, mixture and stream are those of instruction tuning; documents are pairs of an instruction and
     a response with its correctness (see ``scored_pairs``), and a step's count is its pairs. Each pair of a task weighs
@@ -106,7 +106,7 @@ class ScorerDataModule(InstructionTuningDataModule):
         self.samples, self.sample_label, self.faithful = ModelSamples(samples), sample_label, faithful
         self.mismatches, self.grouped = mismatches, grouped
         self._scored_preparation: ScoredPreparation | None = None
-        self._ranking: dict[Stage, RankingSet] = {}
+        self._ranking: dict[Stage, ResponseSet] = {}
 
     @property
     def preparation(self) -> ScoredPreparation:
@@ -145,17 +145,17 @@ class ScorerDataModule(InstructionTuningDataModule):
         self.samples.require_tasks({name for names in self._task_names().values() for name in names})
         super().prepare_data()
 
-    def val_dataloader(self) -> CandidateLoader | list[CandidateLoader]:  # type: ignore[override]
-        """Candidates of the validation's examples; nothing where none are held out."""
-        return self._candidates("validation") if self.counts.validation else []
+    def val_dataloader(self) -> ResponseLoader | list[ResponseLoader]:  # type: ignore[override]
+        """Responses of the validation's examples; nothing where none are held out."""
+        return self._responses("validation") if self.counts.validation else []
 
-    def test_dataloader(self) -> CandidateLoader:  # type: ignore[override]
-        """Candidates of the test's examples."""
-        return self._candidates("test")
+    def test_dataloader(self) -> ResponseLoader:  # type: ignore[override]
+        """Responses of the test's examples."""
+        return self._responses("test")
 
-    def predict_dataloader(self) -> CandidateLoader:  # type: ignore[override]
-        """The candidates of the test."""
-        return self._candidates("test")
+    def predict_dataloader(self) -> ResponseLoader:  # type: ignore[override]
+        """The responses of the test."""
+        return self._responses("test")
 
     def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
         """Everything that is ranked in a stage, by index; call it after ``setup``."""
@@ -183,25 +183,25 @@ class ScorerDataModule(InstructionTuningDataModule):
 
     def _has_no_mismatch(self, name: str, names: dict[Split, list[str]]) -> bool:
         stored = open_task(self.preparation.task_folder(name, **self._held_out(name, names)))
-        return len(stored) == 0 and bool(stored.refused)
+        return len(stored) == 0 and bool(stored.skipped)
 
     def _read_evaluation(self, stage: Stage, names: dict[Split, list[str]]) -> None:
         trained = [self.benchmark.task(name) for name in names["train"]]
         evaluation = read_evaluation(self.preparation, names, stage, trained)
-        found = read_candidates(evaluation, self.preparation, mismatches=self.mismatches)
+        found = read_responses(evaluation, self.preparation, mismatches=self.mismatches)
         self._ranking[stage] = found
-        for reason, count in found.refused.items():
+        for reason, count in found.skipped.items():
             rank_zero_info(f"{count} {stage} examples are not ranked: {reason}")
 
-    def _candidates(self, stage: Stage) -> CandidateLoader:
+    def _responses(self, stage: Stage) -> ResponseLoader:
         found, kind = self._ranking[stage], self.row_kind
-        documents = [self.preparation.tokenize_scored(pairs) for pairs in found.candidates]
+        documents = [self.preparation.tokenize_scored(pairs) for pairs in found.responses]
         lengths = [len(document.input_ids) for pairs in documents for document in pairs]
         if cut := sum(length > self.pair_length for length in lengths):
             rank_zero_info(f"{cut} of {len(lengths)} {stage} pairs are cut to {self.pair_length} tokens")
-        return CandidateLoader(
+        return ResponseLoader(
             found.examples,
-            [[pair.response for pair in pairs] for pairs in found.candidates],
+            [[pair.response for pair in pairs] for pairs in found.responses],
             documents,
             kind=kind,
             packing=self.packing,

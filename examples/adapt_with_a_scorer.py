@@ -4,7 +4,7 @@
 
 Everything is trained here, on the embedded benchmark. A language model of 0.9M parameters is trained for half as long
 as the quickstart's, so that it errs, and answers instances of eight tasks that it was never trained on with Cappy's 17
-candidates (arXiv 2311.06720, section 4.2). For each task a scorer of 0.4M parameters learns from references, mismatches
+responses (arXiv 2311.06720, section 4.2). For each task a scorer of 0.4M parameters learns from references, mismatches
 and the model's answers to training instances, from random weights, and chooses among the model's answers to test
 instances; once for each seed. Printed are ROUGE-L of every way to choose with 95% t-intervals over seeds, the share of
 (oracle - best single decoding) that the scorer recovers, and the rank correlation of its scores. Started again, it goes

@@ -1,6 +1,6 @@
 """Batches to loss, metrics and optimizers."""
 
-from .evaluation.likelihood import score_candidates
+from .evaluation.likelihood import score_options
 from .instruction_optimization import InstructionOptimizationModule
 from .instruction_tuning import InstructionTuningModule
 from .scorer import ScorerModule
@@ -13,5 +13,5 @@ __all__ = [
     "InstructionTuningModule",
     "ScorerModule",
     "ShardedStrategy",
-    "score_candidates",
+    "score_options",
 ]

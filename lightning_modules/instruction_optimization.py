@@ -20,23 +20,23 @@ from torch import Tensor, clear_autocast_cache, no_grad, tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from ..datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch, LanguageRows
 from ..datamodules.bilevel.presets import Preset, choices
 from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
-from ..datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch, LanguageRows
 from ..datamodules.packing.replicas import replicas
 from .hypergradients import Hypergradient, Method, Vector, average_over_replicas
 from .hypergradients.parameter_vectors import cosine, norm
 from .hypergradients.passes import averaged, gathered_anew, gradients, or_zeros
 from .instruction_tuning import InstructionTuningModule
-from .instructions.fit_checks import refuse_low_precision, refuse_strategy, refuse_trainer, require_agreement
+from .instructions.fit_checks import reject_low_precision, reject_strategy, reject_trainer, require_agreement
 from .instructions.instructed_loss import instructed_loss, reader, within_forward
 from .instructions.instruction_kinds import InstructionSettings, Kind, Representation, build_instruction
 from .instructions.learnable_instructions import Extractor, Instruction, LearnableInstruction
 from .instructions.outer_level import OuterLevel
 from .instructions.outer_methods import OuterSettings, outer_method
 from .instructions.outer_report import outer_numbers, outer_warnings
-from .target_loss import LossSum, target_loss
 from .optimization import clipped_share
+from .target_loss import LossSum, target_loss
 
 STATE = "instruction_optimization"
 """Where a checkpoint keeps what Lightning does not know of: phi's optimizer, its schedule and the counters."""
@@ -56,14 +56,14 @@ class InstructionOptimizationModule(InstructionTuningModule):
             model_type.
         instruction: What is learned: instructions as embeddings (embedder) or which exemplar to show (extractor),
             for each task (direct) or computed from each instance. For comparison, what is not learned: the first
-            candidate as exemplar (first_exemplar), or nothing but the text (none).
+            exemplar as exemplar (first_exemplar), or nothing but the text (none).
         preset: Where the paper and its released program differ, whose choice is followed (bilevel/presets.py);
             linked to the datamodule's.
         row_length: Most tokens a row holds, checked against the model's positions; linked to the datamodule's.
         total_steps: Theta steps of the whole training, for the schedules; linked to trainer.max_steps.
         inner_steps: Theta steps for one step of phi, K; linked to the datamodule's.
         instruction_length: Embeddings of an embedder's instruction, l; linked to the datamodule's.
-        candidates: Exemplars an extractor chooses among, N; linked to the datamodule's.
+        exemplars: Exemplars an extractor chooses among, N; linked to the datamodule's.
         representation: What an instance parameterization represents texts by.
         soft: Read the expectation of the exemplars instead of the chosen one (footnote 2 of the paper).
         learning_rate: Peak of theta's schedule.
@@ -94,7 +94,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
         total_steps: int = -1,
         inner_steps: int = 20,
         instruction_length: int = 64,
-        candidates: int = 0,
+        exemplars: int = 0,
         representation: Representation = Representation(),  # noqa: B008 - frozen
         soft: bool = False,
         learning_rate: float = 1e-5,
@@ -144,11 +144,11 @@ class InstructionOptimizationModule(InstructionTuningModule):
             raise ValueError(f"clip must be a positive norm, or 0 to clip nothing, got {clip}")
         self.method = outer_method(outer, self.choices, inner_steps=inner_steps, compiled=compile)
         self.preset, self.inner_steps, self.clip, self.outer = preset, inner_steps, clip, outer
-        self.instruction_length, self.candidates = instruction_length, candidates
+        self.instruction_length, self.exemplars = instruction_length, exemplars
         self.instruction_settings = InstructionSettings(
             kind=instruction,
             length=instruction_length,
-            candidates=candidates,
+            exemplars=exemplars,
             soft=soft,
             attend_padding=self.choices.exemplar_padding == "attended",
             representation=representation,
@@ -223,16 +223,16 @@ class InstructionOptimizationModule(InstructionTuningModule):
     def configure_callbacks(self) -> list[Any]:
         """No callbacks: the first hook with a trainer, before Lightning advises to let it take the steps."""
         if self._fits:
-            refuse_trainer(self.trainer)
+            reject_trainer(self.trainer)
         return []
 
     def on_fit_start(self) -> None:
         """Refuse what this training cannot be exact with, before its first step."""
         require_agreement(self, self.trainer.datamodule)  # type: ignore[attr-defined]
         curvature, texts_by = self.outer.curvature, self.instruction_settings.representation.by
-        refuse_strategy(self.trainer.strategy, curvature=curvature, reads_with_model=texts_by == "model")
+        reject_strategy(self.trainer.strategy, curvature=curvature, reads_with_model=texts_by == "model")
         self._theta = self.theta  # now: while a sharded model reads, gathered copies stand in its parameters' places
-        refuse_low_precision(self._theta, curvature)
+        reject_low_precision(self._theta, curvature)
 
     def training_step(self, batch: BilevelBatch, batch_idx: int) -> None:  # type: ignore[override]
         """One step of theta, and where the batch has an outer part one of phi."""
@@ -330,7 +330,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
                 share = self.instruction.share_of_last(
                     (batch.curvature or batch.inner).inputs, reader(self.language_model)
                 )
-            self._log({"train/last_candidate_share": share})
+            self._log({"train/last_exemplar_share": share})
 
     def _log(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
         """Log means over replicas."""

@@ -20,19 +20,19 @@ from .attention.document_attention import IMPLEMENTATIONS
 from .attention.packable import require_document_attention
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
-from .evaluation.likelihood import Score, rank_batch
 from .evaluation.generation import Decoding, answer_batch, prompt_seed
-from .evaluation.weights_digest import weights_digest
+from .evaluation.likelihood import Score, rank_batch
 from .evaluation.metrics import GenerationScores, Scores
-from .target_loss import target_loss
+from .evaluation.weights_digest import weights_digest
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining
 from .prefixes import Prefix, add_prefix
 from .sharding.checkpoints import KEY
+from .target_loss import target_loss
 
 Batch = CausalBatch | Seq2SeqBatch
-Asked = PromptBatch | BranchBatch | DecoderBranchBatch
+EvaluationBatch = PromptBatch | BranchBatch | DecoderBranchBatch
 
 
 class InstructionTuningModule(PlannedTraining):
@@ -233,21 +233,21 @@ class InstructionTuningModule(PlannedTraining):
         loss = target_loss(self.language_model, batch, packed=self.packed)
         return self.step_part(loss.sum / max(batch.step_targets, 1), batch_idx)
 
-    def validation_step(self, batch: Batch | Asked, batch_idx: int) -> list[Answer] | None:  # type: ignore[override]
+    def validation_step(self, batch: Batch | EvaluationBatch, batch_idx: int) -> list[Answer] | None:  # type: ignore[override]
         return self._evaluate(batch)
 
-    def test_step(self, batch: Batch | Asked, batch_idx: int) -> list[Answer] | None:  # type: ignore[override]
+    def test_step(self, batch: Batch | EvaluationBatch, batch_idx: int) -> list[Answer] | None:  # type: ignore[override]
         return self._evaluate(batch)
 
-    def predict_step(self, batch: Asked, batch_idx: int) -> list[Answer]:
+    def predict_step(self, batch: EvaluationBatch, batch_idx: int) -> list[Answer]:
         return self._answers(batch)
 
-    def _answers(self, batch: Asked) -> list[Answer]:
+    def _answers(self, batch: EvaluationBatch) -> list[Answer]:
         return self.answer(batch) if isinstance(batch, PromptBatch) else self.rank(batch)
 
-    def _evaluate(self, batch: Batch | Asked) -> list[Answer] | None:
+    def _evaluate(self, batch: Batch | EvaluationBatch) -> list[Answer] | None:
         """Answer and score what is asked, or add rows to the loss."""
-        if isinstance(batch, Asked):
+        if isinstance(batch, EvaluationBatch):
             answers = self._answers(batch)
             self.generation_scores.update(answers)
             return answers
@@ -277,7 +277,7 @@ class InstructionTuningModule(PlannedTraining):
             self.log(f"{stage}/loss", loss, prog_bar=True)
         self.evaluation_loss.reset()
 
-    def answering(self) -> dict[str, str]:
+    def answer_fingerprint(self) -> dict[str, str]:
         """What decides an answer beside its prompt; every process must ask. See ``PredictionWriter``."""
         settings = (self.decoding, self.stop, self.score, self.seed)
         computed = (self.attention, self.dtype_name, str(self.trainer.precision))
@@ -287,7 +287,7 @@ class InstructionTuningModule(PlannedTraining):
             "precision": " ".join(computed),
         }
 
-    def recall(self, answers: Sequence[Answer]) -> None:
+    def restore_answers(self, answers: Sequence[Answer]) -> None:
         """Score answers that an earlier run gave; one process is enough."""
         self.generation_scores.update(answers)
 

@@ -1,4 +1,4 @@
-"""The scorer (Cappy): an encoder learns how correct a response is, and ranks candidates with it."""
+"""The scorer (Cappy): an encoder learns how correct a response is, and ranks responses with it."""
 
 import math
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.schema import ScoredBatch
-from ..datamodules.scoring.response_sets import CandidateBatch
 from ..datamodules.scoring.pair_rows import Truncation
+from ..datamodules.scoring.response_sets import ResponseBatch
 from .evaluation.aggregation import log_selection
 from .evaluation.metrics import Answer, GenerationScores, Scores
 from .models import compile_layers, model_config
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining
 from .scoring.cross_encoder import CrossEncoder
-from .scoring.scorer_losses import ScorerLoss, scorer_losses
 from .scoring.pair_scores import gather_for_pairs, pair_scores
-from .scoring.ranking_metrics import Ranking, RankingScores
+from .scoring.ranking_metrics import RankingScores, ResponseRanking
+from .scoring.scorer_losses import ScorerLoss, scorer_losses
 from .scoring.scorer_models import build_scorer
 
 
@@ -32,7 +32,7 @@ class ScorerModule(PlannedTraining):
     """An encoder with a head of one output, trained on the correctness of responses, or on their order.
 
     The loss of an optimizer step is one mean over all its pairs (of a ranking loss: over all its instructions),
-    whatever the number of devices, rows and accumulated batches. Evaluation ranks the candidates of every example: the
+    whatever the number of devices, rows and accumulated batches. Evaluation ranks the responses of every example: the
     best-scored one is the answer.
 
     Args:
@@ -99,7 +99,7 @@ class ScorerModule(PlannedTraining):
         self.model: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.scores: Scores | None = None
-        self.ranking: Ranking | None = None
+        self.ranking: ResponseRanking | None = None
         self.answer_scores, self.ranking_scores = GenerationScores(), RankingScores()
         self.evaluation_loss = MeanMetric()
 
@@ -163,20 +163,20 @@ class ScorerModule(PlannedTraining):
     def _losses(self, scores: Tensor, labels: Tensor, groups: Sequence[int]) -> Tensor:
         return scorer_losses(self.loss, scores, labels, groups, label_temperature=self.label_temperature)
 
-    def validation_step(self, batch: CandidateBatch, batch_idx: int) -> list[Answer]:  # type: ignore[override]
+    def validation_step(self, batch: ResponseBatch, batch_idx: int) -> list[Answer]:  # type: ignore[override]
         return self._evaluate(batch)
 
-    def test_step(self, batch: CandidateBatch, batch_idx: int) -> list[Answer]:  # type: ignore[override]
+    def test_step(self, batch: ResponseBatch, batch_idx: int) -> list[Answer]:  # type: ignore[override]
         return self._evaluate(batch)
 
-    def predict_step(self, batch: CandidateBatch, batch_idx: int) -> list[Answer]:
+    def predict_step(self, batch: ResponseBatch, batch_idx: int) -> list[Answer]:
         return self._answers(batch, pair_scores(self.scorer, batch.pairs))
 
-    def _evaluate(self, batch: CandidateBatch) -> list[Answer]:
-        """Score candidates, answer with the best one, and add both to the metrics."""
+    def _evaluate(self, batch: ResponseBatch) -> list[Answer]:
+        """Score responses, answer with the best one, and add both to the metrics."""
         scores = pair_scores(self.scorer, batch.pairs)
         places = batch.places.to(scores.device)
-        groups = [] if self.loss == "regression" else [len(candidates) for candidates in batch.candidates]
+        groups = [] if self.loss == "regression" else [len(responses) for responses in batch.responses]
         losses = self._losses(scores[places], batch.pairs.labels[places], groups)
         self.evaluation_loss.update(losses.sum() / max(len(losses), 1), weight=len(losses))
         self.ranking_scores.update(
@@ -188,11 +188,11 @@ class ScorerModule(PlannedTraining):
         self.answer_scores.update(answers)
         return answers
 
-    def _answers(self, batch: CandidateBatch, scores: Tensor) -> list[Answer]:
-        """The best-scored candidate of each example; of equal ones the first."""
+    def _answers(self, batch: ResponseBatch, scores: Tensor) -> list[Answer]:
+        """The best-scored response of each example; of equal ones the first."""
         best = [int(of_example.argmax()) for of_example in _by_example(batch, scores)]
-        chosen = zip(batch.examples, batch.candidates, best, strict=True)
-        return [Answer.of(example, candidates[place]) for example, candidates, place in chosen]
+        chosen = zip(batch.examples, batch.responses, best, strict=True)
+        return [Answer.of(example, responses[place]) for example, responses, place in chosen]
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("validation")
@@ -216,6 +216,6 @@ class ScorerModule(PlannedTraining):
             self.log(f"{stage}/regret", self.ranking.regret[graded].mean())
 
 
-def _by_example(batch: CandidateBatch, values: Tensor) -> list[Tensor]:
-    """Values [C] of the scored pairs, split by example in the order of its candidates, on the CPU."""
-    return list(values.cpu()[batch.places.cpu()].split([len(candidates) for candidates in batch.candidates]))
+def _by_example(batch: ResponseBatch, values: Tensor) -> list[Tensor]:
+    """Values [C] of the scored pairs, split by example in the order of its responses, on the CPU."""
+    return list(values.cpu()[batch.places.cpu()].split([len(responses) for responses in batch.responses]))

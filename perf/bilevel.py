@@ -30,9 +30,9 @@ import torch
 from common import print_result
 from torch import Tensor
 
+from crosstask.datamodules.bilevel.bilevel_stream import InnerBatch
 from crosstask.datamodules.bilevel.exemplars import InstructionInputs
 from crosstask.datamodules.bilevel.row_chunks import inner_chunks, outer_chunks
-from crosstask.datamodules.bilevel.bilevel_stream import InnerBatch
 from crosstask.datamodules.packing.collate import Seq2SeqRows
 from crosstask.datamodules.schema import Seq2SeqBatch, TokenizedExample
 from crosstask.lightning_modules.hypergradients import (
@@ -50,8 +50,8 @@ from crosstask.lightning_modules.hypergradients import (
 )
 from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
 from crosstask.lightning_modules.instructions.learnable_instructions import DirectEmbedder
-from crosstask.lightning_modules.target_loss import target_loss
 from crosstask.lightning_modules.models import build_model, model_config
+from crosstask.lightning_modules.target_loss import target_loss
 
 T5 = {
     "model_type": "t5",

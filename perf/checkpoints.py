@@ -19,10 +19,10 @@ from typing import Any
 import lightning as L
 from common import print_result
 
+from crosstask.commands.export import export_checkpoint
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.lightning_modules import InstructionTuningModule, ShardedStrategy
-from crosstask.lightning_modules.sharding.checkpoint_weights import export_checkpoint
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 

@@ -21,9 +21,9 @@ from common import print_result, real_or_toy_benchmark
 from rich.console import Console
 from rich.table import Table
 
+from crosstask.commands.tokenizer import train_tokenizer
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
-from crosstask.datamodules.rendering.bpe import train_tokenizer
-from crosstask.datamodules.rendering.tokenization import refusal
+from crosstask.datamodules.rendering.tokenization import skip_reason
 from crosstask.datamodules.storage.parallel_preparation import Job, prepare_tasks
 from crosstask.datamodules.storage.preparation import Preparation
 
@@ -48,7 +48,7 @@ def plain_loop(prepared: Preparation, names: list[str]) -> int:
     for name in names:
         task = prepared.benchmark.task(name)
         for example in prepared.benchmark.examples(name):
-            if refusal(task, example) is None:
+            if skip_reason(task, example) is None:
                 prompt = prepared.render(task, example)
                 prepared.tokenizer(f"{prompt.source} {prompt.target}", add_special_tokens=False)
                 count += 1

@@ -1,8 +1,8 @@
-"""Ranking candidates with crosstask against lm-evaluation-harness: the same log-likelihoods, how much sooner?
+"""OptionRanking options with crosstask against lm-evaluation-harness: the same log-likelihoods, how much sooner?
 
     python perf/rank_classification.py
 
-Each prompt comes with several candidates of six tokens. The peer's ``loglikelihood`` reads every candidate with its
+Each prompt comes with several options of six tokens. The peer's ``loglikelihood`` reads every option with its
 prompt (all of one length, so that it pads nothing); ours reads the prompt once. Models have random weights: OPT's
 and T5's layouts. Texts are words of one token each, so that lengths are what the table says. Rounds alternate,
 from text to score; scores are compared in every round.
@@ -37,7 +37,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from crosstask.lightning_modules.evaluation.likelihood import score_candidates
+from crosstask.lightning_modules.evaluation.likelihood import score_options
 
 CANDIDATE_TOKENS, PEER_BATCH, VOCABULARY = 6, 16, 16_000
 KINDS = ("encoder-decoder", "decoder-only")
@@ -99,14 +99,14 @@ def random_model(kind: str, layers: int, width: int) -> PreTrainedModel:
     return T5ForConditionalGeneration(config).eval()
 
 
-def questions_of(prompt_tokens: int, candidates: int, count: int, rng: random.Random) -> Questions:
+def questions_of(prompt_tokens: int, options: int, count: int, rng: random.Random) -> Questions:
     def words(n: int) -> str:
         return " ".join(f"w{rng.randrange(VOCABULARY - 2)}" for _ in range(n))
 
-    return [(words(prompt_tokens), [words(CANDIDATE_TOKENS) for _ in range(candidates)]) for _ in range(count)]
+    return [(words(prompt_tokens), [words(CANDIDATE_TOKENS) for _ in range(options)]) for _ in range(count)]
 
 
-def asked_of(kind: str, prompt: int, candidates: int, given: argparse.Namespace) -> Setting:
+def asked_of(kind: str, prompt: int, options: int, given: argparse.Namespace) -> Setting:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = word_tokenizer(Path(folder))
     own = random_model(kind, given.layers, given.width)
@@ -123,16 +123,16 @@ def asked_of(kind: str, prompt: int, candidates: int, given: argparse.Namespace)
 
     def rank_ours(questions: Questions) -> list[float]:
         prompts, groups = zip(*questions, strict=True)
-        return [score for each in score_candidates(own, tokenizer, prompts, groups, eos=False) for score in each.sum]
+        return [score for each in score_options(own, tokenizer, prompts, groups, eos=False) for score in each.sum]
 
     def rank_peer(questions: Questions) -> list[float]:
         asked = [
-            Instance("loglikelihood", {}, (text, f" {candidate}" if causal else candidate), place)
-            for place, (text, candidate) in enumerate((text, each) for text, group in questions for each in group)
+            Instance("loglikelihood", {}, (text, f" {option}" if causal else option), place)
+            for place, (text, option) in enumerate((text, each) for text, group in questions for each in group)
         ]
         return [score for score, _ in harness.loglikelihood(asked, disable_tqdm=True)]
 
-    return Setting(questions_of(prompt, candidates, given.examples, random.Random(0)), rank_ours, rank_peer)
+    return Setting(questions_of(prompt, options, given.examples, random.Random(0)), rank_ours, rank_peer)
 
 
 def measured(of: Setting, rounds: int) -> tuple[float, float]:
@@ -151,11 +151,11 @@ def measured(of: Setting, rounds: int) -> tuple[float, float]:
     return statistics.median(speeds["ours"]), statistics.median(speeds["peer"])
 
 
-def tokens_ratio(kind: str, prompt: int, candidates: int) -> float:
+def tokens_ratio(kind: str, prompt: int, options: int) -> float:
     """Tokens that the peer reads for each of ours; of an encoder-decoder model, in both stacks together."""
     own = CANDIDATE_TOKENS - 1 if kind == "decoder-only" else CANDIDATE_TOKENS + 1
     end = 0 if kind == "decoder-only" else 1
-    return candidates * (prompt + own) / (prompt + end + candidates * (own - end))
+    return options * (prompt + own) / (prompt + end + options * (own - end))
 
 
 def main() -> None:
@@ -165,25 +165,25 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4, help="of the model, or of each of its stacks")
     parser.add_argument("--width", type=int, default=256, help="of the model, a multiple of 64")
     parser.add_argument("--prompts", type=int, nargs="*", default=[100, 220, 1000], help="tokens of the prompts")
-    parser.add_argument("--candidates", type=int, nargs="*", default=[2, 4, 10], help="candidates of a prompt")
+    parser.add_argument("--options", type=int, nargs="*", default=[2, 4, 10], help="options of a prompt")
     given = parser.parse_args()
     transformers.logging.set_verbosity_error()
     logging.disable(logging.WARNING)  # the peer warns of a model that is handed over
-    title = f"Examples a second; candidates of {CANDIDATE_TOKENS} tokens"
-    table = Table("model", "prompt", "candidates", "crosstask", "lm-eval", "ratio", "of tokens", title=title)
-    settings = [setting for setting in product(KINDS, given.prompts, given.candidates) if setting != MAIN]
-    for kind, prompt, candidates in [*settings, MAIN]:
-        ours, peer = measured(asked_of(kind, prompt, candidates, given), given.rounds)
-        numbers = f"{ours:.2f}", f"{peer:.2f}", f"{ours / peer:.2f}", f"{tokens_ratio(kind, prompt, candidates):.2f}"
-        table.add_row(kind, str(prompt), str(candidates), *numbers)
-        print(kind, prompt, candidates, *numbers, flush=True)
+    title = f"Examples a second; options of {CANDIDATE_TOKENS} tokens"
+    table = Table("model", "prompt", "options", "crosstask", "lm-eval", "ratio", "of tokens", title=title)
+    settings = [setting for setting in product(KINDS, given.prompts, given.options) if setting != MAIN]
+    for kind, prompt, options in [*settings, MAIN]:
+        ours, peer = measured(asked_of(kind, prompt, options, given), given.rounds)
+        numbers = f"{ours:.2f}", f"{peer:.2f}", f"{ours / peer:.2f}", f"{tokens_ratio(kind, prompt, options):.2f}"
+        table.add_row(kind, str(prompt), str(options), *numbers)
+        print(kind, prompt, options, *numbers, flush=True)
     Console().print(table)
     print_result(
         "rank_classification",
         ours=round(ours, 2),
         peer=round(peer, 2),
         unit="examples/s",
-        setting=f"{candidates} candidates of {CANDIDATE_TOKENS} tokens after {prompt}, {given.examples} examples, OPT "
+        setting=f"{options} options of {CANDIDATE_TOKENS} tokens after {prompt}, {given.examples} examples, OPT "
         f"with {given.layers} layers of {given.width}, vocabulary {VOCABULARY}, float32, {torch.get_num_threads()} CPU "
         f"thread(s), lm_eval {version('lm_eval')} with batch {PEER_BATCH}",
     )

@@ -27,9 +27,9 @@ from transformers import PreTrainedModel
 
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.schema import CausalBatch, TokenizedExample
-from crosstask.lightning_modules.target_loss import target_loss
 from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.sharding.sharded_models import Sharding, shard
+from crosstask.lightning_modules.target_loss import target_loss
 
 ROW, ROWS, DOCUMENT, VOCABULARY = 512, 4, 128, 8192
 

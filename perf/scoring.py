@@ -32,7 +32,7 @@ from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaForSeque
 
 from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder
 
-CANDIDATES, LONGEST, PEER_BATCH = 17, 512, 32
+RESPONSES, LONGEST, PEER_BATCH = 17, 512, 32
 
 Pairs = list[tuple[str, str]]
 
@@ -45,10 +45,10 @@ def real_candidates(folder: Path, rng: random.Random) -> Iterator[tuple[str, lis
         task = json.loads(path.read_text())
         instances = task["Instances"]
         references = list(dict.fromkeys(instance["output"][0].strip() for instance in instances))
-        if len(references) >= CANDIDATES:
+        if len(references) >= RESPONSES:
             instance = rng.choice(instances)
             own = instance["output"][0].strip()
-            others = rng.sample([reference for reference in references if reference != own], CANDIDATES - 1)
+            others = rng.sample([reference for reference in references if reference != own], RESPONSES - 1)
             yield f"{task['Definition'][0]}\nInput: {instance['input']}\nOutput:", [own, *others]
 
 
@@ -61,7 +61,7 @@ def generated_candidates(rng: random.Random) -> Iterator[tuple[str, list[str]]]:
         return " ".join(rng.choices(vocabulary, weights, k=count))
 
     while True:
-        responses = {f"{words(rng.choice([1, 2, 3, 8, 20, 40]))} {number}" for number in range(CANDIDATES)}
+        responses = {f"{words(rng.choice([1, 2, 3, 8, 20, 40]))} {number}" for number in range(RESPONSES)}
         yield words(min(int(rng.lognormvariate(4.3, 0.6)) + 20, 300)), sorted(responses)
 
 
@@ -107,10 +107,10 @@ def write_model(folder: Path, texts: list[str], layers: int, width: int) -> PreT
     return tokenizer
 
 
-def short_enough(candidates: Iterator[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerFast, count: int) -> Pairs:
+def short_enough(groups: Iterator[tuple[str, list[str]]], tokenizer: PreTrainedTokenizerFast, count: int) -> Pairs:
     """The first `count` pairs of instructions none of whose pairs is too long."""
     pairs: Pairs = []
-    for instruction, responses in candidates:
+    for instruction, responses in groups:
         ids = tokenizer([instruction] * len(responses), responses, verbose=False)["input_ids"]
         if max(map(len, ids)) <= LONGEST:
             pairs += [(instruction, response) for response in responses]
@@ -143,7 +143,7 @@ def main() -> None:
     if data and not any(tasks.glob("*.json")):
         raise SystemExit(f"no task files in {tasks}")
     source = real_candidates(tasks, rng) if data else generated_candidates(rng)
-    drawn = [next(source) for _ in range(settings.pairs // CANDIDATES * 2 + 2)]
+    drawn = [next(source) for _ in range(settings.pairs // RESPONSES * 2 + 2)]
     with tempfile.TemporaryDirectory() as folder:
         texts = [text for instruction, responses in drawn for text in (instruction, *responses)]
         tokenizer = write_model(Path(folder), texts, settings.layers, settings.width)

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from common import print_result, real_or_toy_benchmark
 
+from crosstask.commands.tokenizer import train_tokenizer
 from crosstask.datamodules.packing.best_fit import best_fit, one_per_row
 from crosstask.datamodules.packing.collate import CausalRows
-from crosstask.datamodules.rendering.bpe import train_tokenizer
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
-from crosstask.datamodules.rendering.tokenization import load_tokenizer, refusal, tokenize_joint
+from crosstask.datamodules.rendering.tokenization import load_tokenizer, skip_reason, tokenize_joint
 from crosstask.datamodules.schema import CausalBatch, TokenizedExample
-from crosstask.lightning_modules.target_loss import target_loss
 from crosstask.lightning_modules.models import build_model, model_config
+from crosstask.lightning_modules.target_loss import target_loss
 
 MODEL = {
     "model_type": "llama",
@@ -82,7 +82,7 @@ def read_documents(scratch: Path, count: int) -> tuple[list[TokenizedExample], i
     prompts = []
     for name in benchmark.task_names("train"):
         task = benchmark.task(name)
-        examples = [example for example in benchmark.examples(name) if refusal(task, example) is None][:8]
+        examples = [example for example in benchmark.examples(name) if skip_reason(task, example) is None][:8]
         prompts += [form(task, example, rendering_rng(0, name, example.id)) for example in examples]
     documents = [document for document in tokenize_joint(tokenizer, prompts) if len(document.input_ids) <= ROW]
     chosen = np.random.default_rng(0).permutation(len(documents))[:count]

@@ -5,9 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...lightning_modules.scoring.sampled_responses import Asked, to_json, write_choices
-from ...lightning_modules.scoring.selection import SCORER, Candidates, SelectionTable, calibrated_name, choices, mean_calibration_error, task_gains, vote_name, worth
+from ...lightning_modules.scoring.sampled_responses import SampledResponses
+from ...lightning_modules.scoring.selection import (
+    SCORER,
+    Responses,
+    SelectionTable,
+    calibrated_name,
+    choices,
+    mean_calibration_error,
+    task_gains,
+    vote_name,
+    worth,
+)
 from .charts import COLORS, differences
+from .selection_table import to_json, write_choices
 
 SHOWN_WORST, SHOWN_EXAMPLES = 3, 3
 
@@ -15,8 +26,8 @@ SHOWN_WORST, SHOWN_EXAMPLES = 3, 3
 def write_adaptation(
     folder: Path,
     table: SelectionTable,
-    asked: Sequence[Asked],
-    everything: Sequence[Candidates],
+    sampled: Sequence[SampledResponses],
+    everything: Sequence[Responses],
     *,
     about: Mapping[str, Mapping[str, Any]],
     failed: Mapping[str, str],
@@ -28,11 +39,11 @@ def write_adaptation(
     Args:
         folder: Where.
         table: Of all examples.
-        asked: The examples.
-        everything: Their candidates.
+        sampled: The examples.
+        everything: Their responses.
         about: What else is known of each scorer, by its name; of the first one, ``costs`` by task.
         failed: Tasks that failed, with the reason.
-        sizes: Means of each method by the number of candidates.
+        sizes: Means of each method by the number of responses.
         parameters: Of the language model, where that is known.
     """
     advantages = task_gains(everything, SCORER, table.best_single)
@@ -52,15 +63,15 @@ def write_adaptation(
     rows = sorted(advantages.items(), key=lambda item: -item[1].mean)
     chart = differences(rows, f"ROUGE-L of the scorer's choice over {table.best_single}, by task", COLORS[0])
     (folder / "advantages.svg").write_text(chart, encoding="utf-8")
-    write_choices(folder / "choices.jsonl", asked, everything)
-    lines = [*_table(table, found), *_costs(found), *_tasks(table, found), *_worst(found, asked, everything)]
+    write_choices(folder / "choices.jsonl", sampled, everything)
+    lines = [*_table(table, found), *_costs(found), *_tasks(table, found), *_worst(found, sampled, everything)]
     for name, reason in failed.items():
         lines += ["", f"**{name} failed**: {reason}"]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _calibration_errors(
-    name: str, everything: Sequence[Candidates], about: Mapping[str, Any]
+    name: str, everything: Sequence[Responses], about: Mapping[str, Any]
 ) -> dict[str, float | None]:
     """Of the scores themselves, where they regress correctness, and of calibrated ones."""
     regression = about["training"]["loss"] == "regression"
@@ -77,7 +88,7 @@ def _table(table: SelectionTable, found: Mapping[str, Any]) -> list[str]:
         "",
         f"{table.instances} test instances of {len(table.names)} tasks; ROUGE-L in percent, mean over tasks, 95% "
         "intervals over resampled instances, too narrow where a task has fewer than some twenty. Best single decoding, "
-        f"on these instances: {table.best_single}. Rows with scored or calibrated weigh candidates by the scorer.",
+        f"on these instances: {table.best_single}. Rows with scored or calibrated weigh responses by the scorer.",
         "",
         "| chosen by | ROUGE-L | 95% | over the best single decoding | "
         + " | ".join(f"of {size}" for size in found["sizes"])
@@ -126,21 +137,21 @@ def _tasks(table: SelectionTable, found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _worst(found: Mapping[str, Any], asked: Sequence[Asked], everything: Sequence[Candidates]) -> list[str]:
+def _worst(found: Mapping[str, Any], sampled: Sequence[SampledResponses], everything: Sequence[Responses]) -> list[str]:
     """Examples of the tasks with the smallest gain, those first where most is lost (the paper's Table 4)."""
     lines = []
     for name, _ in _by_gain(found)[::-1][:SHOWN_WORST]:
         lines += ["", f"### {name}", ""]
-        own = [(a, c) for a, c in zip(asked, everything, strict=True) if c.task == name]
+        own = [(a, c) for a, c in zip(sampled, everything, strict=True) if c.task == name]
         own.sort(key=lambda pair: worth(pair[1])[SCORER] - worth(pair[1])["oracle"])
-        for each, candidates in own[:SHOWN_EXAMPLES]:
-            place = choices(candidates)[SCORER]
-            best = candidates.samples[int(candidates.quality.argmax())].response
+        for each, responses in own[:SHOWN_EXAMPLES]:
+            place = choices(responses)[SCORER]
+            best = responses.samples[int(responses.quality.argmax())].response
             lines += [
                 f"- prompt: `{each.prompt.source[-300:]!r}`",
                 f"  - reference: `{each.prompt.example.targets[0][:200]!r}`",
-                f"  - scorer's choice: `{candidates.samples[place].response[:200]!r}`",
-                f"  - best candidate: `{best[:200]!r}`",
+                f"  - scorer's choice: `{responses.samples[place].response[:200]!r}`",
+                f"  - best response: `{best[:200]!r}`",
             ]
     return lines
 

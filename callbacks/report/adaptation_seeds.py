@@ -15,13 +15,13 @@ def over_seeds(reports: Sequence[Mapping[str, Any]]) -> str:
     decoding are paired by instance, one for each seed. Rows that only some runs have, as ablations, are left out.
 
     Args:
-        reports: Contents of ``report.json`` of each run, of the same tasks and candidates.
+        reports: Contents of ``report.json`` of each run, of the same tasks and responses.
 
     Raises:
-        ValueError: A run has other tasks or other candidates than the first.
+        ValueError: A run has other tasks or other responses than the first.
     """
     first = reports[0]
-    _require_alike(reports)
+    _require_equal_settings(reports)
     lines = [f"{'chosen by':32}{'ROUGE-L':>8}  95%, over {len(reports)} seeds or over instances"]
     for name in _common(reports, "methods"):
         row = first["methods"][name]
@@ -44,7 +44,7 @@ def over_seeds(reports: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"  recovered of (oracle - {best}): {', '.join(_percent(each['recovered']) for each in own)}")
         lines.append(f"  Spearman of score and ROUGE-L: {', '.join(_number(each['spearman']) for each in own)}")
     sizes = first["sizes"]
-    lines += ["", f"{'of so many candidates':32}{''.join(f'{size:>8}' for size in sizes)}"]
+    lines += ["", f"{'of so many responses':32}{''.join(f'{size:>8}' for size in sizes)}"]
     for name in _common(reports, "methods"):
         means = [[report["sizes"][size].get(name, np.nan) for report in reports] for size in sizes]
         lines.append(f"{name:32}{''.join(_cell(float(np.mean(own))) for own in means)}")
@@ -55,12 +55,12 @@ def _common(reports: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
     return [name for name in reports[0][kind] if all(name in report[kind] for report in reports)]
 
 
-def _require_alike(reports: Sequence[Mapping[str, Any]]) -> None:
+def _require_equal_settings(reports: Sequence[Mapping[str, Any]]) -> None:
     oracles = [{task: scores["oracle"] for task, scores in report["tasks"].items()} for report in reports]
     for place, found in enumerate(oracles):
         if differ := sorted(set(found.items()) ^ set(oracles[0].items())):
             raise ValueError(
-                f"run {place} has other tasks or other candidates than run 0, e.g. of {differ[0][0]}: "
+                f"run {place} has other tasks or other responses than run 0, e.g. of {differ[0][0]}: "
                 "a mean over seeds needs the same of each"
             )
 

@@ -8,7 +8,7 @@ from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
 from ...datamodules.schema import LEVELS, EvaluationExample, Metric
 from ...lightning_modules.evaluation.aggregation import ScoredInstance, own_score
 from ...lightning_modules.evaluation.answers import Answer
-from ...lightning_modules.evaluation.likelihood import CandidateScores
+from ...lightning_modules.evaluation.likelihood import OptionScores
 
 
 class Prediction(NamedTuple):
@@ -50,7 +50,7 @@ def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
     options = [option.strip() for option in example.options]
     by_option = [record["options"][option] for option in options]
     kinds = {kind: tuple(scores[kind] for scores in by_option) for kind in by_option[0]}
-    return Answer.chosen(example, CandidateScores(**kinds), options.index(text), record["tied"])
+    return Answer.chosen(example, OptionScores(**kinds), options.index(text), record["tied"])
 
 
 def read_predictions(path: Path) -> list[Prediction]:

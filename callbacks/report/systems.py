@@ -1,44 +1,14 @@
 """``crosstask report``: a page, Markdown and JSON from the predictions of one run or of several."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ...lightning_modules.evaluation.aggregation import ScoredInstance
 from ...lightning_modules.evaluation.significance import require_single
 from .comparison import System, SystemsReport, compare, readings_of, short_names
-from .page import render_page
 from .predictions import Prediction, find_predictions, read_predictions, written_coverage
 from .scores import build_report
-from .text import render_systems_markdown
-
-
-def write_report(
-    runs: list[str],
-    stage: str = "test",
-    folder: str = "report",
-    by: Literal["category", "benchmark"] = "category",
-    title: str | None = None,
-    readings: int = 5,
-) -> None:
-    """Report one run or compare several by their predictions; this needs neither a model nor a GPU.
-
-    Args:
-        runs: Folders of runs, the first of them the one that others are compared with. NAME=FOLDER gives a run a name.
-            FOLDER,FOLDER are repetitions of one run with other seeds, reported together.
-        stage: Which predictions are read: test, validation or predict.
-        folder: Where report.html, report.md and report.json are written.
-        by: What a column of the averages is: a category, as in most tables of OPT-IML, or a benchmark.
-        title: Heading of the page.
-        readings: Predictions to read under each heading, the worst, the best and those that differ most.
-    """
-    named = name_runs(runs)
-    systems = [_read(name, folders, stage) for name, folders in named.items()]
-    found = systems_report(systems, stage=stage, by=by, readings=readings)
-    write_pages(found, Path(folder), title or f"Generalization report: {' and '.join(named)}")
-    print(Path(folder) / "report.html")
 
 
 class SystemPredictions(NamedTuple):
@@ -81,7 +51,7 @@ def _parsed(word: str) -> tuple[str, list[Path]]:
     return given if has_name else "", folders
 
 
-def _read(name: str, folders: Sequence[Path], stage: str) -> SystemPredictions:
+def read_system(name: str, folders: Sequence[Path], stage: str) -> SystemPredictions:
     files = [find_predictions(folder, stage) for folder in folders]
     if len(set(files)) < len(files):
         raise ValueError(f"{name}: the same predictions are given twice as repetitions of a run: {files[0]}")
@@ -114,11 +84,3 @@ def systems_report(
         comparisons=[compare((base.name, base.rows()), (other.name, other.rows()), by=by) for other in others],
         readings=readings_of({system.name: system.runs[0] for system in systems}, readings),
     )
-
-
-def write_pages(found: SystemsReport, folder: Path, title: str) -> None:
-    """report.html, report.md and report.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.html").write_text(render_page(found, title), encoding="utf-8")
-    (folder / "report.md").write_text(render_systems_markdown(found, title), encoding="utf-8")
-    (folder / "report.json").write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")

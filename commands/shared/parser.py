@@ -11,17 +11,17 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 
-class _Refused(BaseException):
+class _Rejected(BaseException):
     """Carries an error past who would go on to the next type: no ``except Exception`` holds it."""
 
-    def __init__(self, refusing: type, error: ValueError) -> None:
-        self.refusing, self.error = refusing, error
+    def __init__(self, rejecting: type, error: ValueError) -> None:
+        self.rejecting, self.error = rejecting, error
 
 
 _building: ContextVar[bool] = ContextVar("building", default=False)
 
 
-class RefusingParser(ArgumentParser):
+class SentenceParser(ArgumentParser):
     """Builds what was parsed, and raises a constructor's own ValueError, with the name of its class."""
 
     def instantiate(self, namespace: Any, *args: Any, **kwargs: Any) -> Any:
@@ -30,8 +30,8 @@ class RefusingParser(ArgumentParser):
         inside = _building.set(True)
         try:
             return super().instantiate(namespace, *args, **{"instantiators": [(_build, object, True)], **kwargs})
-        except _Refused as refused:
-            raise ValueError(f"{refused.refusing.__name__}: {refused.error}") from refused.error
+        except _Rejected as rejected:
+            raise ValueError(f"{rejected.rejecting.__name__}: {rejected.error}") from rejected.error
         finally:
             _building.reset(inside)
 
@@ -47,5 +47,5 @@ def _build(class_type: type, *args: Any, **kwargs: Any) -> Any:
         return class_type(*args, **kwargs)
     except ValueError as error:
         if is_ours(error):
-            raise _Refused(class_type, error) from None
+            raise _Rejected(class_type, error) from None
         raise

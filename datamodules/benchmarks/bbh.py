@@ -13,10 +13,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, get_args
 
+from ..messages import kind
 from ..schema import Demonstration
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from ..messages import kind
 from .row_files import Row, json_rows, naming, text_lines
 
 TASKS = """
@@ -89,9 +89,9 @@ class BigBenchHard(Catalogue):
             question, target = row.text("input").strip(), row.text("target").strip()
             tail = f" {STEP_BY_STEP}" if self.shown == "rationales" else ""
             options = _options(question)
-            refused = OUTSIDE if options and target not in options else ""
-            answer = options.index(target) if options and not refused else None
-            yield Rendered(f"{head}{shown}Q: {question}\nA:{tail}", (target,), options, answer, refused)
+            skipped = OUTSIDE if options and target not in options else ""
+            answer = options.index(target) if options and not skipped else None
+            yield Rendered(f"{head}{shown}Q: {question}\nA:{tail}", (target,), options, answer, skipped)
 
         return render
 

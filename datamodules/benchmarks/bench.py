@@ -6,10 +6,10 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from ..decontamination.contamination_report import read_decisions
+from ..messages import expanded, nearest, some
 from ..schema import Example, Task
 from . import Benchmark, Split
-from ..messages import expanded, nearest, some
+from .decisions import read_decisions
 from .task_splits import (
     TaskSplit,
     read_rules,

@@ -20,9 +20,9 @@ from typing import Any, Literal, get_args
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..messages import existing_folder, expanded, kind, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from ..messages import existing_folder, expanded, kind, nearest
 from .row_files import Row, file_digest, json_document, naming, rows, source_digest
 
 READER_VERSION = 1
@@ -137,7 +137,7 @@ class BigBench(Benchmark):
                 continue
             example = self._raw_example(name, place, header, Row(record, f"{path}, example {place}"))
             repeated = first[place] != place
-            yield _refused(example, REPEATED) if repeated and not example.refused else example
+            yield _skipped(example, REPEATED) if repeated and not example.skipped else example
 
     def _raw_example(self, name: str, place: int, header: Row, row: Row) -> Example:
         scores = _scores(row) if "target_scores" in row.fields else {}
@@ -155,7 +155,7 @@ class BigBench(Benchmark):
         if options and not set(targets) & set(options):
             raise row.error(f"the answer {kind(list(targets))} is none of the choices {list(options)}")
         example = _example(name, str(place), place, text, targets, options, options.index(best[0]) if best else None)
-        return _refused(example, UNDECIDED) if len(options) > 1 and len(best) == len(options) else example
+        return _skipped(example, UNDECIDED) if len(options) > 1 and len(best) == len(options) else example
 
     def _row_examples(self, name: str) -> Iterator[Example]:
         for split, source, config in self._parts(name):
@@ -237,8 +237,8 @@ def _example(
     )
 
 
-def _refused(example: Example, reason: str) -> Example:
-    return Example(example.task, example.id, example.index, example.input, targets=(), refused=reason)
+def _skipped(example: Example, reason: str) -> Example:
+    return Example(example.task, example.id, example.index, example.input, targets=(), skipped=reason)
 
 
 def _scores(row: Row) -> Mapping[str, float]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
+from ..messages import NotAtHand, existing_folder, expanded, nearest, some
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
-from ..messages import NotAtHand, existing_folder, expanded, nearest, some
 from .row_files import Row, file_digest, file_rows, naming, rows, source_digest
 
 
@@ -26,7 +26,7 @@ class Rendered:
     targets: tuple[str, ...]
     options: tuple[str, ...] = ()
     answer: int | None = None
-    refused: str = ""
+    skipped: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,5 +249,5 @@ def _layout(dataset: Dataset, row: Row) -> Layout:
 
 
 def _example(task: str, id: str, index: int, rendered: Rendered) -> Example:
-    targets = () if rendered.refused else rendered.targets
-    return Example(task, id, index, rendered.input, targets, None, rendered.options, rendered.answer, rendered.refused)
+    targets = () if rendered.skipped else rendered.targets
+    return Example(task, id, index, rendered.input, targets, None, rendered.options, rendered.answer, rendered.skipped)

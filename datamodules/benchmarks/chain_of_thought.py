@@ -11,9 +11,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..messages import existing_folder, expanded, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from ..messages import existing_folder, expanded, nearest
 from .reasoning import INSTRUCTION
 from .reasoning_rows import solved_text
 from .row_files import file_digest, naming, table_rows
@@ -70,7 +70,7 @@ class ChainOfThought(Benchmark):
                         targets=solved.targets,
                         options=solved.options,
                         answer=solved.answer,
-                        refused=solved.refused,
+                        skipped=solved.skipped,
                     )
 
     def fingerprint(self, name: str) -> str:

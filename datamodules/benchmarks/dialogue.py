@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..messages import kind
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from ..messages import kind
 from .row_files import Row, file_rows, json_rows, jsonl_rows, text_lines
 
 NO_TURNS = "no turns"
@@ -43,7 +43,7 @@ def joined(turns: Iterable[str]) -> Iterable[Rendered]:
     ('Hello!\\nGood day.',)
     """
     said = [" ".join(turn.split()) for turn in turns if turn.strip()]
-    yield Rendered("", ("\n".join(said),), refused="" if said else NO_TURNS)
+    yield Rendered("", ("\n".join(said),), skipped="" if said else NO_TURNS)
 
 
 def _texts(row: Row, key: str, field: str) -> list[str]:

@@ -23,12 +23,12 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from ..messages import NotAtHand, expanded, kind, nearest
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from ..messages import NotAtHand, expanded, kind, nearest
-from .row_source import RowSource, row_source_digest, source_rows
 from .row_files import Row, naming
+from .row_source import RowSource, row_source_digest, source_rows
 from .taxonomy import shipped_taxonomy
 
 READER_VERSION = 1
@@ -153,7 +153,7 @@ class _Answered(NamedTuple):
     row: Row
     options: tuple[str, ...]
     answer: int | None
-    refused: str
+    skipped: str
 
 
 def upright(templates: Sequence[_Pattern], constants: Collection[str] = ()) -> list[_Pattern]:
@@ -179,28 +179,28 @@ def _answered(row: Row, source: FlanRows) -> _Answered:
     fields = dict(row.fields)
     own = row.texts("options", default=())
     options = tuple(_filled(option, row) for option in source.options) or own
-    refused = ""
+    skipped = ""
     if source.label is not None:
         label = row.integer(source.label)
         if not -1 <= label < len(options):
             raise row.error(f"{source.label!r} is {label}, and there are {len(options)} options")
-        refused = "no label" if label == -1 else ""
+        skipped = "no label" if label == -1 else ""
         fields["answer"] = options[label]
     if not all(option.strip() for option in options):
-        refused = "an option is empty"
+        skipped = "an option is empty"
     fields |= dict.fromkeys(OPTIONS, "OPTIONS:" + "".join(f"\n- {option}" for option in options))
     answer = fields.get("answer")
-    if options and not refused and answer not in options:
-        refused = "the answer is none of the options"
+    if options and not skipped and answer not in options:
+        skipped = "the answer is none of the options"
     place = options.index(answer) if answer in options else None
-    return _Answered(Row(fields, row.place), options, place, refused)
+    return _Answered(Row(fields, row.place), options, place, skipped)
 
 
 def _example(task: str, id: str, index: int, template: _Pattern, answered: _Answered) -> Example:
     text, target = _filled(template.source, answered.row), _filled(template.target, answered.row)
-    refused = answered.refused or ("" if target.strip() else "no answer")
-    if refused:
-        return Example(task, id, index, text, (), template.label, refused=refused)
+    skipped = answered.skipped or ("" if target.strip() else "no answer")
+    if skipped:
+        return Example(task, id, index, text, (), template.label, skipped=skipped)
     # The options are those of the answer; a template that is turned around asks for something else.
     direct = FIELD.fullmatch(template.target) is not None and target == answered.row.fields.get("answer")
     options, answer = (answered.options, answered.answer) if direct else ((), None)

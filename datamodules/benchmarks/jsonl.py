@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast, get_args
 
+from ..messages import NotAtHand, existing_folder, expanded, kind, nearest, some
 from ..schema import Demonstration, Example, Metric, Task
 from .benchmark import Benchmark, Split
-from ..messages import NotAtHand, existing_folder, expanded, kind, nearest, some
 from .row_files import Row, file_digest, json_document, jsonl_rows, naming
 
 READER_VERSION = 1
@@ -108,12 +108,12 @@ class JsonTasks(Benchmark):
         if not isinstance(document, dict):
             raise ValueError(f"{path}: expected an object that describes the task, got {kind(document)}")
         row = Row(document, str(path))
-        _refuse_unknown(row, TASK_FIELDS)
+        _reject_unknown(row, TASK_FIELDS)
         return row
 
 
 def _example(task: str, index: int, row: Row) -> Example:
-    _refuse_unknown(row, EXAMPLE_FIELDS)
+    _reject_unknown(row, EXAMPLE_FIELDS)
     targets = row.texts("output")
     options = row.texts("options", default=())
     if not targets or not all(target.strip() for target in targets):
@@ -154,7 +154,7 @@ def _metric(row: Row) -> Metric:
     return cast(Metric, value)
 
 
-def _refuse_unknown(row: Row, known: list[str]) -> None:
+def _reject_unknown(row: Row, known: list[str]) -> None:
     """A misspelt field would be lost in silence."""
     for key in row.fields:
         if key not in known:

@@ -14,10 +14,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
+from ..messages import kind
 from ..schema import Demonstration
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from ..messages import kind
 from .row_files import Row, naming, table_rows
 
 LETTERS = ("A", "B", "C", "D")

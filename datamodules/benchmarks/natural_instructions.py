@@ -15,9 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ..messages import N_NAMED, NotAtHand, existing_folder, expanded, kind, nearest, some
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
-from ..messages import N_NAMED, NotAtHand, existing_folder, expanded, kind, nearest, some
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .catalogue import Rendered, chosen
 from ..messages import kind
+from .catalogue import Rendered, chosen
 from .reasoning_rows import ai2_question
 from .row_files import Row, jsonl_rows, text_lines
 
@@ -17,7 +17,7 @@ def ranked(row: Row, text: str, options: Sequence[str], place: int | None) -> It
     """A prompt whose options are ranked; a row without a label is refused."""
     named = tuple(option.strip() for option in options)
     if place is None:
-        yield Rendered(text, (), named, refused=UNLABELLED)
+        yield Rendered(text, (), named, skipped=UNLABELLED)
         return
     if not 0 <= place < len(named):
         raise row.error(f"the answer {place} is none of the choices {list(named)}")
@@ -177,7 +177,7 @@ def winobias(row: Row) -> Iterable[Rendered]:
     sentence = " ".join(re.sub(r"[\[\]]", "", given).split())
     people, pronouns = ([words for words in marked if (words in PRONOUNS) is said] for said in (False, True))
     if len(people) != 1 or not pronouns:
-        yield Rendered(sentence, (), refused=UNMARKED)
+        yield Rendered(sentence, (), skipped=UNMARKED)
     else:
         yield Rendered(f'{sentence}\nWhat does the pronoun "{pronouns[0]}" refer to?', (people[0],))
 

@@ -18,10 +18,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ..messages import expanded, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from ..messages import expanded, nearest, some
 from .row_files import SUFFIXES, Row, naming, rows, source_digest
 from .taxonomy import shipped_taxonomy
 
@@ -116,7 +116,7 @@ class P3(Benchmark):
         drawn = [
             _example(name, f"{name}-{index}", index, label, row) for label, row in rng.sample(labelled, len(labelled))
         ]
-        return next((example for example in drawn if not example.refused), drawn[0])
+        return next((example for example in drawn if not example.skipped), drawn[0])
 
     def _rows(self, template: "_Template") -> Iterator[Row]:
         return rows(template.source, config=template.config, split=self.split)
@@ -181,7 +181,7 @@ def _example(task: str, id: str, index: int, label: str, row: Row) -> Example:
     if choices and answer not in choices and not reason:
         reason = "the answer is none of the choices"
     if reason:
-        return Example(task, id, index, prompt, (), label, refused=reason)
+        return Example(task, id, index, prompt, (), label, skipped=reason)
     return Example(task, id, index, prompt, (answer,), label, choices, choices.index(answer) if choices else None)
 
 

@@ -8,9 +8,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..messages import expanded, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from ..messages import expanded, nearest
 from .row_files import Row, file_digest, file_rows, naming, rows, source_digest
 
 READER_VERSION = 1
@@ -67,8 +67,8 @@ class PretrainingText(Benchmark):
         with naming(self.name, name):
             for index, row in enumerate(self._rows(name, source)):
                 text = row.text(self.column)
-                refused = "" if text.strip() else NO_TEXT
-                yield Example(name, str(index), index, "", () if refused else (text,), refused=refused)
+                skipped = "" if text.strip() else NO_TEXT
+                yield Example(name, str(index), index, "", () if skipped else (text,), skipped=skipped)
 
     def fingerprint(self, name: str) -> str:
         """SHA-256 of this reader, its arguments and the files."""

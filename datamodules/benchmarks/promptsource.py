@@ -20,12 +20,12 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
+from ..messages import existing_folder, expanded, kind, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Metric, Task
 from .benchmark import Benchmark, Split
-from ..messages import existing_folder, expanded, kind, nearest, some
-from .row_source import RowSource, row_source_digest, source_rows
 from .row_files import Row, file_digest, naming
+from .row_source import RowSource, row_source_digest, source_rows
 from .taxonomy import shipped_taxonomy
 from .templates import DoesNotApply, MissingColumn, PromptTemplate, Rendered
 
@@ -52,7 +52,7 @@ class PromptSource(Benchmark):
         rows: The tasks, and where the rows of each lie; by default every dataset with templates, from the hub. A task
             is called as its folder below `templates`, with underscores: ``super_glue_rte``. Datasets that have moved on
             the hub since their templates were written need a `source`.
-        original_task: Leave out templates that change the task, e.g. to asking for a question.
+        original_task: Leave out templates that change the task, e.g. to ask for a question.
         prompts: Whether a row gets one template or all.
         without: Names of templates to leave out, by task.
         seed: Draws templates, and makes the templates' own random choices.
@@ -262,11 +262,11 @@ def _template(key: str, content: object, place: str) -> _Template:
 
 def _example(task: str, id: str, index: int, label: str, rendered: Rendered | str) -> Example:
     if isinstance(rendered, str):
-        return Example(task, id, index, "", (), template=label or None, refused=rendered)
+        return Example(task, id, index, "", (), template=label or None, skipped=rendered)
     choices = rendered.choices
     # Choices may only be words of the prompt: they are the answer's where the answer is one of them.
     answer = choices.index(rendered.target) if rendered.target in choices else None
     options = choices if answer is not None else ()
     if not all(options):
-        return Example(task, id, index, "", (), label, refused="an answer choice is empty")
+        return Example(task, id, index, "", (), label, skipped="an answer choice is empty")
     return Example(task, id, index, rendered.source, (rendered.target,), label, options, answer)

@@ -54,7 +54,7 @@ def _dataset(name: str, entry: Mapping[str, Any]) -> Dataset:
         shown = [f"{column}: {row.text(column)}" for column in columns if row.text(column).strip()]
         text = "\n".join([f"{head}\n", *shown, "Label:"])
         if (label := _label(row, labels)) is None:
-            yield Rendered(text, (), labels, refused=UNLABELLED)
+            yield Rendered(text, (), labels, skipped=UNLABELLED)
         else:
             yield Rendered(text, (label,), labels, chosen(row, labels, label))
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .catalogue import Rendered, chosen
 from ..messages import kind
+from .catalogue import Rendered, chosen
 from .row_files import Row, json_document, json_rows, jsonl_rows, table_rows, text_lines
 
 NO_RATIONALE = "no rationale"
@@ -37,9 +37,9 @@ def asked(
     listed = "".join(f"\n- {option}" for option in options)
     text = question.strip() + (f"\nOptions:{listed}" if options else "")
     given = [rationale for rationale in rationales if rationale.strip()]
-    refused = "" if given else NO_RATIONALE
+    skipped = "" if given else NO_RATIONALE
     yield Rendered(
-        text, tuple(dict.fromkeys(reasoned(rationale, answer) for rationale in given)), options, place, refused
+        text, tuple(dict.fromkeys(reasoned(rationale, answer) for rationale in given)), options, place, skipped
     )
 
 
@@ -60,8 +60,8 @@ def asked_by_letter(
         raise row.error(f"expected a letter for each choice, got {len(letters)} for {len(options)}")
     listed = "".join(f"\n{option}" for option in lettered(options, letters))
     place = chosen(row, named, f"({answer})")
-    refused = "" if rationale.strip() else NO_RATIONALE
-    yield Rendered(f"{question.strip()}\nOptions:{listed}", (reasoned(rationale, named[place]),), named, place, refused)
+    skipped = "" if rationale.strip() else NO_RATIONALE
+    yield Rendered(f"{question.strip()}\nOptions:{listed}", (reasoned(rationale, named[place]),), named, place, skipped)
 
 
 def solved_text(row: Row) -> Iterable[Rendered]:
@@ -69,8 +69,8 @@ def solved_text(row: Row) -> Iterable[Rendered]:
     question, answer, rationale = (row.text(key).replace("\\n", "\n") for key in ("question", "answer", "explanation"))
     options = listed_options(question)
     place = chosen(row, options, answer) if options else None
-    refused = "" if rationale.strip() else NO_RATIONALE
-    yield Rendered(question.strip(), (reasoned(rationale, answer),), options, place, refused)
+    skipped = "" if rationale.strip() else NO_RATIONALE
+    yield Rendered(question.strip(), (reasoned(rationale, answer),), options, place, skipped)
 
 
 def listed_options(question: str) -> tuple[str, ...]:
@@ -241,7 +241,7 @@ def math(row: Row) -> Iterable[Rendered]:
     solution = row.text("solution")
     answer = last_boxed(solution)
     if answer is None:
-        yield Rendered(row.text("problem").strip(), (), refused=NO_ANSWER)
+        yield Rendered(row.text("problem").strip(), (), skipped=NO_ANSWER)
     else:
         yield from asked(row, row.text("problem"), [solution], answer)
 
@@ -307,7 +307,7 @@ def qasc(row: Row) -> Iterable[Rendered]:
     rationale = sentences(row.text(key, "") for key in ("fact1", "fact2", "combinedfact"))
     answer = row.text("answerKey", "")
     if not answer:
-        yield Rendered(stem, (), refused=NO_ANSWER)  # the test split
+        yield Rendered(stem, (), skipped=NO_ANSWER)  # the test split
     else:
         yield from asked_by_letter(row, stem, rationale, answer, options, letters)
 
@@ -317,7 +317,7 @@ def qed(row: Row) -> Iterable[Rendered]:
     text = f"{row.text('paragraph_text').strip()}\n{row.text('question_text').strip()}"
     annotation = Row(row.value("annotation"), row.place)
     if annotation.text("explanation_type") != "single_sentence":
-        yield Rendered(text, (), refused=NO_RATIONALE)
+        yield Rendered(text, (), skipped=NO_RATIONALE)
         return
     meant = [
         f'"{link["question_reference"]["string"]}" in the question is "{link["sentence_reference"]["string"]}".'
@@ -365,7 +365,7 @@ def winowhy(row: Row) -> Iterable[Rendered]:
     if row.integer("label") == 1:
         yield from asked(row, question, [reason], answer, options)
     else:
-        yield Rendered(question, (), options, refused="its reason is a wrong one")
+        yield Rendered(question, (), options, skipped="its reason is a wrong one")
 
 
 def json_lines(path: Path) -> Iterator[Row]:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .dataset_forms import FORMS
 from ..messages import NotAtHand, expanded, kind
+from .dataset_forms import FORMS
 from .row_files import Row, rows, source_digest
 
 

@@ -59,7 +59,7 @@ def spider_of_hub(row: Row) -> Iterable[Rendered]:
 def totto(row: Row) -> Iterable[Rendered]:
     sentences = [Row(given, row.place).text("final_sentence") for given in row.value("sentence_annotations")]
     text = f"{of.sequence(of.linearized_cells(row))}\ntextual description:"
-    yield Rendered(text, tuple(dict.fromkeys(sentences)), refused="" if sentences else "no sentence")
+    yield Rendered(text, tuple(dict.fromkeys(sentences)), skipped="" if sentences else "no sentence")
 
 
 def dart(row: Row) -> Iterable[Rendered]:

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from ..messages import NotAtHand, nearest, some
 from ..schema import Example, Level, Metric, Task
 from .benchmark import Benchmark, Split
-from ..messages import NotAtHand, nearest, some
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 

@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..decontamination.contamination_report import Judgement
-from ..schema import Task
 from ..messages import nearest, some
+from ..schema import Task
+from .decisions import Judgement
 
 SHIPPED = Path(__file__).parent / "data"
 GROUPS = ("fully_held_out", "partially_supervised", "fully_supervised", "evaluation_only")

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from ..schema import Task
 from ..messages import expanded, kind, nearest, some
+from ..schema import Task
 
 SHIPPED = Path(__file__).parent / "data" / "taxonomy.yaml"
 SECTIONS = ("categories", "called", "datasets", "collections", "tasks")
@@ -49,7 +49,7 @@ class Taxonomy:
 
     @classmethod
     def read(cls, file: str | None = None) -> "Taxonomy":
-        """Read a taxonomy, the shipped one if no file is named, and refuse one that contradicts itself."""
+        """Read a taxonomy, the shipped one if no file is named, and reject one that contradicts itself."""
         path = SHIPPED if file is None else Path(expanded(file))
         if not path.is_file():
             raise ValueError(f"no taxonomy {path}; copy {SHIPPED} and edit the copy")

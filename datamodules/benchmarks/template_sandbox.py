@@ -112,14 +112,14 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return attr in METHODS.get(type(obj), ())
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        self._refuse_reaching(obj, attribute)
+        self._reject_reaching(obj, attribute)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        self._refuse_reaching(obj, argument)
+        self._reject_reaching(obj, argument)
         return super().getitem(obj, argument)
 
-    def _refuse_reaching(self, obj: Any, name: Any) -> None:
+    def _reject_reaching(self, obj: Any, name: Any) -> None:
         """Refuse names of Python's own and anything of a function, even where nothing is found under the name."""
         function = callable(obj) and not isinstance(obj, LoopContext | Undefined)
         if function or (isinstance(name, str) and name.startswith("__") and not isinstance(obj, dict)):

@@ -17,9 +17,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..messages import expanded, kind, nearest
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from ..messages import expanded, kind, nearest
 from .row_files import Row, file_rows, json_document, text_lines
 
 SHIPPED = Path(__file__).parent / "data/text_to_text.json"
@@ -132,8 +132,8 @@ def _dataset(name: str, instruction: str, category: str) -> Dataset:
 def _renderer(instruction: str, given: str, wanted: str) -> Callable[[Row], Iterable[Rendered]]:
     def render(row: Row) -> Iterable[Rendered]:
         targets = tuple(dict.fromkeys(text.strip() for text in row.texts(wanted) if text.strip()))
-        refused = str(row.fields.get("refused", "")) or ("" if targets else NO_OUTPUT)
-        yield Rendered(f"{instruction}\n{row.text(given).strip()}", targets, refused=refused)
+        skipped = str(row.fields.get("skipped", "")) or ("" if targets else NO_OUTPUT)
+        yield Rendered(f"{instruction}\n{row.text(given).strip()}", targets, skipped=skipped)
 
     return render
 
@@ -158,6 +158,6 @@ def pair_rows(*paths: Path) -> Iterator[Row]:
                 continue
             digest = hashlib.blake2b(line.encode(), digest_size=16).digest()
             given, *outputs = line.split("\t")
-            refused = REPEATED if digest in seen else "" if any(text.strip() for text in outputs) else NO_OUTPUT
+            skipped = REPEATED if digest in seen else "" if any(text.strip() for text in outputs) else NO_OUTPUT
             seen.add(digest)
-            yield Row({"input": given, "output": outputs, "refused": refused}, f"{path}, line {number}")
+            yield Row({"input": given, "output": outputs, "skipped": skipped}, f"{path}, line {number}")

@@ -21,10 +21,10 @@ import torch
 from ..packing.collate import CausalRows, Seq2SeqRows
 from ..packing.replicas import Replicas
 from ..rendering.prompts import PromptForm, rendering_rng
-from ..rendering.tokenization import refusal
+from ..rendering.tokenization import skip_reason
 from ..schema import CausalBatch, Example, Prompt, Seq2SeqBatch, Task, TokenizedExample
 from ..storage.preparation import Preparation
-from .exemplars import ExemplarPools, InstructionInputs, encode_candidates, encode_pairs, pair_texts
+from .exemplars import ExemplarPools, InstructionInputs, encode_exemplars, encode_pairs, pair_texts
 
 LanguageRows = CausalBatch | Seq2SeqBatch
 """Rows that a language model reads."""
@@ -77,7 +77,7 @@ def read_instances(
     for name in names:
         task, examples = preparation.benchmark.task(name), list(preparation.benchmark.examples(name))
         chosen = preparation.instances(name, len(examples), trained=True, validated=validated, tested=name in tested)
-        trained = [examples[place] for place in chosen.train if refusal(task, examples[place]) is None]
+        trained = [examples[place] for place in chosen.train if skip_reason(task, examples[place]) is None]
         if not trained:
             raise ValueError(
                 f"training task {name!r} has no instances left beside those held out of its {len(examples)}: hold out "
@@ -122,7 +122,7 @@ class TextSettings:
         pair_length: Longest z in tokens.
         pair_target: Whether z shows the target.
         exemplar_length: Longest exemplar in tokens.
-        pools: Candidates of the exemplars; None where nothing chooses among any.
+        pools: Exemplars of the exemplars; None where nothing chooses among any.
     """
 
     prompt: PromptForm
@@ -213,8 +213,8 @@ class BilevelPlan:
         if text.pools is None:
             return found
         drawn = [text.pools.draw(self.inner[task].examples, place) for task, place in instances]
-        ids, mask = encode_candidates(tokenizer, drawn, longest=text.exemplar_length)
-        return found._replace(candidate_ids=ids, candidate_mask=mask)
+        ids, mask = encode_exemplars(tokenizer, drawn, longest=text.exemplar_length)
+        return found._replace(exemplar_ids=ids, exemplar_mask=mask)
 
     def _render(self, form: PromptForm, tasks: Sequence[TaskInstances], instance: Instance, *, epoch: int) -> Prompt:
         """An instance as text; of several references, every epoch draws anew."""

@@ -79,7 +79,7 @@ class FileSplit(MetaSplit):
 
     Args:
         outer: The file.
-        by_category: Whether to refuse a list that leaves tasks of one category at both levels.
+        by_category: Whether to reject a list that leaves tasks of one category at both levels.
     """
 
     outer: str
@@ -98,7 +98,7 @@ class FileSplit(MetaSplit):
             )
         found = _divided(tasks, lambda task: task.name in listed)
         if self.by_category:
-            _refuse_shared_categories(tasks, listed)
+            _reject_shared_categories(tasks, listed)
         return found
 
 
@@ -106,7 +106,7 @@ class FileSplit(MetaSplit):
 class ClusterSplit(MetaSplit):
     """One group of tasks with similar definitions, found by k-means; a category may have tasks at both levels.
 
-    The paper's variant has 16 groups, each a candidate for the outer tasks.
+    The paper's variant has 16 groups, each a exemplar for the outer tasks.
 
     Args:
         groups: Groups that k-means makes.
@@ -205,7 +205,7 @@ def _divided(tasks: Sequence[Task], is_outer: Callable[[Task], bool]) -> InnerOu
     return found
 
 
-def _refuse_shared_categories(tasks: Sequence[Task], outer: set[str]) -> None:
+def _reject_shared_categories(tasks: Sequence[Task], outer: set[str]) -> None:
     inside, outside = ({task.category for task in tasks if (task.name in outer) == side} for side in (False, True))
     if shared := sorted(inside & outside):
         raise ValueError(

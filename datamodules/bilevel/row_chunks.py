@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..schema import IGNORE_INDEX, CausalBatch
-from .exemplars import InstructionInputs
 from .bilevel_stream import InnerBatch, LanguageRows
+from .exemplars import InstructionInputs
 
 
 def outer_chunks(rows: LanguageRows, size: int) -> list[LanguageRows]:

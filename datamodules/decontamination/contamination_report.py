@@ -17,13 +17,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..benchmarks.decisions import COLUMNS, DECISIONS, decision_rows
 from .overlap import EvaluationIndex, TaskOverlap
 
 THRESHOLD = 0.01
 """Share of an evaluation task's examples above which a pair is judged (OPT-IML, appendix A.1)."""
-
-DECISIONS = ("undecided", "keep", "drop_train", "drop_evaluation")
-COLUMNS = ("decision", "training task", "evaluation task", "hit", "examples", "share")
 
 
 class Overlap(NamedTuple):
@@ -61,14 +59,6 @@ class Comparison:
     evaluation_examples: int
     short: int
     touched: int
-
-
-class Judgement(NamedTuple):
-    """Tasks to leave out, by name, and how many pairs nobody has judged."""
-
-    drop_train: frozenset[str]
-    drop_evaluation: frozenset[str]
-    undecided: int
 
 
 def compare(index: EvaluationIndex, found: Iterable[TaskOverlap], threshold: float = THRESHOLD) -> Comparison:
@@ -129,34 +119,10 @@ def markdown(found: Comparison) -> str:
 
 def write_decisions(path: Path, pairs: Sequence[Overlap]) -> None:
     """A row for each pair; a pair that was judged in the file before keeps its decision."""
-    judged = {(row[1], row[2]): row[0] for row in _rows(path)} if path.exists() else {}
+    judged = {(row[1], row[2]): row[0] for row in decision_rows(path)} if path.exists() else {}
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(COLUMNS)
         for pair in pairs:
             decision = judged.get((pair.train, pair.evaluation), DECISIONS[0])
             table.writerow([decision, pair.train, pair.evaluation, pair.hit, pair.examples, f"{pair.share:.4f}"])
-
-
-def read_decisions(path: Path) -> Judgement:
-    """What a split has to leave out."""
-    rows = _rows(path)
-    return Judgement(
-        frozenset(row[1] for row in rows if row[0] == "drop_train"),
-        frozenset(row[2] for row in rows if row[0] == "drop_evaluation"),
-        sum(row[0] == "undecided" for row in rows),
-    )
-
-
-def _rows(path: Path) -> list[list[str]]:
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file, delimiter="\t")) or [[]]
-    if tuple(header) != COLUMNS:
-        raise ValueError(f"{path} is no table of decisions: its first line should be {' | '.join(COLUMNS)}")
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(COLUMNS) or row[0] not in DECISIONS:
-            raise ValueError(
-                f"{path}, line {number}: expected one of {', '.join(DECISIONS)} and {len(COLUMNS) - 1} more columns, "
-                f"got {row}"
-            )
-    return rows

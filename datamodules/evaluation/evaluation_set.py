@@ -6,12 +6,12 @@ from itertools import product
 from typing import NamedTuple
 
 from ..benchmarks import Split
-from .few_shot import ShotPreparation
-from ..rendering.tokenization import refusal
+from ..rendering.tokenization import skip_reason
 from ..schema import EvaluationExample, Example, Level, Prompt, Task
 from ..splits import generalization_level
 from ..storage.preparation import Preparation
-from .options import Ranking, label_options, options_of, ranking_problem
+from .few_shot import ShotPreparation
+from .options import OptionRanking, label_options, options_of, ranking_problem
 
 
 class EvaluationSet(NamedTuple):
@@ -20,14 +20,14 @@ class EvaluationSet(NamedTuple):
     Args:
         examples: What is asked; ``examples[i].number == i``.
         prompts: The rendered form of each.
-        refused: Examples that cannot be scored, by reason.
+        skipped: Examples that cannot be scored, by reason.
         rows: The row of its task's file that each example shows (``Example.index``).
         available: How many rows of each task's file could be asked.
     """
 
     examples: list[EvaluationExample]
     prompts: list[Prompt]
-    refused: Mapping[str, int]
+    skipped: Mapping[str, int]
     rows: Sequence[int] = ()
     available: Mapping[str, int] | None = None
 
@@ -42,7 +42,7 @@ def read_evaluation(
     names: Mapping[Split, Sequence[str]],
     split: Split,
     trained: Sequence[Task],
-    ranking: Ranking | None = None,
+    ranking: OptionRanking | None = None,
     shots: Sequence[int] = (0,),
 ) -> EvaluationSet:
     """Render the held-out instances of a split's tasks; every one is asked, or counted by reason.
@@ -56,7 +56,7 @@ def read_evaluation(
     trained_names = {task.name for task in trained}
     trained_categories = {task.category for task in trained}
     asked: list[EvaluationExample] = []
-    prompts, rows, refused, available = [], [], Counter[str](), {}
+    prompts, rows, skipped, available = [], [], Counter[str](), {}
     for name in names[split]:
         task = preparation.benchmark.task(name)
         examples = list(preparation.benchmark.examples(name))
@@ -73,7 +73,7 @@ def read_evaluation(
         offered = _options(examples, ranking)
         problems = [_problem(task, *each, ranking) for each in zip(examples, offered, strict=True)]
         available[name] = len({e.index for e, problem in zip(examples, problems, strict=True) if not problem})
-        refused.update(reason for place in places if (reason := problems[place]))
+        skipped.update(reason for place in places if (reason := problems[place]))
         for k, place in product(shots, [place for place in places if not problems[place]]):
             prompt = _rendered(preparation, task, examples[place], k)
             prompts.append(prompt)
@@ -81,31 +81,31 @@ def read_evaluation(
             asked.append(_evaluated(len(asked), task, examples[place], prompt, level, offered[place], k))
     if not asked:
         raise ValueError(
-            f"no {split} example is left of {len(names[split])} tasks (refused: {dict(refused)}); "
+            f"no {split} example is left of {len(names[split])} tasks (skipped: {dict(skipped)}); "
             f"raise {split}_examples, or list other tasks"
         )
-    return EvaluationSet(asked, prompts, refused, rows, available)
+    return EvaluationSet(asked, prompts, skipped, rows, available)
 
 
 Options = tuple[tuple[str, ...], int | None]
 """Options of an example and the place of the right one."""
 
 
-def _options(examples: Sequence[Example], ranking: Ranking | None) -> list[Options]:
-    good = [example.targets for example in examples if not example.refused]
+def _options(examples: Sequence[Example], ranking: OptionRanking | None) -> list[Options]:
+    good = [example.targets for example in examples if not example.skipped]
     labels = label_options(good, most=ranking.labels) if ranking else ()
     return [options_of(example, labels) for example in examples]
 
 
-def _problem(task: Task, example: Example, offered: Options, ranking: Ranking | None) -> str | None:
+def _problem(task: Task, example: Example, offered: Options, ranking: OptionRanking | None) -> str | None:
     """Why an example cannot be asked, or None where it can."""
-    found = refusal(task, example)
+    found = skip_reason(task, example)
     return ranking_problem(*offered) if ranking and offered[0] and not found else found
 
 
 def _rendered(preparation: Preparation, task: Task, example: Example, shots: int) -> Prompt:
     if shots and isinstance(preparation, ShotPreparation):
-        return preparation.asked_after(task, example, shots)
+        return preparation.evaluated_after(task, example, shots)
     return preparation.render(task, example)
 
 

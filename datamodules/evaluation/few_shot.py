@@ -9,13 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..benchmarks import Split
-from ..schema import Example, Prompt, Task
-from ..splits import Instances
-from ..storage.preparation import Preparation
 from ..rendering.demonstrations import DRAWN, choose
 from ..rendering.prompts import rendering_rng
 from ..rendering.reading import Reread
-from ..rendering.tokenization import refusal, tokenize_sources
+from ..rendering.tokenization import skip_reason, tokenize_sources
+from ..schema import Example, Prompt, Task
+from ..splits import Instances
+from ..storage.preparation import Preparation
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ShotPreparation(Preparation):
     shown: Counter[tuple[int, int]] = field(default_factory=Counter, kw_only=True)
     _pools: dict[str, tuple[list[Example], list[Example]]] = field(default_factory=dict, kw_only=True, repr=False)
 
-    def asked_after(self, task: Task, example: Example, shots: int) -> Prompt:
+    def evaluated_after(self, task: Task, example: Example, shots: int) -> Prompt:
         """The prompt after `shots` of the task's demonstrations, or after as many of them as fit."""
         found = self._demonstrations(task, example)[:shots]
 
@@ -95,16 +95,16 @@ class ShotPreparation(Preparation):
             self._pools.clear()  # tasks are rendered one after another: one pool at a time is in memory
             self._pools[task.name] = self._pool(task)
         published, pool = self._pools[task.name]
-        asked_like = _only_template(example)
+        evaluated_like = _only_template(example)
         rng = rendering_rng(self.counts.seed, task.name, f"demonstrations {example.template}", DRAWN)
-        found = [*published, *choose(pool, asked_like, self.shots, rng)]
+        found = [*published, *choose(pool, evaluated_like, self.shots, rng)]
         return [one for one in found if one.index != example.index][: self.shots]
 
     def _pool(self, task: Task) -> tuple[list[Example], list[Example]]:
         """Demonstrations that come first, and others to draw from."""
         trained = task.name in self.names["train"]
         if not trained and (solved := self.benchmark.solved_examples(task.name)) is not None:
-            return [], [example for example in solved if refusal(task, example) is None]
+            return [], [example for example in solved if skip_reason(task, example) is None]
         if not trained and not self._missing(task):
             return _upstream(task), []
         examples = Reread(lambda: self.benchmark.examples(task.name))
@@ -121,7 +121,7 @@ class ShotPreparation(Preparation):
 def with_shots(
     preparation: Preparation, *, shots: int, separator: str, room: int, names: Mapping[Split, Collection[str]]
 ) -> ShotPreparation:
-    """The same preparation, asking after demonstrations; see ``ShotPreparation`` for the arguments."""
+    """The same preparation with demonstrations before each example; see ``ShotPreparation`` for the arguments."""
     shared: dict[str, Any] = {one.name: getattr(preparation, one.name) for one in fields(Preparation)}
     listed = {split: frozenset(tasks) for split, tasks in names.items()}
     return ShotPreparation(**shared, shots=shots, separator=separator, room=room, names=listed)

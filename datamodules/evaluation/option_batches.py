@@ -1,6 +1,6 @@
-"""Candidates to tensors: trees in rows, which logits are read for which candidate, and their batches.
+"""Options to tensors: trees in rows, which logits are read for which option, and their batches.
 
-A trunk of 3 tokens with branches of 1 and 2 in one row; the first candidate is (b, eos), the second (c, d, eos)::
+A trunk of 3 tokens with branches of 1 and 2 in one row; the first option is (b, eos), the second (c, d, eos)::
 
     tokens          x  y  z | b | c  d       branch_offsets  0  3  4  6
     position_ids    0  1  2 | 3 | 3  4
@@ -24,31 +24,31 @@ ENCODER_COLUMNS = 256
 """Columns of an encoder's row, more for a longer prompt: a bias by relative position is as large as a row squared."""
 
 
-class CandidateTargets(NamedTuple):
-    """Which logits are read for which candidate. K kept columns, M scored tokens, C candidates.
+class OptionTargets(NamedTuple):
+    """Which logits are read for which option. K kept columns, M scored tokens, C options.
 
     Args:
         kept: bool [B, L], columns whose logits are read, in the rows that predict.
         read: int64 [M], place among the kept columns of what predicts each token.
         tokens: int64 [M], the scored tokens.
-        candidates: int64 [M], whose tokens they are.
-        lengths: int64 [C], scored tokens of each candidate.
+        options: int64 [M], whose tokens they are.
+        lengths: int64 [C], scored tokens of each option.
     """
 
     kept: Tensor
     read: Tensor
     tokens: Tensor
-    candidates: Tensor
+    options: Tensor
     lengths: Tensor
 
 
 class RankedExample(NamedTuple):
-    """One example to rank: candidates ``[first, first + n)`` of its batch.
+    """One example to rank: options ``[first, first + n)`` of its batch.
 
     Args:
-        example: What is asked; its options are the candidates.
-        first: Place of its first candidate.
-        unconditional: Place of each candidate after the unconditional prompt; empty where nobody asked.
+        example: What is asked; its options are the options.
+        first: Place of its first option.
+        unconditional: Place of each option after the unconditional prompt; empty where nobody asked.
     """
 
     example: EvaluationExample
@@ -57,7 +57,7 @@ class RankedExample(NamedTuple):
 
 
 class BranchBatch(NamedTuple):
-    """Candidates for a decoder-only model: trunks and branches in B packed rows of L columns.
+    """Options for a decoder-only model: trunks and branches in B packed rows of L columns.
 
     Args:
         input_ids: int64 [B, L].
@@ -72,21 +72,21 @@ class BranchBatch(NamedTuple):
     position_ids: Tensor
     offsets: Tensor
     branch_offsets: Tensor
-    targets: CandidateTargets
+    targets: OptionTargets
     ranked: tuple[RankedExample, ...] = ()
 
 
 class DecoderBranchBatch(NamedTuple):
-    """Candidates for an encoder-decoder model: every prompt is encoded once, and all its candidates read it.
+    """Options for an encoder-decoder model: every prompt is encoded once, and all its options read it.
 
     Args:
         input_ids: int64 [B, L_source], the encoder's.
         offsets: int32 [D + 1], prompts in the flattened encoder rows.
-        decoder_input_ids: int64 [B, L_target]; where rows hold one candidate each, [C, L_target]. The model's start
+        decoder_input_ids: int64 [B, L_target]; where rows hold one option each, [C, L_target]. The model's start
             token belongs where ``branch_offsets`` point.
-        decoder_offsets: int32 [D + 1], all candidates of each prompt in the flattened decoder rows.
-        branch_offsets: int32 [S + 1], the candidates.
-        sources: int64 [C], the encoder row of each decoder row, where rows hold one candidate each; else empty.
+        decoder_offsets: int32 [D + 1], all options of each prompt in the flattened decoder rows.
+        branch_offsets: int32 [S + 1], the options.
+        sources: int64 [C], the encoder row of each decoder row, where rows hold one option each; else empty.
         targets: What is scored.
         ranked: The examples; none where a batch only keeps replicas in step.
     """
@@ -97,15 +97,15 @@ class DecoderBranchBatch(NamedTuple):
     decoder_offsets: Tensor
     branch_offsets: Tensor
     sources: Tensor
-    targets: CandidateTargets
+    targets: OptionTargets
     ranked: tuple[RankedExample, ...] = ()
 
 
 RankBatch = BranchBatch | DecoderBranchBatch
 
 
-class CandidateRows(Protocol):
-    """How prompts with their candidates become rows of a kind of model."""
+class OptionRows(Protocol):
+    """How prompts with their options become rows of a kind of model."""
 
     def trees(self, documents: Sequence[TokenizedExample]) -> list[Tree]: ...
     def cuts(self, documents: Sequence[TokenizedExample]) -> bool: ...
@@ -113,14 +113,14 @@ class CandidateRows(Protocol):
 
 
 @dataclass(frozen=True)
-class CausalCandidates:
+class CausalOptions:
     """Rows for a decoder-only model.
 
     Args:
         pad_token_id: Fills rows.
         columns: Columns of a row; a tree with more has a longer one.
-        longest: Most tokens of prompt and candidate together.
-        packed: Whether the model keeps documents apart; else a row holds one candidate and its prompt.
+        longest: Most tokens of prompt and option together.
+        packed: Whether the model keeps documents apart; else a row holds one option and its prompt.
     """
 
     pad_token_id: int
@@ -129,7 +129,7 @@ class CausalCandidates:
     packed: bool = True
 
     def trees(self, documents: Sequence[TokenizedExample]) -> list[Tree]:
-        """The trees of one prompt's candidates, see ``causal_trees``; none without candidates."""
+        """The trees of one prompt's options, see ``causal_trees``; none without options."""
         return causal_trees(documents, longest=self.longest, share=self.packed) if documents else []
 
     def cuts(self, documents: Sequence[TokenizedExample]) -> bool:
@@ -137,7 +137,7 @@ class CausalCandidates:
         return max(len(document.input_ids) for document in documents) > self.longest
 
     def collate(self, prompts: Sequence[Sequence[Tree]], ranked: Sequence[RankedExample] = ()) -> BranchBatch:
-        """Prompts to tensors, their candidates counted in their order; no prompt makes a row of padding."""
+        """Prompts to tensors, their options counted in their order; no prompt makes a row of padding."""
         trees = [tree for prompt in prompts for tree in prompt]
         arranged = arranged_rows([tree.columns for tree in trees], self.columns, packed=self.packed)
         width = _width([sum(trees[place].columns for place in row) for row in arranged])
@@ -154,11 +154,11 @@ class CausalCandidates:
                 pieces.append(end)
                 input_ids.flat[trunk], position_ids.flat[trunk] = tree.trunk, np.arange(len(trunk))
                 end += len(trunk)
-                for candidate, branch in enumerate(tree.branches):
+                for option, branch in enumerate(tree.branches):
                     pieces += [end] * bool(len(branch))
                     own = np.arange(end, end + len(branch))
                     input_ids.flat[own], position_ids.flat[own] = branch, len(trunk) + np.arange(len(own))
-                    scored.add(place, candidate, np.concatenate([trunk, own]))
+                    scored.add(place, option, np.concatenate([trunk, own]))
                     end += len(branch)
             if end < (r + 1) * width:  # padding is a document too
                 offsets.append(end)
@@ -176,14 +176,14 @@ class CausalCandidates:
 
 
 @dataclass(frozen=True)
-class DecoderCandidates:
+class DecoderOptions:
     """Rows for an encoder-decoder model.
 
     Args:
         pad_token_id: Fills rows.
         longest_source: Most tokens of a prompt; None for any number.
-        longest_target: Most tokens of a candidate; None for any number.
-        packed: Whether the model keeps documents apart; else a row holds one prompt, or one candidate.
+        longest_target: Most tokens of a option; None for any number.
+        packed: Whether the model keeps documents apart; else a row holds one prompt, or one option.
     """
 
     pad_token_id: int
@@ -192,7 +192,7 @@ class DecoderCandidates:
     packed: bool = True
 
     def trees(self, documents: Sequence[TokenizedExample]) -> list[Tree]:
-        """The tree of one prompt's candidates, see ``decoder_tree``; none without candidates."""
+        """The tree of one prompt's options, see ``decoder_tree``; none without options."""
         lengths = {"longest_source": self.longest_source, "longest_target": self.longest_target}
         return [decoder_tree(documents, **lengths)] if documents else []
 
@@ -201,7 +201,7 @@ class DecoderCandidates:
         return self.longest_source is not None and documents[0].n_source > self.longest_source
 
     def collate(self, prompts: Sequence[Sequence[Tree]], ranked: Sequence[RankedExample] = ()) -> DecoderBranchBatch:
-        """Prompts to tensors, their candidates counted in their order; no prompt makes a row of padding."""
+        """Prompts to tensors, their options counted in their order; no prompt makes a row of padding."""
         trees = [tree for prompt in prompts for tree in prompt]
         sizes = [max(len(tree.trunk), sum(map(len, tree.branches))) for tree in trees]
         arranged = arranged_rows(sizes, ENCODER_COLUMNS, packed=self.packed)
@@ -224,12 +224,12 @@ class DecoderCandidates:
             offsets += [end] * (end < (r + 1) * width)  # padding is a document too
         for r, members in enumerate(branches):
             end = r * target_width
-            for place, candidate in members:
-                branch = trees[place].branches[candidate]
-                decoder_offsets += [end] * (candidate == 0)
+            for place, option in members:
+                branch = trees[place].branches[option]
+                decoder_offsets += [end] * (option == 0)
                 pieces.append(end)
                 decoder_ids.flat[end : end + len(branch)] = branch
-                scored.add(place, candidate, np.arange(end, end + len(branch)))
+                scored.add(place, option, np.arange(end, end + len(branch)))
                 end += len(branch)
             # A decoder's padding reads the encoder's; where the encoder's row is full, what the row's last prompt says.
             if self.packed and sum(len(trees[place].trunk) for place in arranged[r]) < width:
@@ -261,26 +261,26 @@ def _width(used: Sequence[int]) -> int:
 
 
 class _Scored:
-    """Collects which column predicts which token of which candidate."""
+    """Collects which column predicts which token of which option."""
 
     def __init__(self, trees: Sequence[Tree]) -> None:
         self.trees = trees
         self.first = np.cumsum([0, *(len(tree.targets) for tree in trees)])
         self.columns: dict[int, NDArray[np.int64]] = {}
 
-    def add(self, place: int, candidate: int, path: NDArray[np.int64]) -> None:
-        """`path` holds the columns that lead to the candidate's last token; the token itself is not among them."""
-        self.columns[int(self.first[place]) + candidate] = path[-len(self.trees[place].targets[candidate]) :]
+    def add(self, place: int, option: int, path: NDArray[np.int64]) -> None:
+        """`path` holds the columns that lead to the option's last token; the token itself is not among them."""
+        self.columns[int(self.first[place]) + option] = path[-len(self.trees[place].targets[option]) :]
 
-    def targets(self, rows: int, width: int) -> CandidateTargets:
+    def targets(self, rows: int, width: int) -> OptionTargets:
         tokens = [target for tree in self.trees for target in tree.targets]
-        columns = [self.columns[candidate] for candidate in range(len(tokens))]
+        columns = [self.columns[option] for option in range(len(tokens))]
         nothing = np.zeros(0, dtype=np.int64)
         kept = np.unique(np.concatenate([nothing, *columns]))
         mask = np.zeros(rows * width, dtype=np.bool_)
         mask[kept] = True
         lengths = np.array([len(target) for target in tokens], dtype=np.int64)
-        return CandidateTargets(
+        return OptionTargets(
             torch.from_numpy(mask).view(rows, width),
             torch.from_numpy(np.searchsorted(kept, np.concatenate([nothing, *columns]))),
             torch.from_numpy(np.concatenate([nothing, *tokens])),

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..packing.replicas import Replicas
 from ..schema import EvaluationExample, TokenizedExample
-from .option_batches import CandidateRows, RankBatch, RankedExample
+from .option_batches import OptionRows, RankBatch, RankedExample
 from .options import Tree, tree_columns
 from .prompt_loader import dealt, sum_budget_batches, unanswered
 
@@ -16,8 +16,8 @@ class RankLoader:
     padding that ranks nothing: sharded strategies need every replica in every forward.
 
     Args:
-        examples: What is asked; their options are the candidates.
-        documents: Each example's candidates, from ``tokenize_candidates``.
+        examples: What is asked; their options are the options.
+        documents: Each example's options, from ``tokenize_options``.
         rows: How they become rows of the model.
         budget: Most tokens in a batch; an example with more stands alone.
         replicas: Who else evaluates.
@@ -26,7 +26,7 @@ class RankLoader:
         answered: Numbers of examples that are answered already, read whenever iteration begins.
 
     Raises:
-        ValueError: A candidate is longer than the model reads; names its task and example.
+        ValueError: A option is longer than the model reads; names its task and example.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class RankLoader:
         examples: Sequence[EvaluationExample],
         documents: Sequence[Sequence[TokenizedExample]],
         *,
-        rows: CandidateRows,
+        rows: OptionRows,
         budget: int,
         replicas: Replicas,
         unconditional: Mapping[str, TokenizedExample] | None = None,
@@ -57,9 +57,9 @@ class RankLoader:
     def _collate(self, batch: Sequence[int]) -> RankBatch:
         examples = [self.examples[i] for i in batch]
         texts = [tuple(option.strip() for option in example.options) for example in examples]
-        n_candidates = sum(map(len, texts))
+        n_exemplars = sum(map(len, texts))
         alone = dict.fromkeys(text for group in texts for text in group if self.unconditional)
-        place_of = {text: n_candidates + place for place, text in enumerate(alone)}
+        place_of = {text: n_exemplars + place for place, text in enumerate(alone)}
         ranked, first = [], 0
         for example, group in zip(examples, texts, strict=True):
             ranked.append(RankedExample(example, first, tuple(place_of[text] for text in group if place_of)))
@@ -69,7 +69,7 @@ class RankLoader:
         )
 
 
-def _trees(rows: CandidateRows, example: EvaluationExample, documents: Sequence[TokenizedExample]) -> list[Tree]:
+def _trees(rows: OptionRows, example: EvaluationExample, documents: Sequence[TokenizedExample]) -> list[Tree]:
     try:
         return rows.trees(documents)
     except ValueError as error:

@@ -1,6 +1,6 @@
-"""Answers to rank: candidates of a prompt as token ids, and what all of them share, said once.
+"""Answers to rank: options of a prompt as token ids, and what all of them share, said once.
 
-Every candidate makes the document that it would make in training, so that its score is what training would give it
+Every option makes the document that it would make in training, so that its score is what training would give it
 (OPT-IML ranks by the sum of the target's log-likelihoods, eos included). The documents of one prompt begin alike: what
 they share becomes a trunk, the rest of each becomes a branch::
 
@@ -8,7 +8,7 @@ they share becomes a trunk, the rest of each becomes a branch::
     options "yes" "not at all"                 branches                           | yes | not at all
     scored                                     yes </s>, and: not at all </s>
 
-The last token of a candidate is only predicted, so no branch holds it; a candidate of one token has no branch at all.
+The last token of a option is only predicted, so no branch holds it; a option of one token has no branch at all.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ Ids = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Ranking:
+class OptionRanking:
     """Evaluate examples with options by ranking these; others are still answered by what the model writes.
 
     Args:
         labels: Most different references for which a task whose examples list no options is one of classification, its
             references the options (see ``label_options``); 0 for no such task.
         unconditional: A prompt that says nothing, such as "Answer:", for scores by pmi.
-        eos: Whether a candidate ends in the eos token, as in training; without, it is not worse for going on.
+        eos: Whether a option ends in the eos token, as in training; without, it is not worse for going on.
     """
 
     labels: int = 0
@@ -41,73 +41,71 @@ class Ranking:
     eos: bool = True
 
 
-def candidate_problem(candidates: Sequence[str], answer: int | None = None) -> str | None:
-    """Why candidates cannot be ranked, or None where they can; none at all is no problem of theirs.
+def option_problem(options: Sequence[str], answer: int | None = None) -> str | None:
+    """Why options cannot be ranked, or None where they can; none at all is no problem of theirs.
 
-    >>> candidate_problem(["yes", "no", "yes "])
-    'duplicate candidates'
+    >>> option_problem(["yes", "no", "yes "])
+    'duplicate options'
     """
-    texts = [candidate.strip() for candidate in candidates]
+    texts = [option.strip() for option in options]
     if not all(texts):
-        return "an empty candidate"
+        return "an empty option"
     if len(set(texts)) < len(texts):
-        return "duplicate candidates"
+        return "duplicate options"
     if answer is not None and not 0 <= answer < len(texts):
-        return "the gold answer is missing among the candidates"
+        return "the gold answer is missing among the options"
     return None
 
 
-def require_candidates(candidates: Sequence[str], answer: int | None, where: str) -> None:
-    """Refuse candidates that cannot be ranked.
+def require_options(options: Sequence[str], answer: int | None, where: str) -> None:
+    """Refuse options that cannot be ranked.
 
     Args:
-        candidates: Their texts; spaces around them do not count.
+        options: Their texts; spaces around them do not count.
         answer: Place of the right one, or None where nobody asks.
         where: Names the example in the error.
 
     Raises:
         ValueError: One of them is empty, two are the same, or the answer is none of them.
     """
-    if problem := candidate_problem(candidates, answer):
+    if problem := option_problem(options, answer):
         gold = "" if answer is None else f", answer {answer}"
-        raise ValueError(f"{where}: {problem}: {list(candidates)!r}{gold}; give different texts, the right one of them")
+        raise ValueError(f"{where}: {problem}: {list(options)!r}{gold}; give different texts, the right one of them")
 
 
-def tokenize_candidates(
+def tokenize_options(
     tokenizer: PreTrainedTokenizerBase,
     sources: Sequence[str],
-    candidates: Sequence[Sequence[str]],
+    options: Sequence[Sequence[str]],
     *,
     pair: bool,
     bos: bool = False,
     eos: bool = True,
     joint: str = " ",
 ) -> list[list[TokenizedExample]]:
-    """Documents of every prompt's candidates, tokenized as a training example is, over the joint as well.
+    """Documents of every prompt's options, tokenized as a training example is, over the joint as well.
 
     Args:
         tokenizer: Of the model.
         sources: Prompts.
-        candidates: Texts of each prompt's candidates.
-        pair: Whether source and candidate are tokenized apart, for an encoder-decoder model.
+        options: Texts of each prompt's options.
+        pair: Whether source and option are tokenized apart, for an encoder-decoder model.
         bos: Whether a decoder-only document begins with the bos token.
-        eos: Whether a candidate ends in the eos token; without it, a candidate is not worse for going on.
-        joint: What stands between a decoder-only model's prompt and a candidate.
+        eos: Whether a option ends in the eos token; without it, a option is not worse for going on.
+        joint: What stands between a decoder-only model's prompt and a option.
 
     Raises:
-        ValueError: Two candidates of a prompt are read as the same tokens, or nothing precedes a candidate.
+        ValueError: Two options of a prompt are read as the same tokens, or nothing precedes a option.
     """
-    prompts = [
-        Prompt(source, text.strip()) for source, texts in zip(sources, candidates, strict=True) for text in texts
-    ]
+    prompts = [Prompt(source, text.strip()) for source, texts in zip(sources, options, strict=True) for text in texts]
     if not prompts:
         return [[] for _ in sources]
     documents = tokenize_pair(tokenizer, prompts) if pair else tokenize_joint(tokenizer, prompts, bos=bos, joint=joint)
     if not eos:
         documents = [document._replace(input_ids=document.input_ids[:-1]) for document in documents]
     remaining = iter(documents)
-    grouped = [[next(remaining) for _ in texts] for texts in candidates]
-    for source, texts, group in zip(sources, candidates, grouped, strict=True):
+    grouped = [[next(remaining) for _ in texts] for texts in options]
+    for source, texts, group in zip(sources, options, grouped, strict=True):
         _check_documents(source, texts, group)
     return grouped
 
@@ -117,20 +115,20 @@ def _check_documents(source: str, texts: Sequence[str], documents: Sequence[Toke
     for text, document in zip(texts, documents, strict=True):
         if document.n_source < 1:
             raise ValueError(
-                f"nothing precedes candidate {text!r} of the prompt {source[-40:]!r}, so its first token has no "
+                f"nothing precedes option {text!r} of the prompt {source[-40:]!r}, so its first token has no "
                 "likelihood: give a prompt, or documents that begin with bos"
             )
         if (other := first_seen.setdefault(document.input_ids.tobytes(), text)) is not text:
-            raise ValueError(f"duplicate candidates: {other!r} and {text!r} are the same tokens to this tokenizer")
+            raise ValueError(f"duplicate options: {other!r} and {text!r} are the same tokens to this tokenizer")
 
 
 class Tree(NamedTuple):
-    """A trunk and the branches after it, of C candidates.
+    """A trunk and the branches after it, of C options.
 
     Args:
-        trunk: int64 [n], tokens that every candidate continues.
-        branches: int64 each, the tokens of each candidate that are read after the trunk; may be empty.
-        targets: int64 each, the tokens of each candidate that are scored, its last ones.
+        trunk: int64 [n], tokens that every option continues.
+        branches: int64 each, the tokens of each option that are read after the trunk; may be empty.
+        targets: int64 each, the tokens of each option that are scored, its last ones.
     """
 
     trunk: Ids
@@ -143,21 +141,21 @@ class Tree(NamedTuple):
 
 
 def tree_columns(trees: Sequence[Tree]) -> int:
-    """Tokens that are read of one prompt and its candidates."""
+    """Tokens that are read of one prompt and its options."""
     return sum(tree.columns for tree in trees)
 
 
 def causal_trees(documents: Sequence[TokenizedExample], *, longest: int, share: bool = True) -> list[Tree]:
-    """The candidates of one prompt for a decoder-only model: one tree, or a tree for each candidate.
+    """The options of one prompt for a decoder-only model: one tree, or a tree for each option.
 
     Args:
-        documents: Source and candidate, one document for each candidate.
-        longest: Most tokens that the model reads of prompt and candidate together. The prompt loses its beginning, the
-            same for all candidates.
-        share: Whether branches may share a trunk; a model that cannot keep them apart reads each candidate alone.
+        documents: Source and option, one document for each option.
+        longest: Most tokens that the model reads of prompt and option together. The prompt loses its beginning, the
+            same for all options.
+        share: Whether branches may share a trunk; a model that cannot keep them apart reads each option alone.
 
     Raises:
-        ValueError: A candidate alone is longer than the model reads.
+        ValueError: A option alone is longer than the model reads.
     """
     shared = common_prefix(documents)
     end = max(len(document.input_ids) for document in documents)
@@ -172,9 +170,9 @@ def causal_trees(documents: Sequence[TokenizedExample], *, longest: int, share: 
 def _without_beginning(document: TokenizedExample, cut: int, longest: int) -> TokenizedExample:
     if document.n_source <= cut:
         raise ValueError(
-            f"a candidate of {len(document.input_ids) - document.n_source} tokens leaves no room for its prompt: the "
-            f"longest one of these candidates fills all {longest} tokens that are read at once; give longer rows or "
-            "shorter candidates"
+            f"a option of {len(document.input_ids) - document.n_source} tokens leaves no room for its prompt: the "
+            f"longest one of these options fills all {longest} tokens that are read at once; give longer rows or "
+            "shorter options"
         )
     return document._replace(input_ids=document.input_ids[cut:], n_source=document.n_source - cut)
 
@@ -191,7 +189,7 @@ def _tree(documents: Sequence[TokenizedExample], shared: int) -> Tree:
 def common_prefix(documents: Sequence[TokenizedExample]) -> int:
     """How many tokens all documents begin with, none of them a target's and none of them a document's last.
 
-    Tokens at the joint may belong to a source for one candidate and not for another: a branch then begins with them.
+    Tokens at the joint may belong to a source for one option and not for another: a branch then begins with them.
 
     >>> a, b = TokenizedExample(np.array([5, 6, 7, 1]), 2), TokenizedExample(np.array([5, 6, 7, 8, 1]), 2)
     >>> common_prefix([a, b])
@@ -206,24 +204,24 @@ def common_prefix(documents: Sequence[TokenizedExample]) -> int:
 def decoder_tree(
     documents: Sequence[TokenizedExample], *, longest_source: int | None, longest_target: int | None
 ) -> Tree:
-    """The candidates of one prompt for an encoder-decoder model: the trunk is what the encoder reads.
+    """The options of one prompt for an encoder-decoder model: the trunk is what the encoder reads.
 
     A longer source keeps its end, as in training. Every branch begins with a column for the decoder's start token, that
     the model's side fills in.
 
     Args:
-        documents: Source and candidate, one document for each candidate.
+        documents: Source and option, one document for each option.
         longest_source: Most tokens of a source; None for any number.
-        longest_target: Most tokens of a candidate; None for any number.
+        longest_target: Most tokens of a option; None for any number.
 
     Raises:
-        ValueError: A candidate is longer than that.
+        ValueError: A option is longer than that.
     """
     targets = tuple(document.input_ids[document.n_source :].astype(np.int64) for document in documents)
     if longest_target is not None and (over := max(map(len, targets))) > longest_target:
         raise ValueError(
-            f"a candidate of {over} tokens exceeds the {longest_target} that a decoder reads at once; "
-            "give a longer target_length or shorter candidates"
+            f"a option of {over} tokens exceeds the {longest_target} that a decoder reads at once; "
+            "give a longer target_length or shorter options"
         )
     source = documents[0].input_ids[: documents[0].n_source].astype(np.int64)
     begin = np.zeros(1, dtype=np.int64)
@@ -236,14 +234,14 @@ def decoder_tree(
 
 def options_of(example: Example, labels: Sequence[str]) -> tuple[tuple[str, ...], int | None]:
     """An example's options and the place of the right one; the task's labels where it lists none itself."""
-    if example.options or not labels or example.refused:
+    if example.options or not labels or example.skipped:
         return example.options, example.answer
     return tuple(labels), labels.index(example.targets[0].strip()) if example.targets[0].strip() in labels else None
 
 
 def ranking_problem(options: Sequence[str], answer: int | None) -> str | None:
     """Why an example cannot be evaluated by ranking, or None where it can."""
-    return candidate_problem(options, len(options) if answer is None else answer)
+    return option_problem(options, len(options) if answer is None else answer)
 
 
 def label_options(outputs: Sequence[Sequence[str]], *, most: int) -> tuple[str, ...]:

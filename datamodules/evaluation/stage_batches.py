@@ -14,10 +14,10 @@ from ..rendering.tokenization import tokenize_sources, tokenizer_fingerprint
 from ..schema import TokenizedExample
 from ..storage.preparation import Preparation
 from .evaluation_set import EvaluationSet
-from .option_batches import CandidateRows, CausalCandidates, DecoderCandidates
-from .options import Ranking, tokenize_candidates
-from .prompt_loader import Chain, PromptLoader, RowLoader
+from .option_batches import CausalOptions, DecoderOptions, OptionRows
 from .option_loader import RankLoader
+from .options import OptionRanking, tokenize_options
+from .prompt_loader import Chain, PromptLoader, RowLoader
 
 
 def longest_source(row_length: int, target_length: int | None, max_new_tokens: int) -> int:
@@ -54,7 +54,7 @@ class StageBatches:
     target_length: int | None
     max_new_tokens: int
     budget: int
-    ranking: Ranking | None
+    ranking: OptionRanking | None
 
     @property
     def row_kind(self) -> RowKind:
@@ -64,12 +64,12 @@ class StageBatches:
         return Seq2SeqRows(self.row_length, self.target_length, pad)
 
     @property
-    def candidate_rows(self) -> CandidateRows:
-        """How candidates are read; ``one_per_row`` is for models that cannot keep them apart."""
+    def option_rows(self) -> OptionRows:
+        """How options are read; ``one_per_row`` is for models that cannot keep them apart."""
         pad, packed = self.preparation.tokenizer.pad_token_id, self.packing is not one_per_row
         if self.target_length is None:
-            return CausalCandidates(pad, self.row_length, self.row_length, packed)
-        return DecoderCandidates(pad, self.row_length, self.target_length, packed)
+            return CausalOptions(pad, self.row_length, self.row_length, packed)
+        return DecoderOptions(pad, self.row_length, self.target_length, packed)
 
     def asked(self, found: EvaluationSet, here: Replicas, answered: Collection[int]) -> Chain:
         """Options to rank where that is wanted, then prompts to answer; the longest first.
@@ -98,9 +98,11 @@ class StageBatches:
             "batches": repr((*lengths, self.packing.__name__, self.preparation.bos, self.ranking)),
         }
 
-    def _ranked(self, found: EvaluationSet, ranking: Ranking, here: Replicas, answered: Collection[int]) -> RankLoader:
+    def _ranked(
+        self, found: EvaluationSet, ranking: OptionRanking, here: Replicas, answered: Collection[int]
+    ) -> RankLoader:
         tokenizer, pair = self.preparation.tokenizer, self.target_length is not None
-        tokenize = partial(tokenize_candidates, tokenizer, pair=pair, bos=self.preparation.bos, eos=ranking.eos)
+        tokenize = partial(tokenize_options, tokenizer, pair=pair, bos=self.preparation.bos, eos=ranking.eos)
         options = [example.options for example in found.examples]
         documents = tokenize([prompt.source for prompt in found.prompts], options)
         alone: dict[str, TokenizedExample] = {}
@@ -108,12 +110,12 @@ class StageBatches:
             texts = list(dict.fromkeys(option.strip() for group in options for option in group))
             each = tokenize([ranking.unconditional] * len(texts), [[text] for text in texts])
             alone = {text: document for text, [document] in zip(texts, each, strict=True)}
-        if cut := sum(self.candidate_rows.cuts(group) for group in documents):
+        if cut := sum(self.option_rows.cuts(group) for group in documents):
             rank_zero_info(f"{cut} of {len(documents)} prompts to rank lose their beginning")
         return RankLoader(
             found.examples,
             documents,
-            rows=self.candidate_rows,
+            rows=self.option_rows,
             budget=self.budget,
             replicas=here,
             unconditional=alone,

@@ -67,7 +67,7 @@ class MixtureRules:
         proportions: Share of the examples of each benchmark, extra streams not counted. Those that are not named share
             what is left by their capped sizes; without any, all do.
         extra: Streams beside them, by benchmark.
-        absent: What becomes of the share of a benchmark that is named and has no training tasks: ``refused``, or
+        absent: What becomes of the share of a benchmark that is named and has no training tasks: ``rejected``, or
             ``shared`` by the others as they share the rest.
         temperature: Rates within a benchmark go with size ** (1 / temperature): 1 for the sizes themselves, more for
             flatter rates.
@@ -79,11 +79,11 @@ class MixtureRules:
     extra: Mapping[str, ExtraStream] | None = None
     temperature: float = 1.0
     uniform_categories: bool = False
-    absent: Literal["refused", "shared"] = "refused"
+    absent: Literal["rejected", "shared"] = "rejected"
 
     def __post_init__(self) -> None:
-        if self.absent not in ("refused", "shared"):
-            raise ValueError(f"absent benchmarks are 'refused' or 'shared', got {self.absent!r}")
+        if self.absent not in ("rejected", "shared"):
+            raise ValueError(f"absent benchmarks are 'rejected' or 'shared', got {self.absent!r}")
         if self.cap is not None and self.cap <= 0:
             raise ValueError(f"cap must be a positive number of examples, got {self.cap}")
         if not self.temperature > 0:

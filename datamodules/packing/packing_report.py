@@ -1,4 +1,4 @@
-"""What became of the examples: how many were stored, refused and cut, and how full the rows are."""
+"""What became of the examples: how many were stored, skipped and cut, and how full the rows are."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class PackingReport:
     Args:
         tasks: Tasks in the mixture.
         examples: Examples stored.
-        refused: Examples that cannot be trained on, by reason.
+        skipped: Examples that cannot be trained on, by reason.
         draws: Examples drawn in an epoch: every task's own, or its cap where that is less.
         rows: Rows they fill.
         columns: Columns of all rows.
@@ -33,7 +33,7 @@ class PackingReport:
 
     tasks: int
     examples: int
-    refused: Mapping[str, int]
+    skipped: Mapping[str, int]
     draws: int
     rows: int
     columns: int
@@ -56,11 +56,11 @@ class PackingReport:
 
     def lines(self) -> list[tuple[str, str]]:
         """(what, how much) for printing."""
-        refused = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.refused.items())) or "none"
+        skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
         return [
             ("tasks", f"{self.tasks:,}"),
             ("examples stored", f"{self.examples:,}"),
-            ("examples refused", refused),
+            ("examples skipped", skipped),
             ("examples in an epoch", f"{self.draws:,}"),
             ("rows in an epoch", f"{self.rows:,} ({self.draws / max(self.rows, 1):.1f} documents a row)"),
             ("optimizer steps in an epoch", f"{self.steps:,}"),
@@ -79,14 +79,14 @@ def packing_report(plan: TrainPlan, epoch: int, most_windows: int = MOST_WINDOWS
     count: Counter[str] = Counter()
     for index in range(planned):
         count.update(_counts(plan, index))
-    refused: Counter[str] = Counter()
-    for reasons in plan.stored.refused:
-        refused.update(reasons)
+    skipped: Counter[str] = Counter()
+    for reasons in plan.stored.skipped:
+        skipped.update(reasons)
     scaled = {name: round(number * windows / planned) for name, number in count.items()}
     return PackingReport(
         tasks=len(plan.stored),
         examples=int(plan.stored.firsts[-1]),
-        refused=dict(refused),
+        skipped=dict(skipped),
         draws=scaled["draws"],
         rows=scaled["rows"],
         columns=scaled["rows"] * plan.kind.columns,

@@ -2,7 +2,7 @@
 
 Which example stands at which place of which row is a pure function of (seed, window, lengths). Every replica computes
 the same plan and takes its own part of it. A position is two integers, any position is reached at once, and the
-number of target tokens of a step is known without asking the other replicas.
+number of target tokens of a step is known without communication between replicas.
 """
 
 from collections.abc import Iterator, Sequence

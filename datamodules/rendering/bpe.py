@@ -4,15 +4,11 @@ A published model brings its tokenizer from the hub or a folder. Training from s
 from the training tasks spends no vocabulary on text that never comes.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
-
-from ..benchmarks import Benchmark
-from .prompts import OptImlPrompt, rendering_rng
-from .tokenization import refusal
 
 
 def write_bpe(texts: Iterable[str], folder: Path, *, vocabulary: int, longest: int) -> None:
@@ -40,25 +36,3 @@ def write_bpe(texts: Iterable[str], folder: Path, *, vocabulary: int, longest: i
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", model_max_length=longest
     )
     wrapped.save_pretrained(folder)
-
-
-def train_tokenizer(benchmark: Benchmark, folder: str, vocabulary: int = 8192, longest: int = 2048) -> None:
-    """Train a byte-level BPE tokenizer on a benchmark's training tasks.
-
-    Args:
-        benchmark: Reader of the benchmark's files.
-        folder: Where the tokenizer is written.
-        vocabulary: Entries at the most.
-        longest: Tokens that a model is meant to read.
-    """
-    write_bpe(_texts(benchmark), Path(folder), vocabulary=vocabulary, longest=longest)
-
-
-def _texts(benchmark: Benchmark) -> Iterator[str]:
-    form = OptImlPrompt()
-    for name in benchmark.task_names("train"):
-        task = benchmark.task(name)
-        for example in benchmark.examples(name):
-            if refusal(task, example) is None:
-                prompt = form(task, example, rendering_rng(0, name, example.id))
-                yield f"{prompt.source} {prompt.target}"

@@ -53,14 +53,14 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + special).encode()).hexdigest()
 
 
-def refusal(task: Task, example: Example) -> str | None:
+def skip_reason(task: Task, example: Example) -> str | None:
     """Why an example cannot be trained on or scored, or None where it can: the reader's reason, or an empty side.
 
     A task-level instance needs an input. An instance-level one may have none: dialogue and pre-training text
     have an empty source, and all of the text is target.
     """
-    if example.refused:
-        return example.refused
+    if example.skipped:
+        return example.skipped
     if task.instruction_level == "task" and not example.input.strip():
         return "empty input"
     if not any(target.strip() for target in example.targets):

@@ -6,12 +6,12 @@ from itertools import islice
 from pathlib import Path
 
 from ..rendering.prompts import rendering_rng
-from ..rendering.tokenization import refusal
+from ..rendering.tokenization import skip_reason
 from ..schema import Example, Task, TokenizedExample
 from ..storage.preparation import TOKENIZED_AT_ONCE, Preparation
 from ..storage.store import content_key, folder_name
-from .pairs import CorrectnessLabel, Distinct, References, ScoredPair, correctness_of_responses, released_correctness
 from .pair_rows import PairFrame, tokenize_texts
+from .pairs import CorrectnessLabel, Distinct, References, ScoredPair, correctness_of_responses, released_correctness
 from .samples import ModelSamples
 
 PAIRS_VERSION = 2
@@ -59,7 +59,7 @@ class ScoredPreparation(Preparation):
         return name
 
     def pairs(self, task: Task, examples: Iterable[Example]) -> Iterator[ScoredPair | str]:
-        """The training pairs of a task, each (instruction, response) once, and reasons of refused examples."""
+        """The training pairs of a task, each (instruction, response) once, and reasons of skipped examples."""
         examples = list(examples)
         samples = self.samples.of(task.name)
         if samples:
@@ -67,7 +67,7 @@ class ScoredPreparation(Preparation):
         references, distinct = References(examples), Distinct()
         labelled = released_correctness if self.faithful else correctness_of_responses
         for place, example in enumerate(examples):
-            if reason := refusal(task, example):
+            if reason := skip_reason(task, example):
                 yield reason
                 continue
             instruction = self.render(task, example).source.strip()

@@ -1,4 +1,4 @@
-"""Examples with candidates to rank: which responses are compared, and batches that keep an example's together."""
+"""Examples with responses to rank: which responses are compared, and batches that keep an example's together."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,53 +15,53 @@ from ..packing.best_fit import Packing, in_order
 from ..packing.replicas import Replicas
 from ..rendering.prompts import rendering_rng
 from ..schema import EvaluationExample, Example, Prompt, ScoredBatch, TokenizedExample
-from .pairs import References, ScoredPair, correctness_of_responses, right_responses, stripped
 from .pair_preparation import ScoredPreparation
 from .pair_rows import ScoredRows
+from .pairs import References, ScoredPair, correctness_of_responses, right_responses, stripped
 
-CANDIDATES = 2
-"""The rendering index of the generator that draws candidates."""
+RESPONSES = 2
+"""The rendering index of the generator that draws responses."""
 
 
-class CandidateBatch(NamedTuple):
-    """Examples to rank, with all candidates of each. C candidates of E examples.
+class ResponseBatch(NamedTuple):
+    """Examples to rank, with all responses of each. C responses of E examples.
 
     Args:
-        pairs: Every candidate with its example's instruction, in packed rows.
-        places: int64 [C], place among the scored pairs of each candidate, one example after the other.
-        examples: What is asked, E of them; none where a batch only keeps replicas in step.
-        candidates: Texts of each example's candidates.
+        pairs: Every response with its example's instruction, in packed rows.
+        places: int64 [C], place among the scored pairs of each response, one example after the other.
+        examples: What is sampled, E of them; none where a batch only keeps replicas in step.
+        responses: Texts of each example's responses.
     """
 
     pairs: ScoredBatch
     places: Tensor
     examples: tuple[EvaluationExample, ...]
-    candidates: tuple[tuple[str, ...], ...]
+    responses: tuple[tuple[str, ...], ...]
 
 
-class RankingSet(NamedTuple):
-    """The examples of one stage and their candidates.
+class ResponseSet(NamedTuple):
+    """The examples of one stage and their responses.
 
     Args:
-        examples: What is asked; ``examples[i].number == i``.
-        candidates: The pairs that are compared for each.
-        refused: Examples that cannot be ranked, by reason.
+        examples: What is sampled; ``examples[i].number == i``.
+        responses: The pairs that are compared for each.
+        skipped: Examples that cannot be ranked, by reason.
     """
 
     examples: list[EvaluationExample]
-    candidates: list[list[ScoredPair]]
-    refused: Mapping[str, int]
+    responses: list[list[ScoredPair]]
+    skipped: Mapping[str, int]
 
 
-def candidates_of(
+def responses_to_rank(
     example: Example, references: References, preparation: ScoredPreparation, *, mismatches: int
 ) -> dict[str, float] | str:
-    """Candidates of an example with their correctness, in random order; or the reason why they cannot be ranked.
+    """Responses of an example with their correctness, in random order; or the reason why they cannot be ranked.
 
     A classification example is ranked over its options. Others are ranked over their first reference, `mismatches`
     references of other examples of the task, and samples of language models where there are any.
     """
-    rng = rendering_rng(preparation.counts.seed, example.task, example.id, CANDIDATES)
+    rng = rendering_rng(preparation.counts.seed, example.task, example.id, RESPONSES)
     if not example.options:
         example = replace(example, targets=tuple(right_responses(example)[:1]))
     found = correctness_of_responses(
@@ -83,28 +83,28 @@ def candidates_of(
     return {response: found[response] for response in order}
 
 
-def read_candidates(evaluation: EvaluationSet, preparation: ScoredPreparation, *, mismatches: int) -> RankingSet:
-    """Candidates of every example of a stage; an example that cannot be ranked is counted by reason.
+def read_responses(evaluation: EvaluationSet, preparation: ScoredPreparation, *, mismatches: int) -> ResponseSet:
+    """Responses of every example of a stage; an example that cannot be ranked is counted by reason.
 
     Mismatches come from all references of a task, trained or not.
 
     Raises:
         ValueError: No example is left.
     """
-    ranked = RankingSet([], [], Counter(evaluation.refused))
+    ranked = ResponseSet([], [], Counter(evaluation.skipped))
     prompted = zip(evaluation.examples, evaluation.prompts, strict=True)
     for name, members in groupby(prompted, key=lambda item: item[0].task):
         of_task = {example.id: example for example in preparation.benchmark.examples(name)}
         references = References(of_task.values())
-        for asked, prompt in members:
-            found = candidates_of(of_task[asked.id], references, preparation, mismatches=mismatches)
+        for sampled, prompt in members:
+            found = responses_to_rank(of_task[sampled.id], references, preparation, mismatches=mismatches)
             if isinstance(found, str):
-                ranked.refused[found] += 1  # type: ignore[index]
+                ranked.skipped[found] += 1  # type: ignore[index]
                 continue
-            ranked.examples.append(asked._replace(number=len(ranked.examples)))
-            ranked.candidates.append(_pairs(prompt, found))
+            ranked.examples.append(sampled._replace(number=len(ranked.examples)))
+            ranked.responses.append(_pairs(prompt, found))
     if not ranked.examples:
-        raise ValueError(f"none of {len(evaluation.examples)} examples can be ranked: {dict(ranked.refused)}")
+        raise ValueError(f"none of {len(evaluation.examples)} examples can be ranked: {dict(ranked.skipped)}")
     return ranked
 
 
@@ -112,15 +112,15 @@ def _pairs(prompt: Prompt, responses: Mapping[str, float]) -> list[ScoredPair]:
     return [ScoredPair(prompt.source.strip(), response, correctness) for response, correctness in responses.items()]
 
 
-class CandidateLoader:
+class ResponseLoader:
     """One replica's examples to rank, each exactly once over all replicas, and equally many batches on every replica.
 
     Where batches run out, a replica is given a row of padding that scores nothing: sharded strategies need every
     replica in every forward.
 
     Args:
-        examples: What is asked.
-        candidates: Texts of each example's candidates.
+        examples: What is sampled.
+        responses: Texts of each example's responses.
         documents: The same as tokenized pairs.
         kind: Rows they are packed into.
         packing: How pairs share rows.
@@ -131,7 +131,7 @@ class CandidateLoader:
     def __init__(
         self,
         examples: Sequence[EvaluationExample],
-        candidates: Sequence[Sequence[str]],
+        responses: Sequence[Sequence[str]],
         documents: Sequence[Sequence[TokenizedExample]],
         *,
         kind: ScoredRows,
@@ -139,7 +139,7 @@ class CandidateLoader:
         budget: int,
         replicas: Replicas,
     ) -> None:
-        self.examples, self.candidates, self.documents = examples, candidates, documents
+        self.examples, self.responses, self.documents = examples, responses, documents
         self.kind, self.packing = kind, packing
         totals = np.array([_sizes(kind, pairs).sum() for pairs in documents])
         order = np.argsort(-totals, kind="stable")  # the largest first: what does not fit into memory shows at once
@@ -152,10 +152,10 @@ class CandidateLoader:
     def __len__(self) -> int:
         return self._rounds
 
-    def __iter__(self) -> Iterator[CandidateBatch]:
+    def __iter__(self) -> Iterator[ResponseBatch]:
         return map(self._collate, self._mine)
 
-    def _collate(self, batch: Sequence[int]) -> CandidateBatch:
+    def _collate(self, batch: Sequence[int]) -> ResponseBatch:
         pairs = [pair for i in batch for pair in self.documents[i]]
         if pairs:
             rows = self.packing(_sizes(self.kind, pairs), self.kind.capacity, np.random.default_rng(0))
@@ -163,11 +163,11 @@ class CandidateLoader:
         else:
             arranged = [[]]
         order = np.array([pair for row in arranged for pair in row], dtype=np.int64)
-        return CandidateBatch(
+        return ResponseBatch(
             self.kind.collate([[pairs[i] for i in row] for row in arranged], step_targets=len(pairs)),
             torch.from_numpy(np.argsort(order)),
             tuple(self.examples[i] for i in batch),
-            tuple(tuple(self.candidates[i]) for i in batch),
+            tuple(tuple(self.responses[i]) for i in batch),
         )
 
 

@@ -12,14 +12,14 @@ from ..benchmarks import Benchmark, Split
 from ..messages import nearest
 from ..rendering.demonstrations import DRAWN, choose, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
-from ..rendering.tokenization import refusal
+from ..rendering.tokenization import skip_reason
 from ..schema import Example, Task
 from ..splits import Instances, choose_prompts
 
 Part = Literal["train", "validation", "test"]
 
 SPARE = 8
-"""Further solved examples that are drawn, in place of those that ask just what is asked."""
+"""Further solved examples that are drawn, in place of those that ask just what is sampled."""
 
 
 class SampledPrompt(NamedTuple):
@@ -63,8 +63,8 @@ class SampledExamples:
     shown: Benchmark | None = None
     separator: str = "\n\n"
 
-    def prompts(self, refused: Counter[str] | None = None) -> Iterator[SampledPrompt]:
-        """Rendered examples in a fixed order; those that cannot be rendered are counted by reason in `refused`.
+    def prompts(self, skipped: Counter[str] | None = None) -> Iterator[SampledPrompt]:
+        """Rendered examples in a fixed order; those that cannot be rendered are counted by reason in `skipped`.
 
         Raises:
             ValueError: A task is named that is in none of the splits, or has too few solved examples to show.
@@ -84,9 +84,9 @@ class SampledExamples:
             pool = self._pool(name, examples, dealt)
             for place in sorted(place for part in set(self.parts) for place in getattr(dealt, part)):
                 example = examples[place]
-                if reason := refusal(task, example):
-                    if refused is not None:
-                        refused[reason] += 1
+                if reason := skip_reason(task, example):
+                    if skipped is not None:
+                        skipped[reason] += 1
                     continue
                 yield SampledPrompt(task, example, self._source(task, example, pool))
 
@@ -100,8 +100,8 @@ class SampledExamples:
             return self.prompt(task, example, generator()).source
         rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DRAWN)
         like = Example(task.name, "", -1, "", (), template=example.template)  # of no row: all prompts choose alike
-        candidates = choose(pool, like, self.shots + SPARE, rng)
-        drawn = [one for one in candidates if one.input.strip() != example.input.strip()][: self.shots]
+        responses = choose(pool, like, self.shots + SPARE, rng)
+        drawn = [one for one in responses if one.input.strip() != example.input.strip()][: self.shots]
         if len(drawn) < self.shots:
             raise ValueError(
                 f"task {task.name} has {len(drawn)} solved examples to show, and shots asks for {self.shots}: name the "
@@ -110,17 +110,17 @@ class SampledExamples:
         return with_demonstrations(self.prompt, task, example, drawn, generator, self.separator).source
 
     def _pool(self, name: str, examples: Sequence[Example], dealt: Instances) -> list[Example]:
-        """Solved examples of a task: none that is held out to be asked."""
+        """Solved examples of a task: none that is held out to be sampled."""
         if not self.shots:
             return []
         if self.shown is not None:
             task = self.shown.task(name)
             found = list(self.shown.examples(name))
         else:
-            task, asked = self.benchmark.task(name), {*dealt.validation, *dealt.test}
-            places = dealt.train or [place for place in range(len(examples)) if place not in asked]
+            task, sampled = self.benchmark.task(name), {*dealt.validation, *dealt.test}
+            places = dealt.train or [place for place in range(len(examples)) if place not in sampled]
             found = [examples[place] for place in places]
-        return [example for example in found if refusal(task, example) is None]
+        return [example for example in found if skip_reason(task, example) is None]
 
     def _dealt(self, name: str, examples: Sequence[Example], splits: Mapping[Split, Sequence[str]]) -> Instances:
         return choose_prompts(

@@ -4,7 +4,7 @@
      "decoding": "nucleus", "sample": 0, "log_likelihood": -2.13, "tokens": 4}
 
 ``task``, ``id`` and ``response`` are what training pairs are made of (``ModelSamples``). The others tell
-candidates apart when one is selected; a file from somebody else's program may lack them.
+responses apart when one is selected; a file from somebody else's program may lack them.
 """
 
 import hashlib
@@ -109,7 +109,7 @@ class SampleFile:
         elif (found := path.read_text(encoding="utf-8")) != about:
             ours, theirs = set(about.splitlines()), set(found.splitlines())
             raise ValueError(
-                f"{self.path} holds samples of other settings: {', '.join(sorted(theirs - ours))[:300]}; asked for are "
+                f"{self.path} holds samples of other settings: {', '.join(sorted(theirs - ours))[:300]}; expected "
                 f"{', '.join(sorted(ours - theirs))[:300]}; name another output"
             )
 

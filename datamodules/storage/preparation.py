@@ -13,7 +13,7 @@ from ..benchmarks import Benchmark
 from ..rendering.demonstrations import DRAWN, LARGEST_POOL, Demonstrations, choose, with_demonstrations
 from ..rendering.prompts import PromptForm, rendering_rng
 from ..rendering.reading import Chosen, Reread
-from ..rendering.tokenization import refusal, tokenize_joint, tokenize_pair, tokenizer_fingerprint
+from ..rendering.tokenization import skip_reason, tokenize_joint, tokenize_pair, tokenizer_fingerprint
 from ..schema import Example, Prompt, Task, TokenizedExample
 from ..splits import Instances, choose_prompts
 from .store import content_key, folder_name, write_task
@@ -160,7 +160,7 @@ class Preparation:
         render = self._training_renderer(task, examples)
         remaining = iter(examples)
         while chunk := list(islice(remaining, TOKENIZED_AT_ONCE)):
-            reasons = [refusal(task, example) for example in chunk]
+            reasons = [skip_reason(task, example) for example in chunk]
             yield from (reason for reason in reasons if reason)
             kept = [example for example, reason in zip(chunk, reasons, strict=True) if not reason]
             if kept:
@@ -169,7 +169,7 @@ class Preparation:
     def pool(self, task: Task, examples: Chosen) -> list[Example]:
         """Those of a task's training examples that serve as demonstrations."""
         drawn = examples.some(LARGEST_POOL, (self.counts.seed, task.name))
-        return [example for example in drawn if refusal(task, example) is None]
+        return [example for example in drawn if skip_reason(task, example) is None]
 
     def _training_renderer(self, task: Task, examples: Chosen) -> Callable[[Example], Prompt]:
         settings = self.demonstrations

@@ -37,7 +37,7 @@ class StoredTask:
         lengths: int32 [n], tokens of each document.
         n_sources: int32 [n], how many of them are source.
         starts: int64 [n], where each document begins in ``tokens.bin``.
-        refused: Examples that were not stored, by reason; each value counts them.
+        skipped: Examples that were not stored, by reason; each value counts them.
         labels: float32 [n], correctness of scored pairs; None for other documents.
         groups: int32 [n], the same number for the scored pairs of an example, which stand together; None for others.
     """
@@ -46,7 +46,7 @@ class StoredTask:
     lengths: NDArray[np.int32]
     n_sources: NDArray[np.int32]
     starts: NDArray[np.int64]
-    refused: Mapping[str, int]
+    skipped: Mapping[str, int]
     labels: NDArray[np.float32] | None = None
     groups: NDArray[np.int32] | None = None
 
@@ -111,7 +111,7 @@ def _runs(process: int) -> bool:
 def write_task(
     folder: Path, documents: Iterable[TokenizedExample | str], *, vocabulary: int, about: Mapping[str, Any]
 ) -> int:
-    """Write a task's documents, and return how many; an item that is a string is a refused example's reason.
+    """Write a task's documents, and return how many; an item that is a string is a skipped example's reason.
 
     The folder appears complete or not at all: it is filled under another name and renamed.
     """
@@ -121,12 +121,12 @@ def write_task(
     n_sources: list[int] = []
     labels: list[float] = []
     groups: list[int] = []
-    refused: Counter[str] = Counter()
+    skipped: Counter[str] = Counter()
     try:
         with open(partial / "tokens.bin", "wb") as file:
             for document in documents:
                 if isinstance(document, str):
-                    refused[document] += 1
+                    skipped[document] += 1
                     continue
                 file.write(document.input_ids.astype(dtype).tobytes())
                 lengths.append(len(document.input_ids))
@@ -141,7 +141,7 @@ def write_task(
             np.save(partial / "labels.npy", np.array(labels, dtype=np.float32))
         if groups:
             np.save(partial / "groups.npy", np.array(groups, dtype=np.int32))
-        meta = {"dtype": dtype.name, "tokens": sum(lengths), "refused": dict(refused), **about}
+        meta = {"dtype": dtype.name, "tokens": sum(lengths), "skipped": dict(skipped), **about}
         (partial / "meta.json").write_text(json.dumps(meta, indent=1))
         partial.chmod(0o755)
         os.rename(partial, folder)
@@ -154,7 +154,7 @@ def write_task(
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What is known of a stored task: ``tokens``, ``dtype``, ``refused`` and what its writer said of it.
+    """What is known of a stored task: ``tokens``, ``dtype``, ``rejected`` and what its writer said of it.
 
     Raises:
         ValueError: The folder is not there, or its tokens are not as many as were written.
@@ -201,4 +201,4 @@ def open_task(folder: Path) -> StoredTask:
                 "delete it and it will be prepared again"
             )
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)[:-1]]) if len(lengths) else np.empty(0)
-    return StoredTask(folder, lengths, n_sources, starts.astype(np.int64), meta["refused"], labels, groups)
+    return StoredTask(folder, lengths, n_sources, starts.astype(np.int64), meta["skipped"], labels, groups)

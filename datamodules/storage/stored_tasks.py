@@ -39,7 +39,7 @@ class StoredTasks(Sequence[StoredTask]):
         lengths: int32 [N], tokens of each document.
         n_sources: int32 [N], how many of them are source.
         starts: int64 [N], where it begins in its task's ``tokens.bin``.
-        refused: Of each task, the examples that were not stored, by reason.
+        skipped: Of each task, the examples that were not stored, by reason.
         labels: float32 [N], correctness of scored pairs; None for other documents.
         groups: int32 [N], the same number for the scored pairs of an example, within its task; None for others.
     """
@@ -49,7 +49,7 @@ class StoredTasks(Sequence[StoredTask]):
     lengths: NDArray[np.int32]
     n_sources: NDArray[np.int32]
     starts: NDArray[np.int64]
-    refused: tuple[Mapping[str, int], ...]
+    skipped: tuple[Mapping[str, int], ...]
     labels: NDArray[np.float32] | None = None
     groups: NDArray[np.int32] | None = None
 
@@ -61,7 +61,7 @@ class StoredTasks(Sequence[StoredTask]):
         labels = None if self.labels is None else self.labels[place]
         groups = None if self.groups is None else self.groups[place]
         arrays = self.lengths[place], self.n_sources[place], self.starts[place]
-        return StoredTask(self.folders[task], *arrays, self.refused[task], labels, groups)
+        return StoredTask(self.folders[task], *arrays, self.skipped[task], labels, groups)
 
     def __iter__(self) -> Iterator[StoredTask]:
         return (self[task] for task in range(len(self)))
@@ -82,7 +82,7 @@ def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
         ValueError: A folder is not there, or its files contradict each other.
     """
     listed = tuple(folders)
-    refused = tuple(read_meta(folder)["refused"] for folder in listed)
+    skipped = tuple(read_meta(folder)["skipped"] for folder in listed)
     joined = root / f"joined-{content_key(tasks=[folder.name for folder in listed], columns=list(COLUMNS))}"
     if not joined.is_dir():
         _join(listed, joined)
@@ -93,7 +93,7 @@ def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
         raise ValueError(f"{joined} is damaged ({error}); delete it and it will be written again") from error
     labels, groups = (columns[name] if len(columns[name]) else None for name in ("labels", "groups"))
     arrays = columns["lengths"], columns["n_sources"], columns["starts"]
-    return StoredTasks(listed, firsts, *arrays, refused, labels, groups)
+    return StoredTasks(listed, firsts, *arrays, skipped, labels, groups)
 
 
 def _join(folders: Sequence[Path], joined: Path) -> None:

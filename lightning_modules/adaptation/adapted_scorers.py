@@ -11,14 +11,14 @@ from typing import Any
 from ...datamodules.benchmarks import Benchmark
 from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.scoring.samples import ModelSamples
-from .task_scorer import Adapted, adapt
-from .scorer_training import ScorerTraining
-from ..scoring.sampled_responses import Asked, score_asked
+from ..huggingface_folder import export_huggingface
+from ..scoring.sampled_responses import SampledResponses, score_sampled
 from ..scoring.selection import SCORER
-from ...callbacks.huggingface_export import export_huggingface
+from .scorer_training import ScorerTraining
+from .task_scorer import Adapted, adapt
 
 Record = dict[str, Any]
-"""What a task's file says of a scorer: ``scores`` of all candidates, ``calibration``, ``cost`` and ``settings``."""
+"""What a task's file says of a scorer: ``scores`` of all responses, ``calibration``, ``cost`` and ``settings``."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class AdaptedScorers:
     keep: bool
     cache: str
 
-    def record(self, task: str, asked: Sequence[Asked], scorer: str) -> Record:
+    def record(self, task: str, sampled: Sequence[SampledResponses], scorer: str) -> Record:
         """What is known of a task and a scorer.
 
         Raises:
@@ -57,12 +57,12 @@ class AdaptedScorers:
         """
         file = _plain(task) if scorer == SCORER else f"{_plain(task)}.{scorer}"
         path, kept = self.folder / "tasks" / f"{file}.json", self.folder / "scorers" / file
-        lines = self._training_answers(task, asked)
-        settings = self._settings(task, asked, scorer, lines)
+        lines = self._training_answers(task, sampled)
+        settings = self._settings(task, sampled, scorer, lines)
         record = _read_record(path, settings) if path.exists() else None
         if record is None or (self.keep and not kept.exists()):
             found = self._train(task, scorer, lines)
-            record = _scored(found, self.trainings[scorer][0], asked) | {"settings": settings}
+            record = _scored(found, self.trainings[scorer][0], sampled) | {"settings": settings}
             if self.keep:
                 export_huggingface(found.module, kept)
                 if found.calibration:
@@ -74,7 +74,7 @@ class AdaptedScorers:
             gc.collect()
         return record
 
-    def _settings(self, task: str, asked: Sequence[Asked], scorer: str, lines: Sequence[str]) -> Record:
+    def _settings(self, task: str, sampled: Sequence[SampledResponses], scorer: str, lines: Sequence[str]) -> Record:
         """All that decides a record."""
         training, augmented = self.trainings[scorer]
         return {
@@ -84,7 +84,7 @@ class AdaptedScorers:
             "prompt": self.prompt.fingerprint(),
             "rendering_seed": self.seed,
             "instances": self.train.fingerprint(task),
-            "asked": _digest(asked),
+            "sampled": _digest(sampled),
             "answers": _digest(lines) if augmented or training.calibration_examples else None,
         }
 
@@ -104,9 +104,9 @@ class AdaptedScorers:
             cache=self.cache,
         )
 
-    def _training_answers(self, task: str, asked: Sequence[Asked]) -> list[str]:
+    def _training_answers(self, task: str, sampled: Sequence[SampledResponses]) -> list[str]:
         """The answers to a task's training instances, a line each; answers to what is tested stay out."""
-        tested = {each.prompt.example.id for each in asked}
+        tested = {each.prompt.example.id for each in sampled}
         known = {example.id for example in self.train.examples(task)} - tested
         drawn = self.answers.samples(task).items()
         return [sample.line(task, example) for example, own in drawn if example in known for sample in own]
@@ -117,18 +117,18 @@ def _plain(task: str) -> str:
     return task.replace("/", "-").replace(":", "-")
 
 
-def _scored(found: Adapted, training: ScorerTraining, asked: Sequence[Asked]) -> Record:
-    """The candidates' scores by a scorer, and what it cost."""
+def _scored(found: Adapted, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
+    """The responses' scores by a scorer, and what it cost."""
     encoder = found.module.cross_encoder(max_length=training.pair_length, truncation=training.truncation)
     return {
-        "scores": score_asked(encoder, asked),
+        "scores": score_sampled(encoder, sampled),
         "calibration": found.calibration and found.calibration._asdict(),
-        "cost": found.cost() | {"cut_candidates": encoder.cuts.cut},
+        "cost": found.cost() | {"cut_responses": encoder.cuts.cut},
     }
 
 
 def _digest(things: Sequence[Any]) -> str:
-    """Tells one set of candidates, or of answers, from another."""
+    """Tells one set of responses, or of answers, from another."""
     return hashlib.sha256(repr(list(things)).encode()).hexdigest()[:16]
 
 

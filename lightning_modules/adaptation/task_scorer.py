@@ -22,8 +22,8 @@ from ...datamodules.scoring.sampled_examples import Part, SampledExamples
 from ...datamodules.scoring.samples import ModelSamples
 from ..scorer import ScorerModule
 from ..scoring.calibration import Calibration, fit_calibration
+from ..scoring.sampled_responses import responses_of_files, score_sampled, to_responses
 from .scorer_training import ScorerTraining
-from ..scoring.sampled_responses import candidates_of_files, score_asked, to_candidates
 
 
 class OneTask(Benchmark):
@@ -154,7 +154,7 @@ def adapt(
     trainer.fit(module, datamodule=data)
     seconds = time.perf_counter() - began
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _process_memory()
-    module.to(device)  # the trainer leaves it on the CPU, where many candidates would take long to score
+    module.to(device)  # the trainer leaves it on the CPU, where many responses would take long to score
     assert data.plan is not None
     found = data.report()
     weights = list(module.scorer.parameters())
@@ -180,10 +180,10 @@ def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str])
     Raises:
         ValueError: An example that is held out has no answer.
     """
-    asked = candidates_of_files(_part(data, "validation"), ModelSamples(samples))
+    sampled = responses_of_files(_part(data, "validation"), ModelSamples(samples))
     encoder = module.cross_encoder(max_length=data.pair_length, truncation=data.truncation)
-    scores = score_asked(encoder, asked)
-    quality = [to_candidates(each).quality for each in asked]
+    scores = score_sampled(encoder, sampled)
+    quality = [to_responses(each).quality for each in sampled]
     return fit_calibration(np.concatenate(scores), np.concatenate(quality))
 
 

@@ -41,7 +41,7 @@ def require_document_attention(model: PreTrainedModel, row_length: int | None = 
     Args:
         model: Any transformers model.
         row_length: Columns of the packed rows, to be compared with the model's attention window; if None, a
-            window that is too short is only refused in the forward.
+            window that is too short is only skipped in the forward.
 
     Raises:
         ValueError: With the model's class and the reason. A model that cannot be packed still trains and

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from ...datamodules.rouge import rouge_l
 from ...datamodules.schema import EvaluationExample, Metric
-from .likelihood import CandidateScores
+from .likelihood import OptionScores
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -101,7 +101,7 @@ class Answer(NamedTuple):
         token_f1: In [0, 1].
         accuracy: 1 where it is the right option, 0 where it is not, None for an example without options.
         degenerate: How the answer lost its form.
-        candidates: Scores of the options, where they were ranked.
+        options: Scores of the options, where they were ranked.
         tied: Whether another option has the score of the chosen one, which is the first of them.
     """
 
@@ -112,7 +112,7 @@ class Answer(NamedTuple):
     token_f1: float = 0.0
     accuracy: float | None = None
     degenerate: Degeneration = ""
-    candidates: CandidateScores | None = None
+    options: OptionScores | None = None
     tied: bool = False
 
     @classmethod
@@ -131,11 +131,11 @@ class Answer(NamedTuple):
         )
 
     @classmethod
-    def chosen(cls, example: EvaluationExample, scores: CandidateScores, place: int, tied: bool) -> "Answer":
+    def chosen(cls, example: EvaluationExample, scores: OptionScores, place: int, tied: bool) -> "Answer":
         """Score the choice of an option."""
         right = None if example.answer is None else float(place == example.answer)
         text = example.options[place].strip()
-        return cls.of(example, text)._replace(accuracy=right, candidates=scores, tied=tied)
+        return cls.of(example, text)._replace(accuracy=right, options=scores, tied=tied)
 
     def details(self) -> dict[str, Any]:
         """What a line of JSON tells beside ROUGE-L and exact match; of ranked options, all their scores."""
@@ -144,9 +144,9 @@ class Answer(NamedTuple):
             found |= {"accuracy": self.accuracy, "right_option": self.example.options[self.example.answer or 0]}
         if self.degenerate:
             found["degenerate"] = self.degenerate
-        if self.candidates is not None:
+        if self.options is not None:
             found["options"] = {
-                option.strip(): {name: each[place] for name, each in self.candidates._asdict().items() if each}
+                option.strip(): {name: each[place] for name, each in self.options._asdict().items() if each}
                 for place, option in enumerate(self.example.options)
             }
             found["tied"] = self.tied

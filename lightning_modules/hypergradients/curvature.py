@@ -111,7 +111,7 @@ def exact(problem: InnerProblem, *, radius: float = math.nan) -> Curvature:
             )
     with _twice_differentiable():
         loss = sum((scalar("inner_loss", part()) for part in problem.losses), torch.zeros(()))
-        _refuse_once_differentiable(loss)
+        _reject_once_differentiable(loss)
         both = gradients(loss, [*problem.theta, *problem.phi], create_graph=True)
     slopes = both[: len(problem.theta)]
     _require_used(both[len(problem.theta) :], problem.phi)
@@ -225,7 +225,7 @@ def _second_derivative(
     return averaged(or_zeros(found, parameters), problem.reduce)
 
 
-def _refuse_once_differentiable(loss: Tensor) -> None:
+def _reject_once_differentiable(loss: Tensor) -> None:
     """Autograd leaves such functions out of the second derivative without an error when they stand near the loss."""
     waiting, seen = [loss.grad_fn], set[Any]()
     while waiting:

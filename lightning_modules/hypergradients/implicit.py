@@ -161,7 +161,7 @@ def _outer_gradients(
     torch.clear_autocast_cache()
     with gathered_anew(theta):
         loss, found = summed_gradients("outer_loss", outer_losses, [*theta, *phi])
-    _refuse_gathered(theta)
+    _reject_gathered(theta)
     slopes, direct = found[: len(theta)], found[len(theta) :]
     if all(slope is None for slope in slopes):
         raise ValueError("outer_loss does not depend on theta: its gradient cannot reach phi through it")
@@ -173,7 +173,7 @@ def _outer_gradients(
     return loss, v, paths
 
 
-def _refuse_gathered(theta: Sequence[Parameter]) -> None:
+def _reject_gathered(theta: Sequence[Parameter]) -> None:
     """FSDP2's gathered copies, whose memory is freed after a pass, are not the parameters."""
     for place, parameter in enumerate(theta):
         if parameter.numel() and not is_sharded(parameter) and not parameter.untyped_storage().size():

@@ -1,4 +1,4 @@
-"""What instruction optimization cannot be exact with, refused before its first step."""
+"""What instruction optimization cannot be exact with, skipped before its first step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from ..sharding.strategies import sharding_of
 from .outer_methods import CurvatureName
 
-SHARED = ("preset", "inner_steps", "instruction_length", "candidates")
+SHARED = ("preset", "inner_steps", "instruction_length", "exemplars")
 """Arguments that the module and its datamodule both have, and must have alike."""
 
 
@@ -32,7 +32,7 @@ def require_agreement(module: Any, datamodule: Any) -> None:
         )
 
 
-def refuse_trainer(trainer: L.Trainer) -> None:
+def reject_trainer(trainer: L.Trainer) -> None:
     """Refuse what a trainer does for steps that are Lightning's, and theta's and phi's are not.
 
     Raises:
@@ -56,7 +56,7 @@ def refuse_trainer(trainer: L.Trainer) -> None:
         )
 
 
-def refuse_low_precision(theta: Sequence[Parameter], curvature: CurvatureName) -> None:
+def reject_low_precision(theta: Sequence[Parameter], curvature: CurvatureName) -> None:
     """Refuse weights whose rounding drowns a finite difference.
 
     Raises:
@@ -70,7 +70,7 @@ def refuse_low_precision(theta: Sequence[Parameter], curvature: CurvatureName) -
         )
 
 
-def refuse_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_model: bool) -> None:
+def reject_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_model: bool) -> None:
     """Refuse a trainer's strategy under which the hypergradient would be wrong.
 
     Args:

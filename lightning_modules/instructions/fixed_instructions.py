@@ -14,7 +14,7 @@ from .learnable_instructions import (
     LearnableInstruction,
     Reader,
     all_read,
-    candidates_of,
+    exemplars_of,
     instruction_of_exemplar,
 )
 
@@ -28,7 +28,7 @@ class NoInstruction(LearnableInstruction):
 
 
 class FirstExemplar(LearnableInstruction):
-    """Always the first candidate: a random exemplar where candidates are exemplars, a blank where the others are.
+    """Always the first exemplar: a random exemplar where exemplars are exemplars, a blank where the others are.
 
     Args:
         attend_padding: See ``Extractor``.
@@ -39,7 +39,7 @@ class FirstExemplar(LearnableInstruction):
         self.attend_padding = attend_padding
 
     def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
-        ids_BNC, mask_BNC = candidates_of(inputs)
+        ids_BNC, mask_BNC = exemplars_of(inputs)
         first_B = torch.zeros(len(ids_BNC), dtype=torch.long, device=ids_BNC.device)
         embedded_BCD = model.embed(ids_BNC[:, 0])
         return instruction_of_exemplar(embedded_BCD, mask_BNC[:, 0], first_B, attend_padding=self.attend_padding)

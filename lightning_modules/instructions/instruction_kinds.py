@@ -47,7 +47,7 @@ class InstructionSettings:
     Args:
         kind: Embedder or extractor, for each task (direct) or from each instance; or one that nobody learns.
         length: Embeddings of an embedder's instruction, l.
-        candidates: Exemplars an extractor chooses among, N.
+        exemplars: Exemplars an extractor chooses among, N.
         soft: See ``Extractor``.
         attend_padding: See ``Extractor``.
         representation: What represents an instance's texts.
@@ -55,7 +55,7 @@ class InstructionSettings:
 
     kind: Kind
     length: int
-    candidates: int
+    exemplars: int
     soft: bool
     attend_padding: bool
     representation: Representation
@@ -75,7 +75,7 @@ def build_instruction(
         vocabulary: Tokens of the tokenizer, rows of a representation of its own.
 
     Raises:
-        ValueError: An extractor without candidates.
+        ValueError: An extractor without exemplars.
     """
     precise = torch.promote_types(torch.float32, model.dtype)
     return _built(settings, model, tasks, vocabulary).to(precise)
@@ -85,15 +85,15 @@ def _built(settings: InstructionSettings, model: PreTrainedModel, tasks: int, vo
     width = int(input_embeddings(model).weight.shape[1])  # type: ignore[index]
     if settings.kind == "none":
         return NoInstruction()
-    if settings.kind.endswith(("extractor", "exemplar")) and settings.candidates < 1:
-        raise ValueError(f"an extractor needs candidates to choose among: set candidates, got {settings.candidates}")
+    if settings.kind.endswith(("extractor", "exemplar")) and settings.exemplars < 1:
+        raise ValueError(f"an extractor needs exemplars to choose among: set exemplars, got {settings.exemplars}")
     if settings.kind == "first_exemplar":
         return FirstExemplar(attend_padding=settings.attend_padding)
     if settings.kind == "direct_embedder":
         return DirectEmbedder(tasks, settings.length, width)
     choosing = {"soft": settings.soft, "attend_padding": settings.attend_padding}
     if settings.kind == "direct_extractor":
-        return DirectExtractor(tasks, settings.candidates, **choosing)
+        return DirectExtractor(tasks, settings.exemplars, **choosing)
     texts = _text_representation(settings.representation, model, vocabulary)
     if settings.kind == "instance_embedder":
         return InstanceEmbedder(texts, settings.length, width)

@@ -16,7 +16,7 @@ Source: Differentiable Instruction Optimization (arXiv 2306.10098), section 3; s
 program released with it.
 """
 
-# B instances, I columns of an instruction (l of an embedder, C tokens of an exemplar), N candidates, P tokens of z,
+# B instances, I columns of an instruction (l of an embedder, C tokens of an exemplar), N exemplars, P tokens of z,
 # D width of the model's input embeddings, W width of the texts' representations (d' in the paper)
 
 from abc import ABC, abstractmethod
@@ -37,7 +37,7 @@ class Instruction(NamedTuple):
     Args:
         embeddings: [B, I, D].
         mask: int64 [B, I], 0 where nothing is to be attended.
-        chosen: int64 [B], the extractor's candidates; None of an embedder.
+        chosen: int64 [B], the extractor's exemplars; None of an embedder.
     """
 
     embeddings: Tensor
@@ -115,15 +115,15 @@ class Extractor(LearnableInstruction):
 
     @abstractmethod
     def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
-        """Scores [B, N] of the candidates, the logits of their softmax."""
+        """Scores [B, N] of the exemplars, the logits of their softmax."""
 
     def share_of_last(self, inputs: InstructionInputs, model: Reader) -> float:
-        """Share of the instances whose chosen exemplar is the last candidate."""
+        """Share of the instances whose chosen exemplar is the last exemplar."""
         scores_BN = self.scores(inputs, model)
         return (scores_BN.argmax(dim=1) == scores_BN.shape[1] - 1).float().mean().item()
 
     def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
-        ids_BNC, mask_BNC = candidates_of(inputs)
+        ids_BNC, mask_BNC = exemplars_of(inputs)
         scores_BN = self.scores(inputs, model)
         chosen_B = scores_BN.argmax(dim=1)
         weights_BN = scores_BN.softmax(dim=1) if self.soft else straight_through(scores_BN)
@@ -136,24 +136,24 @@ class Extractor(LearnableInstruction):
 
 
 class DirectExtractor(Extractor):
-    """A table of logits, one row per task, all 1: the first candidate is chosen until another has more.
+    """A table of logits, one row per task, all 1: the first exemplar is chosen until another has more.
 
     Args:
         tasks: Inner tasks.
-        candidates: Exemplars of each, N.
+        exemplars: Exemplars of each, N.
         soft: See ``Extractor``.
         attend_padding: See ``Extractor``.
     """
 
-    def __init__(self, tasks: int, candidates: int, *, soft: bool = False, attend_padding: bool = False) -> None:
+    def __init__(self, tasks: int, exemplars: int, *, soft: bool = False, attend_padding: bool = False) -> None:
         super().__init__(soft=soft, attend_padding=attend_padding)
-        self.logits = Parameter(torch.ones(tasks, 1, candidates))  # one exemplar is chosen: [tasks, 1, N]
+        self.logits = Parameter(torch.ones(tasks, 1, exemplars))  # one exemplar is chosen: [tasks, 1, N]
 
     def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
         return self.logits[inputs.tasks, 0]
 
     def share_of_last(self, inputs: InstructionInputs, model: Reader) -> float:
-        """Share of all tasks whose chosen exemplar is the last candidate."""
+        """Share of all tasks whose chosen exemplar is the last exemplar."""
         return (self.logits.argmax(dim=2) == self.logits.shape[2] - 1).float().mean().item()
 
 
@@ -172,7 +172,7 @@ class InstanceExtractor(Extractor):
         self.match = nn.Bilinear(texts.width, texts.width, 1, bias=False)
 
     def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
-        ids_BNC, mask_BNC = candidates_of(inputs)
+        ids_BNC, mask_BNC = exemplars_of(inputs)
         h_BNW = self.texts(ids_BNC.flatten(0, 1), mask_BNC.flatten(0, 1), model).unflatten(0, ids_BNC.shape[:2])
         z_BW = self.texts(inputs.pair_ids, inputs.pair_mask, model)
         return self.match(h_BNW, z_BW.unsqueeze(1).expand_as(h_BNW).contiguous()).squeeze(-1)
@@ -267,14 +267,14 @@ def all_read(embeddings: Tensor) -> Instruction:
     return Instruction(embeddings, torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device))
 
 
-def candidates_of(inputs: InstructionInputs) -> tuple[Tensor, Tensor]:
-    """Tokens [B, N, C] of the candidates, and their mask.
+def exemplars_of(inputs: InstructionInputs) -> tuple[Tensor, Tensor]:
+    """Tokens [B, N, C] of the exemplars, and their mask.
 
     Raises:
         ValueError: There are none.
     """
-    if inputs.candidate_ids is None or inputs.candidate_mask is None:
+    if inputs.exemplar_ids is None or inputs.exemplar_mask is None:
         raise ValueError(
-            "an exemplar is chosen among candidates, and the batch has none: set the datamodule's candidates"
+            "an exemplar is chosen among exemplars, and the batch has none: set the datamodule's exemplars"
         )
-    return inputs.candidate_ids, inputs.candidate_mask
+    return inputs.exemplar_ids, inputs.exemplar_mask

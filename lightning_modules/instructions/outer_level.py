@@ -44,7 +44,7 @@ class OuterLevel:
         self.schedule = linear_schedule(self.optimizer, warmup=0, total=total_steps)
         self.steps, self.radius = 0, 1e-3
         self.gamma: float | None = None  # what gamma auto found
-        self.bends = True  # whether the Hessian changed the direction when it was last looked at
+        self.uses_curvature = True  # whether the Hessian changed the direction when it was last looked at
 
     @property
     def calibrates(self) -> bool:
@@ -62,7 +62,7 @@ class OuterLevel:
         """The method with what it knows of theta's optimizer, whose last step was given `gradient`."""
         return self.method.bound(
             gamma=None if self.calibrates else self.gamma,
-            bends=self.bends or self.calibrates,
+            uses_curvature=self.uses_curvature or self.calibrates,
             optimizer=optimizer,
             theta=theta,
             gradient=gradient,
@@ -95,7 +95,7 @@ class OuterLevel:
     def step(self, found: Hypergradient, *, share: float = 1.0) -> None:
         """One step of phi along a share of the hypergradient, whose diagnostics are kept for the next."""
         if self.calibrates:
-            self.bends = self.method.changed_by(found.diagnostics.curvature_ratio) >= self.settings.negligible
+            self.uses_curvature = self.method.changed_by(found.diagnostics.curvature_ratio) >= self.settings.negligible
         self.radius, self.gamma = found.diagnostics.radius, found.diagnostics.gamma
         for parameter, gradient in zip(self.phi, found.gradients, strict=True):
             parameter.grad = gradient * share
@@ -112,14 +112,14 @@ class OuterLevel:
             "outer_step": self.steps,
             "radius": self.radius,
             "gamma": self.gamma,
-            "bends": self.bends,
+            "uses_curvature": self.uses_curvature,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.steps, self.radius = state["outer_step"], state["radius"]
-        self.gamma, self.bends = state["gamma"], state["bends"]
+        self.gamma, self.uses_curvature = state["gamma"], state["uses_curvature"]
 
 
 def _due(step: int, every: int) -> bool:

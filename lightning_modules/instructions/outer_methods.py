@@ -84,7 +84,7 @@ class OuterSettings:
         return {**series, "outer_step": self.when, "outer_horizon": self.horizon}
 
 
-def unbent(v: Vector, hessian_product: HessianProduct, *, gamma: float, hessian_products: int) -> Direction:
+def without_curvature(v: Vector, hessian_product: HessianProduct, *, gamma: float, hessian_products: int) -> Direction:
     """Neumann's series where the Hessian is negligible: (M + 1) gamma v."""
     return identity(v, hessian_product, scale=gamma * (hessian_products + 1))._replace(gamma=gamma)
 
@@ -109,7 +109,7 @@ class OuterMethod:
         self,
         *,
         gamma: float | None,
-        bends: bool = True,
+        uses_curvature: bool = True,
         optimizer: Optimizer | None = None,
         theta: Sequence[Parameter] = (),
         gradient: Sequence[Tensor | None] = (),
@@ -118,14 +118,14 @@ class OuterMethod:
 
         Args:
             gamma: What ``"auto"`` found before; None to look for it now.
-            bends: False takes a series of v alone in place of Neumann's, where the Hessian is known not to matter.
+            uses_curvature: False leaves the Hessian out of Neumann's series, where it is known not to matter.
             optimizer: Theta's, of methods that read its moments.
             theta: Its parameters.
             gradient: What its last step was given.
         """
         known = self.gamma if self.gamma != "auto" else gamma
-        if self.name == "neumann" and not bends and known is not None:
-            return partial(unbent, gamma=known, hessian_products=self.hessian_products)
+        if self.name == "neumann" and not uses_curvature and known is not None:
+            return partial(without_curvature, gamma=known, hessian_products=self.hessian_products)
         if self.name == "neumann":
             return partial(neumann, gamma="auto" if known is None else known, hessian_products=self.hessian_products)
         if self.name == "identity":
@@ -146,7 +146,7 @@ class OuterMethod:
         """
         return curvature_ratio * self.hessian_products / 2 if self.name == "neumann" else math.inf
 
-    def refuse(
+    def reject(
         self, *, outer_step: Literal["after", "before"], inner_steps: int, curvature: CurvatureName, compiled: bool
     ) -> None:
         """Refuse settings that no hypergradient can be computed with.
@@ -206,7 +206,7 @@ def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int,
         hessian_products=choices.hessian_products,
         damping=settings.damping,
     )
-    method.refuse(
+    method.reject(
         outer_step=choices.outer_step, inner_steps=inner_steps, curvature=settings.curvature, compiled=compiled
     )
     return method

@@ -8,17 +8,15 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from rich import print as rich_print
-from rich.table import Table
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ..adapters import LoRA, add_adapters
 from ..models import add_embedding_dropout, build_model, model_config
-from .flops import PEAK_FLOPS, training_flops
+from .flops import training_flops
 from .layouts import layout_of
 from .memory import Finish, Layout, StepShape, head_memory, step_phases
 from .phases import Memory, Phases, deeper, most
@@ -68,39 +66,6 @@ class TrainingPlan:
     def fits(self) -> bool:
         """Whether a twentieth of the device stays free, for the allocator's gaps and the libraries' own needs."""
         return self.memory.total <= 0.95 * self.capacity
-
-
-def plan_training(
-    configuration: dict[str, Any],
-    memory: float = 80.0,
-    device: Literal["A100", "H100", "H200", "L40S", "A10G", "V100"] = "A100",
-    utilization: float = 0.4,
-    targets: float = 0.15,
-    devices: int | None = None,
-) -> TrainingPlan:
-    """Print what a fit of InstructionTuningModule needs of each device, and what it costs.
-
-    Args:
-        configuration: Of the fit.
-        memory: Of a device, in GiB.
-        device: Whose peak rate counts.
-        utilization: Share of the peak that the run reaches (MFU).
-        targets: Share of a row's tokens that are targets.
-        devices: All devices, where the configuration leaves their number to the machine.
-    """
-    if not 0 < utilization <= 1 or not 0 < targets <= 1:
-        raise ValueError(f"utilization and targets are shares in (0, 1], got {utilization} and {targets}")
-    if memory <= 0:
-        raise ValueError(f"memory must be a positive number of GiB, got {memory}")
-    plan = make_plan(
-        configuration,
-        capacity=round(memory * GIB),
-        rate=PEAK_FLOPS[device] * utilization,
-        targets=targets,
-        devices=devices,
-    )
-    print_plan(plan)
-    return plan
 
 
 def make_plan(
@@ -170,29 +135,6 @@ def step_shape(data: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layo
         target_columns=data.get("target_length"),
         accumulated=trainer["accumulate_grad_batches"] > 1,
     )
-
-
-def print_plan(plan: TrainingPlan) -> None:
-    """A table of what a device holds, and the run's cost."""
-    layout, shape = plan.layout, plan.shape
-    table = Table(title=f"One of {layout.devices} devices, GiB", title_justify="left")
-    for column in ("", "activations kept", "recomputed"):
-        table.add_column(column, justify="left" if not column else "right")
-    for name in Memory._fields:
-        table.add_row(name, *(f"{getattr(memory, name) / GIB:.2f}" for memory in (plan.kept, plan.recomputed)))
-    table.add_row("total", *(f"{memory.total / GIB:.2f}" for memory in (plan.kept, plan.recomputed)))
-    rich_print(table)
-    cut = f"{layout.kind}, {layout.replicas} replicas x {layout.tensor_parallel} tensor parallel, {layout.precision}"
-    print(f"model: {plan.parameters / 1e9:.3f}B parameters; layout: {cut}")
-    print(
-        f"a device reads {shape.rows} rows of {shape.columns} at a time; logits take {plan.logits / GIB:.2f} GiB of it"
-    )
-    verdict = "fits" if plan.fits else "does NOT fit"
-    how = "with" if plan.checkpointing else "without"
-    need = f"{plan.memory.total / GIB:.1f} of {plan.capacity / GIB:.0f} GiB"
-    print(f"{verdict} {how} gradient checkpointing: {need} (a twentieth is left to the allocator)")
-    print(f"{plan.steps:,} steps of {plan.tokens:,} tokens: {plan.steps * plan.tokens / 1e9:.2f}B tokens")
-    print(f"{plan.flops:.3g} operations a step, {plan.device_hours:,.0f} device hours")
 
 
 def _config(arguments: Mapping[str, Any]) -> PreTrainedConfig:

@@ -1,4 +1,4 @@
-"""How well scores rank candidates: measures of one example, and their gathering over processes."""
+"""How well scores rank responses: measures of one example, and their gathering over processes."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ Values = NDArray[np.floating]
 
 
 def top_is_right(scores: Values, correctness: Values) -> float:
-    """1 if the best-scored candidate is right (correctness 1), 0 if not; a tie counts the share that is right.
+    """1 if the best-scored response is right (correctness 1), 0 if not; a tie counts the share that is right.
 
-    A scorer that gives everything the same score is thereby as good as chance, wherever the right candidate stands.
+    A scorer that gives everything the same score is thereby as good as chance, wherever the right response stands.
 
     >>> top_is_right(np.array([0.2, 0.7, 0.1]), np.array([0.0, 1.0, 0.0]))
     1.0
@@ -27,7 +27,7 @@ def top_is_right(scores: Values, correctness: Values) -> float:
 
 
 def regret(scores: Values, correctness: Values) -> float:
-    """How much better the best candidate is than the best-scored one; of tied ones, than their mean.
+    """How much better the best response is than the best-scored one; of tied ones, than their mean.
 
     >>> regret(np.array([0.2, 0.7, 0.1]), np.array([0.75, 0.5, 0.0]))
     0.25
@@ -52,18 +52,18 @@ def _ranks(values: Values) -> NDArray[np.float64]:
 
 
 def is_graded(correctness: Values) -> bool:
-    """Whether a candidate lies between right and wrong."""
+    """Whether a response lies between right and wrong."""
     return bool(((correctness > 0) & (correctness < 1)).any())
 
 
-class Ranking(NamedTuple):
+class ResponseRanking(NamedTuple):
     """Measures of all examples, sorted by number, the same on every process; arrays, as ``metrics.Scores``.
 
     Args:
         number: int64 [n], ``EvaluationExample.number``.
         accuracy: float64 [n], see ``top_is_right``.
         regret: float64 [n].
-        spearman: float64 [n], NaN where no candidate lies between right and wrong.
+        spearman: float64 [n], NaN where no response lies between right and wrong.
     """
 
     number: NDArray[np.int64]
@@ -83,7 +83,7 @@ class RankingScores(Metric):
         self.add_state("measured", default=[], dist_reduce_fx="cat")
 
     def update(self, numbers: Sequence[int], scores: Sequence[Tensor], correctness: Sequence[Tensor]) -> None:
-        """Add examples with the scores and the correctness of their candidates; none is fine."""
+        """Add examples with the scores and the correctness of their responses; none is fine."""
         rows = []
         for number, score, right in zip(numbers, scores, correctness, strict=True):
             s, c = score.double().cpu().numpy(), right.double().cpu().numpy()
@@ -95,9 +95,9 @@ class RankingScores(Metric):
         self.update((), (), ())
         super().sync(*args, **kwargs)
 
-    def compute(self) -> Ranking:
+    def compute(self) -> ResponseRanking:
         """Measures of every example that any process ranked."""
         rows = dim_zero_cat(self.measured).cpu().numpy()
         numbers, places = np.unique(rows[:, 0], return_index=True)
         accuracy, lost, correlation = rows[places, 1:].T
-        return Ranking(numbers.astype(np.int64), accuracy, lost, correlation)
+        return ResponseRanking(numbers.astype(np.int64), accuracy, lost, correlation)

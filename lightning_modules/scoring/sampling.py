@@ -1,29 +1,26 @@
-"""The command ``crosstask samples``: what language models answer, for the scorer's training data and its candidates.
+"""The command ``crosstask samples``: what language models answer, for the scorer's training data and its responses.
 
 A language model is a black box here: whatever writes lines of ``datamodules/scoring/samples.py`` will do. A model of
 transformers is run by ``write_samples``; what somebody else's program answered is checked and taken over, too.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.packing.replicas import process_of_job
 from ...datamodules.rendering.tokenization import chat_prompt, load_tokenizer, tokenize_sources
-from ...datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
-from ...datamodules.scoring.samples import Sample, SampleFile, note_generator, read_samples
+from ...datamodules.scoring.sampled_examples import SampledPrompt
+from ...datamodules.scoring.samples import Sample, SampleFile, read_samples
 from ..attention.packable import require_document_attention
-from ..evaluation.likelihood import score_candidates
 from ..evaluation.generation import Decoding, generate, prompt_seed
+from ..evaluation.likelihood import score_options
 from ..models import build_model
 from ..prefixes import base_of_prefix, load_prefix, virtual_tokens
 
@@ -34,7 +31,7 @@ CAPPY_DECODINGS: dict[str, Decoding] = {
     "top_k": Decoding(sampling=True, samples=4, top_k=40),
     "nucleus": Decoding(sampling=True, samples=4, top_p=0.95),
 }
-"""The 17 candidates of Cappy (arXiv 2311.06720, section 4.2), in the order of its released program."""
+"""The 17 responses of Cappy (arXiv 2311.06720, section 4.2), in the order of its released program."""
 
 RELEASED_DECODINGS: dict[str, Decoding] = {
     "beam": Decoding(beams=4),
@@ -56,108 +53,6 @@ PROMPTS_AT_ONCE = 4096
 
 WRITTEN_AT_ONCE = 64
 """Examples that are scored and written together: what a killed run loses at most."""
-
-
-def write_samples(
-    examples: SampledExamples,
-    output: str,
-    generator: str | None = None,
-    answers: Sequence[str] = (),
-    prompts_only: bool = False,
-    decodings: dict[str, Decoding] | None = None,
-    faithful: bool = False,
-    max_new_tokens: int = 64,
-    max_source: int | None = None,
-    stop: Sequence[str] = (),
-    bos: bool = False,
-    chat: bool = False,
-    likelihood: bool = True,
-    seed: int = 0,
-    name: str | None = None,
-    budget: int = 32_768,
-    dtype: str = "float32",
-    device: str | None = None,
-) -> None:
-    """Answer a benchmark's examples with a language model, or take over the answers of somebody else's.
-
-    Started again it goes on where it was. Processes of a job (torchrun, or tasks of SLURM) share the examples, each
-    with a file of its own; a sample does not depend on how many they are.
-
-    Args:
-        examples: Which examples, and how they are rendered.
-        output: Folder of the files of samples, ``<name>-<process>-of-<processes>.jsonl``.
-        generator: A causal or encoder-decoder model, by hub name or folder; or the folder of a trained prefix.
-        answers: In its place, JSONL files with the texts task, id and response, any number for each example; what else
-            a line may say is in datamodules/scoring/samples.py. White space around a response is removed.
-        prompts_only: Write ``prompts.jsonl`` alone, task, id and prompt a line, for somebody else's program to answer.
-        decodings: How the model answers, by name; by default Cappy's five, which give 17 candidates.
-        faithful: Draw as Cappy's released program does: the 50 most probable tokens at most, 3 tokens at least, and
-            prompts of 512 tokens.
-        max_new_tokens: Longest answer in tokens.
-        max_source: Most tokens of a prompt; a longer one loses its beginning, and is counted. By default 1,024, or 512
-            where `faithful`.
-        stop: Texts that end an answer, beside eos.
-        bos: Whether a decoder-only prompt begins with the tokenizer's bos token.
-        chat: Ask in the tokenizer's chat template, which brings its own bos: a prompt is a user's message.
-        likelihood: Note the log-likelihood of every answer, which self-scoring needs.
-        seed: Of what is drawn.
-        name: Of the generator in the files; by default the last part of its name.
-        budget: Most tokens of a batch.
-        dtype: Of the model's parameters.
-        device: E.g. cuda:1; by default the process's own GPU where there is one.
-    """
-    if prompts_only:
-        write_prompts(examples, Path(output).expanduser())
-        return
-    if (generator is None) == (not answers):
-        raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
-    if chat and bos:
-        raise ValueError("a chat template brings its own bos: leave bos false where chat is true")
-    console, (rank, size, _) = Console(), process_of_job()
-    name = name or (Path(generator).name if generator else Path(answers[0]).stem)
-    path = Path(output).expanduser() / f"{name}-{rank:04}-of-{size:04}.jsonl"
-    refused: Counter[str] = Counter()
-    if generator is None:
-        prompts = {(each.task.name, each.example.id) for each in examples.prompts(refused)}
-        answered = take_over(answers, prompts, path, name=name, rank=rank, size=size)
-        console.print(
-            f"{path}: answers to {answered} of {len(prompts)} examples checked; not asked: {dict(refused) or 'none'}"
-        )
-        return
-    settings: dict[str, Any] = {
-        "decodings": decodings or (RELEASED_DECODINGS if faithful else CAPPY_DECODINGS),
-        "max_new_tokens": max_new_tokens,
-        "min_new_tokens": RELEASED_MIN_NEW_TOKENS if faithful else 0,
-        "max_source": max_source or (RELEASED_MAX_SOURCE if faithful else 1024),
-        "stop": tuple(stop),
-        "bos": bos,
-        "chat": chat,
-        "likelihood": likelihood,
-        "seed": seed,
-    }
-    about = {**settings, "decodings": {key: asdict(each) for key, each in settings["decodings"].items()}}
-    about |= {"generator": generator, "prompt": examples.prompt.fingerprint(), "rendering_seed": examples.seed}
-    about |= {"shots": examples.shots, "separator": examples.separator}
-    expected = sum(decoding.samples for decoding in settings["decodings"].values())
-    file = SampleFile(path, {**about, "dtype": dtype}, expected=expected)
-    model, tokenizer = load_generator(generator, dtype=dtype, device=device)
-    note_generator(path, generator, model.num_parameters())
-    began = len(file.done)
-    mine = islice(examples.prompts(refused), rank, None, size)
-    cut = answer_all(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
-    console.print(
-        f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from before; "
-        f"{cut} prompts lost their beginning; not asked: {dict(refused) or 'none'}"
-    )
-
-
-def write_prompts(examples: SampledExamples, folder: Path) -> None:
-    """What is asked, for a program that answers it elsewhere."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, refused = folder / "prompts.jsonl", Counter[str]()
-    asked = [{"task": p.task.name, "id": p.example.id, "prompt": p.source} for p in examples.prompts(refused)]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in asked), encoding="utf-8")
-    Console().print(f"{path}: {len(asked)} prompts; not asked: {dict(refused) or 'none'}")
 
 
 def answer_all(
@@ -250,7 +145,7 @@ def with_likelihoods(
     A text is tokenized again, as training targets are: what a model wrote in other tokens is scored in these.
     """
     texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
-    scores = score_candidates(model, tokenizer, sources, texts, bos=bos, joint=joint, longest=longest)
+    scores = score_options(model, tokenizer, sources, texts, bos=bos, joint=joint, longest=longest)
     found = []
     for group, distinct, of_texts in zip(samples, texts, scores, strict=True):
         pairs = zip(of_texts.sum, of_texts.token_mean, strict=True)
@@ -300,7 +195,7 @@ def load_generator(
     return model.to(torch.device(device)).eval(), tokenizer  # type: ignore[arg-type]
 
 
-def take_over(
+def import_responses(
     answers: Sequence[str], known: set[tuple[str, str]], path: Path, *, name: str, rank: int = 0, size: int = 1
 ) -> int:
     """Check files of answers line by line and write them as samples; without a generator's name they get `name`.
@@ -309,7 +204,7 @@ def take_over(
         To how many different examples there is an answer.
 
     Raises:
-        ValueError: A line is no sample, or answers an example that was not asked.
+        ValueError: A line is no sample, or answers an example that was not sampled.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     counts: Counter[tuple[str, str, str]] = Counter()
@@ -318,7 +213,7 @@ def take_over(
             if key not in known:
                 raise ValueError(
                     f"{', '.join(answers)}: an answer to {key[0]} {key[1]}, which is none of the {len(known)} examples "
-                    "asked for: name the parts and counts that the answers were made for"
+                    "sampled for: name the parts and counts that the answers were made for"
                 )
             sample = sample._replace(generator=sample.generator or name)
             counted = (*key, sample.decoding)

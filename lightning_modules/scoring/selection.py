@@ -1,7 +1,7 @@
 """Choosing one of several answers: by a scorer, by likelihood, by agreement; and what each choice is worth.
 
-The rows of Cappy's tables (arXiv 2311.06720, sections 4.2 and 4.3): a scorer picks among the 17 candidates of a frozen
-model, beside each single decoding and the model's own choice. Every method is a function of the same candidates, so
+The rows of Cappy's tables (arXiv 2311.06720, sections 4.2 and 4.3): a scorer picks among the 17 responses of a frozen
+model, beside each single decoding and the model's own choice. Every method is a function of the same responses, so
 that one set of samples serves the whole table.
 """
 
@@ -31,16 +31,16 @@ CALIBRATED = "calibrated"
 """Name of what that scorer weighs once it is calibrated."""
 
 
-class Candidates(NamedTuple):
-    """The candidates of one example.
+class Responses(NamedTuple):
+    """The responses of one example.
 
     Args:
         task: Name of its task.
         id: Of the example.
-        samples: The candidates, the first of equals winning.
+        samples: The responses, the first of equals winning.
         quality: float64 [n], ROUGE-L against the references, in [0, 1].
         scores: float64 [n] of each scorer, by its name.
-        votes: float64 [n] by name, how much each candidate counts where answers are aggregated.
+        votes: float64 [n] by name, how much each response counts where answers are aggregated.
     """
 
     task: str
@@ -59,28 +59,28 @@ class Candidates(NamedTuple):
         references: Sequence[str],
         scores: Mapping[str, Values] = NOTHING,
         votes: Mapping[str, Values] = NOTHING,
-    ) -> "Candidates":
-        """Candidates with their quality.
+    ) -> "Responses":
+        """Responses with their quality.
 
         Args:
             task: Name of its task.
             example: Its id.
-            samples: The candidates.
+            samples: The responses.
             references: What is right.
             scores: Of each scorer.
-            votes: What candidates weigh, by the name that rows have.
+            votes: What responses weigh, by the name that rows have.
 
         Raises:
-            ValueError: There is no candidate, or there are not as many scores.
+            ValueError: There is no response, or there are not as many scores.
         """
         if not samples:
-            raise ValueError(f"{task} {example} has no candidates to select from")
+            raise ValueError(f"{task} {example} has no responses to select from")
         taken = RESERVED - {SCORER} | {sample.decoding for sample in samples}
         for name, of_scorer in scores.items():
             if name in taken:
                 raise ValueError(f"a scorer cannot be called {name!r}, which is another row of the table")
             if len(of_scorer) != len(samples):
-                raise ValueError(f"{task} {example} has {len(samples)} candidates and {len(of_scorer)} scores")
+                raise ValueError(f"{task} {example} has {len(samples)} responses and {len(of_scorer)} scores")
         known = {text: rouge_l(text, references) for text in {sample.response for sample in samples}}
         quality = np.array([known[sample.response] for sample in samples])
         return cls(task, example, samples, quality, scores, votes)
@@ -93,7 +93,7 @@ class Candidates(NamedTuple):
         ]
         return np.array(found)
 
-    def restricted(self, count: int, decoding: str = "nucleus") -> "Candidates":
+    def restricted(self, count: int, decoding: str = "nucleus") -> "Responses":
         """The first samples of one decoding alone, as Cappy's Table 5 has 1 and 4 beside all 17.
 
         Of several generators, whose decodings are named by them, the first samples of each.
@@ -105,7 +105,7 @@ class Candidates(NamedTuple):
         wanted = [decoding] if decoding in names else [name for name in names if name.endswith(f" {decoding}")]
         found = [[p for p, sample in enumerate(self.samples) if sample.decoding == name][:count] for name in wanted]
         if (fewest := min(map(len, found), default=0)) < count or count < 1:
-            raise ValueError(f"{self.task} {self.id} has {fewest} {decoding} samples, and {count} are asked for")
+            raise ValueError(f"{self.task} {self.id} has {fewest} {decoding} samples, and {count} are sampled for")
         places = sorted(place for own in found for place in own)
         scores, votes = ({name: own[places] for name, own in of.items()} for of in (self.scores, self.votes))
         samples = [self.samples[place] for place in places]
@@ -136,102 +136,102 @@ def preference_votes(scores: Values) -> Values:
     return strengths / strengths.sum()
 
 
-def by_score(candidates: Candidates, scorer: str = SCORER) -> int:
-    """The candidate that a scorer likes best."""
-    return int(candidates.scores[scorer].argmax())
+def by_score(responses: Responses, scorer: str = SCORER) -> int:
+    """The response that a scorer likes best."""
+    return int(responses.scores[scorer].argmax())
 
 
-def by_likelihood(candidates: Candidates) -> int:
+def by_likelihood(responses: Responses) -> int:
     """Self-scoring as in Cappy's Table 2: the greatest summed log-likelihood."""
-    return int(candidates.likelihoods().argmax())
+    return int(responses.likelihoods().argmax())
 
 
-def by_mean_likelihood(candidates: Candidates) -> int:
+def by_mean_likelihood(responses: Responses) -> int:
     """Self-scoring by the mean over tokens, which Cappy's repository reports beside the sum."""
-    return int(candidates.likelihoods(mean=True).argmax())
+    return int(responses.likelihoods(mean=True).argmax())
 
 
-def by_agreement(candidates: Candidates) -> int:
+def by_agreement(responses: Responses) -> int:
     """Self-consistency (Wang et al., arXiv 2203.11171): the answer that comes most often, after normalization."""
-    return _vote(candidates, np.ones(len(candidates.samples)))
+    return _vote(responses, np.ones(len(responses.samples)))
 
 
-def by_scored_agreement(candidates: Candidates, votes: str = SCORED) -> int:
-    """The same, each candidate voting with its own weight."""
-    return _vote(candidates, _some(candidates.votes[votes]))
+def by_scored_agreement(responses: Responses, votes: str = SCORED) -> int:
+    """The same, each response voting with its own weight."""
+    return _vote(responses, _some(responses.votes[votes]))
 
 
-def by_risk(candidates: Candidates) -> int:
-    """Minimum Bayes risk (Kumar and Byrne, 2004): the greatest mean ROUGE-L against all candidates."""
-    return _least_risk(candidates, np.ones(len(candidates.samples)))
+def by_risk(responses: Responses) -> int:
+    """Minimum Bayes risk (Kumar and Byrne, 2004): the greatest mean ROUGE-L against all responses."""
+    return _least_risk(responses, np.ones(len(responses.samples)))
 
 
-def by_scored_risk(candidates: Candidates, votes: str = SCORED) -> int:
-    """The same, each candidate being a reference with its own weight."""
-    return _least_risk(candidates, _some(candidates.votes[votes]))
+def by_scored_risk(responses: Responses, votes: str = SCORED) -> int:
+    """The same, each response being a reference with its own weight."""
+    return _least_risk(responses, _some(responses.votes[votes]))
 
 
-LIKELIHOOD: Mapping[str, Callable[[Candidates], int]] = {
+LIKELIHOOD: Mapping[str, Callable[[Responses], int]] = {
     "self-score, sum": by_likelihood,
     "self-score, mean": by_mean_likelihood,
 }
 """Methods that need the model's likelihoods, which a black box does not tell."""
 
-UNSCORED: Mapping[str, Callable[[Candidates], int]] = {"self-consistency": by_agreement, "minimum Bayes risk": by_risk}
-"""Methods that need the candidates alone."""
+UNSCORED: Mapping[str, Callable[[Responses], int]] = {"self-consistency": by_agreement, "minimum Bayes risk": by_risk}
+"""Methods that need the responses alone."""
 
 
 RESERVED = frozenset({SCORER, SCORED, CALIBRATED, "random", "oracle", *LIKELIHOOD, *UNSCORED})
-"""Names of rows, and of what candidates weigh, that no other scorer can have."""
+"""Names of rows, and of what responses weigh, that no other scorer can have."""
 
 
 def _some(votes: Values) -> Values:
-    """Weights; where all are 0, all candidates count the same."""
+    """Weights; where all are 0, all responses count the same."""
     return votes if votes.any() else np.ones_like(votes)
 
 
-def _vote(candidates: Candidates, weights: Values) -> int:
-    answers = [normalize_answer(sample.response) for sample in candidates.samples]
+def _vote(responses: Responses, weights: Values) -> int:
+    answers = [normalize_answer(sample.response) for sample in responses.samples]
     totals: dict[str, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
         totals[answer] = totals.get(answer, 0.0) + float(weight)
     return answers.index(max(totals, key=totals.__getitem__))
 
 
-def _least_risk(candidates: Candidates, weights: Values) -> int:
-    texts = list(dict.fromkeys(sample.response for sample in candidates.samples))
+def _least_risk(responses: Responses, weights: Values) -> int:
+    texts = list(dict.fromkeys(sample.response for sample in responses.samples))
     weight = dict.fromkeys(texts, 0.0)
-    for sample, own in zip(candidates.samples, weights, strict=True):
+    for sample, own in zip(responses.samples, weights, strict=True):
         weight[sample.response] += float(own)
     gain = [sum(weight[other] * _similarity(text, other) for other in texts) for text in texts]
     best = texts[int(np.argmax(gain))]
-    return [sample.response for sample in candidates.samples].index(best)
+    return [sample.response for sample in responses.samples].index(best)
 
 
-@lru_cache(maxsize=2**20)  # the same candidates are compared by every method, in every table
+@lru_cache(maxsize=2**20)  # the same responses are compared by every method, in every table
 def _similarity(text: str, other: str) -> float:
     return rouge_l(text, [other])
 
 
-def choices(candidates: Candidates) -> dict[str, int]:
-    """The candidate that each method chooses; a single decoding is its first sample, named as in the file."""
+def choices(responses: Responses) -> dict[str, int]:
+    """The response that each method chooses; a single decoding is its first sample, named as in the file."""
     methods = dict(UNSCORED)
-    if all(sample.log_likelihood is not None for sample in candidates.samples if sample.response):
+    if all(sample.log_likelihood is not None for sample in responses.samples if sample.response):
         methods |= LIKELIHOOD
-    for name in candidates.scores:
+    for name in responses.scores:
         methods[name] = partial(by_score, scorer=name)
-    for name in candidates.votes:
+    for name in responses.votes:
         methods[f"self-consistency, {name}"] = partial(by_scored_agreement, votes=name)
         methods[f"minimum Bayes risk, {name}"] = partial(by_scored_risk, votes=name)
-    singles = {sample.decoding: place for place, sample in reversed(list(enumerate(candidates.samples)))}
+    singles = {sample.decoding: place for place, sample in reversed(list(enumerate(responses.samples)))}
     chosen = {name: singles[name] for name in reversed(singles)}
-    return chosen | {name: choose(candidates) for name, choose in methods.items()}
+    return chosen | {name: choose(responses) for name, choose in methods.items()}
 
 
-def worth(candidates: Candidates) -> dict[str, float]:
+def worth(responses: Responses) -> dict[str, float]:
     """Quality of what each method chooses, of a random choice (the mean), and of the best one (the oracle)."""
-    chosen = {name: float(candidates.quality[place]) for name, place in choices(candidates).items()}
-    return chosen | {"random": float(candidates.quality.mean()), "oracle": float(candidates.quality.max())}
+    chosen = {name: float(responses.quality[place]) for name, place in choices(responses).items()}
+    return chosen | {"random": float(responses.quality.mean()), "oracle": float(responses.quality.max())}
 
 
 class SelectionTable(NamedTuple):
@@ -266,19 +266,19 @@ class SelectionTable(NamedTuple):
     rank_correlations: int
 
 
-def selection_table(everything: Sequence[Candidates], *, resamples: int = 1000, seed: int = 0) -> SelectionTable:
+def selection_table(everything: Sequence[Responses], *, resamples: int = 1000, seed: int = 0) -> SelectionTable:
     """The table of all examples; only methods that every example allows are compared.
 
     Raises:
         ValueError: There is no example, or no method is common to all.
     """
     if not everything:
-        raise ValueError("no example has candidates to select from")
-    rows = [worth(candidates) for candidates in everything]
+        raise ValueError("no example has responses to select from")
+    rows = [worth(responses) for responses in everything]
     shared = [name for name in rows[0] if all(name in row for row in rows)]
-    names = list(dict.fromkeys(candidates.task for candidates in everything))
+    names = list(dict.fromkeys(responses.task for responses in everything))
     values = np.array([[row[name] for name in shared] for row in rows])
-    places = [[i for i, candidates in enumerate(everything) if candidates.task == name] for name in names]
+    places = [[i for i, responses in enumerate(everything) if responses.task == name] for name in names]
 
     def resampled(columns: Values) -> Values:
         """[1 + R] of one value an instance: the mean over tasks, and of its resamples, the same for every call."""
@@ -286,13 +286,13 @@ def selection_table(everything: Sequence[Candidates], *, resamples: int = 1000, 
         return np.mean([draw(columns[members]) for members in places], axis=0)
 
     estimates = [interval(resampled(values[:, m]), len(rows)) for m in range(len(shared))]
-    decodings = {sample.decoding for candidates in everything for sample in candidates.samples}
+    decodings = {sample.decoding for responses in everything for sample in responses.samples}
     singles = [name for name in shared if name in decodings]
     mean = dict(zip(shared, (estimate.mean for estimate in estimates), strict=True))
     best = max(singles or ["random"], key=mean.__getitem__)
     gap = mean["oracle"] - mean[best]
-    scorers = [name for name in rows[0] if all(name in candidates.scores for candidates in everything)]
-    varied = [candidates for candidates in everything if len(set(candidates.quality.tolist())) > 1]
+    scorers = [name for name in rows[0] if all(name in responses.scores for responses in everything)]
+    varied = [responses for responses in everything if len(set(responses.quality.tolist())) > 1]
     base = values[:, shared.index(best)]
     return SelectionTable(
         methods=shared,
@@ -314,20 +314,20 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(values)) if values else float("nan")
 
 
-def task_gains(everything: Sequence[Candidates], name: str, base: str) -> dict[str, Difference]:
+def task_gains(everything: Sequence[Responses], name: str, base: str) -> dict[str, Difference]:
     """How much one method gains over another on each task, with its interval: the advantages of Cappy's Figure 6."""
     gained: dict[str, list[float]] = {}
-    for candidates in everything:
-        row = worth(candidates)
-        gained.setdefault(candidates.task, []).append(row[name] - row[base])
+    for responses in everything:
+        row = worth(responses)
+        gained.setdefault(responses.task, []).append(row[name] - row[base])
     return {task: difference(Resampling()(np.array(values))) for task, values in gained.items()}
 
 
-def mean_calibration_error(everything: Sequence[Candidates], votes: str) -> float:
-    """How far votes lie from the candidates' quality on a task (``calibration_error``); the mean over tasks."""
-    by_task: dict[str, list[Candidates]] = {}
-    for candidates in everything:
-        by_task.setdefault(candidates.task, []).append(candidates)
+def mean_calibration_error(everything: Sequence[Responses], votes: str) -> float:
+    """How far votes lie from the responses' quality on a task (``calibration_error``); the mean over tasks."""
+    by_task: dict[str, list[Responses]] = {}
+    for responses in everything:
+        by_task.setdefault(responses.task, []).append(responses)
     errors = []
     for own in by_task.values():
         expected, quality = ([c.votes[votes] for c in own], [c.quality for c in own])

@@ -1,8 +1,8 @@
 """``crosstask export``: a checkpoint of any strategy becomes a Hugging Face folder, on one machine without a GPU."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -10,58 +10,13 @@ from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from ...datamodules.rendering.tokenization import load_tokenizer
-from ..adapters import adapted_model, merged_weights, prefixed_model
-from ..prefixes import save_prefix
-from .checkpoints import KEY, checkpoint_extras, require_whole_checkpoint
-from .safetensors_folder import empty_model, write_weights
+from .checkpoints import require_whole_checkpoint
 
 READ_BYTES = 2**29
 """What is read from shards at a time."""
 
 PREFIX = "model."
 """What the module's parameters are called before the model's own names."""
-
-
-def export_checkpoint(
-    paths: Sequence[str],
-    tokenizer: str | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
-) -> None:
-    """Write the model of a checkpoint as a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
-
-    Weights are read and written a few at a time: a file through a memory map, a folder of shards by name. Those of
-    DeepSpeed are merged one by one from its partitions. Adapters are added to the weights they were trained beside,
-    which are read once more from where the training found them. A prefix is written alone, as peft writes it.
-
-    Args:
-        paths: Two: the checkpoint (a file, a folder of shards or a DeepSpeed folder), and the folder to be written,
-            with safetensors, configuration and tokenizer.
-        tokenizer: Hub name or folder of the tokenizer; the one of the training if left out.
-        dtype: Type of the weights; their own in the checkpoint if left out.
-
-    Raises:
-        ValueError: The checkpoint is not whole, or not one of crosstask.
-    """
-    if isinstance(paths, str) or len(paths) != 2:
-        raise ValueError(f"export takes two paths, a checkpoint and the folder to be written, got {paths}")
-    checkpoint, folder = paths
-    path = Path(checkpoint)
-    ours = checkpoint_extras(path).get(KEY)
-    if ours is None or "config" not in ours:
-        raise ValueError(f"{checkpoint} does not say which model it holds: it was not written by a module of crosstask")
-    like = empty_model(ours["architecture"], ours["config"])
-    own = load_tokenizer(tokenizer or ours["tokenizer"], eos=False)
-    weights = checkpoint_weights(path)
-    if "prefix" in ours.get("adapters", {}):
-        described = ours["adapters"]
-        model = prefixed_model(ours["architecture"], described, dict(weights), own, checkpoint)
-        save_prefix(model, own, Path(folder), weights=described["weights"])
-        return
-    if "adapters" in ours:
-        weights = merged_weights(adapted_model(ours["architecture"], ours["adapters"], dict(weights), checkpoint))
-    write_weights(weights, like, Path(folder), dtype=None if dtype is None else getattr(torch, dtype))
-    own.save_pretrained(folder)
 
 
 def checkpoint_weights(path: Path) -> Iterator[tuple[str, Tensor]]:

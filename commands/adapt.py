@@ -1,0 +1,193 @@
+"""``crosstask adapt``: many tasks, a scorer each, and what that gains over the language model's own answers."""
+
+import sys
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ..callbacks.report.adaptation_report import write_adaptation
+from ..callbacks.report.selection_table import by_size, print_table
+from ..datamodules.benchmarks import Benchmark
+from ..datamodules.messages import nearest
+from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
+from ..datamodules.scoring.sampled_examples import SampledExamples
+from ..datamodules.scoring.samples import ModelSamples, size_of_generator
+from ..lightning_modules.adaptation.adapted_scorers import AdaptedScorers, Record
+from ..lightning_modules.adaptation.scorer_training import ScorerTraining
+from ..lightning_modules.scoring.calibration import Calibration
+from ..lightning_modules.scoring.sampled_responses import SampledResponses, responses_of_files, to_responses
+from ..lightning_modules.scoring.selection import RESERVED, SCORER, Responses, selection_table
+from .shared.parser import is_ours
+
+
+def adapt_tasks(
+    train: Benchmark,
+    samples: list[str],
+    output: str,
+    training: ScorerTraining,
+    variants: dict[str, dict[str, Any]] | None = None,
+    test: Benchmark | None = None,
+    tasks: Sequence[str] = (),
+    prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
+    test_examples: int = 100,
+    augmentation: bool = True,
+    sizes: Sequence[int] = (1, 4),
+    keep_scorers: bool = False,
+    generator_parameters: float | None = None,
+    seed: int = 0,
+    cache: str = "~/.cache/crosstask",
+) -> None:
+    """Adapt a frozen language model to each task through a scorer of its own, and report the tasks together.
+
+    A task that fails is reported and the others go on. Started again, tasks that are done are not trained again; those
+    that were done with other settings are such failures.
+
+    Args:
+        train: Benchmark of the training instances.
+        samples: JSONL files of the language model's answers to training and test instances.
+        output: Folder of a file for each task, ``report.json``, ``report.md``, ``advantages.svg`` (the gain on each
+            task, as the paper's Figure 6) and ``choices.jsonl``.
+        training: How each scorer is trained.
+        variants: Further scorers, rows of the same table: by name, what changes in `training` (or `augmentation`), e.g.
+            {reward_model: {loss: pairwise}, no_pretraining: {pretrained: FacebookAI/roberta-large}}.
+        test: Benchmark of the test instances, where they are read apart; else the first of each task's file.
+        tasks: Names of the tasks; all that have test instances if empty.
+        prompt: How instructions are rendered.
+        test_examples: Most test instances of a task.
+        augmentation: Train on the model's answers, too; without them is an ablation of the paper.
+        sizes: Also choose among so many nucleus samples alone.
+        keep_scorers: Keep each task's scorers in ``scorers``, as folders that `crosstask select` and ``CrossEncoder``
+            load, instead of their scores alone; those that were not kept before are trained again.
+        generator_parameters: Of the language model, for `crosstask scaling`; as `crosstask samples` noted if left out.
+        seed: Decides how instructions read; the samples' own rendering seed.
+        cache: Folder of the store.
+    """
+    console, folder = Console(soft_wrap=True), Path(output).expanduser()
+    trainings = all_trainings(training, augmentation, variants or {})
+    (folder / "tasks").mkdir(parents=True, exist_ok=True)
+    names, answers = _tasks_to_adapt(test or train, tasks), ModelSamples(samples)
+    answers.require_files()
+    scorers = AdaptedScorers(
+        folder,
+        train,
+        answers,
+        trainings,
+        prompt=prompt,
+        tested_apart=test is not None,
+        test_examples=test_examples,
+        seed=seed,
+        keep=keep_scorers,
+        cache=cache,
+    )
+    responses: list[SampledResponses] = []
+    everything: list[Responses] = []
+    about: dict[str, dict[str, Any]] = {
+        name: {"training": asdict(own), "augmentation": augmented, "costs": {}}
+        for name, (own, augmented) in trainings.items()
+    }
+    failed: dict[str, str] = {}
+    for number, name in enumerate(names, start=1):
+        try:
+            sampled = responses_of_files(_test_part(test or train, name, prompt, test_examples, seed), answers)
+            _require_rows(sampled, trainings)
+            records = {scorer: scorers.record(name, sampled, scorer) for scorer in trainings}
+            scored = scored_responses(sampled, records)
+            for scorer, record in records.items():
+                about[scorer]["costs"][name] = record["cost"]
+            responses += sampled
+            everything += scored
+            console.print(f"{number}/{len(names)} {name}: {_line(scored, records)}", highlight=False)
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {error}"
+            if not is_ours(error):  # else the sentence says what is wrong
+                traceback.print_exc()
+            console.print(f"{number}/{len(names)} {name} failed: {failed[name]}", style="red", highlight=False)
+    if responses:
+        table = selection_table(everything)
+        size = generator_parameters or size_of_generator(samples)
+        means = by_size(everything, sizes)
+        write_adaptation(folder, table, responses, everything, about=about, failed=failed, sizes=means, parameters=size)
+        print_table(table, means)
+    if failed:
+        console.print(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}", style="red")
+        sys.exit(1)
+
+
+def _tasks_to_adapt(benchmark: Benchmark, tasks: Sequence[str]) -> list[str]:
+    """Names of the tasks, before anything is trained.
+
+    Raises:
+        ValueError: There is none, or no such one.
+    """
+    known = list(dict.fromkeys(benchmark.task_names("test")))
+    if not known:
+        raise ValueError(
+            "the benchmark of the training instances lists no task to test: give `test`, the benchmark of the test "
+            "instances, e.g. the validation part of BigBench"
+        )
+    if unknown := [name for name in tasks if name not in known]:
+        raise ValueError(f"no task {unknown[0]!r} among {len(known)} to test; {nearest(unknown[0], known)}")
+    return list(tasks) or known
+
+
+def all_trainings(
+    training: ScorerTraining, augmentation: bool, variants: Mapping[str, Mapping[str, Any]]
+) -> dict[str, tuple[ScorerTraining, bool]]:
+    """How each scorer is trained, and whether on the model's answers, too, by the scorer's name.
+
+    Raises:
+        ValueError: A variant has a name that is taken, or changes what no training has.
+    """
+    found = {SCORER: (training, augmentation)}
+    for name, changes in variants.items():
+        if name in RESERVED or "/" in name:
+            raise ValueError(
+                f"a variant cannot be called {name!r}: it names a row of the table and a file, and {SCORER} is the row "
+                f"of `training` itself; taken are {', '.join(sorted(RESERVED))}"
+            )
+        changed = {key: value for key, value in changes.items() if key != "augmentation"}
+        found[name] = training.changed(changed, f"variant {name}"), bool(changes.get("augmentation", augmentation))
+    return found
+
+
+def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, Record]) -> list[Responses]:
+    """Responses of a task with the scores of all scorers, and what each scorer has them weigh."""
+    found = []
+    for place, each in enumerate(sampled):
+        scores = {scorer: record["scores"][place] for scorer, record in records.items()}
+        found.append(
+            to_responses(
+                each,
+                scores,
+                ranked=[name for name, record in records.items() if record["settings"]["loss"] != "regression"],
+                calibrations={
+                    name: Calibration(**record["calibration"])
+                    for name, record in records.items()
+                    if record["calibration"]
+                },
+            )
+        )
+    return found
+
+
+def _require_rows(sampled: Sequence[SampledResponses], names: Iterable[str]) -> None:
+    """Refuse scorers that are called as a decoding is, before they are trained."""
+    to_responses(sampled[0], {name: [0.0] * len(sampled[0].samples) for name in names})
+
+
+def _test_part(benchmark: Benchmark, name: str, prompt: PromptForm, count: int, seed: int) -> SampledExamples:
+    return SampledExamples(
+        benchmark, prompt, ["test"], [name], validation_examples=0, test_examples=count, seed=seed, train_examples=0
+    )
+
+
+def _line(scored: Sequence[Responses], records: Mapping[str, Record]) -> str:
+    table = selection_table(scored, resamples=1)
+    mean = dict(zip(table.methods, table.mean, strict=True))
+    shown = [*records, table.best_single, "oracle"]
+    seconds = sum(record["cost"]["seconds"] for record in records.values())
+    return f"{', '.join(f'{name} {100 * mean[name]:.1f}' for name in shown)}; {seconds:.0f} s"

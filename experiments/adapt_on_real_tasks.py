@@ -1,0 +1,262 @@
+"""Adapt a pretrained language model to real tasks through scorers, without training it: does their choice beat its own?
+
+    python experiments/adapt_on_real_tasks.py FOLDER --generator MODEL --encoder ENCODER
+
+MODEL is a causal or encoder-decoder model, ENCODER a pretrained encoder (or a scorer): hub names or local folders.
+Tasks are read from $CROSSTASK_DATA: generative tasks of Super-NaturalInstructions in English, with short inputs and
+answers, of which a seed draws 20 (nobody picks them), and the generative folders of BIG-bench. Each task's training
+instances are answered by the model: after two solved examples (``--sampled shown``, in-context learning), or from the
+definition alone in its chat template (``--sampled chat``, zero-shot). One scorer learns from all tasks of
+Super-NaturalInstructions together, once, then one for each task from there, BIG-bench's, too, for each seed. With
+``--ablations 1`` the first seed has further rows (the paper's Table 6): scorers of each task from the encoder alone,
+and without the model's answers.
+
+Responses are the paper's (Cappy, arXiv 2311.06720, section 4.2) with greedy decoding in place of a beam of 4, which
+costs as much as the 16 samples. Every step goes on where it was when it is started again; ``--seeds`` may grow, and so
+may ``--tasks``: remove the shared scorer and what was adapted from it then.
+"""
+
+import argparse
+import json
+import os
+import random
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from crosstask.callbacks.report.adaptation_seeds import over_seeds
+from crosstask.cli import main as crosstask_main
+from crosstask.datamodules.benchmarks import BigBench
+
+PARTS = ("test", "train")
+
+DECODINGS = {
+    "greedy": {},
+    "sampling": {"sampling": True, "samples": 4},
+    "temperature": {"sampling": True, "samples": 4, "temperature": 0.9},
+    "top_k": {"sampling": True, "samples": 4, "top_k": 40},
+    "nucleus": {"sampling": True, "samples": 4, "top_p": 0.95},
+}
+
+PLAIN = {
+    "class_path": "OptImlPrompt",
+    "init_args": {"delimiters": ["\nAnswer:"], "instructions_share": 0.0, "task_share": 0.0, "input_share": 0.0},
+}
+"""The definition, where a task has one, and the input."""
+
+ASKED = {
+    "shown": ({"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 2}}, False),
+    "chat": (PLAIN, True),
+}
+"""What the model reads of Super-NaturalInstructions, and whether in its chat template."""
+
+JUDGED = {"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 0, "definition": False}}
+"""What the scorer reads: the input; a task's definition tells a scorer of that task nothing."""
+
+
+def is_eligible(task: dict[str, Any]) -> bool:
+    """A generative task in English, of natural language, with short inputs and answers."""
+    answers = [texts(each["output"])[0] for each in task["Instances"] if texts(each["output"])]
+    read = words(texts(task["Definition"])[0]) + median(words(each["input"]) for each in task["Instances"])
+    return (
+        {*task.get("Input_language", ()), *task.get("Output_language", ())} == {"English"}
+        and task["Categories"][0] != "Program Execution"
+        and len(answers) >= 100
+        and len(set(answers)) >= len(answers) / 4
+        and median(map(words, answers)) <= 10
+        and read <= 100
+    )
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def texts(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def drawn_tasks(folder: Path, count: int) -> list[str]:
+    """`count` of the eligible tasks, by a seed; a longer list begins with the shorter one."""
+    names = sorted(path.stem for path in folder.glob("*.json") if is_eligible(json.loads(path.read_text())))
+    random.Random(0).shuffle(names)
+    if len(names) < count:
+        raise SystemExit(f"{folder} holds {len(names)} eligible tasks, and {count} are sampled for")
+    return names[:count]
+
+
+def generative_folders(source: str) -> list[str]:
+    """Names of the BIG-bench tasks none of whose examples has options."""
+    everything = BigBench(source)
+    names = everything.task_names("test")
+    return [name for name in names if not any(example.options for example in everything.examples(name))]
+
+
+class Run:
+    """Commands of crosstask, each with a YAML in the folder that says what was run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, command: str, name: str, recipe: dict[str, Any]) -> None:
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+        crosstask_main([command, "--config", str(path)])
+
+
+def sample(run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, Any], part: str, *, chat: bool) -> Path:
+    """The model's answers to a part of tasks; likelihoods are for self-scoring, which training needs none of."""
+    output = run.folder / f"{name}_{part}"
+    counts = {"train_examples": settings.train, "validation_examples": 0, "test_examples": settings.test}
+    run(
+        "samples",
+        f"samples_{output.name}",
+        {
+            "examples": {**recipe, "parts": [part], **counts},
+            "generator": settings.generator,
+            "name": "model",
+            "decodings": DECODINGS,
+            "max_new_tokens": settings.max_new_tokens,
+            "stop": ["\n"],
+            "likelihood": part == "test",
+            "dtype": settings.dtype,
+            "chat": chat,
+            "output": str(output),
+        },
+    )
+    return output / "model-0000-of-0001.jsonl"
+
+
+def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, Any], samples: Path) -> Path:
+    """One scorer of all tasks, from the encoder, on their training instances; its folder."""
+    folder = run.folder / "shared"
+    if (folder / "config.json").exists():
+        return folder
+    data = {
+        "benchmark": benchmark,
+        "tokenizer": settings.encoder,
+        "prompt": JUDGED,
+        "samples": [str(samples)],
+        "row_length": 512,
+        "pair_length": 256,
+        "rows_per_step": 4,
+        "train_examples": settings.train,
+        "validation_examples": 0,
+        "test_examples": settings.test,
+        "cache": str(run.folder / "store"),
+    }
+    export = {"class_path": "HuggingFaceExport", "init_args": {"folder": str(folder)}}
+    model = {"pretrained": settings.encoder, "learning_rate": settings.learning_rate}
+    recipe = {
+        "seed_everything": 0,
+        "trainer": {
+            "devices": 1,
+            "precision": settings.precision,
+            "max_steps": settings.shared_steps,
+            "limit_val_batches": 0,
+            "num_sanity_val_steps": 0,
+            "enable_progress_bar": False,
+            "enable_checkpointing": False,
+            "logger": False,
+            "callbacks": [{"class_path": "PackingSummary"}, export],
+        },
+        "model": {"class_path": "ScorerModule", "init_args": model},
+        "data": {"class_path": "ScorerDataModule", "init_args": data},
+    }
+    run("fit", "shared", recipe)
+    return folder
+
+
+def adapt(
+    run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, Any], pretrained: Path, seed: int
+) -> dict[str, Any]:
+    """A scorer for each task, of one seed; the report."""
+    training = {
+        "pretrained": str(pretrained),
+        "steps": settings.steps,
+        "batch": 32,
+        "learning_rate": settings.learning_rate,
+        "row_length": 512,
+        "pair_length": 256,
+        "train_examples": settings.train,
+        "precision": settings.precision,
+        "seed": seed,
+    }
+    ablated = {"no pretraining": {"pretrained": settings.encoder}, "no augmentation": {"augmentation": False}}
+    variants = ablated if settings.ablations and seed == 0 else {}
+    output = run.folder / f"{name}_adapted_seed_{seed}"
+    common = {"training": training, "variants": variants, "test_examples": settings.test}
+    paths = {"output": str(output), "cache": str(run.folder / "store")}
+    run("adapt", f"adapt_{output.name}", {**recipe, **common, **paths})
+    found: dict[str, Any] = json.loads((output / "report.json").read_text())
+    return found
+
+
+def sampled_super_natural_instructions(
+    run: Run, settings: argparse.Namespace, folder: Path
+) -> tuple[dict[str, Any], Path]:
+    """The recipe of adapting to its tasks, and the answers to training instances."""
+    splits = run.folder / "splits"
+    splits.mkdir(exist_ok=True)
+    for split in PARTS:
+        names = drawn_tasks(folder / "tasks", settings.tasks)
+        (splits / f"{split}_tasks.txt").write_text("".join(f"{name}\n" for name in names))
+    where = {"folder": str(folder), "splits": str(splits.resolve())}
+    benchmark = {"class_path": "NaturalInstructions", "init_args": where}
+    prompt, chat = ASKED[settings.sampled]
+    sampled = {"benchmark": benchmark, "prompt": prompt}
+    answers = {part: sample(run, "superni", settings, sampled, part, chat=chat) for part in PARTS}
+    recipe = {"train": benchmark, "samples": [str(path) for path in answers.values()], "prompt": JUDGED}
+    return recipe, answers["train"]
+
+
+def sampled_bigbench(run: Run, settings: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The recipe of adapting to its tasks."""
+    names, answers, parts = generative_folders(str(folder)), {}, {}
+    chat = ASKED[settings.sampled][1]
+    for part in PARTS:
+        own = {"source": str(folder), "part": "validation" if part == "test" else part, "tasks": names}
+        parts[part] = {"class_path": "BigBench", "init_args": own}
+        answers[part] = sample(run, "bigbench", settings, {"benchmark": parts[part], "prompt": PLAIN}, part, chat=chat)
+    return {**parts, "samples": [str(path) for path in answers.values()], "prompt": PLAIN}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--generator", required=True)
+    parser.add_argument("--encoder", required=True)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("CROSSTASK_DATA", ".")))
+    parser.add_argument("--sampled", choices=list(ASKED), default="shown")
+    parser.add_argument("--tasks", type=int, default=20, help="of Super-NaturalInstructions")
+    parser.add_argument("--bigbench", type=int, default=1, help="0 leaves BIG-bench out")
+    parser.add_argument("--train", type=int, default=70, help="training instances of a task, with 17 answers each")
+    parser.add_argument("--test", type=int, default=40, help="test instances of a task")
+    parser.add_argument("--max_new_tokens", type=int, default=14)
+    parser.add_argument("--shared_steps", type=int, default=560, help="of the scorer of all tasks, about 40 pairs each")
+    parser.add_argument("--steps", type=int, default=40, help="of each task's scorer, 32 pairs each")
+    parser.add_argument("--learning_rate", type=float, default=2e-4)
+    parser.add_argument("--seeds", type=int, default=1, help="of the scorers of each task")
+    parser.add_argument("--ablations", type=int, default=0, help="1 for further rows of the first seed")
+    parser.add_argument("--dtype", default="float32", help="of the language model's weights")
+    parser.add_argument("--precision", default="32-true", help="in which scorers are trained, as the trainer's")
+    settings = parser.parse_args(arguments)
+    run = Run(settings.folder)
+    recipe, answers = sampled_super_natural_instructions(run, settings, settings.data / "superni")
+    recipes = {"superni": recipe}
+    if settings.bigbench:
+        recipes["bigbench"] = sampled_bigbench(run, settings, settings.data / "bigbench")
+    reports: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
+    scorer = shared_scorer(run, settings, recipe["train"], answers)
+    for seed in range(settings.seeds):
+        for name, own in recipes.items():
+            reports[name].append(adapt(run, name, settings, own, scorer, seed))
+    for name, found in reports.items():
+        print(f"\n{name}\n{over_seeds(found)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Sweeps of instruction optimization: how long instructions should be, and which tasks the outer level needs.
+
+    python experiments/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps length
+    python experiments/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps outer
+    python experiments/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps diversity
+
+`length` trains with 1 to 256 embeddings, which a row must have room for; `outer` with 1 to 59 of the paper's 60
+categories as outer tasks, or as many of the categories that the benchmark has (arXiv 2306.10098, section 5);
+`diversity` with outer tasks of categories drawn at random against outer tasks that are all alike, the groups that
+k-means makes of their definitions. Each setting is trained once by the recipe, and the validation's ROUGE-L at its end
+is printed; settings whose runs are found in the folder are not trained again.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from crosstask.commands.shared.recipe_runs import try_recipes
+
+LENGTHS = tuple(2**power for power in range(9))
+OUTER = (1, 10, 20, 30, 40, 50, 59)  # of 60
+SPLITS = 4  # of each kind
+
+
+def variants(sweep: str, categories: int) -> dict[str, dict[str, Any]]:
+    """By name, what is laid over the recipe."""
+    if sweep == "length":
+        return {f"length-{length}": {"data": {"init_args": {"instruction_length": length}}} for length in LENGTHS}
+    if sweep == "diversity":
+        clustered = {f"clustered-{group}": _split("ClusterSplit", groups=16, group=group) for group in range(SPLITS)}
+        outer = max(round(categories / 6), 1)
+        return clustered | {
+            f"diverse-{seed}": _split("CategorySplit", outer=outer, seed=seed) for seed in range(SPLITS)
+        }
+    counts = sorted({min(max(round(count * categories / 60), 1), categories - 1) for count in OUTER})
+    return {f"outer-{count}": _split("CategorySplit", outer=count) for count in counts}
+
+
+def _split(kind: str, **arguments: int) -> dict[str, Any]:
+    split = {"class_path": f"crosstask.datamodules.bilevel.meta_split.{kind}", "init_args": arguments}
+    return {"data": {"init_args": {"split": split}}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("sweep", choices=["length", "outer", "diversity"])
+    parser.add_argument("--categories", type=int, default=60, help="training categories that the benchmark has")
+    parser.add_argument("--max_steps", type=int, help="theta steps of each run in place of the recipe's")
+    arguments = parser.parse_args()
+    folder = str(arguments.folder / arguments.sweep)
+    tried = variants(arguments.sweep, arguments.categories)
+    try_recipes(arguments.recipe, folder, tried, metric="validation/rouge_l", max_steps=arguments.max_steps)
+
+
+if __name__ == "__main__":
+    main()

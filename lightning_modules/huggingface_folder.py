@@ -1,0 +1,53 @@
+"""A trained module as a folder that ``AutoModelForCausalLM.from_pretrained`` loads."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from .adapters import merged_weights
+from .instruction_tuning import InstructionTuningModule
+from .prefixes import save_prefix
+from .scorer import ScorerModule
+from .sharding.safetensors_folder import architecture_of, empty_model, whole_tensors, write_weights
+
+
+def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> None:
+    """Save a model in shards with its tokenizer, gathered one tensor at a time; every process must call it.
+
+    Args:
+        module: Holds the model and its tokenizer.
+        folder: What is written.
+        writes: Whether this process writes; the others send their parts.
+    """
+    model: Any = module.model
+    tensors = whole_tensors(model)
+    if not writes:
+        for _ in tensors:
+            pass
+        return
+    write_weights(tensors, empty_model(architecture_of(model), model.config.to_dict()), folder)
+    tokenizer: Any = module.tokenizer
+    tokenizer.save_pretrained(folder)
+
+
+def export_huggingface(module: L.LightningModule, folder: Path) -> None:
+    """Save a module's model and tokenizer with transformers.
+
+    The attention that packed the rows is a matter of training and not part of the folder; adapters are added to the
+    weights they stand beside, and a prefix is written alone, as peft writes it.
+    """
+    if not isinstance(module, InstructionTuningModule | ScorerModule):
+        raise ValueError(f"only a module around a model of transformers can be exported, got {type(module).__name__}")
+    module.configure_model()
+    assert module.model is not None
+    assert module.tokenizer is not None
+    if isinstance(module, InstructionTuningModule) and module.lora is not None:
+        empty = empty_model(architecture_of(module.model), module.model.config.to_dict())
+        write_weights(merged_weights(module.model), empty, folder)
+    elif isinstance(module, InstructionTuningModule) and module.prefix is not None:
+        assert module.pretrained is not None
+        save_prefix(module.model, module.tokenizer, folder, weights=module.pretrained)
+    else:
+        module.model.save_pretrained(folder)
+    module.tokenizer.save_pretrained(folder)

@@ -1,0 +1,36 @@
+"""A run that is asked to stop anywhere, and goes on as if it had not been."""
+
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from signalled_runs import logged, run, signalled, write_recipe
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model: dict) -> Path:
+    path = write_recipe(tmp_path_factory.mktemp("preemption"), toybench, tiny_model)
+    run(path, "undisturbed")
+    return path
+
+
+@pytest.mark.parametrize(("step", "within"), [(1, "training"), (2, "validation")])
+def test_a_run_that_was_asked_to_stop_ends_as_an_undisturbed_one(recipe: Path, step: int, within: str) -> None:
+    handler = signal.getsignal(signal.SIGUSR1)
+    folder, name = recipe.parent, f"{within}_{step}"
+    run(recipe, f"{name}-0", *signalled(step, within))
+    assert signal.getsignal(signal.SIGUSR1) == handler
+    saved = torch.load(folder / name / "last.ckpt", weights_only=False)["global_step"]
+    assert saved == step + (within == "training")
+    run(recipe, f"{name}-1")
+    expected, found = logged(folder, ["undisturbed"]), logged(folder, [f"{name}-0", f"{name}-1"])
+    assert [step for step, key in expected if key == "train/loss"] == [0, 1, 2, 3]
+    assert len({step for step, key in expected if key.startswith("validation/")}) == 2
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_validation_that_no_run_will_repeat_is_told_of(recipe: Path) -> None:
+    with pytest.warns(UserWarning, match="preempted in the validation after the last step, which a resumed run does"):
+        run(recipe, "last-0", *signalled(4, "validation"))
+    assert (recipe.parent / "last" / "last.ckpt").is_file()

@@ -1,0 +1,98 @@
+"""Score against log size: from reports to points, and from points to places in the drawing."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from crosstask.cli import main
+from crosstask.commands.scaling import plot_scaling
+from crosstask.datamodules.scoring.samples import note_generator, size_of_generator
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def adapted(folder: Path, parameters: float | None, scorer: float, best: str) -> str:
+    """A report of adapt with four rows, the best of its two decodings at 0.2."""
+    means = {"beam": 0.1, "nucleus": 0.1, "self-score, sum": 0.15, "scorer": scorer, best: 0.2}
+    methods = {name: {"mean": mean, "low": mean - 0.01, "high": mean + 0.01} for name, mean in means.items()}
+    report = {
+        "methods": methods,
+        "best_single": best,
+        "scorers": {"scorer": {}},
+        "generator": {"parameters": parameters},
+    }
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(report))
+    return str(folder)
+
+
+def circles(path: Path) -> list[tuple[float, float]]:
+    root = ElementTree.parse(path).getroot()
+    return [(float(each.get("cx", "")), float(each.get("cy", ""))) for each in root.iter(f"{SVG}circle")]
+
+
+def test_rows_of_one_name_are_a_line_over_the_logarithm_of_sizes(tmp_path: Path) -> None:
+    """1M, 10M and 1000M: the second stands at a third of the way."""
+    reports = [
+        adapted(tmp_path / "c", 1e9, 0.5, "beam"),
+        adapted(tmp_path / "a", 1e6, 0.3, "nucleus"),
+        adapted(tmp_path / "b", 1e7, 0.4, "beam"),
+    ]
+    main(["scaling", *reports, "--output", str(tmp_path / "out.svg")])
+    found = circles(tmp_path / "out.svg")
+    assert len(found) == 9  # scorer, the best single decoding, self-score; highest at the largest size first
+    (x0, y0), (x1, y1), (x2, y2) = found[:3]
+    assert (x1 - x0) / (x2 - x0) == pytest.approx(1 / 3, abs=1e-3)
+    assert (y0 - y1) / (y0 - y2) == pytest.approx(1 / 2, abs=1e-2)  # 0.3, 0.4, 0.5
+    assert len({y for _, y in found[3:6]}) == 1  # 0.2, of whichever decoding
+    root = ElementTree.parse(tmp_path / "out.svg").getroot()
+    texts = [text.text for text in root.iter(f"{SVG}text")]
+    assert {"1M", "10M", "100M", "1B", "scorer", "best single decoding", "self-score, sum"} <= set(texts)
+
+
+def test_models_of_classify_have_their_own_sizes(tmp_path: Path) -> None:
+    def model(parameters: int, mean: float) -> dict[str, object]:
+        return {"parameters": parameters, "mean": {"template_mean": mean, "pooled": 0.0}, "tasks": {}}
+
+    for name, large in (("one", 0.5), ("two", 0.7)):
+        models = {"cappy": model(10**8 if name == "one" else 10**9, large), "flan": model(10**9, 0.6)}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"models": models}))
+    files = [str(tmp_path / "one.json"), str(tmp_path / "two.json")]
+    plot_scaling(files, str(tmp_path / "out.svg"), rows=["cappy"])
+    (x0, y0), (x1, y1) = circles(tmp_path / "out.svg")
+    assert x1 > x0
+    assert y1 < y0
+    with pytest.raises(ValueError, match="no report has a row 'capy'; there are cappy, flan"):
+        plot_scaling(files, rows=["capy"])
+
+
+def test_what_says_no_size_or_is_no_report_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run `crosstask adapt` again with generator_parameters"):
+        plot_scaling([adapted(tmp_path / "a", None, 0.3, "beam")])
+    (tmp_path / "b.json").write_text("[]")
+    for name in ("b.json", "c.json"):
+        with pytest.raises(ValueError, match="is no report of"):
+            plot_scaling([str(tmp_path / name)])
+
+
+def test_the_size_of_a_generator_is_noted_beside_its_samples(tmp_path: Path) -> None:
+    files = [tmp_path / f"flan-{part}.jsonl" for part in range(2)]
+    assert size_of_generator(files) is None
+    note_generator(files[0], "flan", 80)
+    assert size_of_generator(files[:1]) == 80
+    assert size_of_generator(files) is None
+    note_generator(files[1], "flan", 80)
+    assert size_of_generator(files) == 80
+    note_generator(files[1], "other", 80)
+    assert size_of_generator(files) is None
+
+
+def test_reports_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+    one = adapted(tmp_path / "a", 1e6, 0.3, "beam")
+    with pytest.raises(ValueError, match="a report is given twice"):
+        plot_scaling([one, f"{one}/"], str(tmp_path / "out.svg"))
+    (tmp_path / "classify.json").write_text(json.dumps({"models": {}}))
+    with pytest.raises(ValueError, match="of ROUGE-L and those of classify of accuracy: draw them apart"):
+        plot_scaling([one, str(tmp_path / "classify.json")], str(tmp_path / "out.svg"))

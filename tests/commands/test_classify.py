@@ -1,0 +1,140 @@
+"""Zero-shot classification: accuracy by template and pooled, by a scorer and by a language model."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+
+from crosstask.commands.classify import classify_tasks
+from crosstask.datamodules.benchmarks import Benchmark, Split
+from crosstask.datamodules.schema import Example, Task
+from crosstask.lightning_modules.models import build_model, model_config
+from crosstask.lightning_modules.scoring.classification import (
+    Question,
+    accuracies,
+    accuracies_by_chance,
+    read_questions,
+)
+from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder
+from crosstask.lightning_modules.scoring.sampling import load_generator
+
+
+class Templated(Benchmark):
+    """Two tasks: one of two templates of 3 and 1 examples, and one without options."""
+
+    def task_names(self, split: Split) -> list[str]:
+        return ["choice", "free"] if split == "train" else []
+
+    def task(self, name: str) -> Task:
+        return Task("templated", name, "c", instruction_level="instance")
+
+    def examples(self, name: str) -> Iterator[Example]:
+        for place, template in enumerate("xxxy"):
+            options = ("cat", "dog") if name == "choice" else ()
+            answer = place % 2 if options else None
+            yield Example(name, f"{place}", place, f"list: {place} Answer:", ("dog",), template, options, answer)
+
+    def fingerprint(self, name: str) -> str:
+        return name
+
+
+def test_the_papers_text_and_its_program_count_differently() -> None:
+    """Template x is right 3 times of 4, y 0 of 1: 3/8 as a mean over templates, 3/5 pooled."""
+    sampled = [Question("t", template, "?", ("a", "b"), 1) for template in "xxxxy"]
+    found = accuracies([*sampled, Question("u", "z", "?", ("a",), 0)], [1, 1, 1, 0, 0, 0])
+    assert found["t"] == (0.375, 0.6, 2, 5)
+    assert found["u"] == (1.0, 1.0, 1, 1)
+    three = Question("t", "x", "?", ("a", "b", "c"), 1)
+    assert accuracies_by_chance([three, sampled[0], sampled[-1]])["t"] == (
+        pytest.approx(11 / 24),
+        pytest.approx(4 / 9),
+        2,
+        3,
+    )
+
+
+def test_so_many_rows_are_asked_in_all_their_templates() -> None:
+    class Rows(Templated):
+        def examples(self, name: str) -> Iterator[Example]:
+            for row in range(3):
+                for template in "xy":
+                    options = ("cat", "cat") if row == 1 else ("cat", "dog")
+                    yield Example(name, f"{row}{template}", row, f"{row}?", ("dog",), template, options, 1)
+
+    skipped: Counter[str] = Counter()
+    sampled = list(read_questions(Rows(), "choice", None, 0, skipped, rows=2))
+    assert [(question.instruction, question.template) for question in sampled] == [("0?", "x"), ("0?", "y")]
+    assert skipped == {"duplicate responses": 2}  # of row 1
+
+
+def test_a_scorer_answers_with_its_best_option(toybench: Path, tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
+    fields: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "pad_token_id": 0}
+    torch.manual_seed(0)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), num_attention_heads=2, max_position_embeddings=66, num_labels=1, **fields
+    )
+    model = RobertaForSequenceClassification(config)
+    model.save_pretrained(tmp_path / "scorer")
+    tokenizer.save_pretrained(tmp_path / "scorer")
+    classify_tasks(Templated(), str(tmp_path / "out.json"), scorer=str(tmp_path / "scorer"), max_length=64)
+    report = json.loads((tmp_path / "out.json").read_text())
+    found = report["models"]["scorer"]
+    encoder = CrossEncoder.from_pretrained(str(tmp_path / "scorer"), max_length=64)
+    right = [encoder.rank(f"list: {n} Answer:", ["cat", "dog"])[0][0] == n % 2 for n in range(4)]
+    assert found["tasks"]["choice"]["pooled"] == sum(right) / 4
+    assert found["tasks"]["choice"]["template_mean"] == (sum(right[:3]) / 3 + right[3]) / 2
+    assert report["missing"] == ["free"]
+    assert report["skipped"] == {"no options to choose from": 4}
+    assert found["parameters"] == model.num_parameters()
+    assert report["chance"]["mean"] == {"template_mean": 0.5, "pooled": 0.5}
+
+    torch.nn.init.zeros_(model.classifier.out_proj.bias)
+    torch.nn.init.zeros_(model.classifier.dense.bias)
+    model.classifier.out_proj.weight.data.neg_()  # likes best what the other likes least
+    model.save_pretrained(tmp_path / "contrary")
+    tokenizer.save_pretrained(tmp_path / "contrary")
+    both = {"cappy": str(tmp_path / "scorer"), "contrary": str(tmp_path / "contrary")}
+    classify_tasks(Templated(), str(tmp_path / "out.json"), scorer=both, max_length=64)
+    models = json.loads((tmp_path / "out.json").read_text())["models"]
+    assert models["cappy"] == found
+    assert models["contrary"]["mean"]["pooled"] == 1 - found["mean"]["pooled"]
+    with pytest.raises(ValueError, match="a scorer and a generator are both called cappy"):
+        classify_tasks(Templated(), "out.json", scorer=both, generator={"cappy": "model"})
+    with pytest.raises(ValueError, match="none of 1 tasks has an example with options"):
+        classify_tasks(Templated(), str(tmp_path / "out.json"), scorer=str(tmp_path / "scorer"), tasks=["free"])
+
+
+def test_a_language_model_answers_with_its_likeliest_option(
+    toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
+    config = model_config({**tiny_model, "initializer_range": 0.5}, vocabulary=len(tokenizer), dropout=None)
+    model = build_model(config, weights=None, vocabulary=len(tokenizer), attention="sdpa", dtype=torch.float32)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    classify_tasks(Templated(), str(tmp_path / "out.json"), generator=str(tmp_path / "model"), max_length=64)
+    models = json.loads((tmp_path / "out.json").read_text())["models"]
+    found = models["generator"]["tasks"]["choice"]
+    loaded, _ = load_generator(str(tmp_path / "model"))
+    right = []
+    for n in range(4):
+        totals = []
+        for option in ("cat", "dog"):
+            source = tokenizer(f"list: {n} Answer:")["input_ids"]
+            ids = torch.tensor([[*source, *tokenizer(f" {option}")["input_ids"], tokenizer.eos_token_id]])
+            with torch.no_grad():
+                logs = loaded(ids, attention_mask=torch.ones_like(ids)).logits.log_softmax(-1)
+            totals.append(float(logs[0, len(source) - 1 : -1].gather(1, ids[0, len(source) :, None]).sum()))
+        right.append(totals.index(max(totals)) == n % 2)
+    assert found["pooled"] == sum(right) / 4
+
+
+def test_somebody_answers() -> None:
+    with pytest.raises(ValueError, match="give a scorer or a generator, or both"):
+        classify_tasks(Templated(), "out.json")

@@ -1,0 +1,351 @@
+"""Samples of language models: their files, and the command that writes them."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+
+from crosstask.cli import main
+from crosstask.commands.samples import write_samples
+from crosstask.commands.select import select_samples
+from crosstask.datamodules import NaturalInstructions, ScorerDataModule
+from crosstask.datamodules.packing.replicas import Process, process_of_job
+from crosstask.datamodules.scoring.sampled_examples import SampledExamples
+from crosstask.datamodules.scoring.samples import ModelSamples, Sample, SampleFile, read_samples
+from crosstask.lightning_modules import CrossEncoder
+from crosstask.lightning_modules.evaluation.generation import Decoding, generate
+from crosstask.lightning_modules.models import build_model, model_config
+from crosstask.lightning_modules.scoring import sampling
+from crosstask.lightning_modules.scoring.sampled_responses import responses_of_files
+from crosstask.lightning_modules.scoring.sampling import load_generator, with_likelihoods
+
+TASK = "task001_toy_copy_animals"
+DECODINGS = {"greedy": Decoding(), "nucleus": Decoding(sampling=True, samples=2, top_p=0.9)}
+T5 = {"model_type": "t5", "d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def generators(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model: dict[str, Any]) -> Path:
+    """Folders of a causal and of an encoder-decoder model, with random weights."""
+    folder = tmp_path_factory.mktemp("generators")
+    tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
+    for name, fields in (
+        ("causal", {**tiny_model, "initializer_range": 0.5}),
+        ("pair", {**T5, "decoder_start_token_id": 0}),
+    ):
+        torch.manual_seed(0)
+        config = model_config(fields, vocabulary=len(tokenizer), dropout=None)
+        model = build_model(config, weights=None, vocabulary=len(tokenizer), attention="sdpa", dtype=torch.float32)
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def examples(toybench: Path) -> SampledExamples:
+    return SampledExamples(
+        NaturalInstructions(str(toybench)), parts=["train"], tasks=[TASK], train_examples=6, validation_examples=0
+    )
+
+
+def lines(folder: Path) -> list[str]:
+    return [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
+
+
+# --- files ---
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_example(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    file = SampleFile(path, {"seed": 0}, expected=2)
+    for example in ("1", "2"):
+        file.write(("t", example), [Sample("x y"), Sample("z")])
+    whole = path.read_bytes()
+    for torn in (Sample("half").line("t", "3").encode(), Sample("half").line("t", "3").encode()[:9]):
+        path.write_bytes(whole + torn)
+        assert SampleFile(path, {"seed": 0}, expected=2).done == {("t", "1"), ("t", "2")}
+        assert path.read_bytes() == whole
+    with pytest.raises(ValueError, match=r'samples of other settings: +"seed": 0; sampled for are +"seed": 1'):
+        SampleFile(path, {"seed": 1}, expected=2)
+
+
+def test_samples_are_held_a_task_at_a_time(tmp_path: Path) -> None:
+    """Lines of tasks may alternate, within a file and over files."""
+    first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
+    first.write_text("".join(Sample(text).line(task, "1") for task, text in [("t", "a"), ("u", "ü"), ("t", "b")]))
+    second.write_text("\n" + Sample("c").line("t", "2") + Sample("d").line("t", "1"))
+    samples = ModelSamples([str(first), str(second)])
+    assert samples.of("t") == {"1": ["a", "b", "d"], "2": ["c"]}
+    assert samples.of("u") == {"1": ["ü"]}
+    assert samples.of("t") == {"1": ["a", "b", "d"], "2": ["c"]}
+
+
+@pytest.mark.parametrize("field", [{"sample": "0"}, {"log_likelihood": "low"}, {"tokens": 1.5}])
+def test_a_field_of_another_type_is_named(tmp_path: Path, field: dict[str, Any]) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"task": "t", "id": "1", "response": "a", **field}) + "\n")
+    with pytest.raises(ValueError, match=rf"a.jsonl:1: {next(iter(field))} should be a number"):
+        list(read_samples([path]))
+
+
+# --- the command ---
+
+
+@pytest.mark.parametrize("kind", ["causal", "pair"])
+def test_samples_do_not_depend_on_processes_or_restarts(
+    kind: str, generators: Path, examples: SampledExamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(folder: str, **options: Any) -> None:
+        write_samples(
+            examples, str(tmp_path / folder), str(generators / kind), decodings=DECODINGS, max_new_tokens=5, **options
+        )
+
+    run("alone")
+    for rank in range(2):
+        monkeypatch.setattr(sampling, "process_of_job", lambda rank=rank: Process(rank, 2))
+        run("two")
+    monkeypatch.undo()
+    alone = lines(tmp_path / "alone")
+    assert sorted(lines(tmp_path / "two")) == sorted(alone)
+    assert len(alone) == 6 * 3
+    records = [json.loads(line) for line in alone]
+    assert {(record["decoding"], record["sample"]) for record in records} == {
+        ("greedy", 0),
+        ("nucleus", 0),
+        ("nucleus", 1),
+    }
+    assert all(record["log_likelihood"] < 0 < record["tokens"] for record in records if record["response"])
+
+    [path] = (tmp_path / "alone").glob("*.jsonl")
+    path.write_text("".join(f"{line}\n" for line in alone[:8]))
+    calls: list[int] = []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(len(args[2]))
+        return generate(*args, **options)
+
+    monkeypatch.setattr(sampling, "generate", counted)
+    run("alone")
+    assert calls == [4]
+    assert sorted(lines(tmp_path / "alone")) == sorted(alone)
+    run("alone")
+    assert calls == [4]  # nothing is left
+    with pytest.raises(ValueError, match="holds samples of other settings"):
+        run("alone", seed=1)
+
+
+def test_the_scorer_learns_from_what_the_command_writes(
+    generators: Path, toybench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "examples.benchmark": "NaturalInstructions",
+        "examples.benchmark.folder": str(toybench),
+        "examples.parts": '["train"]',
+        "examples.tasks": f'["{TASK}"]',
+        "examples.train_examples": "6",
+        "output": str(tmp_path / "samples"),
+        "generator": str(generators / "causal"),
+        "max_new_tokens": "5",
+    }
+    main(["samples", *(f"--{name}={value}" for name, value in options.items())])
+    [path] = (tmp_path / "samples").glob("*.jsonl")
+    found = Counter(json.loads(line)["decoding"] for line in path.read_text().splitlines())
+    assert found == {"beam": 6, "sampling": 24, "temperature": 24, "top_k": 24, "nucleus": 24}
+
+    def stored(**samples: Any) -> int:
+        data = ScorerDataModule(
+            NaturalInstructions(str(toybench)),
+            str(toybench / "tokenizer"),
+            row_length=256,
+            pair_length=128,
+            train_examples=6,
+            cache=str(tmp_path / "store"),
+            **samples,
+        )
+        data.prepare_data()
+        data.setup("fit")
+        return dict(zip(data.plan.mixture.names, data.plan.mixture.sizes, strict=True))[TASK]  # type: ignore[union-attr]
+
+    assert stored(samples=[str(path)]) > stored() + 12
+
+
+def test_log_likelihoods_are_those_of_transformers(generators: Path) -> None:
+    model, tokenizer = load_generator(str(generators / "causal"))
+    [[sample, empty]] = with_likelihoods(model, tokenizer, ["list: cat"], [[Sample("cat dog"), Sample("")]])
+    theirs = AutoModelForCausalLM.from_pretrained(generators / "causal").eval()
+    source = tokenizer("list: cat")["input_ids"]
+    ids = torch.tensor([[*source, *tokenizer(" cat dog")["input_ids"], tokenizer.eos_token_id]])
+    with torch.no_grad():
+        logs = theirs(ids).logits.log_softmax(-1)[0, len(source) - 1 : -1].gather(1, ids[0, len(source) :, None])
+    assert sample.log_likelihood == pytest.approx(float(logs.sum()), abs=1e-4)
+    assert sample.tokens == len(logs)
+    assert (empty.log_likelihood, empty.tokens) == (None, None)
+
+
+CHAT = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content }}\n{% endfor %}assistant\n"
+
+
+def test_a_chat_model_is_asked_in_its_template_and_answers_right_behind_it(
+    generators: Path, examples: SampledExamples, tmp_path: Path
+) -> None:
+    """As transformers itself would: no space stands between the template and the answer, and bos is there once."""
+    model = AutoModelForCausalLM.from_pretrained(generators / "causal").eval()
+    tokenizer = AutoTokenizer.from_pretrained(generators / "causal")
+    tokenizer.chat_template, tokenizer.bos_token = CHAT, tokenizer.eos_token
+    model.save_pretrained(tmp_path / "chat")
+    tokenizer.save_pretrained(tmp_path / "chat")
+    settings: dict[str, Any] = {"decodings": {"greedy": Decoding()}, "max_new_tokens": 5}
+    write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, **settings)
+    found = {key[1]: sample for key, sample in read_samples((tmp_path / "out").glob("*.jsonl"))}
+    for prompt in examples.prompts():
+        message = [{"role": "user", "content": prompt.source}]
+        sampled = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_tensors="pt")["input_ids"]
+        assert sampled[0].tolist().count(tokenizer.bos_token_id) == 1
+        sample = found[prompt.example.id]
+        assert sample.response
+        greedy = model.generate(sampled, do_sample=False, max_new_tokens=5, pad_token_id=tokenizer.pad_token_id)
+        assert sample.response == tokenizer.decode(greedy[0, sampled.shape[1] :], skip_special_tokens=True).strip()
+        answer = [*tokenizer(sample.response)["input_ids"], tokenizer.eos_token_id]
+        ids = torch.cat([sampled, torch.tensor([answer])], dim=1)
+        with torch.no_grad():
+            logs = (
+                model(ids).logits.log_softmax(-1)[0, sampled.shape[1] - 1 : -1].gather(1, torch.tensor(answer)[:, None])
+            )
+        assert sample.log_likelihood == pytest.approx(float(logs.sum()), abs=1e-3)
+    with pytest.raises(ValueError, match="brings its own bos"):
+        write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, bos=True)
+    with pytest.raises(ValueError, match="has no chat template: ask in plain text"):
+        write_samples(examples, str(tmp_path / "none"), str(generators / "causal"), chat=True)
+
+
+def test_answers_of_another_program_are_checked_and_taken_over(examples: SampledExamples, tmp_path: Path) -> None:
+    sampled = [prompt.example.id for prompt in examples.prompts()]
+    answers = tmp_path / "api.jsonl"
+    records = [{"task": TASK, "id": sampled[0], "response": text, "model": "x"} for text in (" a", "b")]
+    answers.write_text("".join(json.dumps(record) + "\n" for record in records))
+    write_samples(examples, str(tmp_path / "out"), answers=[str(answers)], name="api")
+    found = list(read_samples((tmp_path / "out").glob("*.jsonl")))
+    assert found == [((TASK, sampled[0]), Sample(text, "api", "", n)) for n, text in enumerate("ab")]
+    answers.write_text(json.dumps({"task": TASK, "id": "absent", "response": "a"}) + "\n")
+    with pytest.raises(ValueError, match=f"an answer to {TASK} absent, which is none of the 6 examples"):
+        write_samples(examples, str(tmp_path / "out"), answers=[str(answers)])
+    with pytest.raises(ValueError, match="give either a generator or files of answers"):
+        write_samples(examples, str(tmp_path / "out"))
+
+
+def test_prompts_are_written_for_another_program(examples: SampledExamples, tmp_path: Path) -> None:
+    write_samples(examples, str(tmp_path), prompts_only=True)
+    sampled = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]
+    assert sampled == [{"task": TASK, "id": p.example.id, "prompt": p.source} for p in examples.prompts()]
+    answers = tmp_path / "api.jsonl"
+    lines = [json.dumps({**line, "response": "a"}) for line in sampled]
+    answers.write_text("\n".join(lines), encoding="utf-8-sig")  # as some editors save it
+    write_samples(examples, str(tmp_path / "out"), answers=[str(answers)])
+    assert len(list(read_samples((tmp_path / "out").glob("*.jsonl")))) == len(sampled)
+    answers.write_bytes('{"task": "é"}'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"api\.jsonl:1: not UTF-8"):
+        write_samples(examples, str(tmp_path / "out"), answers=[str(answers)])
+
+
+def test_a_type_that_torch_does_not_have_is_named(generators: Path) -> None:
+    with pytest.raises(ValueError, match=r"dtype must be a type of torch, .* got 'fp16'"):
+        load_generator(str(generators / "causal"), dtype="fp16")
+
+
+def test_a_model_that_is_not_there_is_named(examples: SampledExamples, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no model .*absent.*expected a hub name or a folder"):
+        write_samples(examples, str(tmp_path / "out"), str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Process()),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Process(3, 4, 1)),
+        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}, Process(1, 2, 1)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Process()),  # a batch script that starts no tasks
+        (
+            {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "4"},
+            Process(2, 4),
+        ),
+    ],
+)
+def test_a_process_knows_its_share(environment: dict[str, str], expected: Process) -> None:
+    assert process_of_job(environment) == expected
+
+
+# --- selection among them ---
+
+
+def test_a_scorer_selects_among_samples(
+    generators: Path, examples: SampledExamples, toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decodings = {"greedy": Decoding(), "nucleus": Decoding(sampling=True, samples=4)}
+    write_samples(examples, str(tmp_path), str(generators / "causal"), decodings=decodings, max_new_tokens=5)
+    files = [str(path) for path in tmp_path.glob("*.jsonl")]
+    config = RobertaConfig(
+        vocab_size=len(AutoTokenizer.from_pretrained(toybench / "tokenizer")),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=130,
+        pad_token_id=0,
+        num_labels=1,
+        initializer_range=0.5,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "scorer")
+    AutoTokenizer.from_pretrained(toybench / "tokenizer").save_pretrained(tmp_path / "scorer")
+    out = tmp_path / "selection"
+    select_samples(examples, files, str(out), str(tmp_path / "scorer"), max_length=128)
+    assert "Spearman of score and ROUGE-L" in capsys.readouterr().out
+    found = json.loads((out / "selection.json").read_text())
+    assert found["instances"] == 6
+    assert set(found["sizes"]) == {"1", "4", "5"}
+    lines = [json.loads(line) for line in (out / "choices.jsonl").read_text().splitlines()]
+    encoder = CrossEncoder.from_pretrained(str(tmp_path / "scorer"), max_length=128)
+    chosen = []
+    for line in lines:
+        ranked = encoder.rank(line["prompt"].strip(), [each["response"] for each in line["responses"]])
+        assert line["choices"]["scorer"] == line["responses"][ranked[0][0]]["response"]
+        chosen.append(line["responses"][ranked[0][0]]["rouge_l"])
+    assert found["methods"]["scorer"]["mean"] == pytest.approx(sum(chosen) / 6)
+    assert found["sizes"]["5"]["scorer"] == pytest.approx(sum(chosen) / 6)
+    with pytest.raises(ValueError, match=r"1 of 7 examples have no response in .*finish the samples"):
+        responses_of_files(replace(examples, train_examples=7), ModelSamples(files))
+    with pytest.raises(ValueError, match="there is no example to choose for"):
+        responses_of_files(replace(examples, train_examples=0), ModelSamples(files))
+
+
+def test_generators_are_candidates_together(examples: SampledExamples, tmp_path: Path) -> None:
+    path = tmp_path / "both.jsonl"
+    ids = [prompt.example.id for prompt in examples.prompts()]
+    path.write_text(
+        "".join(Sample("a", name, "beam").line(TASK, example) for example in ids for name in ("flan", "bart"))
+    )
+    assert [sample.decoding for sample in responses_of_files(examples, ModelSamples([str(path)]))[0].samples] == [
+        "flan beam",
+        "bart beam",
+    ]
+
+
+def test_generators_that_cannot_be_told_apart_or_answer_in_part_are_told(
+    examples: SampledExamples, tmp_path: Path
+) -> None:
+    ids = [prompt.example.id for prompt in examples.prompts()]
+    first, second, third = (str(tmp_path / f"{n}.jsonl") for n in range(3))
+    lines = [Sample("a", "flan", "nucleus", n).line(TASK, example) for example in ids for n in range(2)]
+    Path(first).write_text("".join(lines))
+    Path(second).write_text("".join(lines))
+    Path(third).write_text(Sample("b", "bart", "nucleus", 0).line(TASK, ids[0]))
+    with pytest.raises(ValueError, match="has samples of nucleus by 'flan' twice: give generators different names"):
+        responses_of_files(examples, ModelSamples([first, second]))
+    with pytest.raises(ValueError, match=r"0\.jsonl is given twice"):
+        ModelSamples([first, first])
+    with pytest.warns(UserWarning, match=r"not every generator answered all 6 examples \(bart 1\)"):
+        responses_of_files(examples, ModelSamples([first, third]))

@@ -1,0 +1,83 @@
+"""Searching splits and sweeping settings: runs of their own, the best by validation, nothing trained twice."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import crosstask
+from crosstask.commands.shared.recipe_runs import run_settings, try_recipes
+from crosstask.commands.splits import search_splits
+
+RECIPE = Path(crosstask.__file__).parent / "configs/instruction_optimization_toybench.yaml"
+
+
+@pytest.fixture
+def recipe(toybench: Path, tmp_path: Path, tiny_model: dict) -> Path:
+    """The recipe of the embedded benchmark, made small."""
+    small = yaml.safe_load(RECIPE.read_text())
+    small["trainer"]["limit_val_batches"] = 2
+    small["model"]["init_args"] |= {"config": {**tiny_model, "num_hidden_layers": 1}, "warmup_steps": 1}
+    small["data"]["init_args"] |= {"tokenizer": str(toybench / "tokenizer"), "inner_steps": 2, "inner_rows": 2}
+    small["data"]["init_args"] |= {"outer_rows": 2, "train_examples": 8, "validation_examples": 1, "max_new_tokens": 4}
+    small["data"]["init_args"]["benchmark"]["init_args"]["folder"] = str(toybench)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(small))
+    return path
+
+
+def finish(recipe: Path, folder: Path, losses: dict[int, float], groups: int, steps: int) -> None:
+    """Leave what a search over clusters would have left of finished runs."""
+    prefix = "crosstask.datamodules.bilevel.meta_split"
+    for group in losses:
+        split = {"class_path": f"{prefix}.ClusterSplit", "init_args": {"groups": groups, "group": group}}
+        run = folder / f"cluster-{group}"
+        run.mkdir(parents=True)
+        changes = {"data": {"init_args": {"split": split}}}
+        (run / "recipe.yaml").write_text(
+            yaml.safe_dump(run_settings(yaml.safe_load(recipe.read_text()), changes, run, steps))
+        )
+    results = {f"cluster-{group}": {"validation/loss": loss} for group, loss in losses.items()}
+    (folder / "results.json").write_text(json.dumps(results))
+
+
+def test_the_best_split_is_the_best_by_validation_and_nothing_is_trained_twice(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "search"
+    finish(recipe, folder, {0: 1e9, 2: 1e8}, groups=3, steps=2)  # two of three are done
+    search_splits(str(recipe), str(folder), splits=3, kind="cluster", metric="validation/loss", max_steps=2)
+    results = json.loads((folder / "results.json").read_text())
+    assert 0 < results["cluster-1"]["validation/loss"] < 100
+    assert not list((folder / "cluster-0").glob("version_*"))
+    best = yaml.safe_load((folder / "best_split.yaml").read_text())
+    assert best["data"]["init_args"]["split"]["init_args"] == {"groups": 3, "group": 1}
+    ran = yaml.safe_load((folder / "cluster-1/recipe.yaml").read_text())
+    assert ran["trainer"]["max_steps"] == ran["trainer"]["val_check_interval"] == 2
+    assert ran["data"]["init_args"]["split"] == best["data"]["init_args"]["split"]
+    assert ran["data"]["init_args"]["inner_rows"] == 2  # the rest is the recipe's
+
+    # Another metric of a finished run is read from what it logged, and other settings are another run's.
+    only = {"cluster-1": {"data": {"init_args": {"split": ran["data"]["init_args"]["split"]}}}}
+    found = try_recipes(str(recipe), str(folder), only, metric="validation/rouge_l", max_steps=2)
+    assert 0 <= found["cluster-1"] <= 100
+    assert len(list((folder / "cluster-1").glob("version_*"))) == 1
+    with pytest.raises(
+        ValueError, match=r"cluster-1 holds a run of other settings: trainer.max_steps is 2 there and 3"
+    ):
+        try_recipes(str(recipe), str(folder), only, metric="validation/rouge_l", max_steps=3)
+    with pytest.raises(ValueError, match=r"split\.init_args\.groups is 3 there and 2 here"):
+        search_splits(str(recipe), str(folder), splits=2, kind="cluster", metric="validation/loss", max_steps=2)
+
+
+def test_bad_input(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="splits must be at least 2 to choose among, got 1"):
+        search_splits(str(recipe), str(tmp_path), splits=1)
+    with pytest.raises(ValueError, match=r"no recipe .*nowhere\.yaml"):
+        try_recipes("nowhere.yaml", str(tmp_path), {}, metric="validation/loss")
+    with pytest.raises(ValueError, match=r"(?s)failed:.*inner_steps"):
+        try_recipes(
+            str(recipe),
+            str(tmp_path / "runs"),
+            {"bad": {"data": {"init_args": {"inner_steps": 0}}}},
+            metric="validation/loss",
+        )

@@ -1,0 +1,163 @@
+"""The data of two levels: how a batch reads, where its rows come from, and what is refused."""
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from bilevel_runs import INNER_STEPS, TASK, Make, planned, texts, trainer
+
+from crosstask.datamodules import TkInstructPrompt
+from crosstask.datamodules.bilevel.bilevel_stream import cut_source
+from crosstask.datamodules.bilevel.exemplars import ExemplarPools, encode_exemplars, exemplar_texts
+from crosstask.datamodules.bilevel.meta_split import CategorySplit
+from crosstask.datamodules.bilevel.presets import choices
+from crosstask.datamodules.packing.replicas import Replicas
+from crosstask.datamodules.rendering.tokenization import tokenize_pair
+from crosstask.datamodules.schema import Example
+
+
+def test_a_batch_reads_as_it_should(make_bilevel: Make) -> None:
+    datamodule = planned(
+        make_bilevel,
+        prompt=TkInstructPrompt(positive_examples=1),
+        inner_prompt=TkInstructPrompt(positive_examples=0, definition=False),
+        exemplars=3,
+        instruction_length=40,
+        pair_length=60,
+    )
+    plan, tokenizer = datamodule.bilevel_plan, datamodule.preparation.tokenizer
+    assert plan is not None
+    assert [plan.batch(step, Replicas()).outer is not None for step in range(6)] == [False, False, True] * 2
+    batch = plan.batch(INNER_STEPS - 1, Replicas())
+    assert batch.outer is not None
+    assert batch.curvature is not None
+    assert len(batch.curvature.rows.input_ids) == len(batch.outer.input_ids) == 4
+    for text in texts(datamodule, batch.outer):
+        assert text.startswith("Definition: ")
+        assert text.count("Positive Example") == 1
+    definitions = {task.definition: task.name for task, _ in plan.outer}
+    assert all(
+        text.removeprefix("Definition: ").split("\n\n")[0] in definitions for text in texts(datamodule, batch.outer)
+    )
+    inner = batch.inner
+    assert inner.inputs.exemplar_ids is not None
+    for row, text in enumerate(texts(datamodule, inner.rows)):
+        task = plan.inner[int(inner.inputs.tasks[row])]
+        source, target = text.removesuffix("</s>").split("\nOutput: ")
+        asked = source.removeprefix("Now complete the following example -\nInput: ")
+        (example,) = [e for e in task.examples if e.targets[0] == target and asked.startswith(e.input)]
+        z = tokenizer.decode(inner.inputs.pair_ids[row][inner.inputs.pair_mask[row].bool()])
+        assert z == f"Input: {example.input} Output: {target}"  # the instance's own answer is in z (Eq. 4)
+        solved = {"".join(exemplar_texts(e)) for e in task.examples if e != example}
+        shown = {tokenizer.decode(ids) for ids in inner.inputs.exemplar_ids[row]}
+        assert {text.replace("<pad>", "") for text in shown} <= solved
+        assert len(shown) == 3
+    assert datamodule.inner_tasks == [task.name for task, _ in plan.inner]
+
+
+def test_no_instance_is_both_trained_and_evaluated(make_bilevel: Make) -> None:
+    datamodule = planned(make_bilevel, validation_examples=10)
+    datamodule.setup("test")
+    plan = datamodule.bilevel_plan
+    assert plan is not None
+    trained = {(e.task, e.id) for task in [*plan.inner, *plan.outer] for e in task.examples}
+    for stage in ("validation", "test"):
+        asked = {(e.task, e.id) for e in datamodule.evaluation_examples(stage)}  # type: ignore[arg-type]
+        assert not trained & asked
+    by_task = [e.task for e in datamodule.evaluation_examples("validation")]
+    assert {by_task.count(task.name) for task, _ in [*plan.inner, *plan.outer]} == {10}  # of every training task
+
+
+def test_batches_are_a_function_of_seed_and_step_and_replicas_share_them(make_bilevel: Make) -> None:
+    plan = planned(make_bilevel, seq2seq=True).bilevel_plan
+    again = planned(make_bilevel, seq2seq=True).bilevel_plan
+    other = planned(make_bilevel, seq2seq=True, seed=1).bilevel_plan
+    assert plan is not None
+    assert again is not None
+    assert other is not None
+    plan.batch(40, Replicas())  # another position first, in another epoch
+    whole, halves = plan.batch(5, Replicas()), [again.batch(5, Replicas(2, rank)) for rank in range(2)]
+    for name in ("inner", "curvature"):
+        rows = getattr(whole, name).inputs.tasks
+        parts = [getattr(half, name).inputs.tasks for half in halves]
+        assert torch.equal(torch.stack(parts, dim=1).flatten(), rows)
+    assert whole.outer is not None
+    assert {half.outer.step_targets for half in halves if half.outer} == {whole.outer.step_targets}
+    assert int((whole.outer.targets != -100).sum()) == whole.outer.step_targets
+    assert other.batch(5, Replicas()).inner.inputs.tasks.tolist() != whole.inner.inputs.tasks.tolist() or (
+        other.batch(5, Replicas()).outer.input_ids.tolist() != whole.outer.input_ids.tolist()  # type: ignore[union-attr]
+    )
+    size = sum(len(task.examples) for task, _ in [(t, 0) for t in plan.inner])
+    seen = [plan._inner_order.at(place)[0] for place in range(2 * size)]
+    assert sorted(seen[:size]) == sorted(seen[size:]) == list(range(size))  # an epoch has each instance once
+    assert seen[:size] != seen[size:]
+
+
+EXAMPLES = [Example("task", str(number), number, f"in {number}", (f"out {number}",)) for number in range(6)]
+
+
+def test_candidates_of_a_task_and_of_an_instance() -> None:
+    shared = ExemplarPools(3, "task", exclude_self=False)
+    assert len({tuple(e.id for e in shared.draw(EXAMPLES, own) if e) for own in range(6)}) == 1
+    drawn = [shared.draw(EXAMPLES, own) for own in range(6)]
+    assert any(EXAMPLES[own] in drawn[own] for own in range(6))  # its own answer: what exclude_self prevents
+    for of in ("task", "instance"):
+        pools = ExemplarPools(3, of)  # type: ignore[arg-type]
+        drawn = [pools.draw(EXAMPLES, own) for own in range(6)]
+        assert all(EXAMPLES[own] not in drawn[own] for own in range(6))
+        assert all(len({e.id for e in row if e}) == 3 for row in drawn)
+        assert drawn == [pools.draw(EXAMPLES, own) for own in range(6)]
+    assert len({tuple(e.id for e in row if e) for row in drawn}) > 3  # each instance its own
+    assert ExemplarPools(3, seed=1).draw(EXAMPLES, 0) != ExemplarPools(3).draw(EXAMPLES, 0)
+
+
+def test_blank_candidates_are_as_long_as_the_exemplar(tokenizer: Any) -> None:
+    rows = [ExemplarPools(3, blanks=True).draw(EXAMPLES, own) for own in range(2)]
+    assert [[e is None for e in row] for row in rows] == [[True, True, False]] * 2
+    ids, mask = encode_exemplars(tokenizer, rows, longest=40)
+    assert (ids[:, :2] == tokenizer.pad_token_id).all()
+    assert (mask[:, 0] == mask[:, 2]).all()
+    assert mask.any()
+    assert tokenizer.decode(ids[0, 2][mask[0, 2].bool()]) == "".join(exemplar_texts(rows[0][2]))  # type: ignore[arg-type]
+
+
+def test_a_long_source_gives_way_on_the_side_that_was_chosen(tokenizer: Any) -> None:
+    prompt = TkInstructPrompt(positive_examples=0)
+    (document,) = tokenize_pair(tokenizer, [prompt(TASK, EXAMPLES[0], random.Random(0))])
+    for keep_end, kept in ((True, "\nOutput:"), (False, "Definition: ")):
+        cut = cut_source(document, 12, keep_end=keep_end, pair=True)
+        source = tokenizer.decode(cut.input_ids[: cut.n_source])
+        assert cut.n_source == 12
+        assert source.endswith("</s>")
+        assert kept in source
+    assert cut_source(document, 400, keep_end=True, pair=True) is document
+
+
+def test_the_reserve_leaves_room_for_the_instruction(make_bilevel: Make) -> None:
+    for seq2seq in (False, True):
+        datamodule = planned(make_bilevel, seq2seq, row_length=40, instruction_length=8, max_new_tokens=4)
+        for step in range(20):
+            batch = datamodule.bilevel_plan.batch(step, Replicas())  # type: ignore[union-attr]
+            assert batch.inner.rows.input_ids.shape[1] <= 32
+    assert choices("released_code").reserve == 128
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"inner_steps": 0}, "inner_steps must be at least 1, got 0"),
+        ({"outer_rows": 0}, "outer_rows must be at least 1, got 0"),
+        ({"reserve": 3}, "3 columns that the text leaves free must hold the instruction of 4"),
+        (
+            {"exemplars": 8},
+            "has 8 training instances, and 8 exemplars are to be drawn .* one in place of the instance",
+        ),
+        ({"exemplars": 9, "exclude_self": False}, "has 8 training instances, and 9 exemplars"),
+        ({"split": CategorySplit(90)}, "takes 90 of the"),
+        ({"inner_steps": 8}, "set trainer.max_steps to at least inner_steps = 8"),
+    ],
+)
+def test_impossible_settings_of_the_data(make_bilevel: Make, data: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        trainer().fit(*make_bilevel(data=data, inner_steps=3))

@@ -1,0 +1,50 @@
+"""A mixture as a tree."""
+
+import numpy as np
+
+from crosstask.datamodules.mixture.mixture_report import mixture_report
+from crosstask.datamodules.mixture.rates import MixtureRules, TaskSize, task_rates
+
+TASKS = [
+    TaskSize("flan/a", "flan", "QA", 100, tokens=50.0),
+    TaskSize("flan/b", "flan", "NLI", 300, tokens=10.0),
+    TaskSize("sni/c", "sni", "QA", 1600, tokens=20.0),
+]
+
+
+def test_every_node_sums_what_is_below_it() -> None:
+    report = mixture_report(TASKS, np.array([0.2, 0.3, 0.5]), draws=1000)
+    assert [(node.name, node.depth) for node in report.nodes] == [
+        ("all", 0),
+        ("flan", 1),
+        ("QA", 2),
+        ("flan/a", 3),
+        ("NLI", 2),
+        ("flan/b", 3),
+        ("sni", 1),
+        ("QA", 2),
+        ("sni/c", 3),
+    ]
+    whole, flan = report.nodes[0], report.nodes[1]
+    assert (whole.examples, whole.rate, whole.draws, whole.epochs, whole.tokens) == (2000, 1.0, 1000.0, 0.5, 23_000.0)
+    assert (flan.examples, flan.rate, flan.draws, flan.epochs, flan.tokens) == (400, 0.5, 500.0, 1.25, 13_000.0)
+    assert report.warnings == []
+
+
+def test_rates_that_round_to_nothing_are_warned_of() -> None:
+    rates = task_rates(TASKS, MixtureRules(proportions={"flan": 0.01, "sni": 0.99}))
+    (warning,) = mixture_report(TASKS, rates, draws=100).warnings
+    assert warning.startswith(
+        "1 of 3 tasks are drawn less than half a time in 100 draws, that is, hardly ever: flan/a;"
+    )
+    assert mixture_report(TASKS, rates, draws=1000).warnings == []
+
+
+def test_it_prints_in_columns() -> None:
+    lines = mixture_report(TASKS, np.array([0.2, 0.3, 0.5]), draws=1000).lines(depth=1)
+    assert lines == [
+        "mixture  examples      rate  draws  epochs  tokens",
+        "all         2,000  100.000%  1,000     0.5  23,000",
+        "  flan        400   50.000%    500    1.25  13,000",
+        "  sni       1,600   50.000%    500   0.312  10,000",
+    ]

@@ -1,0 +1,95 @@
+"""Tokenized examples on disk."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from crosstask.datamodules.schema import TokenizedExample
+from crosstask.datamodules.storage.store import content_key, open_task, write_task
+from crosstask.datamodules.storage.stored_tasks import open_tasks
+
+DOCUMENTS = [TokenizedExample(np.array([5, 6, 7]), 2), "empty input", TokenizedExample(np.array([8]), 0)]
+
+
+def test_documents_come_back_and_refusals_are_counted(tmp_path: Path) -> None:
+    write_task(tmp_path / "task", DOCUMENTS, vocabulary=600, about={"category": "Copying"})
+    stored = open_task(tmp_path / "task")
+    assert len(stored) == 2
+    assert stored.skipped == {"empty input": 1}
+    assert [(d.input_ids.tolist(), d.n_source) for d in map(stored.document, range(2))] == [([5, 6, 7], 2), ([8], 0)]
+    assert json.loads((tmp_path / "task" / "meta.json").read_text())["category"] == "Copying"
+
+
+@pytest.mark.parametrize(("vocabulary", "bytes_each"), [(65_536, 2), (65_537, 4)])
+def test_ids_take_two_bytes_while_the_vocabulary_allows(tmp_path: Path, vocabulary: int, bytes_each: int) -> None:
+    largest = TokenizedExample(np.array([vocabulary - 1]), 0)
+    write_task(tmp_path / "task", [largest], vocabulary=vocabulary, about={})
+    assert (tmp_path / "task" / "tokens.bin").stat().st_size == bytes_each
+    assert open_task(tmp_path / "task").document(0).input_ids.tolist() == [vocabulary - 1]
+
+
+def test_a_task_of_refusals_alone_is_stored_too(tmp_path: Path) -> None:
+    write_task(tmp_path / "task", ["empty target"] * 3, vocabulary=600, about={})
+    assert len(open_task(tmp_path / "task")) == 0
+
+
+def test_an_interrupted_writer_leaves_nothing_behind(tmp_path: Path) -> None:
+    def dying():  # type: ignore[no-untyped-def]
+        yield DOCUMENTS[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_task(tmp_path / "task", dying(), vocabulary=600, about={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_second_of_two_writers_yields(tmp_path: Path) -> None:
+    write_task(tmp_path / "task", DOCUMENTS, vocabulary=600, about={})
+    write_task(tmp_path / "task", DOCUMENTS, vocabulary=600, about={})
+    assert [path.name for path in tmp_path.iterdir()] == ["task"]
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not exist: call prepare_data"):
+        open_task(tmp_path / "task")
+    write_task(tmp_path / "task", DOCUMENTS, vocabulary=600, about={})
+    (tmp_path / "task" / "tokens.bin").write_bytes(b"\x00\x00")
+    with pytest.raises(ValueError, match=r"is damaged: 1 tokens on disk, 4 by its meta\.json; delete it"):
+        open_task(tmp_path / "task")
+    write_task(tmp_path / "other", DOCUMENTS, vocabulary=600, about={})
+    np.save(tmp_path / "other" / "lengths.npy", np.array([3, 2], dtype=np.int32))
+    with pytest.raises(ValueError, match="is damaged: 4 tokens on disk, 5 by its lengths; delete it"):
+        open_task(tmp_path / "other")
+
+
+def test_tasks_are_joined_once_and_mapped(tmp_path: Path) -> None:
+    write_task(tmp_path / "one", DOCUMENTS, vocabulary=600, about={})
+    write_task(tmp_path / "none", ["empty target"], vocabulary=600, about={})
+    write_task(tmp_path / "two", [TokenizedExample(np.array([9, 9]), 1)], vocabulary=600, about={})
+    folders = [tmp_path / name for name in ("one", "none", "two")]
+    tasks = open_tasks(folders, tmp_path)
+    assert (tasks.sizes, tasks.firsts.tolist()) == ([2, 0, 1], [0, 2, 2, 3])
+    assert isinstance(tasks.lengths, np.memmap)
+    assert (tasks.lengths.tolist(), tasks.n_sources.tolist(), tasks.labels) == ([3, 1, 2], [2, 0, 1], None)
+    assert tasks.document(0, 1).input_ids.tolist() == [8]
+    assert tasks.document(2, 0).input_ids.tolist() == [9, 9]
+    assert [task.skipped for task in tasks] == [{"empty input": 1}, {"empty target": 1}, {}]
+    (stamp,) = [path.stat().st_mtime_ns for path in tmp_path.glob("joined-*/lengths.bin")]
+    open_tasks(folders, tmp_path)
+    assert [path.stat().st_mtime_ns for path in tmp_path.glob("joined-*/lengths.bin")] == [stamp]
+    (tmp_path / "two" / "tokens.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match="two is damaged: 0 tokens on disk"):
+        open_tasks(folders, tmp_path)
+
+
+def test_joined_tasks_keep_their_labels(tmp_path: Path) -> None:
+    write_task(tmp_path / "one", [TokenizedExample(np.array([9, 9]), 1, 0.25)], vocabulary=600, about={})
+    tasks = open_tasks([tmp_path / "one"], tmp_path)
+    assert tasks.document(0, 0).label == 0.25
+
+
+def test_keys_depend_on_content_and_not_on_order() -> None:
+    assert content_key(a=1, b="x") == content_key(b="x", a=1)
+    assert content_key(a=1, b="x") != content_key(a=2, b="x")

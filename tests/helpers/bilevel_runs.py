@@ -1,0 +1,90 @@
+"""Small modules and datamodules of instruction optimization that agree with each other."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+import crosstask
+from crosstask.datamodules import NaturalInstructions
+from crosstask.datamodules.bilevel.bilevel_stream import LanguageRows
+from crosstask.datamodules.bilevel.meta_split import CategorySplit
+from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
+from crosstask.datamodules.schema import Task
+from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
+from crosstask.lightning_modules.instructions.instruction_kinds import Representation
+from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+
+CONFIGS = Path(crosstask.__file__).parent / "configs"
+INNER_STEPS = 3
+TASK = Task("bench", "task", "category", "Write the number behind the word, and say it as a word.")
+T5 = {
+    "model_type": "t5",
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 32,
+    "num_layers": 1,
+    "num_heads": 2,
+    "feed_forward_proj": "gated-gelu",
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+DATA = {
+    "row_length": 160,
+    "inner_steps": INNER_STEPS,
+    "inner_rows": 2,
+    "outer_rows": 4,
+    "instruction_length": 4,
+    "pair_length": 32,
+    "train_examples": 8,
+    "validation_examples": 1,
+    "test_examples": 2,
+    "max_new_tokens": 4,
+    "evaluation_tokens": 2048,
+}
+OUTER = {field.name for field in fields(OuterSettings)} - {"learning_rate", "weight_decay"}
+Make = Callable[..., tuple[InstructionOptimizationModule, InstructionOptimizationDataModule]]
+
+
+def make_runs(
+    toybench: Path,
+    tiny_model: dict[str, Any],
+    seq2seq: bool = False,
+    data: dict[str, Any] | None = None,
+    **arguments: Any,
+) -> tuple[InstructionOptimizationModule, InstructionOptimizationDataModule]:
+    """Module and datamodule that agree with each other; arguments go to whichever has them."""
+    tokenizer = str(toybench / "tokenizer")
+    given = {**DATA, "split": CategorySplit(4), "target_length": 24 if seq2seq else None, **(data or {})}
+    shared = {name: given[name] for name in ("row_length", "inner_steps", "instruction_length")}
+    fields = T5 if seq2seq else {**tiny_model, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    options: dict[str, Any] = {"config": fields, "total_steps": 7, "warmup_steps": 1, "learning_rate": 1e-2}
+    outer: dict[str, Any] = {"learning_rate": 1e-2, "calibrate_every": 0, "gamma": 0.1}
+    outer |= {name: arguments.pop(name) for name in OUTER if name in arguments}
+    options |= {"outer": OuterSettings(**outer), "representation": Representation(width=8)}
+    options |= {"preset": given.get("preset", "paper"), "exemplars": given.get("exemplars", 0), **shared}
+    L.seed_everything(0, verbose=False)
+    return (
+        InstructionOptimizationModule(tokenizer, **{**options, **arguments}),
+        InstructionOptimizationDataModule(NaturalInstructions(str(toybench)), tokenizer, **given),
+    )
+
+
+def trainer(steps: int = 7, **options: Any) -> L.Trainer:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet |= {"enable_checkpointing": bool(options.get("callbacks")), "limit_val_batches": 0}
+    return L.Trainer(accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, **{**quiet, **options})
+
+
+def planned(make_bilevel: Make, seq2seq: bool = False, **data: Any) -> InstructionOptimizationDataModule:
+    _, datamodule = make_bilevel(seq2seq, data)
+    datamodule.setup("fit")
+    return datamodule
+
+
+def texts(datamodule: InstructionOptimizationDataModule, rows: LanguageRows) -> list[str]:
+    tokenizer = datamodule.preparation.tokenizer
+    return [tokenizer.decode(ids[ids != tokenizer.pad_token_id]) for ids in rows.input_ids]

@@ -1,0 +1,109 @@
+"""Runs that receive a signal at a chosen step."""
+
+import csv
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from lightning import Callback
+from recipes import tuning_data
+
+from crosstask.cli import main
+
+
+class Asks(Callback):
+    """Sends this process a signal, as SLURM does before a job's time is over.
+
+    Args:
+        step: After so many optimizer steps.
+        within: In the training batch that follows, or in the second batch of the validation that does.
+        rank: Whose process is asked.
+    """
+
+    def __init__(self, step: int, within: str, rank: int = 0) -> None:
+        self.step, self.within, self.rank = step, within, rank
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._ask(trainer, "training")
+
+    def on_validation_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 1:
+            self._ask(trainer, "validation")
+
+    def _ask(self, trainer: L.Trainer, where: str) -> None:
+        if (trainer.global_step, where, trainer.global_rank) == (self.step, self.within, self.rank):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+def write_recipe(folder: Path, toybench: Path, model: dict[str, Any]) -> Path:
+    """Four steps with a validation of several batches after every second one."""
+    recipe = {
+        "seed_everything": 0,
+        "trainer": {
+            "accelerator": "cpu",
+            "devices": 1,
+            "max_steps": 4,
+            "val_check_interval": 2,
+            "num_sanity_val_steps": 2,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+            "logger": {"class_path": "CSVLogger", "init_args": {"save_dir": str(folder / "run"), "name": None}},
+            "callbacks": [
+                {"class_path": "Preemption"},
+                {
+                    "class_path": "ModelCheckpoint",
+                    "init_args": {
+                        "dirpath": str(folder / "checkpoints"),
+                        "save_last": True,
+                        "enable_version_counter": False,
+                    },
+                },
+            ],
+        },
+        "model": {
+            "class_path": "InstructionTuningModule",
+            "init_args": {"config": model, "learning_rate": 0.01, "warmup_steps": 2, "embedding_dropout": 0.1},
+        },
+        "data": tuning_data(toybench, folder / "store", rows_per_step=2, validation_examples=2, evaluation_tokens=4096),
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder / "recipe.yaml"
+
+
+def fit_words(recipe: Path, name: str) -> list[str]:
+    """Words of a fit whose metrics and checkpoints carry a name; what follows its dash numbers the starts of a job."""
+    return [
+        *("fit", "--config", str(recipe), "--ckpt_path=last", f"--trainer.logger.init_args.version={name}"),
+        f"--trainer.callbacks.init_args.dirpath={recipe.parent / name.split('-')[0]}",
+    ]
+
+
+def run(recipe: Path, name: str, *words: str) -> None:
+    main([*fit_words(recipe, name), *words])
+
+
+def signalled(step: int, within: str) -> list[str]:
+    return [
+        "--trainer.callbacks+=signalled_runs.Asks",
+        f"--trainer.callbacks.step={step}",
+        f"--trainer.callbacks.within={within}",
+    ]
+
+
+def logged(folder: Path, names: list[str]) -> dict[tuple[int, str], float]:
+    """Losses and scores by step, over all starts of a run."""
+    found: dict[tuple[int, str], float] = {}
+    for name in names:
+        with open(folder / "run" / name / "metrics.csv") as file:
+            for row in csv.DictReader(file):
+                for key, value in row.items():
+                    if key.startswith(("train/loss", "validation/")) and value:
+                        assert (int(row["step"]), key) not in found, "trained or validated twice"
+                        found[int(row["step"]), key] = float(value)
+    return found

@@ -1,0 +1,342 @@
+"""Adapting a frozen model to tasks through a scorer: on responses where right and wrong can be told apart."""
+
+import json
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from crosstask.commands.adapt import adapt_tasks, all_trainings
+from crosstask.commands.select import select_samples
+from crosstask.datamodules import NaturalInstructions
+from crosstask.datamodules.benchmarks import BigBench
+from crosstask.datamodules.rendering.prompts import OptImlPrompt
+from crosstask.datamodules.scoring.sampled_examples import SampledExamples
+from crosstask.datamodules.scoring.samples import Sample
+from crosstask.lightning_modules.adaptation import adapted_scorers
+from crosstask.lightning_modules.adaptation.scorer_training import ScorerTraining
+from crosstask.lightning_modules.adaptation.task_scorer import adapt
+
+TASKS = ["task001_toy_copy_animals", "task010_toy_reverse_animals"]
+ENCODER: dict[str, Any] = {
+    "model_type": "roberta",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 160,
+    "hidden_dropout_prob": 0.0,
+}
+
+
+def answers(benchmark: Any, names: list[str], path: Path, *, wrong: str) -> str:
+    """A model whose beam is `wrong`, and one of whose two nucleus samples is right."""
+    lines = []
+    for name in names:
+        for number, example in enumerate(benchmark.examples(name)):
+            right = example.targets[0]
+            pair = [wrong, right] if number % 2 else [right, wrong]
+            for decoding, place, text in (("beam", 0, wrong), ("nucleus", 0, pair[0]), ("nucleus", 1, pair[1])):
+                lines.append(Sample(text, "m", decoding, place, -1.0 - place, 3).line(name, example.id))
+    path.write_text("".join(lines))
+    return str(path)
+
+
+def training(toybench: Path, **arguments: Any) -> ScorerTraining:
+    fields: dict[str, Any] = {
+        "config": ENCODER,
+        "tokenizer": str(toybench / "tokenizer"),
+        "steps": 30,
+        "batch": 32,
+        "learning_rate": 3e-3,
+        "row_length": 256,
+        "pair_length": 128,
+        "train_examples": 30,
+        "accelerator": "cpu",
+    }
+    return ScorerTraining(**{**fields, **arguments})
+
+
+def test_tasks_are_adapted_to_reported_and_not_trained_twice(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The wrong answer is always the same word, so that thirty steps tell it from the right one."""
+    benchmark = NaturalInstructions(str(toybench))
+    file = answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra")
+    options: dict[str, Any] = {"test_examples": 8, "sizes": [1], "cache": str(tmp_path / "store")}
+    out = tmp_path / "out"
+    how = training(toybench, calibration_examples=5)
+    options |= {"variants": {"reward": {"loss": "pairwise"}}, "keep_scorers": True}
+    adapt_tasks(benchmark, [file], str(out), how, tasks=TASKS, **options)
+    found = json.loads((out / "report.json").read_text())
+    assert found["methods"]["oracle"]["mean"] == 1.0
+    assert found["methods"]["beam"]["mean"] == 0.0
+    assert found["methods"]["scorer"]["mean"] > 0.9
+    recovered = found["scorers"]["scorer"]["recovered"]
+    assert recovered > 0.8  # the best single decoding is right half of the time
+    assert found["methods"]["reward"]["mean"] > 0.9
+    assert found["scorers"]["reward"]["training"]["loss"] == "pairwise"
+    assert found["scorers"]["reward"]["costs"][TASKS[0]]["parted"] == 0
+    errors = found["scorers"]["reward"]["calibration_error"]
+    assert errors["scores"] is None  # scores of a ranking loss are no correctness
+    assert errors["calibrated"] < 0.2
+    assert found["methods"]["self-consistency, reward, calibrated"]["mean"] > 0.9
+    assert found["sizes"]["1"]["scorer"] == found["methods"]["nucleus"]["mean"]
+    assert set(found["advantages"]) == set(TASKS)
+    cost = found["costs"][TASKS[0]]
+    assert 20 < cost["pairs_per_step"] < 50
+    assert cost["storage"] > 0.1
+    trained = json.loads((out / "tasks" / f"{TASKS[0]}.samples.jsonl").read_text().splitlines()[0])["id"]
+    assert trained not in [example.id for example in benchmark.examples(TASKS[0])][:8]
+    written = (out / "report.md").read_text()
+    assert "scorer's choice" in written
+    assert f"| scorer | {recovered:.1%} |" in written
+    assert "| chosen by | ROUGE-L | 95% | over the best single decoding | of 1 | of 3 |" in written
+    costs = [found["costs"][name] for name in TASKS]
+    assert f"| scorer | 2 | {sum(cost['seconds'] for cost in costs):.0f} |" in written
+    for name in TASKS:
+        means = found["tasks"][name]
+        shown = [means[method] for method in (found["best_single"], "scorer", "reward", "oracle")]
+        assert f"| {' | '.join(f'{100 * mean:.1f}' for mean in shown)} |" in written
+    check_chart(out / "advantages.svg", found["advantages"])
+    before = [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))]
+    adapt_tasks(benchmark, [file], str(out), how, tasks=TASKS, **options)
+    assert [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))] == before
+
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(out), replace(how, steps=1), tasks=TASKS, **options)
+    assert "was made with steps 30, not 1: remove it" in capsys.readouterr().out
+
+    tested = SampledExamples(benchmark, parts=["test"], tasks=TASKS[:1], validation_examples=0, test_examples=8)
+    kept = str(out / "scorers" / f"{TASKS[0]}.reward")
+    select_samples(tested, [file], str(tmp_path / "selected"), kept, max_length=128, sizes=[])
+    selected = json.loads((tmp_path / "selected" / "selection.json").read_text())["methods"]
+    assert selected["scorer"]["mean"] == found["tasks"][TASKS[0]]["reward"]
+    assert (
+        selected["self-consistency, calibrated"]["mean"]
+        == (found["tasks"][TASKS[0]]["self-consistency, reward, calibrated"])
+    )
+
+
+def test_variants_change_what_a_training_has(toybench: Path) -> None:
+    given = training(toybench)
+    found = all_trainings(given, True, {"plain": {"augmentation": False}, "short": {"steps": 1, "loss": "listwise"}})
+    assert found["plain"] == (given, False)
+    assert found["short"] == (replace(given, steps=1, loss="listwise"), True)
+    with pytest.raises(ValueError, match="variant a: there is no 'step' to change, nearest: steps"):
+        all_trainings(given, True, {"a": {"step": 1}})
+    with pytest.raises(ValueError, match="variant a: loss must be one of regression, pairwise, listwise, got 'pairs'"):
+        all_trainings(given, True, {"a": {"loss": "pairs"}})
+    for taken in ("scorer", "calibrated", "oracle", "a/b"):
+        with pytest.raises(ValueError, match=f"a variant cannot be called '{taken}'"):
+            all_trainings(given, True, {taken: {}})
+    with pytest.raises(ValueError, match="batch of a scorer's training must be at least 1, got 0"):
+        training(toybench, batch=0)
+
+
+def test_accumulated_batches_make_the_same_step(toybench: Path, tmp_path: Path) -> None:
+    """And a pair that is too long is counted."""
+    found = [
+        adapt(
+            NaturalInstructions(str(toybench)),
+            TASKS[0],
+            training(
+                toybench,
+                steps=3,
+                batch=48,
+                accumulate=parts,
+                gradient_checkpointing=parts > 1,
+                pair_length=20,
+                config={**ENCODER, "attention_probs_dropout_prob": 0.0},
+            ),
+            prompt=OptImlPrompt(),
+            samples=[],
+            augmentation=False,
+            test_examples=8,
+            rendering_seed=0,
+            cache=str(tmp_path / "store"),
+        )
+        for parts in (1, 2)
+    ]
+    assert found[0].pairs_per_step == found[1].pairs_per_step
+    pairs = ["list: cat dog", "list: fox", "list: fox"], ["cat dog", "fox", "zebra"]
+    one, two = (each.module.cross_encoder(max_length=20).score(*pairs) for each in found)
+    torch.testing.assert_close(one, two, atol=1e-4, rtol=0)
+    assert one.mean() > 0.3  # three steps move the scores from 0 towards the labels' mean
+    assert 0 < found[0].cut == found[1].cut
+    assert found[0].response_cut == 0
+
+
+def check_chart(path: Path, advantages: dict[str, Any]) -> None:
+    """A drawing by itself: a point for each task, the greatest gain first, as far right as it is great."""
+    root = ElementTree.parse(path).getroot()
+    svg = "{http://www.w3.org/2000/svg}"
+    assert root.tag == f"{svg}svg"
+    points = [float(each.get("cx", "")) for each in root.iter(f"{svg}circle")]
+    gains = sorted((gain["mean"] for gain in advantages.values()), reverse=True)
+    middle, right = 290 + (960 - 290 - 132) / 2, 960 - 132  # of the plot: 0 and 100 points
+    assert points == pytest.approx([middle + gain * (right - middle) for gain in gains], abs=0.1)
+    named = [title.text for text in root.iter(f"{svg}text") for title in text.iter(f"{svg}title")]
+    assert sorted(filter(None, named)) == sorted(advantages)
+
+
+def test_the_released_schedule_never_leaves_its_warm_up(toybench: Path, tmp_path: Path) -> None:
+    """800 steps of 12,800, a tenth of which warm up, end at 801 / 1280 of the peak; 8 steps of 128, at 9 / 13."""
+    benchmark = NaturalInstructions(str(toybench))
+    found = adapt(
+        benchmark,
+        TASKS[0],
+        training(toybench, steps=8, schedule_steps=128, learning_rate=2e-5, train_examples=4),
+        prompt=OptImlPrompt(),
+        samples=[],
+        augmentation=False,
+        test_examples=4,
+        rendering_seed=0,
+        cache=str(tmp_path / "store"),
+    )
+    [group] = {group["lr"] for group in found.module.optimizers().param_groups}  # type: ignore[union-attr]
+    assert group == pytest.approx(2e-5 * 9 / 13)
+
+
+def test_a_task_that_fails_is_reported_and_the_others_go_on(toybench: Path, tmp_path: Path) -> None:
+    benchmark = NaturalInstructions(str(toybench))
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
+    with pytest.raises(SystemExit):
+        adapt_tasks(
+            benchmark,
+            [file],
+            str(tmp_path / "out"),
+            training(toybench, steps=2),
+            tasks=TASKS[::-1],
+            test_examples=4,
+            cache=str(tmp_path / "store"),
+        )
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(found["tasks"]) == TASKS[:1]
+    assert "4 of 4 examples have no response" in found["failed"][TASKS[1]]
+    assert "failed" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_scorer_that_diverges_fails_its_task_alone(
+    toybench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = NaturalInstructions(str(toybench))
+    file = answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra")
+    options: dict[str, Any] = {"tasks": TASKS, "test_examples": 4, "cache": str(tmp_path / "store")}
+
+    def diverged(benchmark: Any, task: str, *args: Any, **settings: Any) -> Any:
+        found = adapt(benchmark, task, *args, **settings)
+        if task == TASKS[0]:
+            torch.nn.init.constant_(found.module.scorer.get_parameter("classifier.out_proj.bias"), float("nan"))
+        return found
+
+    monkeypatch.setattr(adapted_scorers, "adapt", diverged)
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert list(found["tasks"]) == TASKS[1:]
+    assert "scores are no numbers" in found["failed"][TASKS[0]]
+    monkeypatch.undo()
+    adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)  # and is tried again
+    assert list(json.loads((tmp_path / "out" / "report.json").read_text())["tasks"]) == TASKS
+
+
+def test_a_scorer_and_its_optimizer_are_gone_before_the_next_task(
+    toybench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = NaturalInstructions(str(toybench))
+    file = answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra")
+    modules: list[weakref.ref[Any]] = []
+
+    def watched(*args: Any, **settings: Any) -> Any:
+        assert not [module for module in modules if module() is not None]
+        found = adapt(*args, **settings)
+        modules.append(weakref.ref(found.module))
+        return found
+
+    monkeypatch.setattr(adapted_scorers, "adapt", watched)
+    options: dict[str, Any] = {"tasks": TASKS, "test_examples": 4, "cache": str(tmp_path / "store")}
+    adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
+    assert len(modules) == 2
+
+
+def test_scorers_of_other_answers_are_not_taken_for_these(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = NaturalInstructions(str(toybench))
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
+    adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
+    tested = {example.id for example in list(benchmark.examples(TASKS[0]))[:4]}
+    lines = Path(file).read_text().splitlines(keepends=True)
+    others = [line if json.loads(line)["id"] in tested else line.replace("zebra", "mouse") for line in lines]
+    Path(file).write_text("".join(others))
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
+    assert "was made with answers" in capsys.readouterr().out
+
+
+def test_answers_that_are_held_out_to_calibrate_train_nothing(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All ten that were answered are held out: what is left to train has no answers, and is not trained in silence."""
+    benchmark = NaturalInstructions(str(toybench))
+    parts = SampledExamples(benchmark, parts=["train", "test"], tasks=TASKS[:1], train_examples=10, test_examples=4)
+    sampled = {each.example.id for each in replace(parts, validation_examples=0).prompts()}
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
+    lines = Path(file).read_text().splitlines(keepends=True)
+    Path(file).write_text("".join(line for line in lines if json.loads(line)["id"] in sampled))
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(tmp_path / "a"), training(toybench, calibration_examples=10), **options)
+    assert "no answer to any of the 30 training instances" in capsys.readouterr().out
+    how = training(toybench, calibration_examples=4, train_examples=10, steps=1)
+    adapt_tasks(benchmark, [file], str(tmp_path / "b"), how, **options)
+    found = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert found["costs"][TASKS[0]]["unanswered"] == 4
+
+
+def test_tasks_and_files_are_looked_for_before_anything_is_trained(toybench: Path, tmp_path: Path) -> None:
+    benchmark, out = NaturalInstructions(str(toybench)), str(tmp_path / "out")
+    with pytest.raises(
+        ValueError, match=r"no task 'task001_toy_copy_animal' among .* nearest: task001_toy_copy_animals"
+    ):
+        adapt_tasks(benchmark, [], out, training(toybench), tasks=[*TASKS, "task001_toy_copy_animal"])
+    with pytest.raises(ValueError, match=r"no file .*absent\.jsonl with model samples"):
+        adapt_tasks(benchmark, [str(tmp_path / "absent.jsonl")], out, training(toybench), tasks=TASKS)
+    (tmp_path / "add").mkdir()
+    (tmp_path / "add" / "task.json").write_text(json.dumps({"examples": [{"input": "1", "target": "2"}] * 40}))
+    with pytest.raises(ValueError, match="lists no task to test: give `test`"):
+        adapt_tasks(BigBench(str(tmp_path), "train"), [], out, training(toybench))
+
+
+def test_a_variant_cannot_be_called_as_a_decoding(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    benchmark = NaturalInstructions(str(toybench))
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(tmp_path), training(toybench), variants={"beam": {}}, **options)
+    assert "a scorer cannot be called 'beam'" in capsys.readouterr().out
+    assert not list((tmp_path / "tasks").iterdir())
+
+
+def test_instances_that_are_read_apart_stay_apart(toybench: Path, tmp_path: Path) -> None:
+    """BIG-bench: learned is the part "train", chosen for is "validation"; the ablation needs no training samples."""
+    folder = tmp_path / "bigbench" / "add"
+    folder.mkdir(parents=True)
+    examples = [{"input": f"{n} plus 1", "target": str(n + 1)} for n in range(40)]
+    (folder / "task.json").write_text(json.dumps({"name": "add", "examples": examples, "metrics": ["exact_str_match"]}))
+    parts = [BigBench(str(tmp_path / "bigbench"), part=part) for part in ("train", "validation")]
+    file = answers(parts[1], ["add"], tmp_path / "samples.jsonl", wrong="0")
+    run: dict[str, Any] = {"test": parts[1], "cache": str(tmp_path / "store")}
+    adapt_tasks(parts[0], [file], str(tmp_path / "out"), training(toybench, steps=1), augmentation=False, **run)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["instances"] == 16
+    with pytest.raises(SystemExit):
+        adapt_tasks(parts[0], [file], str(tmp_path / "other"), training(toybench, steps=1), **run)
+    assert not (tmp_path / "other" / "report.json").exists()  # no answer to a training instance

@@ -1,0 +1,230 @@
+"""A test that is killed goes on from its predictions, and ends in the report of an undisturbed one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import yaml
+from recipes import tuning_data
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from crosstask.callbacks import GeneralizationReport, PredictionWriter
+from crosstask.callbacks.unfinished_predictions import find_unfinished, open_part
+from crosstask.datamodules import InstructionTuningDataModule
+from crosstask.datamodules.evaluation.options import OptionRanking
+from crosstask.lightning_modules import InstructionTuningModule
+from crosstask.lightning_modules.evaluation.answers import Answer
+
+TESTS = Path(__file__).parents[2] / "helpers"
+
+
+class Counts(InstructionTuningModule):
+    """Counts what it answers, and stops the evaluation in its middle where it is told to."""
+
+    answered: int = 0
+    stop_after: int | None = None
+
+    def _answers(self, batch: Any) -> list[Answer]:
+        if self.stop_after is not None and self.answered >= self.stop_after:
+            raise KeyboardInterrupt
+        found = super()._answers(batch)
+        self.answered += len(found)
+        return found
+
+
+def evaluate(
+    data: InstructionTuningDataModule, tiny_model: dict[str, Any], folder: Path, **settings: Any
+) -> tuple[Counts, str]:
+    """A test run in a folder: the module, and its predictions; the same weights each time."""
+    L.seed_everything(settings.pop("weights", 0))
+    stop_after = settings.pop("stop_after", None)
+    module = Counts(data.tokenizer_name, config=tiny_model, row_length=128, **settings)
+    module.stop_after = stop_after
+    trainer = L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        callbacks=[PredictionWriter(), GeneralizationReport()],
+    )
+    try:
+        trainer.test(module, data, verbose=False)
+    except (KeyboardInterrupt, SystemExit):
+        return module, ""
+    return module, (folder / "predictions/test.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_run_goes_on_from_what_an_interrupted_one_answered(
+    make_datamodule: Callable[..., InstructionTuningDataModule], tiny_model: dict[str, Any], tmp_path: Path
+) -> None:
+    """Ranked and written answers, at two numbers of shots; also where a line was cut off in its middle."""
+
+    def data() -> InstructionTuningDataModule:
+        return make_datamodule(ranking=OptionRanking(labels=2), shots=[0, 1], evaluation_tokens=600, test_examples=2)
+
+    whole, expected = evaluate(data(), tiny_model, tmp_path / "whole")
+    for stop_after in (2, whole.answered // 2):
+        folder = tmp_path / f"after_{stop_after}"
+        broken, nothing = evaluate(data(), tiny_model, folder, stop_after=stop_after)
+        assert not nothing
+        (part,) = (folder / "predictions").glob(".test-0.part")
+        part.write_text(part.read_text(encoding="utf-8")[:-20], encoding="utf-8")
+        second, predictions = evaluate(data(), tiny_model, folder)
+        assert predictions == expected
+        reports = [(run / "report/test/report.json").read_text() for run in (tmp_path / "whole", folder)]
+        assert reports[0] == reports[1]
+        # What was not answered, and the batch whose last line was cut off.
+        left = whole.answered - broken.answered
+        assert left < second.answered <= left + 24
+        assert not list((folder / "predictions").glob(".*"))
+
+
+@pytest.mark.parametrize("other", ["weights", "decoding", "prompts"])
+def test_another_runs_predictions_are_not_taken_over(
+    other: str,
+    make_datamodule: Callable[..., InstructionTuningDataModule],
+    tiny_model: dict[str, Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data = make_datamodule(evaluation_tokens=600, test_examples=1)
+    broken, _ = evaluate(data, tiny_model, tmp_path, stop_after=4)
+    assert broken.answered >= 4
+    changed: dict[str, Any] = {"weights": {"weights": 1}, "decoding": {"stop": [" "]}}.get(other, {})
+    if other == "prompts":
+        data = make_datamodule(evaluation_tokens=600, test_examples=1, shots=1)
+    with caplog.at_level("INFO"):
+        second, _ = evaluate(data, tiny_model, tmp_path, **changed)
+    assert second.answered == len(data.evaluation_examples("test"))
+    assert f"is of another run ({other} differ), which is started over" in caplog.text
+
+
+def test_a_run_that_is_still_writing_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "version_0/predictions"
+    folder.mkdir(parents=True)
+    part = open_part(folder / ".test-0.part", {"weights": "a"}, ['{"number": 3}'])
+    with pytest.raises(ValueError, match="another run is writing"):
+        find_unfinished(folder, "test", {"weights": "a"}, beside=True)
+    beside = tmp_path / "version_1/predictions"
+    assert not find_unfinished(beside, "test", {"weights": "a"}, beside=True).lines
+    part.close()
+    assert find_unfinished(beside, "test", {"weights": "a"}, beside=True).lines == {3: '{"number": 3}'}
+    assert not find_unfinished(beside, "test", {"weights": "b"}, beside=True).lines
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("ranked", "processes", "then"), [(False, 1, 1), (True, 1, 1), (False, 2, 2), (True, 2, 2), (False, 2, 1)]
+)
+def test_a_killed_run_ends_in_the_report_of_an_undisturbed_one(
+    ranked: bool, processes: int, then: int, toybench: Path, tiny_model: dict[str, Any], tmp_path: Path
+) -> None:
+    """SIGKILL in the middle: the next version of the run finds what the last one answered, on fewer processes, too."""
+    config = LlamaConfig(**{key: value for key, value in tiny_model.items() if key != "model_type"}, vocab_size=600)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
+    recipe = write_recipe(tmp_path, toybench, ranked=ranked)
+    run(recipe, tmp_path, "whole", processes)
+    interrupted = start(recipe, tmp_path, "killed", processes)
+    parts = tmp_path / "killed/version_0/predictions"
+    deadline = time.monotonic() + 240
+    while lines_in(parts) < 40:
+        assert time.monotonic() < deadline
+        assert interrupted[0].poll() is None, "it ended before it could be killed"
+        time.sleep(0.02)
+    for process in interrupted:
+        process.kill()
+    for process in interrupted:
+        process.communicate()
+    known = lines_in(parts)
+    output = run(recipe, tmp_path, "killed", then)
+    predictions = [tmp_path / name / "predictions/test.jsonl" for name in ("whole/version_0", "killed/version_1")]
+    whole, resumed = (path.read_text(encoding="utf-8") for path in predictions)
+    assert resumed == whole
+    reports = [path.parents[1] / "report/test/report.json" for path in predictions]
+    assert reports[0].read_text() == reports[1].read_text()
+    assert f"{known} of {len(whole.splitlines())} prompts are answered already" in output
+    asked = sum(int(line.rpartition(" ")[2]) for line in output.splitlines() if line.startswith("asked this time"))
+    assert len(whole.splitlines()) - known <= asked < len(whole.splitlines())
+    assert not list(parts.glob(".*"))
+
+
+def write_recipe(folder: Path, toybench: Path, *, ranked: bool) -> Path:
+    recipe: dict[str, Any] = {
+        "trainer": {
+            "accelerator": "cpu",
+            "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": ".", "name": ""}},
+            "callbacks": [
+                {"class_path": "GeneralizationReport"},
+                {"class_path": "PredictionWriter"},
+                {"class_path": "counted_answers.CountAnswers"},
+            ],
+            "enable_progress_bar": False,
+        },
+        "model": {
+            "class_path": "InstructionTuningModule",
+            "init_args": {"pretrained": str(folder / "model")},
+        },
+        "data": tuning_data(
+            toybench,
+            folder / "store",
+            row_length=192,
+            max_new_tokens=24,
+            test_examples=20,
+            evaluation_tokens=800,
+            shots=[0, 1],
+            ranking={"labels": 12} if ranked else None,
+            validation_examples=0,
+        ),
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def start(recipe: Path, folder: Path, name: str, processes: int) -> "list[subprocess.Popen[str]]":
+    """All processes of a run, as torchrun would start them, so that each can be killed."""
+    words = ["test", "--config", str(recipe), "--trainer.devices", str(processes)]
+    words += ["--trainer.logger.init_args.save_dir", str(folder / name)]
+    paths = [os.environ.get("PYTHONPATH", ""), str(TESTS)]
+    settings = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    if processes > 1:
+        words += ["--trainer.strategy", "ddp"]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        settings |= {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "crosstask.cli", *words],
+            env={**os.environ, **settings, **({"RANK": rank, "LOCAL_RANK": rank} if processes > 1 else {})},
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in map(str, range(processes))
+    ]
+
+
+def run(recipe: Path, folder: Path, name: str, processes: int) -> str:
+    """What all processes of a run print."""
+    started = start(recipe, folder, name, processes)
+    outputs = [process.communicate(timeout=600)[0] for process in started]
+    assert not any(process.returncode for process in started), outputs[0][-4000:]
+    return "".join(outputs)
+
+
+def lines_in(folder: Path) -> int:
+    """Predictions on disk, whole lines."""
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob(".test-*.part")]
+    return sum("number" in json.loads(line) for text in texts for line in text.split("\n")[:-1])

@@ -1,0 +1,344 @@
+"""Rank classification: the log-likelihoods of one forward per option, from one forward for all of them."""
+
+import doctest
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from torch import Tensor
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from crosstask.datamodules.evaluation import options as datamodule_candidates
+from crosstask.datamodules.evaluation import prompt_loader as evaluation
+from crosstask.datamodules.evaluation.options import option_problem, tokenize_options
+from crosstask.datamodules.rendering.tokenization import tokenize_joint, tokenize_pair
+from crosstask.datamodules.schema import Prompt
+from crosstask.lightning_modules.attention import backends as attention_backends
+from crosstask.lightning_modules.attention import document_attention as attention
+from crosstask.lightning_modules.attention.document_attention import document_attention
+from crosstask.lightning_modules.attention.documents import Documents
+from crosstask.lightning_modules.evaluation.likelihood import Choice, option_scores, score_options
+
+SMALL: dict[str, Any] = {
+    "vocab_size": 700,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,  # large enough for branches to hear each other when they can
+}
+FEED = {"intermediate_size": 48}
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {
+    "opt": lambda: OPTForCausalLM(OPTConfig(**SMALL, ffn_dim=48, word_embed_proj_dim=32, init_std=0.3)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, **FEED, num_key_value_heads=2)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**SMALL)),
+    "neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**SMALL, **FEED)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL, **FEED, num_key_value_heads=2)),
+    "gptj": lambda: GPTJForCausalLM(GPTJConfig(vocab_size=700, n_embd=32, n_layer=2, n_head=4, rotary_dim=4)),
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(vocab_size=700, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    ),
+    "bart": lambda: BartForConditionalGeneration(
+        BartConfig(
+            **{"vocab_size": 700, "d_model": 32, "max_position_embeddings": 64, "init_std": 0.3},
+            **{f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("layers", 2), ("ffn_dim", 48))},
+            **{f"{side}_attention_heads": 4 for side in ("encoder", "decoder")},
+        )
+    ),
+}
+UNPACKED = ("gptj", "bart")
+
+PROMPTS = [
+    "Is the sky blue? Answer:",
+    "Input: seven apples and nine pears\nOutput:",
+    "Which animal barks?",
+    "nothing to choose from",
+    "one choice alone: ",
+    "Is the grass green? Answer:",
+]
+OPTIONS = [
+    ["yes", "no", "not at all"],
+    ["sixteen", "sixteen apples", "16", "none of the above"],
+    ["a dog", "a cat"],
+    [],
+    ["this one"],
+    ["yes", "no", "not at all"],
+]
+
+
+def build(name: str, implementation: str = "document") -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = MODELS[name]().double()
+    for weight in model.parameters():
+        if weight.ndim > 1:
+            weight.data *= 1.5
+    model.set_attn_implementation("sdpa" if name in UNPACKED else implementation)
+    return model.train()  # scoring must not depend on it
+
+
+def one_forward_each(
+    model: PreTrainedModel, tokenizer: Any, prompts: Sequence[str], options: Sequence[Sequence[str]]
+) -> list[list[float]]:
+    """The definition: one forward of transformers' own attention for each option, unpadded."""
+    model.set_attn_implementation("sdpa")
+    model.eval()
+    return [[_one(model, tokenizer, Prompt(p, c)) for c in group] for p, group in zip(prompts, options, strict=True)]
+
+
+@torch.no_grad()
+def _one(model: PreTrainedModel, tokenizer: Any, prompt: Prompt) -> float:
+    pair = model.config.is_encoder_decoder
+    (document,) = (tokenize_pair if pair else tokenize_joint)(tokenizer, [prompt])
+    ids, n = torch.from_numpy(document.input_ids)[None], document.n_source
+    if pair:
+        start = torch.tensor([[model.config.decoder_start_token_id]])
+        logits = model(input_ids=ids[:, :n], decoder_input_ids=torch.cat([start, ids[:, n:-1]], dim=1)).logits[0]
+    else:
+        logits = model(input_ids=ids).logits[0, n - 1 : -1]
+    return float(logits.log_softmax(dim=-1).gather(1, ids[0, n:, None]).sum())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_candidates_score_as_with_one_forward_each(name: str, tokenizer: Any) -> None:
+    model = build(name)
+    scores = [each.sum for each in score_options(model, tokenizer, PROMPTS, OPTIONS)]
+    assert model.training
+    small = [each.sum for each in score_options(model, tokenizer, PROMPTS, OPTIONS, tokens_per_forward=40)]
+    expected = one_forward_each(model, tokenizer, PROMPTS, OPTIONS)
+    for got, again, right in zip(scores, small, expected, strict=True):
+        assert list(got) == pytest.approx(right, abs=1e-10, rel=1e-10)
+        assert list(again) == pytest.approx(right, abs=1e-10, rel=1e-10)
+    assert len({round(score, 3) for group in expected for score in group}) > 8  # the same for all would prove nothing
+
+
+@pytest.mark.parametrize("name", ["opt", "llama"])
+def test_one_forward_serves_all_prompts_and_their_tokens_are_read_once(name: str, tokenizer: Any) -> None:
+    model = build(name)
+    shapes: list[tuple[int, ...]] = []
+    model.get_input_embeddings().register_forward_hook(lambda module, inputs, _: shapes.append(tuple(inputs[0].shape)))
+    logits: list[tuple[int, ...]] = []
+    model.get_output_embeddings().register_forward_hook(lambda module, _, out: logits.append(tuple(out.shape)))
+    score_options(model, tokenizer, PROMPTS, OPTIONS)
+    documents = tokenize_options(tokenizer, PROMPTS, OPTIONS, pair=False)
+    shared = sum(group[0].n_source for group in documents if group)
+    own = [len(document.input_ids) - document.n_source - 1 for group in documents for document in group]
+    assert shapes == [(1, shared + sum(own))]
+    # A column's logits are read once: those of a prompt's last token serve all its options.
+    assert logits[0][-2] == sum(bool(group) for group in documents) + sum(own)
+
+
+def test_a_long_prompt_loses_the_same_beginning_for_all_candidates(tokenizer: Any) -> None:
+    model = build("llama")
+    prompts, options = ["one two three four five six seven eight " * 4], [["nine", "nine hundred"]]
+    documents = tokenize_options(tokenizer, prompts, options, pair=False)[0]
+    longest = max(len(document.input_ids) for document in documents) - 9
+    with pytest.warns(UserWarning, match="1 of 1 prompts are too long and lose their beginning"):
+        (scores,) = score_options(model, tokenizer, prompts, options, longest=longest)
+    model.set_attn_implementation("sdpa")
+    for document, score in zip(documents, scores.sum, strict=True):
+        ids, n = torch.from_numpy(document.input_ids[9:]), document.n_source - 9
+        with torch.no_grad():
+            likelihoods = model(input_ids=ids[None]).logits[0, n - 1 : -1].log_softmax(dim=-1)
+        assert score == pytest.approx(float(likelihoods.gather(1, ids[n:, None]).sum()), abs=1e-10)
+
+
+def test_scores_are_those_of_their_definitions(tokenizer: Any) -> None:
+    scores = option_scores([-6.0, -4.0], [3, 1], ["né!", " of 10 byte"], [-1.0, -7.5])
+    assert scores.token_mean == (-2.0, -4.0)
+    assert scores.byte_mean == (-1.5, -0.4)  # é is two bytes, the space before a option none
+    assert scores.pmi == (-5.0, 3.5)
+    assert [scores.best(kind).place for kind in ("sum", "token_mean", "byte_mean", "pmi")] == [1, 0, 1, 1]  # type: ignore[arg-type]
+
+    model = build("opt")
+    pmi = [each.pmi for each in score_options(model, tokenizer, PROMPTS, OPTIONS, unconditional="Answer:")]
+    given = one_forward_each(model, tokenizer, PROMPTS, OPTIONS)
+    alone = one_forward_each(model, tokenizer, ["Answer:"] * len(PROMPTS), OPTIONS)
+    for got, a, b in zip(pmi, given, alone, strict=True):
+        assert got is not None
+        assert list(got) == pytest.approx([x - y for x, y in zip(a, b, strict=True)], abs=1e-10)
+    with pytest.raises(ValueError, match="pmi compares with an unconditional prompt"):
+        option_scores([-1.0], [1], ["a"]).best("pmi")
+
+
+def test_of_equal_scores_the_first_is_chosen_and_the_tie_is_told() -> None:
+    assert option_scores([-2.0, -1.0, -1.0], [1, 1, 1], ["a", "b", "c"]).best() == Choice(1, True)
+    assert option_scores([-1.0], [1], ["a"]).best() == Choice(0, False)
+    with pytest.raises(ValueError, match="no option to choose from"):
+        option_scores([], [], []).best()
+
+
+def test_without_eos_a_candidate_is_not_worse_for_going_on(tokenizer: Any) -> None:
+    """What another harness scores: the option's own tokens."""
+    model = build("gpt2")
+    (with_eos,) = score_options(model, tokenizer, ["2 and 3 is"], [["5", "five"]])
+    (without,) = score_options(model, tokenizer, ["2 and 3 is"], [["5", "five"]], eos=False)
+    assert all(a < b for a, b in zip(with_eos.sum, without.sum, strict=True))
+
+
+def joint_tokenizer() -> PreTrainedTokenizerFast:
+    """Merges over spaces: "xa b" is "x", "a ", "b", but "xa c" is "x", "a", " c"."""
+    tokens = ["</s>", "x", "a", " ", "b", "c", "a ", " c"]
+    bpe = Tokenizer(BPE({token: place for place, token in enumerate(tokens)}, [(" ", "c"), ("a", " ")]))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="</s>")
+
+
+def test_a_token_over_the_joint_is_scored_with_its_candidate() -> None:
+    tokenizer = joint_tokenizer()
+    (documents,) = tokenize_options(tokenizer, ["xa"], [["b", "c"]], pair=False)
+    assert [document.input_ids.tolist() for document in documents] == [[1, 6, 4, 0], [1, 2, 7, 0]]
+    assert [document.n_source for document in documents] == [1, 2]
+    assert datamodule_candidates.common_prefix(documents) == 1
+    model = build("llama")
+    (scores,) = score_options(model, tokenizer, ["xa  "], [["b", "c "]])  # spaces at the joint do not count
+    assert list(scores.sum) == pytest.approx(one_forward_each(model, tokenizer, ["xa"], [["b", "c"]])[0], abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        (["a"], [["yes", "no", " yes"]], r"prompt 0: duplicate options: \['yes', 'no', ' yes'\]"),
+        (["a"], [["yes", " "]], "prompt 0: an empty option"),
+        (["a", "b"], [["yes"]], "2 prompts and 1 lists"),
+        (["  "], [["yes"]], "nothing precedes option 'yes'"),
+        (["a"], [["yes", "one two three four five six seven " * 4]], "a option of .* leaves no room for its prompt"),
+    ],
+)
+def test_what_cannot_be_ranked_is_refused(
+    tokenizer: Any, prompts: list[str], options: list[list[str]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        score_options(build("opt"), tokenizer, prompts, options)
+
+
+def test_an_answer_that_is_no_candidate_is_named() -> None:
+    assert option_problem(["a", "b"], 2) == "the gold answer is missing among the options"
+    assert option_problem(["a", "b"], 1) is None
+
+
+def test_candidates_of_the_same_tokens_are_refused() -> None:
+    tokenizer = joint_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Lowercase()
+    with pytest.raises(ValueError, match="'c' and 'C' are the same tokens"):
+        tokenize_options(tokenizer, ["xa"], [["c", "C"]], pair=False)
+
+
+# --- attention ---
+
+# Rows of 9 columns: a trunk of 3 with branches of 1 and 2 and a lone document of 3; a trunk of 4 with branches of 2, 2
+# and a padding column.
+OFFSETS, BRANCHES = torch.tensor([0, 6, 9, 17, 18]), torch.tensor([0, 3, 4, 6, 9, 13, 15, 17, 18])
+
+
+class Layer(torch.nn.Module):
+    is_causal = True
+
+
+def dense_mask() -> Tensor:
+    """Which key each query reads, by the definition: bool [2, 1, 9, 9]."""
+    mask = torch.zeros(18, 18, dtype=torch.bool)
+    for start, end in ((0, 3), (3, 4), (4, 6), (6, 9), (9, 13), (13, 15), (15, 17), (17, 18)):
+        mask[start:end, start:end] = torch.ones(end - start, end - start).tril().bool()
+    mask[3:6, :3] = mask[13:17, 9:13] = True
+    return torch.stack([mask[:9, :9], mask[9:, 9:]])[:, None]
+
+
+def test_branches_equal_a_dense_mask_in_outputs_and_gradients() -> None:
+    torch.manual_seed(0)
+    states = torch.rand(3, 2, 4, 9, 8, dtype=torch.float64, requires_grad=True)
+    documents = Documents(OFFSETS, branch_offsets=BRANCHES)
+    branched, _ = document_attention(Layer(), *states.unbind(), None, documents=documents)
+    dense, _ = document_attention(Layer(), *states.unbind(), dense_mask())
+    torch.testing.assert_close(branched, dense, atol=1e-12, rtol=1e-12)
+    weights = torch.rand_like(dense)
+    for got, expected in zip(
+        torch.autograd.grad((branched * weights).sum(), states),
+        torch.autograd.grad((dense * weights).sum(), states),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected, atol=1e-12, rtol=1e-12)
+
+
+def varlen_by_definition(query: Tensor, key: Tensor, value: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int,
+                         *, return_aux: Any, scale: float, window_size: tuple[int, int],
+                         enable_gqa: bool) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Any device's varlen kernel with its log-sum-exps [H, T]."""
+    assert return_aux.lse
+    assert cu_q.dtype == cu_k.dtype == torch.int32
+    outputs, sums = [], []
+    repeats = query.shape[1] // key.shape[1]
+    for q, k, v in zip(
+        *(s.split(cu.diff().tolist()) for s, cu in ((query, cu_q), (key, cu_k), (value, cu_k))), strict=True
+    ):
+        k, v = (states.repeat_interleave(repeats, dim=1) for states in (k, v))
+        scores = torch.einsum("qhe,khe->hqk", q, k) * (scale or q.shape[-1] ** -0.5)
+        if window_size == (-1, 0):
+            scores = scores.masked_fill(torch.ones(scores.shape[1:]).triu(1).bool(), float("-inf"))
+        outputs.append(torch.einsum("hqk,khe->qhe", scores.softmax(-1), v))
+        sums.append(scores.logsumexp(-1))
+    return torch.cat(outputs), torch.cat(sums, dim=1)
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_two_softmaxes_are_merged_into_one(monkeypatch: pytest.MonkeyPatch, key_heads: int) -> None:
+    """The route of the flash kernel on any device, with a definition in the kernel's place: no mask anywhere."""
+    torch.manual_seed(0)
+    query = torch.rand(2, 4, 9, 8, dtype=torch.float64) * 4
+    key, value = torch.rand(2, 2, key_heads, 9, 8, dtype=torch.float64).unbind()
+    documents = Documents(OFFSETS, branch_offsets=BRANCHES)
+    grouped, _ = document_attention(Layer(), query, key, value, None, documents=documents)
+    monkeypatch.setattr(attention, "varlen_applies", lambda *_: True)
+    monkeypatch.setattr(attention_backends, "varlen_attn", varlen_by_definition)
+    with torch.no_grad():
+        merged, _ = document_attention(Layer(), query, key, value, None, documents=documents)
+    torch.testing.assert_close(merged, grouped, atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("branches", "message"),
+    [
+        ([0, 3, 4, 9, 13, 18], r"branch_offsets lack the documents' starts \[6, 17\]"),
+        ([0, 3, 3, 4, 6, 9, 13, 15, 17, 18], "trunks and branches hold a token at least"),
+    ],
+)
+def test_branches_that_do_not_fit_their_documents_are_refused(branches: list[int], message: str) -> None:
+    states = torch.rand(2, 4, 9, 8)
+    documents = Documents(OFFSETS, branch_offsets=torch.tensor(branches))
+    with pytest.raises(ValueError, match=message):
+        document_attention(Layer(), states, states, states, None, documents=documents)
+
+
+def test_documented_examples() -> None:
+    for module in (datamodule_candidates, evaluation):
+        assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["opt", "llama"])
+def test_the_flash_kernel_ranks_as_the_grouped_calls_do(name: str, tokenizer: Any) -> None:
+    exact = score_options(build(name).float().cuda(), tokenizer, PROMPTS, OPTIONS)
+    fast = score_options(build(name).to("cuda", torch.bfloat16), tokenizer, PROMPTS, OPTIONS)
+    for got, expected in zip(fast, exact, strict=True):
+        assert list(got.sum) == pytest.approx(expected.sum, rel=0.05, abs=0.5)  # bfloat16 keeps 8 bits

@@ -1,0 +1,156 @@
+"""Selection among responses: each method's choice, and the table, against values worked out by hand."""
+
+import numpy as np
+import pytest
+
+from crosstask.callbacks.report.selection_table import by_size
+from crosstask.datamodules.scoring.samples import Sample
+from crosstask.lightning_modules.scoring.selection import (
+    Responses,
+    choices,
+    correctness_votes,
+    mean_calibration_error,
+    preference_votes,
+    selection_table,
+    worth,
+)
+
+REFERENCE = ["the red cat sat"]
+SAMPLES = [  # ROUGE-L: 1 of 1 and of 4 words: 0.4; 0.4; 1.0; 0.0; 0.857...
+    Sample("red", "m", "beam", 0, log_likelihood=-1.0, tokens=1),
+    Sample("Red.", "m", "nucleus", 0, log_likelihood=-1.5, tokens=2),
+    Sample("the red cat sat", "m", "nucleus", 1, log_likelihood=-3.0, tokens=4),
+    Sample("dog", "m", "top_k", 0, log_likelihood=-2.0, tokens=1),
+    Sample("the red cat", "m", "top_k", 1, log_likelihood=-2.1, tokens=3),
+]
+SCORES = [0.1, 0.2, 0.9, -0.3, 0.8]
+
+
+def responses(task: str = "t", example: str = "1", scores: list[float] = SCORES) -> Responses:
+    values = np.array(scores)
+    return Responses.of(task, example, SAMPLES, REFERENCE, {"scorer": values}, {"scored": correctness_votes(values)})
+
+
+def test_every_method_chooses_as_worked_out_by_hand() -> None:
+    assert choices(responses()) == {
+        "beam": 0,
+        "nucleus": 1,
+        "top_k": 3,
+        "self-consistency": 0,  # "red" twice, and the first of them is taken
+        "minimum Bayes risk": 0,  # 1 + 1 + 0.4 + 0.5 = 2.9; "the red cat" has 2 * 0.5 + 6 / 7 + 1 = 2.86
+        "self-score, sum": 0,
+        "self-score, mean": 4,  # -0.7; the whole sentence has -0.75
+        "scorer": 2,
+        "self-consistency, scored": 2,  # 0.9 against 0.1 + 0.2
+        "minimum Bayes risk, scored": 4,  # 0.3 * 0.5 + 0.9 * 6 / 7 + 0.8 = 1.72; the sentence has 1.71
+    }
+
+
+def test_what_a_choice_is_worth() -> None:
+    found = worth(responses())
+    quality = [0.4, 0.4, 1.0, 0.0, 6 / 7]
+    np.testing.assert_allclose(responses().quality, quality)
+    assert found["oracle"] == found["scorer"] == 1.0
+    assert found["random"] == pytest.approx(sum(quality) / 5)
+    assert found["beam"] == pytest.approx(0.4)
+    assert found["top_k"] == 0.0
+
+
+def test_the_table_is_a_mean_over_tasks_and_its_gaps_are_shares() -> None:
+    """Task t: scorer 1.0 twice; task u: scorer picks "dog", 0. Best single is 0.4 everywhere, the oracle 1."""
+    wrong = [0.0, 0.0, 0.0, 1.0, 0.0]
+    table = selection_table([responses(), responses(example="2"), responses("u", scores=wrong)])
+    by_name = dict(zip(table.methods, table.mean, strict=True))
+    assert table.names == ["t", "u"]
+    assert table.instances == 3
+    assert by_name["scorer"] == pytest.approx(0.5)  # (1 + 0) / 2, not (1 + 1 + 0) / 3
+    assert table.best_single == "beam"
+    assert table.recovered == {"scorer": pytest.approx((0.5 - 0.4) / (1 - 0.4))}
+    assert table.gains["scorer"].mean == pytest.approx(0.1)
+    np.testing.assert_allclose(table.tasks[:, table.methods.index("scorer")], [1.0, 0.0])
+    assert table.low[table.methods.index("beam")] == pytest.approx(0.4)
+    # ranks of SCORES 2 3 5 1 4 and of quality 2.5 2.5 5 1 4; of `wrong` 2.5 2.5 2.5 5 2.5
+    first, second = (
+        np.corrcoef([2, 3, 5, 1, 4], [2.5, 2.5, 5, 1, 4])[0, 1],
+        np.corrcoef(wrong, [2.5, 2.5, 5, 1, 4])[0, 1],
+    )
+    assert table.spearman == {"scorer": pytest.approx((2 * first + second) / 3)}
+
+
+def test_fewer_samples_are_those_of_one_decoding() -> None:
+    one = responses().restricted(1)
+    assert [sample.response for sample in one.samples] == ["Red."]
+    assert worth(one)["scorer"] == pytest.approx(0.4)
+    assert len(responses().restricted(2).samples) == 2
+    with pytest.raises(ValueError, match="t 1 has 2 nucleus samples, and 3 are sampled for"):
+        responses().restricted(3)
+
+
+def test_of_several_generators_each_gives_as_many() -> None:
+    pooled = [sample._replace(decoding=f"{name} {sample.decoding}") for name in "ab" for sample in SAMPLES]
+    two = Responses.of("t", "1", pooled, REFERENCE).restricted(1)
+    assert [sample.decoding for sample in two.samples] == ["a nucleus", "b nucleus"]
+    assert list(by_size([Responses.of("t", "1", pooled, REFERENCE)], [2, 3, 0, 99])) == ["2", "10"]
+
+
+def test_a_black_box_has_no_likelihood_and_an_unscored_file_no_scorer() -> None:
+    unknown = [sample._replace(log_likelihood=None) for sample in SAMPLES]
+    methods = worth(Responses.of("t", "1", unknown, REFERENCE))
+    assert not {"scorer", "self-score, sum", "self-score, mean"} & set(methods)
+    assert "minimum Bayes risk" in methods
+    table = selection_table([Responses.of("t", "1", unknown, REFERENCE), responses()])
+    assert "scorer" not in table.methods
+    assert table.recovered == table.spearman == {}
+
+
+def test_an_empty_answer_is_never_the_most_likely() -> None:
+    samples = [Sample("", "m", "beam", 0), *SAMPLES]
+    assert worth(Responses.of("t", "1", samples, REFERENCE))["self-score, sum"] == pytest.approx(0.4)
+
+
+def test_several_scorers_stand_side_by_side() -> None:
+    """The second scorer likes "the red cat"; what it weighs is a softmax, in which exp(2) beats 4 exp(0)."""
+    reward = np.array([0.0, 0.0, 0.0, 0.0, 2.0])
+    votes = {"scored": correctness_votes(np.array(SCORES)), "reward": preference_votes(reward)}
+    np.testing.assert_allclose(votes["reward"], np.array([1, 1, 1, 1, np.e**2]) / (4 + np.e**2))
+    found = Responses.of("t", "1", SAMPLES, REFERENCE, {"scorer": np.array(SCORES), "reward": reward}, votes)
+    chosen = choices(found)
+    assert {name: chosen[name] for name in ("scorer", "reward", "self-consistency, reward")} == {
+        "scorer": 2,
+        "reward": 4,
+        "self-consistency, reward": 4,
+    }
+    table = selection_table([found])
+    assert table.recovered == {"scorer": 1.0, "reward": pytest.approx((6 / 7 - 0.4) / 0.6)}
+    assert list(table.spearman) == ["scorer", "reward"]
+    for name in ("beam", "oracle", "self-consistency"):
+        with pytest.raises(ValueError, match=f"cannot be called '{name}', which is another row"):
+            Responses.of("t", "1", SAMPLES, REFERENCE, {name: reward})
+
+
+def test_the_calibration_error_of_tasks_is_a_mean_over_tasks() -> None:
+    """Quality 0.4 0.4 1 0 6/7, of which the bins 0.0 to 0.1 and 0.9 to 1.0 hold what is expected to be 0 and 1."""
+    expected = np.array([0.0, 0.0, 1.0, 0.0, 1.0])
+    one = Responses.of("t", "1", SAMPLES, REFERENCE, votes={"scored": expected})
+    perfect = one._replace(task="u", votes={"scored": one.quality})
+    error = (0.8 + 1 / 7) / 5
+    assert mean_calibration_error([one, one], "scored") == pytest.approx(error)
+    assert mean_calibration_error([one, one, perfect], "scored") == pytest.approx(error / 2)
+
+
+def test_scores_that_give_nothing_a_chance_leave_all_candidates_equal() -> None:
+    below = responses(scores=[-1.0] * 5)
+    assert choices(below)["self-consistency, scored"] == choices(below)["self-consistency"]
+
+
+def test_one_candidate_is_everyones_choice() -> None:
+    assert set(choices(Responses.of("t", "1", SAMPLES[:1], REFERENCE, {"scorer": np.array([0.5])})).values()) == {0}
+
+
+def test_bad_candidates_are_refused() -> None:
+    with pytest.raises(ValueError, match="t 1 has no responses"):
+        Responses.of("t", "1", [], REFERENCE)
+    with pytest.raises(ValueError, match="t 1 has 5 responses and 1 scores"):
+        Responses.of("t", "1", SAMPLES, REFERENCE, {"scorer": np.array([0.5])})
+    with pytest.raises(ValueError, match="no example has responses"):
+        selection_table([])

@@ -1,0 +1,231 @@
+"""One module under every strategy: the losses and weights of one process, on real processes.
+
+The plain suite starts two processes once, for four strategies; the whole matrix of docs/strategies.md is marked
+`distributed`.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.strategies import FSDPStrategy
+from processes import STRATEGIES, file_weights, losses, run_on
+from recipes import SMALL, save_model
+from strategy_runs import STEPS, TWO, fit, require_equal_weights, write_recipe
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from crosstask.cli import main
+from crosstask.commands.export import export_checkpoint
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.lightning_modules.instructions.fit_checks import reject_strategy
+from crosstask.lightning_modules.sharding.checkpoints import require_whole_checkpoint
+from crosstask.lightning_modules.sharding.replacing import partial_path, whole_path
+from crosstask.lightning_modules.sharding.tensor_parallel import require_tensor_parallel
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("strategies")
+
+
+@pytest.fixture(scope="module")
+def recipe(folder: Path, toybench: Path) -> Path:
+    """OPT by plain descent: its steps are as long as its gradients, below and above the clipping norm."""
+    model = save_model("opt", folder, len(load_tokenizer(str(toybench / "tokenizer"))))
+    arguments = {"pretrained": str(model), "learning_rate": 0.3}
+    return write_recipe(
+        folder / "opt.yaml", toybench, {"class_path": "plain_descent.PlainTuning", "init_args": arguments}, {}
+    )
+
+
+@pytest.fixture(scope="module")
+def adam(folder: Path, toybench: Path, recipe: Path) -> Path:
+    """The same model by Adam, whose state a resumed run needs."""
+    arguments = {"pretrained": str(folder / "opt"), "learning_rate": 0.01, "warmup_steps": 2, "weight_decay": 0.1}
+    return write_recipe(
+        folder / "adam.yaml", toybench, {"class_path": "InstructionTuningModule", "init_args": arguments}, {}
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(recipe: Path, adam: Path, folder: Path) -> Path:
+    """One process, then two under every strategy of the plain suite, in one start."""
+    main(fit(recipe, "one"))
+    main(fit(adam, "adam_one"))
+    accumulate = "--trainer.accumulate_grad_batches=2"
+    commands: list[dict[str, Any]] = [
+        {"words": fit(recipe, name, *TWO, *STRATEGIES[name], accumulate)} for name in PLAIN
+    ]
+    commands += [
+        {"words": fit(adam, f"adam_{name}", *TWO, *STRATEGIES[name], f"--ckpt_path={folder / source / HALFWAY}")}
+        for name, source in RESUMED.items()
+    ]
+    commands.insert(len(PLAIN), {"words": fit(adam, "adam_whole_zero3", *TWO, *STRATEGIES["zero3"])})
+    run_on(2, commands + refusals(recipe, folder), folder)
+    return folder
+
+
+HALFWAY = f"step={STEPS // 2}.ckpt"
+RESUMED = {"fsdp2": "adam_one", "tensor": "adam_one", "zero3": "adam_whole_zero3"}
+"""Where each strategy goes on from: from the file of one process, or DeepSpeed from its own folder."""
+
+PLAIN = ["ddp", "fsdp2", "tensor", "zero3"]
+
+
+def refusals(recipe: Path, folder: Path) -> list[dict[str, Any]]:
+    """What two processes must reject at the start, each with its reason."""
+    tensor = ["--trainer.strategy.class_path=ShardedStrategy"]
+    size = "--trainer.strategy.init_args.tensor_parallel_size"
+    return [
+        {
+            "words": fit(recipe, "no", *TWO, "--trainer.strategy=fsdp"),
+            "skipped": "the trainer cannot be built from its settings: The strategy `fsdp` requires a GPU accelerator",
+        },
+        {
+            "words": fit(recipe, "no", *TWO, "--trainer.strategy=deepspeed"),
+            "skipped": "DeepSpeed is only supported on CUDA devices",
+        },
+        {"words": fit(recipe, "no", *TWO, *tensor, f"{size}=3"), "skipped": "cannot be divided into"},
+        {
+            "words": fit(recipe, "no", *TWO, *STRATEGIES["ddp"], "--data.init_args.rows_per_step=3"),
+            "skipped": "choose a multiple of 2",
+        },
+        {
+            "words": fit(recipe, "no", *TWO, *STRATEGIES["ddp"], "--model.init_args.seed=$RANK"),
+            "skipped": "model.seed is 0 on rank 0 and 1 on rank 1",
+        },
+        {
+            "words": fit(recipe, "no", *TWO, *STRATEGIES["fsdp2"], f"--ckpt_path={folder / 'zero3' / HALFWAY}"),
+            "skipped": "crosstask export",
+        },
+    ]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_losses_are_those_of_one_process(runs: Path, name: str) -> None:
+    alone = losses(runs / "run/one")
+    assert len(alone) == STEPS
+    assert losses(runs / f"run/{name}") == pytest.approx(alone, rel=2e-6)
+
+
+def test_weights_are_those_of_one_process(runs: Path) -> None:
+    """In float32, whose sums depend on their order."""
+    require_equal_weights(runs, "one", PLAIN, 2e-6)
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_goes_on_under_another_strategy(runs: Path, name: str) -> None:
+    undisturbed = losses(runs / "run/adam_one")
+    assert losses(runs / f"run/adam_{name}") == pytest.approx(undisturbed[STEPS // 2 :], rel=1e-5)
+
+
+def test_one_process_goes_on_from_shards(runs: Path, adam: Path) -> None:
+    """A folder that two processes under FSDP2 have written, itself resumed from a file."""
+    for name, source in (("adam_from_shards", "adam_fsdp2"), ("adam_from_file", "adam_one")):
+        checkpoint = runs / source / f"step={STEPS}.ckpt"
+        main(fit(adam, name, f"--ckpt_path={checkpoint}", f"--trainer.max_steps={STEPS + 2}"))
+    from_file = losses(runs / "run/adam_from_file")
+    assert len(from_file) == 2
+    assert losses(runs / "run/adam_from_shards") == pytest.approx(from_file, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam_one", "adam_fsdp2", "adam_tensor", "adam_zero3"])
+def test_every_checkpoint_becomes_a_hugging_face_folder(
+    runs: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "crosstask.lightning_modules.sharding.checkpoint_weights.READ_BYTES", 10_000
+    )  # shards in several parts
+    export_checkpoint([str(runs / name / f"step={STEPS}.ckpt"), str(tmp_path / "hf")])
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    expected = file_weights(runs / "adam_one" / f"step={STEPS}.ckpt")
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(value, expected[f"model.{key}"], rtol=1e-3, atol=1e-4)  # Adam enlarges rounding
+    assert len(load_tokenizer(str(tmp_path / "hf"))) == model.config.vocab_size
+
+
+def test_what_is_no_checkpoint_of_this_model_is_refused(runs: Path, adam: Path, tmp_path: Path) -> None:
+    whole = runs / "adam_fsdp2" / f"step={STEPS}.ckpt"
+    wider = AutoConfig.from_pretrained(runs / "opt", hidden_size=64, word_embed_proj_dim=64)
+    AutoModelForCausalLM.from_config(wider).save_pretrained(tmp_path / "wider")
+    with pytest.raises(ValueError, match="checkpoint of another model: hidden_size is 32 there and 64 here"):
+        main(fit(adam, "no", f"--ckpt_path={whole}", f"--model.init_args.pretrained={tmp_path / 'wider'}"))
+
+    with pytest.raises(ValueError, match=r"adam\.yaml is no checkpoint: it is not a file that torch\.save wrote"):
+        export_checkpoint([str(adam), str(tmp_path / "hf")])
+
+    half = shutil.copytree(whole, tmp_path / "half.ckpt")
+    next(half.glob("*1_0.distcp")).unlink()
+    with pytest.raises(ValueError, match=r"lacks 1 of its 2 shards, e\.g\. __1_0"):
+        main(fit(adam, "no", f"--ckpt_path={half}"))
+    (half / "meta.pt").unlink()
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        main(fit(adam, "no", f"--ckpt_path={half}"))
+    half.rename(partial_path(half))
+    with pytest.raises(ValueError, match=r"half-written-half\.ckpt beside it was never finished"):
+        main(fit(adam, "no", f"--ckpt_path={half}"))
+
+
+def test_last_is_the_newest_whole_checkpoint_or_refused(runs: Path, adam: Path) -> None:
+    """As a job that is started again resumes: its process may have ended while one folder replaced another."""
+    last = runs / "adam_cut_short" / "last.ckpt"
+    shutil.copytree(runs / "adam_fsdp2" / f"step={STEPS}.ckpt", whole_path(last))
+    words = ["--ckpt_path=last", f"--trainer.max_steps={STEPS + 1}"]
+    main(fit(adam, "adam_cut_short", *words, "--trainer.callbacks.init_args.save_last=true"))
+    assert len(losses(runs / "run/adam_cut_short")) == 1
+    assert last.is_file()
+    assert not whole_path(last).exists()
+
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+        main(fit(adam, "adam_cut_short", *words))
+    with pytest.raises(ValueError, match="--ckpt_path best is known only within the run"):
+        main(fit(adam, "adam_cut_short", "--ckpt_path=best"))
+
+
+def test_an_unfinished_folder_of_deepspeed_is_refused(runs: Path, tmp_path: Path) -> None:
+    half = shutil.copytree(runs / "zero3" / HALFWAY, tmp_path / "half.ckpt")
+    require_whole_checkpoint(half)
+    next((half / "checkpoint").glob("*rank_1*optim_states.pt")).unlink()
+    with pytest.raises(ValueError, match="2 processes wrote it, and 1 files are there"):
+        require_whole_checkpoint(half)
+    (half / "latest").unlink()
+    with pytest.raises(ValueError, match=r"was never finished: it lacks .* the file `latest`"):
+        require_whole_checkpoint(half)
+
+
+def test_hypergradients_do_not_pass_through_lightnings_fsdp() -> None:
+    with pytest.raises(ValueError, match=r"with DDP or with FSDP2 .* got FSDPStrategy"):
+        reject_strategy(FSDPStrategy(), curvature="finite_difference", reads_with_model=False)
+
+
+def test_heads_and_widths_that_cannot_be_cut_are_refused() -> None:
+    config = AutoConfig.for_model("llama", **SMALL["llama"])
+    require_tensor_parallel(config, 2)
+    for size, reason in ((3, "the 4 attention heads"), (4, "the 2 key-value heads")):
+        with pytest.raises(ValueError, match=f"tensor_parallel_size = {size} does not divide {reason} of llama"):
+            require_tensor_parallel(config, size)
+    config.intermediate_size = 65
+    with pytest.raises(ValueError, match="does not divide the 65 columns"):
+        require_tensor_parallel(config, 2)
+
+
+def test_an_fp16_overflow_skips_the_step_and_its_schedule_alike(adam: Path, folder: Path) -> None:
+    """The loss scale starts far too high: gradients overflow until it has been halved often enough."""
+    scaler = {"class_path": "torch.amp.GradScaler", "init_args": {"device": "cpu", "init_scale": 2.0**26}}
+    plugin = {
+        "class_path": "lightning.pytorch.plugins.MixedPrecision",
+        "init_args": {"precision": "16-mixed", "device": "cpu", "scaler": scaler},
+    }
+    overlay = folder / "fp16.yaml"
+    overlay.write_text(yaml.safe_dump({"trainer": {"plugins": [plugin], "max_steps": 20}}))
+    main(fit(adam, "fp16", f"--config={overlay}"))
+    checkpoint = torch.load(folder / "fp16/step=20.ckpt", weights_only=False)
+    skipped = checkpoint["crosstask"]["skipped_steps"]
+    assert 0 < skipped < 20
+    assert checkpoint["lr_schedulers"][0]["last_epoch"] == 20 - skipped
+    assert int(checkpoint["optimizer_states"][0]["state"][0]["step"]) == 20 - skipped
+    assert checkpoint["MixedPrecision"]["scale"] == 2.0 ** (26 - skipped)

@@ -1,0 +1,144 @@
+"""Adapters are what is trained, saved and added again; the weights beside them stay as they are."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from processes import losses
+from recipes import save_model
+from strategy_runs import STEPS, fit, write_recipe
+from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedModel
+
+from crosstask.cli import main, run
+from crosstask.commands.export import export_checkpoint
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.lightning_modules.adapters import (
+    LoRA,
+    add_adapters,
+    describe_adapters,
+    merged_weights,
+    require_same_base,
+)
+
+TARGETS = ["q_proj", "v_proj", "fc1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, toybench: Path) -> Path:
+    folder = tmp_path_factory.mktemp("adapters")
+    save_model("opt", folder, len(load_tokenizer(str(toybench / "tokenizer"))))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(folder: Path, toybench: Path) -> Path:
+    arguments = {
+        "pretrained": str(folder / "opt"),
+        "lora": {"r": 4, "alpha": 8, "dropout": 0.1, "target_modules": TARGETS},
+        "learning_rate": 0.05,
+        "warmup_steps": 1,
+        "gradient_checkpointing": True,
+    }
+    return write_recipe(
+        folder / "lora.yaml", toybench, {"class_path": "InstructionTuningModule", "init_args": arguments}, {}
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: Path, folder: Path) -> PreTrainedModel:
+    """Four steps on packed rows, with the exporting callback."""
+    words = ["--trainer.callbacks+=HuggingFaceExport", f"--trainer.callbacks.folder={folder / 'at_end'}"]
+    module: Any = run([*fit(recipe, "whole"), *words]).model
+    return module.language_model.eval()
+
+
+def logits(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Of one document of every eleventh token."""
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        return model.to(dtype).eval()(torch.arange(5, 90, 11)[None]).logits
+
+
+def test_an_adapters_gradient_is_that_of_its_matrix() -> None:
+    """W + alpha / r * B A with B = 0: dL/dB is alpha / r * dL/dW A^T, and A does not move."""
+    shape = {"hidden_size": 8, "word_embed_proj_dim": 8, "ffn_dim": 16, "num_attention_heads": 2}
+    config = {"vocab_size": 30, "num_hidden_layers": 1, "max_position_embeddings": 16, "dropout": 0.0, **shape}
+    ids = torch.arange(4, 12)[None]
+
+    def model() -> PreTrainedModel:
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(OPTConfig(**config)).double().train()
+
+    plain, adapted = model(), model()
+    add_adapters(adapted, LoRA(r=2, alpha=6.0, target_modules=["fc1"]))
+    adapted.double()
+    for each in (plain, adapted):
+        each(ids).logits.square().sum().backward()
+    found = adapted.get_submodule("model.decoder.layers.0.fc1")
+    a, b = (getattr(found, name)["default"].weight for name in ("lora_A", "lora_B"))
+    weight = plain.get_submodule("model.decoder.layers.0.fc1").weight
+    assert weight.grad is not None
+    torch.testing.assert_close(b.grad, 6.0 / 2 * weight.grad @ a.detach().T)
+    assert not a.grad.any()
+    assert {name for name, value in adapted.named_parameters() if value.requires_grad} == {
+        f"model.decoder.layers.0.fc1.lora_{part}.default.weight" for part in "AB"
+    }
+
+
+def test_only_adapters_are_trained_and_saved(trained: PreTrainedModel, folder: Path) -> None:
+    base = AutoModelForCausalLM.from_pretrained(folder / "opt").state_dict()
+    moved = {name: value for name, value in trained.state_dict().items() if "lora_" in name}
+    assert len(moved) == 2 * 2 * len(TARGETS)
+    assert all(value.any() for name, value in moved.items() if "lora_B" in name)
+    for name, value in trained.state_dict().items():
+        if name not in moved:
+            assert torch.equal(value, base[name.replace(".base_layer", "")]), name
+    checkpoint = torch.load(folder / f"whole/step={STEPS}.ckpt", weights_only=False)
+    assert set(checkpoint["state_dict"]) == {f"model.{name}" for name in moved}
+    assert len(checkpoint["optimizer_states"][0]["state"]) == len(moved)
+
+
+def test_merged_weights_answer_as_the_adapters_do(trained: PreTrainedModel, folder: Path) -> None:
+    export_checkpoint([str(folder / f"whole/step={STEPS}.ckpt"), str(folder / "exported")])
+    merged, at_end = (AutoModelForCausalLM.from_pretrained(folder / name) for name in ("exported", "at_end"))
+    assert {name: value.tolist() for name, value in merged.state_dict().items()} == {
+        name: value.tolist() for name, value in at_end.state_dict().items()
+    }
+    expected = logits(trained)
+    torch.testing.assert_close(logits(merged), expected, rtol=1e-6, atol=1e-6)
+    assert not torch.allclose(logits(AutoModelForCausalLM.from_pretrained(folder / "opt")), expected, atol=1e-3)
+
+
+def test_a_run_of_adapters_goes_on(trained: PreTrainedModel, recipe: Path, folder: Path) -> None:
+    main(fit(recipe, "half", f"--ckpt_path={folder / f'whole/step={STEPS // 2}.ckpt'}"))
+    assert losses(folder / "run/half") == pytest.approx(losses(folder / "run/whole")[STEPS // 2 :], rel=1e-6)
+
+
+def test_what_adapters_do_not_belong_to_is_refused(trained: PreTrainedModel, recipe: Path, folder: Path) -> None:
+    lora = LoRA(r=4, alpha=8, target_modules=TARGETS)
+    described = describe_adapters(trained, lora, "somewhere")
+    require_same_base(trained, lora, described, "it")
+    with pytest.raises(ValueError, match=r"it holds adapters of LoRA\(r=4, .* expected LoRA\(r=8"):
+        require_same_base(trained, LoRA(r=8), described, "it")
+    with pytest.raises(ValueError, match=r"called \[.*'out_proj'"):
+        add_adapters(AutoModelForCausalLM.from_pretrained(folder / "opt"), LoRA(target_modules=["query"]))
+    other = AutoModelForCausalLM.from_pretrained(folder / "opt")
+    other.get_submodule("model.decoder.layers.1.fc2").weight.data += 1e-3
+    other.save_pretrained(folder / "other")
+    resumed = fit(recipe, "no", f"--ckpt_path={folder / f'whole/step={STEPS}.ckpt'}")
+    with pytest.raises(ValueError, match="adapters of other weights"):
+        main([*resumed, f"--model.init_args.pretrained={folder / 'other'}"])
+    with pytest.raises(ValueError, match="set the strategy to auto or ddp, got ShardedStrategy"):
+        main(fit(recipe, "no", "--trainer.strategy.class_path=ShardedStrategy"))
+    torch.distributed.destroy_process_group()  # the strategy has started one before the module is asked
+
+
+def test_frozen_weights_may_be_of_half_precision(recipe: Path, folder: Path) -> None:
+    """As in configs/opt_6.7b_lora.yaml: bfloat16 beside adapters in float32."""
+    words = ["--trainer.precision=bf16-mixed", "--model.init_args.dtype=bfloat16", "--trainer.max_steps=2"]
+    module: Any = run(fit(recipe, "half_precision", *words)).model
+    types = {"lora_" in name: value.dtype for name, value in module.language_model.named_parameters()}
+    assert types == {False: torch.bfloat16, True: torch.float32}
+    assert {value.dtype for _, value in merged_weights(module.language_model)} == {torch.bfloat16}
+    assert losses(folder / "run/half_precision") == pytest.approx(losses(folder / "run/whole")[:2], rel=0.02)

@@ -1,0 +1,208 @@
+"""The recipes of instruction optimization, run as they ship: rows of the tables, two processes, what is learned."""
+
+import csv
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from bilevel_runs import CONFIGS, DATA, INNER_STEPS, T5, texts
+from torch.testing import assert_close
+
+from crosstask.cli import CrosstaskCLI, main, run
+from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
+from crosstask.datamodules.packing.replicas import Replicas
+from crosstask.lightning_modules.hypergradients import Hypergradient, hypergradient
+from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
+
+
+def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **trainer: Any) -> Path:
+    """A recipe as it ships, with what makes it small laid over it."""
+    recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    recipe["trainer"] |= {
+        "accelerator": "cpu",
+        "max_steps": 7,
+        "val_check_interval": 4,
+        "limit_val_batches": 2,
+        "log_every_n_steps": 1,
+    }
+    recipe["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False, **trainer}
+    recipe["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path / "run")
+    for callback in recipe["trainer"]["callbacks"]:
+        if callback["class_path"] == "ModelCheckpoint":
+            callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
+        if callback["class_path"] == "InstructionAnalysis":
+            callback["init_args"] |= {"folder": str(tmp_path / "run/instructions")}
+    shared = {name: DATA[name] for name in ("row_length", "inner_steps", "instruction_length")}
+    preset = {"preset": recipe["data"]["init_args"]["preset"]}
+    small = {"pretrained": None, "config": fields, "warmup_steps": 1, **shared, **preset}
+    recipe["model"]["init_args"] |= small
+    recipe["model"]["init_args"]["outer"] |= {"calibrate_every": 1}
+    benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
+    split = {"class_path": "CategorySplit", "init_args": {"outer": 4}}
+    tokenizer = str(toybench / "tokenizer")
+    recipe["data"]["init_args"] |= {**DATA, **preset, "benchmark": benchmark, "tokenizer": tokenizer, "split": split}
+    for room, kind in (("model", InstructionOptimizationModule), ("data", InstructionOptimizationDataModule)):
+        recipe[room]["class_path"] = f"{kind.__module__}.{kind.__qualname__}"
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("instruction_optimization*.yaml")))
+def test_every_recipe_trains_and_answers_through_its_own_file(
+    name: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
+) -> None:
+    config = shrunk(name, toybench, tmp_path, T5 if name.endswith("t5") else tiny_model)
+    cli = run(["fit", "--config", str(config)])
+    assert (cli.trainer.global_step, cli.model.outer_step) == (7, 2)
+    logged = cli.trainer.callback_metrics
+    for value in ("inner_loss", "outer_loss", "hypergradient_norm", "fd_relative_error"):
+        assert torch.isfinite(logged[f"train/{value}"])
+    assert (tmp_path / "run/version_0/huggingface/config.json").exists()
+    main(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "last.ckpt")])
+    assert (tmp_path / "run/version_1/report/test/report.json").exists()
+    page = (tmp_path / "run/version_1/report/test/report.html").read_text()
+    assert page.count("<figcaption>Norms of the gradients") == page.count('<th scope="col">learned</th>') == 1
+
+
+TABLES = {  # name: (texts before "Now complete", exemplars, outer tasks and something to learn)
+    "definition": ("Definition", 0, False),
+    "definition_positive": ("Definition Positive Positive", 0, False),
+    "definition_positive_negative": ("Definition Positive Positive Negative", 0, False),
+    "definition_positive_negative_explanation": (
+        f"Definition{2 * ' Positive Explanation'} Negative Explanation",
+        0,
+        False,
+    ),
+    "direct_embedder": ("", 0, True),
+    "instance_embedder": ("", 0, True),
+    "definition_direct_embedder": ("Definition", 0, True),
+    "definition_instance_embedder": ("Definition", 0, True),
+    "random_exemplar_per_task": ("Definition", 1, False),
+    "random_exemplar_per_instance": ("Definition", 1, False),
+    "blank": ("Definition", 2, False),
+    "direct_extractor": ("Definition", 4, True),
+    "instance_extractor": ("Definition", 4, True),
+}
+
+
+def test_every_row_of_the_tables_has_its_file() -> None:
+    assert {path.stem for path in (CONFIGS / "instruction_tables").glob("*.yaml")} == set(TABLES)
+
+
+@pytest.mark.parametrize("row", TABLES)
+def test_every_row_of_the_tables_reads_as_the_paper_has_it(
+    row: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
+) -> None:
+    """Laid over the recipe: what stands before an inner instance, and what the test asks."""
+    config = shrunk("instruction_optimization_t5", toybench, tmp_path, T5)
+    overlay = yaml.safe_load((CONFIGS / f"instruction_tables/{row}.yaml").read_text())
+    before, exemplars, learns = TABLES[row]
+    small = {"exemplars": exemplars} if learns and exemplars else {}
+    changes = {"instruction_length": 24, "row_length": 400, **small} if exemplars else {"row_length": 400}
+    overlay["data"]["init_args"] |= changes
+    laid = tmp_path / "overlay.yaml"
+    laid.write_text(yaml.safe_dump(overlay))
+    cli = CrosstaskCLI(
+        run=False,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=None,
+        args=["--config", str(config), "--config", str(laid)],
+    )
+    module, data = cli.model, cli.datamodule
+    data.setup("fit")
+    data.setup("test")
+    batch = data.bilevel_plan.batch(INNER_STEPS - 1, Replicas())
+    assert (batch.outer is not None) == learns
+    ids = batch.inner.inputs.exemplar_ids
+    assert (0 if ids is None else ids.shape[1]) == exemplars
+    text = texts(data, batch.inner.rows)[0].split("Now complete the following example")[0]
+    marks = sorted(
+        (found.start(), word) for word in set(before.split()) for found in re.finditer(f"{word}( Example|:)", text)
+    )
+    assert " ".join(word for _, word in marks) == before
+    asked = data._evaluation["test"].prompts[0].source
+    assert asked.startswith("Definition: ")
+    assert asked.count("Positive Example") == (1 if exemplars else 0)
+    assert module.instruction_settings.kind == overlay["model"]["init_args"]["instruction"]
+    rate = overlay["model"]["init_args"].get("outer", {"learning_rate": 1e-5})["learning_rate"]
+    assert (module.outer.learning_rate, module.outer.calibrate_every) == (rate, 1)  # the recipe's others remain
+
+
+@pytest.mark.parametrize(("strategy", "instruction"), [("ddp", "direct_embedder"), ("fsdp2", "direct_extractor")])
+def test_two_processes_find_the_hypergradient_of_one(
+    strategy: str, instruction: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
+) -> None:
+    """Rows hold different numbers of targets, so a mean of the replicas' means would be another hypergradient."""
+    fields = {**tiny_model, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = shrunk(
+        "instruction_optimization_toybench",
+        toybench,
+        tmp_path,
+        fields,
+        limit_val_batches=0,
+        enable_model_summary=False,
+    )
+    recipe = yaml.safe_load(config.read_text())
+    recipe["trainer"]["callbacks"] = [c for c in recipe["trainer"]["callbacks"] if c["class_path"] == "ModelCheckpoint"]
+    config.write_text(yaml.safe_dump(recipe))
+    options = {"dtype": "float64", "outer.gamma": 0.1, "outer.noise_every": 1, "learning_rate": 0.01}
+    options |= {"instruction": instruction}
+    words = ["fit", "--config", str(config)]
+    words += [word for name, value in options.items() for word in (f"--model.init_args.{name}", str(value))]
+    if instruction == "direct_extractor":  # an exemplar's embeddings are rows of the sharded table
+        words += ["--data.init_args.exemplars", "3", "--data.init_args.instruction_length", "24"]
+    run(words)
+    alone = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    (tmp_path / "last.ckpt").unlink()
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "crosstask.cli", *words, "--trainer.devices", "2"]
+    if strategy == "ddp":
+        command += ["--trainer.strategy", "ddp"]
+    else:
+        command += ["--trainer.strategy=ShardedStrategy", "--trainer.strategy.save_distributed_checkpoint=false"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-6000:]
+    both = torch.load(tmp_path / "last.ckpt", weights_only=False)
+    for name, value in alone["state_dict"].items():
+        assert_close(both["state_dict"][name], value, rtol=1e-6, atol=1e-9)
+    for one, other in zip(
+        *(c["instruction_optimization"]["optimizer"]["state"][0].values() for c in (alone, both)), strict=True
+    ):
+        assert_close(other, one, rtol=1e-6, atol=1e-18)  # Adam's moments are sums of hypergradients
+    first, second = (last_logged(tmp_path / f"run/version_{version}/metrics.csv") for version in (0, 1))
+    assert second == pytest.approx(first, rel=1e-5)
+    assert len(first) > 8
+
+
+def last_logged(path: Path) -> dict[str, float]:
+    """The last value that was logged of every training metric."""
+    with open(path) as file:
+        rows = list(csv.DictReader(file))
+    return {name: float(row[name]) for row in rows for name in row if name.startswith("train/") and row[name]}
+
+
+def test_an_extractor_learns_that_an_exemplar_teaches_more_than_a_blank(
+    toybench: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Section 4.2 of the paper in small; it found about half of the choices on the exemplar."""
+    example = runpy.run_path(str(CONFIGS.parent / "experiments/exemplar_or_blank.py"))
+    shares = example["exemplar_shares"](toybench, "direct_extractor", steps=40)
+    assert shares[0] == 0.0
+    assert shares[-1] > 0.5
+
+    def uphill(*arguments: Any, **options: Any) -> Hypergradient:
+        found = hypergradient(*arguments, **options)
+        return found._replace(gradients=[-gradient for gradient in found.gradients])
+
+    monkeypatch.setattr("crosstask.lightning_modules.instructions.outer_level.hypergradient", uphill)
+    assert max(example["exemplar_shares"](toybench, "direct_extractor", steps=40)) < 0.2
