@@ -1,4 +1,4 @@
-"""One reader per benchmark family: its own upstream files in, tasks and examples out."""
+"""One reader per benchmark family: tasks and examples from its files as published."""
 
 from .bbh import BigBenchHard
 from .benchmark import Benchmark, Split
@@ -6,7 +6,7 @@ from .bigbench import BigBench
 from .chain_of_thought import ChainOfThought
 from .dialogue import Dialogue
 from .flan import FLAN, FlanRows
-from .jsonl import JsonTasks
+from .json_tasks import JsonTasks
 from .mmlu import MMLU
 from .natural_instructions import NaturalInstructions
 from .opt_evaluation import OptEvaluation
@@ -15,8 +15,8 @@ from .pretraining import PretrainingText
 from .promptsource import PromptSource
 from .raft import RAFT
 from .reasoning import Reasoning
-from .row_source import RowSource
 from .structured_knowledge import StructuredKnowledge
+from .template_rows import RowSource
 from .text_to_text import T5, CrossFit, ExMix
 
 __all__ = [

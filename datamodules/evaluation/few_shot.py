@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..benchmarks import Split
-from ..rendering.demonstrations import DRAWN, choose
+from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations
+from ..rendering.example_cache import ExampleCache
 from ..rendering.prompts import rendering_rng
-from ..rendering.reading import Reread
 from ..rendering.tokenization import skip_reason, tokenize_sources
 from ..schema import Example, Prompt, Task
 from ..splits import Instances
@@ -82,7 +82,7 @@ class ShotPreparation(Preparation):
 
     def _missing(self, task: Task) -> int:
         """How many of the task's own instances are needed as demonstrations."""
-        if self.benchmark.solved_examples(task.name) is not None:
+        if self.benchmark.demonstration_pool(task.name) is not None:
             return 0
         return max(self.shots - len(_upstream(task)), 0)
 
@@ -96,26 +96,26 @@ class ShotPreparation(Preparation):
             self._pools[task.name] = self._pool(task)
         published, pool = self._pools[task.name]
         evaluated_like = _only_template(example)
-        rng = rendering_rng(self.counts.seed, task.name, f"demonstrations {example.template}", DRAWN)
-        found = [*published, *choose(pool, evaluated_like, self.shots, rng)]
+        rng = rendering_rng(self.counts.seed, task.name, f"demonstrations {example.template}", DEMONSTRATION_STREAM)
+        found = [*published, *choose_demonstrations(pool, evaluated_like, self.shots, rng)]
         return [one for one in found if one.index != example.index][: self.shots]
 
     def _pool(self, task: Task) -> tuple[list[Example], list[Example]]:
         """Demonstrations that come first, and others to draw from."""
         trained = task.name in self.names["train"]
-        if not trained and (solved := self.benchmark.solved_examples(task.name)) is not None:
+        if not trained and (solved := self.benchmark.demonstration_pool(task.name)) is not None:
             return [], [example for example in solved if skip_reason(task, example) is None]
         if not trained and not self._missing(task):
             return _upstream(task), []
-        examples = Reread(lambda: self.benchmark.examples(task.name))
+        examples = ExampleCache(lambda: self.benchmark.examples(task.name))
         rows = np.fromiter((example.index for example in examples), dtype=np.int64)
         validated, tested = (task.name in self.names[split] for split in ("validation", "test"))
         dealt = self.instances(task.name, len(rows), trained=trained, validated=validated, tested=tested, rows=rows)
         if trained:
-            return [], self.pool(task, examples.at(dealt.train))
+            return [], self.pool(task, examples.subset(dealt.train))
         asked = set(rows[[*dealt.validation, *dealt.test]].tolist())
         rest = [place for place, row in enumerate(rows.tolist()) if row not in asked]
-        return _upstream(task), self.pool(task, examples.at(rest))
+        return _upstream(task), self.pool(task, examples.subset(rest))
 
 
 def with_shots(

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..benchmarks import Benchmark, Split
 from ..messages import nearest
-from ..rendering.demonstrations import DRAWN, choose, with_demonstrations
+from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
 from ..schema import Example, Task
@@ -98,9 +98,9 @@ class SampledExamples:
 
         if not self.shots:
             return self.prompt(task, example, generator()).source
-        rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DRAWN)
+        rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DEMONSTRATION_STREAM)
         like = Example(task.name, "", -1, "", (), template=example.template)  # of no row: all prompts choose alike
-        responses = choose(pool, like, self.shots + SPARE, rng)
+        responses = choose_demonstrations(pool, like, self.shots + SPARE, rng)
         drawn = [one for one in responses if one.input.strip() != example.input.strip()][: self.shots]
         if len(drawn) < self.shots:
             raise ValueError(

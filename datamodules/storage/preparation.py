@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..benchmarks import Benchmark
-from ..rendering.demonstrations import DRAWN, LARGEST_POOL, Demonstrations, choose, with_demonstrations
+from ..rendering.demonstrations import (
+    DEMONSTRATION_STREAM,
+    POOL_SIZE,
+    Demonstrations,
+    choose_demonstrations,
+    with_demonstrations,
+)
+from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import PromptForm, rendering_rng
-from ..rendering.reading import Chosen, Reread
 from ..rendering.tokenization import skip_reason, tokenize_joint, tokenize_pair, tokenizer_fingerprint
 from ..schema import Example, Prompt, Task, TokenizedExample
 from ..splits import Instances, choose_prompts
@@ -146,17 +152,17 @@ class Preparation:
         if folder.exists():
             return None
         task = self.benchmark.task(name)
-        examples = Reread(lambda: self.benchmark.examples(name))
+        examples = ExampleCache(lambda: self.benchmark.examples(name))
         rows = np.fromiter((example.index for example in examples), dtype=np.int64)
         chosen = self.instances(name, len(rows), trained=True, validated=validated, tested=tested, rows=rows)
         return write_task(
             folder,
-            self._documents(task, examples.at(chosen.train)),
+            self._documents(task, examples.subset(chosen.train)),
             vocabulary=len(self.tokenizer),
             about={"task": task.name, "category": task.category, "benchmark": task.benchmark},
         )
 
-    def _documents(self, task: Task, examples: Chosen) -> Iterator[TokenizedExample | str]:
+    def _documents(self, task: Task, examples: ExampleSubset) -> Iterator[TokenizedExample | str]:
         render = self._training_renderer(task, examples)
         remaining = iter(examples)
         while chunk := list(islice(remaining, TOKENIZED_AT_ONCE)):
@@ -166,20 +172,20 @@ class Preparation:
             if kept:
                 yield from self.tokenize([render(example) for example in kept])
 
-    def pool(self, task: Task, examples: Chosen) -> list[Example]:
+    def pool(self, task: Task, examples: ExampleSubset) -> list[Example]:
         """Those of a task's training examples that serve as demonstrations."""
-        drawn = examples.some(LARGEST_POOL, (self.counts.seed, task.name))
+        drawn = examples.sample(POOL_SIZE, (self.counts.seed, task.name))
         return [example for example in drawn if skip_reason(task, example) is None]
 
-    def _training_renderer(self, task: Task, examples: Chosen) -> Callable[[Example], Prompt]:
+    def _training_renderer(self, task: Task, examples: ExampleSubset) -> Callable[[Example], Prompt]:
         settings = self.demonstrations
         if settings is None:
             return lambda example: self.render(task, example)
         pool = self.pool(task, examples)
 
         def render(example: Example) -> Prompt:
-            rng = rendering_rng(self.counts.seed, task.name, example.id, DRAWN)
-            shown = choose(pool, example, settings.number(rng), rng)
+            rng = rendering_rng(self.counts.seed, task.name, example.id, DEMONSTRATION_STREAM)
+            shown = choose_demonstrations(pool, example, settings.number(rng), rng)
             return self.render_after(task, example, shown, settings.separator, suffix_loss=settings.suffix_loss)
 
         return render

@@ -32,9 +32,9 @@ from ..benchmarks import (
     RowSource,
     StructuredKnowledge,
 )
-from .chains import write_chains
-from .evaluations import bbh, bigbench, mmlu, opt_evaluation, raft
-from .trainings import dialogue, own_tasks, pretraining, schema_guided, structured, templates, text_to_text
+from .evaluation_files import bbh, bigbench, mmlu, opt_evaluation, raft
+from .reasoning_files import write_chains
+from .training_files import dialogue, own_tasks, pretraining, schema_guided, structured, templates, text_to_text
 
 WRITERS: tuple[Callable[[Path, Random, int], None], ...] = (
     bigbench,

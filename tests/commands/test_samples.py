@@ -219,7 +219,7 @@ def test_a_chat_model_is_asked_in_its_template_and_answers_right_behind_it(
         assert sample.log_likelihood == pytest.approx(float(logs.sum()), abs=1e-3)
     with pytest.raises(ValueError, match="brings its own bos"):
         write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, bos=True)
-    with pytest.raises(ValueError, match="has no chat template: ask in plain text"):
+    with pytest.raises(ValueError, match="has no chat template: use plain prompts"):
         write_samples(examples, str(tmp_path / "none"), str(generators / "causal"), chat=True)
 
 

@@ -1,4 +1,4 @@
-"""What a table of a paper lists, what is at hand, and what is run: known answers on files written here."""
+"""A table's listed, missing and evaluated tasks: known answers on files written here."""
 
 import json
 from collections.abc import Callable
@@ -120,11 +120,11 @@ def test_everything_is_asked_at_every_number_of_shots(suite: Suite, make_datamod
 def test_a_suite_without_any_files_and_a_misspelt_task_are_refused(suite: Suite, tmp_path: Path) -> None:
     reader = JsonTasks(str(tmp_path / "asked"))
     nothing = Suite({"own": reader}, [ExpectedColumn("C", {"own/five": 7})], "Table 1")
-    with pytest.raises(ValueError, match=r"none of the 1 tasks of Table 1 is at hand: .*five"):
+    with pytest.raises(ValueError, match=r"none of the 1 tasks of Table 1 is available: .*five"):
         nothing.task_names("test")
     with pytest.raises(ValueError, match="lists 'others/five': expected collection/task"):
         Suite({"own": reader}, [ExpectedColumn("C", {"others/five": 7})], "Table 1")
-    with pytest.raises(ValueError, match="stands in 'C' and in 'D'"):
+    with pytest.raises(ValueError, match="is in 'C' and in 'D'"):
         Suite({"own": reader}, [ExpectedColumn("C", {"own/a": 1}), ExpectedColumn("D", {"own/a": 1})], "Table 1")
 
 
@@ -157,7 +157,7 @@ def test_a_recipe_parses_and_builds(path: Path, tmp_path: Path, monkeypatch: pyt
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(InstructionTuningDataModule, "data")
     data = parser.instantiate(parser.parse_object({"data": recipe_data(path)})).data
-    with pytest.raises(ValueError, match=r"tasks of .* is at hand: "):
+    with pytest.raises(ValueError, match=r"tasks of .* is available: "):
         data.benchmark.task_names("test")
     assert not data.benchmark.task_names("train")
 

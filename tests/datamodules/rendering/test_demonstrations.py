@@ -11,8 +11,13 @@ import pytest
 from crosstask.datamodules import InstructionTuningDataModule, OptImlPrompt, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.packing.collate import CausalRows
-from crosstask.datamodules.rendering.demonstrations import Demonstrations, choose, number_shares, with_demonstrations
-from crosstask.datamodules.rendering.reading import Reread
+from crosstask.datamodules.rendering.demonstrations import (
+    Demonstrations,
+    choose_demonstrations,
+    number_shares,
+    with_demonstrations,
+)
+from crosstask.datamodules.rendering.example_cache import ExampleCache
 from crosstask.datamodules.schema import IGNORE_INDEX, Demonstration, Example, Task
 from crosstask.datamodules.splits import choose_prompts
 from crosstask.datamodules.storage.preparation import InstanceCounts, Preparation
@@ -84,10 +89,10 @@ def test_a_form_with_its_own_demonstrations_refuses_others() -> None:
 def test_an_example_never_demonstrates_itself_in_any_template() -> None:
     pool = [example(number, template=name) for number in range(4) for name in "xy"]
     for seed in range(50):
-        shown = choose(pool, pool[4], 3, random.Random(seed))
+        shown = choose_demonstrations(pool, pool[4], 3, random.Random(seed))
         assert [e.template for e in shown] == ["x"] * 3
         assert sorted(e.index for e in shown) == [0, 1, 3]
-    assert len(choose(pool, pool[4], 9, random.Random(0))) == 3  # no row twice, in whatever template
+    assert len(choose_demonstrations(pool, pool[4], 9, random.Random(0))) == 3  # no row twice, in whatever template
 
 
 def test_a_row_is_dealt_with_all_its_templates() -> None:
@@ -121,13 +126,13 @@ def test_examples_are_kept_while_they_are_few() -> None:
         reads.append(1)
         return (example(number) for number in range(10))
 
-    few, many = Reread(read), Reread(read, budget=5000)
+    few, many = ExampleCache(read), ExampleCache(read, budget=5000)
     assert list(few) == list(few)
     assert len(reads) == 1
     assert list(many) == list(many)
     assert len(reads) == 3
-    assert [e.index for e in many.at([3, 1])] == [1, 3]
-    assert len(many.at(range(10)).some(4, (0, "t"))) == 4
+    assert [e.index for e in many.subset([3, 1])] == [1, 3]
+    assert len(many.subset(range(10)).sample(4, (0, "t"))) == 4
 
 
 class Sums(Benchmark):

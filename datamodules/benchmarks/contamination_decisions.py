@@ -1,4 +1,4 @@
-"""The table of decisions about pairs of tasks that share text: which tasks a split leaves out."""
+"""The table of decisions about pairs of tasks that share text; splits drop the tasks that it names."""
 
 import csv
 from pathlib import Path
@@ -6,22 +6,21 @@ from typing import NamedTuple
 
 DECISIONS = ("undecided", "keep", "drop_train", "drop_evaluation")
 
-
 COLUMNS = ("decision", "training task", "evaluation task", "hit", "examples", "share")
 
 
-class Judgement(NamedTuple):
-    """Tasks to leave out, by name, and how many pairs nobody has judged."""
+class Decisions(NamedTuple):
+    """Names of the tasks to drop, and the number of undecided pairs."""
 
     drop_train: frozenset[str]
     drop_evaluation: frozenset[str]
     undecided: int
 
 
-def read_decisions(path: Path) -> Judgement:
-    """What a split has to leave out."""
+def read_decisions(path: Path) -> Decisions:
+    """The decisions of a table."""
     rows = decision_rows(path)
-    return Judgement(
+    return Decisions(
         frozenset(row[1] for row in rows if row[0] == "drop_train"),
         frozenset(row[2] for row in rows if row[0] == "drop_evaluation"),
         sum(row[0] == "undecided" for row in rows),
@@ -29,10 +28,11 @@ def read_decisions(path: Path) -> Judgement:
 
 
 def decision_rows(path: Path) -> list[list[str]]:
+    """The rows of a table of decisions, with the values of ``COLUMNS``."""
     with open(path, newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file, delimiter="\t")) or [[]]
     if tuple(header) != COLUMNS:
-        raise ValueError(f"{path} is no table of decisions: its first line should be {' | '.join(COLUMNS)}")
+        raise ValueError(f"{path} is not a table of decisions: its first line should be {' | '.join(COLUMNS)}")
     for number, row in enumerate(rows, start=2):
         if len(row) != len(COLUMNS) or row[0] not in DECISIONS:
             raise ValueError(

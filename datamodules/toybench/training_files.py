@@ -4,7 +4,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from .facts import Fact, entailment, facts, write_json, write_lines, write_text, write_tsv
+from .facts import Fact, entailment, facts
+from .files import write_json, write_lines, write_text, write_tsv
 from .tasks import POOLS
 
 SPLITS = ("train", "dev", "test")

@@ -1,7 +1,7 @@
-"""PromptSource's templates: one row in, a prompt with its answer and choices out.
+"""PromptSource's Jinja templates: a row becomes a prompt with its answer and choices.
 
-A template is Jinja from a stranger. It reads one row and writes ``prompt ||| answer``, in the sandbox of
-``template_sandbox.py``. Whatever it does that it must not, it is named in the error.
+A template reads one row and writes ``prompt ||| answer``. It is untrusted code and runs in the sandbox of
+``template_sandbox.py``; errors name the template.
 """
 
 import random
@@ -13,22 +13,22 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError, Undefined, UndefinedError, nodes
 
-from .template_sandbox import ENVIRONMENT, SEPARATOR, STATE, Charges, ColumnError, State, TemplateFault
+from .template_sandbox import ENVIRONMENT, SEPARATOR, STATE, ChargeInserter, ColumnError, State, TemplateFault
 
 LONGEST_OUTPUT = 2**20
 """Characters of a rendered prompt with its answer."""
 
 
 class MissingColumn(ValueError):
-    """The template reads a column that the row does not have."""
+    """The template reads a column that the row lacks."""
 
 
 class DoesNotApply(ValueError):
-    """The template has nothing to say of this row."""
+    """The template yields no prompt or no answer for this row."""
 
 
-class Rendered(NamedTuple):
-    """A row as a prompt, what answers it, and the choices, if there are any."""
+class RenderedPrompt(NamedTuple):
+    """A rendered row: prompt, answer, and choices (empty without any)."""
 
     source: str
     target: str
@@ -36,16 +36,16 @@ class Rendered(NamedTuple):
 
 
 class PromptTemplate:
-    """One template of PromptSource: a row in, a prompt out.
+    """One template of PromptSource.
 
     >>> template = PromptTemplate("can we infer", "{{premise}} Really? ||| {{answer_choices[label]}}", "Yes ||| No")
     >>> template.render({"premise": "It rains.", "label": 1}, random.Random(0))
-    Rendered(source='It rains. Really?', target='No', choices=('Yes', 'No'))
+    RenderedPrompt(source='It rains. Really?', target='No', choices=('Yes', 'No'))
 
     Args:
-        name: Names it in errors.
-        jinja: Its text: prompt, ``|||``, answer.
-        answer_choices: Jinja too: the choices, ``|||`` between them; None for free answers.
+        name: Name for errors.
+        jinja: Jinja source of prompt, ``|||``, answer.
+        answer_choices: Jinja source of the choices, separated by ``|||``; None for free answers.
     """
 
     def __init__(self, name: str, jinja: str, answer_choices: str | None = None) -> None:
@@ -53,34 +53,34 @@ class PromptTemplate:
         self._prompt = self._compiled(jinja)
         self._choices = None if answer_choices is None else self._compiled(answer_choices)
 
-    def render(self, fields: Mapping[str, Any], rng: random.Random) -> Rendered:
-        """Fill in a row's fields.
+    def render(self, fields: Mapping[str, Any], rng: random.Random) -> RenderedPrompt:
+        """Render a row.
 
         Args:
-            fields: The row's columns; a hyphen in a name becomes an underscore, as templates write it.
-            rng: Makes the template's own random choices.
+            fields: The row's columns; a hyphen in a name becomes an underscore, as in templates.
+            rng: Generator of random choices within the template.
 
         Raises:
-            TemplateFault: The template does what it must not.
-            MissingColumn: It reads a column that `fields` lacks.
-            DoesNotApply: It yields no prompt or no answer for this row.
+            TemplateFault: The template does something forbidden.
+            MissingColumn: The template reads a column that `fields` lacks.
+            DoesNotApply: The template yields no prompt or no answer for this row.
         """
         if "answer_choices" in fields:
-            raise MissingColumn("the row has a column 'answer_choices', which is the template's own name; rename it")
-        known = {key.replace("-", "_"): value for key, value in fields.items()}
+            raise MissingColumn("the row has a column 'answer_choices', a name that templates reserve; rename it")
+        columns = {key.replace("-", "_"): value for key, value in fields.items()}
         choices = None
         if self._choices is not None:
-            choices = [choice.strip() for choice in self._filled(self._choices, known, rng).split(SEPARATOR)]
-        # Choices that nobody wrote are None to a template, as in PromptSource.
-        text = self._filled(self._prompt, known | {"answer_choices": choices}, rng)
+            choices = [choice.strip() for choice in self._filled(self._choices, columns, rng).split(SEPARATOR)]
+        # Without choices, answer_choices is None in a template, as in PromptSource.
+        text = self._filled(self._prompt, columns | {"answer_choices": choices}, rng)
         parts = [part.strip() for part in text.split(SEPARATOR)]
         if len(parts) != 2 or not all(parts):
             raise DoesNotApply(f"template {self.name!r} does not apply")
-        return Rendered(parts[0], parts[1], tuple(choices or ()))
+        return RenderedPrompt(parts[0], parts[1], tuple(choices or ()))
 
     def _compiled(self, source: str) -> "_Compiled":
         try:
-            tree = Charges(self.name).visit(ENVIRONMENT.parse(source))
+            tree = ChargeInserter(self.name).visit(ENVIRONMENT.parse(source))
             assigned = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
             changes = bool(re.search("append|update|pop", source))
             return _Compiled(ENVIRONMENT.from_string(tree), len(source), changes, frozenset(assigned))
@@ -93,13 +93,13 @@ class PromptTemplate:
         state = State(rng, 64 + compiled.length)
         values: dict[str, Any] = {name: Undefined(name=name) for name in compiled.assigned}
         values |= deepcopy(dict(fields)) if compiled.changes else fields
-        pieces: list[str] = []
-        room = LONGEST_OUTPUT
+        chunks: list[str] = []
+        left = LONGEST_OUTPUT
         try:
-            for piece in compiled.template.generate({**values, STATE: state}):
-                pieces.append(piece)
-                room -= len(piece)
-                if room < 0:
+            for chunk in compiled.template.generate({**values, STATE: state}):
+                chunks.append(chunk)
+                left -= len(chunk)
+                if left < 0:
                     raise TemplateFault(f"writes more than {LONGEST_OUTPUT} characters")
         except ColumnError as error:
             columns = ", ".join(sorted(fields.keys() - {"answer_choices"}))
@@ -110,7 +110,7 @@ class PromptTemplate:
             raise TemplateFault(f"template {self.name!r} was stopped: {error}") from error
         except (ValueError, ArithmeticError) as error:
             raise DoesNotApply(f"template {self.name!r} fails: {type(error).__name__}") from error
-        return "".join(pieces)
+        return "".join(chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,4 +118,4 @@ class _Compiled:
     template: Any
     length: int
     changes: bool  # whether it may change a list or dict of the row
-    assigned: frozenset[str]  # its own names, which are no columns even where they are not set
+    assigned: frozenset[str]  # names that it assigns: never columns, even if a branch leaves them unset

@@ -1,4 +1,4 @@
-"""Tasks of your own, in the plainest of formats: a JSONL file for a task, and optionally a JSON file beside it.
+"""Tasks of your own: a JSONL file for each task, and an optional JSON file with its metadata.
 
 ::
 
@@ -15,10 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import cast, get_args
 
-from ..messages import NotAtHand, existing_folder, expanded, kind, nearest, some
+from ..messages import MissingFiles, existing_folder, expanded, kind, nearest, some
 from ..schema import Demonstration, Example, Metric, Task
 from .benchmark import Benchmark, Split
-from .row_files import Row, file_digest, json_document, jsonl_rows, naming
+from .digests import file_digest
+from .row_files import json_document, jsonl_rows
+from .rows import Row, error_prefix
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -31,12 +33,12 @@ EXAMPLE_FIELDS = "id input output options template".split()
 
 
 class JsonTasks(Benchmark):
-    """Reads tasks of one's own from JSONL files.
+    """Reads tasks from JSONL files.
 
     Args:
-        folder: Folder that holds the folders ``train``, ``validation`` and ``test``, of which any may be missing; the
-            files of each are its tasks.
-        benchmark: What the collection is called in mixtures and reports.
+        folder: Folder with the folders ``train``, ``validation`` and ``test``, any of which may be missing; each
+            file is a task of its folder's split.
+        benchmark: Name of the collection in mixtures and reports.
     """
 
     name = "json_tasks"
@@ -46,17 +48,17 @@ class JsonTasks(Benchmark):
         self.name = benchmark
 
     def task_names(self, split: Split) -> list[str]:
-        """Names of the files in the split's folder; a task may stand in two splits, with the same file."""
+        """Names of the files in the split's folder; a task may be in two splits, with the same file."""
         if split not in get_args(Split):
             raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
         folder = existing_folder(self.folder, "the folders train, validation and test") / split
         return sorted(path.stem for path in folder.glob("*.jsonl"))
 
     def task(self, name: str) -> Task:
-        """What the JSON file beside the task's examples says; without one, only that its examples say it all."""
-        with naming(self.name, name):
+        """Metadata of the task's JSON file; without one, an instance-level task in the category of the collection."""
+        with error_prefix(self.name, name):
             path = self._path(name).with_suffix(".json")
-            row = self._described(path) if path.is_file() else Row({"category": self.name}, str(path))
+            row = self._metadata(path) if path.is_file() else Row({"category": self.name}, str(path))
             level = row.text("instruction_level", default="task" if row.fields.get("definition") else "instance")
             if level not in ("task", "instance"):
                 raise row.error(f"'instruction_level' should be 'task' or 'instance', got {level!r}")
@@ -78,32 +80,32 @@ class JsonTasks(Benchmark):
 
     def examples(self, name: str) -> Iterator[Example]:
         """Every line of the task's file."""
-        with naming(self.name, name):
-            seen: dict[str, str] = {}
+        with error_prefix(self.name, name):
+            seen: dict[str, str] = {}  # location by id
             for index, row in enumerate(jsonl_rows(self._path(name))):
                 example = _example(name, index, row)
                 if example.id in seen:
-                    raise row.error(f"the id {example.id!r} stands at {seen[example.id]}, too; rename one")
-                seen[example.id] = row.place
+                    raise row.error(f"the id {example.id!r} is already used at {seen[example.id]}; rename one")
+                seen[example.id] = row.location
                 yield example
 
     def fingerprint(self, name: str) -> str:
-        with naming(self.name, name):
+        with error_prefix(self.name, name):
             path = self._path(name)
-            beside = path.with_suffix(".json")
-            content = file_digest(path, beside) if beside.is_file() else file_digest(path)
+            metadata = path.with_suffix(".json")
+            content = file_digest(path, metadata) if metadata.is_file() else file_digest(path)
             return hashlib.sha256(f"{self.name} {READER_VERSION} {name} {content}".encode()).hexdigest()
 
     def _path(self, name: str) -> Path:
-        found = [path for split in get_args(Split) if (path := self.folder / split / f"{name}.jsonl").is_file()]
-        if not found:
-            known = [path.stem for path in self.folder.glob("*/*.jsonl")]
-            raise NotAtHand(f"no file for it among {len(known)} in {self.folder}; {nearest(name, known)}")
-        if len(found) > 1 and len({path.read_bytes() for path in found}) > 1:
-            raise ValueError(f"{some([str(path) for path in found])} differ; a task's examples stand in one file")
-        return found[0]
+        paths = [path for split in get_args(Split) if (path := self.folder / split / f"{name}.jsonl").is_file()]
+        if not paths:
+            available = [path.stem for path in self.folder.glob("*/*.jsonl")]
+            raise MissingFiles(f"no file for it among {len(available)} in {self.folder}; {nearest(name, available)}")
+        if len(paths) > 1 and len({path.read_bytes() for path in paths}) > 1:
+            raise ValueError(f"{some([str(path) for path in paths])} differ; a task in two splits needs equal files")
+        return paths[0]
 
-    def _described(self, path: Path) -> Row:
+    def _metadata(self, path: Path) -> Row:
         document = json_document(path)
         if not isinstance(document, dict):
             raise ValueError(f"{path}: expected an object that describes the task, got {kind(document)}")
@@ -138,13 +140,15 @@ def _demonstrations(row: Row, key: str) -> tuple[Demonstration, ...]:
     values = row.fields.get(key, [])
     if not isinstance(values, list):
         raise row.error(f"{key!r} should be a list of objects with input and output, got {kind(values)}")
-    found = []
+    demonstrations = []
     for index, value in enumerate(values):
         if not isinstance(value, Mapping):
             raise row.error(f"{key!r}[{index}] should be an object with input and output, got {kind(value)}")
-        one = Row(value, f"{row.place}, {key!r}[{index}]")
-        found.append(Demonstration(one.text("input"), one.text("output"), one.text("explanation", default="")))
-    return tuple(found)
+        item = Row(value, f"{row.location}, {key!r}[{index}]")
+        demonstrations.append(
+            Demonstration(item.text("input"), item.text("output"), item.text("explanation", default=""))
+        )
+    return tuple(demonstrations)
 
 
 def _metric(row: Row) -> Metric:
@@ -154,8 +158,8 @@ def _metric(row: Row) -> Metric:
     return cast(Metric, value)
 
 
-def _reject_unknown(row: Row, known: list[str]) -> None:
-    """A misspelt field would be lost in silence."""
+def _reject_unknown(row: Row, allowed: list[str]) -> None:
+    """Raise on unknown fields: a misspelt field would be lost silently."""
     for key in row.fields:
-        if key not in known:
-            raise row.error(f"unknown field {key!r}; {nearest(key, known)}; fields are {', '.join(known)}")
+        if key not in allowed:
+            raise row.error(f"unknown field {key!r}; {nearest(key, allowed)}; fields are {', '.join(allowed)}")

@@ -5,7 +5,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from .facts import Fact, choices, facts, write_csv, write_json, write_lines, write_text, write_tsv
+from .facts import Fact, choices, facts
+from .files import write_csv, write_json, write_lines, write_text, write_tsv
 
 LETTERS = "ABCDE"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from crosstask.datamodules.benchmarks.jsonl import JsonTasks
+from crosstask.datamodules.benchmarks.json_tasks import JsonTasks
 from crosstask.datamodules.schema import Demonstration, Example, Task
 
 ABOUT: dict[str, Any] = {
@@ -75,7 +75,7 @@ def test_examples_suffice(folder: Path) -> None:
         ({"input": "a", "output": "c", "options": ["b"]}, "the answer 'c' is none of the options [\"b\"]"),
         ({"input": "a", "output": "b", "options": ["b", "b"]}, "'options' holds an option twice"),
         ({"input": "a", "output": "b", "options": ["b", " "]}, "'options' holds an option twice, or an empty one"),
-        ({"id": "rhymes-0", "input": "a", "output": "b"}, "the id 'rhymes-0' stands at "),
+        ({"id": "rhymes-0", "input": "a", "output": "b"}, "the id 'rhymes-0' is already used at "),
     ],
 )
 def test_a_wrong_example_is_refused_with_its_place(folder: Path, row: object, message: str) -> None:
@@ -116,7 +116,7 @@ def test_wrong_names_are_answered(folder: Path) -> None:
     with pytest.raises(ValueError, match="where the folders train, validation and test should be"):
         JsonTasks(f"{folder}/none").task_names("train")
     write(folder, "test/rhymes", {"input": "other", "output": "mother"})
-    with pytest.raises(ValueError, match="differ; a task's examples stand in one file"):
+    with pytest.raises(ValueError, match="differ; a task in two splits needs equal files"):
         reader.task("rhymes")
 
 

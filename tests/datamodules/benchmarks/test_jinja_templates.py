@@ -3,11 +3,11 @@ import re
 
 import pytest
 
+from crosstask.datamodules.benchmarks.jinja_templates import DoesNotApply, MissingColumn, PromptTemplate, RenderedPrompt
 from crosstask.datamodules.benchmarks.template_sandbox import BUDGET, TemplateFault
-from crosstask.datamodules.benchmarks.templates import DoesNotApply, MissingColumn, PromptTemplate, Rendered
 
 
-def render(jinja: str, choices: str | None = None, **fields: object) -> Rendered:
+def render(jinja: str, choices: str | None = None, **fields: object) -> RenderedPrompt:
     return PromptTemplate("this one", jinja, choices).render(fields, random.Random(0))
 
 
@@ -23,7 +23,7 @@ def test_a_row_becomes_prompt_answer_and_choices() -> None:
         hypothesis="it is wet",
         label=1,
     )
-    assert rendered == Rendered("It rains. Does it follow that it is wet?", "No", ("Yes", "No"))
+    assert rendered == RenderedPrompt("It rains. Does it follow that it is wet?", "No", ("Yes", "No"))
 
 
 def test_choices_may_come_from_the_row() -> None:
@@ -34,12 +34,12 @@ def test_choices_may_come_from_the_row() -> None:
         options=["a", "b"],
         label=0,
     )
-    assert rendered == Rendered("Which a or b?", "a", ("a", "b"))
+    assert rendered == RenderedPrompt("Which a or b?", "a", ("a", "b"))
 
 
 def test_the_separator_in_a_row_splits_nothing() -> None:
     rendered = render("{{text}} ||| {{answer_choices[0]}}", "{{text}} ||| no", text="a ||| b")
-    assert rendered == Rendered("a ||| b", "a ||| b", ("a ||| b", "no"))
+    assert rendered == RenderedPrompt("a ||| b", "a ||| b", ("a ||| b", "no"))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_a_missing_column_is_named() -> None:
     with pytest.raises(MissingColumn, match="'hypotheses' is undefined"):
         render("{% if hypotheses %}x{% endif %} y ||| x", premise="a")
     assert render("{{ hypotheses|default('none') }} ||| x").source == "none"
-    with pytest.raises(MissingColumn, match="a column 'answer_choices', which is the template's own name"):
+    with pytest.raises(MissingColumn, match="a column 'answer_choices', a name that templates reserve"):
         render("{{ a }} ||| x", answer_choices=["b"])
 
 

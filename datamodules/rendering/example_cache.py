@@ -1,4 +1,4 @@
-"""Examples of a task that are needed more than once: kept while they are few, read again where they are many."""
+"""A task's examples, readable more than once: kept in memory if they are few, read from the files again otherwise."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -10,8 +10,13 @@ from ..schema import Example
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Some of a task's examples, by place; they can be read more than once."""
+class ExampleSubset:
+    """The examples of a task at some places; iterable more than once.
+
+    Args:
+        examples: All examples of the task.
+        places: Indices into `examples`.
+    """
 
     examples: Iterable[Example]
     places: Collection[int]
@@ -19,22 +24,22 @@ class Chosen:
     def __iter__(self) -> Iterator[Example]:
         return (example for place, example in enumerate(self.examples) if place in self.places)
 
-    def some(self, number: int, key: tuple[int, str]) -> list[Example]:
-        """At most `number` of them, a fixed random choice."""
+    def sample(self, number: int, key: tuple[int, str]) -> list[Example]:
+        """At most `number` of the examples, in order; drawn at random by `key`."""
         places = sorted(self.places)
         if len(places) > number:
             digest = hashlib.sha256(repr(("pool", *key)).encode()).digest()
             generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
             places = generator.choice(places, number, replace=False).tolist()
-        return list(Chosen(self.examples, frozenset(places)))
+        return list(ExampleSubset(self.examples, frozenset(places)))
 
 
-class Reread:
-    """Examples that are read again each time, or kept where they are few.
+class ExampleCache:
+    """A task's examples, kept after the first complete pass if they fit into the budget.
 
     Args:
-        read: Reads them, always the same.
-        budget: Most characters to keep.
+        read: Reads the examples; must return the same ones in every call.
+        budget: Most characters to keep in memory.
     """
 
     def __init__(self, read: Callable[[], Iterable[Example]], budget: int = 2**26) -> None:
@@ -50,11 +55,11 @@ class Reread:
         for example in self.read():
             if kept is not None:
                 kept.append(example)
-                left -= len(example.input) + sum(map(len, example.targets)) + 1000  # of the objects themselves
+                left -= len(example.input) + sum(map(len, example.targets)) + 1000  # 1000 for the Python objects
                 kept = kept if left >= 0 else None
             yield example
         self._kept = kept
 
-    def at(self, places: Sequence[int]) -> Chosen:
-        """Those at some places, in the order they are read in."""
-        return Chosen(self, frozenset(places))
+    def subset(self, places: Sequence[int]) -> ExampleSubset:
+        """The examples at the given places, in the order of the file."""
+        return ExampleSubset(self, frozenset(places))
