@@ -143,7 +143,7 @@ def test_finite_differences_meet_double_backward_with_dropout_on(
     assert relative(found, truth) < 5e-3
     assert cosine(found, truth) > 0.9999
 
-    monkeypatch.setattr("crosstask.lightning_modules.hypergradients.implicit.restore", lambda state: None)
+    monkeypatch.setattr("crosstask.lightning_modules.hypergradients.implicit.restore_state", lambda state: None)
     assert abs(cosine(run(this, curvature=finite_difference), truth)) < 0.5
 
 
