@@ -12,25 +12,23 @@ from ..sharding.strategies import sharding_of
 from .outer_methods import CurvatureName
 
 SHARED = ("preset", "inner_steps", "instruction_length", "exemplars")
-"""Arguments that the module and its datamodule both have, and that must be equal."""
+"""Arguments that the module and its datamodule both have, and must have alike."""
 
 
 def require_agreement(module: Any, datamodule: Any) -> None:
-    """Check that the datamodule makes the batches that the module was built for.
+    """Refuse a datamodule whose batches are not what the module was built for.
 
     Raises:
-        ValueError: A shared argument differs, or a learnable instruction has no outer tasks.
+        ValueError: The argument that differs, or a learnable instruction without outer tasks.
     """
     for name in SHARED:
         ours, theirs = getattr(module, name), getattr(datamodule, name, getattr(module, name))
         if ours != theirs:
-            raise ValueError(
-                f"{name} is {ours!r} in the module and {theirs!r} in the datamodule: set both to the same value"
-            )
+            raise ValueError(f"{name} is {ours!r} in the module and {theirs!r} in the datamodule: give both the same")
     if module.phi and not datamodule.bilevel_plan.outer:
         raise ValueError(
-            "a learnable instruction is trained on the loss of outer tasks, and there are none: set the datamodule's "
-            "split, or the kind of instruction to none or first_exemplar"
+            "a learnable instruction is trained on the loss of outer tasks, and there are none: set the "
+            "datamodule's split, or instruction to none or first_exemplar"
         )
 
 

@@ -87,7 +87,7 @@ def _built(settings: InstructionSettings, model: PreTrainedModel, tasks: int, vo
     if settings.kind == "none":
         return NoInstruction()
     if settings.kind.endswith(("extractor", "exemplar")) and settings.exemplars < 1:
-        raise ValueError(f"an extractor chooses among exemplars: set exemplars to 1 or more, got {settings.exemplars}")
+        raise ValueError(f"an extractor needs exemplars to choose among: set exemplars, got {settings.exemplars}")
     if settings.kind == "first_exemplar":
         return FirstExemplar(attend_padding=settings.attend_padding)
     if settings.kind == "direct_embedder":
