@@ -256,8 +256,8 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in range(settings.seeds):
         for name, of_collection in recipes.items():
             reports[name].append(adapt(run, name, settings, of_collection, scorer, seed))
-    for name, of_seeds in reports.items():
-        print(f"\n{name}\n{over_seeds(of_seeds)}")
+    for name, found in reports.items():
+        print(f"\n{name}\n{over_seeds(found)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Splits of the training tasks into inner tasks (meta-train) and outer tasks (meta-test).
+"""Which training tasks are inner tasks (meta-train), and which are outer ones (meta-test).
 
-Inner tasks have learnable instructions. Outer tasks have human-written ones, and their loss measures how well a model
-that is trained with the learnable instructions generalizes to other tasks. Test tasks are at neither level.
+Learnable instructions belong to the inner tasks. Outer tasks keep the instructions that people wrote, and their loss
+says how well the model, trained with the learnable ones, generalizes to tasks it was not trained on. The test's own
+tasks take part in neither.
 
-A split is a frozen dataclass that is called with the training tasks; it is a function of its settings and the tasks.
+A split is a frozen dataclass that is called with the training tasks; the same settings split the same tasks alike.
 """
 
 import random
@@ -24,34 +25,34 @@ from ..schema import Task
 
 
 class InnerOuter(NamedTuple):
-    """Names of the tasks of both levels, in the order of the training list."""
+    """Names of the tasks of both levels, each in the order of the training list."""
 
     inner: list[str]
     outer: list[str]
 
 
 class MetaSplit(ABC):
-    """A split of the training tasks into inner and outer ones."""
+    """How training tasks become inner and outer ones."""
 
-    # A base class instead of a protocol, so that a YAML may name splits without their module.
+    # A base class rather than a protocol, so that a YAML finds splits by their short names.
 
     @abstractmethod
     def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
         """Split the training tasks.
 
         Raises:
-            ValueError: A level has no tasks, or these tasks cannot be split so.
+            ValueError: A level is left without tasks, or the split cannot be made of these tasks.
         """
 
 
 @dataclass(frozen=True)
 class CategorySplit(MetaSplit):
-    """Outer tasks are those of randomly drawn categories; no category has tasks at both levels.
+    """Whole categories, drawn at random: no category has tasks at both levels.
 
-    The paper draws 10 of 60 categories, the best of 16 draws by validation (``crosstask splits`` tries seeds).
+    The paper takes 10 of 60 categories, the best of 16 random draws by validation: try seeds.
 
     Args:
-        outer: Number of outer categories, or a share below 1.
+        outer: Categories of the outer tasks: a number of them, or a share below 1.
         seed: Another seed draws other categories.
     """
 
@@ -60,12 +61,12 @@ class CategorySplit(MetaSplit):
 
     def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
         categories = sorted({task.category for task in tasks})
-        # jsonargparse may pass 10 as 10.0.
+        # A share of 0.2 is one in five categories; jsonargparse may hand 10 over as 10.0.
         number = round(self.outer * len(categories)) if 0 < self.outer < 1 else int(self.outer)
         if not 0 < number < len(categories):
             raise ValueError(
                 f"outer = {self.outer} takes {number} of the {len(categories)} training categories for the outer "
-                f"tasks: choose 1 to {len(categories) - 1}, or a share that rounds to such a number"
+                f"tasks: choose 1 to {len(categories) - 1}, or a share that comes to as many"
             )
         random.Random(f"{self.seed} categories").shuffle(categories)
         chosen = set(categories[:number])
@@ -74,11 +75,11 @@ class CategorySplit(MetaSplit):
 
 @dataclass(frozen=True)
 class FileSplit(MetaSplit):
-    """Outer tasks are listed in a file, one name a line; all other training tasks are inner.
+    """The outer tasks as a file lists them, one name a line; all other training tasks are inner ones.
 
     Args:
-        outer: Path of the file.
-        by_category: Whether to reject a list that puts tasks of one category at both levels.
+        outer: The file.
+        by_category: Whether to reject a list that leaves tasks of one category at both levels.
     """
 
     outer: str
@@ -87,7 +88,7 @@ class FileSplit(MetaSplit):
     def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
         path = Path(self.outer).expanduser()
         if not path.is_file():
-            raise ValueError(f"no file {path}: it must list the outer tasks, one name a line")
+            raise ValueError(f"no file {path}, which should list the outer tasks, one name a line")
         listed = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
         unknown = sorted(listed - {task.name for task in tasks})
         if unknown:
@@ -95,24 +96,24 @@ class FileSplit(MetaSplit):
                 f"{path}: {len(unknown)} of {len(listed)} outer tasks are not on the training list, "
                 f"e.g. {', '.join(unknown[:3])}"
             )
-        split = _divided(tasks, lambda task: task.name in listed)
+        found = _divided(tasks, lambda task: task.name in listed)
         if self.by_category:
             _reject_shared_categories(tasks, listed)
-        return split
+        return found
 
 
 @dataclass(frozen=True)
 class ClusterSplit(MetaSplit):
-    """Outer tasks are a k-means cluster of the definitions; a category may have tasks at both levels.
+    """One group of tasks with similar definitions, found by k-means; a category may have tasks at both levels.
 
-    The paper's variant tries each of 16 clusters as the outer tasks.
+    The paper's variant has 16 groups, each a exemplar for the outer tasks.
 
     Args:
-        groups: Number of clusters.
-        group: Index of the outer tasks' cluster; the largest one is 0.
+        groups: Groups that k-means makes.
+        group: Which of them holds the outer tasks; groups are numbered from the largest, 0.
         encoder: Hub name or folder of a model whose mean last hidden states embed the definitions; TF-IDF of their
-            words if left out.
-        seed: Seed of the first centres.
+            words where it is left out.
+        seed: Of the first centres.
     """
 
     groups: int = 16
@@ -132,11 +133,10 @@ class ClusterSplit(MetaSplit):
         by_size = [label for label, _ in Counter(labels.tolist()).most_common()]
         if self.group >= len(by_size):
             raise ValueError(
-                f"k-means puts the {len(tasks)} definitions into {len(by_size)} groups; group {self.group} is empty: "
-                f"choose a group from 0 to {len(by_size) - 1}"
+                f"the {len(tasks)} definitions fall into {len(by_size)} groups only, and group {self.group} is empty"
             )
-        outer = {task.name for task, label in zip(tasks, labels, strict=True) if label == by_size[self.group]}
-        return _divided(tasks, lambda task: task.name in outer)
+        wanted = {task.name for task, label in zip(tasks, labels, strict=True) if label == by_size[self.group]}
+        return _divided(tasks, lambda task: task.name in wanted)
 
 
 def tf_idf(texts: Sequence[str]) -> NDArray[np.float64]:
@@ -153,7 +153,7 @@ def tf_idf(texts: Sequence[str]) -> NDArray[np.float64]:
 
 @torch.no_grad()
 def embed_texts(texts: Sequence[str], encoder: str) -> NDArray[np.float64]:
-    """Mean last hidden states [texts, width] of a model's encoder, or of its only stack."""
+    """Mean last hidden states [texts, width] of a model's encoder, one text at a time."""
     tokenizer, model = load_tokenizer(encoder, eos=False), AutoModel.from_pretrained(encoder).eval()
     reader = model.get_encoder() if model.config.is_encoder_decoder else model
     rows = []
@@ -194,15 +194,15 @@ def _squared_distances(points: NDArray[np.float64], centres: NDArray[np.float64]
 
 
 def _divided(tasks: Sequence[Task], is_outer: Callable[[Task], bool]) -> InnerOuter:
-    split = InnerOuter(
+    found = InnerOuter(
         [task.name for task in tasks if not is_outer(task)], [task.name for task in tasks if is_outer(task)]
     )
-    for level, names in zip(("inner", "outer"), split, strict=True):
+    for level, names in zip(("inner", "outer"), found, strict=True):
         if not names:
             raise ValueError(
                 f"the split leaves no {level} task of {len(tasks)} training tasks: both levels need at least one"
             )
-    return split
+    return found
 
 
 def _reject_shared_categories(tasks: Sequence[Task], outer: set[str]) -> None:
