@@ -203,8 +203,8 @@ def fitted(
         "representation": Representation(width=setting.width),
         "learning_rate": setting.learning_rate,
         "warmup_steps": min(60, setting.steps),
-        # The plain gradient of a blank grows as the model learns to read exemplars, and would favour the blank; Adam's
-        # step does not.
+        # adam_preconditioned takes the step that Adam would take, not the plain gradient: a blank's gradients grow as
+        # the model learns to read exemplars, and with them its pull.
         "outer": OuterSettings(learning_rate=0.05, method="adam_preconditioned", hessian_products=0),
         "seed": seed,
     }
