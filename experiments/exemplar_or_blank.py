@@ -224,12 +224,6 @@ def fitted(
     return trainer, module, data, shares.values
 
 
-def exemplar_shares(toybench: Path, kind: Kind, *, steps: int = 120, seed: int = 0, **options: Any) -> list[float]:
-    """The shares on the embedded benchmark, for the test."""
-    benchmark = NaturalInstructions(str(toybench))
-    return fitted(benchmark, str(toybench / "tokenizer"), kind, SMALL._replace(steps=steps), seed=seed, **options)[-1]
-
-
 def real_tasks(folder: Path) -> tuple[NaturalInstructions, str]:
     """Real tasks with short texts, and the folder of a tokenizer."""
     counts: dict[Split, int] = {"train": TRAIN_TASKS, "test": TEST_TASKS}

@@ -17,7 +17,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import print_result
+from common import opt_fields, print_result
 from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.models import build_model, model_config
@@ -52,15 +52,7 @@ def main() -> None:
 
 
 def build(arguments: argparse.Namespace, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    fields = {
-        "model_type": "opt",
-        "hidden_size": arguments.width,
-        "word_embed_proj_dim": arguments.width,
-        "ffn_dim": 4 * arguments.width,
-        "num_hidden_layers": arguments.layers,
-        "num_attention_heads": arguments.width // 64,
-        "max_position_embeddings": 2048,
-    }
+    fields = opt_fields(arguments.layers, arguments.width, positions=2048)
     config = model_config(fields, vocabulary=VOCABULARY, dropout=0.0)
     return build_model(config, weights=None, vocabulary=0, attention="sdpa", dtype=dtype or torch.float32)
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.distributed as dist
-from common import print_result
+from common import opt_fields, print_result
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
@@ -88,15 +88,7 @@ def turn(step: Callable[[], None], steps: int, *, here: bool) -> tuple[float, fl
 
 def model(arguments: argparse.Namespace) -> PreTrainedModel:
     torch.manual_seed(0)
-    fields = {
-        "model_type": "opt",
-        "hidden_size": arguments.width,
-        "word_embed_proj_dim": arguments.width,
-        "ffn_dim": 4 * arguments.width,
-        "num_hidden_layers": arguments.layers,
-        "num_attention_heads": arguments.width // 64,
-        "max_position_embeddings": ROW,
-    }
+    fields = opt_fields(arguments.layers, arguments.width, positions=ROW)
     config = model_config(fields, vocabulary=VOCABULARY, dropout=0.0)
     return build_model(config, weights=None, vocabulary=0, attention="document", dtype=torch.float32).train()
 

@@ -400,7 +400,7 @@ def test_exact_takes_math_attention_by_itself() -> None:
     assert relative(found, truth) < 5e-3
 
 
-def test_exact_refuses_what_cannot_be_differentiated_twice() -> None:
+def test_exact_rejects_what_cannot_be_differentiated_twice() -> None:
     torch.manual_seed(0)
     projection, phi = nn.Linear(8, 8), Parameter(torch.randn(1, 2, 6, 8))
     outer, theta = lambda: projection.weight.sum(), list(projection.parameters())
