@@ -10,7 +10,7 @@ from crosstask.datamodules.toybench.writer import write_toybench
 
 
 def real_or_toy_benchmark(scratch: Path) -> NaturalInstructions:
-    """Super-NaturalInstructions where CROSSTASK_DATA points, the embedded benchmark otherwise."""
+    """Super-NaturalInstructions in CROSSTASK_DATA if it is set, the embedded benchmark otherwise."""
     if "CROSSTASK_DATA" in os.environ:
         return NaturalInstructions("$CROSSTASK_DATA/superni", splits="splits/bundle")
     write_toybench(scratch / "toybench")
@@ -18,7 +18,7 @@ def real_or_toy_benchmark(scratch: Path) -> NaturalInstructions:
 
 
 def print_result(benchmark: str, *, ours: float, peer: float, unit: str, setting: str) -> None:
-    """The line that programs read; `ratio` is ours over the peer's."""
+    """Print a result as a line of JSON; `ratio` is ours divided by the peer's."""
     result = {"benchmark": benchmark, "ours": ours, "peer": peer, "ratio": ours / peer, "unit": unit}
     print(json.dumps(result | {"setting": setting}))
 

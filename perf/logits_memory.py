@@ -2,8 +2,8 @@
 
     python perf/logits_memory.py [--rows 4]
 
-Each variant takes one forward and backward in a process of its own; its peak resident memory is compared with what the
-process held before the step. The shape is OPT-125M's head (vocabulary 50,272, width 768) over two blocks, on rows of
+Each variant takes one forward and backward in a separate process; its peak resident memory is compared with that before
+the step. The shape is OPT-125M's head (vocabulary 50,272, width 768) over two blocks, on rows of
 1,024 tokens of which 15% are targets, which is the upper end of instruction mixtures.
 """
 

@@ -1,9 +1,9 @@
-"""What `crosstask plan` says a step holds, against the peak resident memory of real steps on a CPU.
+"""The memory of a step that `crosstask plan` computes, against the peak resident memory of real steps on a CPU.
 
     python perf/plans.py [--layers 6] [--width 768]
 
-Each setting trains two steps of AdamW in a process of its own, so that Adam's moments are there in the second. What the
-process held before its model is taken off. The allocator is told to give back what is freed, as it would keep gaps.
+Each setting trains two steps of AdamW in a separate process; Adam's moments exist in the second. The memory before the
+model is subtracted. The allocator is set to return freed memory, of which it would otherwise keep gaps.
 """
 
 import argparse

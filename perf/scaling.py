@@ -1,10 +1,10 @@
-"""What a second process costs on a CPU: the same global batch on one process, and on two under DDP and FSDP2.
+"""Cost of a second CPU process: the same global batch on one process, and on two under DDP and FSDP2.
 
     python perf/scaling.py [--layers 4] [--width 512] [--steps 3] [--rounds 5]
 
 Every process has one thread. A step is forward, backward and AdamW over packed rows; the three ways take turns, and
-medians are compared. Seconds on the wall need two idle cores. Processor seconds, summed over processes, do not: what
-two of them spend beyond one is communication, and work that both do.
+medians are compared. Wall seconds need two idle cores. Processor seconds, summed over processes, do not: two processes
+spend more than one by their communication and by the work that both do.
 """
 
 import argparse

@@ -16,7 +16,6 @@ from bilevel_runs import CONFIGS, DATA, INNER_STEPS, T5, texts
 from torch.testing import assert_close
 
 from crosstask.cli import CrosstaskCLI, main, run
-from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.lightning_modules.hypergradients import Hypergradient, hypergradient
@@ -199,7 +198,7 @@ def test_an_extractor_learns_that_an_exemplar_teaches_more_than_a_blank(
     example = runpy.run_path(str(CONFIGS.parent / "experiments/exemplar_or_blank.py"))
 
     def exemplar_shares() -> list[float]:
-        benchmark, tokenizer = NaturalInstructions(str(toybench)), str(toybench / "tokenizer")
+        benchmark, tokenizer = example["NaturalInstructions"](str(toybench)), str(toybench / "tokenizer")
         setting = example["SMALL"]._replace(steps=40)
         shares: list[float] = example["fitted"](benchmark, tokenizer, "direct_extractor", setting, seed=0)[-1]
         return shares
