@@ -3,10 +3,10 @@
     python perf/adaptation_costs.py [--layers 12 --width 768] [--scorer_layers 12 --scorer_width 768]
 
 Each method runs in a separate process, with random weights, on the same number of tokens a step. Fine-tuning and
-prefix tuning (20 virtual tokens before every layer) train the language model; the scorer trains on as many tokens of packed
-pairs; in context nothing is trained, and demonstrations are read with every prompt. Prints the peak memory above that of
-the imported libraries, seconds of a training step, disk space of a task, and the tokens read beside a prompt. A scorer
-also needs responses, which any model may sample once: their cost is a separate row.
+prefix tuning (20 virtual tokens before every layer) train the language model; the scorer trains on as many tokens of
+packed pairs; in context nothing is trained, and demonstrations are read with every prompt. Prints the peak memory
+above that of the imported libraries, seconds of a training step, disk space of a task, and the tokens read beside a
+prompt. A scorer also needs responses, which any model may sample once: their cost is a separate row.
 """
 
 import argparse

@@ -4,8 +4,8 @@
     python perf/decontamination.py --train 50000 --evaluation 10000
 
 Texts are generated, 60 to 140 words each, with words drawn by Zipf's law; 1,000 evaluation examples have a passage of
-13 words planted in training. The peer is a Python set of word tuples over 1,000 evaluation examples, because 150,000 would
-fill the memory. Rates are of processor time, without reading.
+13 words planted in training. The peer is a Python set of word tuples over 1,000 evaluation examples, because 150,000
+would fill the memory. Rates are of processor time, without reading.
 """
 
 import argparse
