@@ -246,8 +246,8 @@ def word_tasks(folder: Path) -> tuple[NaturalInstructions, str]:
             "Positive Examples": solved,
             "Negative Examples": [],
             "Instances": [
-                {"id": f"{number}-{place}", "input": text, "output": [" ".join(answer)]}
-                for place, text in enumerate(lists[2:])
+                {"id": f"{number}-{index}", "input": text, "output": [" ".join(answer)]}
+                for index, text in enumerate(lists[2:])
             ],
         }
         (folder / "tasks" / f"{name}.json").write_text(json.dumps(record))

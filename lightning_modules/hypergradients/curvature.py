@@ -233,7 +233,7 @@ def _reject_once_differentiable(loss: Tensor) -> None:
             continue
         seen.add(node)
         stack.extend(previous for previous, _ in node.next_functions)
-        # torch keeps the Function of a custom node in _forward_cls and tells of it nowhere else.
+        # torch exposes the Function of a custom node only as _forward_cls (docs/private_names.md).
         function: Any = getattr(node, "_forward_cls", None)
         backward = getattr(function, "backward", None)
         while backward is not None:

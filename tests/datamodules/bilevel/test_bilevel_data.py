@@ -45,8 +45,8 @@ def test_a_batch_reads_as_it_should(make_bilevel: Make) -> None:
     for row, text in enumerate(texts(datamodule, inner.rows)):
         task = plan.inner[int(inner.inputs.tasks[row])]
         source, target = text.removesuffix("</s>").split("\nOutput: ")
-        asked = source.removeprefix("Now complete the following example -\nInput: ")
-        (example,) = [e for e in task.examples if e.targets[0] == target and asked.startswith(e.input)]
+        question = source.removeprefix("Now complete the following example -\nInput: ")
+        (example,) = [e for e in task.examples if e.targets[0] == target and question.startswith(e.input)]
         z = tokenizer.decode(inner.inputs.pair_ids[row][inner.inputs.pair_mask[row].bool()])
         assert z == f"Input: {example.input} Output: {target}"  # the instance's own answer is in z (Eq. 4)
         solved = {"".join(exemplar_texts(e)) for e in task.examples if e != example}
@@ -63,8 +63,8 @@ def test_no_instance_is_both_trained_and_evaluated(make_bilevel: Make) -> None:
     assert plan is not None
     trained = {(e.task, e.id) for task in [*plan.inner, *plan.outer] for e in task.examples}
     for stage in ("validation", "test"):
-        asked = {(e.task, e.id) for e in datamodule.evaluation_examples(stage)}  # type: ignore[arg-type]
-        assert not trained & asked
+        evaluated = {(e.task, e.id) for e in datamodule.evaluation_examples(stage)}  # type: ignore[arg-type]
+        assert not trained & evaluated
     by_task = [e.task for e in datamodule.evaluation_examples("validation")]
     assert {by_task.count(task.name) for task, _ in [*plan.inner, *plan.outer]} == {10}  # of every training task
 

@@ -130,7 +130,7 @@ def test_the_authors_recursion(gamma: float, products: int, rng: str) -> None:
     assert relative(run(this, method, curvature=finite_difference, rng=rng), truth) < 5e-3
 
     other = recursion_of_the_authors(this, gamma=gamma, products=products, one_mask=rng != "same")
-    assert relative(other, truth) > 1e-2  # the two ways of drawing masks can be told apart
+    assert relative(other, truth) > 1e-2  # the two ways of drawing masks differ visibly
 
 
 @pytest.mark.parametrize("build", [t5, roberta])
@@ -275,16 +275,16 @@ def test_every_pass_finds_the_same_buffers(masks: str) -> None:
     assert scale == 1
 
 
-def test_only_the_asked_for_parameters_take_part_in_a_pass() -> None:
+def test_only_the_differentiated_parameters_require_gradients() -> None:
     this = problem(t5)
-    asked = []
+    requires_grad = []
 
     def inner() -> Tensor:
-        asked.append((this.theta[0].requires_grad, this.phi[0].requires_grad))
+        requires_grad.append((this.theta[0].requires_grad, this.phi[0].requires_grad))
         return this.inner()
 
     run(this._replace(inner=inner), TWO_TERMS)
-    assert asked == [(True, False)] * 2 + [(False, True)] * 2  # one Hessian product, then the mixed one
+    assert requires_grad == [(True, False)] * 2 + [(False, True)] * 2  # one Hessian product, then the mixed one
 
 
 @contextmanager
