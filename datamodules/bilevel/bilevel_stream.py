@@ -59,10 +59,10 @@ class TaskInstances(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """An instance of a level: the index of its task in the level, and its index in the task."""
+    """An instance of a level: the index of its task in the level, and of its example in the task."""
 
     task: int
-    index: int
+    example: int
 
 
 def read_instances(
@@ -219,7 +219,7 @@ class BilevelPlan:
     def _render(self, form: PromptForm, tasks: Sequence[TaskInstances], instance: Instance, *, epoch: int) -> Prompt:
         """The prompt of an instance; every epoch draws one of its references."""
         task, examples = tasks[instance.task]
-        example = examples[instance.index]
+        example = examples[instance.example]
         return form(task, example, rendering_rng(self.preparation.counts.seed, task.name, example.id, epoch))
 
     def _rows(self, prompts: list[Prompt], here: Replicas, *, reserve: int) -> LanguageRows:
