@@ -26,10 +26,10 @@ from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
 from ..datamodules.packing.replicas import replicas
 from .hypergradients import Hypergradient, Method, Vector, average_over_replicas
 from .hypergradients.parameter_vectors import cosine, norm
-from .hypergradients.passes import averaged, gathered_anew, gradients, or_zeros
+from .hypergradients.passes import averaged, gradients, resharded, zeros_where_none
 from .instruction_tuning import InstructionTuningModule
 from .instructions.fit_checks import reject_low_precision, reject_strategy, reject_trainer, require_agreement
-from .instructions.instructed_loss import instructed_loss, reader, within_forward
+from .instructions.instructed_loss import instructed_loss, reader, run_as_forward
 from .instructions.instruction_kinds import InstructionSettings, Kind, Representation, build_instruction
 from .instructions.learnable_instructions import Extractor, Instruction, LearnableInstruction
 from .instructions.outer_level import OuterLevel
@@ -240,7 +240,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
         if level is None:
             self._step_theta(batch.inner)
         elif self.choices.outer_step == "before":
-            self._step_phi(level, level.method_now(self._optimizer, self.theta), batch)
+            self._step_phi(level, level.current_method(self._optimizer, self.theta), batch)
             self._step_theta(batch.inner)
         else:
             method = self._step_theta(batch.inner, then_phi=level)
@@ -257,10 +257,10 @@ class InstructionOptimizationModule(InstructionTuningModule):
         clear_autocast_cache()
         theta, joint = self.theta, self.choices.clipping == "joint"
         moved: list[Parameter] = [*theta, *self.phi] if joint else theta
-        with gathered_anew(theta):
+        with resharded(theta):
             # Callbacks are told, as Lightning does it: on_before_backward ends what a process does by itself.
             loss = self.trainer.strategy.precision_plugin.pre_backward(self._inner_loss(batch), self)
-            found = averaged(or_zeros(gradients(loss, moved), moved), self._reduce)
+            found = averaged(zeros_where_none(gradients(loss, moved), moved), self._reduce)
         length = norm(found)
         share = clipped_share(length, largest=self.clip)
         for parameter, gradient in zip(theta, found, strict=False):  # phi's part only counts in the norm
@@ -269,7 +269,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
         optimizer.step()  # type: ignore[union-attr]
         # Before the schedule sets the learning rate of another step.
         used = [parameter.grad for parameter in theta]
-        method = None if then_phi is None else then_phi.method_now(self._optimizer, theta, used)
+        method = None if then_phi is None else then_phi.current_method(self._optimizer, theta, used)
         optimizer.zero_grad()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
         self._log({"train/inner_loss": loss.detach()}, prog_bar=True)
@@ -311,7 +311,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
             instruction: Instruction = self._learned(batch.inputs, reader(model))
             return instructed_loss(model, instruction, rows)
 
-        loss = within_forward(model, instructed)
+        loss = run_as_forward(model, instructed)
         return loss.sum / max(rows.step_targets, 1) * replicas(self.trainer).size
 
     def _outer_loss(self, rows: LanguageRows) -> Tensor:

@@ -1,9 +1,9 @@
-"""How long a sharded checkpoint of OPT-1.3B's shape takes to write, to go on from, and to export.
+"""Seconds to save a sharded checkpoint of OPT-1.3B's shape, to resume from it, and to export it.
 
     python perf/checkpoints.py [--layers 24] [--folder FOLDER]
 
-Two CPU processes under FSDP2 take one AdamW step in float32 and save; two new ones go on from the folder; one process
-exports it. All 24 layers need 16 bytes for each of 1.3 billion parameters, and as many on disk; fewer layers shrink it.
+Two CPU processes under FSDP2 take one AdamW step in float32 and save; two new ones resume from the folder; one process
+exports it. All 24 layers need 16 bytes of memory and of disk for each of 1.3 billion parameters.
 """
 
 import argparse
@@ -28,7 +28,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 class Timed(ShardedStrategy):
-    """Tells how long its checkpoints take."""
+    """Prints the seconds of its checkpoints."""
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         start = time.perf_counter()
@@ -37,9 +37,9 @@ class Timed(ShardedStrategy):
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         start = time.perf_counter()
-        found = super().load_checkpoint(*args, **kwargs)
+        checkpoint = super().load_checkpoint(*args, **kwargs)
         self.tell("load", time.perf_counter() - start)
-        return found
+        return checkpoint
 
     def tell(self, what: str, seconds: float) -> None:
         if self.global_rank == 0:
@@ -49,7 +49,7 @@ class Timed(ShardedStrategy):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--folder", type=Path, default=None, help="where to write; removed in the end if left out")
+    parser.add_argument("--folder", type=Path, default=None, help="where to write; a temporary folder if left out")
     arguments = parser.parse_args()
     if "RANK" in os.environ:
         fit(arguments.folder, arguments.layers)
@@ -58,7 +58,7 @@ def main() -> None:
     write_toybench(folder / "toybench", instances=130)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     words = [*TORCHRUN, __file__, "--layers", str(arguments.layers), "--folder", str(folder)]
-    for _ in ("save", "load and go on"):
+    for _ in ("save", "load and resume"):
         subprocess.run(words, env=environment, check=True)
     size = sum(path.stat().st_size for path in (folder / "checkpoint").rglob("*"))
     start = time.perf_counter()
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def copy_seconds(source: Path, target: Path) -> float:
-    """The same bytes, copied: what the disk allows."""
+    """Seconds to copy the same bytes: the limit of the disk."""
     start = time.perf_counter()
     shutil.copytree(source, target)
     return time.perf_counter() - start

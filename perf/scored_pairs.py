@@ -1,11 +1,11 @@
-"""Building and reading the scorer's pairs at scale: pairs a second, bytes on disk, and memory that does not grow.
+"""Building and reading the scorer's pairs at scale: pairs a second, bytes on disk, and memory over tasks.
 
     python perf/scored_pairs.py [--pairs 5000000] [--tasks 39] [--steps 200] [--training_steps 20]
 
 Tasks of generated text are prepared as a real benchmark's are: references, one mismatch each, and three samples of a
-language model labelled by ROUGE-L, from a file of samples. The process's memory is noted after every task: what counts
-is its growth from the second task to the last. Then training batches are read, and a small encoder is trained on them,
-broken off halfway and resumed. Time and disk are projected to the 160 million pairs of Cappy's pretraining (arXiv
+language model labelled by ROUGE-L, from a file of samples. The process's memory is recorded after every task: it should
+not grow from the second task to the last. Then training batches are read, and a small encoder is trained on them,
+interrupted halfway and resumed. Time and disk are projected to the 160 million pairs of Cappy's pretraining (arXiv
 2311.06720), with half a million examples in a task at the most.
 """
 

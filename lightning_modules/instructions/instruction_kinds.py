@@ -1,4 +1,4 @@
-"""Which learnable instruction is built for which name, and what an instance's texts are represented by."""
+"""Builds the learnable instruction of a name, and the representation of texts that it uses."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,13 +26,14 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Representation:
-    """What an instance parameterization represents texts by.
+    """How the instance parameterizations represent texts.
 
     Args:
-        by: own (a table V) or model (the mean of the model's own last states, footnote 1 of the paper).
-        width: Columns of V, d'.
-        pretrained: Hub name or folder of a model with the same tokenizer whose token embeddings V starts from; N(0, 1)
-            where it is left out.
+        by: own (a table V of embeddings) or model (the mean of the language model's last hidden states, footnote 1 of
+            the paper).
+        width: Columns of V, d' in the paper.
+        pretrained: Hub name or folder of a model with the same tokenizer whose token embeddings initialize V; N(0, 1)
+            if left out.
     """
 
     by: Literal["own", "model"] = "own"
@@ -66,13 +67,13 @@ def build_instruction(
 ) -> LearnableInstruction:
     """The learnable instruction of these settings, as wide as the model's input embeddings.
 
-    Its parameters are float32, or float64 beside a model of float64.
+    Its parameters are float32, or float64 if the model's are.
 
     Args:
-        settings: Which one.
+        settings: Kind and sizes.
         model: The language model that will read it.
-        tasks: Rows of a direct parameterization: the inner tasks.
-        vocabulary: Tokens of the tokenizer, rows of a representation of its own.
+        tasks: Number of inner tasks, the rows of a direct parameterization.
+        vocabulary: Tokens of the tokenizer, the rows of V.
 
     Raises:
         ValueError: An extractor without exemplars.
