@@ -107,32 +107,11 @@ def seed_interval(means: Sequence[float], count: int) -> Estimate:
     >>> seed_interval([0.5, 0.6], count=100).high > 1  # two runs say little
     True
     """
-    n = len(means)
-    if n < 2:
-        raise ValueError(f"an interval over runs needs two at least, got {n}")
-    mean, half = float(np.mean(means)), t_quantile(0.975, n - 1) * float(np.std(means, ddof=1)) / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, count, tuple(map(float, means)))
+    runs = len(means)
+    if runs < 2:
+        raise ValueError(f"an interval over runs needs at least two runs, got {runs}")
+    from scipy.stats import t as student_t  # takes seconds to import
 
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t, for probabilities from 0.5 on.
-
-    With t = sqrt(n) tan(u) the density is cos(u)^(n-1) up to a constant, smooth enough for Gauss and bisection.
-
-    >>> round(t_quantile(0.975, 7), 4)
-    2.3646
-    """
-    half = math.sqrt(math.pi) * math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2)) / 2
-
-    def beyond_the_middle(u: float) -> float:
-        nodes = u * (_NODES + 1) / 2
-        return float((_WEIGHTS * np.cos(nodes) ** (degrees - 1)).sum() * u / 2 / (2 * half))
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if beyond_the_middle(middle) < probability - 0.5 else (low, middle)
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
+    mean, error = float(np.mean(means)), float(np.std(means, ddof=1)) / math.sqrt(runs)
+    half_width = float(student_t.ppf(0.975, runs - 1)) * error
+    return Estimate(mean, mean - half_width, mean + half_width, count, tuple(map(float, means)))
