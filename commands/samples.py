@@ -19,9 +19,9 @@ from ..lightning_modules.scoring.sampling import (
     RELEASED_DECODINGS,
     RELEASED_MAX_SOURCE,
     RELEASED_MIN_NEW_TOKENS,
-    answer_all,
     import_responses,
     load_generator,
+    sample_responses,
 )
 
 
@@ -111,7 +111,7 @@ def write_samples(
     note_generator(path, generator, model.num_parameters())
     began = len(file.done)
     mine = islice(examples.prompts(skipped), rank, None, size)
-    cut = answer_all(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
+    cut = sample_responses(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
     console.print(
         f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from before; "
         f"{cut} prompts lost their beginning; not sampled: {dict(skipped) or 'none'}"

@@ -21,8 +21,9 @@ from .attention.packable import require_document_attention
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
 from .evaluation.generation import Decoding, answer_batch, prompt_seed
-from .evaluation.likelihood import Score, rank_batch
+from .evaluation.likelihood import score_option_batch
 from .evaluation.metrics import GenerationScores, Scores
+from .evaluation.option_scores import Score
 from .evaluation.weights_digest import weights_digest
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
 from .optimization import linear_schedule
@@ -311,7 +312,7 @@ class InstructionTuningModule(PlannedTraining):
 
     def rank(self, batch: RankBatch) -> list[Answer]:
         """The likeliest option of every example by ``score``, with all scores of all its options."""
-        scores = rank_batch(self.language_model, batch)
+        scores = score_option_batch(self.language_model, batch)
         ranked = zip(batch.ranked, scores, strict=True)
         return [Answer.chosen(each.example, found, *found.best(self.score)) for each, found in ranked]
 

@@ -17,13 +17,14 @@ from ..datamodules.schema import ScoredBatch
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.response_sets import ResponseBatch
 from .evaluation.aggregation import log_selection
-from .evaluation.metrics import Answer, GenerationScores, Scores
+from .evaluation.answers import Answer
+from .evaluation.metrics import GenerationScores, Scores
 from .models import compile_layers, model_config
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining
 from .scoring.cross_encoder import CrossEncoder
 from .scoring.pair_scores import gather_for_pairs, pair_scores
-from .scoring.ranking_metrics import RankingScores, ResponseRanking
+from .scoring.ranking_metrics import ResponseRanking, ResponseRankingMetric
 from .scoring.scorer_losses import ScorerLoss, scorer_losses
 from .scoring.scorer_models import build_scorer
 
@@ -100,7 +101,7 @@ class ScorerModule(PlannedTraining):
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.scores: Scores | None = None
         self.ranking: ResponseRanking | None = None
-        self.answer_scores, self.ranking_scores = GenerationScores(), RankingScores()
+        self.answer_scores, self.ranking_scores = GenerationScores(), ResponseRankingMetric()
         self.evaluation_loss = MeanMetric()
 
     def configure_model(self) -> None:

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple, get_args
 
 from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
 from ...datamodules.schema import LEVELS, EvaluationExample, Metric
-from ...lightning_modules.evaluation.aggregation import ScoredInstance, own_score
+from ...lightning_modules.evaluation.aggregation import ScoredInstance, score_by_metric
 from ...lightning_modules.evaluation.answers import Answer
-from ...lightning_modules.evaluation.likelihood import OptionScores
+from ...lightning_modules.evaluation.option_scores import OptionScores
 
 
 class Prediction(NamedTuple):
@@ -86,7 +86,7 @@ def _prediction(line: str, where: str) -> Prediction:
         metric, rouge, exact = record["metric"], float(record["rouge_l"]), float(record["exact_match"])
         belongs = {name: record[name] for name in ("benchmark", "task", "parent", "category", "level", "shots", "id")}
         more = {name: float(record[name]) for name in ("token_f1", "accuracy") if name in record}
-        score = own_score(metric, rouge, exact, **more)
+        score = score_by_metric(metric, rouge, exact, **more)
         instance = ScoredInstance(**belongs, metric=metric, score=score, rouge_l=rouge, exact_match=exact)
         found = Prediction(instance, record["prompt"], tuple(record["references"]), record["prediction"])
     except json.JSONDecodeError as error:

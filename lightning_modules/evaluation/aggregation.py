@@ -71,17 +71,7 @@ class Column(NamedTuple):
     tasks: int
 
 
-class PooledCategory(NamedTuple):
-    """Super-NaturalInstructions' score of a category: its instances pooled, by the category's headline metric."""
-
-    category: str
-    metric: Metric
-    shots: int
-    score: float
-    instances: int
-
-
-def own_score(
+def score_by_metric(
     metric: Metric, rouge_l: float, exact_match: float, *, token_f1: float = math.nan, accuracy: float = math.nan
 ) -> float:
     """An instance's score by its task's metric; a choice without known options is right where it equals the reference.
@@ -102,7 +92,7 @@ def scored_instances(scores: Scores, examples: Sequence[EvaluationExample]) -> l
     return [
         ScoredInstance(
             *(example.benchmark, example.task, example.parent, example.category, example.level, example.shots),
-            *(example.metric, example.id, own_score(example.metric, rouge, exact, token_f1=f1, accuracy=right)),
+            *(example.metric, example.id, score_by_metric(example.metric, rouge, exact, token_f1=f1, accuracy=right)),
             *(rouge, exact),
         )
         for example, rouge, exact, f1, right in zip(
@@ -289,20 +279,7 @@ def cells(
     return scores
 
 
-def pooled_categories(rows: Iterable[ScoredInstance]) -> list[PooledCategory]:
-    """Super-NaturalInstructions' official aggregation (its evaluation.py): instances of a category pooled.
-
-    Its six classification categories are scored by exact match and the others by ROUGE-L, which is what its reader
-    gives tasks as their metric. Tasks of another metric in the same category are a line of their own.
-    """
-    groups = grouped(rows, lambda row: (row.category, row.metric, row.shots))
-    return [
-        PooledCategory(category, metric, shots, float(np.mean([row.score for row in members])), len(members))
-        for (category, metric, shots), members in sorted(groups.items())
-    ]
-
-
-def selection_of(scores: Scores, examples: Sequence[EvaluationExample]) -> Mapping[str, float]:
+def selection_scores_of(scores: Scores, examples: Sequence[EvaluationExample]) -> Mapping[str, float]:
     """What training logs of a validation: ``selection`` and, for each number of shots, ``average_0_shot`` and so on."""
     found = columns(task_scores(scored_instances(scores, examples)))
     if not found:
@@ -315,5 +292,5 @@ def log_selection(module: L.LightningModule, stage: str, scores: Scores) -> None
     """Log OPT-IML's averages over category columns; a ModelCheckpoint can monitor ``validation/selection``."""
     datamodule: Any = getattr(module.trainer, "datamodule", None)
     if hasattr(datamodule, "evaluation_examples"):  # it tells levels and categories of what was asked
-        for name, score in selection_of(scores, datamodule.evaluation_examples(stage)).items():
+        for name, score in selection_scores_of(scores, datamodule.evaluation_examples(stage)).items():
             module.log(f"{stage}/{name}", score)

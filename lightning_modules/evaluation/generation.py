@@ -32,7 +32,7 @@ from transformers import (
 )
 
 from ...datamodules.evaluation.prompt_loader import pad_prompts, token_budget_batches
-from .prefill import Prompts
+from .prompt_cache import PromptCache
 
 
 @dataclass(frozen=True)
@@ -172,9 +172,9 @@ def answer_batch(
 ) -> list[list[list[str]]]:
     """Answers of a padded batch: for each prompt, for each decoding, its texts; arguments as those of ``generate``.
 
-    With `share`, what all prompts begin with is read once (see ``Prompts``).
+    With `share`, what all prompts begin with is read once (see ``PromptCache``).
     """
-    prompts = Prompts(model, input_ids, attention_mask, share=share)
+    prompts = PromptCache(model, input_ids, attention_mask, share=share)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         # A model's own min_length counts the prompt in, so that it is set wherever nothing else is asked for.
@@ -186,7 +186,7 @@ def answer_batch(
     answers: list[list[list[str]]] = [[[] for _ in decodings] for _ in seeds]
 
     def add(places: Sequence[int], ids: Tensor) -> None:
-        texts = [cut_at(text, stop).strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        texts = [cut_at_stop(text, stop).strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
         of_row = [place for place in places for _ in range(decodings[place].samples)]
         for row, text in enumerate(texts):
             prompt, sequence = divmod(row, len(of_row))
@@ -283,10 +283,10 @@ class StopTexts(StoppingCriteria):
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
 
 
-def cut_at(text: str, stop: Sequence[str]) -> str:
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
     """The text before the first of some texts in it.
 
-    >>> cut_at("4. Q: and 3 + 3?", ["Q:", "."])
+    >>> cut_at_stop("4. Q: and 3 + 3?", ["Q:", "."])
     '4'
     """
     return text[: min([text.find(each) for each in stop if each in text], default=len(text))]

@@ -7,11 +7,10 @@ evaluation and in Brown et al. (arXiv 2005.14165, section 2.4), whose four ways 
 
 # B rows, L columns, K kept columns, M scored tokens, C options, V vocabulary
 
-import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -33,62 +32,9 @@ from ...datamodules.schema import TokenizedExample
 from ..attention.document_attention import IMPLEMENTATIONS, Documents
 from ..prefixes import virtual_tokens
 from ..target_loss import padding_mask
-
-Score = Literal["sum", "token_mean", "byte_mean", "pmi"]
-"""How options are compared: by their log-likelihood (OPT-IML's own way), by its mean over tokens or UTF-8 bytes, or
-by how much more likely the prompt makes them than an unconditional prompt does (pointwise mutual information)."""
+from .option_scores import OptionScores, option_scores
 
 LOGITS_AT_ONCE = 1024  # columns whose softmax is taken together
-
-
-class OptionScores(NamedTuple):
-    """Scores of the C options of one prompt, in their order; the higher, the likelier.
-
-    Args:
-        sum: Log-likelihoods in nats, eos included where options end in it.
-        token_mean: The same, divided by tokens.
-        byte_mean: The same, divided by the UTF-8 bytes of the option's text.
-        pmi: ``sum`` less the log-likelihood after the unconditional prompt; None where there is no such prompt.
-    """
-
-    sum: tuple[float, ...]
-    token_mean: tuple[float, ...]
-    byte_mean: tuple[float, ...]
-    pmi: tuple[float, ...] | None = None
-
-    def by(self, score: Score) -> tuple[float, ...]:
-        """The scores of one kind.
-
-        Raises:
-            ValueError: There are none of that kind.
-        """
-        if score not in get_args(Score):
-            raise ValueError(f"options are scored by one of {', '.join(get_args(Score))}, got {score!r}")
-        scores = getattr(self, score)
-        if scores is None:
-            raise ValueError("pmi compares with an unconditional prompt, and none was given, e.g. 'Answer:'")
-        return scores
-
-    def best(self, score: Score = "sum") -> "Choice":
-        """The likeliest option; of equals, the first.
-
-        Raises:
-            ValueError: There is no option to choose, or a score is no number.
-        """
-        scores = self.by(score)
-        if not scores:
-            raise ValueError("there is no option to choose from")
-        if any(map(math.isnan, scores)):
-            raise ValueError(f"options have no likelihood, got {scores}: the model's logits are not finite")
-        place = max(range(len(scores)), key=scores.__getitem__)
-        return Choice(place, scores.count(scores[place]) > 1)
-
-
-class Choice(NamedTuple):
-    """Place of the chosen option, and whether another one has the same score."""
-
-    place: int
-    tied: bool
 
 
 @torch.no_grad()
@@ -185,27 +131,7 @@ def is_packed(model: PreTrainedModel) -> bool:
     return model.config._attn_implementation in IMPLEMENTATIONS
 
 
-def option_scores(
-    sums: Sequence[float], lengths: Sequence[int], texts: Sequence[str], unconditional: Sequence[float] | None = None
-) -> OptionScores:
-    """All scores of one prompt's options.
-
-    Args:
-        sums: Log-likelihoods.
-        lengths: Scored tokens.
-        texts: Of the options.
-        unconditional: Log-likelihoods after the unconditional prompt.
-    """
-    n_bytes = [len(text.strip().encode()) for text in texts]
-    return OptionScores(
-        sum=tuple(sums),
-        token_mean=tuple(total / length for total, length in zip(sums, lengths, strict=True)),
-        byte_mean=tuple(total / length for total, length in zip(sums, n_bytes, strict=True)),
-        pmi=None if unconditional is None else tuple(a - b for a, b in zip(sums, unconditional, strict=True)),
-    )
-
-
-def rank_batch(model: PreTrainedModel, batch: RankBatch) -> list[OptionScores]:
+def score_option_batch(model: PreTrainedModel, batch: RankBatch) -> list[OptionScores]:
     """Scores of the options of every example of a batch, in its order."""
     likelihoods, lengths = option_log_likelihoods(model, batch)
     sums, counts = likelihoods.tolist(), lengths.tolist()

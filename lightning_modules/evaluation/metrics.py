@@ -1,7 +1,6 @@
 """Scores of answers, gathered over processes, and estimates over groups."""
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,44 +89,3 @@ def _row(answer: Answer) -> list[float]:
     accuracy = float("nan") if answer.accuracy is None else answer.accuracy
     scores = [answer.rouge_l, float(answer.exact_match), answer.token_f1, accuracy]
     return [float(answer.example.number), *scores, float(answer.degenerate != ""), float(answer.tied)]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean, the ends of its 95% interval, and over how many instances it was taken.
-
-    Of repeated runs, ``runs`` holds the mean of each, and the interval is over them; else it is a bootstrap over
-    instances.
-    """
-
-    mean: float
-    low: float
-    high: float
-    count: int
-    runs: tuple[float, ...] = ()
-
-
-def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Estimate:
-    """Mean of per-instance scores with a 95% percentile interval over resampled instances.
-
-    The interval says how much the mean would vary with other instances of the same tasks. It says nothing of other
-    tasks or of another training seed.
-    """
-    if not len(values):
-        raise ValueError("an estimate needs at least one score")
-    generator = np.random.default_rng(seed)
-    at_once = max(1, 2**18 // len(values))  # few small arrays for a task, no huge one for a benchmark
-    means = np.empty(resamples)
-    for start in range(0, resamples, at_once):
-        places = generator.integers(0, len(values), (len(means[start : start + at_once]), len(values)))
-        means[start : start + at_once] = values[places].mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Estimate(float(values.mean()), float(low), float(high), len(values))
-
-
-def bootstrap_by(values: NDArray[np.float64], groups: Sequence[Hashable]) -> dict[Hashable, Estimate]:
-    """An estimate for every group, in the order of their first instances; instances of a group are pooled."""
-    places: dict[Hashable, list[int]] = {}
-    for place, group in enumerate(groups):
-        places.setdefault(group, []).append(place)
-    return {group: bootstrap(values[members]) for group, members in places.items()}

@@ -7,13 +7,46 @@ two systems is the score of their instances' differences (the paired bootstrap),
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .aggregation import ScoredInstance, grouped, task_key
-from .metrics import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean, the ends of its 95% interval, and over how many instances it was taken.
+
+    Of repeated runs, ``runs`` holds the mean of each, and the interval is over them; else it is a bootstrap over
+    instances.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    runs: tuple[float, ...] = ()
+
+
+def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Estimate:
+    """Mean of per-instance scores with a 95% percentile interval over resampled instances.
+
+    The interval says how much the mean would vary with other instances of the same tasks. It says nothing of other
+    tasks or of another training seed.
+    """
+    if not len(values):
+        raise ValueError("an estimate needs at least one score")
+    generator = np.random.default_rng(seed)
+    at_once = max(1, 2**18 // len(values))  # few small arrays for a task, no huge one for a benchmark
+    means = np.empty(resamples)
+    for start in range(0, resamples, at_once):
+        places = generator.integers(0, len(values), (len(means[start : start + at_once]), len(values)))
+        means[start : start + at_once] = values[places].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(values.mean()), float(low), float(high), len(values))
 
 
 class Resampling:
@@ -60,7 +93,7 @@ def difference(resampled: NDArray[np.float64]) -> Difference:
     return Difference(found.mean, found.low, found.high, float(min(1.0, 2 * (turned + 1) / (len(draws) + 1))))
 
 
-def mean_instances(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstance]:
+def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstance]:
     """Instances that all runs of a system share, with the means of their scores."""
     by_key = [{_key(row): row for row in run} for run in runs]
     shared = [key for key in by_key[0] if all(key in rows for rows in by_key[1:])]

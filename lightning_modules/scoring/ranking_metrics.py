@@ -69,7 +69,7 @@ class ResponseRanking(NamedTuple):
     spearman: NDArray[np.float64]
 
 
-class RankingScores(Metric):
+class ResponseRankingMetric(Metric):
     """Per-example measures that survive gathering: an example counts once, however many processes ranked it."""
 
     full_state_update = False

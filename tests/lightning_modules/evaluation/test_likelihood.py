@@ -39,7 +39,8 @@ from crosstask.lightning_modules.attention import backends as attention_backends
 from crosstask.lightning_modules.attention import document_attention as attention
 from crosstask.lightning_modules.attention.document_attention import document_attention
 from crosstask.lightning_modules.attention.documents import Documents
-from crosstask.lightning_modules.evaluation.likelihood import Choice, option_scores, score_options
+from crosstask.lightning_modules.evaluation.likelihood import score_options
+from crosstask.lightning_modules.evaluation.option_scores import Choice, option_scores
 
 SMALL: dict[str, Any] = {
     "vocab_size": 700,

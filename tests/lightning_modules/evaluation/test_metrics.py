@@ -10,10 +10,12 @@ import pytest
 
 from crosstask.datamodules.schema import EvaluationExample
 from crosstask.lightning_modules.evaluation import answers
-from crosstask.lightning_modules.evaluation.aggregation import own_score, scored_instances
-from crosstask.lightning_modules.evaluation.answers import Answer, degeneration, exact_match, matched_option, token_f1
-from crosstask.lightning_modules.evaluation.likelihood import option_scores
-from crosstask.lightning_modules.evaluation.metrics import Estimate, GenerationScores, bootstrap, bootstrap_by
+from crosstask.lightning_modules.evaluation.aggregation import score_by_metric, scored_instances
+from crosstask.lightning_modules.evaluation.answers import Answer
+from crosstask.lightning_modules.evaluation.metrics import GenerationScores
+from crosstask.lightning_modules.evaluation.option_scores import option_scores
+from crosstask.lightning_modules.evaluation.significance import Estimate, bootstrap
+from crosstask.lightning_modules.evaluation.text_metrics import degeneration, exact_match, matched_option, token_f1
 
 
 def example(number: int, reference: str = "the cat sat") -> EvaluationExample:
@@ -106,11 +108,11 @@ def test_means_are_over_examples_that_have_the_score() -> None:
 
 
 def test_a_task_is_scored_by_its_own_metric() -> None:
-    assert own_score("rouge_l", 0.3, 1.0, token_f1=0.4, accuracy=0.0) == 0.3
-    assert own_score("token_f1", 0.3, 1.0, token_f1=0.4) == 0.4
-    assert own_score("accuracy", 0.3, 1.0) == 1.0  # no options: whether the text is right
+    assert score_by_metric("rouge_l", 0.3, 1.0, token_f1=0.4, accuracy=0.0) == 0.3
+    assert score_by_metric("token_f1", 0.3, 1.0, token_f1=0.4) == 0.4
+    assert score_by_metric("accuracy", 0.3, 1.0) == 1.0  # no options: whether the text is right
     with pytest.raises(ValueError, match="token_f1, and its answers have none"):
-        own_score("token_f1", 0.3, 1.0)
+        score_by_metric("token_f1", 0.3, 1.0)
 
     signs = choice(0, ("<", ">"), 0)._replace(metric="accuracy")
     metric = GenerationScores()
@@ -179,11 +181,6 @@ def test_the_interval_is_that_of_the_normal_approximation_where_it_holds() -> No
     half_width = 1.96 * values.std() / np.sqrt(2000)
     assert estimate.low == pytest.approx(values.mean() - half_width, abs=0.1 * half_width)
     assert estimate.high == pytest.approx(values.mean() + half_width, abs=0.1 * half_width)
-
-
-def test_groups_are_pooled() -> None:
-    estimates = bootstrap_by(np.array([1.0, 0.0, 1.0, 1.0]), ["a", "b", "a", "b"])
-    assert [(group, e.mean, e.count) for group, e in estimates.items()] == [("a", 1.0, 2), ("b", 0.5, 2)]
 
 
 def test_scores_keep_their_digits() -> None:

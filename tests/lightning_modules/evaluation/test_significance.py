@@ -6,9 +6,9 @@ import pytest
 from crosstask.lightning_modules.evaluation.aggregation import ScoredInstance, columns, selection_score, task_scores
 from crosstask.lightning_modules.evaluation.significance import (
     Resampling,
+    average_runs,
     difference,
     interval,
-    mean_instances,
     paired_differences,
     require_single,
     seed_interval,
@@ -85,7 +85,7 @@ def test_pairs_are_the_instances_that_both_systems_answered() -> None:
 
 
 def test_repeated_runs_are_averaged_on_what_they_share() -> None:
-    (row,) = mean_instances([instances("t", [0.5, 1.0]), instances("t", [1.0])])
+    (row,) = average_runs([instances("t", [0.5, 1.0]), instances("t", [1.0])])
     assert (row.id, row.score, row.rouge_l) == ("0", 0.75, 0.75)
 
 

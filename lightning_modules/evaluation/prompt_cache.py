@@ -1,4 +1,4 @@
-"""Prompts read once, however often they are continued, and what they have in common once for all of them."""
+"""PromptCache read once, however often they are continued, and what they have in common once for all of them."""
 
 # B prompts, L columns
 
@@ -41,7 +41,7 @@ Choose = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(step, logits [N, V], the node of each row [R], the rows' numbers [R]) -> their tokens [R]."""
 
 
-class Prompts:
+class PromptCache:
     """A padded batch of prompts, read once however often it is continued.
 
     An encoder's states and a decoder's cache serve every continuation. The cache leaves out each prompt's last token,
@@ -53,7 +53,7 @@ class Prompts:
         attention_mask: [B, L].
         share: Read the tokens that all prompts begin with, such as a task's definition, once for all of them, and the
             same for what samples begin with. How often the model is called then depends on the texts: not where
-            several processes must call it equally often. Only models whose cache allows it share (``has_plain_cache``).
+            several processes must call it equally often. Only models whose cache allows it share (``can_share_cache``).
     """
 
     def __init__(
@@ -64,10 +64,10 @@ class Prompts:
         # Where an answer begins: an encoder-decoder's stands alone, behind its start token.
         self.width = 1 if self.two_stacks else input_ids.shape[1]
         self._read: Any = None
-        self.share = share and has_plain_cache(model)
-        self.shared = shared_tokens(input_ids, attention_mask) if self.share else 0
+        self.share = share and can_share_cache(model)
+        self.shared = shared_prefix_length(input_ids, attention_mask) if self.share else 0
         if self.shared:
-            self.input_ids, self.attention_mask = shared_first(input_ids, attention_mask, self.shared)
+            self.input_ids, self.attention_mask = move_padding_after_prefix(input_ids, attention_mask, self.shared)
 
     def continued(
         self, rows: int, *, processors: Sequence[Any] = (), enders: Sequence[Any] = (), **options: Any
@@ -198,7 +198,7 @@ def side_by_side(row: Tensor, rows: int) -> tuple[Callable[[Tensor], Tensor], Te
     return lambda values: values.new_zeros(rows * columns).scatter(0, place, values).view(rows, columns), place
 
 
-def has_plain_cache(model: PreTrainedModel) -> bool:
+def can_share_cache(model: PreTrainedModel) -> bool:
     """Whether a cached token is worth the same in any column: a decoder with document attention, no window, no prefix.
 
     Models that can have document attention take positions from what they are given, and never from the column.
@@ -217,10 +217,10 @@ def forces_tokens(model: PreTrainedModel) -> bool:
     return own is not None and any(getattr(own, name, None) for name in FORCED)
 
 
-def shared_tokens(input_ids: Tensor, attention_mask: Tensor) -> int:
+def shared_prefix_length(input_ids: Tensor, attention_mask: Tensor) -> int:
     """How many tokens all of several left-padded prompts begin with; the last token of a prompt is its own.
 
-    >>> shared_tokens(torch.tensor([[0, 7, 8, 9], [7, 8, 5, 6]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]))
+    >>> shared_prefix_length(torch.tensor([[0, 7, 8, 9], [7, 8, 5, 6]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]))
     2
     """
     if len(input_ids) == 1:
@@ -231,11 +231,11 @@ def shared_tokens(input_ids: Tensor, attention_mask: Tensor) -> int:
     return int((heads == heads[:1]).all(dim=0).cumprod(dim=0).sum())
 
 
-def shared_first(input_ids: Tensor, attention_mask: Tensor, shared: int) -> tuple[Tensor, Tensor]:
+def move_padding_after_prefix(input_ids: Tensor, attention_mask: Tensor, shared: int) -> tuple[Tensor, Tensor]:
     """Left-padded prompts with their padding behind the `shared` tokens that all begin with.
 
     >>> ids, mask = torch.tensor([[0, 7, 8, 9], [7, 8, 5, 6]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
-    >>> shared_first(ids, mask, 2)
+    >>> move_padding_after_prefix(ids, mask, 2)
     (tensor([[7, 8, 0, 9],
             [7, 8, 5, 6]]), tensor([[1, 1, 0, 1],
             [1, 1, 1, 1]]))
