@@ -15,7 +15,7 @@ from ..datamodules.benchmarks import Benchmark
 from ..datamodules.messages import nearest
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
-from ..datamodules.scoring.samples import ModelSamples, size_of_generator
+from ..datamodules.scoring.samples import ModelSamples, generator_size
 from ..lightning_modules.adaptation.scorer_records import Record, ScorerRecords
 from ..lightning_modules.adaptation.scorer_training import ScorerTraining
 from ..lightning_modules.scoring.calibration import Calibration
@@ -109,7 +109,7 @@ def adapt_tasks(
             console.print(f"{number}/{len(names)} {name} failed: {failed[name]}", style="red", highlight=False)
     if responses:
         table = selection_table(everything)
-        size = generator_parameters or size_of_generator(samples)
+        size = generator_parameters or generator_size(samples)
         means = by_size(everything, sizes)
         write_adaptation(folder, table, responses, everything, about=about, failed=failed, sizes=means, parameters=size)
         print_table(table, means)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.scoring.sampled_examples import SampledExamples
-from ..datamodules.scoring.samples import SampleFile, note_generator
+from ..datamodules.scoring.samples import SampleFile, write_generator_info
 from ..lightning_modules.evaluation.generation import Decoding
 from ..lightning_modules.scoring.sampling import (
     CAPPY_DECODINGS,
@@ -108,7 +108,7 @@ def write_samples(
     expected = sum(decoding.samples for decoding in settings["decodings"].values())
     file = SampleFile(path, {**about, "dtype": dtype}, expected=expected)
     model, tokenizer = load_generator(generator, dtype=dtype, device=device)
-    note_generator(path, generator, model.num_parameters())
+    write_generator_info(path, generator, model.num_parameters())
     began = len(file.done)
     mine = islice(examples.prompts(skipped), rank, None, size)
     cut = sample_responses(model, tokenizer, mine, file, generator=name, budget=budget, **settings)

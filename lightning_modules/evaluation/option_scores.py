@@ -5,18 +5,18 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 Score = Literal["sum", "token_mean", "byte_mean", "pmi"]
-"""How options are compared: by their log-likelihood (OPT-IML's own way), by its mean over tokens or UTF-8 bytes, or
-by how much more likely the prompt makes them than an unconditional prompt does (pointwise mutual information)."""
+"""How options are compared, the four ways of Brown et al. (arXiv 2005.14165, section 2.4): by log-likelihood (as
+OPT-IML), by its mean over tokens or UTF-8 bytes, or by pointwise mutual information with the prompt."""
 
 
 class OptionScores(NamedTuple):
-    """Scores of the C options of one prompt, in their order; the higher, the likelier.
+    """Scores of the C options of one prompt; a higher score is a likelier option.
 
     Args:
-        sum: Log-likelihoods in nats, eos included where options end in it.
-        token_mean: The same, divided by tokens.
-        byte_mean: The same, divided by the UTF-8 bytes of the option's text.
-        pmi: ``sum`` less the log-likelihood after the unconditional prompt; None where there is no such prompt.
+        sum: Log-likelihoods in nats, including eos if options end in it.
+        token_mean: ``sum`` divided by the number of tokens.
+        byte_mean: ``sum`` divided by the UTF-8 bytes of the option's text.
+        pmi: ``sum`` minus the log-likelihood after the unconditional prompt; None without such a prompt.
     """
 
     sum: tuple[float, ...]
@@ -28,24 +28,24 @@ class OptionScores(NamedTuple):
         """The scores of one kind.
 
         Raises:
-            ValueError: There are none of that kind.
+            ValueError: There is no such kind, or pmi was not computed.
         """
         if score not in get_args(Score):
             raise ValueError(f"options are scored by one of {', '.join(get_args(Score))}, got {score!r}")
         scores = getattr(self, score)
         if scores is None:
-            raise ValueError("pmi compares with an unconditional prompt, and none was given, e.g. 'Answer:'")
+            raise ValueError("pmi needs an unconditional prompt, e.g. 'Answer:', and none was given")
         return scores
 
     def best(self, score: Score = "sum") -> "Choice":
-        """The likeliest option; of equals, the first.
+        """The option with the highest score; of equal ones the first.
 
         Raises:
-            ValueError: There is no option to choose, or a score is no number.
+            ValueError: There is no option, or a score is NaN.
         """
         scores = self.by(score)
         if not scores:
-            raise ValueError("there is no option to choose from")
+            raise ValueError("there are no options to choose from")
         if any(map(math.isnan, scores)):
             raise ValueError(f"options have no likelihood, got {scores}: the model's logits are not finite")
         place = max(range(len(scores)), key=scores.__getitem__)
@@ -67,7 +67,7 @@ def option_scores(
     Args:
         sums: Log-likelihoods.
         lengths: Scored tokens.
-        texts: Of the options.
+        texts: Texts of the options.
         unconditional: Log-likelihoods after the unconditional prompt.
     """
     n_bytes = [len(text.strip().encode()) for text in texts]

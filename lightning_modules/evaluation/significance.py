@@ -1,8 +1,8 @@
-"""How sure a score is: resampled instances, repeated runs, and differences between two systems.
+"""Confidence intervals of scores and of differences between systems: bootstrap over instances, t over repeated runs.
 
-Every score of ``aggregation.py`` is a mean of means, so the bootstrap needs to resample only the instances of each
-task: ``columns(task_scores(rows, Resampling()))`` holds resampled scores, and ``interval`` reads them. A difference of
-two systems is the score of their instances' differences (the paired bootstrap), and goes the same way.
+Every score of ``aggregation.py`` is a mean of means, so the bootstrap only resamples the instances of each task:
+``columns(task_scores(rows, Resampling()))`` has resampled scores, and ``interval`` turns them into an estimate. A
+difference of two systems is the score of their instances' differences (the paired bootstrap).
 """
 
 import math
@@ -18,9 +18,9 @@ from .aggregation import ScoredInstance, grouped, task_key
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean, the ends of its 95% interval, and over how many instances it was taken.
+    """A mean with its 95% interval [low, high], over `count` instances.
 
-    Of repeated runs, ``runs`` holds the mean of each, and the interval is over them; else it is a bootstrap over
+    With repeated runs, ``runs`` has the mean of each, and the interval is over runs; otherwise it is a bootstrap over
     instances.
     """
 
@@ -34,8 +34,7 @@ class Estimate:
 def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Estimate:
     """Mean of per-instance scores with a 95% percentile interval over resampled instances.
 
-    The interval says how much the mean would vary with other instances of the same tasks. It says nothing of other
-    tasks or of another training seed.
+    The interval covers other instances of the same tasks, not other tasks or training seeds.
     """
     if not len(values):
         raise ValueError("an estimate needs at least one score")
@@ -50,9 +49,9 @@ def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int =
 
 
 class Resampling:
-    """From the scores [n] of a task to [1 + R]: their mean, then the means of R resamples. Tasks stay; instances vary.
+    """Turns the scores [n] of a task into [1 + R]: their mean, then the means of R resamples of its instances.
 
-    Calls in the same order draw the same resamples.
+    The same calls in the same order draw the same resamples.
     """
 
     def __init__(self, resamples: int = 1000, seed: int = 0) -> None:
@@ -69,8 +68,8 @@ class Difference(NamedTuple):
     Args:
         mean: Difference of their scores, in [-1, 1].
         low: Lower end of the 95% interval over resampled instances.
-        high: Its upper end.
-        p: Two-sided: how often a resample turns the difference around or makes it 0, twice.
+        high: Upper end of the interval.
+        p: Two-sided p-value: twice the share of resamples whose difference is 0 or has the other sign.
     """
 
     mean: float
@@ -80,21 +79,21 @@ class Difference(NamedTuple):
 
 
 def interval(resampled: NDArray[np.float64], count: int) -> Estimate:
-    """The estimate of a score [1 + R] that went through ``Resampling``, with its 95% percentile interval."""
+    """The estimate of a score [1 + R] from ``Resampling``, with its 95% percentile interval."""
     low, high = np.percentile(resampled[1:], [2.5, 97.5])
     return Estimate(float(resampled[0]), float(low), float(high), count)
 
 
 def difference(resampled: NDArray[np.float64]) -> Difference:
-    """The same for the score of differences; p is never 0, since R resamples cannot say less than 2 / (R + 1)."""
-    found = interval(resampled, 0)
+    """The same for a score of differences; with R resamples p is at least 2 / (R + 1)."""
+    estimate = interval(resampled, 0)
     draws = resampled[1:]
     turned = min((draws <= 0).sum(), (draws >= 0).sum())
-    return Difference(found.mean, found.low, found.high, float(min(1.0, 2 * (turned + 1) / (len(draws) + 1))))
+    return Difference(estimate.mean, estimate.low, estimate.high, float(min(1.0, 2 * (turned + 1) / (len(draws) + 1))))
 
 
 def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstance]:
-    """Instances that all runs of a system share, with the means of their scores."""
+    """Instances that all runs of a system share, with their mean scores over the runs."""
     by_key = [{_key(row): row for row in run} for run in runs]
     shared = [key for key in by_key[0] if all(key in rows for rows in by_key[1:])]
     weight = 1 / len(by_key)
@@ -102,7 +101,7 @@ def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstanc
 
 
 def paired_differences(base: Sequence[ScoredInstance], other: Sequence[ScoredInstance]) -> list[ScoredInstance]:
-    """Shared instances with `other`'s scores less `base`'s; level and category are the base's."""
+    """Shared instances with the scores of `other` minus those of `base`; level and category are the base's."""
     of_base = {_key(row): row for row in base}
     return [_weighted([of_base[_key(row)], row], [-1.0, 1.0]) for row in other if _key(row) in of_base]
 
@@ -125,7 +124,7 @@ def _key(row: ScoredInstance) -> tuple[str, str, int, str]:
 
 
 def require_single(rows: Sequence[ScoredInstance], where: str) -> None:
-    """Refuse an instance that stands twice: no pair could be made of it."""
+    """Reject an instance that occurs twice, since it cannot be paired."""
     for (benchmark, task, shots, id_), members in grouped(rows, _key).items():
         if len(members) > 1:
             raise ValueError(
@@ -135,9 +134,9 @@ def require_single(rows: Sequence[ScoredInstance], where: str) -> None:
 
 
 def seed_interval(means: Sequence[float], count: int) -> Estimate:
-    """Mean over repeated runs with the 95% t-interval, which says how much another training seed would change it.
+    """Mean over repeated runs with its 95% t-interval, which covers other training seeds.
 
-    >>> seed_interval([0.5, 0.6], count=100).high > 1  # two runs say little
+    >>> seed_interval([0.5, 0.6], count=100).high > 1
     True
     """
     runs = len(means)

@@ -1,12 +1,13 @@
 """Metrics of one prediction's text: exact match, token F1, the option it names, and degeneration."""
 
+import math
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from ...datamodules.schema import EvaluationExample
+from ...datamodules.schema import EvaluationExample, Metric
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -15,21 +16,21 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 Degeneration = Literal["", "empty", "outside the options", "too short"]
-"""How a model can lose the form of an answer altogether; ``""`` where it did not."""
+"""How an answer can lose its form; ``""`` if it did not."""
 
 
 RATIONALE_WORDS = 12
-"""References of so many words or more call for a text: a rationale, a summary, a dialogue turn."""
+"""A reference of this many words or more is a text: a rationale, a summary, a dialogue turn."""
 
 
 SHORT_PART = 0.25
-"""An answer with less than this part of the shortest reference's words is no such text."""
+"""An answer with less than this share of the shortest reference's words is too short for a text."""
 
 
 def normalize_answer(text: str) -> str:
     """Lower case, no ASCII punctuation, single spaces; articles stay (Super-NaturalInstructions' evaluation.py).
 
-    For exact match alone: ROUGE has a tokenizer of its own.
+    For exact match and token F1; ROUGE has its own tokenizer.
 
     >>> normalize_answer(" The  Answer's: 'Yes'. ")
     'the answers yes'
@@ -43,9 +44,9 @@ def exact_match(prediction: str, references: Sequence[str]) -> bool:
 
 
 def token_f1(prediction: str, references: Sequence[str]) -> float:
-    """The harmonic mean of precision and recall over words, of the best reference (SQuAD's evaluate-v1.1).
+    """Token F1 in [0, 1] against the best reference, as SQuAD's evaluate-v1.1 computes it.
 
-    Words are those of ``normalize_answer`` without articles. Two texts without a word are equal.
+    Words are those of ``normalize_answer`` without articles. Two texts without words are equal.
 
     >>> token_f1("The cat sat.", ["a cat", "on the mat"])
     0.6666666666666666
@@ -65,7 +66,9 @@ def _f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def matched_option(prediction: str, options: Sequence[str]) -> int | None:
-    """Which option a written answer is: the same text, or else the only one that is equal after ``normalize_answer``.
+    """Place of the option that a generated answer names; None if it names none.
+
+    An option is named by its text, or by being the only one that is equal after ``normalize_answer``.
 
     >>> matched_option("yes.", ["Yes", "No"]), matched_option(">", ["<", ">"]), matched_option("maybe", ["Yes", "No"])
     (0, 1, None)
@@ -79,10 +82,10 @@ def matched_option(prediction: str, options: Sequence[str]) -> int | None:
 
 
 def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
-    """How an answer lost its form: nothing said, no option named, or a word where a text is due.
+    """How an answer lost its form: empty, none of the options, or too short for a text.
 
-    OPT-IML left dialogue data and demonstrations in training out for it (sections 4.5 and 4.6): labels outside the
-    label set, and answers without the rationale that leads to them.
+    OPT-IML rejected dialogue data and demonstrations in training for such answers (sections 4.5 and 4.6): labels
+    outside the label set, and answers without their rationale.
     """
     if not prediction.strip():
         return "" if any(not reference.strip() for reference in example.references) else "empty"
@@ -91,3 +94,18 @@ def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
     shortest = min(len(reference.split()) for reference in example.references)
     short = shortest >= RATIONALE_WORDS and len(prediction.split()) < SHORT_PART * shortest
     return "too short" if short else ""
+
+
+def score_by_metric(
+    metric: Metric, rouge_l: float, exact_match: float, *, token_f1: float = math.nan, accuracy: float = math.nan
+) -> float:
+    """An instance's score in [0, 1] by its task's metric; accuracy without options is exact match.
+
+    Raises:
+        ValueError: The metric is token F1, and it was not computed.
+    """
+    if metric == "token_f1" and math.isnan(token_f1):
+        raise ValueError("a task's metric is token_f1, and its answers have none: evaluate again")
+    if metric == "accuracy" and not math.isnan(accuracy):
+        return accuracy
+    return {"rouge_l": rouge_l, "token_f1": token_f1}.get(metric, float(exact_match))

@@ -137,18 +137,18 @@ def test_the_calibration_error_of_tasks_is_a_mean_over_tasks() -> None:
     assert mean_calibration_error([one, one, perfect], "scored") == pytest.approx(error / 2)
 
 
-def test_scores_that_give_nothing_a_chance_leave_all_candidates_equal() -> None:
+def test_scores_that_give_nothing_a_chance_leave_all_responses_equal() -> None:
     below = responses(scores=[-1.0] * 5)
     assert choices(below)["self-consistency, scored"] == choices(below)["self-consistency"]
 
 
-def test_one_candidate_is_everyones_choice() -> None:
+def test_one_response_is_everyones_choice() -> None:
     assert set(choices(ScoredResponses.of("t", "1", SAMPLES[:1], REFERENCE, {"scorer": np.array([0.5])})).values()) == {
         0
     }
 
 
-def test_bad_candidates_are_refused() -> None:
+def test_bad_responses_are_refused() -> None:
     with pytest.raises(ValueError, match="t 1 has no responses"):
         ScoredResponses.of("t", "1", [], REFERENCE)
     with pytest.raises(ValueError, match="t 1 has 5 responses and 1 scores"):
