@@ -15,12 +15,13 @@ from ..datamodules.benchmarks import Benchmark
 from ..datamodules.messages import nearest
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
-from ..datamodules.scoring.samples import ModelSamples, size_of_generator
-from ..lightning_modules.adaptation.adapted_scorers import AdaptedScorers, Record
+from ..datamodules.scoring.samples import ModelSamples, generator_size
+from ..lightning_modules.adaptation.scorer_records import Record, ScorerRecords
 from ..lightning_modules.adaptation.scorer_training import ScorerTraining
 from ..lightning_modules.scoring.calibration import Calibration
-from ..lightning_modules.scoring.sampled_responses import SampledResponses, responses_of_files, to_responses
-from ..lightning_modules.scoring.selection import RESERVED, SCORER, Responses, selection_table
+from ..lightning_modules.scoring.sampled_responses import SampledResponses, read_sampled_responses, to_scored_responses
+from ..lightning_modules.scoring.selection import RESERVED, SCORER, ScoredResponses
+from ..lightning_modules.scoring.selection_scores import selection_table
 from .shared.parser import is_ours
 
 
@@ -71,7 +72,7 @@ def adapt_tasks(
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     names, answers = _tasks_to_adapt(test or train, tasks), ModelSamples(samples)
     answers.require_files()
-    scorers = AdaptedScorers(
+    scorers = ScorerRecords(
         folder,
         train,
         answers,
@@ -84,7 +85,7 @@ def adapt_tasks(
         cache=cache,
     )
     responses: list[SampledResponses] = []
-    everything: list[Responses] = []
+    everything: list[ScoredResponses] = []
     about: dict[str, dict[str, Any]] = {
         name: {"training": asdict(own), "augmentation": augmented, "costs": {}}
         for name, (own, augmented) in trainings.items()
@@ -92,7 +93,7 @@ def adapt_tasks(
     failed: dict[str, str] = {}
     for number, name in enumerate(names, start=1):
         try:
-            sampled = responses_of_files(_test_part(test or train, name, prompt, test_examples, seed), answers)
+            sampled = read_sampled_responses(_test_part(test or train, name, prompt, test_examples, seed), answers)
             _require_rows(sampled, trainings)
             records = {scorer: scorers.record(name, sampled, scorer) for scorer in trainings}
             scored = scored_responses(sampled, records)
@@ -108,7 +109,7 @@ def adapt_tasks(
             console.print(f"{number}/{len(names)} {name} failed: {failed[name]}", style="red", highlight=False)
     if responses:
         table = selection_table(everything)
-        size = generator_parameters or size_of_generator(samples)
+        size = generator_parameters or generator_size(samples)
         means = by_size(everything, sizes)
         write_adaptation(folder, table, responses, everything, about=about, failed=failed, sizes=means, parameters=size)
         print_table(table, means)
@@ -154,13 +155,13 @@ def all_trainings(
     return found
 
 
-def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, Record]) -> list[Responses]:
+def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, Record]) -> list[ScoredResponses]:
     """Responses of a task with the scores of all scorers, and what each scorer has them weigh."""
     found = []
     for place, each in enumerate(sampled):
         scores = {scorer: record["scores"][place] for scorer, record in records.items()}
         found.append(
-            to_responses(
+            to_scored_responses(
                 each,
                 scores,
                 ranked=[name for name, record in records.items() if record["settings"]["loss"] != "regression"],
@@ -176,7 +177,7 @@ def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, 
 
 def _require_rows(sampled: Sequence[SampledResponses], names: Iterable[str]) -> None:
     """Refuse scorers that are called as a decoding is, before they are trained."""
-    to_responses(sampled[0], {name: [0.0] * len(sampled[0].samples) for name in names})
+    to_scored_responses(sampled[0], {name: [0.0] * len(sampled[0].samples) for name in names})
 
 
 def _test_part(benchmark: Benchmark, name: str, prompt: PromptForm, count: int, seed: int) -> SampledExamples:
@@ -185,7 +186,7 @@ def _test_part(benchmark: Benchmark, name: str, prompt: PromptForm, count: int, 
     )
 
 
-def _line(scored: Sequence[Responses], records: Mapping[str, Record]) -> str:
+def _line(scored: Sequence[ScoredResponses], records: Mapping[str, Record]) -> str:
     table = selection_table(scored, resamples=1)
     mean = dict(zip(table.methods, table.mean, strict=True))
     shown = [*records, table.best_single, "oracle"]

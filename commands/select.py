@@ -10,11 +10,9 @@ from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples
 from ..lightning_modules.scoring.calibration import Calibration, load_calibration
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder
-from ..lightning_modules.scoring.sampled_responses import responses_of_files, score_sampled, to_responses
-from ..lightning_modules.scoring.selection import (
-    SCORER,
-    selection_table,
-)
+from ..lightning_modules.scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
+from ..lightning_modules.scoring.selection import SCORER
+from ..lightning_modules.scoring.selection_scores import selection_table
 
 
 def select_samples(
@@ -42,15 +40,15 @@ def select_samples(
         device: Where the scorer runs.
         sizes: Also choose among so many nucleus samples alone.
     """
-    sampled = responses_of_files(examples, ModelSamples(samples))
+    sampled = read_sampled_responses(examples, ModelSamples(samples))
     scores: list[dict[str, Sequence[float]]] = [{}] * len(sampled)
     known: dict[str, Calibration] = {}
     if scorer is not None:
         encoder = CrossEncoder.from_pretrained(scorer, device=device, max_length=max_length, truncation=truncation)
-        scores = [{SCORER: own} for own in score_sampled(encoder, sampled)]
+        scores = [{SCORER: own} for own in score_responses(encoder, sampled)]
         if calibration := load_calibration(scorer):
             known = {SCORER: calibration}
-    everything = [to_responses(each, own, calibrations=known) for each, own in zip(sampled, scores, strict=True)]
+    everything = [to_scored_responses(each, own, calibrations=known) for each, own in zip(sampled, scores, strict=True)]
     table = selection_table(everything)
     folder = Path(output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,10 +14,9 @@ from .benchmarks.bench import Bench
 from .benchmarks.suite import Suite
 from .evaluation.coverage import Coverage, suite_coverage
 from .evaluation.evaluation_set import EvaluationSet, read_evaluation
-from .evaluation.few_shot import ShotPreparation, with_shots
+from .evaluation.few_shot import FewShotPreparation, few_shot_preparation
+from .evaluation.loaders import ChainedLoader, EvaluationLoaders, longest_source
 from .evaluation.options import OptionRanking
-from .evaluation.prompt_loader import Chain
-from .evaluation.stage_batches import StageBatches, longest_source
 from .messages import some
 from .mixture.draws import WINDOW, Mixture
 from .mixture.mixture_report import MixtureReport, mixture_report
@@ -157,12 +156,12 @@ class InstructionTuningDataModule(L.LightningDataModule):
     @property
     def row_kind(self) -> RowKind:
         """What a row of this model holds."""
-        return self.stage_batches.row_kind
+        return self.evaluation_loaders.row_kind
 
     @property
-    def stage_batches(self) -> StageBatches:
-        """What turns examples that are asked into batches."""
-        return StageBatches(
+    def evaluation_loaders(self) -> EvaluationLoaders:
+        """Builds the dataloaders of what is evaluated."""
+        return EvaluationLoaders(
             self.preparation,
             self.packing,
             self.row_length,
@@ -197,20 +196,20 @@ class InstructionTuningDataModule(L.LightningDataModule):
         """This replica's packed batches, as many as the requested optimizer steps need."""
         return TrainStream(self._planned(), replicas(self.trainer), self._requested_steps())
 
-    def val_dataloader(self) -> Chain | list[Chain]:
+    def val_dataloader(self) -> ChainedLoader | list[ChainedLoader]:
         """Packed rows for the loss, then prompts to answer; nothing where no examples are held out."""
         if not self.counts.validation:
             return []
-        rows = self.stage_batches.rows(self._evaluation["validation"], replicas(self.trainer))
-        return Chain(rows, self._asked("validation"))
+        rows = self.evaluation_loaders.loss_loader(self._evaluation["validation"], replicas(self.trainer))
+        return ChainedLoader(rows, self._evaluation_loader("validation"))
 
-    def test_dataloader(self) -> Chain:
+    def test_dataloader(self) -> ChainedLoader:
         """Options to rank where that is wanted, then prompts to answer, the longest first."""
-        return self._asked("test")
+        return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> Chain:
+    def predict_dataloader(self) -> ChainedLoader:
         """What the test asks."""
-        return self._asked("test")
+        return self._evaluation_loader("test")
 
     def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
         """Everything that is asked in a stage, by index; call it after ``setup``."""
@@ -226,7 +225,7 @@ class InstructionTuningDataModule(L.LightningDataModule):
 
     def evaluation_fingerprint(self, stage: Stage) -> dict[str, str]:
         """What decides the prompts of a stage and their batches, beside the model. See ``PredictionWriter``."""
-        return self.stage_batches.identity(self._evaluation[stage])
+        return self.evaluation_loaders.fingerprint(self._evaluation[stage])
 
     def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Coverage | None:
         """What of a suite's listed tasks was run; None where the benchmark lists none, or candidates are scored.
@@ -340,21 +339,23 @@ class InstructionTuningDataModule(L.LightningDataModule):
         trained = [self._task(name) for name in self._with_documents(names)]
         preparation = self.preparation
         if most := max(self.shots):
-            preparation = with_shots(
+            preparation = few_shot_preparation(
                 preparation, shots=most, separator=self.shot_separator, room=self.source_length, names=names
             )
         found = read_evaluation(preparation, names, stage, trained, self.ranking, self.shots)
         self._evaluation[stage] = found
-        if isinstance(preparation, ShotPreparation):
+        if isinstance(preparation, FewShotPreparation):
             for shots in filter(None, self.shots):
-                numbers = {number: count for (k, number), count in sorted(preparation.shown.items()) if k == shots}
+                numbers = {
+                    number: count for (k, number), count in sorted(preparation.counts_by_shots.items()) if k == shots
+                }
                 shown = ", ".join(f"{count} show {number}" for number, count in numbers.items())
                 rank_zero_info(f"demonstrations of {stage} prompts at {shots} shots: {shown}")
         for reason, count in found.skipped.items():
             rank_zero_info(f"{count} {stage} examples are not evaluated: {reason}")
 
-    def _asked(self, stage: Stage) -> Chain:
-        return self.stage_batches.asked(self._evaluation[stage], replicas(self.trainer), self._answered[stage])
+    def _evaluation_loader(self, stage: Stage) -> ChainedLoader:
+        return self.evaluation_loaders.loader(self._evaluation[stage], replicas(self.trainer), self._answered[stage])
 
 
 def _task_size(task: Task, stored: StoredTask, draws: int, kind: RowKind) -> TaskSize:

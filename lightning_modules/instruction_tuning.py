@@ -12,8 +12,9 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..datamodules.evaluation.option_batches import BranchBatch, DecoderBranchBatch, RankBatch
+from ..datamodules.evaluation.option_batches import CausalOptionBatch, OptionBatch, Seq2SeqOptionBatch
 from ..datamodules.rendering.tokenization import load_tokenizer
+from ..datamodules.rouge import Rouge
 from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch
 from .adapters import LoRA, add_adapters, describe_adapters, require_same_base
 from .attention.document_attention import IMPLEMENTATIONS
@@ -21,8 +22,9 @@ from .attention.packable import require_document_attention
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
 from .evaluation.generation import Decoding, answer_batch, prompt_seed
-from .evaluation.likelihood import Score, rank_batch
+from .evaluation.likelihood import score_option_batch
 from .evaluation.metrics import GenerationScores, Scores
+from .evaluation.option_scores import Score
 from .evaluation.weights_digest import weights_digest
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions
 from .optimization import linear_schedule
@@ -32,7 +34,7 @@ from .sharding.checkpoints import KEY
 from .target_loss import target_loss
 
 Batch = CausalBatch | Seq2SeqBatch
-EvaluationBatch = PromptBatch | BranchBatch | DecoderBranchBatch
+EvaluationBatch = PromptBatch | CausalOptionBatch | Seq2SeqOptionBatch
 
 
 class InstructionTuningModule(PlannedTraining):
@@ -69,6 +71,8 @@ class InstructionTuningModule(PlannedTraining):
         stop: Texts that end an answer, beside eos; neither they nor what follows are part of it.
         score: How the options of an example are compared, where the datamodule has them ranked: by their log-likelihood
             (sum), its mean over tokens or bytes, or by pmi, which needs the datamodule's unconditional prompt.
+        rouge: Which implementation computes ROUGE-L: exact is our own, many times faster than Google's rouge_score and
+            equal to it.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class InstructionTuningModule(PlannedTraining):
         decoding: Decoding = Decoding(),  # noqa: B008 - frozen
         stop: Sequence[str] = (),
         score: Score = "sum",
+        rouge: Rouge = "exact",
     ) -> None:
         super().__init__()
         if (pretrained is None) == (config is None):
@@ -117,7 +122,7 @@ class InstructionTuningModule(PlannedTraining):
         self.attention, self.gradient_checkpointing, self.compile_blocks = attention, gradient_checkpointing, compile
         self.fused, self.dtype_name, self.seed = fused, dtype, seed
         self.decoding, self.stop = replace(decoding, samples=1), tuple(stop)
-        self.score = score
+        self.score, self.rouge = score, rouge
         self.model: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.scores: Scores | None = None
@@ -279,7 +284,7 @@ class InstructionTuningModule(PlannedTraining):
 
     def answer_fingerprint(self) -> dict[str, str]:
         """What decides an answer beside its prompt; every process must ask. See ``PredictionWriter``."""
-        settings = (self.decoding, self.stop, self.score, self.seed)
+        settings = (self.decoding, self.stop, self.score, self.rouge, self.seed)
         computed = (self.attention, self.dtype_name, str(self.trainer.precision))
         return {
             "weights": weights_digest(self),
@@ -307,13 +312,15 @@ class InstructionTuningModule(PlannedTraining):
             max_new_tokens=batch.max_new_tokens,
             stop=self.stop,
         )
-        return [Answer.of(example, texts[0]) for example, [texts] in zip(batch.examples, found, strict=False)]
+        return [
+            Answer.of(example, texts[0], self.rouge) for example, [texts] in zip(batch.examples, found, strict=False)
+        ]
 
-    def rank(self, batch: RankBatch) -> list[Answer]:
+    def rank(self, batch: OptionBatch) -> list[Answer]:
         """The likeliest option of every example by ``score``, with all scores of all its options."""
-        scores = rank_batch(self.language_model, batch)
+        scores = score_option_batch(self.language_model, batch)
         ranked = zip(batch.ranked, scores, strict=True)
-        return [Answer.chosen(each.example, found, *found.best(self.score)) for each, found in ranked]
+        return [Answer.chosen(each.example, found, *found.best(self.score), self.rouge) for each, found in ranked]
 
     def _check_kind(self, batch: Batch) -> None:
         """Refuse rows that the model cannot read, on the first batch rather than with a shape error."""

@@ -22,7 +22,7 @@ from common import print_result
 from training import MODEL, ROW, read_documents
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from crosstask.datamodules.evaluation.prompt_loader import pad_prompts
+from crosstask.datamodules.evaluation.loaders import pad_prompts
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.evaluation.generation import Decoding, generate
 from crosstask.lightning_modules.models import build_model, model_config

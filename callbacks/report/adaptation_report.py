@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
-from ...lightning_modules.scoring.selection import (
-    SCORER,
-    Responses,
+from ...lightning_modules.scoring.selection import SCORER, ScoredResponses, calibrated_name, choices, vote_name
+from ...lightning_modules.scoring.selection_scores import (
     SelectionTable,
-    calibrated_name,
-    choices,
     mean_calibration_error,
+    quality_of_choices,
     task_gains,
-    vote_name,
-    worth,
 )
 from .charts import COLORS, differences
 from .selection_table import to_json, write_choices
@@ -27,7 +23,7 @@ def write_adaptation(
     folder: Path,
     table: SelectionTable,
     sampled: Sequence[SampledResponses],
-    everything: Sequence[Responses],
+    everything: Sequence[ScoredResponses],
     *,
     about: Mapping[str, Mapping[str, Any]],
     failed: Mapping[str, str],
@@ -71,7 +67,7 @@ def write_adaptation(
 
 
 def _calibration_errors(
-    name: str, everything: Sequence[Responses], about: Mapping[str, Any]
+    name: str, everything: Sequence[ScoredResponses], about: Mapping[str, Any]
 ) -> dict[str, float | None]:
     """Of the scores themselves, where they regress correctness, and of calibrated ones."""
     regression = about["training"]["loss"] == "regression"
@@ -137,13 +133,15 @@ def _tasks(table: SelectionTable, found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _worst(found: Mapping[str, Any], sampled: Sequence[SampledResponses], everything: Sequence[Responses]) -> list[str]:
+def _worst(
+    found: Mapping[str, Any], sampled: Sequence[SampledResponses], everything: Sequence[ScoredResponses]
+) -> list[str]:
     """Examples of the tasks with the smallest gain, those first where most is lost (the paper's Table 4)."""
     lines = []
     for name, _ in _by_gain(found)[::-1][:SHOWN_WORST]:
         lines += ["", f"### {name}", ""]
         own = [(a, c) for a, c in zip(sampled, everything, strict=True) if c.task == name]
-        own.sort(key=lambda pair: worth(pair[1])[SCORER] - worth(pair[1])["oracle"])
+        own.sort(key=lambda pair: quality_of_choices(pair[1])[SCORER] - quality_of_choices(pair[1])["oracle"])
         for each, responses in own[:SHOWN_EXAMPLES]:
             place = choices(responses)[SCORER]
             best = responses.samples[int(responses.quality.argmax())].response

@@ -7,8 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from ...lightning_modules.evaluation.metrics import Estimate
-from ...lightning_modules.evaluation.significance import Difference
+from ...lightning_modules.evaluation.significance import Difference, Estimate
 from .markup import Markup, element, join, shortened
 
 COLORS = ("#0b5c9e", "#c8590c", "#167a55", "#87408f", "#75650b", "#55606e")

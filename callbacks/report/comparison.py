@@ -12,8 +12,8 @@ from ...lightning_modules.evaluation.aggregation import Cell, cells
 from ...lightning_modules.evaluation.significance import (
     Difference,
     Resampling,
+    average_runs,
     difference,
-    mean_instances,
     paired_differences,
 )
 from .predictions import Prediction
@@ -120,7 +120,7 @@ def compare(
     Raises:
         ValueError: The systems share no instance.
     """
-    of_base, of_other = mean_instances(base[1]), mean_instances(other[1])
+    of_base, of_other = average_runs(base[1]), average_runs(other[1])
     pairs = paired_differences(of_base, of_other)
     if not pairs:
         raise ValueError(

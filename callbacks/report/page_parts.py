@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from ...lightning_modules.evaluation.metrics import Estimate
+from ...lightning_modules.evaluation.significance import Estimate
 from .markup import Markup, element, escaped, join
 
 

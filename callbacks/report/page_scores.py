@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from ...datamodules.schema import LEVELS
 from ...lightning_modules.evaluation.aggregation import Cell
-from ...lightning_modules.evaluation.metrics import Estimate
+from ...lightning_modules.evaluation.significance import Estimate
 from .charts import COLORS, Line, Row, bars, differences, lines
 from .comparison import Comparison, System, SystemsReport
 from .coverage_text import HEAD, LEVELS_SAID, TASK_HEAD, coverage_rows, coverage_sentence, incomplete, task_rows

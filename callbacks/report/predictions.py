@@ -6,9 +6,10 @@ from typing import Any, NamedTuple, get_args
 
 from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
 from ...datamodules.schema import LEVELS, EvaluationExample, Metric
-from ...lightning_modules.evaluation.aggregation import ScoredInstance, own_score
+from ...lightning_modules.evaluation.aggregation import ScoredInstance
 from ...lightning_modules.evaluation.answers import Answer
-from ...lightning_modules.evaluation.likelihood import OptionScores
+from ...lightning_modules.evaluation.option_scores import OptionScores
+from ...lightning_modules.evaluation.text_metrics import score_by_metric
 
 
 class Prediction(NamedTuple):
@@ -46,11 +47,12 @@ def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
     """The answer that ``prediction_line`` wrote of an example, with all its scores."""
     text = record["prediction"]
     if "options" not in record:
-        return Answer.of(example, text)
+        return Answer.of(example, text)._replace(rouge_l=record["rouge_l"])
     options = [option.strip() for option in example.options]
     by_option = [record["options"][option] for option in options]
     kinds = {kind: tuple(scores[kind] for scores in by_option) for kind in by_option[0]}
-    return Answer.chosen(example, OptionScores(**kinds), options.index(text), record["tied"])
+    answer = Answer.chosen(example, OptionScores(**kinds), options.index(text), record["tied"])
+    return answer._replace(rouge_l=record["rouge_l"])
 
 
 def read_predictions(path: Path) -> list[Prediction]:
@@ -86,7 +88,7 @@ def _prediction(line: str, where: str) -> Prediction:
         metric, rouge, exact = record["metric"], float(record["rouge_l"]), float(record["exact_match"])
         belongs = {name: record[name] for name in ("benchmark", "task", "parent", "category", "level", "shots", "id")}
         more = {name: float(record[name]) for name in ("token_f1", "accuracy") if name in record}
-        score = own_score(metric, rouge, exact, **more)
+        score = score_by_metric(metric, rouge, exact, **more)
         instance = ScoredInstance(**belongs, metric=metric, score=score, rouge_l=rouge, exact_match=exact)
         found = Prediction(instance, record["prompt"], tuple(record["references"]), record["prediction"])
     except json.JSONDecodeError as error:

@@ -19,8 +19,7 @@ from ...lightning_modules.evaluation.aggregation import (
     grouped,
     task_scores,
 )
-from ...lightning_modules.evaluation.metrics import Estimate, bootstrap
-from ...lightning_modules.evaluation.significance import Resampling, interval, seed_interval
+from ...lightning_modules.evaluation.significance import Estimate, Resampling, bootstrap, interval, seed_interval
 
 METRICS = {"score": "Own metric", "rouge_l": "ROUGE-L", "exact_match": "Exact match"}
 """What every instance is scored by: the metric of its task, and both that any answer has."""

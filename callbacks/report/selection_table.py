@@ -11,18 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
-from ...lightning_modules.scoring.selection import (
-    Responses,
-    SelectionTable,
-    choices,
-    selection_table,
-)
+from ...lightning_modules.scoring.selection import ScoredResponses, choices
+from ...lightning_modules.scoring.selection_scores import SelectionTable, selection_table
 
 FIRST_DECODING = "nucleus"
 """The decoding whose first samples stand for fewer responses, as in Cappy's Table 5; of several generators, each's."""
 
 
-def by_size(everything: Sequence[Responses], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
+def by_size(everything: Sequence[ScoredResponses], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
     """Means of each method among fewer responses, by their number for each generator, and among all.
 
     A number that some example has no samples for is left out, which is told.
@@ -69,7 +65,7 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def write_choices(path: Path, sampled: Sequence[SampledResponses], everything: Sequence[Responses]) -> None:
+def write_choices(path: Path, sampled: Sequence[SampledResponses], everything: Sequence[ScoredResponses]) -> None:
     """One line for each example: what every method chose, and all responses with quality and score."""
     with open(path, "w", encoding="utf-8") as out:
         for each, responses in zip(sampled, everything, strict=True):

@@ -9,8 +9,7 @@ from rich.table import Table
 from ...datamodules.evaluation.coverage import Coverage
 from ...datamodules.schema import LEVELS
 from ...lightning_modules.evaluation.aggregation import Cell
-from ...lightning_modules.evaluation.metrics import Estimate
-from ...lightning_modules.evaluation.significance import Difference
+from ...lightning_modules.evaluation.significance import Difference, Estimate
 from .comparison import Comparison, SystemsReport
 from .coverage_text import HEAD, LEVELS_SAID, TASK_HEAD, coverage_rows, coverage_sentence, incomplete, task_rows
 from .scores import METRICS, Group, Mean, Report

@@ -22,11 +22,11 @@ from ...datamodules.scoring.sampled_examples import Part, SampledExamples
 from ...datamodules.scoring.samples import ModelSamples
 from ..scorer import ScorerModule
 from ..scoring.calibration import Calibration, fit_calibration
-from ..scoring.sampled_responses import responses_of_files, score_sampled, to_responses
+from ..scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
 from .scorer_training import ScorerTraining
 
 
-class OneTask(Benchmark):
+class SingleTaskBenchmark(Benchmark):
     """One task of a benchmark, to be trained, and tested on instances of its own where `tested`.
 
     Args:
@@ -51,7 +51,7 @@ class OneTask(Benchmark):
         return self.benchmark.fingerprint(name)
 
 
-class Adapted(NamedTuple):
+class AdaptedScorer(NamedTuple):
     """A scorer that learned a task, and what that cost.
 
     Args:
@@ -98,7 +98,7 @@ def adapt(
     rendering_seed: int,
     cache: str,
     augmentation: bool = True,
-) -> Adapted:
+) -> AdaptedScorer:
     """Train a scorer on one task; it stays on the device where it was trained.
 
     Args:
@@ -118,7 +118,7 @@ def adapt(
     learned = samples if augmentation else []
     data = _data(benchmark, task, training, prompt, learned, test_examples, rendering_seed, cache)
     unanswered = len(_without_answers(data, task)) if augmentation else 0
-    pairs_per_row = fit_rows(data, training.batch, training.accumulate)
+    pairs_per_row = set_rows_per_step(data, training.batch, training.accumulate)
     L.seed_everything(training.seed, verbose=False)
     module = ScorerModule(
         training.tokenizer_name,
@@ -158,7 +158,7 @@ def adapt(
     assert data.plan is not None
     found = data.report()
     weights = list(module.scorer.parameters())
-    return Adapted(
+    return AdaptedScorer(
         module.eval(),
         calibrated(module, data, samples) if training.calibration_examples else None,
         pairs=found.examples,
@@ -180,10 +180,10 @@ def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str])
     Raises:
         ValueError: An example that is held out has no answer.
     """
-    sampled = responses_of_files(_part(data, "validation"), ModelSamples(samples))
+    sampled = read_sampled_responses(_part(data, "validation"), ModelSamples(samples))
     encoder = module.cross_encoder(max_length=data.pair_length, truncation=data.truncation)
-    scores = score_sampled(encoder, sampled)
-    quality = [to_responses(each).quality for each in sampled]
+    scores = score_responses(encoder, sampled)
+    quality = [to_scored_responses(each).quality for each in sampled]
     return fit_calibration(np.concatenate(scores), np.concatenate(quality))
 
 
@@ -219,7 +219,7 @@ def _without_answers(data: ScorerDataModule, task: str) -> list[str]:
     return missing
 
 
-def fit_rows(data: ScorerDataModule, batch: int, accumulate: int = 1) -> float:
+def set_rows_per_step(data: ScorerDataModule, batch: int, accumulate: int = 1) -> float:
     """Choose the rows of a step for about `batch` pairs, and their length for groups; return the pairs of a row.
 
     A step is read in `accumulate` batches of equally many rows. Longer rows, of which there are fewer, take no more
@@ -250,7 +250,7 @@ def _data(
 ) -> ScorerDataModule:
     """What trains the scorer, with one row a step."""
     data = ScorerDataModule(
-        OneTask(benchmark, task, tested=test_examples > 0),
+        SingleTaskBenchmark(benchmark, task, tested=test_examples > 0),
         training.tokenizer_name,
         prompt=prompt,
         row_length=training.row_length,

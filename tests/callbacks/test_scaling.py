@@ -8,7 +8,7 @@ import pytest
 
 from crosstask.cli import main
 from crosstask.commands.scaling import plot_scaling
-from crosstask.datamodules.scoring.samples import note_generator, size_of_generator
+from crosstask.datamodules.scoring.samples import generator_size, write_generator_info
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -79,14 +79,14 @@ def test_what_says_no_size_or_is_no_report_is_refused(tmp_path: Path) -> None:
 
 def test_the_size_of_a_generator_is_noted_beside_its_samples(tmp_path: Path) -> None:
     files = [tmp_path / f"flan-{part}.jsonl" for part in range(2)]
-    assert size_of_generator(files) is None
-    note_generator(files[0], "flan", 80)
-    assert size_of_generator(files[:1]) == 80
-    assert size_of_generator(files) is None
-    note_generator(files[1], "flan", 80)
-    assert size_of_generator(files) == 80
-    note_generator(files[1], "other", 80)
-    assert size_of_generator(files) is None
+    assert generator_size(files) is None
+    write_generator_info(files[0], "flan", 80)
+    assert generator_size(files[:1]) == 80
+    assert generator_size(files) is None
+    write_generator_info(files[1], "flan", 80)
+    assert generator_size(files) == 80
+    write_generator_info(files[1], "other", 80)
+    assert generator_size(files) is None
 
 
 def test_reports_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

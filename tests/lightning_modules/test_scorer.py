@@ -32,7 +32,7 @@ from crosstask.datamodules.toybench.tasks import POOLS
 from crosstask.lightning_modules import planned_training, scorer
 from crosstask.lightning_modules.scorer import ScorerModule
 from crosstask.lightning_modules.scoring.pair_scores import pair_scores
-from crosstask.lightning_modules.scoring.ranking_metrics import RankingScores
+from crosstask.lightning_modules.scoring.ranking_metrics import ResponseRankingMetric
 
 CONFIG = Path(crosstask.__file__).parent / "configs" / "scorer_toybench.yaml"
 FIELDS: dict[str, Any] = {
@@ -248,7 +248,7 @@ def test_a_share_of_the_steps_warms_up(share: float, peak: int, make_module: Cal
 
 
 def test_ranking_scores_are_per_example_and_counted_once() -> None:
-    metric = RankingScores()
+    metric = ResponseRankingMetric()
     first = torch.tensor([0.1, 0.9, 0.5]), torch.tensor([0.0, 0.5, 1.0])
     second = torch.tensor([0.3, 0.3]), torch.tensor([1.0, 0.0])
     metric.update([1, 0], [first[0], second[0]], [first[1], second[1]])

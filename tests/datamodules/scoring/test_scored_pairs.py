@@ -17,7 +17,12 @@ from crosstask.datamodules.packing.train_stream import TrainStream
 from crosstask.datamodules.rouge import rouge_l
 from crosstask.datamodules.schema import Example, ScoredBatch
 from crosstask.datamodules.scorer import ScorerDataModule
-from crosstask.datamodules.scoring.pairs import References, ScoredPair, correctness_of_responses, released_correctness
+from crosstask.datamodules.scoring.pairs import (
+    References,
+    ScoredPair,
+    correctness_as_released,
+    correctness_of_responses,
+)
 from crosstask.datamodules.scoring.response_sets import ResponseLoader, responses_to_rank
 from crosstask.datamodules.scoring.samples import ModelSamples
 from crosstask.datamodules.storage.store import open_task
@@ -69,7 +74,7 @@ def test_no_positive_without_negative() -> None:
     """98% of this task's references are the example's own; the released program draws one and drops it."""
     assert all(responses(YES_NO, seed=seed) == {"yes": 1.0, "no": 0.0} for seed in range(200))
 
-    released = [responses(YES_NO, seed=seed, make=released_correctness) for seed in range(200)]
+    released = [responses(YES_NO, seed=seed, make=correctness_as_released) for seed in range(200)]
     alone = sum(found == {"yes": 1.0} for found in released)
     assert 60 < alone < 140  # one of the two different references is its own
 
@@ -103,7 +108,7 @@ def test_a_mismatch_is_no_sample_as_long_as_there_is_another() -> None:
     examples = [example(0, "the cat sat"), example(1, "the cat"), example(2, "fish")]
     assert all(responses(examples, ["the cat"], seed)["the cat"] == pytest.approx(0.8) for seed in range(50))
     assert responses(examples[:2], ["the cat"])["the cat"] == 0.0  # there is no other
-    released = [responses(examples, ["the cat"], seed, released_correctness)["the cat"] for seed in range(50)]
+    released = [responses(examples, ["the cat"], seed, correctness_as_released)["the cat"] for seed in range(50)]
     assert 0.0 in released  # the released program keeps the label that came first
 
 
@@ -282,7 +287,7 @@ def test_the_report_counts_pairs_and_cuts(make_scorer_data: Callable[..., Scorer
     assert report.target_cut == 0
 
 
-def test_candidates_are_one_right_response_among_mismatches(make_scorer_data: Callable[..., ScorerDataModule]) -> None:
+def test_responses_are_one_right_response_among_mismatches(make_scorer_data: Callable[..., ScorerDataModule]) -> None:
     data = prepared(make_scorer_data(train_examples=4, mismatches=3))
     batches = list(loader_of(data))
     examples = data.evaluation_examples("validation")
@@ -298,7 +303,7 @@ def test_candidates_are_one_right_response_among_mismatches(make_scorer_data: Ca
     assert 0 < firsts < len(examples) / 2  # the right one stands anywhere
 
 
-def test_candidates_of_a_batch_are_found_among_its_packed_pairs(
+def test_responses_of_a_batch_are_found_among_its_packed_pairs(
     make_scorer_data: Callable[..., ScorerDataModule],
 ) -> None:
     data = prepared(make_scorer_data(train_examples=4))

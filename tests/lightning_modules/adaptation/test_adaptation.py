@@ -17,7 +17,7 @@ from crosstask.datamodules.benchmarks import BigBench
 from crosstask.datamodules.rendering.prompts import OptImlPrompt
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import Sample
-from crosstask.lightning_modules.adaptation import adapted_scorers
+from crosstask.lightning_modules.adaptation import scorer_records as adapted_scorers
 from crosstask.lightning_modules.adaptation.scorer_training import ScorerTraining
 from crosstask.lightning_modules.adaptation.task_scorer import adapt
 

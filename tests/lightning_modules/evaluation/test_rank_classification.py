@@ -12,7 +12,7 @@ import torch
 from crosstask.callbacks import PredictionWriter
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.benchmarks import Benchmark, Split
-from crosstask.datamodules.evaluation.option_loader import RankLoader
+from crosstask.datamodules.evaluation.loaders import OptionLoader
 from crosstask.datamodules.evaluation.options import OptionRanking, label_options
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.schema import Example, Task
@@ -166,7 +166,7 @@ def test_encoder_decoder_models_rank_with_and_without_packing(
         assert [each["sum"] for each in line["options"].values()] == pytest.approx(expected.sum, abs=1e-10)
 
 
-def test_shared_rows_are_refused_by_a_model_that_reads_one_candidate_a_row(
+def test_shared_rows_are_refused_by_a_model_that_reads_one_option_a_row(
     make_datamodule: Callable[..., InstructionTuningDataModule], tiny_model: dict[str, Any], tmp_path: Path
 ) -> None:
     data = make_datamodule(benchmark=Quiz(), test_examples=6, ranking=OptionRanking())
@@ -197,7 +197,7 @@ def test_every_example_is_ranked_once_and_batches_are_the_same_whoever_ranks_the
         """Numbers of the examples and the rows of each batch."""
         monkeypatch.setattr("crosstask.datamodules.instruction_tuning.replicas", lambda trainer: here)
         loader = data.test_dataloader().loaders[0]
-        assert isinstance(loader, RankLoader)
+        assert isinstance(loader, OptionLoader)
         batches = list(loader)
         assert len(batches) == len(loader)
         return [([each.example.number for each in b.ranked], b.input_ids.tolist()) for b in batches]

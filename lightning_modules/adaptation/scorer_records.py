@@ -12,17 +12,17 @@ from ...datamodules.benchmarks import Benchmark
 from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.scoring.samples import ModelSamples
 from ..huggingface_folder import export_huggingface
-from ..scoring.sampled_responses import SampledResponses, score_sampled
+from ..scoring.sampled_responses import SampledResponses, score_responses
 from ..scoring.selection import SCORER
 from .scorer_training import ScorerTraining
-from .task_scorer import Adapted, adapt
+from .task_scorer import AdaptedScorer, adapt
 
 Record = dict[str, Any]
 """What a task's file says of a scorer: ``scores`` of all responses, ``calibration``, ``cost`` and ``settings``."""
 
 
 @dataclass(frozen=True)
-class AdaptedScorers:
+class ScorerRecords:
     """What is known of tasks and scorers, which are trained where nothing is.
 
     Args:
@@ -88,7 +88,7 @@ class AdaptedScorers:
             "answers": _digest(lines) if augmented or training.calibration_examples else None,
         }
 
-    def _train(self, task: str, scorer: str, lines: Sequence[str]) -> Adapted:
+    def _train(self, task: str, scorer: str, lines: Sequence[str]) -> AdaptedScorer:
         training, augmented = self.trainings[scorer]
         answers = self.folder / "tasks" / f"{_plain(task)}.samples.jsonl"
         answers.write_text("".join(lines), encoding="utf-8")
@@ -117,11 +117,11 @@ def _plain(task: str) -> str:
     return task.replace("/", "-").replace(":", "-")
 
 
-def _scored(found: Adapted, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
+def _scored(found: AdaptedScorer, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
     """The responses' scores by a scorer, and what it cost."""
     encoder = found.module.cross_encoder(max_length=training.pair_length, truncation=training.truncation)
     return {
-        "scores": score_sampled(encoder, sampled),
+        "scores": score_responses(encoder, sampled),
         "calibration": found.calibration and found.calibration._asdict(),
         "cost": found.cost() | {"cut_responses": encoder.cuts.cut},
     }

@@ -1,4 +1,4 @@
-"""Prompts read once, however often they are continued, and what they have in common once for all of them."""
+"""Caching prompts: a prompt is read once for all of its continuations, and a common prefix once for all prompts."""
 
 # B prompts, L columns
 
@@ -22,7 +22,7 @@ NEUTRAL: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
-"""What a model's own generation_config would decide in silence; the tokens it forces or suppresses stay its own."""
+"""Settings that override the model's generation_config; tokens that it forces or suppresses remain in force."""
 
 
 FORCED = (
@@ -35,25 +35,25 @@ FORCED = (
     "exponential_decay_length_penalty",
     "watermarking_config",
 )
-"""Of these, ``NEUTRAL`` switches none off."""
+"""Settings of generation_config that force or suppress tokens; ``NEUTRAL`` overrides none of them."""
 
 Choose = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(step, logits [N, V], the node of each row [R], the rows' numbers [R]) -> their tokens [R]."""
+"""(step, logits [N, V] of nodes, node of each row [R], number of each row [R]) -> token ids [R], see ``DrawTokens``."""
 
 
-class Prompts:
-    """A padded batch of prompts, read once however often it is continued.
+class PromptCache:
+    """A padded batch of prompts that is read once for all of its continuations.
 
-    An encoder's states and a decoder's cache serve every continuation. The cache leaves out each prompt's last token,
+    All continuations share the encoder's states or the decoder's cache. The cache leaves out each prompt's last token,
     which a continuation reads again to get its logits.
 
     Args:
         model: Causal or encoder-decoder.
         input_ids: [B, L], padded on the left, or on the right for an encoder.
         attention_mask: [B, L].
-        share: Read the tokens that all prompts begin with, such as a task's definition, once for all of them, and the
-            same for what samples begin with. How often the model is called then depends on the texts: not where
-            several processes must call it equally often. Only models whose cache allows it share (``has_plain_cache``).
+        share: Read the common prefix of all prompts, such as a task's definition, once for all of them, and the common
+            beginning of samples, too. The number of forward passes then depends on the texts, so it must be False
+            under sharded strategies. Without effect for models whose cache does not allow it (``can_share_cache``).
     """
 
     def __init__(
@@ -61,18 +61,18 @@ class Prompts:
     ) -> None:
         self.model, self.input_ids, self.attention_mask = model, input_ids, attention_mask
         self.two_stacks = model.config.is_encoder_decoder
-        # Where an answer begins: an encoder-decoder's stands alone, behind its start token.
+        # Columns before the answer; an encoder-decoder's answer follows its start token.
         self.width = 1 if self.two_stacks else input_ids.shape[1]
         self._read: Any = None
-        self.share = share and has_plain_cache(model)
-        self.shared = shared_tokens(input_ids, attention_mask) if self.share else 0
+        self.share = share and can_share_cache(model)
+        self.shared = shared_prefix_length(input_ids, attention_mask) if self.share else 0
         if self.shared:
-            self.input_ids, self.attention_mask = shared_first(input_ids, attention_mask, self.shared)
+            self.input_ids, self.attention_mask = move_padding_after_prefix(input_ids, attention_mask, self.shared)
 
-    def continued(
+    def generate(
         self, rows: int, *, processors: Sequence[Any] = (), enders: Sequence[Any] = (), **options: Any
     ) -> Tensor:
-        """New token ids: `rows` sequences (or those of the beam) of a prompt after those of the one before it."""
+        """New token ids by ``generate`` of transformers: `rows` sequences or beams of a prompt, prompt after prompt."""
         settings = {**NEUTRAL, **options}
         if self.two_stacks:
             settings["decoder_start_token_id"] = self.model.config.decoder_start_token_id
@@ -86,7 +86,7 @@ class Prompts:
         )
         return ids[:, self.width :]
 
-    def drawn(
+    def sample(
         self,
         rows: int,
         choose: Choose,
@@ -98,11 +98,11 @@ class Prompts:
         min_new_tokens: int = 0,
         **_: Any,
     ) -> Tensor | None:
-        """What ``continued`` returns, by a loop of our own; None where it cannot be had so.
+        """The same as ``generate`` without beams, faster, by our own loop; None if the model does not allow it.
 
-        The model is called for what is different and goes on: samples of a prompt that wrote the same tokens so far are
-        one node, and a sample that has ended is none. Nodes of a prompt stand side by side in its row, each reading the
-        prompt and its own past, so that no cache is copied. `enders` are given the new tokens alone.
+        Only samples that differ and have not ended are passed to the model: samples of a prompt with the same tokens so
+        far are one node. The nodes of a prompt are columns of its row, each attending to the prompt and to its own
+        past, so that no cache is copied. `enders` get the new tokens only.
         """
         if not self.share or self.width == 1 or forces_tokens(self.model):
             return None
@@ -124,41 +124,41 @@ class Prompts:
                 logits[:, eos_token_id] = -torch.inf
             chosen_R = choose(step, logits, node_R, row_R)
             ids[row_R, step] = chosen_R
-            on = chosen_R != eos_token_id
+            running = chosen_R != eos_token_id
             for ended in enders:
-                on &= ~ended(ids[row_R, : step + 1], None)
-            if step + 1 == max_new_tokens or not on.any():
+                running &= ~ended(ids[row_R, : step + 1], None)
+            if step + 1 == max_new_tokens or not running.any():
                 break
-            row_R = row_R[on]
-            different, node_R = (node_R[on] * logits.shape[1] + chosen_R[on]).unique(return_inverse=True)
+            row_R = row_R[running]
+            different, node_R = (node_R[running] * logits.shape[1] + chosen_R[running]).unique(return_inverse=True)
             parent, token = different // logits.shape[1], different % logits.shape[1]
             spread, place = side_by_side(parent // token_BN.shape[1], len(token_BN))
             parent_BN, token_BN, node_R = spread(parent % token_BN.shape[1]), spread(token), place[node_R]
-            own_NN = torch.eye(token_BN.shape[1], dtype=torch.bool, device=seen_BNC.device)
+            self_NN = torch.eye(token_BN.shape[1], dtype=torch.bool, device=seen_BNC.device)
             past_BNC = seen_BNC.gather(1, parent_BN[:, :, None].expand(-1, -1, seen_BNC.shape[2]))
-            seen_BNC = torch.cat([past_BNC, own_NN.expand(len(past_BNC), -1, -1)], dim=2)
+            seen_BNC = torch.cat([past_BNC, self_NN.expand(len(past_BNC), -1, -1)], dim=2)
             place_BN = place_BN.gather(1, parent_BN) + 1
         return ids
 
     def _states(self, rows: int, beams: int) -> dict[str, Any]:
-        """What ``generate`` need not compute again."""
+        """Arguments of ``generate`` with the encoder's states, or with a copy of the decoder's cache."""
         if self.two_stacks:
             if self._read is None:
                 encoder: Any = self.model.get_encoder()
                 self._read = encoder(self.input_ids, attention_mask=self.attention_mask).last_hidden_state
             return {"encoder_outputs": BaseModelOutput(self._read.repeat_interleave(rows, dim=0))}
         if self.width == 1 or (rows * beams == 1 and not self.share) or virtual_tokens(self.model):
-            return {}  # a prefix fills an empty cache alone
+            return {}  # a prefix needs an empty cache
         if self._read is None:
             self._read = self._cache()
-        if not isinstance(self._read, DynamicCache):  # a state-space model keeps something else
+        if not isinstance(self._read, DynamicCache):  # a state-space model has another kind of cache
             return {}
         cache = copy.deepcopy(self._read)
-        cache.batch_repeat_interleave(rows * beams)  # generate repeats prompts for its beams, but no cache
+        cache.batch_repeat_interleave(rows * beams)  # generate repeats prompts for its beams, but not the cache
         return {"past_key_values": cache}
 
     def _cache(self) -> Any:
-        """Of the prompts without their last tokens."""
+        """The cache of the prompts without their last tokens."""
         if not self.shared:
             return self._after(self.input_ids[:, :-1])
         common = self._after(self.input_ids[:1, : self.shared])
@@ -168,7 +168,7 @@ class Prompts:
         return self._after(self.input_ids[:, :-1], past_key_values=common)
 
     def _after(self, input_ids: Tensor, **past: Any) -> Any:
-        # One token more: the public way to a cache with the right positions.
+        # Generating one token is the public way to a cache with the right positions.
         return self.model.generate(  # type: ignore[operator]
             input_ids,
             attention_mask=self.attention_mask[: len(input_ids), : input_ids.shape[1]],
@@ -180,11 +180,15 @@ class Prompts:
 
 
 def side_by_side(row: Tensor, rows: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Put items into the rows they belong to, one after another; `row` is sorted.
+    """Arrange items side by side in their rows.
+
+    Args:
+        row: The row of each item, sorted.
+        rows: Number of rows.
 
     Returns:
-        A function that turns values of the items into [rows, columns], 0 where there is no item; and each item's place
-        in it, flattened.
+        A function that arranges values of the items as [rows, columns], filled up with 0; and each item's place in
+        that array, flattened.
 
     >>> spread, place = side_by_side(torch.tensor([0, 0, 2]), 3)
     >>> spread(torch.tensor([7, 8, 9])), place
@@ -198,10 +202,10 @@ def side_by_side(row: Tensor, rows: int) -> tuple[Callable[[Tensor], Tensor], Te
     return lambda values: values.new_zeros(rows * columns).scatter(0, place, values).view(rows, columns), place
 
 
-def has_plain_cache(model: PreTrainedModel) -> bool:
-    """Whether a cached token is worth the same in any column: a decoder with document attention, no window, no prefix.
+def can_share_cache(model: PreTrainedModel) -> bool:
+    """Whether a cached token may be in any column: a decoder with document attention, without window or prefix.
 
-    Models that can have document attention take positions from what they are given, and never from the column.
+    Models with document attention take positions from ``position_ids``, never from the column.
     """
     config = model.config
     if config.is_encoder_decoder or config._attn_implementation not in IMPLEMENTATIONS or virtual_tokens(model):
@@ -212,15 +216,15 @@ def has_plain_cache(model: PreTrainedModel) -> bool:
 
 
 def forces_tokens(model: PreTrainedModel) -> bool:
-    """Whether a model's own generation_config forces or suppresses tokens, which ``generate`` of transformers heeds."""
-    own = model.generation_config
-    return own is not None and any(getattr(own, name, None) for name in FORCED)
+    """Whether a model's generation_config forces or suppresses tokens, which only ``generate`` of transformers does."""
+    settings = model.generation_config
+    return settings is not None and any(getattr(settings, name, None) for name in FORCED)
 
 
-def shared_tokens(input_ids: Tensor, attention_mask: Tensor) -> int:
-    """How many tokens all of several left-padded prompts begin with; the last token of a prompt is its own.
+def shared_prefix_length(input_ids: Tensor, attention_mask: Tensor) -> int:
+    """Length of the common prefix of left-padded prompts, without any prompt's last token.
 
-    >>> shared_tokens(torch.tensor([[0, 7, 8, 9], [7, 8, 5, 6]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]))
+    >>> shared_prefix_length(torch.tensor([[0, 7, 8, 9], [7, 8, 5, 6]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]))
     2
     """
     if len(input_ids) == 1:
@@ -231,11 +235,11 @@ def shared_tokens(input_ids: Tensor, attention_mask: Tensor) -> int:
     return int((heads == heads[:1]).all(dim=0).cumprod(dim=0).sum())
 
 
-def shared_first(input_ids: Tensor, attention_mask: Tensor, shared: int) -> tuple[Tensor, Tensor]:
-    """Left-padded prompts with their padding behind the `shared` tokens that all begin with.
+def move_padding_after_prefix(input_ids: Tensor, attention_mask: Tensor, shared: int) -> tuple[Tensor, Tensor]:
+    """Left-padded prompts with their padding moved behind their common prefix of `shared` tokens.
 
     >>> ids, mask = torch.tensor([[0, 7, 8, 9], [7, 8, 5, 6]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
-    >>> shared_first(ids, mask, 2)
+    >>> move_padding_after_prefix(ids, mask, 2)
     (tensor([[7, 8, 0, 9],
             [7, 8, 5, 6]]), tensor([[1, 1, 0, 1],
             [1, 1, 1, 1]]))
