@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...lightning_modules.evaluation.significance import Difference
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
 from ...lightning_modules.scoring.selection import (
     SCORER,
@@ -17,7 +18,8 @@ from ...lightning_modules.scoring.selection import (
     vote_name,
     worth,
 )
-from .charts import COLORS, differences
+from .figure_style import COLORS, write_figure_files
+from .score_figures import difference_intervals
 from .selection_table import to_json, write_choices
 
 SHOWN_WORST, SHOWN_EXAMPLES = 3, 3
@@ -60,14 +62,20 @@ def write_adaptation(
         "generator": {"parameters": parameters},
     }
     (folder / "report.json").write_text(json.dumps(found, indent=1))
-    rows = sorted(advantages.items(), key=lambda item: -item[1].mean)
-    chart = differences(rows, f"ROUGE-L of the scorer's choice over {table.best_single}, by task", COLORS[0])
-    (folder / "advantages.svg").write_text(chart, encoding="utf-8")
+    _write_advantages(folder, advantages, table.best_single)
     write_choices(folder / "choices.jsonl", sampled, everything)
     lines = [*_table(table, found), *_costs(found), *_tasks(table, found), *_worst(found, sampled, everything)]
     for name, reason in failed.items():
         lines += ["", f"**{name} failed**: {reason}"]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _write_advantages(folder: Path, advantages: Mapping[str, Difference], best_single: str) -> None:
+    """Draw the advantage of the scorer's choice on each task, the largest first (Cappy's Figure 6)."""
+    rows = sorted(advantages.items(), key=lambda item: -item[1].mean)
+    label = f"ROUGE-L, scorer's choice minus {best_single}"
+    figure = difference_intervals(rows, COLORS[0], label)
+    write_figure_files(figure, folder, "advantages", f"{label}, by task")
 
 
 def _calibration_errors(
