@@ -78,6 +78,8 @@ class GeneralizationReport(Callback):
             system = System(short_names([run])[run], [str(path)], report)
             predictions = {system.name: read_predictions(path)} if report.overall else {}
             examples = qualitative_examples(predictions, EXAMPLES) if predictions else {}
-            page = render_page(SystemsReport(name, "category", [system], [], examples), f"Generalization report, {name}")
+            page = render_page(
+                SystemsReport(name, "category", [system], [], examples), f"Generalization report, {name}"
+            )
             (folder / "report.html").write_text(page, encoding="utf-8")
             Console().print(f"HTML page: {folder / 'report.html'}")

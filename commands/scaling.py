@@ -1,4 +1,4 @@
-"""``crosstask scaling``: draw scores against model size from the reports of several models (Cappy's Figures 1, 2, 5)."""
+"""``crosstask scaling``: scores over model size, from the reports of several models (Cappy's Figures 1, 2 and 5)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

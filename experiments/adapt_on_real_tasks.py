@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from crosstask.callbacks.report.adaptation_seeds import over_seeds
+from crosstask.callbacks.report.adaptation_seeds import seed_table
 from crosstask.cli import main as crosstask_main
 from crosstask.datamodules.benchmarks import BigBench
 
@@ -255,7 +255,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, own in recipes.items():
             reports[name].append(adapt(run, name, settings, own, scorer, seed))
     for name, found in reports.items():
-        print(f"\n{name}\n{over_seeds(found)}")
+        print(f"\n{name}\n{seed_table(found)}")
 
 
 if __name__ == "__main__":

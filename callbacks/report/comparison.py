@@ -140,9 +140,7 @@ def compare(
     )
 
 
-def qualitative_examples(
-    systems: dict[str, Sequence[Prediction]], count: int
-) -> dict[str, list[QualitativeExample]]:
+def qualitative_examples(systems: dict[str, Sequence[Prediction]], count: int) -> dict[str, list[QualitativeExample]]:
     """The worst and the best predictions; for several systems, also the largest differences from the first.
 
     A heading lists at most one instance of a task. Ties are broken by level, the farthest from training first, then by

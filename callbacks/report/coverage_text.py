@@ -1,4 +1,4 @@
-"""Tables and sentences on which of a published table's tasks were evaluated, so that a part is not taken for the whole."""
+"""Tables and sentences on which tasks of a published table were evaluated, so that incomplete averages are marked."""
 
 from collections.abc import Iterable, Sequence
 

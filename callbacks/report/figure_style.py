@@ -142,9 +142,7 @@ def figure_format(path: Path) -> str:
     return kind
 
 
-def write_figure_files(
-    figure: "Figure", folder: Path, name: str, title: str, formats: Sequence[str] = FORMATS
-) -> None:
+def write_figure_files(figure: "Figure", folder: Path, name: str, title: str, formats: Sequence[str] = FORMATS) -> None:
     """Write ``<name>.<format>`` into a folder for every format."""
     for kind in formats:
         write_figure(figure, folder / f"{name}.{kind}", title)

@@ -1,8 +1,8 @@
 """Distances among instructions in embedding space, and their map.
 
 Figure 4 of Differentiable Instruction Optimization (arXiv 2306.10098) maps instructions by t-SNE and concludes that
-learned ones are more diverse than human-written ones. The distances measure it. scikit-learn takes seconds to import, so
-functions import it.
+learned ones are more diverse than human-written ones. The distances measure it. Functions import scikit-learn, which
+takes seconds.
 """
 
 # n points (instructions) of W dimensions, m test points

@@ -54,7 +54,9 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]], quantity:
         steps, values = zip(*points, strict=True)
         heights = [value if math.isfinite(value) else math.nan for value in values]
         color = COLORS[place % len(COLORS)]
-        axes.plot(steps, heights, color=color, linewidth=1.4, marker="o", markersize=2.5, label=visible(name), gid="curve")
+        axes.plot(
+            steps, heights, color=color, linewidth=1.4, marker="o", markersize=2.5, label=visible(name), gid="curve"
+        )
     finite = [value for points in curves.values() for _, value in points if math.isfinite(value)]
     if finite and min(finite) > 0 and max(finite) / min(finite) > 100:
         axes.set_yscale("log")

@@ -12,12 +12,11 @@ from .svg import clean_svg
 
 FOLDER, NUMBERS = "instructions", "analysis.json"
 CAPTIONS = {
-    "map": "Instructions by category (t-SNE of the mean last hidden states): human-written ones as circles, learned ones "
-    "as crosses.",
+    "map": "Instructions by category (t-SNE of mean last hidden states): circles are human-written, crosses learned.",
     "curves-losses": "Losses over the steps of training.",
     "curves-gradient-norms": "Norms of the inner and the outer gradient, and of the hypergradient.",
-    "curves-hypergradient": "Cosine between the hypergradients of half outer batches (near 0: noise), and the share of an "
-    "extractor's choices that fall on the last exemplar; each if it was logged.",
+    "curves-hypergradient": "Cosine between the hypergradients of half outer batches (near 0: noise), and the share of "
+    "an extractor's choices on the last exemplar; each if it was logged.",
 }
 
 

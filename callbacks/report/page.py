@@ -16,7 +16,6 @@ from ...datamodules.schema import LEVELS
 from ...lightning_modules.evaluation.aggregation import grouped
 from .comparison import Comparison, System, SystemsReport
 from .coverage_text import LEVELS_NOTE, coverage_sentence, incomplete_note
-from .figure_style import COLORS
 from .learned_instructions import instruction_analyses
 from .page_figures import ReportFigure, cells_of_kind, difference_name, report_figures, shot_counts
 from .page_tables import (
@@ -53,41 +52,64 @@ def render_page(report: SystemsReport, title: str, figures: Sequence[ReportFigur
     Raises:
         ValueError: There are more systems than colors.
     """
+    analyses = instruction_analyses(report.systems)
     drawn = report_figures(report) if figures is None else figures
-    sections = {
-        "summary": "Summary",
-        "coverage": "Coverage" if any(system.report.coverage for system in report.systems) else "",
-        "levels": "Levels and categories",
-        "shots": "Shots" if shot_counts(report) else "",
-        "differences": "Differences" if report.comparisons else "",
-        "pooled": "Pooled instances",
-        "tasks": "Tasks",
-        "instructions": "Learned instructions" if (analyses := instruction_analyses(report.systems)) else "",
-        "examples": "Qualitative examples" if report.examples else "",
-    }
-    return _environment().get_template("report.html.j2").render(
-        title=title,
-        report=report,
-        sections={key: heading for key, heading in sections.items() if heading},
-        colors=COLORS,
-        figures={figure.name: {"caption": figure.caption, "svg": Markup(figure.svg())} for figure in drawn},
-        figure_titles={figure.name: figure.title for figure in drawn},
-        evaluated=_evaluated(report),
-        unscored=unscored_text(report.systems[0].report),
-        incomplete=[line for system in report.systems for line in _incomplete_lines(system)],
-        summary=summary_table(report),
-        coverages=[_coverage(system) for system in report.systems if system.report.coverage],
-        levels=[level for level in map(partial(_level, report), LEVELS) if level],
-        levels_note=LEVELS_NOTE if any(system.report.coverage for system in report.systems) else "",
-        not_counted=list(dict.fromkeys(name for system in report.systems for name in system.report.not_counted)),
-        shots=shot_counts(report),
-        shots_table=shots_table(report),
-        comparisons=[_comparison(comparison, report) for comparison in report.comparisons],
-        pooled=pooled_table(report),
-        tasks=task_table(report),
-        analyses=analyses,
-        intervals={system.name: _interval_text(system) for system in report.systems},
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            report=report,
+            sections=_sections(report, bool(analyses)),
+            figures={figure.name: {"caption": figure.caption, "svg": Markup(figure.svg())} for figure in drawn},
+            figure_titles={figure.name: figure.title for figure in drawn},
+            analyses=analyses,
+            **_texts(report),
+            **_tables(report),
+        )
     )
+
+
+def _sections(report: SystemsReport, has_instructions: bool) -> dict[str, str]:
+    """Headings of the sections that have content, by the name of their template."""
+    sections = {
+        "summary": ("Summary", True),
+        "coverage": ("Coverage", any(system.report.coverage for system in report.systems)),
+        "levels": ("Levels and categories", True),
+        "shots": ("Shots", bool(shot_counts(report))),
+        "differences": ("Differences", bool(report.comparisons)),
+        "pooled": ("Pooled instances", True),
+        "tasks": ("Tasks", True),
+        "instructions": ("Learned instructions", has_instructions),
+        "examples": ("Qualitative examples", bool(report.examples)),
+    }
+    return {name: heading for name, (heading, has_content) in sections.items() if has_content}
+
+
+def _texts(report: SystemsReport) -> dict[str, Any]:
+    """Sentences of the page."""
+    return {
+        "evaluated": _evaluated(report),
+        "unscored": unscored_text(report.systems[0].report),
+        "incomplete": [line for system in report.systems for line in _incomplete_lines(system)],
+        "levels_note": LEVELS_NOTE if any(system.report.coverage for system in report.systems) else "",
+        "not_counted": list(dict.fromkeys(name for system in report.systems for name in system.report.not_counted)),
+        "intervals": {system.name: _interval_text(system) for system in report.systems},
+    }
+
+
+def _tables(report: SystemsReport) -> dict[str, Any]:
+    """Tables of the page, with the texts beside them."""
+    return {
+        "summary": summary_table(report),
+        "coverages": [_coverage(system) for system in report.systems if system.report.coverage],
+        "levels": [level for level in map(partial(_level, report), LEVELS) if level],
+        "shots": shot_counts(report),
+        "shots_table": shots_table(report),
+        "comparisons": [_comparison(comparison, report) for comparison in report.comparisons],
+        "pooled": pooled_table(report),
+        "tasks": task_table(report),
+    }
 
 
 @cache

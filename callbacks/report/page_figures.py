@@ -88,7 +88,11 @@ def _level_figure(report: SystemsReport, level: Level) -> ReportFigure | None:
     parts = {mean.cell: mean.parts for system in report.systems for mean in system.report.columns}
     several = len({cell.shots for cell in cells}) > 1
     rows = [
-        ScoreRow(_with_shots(cell.name, cell.shots or 0, several), _column_note(report, cell, parts), estimates_in(report, cell))
+        ScoreRow(
+            _with_shots(cell.name, cell.shots or 0, several),
+            _column_note(report, cell, parts),
+            estimates_in(report, cell),
+        )
         for cell in cells
     ]
     title = f"{level_name(level).capitalize()}: scores by {report.by}"
@@ -102,9 +106,7 @@ def _with_shots(name: str, shots: int, several: bool) -> str:
 
 def _column_note(report: SystemsReport, cell: Cell, parts: Mapping[Cell, int]) -> str:
     """How many tasks a column has, and what it lacks."""
-    lacks = [
-        incomplete_note(system.report.coverage, cell).removeprefix(" — incomplete: ") for system in report.systems
-    ]
+    lacks = [incomplete_note(system.report.coverage, cell).removeprefix(" — incomplete: ") for system in report.systems]
     return "; ".join([plural(parts[cell], "task"), *dict.fromkeys(filter(None, lacks))])
 
 

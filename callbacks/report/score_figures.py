@@ -1,4 +1,4 @@
-"""Figures of scores in [0, 1], drawn in percent with 95% intervals: bars, differences, and curves over shots and sizes."""
+"""Figures of scores in [0, 1], drawn in percent with 95% intervals: bars, differences, curves over shots and sizes."""
 
 # n rows, S systems
 
@@ -126,11 +126,13 @@ def difference_intervals(rows: Sequence[tuple[str, Difference]], color: str, lab
         places = [place for place, excludes in enumerate(excluded) if excludes == kind]
         if places:
             differences = [rows[place][1] for place in places]
-            axes.errorbar(
-                [100 * difference.mean for difference in differences], [(place + 0.5) * step for place in places],
-                xerr=_interval_lengths(differences), fmt="o", color=color, ecolor=color, markerfacecolor=face,
-                markersize=5, markeredgewidth=1.4, elinewidth=1.2, capsize=2,
+            means = [100 * difference.mean for difference in differences]
+            points, *_ = axes.errorbar(
+                means, [(place + 0.5) * step for place in places], xerr=_interval_lengths(differences),
+                fmt="o", color=color, ecolor=color, markerfacecolor=face, markersize=5, markeredgewidth=1.4,
+                elinewidth=1.2, capsize=2,
             )  # fmt: skip
+            points.set_gid("differences")
     for place, (_, difference) in enumerate(rows):
         axes.annotate(
             f"{100 * difference.mean:+.1f}  (p = {difference.p:.3f})", (1, (place + 0.5) * step),
@@ -191,11 +193,12 @@ def _draw_curve(axes: "Axes", points: Sequence[tuple[float, Estimate | ModelScor
     if not points:
         return
     estimates = [estimate for _, estimate in points]
-    axes.errorbar(
+    curve, *_ = axes.errorbar(
         [x for x, _ in points], [100 * _mean(estimate) for estimate in estimates], yerr=_interval_lengths(estimates),
         color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)], markersize=4.5, linewidth=1.6,
         elinewidth=1.1, capsize=2,
     )  # fmt: skip
+    curve.set_gid("curve")
 
 
 def _curve_marks(names: Sequence[str]) -> list:

@@ -1,7 +1,7 @@
-"""SVG of matplotlib as one clean element, for a page and for a file of its own.
+"""SVG of matplotlib as one clean element, for pages and for files.
 
-matplotlib writes a document with a prolog, a style sheet, metadata and identifiers that are not unique on a page. A figure
-may also be read from disk, where anybody could have changed it. Only drawing elements and their attributes are kept.
+matplotlib writes a document with a prolog, a style sheet, metadata and identifiers that are not unique on a page. A
+figure that is read from disk may have been changed by anybody. Only drawing elements and their attributes are kept.
 """
 
 import re

@@ -12,11 +12,21 @@ from ...lightning_modules.evaluation.aggregation import Cell
 from ...lightning_modules.evaluation.metrics import Estimate
 from ...lightning_modules.evaluation.significance import Difference
 from .comparison import Comparison, SystemsReport
-from .coverage_text import COLUMN_HEADER, LEVELS_NOTE, TASK_HEADER, coverage_rows, coverage_sentence, incomplete_note, task_rows
+from .coverage_text import (
+    COLUMN_HEADER,
+    LEVELS_NOTE,
+    TASK_HEADER,
+    coverage_rows,
+    coverage_sentence,
+    incomplete_note,
+    task_rows,
+)
 from .scores import METRICS, Group, Mean, ScoreReport
 
 POOLED = {metric: METRICS[metric] for metric in ("rouge_l", "exact_match")}
 """Metrics of pooled instances, which every prediction has."""
+
+POOLED_HEADER = ["", "tasks", "instances", *POOLED.values()]
 
 
 def percent(estimate: Estimate | None) -> str:
@@ -90,7 +100,7 @@ def _overall(report: ScoreReport) -> list[Group]:
 
 def render_terminal(report: ScoreReport, title: str) -> Table:
     """The levels and the overall scores, for a terminal."""
-    # Without vertical lines it fits 80 columns, which is also what a SLURM log is given.
+    # Without vertical lines it fits into 80 columns, the width of a SLURM log.
     title = f"{title}: percent, 95% intervals"
     table = Table("level", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
     for column in ("tasks", "instances", *POOLED.values()):
@@ -136,30 +146,47 @@ def render_markdown(report: ScoreReport, title: str) -> str:
         lines += [missing, ""]
     if report.coverage is not None:
         lines += _coverage_lines(report.coverage)
-    several = len(report.overall) > 1
-    pooled = ["", "tasks", "instances", *POOLED.values()]
     lines += ["## Levels of generalization", "", "Instances are pooled.", ""]
-    lines += markdown_table(pooled, [_row(group, several) for group in [*report.levels, *_overall(report)]])
-    lines += ["## Averages over category columns", "", "Subtypes are averaged into tasks, tasks into columns, columns into levels.", ""]
+    several = len(report.overall) > 1
+    lines += markdown_table(POOLED_HEADER, [_row(group, several) for group in [*report.levels, *_overall(report)]])
+    lines += _column_lines(report)
+    lines += _group_lines("Categories", report.categories, several)
+    lines += _group_lines("Tasks", report.tasks, several)
+    return "\n".join(lines)
+
+
+def _column_lines(report: ScoreReport) -> list[str]:
+    """Averages, levels and columns in OPT-IML's aggregation."""
+    lines = ["## Averages over category columns", ""]
+    lines += ["Subtypes are averaged into tasks, tasks into columns, columns into levels.", ""]
     means = [*overall_means(report), *report.level_means, *report.columns]
     lines += markdown_table(
         ["", "mean of", "score"],
-        [(cell_name(m.cell) + incomplete_note(report.coverage, m.cell), str(m.parts), percent(m.estimate)) for m in means],
+        [
+            (cell_name(m.cell) + incomplete_note(report.coverage, m.cell), str(m.parts), percent(m.estimate))
+            for m in means
+        ],
     )
     if report.not_counted:
         lines += [f"Not counted in any column: {escape_markdown('; '.join(report.not_counted))}.", ""]
-    for heading, groups in (("Categories", report.categories), ("Tasks", report.tasks)):
-        lines += [f"## {heading}", "", "Instances are pooled; the last column uses the metric of each task.", ""]
-        rows = [
-            [*_row(group, several), metric_name(group.metric), percent(group.estimates["score"])] for group in groups
-        ]
-        lines += markdown_table([*pooled, "metric", "score"], rows)
-    return "\n".join(lines)
+    return lines
+
+
+def _group_lines(heading: str, groups: Iterable[Group], several_shots: bool) -> list[str]:
+    rows = [
+        [*_row(group, several_shots), metric_name(group.metric), percent(group.estimates["score"])] for group in groups
+    ]
+    lines = [f"## {heading}", "", "Instances are pooled; the last column uses the metric of each task.", ""]
+    return [*lines, *markdown_table([*POOLED_HEADER, "metric", "score"], rows)]
 
 
 def _coverage_lines(coverage: Coverage) -> list[str]:
     lines = ["## Coverage", "", escape_markdown(f"{coverage_sentence(coverage)} {LEVELS_NOTE}"), ""]
-    return [*lines, *markdown_table(COLUMN_HEADER, coverage_rows(coverage)), *markdown_table(TASK_HEADER, task_rows(coverage))]
+    return [
+        *lines,
+        *markdown_table(COLUMN_HEADER, coverage_rows(coverage)),
+        *markdown_table(TASK_HEADER, task_rows(coverage)),
+    ]
 
 
 def render_systems_markdown(report: SystemsReport, title: str) -> str:
