@@ -1,4 +1,4 @@
-"""What happens beside training: reports, predictions, throughput, export."""
+"""Callbacks: reports, predictions, throughput, export, preemption."""
 
 from .generalization_report import GeneralizationReport
 from .huggingface_export import HuggingFaceExport

@@ -1,4 +1,4 @@
-"""What became of the examples and what will be drawn of them, printed before training starts."""
+"""Summary of stored, skipped and cut examples and of the mixture, printed before training."""
 
 import json
 
@@ -13,9 +13,9 @@ from .run_folder import run_folder
 
 
 class PackingSummary(Callback):
-    """Print how many examples were stored, skipped and cut, how full the rows are, and the mixture's benchmarks.
+    """Print how many examples are stored, skipped and cut, how full the rows are, and the mixture's benchmarks.
 
-    The numbers are kept as packing.json, the mixture down to its tasks as mixture.txt.
+    The numbers are written to packing.json, the mixture with its tasks to mixture.txt.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

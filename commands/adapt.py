@@ -50,8 +50,8 @@ def adapt_tasks(
     Args:
         train: Benchmark of the training instances.
         samples: JSONL files of the language model's answers to training and test instances.
-        output: Folder of a file for each task, ``report.json``, ``report.md``, ``advantages.svg`` (the gain on each
-            task, as the paper's Figure 6) and ``choices.jsonl``.
+        output: Folder of a file for each task, ``report.json``, ``report.md``, ``advantages`` as SVG, PDF and PNG
+            (the gain on each task, as the paper's Figure 6) and ``choices.jsonl``.
         training: How each scorer is trained.
         variants: Further scorers, rows of the same table: by name, what changes in `training` (or `augmentation`), e.g.
             {reward_model: {loss: pairwise}, no_pretraining: {pretrained: FacebookAI/roberta-large}}.

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 import crosstask
-from crosstask.callbacks.report.adaptation_seeds import over_seeds
+from crosstask.callbacks.report.adaptation_seeds import seed_table
 from crosstask.cli import main as crosstask_main
 from crosstask.datamodules.toybench.tasks import TASKS
 from crosstask.datamodules.toybench.writer import task_record
@@ -144,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_adapted(folder / "adapted", settings.tasks, settings.train + settings.test)
     samples = sample(folder, train_generator(folder, settings.generator_steps), settings.train, settings.test)
     counts = {"steps": settings.scorer_steps, "train": settings.train, "test": settings.test}
-    print(over_seeds([adapt(folder, seed, samples, **counts) for seed in range(settings.seeds)]))
+    print(seed_table([adapt(folder, seed, samples, **counts) for seed in range(settings.seeds)]))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from crosstask.callbacks.report.adaptation_seeds import over_seeds
+from crosstask.callbacks.report.adaptation_seeds import seed_table
 from crosstask.cli import main as crosstask_main
 from crosstask.datamodules.benchmarks import BigBench
 
@@ -257,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, of_collection in recipes.items():
             reports[name].append(adapt(run, name, settings, of_collection, scorer, seed))
     for name, found in reports.items():
-        print(f"\n{name}\n{over_seeds(found)}")
+        print(f"\n{name}\n{seed_table(found)}")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def test_the_papers_mixture_trains_on_every_collection_at_hand(
     report = json.loads((runs / "version_1/report/test/report.json").read_text())
     assert all(level["tasks"] > 0 for level in report["levels"])
     assert [level["shots"] for level in report["levels"]] == [0, 0, 0, 5, 5, 5]
-    assert report["selection"]["of"] == sum(mean["of"] for mean in report["averages"])
+    assert report["selection"]["parts"] == sum(mean["parts"] for mean in report["averages"])
     lines = (runs / "version_1/predictions/test.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     ranked = {("options" in answer, answer["shots"]) for answer in map(json.loads, lines)}
     assert ranked == {(True, 0), (False, 0), (True, 5), (False, 5)}

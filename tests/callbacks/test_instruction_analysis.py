@@ -1,27 +1,31 @@
-"""The map and the numbers of learned instructions: known answers, and the files that a run leaves behind."""
+"""The map and the distances of learned instructions: known answers, and the files of a run."""
 
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import lightning as L
 import numpy as np
 import pytest
 
 from crosstask.callbacks.instruction_analysis import InstructionAnalysis
-from crosstask.callbacks.instruction_geometry import coverage, spread, t_sne
-from crosstask.callbacks.report.scatter import curves_svg
+from crosstask.callbacks.report.figure_style import svg_element
+from crosstask.callbacks.report.instruction_distances import category_distances, distance_to_nearest, t_sne
+from crosstask.callbacks.report.instruction_figures import training_curves
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
 
+SVG = "{http://www.w3.org/2000/svg}"
 
-def test_spread_and_coverage_on_corners_of_a_cube() -> None:
+
+def test_distances_on_corners_of_a_cube() -> None:
     points = np.array([[1.0, 0, 0], [2.0, 0, 0], [0, 1, 0], [0, 0, 1]])
-    assert spread(points, ["a", "a", "b", "b"]) == {"within": 0.5, "between": 1.0}  # a: 0, b: 1
-    assert coverage(points, np.array([[0, 3.0, 0], [0, 0, -1.0]])) == pytest.approx(0.5)  # 0 and 1
+    assert category_distances(points, ["a", "a", "b", "b"]) == {"within": 0.5, "between": 1.0}  # a: 0, b: 1
+    assert distance_to_nearest(np.array([[0, 3.0, 0], [0, 0, -1.0]]), points) == pytest.approx(0.5)  # 0 and 1
 
 
 def test_the_map_keeps_neighbours_together() -> None:
@@ -36,11 +40,9 @@ def test_the_map_keeps_neighbours_together() -> None:
 
 def test_curves_of_far_apart_values_are_logarithmic() -> None:
     points = [(1, 1e-5), (2, 1e-3), (3, 1e-1)]
-    heights = [
-        point.split(",")[1]
-        for point in curves_svg({"norm": points}, "norms").split('points="')[1].split('"')[0].split()
-    ]
-    first, second, third = map(float, heights)
+    svg = ElementTree.fromstring(svg_element(training_curves({"norm": points}, "norm"), "norms"))
+    (curve,) = (group for group in svg.iter(f"{SVG}g") if group.get("class") == "curve")
+    first, second, third = (float(use.get("y", "")) for use in curve.iter(f"{SVG}use"))
     assert first - second == pytest.approx(second - third, abs=0.2)
 
 
@@ -83,8 +85,10 @@ def test_a_run_leaves_its_map_and_numbers(
     if not extracts:
         assert set(numbers["nearest tokens"]) == set(data.inner_tasks)
         assert {len(tokens) for rows in numbers["nearest tokens"].values() for tokens in rows} == {3}
-    drawn = (tmp_path / "map.svg").read_text()
-    assert drawn.count("<circle") == drawn.count("<path") > 5
-    curves = {path.name for path in tmp_path.glob("curves-*.svg")}
-    assert curves == {"curves-losses.svg", "curves-gradient-norms.svg", "curves-hypergradient.svg"}
+    groups = {group.get("class"): group for group in ElementTree.parse(tmp_path / "map.svg").getroot().iter(f"{SVG}g")}
+    human, learned = (len(list(groups[kind].iter(f"{SVG}use"))) for kind in ("human", "learned"))
+    assert human == learned > 5
+    for suffix in ("svg", "pdf", "png"):
+        curves = {path.stem for path in tmp_path.glob(f"curves-*.{suffix}")}
+        assert curves == {"curves-losses", "curves-gradient-norms", "curves-hypergradient"}
     assert module.language_model.training

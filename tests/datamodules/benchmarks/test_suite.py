@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import crosstask
-from crosstask.callbacks.report.coverage_text import coverage_sentence, incomplete
+from crosstask.callbacks.report.coverage_text import coverage_sentence, incomplete_note
 from crosstask.callbacks.report.scores import build_report
 from crosstask.callbacks.report.text import render_markdown
 from crosstask.cli import main
@@ -87,12 +87,12 @@ def test_a_part_is_never_taken_for_the_whole(suite: Suite, make_datamodule: Any)
     data.setup("test")
     coverage = coverage_of(data)
     assert coverage_sentence(coverage) == (
-        "Of Table 1: 3 of 5 tasks, 2 of 3 columns, 9 of 114 + ? instances were run; averages are over these alone. "
+        "Of Table 1, 3 of 5 tasks, 2 of 3 columns, 9 of 114 + ? instances were evaluated; averages are over these. "
         "Missing: own/four, own/five."
     )
-    assert incomplete(coverage, Cell("average", shots=0)) == " — incomplete: 2 of 3 columns lack tasks"
-    assert incomplete(coverage, Cell("level", "partially_supervised", shots=0)) == ""
-    assert incomplete(coverage, Cell("column", "fully_held_out", "B", 0)) == " — incomplete: 1 of 2 tasks missing"
+    assert incomplete_note(coverage, Cell("average", shots=0)) == " — incomplete: 2 of 3 columns lack tasks"
+    assert incomplete_note(coverage, Cell("level", "partially_supervised", shots=0)) == ""
+    assert incomplete_note(coverage, Cell("column", "fully_held_out", "B", 0)) == " — incomplete: 1 of 2 tasks missing"
     text = render_markdown(build_report([[]], coverage=coverage), "title")
     assert "| B | 2 | 1 | 100 + ? | 30 | 3 |" in text
     assert "| C | 1 | missing | 7 | 0 | 0 |" in text

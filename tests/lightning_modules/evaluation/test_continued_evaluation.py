@@ -106,7 +106,7 @@ def test_another_runs_predictions_are_not_taken_over(
     with caplog.at_level("INFO"):
         second, _ = evaluate(data, tiny_model, tmp_path, **changed)
     assert second.answered == len(data.evaluation_examples("test"))
-    assert f"is of another run ({other} differ), which is started over" in caplog.text
+    assert f"cannot be resumed ({other} differ): evaluating from the start" in caplog.text
 
 
 def test_a_run_that_is_still_writing_is_left_alone(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_killed_run_ends_in_the_report_of_an_undisturbed_one(
     assert resumed == whole
     reports = [path.parents[1] / "report/test/report.json" for path in predictions]
     assert reports[0].read_text() == reports[1].read_text()
-    assert f"{known} of {len(whole.splitlines())} prompts are answered already" in output
+    assert f"resuming: {known} of {len(whole.splitlines())} predictions are in" in output
     asked = sum(int(line.rpartition(" ")[2]) for line in output.splitlines() if line.startswith("asked this time"))
     assert len(whole.splitlines()) - known <= asked < len(whole.splitlines())
     assert not list(parts.glob(".*"))
