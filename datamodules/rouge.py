@@ -7,10 +7,13 @@ same floating-point numbers.
 
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
-from nltk.stem.porter import PorterStemmer
 from rapidfuzz.distance import LCSseq
+
+if TYPE_CHECKING:
+    from nltk.stem.porter import PorterStemmer
 
 _WORD = re.compile(r"[a-z0-9]+")
 
@@ -19,7 +22,13 @@ class _Stems(dict[str, str]):
     """Stem of a word, worked out once: a dict answers in half the time of an lru_cache. Some 50 MB when full."""
 
     limit = 2**18
-    stemmer = PorterStemmer()
+
+    @cached_property
+    def stemmer(self) -> "PorterStemmer":
+        """NLTK's, imported on first use: it takes a second, and a report stems no word."""
+        from nltk.stem.porter import PorterStemmer
+
+        return PorterStemmer()
 
     def __missing__(self, word: str) -> str:
         if len(self) >= self.limit:

@@ -17,7 +17,9 @@ from ..datamodules.schema import ScoredBatch
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.response_sets import ResponseBatch
 from .evaluation.aggregation import log_selection
-from .evaluation.metrics import Answer, GenerationScores, Scores
+from .evaluation.answers import Answer
+from .evaluation.generation_scores import GenerationScores
+from .evaluation.metrics import Scores
 from .models import compile_layers, model_config
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining

@@ -8,7 +8,6 @@ from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
 from ...datamodules.schema import LEVELS, EvaluationExample, Metric
 from ...lightning_modules.evaluation.aggregation import ScoredInstance, own_score
 from ...lightning_modules.evaluation.answers import Answer
-from ...lightning_modules.evaluation.likelihood import OptionScores
 
 
 class Prediction(NamedTuple):
@@ -47,6 +46,8 @@ def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
     text = record["prediction"]
     if "options" not in record:
         return Answer.of(example, text)
+    from ...lightning_modules.evaluation.likelihood import OptionScores  # torch, which a report does not need
+
     options = [option.strip() for option in example.options]
     by_option = [record["options"][option] for option in options]
     kinds = {kind: tuple(scores[kind] for scores in by_option) for kind in by_option[0]}

@@ -4,11 +4,13 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...datamodules.rouge import rouge_l
 from ...datamodules.schema import EvaluationExample, Metric
-from .likelihood import OptionScores
+
+if TYPE_CHECKING:  # a report needs no torch
+    from .likelihood import OptionScores
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -112,7 +114,7 @@ class Answer(NamedTuple):
     token_f1: float = 0.0
     accuracy: float | None = None
     degenerate: Degeneration = ""
-    options: OptionScores | None = None
+    options: "OptionScores | None" = None
     tied: bool = False
 
     @classmethod
@@ -131,7 +133,7 @@ class Answer(NamedTuple):
         )
 
     @classmethod
-    def chosen(cls, example: EvaluationExample, scores: OptionScores, place: int, tied: bool) -> "Answer":
+    def chosen(cls, example: EvaluationExample, scores: "OptionScores", place: int, tied: bool) -> "Answer":
         """Score the choice of an option."""
         right = None if example.answer is None else float(place == example.answer)
         text = example.options[place].strip()

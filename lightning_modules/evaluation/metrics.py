@@ -1,17 +1,11 @@
-"""Scores of answers, gathered over processes, and estimates over groups."""
+"""Scores of answers, and their means with intervals."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
-
-from .answers import Answer
 
 
 class Scores(NamedTuple):
@@ -49,47 +43,6 @@ class Scores(NamedTuple):
         found = {name: values[~np.isnan(values)] for name, values in kinds.items()}
         means = {name: float(values.mean()) for name, values in found.items() if len(values)}
         return means | ({"ties": float(self.tied.sum())} if "accuracy" in means else {})
-
-
-class GenerationScores(Metric):
-    """Per-example scores that survive gathering: an example counts once, however many processes answered it.
-
-    Means are taken of what ``compute`` returns, so that any grouping (task, category, level) is exact.
-    """
-
-    full_state_update = False
-    rows: list[Tensor]
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("rows", default=[], dist_reduce_fx="cat")
-
-    def update(self, answers: Sequence[Answer]) -> None:
-        """Add answers; none is fine, and keeps a process that had nothing to answer in step."""
-        # float64 throughout: numbers below 2**53 survive, and every process gathers the same type.
-        rows = torch.tensor([_row(answer) for answer in answers], dtype=torch.float64, device=self.device)
-        self.rows.append(rows.reshape(-1, len(Scores._fields)))
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather; a process that was never updated takes part with nothing, of the others' type.
-
-        torchmetrics would send float32 in its place, which aborts a gather of float64.
-        """
-        self.update(())
-        super().sync(*args, **kwargs)
-
-    def compute(self) -> Scores:
-        """Scores of every example that any process answered."""
-        rows = dim_zero_cat(self.rows).cpu().numpy()
-        numbers, places = np.unique(rows[:, 0], return_index=True)
-        return Scores(numbers.astype(np.int64), *rows[places, 1:].T)
-
-
-def _row(answer: Answer) -> list[float]:
-    """An answer's numbers, in the order of ``Scores``."""
-    accuracy = float("nan") if answer.accuracy is None else answer.accuracy
-    scores = [answer.rouge_l, float(answer.exact_match), answer.token_f1, accuracy]
-    return [float(answer.example.number), *scores, float(answer.degenerate != ""), float(answer.tied)]
 
 
 @dataclass(frozen=True, slots=True)

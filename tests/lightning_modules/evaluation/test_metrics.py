@@ -12,8 +12,9 @@ from crosstask.datamodules.schema import EvaluationExample
 from crosstask.lightning_modules.evaluation import answers
 from crosstask.lightning_modules.evaluation.aggregation import own_score, scored_instances
 from crosstask.lightning_modules.evaluation.answers import Answer, degeneration, exact_match, matched_option, token_f1
+from crosstask.lightning_modules.evaluation.generation_scores import GenerationScores
 from crosstask.lightning_modules.evaluation.likelihood import option_scores
-from crosstask.lightning_modules.evaluation.metrics import Estimate, GenerationScores, bootstrap, bootstrap_by
+from crosstask.lightning_modules.evaluation.metrics import Estimate, bootstrap, bootstrap_by
 
 
 def example(number: int, reference: str = "the cat sat") -> EvaluationExample:
@@ -143,7 +144,8 @@ def test_no_answer_at_all_is_no_error() -> None:
 SCRIPT = """
 import sys, torch.distributed as dist
 from crosstask.datamodules.schema import EvaluationExample
-from crosstask.lightning_modules.evaluation.metrics import Answer, GenerationScores
+from crosstask.lightning_modules.evaluation.answers import Answer
+from crosstask.lightning_modules.evaluation.generation_scores import GenerationScores
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 with open(f"{sys.argv[1]}/{rank}.txt", "w") as file:
