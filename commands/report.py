@@ -1,6 +1,15 @@
-"""``crosstask report``: an HTML page, figures, Markdown and JSON from the predictions of one run or of several."""
+"""Report one run or compare several by their predictions, as HTML, Markdown and JSON.
+
+It reads the files of the callback PredictionWriter, and needs neither a model nor a GPU. The first run is the one with
+which others are compared. NAME=FOLDER names a run; FOLDER,FOLDER are repetitions of one run with other seeds.
+
+Example:
+    crosstask report runs/quickstart
+    crosstask report base=runs/a,runs/b ours=runs/c,runs/d --stage validation --folder report
+"""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -10,6 +19,12 @@ from ..callbacks.report.page import render_page
 from ..callbacks.report.page_figures import report_figures
 from ..callbacks.report.systems import parse_systems, read_system, systems_report
 from ..callbacks.report.text import render_systems_markdown
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Report by the words of a command line."""
+    run_function(write_report, words)
 
 
 def write_report(

@@ -1,4 +1,11 @@
-"""``crosstask scaling``: scores over model size, from the reports of several models (Cappy's Figures 1, 2 and 5)."""
+"""Plot score against model size from the reports of several models.
+
+It reads folders of `crosstask adapt` and files of `crosstask classify`. Rows of the same name are one line through all
+reports.
+
+Example:
+    crosstask scaling runs/adapt_base runs/adapt_large --output scaling.svg
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,6 +14,12 @@ from ..callbacks.report.figure_style import figure_format, write_figure
 from ..callbacks.report.model_sizes import ModelScore, default_rows, read_model_scores, read_report
 from ..callbacks.report.score_figures import size_curves
 from ..datamodules.messages import some
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Plot by the words of a command line."""
+    run_function(plot_scaling, words)
 
 
 def plot_scaling(reports: list[str], output: str = "scaling.svg", rows: Sequence[str] = ()) -> None:

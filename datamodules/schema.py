@@ -18,11 +18,13 @@ ignored, so no document can be trained to predict the first token of its neighbo
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # a report needs no torch
+    from torch import Tensor
 
 IGNORE_INDEX = -100
 """Target of a column that is not trained (the default ``ignore_index`` of torch's cross entropy)."""
@@ -168,10 +170,10 @@ class CausalBatch(NamedTuple):
         n_tokens: Tokens in this batch, padding not counted.
     """
 
-    input_ids: Tensor
-    targets: Tensor
-    position_ids: Tensor
-    offsets: Tensor
+    input_ids: "Tensor"
+    targets: "Tensor"
+    position_ids: "Tensor"
+    offsets: "Tensor"
     step_targets: int
     n_documents: int
     n_tokens: int
@@ -192,10 +194,10 @@ class Seq2SeqBatch(NamedTuple):
         n_tokens: Tokens in this batch, padding not counted.
     """
 
-    input_ids: Tensor
-    offsets: Tensor
-    targets: Tensor
-    target_offsets: Tensor
+    input_ids: "Tensor"
+    offsets: "Tensor"
+    targets: "Tensor"
+    target_offsets: "Tensor"
     step_targets: int
     n_documents: int
     n_tokens: int
@@ -219,12 +221,12 @@ class ScoredBatch(NamedTuple):
             instruction that a ranking loss compares. Empty where pairs are drawn one by one.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    token_type_ids: Tensor
-    offsets: Tensor
-    scored: Tensor
-    labels: Tensor
+    input_ids: "Tensor"
+    position_ids: "Tensor"
+    token_type_ids: "Tensor"
+    offsets: "Tensor"
+    scored: "Tensor"
+    labels: "Tensor"
     step_count: int
     longest: int
     groups: tuple[int, ...] = ()
@@ -240,7 +242,7 @@ class PromptBatch(NamedTuple):
         max_new_tokens: Longest answer in tokens.
     """
 
-    input_ids: Tensor
-    attention_mask: Tensor
+    input_ids: "Tensor"
+    attention_mask: "Tensor"
     examples: tuple[EvaluationExample, ...]
     max_new_tokens: int

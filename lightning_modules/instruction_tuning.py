@@ -22,8 +22,9 @@ from .attention.packable import require_document_attention
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
 from .evaluation.generation import Decoding, answer_batch, prompt_seed
+from .evaluation.generation_scores import GenerationScores
 from .evaluation.likelihood import score_option_batch
-from .evaluation.metrics import GenerationScores, Scores
+from .evaluation.metrics import Scores
 from .evaluation.option_scores import Score
 from .evaluation.weights_digest import weights_digest
 from .models import add_embedding_dropout, build_model, compile_layers, model_config, require_positions

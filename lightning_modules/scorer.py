@@ -19,7 +19,8 @@ from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.response_sets import ResponseBatch
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
-from .evaluation.metrics import GenerationScores, Scores
+from .evaluation.generation_scores import GenerationScores
+from .evaluation.metrics import Scores
 from .models import compile_layers, model_config
 from .optimization import linear_schedule
 from .planned_training import PlannedTraining

@@ -20,6 +20,7 @@ ROOMS = ("datamodules", "lightning_modules", "callbacks", "commands", "cli")
 ORDER = {
     "datamodules": (
         "messages",
+        "lazy_names",
         "schema",
         "rouge",
         "splits",

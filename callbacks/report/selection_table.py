@@ -81,7 +81,7 @@ def write_choices(path: Path, sampled: Sequence[SampledResponses], everything: S
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _response_record(responses: Responses, place: int) -> dict[str, Any]:
+def _response_record(responses: ScoredResponses, place: int) -> dict[str, Any]:
     """A response with its generator, likelihood, ROUGE-L and scores."""
     sample = responses.samples[place]
     return {

@@ -11,7 +11,9 @@ from recipes import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import crosstask
-from crosstask.cli import CrosstaskCLI, main, program, run
+from crosstask.cli import main, program
+from crosstask.commands.shared.linked_cli import LinkedCLI
+from crosstask.commands.shared.trainer import run_trainer
 
 CONFIGS = Path(crosstask.__file__).parent / "configs"
 
@@ -112,7 +114,7 @@ def test_every_recipe_trains_through_its_own_file(
         vocabulary = len(AutoTokenizer.from_pretrained(toybench / "tokenizer"))
         model = {"pretrained": str(save_model(alone[1], tmp_path, vocabulary))}
     config = shrink(name, toybench, tmp_path, model)
-    cli = run(["fit", "--config", str(config), "--trainer.max_steps", "2"])
+    cli = run_trainer(["fit", "--config", str(config), "--trainer.max_steps", "2"])
     assert cli.trainer.global_step == 2
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     trained = [name for name, parameter in cli.model.named_parameters() if parameter.requires_grad]
@@ -122,7 +124,7 @@ def test_every_recipe_trains_through_its_own_file(
 def test_settings_of_large_models_train_here_too(config: Path) -> None:
     """Half precision with float32 weights, recomputed activations and dropped embeddings, together."""
     words = ["--trainer.precision", "bf16-mixed", "--model.init_args.gradient_checkpointing", "true"]
-    cli = run(["fit", "--config", str(config), *words, "--model.init_args.embedding_dropout", "0.1"])
+    cli = run_trainer(["fit", "--config", str(config), *words, "--model.init_args.embedding_dropout", "0.1"])
     assert cli.trainer.global_step == 4
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     assert {parameter.dtype for parameter in cli.model.parameters()} == {torch.float32}
@@ -134,15 +136,12 @@ def test_an_encoder_decoder_model_takes_the_same_road(toybench: Path, tmp_path: 
     fields |= {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
     config = shrink("quickstart", toybench, tmp_path, {"config": fields}, target_length=32)
     main(["fit", "--config", str(config)])
-    cli = run(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "checkpoints/last.ckpt")])
+    cli = run_trainer(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "checkpoints/last.ckpt")])
     assert 0 <= cli.trainer.callback_metrics["test/rouge_l"] <= 1
 
 
 def parsed(config: Path, *words: str) -> Any:
-    cli = CrosstaskCLI(
-        subclass_mode_model=True, subclass_mode_data=True, run=False, args=["--config", str(config), *words]
-    )
-    return cli.config
+    return LinkedCLI(["--config", str(config), *words], run=False).config
 
 
 @pytest.fixture
@@ -168,7 +167,7 @@ def test_a_checkpoint_does_not_change_the_models_arguments(config: Path, tmp_pat
     main(["fit", "--config", str(config)])
     checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
     words = ["test", "--config", str(config), "--ckpt_path", checkpoint, "--model.init_args.learning_rate", "0.5"]
-    assert run(words).model.learning_rate == 0.5
+    assert run_trainer(words).model.learning_rate == 0.5
 
 
 def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +176,8 @@ def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> Non
         (["fit", "--data.help", "InstructionTuningDataModule"], "Columns of a row"),
         (["toybench", "--help"], "Instances of each"),
         (["toybench", "--help"], "usage: crosstask toybench"),
-        (["samples", "--help"], "\n\nAnswer"),
+        (["samples", "--help"], "\n\nGenerate responses"),
+        (["fit", "--help"], "usage: crosstask fit --config FILE [options]\n\nTrain a model"),
     ):
         with pytest.raises(SystemExit):
             main(words)

@@ -10,8 +10,9 @@ from recipes import save_model
 from strategy_runs import STEPS, fit, write_recipe
 from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedModel
 
-from crosstask.cli import main, run
+from crosstask.cli import main
 from crosstask.commands.export import export_checkpoint
+from crosstask.commands.shared.trainer import run_trainer
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.adapters import (
     LoRA,
@@ -49,7 +50,7 @@ def recipe(folder: Path, toybench: Path) -> Path:
 def trained(recipe: Path, folder: Path) -> PreTrainedModel:
     """Four steps on packed rows, with the exporting callback."""
     words = ["--trainer.callbacks+=HuggingFaceExport", f"--trainer.callbacks.folder={folder / 'at_end'}"]
-    module: Any = run([*fit(recipe, "whole"), *words]).model
+    module: Any = run_trainer([*fit(recipe, "whole"), *words]).model
     return module.language_model.eval()
 
 
@@ -137,7 +138,7 @@ def test_what_adapters_do_not_belong_to_is_refused(trained: PreTrainedModel, rec
 def test_frozen_weights_may_be_of_half_precision(recipe: Path, folder: Path) -> None:
     """As in configs/opt_6.7b_lora.yaml: bfloat16 beside adapters in float32."""
     words = ["--trainer.precision=bf16-mixed", "--model.init_args.dtype=bfloat16", "--trainer.max_steps=2"]
-    module: Any = run(fit(recipe, "half_precision", *words)).model
+    module: Any = run_trainer(fit(recipe, "half_precision", *words)).model
     types = {"lora_" in name: value.dtype for name, value in module.language_model.named_parameters()}
     assert types == {False: torch.bfloat16, True: torch.float32}
     assert {value.dtype for _, value in merged_weights(module.language_model)} == {torch.bfloat16}

@@ -12,9 +12,10 @@ from recipes import SMALL, save_model
 from strategy_runs import STEPS, fit, write_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from crosstask.cli import main, run
+from crosstask.cli import main
 from crosstask.commands.export import export_checkpoint
 from crosstask.commands.samples import write_samples
+from crosstask.commands.shared.trainer import run_trainer
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
@@ -244,7 +245,7 @@ def test_a_prefix_alone_is_trained_saved_and_drawn_from(
     recipe: Path, folder: Path, toybench: Path, tmp_path: Path
 ) -> None:
     words = ["--trainer.callbacks+=HuggingFaceExport", f"--trainer.callbacks.folder={folder / 'at_end'}"]
-    module: Any = run([*fit(recipe, "whole"), *words]).model
+    module: Any = run_trainer([*fit(recipe, "whole"), *words]).model
     trained = module.language_model.eval()
     base = AutoModelForCausalLM.from_pretrained(folder / "opt").state_dict()
     assert all(torch.equal(value, base[name]) for name, value in trained.state_dict().items() if "prefix" not in name)

@@ -15,7 +15,9 @@ import yaml
 from bilevel_runs import CONFIGS, DATA, INNER_STEPS, T5, texts
 from torch.testing import assert_close
 
-from crosstask.cli import CrosstaskCLI, main, run
+from crosstask.cli import main
+from crosstask.commands.shared.linked_cli import LinkedCLI
+from crosstask.commands.shared.trainer import run_trainer
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.lightning_modules.hypergradients import Hypergradient, hypergradient
@@ -60,7 +62,7 @@ def test_every_recipe_trains_and_answers_through_its_own_file(
     name: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
 ) -> None:
     config = shrunk(name, toybench, tmp_path, T5 if name.endswith("t5") else tiny_model)
-    cli = run(["fit", "--config", str(config)])
+    cli = run_trainer(["fit", "--config", str(config)])
     assert (cli.trainer.global_step, cli.model.outer_step) == (7, 2)
     logged = cli.trainer.callback_metrics
     for value in ("inner_loss", "outer_loss", "hypergradient_norm", "fd_relative_error"):
@@ -110,13 +112,8 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     overlay["data"]["init_args"] |= changes
     laid = tmp_path / "overlay.yaml"
     laid.write_text(yaml.safe_dump(overlay))
-    cli = CrosstaskCLI(
-        run=False,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=None,
-        args=["--config", str(config), "--config", str(laid)],
-    )
+    words = ["--config", str(config), "--config", str(laid)]
+    cli = LinkedCLI(words, run=False, save_config_callback=None)
     module, data = cli.model, cli.datamodule
     data.setup("fit")
     data.setup("test")
@@ -160,7 +157,7 @@ def test_two_processes_find_the_hypergradient_of_one(
     words += [word for name, value in options.items() for word in (f"--model.init_args.{name}", str(value))]
     if instruction == "direct_extractor":  # an exemplar's embeddings are rows of the sharded table
         words += ["--data.init_args.exemplars", "3", "--data.init_args.instruction_length", "24"]
-    run(words)
+    run_trainer(words)
     alone = torch.load(tmp_path / "last.ckpt", weights_only=False)
     (tmp_path / "last.ckpt").unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

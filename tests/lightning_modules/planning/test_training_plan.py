@@ -13,7 +13,8 @@ from processes import STRATEGIES, run_on
 from recipes import tuning_data
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from crosstask.cli import FitReader, main
+from crosstask.cli import main
+from crosstask.commands.shared.settings_reader import SettingsReader
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.adapters import LoRA, add_adapters
 from crosstask.lightning_modules.models import build_model
@@ -383,10 +384,5 @@ def test_adapters_fit_one_device_of_24_gib_and_all_weights_do_not() -> None:
 
 
 def plan_of(words: list[str], *, gibibytes: int) -> TrainingPlan:
-    plans: list[TrainingPlan] = []
-
-    def keep(configuration: dict[str, Any]) -> None:
-        plans.append(make_plan(configuration, capacity=gibibytes * 2**30, rate=312e12 * 0.4, targets=0.15))
-
-    FitReader(keep, words)
-    return plans[0]
+    configuration = SettingsReader("crosstask plan", words).settings.as_dict()
+    return make_plan(configuration, capacity=gibibytes * 2**30, rate=312e12 * 0.4, targets=0.15)
