@@ -54,7 +54,7 @@ class Preemption(Callback):
             return  # within an optimizer step, or no signal
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
-        # Private: no public property says whether a validation follows this batch; val_check_batch is one input of five.
+        # Private: no public property says whether a validation follows this batch; val_check_batch is only one input.
         if trainer.strategy.reduce_boolean_decision(loop.epoch_loop._should_check_val_fx(loop._data_fetcher)):
             return  # a validation follows, which the resumed run would skip
         self._save(trainer)

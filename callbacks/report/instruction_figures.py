@@ -11,6 +11,7 @@ from .figure_style import COLORS, INK, new_figure, styled
 from .visible_text import shortened, visible
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LONGEST_NAME = 30  # characters of a category in the legend
@@ -59,9 +60,17 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]], quantity:
         )
     finite = [value for points in curves.values() for _, value in points if math.isfinite(value)]
     if finite and min(finite) > 0 and max(finite) / min(finite) > 100:
-        axes.set_yscale("log")
+        _use_logarithmic_axis(axes)
     axes.grid(axis="y")
     axes.set_xlabel("optimizer step")
     axes.set_ylabel(quantity)
     axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
     return figure
+
+
+def _use_logarithmic_axis(axes: "Axes") -> None:
+    from matplotlib.ticker import NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the default writes powers as TeX, which is off
+    axes.yaxis.set_minor_formatter(NullFormatter())

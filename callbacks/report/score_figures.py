@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LABELS, NUMBERS = 3.35, 1.35  # inches: names on the left of the axes, numbers on their right
+LABELS, NUMBERS = 3.5, 1.35  # inches: names on the left of the axes, numbers on their right
 PITCH, GAP = 0.17, 0.09  # inches: a system's bar with its space, and between two rows
 LEGEND, AXIS, EDGE = 0.32, 0.42, 0.1  # inches: above the axes, below them, above them without a legend
-LONGEST_LABEL = 42  # characters
+LONGEST_LABEL = 50  # characters
 
 
 class ScoreRow(NamedTuple):

@@ -106,8 +106,8 @@ def print_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]])
         console.print(f"{name}: {_scorer_text(table, name, recovered)}", highlight=False)
     if table.rank_correlations:
         console.print(
-            f"Spearman of score and ROUGE-L is a mean over {table.rank_correlations} examples whose responses differ in "
-            "ROUGE-L",
+            f"Spearman of score and ROUGE-L is a mean over {table.rank_correlations} examples whose responses differ "
+            "in ROUGE-L",
             highlight=False,
         )
 

@@ -181,7 +181,7 @@ def check_chart(path: Path, advantages: dict[str, Any]) -> None:
     points = [(float(use.get("y", "")), float(use.get("x", ""))) for use in uses]
     gains = sorted((gain["mean"] for gain in advantages.values()), reverse=True)
     reach = 1.08 * max(abs(gain[end]) for gain in advantages.values() for end in ("mean", "low", "high"))
-    left, right = 72 * 3.35, 72 * (9.6 - 1.35)  # of the axes, in points; 0 is in the middle
+    left, right = 72 * 3.5, 72 * (9.6 - 1.35)  # of the axes, in points; 0 is in the middle
     middle = (left + right) / 2
     expected = [middle + gain / reach * (right - middle) for gain in gains]
     assert [x for _, x in sorted(points)] == pytest.approx(expected, abs=0.1)
