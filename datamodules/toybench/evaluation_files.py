@@ -1,4 +1,4 @@
-"""Evaluation families in small: BIG-bench, MMLU, BIG-Bench Hard, RAFT, OPT's tasks and the sets of stereotypes."""
+"""Toy files of the evaluation families: BIG-bench, MMLU, BIG-Bench Hard, RAFT, OPT's tasks and the bias datasets."""
 
 from pathlib import Path
 from random import Random
@@ -117,30 +117,30 @@ def opt_evaluation(folder: Path, rng: Random, count: int) -> None:
     write_lines(folder, "winogrande/dev.jsonl", blanks)
     story = ["InputStoryid", *(f"InputSentence{n}" for n in range(1, 5))]
     story += ["RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2", "AnswerRightEnding"]
-    told = (
+    stories = (
         [str(i), f.sentence, "Days went by.", "It rained.", "The sun rose.", "All was well.", "It was so.", "1"]
         for i, f in enumerate(facts(rng, count))
     )
-    write_csv(folder, "story_cloze/cloze_test_val__spring2016.csv", [story, *told])
+    write_csv(folder, "story_cloze/cloze_test_val__spring2016.csv", [story, *stories])
     stereotypes(folder, rng, count)
 
 
 def stereotypes(folder: Path, rng: Random, count: int) -> None:
-    for side, said in (("pro", "he"), ("anti", "she")):
+    for side, pronoun in (("pro", "he"), ("anti", "she")):
         for kind in ("type1", "type2"):
             for split in ("dev", "test"):
                 lines = [
-                    f"{i} [The developer] gave the clerk a {f.color} {f.animal} because [{said}] had {f.number}.\n"
+                    f"{i} [The developer] gave the clerk a {f.color} {f.animal} because [{pronoun}] had {f.number}.\n"
                     for i, f in enumerate(facts(rng, count), start=1)
                 ]
                 write_text(folder, f"winobias/{side}_stereotyped_{kind}.txt.{split}", "".join(lines))
     gendered = [
         (
             f"technician.customer.{answer}.{gender}.txt",
-            f"The technician told the customer that {said} had {f.number} {f.animal}s.",
+            f"The technician told the customer that {pronoun} had {f.number} {f.animal}s.",
         )
         for f in facts(rng, count)
-        for answer, gender, said in ((0, "male", "he"), (1, "female", "she"))
+        for answer, gender, pronoun in ((0, "male", "he"), (1, "female", "she"))
     ]
     write_tsv(folder, "winogender/all_sentences.tsv", [("sentid", "sentence"), *gendered])
     pairs = [

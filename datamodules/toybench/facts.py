@@ -1,4 +1,4 @@
-"""What the files of toy families tell: somebody has a number of animals of a color; and how files are written."""
+"""The facts that the toy families' files are made of: a person has a number of animals of one color."""
 
 from collections.abc import Iterator
 from random import Random
@@ -8,7 +8,7 @@ from .tasks import POOLS
 
 
 class Fact(NamedTuple):
-    """What a story tells: somebody has a number of animals of a color."""
+    """A person has a number of animals of one color."""
 
     name: str
     animal: str
@@ -21,19 +21,21 @@ class Fact(NamedTuple):
 
 
 def facts(rng: Random, count: int) -> Iterator[Fact]:
+    """Draw `count` facts."""
     for _ in range(count):
         name, animal, color = (rng.choice(POOLS[kind]) for kind in ("name", "animal", "color"))
         yield Fact(name, animal, color, rng.randint(2, 99))
 
 
 def choices(rng: Random, fact: Fact, count: int = 4) -> tuple[list[str], int]:
-    """Colors to choose from, the fact's own among them, and its place."""
-    listed = [fact.color, *rng.sample([color for color in POOLS["color"] if color != fact.color], count - 1)]
-    rng.shuffle(listed)
-    return listed, listed.index(fact.color)
+    """`count` colors, one of them the fact's, and the index of the fact's color."""
+    options = [fact.color, *rng.sample([color for color in POOLS["color"] if color != fact.color], count - 1)]
+    rng.shuffle(options)
+    return options, options.index(fact.color)
 
 
 def entailment(rng: Random, count: int) -> Iterator[dict[str, Any]]:
+    """Rows of premise, hypothesis and label (0: entailed, 1: not)."""
     for fact in facts(rng, count):
         label = rng.randrange(2)
         animal = fact.animal if label == 0 else rng.choice([a for a in POOLS["animal"] if a != fact.animal])

@@ -1,4 +1,4 @@
-"""The fourteen reasoning datasets in small, each in the files of its authors, and FLAN's tables of them."""
+"""Toy files of the fourteen reasoning datasets, in their original formats, and of FLAN's tables of them."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ LETTERS = "ABCDE"
 
 
 def write_chains(folder: Path, rng: Random, count: int) -> None:
-    """Write all fourteen below the folder."""
+    """Write the files of all fourteen below the folder."""
     arithmetic(folder, rng, count)
     common_sense(folder, rng, count)
     passages(folder, rng, count)
@@ -49,10 +49,12 @@ def _letters(rng: Random, fact: Fact) -> dict[str, Any]:
 def common_sense(folder: Path, rng: Random, count: int) -> None:
     """CommonsenseQA's explanations (CoS-E, ECQA), StrategyQA, CREAK, SenseMaking, QASC, WinoWhy."""
     for split, name in (("train", "train"), ("dev", "dev")):
-        asked = [_asked(rng, fact, f"{split}{i}") for i, fact in enumerate(facts(rng, count))]
-        write_lines(folder, f"cos_e/{name}_rand_split.jsonl", asked)
-        told = ({"id": r["id"], "explanation": {"open-ended": "The story says so", "selected": ""}} for r in asked)
-        write_lines(folder, f"cos_e/cose_{name}_v1.11.jsonl", told)
+        questions = [_question(rng, fact, f"{split}{i}") for i, fact in enumerate(facts(rng, count))]
+        write_lines(folder, f"cos_e/{name}_rand_split.jsonl", questions)
+        explanations = (
+            {"id": r["id"], "explanation": {"open-ended": "The story says so", "selected": ""}} for r in questions
+        )
+        write_lines(folder, f"cos_e/cose_{name}_v1.11.jsonl", explanations)
         strategy = [
             {"question": f"Does {f.name} have {f.animal}s?", "answer": True, "facts": [f.sentence]}
             for f in facts(rng, count)
@@ -64,7 +66,7 @@ def common_sense(folder: Path, rng: Random, count: int) -> None:
         )
         write_lines(folder, f"creak/{split}.json", claims)
         science = (
-            _asked(rng, f, str(i)) | {"fact1": f.sentence, "fact2": "It is so."}
+            _question(rng, f, str(i)) | {"fact1": f.sentence, "fact2": "It is so."}
             for i, f in enumerate(facts(rng, count))
         )
         write_lines(folder, f"qasc/{split}.jsonl", science)
@@ -74,11 +76,11 @@ def common_sense(folder: Path, rng: Random, count: int) -> None:
         options, place = choices(rng, fact, 5)
         rows.append([number, f"q{number}", f"{fact.sentence} What color?", *options, options[place], fact.sentence])
     write_csv(folder, "ecqa/cqa_data_train.csv", [header, *rows])
-    told_facts = list(enumerate(facts(rng, count)))
-    statements = [[i, f"{f.name} fed {f.animal}s.", f"{f.name} ate {f.number} stones."] for i, f in told_facts]
+    numbered = list(enumerate(facts(rng, count)))
+    statements = [[i, f"{f.name} fed {f.animal}s.", f"{f.name} ate {f.number} stones."] for i, f in numbered]
     write_csv(folder, "sense_making/Training  Data/subtaskA_data_all.csv", [["id", "sent0", "sent1"], *statements])
-    write_csv(folder, "sense_making/Training  Data/subtaskA_answers_all.csv", [[i, 1] for i, _ in told_facts])
-    reasons = [[i, "Stones are not food.", f"{f.name} would be ill.", ""] for i, f in told_facts]
+    write_csv(folder, "sense_making/Training  Data/subtaskA_answers_all.csv", [[i, 1] for i, _ in numbered])
+    reasons = [[i, "Stones are not food.", f"{f.name} would be ill.", ""] for i, f in numbered]
     write_csv(folder, "sense_making/Training  Data/subtaskC_answers_all.csv", reasons)
     claims_of = "The they is more likely to refer to the {}s than {} because {}s get hungry"
     why = [
@@ -88,7 +90,7 @@ def common_sense(folder: Path, rng: Random, count: int) -> None:
     write_csv(folder, "winowhy/dataset.csv", [["wnli_sent1", "wnli_sent2", "label"], *why])
 
 
-def _asked(rng: Random, fact: Fact, identifier: str) -> dict[str, Any]:
+def _question(rng: Random, fact: Fact, identifier: str) -> dict[str, Any]:
     options, place = choices(rng, fact, 5)
     listed = [{"label": letter, "text": option} for letter, option in zip(LETTERS, options, strict=True)]
     question = {"stem": f"{fact.sentence} What color?", "choices": listed, "question_concept": "color"}
@@ -105,13 +107,13 @@ def passages(folder: Path, rng: Random, count: int) -> None:
 
 
 def _story(fact: Fact) -> dict[str, Any]:
-    asked = [("Whose animals are they?", fact.name), ("What color?", fact.color)]
+    turns = [("Whose animals are they?", fact.name), ("What color?", fact.color)]
     return {
         "story": fact.sentence,
-        "questions": [{"input_text": question, "turn_id": i} for i, (question, _) in enumerate(asked, start=1)],
+        "questions": [{"input_text": question, "turn_id": i} for i, (question, _) in enumerate(turns, start=1)],
         "answers": [
             {"input_text": answer, "span_text": fact.sentence, "turn_id": i}
-            for i, (_, answer) in enumerate(asked, start=1)
+            for i, (_, answer) in enumerate(turns, start=1)
         ],
     }
 
@@ -133,13 +135,13 @@ def _explained(fact: Fact) -> dict[str, Any]:
 def inference(folder: Path, rng: Random, count: int) -> None:
     """e-SNLI's parallel files, and ProofWriter."""
     for split in ("dev", "test"):
-        told = list(facts(rng, count))
+        drawn = list(facts(rng, count))
         columns = {
-            "s1": [fact.sentence for fact in told],
-            "s2": [f"{fact.name} has {fact.animal}s." for fact in told],
-            "labels": ["entailment" for _ in told],
+            "s1": [fact.sentence for fact in drawn],
+            "s2": [f"{fact.name} has {fact.animal}s." for fact in drawn],
+            "labels": ["entailment" for _ in drawn],
             **{
-                f"preproc1_expl_{n}": [f"{fact.number} {fact.animal}s are {fact.animal}s" for fact in told]
+                f"preproc1_expl_{n}": [f"{fact.number} {fact.animal}s are {fact.animal}s" for fact in drawn]
                 for n in (1, 2, 3)
             },
         }
@@ -166,7 +168,7 @@ def _theory(fact: Fact) -> dict[str, Any]:
 
 
 def tables(folder: Path, rng: Random, count: int) -> None:
-    """FLAN's tables, in which a line end is written as a backslash and an n."""
+    """FLAN's tables, which write a line end as a backslash and an n."""
     for name in ("gsm8k", "strategyqa"):
         rows = ((f"{f.sentence} How many?", f.number, f.sentence) for f in facts(rng, count))
         write_tsv(folder, f"flan_cot/{name}_train.tsv", rows)

@@ -1,4 +1,4 @@
-"""Training families in small: structured knowledge, dialogue, text, CrossFit and its kin, templates, own tasks."""
+"""Toy files of the training families: structured knowledge, dialogue, text, CrossFit, ExMix, T5, templates, JSON."""
 
 from pathlib import Path
 from random import Random
@@ -19,7 +19,7 @@ def structured(folder: Path, rng: Random, count: int) -> None:
     }
     write_json(folder, "spider/tables.json", [tables])
     for name in ("train_spider", "dev"):
-        asked = [
+        questions = [
             {
                 "db_id": "farm",
                 "question": f"How many {fact.color} {fact.animal}s does {fact.name} have?",
@@ -27,7 +27,7 @@ def structured(folder: Path, rng: Random, count: int) -> None:
             }
             for fact in facts(rng, count)
         ]
-        write_json(folder, f"spider/{name}.json", asked)
+        write_json(folder, f"spider/{name}.json", questions)
     for split in ("train", "dev"):
         write_lines(folder, f"totto/totto_{split}_data.jsonl", (_totto(fact) for fact in facts(rng, count)))
     triples = [
@@ -93,13 +93,13 @@ def _schema_guided(fact: Fact, number: int) -> dict[str, Any]:
             frame["state"] = {"active_intent": "Buy", "requested_slots": [], "slot_values": state}
         return {"speaker": speaker, "utterance": utterance, "frames": [frame]}
 
-    asked = [{"act": "REQUEST", "slot": "color", "values": [], "canonical_values": []}]
+    request = [{"act": "REQUEST", "slot": "color", "values": [], "canonical_values": []}]
     return {
         "dialogue_id": f"1_{number:05d}",
         "services": ["Animals_1"],
         "turns": [
             turn("USER", f"I want a {fact.animal}.", [], kind=[fact.animal]),
-            turn("SYSTEM", "What color?", asked),
+            turn("SYSTEM", "What color?", request),
             turn("USER", f"{fact.color}, please.", [], kind=[fact.animal], color=[fact.color]),
             turn("SYSTEM", "It is yours.", [{"act": "NOTIFY_SUCCESS", "slot": "", "values": []}]),
         ],
@@ -107,29 +107,29 @@ def _schema_guided(fact: Fact, number: int) -> dict[str, Any]:
 
 
 def dialogue(folder: Path, rng: Random, count: int) -> None:
-    told = [[f"Hello, I am {fact.name}.", "Do you have animals?", fact.sentence] for fact in facts(rng, count)]
-    texts = [[{"text": text, "speaker": "toy"} for text in turns] for turns in told]
+    dialogues = [[f"Hello, I am {fact.name}.", "Do you have animals?", fact.sentence] for fact in facts(rng, count)]
+    texts = [[{"text": text, "speaker": "toy"} for text in turns] for turns in dialogues]
     write_json(
         folder, "taskmaster4/data_00.json", [{"conversation_id": i, "utterances": t} for i, t in enumerate(texts)]
     )
     wizard = [{"chosen_topic": "Animals", "persona": "i like animals", "dialog": turns} for turns in texts]
     write_json(folder, "wizard_of_wikipedia/train.json", wizard)
     actions = ("Apprentice => Wizard", "Wizard => SearchAgent", "Wizard => Apprentice")
-    history = [[{"action": a, "text": t} for a, t in zip(actions, turns, strict=True)] for turns in told]
+    history = [[{"action": a, "text": t} for a, t in zip(actions, turns, strict=True)] for turns in dialogues]
     write_lines(
         folder, "wizard_of_internet/train.jsonl", ({str(i): {"dialog_history": h}} for i, h in enumerate(history))
     )
     blended = [
         {"free_turker_utterance": a, "guided_turker_utterance": b, "dialog": [[0, c], [1, "How nice."]]}
-        for a, b, c in told
+        for a, b, c in dialogues
     ]
     write_json(folder, "blended_skill_talk/train.json", blended)
-    lines = "".join(f"1 your persona: i like animals.\n2 {a}\t{b}\n3 {c}\tHow nice.\n" for a, b, c in told)
+    lines = "".join(f"1 your persona: i like animals.\n2 {a}\t{b}\n3 {c}\tHow nice.\n" for a, b, c in dialogues)
     write_text(folder, "convai2/train_both_original_no_cands.txt", lines)
     for session in (2, 3, 4):
         chat = ({"dialog": turns, "previous_dialogs": []} for turns in texts)
         write_lines(folder, f"msc/msc_dialogue/session_{session}/train.txt", chat)
-    write_json(folder, "light/light_data.json", [{"speech": turns, "agents": []} for turns in told])
+    write_json(folder, "light/light_data.json", [{"speech": turns, "agents": []} for turns in dialogues])
 
 
 def pretraining(folder: Path, rng: Random, count: int) -> None:
