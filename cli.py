@@ -72,8 +72,15 @@ DATA_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 FIT_COMMANDS: dict[str, Callable[..., Any]] = {"plan": plan_training}
 """Commands about a fit: a function of the fit's parsed configuration, whose other arguments are options."""
 
-LINKED = ("tokenizer", "row_length", "preset", "inner_steps", "instruction_length", "exemplars")
-"""Arguments of a datamodule that its module takes over; a class without one of them is left alone."""
+LINKED = {
+    "tokenizer": "tokenizer",
+    "row_length": "row_length",
+    "preset": "preset",
+    "inner_steps": "inner_steps",
+    "instruction_length": "instruction.length",
+    "exemplars": "instruction.exemplars",
+}
+"""Arguments of a datamodule that set its module's; a class without one of them is left alone."""
 
 
 class Parser(SentenceParser, LightningArgumentParser):
@@ -92,8 +99,8 @@ class CrosstaskCLI(LightningCLI):
     """Where the run goes on, or whose weights it reads; None where it starts, or Lightning knows better."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name in LINKED:
-            parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+        for source, target in LINKED.items():
+            parser.link_arguments(f"data.init_args.{source}", f"model.init_args.{target}")
         parser.link_arguments("trainer.max_steps", "model.init_args.total_steps")
         # The responses to an instruction stay together where they are compared.
         parser.link_arguments(
@@ -172,7 +179,13 @@ class FitReader(CrosstaskCLI):
 
     def __init__(self, command: Callable[..., Any], words: Sequence[str]) -> None:
         self.command = command
-        super().__init__(parser_class=Parser, subclass_mode_model=True, subclass_mode_data=True, args=["fit", *words])
+        super().__init__(
+            parser_class=Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            args=["fit", *words],
+        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -259,6 +272,7 @@ def run(args: ArgsType) -> CrosstaskCLI:
         parser_class=Parser,
         subclass_mode_model=True,
         subclass_mode_data=True,
+        auto_configure_optimizers=False,  # --optimizer and --lr_scheduler would do nothing: the modules have their own
         save_config_kwargs={"overwrite": True},
         parser_kwargs={"description": f"Besides these, without a trainer: {others} (NAME --help)."},
         args=args,

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from rich import print as rich_print
 from rich.table import Table
 
-from ..lightning_modules.planning.flops import PEAK_FLOPS
+from ..lightning_modules.planning.flops import DEVICES
 from ..lightning_modules.planning.phases import Memory
 from ..lightning_modules.planning.training_plan import GIB, TrainingPlan, make_plan
 
@@ -13,7 +13,9 @@ from ..lightning_modules.planning.training_plan import GIB, TrainingPlan, make_p
 def plan_training(
     configuration: dict[str, Any],
     memory: float = 80.0,
-    device: Literal["A100", "H100", "H200", "L40S", "A10G", "V100"] = "A100",
+    device: Literal[
+        "A100", "H100", "H100 PCIe", "H100 NVL", "H200", "H200 NVL", "B200", "L40S", "A10G", "V100"
+    ] = "A100",
     utilization: float = 0.4,
     targets: float = 0.15,
     devices: int | None = None,
@@ -35,7 +37,7 @@ def plan_training(
     plan = make_plan(
         configuration,
         capacity=round(memory * GIB),
-        rate=PEAK_FLOPS[device] * utilization,
+        rate=DEVICES[device][0] * utilization,
         targets=targets,
         devices=devices,
     )

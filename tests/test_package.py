@@ -40,6 +40,7 @@ ORDER = {
     "lightning_modules": (
         "attention",
         "hypergradients",
+        "hyperparameters",
         "target_loss",
         "models",
         "optimization",
@@ -47,6 +48,7 @@ ORDER = {
         "adapters",
         "sharding",
         "planning",
+        "trainer_checks",
         "planned_training",
         "evaluation",
         "instructions",
