@@ -142,4 +142,5 @@ def _header(trainer: L.Trainer, pl_module: Any, stage: str) -> dict[str, str] | 
     data: Any = getattr(trainer, "datamodule", None)
     if not hasattr(pl_module, "answer_fingerprint") or not hasattr(data, "evaluation_fingerprint"):
         return None
-    return pl_module.answer_fingerprint() | data.evaluation_fingerprint(_asked(stage))
+    decides = pl_module.answer_fingerprint()
+    return None if decides is None else decides | data.evaluation_fingerprint(_asked(stage))

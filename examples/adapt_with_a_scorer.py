@@ -59,7 +59,7 @@ def train_generator(folder: Path, steps: int) -> Path:
         recipe["trainer"]["callbacks"] = [{"class_path": "HuggingFaceExport", "init_args": {"folder": str(exported)}}]
         recipe["trainer"] |= {"max_steps": steps, "logger": False, "enable_checkpointing": False}
         recipe["trainer"] |= {"limit_val_batches": 0, "num_sanity_val_steps": 0, "enable_progress_bar": False}
-        recipe["model"]["init_args"]["warmup_steps"] = min(60, steps // 2)
+        recipe["model"]["init_args"]["optimizer"]["warmup"] = min(60, steps // 2)
         recipe["data"]["init_args"] |= {
             "benchmark": benchmark(folder / "toybench"),
             "tokenizer": str(folder / "toybench" / "tokenizer"),

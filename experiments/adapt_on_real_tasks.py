@@ -149,7 +149,7 @@ def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, A
         "cache": str(run.folder / "store"),
     }
     export = {"class_path": "HuggingFaceExport", "init_args": {"folder": str(folder)}}
-    model = {"pretrained": settings.encoder, "learning_rate": settings.learning_rate}
+    model = {"pretrained": settings.encoder, "optimizer": {"learning_rate": settings.learning_rate}}
     recipe = {
         "seed_everything": 0,
         "trainer": {

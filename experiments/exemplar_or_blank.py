@@ -38,9 +38,10 @@ from crosstask.datamodules.toybench.writer import TEST_INSTANCES, write_toybench
 from crosstask.lightning_modules.hypergradients import Hypergradient
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import reader
-from crosstask.lightning_modules.instructions.instruction_kinds import Representation
+from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings, Representation
 from crosstask.lightning_modules.instructions.learnable_instructions import Extractor, InstanceExtractor
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.optimization import Optimization
 
 Kind = Literal["direct_extractor", "instance_extractor", "first_exemplar"]
 LENGTH, EXEMPLARS = 48, 4  # three blanks and an exemplar
@@ -200,9 +201,7 @@ def fitted(
     )
     settings: dict[str, Any] = {
         "config": setting.config,
-        "representation": Representation(width=setting.width),
-        "learning_rate": setting.learning_rate,
-        "warmup_steps": min(60, setting.steps),
+        "optimizer": Optimization(learning_rate=setting.learning_rate, warmup=min(60, setting.steps)),
         # adam_preconditioned takes the step that Adam would take, not the plain gradient: a blank's gradients grow as
         # the model learns to read exemplars, and with them its pull.
         "outer": OuterSettings(learning_rate=0.05, method="adam_preconditioned", hessian_products=0),
@@ -210,12 +209,10 @@ def fitted(
     }
     module = (ShuffledModule if control else InstructionOptimizationModule)(
         tokenizer,
-        instruction=kind,
+        instruction=InstructionSettings(kind, LENGTH, exemplars, Representation(width=setting.width)),
         row_length=192,
         total_steps=setting.steps,
         inner_steps=setting.inner_steps,
-        instruction_length=LENGTH,
-        exemplars=exemplars,
         **{**settings, **options},
     )
     shares = Shares()

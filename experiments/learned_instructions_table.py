@@ -36,9 +36,10 @@ from crosstask.datamodules.rendering.prompts import rendering_rng
 from crosstask.datamodules.rendering.tokenization import load_tokenizer, skip_reason, tokenize_joint
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
-from crosstask.lightning_modules.instructions.instruction_kinds import Representation
+from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings, Representation
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
 from crosstask.lightning_modules.models import build_model, model_config
+from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.target_loss import target_loss
 
 Arm = Literal["definition", "definition and embedder"]
@@ -165,15 +166,14 @@ def train_and_test(
     module = InstructionOptimizationModule(
         tokenizer,
         pretrained=str(folder / "pretrained"),
-        instruction="instance_embedder" if learns else "none",
+        optimizer=Optimization(learning_rate=3e-4, warmup=20),
+        instruction=InstructionSettings(
+            "instance_embedder" if learns else "none", INSTRUCTION, representation=Representation(width=128)
+        ),
         preset="fast",
         row_length=ROW,
         total_steps=steps,
         inner_steps=inner_steps,
-        instruction_length=INSTRUCTION,
-        learning_rate=3e-4,
-        warmup_steps=20,
-        representation=Representation(width=128),
         outer=OuterSettings(learning_rate=3e-3, gamma=3e-4),
         seed=seed,
     )

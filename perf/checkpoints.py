@@ -23,6 +23,7 @@ from crosstask.commands.export import export_checkpoint
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.lightning_modules import InstructionTuningModule, ShardedStrategy
+from crosstask.lightning_modules.optimization import Optimization
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
@@ -94,7 +95,9 @@ def fit(folder: Path, layers: int) -> None:
         "max_position_embeddings": 2048,
     }
     tokenizer = str(folder / "toybench/tokenizer")
-    module = InstructionTuningModule(tokenizer, config=config, total_steps=2, warmup_steps=0, row_length=64)
+    module = InstructionTuningModule(
+        tokenizer, config=config, optimizer=Optimization(warmup=0), total_steps=2, row_length=64
+    )
     data = InstructionTuningDataModule(
         NaturalInstructions(str(folder / "toybench")),
         tokenizer=tokenizer,

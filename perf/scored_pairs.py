@@ -26,6 +26,7 @@ from crosstask.datamodules.schema import Example, Task
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.scoring.samples import Sample
 from crosstask.lightning_modules import ScorerModule
+from crosstask.lightning_modules.optimization import Optimization
 
 WORDS = [f"{a}{b}" for a in ("ba", "do", "ki", "lu", "me", "ra", "so", "tu") for b in ("n", "r", "l", "st", "m", "k")]
 SAMPLES = 3
@@ -90,7 +91,11 @@ def train(data: ScorerDataModule, folder: Path, steps: int) -> list[float]:
 
     for last in (steps // 2, steps):
         module = ScorerModule(
-            data.tokenizer_name, config=ENCODER, row_length=2048, total_steps=steps, learning_rate=1e-3
+            data.tokenizer_name,
+            config=ENCODER,
+            optimizer=Optimization(learning_rate=1e-3, warmup=0.1),
+            row_length=2048,
+            total_steps=steps,
         )
         trainer = L.Trainer(
             accelerator="cpu",

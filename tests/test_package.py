@@ -41,6 +41,7 @@ ORDER = {
     "lightning_modules": (
         "attention",
         "hypergradients",
+        "hyperparameters",
         "target_loss",
         "models",
         "optimization",
@@ -48,6 +49,7 @@ ORDER = {
         "adapters",
         "sharding",
         "planning",
+        "trainer_checks",
         "planned_training",
         "evaluation",
         "instructions",

@@ -23,7 +23,7 @@ def test_super_natural_instructions_trains_and_tests(tmp_path: Path, monkeypatch
     words = ["--benchmark", "NaturalInstructions", "--benchmark.folder", "$CROSSTASK_DATA/superni"]
     words += ["--benchmark.splits", "splits/bundle", "--vocabulary", "2000"]
     main(["tokenizer", *words, "--folder", "runs/super_natural_instructions/tokenizer"])
-    main(["fit", "--config", str(recipe), "--trainer.max_steps", "10", "--model.init_args.warmup_steps", "2"])
+    main(["fit", "--config", str(recipe), "--trainer.max_steps", "10", "--model.init_args.optimizer.warmup", "2"])
     runs = Path("runs/super_natural_instructions")
     packing = json.loads((runs / "version_0/packing.json").read_text())
     assert packing["tasks"] == "500"
@@ -63,7 +63,7 @@ def test_the_papers_mixture_trains_on_every_collection_at_hand(
         assert float(rates[name].rstrip("%")) == pytest.approx(100 * share * kept, abs=0.4)
     assert "no training task is of crossfit, exmix, flan, t5: the others share" in described
 
-    main(["fit", "--config", recipe, *few, "--trainer.max_steps", "6", "--model.init_args.warmup_steps", "2"])
+    main(["fit", "--config", recipe, *few, "--trainer.max_steps", "6", "--model.init_args.optimizer.warmup", "2"])
     runs = Path("runs/opt_iml")
     both = ["--data.init_args.shots", "[0, 5]", "--data.init_args.ranking.labels", "10"]
     main(["test", "--config", recipe, *few, *both, "--ckpt_path", str(runs / "checkpoints/last.ckpt")])

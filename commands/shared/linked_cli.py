@@ -16,8 +16,8 @@ LINKS = {
     "row_length": "row_length",
     "preset": "preset",
     "inner_steps": "inner_steps",
-    "instruction_length": "instruction_length",
-    "exemplars": "exemplars",
+    "instruction_length": "instruction.length",
+    "exemplars": "instruction.exemplars",
 }
 """Arguments of a datamodule that its module imports, by the module's names. Classes without one of them ignore it."""
 
@@ -35,7 +35,12 @@ class LinkedCLI(LightningCLI):
     def __init__(self, words: Sequence[str], **settings: Any) -> None:
         import_classes(*ROOMS)
         super().__init__(
-            parser_class=Parser, subclass_mode_model=True, subclass_mode_data=True, args=list(words), **settings
+            parser_class=Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # --optimizer and --lr_scheduler would have no effect on our modules
+            args=list(words),
+            **settings,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -20,6 +20,8 @@ from ...datamodules.schema import Example, Task
 from ...datamodules.scorer import ScorerDataModule
 from ...datamodules.scoring.sampled_examples import Part, SampledExamples
 from ...datamodules.scoring.samples import ModelSamples
+from ..models import Network
+from ..optimization import Optimization
 from ..scorer import ScorerModule
 from ..scoring.calibration import Calibration, fit_calibration
 from ..scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
@@ -128,8 +130,8 @@ def adapt(
         total_steps=training.schedule_steps or training.steps,
         loss=training.loss,
         label_temperature=training.label_temperature,
-        learning_rate=training.learning_rate,
-        gradient_checkpointing=training.gradient_checkpointing,
+        network=Network(gradient_checkpointing=training.gradient_checkpointing),
+        optimizer=Optimization(learning_rate=training.learning_rate, warmup=0.1),
         seed=training.seed,
     )
     trainer = L.Trainer(

@@ -11,9 +11,6 @@ from torch.nn import Parameter
 from ..sharding.strategies import sharding_of
 from .outer_methods import CurvatureName
 
-SHARED = ("preset", "inner_steps", "instruction_length", "exemplars")
-"""Arguments that the module and its datamodule both have, and must have alike."""
-
 
 def require_agreement(module: Any, datamodule: Any) -> None:
     """Refuse a datamodule whose batches are not what the module was built for.
@@ -21,14 +18,20 @@ def require_agreement(module: Any, datamodule: Any) -> None:
     Raises:
         ValueError: The argument that differs, or a learnable instruction without outer tasks.
     """
-    for name in SHARED:
-        ours, theirs = getattr(module, name), getattr(datamodule, name, getattr(module, name))
+    settings = module.instruction_settings
+    pairs = {
+        "preset": (module.preset, datamodule.preset),
+        "inner_steps": (module.inner_steps, datamodule.inner_steps),
+        "instruction length": (settings.length, datamodule.instruction_length),
+        "exemplars": (settings.exemplars, datamodule.exemplars),
+    }
+    for name, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise ValueError(f"{name} is {ours!r} in the module and {theirs!r} in the datamodule: give both the same")
     if module.phi and not datamodule.bilevel_plan.outer:
         raise ValueError(
             "a learnable instruction is trained on the loss of outer tasks, and there are none: set the "
-            "datamodule's split, or instruction to none or first_exemplar"
+            "datamodule's split, or instruction.kind to none or first_exemplar"
         )
 
 

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from ..hypergradients import Hypergradient, Loss, Method, Reduce, finite_difference, hypergradient
-from ..optimization import linear_schedule
+from ..optimization import Optimization, scheduler
 from .outer_methods import CURVATURES, OuterMethod, OuterSettings
 
 
@@ -41,7 +41,7 @@ class OuterLevel:
         self.phi, self.method, self.settings, self.rng = list(phi), method, settings, rng
         self.curvature = CURVATURES[settings.curvature]
         self.optimizer = AdamW(self.phi, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay)
-        self.schedule = linear_schedule(self.optimizer, warmup=0, total=total_steps)
+        self.schedule = scheduler(self.optimizer, Optimization(settings.learning_rate), total=total_steps)
         self.steps, self.radius = 0, 1e-3
         self.gamma: float | None = None  # the last value of gamma auto
         self.uses_curvature = True  # whether the Hessian was not negligible at the last calibration

@@ -183,7 +183,7 @@ class OuterMethod:
             )
         if curvature == "exact" and compiled:
             raise ValueError(
-                "exact differentiates twice, which compiled blocks do not allow: set compile to false, or "
+                "exact differentiates twice, which compiled blocks do not allow: set network.compile to false, or "
                 "outer.curvature to finite_difference"
             )
 

@@ -17,7 +17,9 @@ from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
+from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.optimization import Optimization
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -51,19 +53,26 @@ def test_a_run_leaves_its_map_and_numbers(
     instruction: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
 ) -> None:
     tokenizer, extracts = str(toybench / "tokenizer"), instruction.endswith("extractor")
-    shared: dict[str, Any] = {"row_length": 160, "inner_steps": 2, "instruction_length": 24 if extracts else 3}
-    shared["exemplars"] = 3 if extracts else 0
+    shared: dict[str, Any] = {"row_length": 160, "inner_steps": 2}
+    length, exemplars = (24, 3) if extracts else (3, 0)
     data = InstructionOptimizationDataModule(
-        NaturalInstructions(str(toybench)), tokenizer, CategorySplit(4), outer_rows=2, validation_examples=0, **shared
+        NaturalInstructions(str(toybench)),
+        tokenizer,
+        CategorySplit(4),
+        outer_rows=2,
+        validation_examples=0,
+        instruction_length=length,
+        exemplars=exemplars,
+        **shared,
     )
     module = InstructionOptimizationModule(
         tokenizer,
         config=tiny_model,
-        instruction=instruction,
+        instruction=InstructionSettings(kind=instruction, length=length, exemplars=exemplars),  # type: ignore[arg-type]
+        optimizer=Optimization(warmup=1),
         total_steps=4,
-        warmup_steps=1,
         outer=OuterSettings(noise_every=1),
-        **shared,  # type: ignore[arg-type]
+        **shared,
     )
     trainer = L.Trainer(
         accelerator="cpu",

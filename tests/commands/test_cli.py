@@ -36,7 +36,10 @@ def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **d
     for callback in trainer["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path / "checkpoints"), "every_n_train_steps": 2}
-    recipe["model"]["init_args"] |= {"pretrained": None, "warmup_steps": 1, "compile": False, "fused": False} | model
+    arguments = recipe["model"]["init_args"]
+    arguments |= {"pretrained": None} | model
+    arguments["optimizer"] = arguments.get("optimizer", {}) | {"warmup": 1, "fused": False}
+    arguments["network"] = arguments.get("network", {}) | {"compile": False}
     small = {"row_length": 128, "rows_per_step": 4, "max_new_tokens": 6, "test_examples": 3, "validation_examples": 2}
     recipe["data"]["init_args"] |= {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
@@ -123,8 +126,8 @@ def test_every_recipe_trains_through_its_own_file(
 
 def test_settings_of_large_models_train_here_too(config: Path) -> None:
     """Half precision with float32 weights, recomputed activations and dropped embeddings, together."""
-    words = ["--trainer.precision", "bf16-mixed", "--model.init_args.gradient_checkpointing", "true"]
-    cli = run_trainer(["fit", "--config", str(config), *words, "--model.init_args.embedding_dropout", "0.1"])
+    words = ["--trainer.precision", "bf16-mixed", "--model.init_args.network.gradient_checkpointing", "true"]
+    cli = run_trainer(["fit", "--config", str(config), *words, "--model.init_args.network.embedding_dropout", "0.1"])
     assert cli.trainer.global_step == 4
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     assert {parameter.dtype for parameter in cli.model.parameters()} == {torch.float32}
@@ -166,8 +169,16 @@ def test_what_model_and_data_must_agree_on_is_linked(plain: Path, source: str, v
 def test_a_checkpoint_does_not_change_the_models_arguments(config: Path, tmp_path: Path) -> None:
     main(["fit", "--config", str(config)])
     checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
-    words = ["test", "--config", str(config), "--ckpt_path", checkpoint, "--model.init_args.learning_rate", "0.5"]
-    assert run_trainer(words).model.learning_rate == 0.5
+    words = [
+        "test",
+        "--config",
+        str(config),
+        "--ckpt_path",
+        checkpoint,
+        "--model.init_args.optimizer.learning_rate",
+        "0.5",
+    ]
+    assert run_trainer(words).model.optimization.learning_rate == 0.5
 
 
 def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +201,7 @@ def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> Non
         (["--data.init_args.rows_per_step", "3", "--trainer.accumulate_grad_batches", "2"], "multiple of 2"),
         (["--trainer.max_steps", "-1"], r"set trainer.max_steps \(an epoch of this mixture has \d+\)"),
         (["--data.init_args.row_length", "512"], "exceeds the 256 positions"),
-        (["--model.init_args.warmup_steps", "9"], "between 0 and the 4 steps"),
+        (["--model.init_args.optimizer.warmup", "9"], "9 steps exceeds the 4 steps of the training: .* a share"),
         (["--data.init_args.target_length", "16"], "leave out the datamodule's target_length"),
     ],
 )

@@ -18,7 +18,8 @@ def recipe(toybench: Path, tmp_path: Path, tiny_model: dict) -> Path:
     """The recipe of the embedded benchmark, made small."""
     small = yaml.safe_load(RECIPE.read_text())
     small["trainer"]["limit_val_batches"] = 2
-    small["model"]["init_args"] |= {"config": {**tiny_model, "num_hidden_layers": 1}, "warmup_steps": 1}
+    small["model"]["init_args"]["config"] = {**tiny_model, "num_hidden_layers": 1}
+    small["model"]["init_args"]["optimizer"]["warmup"] = 1
     small["data"]["init_args"] |= {"tokenizer": str(toybench / "tokenizer"), "inner_steps": 2, "inner_rows": 2}
     small["data"]["init_args"] |= {"outer_rows": 2, "train_examples": 8, "validation_examples": 1, "max_new_tokens": 4}
     small["data"]["init_args"]["benchmark"]["init_args"]["folder"] = str(toybench)

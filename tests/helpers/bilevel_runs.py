@@ -14,8 +14,10 @@ from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.schema import Task
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
-from crosstask.lightning_modules.instructions.instruction_kinds import Representation
+from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings, Representation
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.models import Network
+from crosstask.lightning_modules.optimization import Optimization
 
 CONFIGS = Path(crosstask.__file__).parent / "configs"
 INNER_STEPS = 3
@@ -46,6 +48,7 @@ DATA = {
     "evaluation_tokens": 2048,
 }
 OUTER = {field.name for field in fields(OuterSettings)} - {"learning_rate", "weight_decay"}
+NETWORK = {field.name for field in fields(Network)}
 Make = Callable[..., tuple[InstructionOptimizationModule, InstructionOptimizationDataModule]]
 
 
@@ -59,13 +62,17 @@ def make_runs(
     """Module and datamodule that agree with each other; arguments go to whichever has them."""
     tokenizer = str(toybench / "tokenizer")
     given = {**DATA, "split": CategorySplit(4), "target_length": 24 if seq2seq else None, **(data or {})}
-    shared = {name: given[name] for name in ("row_length", "inner_steps", "instruction_length")}
+    shared = {name: given[name] for name in ("row_length", "inner_steps")}
     fields = T5 if seq2seq else {**tiny_model, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    options: dict[str, Any] = {"config": fields, "total_steps": 7, "warmup_steps": 1, "learning_rate": 1e-2}
+    options: dict[str, Any] = {"config": fields, "total_steps": 7}
+    network = {name: arguments.pop(name) for name in NETWORK & set(arguments)}
+    options |= {"optimizer": Optimization(learning_rate=1e-2, warmup=1), "network": Network(**network)}
+    instruction = {"length": given["instruction_length"], "exemplars": given.get("exemplars", 0)}
+    instruction |= {"kind": arguments.pop("instruction", "direct_embedder")}
+    options["instruction"] = InstructionSettings(**instruction, representation=Representation(width=8))
     outer: dict[str, Any] = {"learning_rate": 1e-2, "calibrate_every": 0, "gamma": 0.1}
     outer |= {name: arguments.pop(name) for name in OUTER if name in arguments}
-    options |= {"outer": OuterSettings(**outer), "representation": Representation(width=8)}
-    options |= {"preset": given.get("preset", "paper"), "exemplars": given.get("exemplars", 0), **shared}
+    options |= {"outer": OuterSettings(**outer), "preset": given.get("preset", "paper"), **shared}
     L.seed_everything(0, verbose=False)
     return (
         InstructionOptimizationModule(tokenizer, **{**options, **arguments}),

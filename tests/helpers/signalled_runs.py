@@ -68,7 +68,11 @@ def write_recipe(folder: Path, toybench: Path, model: dict[str, Any]) -> Path:
         },
         "model": {
             "class_path": "InstructionTuningModule",
-            "init_args": {"config": model, "learning_rate": 0.01, "warmup_steps": 2, "embedding_dropout": 0.1},
+            "init_args": {
+                "config": model,
+                "network": {"embedding_dropout": 0.1},
+                "optimizer": {"learning_rate": 0.01, "warmup": 2},
+            },
         },
         "data": tuning_data(toybench, folder / "store", rows_per_step=2, validation_examples=2, evaluation_tokens=4096),
     }

@@ -347,7 +347,7 @@ def test_a_growing_series_is_told(make_bilevel: Make) -> None:
         ({"damping": 1.0}, "damping = 1.0 is for conjugate_gradient: leave it out for neumann"),
         ({"method": "adam_preconditioned", "when": "before", "inner_steps": 1}, "before any theta step"),
         ({"method": "sama", "when": "before"}, "set outer.when to after"),
-        ({"curvature": "exact", "compile": True}, "compiled blocks do not allow: set compile to false"),
+        ({"curvature": "exact", "compile": True}, "compiled blocks do not allow: set network.compile to false"),
     ],
 )
 def test_impossible_settings_of_the_module(make_bilevel: Make, arguments: dict[str, Any], said: str) -> None:
@@ -424,5 +424,5 @@ def test_without_anything_to_learn_theta_is_trained_on_the_text_alone(make_bilev
     assert_close(made.embeddings[made.mask.bool()], blank.expand(int(made.mask.sum()), -1))
     assert made.mask.any()
 
-    with pytest.raises(ValueError, match="there are none: set the datamodule's split, or instruction to none"):
+    with pytest.raises(ValueError, match="there are none: set the datamodule's split, or instruction.kind to none"):
         trainer().fit(*make_bilevel(data={"split": None}))

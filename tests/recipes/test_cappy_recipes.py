@@ -19,7 +19,8 @@ def test_the_pretraining_recipes_parse(names: list[str], encoder: str, capsys: p
     found = yaml.safe_load(capsys.readouterr().out)
     model, data = (found[part]["init_args"] for part in ("model", "data"))
     assert model["pretrained"] == data["tokenizer"] == f"FacebookAI/{encoder}"
-    assert (model["learning_rate"], model["warmup_share"], model["weight_decay"]) == (1e-6, 0.1, 0.0)
+    optimizer = model["optimizer"]
+    assert (optimizer["learning_rate"], optimizer["warmup"], optimizer["weight_decay"]) == (1e-6, 0.1, 0.0)
     assert found["trainer"]["max_steps"] == 160_000_000 // 1024
     assert data["train_examples"] == 500_000
     assert data["every_prompt"]

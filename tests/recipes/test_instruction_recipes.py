@@ -41,10 +41,11 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
         if callback["class_path"] == "InstructionAnalysis":
             callback["init_args"] |= {"folder": str(tmp_path / "run/instructions")}
-    shared = {name: DATA[name] for name in ("row_length", "inner_steps", "instruction_length")}
+    shared = {name: DATA[name] for name in ("row_length", "inner_steps")}
     preset = {"preset": recipe["data"]["init_args"]["preset"]}
-    small = {"pretrained": None, "config": fields, "warmup_steps": 1, **shared, **preset}
-    recipe["model"]["init_args"] |= small
+    recipe["model"]["init_args"] |= {"pretrained": None, "config": fields, **shared, **preset}
+    recipe["model"]["init_args"]["instruction"]["length"] = DATA["instruction_length"]
+    recipe["model"]["init_args"]["optimizer"]["warmup"] = 1
     recipe["model"]["init_args"]["outer"] |= {"calibrate_every": 1}
     benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
     split = {"class_path": "CategorySplit", "init_args": {"outer": 4}}
@@ -129,7 +130,7 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     asked = data._evaluation["test"].prompts[0].source
     assert asked.startswith("Definition: ")
     assert asked.count("Positive Example") == (1 if exemplars else 0)
-    assert module.instruction_settings.kind == overlay["model"]["init_args"]["instruction"]
+    assert module.instruction_settings.kind == overlay["model"]["init_args"]["instruction"]["kind"]
     rate = overlay["model"]["init_args"].get("outer", {"learning_rate": 1e-5})["learning_rate"]
     assert (module.outer.learning_rate, module.outer.calibrate_every) == (rate, 1)  # the recipe's others remain
 
@@ -151,8 +152,8 @@ def test_two_processes_find_the_hypergradient_of_one(
     recipe = yaml.safe_load(config.read_text())
     recipe["trainer"]["callbacks"] = [c for c in recipe["trainer"]["callbacks"] if c["class_path"] == "ModelCheckpoint"]
     config.write_text(yaml.safe_dump(recipe))
-    options = {"dtype": "float64", "outer.gamma": 0.1, "outer.noise_every": 1, "learning_rate": 0.01}
-    options |= {"instruction": instruction}
+    options = {"network.dtype": "float64", "outer.gamma": 0.1, "outer.noise_every": 1}
+    options |= {"optimizer.learning_rate": 0.01, "instruction.kind": instruction}
     words = ["fit", "--config", str(config)]
     words += [word for name, value in options.items() for word in (f"--model.init_args.{name}", str(value))]
     if instruction == "direct_extractor":  # an exemplar's embeddings are rows of the sharded table

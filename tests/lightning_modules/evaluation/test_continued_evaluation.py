@@ -22,6 +22,7 @@ from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.answers import Answer
+from crosstask.lightning_modules.evaluation.generation import Decoding
 
 TESTS = Path(__file__).parents[2] / "helpers"
 
@@ -100,7 +101,9 @@ def test_another_runs_predictions_are_not_taken_over(
     data = make_datamodule(evaluation_tokens=600, test_examples=1)
     broken, _ = evaluate(data, tiny_model, tmp_path, stop_after=4)
     assert broken.answered >= 4
-    changed: dict[str, Any] = {"weights": {"weights": 1}, "decoding": {"stop": [" "]}}.get(other, {})
+    changed: dict[str, Any] = {"weights": {"weights": 1}, "decoding": {"decoding": Decoding(stop=(" ",))}}.get(
+        other, {}
+    )
     if other == "prompts":
         data = make_datamodule(evaluation_tokens=600, test_examples=1, shots=1)
     with caplog.at_level("INFO"):

@@ -18,6 +18,7 @@ from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.schema import Example, Task
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.likelihood import score_options
+from crosstask.lightning_modules.models import Network
 
 ENCODER_DECODER = {
     "t5": {
@@ -73,9 +74,12 @@ class Quiz(Benchmark):
         return name
 
 
-def module(data: InstructionTuningDataModule, tiny_model: dict[str, Any], **arguments: Any) -> InstructionTuningModule:
+def module(
+    data: InstructionTuningDataModule, tiny_model: dict[str, Any], attention: str = "document", **arguments: Any
+) -> InstructionTuningModule:
+    network = Network(attention=attention, dtype="float64")
     found = InstructionTuningModule(
-        data.tokenizer_name, config=tiny_model, row_length=128, dtype="float64", **arguments
+        data.tokenizer_name, config=tiny_model, row_length=128, network=network, **arguments
     )
     torch.manual_seed(0)
     return found

@@ -260,7 +260,7 @@ def recipe(folder: Path, toybench: Path, width: int) -> Path:
             "default_root_dir": str(folder),
             "callbacks": [{"class_path": "held_bytes.HeldBytes", "init_args": {"file": ""}}],
         },
-        "model": {"class_path": "InstructionTuningModule", "init_args": {"config": model, "warmup_steps": 1}},
+        "model": {"class_path": "InstructionTuningModule", "init_args": {"config": model, "optimizer": {"warmup": 1}}},
         "data": tuning_data(toybench, folder / "store", rows_per_step=2),
     }
     path = folder / f"{width}.yaml"

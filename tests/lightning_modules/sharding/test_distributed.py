@@ -47,9 +47,8 @@ def config(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
             "class_path": "InstructionTuningModule",
             "init_args": {
                 "config": tiny_model,
-                "learning_rate": 0.01,
-                "warmup_steps": 2,
-                "dtype": "float64",
+                "optimizer": {"learning_rate": 0.01, "warmup": 2},
+                "network": {"dtype": "float64"},
                 "score": "pmi",
             },
         },
@@ -114,7 +113,7 @@ def test_two_processes_and_accumulation_give_the_losses_and_weights_of_one(confi
         assert line["prediction"] == max(line["options"], key=lambda option: line["options"][option]["pmi"])
 
 
-DROPOUT = ["--trainer.accumulate_grad_batches", "2", "--model.init_args.embedding_dropout", "0.2"]
+DROPOUT = ["--trainer.accumulate_grad_batches", "2", "--model.init_args.network.embedding_dropout", "0.2"]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def recipes(folder: Path, toybench: Path) -> dict[str, Path]:
     vocabulary = len(load_tokenizer(str(toybench / "tokenizer")))
     found = {}
     for kind, data in {"opt": {}, "t5": {"target_length": 48}, "llama": {}, "gpt_neox": {}}.items():
-        arguments = {"pretrained": str(save_model(kind, folder, vocabulary)), "learning_rate": 0.3}
+        arguments = {"pretrained": str(save_model(kind, folder, vocabulary)), "optimizer": {"learning_rate": 0.3}}
         model = {"class_path": "plain_descent.PlainTuning", "init_args": arguments}
         found[kind] = write_recipe(folder / f"{kind}.yaml", toybench, model, data)
     return found
@@ -52,7 +52,10 @@ def scorer(folder: Path, toybench: Path) -> Path:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
-    model = {"class_path": "plain_descent.PlainScorer", "init_args": {"config": config, "learning_rate": 0.1}}
+    model = {
+        "class_path": "plain_descent.PlainScorer",
+        "init_args": {"config": config, "optimizer": {"learning_rate": 0.1}},
+    }
     path = write_recipe(folder / "scorer.yaml", toybench, model, {"pair_length": 128})
     text = path.read_text().replace("InstructionTuningDataModule", "ScorerDataModule")
     path.write_text(text.replace("    max_new_tokens: 6\n", ""))
@@ -61,7 +64,7 @@ def scorer(folder: Path, toybench: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def bilevel(folder: Path, toybench: Path) -> Path:
-    arguments = {"pretrained": str(folder / "opt"), "warmup_steps": 0}
+    arguments = {"pretrained": str(folder / "opt"), "optimizer": {"warmup": 0}}
     model = {"class_path": "InstructionOptimizationModule", "init_args": arguments}
     data = {"inner_steps": 2, "inner_rows": 4, "outer_rows": 4, "instruction_length": 4}
     data["split"] = {"class_path": "CategorySplit", "init_args": {"outer": 3}}  # type: ignore[assignment]
@@ -77,7 +80,8 @@ def bilevel(folder: Path, toybench: Path) -> Path:
 @pytest.fixture(scope="module")
 def adam(recipes: dict[str, Path], folder: Path, toybench: Path) -> Path:
     """By Adam, whose state a resumed run needs."""
-    arguments = {"pretrained": str(folder / "opt"), "learning_rate": 0.01, "warmup_steps": 2, "weight_decay": 0.1}
+    optimizer = {"learning_rate": 0.01, "warmup": 2, "weight_decay": 0.1}
+    arguments = {"pretrained": str(folder / "opt"), "optimizer": optimizer}
     model = {"class_path": "InstructionTuningModule", "init_args": arguments}
     return write_recipe(folder / "adam.yaml", toybench, model, {})
 
