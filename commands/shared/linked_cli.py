@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import SUPPRESS
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from .config_names import with_config_paths
@@ -44,6 +45,7 @@ class LinkedCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--include", type=Any, default=None, help=SUPPRESS)  # expanded by with_config_paths
         for source, target in LINKS.items():
             parser.link_arguments(f"data.init_args.{source}", f"model.init_args.{target}")
         parser.link_arguments("trainer.max_steps", "model.init_args.total_steps")
@@ -61,6 +63,7 @@ class LinkedCLI(LightningCLI):
             # Lightning takes them for a second set of words beside the program's own.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
             super().parse_arguments(parser, words)
+        self.settings["include"] = None  # a saved configuration holds what it composed
         if overridden := overridden_source(words):
             self.settings["model"]["init_args"][overridden] = None
 
