@@ -138,8 +138,8 @@ class InstructionTuningModule(PlannedTraining):
         if self.lora is not None:
             if vocabulary > config.vocab_size:
                 raise ValueError(
-                    f"the tokenizer has {vocabulary} tokens and {self.pretrained} {config.vocab_size}: lora freezes the "
-                    "embeddings, so that new ones would never be learned"
+                    f"the tokenizer has {vocabulary} tokens and {self.pretrained} {config.vocab_size}: lora freezes "
+                    "the embeddings, so that new ones would never be learned"
                 )
             add_adapters(model, self.lora)
         if self.prefix is not None:
