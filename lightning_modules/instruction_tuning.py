@@ -121,7 +121,7 @@ class InstructionTuningModule(PlannedTraining):
         config = model_config(self.pretrained or self.config or {}, vocabulary=vocabulary, dropout=self.network.dropout)
         require_positions(config, self.row_length + (self.prefix.virtual_tokens if self.prefix else 0))
         if self.prefix is not None and self.network.gradient_checkpointing:
-            raise ValueError("blocks that are recomputed drop the prefix: set network.gradient_checkpointing to false")
+            raise ValueError("recomputed blocks drop the prefix: set network.gradient_checkpointing to false")
         model = self.built(partial(self._build, config, vocabulary), self.pretrained)
         # Targets end with the tokenizer's eos; a configuration of fields may have another one, or none.
         model.config.eos_token_id = model.generation_config.eos_token_id = self.tokenizer.eos_token_id
@@ -144,8 +144,8 @@ class InstructionTuningModule(PlannedTraining):
         if self.lora is not None:
             if vocabulary > config.vocab_size:
                 raise ValueError(
-                    f"the tokenizer has {vocabulary} tokens and {self.pretrained} {config.vocab_size}: lora freezes the "
-                    "embeddings, so that new ones would never be learned"
+                    f"the tokenizer has {vocabulary} tokens and {self.pretrained} {config.vocab_size}: lora freezes "
+                    "the embeddings, so that new ones would never be learned"
                 )
             add_adapters(model, self.lora)
         if self.prefix is not None:

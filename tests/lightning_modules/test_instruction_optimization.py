@@ -424,5 +424,5 @@ def test_without_anything_to_learn_theta_is_trained_on_the_text_alone(make_bilev
     assert_close(made.embeddings[made.mask.bool()], blank.expand(int(made.mask.sum()), -1))
     assert made.mask.any()
 
-    with pytest.raises(ValueError, match="there are none: set the datamodule's split, or instruction.kind to none"):
+    with pytest.raises(ValueError, match=r"there are none: set the datamodule's split, or instruction\.kind to none"):
         trainer().fit(*make_bilevel(data={"split": None}))

@@ -211,7 +211,7 @@ def test_a_prefix_that_would_be_read_wrongly_is_refused() -> None:
     with pytest.raises(ValueError, match="padded attention reads one document a row"):
         target_loss(model, rows, packed=False)
     model.gradient_checkpointing_enable()
-    with pytest.raises(ValueError, match="set network.gradient_checkpointing to false"):
+    with pytest.raises(ValueError, match=r"set network\.gradient_checkpointing to false"):
         model.train()(torch.tensor([[5, 6]]))
     with pytest.raises(ValueError, match="at least one virtual token"):
         Prefix(0)
@@ -279,7 +279,7 @@ def test_a_prefix_alone_is_trained_saved_and_drawn_from(
 def test_a_prefix_and_its_settings_must_agree(recipe: Path, folder: Path) -> None:
     with pytest.raises(ValueError, match="set the model's attention to sdpa"):
         main(fit(recipe, "no", "--model.init_args.network.attention=document"))
-    with pytest.raises(ValueError, match="set network.gradient_checkpointing to false"):
+    with pytest.raises(ValueError, match=r"set network\.gradient_checkpointing to false"):
         main(fit(recipe, "no", "--model.init_args.network.gradient_checkpointing=true"))
     with pytest.raises(ValueError, match="give either lora or a prefix"):
         main(fit(recipe, "no", "--model.init_args.lora.r=2"))
