@@ -1,6 +1,6 @@
 """Comparison of systems: differences on shared instances, and qualitative examples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -140,7 +140,9 @@ def compare(
     )
 
 
-def qualitative_examples(systems: dict[str, Sequence[Prediction]], count: int) -> dict[str, list[QualitativeExample]]:
+def qualitative_examples(
+    systems: Mapping[str, Sequence[Prediction]], count: int
+) -> dict[str, list[QualitativeExample]]:
     """The worst and the best predictions; for several systems, also the largest differences from the first.
 
     A heading lists at most one instance of a task. Ties are broken by level, the farthest from training first, then by

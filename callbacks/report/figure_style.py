@@ -5,7 +5,7 @@ matplotlib takes a second to import, so functions import it where they draw. Its
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -30,7 +30,7 @@ WIDTH = 9.6
 FORMATS = ("svg", "pdf", "png")
 LONGEST_SIDE = 60_000  # pixels of a PNG; matplotlib draws at most 65,535
 
-STYLE: Mapping[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": ["sans-serif"],
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -53,11 +53,12 @@ STYLE: Mapping[str, Any] = {
 }
 
 
-def lightened(color: str) -> tuple[float, ...]:
+def lightened(color: str) -> tuple[float, float, float]:
     """A color mixed with white, for areas on which intervals stay readable."""
     from matplotlib.colors import to_rgb
 
-    return tuple(0.65 * part + 0.35 for part in to_rgb(color))
+    red, green, blue = (0.65 * part + 0.35 for part in to_rgb(color))
+    return red, green, blue
 
 
 @contextmanager

@@ -105,7 +105,7 @@ class TrainerCLI(LinkedCLI):
 
 
 def write_below_root(trainer: Any) -> None:
-    """Have logs and checkpoints written below ``default_root_dir``, unless the trainer's settings name another place."""
+    """Write logs and checkpoints below ``default_root_dir``, unless the trainer's settings name another place."""
     root = trainer["default_root_dir"]
     if root is None:
         return
