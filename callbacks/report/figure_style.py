@@ -62,11 +62,11 @@ def lightened(color: str) -> tuple[float, float, float]:
 
 
 @contextmanager
-def figure_style(**changes: Any) -> Iterator[None]:
+def figure_style(changes: dict[Any, Any] | None = None) -> Iterator[None]:
     """matplotlib with the style of figures, and without warnings about characters that a PNG's font lacks."""
     import matplotlib
 
-    with matplotlib.rc_context({**STYLE, **changes}), warnings.catch_warnings():
+    with matplotlib.rc_context({**STYLE, **(changes or {})}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
@@ -109,7 +109,7 @@ def svg_element(figure: "Figure", title: str) -> str:
 
     text = io.StringIO()
     # Identifiers of clip paths and markers are hashes; the title keeps those of a page's figures apart.
-    with figure_style(**{"svg.hashsalt": title}):
+    with figure_style({"svg.hashsalt": title}):
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     return clean_svg(text.getvalue(), title)
 
