@@ -197,9 +197,9 @@ class BilevelPlan:
         prompts = [
             self._render(self.text.inner_prompt, self.inner, self._inner[item], epoch=epoch) for item, epoch in drawn
         ]
-        mine = slice(here.rank, None, here.size)
-        instances = [self._inner[item] for item, _ in drawn[mine]]
-        return InnerBatch(self._rows(prompts, here, reserve=self.text.reserve), self._inputs(instances, prompts[mine]))
+        instances = [self._inner[item] for item, _ in here.share(drawn)]
+        inputs = self._inputs(instances, here.share(prompts))
+        return InnerBatch(self._rows(prompts, here, reserve=self.text.reserve), inputs)
 
     def _inputs(self, instances: Sequence[Instance], prompts: Sequence[Prompt]) -> InstructionInputs:
         text, tokenizer = self.text, self.preparation.tokenizer
@@ -233,7 +233,7 @@ class BilevelPlan:
         ]
         lengths, n_sources = _measures(documents)
         step_targets = int(kind.target_counts(lengths, n_sources).sum())
-        mine = documents[here.rank :: here.size]
+        mine = here.share(documents)
         lengths, n_sources = _measures(mine)
         narrow: CausalRows | Seq2SeqRows
         if isinstance(kind, Seq2SeqRows):

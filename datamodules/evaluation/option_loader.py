@@ -2,11 +2,12 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from ..packing.budget_batches import budget_batches
 from ..packing.replicas import Replicas
 from ..schema import EvaluationExample, TokenizedExample
 from .option_batches import OptionRows, RankBatch, RankedExample
 from .options import Tree, tree_columns
-from .prompt_loader import dealt, sum_budget_batches, unanswered
+from .prompt_loader import unanswered
 
 
 class RankLoader:
@@ -43,7 +44,7 @@ class RankLoader:
         self.examples, self.rows, self.replicas, self.answered = examples, rows, replicas, answered
         self.trees = [_trees(rows, *each) for each in zip(examples, documents, strict=True)]
         self.unconditional = {text: rows.trees([document]) for text, document in (unconditional or {}).items()}
-        self._batches = sum_budget_batches([tree_columns(trees) for trees in self.trees], budget)
+        self._batches = budget_batches([tree_columns(trees) for trees in self.trees], budget)
 
     def __len__(self) -> int:
         return len(self._mine())
@@ -52,7 +53,7 @@ class RankLoader:
         return map(self._collate, self._mine())
 
     def _mine(self) -> list[list[int]]:
-        return dealt(unanswered(self._batches, self.examples, self.answered), self.replicas)
+        return self.replicas.equal_share(unanswered(self._batches, self.examples, self.answered))
 
     def _collate(self, batch: Sequence[int]) -> RankBatch:
         examples = [self.examples[i] for i in batch]

@@ -7,41 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..packing.best_fit import Packing, in_order
+from ..packing.best_fit import Packing
+from ..packing.budget_batches import budget_batches
 from ..packing.collate import RowBatch, RowKind
 from ..packing.replicas import Replicas
 from ..schema import EvaluationExample, PromptBatch, TokenizedExample
-
-
-def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group items so that (items x longest) stays within `budget`; the longest come first.
-
-    Memory peaks on the first batch: what does not fit shows at once. An item longer than the budget stands alone.
-
-    >>> token_budget_batches([2, 9, 3, 8], budget=18)
-    [[1, 3], [2, 0]]
-    """
-    batches: list[list[int]] = []
-    for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        longest = lengths[batches[-1][0]] if batches else 0
-        if batches and (len(batches[-1]) + 1) * longest <= budget:
-            batches[-1].append(item)
-        else:
-            batches.append([item])
-    return batches
-
-
-def sum_budget_batches(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Group items so that their sizes sum to at most `budget`, for rows without padding; the largest come first.
-
-    An item larger than the budget stands alone.
-
-    >>> sum_budget_batches([2, 9, 3, 8], budget=12)
-    [[1], [3, 2], [0]]
-    """
-    order = np.argsort(-np.asarray(sizes), kind="stable")
-    groups = in_order(np.minimum(np.asarray(sizes)[order], budget), budget, np.random.default_rng(0))
-    return [order[groups.row(group)].tolist() for group in range(len(groups))]
 
 
 def unanswered(
@@ -49,16 +19,6 @@ def unanswered(
 ) -> list[list[int]]:
     """The batches that hold an example whose number is not among those answered, whole."""
     return [batch for batch in batches if not all(examples[i].number in answered for i in batch)]
-
-
-def dealt(batches: Sequence[list[int]], here: Replicas) -> list[list[int]]:
-    """This replica's batches; empty ones where others have more, so that all replicas have equally many.
-
-    >>> dealt([[0, 1], [2], [3]], Replicas(size=2, rank=1))
-    [[2], []]
-    """
-    mine = list(batches[here.rank :: here.size])
-    return mine + [[]] * (-(-len(batches) // here.size) - len(mine))
 
 
 class PromptLoader:
@@ -92,7 +52,9 @@ class PromptLoader:
     ) -> None:
         self.sources, self.examples, self.replicas, self.answered = sources, examples, replicas, answered
         self.pad_token_id, self.pad_left, self.max_new_tokens = pad_token_id, pad_left, max_new_tokens
-        self._batches = token_budget_batches([len(source) + max_new_tokens for source in sources], budget)
+        self._batches = budget_batches(
+            [len(source) + max_new_tokens for source in sources], budget, padded=True
+        )
 
     def __len__(self) -> int:
         return len(self._mine())
@@ -102,7 +64,7 @@ class PromptLoader:
             yield self._collate(batch or [0], tuple(self.examples[i] for i in batch))
 
     def _mine(self) -> list[list[int]]:
-        return dealt(unanswered(self._batches, self.examples, self.answered), self.replicas)
+        return self.replicas.equal_share(unanswered(self._batches, self.examples, self.answered))
 
     def _collate(self, batch: Sequence[int], examples: tuple[EvaluationExample, ...]) -> PromptBatch:
         input_ids, mask = pad_prompts([self.sources[i] for i in batch], self.pad_token_id, left=self.pad_left)
@@ -144,12 +106,10 @@ class RowLoader:
         together = max(budget // kind.columns, 1)
         everything = [rows.row(r).tolist() for r in range(len(rows))]
         batches = [everything[i : i + together] for i in range(0, len(everything), together)]
-        self._rounds = -(-len(batches) // replicas.size)
-        mine = batches[replicas.rank :: replicas.size]
-        self._mine = mine + [[[]]] * (self._rounds - len(mine))
+        self._mine = [batch or [[]] for batch in replicas.equal_share(batches)]
 
     def __len__(self) -> int:
-        return self._rounds
+        return len(self._mine)
 
     def __iter__(self) -> Iterator[RowBatch]:
         for batch in self._mine:

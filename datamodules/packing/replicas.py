@@ -5,10 +5,12 @@ No other file reads ``world_size``, ``global_rank`` or ``accumulate_grad_batches
 
 import hashlib
 import os
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from lightning import Trainer
+
+Item = TypeVar("Item")
 
 
 class Replicas(NamedTuple):
@@ -38,6 +40,23 @@ class Replicas(NamedTuple):
         here, so that the gradient is that of one mean over all targets of the step.
         """
         return float(self.size * self.accumulation * (self.accumulation if self.divides_twice else 1))
+
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """Every `size`-th item, from this replica's rank on.
+
+        >>> Replicas(size=2, rank=1).share("abc")
+        ['b']
+        """
+        return list(items[self.rank :: self.size])
+
+    def equal_share(self, batches: Sequence[list[Item]]) -> list[list[Item]]:
+        """This replica's batches; empty ones are appended so that every replica has equally many.
+
+        >>> Replicas(size=2, rank=1).equal_share([[0, 1], [2], [3]])
+        [[2], []]
+        """
+        mine = self.share(batches)
+        return mine + [[]] * (-(-len(batches) // self.size) - len(mine))
 
     def rows_per_batch(self, rows_per_step: int) -> int:
         """Rows of each replica's batch.

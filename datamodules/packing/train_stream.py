@@ -191,10 +191,9 @@ class TrainStream:
             yield batches[-1]
 
     def _batches(self, rows: list[Row]) -> Iterator[RowBatch]:
-        size, rank, accumulation = self.replicas[:3]
         step_targets = sum(row.targets for row in rows)
-        dealt = deal([row.cost for row in rows], size * accumulation)
-        for mine in dealt[rank::size]:
+        batches = deal([row.cost for row in rows], self.replicas.size * self.replicas.accumulation)
+        for mine in self.replicas.share(batches):
             documents = [self.plan.documents(rows[r]) for r in mine]
             yield self.plan.kind.collate(documents, step_targets)
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..evaluation.evaluation_set import EvaluationSet
-from ..packing.best_fit import Packing, in_order
+from ..packing.best_fit import Packing
+from ..packing.budget_batches import budget_batches
 from ..packing.replicas import Replicas
 from ..rendering.prompts import rendering_rng
 from ..schema import EvaluationExample, Example, Prompt, ScoredBatch, TokenizedExample
@@ -141,16 +142,11 @@ class ResponseLoader:
     ) -> None:
         self.examples, self.responses, self.documents = examples, responses, documents
         self.kind, self.packing = kind, packing
-        totals = np.array([_sizes(kind, pairs).sum() for pairs in documents])
-        order = np.argsort(-totals, kind="stable")  # the largest first: what does not fit into memory shows at once
-        batches = in_order(np.minimum(totals[order], budget), budget, np.random.default_rng(0))
-        everything = [order[batches.row(b)].tolist() for b in range(len(batches))]
-        self._rounds = -(-len(everything) // replicas.size)
-        mine = everything[replicas.rank :: replicas.size]
-        self._mine: list[list[int]] = mine + [[]] * (self._rounds - len(mine))
+        totals = [int(_sizes(kind, pairs).sum()) for pairs in documents]
+        self._mine = replicas.equal_share(budget_batches(totals, budget))
 
     def __len__(self) -> int:
-        return self._rounds
+        return len(self._mine)
 
     def __iter__(self) -> Iterator[ResponseBatch]:
         return map(self._collate, self._mine)

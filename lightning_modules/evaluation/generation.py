@@ -31,7 +31,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ...datamodules.evaluation.prompt_loader import pad_prompts, token_budget_batches
+from ...datamodules.evaluation.prompt_loader import pad_prompts
+from ...datamodules.packing.budget_batches import budget_batches
 from .prefill import Prompts
 
 
@@ -137,7 +138,9 @@ def generate(
         raise ValueError(f"{len(empty)} prompts have no token to continue, e.g. prompt {empty[0]}: give it a bos token")
     drawn = sum(decoding.rows for decoding in decodings if decoding.beams == 1)
     rows = max([drawn, *(decoding.rows for decoding in decodings)])
-    for batch in token_budget_batches([rows * (len(source) + max_new_tokens) for source in sources], budget):
+    for batch in budget_batches(
+        [rows * (len(source) + max_new_tokens) for source in sources], budget, padded=True
+    ):
         input_ids, mask = pad_prompts(
             [sources[place] for place in batch], tokenizer.pad_token_id, left=not model.config.is_encoder_decoder
         )

@@ -28,7 +28,7 @@ from ...datamodules.evaluation.option_batches import (
     RankBatch,
 )
 from ...datamodules.evaluation.options import Tree, require_options, tokenize_options, tree_columns
-from ...datamodules.evaluation.prompt_loader import sum_budget_batches
+from ...datamodules.packing.budget_batches import budget_batches
 from ...datamodules.schema import TokenizedExample
 from ..attention.document_attention import IMPLEMENTATIONS, Documents
 from ..prefixes import virtual_tokens
@@ -296,7 +296,7 @@ def _score_trees(
     training = model.training
     model.eval()
     try:
-        for members in sum_budget_batches([tree_columns(prompts[place]) for place in asked], budget):
+        for members in budget_batches([tree_columns(prompts[place]) for place in asked], budget):
             places = [asked[member] for member in members]
             batch = move_data_to_device(rows.collate([prompts[place] for place in places]), model.device)
             scores, counts = (each.tolist() for each in option_log_likelihoods(model, batch))
