@@ -37,7 +37,7 @@ def compare_examples(
     from ..datamodules.decontamination.task_texts import TaskTexts
 
     data = build_data(settings)
-    texts = TaskTexts(data.benchmark, data.counts)
+    texts = TaskTexts(data.benchmark, data.instances, data.seed)
     index = index_evaluation({name: texts.evaluation_documents(name) for name in texts.evaluation_tasks}, n)
     by_task = overlaps(index, texts.train_tasks, texts.training_documents, processes=processes)
     total = len(texts.train_tasks)

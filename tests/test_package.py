@@ -34,6 +34,7 @@ ORDER = {
         "evaluation",
         "scoring",
         "bilevel",
+        "base",
         "instruction_tuning",
         "instruction_optimization",
         "scorer",

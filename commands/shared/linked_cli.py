@@ -14,11 +14,11 @@ from .parser import ROOMS, SentenceParser, import_classes
 
 LINKS = {
     "tokenizer": "tokenizer",
-    "row_length": "row_length",
+    "rows.length": "row_length",
     "preset": "preset",
-    "inner_steps": "inner_steps",
-    "instruction_length": "instruction.length",
-    "exemplars": "instruction.exemplars",
+    "levels.inner_steps": "inner_steps",
+    "instructions.length": "instruction.length",
+    "instructions.exemplars": "instruction.exemplars",
 }
 """Arguments of a datamodule that its module imports, by the module's names. Classes without one of them ignore it."""
 
@@ -51,7 +51,7 @@ class LinkedCLI(LightningCLI):
         parser.link_arguments("trainer.max_steps", "model.init_args.total_steps")
         # The responses to an instruction stay together where they are compared.
         parser.link_arguments(
-            "model.init_args.loss", "data.init_args.grouped", compute_fn=lambda loss: loss != "regression"
+            "model.init_args.loss", "data.init_args.rows.grouped", compute_fn=lambda loss: loss != "regression"
         )
         # Training is one run of max_steps over a stream that distributes rows over replicas by itself.
         parser.set_defaults({"trainer.max_epochs": -1, "trainer.use_distributed_sampler": False})

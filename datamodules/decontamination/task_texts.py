@@ -8,8 +8,7 @@ import numpy as np
 
 from ..benchmarks import Benchmark, Split
 from ..rendering.example_cache import ExampleCache
-from ..splits import choose_prompts
-from ..storage.preparation import InstanceCounts
+from ..splits import Instances, choose_prompts
 from .overlap import Document
 
 
@@ -21,12 +20,14 @@ class TaskTexts:
     instance-level example is read with its instructions.
 
     Args:
-        benchmark: Source of tasks and examples.
-        counts: Numbers of training, validation and test instances.
+        benchmark: Where tasks and examples come from.
+        instances: How many instances train, validate and test.
+        seed: Decides which instances train.
     """
 
     benchmark: Benchmark
-    counts: InstanceCounts
+    instances: Instances
+    seed: int
 
     @cached_property
     def names(self) -> dict[Split, list[str]]:
@@ -59,12 +60,12 @@ class TaskTexts:
             name,
             rows,
             trained=name in self.names["train"],
-            validation=self.counts.validation if name in self.names["validation"] else 0,
-            test=self.counts.test if name in self.names["test"] else 0,
-            limit=self.counts.limit_of(name),
-            validation_prompts=self.counts.validation_prompts,
-            every_prompt=self.counts.every_prompt,
-            seed=self.counts.seed,
+            validation=self.instances.validation if name in self.names["validation"] else 0,
+            test=self.instances.test if name in self.names["test"] else 0,
+            limit=self.instances.most(name),
+            validation_prompts=self.instances.validation_prompts,
+            every_prompt=self.instances.every_prompt,
+            seed=self.seed,
         )
         for example in examples.subset(places.train if train else [*places.validation, *places.test]):
             yield Document(example.id, (example.input, *example.targets))

@@ -14,7 +14,7 @@ from ..rendering.example_cache import ExampleCache
 from ..rendering.prompts import rendering_rng
 from ..rendering.tokenization import skip_reason, tokenize_sources
 from ..schema import Example, Prompt, Task
-from ..splits import Instances
+from ..splits import InstanceSplit
 from ..storage.preparation import Preparation
 
 
@@ -58,7 +58,7 @@ class FewShotPreparation(Preparation):
         self.counts_by_shots[shots, fitting] += 1
         return prompt(fitting)
 
-    def instances(
+    def split_instances(
         self,
         name: str,
         total: int,
@@ -67,9 +67,9 @@ class FewShotPreparation(Preparation):
         validated: bool,
         tested: bool,
         rows: Sequence[int] | NDArray[np.int64] | None = None,
-    ) -> Instances:
+    ) -> InstanceSplit:
         """As for zero-shot prompts, without the rows of a held-out task that are needed as demonstrations."""
-        instances = super().instances(name, total, trained=trained, validated=validated, tested=tested, rows=rows)
+        instances = super().split_instances(name, total, trained=trained, validated=validated, tested=tested, rows=rows)
         if trained or not (needed := self._needed(self.benchmark.task(name))):
             return instances
         row_of = np.arange(total) if rows is None else np.asarray(rows)
@@ -80,7 +80,7 @@ class FewShotPreparation(Preparation):
         reserved = set(evaluated[-min(held_back, len(evaluated) // 2) :])  # half of a small task is still evaluated
         held_out = (instances.validation, instances.test)
         kept = [[place for place in places if row_of[place] not in reserved] for places in held_out]
-        return Instances(instances.train, *kept)
+        return InstanceSplit(instances.train, *kept)
 
     def _needed(self, task: Task) -> int:
         """How many of the task's own instances are needed as demonstrations."""
@@ -99,7 +99,7 @@ class FewShotPreparation(Preparation):
         first, pool = self._pools[task.name]
         # An example of no row, so that all prompts of a template get the same demonstrations.
         like = Example(example.task, "", -1, "", (), template=example.template)
-        rng = rendering_rng(self.counts.seed, task.name, f"demonstrations {example.template}", DEMONSTRATION_STREAM)
+        rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DEMONSTRATION_STREAM)
         demonstrations = [*first, *choose_demonstrations(pool, like, self.shots, rng)]
         return [one for one in demonstrations if one.index != example.index][: self.shots]
 
@@ -113,7 +113,9 @@ class FewShotPreparation(Preparation):
         examples = ExampleCache(lambda: self.benchmark.examples(task.name))
         rows = np.fromiter((example.index for example in examples), dtype=np.int64)
         validated, tested = (task.name in self.names[split] for split in ("validation", "test"))
-        instances = self.instances(task.name, len(rows), trained=trained, validated=validated, tested=tested, rows=rows)
+        instances = self.split_instances(
+            task.name, len(rows), trained=trained, validated=validated, tested=tested, rows=rows
+        )
         if trained:
             return [], self.pool(task, examples.subset(instances.train))
         evaluated = set(rows[[*instances.validation, *instances.test]].tolist())

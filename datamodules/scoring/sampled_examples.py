@@ -14,7 +14,7 @@ from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstratio
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
 from ..schema import Example, Task
-from ..splits import Instances, choose_prompts
+from ..splits import InstanceSplit, choose_prompts
 
 Part = Literal["train", "validation", "test"]
 
@@ -109,7 +109,7 @@ class SampledExamples:
             )
         return with_demonstrations(self.prompt, task, example, drawn, generator, self.separator).source
 
-    def _pool(self, name: str, examples: Sequence[Example], instances: Instances) -> list[Example]:
+    def _pool(self, name: str, examples: Sequence[Example], instances: InstanceSplit) -> list[Example]:
         """Examples of a task that can be demonstrations: none that is held out."""
         if not self.shots:
             return []
@@ -122,7 +122,9 @@ class SampledExamples:
             pool = [examples[place] for place in places]
         return [example for example in pool if skip_reason(task, example) is None]
 
-    def _instances(self, name: str, examples: Sequence[Example], splits: Mapping[Split, Sequence[str]]) -> Instances:
+    def _instances(
+        self, name: str, examples: Sequence[Example], splits: Mapping[Split, Sequence[str]]
+    ) -> InstanceSplit:
         return choose_prompts(
             name,
             np.array([example.index for example in examples], dtype=np.int64),

@@ -8,11 +8,12 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch.nn import Parameter
 
+from ...datamodules.instruction_optimization import InstructionOptimizationDataModule
 from ..sharding.strategies import sharding_of
 from .outer_methods import CurvatureName
 
 
-def require_agreement(module: Any, datamodule: Any) -> None:
+def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule) -> None:
     """Refuse a datamodule whose batches are not what the module was built for.
 
     Raises:
@@ -21,14 +22,14 @@ def require_agreement(module: Any, datamodule: Any) -> None:
     settings = module.instruction_settings
     pairs = {
         "preset": (module.preset, datamodule.preset),
-        "inner_steps": (module.inner_steps, datamodule.inner_steps),
-        "instruction length": (settings.length, datamodule.instruction_length),
-        "exemplars": (settings.exemplars, datamodule.exemplars),
+        "levels.inner_steps": (module.inner_steps, datamodule.levels.inner_steps),
+        "instructions.length": (settings.length, datamodule.instructions.length),
+        "instructions.exemplars": (settings.exemplars, datamodule.instructions.exemplars),
     }
     for name, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise ValueError(f"{name} is {ours!r} in the module and {theirs!r} in the datamodule: give both the same")
-    if module.phi and not datamodule.bilevel_plan.outer:
+    if module.phi and (datamodule.plan is None or not datamodule.plan.outer):
         raise ValueError(
             "a learnable instruction is trained on the loss of outer tasks, and there are none: set the "
             "datamodule's split, or instruction.kind to none or first_exemplar"

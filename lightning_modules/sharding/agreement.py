@@ -12,6 +12,7 @@ import torch
 import transformers
 from torch import distributed as dist
 
+from ...datamodules.base import run_data
 from ..hyperparameters import flat
 
 
@@ -41,12 +42,9 @@ def started_with(module: L.LightningModule, trainer: L.Trainer) -> dict[str, str
         "trainer.precision": str(trainer.precision),
     }
     settings |= {f"model.{name}": _short(value) for name, value in flat(module.hparams).items()}
-    plan = getattr(trainer.datamodule, "plan", None)  # type: ignore[attr-defined]
-    if plan is not None and hasattr(plan, "window"):
-        window = plan.window(0)
-        settings["data (the first window of the training stream)"] = _digest(
-            window.tasks.tobytes(), window.examples.tobytes(), window.row_targets.tobytes()
-        )
+    data = run_data(trainer)
+    if data is not None and (fingerprint := data.training_fingerprint()) is not None:
+        settings["data (the beginning of the training stream)"] = fingerprint
     return settings
 
 

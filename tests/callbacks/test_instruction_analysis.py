@@ -14,8 +14,10 @@ from crosstask.callbacks.report.figure_style import svg_element
 from crosstask.callbacks.report.instruction_distances import category_distances, distance_to_nearest, t_sne
 from crosstask.callbacks.report.instruction_figures import training_curves
 from crosstask.datamodules import NaturalInstructions
+from crosstask.datamodules.bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
+from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
@@ -59,11 +61,10 @@ def test_a_run_leaves_its_map_and_numbers(
         NaturalInstructions(str(toybench)),
         tokenizer,
         CategorySplit(4),
-        outer_rows=2,
-        validation_examples=0,
-        instruction_length=length,
-        exemplars=exemplars,
-        **shared,
+        rows=BilevelRows(length=160),
+        levels=Levels(inner_steps=2, outer_rows=2),
+        instructions=InstructionTexts(length=length, exemplars=exemplars),
+        instances=Instances(train=100, validation=0),
     )
     module = InstructionOptimizationModule(
         tokenizer,
