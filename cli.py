@@ -72,8 +72,15 @@ DATA_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
 FIT_COMMANDS: dict[str, Callable[..., Any]] = {"plan": plan_training}
 """Commands about a fit: a function of the fit's parsed configuration, whose other arguments are options."""
 
-LINKED = ("tokenizer", "row_length", "preset", "inner_steps", "instruction_length", "exemplars")
-"""Arguments of a datamodule that its module takes over; a class without one of them is left alone."""
+LINKED = {
+    "tokenizer": "tokenizer",
+    "rows.length": "row_length",
+    "preset": "preset",
+    "levels.inner_steps": "inner_steps",
+    "instructions.length": "instruction_length",
+    "instructions.exemplars": "exemplars",
+}
+"""Arguments of a datamodule and the module's arguments that follow from them, if both classes have them."""
 
 
 class Parser(SentenceParser, LightningArgumentParser):
@@ -92,12 +99,12 @@ class CrosstaskCLI(LightningCLI):
     """Where the run goes on, or whose weights it reads; None where it starts, or Lightning knows better."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for name in LINKED:
-            parser.link_arguments(f"data.init_args.{name}", f"model.init_args.{name}")
+        for source, target in LINKED.items():
+            parser.link_arguments(f"data.init_args.{source}", f"model.init_args.{target}")
         parser.link_arguments("trainer.max_steps", "model.init_args.total_steps")
         # The responses to an instruction stay together where they are compared.
         parser.link_arguments(
-            "model.init_args.loss", "data.init_args.grouped", compute_fn=lambda loss: loss != "regression"
+            "model.init_args.loss", "data.init_args.rows.grouped", compute_fn=lambda loss: loss != "regression"
         )
         # Training is one run of max_steps over a stream that deals rows to replicas by itself.
         parser.set_defaults({"trainer.max_epochs": -1, "trainer.use_distributed_sampler": False})

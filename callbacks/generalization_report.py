@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 import lightning as L
 from lightning import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
+from ..datamodules.base import run_data
+from ..datamodules.schema import Stage
 from ..lightning_modules.evaluation.aggregation import scored_instances
 from ..lightning_modules.evaluation.metrics import Scores
 from .prediction_writer import PredictionWriter
@@ -38,6 +39,18 @@ class GeneralizationReport(Callback):
         self.folder = folder
         self._reported: tuple[str, Report] | None = None
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Reject a datamodule that does not list the evaluated examples.
+
+        Raises:
+            ValueError: With the way out.
+        """
+        if stage in ("validate", "test") and run_data(trainer) is None:
+            raise ValueError(
+                "GeneralizationReport needs a datamodule of crosstask, which lists the evaluated examples: "
+                "trainer.test(module, datamodule=...), or leave the callback out"
+            )
+
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
             self._report(trainer, pl_module, "validation")
@@ -45,13 +58,13 @@ class GeneralizationReport(Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._report(trainer, pl_module, "test")
 
-    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: Stage) -> None:
         folder = run_folder(trainer, f"report/{stage}", self.folder)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_data(trainer)
+        assert data is not None
         scores: Scores = pl_module.scores  # type: ignore[assignment]
         examples = data.evaluation_examples(stage)
-        covers = getattr(data, "evaluation_coverage", None)  # other datamodules list no tasks that could be missing
-        coverage = covers(stage, set(scores.number.tolist())) if covers else None
+        coverage = data.evaluation_coverage(stage, set(scores.number.tolist()))
         report = build_report([scored_instances(scores, examples)], asked=len(examples), coverage=coverage)
         self._reported = stage, report
         if not trainer.is_global_zero:

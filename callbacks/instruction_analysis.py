@@ -84,7 +84,7 @@ class InstructionAnalysis(Callback):
     def _analyse(
         self, module: InstructionOptimizationModule, data: InstructionOptimizationDataModule, folder: Path
     ) -> None:
-        plan = data.bilevel_plan
+        plan = data.plan
         assert plan is not None
         tasks = [task for task, _ in plan.inner]
         training = module.language_model.training
@@ -125,7 +125,7 @@ def definition_states(module: InstructionOptimizationModule, texts: Sequence[str
 
 def learned_states(module: InstructionOptimizationModule, data: InstructionOptimizationDataModule) -> np.ndarray:
     """Mean last states [n, W] of each inner task's learned instruction, at the task's first training instance."""
-    model, plan = module.language_model, data.bilevel_plan
+    model, plan = module.language_model, data.plan
     assert plan is not None
     assert module.instruction is not None
     rows = []

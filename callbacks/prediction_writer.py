@@ -9,7 +9,9 @@ from lightning import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..datamodules.base import run_data
 from ..datamodules.packing.replicas import process_number
+from ..datamodules.schema import ResumableModule, Stage
 from ..lightning_modules.evaluation.answers import Answer
 from .report.predictions import answer_of, prediction_line
 from .run_folder import run_folder
@@ -72,7 +74,7 @@ class PredictionWriter(Callback):
     def _open(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         folder = run_folder(trainer, "predictions", self.folder)
         header = _header(trainer, pl_module, stage)
-        kept = self._continue(trainer, pl_module, stage, folder, header) if header else Unfinished({}, [], {})
+        kept = self._resume(trainer, pl_module, stage, folder, header) if header else Unfinished({}, [], {})
         path = part_path(folder, stage, process_number(trainer))
         if trainer.is_global_zero:
             self._part = open_part(path, header, kept.lines.values())
@@ -83,19 +85,21 @@ class PredictionWriter(Callback):
         if self._part is None:
             self._part = open_part(path, header)
 
-    def _continue(
-        self, trainer: L.Trainer, pl_module: Any, stage: str, folder: Path, header: dict[str, str]
+    def _resume(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str, folder: Path, header: dict[str, str]
     ) -> Unfinished:
-        """Take over what a run that died has answered: it is not asked again, and counts in the scores."""
+        """Answers of an interrupted run: their examples are skipped, and they count in the scores."""
         found = Unfinished({}, [], {})
         if trainer.is_global_zero:
             found = find_unfinished(folder, stage, header, beside=self.folder is None)
             for path, differs in found.others.items():
                 rank_zero_info(f"{path} is of another run ({', '.join(differs)} differ), which is started over")
         found = trainer.strategy.broadcast(found)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        examples = data.evaluation_examples(_asked(stage))
-        data.skip_examples(_asked(stage), found.lines.keys())
+        data = run_data(trainer)
+        assert data is not None
+        assert isinstance(pl_module, ResumableModule)
+        examples = data.evaluation_examples(_evaluated(stage))
+        data.skip_examples(_evaluated(stage), found.lines.keys())
         if found.lines:
             folders = ", ".join(sorted({str(path.parent) for path in found.paths}))
             rank_zero_info(f"{len(found.lines)} of {len(examples)} prompts are answered already, in {folders}")
@@ -127,19 +131,20 @@ class PredictionWriter(Callback):
             (folder / f"{stage}.jsonl").write_text(joined, encoding="utf-8")
             for part in parts:
                 part.unlink()
-        data: Any = getattr(trainer, "datamodule", None)
-        if hasattr(data, "skip_examples"):
-            data.skip_examples(_asked(stage), ())  # a second evaluation by this process asks everything
+        if (data := run_data(trainer)) is not None:
+            data.skip_examples(_evaluated(stage), ())  # a second evaluation by this process evaluates all examples
 
 
-def _asked(stage: str) -> Any:
-    """The datamodule's stage: prediction asks what the test asks."""
-    return "test" if stage == "predict" else stage
+def _evaluated(stage: str) -> Stage:
+    """The datamodule's stage: prediction evaluates the test examples."""
+    return "validation" if stage == "validation" else "test"
 
 
-def _header(trainer: L.Trainer, pl_module: Any, stage: str) -> dict[str, str] | None:
-    """All that decides the answers; None for modules and data that cannot go on from a part of them."""
-    data: Any = getattr(trainer, "datamodule", None)
-    if not hasattr(pl_module, "answer_fingerprint") or not hasattr(data, "evaluation_fingerprint"):
+def _header(trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> dict[str, str] | None:
+    """All that decides the answers; None if the module or its data cannot resume an interrupted evaluation."""
+    data = run_data(trainer)
+    if data is None or not isinstance(pl_module, ResumableModule):
         return None
-    return pl_module.answer_fingerprint() | data.evaluation_fingerprint(_asked(stage))
+    prompts = data.evaluation_fingerprint(_evaluated(stage))
+    answers = None if prompts is None else pl_module.answer_fingerprint()
+    return None if prompts is None or answers is None else answers | prompts

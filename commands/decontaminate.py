@@ -23,7 +23,7 @@ def decontaminate(words: Sequence[str]) -> None:
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help="Share of a task's examples to judge from.")
     parser.add_argument("--processes", type=int, default=1, help="Processes that read and hash training tasks.")
     settings, data = parsed_data(parser, words)
-    texts = TaskTexts(data.benchmark, data.counts)
+    texts = TaskTexts(data.benchmark, data.instances, data.seed)
     index = index_evaluation({name: texts.evaluated(name) for name in texts.evaluation_tasks}, settings.n)
     found = overlaps(index, texts.train_tasks, texts.trained, processes=settings.processes)
     total = len(texts.train_tasks)

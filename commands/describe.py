@@ -1,4 +1,4 @@
-"""``crosstask describe``: print the mixture of a run as a tree."""
+"""``crosstask describe``: print the training data of a run as a tree."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,17 @@ from .shared.run_data import data_parser, parsed_data
 
 
 def describe(words: Sequence[str]) -> None:
-    """Print the mixture as a tree, and what became of the rules that split the tasks.
+    """Print the training data as a tree, after the rules that split the tasks.
 
     Args:
-        words: What stands behind ``crosstask describe``.
+        words: The words after ``crosstask describe``.
     """
-    parser = data_parser("Print the mixture of a run as a tree; prepares what the store lacks.")
-    parser.add_argument("--depth", type=int, default=3, help="1 for benchmarks, 2 for categories, 3 for tasks.")
+    parser = data_parser("Print the training data of a run as a tree; prepares what the store lacks.")
+    help_depth = "1 for benchmarks (or levels), 2 for categories, 3 for tasks."
+    parser.add_argument("--depth", type=int, default=3, help=help_depth)
     settings, data = parsed_data(parser, words)
     data.prepare_data()
     data.setup("fit")
     steps = int((settings.trainer or {}).get("max_steps", -1))
-    print("\n".join([*data.split_lines(), *data.describe(steps if steps > 0 else None).lines(settings.depth)]))
+    description = data.describe(steps if steps > 0 else None)
+    print("\n".join([*data.split_lines(), *description.lines(settings.depth)]))

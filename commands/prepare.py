@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from ..datamodules.base import StoredDataModule
 from .shared.run_data import data_parser, parsed_data
 
 
@@ -10,11 +11,14 @@ def prepare(words: Sequence[str]) -> None:
     """Render and tokenize the training tasks that the store lacks, over several processes.
 
     Args:
-        words: What stands behind ``crosstask prepare``.
+        words: The words after ``crosstask prepare``.
     """
     parser = data_parser("Render and tokenize ahead of training what the store lacks; run it again after a kill.")
     parser.add_argument("--processes", type=int, default=1, help="Processes that read, render and tokenize.")
     settings, data = parsed_data(parser, words)
+    if not isinstance(data, StoredDataModule):
+        print(f"{type(data).__name__} has nothing to prepare: its instances are rendered and tokenized as they are drawn")
+        return
     data.processes = settings.processes
     began = time.monotonic()
     data.prepare_data()

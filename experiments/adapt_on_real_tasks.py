@@ -139,13 +139,9 @@ def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, A
         "benchmark": benchmark,
         "tokenizer": settings.encoder,
         "prompt": JUDGED,
-        "samples": [str(samples)],
-        "row_length": 512,
-        "pair_length": 256,
-        "rows_per_step": 4,
-        "train_examples": settings.train,
-        "validation_examples": 0,
-        "test_examples": settings.test,
+        "augmentation": {"samples": [str(samples)]},
+        "rows": {"length": 512, "pair_length": 256, "per_step": 4},
+        "instances": {"train": settings.train, "validation": 0, "test": settings.test},
         "cache": str(run.folder / "store"),
     }
     export = {"class_path": "HuggingFaceExport", "init_args": {"folder": str(folder)}}

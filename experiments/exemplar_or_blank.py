@@ -30,9 +30,12 @@ import torch
 from crosstask.commands.tokenizer import train_tokenizer
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Split
+from crosstask.datamodules.bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
 from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
+from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
+from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.toybench.tasks import POOLS
 from crosstask.datamodules.toybench.writer import TEST_INSTANCES, write_toybench
 from crosstask.lightning_modules.hypergradients import Hypergradient
@@ -184,17 +187,16 @@ def fitted(
         tokenizer,
         CategorySplit(setting.outer_categories, seed=seed),  # where nothing is learned, too: all train on the same
         prompt=TkInstructPrompt(positive_examples=1, definition=False),
-        inner_prompt=TkInstructPrompt(positive_examples=0, definition=False),
-        row_length=192,
-        inner_steps=setting.inner_steps,
-        inner_rows=setting.inner_rows,
-        outer_rows=setting.outer_rows,
-        instruction_length=LENGTH,
-        exemplars=exemplars,
-        blank_exemplars=blanks,
-        validation_examples=0,
-        test_examples=setting.test_examples,
-        max_new_tokens=16,
+        levels=Levels(
+            inner_prompt=TkInstructPrompt(positive_examples=0, definition=False),
+            inner_steps=setting.inner_steps,
+            inner_rows=setting.inner_rows,
+            outer_rows=setting.outer_rows,
+        ),
+        rows=BilevelRows(length=192),
+        instructions=InstructionTexts(length=LENGTH, exemplars=exemplars, blank=blanks),
+        instances=Instances(train=100, validation=0, test=setting.test_examples),
+        evaluation=Evaluation(max_new_tokens=16),
         seed=seed,
     )
     settings: dict[str, Any] = {

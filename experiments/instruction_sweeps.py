@@ -25,7 +25,7 @@ SPLITS = 4  # of each kind
 def variants(sweep: str, categories: int) -> dict[str, dict[str, Any]]:
     """By name, what is laid over the recipe."""
     if sweep == "length":
-        return {f"length-{length}": {"data": {"init_args": {"instruction_length": length}}} for length in LENGTHS}
+        return {f"length-{length}": {"data": {"init_args": {"instructions": {"length": length}}}} for length in LENGTHS}
     if sweep == "diversity":
         clustered = {f"clustered-{group}": _split("ClusterSplit", groups=16, group=group) for group in range(SPLITS)}
         outer = max(round(categories / 6), 1)

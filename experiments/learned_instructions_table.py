@@ -31,11 +31,14 @@ from transformers import PreTrainedModel
 
 from crosstask.commands.tokenizer import train_tokenizer
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
+from crosstask.datamodules.bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
+from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.rendering.prompts import rendering_rng
 from crosstask.datamodules.rendering.tokenization import load_tokenizer, skip_reason, tokenize_joint
+from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instruction_kinds import Representation
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
@@ -168,15 +171,11 @@ def train_and_test(
         CategorySplit(0.2, seed=seed) if learns else None,
         prompt=PROMPT,
         preset="fast",
-        row_length=ROW,
-        inner_steps=inner_steps,
-        inner_rows=4,
-        outer_rows=8,
-        instruction_length=INSTRUCTION,
-        validation_examples=0,
-        test_examples=test_examples,
-        max_new_tokens=ANSWER,
-        evaluation_tokens=4096,
+        rows=BilevelRows(length=ROW),
+        levels=Levels(inner_steps=inner_steps, inner_rows=4, outer_rows=8),
+        instructions=InstructionTexts(length=INSTRUCTION),
+        instances=Instances(train=100, validation=0, test=test_examples),
+        evaluation=Evaluation(max_new_tokens=ANSWER, batch_tokens=4096),
         seed=seed,
     )
     module = InstructionOptimizationModule(
@@ -208,14 +207,14 @@ def train_and_test(
     trainer.fit(module, data)
     trained = time.perf_counter() - started
     (scores,) = trainer.test(module, data, verbose=False)
-    assert data.levels is not None
+    assert data.task_levels is not None
     return {
         "arm": arm,
         "seed": seed,
         "rouge_l": 100 * scores["test/rouge_l"],
         "loss": test_loss(module.language_model, benchmark, tokenizer, test_examples),
-        "inner_tasks": len(data.levels.inner),
-        "outer_tasks": len(data.levels.outer),
+        "inner_tasks": len(data.task_levels.inner),
+        "outer_tasks": len(data.task_levels.outer),
         "outer_steps": module.outer_step,
         "train_seconds": round(trained),
         "seconds": round(time.perf_counter() - started),

@@ -21,6 +21,8 @@ from common import print_result
 
 from crosstask.commands.export import export_checkpoint
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
+from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
+from crosstask.datamodules.packing.row_settings import Rows
 from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.lightning_modules import InstructionTuningModule, ShardedStrategy
 
@@ -98,9 +100,8 @@ def fit(folder: Path, layers: int) -> None:
     data = InstructionTuningDataModule(
         NaturalInstructions(str(folder / "toybench")),
         tokenizer=tokenizer,
-        row_length=64,
-        rows_per_step=2,
-        max_new_tokens=8,
+        rows=Rows(length=64, per_step=2),
+        evaluation=Evaluation(max_new_tokens=8),
         cache=str(folder / "store"),
     )
     trainer = L.Trainer(

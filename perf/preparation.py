@@ -24,6 +24,7 @@ from rich.table import Table
 from crosstask.commands.tokenizer import train_tokenizer
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.rendering.tokenization import skip_reason
+from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.storage.parallel_preparation import Job, prepare_tasks
 from crosstask.datamodules.storage.preparation import Preparation
 
@@ -38,7 +39,9 @@ class Some(NaturalInstructions):
 
 
 def preparation(benchmark: NaturalInstructions, tokenizer: str, store: Path) -> Preparation:
-    data = InstructionTuningDataModule(benchmark, tokenizer, cache=str(store), test_examples=0, validation_examples=0)
+    data = InstructionTuningDataModule(
+        benchmark, tokenizer, cache=str(store), instances=Instances(test=0, validation=0)
+    )
     return data.preparation
 
 

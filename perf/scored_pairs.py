@@ -25,6 +25,8 @@ from crosstask.datamodules.rendering.bpe import write_bpe
 from crosstask.datamodules.schema import Example, Task
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.scoring.samples import Sample
+from crosstask.datamodules.scoring.scorer_settings import Augmentation, PairRows
+from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules import ScorerModule
 
 WORDS = [f"{a}{b}" for a in ("ba", "do", "ki", "lu", "me", "ra", "so", "tu") for b in ("n", "r", "l", "st", "m", "k")]
@@ -128,11 +130,9 @@ def main() -> None:
         data = ScorerDataModule(
             benchmark,
             str(folder / "tokenizer"),
-            row_length=2048,
-            pair_length=512,
-            rows_per_step=16,
-            validation_examples=0,
-            samples=[str(folder / "samples.jsonl")],
+            rows=PairRows(length=2048, pair_length=512, per_step=16),
+            instances=Instances(validation=0),
+            augmentation=Augmentation(samples=[str(folder / "samples.jsonl")]),
             cache=str(folder / "store"),
         )
         began, memory = time.perf_counter(), []

@@ -33,6 +33,7 @@ ORDER = {
         "evaluation",
         "scoring",
         "bilevel",
+        "base",
         "instruction_tuning",
         "instruction_optimization",
         "scorer",

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning import LightningDataModule
 
 from ...datamodules import benchmarks
-from ...datamodules.instruction_tuning import InstructionTuningDataModule
+from ...datamodules.base import BenchmarkDataModule
 from ...datamodules.messages import unknown_class_hint
 from .parser import SentenceParser
 
@@ -34,9 +34,9 @@ def data_parser(description: str) -> ArgumentParser:
     return parser
 
 
-def parsed_data(parser: ArgumentParser, words: Sequence[str]) -> tuple[Namespace, InstructionTuningDataModule]:
+def parsed_data(parser: ArgumentParser, words: Sequence[str]) -> tuple[Namespace, BenchmarkDataModule]:
     settings = parser.parse_args(list(words))
     data = parser.instantiate(settings).data
-    if not isinstance(data, InstructionTuningDataModule):
-        raise ValueError(f"only a datamodule with a store of tasks can be prepared, got {type(data).__name__}")
+    if not isinstance(data, BenchmarkDataModule):
+        raise ValueError(f"expected a datamodule of crosstask, got {type(data).__name__}")
     return settings, data

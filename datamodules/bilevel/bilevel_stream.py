@@ -11,7 +11,9 @@ replicas::
 Rows are padded, one example each, and not packed: a learnable instruction stands before every one of them.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -22,8 +24,9 @@ from ..packing.collate import CausalRows, Seq2SeqRows
 from ..packing.replicas import Replicas
 from ..rendering.prompts import PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
-from ..schema import CausalBatch, Example, Prompt, Seq2SeqBatch, Task, TokenizedExample
+from ..schema import CausalBatch, Prompt, Seq2SeqBatch, TokenizedExample
 from ..storage.preparation import Preparation
+from .bilevel_report import BilevelDescription, BilevelReport, LevelTasks, TaskInstances
 from .exemplars import ExemplarPools, InstructionInputs, encode_exemplars, encode_pairs, pair_texts
 
 LanguageRows = CausalBatch | Seq2SeqBatch
@@ -51,13 +54,6 @@ class BilevelBatch(NamedTuple):
     curvature: InnerBatch | None = None
 
 
-class TaskInstances(NamedTuple):
-    """A task and its training instances, in a fixed order."""
-
-    task: Task
-    examples: list[Example]
-
-
 class Instance(NamedTuple):
     """One instance of a level: its task's place among the level's tasks, and its own among that task's."""
 
@@ -67,24 +63,29 @@ class Instance(NamedTuple):
 
 def read_instances(
     preparation: Preparation, names: Sequence[str], *, validated: bool, tested: Sequence[str]
-) -> list[TaskInstances]:
-    """The instances of training tasks that train, at most as many as the preparation's limit.
+) -> tuple[list[TaskInstances], Counter[str]]:
+    """The training instances of tasks, and how many instances are skipped by reason.
 
     Raises:
-        ValueError: A task has none.
+        ValueError: A task has no training instances.
     """
-    found = []
+    tasks, skipped = [], Counter[str]()
     for name in names:
         task, examples = preparation.benchmark.task(name), list(preparation.benchmark.examples(name))
-        chosen = preparation.instances(name, len(examples), trained=True, validated=validated, tested=name in tested)
-        trained = [examples[place] for place in chosen.train if skip_reason(task, examples[place]) is None]
+        rows = [example.index for example in examples]
+        chosen = preparation.split_instances(
+            name, len(examples), trained=True, validated=validated, tested=name in tested, rows=rows
+        )
+        reasons = [skip_reason(task, examples[place]) for place in chosen.train]
+        trained = [examples[place] for place, reason in zip(chosen.train, reasons, strict=True) if reason is None]
+        skipped.update(reason for reason in reasons if reason is not None)
         if not trained:
             raise ValueError(
                 f"training task {name!r} has no instances left beside those held out of its {len(examples)}: hold out "
                 "fewer, or take it off the training list"
             )
-        found.append(TaskInstances(task, trained))
-    return found
+        tasks.append(TaskInstances(task, trained))
+    return tasks, skipped
 
 
 class Shuffled:
@@ -147,7 +148,8 @@ class BilevelPlan:
         inner_steps: Theta steps for one of phi, K.
         inner_rows: Instances of a theta step, over all replicas.
         outer_rows: Instances of an outer batch, over all replicas, and of a fresh batch for the hypergradient.
-        fresh: Whether the hypergradient has an inner batch of its own.
+        fresh: Whether the hypergradient has another inner batch than the theta step.
+        skipped: Training instances that are skipped, by reason.
     """
 
     def __init__(
@@ -161,17 +163,59 @@ class BilevelPlan:
         inner_rows: int,
         outer_rows: int,
         fresh: bool,
+        skipped: Mapping[str, int] | None = None,
     ) -> None:
         self.preparation, self.inner, self.outer, self.text = preparation, inner, outer, text
         self.inner_steps, self.inner_rows, self.outer_rows, self.fresh = inner_steps, inner_rows, outer_rows, fresh
+        self.skipped = skipped or {}
         if text.pools is not None:
             for task, examples in inner:
                 text.pools.require(task.name, len(examples))
         self._inner, self._outer = _instances(inner), _instances(outer)
-        seed = preparation.counts.seed
+        seed = preparation.seed
         self._inner_order = Shuffled(len(self._inner), seed=seed, name="inner")
         self._outer_order = Shuffled(len(self._outer), seed=seed, name="outer")
         self._curvature_order = Shuffled(len(self._inner), seed=seed, name="curvature")
+
+    def epoch_steps(self) -> int:
+        """Theta steps of an epoch over the inner instances."""
+        return -(-len(self._inner) // self.inner_rows)
+
+    def require_steps(self, steps: int) -> None:
+        """Reject a training in which phi never moves.
+
+        Raises:
+            ValueError: There are outer tasks, and fewer than `inner_steps` theta steps.
+        """
+        if self._outer and steps < self.inner_steps:
+            raise ValueError(
+                f"the length of training is counted in theta steps: set trainer.max_steps to at least inner_steps = "
+                f"{self.inner_steps}, since phi moves once in so many (an epoch has {self.epoch_steps()} steps), got "
+                f"{steps}"
+            )
+
+    def stream(self, here: Replicas, steps: int) -> "BilevelStream":
+        """One replica's batches of `steps` theta steps."""
+        return BilevelStream(self, here, steps)
+
+    def report(self) -> BilevelReport:
+        """One epoch over the inner instances in numbers."""
+        steps = self.epoch_steps()
+        return BilevelReport(*self._levels(steps), self.skipped, steps, self.inner_steps)
+
+    def describe(self, steps: int) -> BilevelDescription:
+        """The tasks of both levels, with what `steps` theta steps draw of each."""
+        return BilevelDescription(*self._levels(steps))
+
+    def _levels(self, steps: int) -> tuple[LevelTasks, LevelTasks]:
+        outer_draws = steps // self.inner_steps * self.outer_rows
+        return LevelTasks(self.inner, steps * self.inner_rows), LevelTasks(self.outer, outer_draws)
+
+    def fingerprint(self) -> str:
+        """Digest of the tasks of both levels and of the first batch; the same on every process of a run."""
+        names = [task.name for task, _ in (*self.inner, *self.outer)]
+        first = self.batch(0, Replicas()).inner.rows.input_ids
+        return hashlib.sha256(repr((names, first.tolist())).encode()).hexdigest()[:12]
 
     def batch(self, step: int, here: Replicas) -> BilevelBatch:
         """This replica's part of a step, from 0."""
@@ -220,7 +264,7 @@ class BilevelPlan:
         """An instance as text; of several references, every epoch draws anew."""
         task, examples = tasks[instance.task]
         example = examples[instance.place]
-        return form(task, example, rendering_rng(self.preparation.counts.seed, task.name, example.id, epoch))
+        return form(task, example, rendering_rng(self.preparation.seed, task.name, example.id, epoch))
 
     def _rows(self, prompts: list[Prompt], here: Replicas, *, reserve: int) -> LanguageRows:
         """This replica's rows, as wide as the widest of them, with the number of targets of all replicas' rows."""

@@ -8,8 +8,7 @@ import numpy as np
 
 from ..benchmarks import Benchmark, Split
 from ..rendering.reading import Reread
-from ..splits import choose_prompts
-from ..storage.preparation import InstanceCounts
+from ..splits import Instances, choose_prompts
 from .overlap import Document
 
 
@@ -22,11 +21,13 @@ class TaskTexts:
 
     Args:
         benchmark: Where tasks and examples come from.
-        counts: How instances are dealt.
+        instances: How many instances train, validate and test.
+        seed: Decides which instances train.
     """
 
     benchmark: Benchmark
-    counts: InstanceCounts
+    instances: Instances
+    seed: int
 
     @cached_property
     def names(self) -> dict[Split, list[str]]:
@@ -58,11 +59,12 @@ class TaskTexts:
             name,
             rows,
             trained=name in self.names["train"],
-            validation=self.counts.validation if name in self.names["validation"] else 0,
-            test=self.counts.test if name in self.names["test"] else 0,
-            limit=self.counts.limit,
-            validation_prompts=self.counts.validation_prompts,
-            seed=self.counts.seed,
+            validation=self.instances.validation if name in self.names["validation"] else 0,
+            test=self.instances.test if name in self.names["test"] else 0,
+            limit=self.instances.most(name),
+            validation_prompts=self.instances.validation_prompts,
+            every_prompt=self.instances.every_prompt,
+            seed=self.seed,
         )
         for example in examples.at(dealt.train if train else [*dealt.validation, *dealt.test]):
             yield Document(example.id, (example.input, *example.targets))

@@ -60,7 +60,7 @@ def read_evaluation(
     for name in names[split]:
         task = preparation.benchmark.task(name)
         examples = list(preparation.benchmark.examples(name))
-        chosen = preparation.instances(
+        chosen = preparation.split_instances(
             name,
             len(examples),
             trained=name in trained_names,
@@ -82,7 +82,7 @@ def read_evaluation(
     if not asked:
         raise ValueError(
             f"no {split} example is left of {len(names[split])} tasks (skipped: {dict(skipped)}); "
-            f"raise {split}_examples, or list other tasks"
+            f"raise instances.{split}, or list other tasks"
         )
     return EvaluationSet(asked, prompts, skipped, rows, available)
 

@@ -14,7 +14,7 @@ from ..rendering.prompts import rendering_rng
 from ..rendering.reading import Reread
 from ..rendering.tokenization import skip_reason, tokenize_sources
 from ..schema import Example, Prompt, Task
-from ..splits import Instances
+from ..splits import InstanceSplit
 from ..storage.preparation import Preparation
 
 
@@ -57,7 +57,7 @@ class ShotPreparation(Preparation):
         self.shown[shots, fitting] += 1
         return after(fitting)
 
-    def instances(
+    def split_instances(
         self,
         name: str,
         total: int,
@@ -66,9 +66,9 @@ class ShotPreparation(Preparation):
         validated: bool,
         tested: bool,
         rows: Sequence[int] | NDArray[np.int64] | None = None,
-    ) -> Instances:
+    ) -> InstanceSplit:
         """As without demonstrations, but for the rows that a task needs to show."""
-        dealt = super().instances(name, total, trained=trained, validated=validated, tested=tested, rows=rows)
+        dealt = super().split_instances(name, total, trained=trained, validated=validated, tested=tested, rows=rows)
         if trained or not (missing := self._missing(self.benchmark.task(name))):
             return dealt
         row_of = np.arange(total) if rows is None else np.asarray(rows)
@@ -78,7 +78,7 @@ class ShotPreparation(Preparation):
             return dealt
         shown = set(asked[-min(held_back, len(asked) // 2) :])  # half of a small task is still asked
         kept = [[place for place in part if row_of[place] not in shown] for part in (dealt.validation, dealt.test)]
-        return Instances(dealt.train, *kept)
+        return InstanceSplit(dealt.train, *kept)
 
     def _missing(self, task: Task) -> int:
         """How many of the task's own instances are needed as demonstrations."""
@@ -96,7 +96,7 @@ class ShotPreparation(Preparation):
             self._pools[task.name] = self._pool(task)
         published, pool = self._pools[task.name]
         evaluated_like = _only_template(example)
-        rng = rendering_rng(self.counts.seed, task.name, f"demonstrations {example.template}", DRAWN)
+        rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DRAWN)
         found = [*published, *choose(pool, evaluated_like, self.shots, rng)]
         return [one for one in found if one.index != example.index][: self.shots]
 
@@ -110,7 +110,9 @@ class ShotPreparation(Preparation):
         examples = Reread(lambda: self.benchmark.examples(task.name))
         rows = np.fromiter((example.index for example in examples), dtype=np.int64)
         validated, tested = (task.name in self.names[split] for split in ("validation", "test"))
-        dealt = self.instances(task.name, len(rows), trained=trained, validated=validated, tested=tested, rows=rows)
+        dealt = self.split_instances(
+            task.name, len(rows), trained=trained, validated=validated, tested=tested, rows=rows
+        )
         if trained:
             return [], self.pool(task, examples.at(dealt.train))
         asked = set(rows[[*dealt.validation, *dealt.test]].tolist())

@@ -52,9 +52,7 @@ class PromptLoader:
     ) -> None:
         self.sources, self.examples, self.replicas, self.answered = sources, examples, replicas, answered
         self.pad_token_id, self.pad_left, self.max_new_tokens = pad_token_id, pad_left, max_new_tokens
-        self._batches = budget_batches(
-            [len(source) + max_new_tokens for source in sources], budget, padded=True
-        )
+        self._batches = budget_batches([len(source) + max_new_tokens for source in sources], budget, padded=True)
 
     def __len__(self) -> int:
         return len(self._mine())

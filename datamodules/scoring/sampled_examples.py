@@ -14,7 +14,7 @@ from ..rendering.demonstrations import DRAWN, choose, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
 from ..schema import Example, Task
-from ..splits import Instances, choose_prompts
+from ..splits import InstanceSplit, choose_prompts
 
 Part = Literal["train", "validation", "test"]
 
@@ -109,7 +109,7 @@ class SampledExamples:
             )
         return with_demonstrations(self.prompt, task, example, drawn, generator, self.separator).source
 
-    def _pool(self, name: str, examples: Sequence[Example], dealt: Instances) -> list[Example]:
+    def _pool(self, name: str, examples: Sequence[Example], dealt: InstanceSplit) -> list[Example]:
         """Solved examples of a task: none that is held out to be sampled."""
         if not self.shots:
             return []
@@ -122,7 +122,7 @@ class SampledExamples:
             found = [examples[place] for place in places]
         return [example for example in found if skip_reason(task, example) is None]
 
-    def _dealt(self, name: str, examples: Sequence[Example], splits: Mapping[Split, Sequence[str]]) -> Instances:
+    def _dealt(self, name: str, examples: Sequence[Example], splits: Mapping[Split, Sequence[str]]) -> InstanceSplit:
         return choose_prompts(
             name,
             np.array([example.index for example in examples], dtype=np.int64),

@@ -10,13 +10,14 @@ Super-NaturalInstructions pools the instances of a category instead.
 
 import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import lightning as L
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datamodules.schema import LEVELS, EvaluationExample, Level, Metric
+from ...datamodules.base import run_data
+from ...datamodules.schema import LEVELS, EvaluationExample, Level, Metric, Stage
 from .metrics import Scores
 
 Value = float | NDArray[np.float64]
@@ -311,9 +312,9 @@ def selection_of(scores: Scores, examples: Sequence[EvaluationExample]) -> Mappi
     return {"selection": float(selection_score(found)), **averages}
 
 
-def log_selection(module: L.LightningModule, stage: str, scores: Scores) -> None:
+def log_selection(module: L.LightningModule, stage: Stage, scores: Scores) -> None:
     """Log OPT-IML's averages over category columns; a ModelCheckpoint can monitor ``validation/selection``."""
-    datamodule: Any = getattr(module.trainer, "datamodule", None)
-    if hasattr(datamodule, "evaluation_examples"):  # it tells levels and categories of what was asked
-        for name, score in selection_of(scores, datamodule.evaluation_examples(stage)).items():
+    data = run_data(module.trainer)
+    if data is not None:  # it knows the level and category of each example
+        for name, score in selection_of(scores, data.evaluation_examples(stage)).items():
             module.log(f"{stage}/{name}", score)

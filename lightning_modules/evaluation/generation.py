@@ -138,9 +138,7 @@ def generate(
         raise ValueError(f"{len(empty)} prompts have no token to continue, e.g. prompt {empty[0]}: give it a bos token")
     drawn = sum(decoding.rows for decoding in decodings if decoding.beams == 1)
     rows = max([drawn, *(decoding.rows for decoding in decodings)])
-    for batch in budget_batches(
-        [rows * (len(source) + max_new_tokens) for source in sources], budget, padded=True
-    ):
+    for batch in budget_batches([rows * (len(source) + max_new_tokens) for source in sources], budget, padded=True):
         input_ids, mask = pad_prompts(
             [sources[place] for place in batch], tokenizer.pad_token_id, left=not model.config.is_encoder_decoder
         )

@@ -8,24 +8,26 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch.nn import Parameter
 
+from ...datamodules.instruction_optimization import InstructionOptimizationDataModule
 from ..sharding.strategies import sharding_of
 from .outer_methods import CurvatureName
 
-SHARED = ("preset", "inner_steps", "instruction_length", "exemplars")
-"""Arguments that the module and its datamodule both have, and must have alike."""
 
-
-def require_agreement(module: Any, datamodule: Any) -> None:
+def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule) -> None:
     """Refuse a datamodule whose batches are not what the module was built for.
 
     Raises:
         ValueError: The argument that differs, or a learnable instruction without outer tasks.
     """
-    for name in SHARED:
-        ours, theirs = getattr(module, name), getattr(datamodule, name, getattr(module, name))
+    for name, ours, theirs in (
+        ("preset", module.preset, datamodule.preset),
+        ("levels.inner_steps", module.inner_steps, datamodule.levels.inner_steps),
+        ("instructions.length", module.instruction_length, datamodule.instructions.length),
+        ("instructions.exemplars", module.exemplars, datamodule.instructions.exemplars),
+    ):
         if ours != theirs:
             raise ValueError(f"{name} is {ours!r} in the module and {theirs!r} in the datamodule: give both the same")
-    if module.phi and not datamodule.bilevel_plan.outer:
+    if module.phi and (datamodule.plan is None or not datamodule.plan.outer):
         raise ValueError(
             "a learnable instruction is trained on the loss of outer tasks, and there are none: set the "
             "datamodule's split, or instruction to none or first_exemplar"

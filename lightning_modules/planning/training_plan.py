@@ -81,7 +81,7 @@ def make_plan(
         raise ValueError(f"a plan can be made for InstructionTuningModule alone, got {model['class_path']}")
     if trainer["max_steps"] < 1:
         raise ValueError(f"trainer.max_steps = {trainer['max_steps']}: say how many optimizer steps the run takes")
-    arguments, rows = model["init_args"], data["init_args"]
+    arguments, rows = model["init_args"], data["init_args"]["rows"]
     layout = layout_of(trainer, devices=devices, fused=arguments["fused"])
     config = _config(arguments)
     shape = step_shape(rows, trainer, layout, targets=targets)
@@ -98,8 +98,8 @@ def make_plan(
     with torch.device("meta"):
         whole = build(config, None)
     columns = shape.rows * (shape.target_columns or shape.targets)
-    steps, tokens = trainer["max_steps"], rows["rows_per_step"] * (shape.columns + (shape.target_columns or 0))
-    flops = training_flops(whole, _step_counts(rows["rows_per_step"], shape))
+    steps, tokens = trainer["max_steps"], rows["per_step"] * (shape.columns + (shape.target_columns or 0))
+    flops = training_flops(whole, _step_counts(rows["per_step"], shape))
     return TrainingPlan(
         parameters=sum(parameter.numel() for parameter in whole.parameters()),
         layout=layout,
@@ -116,23 +116,23 @@ def make_plan(
     )
 
 
-def step_shape(data: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layout, *, targets: float) -> StepShape:
+def step_shape(rows: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layout, *, targets: float) -> StepShape:
     """What a device reads at a time.
 
     Raises:
         ValueError: The rows of a step cannot be divided.
     """
     parts = layout.replicas * trainer["accumulate_grad_batches"]
-    if data["rows_per_step"] % parts:
+    if rows["per_step"] % parts:
         raise ValueError(
-            f"rows_per_step = {data['rows_per_step']} cannot be divided into {layout.replicas} replicas x "
+            f"rows.per_step = {rows['per_step']} cannot be divided into {layout.replicas} replicas x "
             f"{trainer['accumulate_grad_batches']} accumulated batches"
         )
     return StepShape(
-        rows=data["rows_per_step"] // parts,
-        columns=data["row_length"],
-        targets=max(round(data["row_length"] * targets), 1),
-        target_columns=data.get("target_length"),
+        rows=rows["per_step"] // parts,
+        columns=rows["length"],
+        targets=max(round(rows["length"] * targets), 1),
+        target_columns=rows.get("target_length"),
         accumulated=trainer["accumulate_grad_batches"] > 1,
     )
 

@@ -12,6 +12,8 @@ import torch
 import transformers
 from torch import distributed as dist
 
+from ...datamodules.base import run_data
+
 
 def require_agreement(module: L.LightningModule, trainer: L.Trainer) -> None:
     """Compare what processes were started with; every process must call it, once they can talk to each other.
@@ -39,12 +41,9 @@ def started_with(module: L.LightningModule, trainer: L.Trainer) -> dict[str, str
         "trainer.precision": str(trainer.precision),
     }
     found |= {f"model.{name}": _short(value) for name, value in vars(module).items() if _is_plain(value)}
-    plan = getattr(trainer.datamodule, "plan", None)  # type: ignore[attr-defined]
-    if plan is not None and hasattr(plan, "window"):
-        window = plan.window(0)
-        found["data (the first window of the training stream)"] = _digest(
-            window.tasks.tobytes(), window.examples.tobytes(), window.row_targets.tobytes()
-        )
+    data = run_data(trainer)
+    if data is not None and (fingerprint := data.training_fingerprint()) is not None:
+        found["data (the beginning of the training stream)"] = fingerprint
     return found
 
 

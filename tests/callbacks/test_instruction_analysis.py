@@ -12,8 +12,10 @@ from crosstask.callbacks.instruction_analysis import InstructionAnalysis
 from crosstask.callbacks.instruction_geometry import coverage, spread, t_sne
 from crosstask.callbacks.report.scatter import curves_svg
 from crosstask.datamodules import NaturalInstructions
+from crosstask.datamodules.bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
+from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
 
@@ -51,8 +53,15 @@ def test_a_run_leaves_its_map_and_numbers(
     tokenizer, extracts = str(toybench / "tokenizer"), instruction.endswith("extractor")
     shared: dict[str, Any] = {"row_length": 160, "inner_steps": 2, "instruction_length": 24 if extracts else 3}
     shared["exemplars"] = 3 if extracts else 0
+    texts = InstructionTexts(length=shared["instruction_length"], exemplars=shared["exemplars"])
     data = InstructionOptimizationDataModule(
-        NaturalInstructions(str(toybench)), tokenizer, CategorySplit(4), outer_rows=2, validation_examples=0, **shared
+        NaturalInstructions(str(toybench)),
+        tokenizer,
+        CategorySplit(4),
+        rows=BilevelRows(length=160),
+        levels=Levels(inner_steps=2, outer_rows=2),
+        instructions=texts,
+        instances=Instances(train=100, validation=0),
     )
     module = InstructionOptimizationModule(
         tokenizer,

@@ -34,7 +34,7 @@ def test_a_run_logs_its_waits_and_tells_of_a_stall(
             ],
         },
         "model": {"class_path": "InstructionTuningModule", "init_args": {"config": tiny_model, "warmup_steps": 0}},
-        "data": tuning_data(toybench, tmp_path / "store", rows_per_step=2),
+        "data": tuning_data(toybench, tmp_path / "store", rows={"per_step": 2}),
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with caplog.at_level(logging.ERROR):

@@ -163,7 +163,7 @@ def recipe(cluster: Cluster, toybench: Path) -> Path:
                 "embedding_dropout": 0.1,
             },
         },
-        "data": tuning_data(toybench, cluster.folder.parent / "store", rows_per_step=8),
+        "data": tuning_data(toybench, cluster.folder.parent / "store", rows={"per_step": 8}),
     }
     path.write_text(yaml.safe_dump(config))
     return path

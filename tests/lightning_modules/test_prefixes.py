@@ -237,7 +237,7 @@ def recipe(folder: Path, toybench: Path) -> Path:
         "warmup_steps": 1,
     }
     module = {"class_path": "InstructionTuningModule", "init_args": arguments}
-    return write_recipe(folder / "prefix.yaml", toybench, module, {"packing": "one_per_row"})
+    return write_recipe(folder / "prefix.yaml", toybench, module, {"rows": {"packing": "one_per_row"}})
 
 
 def test_a_prefix_alone_is_trained_saved_and_drawn_from(

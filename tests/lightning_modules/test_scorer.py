@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from argument_groups import with_changes
 from transformers import (
     AutoModelForSequenceClassification,
     RobertaConfig,
@@ -28,6 +29,8 @@ from crosstask.datamodules.packing.train_stream import TrainPlan, TrainStream
 from crosstask.datamodules.schema import EvaluationExample, ScoredBatch
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.scoring.response_sets import ResponseBatch
+from crosstask.datamodules.scoring.scorer_settings import PairRows
+from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.toybench.tasks import POOLS
 from crosstask.lightning_modules import planned_training, scorer
 from crosstask.lightning_modules.scorer import ScorerModule
@@ -63,12 +66,9 @@ def plan(toybench: Path, tmp_path: Path) -> TrainPlan:
     data = ScorerDataModule(
         NaturalInstructions(str(toybench)),
         str(toybench / "tokenizer"),
-        row_length=256,
-        pair_length=96,
-        rows_per_step=4,
-        packing="in_order",  # rows hold different numbers of pairs
-        train_examples=10,
-        validation_examples=0,
+        # In order, so that rows hold different numbers of pairs.
+        rows=PairRows(length=256, pair_length=96, per_step=4, packing="in_order"),
+        instances=Instances(train=10, validation=0),
         cache=str(tmp_path / "store"),
     )
     data.prepare_data()
@@ -318,16 +318,15 @@ def shrink(kinds: Path, toybench: Path, tmp_path: Path, **trainer: Any) -> Path:
     recipe["model"]["init_args"]["learning_rate"] = 3e-3
     recipe["model"]["init_args"]["config"] |= {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2}
     recipe["model"]["init_args"]["config"] |= {"num_attention_heads": 2}
-    recipe["data"]["init_args"] |= {
+    changes = {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(kinds), "splits": "splits"}},
         "tokenizer": str(toybench / "tokenizer"),
         "cache": str(tmp_path / "store"),
-        "row_length": 256,
-        "rows_per_step": 4,
-        "validation_examples": 60,
-        "test_examples": 24,
-        "mismatches": 2,
+        "rows": {"length": 256, "per_step": 4},
+        "instances": {"validation": 60, "test": 24},
+        "evaluation": {"mismatches": 2},
     }
+    recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], changes)
     path = tmp_path / "scorer.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path

@@ -21,8 +21,8 @@ def test_the_pretraining_recipes_parse(names: list[str], encoder: str, capsys: p
     assert model["pretrained"] == data["tokenizer"] == f"FacebookAI/{encoder}"
     assert (model["learning_rate"], model["warmup_share"], model["weight_decay"]) == (1e-6, 0.1, 0.0)
     assert found["trainer"]["max_steps"] == 160_000_000 // 1024
-    assert data["train_examples"] == 500_000
-    assert data["every_prompt"]
+    assert data["instances"]["train"] == 500_000
+    assert data["instances"]["every_prompt"]
     runs = "runs/cappy" if names[-1] == "base" else "runs/cappy_large"  # the sizes do not overwrite each other
     assert found["trainer"]["logger"]["init_args"]["save_dir"] == runs
     (kept,) = (each for each in found["trainer"]["callbacks"] if each["class_path"].endswith("ModelCheckpoint"))

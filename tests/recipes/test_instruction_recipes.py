@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from argument_groups import with_changes
 from bilevel_runs import CONFIGS, DATA, INNER_STEPS, T5, texts
 from torch.testing import assert_close
 
@@ -39,7 +40,8 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
         if callback["class_path"] == "InstructionAnalysis":
             callback["init_args"] |= {"folder": str(tmp_path / "run/instructions")}
-    shared = {name: DATA[name] for name in ("row_length", "inner_steps", "instruction_length")}
+    shared = {"row_length": DATA["rows"]["length"], "inner_steps": INNER_STEPS}
+    shared["instruction_length"] = DATA["instructions"]["length"]
     preset = {"preset": recipe["data"]["init_args"]["preset"]}
     small = {"pretrained": None, "config": fields, "warmup_steps": 1, **shared, **preset}
     recipe["model"]["init_args"] |= small
@@ -47,7 +49,8 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
     benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
     split = {"class_path": "CategorySplit", "init_args": {"outer": 4}}
     tokenizer = str(toybench / "tokenizer")
-    recipe["data"]["init_args"] |= {**DATA, **preset, "benchmark": benchmark, "tokenizer": tokenizer, "split": split}
+    data = {**DATA, **preset, "benchmark": benchmark, "tokenizer": tokenizer, "split": split}
+    recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], data)
     for room, kind in (("model", InstructionOptimizationModule), ("data", InstructionOptimizationDataModule)):
         recipe[room]["class_path"] = f"{kind.__module__}.{kind.__qualname__}"
     path = tmp_path / f"{name}.yaml"
@@ -105,9 +108,10 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     config = shrunk("instruction_optimization_t5", toybench, tmp_path, T5)
     overlay = yaml.safe_load((CONFIGS / f"instruction_tables/{row}.yaml").read_text())
     before, exemplars, learns = TABLES[row]
-    small = {"exemplars": exemplars} if learns and exemplars else {}
-    changes = {"instruction_length": 24, "row_length": 400, **small} if exemplars else {"row_length": 400}
-    overlay["data"]["init_args"] |= changes
+    changes: dict[str, Any] = {"rows": {"length": 400}}
+    if exemplars:
+        changes["instructions"] = {"length": 24, "exemplars": exemplars} if learns else {"length": 24}
+    overlay["data"]["init_args"] = with_changes(overlay["data"]["init_args"], changes)
     laid = tmp_path / "overlay.yaml"
     laid.write_text(yaml.safe_dump(overlay))
     cli = CrosstaskCLI(
@@ -120,7 +124,7 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     module, data = cli.model, cli.datamodule
     data.setup("fit")
     data.setup("test")
-    batch = data.bilevel_plan.batch(INNER_STEPS - 1, Replicas())
+    batch = data.plan.batch(INNER_STEPS - 1, Replicas())
     assert (batch.outer is not None) == learns
     ids = batch.inner.inputs.exemplar_ids
     assert (0 if ids is None else ids.shape[1]) == exemplars
@@ -129,7 +133,7 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
         (found.start(), word) for word in set(before.split()) for found in re.finditer(f"{word}( Example|:)", text)
     )
     assert " ".join(word for _, word in marks) == before
-    asked = data._evaluation["test"].prompts[0].source
+    asked = data.stage("test").examples[0].source
     assert asked.startswith("Definition: ")
     assert asked.count("Positive Example") == (1 if exemplars else 0)
     assert module.instruction_settings.kind == overlay["model"]["init_args"]["instruction"]
@@ -159,7 +163,7 @@ def test_two_processes_find_the_hypergradient_of_one(
     words = ["fit", "--config", str(config)]
     words += [word for name, value in options.items() for word in (f"--model.init_args.{name}", str(value))]
     if instruction == "direct_extractor":  # an exemplar's embeddings are rows of the sharded table
-        words += ["--data.init_args.exemplars", "3", "--data.init_args.instruction_length", "24"]
+        words += ["--data.init_args.instructions.exemplars", "3", "--data.init_args.instructions.length", "24"]
     run(words)
     alone = torch.load(tmp_path / "last.ckpt", weights_only=False)
     (tmp_path / "last.ckpt").unlink()

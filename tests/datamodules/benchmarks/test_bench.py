@@ -223,7 +223,9 @@ def test_a_bench_trains(bench: Bench, make_datamodule, toybench: Path) -> None: 
 def test_a_mixture_of_collections_is_drawn_as_its_proportions_say(bench: Bench, make_datamodule) -> None:  # type: ignore[no-untyped-def]
     extra = {"two": ExtraStream(0.1, "tokens", paid_by="one")}
     three = Bench({**bench.collections, "three": Listed({"x": "QA", "y": "NLI"})})
-    data = make_datamodule(benchmark=three, proportions={"one": 0.25, "three": 0.75}, extra=extra, test_examples=0)
+    data = make_datamodule(
+        benchmark=three, mixture={"proportions": {"one": 0.25, "three": 0.75}, "extra": extra}, instances={"test": 0}
+    )
     data.prepare_data()
     data.setup("fit")
     window = data.plan.window(0)
@@ -238,7 +240,7 @@ def test_a_mixture_of_collections_is_drawn_as_its_proportions_say(bench: Bench, 
 
 
 def test_a_task_is_cut_to_a_random_part(bench: Bench, make_datamodule) -> None:  # type: ignore[no-untyped-def]
-    data = make_datamodule(benchmark=bench, train_examples=9, train_examples_of={"two": 4}, validation_examples=0)
+    data = make_datamodule(benchmark=bench, instances={"train": 9, "train_of": {"two": 4}, "validation": 0})
     data.prepare_data()
     data.setup("fit")
     assert dict(zip(data.plan.mixture.names, data.plan.mixture.sizes, strict=True)) == {
@@ -246,7 +248,7 @@ def test_a_task_is_cut_to_a_random_part(bench: Bench, make_datamodule) -> None: 
         "two/a": 4,
         "two/c": 4,
     }
-    chosen = data.preparation.instances("two/a", 20, trained=True, validated=False, tested=False).train
+    chosen = data.preparation.split_instances("two/a", 20, trained=True, validated=False, tested=False).train
     assert sorted(chosen) != [0, 1, 2, 3]
 
 

@@ -65,7 +65,7 @@ def coverage_of(data: InstructionTuningDataModule, answered: Callable[[int], boo
 
 
 def test_what_is_listed_is_missing_at_hand_or_run(suite: Suite, make_datamodule: Any) -> None:
-    data = make_datamodule(benchmark=suite, test_examples=10)
+    data = make_datamodule(benchmark=suite, instances={"test": 10})
     data.prepare_data()  # nothing trains, and nothing is prepared
     data.setup("test")
     found = {task.task: (task.column, task.expected, task.available, task.run) for task in coverage_of(data).tasks}
@@ -99,7 +99,9 @@ def test_a_part_is_never_taken_for_the_whole(suite: Suite, make_datamodule: Any)
 
 
 def test_everything_is_asked_at_every_number_of_shots(suite: Suite, make_datamodule: Any) -> None:
-    data = make_datamodule(benchmark=suite, shots=[0, 2], test_examples=10, ranking=OptionRanking())
+    data = make_datamodule(
+        benchmark=suite, evaluation={"shots": [0, 2], "ranking": OptionRanking()}, instances={"test": 10}
+    )
     data.setup("test")
     asked = data.evaluation_examples("test")
     by_shots = {k: [e for e in asked if e.shots == k] for k in (0, 2)}

@@ -21,12 +21,10 @@ def test_a_batch_reads_as_it_should(make_bilevel: Make) -> None:
     datamodule = planned(
         make_bilevel,
         prompt=TkInstructPrompt(positive_examples=1),
-        inner_prompt=TkInstructPrompt(positive_examples=0, definition=False),
-        exemplars=3,
-        instruction_length=40,
-        pair_length=60,
+        levels={"inner_prompt": TkInstructPrompt(positive_examples=0, definition=False)},
+        instructions={"exemplars": 3, "length": 40, "pair_length": 60},
     )
-    plan, tokenizer = datamodule.bilevel_plan, datamodule.preparation.tokenizer
+    plan, tokenizer = datamodule.plan, datamodule.preparation.tokenizer
     assert plan is not None
     assert [plan.batch(step, Replicas()).outer is not None for step in range(6)] == [False, False, True] * 2
     batch = plan.batch(INNER_STEPS - 1, Replicas())
@@ -57,9 +55,9 @@ def test_a_batch_reads_as_it_should(make_bilevel: Make) -> None:
 
 
 def test_no_instance_is_both_trained_and_evaluated(make_bilevel: Make) -> None:
-    datamodule = planned(make_bilevel, validation_examples=10)
+    datamodule = planned(make_bilevel, instances={"validation": 10})
     datamodule.setup("test")
-    plan = datamodule.bilevel_plan
+    plan = datamodule.plan
     assert plan is not None
     trained = {(e.task, e.id) for task in [*plan.inner, *plan.outer] for e in task.examples}
     for stage in ("validation", "test"):
@@ -70,9 +68,9 @@ def test_no_instance_is_both_trained_and_evaluated(make_bilevel: Make) -> None:
 
 
 def test_batches_are_a_function_of_seed_and_step_and_replicas_share_them(make_bilevel: Make) -> None:
-    plan = planned(make_bilevel, seq2seq=True).bilevel_plan
-    again = planned(make_bilevel, seq2seq=True).bilevel_plan
-    other = planned(make_bilevel, seq2seq=True, seed=1).bilevel_plan
+    plan = planned(make_bilevel, seq2seq=True).plan
+    again = planned(make_bilevel, seq2seq=True).plan
+    other = planned(make_bilevel, seq2seq=True, seed=1).plan
     assert plan is not None
     assert again is not None
     assert other is not None
@@ -136,9 +134,11 @@ def test_a_long_source_gives_way_on_the_side_that_was_chosen(tokenizer: Any) -> 
 
 def test_the_reserve_leaves_room_for_the_instruction(make_bilevel: Make) -> None:
     for seq2seq in (False, True):
-        datamodule = planned(make_bilevel, seq2seq, row_length=40, instruction_length=8, max_new_tokens=4)
+        datamodule = planned(
+            make_bilevel, seq2seq, rows={"length": 40}, instructions={"length": 8}, evaluation={"max_new_tokens": 4}
+        )
         for step in range(20):
-            batch = datamodule.bilevel_plan.batch(step, Replicas())  # type: ignore[union-attr]
+            batch = datamodule.plan.batch(step, Replicas())  # type: ignore[union-attr]
             assert batch.inner.rows.input_ids.shape[1] <= 32
     assert choices("released_code").reserve == 128
 
@@ -146,16 +146,16 @@ def test_the_reserve_leaves_room_for_the_instruction(make_bilevel: Make) -> None
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"inner_steps": 0}, "inner_steps must be at least 1, got 0"),
-        ({"outer_rows": 0}, "outer_rows must be at least 1, got 0"),
-        ({"reserve": 3}, "3 columns that the text leaves free must hold the instruction of 4"),
+        ({"levels": {"inner_steps": 0}}, "inner_steps must be at least 1, got 0"),
+        ({"levels": {"outer_rows": 0}}, "outer_rows must be at least 1, got 0"),
+        ({"levels": {"reserve": 3}}, "3 columns that the text leaves free must hold the instruction of 4"),
         (
-            {"exemplars": 8},
+            {"instructions": {"exemplars": 8}},
             "has 8 training instances, and 8 exemplars are to be drawn .* one in place of the instance",
         ),
-        ({"exemplars": 9, "exclude_self": False}, "has 8 training instances, and 9 exemplars"),
+        ({"instructions": {"exemplars": 9, "exclude_self": False}}, "has 8 training instances, and 9 exemplars"),
         ({"split": CategorySplit(90)}, "takes 90 of the"),
-        ({"inner_steps": 8}, "set trainer.max_steps to at least inner_steps = 8"),
+        ({"levels": {"inner_steps": 8}}, "set trainer.max_steps to at least inner_steps = 8"),
     ],
 )
 def test_impossible_settings_of_the_data(make_bilevel: Make, data: dict[str, Any], said: str) -> None:

@@ -207,8 +207,7 @@ def test_the_command_compares_what_trains_with_what_is_evaluated(
     data = {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
         "tokenizer": str(toybench / "tokenizer"),
-        "validation_examples": 0,
-        "test_examples": 5,
+        "instances": {"validation": 0, "test": 5},
     }
     (tmp_path / "run.yaml").write_text(
         json.dumps({"data": {"class_path": "InstructionTuningDataModule", "init_args": data}, "trainer": {}})

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from argument_groups import with_changes
 
 from crosstask.datamodules import InstructionTuningDataModule, OptImlPrompt, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Benchmark, Split
@@ -14,8 +15,8 @@ from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.rendering.demonstrations import Demonstrations, choose, number_shares, with_demonstrations
 from crosstask.datamodules.rendering.reading import Reread
 from crosstask.datamodules.schema import IGNORE_INDEX, Demonstration, Example, Task
-from crosstask.datamodules.splits import choose_prompts
-from crosstask.datamodules.storage.preparation import InstanceCounts, Preparation
+from crosstask.datamodules.splits import Instances, choose_prompts
+from crosstask.datamodules.storage.preparation import Preparation
 
 TASK = Task("b", "t", "QA", definition="Add.")
 INSTANCE = Task("b", "t", "QA", instruction_level="instance")
@@ -150,8 +151,14 @@ class Sums(Benchmark):
 
 
 def sums(make: Callable[..., InstructionTuningDataModule], **arguments: Any) -> InstructionTuningDataModule:
-    defaults = {"benchmark": Sums(), "prompt": PLAIN, "test_examples": 10, "max_new_tokens": 8, "row_length": 128}
-    return make(**{**defaults, **arguments})
+    defaults = {
+        "benchmark": Sums(),
+        "prompt": PLAIN,
+        "instances": {"test": 10},
+        "evaluation": {"max_new_tokens": 8},
+        "rows": {"length": 128},
+    }
+    return make(**with_changes(defaults, arguments))
 
 
 def test_training_prompts_show_demonstrations_of_their_task(make_datamodule: Any) -> None:
@@ -174,7 +181,7 @@ def test_training_prompts_show_demonstrations_of_their_task(make_datamodule: Any
 
 
 def test_evaluation_prompts_of_a_task_show_the_same_demonstrations(make_datamodule: Any) -> None:
-    data = sums(make_datamodule, shots=2)
+    data = sums(make_datamodule, evaluation={"shots": 2})
     data.setup("test")
     asked: dict[str, set[str]] = {}
     for question in data.evaluation_examples("test"):
@@ -190,7 +197,7 @@ def test_evaluation_prompts_of_a_task_show_the_same_demonstrations(make_datamodu
 
 
 def test_demonstrations_that_do_not_fit_are_dropped_whole(make_datamodule: Any) -> None:
-    data = sums(make_datamodule, shots=5, row_length=64)
+    data = sums(make_datamodule, evaluation={"shots": 5}, rows={"length": 64})
     data.setup("test")
     tokenizer = data.preparation.tokenizer
     for question in data.evaluation_examples("test"):
@@ -203,7 +210,7 @@ def test_demonstrations_that_do_not_fit_are_dropped_whole(make_datamodule: Any) 
 def test_what_the_suffix_loss_trains_is_one_span(tokenizer: Any) -> None:
     """The document's own n_source says it: rows need no mask."""
     preparation = Preparation(
-        Sums(), PLAIN, tokenizer, False, False, InstanceCounts(0, 0, None, 0), folder=None,  # type: ignore[arg-type]
+        Sums(), PLAIN, tokenizer, False, False, Instances(None, None, 0, None, 0), 0, folder=None,  # type: ignore[arg-type]
     )  # fmt: skip
     prompt = preparation.render_after(TASK, example(9), [example(1), example(2)], "\n\n\n", suffix_loss=True)
     (document,) = preparation.tokenize([prompt])

@@ -151,7 +151,7 @@ def test_what_training_logs_of_a_validation() -> None:
 def test_a_checkpoint_is_chosen_by_the_selection_score(
     make_datamodule: Callable[..., Any], tiny_model: dict[str, Any], toybench: Path, tmp_path: Path
 ) -> None:
-    data = make_datamodule(max_new_tokens=4)
+    data = make_datamodule(evaluation={"max_new_tokens": 4})
     module = InstructionTuningModule(
         str(toybench / "tokenizer"), config=tiny_model, row_length=128, total_steps=2, warmup_steps=1
     )

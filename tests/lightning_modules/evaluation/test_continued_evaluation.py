@@ -70,7 +70,9 @@ def test_a_run_goes_on_from_what_an_interrupted_one_answered(
     """Ranked and written answers, at two numbers of shots; also where a line was cut off in its middle."""
 
     def data() -> InstructionTuningDataModule:
-        return make_datamodule(ranking=OptionRanking(labels=2), shots=[0, 1], evaluation_tokens=600, test_examples=2)
+        return make_datamodule(
+            evaluation={"ranking": OptionRanking(labels=2), "shots": [0, 1], "batch_tokens": 600}, instances={"test": 2}
+        )
 
     whole, expected = evaluate(data(), tiny_model, tmp_path / "whole")
     for stop_after in (2, whole.answered // 2):
@@ -97,12 +99,12 @@ def test_another_runs_predictions_are_not_taken_over(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    data = make_datamodule(evaluation_tokens=600, test_examples=1)
+    data = make_datamodule(evaluation={"batch_tokens": 600}, instances={"test": 1})
     broken, _ = evaluate(data, tiny_model, tmp_path, stop_after=4)
     assert broken.answered >= 4
     changed: dict[str, Any] = {"weights": {"weights": 1}, "decoding": {"stop": [" "]}}.get(other, {})
     if other == "prompts":
-        data = make_datamodule(evaluation_tokens=600, test_examples=1, shots=1)
+        data = make_datamodule(evaluation={"batch_tokens": 600, "shots": 1}, instances={"test": 1})
     with caplog.at_level("INFO"):
         second, _ = evaluate(data, tiny_model, tmp_path, **changed)
     assert second.answered == len(data.evaluation_examples("test"))
@@ -177,13 +179,14 @@ def write_recipe(folder: Path, toybench: Path, *, ranked: bool) -> Path:
         "data": tuning_data(
             toybench,
             folder / "store",
-            row_length=192,
-            max_new_tokens=24,
-            test_examples=20,
-            evaluation_tokens=800,
-            shots=[0, 1],
-            ranking={"labels": 12} if ranked else None,
-            validation_examples=0,
+            rows={"length": 192},
+            evaluation={
+                "max_new_tokens": 24,
+                "batch_tokens": 800,
+                "shots": [0, 1],
+                "ranking": {"labels": 12} if ranked else None,
+            },
+            instances={"test": 20, "validation": 0},
         ),
     }
     path = folder / "recipe.yaml"

@@ -56,10 +56,12 @@ def config(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
         "data": tuning_data(
             toybench,
             tmp_path / "store",
-            rows_per_step=8,
-            test_examples=3,
-            evaluation_tokens=1024,
-            ranking={"labels": 8, "unconditional": "Answer:"},  # options of 13 tasks; the others are written
+            rows={"per_step": 8},
+            instances={"test": 3},
+            evaluation={
+                "batch_tokens": 1024,
+                "ranking": {"labels": 8, "unconditional": "Answer:"},
+            },  # options of 13 tasks; the others are written
         ),
     }
     path = tmp_path / "config.yaml"

@@ -90,7 +90,7 @@ def refusals(recipe: Path, folder: Path) -> list[dict[str, Any]]:
         },
         {"words": fit(recipe, "no", *TWO, *tensor, f"{size}=3"), "skipped": "cannot be divided into"},
         {
-            "words": fit(recipe, "no", *TWO, *STRATEGIES["ddp"], "--data.init_args.rows_per_step=3"),
+            "words": fit(recipe, "no", *TWO, *STRATEGIES["ddp"], "--data.init_args.rows.per_step=3"),
             "skipped": "choose a multiple of 2",
         },
         {
