@@ -256,7 +256,7 @@ def test_learnable_instructions_exist_in_training_alone(make_bilevel: Make, tmp_
     assert plain.instruction is None
     for found, expected in zip(plain.theta, module.theta, strict=True):
         assert torch.equal(found, expected)
-    with pytest.raises(RuntimeError, match="exists in training alone"):
+    with pytest.raises(RuntimeError, match="exists only in training"):
         plain.phi  # noqa: B018
 
 
