@@ -43,6 +43,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         seed: Decides instances, order, exemplars and renderings.
     """
 
+    rows: BilevelRows
     plan: BilevelPlan | None
 
     def __init__(

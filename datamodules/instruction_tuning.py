@@ -38,6 +38,8 @@ class InstructionTuningDataModule(StoredDataModule):
         seed: Decides renderings, instances, mixture and packing.
     """
 
+    rows: Rows
+
     def __init__(
         self,
         benchmark: Benchmark,

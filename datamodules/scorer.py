@@ -40,6 +40,8 @@ class ScorerDataModule(StoredDataModule):
         seed: Decides renderings, mismatches, instances, mixture and packing.
     """
 
+    rows: PairRows
+
     def __init__(
         self,
         benchmark: Benchmark,

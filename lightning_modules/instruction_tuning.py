@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..datamodules.evaluation.option_batches import CausalOptionBatch, OptionBatch, Seq2SeqOptionBatch
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
-from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch
+from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch, Stage
 from .adapters import LoRA, add_adapters, describe_adapters, require_same_base
 from .attention.document_attention import IMPLEMENTATIONS
 from .attention.packable import require_document_attention
@@ -232,7 +232,7 @@ class InstructionTuningModule(PlannedTraining):
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
 
-    def _log_evaluation(self, stage: str) -> None:
+    def _log_evaluation(self, stage: Stage) -> None:
         self.scores = self.generation_scores.compute()
         self.generation_scores.reset()
         if len(self.scores.number):  # empty if limit_val_batches leaves only rows of the loss

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
+from ..datamodules.base import run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
 from .hyperparameters import plain_values
 from .models import Network
@@ -88,12 +89,14 @@ class PlannedTraining(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Reject settings that cannot be trained or evaluated, before a model is built."""
-        strategy, data = self.trainer.strategy, self.trainer.datamodule  # type: ignore[attr-defined]
-        require_same_tokenizer(self.tokenizer_name, data)
+        strategy, data = self.trainer.strategy, run_data(self.trainer)
+        if data is not None:  # another project's datamodule vouches for itself
+            require_same_tokenizer(self.tokenizer_name, data)
         if stage == "fit":
             reject_two_optimizers(self, self.trainer)
             reject_scaled_clipping(self.trainer, fused=self.optimization.fused)
-            require_same_rows(self.row_length, data)
+            if data is not None:
+                require_same_rows(self.row_length, data)
             self.total_steps = training_steps(self.total_steps, self.trainer)
         if isinstance(strategy, DeepSpeedStrategy):
             # For its own log alone; Lightning would ask a training loader for it, and a test has none.

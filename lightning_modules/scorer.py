@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
-from ..datamodules.schema import ScoredBatch
+from ..datamodules.schema import ScoredBatch, Stage
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.response_sets import ResponseBatch
 from .evaluation.aggregation import log_selection
@@ -177,7 +177,7 @@ class ScorerModule(PlannedTraining):
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
 
-    def _log_evaluation(self, stage: str) -> None:
+    def _log_evaluation(self, stage: Stage) -> None:
         self.scores, self.ranking = self.answer_scores.compute(), self.ranking_scores.compute()
         self.answer_scores.reset()
         self.ranking_scores.reset()

@@ -1,11 +1,10 @@
 """Settings of a trainer and of its datamodule that a module rejects before a model is built."""
 
-from typing import Any
-
 import lightning as L
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from ..datamodules.rendering.tokenization import load_tokenizer
+from ..datamodules.schema import RunData
 
 
 def training_steps(total_steps: int, trainer: L.Trainer) -> int:
@@ -48,30 +47,29 @@ def reject_scaled_clipping(trainer: L.Trainer, *, fused: bool) -> None:
         )
 
 
-def require_same_rows(row_length: int, datamodule: Any) -> None:
+def require_same_rows(row_length: int, data: RunData) -> None:
     """Require a datamodule's rows to be as long as the module expects.
 
     Raises:
         ValueError: With both lengths.
     """
-    rows = getattr(datamodule, "row_length", row_length)  # a datamodule of another project may have none
-    if rows != row_length:
+    if data.rows.length != row_length:
         raise ValueError(
-            f"row_length is {row_length} in the module and {rows} in the datamodule: give both the same number"
+            f"row_length is {row_length} in the module, and rows.length {data.rows.length} in the datamodule: give "
+            "both the same number"
         )
 
 
-def require_same_tokenizer(name: str, datamodule: Any) -> None:
+def require_same_tokenizer(name: str, data: RunData) -> None:
     """Require a datamodule to encode texts as the module decodes them.
 
     Raises:
         ValueError: With both names, where the vocabularies differ.
     """
-    data_name = getattr(datamodule, "tokenizer_name", name)  # a datamodule of another project may have none
-    if data_name == name:
+    if data.tokenizer_name == name:
         return
-    if load_tokenizer(name, eos=False).get_vocab() != load_tokenizer(data_name, eos=False).get_vocab():
+    if load_tokenizer(name, eos=False).get_vocab() != load_tokenizer(data.tokenizer_name, eos=False).get_vocab():
         raise ValueError(
-            f"the tokenizer is {name} in the module and {data_name} in the datamodule, and their vocabularies differ: "
-            "give both the same tokenizer"
+            f"the tokenizer is {name} in the module and {data.tokenizer_name} in the datamodule, and their "
+            "vocabularies differ: give both the same tokenizer"
         )

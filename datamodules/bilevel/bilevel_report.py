@@ -85,7 +85,7 @@ class BilevelDescription:
         return in_columns(rows)
 
 
-def _row(name: str, tasks: Sequence[TaskInstances], level: LevelTasks) -> tuple[str, ...]:
+def _row(name: str, tasks: Sequence[TaskInstances], level: LevelTasks) -> tuple[str, str, str, str, str]:
     instances = sum(len(task.examples) for task in tasks)
     epochs = level.draws / max(level.instances, 1)
     return name, f"{len(tasks):,}", f"{instances:,}", f"{instances * epochs:,.0f}", f"{epochs:.3g}"

@@ -102,7 +102,7 @@ class Preparation:
 
     def _counts(self, name: str) -> dict[str, int | None]:
         """What decides which instances of a task train."""
-        counts = {"validation": self.instances.validation, "test": self.instances.test}
+        counts: dict[str, int | None] = {"validation": self.instances.validation, "test": self.instances.test}
         counts |= {"limit": self.instances.most(name), "seed": self.seed}
         return {**counts, "every_prompt": True} if self.instances.every_prompt else counts
 
