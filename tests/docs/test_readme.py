@@ -1,4 +1,4 @@
-"""Every snippet of the README runs: on the embedded benchmark in place of upstream's files, small models and few steps."""
+"""Every snippet of the README runs, on the embedded benchmark, with small models and few steps."""
 
 import os
 import re

@@ -37,7 +37,7 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
         "log_every_n_steps": 1,
     }
     recipe["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False, **trainer}
-    recipe["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path / "run")
+    recipe["trainer"]["default_root_dir"] = str(tmp_path / "run")
     for callback in recipe["trainer"]["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
