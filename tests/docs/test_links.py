@@ -11,7 +11,6 @@ ROOT = Path(crosstask.__file__).parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 RECIPES = ROOT / "configs"
 TOP = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"runs"}
-TRAINER_COMMANDS = {"fit", "validate", "test", "predict"}
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"[\w*.-]+(?:/[\w*.-]+)+|\b\w+\.py\b")
@@ -71,14 +70,14 @@ def missing_recipes(page: str) -> list[str]:
     for code in code_of(page):
         for name in re.findall(r"--config[ =]([\w./-]+)", code):
             installed = (RECIPES / name).is_file() or (RECIPES / f"{name}.yaml").is_file() or (ROOT / name).is_file()
-            if not installed and name not in USER_FILE.findall(page):
+            if not (installed or name.isupper() or name in USER_FILE.findall(page)):  # CONFIG stands for any
                 missing.append(name)
     return missing
 
 
 def missing_commands(page: str) -> list[str]:
     """Words after ``crosstask`` in code that are no command."""
-    known = TRAINER_COMMANDS | {path.stem for path in (ROOT / "commands").glob("*.py")}
+    known = {path.stem for path in (ROOT / "commands").glob("*.py")}
     words = [word for code in code_of(page) for word in re.findall(r"(?:^|\s)crosstask ([a-z]\w*)", code)]
     return [word for word in words if word not in known]
 
