@@ -1,4 +1,4 @@
-"""LightningCLI for the classes of crosstask: data and model agree, configurations go by name, the last weights win."""
+"""LightningCLI for the classes of crosstask: data and model agree, and the last source of weights is used."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,6 @@ from typing import Any
 import yaml
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from .config_names import with_config_paths
 from .parser import ROOMS, SentenceParser, import_classes
 
 LINKS = {
@@ -51,12 +50,11 @@ class LinkedCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
-        words = with_config_paths(args)
         with warnings.catch_warnings():
             # Lightning takes them for a second set of words beside the program's own.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-            super().parse_arguments(parser, words)
-        if overridden := overridden_source(words):
+            super().parse_arguments(parser, args)
+        if overridden := overridden_source(args):
             self.settings["model"]["init_args"][overridden] = None
 
     @property
