@@ -28,8 +28,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if name not in (names := command_names()):
         raise ValueError(f"no command {name!r}, {nearest(name, names)}; there are {', '.join(names)}")
     configs_folder()  # sets $CROSSTASK_CONFIGS, which a YAML may use
-    options = with_config_paths(words[1:])
-    import_module(f"crosstask.commands.{name}").run(options)
+    with_config_paths(words[1:])  # rejects an unknown name at once; the command would first import its libraries
+    import_module(f"crosstask.commands.{name}").run(words[1:])
 
 
 def program() -> None:

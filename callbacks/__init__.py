@@ -1,4 +1,4 @@
-"""What happens beside training: reports, predictions, throughput, export."""
+"""Callbacks: reports, predictions, throughput, export, preemption."""
 
 from typing import TYPE_CHECKING
 

@@ -25,12 +25,13 @@ from ..datamodules.benchmarks import Benchmark
 from ..datamodules.messages import nearest
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
-from ..datamodules.scoring.samples import ModelSamples, size_of_generator
-from ..lightning_modules.adaptation.adapted_scorers import AdaptedScorers, Record
+from ..datamodules.scoring.samples import ModelSamples, generator_size
+from ..lightning_modules.adaptation.scorer_records import Record, ScorerRecords
 from ..lightning_modules.adaptation.scorer_training import ScorerTraining
 from ..lightning_modules.scoring.calibration import Calibration
-from ..lightning_modules.scoring.sampled_responses import SampledResponses, responses_of_files, to_responses
-from ..lightning_modules.scoring.selection import RESERVED, SCORER, Responses, selection_table
+from ..lightning_modules.scoring.sampled_responses import SampledResponses, read_sampled_responses, to_scored_responses
+from ..lightning_modules.scoring.selection import RESERVED, SCORER, ScoredResponses
+from ..lightning_modules.scoring.selection_scores import selection_table
 from .shared.function_command import run_function
 from .shared.parser import is_ours
 
@@ -64,9 +65,9 @@ def adapt_tasks(
 
     Args:
         train: Benchmark of the training instances.
-        samples: JSONL files of the language model's responses to training and test instances.
-        output: Folder of a file for each task, ``report.json``, ``report.md``, ``advantages.svg`` (the gain on each
-            task, as Figure 6 of the Cappy paper) and ``choices.jsonl``.
+        samples: JSONL files of the language model's answers to training and test instances.
+        output: Folder of a file for each task, ``report.json``, ``report.md``, ``advantages`` as SVG, PDF and PNG
+            (the gain on each task, as the paper's Figure 6) and ``choices.jsonl``.
         training: How each scorer is trained.
         variants: Further scorers, as rows of the same table: by name, changes of `training` (or `augmentation`), e.g.
             {reward_model: {loss: pairwise}, no_pretraining: {pretrained: FacebookAI/roberta-large}}.
@@ -88,7 +89,7 @@ def adapt_tasks(
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     names, answers = _tasks_to_adapt(test or train, tasks), ModelSamples(samples)
     answers.require_files()
-    scorers = AdaptedScorers(
+    scorers = ScorerRecords(
         folder,
         train,
         answers,
@@ -101,7 +102,7 @@ def adapt_tasks(
         cache=cache,
     )
     responses: list[SampledResponses] = []
-    everything: list[Responses] = []
+    everything: list[ScoredResponses] = []
     about: dict[str, dict[str, Any]] = {
         name: {"training": asdict(settings), "augmentation": augmented, "costs": {}}
         for name, (settings, augmented) in trainings.items()
@@ -109,7 +110,7 @@ def adapt_tasks(
     failed: dict[str, str] = {}
     for number, name in enumerate(names, start=1):
         try:
-            sampled = responses_of_files(_test_part(test or train, name, prompt, test_examples, seed), answers)
+            sampled = read_sampled_responses(_test_part(test or train, name, prompt, test_examples, seed), answers)
             _require_rows(sampled, trainings)
             records = {scorer: scorers.record(name, sampled, scorer) for scorer in trainings}
             scored = scored_responses(sampled, records)
@@ -125,7 +126,7 @@ def adapt_tasks(
             console.print(f"{number}/{len(names)} {name} failed: {failed[name]}", style="red", highlight=False)
     if responses:
         table = selection_table(everything)
-        size = generator_parameters or size_of_generator(samples)
+        size = generator_parameters or generator_size(samples)
         means = by_size(everything, sizes)
         write_adaptation(folder, table, responses, everything, about=about, failed=failed, sizes=means, parameters=size)
         print_table(table, means)
@@ -171,13 +172,13 @@ def all_trainings(
     return trainings
 
 
-def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, Record]) -> list[Responses]:
+def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, Record]) -> list[ScoredResponses]:
     """Responses of a task with the scores of all scorers, and the calibration of each scorer."""
     scored = []
     for place, responses in enumerate(sampled):
         scores = {scorer: record["scores"][place] for scorer, record in records.items()}
         scored.append(
-            to_responses(
+            to_scored_responses(
                 responses,
                 scores,
                 ranked=[name for name, record in records.items() if record["settings"]["loss"] != "regression"],
@@ -192,8 +193,8 @@ def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, 
 
 
 def _require_rows(sampled: Sequence[SampledResponses], names: Iterable[str]) -> None:
-    """Reject scorers with the name of a decoding, before they are trained."""
-    to_responses(sampled[0], {name: [0.0] * len(sampled[0].samples) for name in names})
+    """Refuse scorers that are called as a decoding is, before they are trained."""
+    to_scored_responses(sampled[0], {name: [0.0] * len(sampled[0].samples) for name in names})
 
 
 def _test_part(benchmark: Benchmark, name: str, prompt: PromptForm, count: int, seed: int) -> SampledExamples:
@@ -202,7 +203,7 @@ def _test_part(benchmark: Benchmark, name: str, prompt: PromptForm, count: int, 
     )
 
 
-def _line(scored: Sequence[Responses], records: Mapping[str, Record]) -> str:
+def _line(scored: Sequence[ScoredResponses], records: Mapping[str, Record]) -> str:
     table = selection_table(scored, resamples=1)
     mean = dict(zip(table.methods, table.mean, strict=True))
     methods = [*records, table.best_single, "oracle"]

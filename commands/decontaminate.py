@@ -37,9 +37,9 @@ def compare_examples(
     from ..datamodules.decontamination.task_texts import TaskTexts
 
     data = build_data(settings)
-    texts = TaskTexts(data.benchmark, data.counts)
-    index = index_evaluation({name: texts.evaluated(name) for name in texts.evaluation_tasks}, n)
-    by_task = overlaps(index, texts.train_tasks, texts.trained, processes=processes)
+    texts = TaskTexts(data.benchmark, data.instances, data.seed)
+    index = index_evaluation({name: texts.evaluation_documents(name) for name in texts.evaluation_tasks}, n)
+    by_task = overlaps(index, texts.train_tasks, texts.training_documents, processes=processes)
     total = len(texts.train_tasks)
     comparison = compare(index, track(by_task, "Comparing", total=total, transient=True), threshold)
     target = Path(folder)

@@ -1,4 +1,4 @@
-"""Print the mixture of a run as a tree, with the expected draws of each task.
+"""Print the training data of a run as a tree, with the expected draws of each task.
 
 Tasks that the store lacks are prepared. The number of steps is trainer.max_steps, or an epoch's where that is -1. All
 options of `crosstask fit` are accepted, and those of the data are used.

@@ -23,7 +23,9 @@ def run(words: Sequence[str]) -> None:
 def plan_training(
     settings: Settings,
     memory: float = 80.0,
-    device: Literal["A100", "H100", "H200", "L40S", "A10G", "V100"] = "A100",
+    device: Literal[
+        "A100", "H100", "H100 PCIe", "H100 NVL", "H200", "H200 NVL", "B200", "L40S", "A10G", "V100"
+    ] = "A100",
     utilization: float = 0.4,
     targets: float = 0.15,
     devices: int | None = None,
@@ -38,7 +40,7 @@ def plan_training(
         targets: Share of a row's tokens that are targets.
         devices: Number of all devices, where the configuration does not state it.
     """
-    from ..lightning_modules.planning.flops import PEAK_FLOPS
+    from ..lightning_modules.planning.flops import DEVICES
     from ..lightning_modules.planning.training_plan import GIB, make_plan
 
     if not 0 < utilization <= 1 or not 0 < targets <= 1:
@@ -49,7 +51,7 @@ def plan_training(
         make_plan(
             settings.as_dict(),
             capacity=round(memory * GIB),
-            rate=PEAK_FLOPS[device] * utilization,
+            rate=DEVICES[device][0] * utilization,
             targets=targets,
             devices=devices,
         )

@@ -25,7 +25,12 @@ def prepare_store(settings: Settings, processes: int = 1) -> None:
         settings: Of the run.
         processes: Processes that read, render and tokenize.
     """
+    from ..datamodules.base import StoredDataModule
+
     data = build_data(settings)
+    if not isinstance(data, StoredDataModule):
+        print(f"{type(data).__name__} has nothing to prepare: its instances are rendered and tokenized when drawn")
+        return
     data.processes = processes
     began = time.monotonic()
     data.prepare_data()

@@ -20,16 +20,16 @@ from rich.console import Console
 
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.scoring.sampled_examples import SampledExamples
-from ..datamodules.scoring.samples import SampleFile, note_generator
+from ..datamodules.scoring.samples import SampleFile, write_generator_info
 from ..lightning_modules.evaluation.generation import Decoding
 from ..lightning_modules.scoring.sampling import (
     CAPPY_DECODINGS,
     RELEASED_DECODINGS,
     RELEASED_MAX_SOURCE,
     RELEASED_MIN_NEW_TOKENS,
-    answer_all,
     import_responses,
     load_generator,
+    sample_responses,
 )
 from .shared.function_command import run_function
 
@@ -123,10 +123,10 @@ def write_samples(
     expected = sum(decoding.samples for decoding in settings["decodings"].values())
     file = SampleFile(path, {**about, "dtype": dtype}, expected=expected)
     model, tokenizer = load_generator(generator, dtype=dtype, device=device)
-    note_generator(path, generator, model.num_parameters())
+    write_generator_info(path, generator, model.num_parameters())
     began = len(file.done)
     mine = islice(examples.prompts(skipped), rank, None, size)
-    cut = answer_all(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
+    cut = sample_responses(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
     console.print(
         f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from an earlier run; "
         f"the beginning of {cut} prompts was cut; not sampled: {dict(skipped) or 'none'}"

@@ -17,11 +17,9 @@ from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples
 from ..lightning_modules.scoring.calibration import Calibration, load_calibration
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder
-from ..lightning_modules.scoring.sampled_responses import responses_of_files, score_sampled, to_responses
-from ..lightning_modules.scoring.selection import (
-    SCORER,
-    selection_table,
-)
+from ..lightning_modules.scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
+from ..lightning_modules.scoring.selection import SCORER
+from ..lightning_modules.scoring.selection_scores import selection_table
 from .shared.function_command import run_function
 
 
@@ -55,16 +53,16 @@ def select_samples(
         device: Device of the scorer.
         sizes: Also choose among these numbers of nucleus samples alone.
     """
-    sampled = responses_of_files(examples, ModelSamples(samples))
+    sampled = read_sampled_responses(examples, ModelSamples(samples))
     scores: list[dict[str, Sequence[float]]] = [{}] * len(sampled)
     calibrations: dict[str, Calibration] = {}
     if scorer is not None:
         encoder = CrossEncoder.from_pretrained(scorer, device=device, max_length=max_length, truncation=truncation)
-        scores = [{SCORER: of_example} for of_example in score_sampled(encoder, sampled)]
+        scores = [{SCORER: of_example} for of_example in score_responses(encoder, sampled)]
         if calibration := load_calibration(scorer):
             calibrations = {SCORER: calibration}
     everything = [
-        to_responses(responses, by_scorer, calibrations=calibrations)
+        to_scored_responses(responses, by_scorer, calibrations=calibrations)
         for responses, by_scorer in zip(sampled, scores, strict=True)
     ]
     table = selection_table(everything)

@@ -1,14 +1,14 @@
-"""Exact ROUGE-L, as google's rouge_score computes it with stemming, and many times faster.
+"""ROUGE-L with stemming: our own fast implementation, and Google's rouge-score package.
 
-Super-NaturalInstructions is scored with ``RougeScorer(["rougeL"], use_stemmer=True)``. The words here are its words,
-with the stems of its Porter stemmer remembered; the longest common subsequence comes from rapidfuzz. The scores are the
-same floating-point numbers.
+Super-NaturalInstructions is scored with ``RougeScorer(["rougeL"], use_stemmer=True)``. Our implementation takes the
+same words, caches the stems of the same Porter stemmer, and takes the longest common subsequence from rapidfuzz. Both
+give the same floating-point numbers; ours is many times faster.
 """
 
 import re
-from collections.abc import Sequence
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Literal
 
 from rapidfuzz.distance import LCSseq
 
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[a-z0-9]+")
 
 
+Rouge = Literal["exact", "rouge_score"]
+"""Which implementation computes ROUGE-L: ours, or Google's package."""
+
+
 class _Stems(dict[str, str]):
-    """Stem of a word, worked out once: a dict answers in half the time of an lru_cache. Some 50 MB when full."""
+    """Stems by word, computed once each; twice as fast as an lru_cache, and some 50 MB when full."""
 
     limit = 2**18
 
@@ -54,13 +58,12 @@ def tokenize(text: str) -> tuple[str, ...]:
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """ROUGE-L F1 in [0, 1], not percent; of several references, the best.
+    """ROUGE-L F1 in [0, 1] against the best reference.
 
     >>> rouge_l("the cat sat", ["a cat sat down", "the cat"])
     0.8
     """
-    if not references:
-        raise ValueError(f"ROUGE-L needs at least one reference, got none for the prediction {prediction[:60]!r}")
+    _require_references(prediction, references)
     predicted = tokenize(prediction)
     return max([_f1(tokenize(reference), predicted) for reference in references])
 
@@ -73,3 +76,29 @@ def _f1(reference: tuple[str, ...], predicted: tuple[str, ...]) -> float:
         return 0.0
     precision, recall = common / len(predicted), common / len(reference)
     return 2 * precision * recall / (precision + recall)
+
+
+def google_rouge_l(prediction: str, references: Sequence[str]) -> float:
+    """ROUGE-L F1 in [0, 1] against the best reference, by Google's rouge-score with its stemmer.
+
+    >>> round(google_rouge_l("the cat sat", ["a cat sat down", "the cat"]), 12)
+    0.8
+    """
+    _require_references(prediction, references)
+    return float(_google_scorer().score_multi(references, prediction)["rougeL"].fmeasure)
+
+
+@cache
+def _google_scorer() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def _require_references(prediction: str, references: Sequence[str]) -> None:
+    if not references:
+        raise ValueError(f"ROUGE-L needs at least one reference, got none for the prediction {prediction[:60]!r}")
+
+
+ROUGE_L: Mapping[Rouge, Callable[[str, Sequence[str]], float]] = {"exact": rouge_l, "rouge_score": google_rouge_l}
+"""The implementations by name."""

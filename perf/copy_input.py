@@ -1,4 +1,4 @@
-"""What copying the input scores on the test tasks: the floor that a trained model has to leave.
+"""Scores of copying the input on the test tasks: a baseline for trained models.
 
 CROSSTASK_DATA=folder python perf/copy_input.py
 """
@@ -11,8 +11,8 @@ import numpy as np
 from common import print_result, real_or_toy_benchmark
 
 from crosstask.datamodules.rouge import rouge_l
-from crosstask.lightning_modules.evaluation.answers import exact_match
-from crosstask.lightning_modules.evaluation.metrics import bootstrap
+from crosstask.lightning_modules.evaluation.significance import bootstrap
+from crosstask.lightning_modules.evaluation.text_metrics import exact_match
 
 INSTANCES = 100  # of each test task, in file order
 

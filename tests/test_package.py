@@ -34,6 +34,7 @@ ORDER = {
         "evaluation",
         "scoring",
         "bilevel",
+        "base",
         "instruction_tuning",
         "instruction_optimization",
         "scorer",
@@ -41,6 +42,7 @@ ORDER = {
     "lightning_modules": (
         "attention",
         "hypergradients",
+        "hyperparameters",
         "target_loss",
         "models",
         "optimization",
@@ -48,6 +50,7 @@ ORDER = {
         "adapters",
         "sharding",
         "planning",
+        "trainer_checks",
         "planned_training",
         "evaluation",
         "instructions",

@@ -23,7 +23,7 @@ def test_super_natural_instructions_trains_and_tests(tmp_path: Path, monkeypatch
     words = ["--benchmark", "NaturalInstructions", "--benchmark.folder", "$CROSSTASK_DATA/superni"]
     words += ["--benchmark.splits", "splits/bundle", "--vocabulary", "2000"]
     main(["tokenizer", *words, "--folder", "runs/super_natural_instructions/tokenizer"])
-    main(["fit", "--config", str(recipe), "--trainer.max_steps", "10", "--model.init_args.warmup_steps", "2"])
+    main(["fit", "--config", str(recipe), "--trainer.max_steps", "10", "--model.init_args.optimizer.warmup", "2"])
     runs = Path("runs/super_natural_instructions")
     packing = json.loads((runs / "version_0/packing.json").read_text())
     assert packing["tasks"] == "500"
@@ -31,7 +31,7 @@ def test_super_natural_instructions_trains_and_tests(tmp_path: Path, monkeypatch
     # Rows of 1,024 hold five documents each: there is less to choose from than in rows of 2,048, which reach 99.9%.
     assert float(packing["columns holding real tokens"].rstrip("%")) > 99.5
 
-    few = ["--data.init_args.test_examples", "3", "--data.init_args.max_new_tokens", "16"]
+    few = ["--data.init_args.instances.test", "3", "--data.init_args.evaluation.max_new_tokens", "16"]
     main(["test", "--config", str(recipe), "--ckpt_path", str(runs / "checkpoints/last.ckpt"), *few])
     report = json.loads((runs / "version_1/report/test/report.json").read_text())
     assert (report["overall"][0]["tasks"], report["overall"][0]["estimates"]["rouge_l"]["count"]) == (80, 240)
@@ -50,7 +50,7 @@ def test_the_papers_mixture_trains_on_every_collection_at_hand(
     words = ["--benchmark", "NaturalInstructions", "--benchmark.folder", "$CROSSTASK_DATA/superni"]
     words += ["--benchmark.splits", "splits/bundle", "--vocabulary", "2000"]
     main(["tokenizer", *words, "--folder", "runs/opt_iml/tokenizer"])
-    few = ["--data.init_args.test_examples", "1", "--data.init_args.max_new_tokens", "8"]
+    few = ["--data.init_args.instances.test", "1", "--data.init_args.evaluation.max_new_tokens", "8"]
     main(["prepare", "--config", recipe, *few, "--processes", "2"])
     capsys.readouterr()
     main(["describe", "--config", recipe, *few, "--depth", "1"])
@@ -63,14 +63,14 @@ def test_the_papers_mixture_trains_on_every_collection_at_hand(
         assert float(rates[name].rstrip("%")) == pytest.approx(100 * share * kept, abs=0.4)
     assert "no training task is of crossfit, exmix, flan, t5: the others share" in described
 
-    main(["fit", "--config", recipe, *few, "--trainer.max_steps", "6", "--model.init_args.warmup_steps", "2"])
+    main(["fit", "--config", recipe, *few, "--trainer.max_steps", "6", "--model.init_args.optimizer.warmup", "2"])
     runs = Path("runs/opt_iml")
-    both = ["--data.init_args.shots", "[0, 5]", "--data.init_args.ranking.labels", "10"]
+    both = ["--data.init_args.evaluation.shots", "[0, 5]", "--data.init_args.evaluation.ranking.labels", "10"]
     main(["test", "--config", recipe, *few, *both, "--ckpt_path", str(runs / "checkpoints/last.ckpt")])
     report = json.loads((runs / "version_1/report/test/report.json").read_text())
     assert all(level["tasks"] > 0 for level in report["levels"])
     assert [level["shots"] for level in report["levels"]] == [0, 0, 0, 5, 5, 5]
-    assert report["selection"]["of"] == sum(mean["of"] for mean in report["averages"])
+    assert report["selection"]["parts"] == sum(mean["parts"] for mean in report["averages"])
     lines = (runs / "version_1/predictions/test.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     ranked = {("options" in answer, answer["shots"]) for answer in map(json.loads, lines)}
     assert ranked == {(True, 0), (False, 0), (True, 5), (False, 5)}

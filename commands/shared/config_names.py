@@ -1,12 +1,17 @@
 """YAML files by name: ``--config quickstart`` reads the quickstart.yaml that is installed with crosstask.
 
 A file relative to the working directory is preferred. Inside a YAML, ``$CROSSTASK_CONFIGS`` is the folder of the
-installed files; a user who sets this variable reads another folder.
+installed files; a user who sets this variable reads another folder. A YAML may compose others, which it overrides::
+
+    include: [data/opt_iml_bench, models/opt_30b, strategies/fsdp2_tp2]
+    trainer: {max_steps: 4000}
 """
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+import yaml
 
 from ...datamodules.messages import nearest
 
@@ -40,12 +45,42 @@ def config_path(name: str) -> str:
 
 
 def with_config_paths(words: Sequence[str]) -> list[str]:
-    """The words of a command line with the names of configurations replaced by their paths."""
-    result = list(words)
-    for place, value in config_words(words):
-        path = config_path(value)
-        result[place] = f"{result[place].partition('=')[0]}={path}" if result[place].startswith("-") else path
+    """The words of a command line with every ``--config NAME`` replaced by the paths that it composes, in order."""
+    configs = dict(config_words(words))
+    result: list[str] = []
+    for place, word in enumerate(words):
+        if place not in configs:
+            result.append(word)
+            continue
+        if not word.startswith("-"):
+            result.pop()  # the option before the value
+        result += [f"--config={path}" for path in composed_paths(configs[place])]
     return result
+
+
+def composed_paths(name: str, parents: tuple[str, ...] = ()) -> list[str]:
+    """Paths of the configurations that one composes by ``include``, each before the one that overrides it.
+
+    Raises:
+        ValueError: Configurations include each other, or ``include`` is not a list of names.
+    """
+    path = config_path(name)
+    if path in parents:
+        raise ValueError(f"configurations include each other: {' -> '.join([*parents, path])}")
+    included = included_names(path)
+    return [*(one for inner in included for one in composed_paths(inner, (*parents, path))), path]
+
+
+def included_names(path: str) -> list[str]:
+    """The names under ``include`` in a YAML file; none in what is no readable file, which the parser then rejects."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return []
+    names = content.get("include", []) if isinstance(content, dict) else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: include must be a list of configurations by name or path, got {names!r}")
+    return names
 
 
 def config_words(words: Sequence[str]) -> Iterator[tuple[int, str]]:

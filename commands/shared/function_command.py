@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import auto_cli
 
 from .command_docs import command_doc
+from .config_names import with_config_paths
 from .parser import HelpFormatter, SentenceParser, import_classes
 
 
@@ -27,7 +28,7 @@ def run_function(function: Callable[..., Any], words: Sequence[str], *, benchmar
     doc = command_doc(name)
     auto_cli(
         function,
-        args=name_leading_words(function, words),
+        args=with_config_paths(name_leading_words(function, words)),
         as_positional=False,
         parser_class=SentenceParser,
         prog=f"crosstask {name}",

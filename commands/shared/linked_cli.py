@@ -1,4 +1,4 @@
-"""LightningCLI for the classes of crosstask: data and model agree, and the last source of weights is used."""
+"""LightningCLI for the classes of crosstask: data and model agree, configurations go by name, the last weights win."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import SUPPRESS
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from .config_names import with_config_paths
 from .parser import ROOMS, SentenceParser, import_classes
 
 LINKS = {
     "tokenizer": "tokenizer",
-    "row_length": "row_length",
+    "rows.length": "row_length",
     "preset": "preset",
-    "inner_steps": "inner_steps",
-    "instruction_length": "instruction_length",
-    "exemplars": "exemplars",
+    "levels.inner_steps": "inner_steps",
+    "instructions.length": "instruction.length",
+    "instructions.exemplars": "instruction.exemplars",
 }
 """Arguments of a datamodule that its module imports, by the module's names. Classes without one of them ignore it."""
 
@@ -34,27 +36,35 @@ class LinkedCLI(LightningCLI):
     def __init__(self, words: Sequence[str], **settings: Any) -> None:
         import_classes(*ROOMS)
         super().__init__(
-            parser_class=Parser, subclass_mode_model=True, subclass_mode_data=True, args=list(words), **settings
+            parser_class=Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # --optimizer and --lr_scheduler would have no effect on our modules
+            args=list(words),
+            **settings,
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--include", type=Any, default=None, help=SUPPRESS)  # expanded by with_config_paths
         for source, target in LINKS.items():
             parser.link_arguments(f"data.init_args.{source}", f"model.init_args.{target}")
         parser.link_arguments("trainer.max_steps", "model.init_args.total_steps")
         # The responses to an instruction stay together where they are compared.
         parser.link_arguments(
-            "model.init_args.loss", "data.init_args.grouped", compute_fn=lambda loss: loss != "regression"
+            "model.init_args.loss", "data.init_args.rows.grouped", compute_fn=lambda loss: loss != "regression"
         )
         # Training is one run of max_steps over a stream that distributes rows over replicas by itself.
         parser.set_defaults({"trainer.max_epochs": -1, "trainer.use_distributed_sampler": False})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
+        words = with_config_paths(args)
         with warnings.catch_warnings():
             # Lightning takes them for a second set of words beside the program's own.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-            super().parse_arguments(parser, args)
-        if overridden := overridden_source(args):
+            super().parse_arguments(parser, words)
+        self.settings["include"] = None  # a saved configuration holds what it composed
+        if overridden := overridden_source(words):
             self.settings["model"]["init_args"][overridden] = None
 
     @property

@@ -10,7 +10,7 @@ from .command_docs import command_doc
 from .parser import HelpFormatter, SentenceParser
 
 if TYPE_CHECKING:
-    from ...datamodules.instruction_tuning import InstructionTuningDataModule
+    from ...datamodules.base import BenchmarkDataModule
 
 Settings = Namespace
 """The parsed configuration of a fit: trainer, model and data."""
@@ -42,7 +42,7 @@ def run_on_settings(function: Callable[..., Any], words: Sequence[str], parts: S
     function(settings, **{option: settings[option] for option in _options(function)})
 
 
-def build_data(settings: Settings) -> "InstructionTuningDataModule":
+def build_data(settings: Settings) -> "BenchmarkDataModule":
     """The datamodule of a run.
 
     Raises:
@@ -50,12 +50,12 @@ def build_data(settings: Settings) -> "InstructionTuningDataModule":
     """
     from lightning import LightningDataModule
 
-    from ...datamodules.instruction_tuning import InstructionTuningDataModule
+    from ...datamodules.base import BenchmarkDataModule
 
     parser = SentenceParser()
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     data = parser.instantiate(Namespace(data=settings["data"])).data
-    if not isinstance(data, InstructionTuningDataModule):
+    if not isinstance(data, BenchmarkDataModule):
         raise ValueError(f"expected a datamodule of crosstask, got {type(data).__name__}")
     return data
 

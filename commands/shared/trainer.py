@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 
@@ -48,6 +50,10 @@ class TrainerCLI(LinkedCLI):
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there: it lists all of them
         """The command that runs; parsers of the others would take a second to build."""
         return {self.command: LightningCLI.subcommands()[self.command]}
+
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        write_below_root(self.settings["trainer"])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
@@ -96,6 +102,23 @@ class TrainerCLI(LinkedCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Keep the command line's model: a checkpoint brings weights and does not change arguments silently."""
+
+
+def write_below_root(trainer: Any) -> None:
+    """Write logs and checkpoints below ``default_root_dir``, unless the trainer's settings name another place."""
+    root = trainer["default_root_dir"]
+    if root is None:
+        return
+    if trainer["logger"] is None:
+        logger = {"save_dir": str(root), "name": None}
+        trainer["logger"] = Namespace(class_path=class_path(CSVLogger), init_args=Namespace(logger))
+    for callback in trainer["callbacks"] or ():
+        if callback["class_path"].endswith("ModelCheckpoint") and callback["init_args"].get("dirpath") is None:
+            callback["init_args"]["dirpath"] = str(Path(root) / "checkpoints")
+
+
+def class_path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def set_up_checkpoints(trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""One reader per benchmark family: its own upstream files in, tasks and examples out."""
+"""One reader per benchmark family: tasks and examples from its files as published."""
 
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .chain_of_thought import ChainOfThought
     from .dialogue import Dialogue
     from .flan import FLAN, FlanRows
-    from .jsonl import JsonTasks
+    from .json_tasks import JsonTasks
     from .mmlu import MMLU
     from .natural_instructions import NaturalInstructions
     from .opt_evaluation import OptEvaluation
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .promptsource import PromptSource
     from .raft import RAFT
     from .reasoning import Reasoning
-    from .row_source import RowSource
     from .structured_knowledge import StructuredKnowledge
+    from .template_rows import RowSource
     from .text_to_text import T5, CrossFit, ExMix
 else:
     __getattr__ = lazy_names(
@@ -36,7 +36,7 @@ else:
             "ExMix": "text_to_text",
             "FLAN": "flan",
             "FlanRows": "flan",
-            "JsonTasks": "jsonl",
+            "JsonTasks": "json_tasks",
             "MMLU": "mmlu",
             "NaturalInstructions": "natural_instructions",
             "OptEvaluation": "opt_evaluation",
@@ -45,7 +45,7 @@ else:
             "PromptSource": "promptsource",
             "RAFT": "raft",
             "Reasoning": "reasoning",
-            "RowSource": "row_source",
+            "RowSource": "template_rows",
             "Split": "benchmark",
             "StructuredKnowledge": "structured_knowledge",
             "T5": "text_to_text",

@@ -1,1 +1,1 @@
-"""What is asked: prompts to answer and options to rank, each once over all replicas."""
+"""Evaluation data: which examples, in which prompts, with which options, and their batches."""

@@ -1,4 +1,4 @@
-"""What a table of a paper lists, what of it is at hand, and what was run: nothing goes missing in silence."""
+"""Coverage of a paper's table: which of its tasks were evaluated, which are missing, and on how many instances."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from ..schema import EvaluationExample, Level
 
 @dataclass(frozen=True)
 class TaskCoverage:
-    """One listed task, in instances: rows of its file, however many prompts each makes.
+    """One task of the table. Counts are instances (rows of its file), however many prompts each makes.
 
     Args:
         task: Its name.
         column: The column it counts in.
-        level: How far it lies from training.
-        expected: Instances of the paper; None where it states none.
-        available: Instances of the files at hand that can be asked.
-        run: Instances answered, at every number of shots and in every template.
-        missing: Why there is no file, or empty.
+        level: Its level of generalization.
+        expected: Instances in the paper; None if the paper does not report them.
+        available: Instances in the local files that can be evaluated.
+        run: Instances that were evaluated at every number of shots and in every template.
+        missing: Why there is no file; empty if there is one.
     """
 
     task: str
@@ -32,29 +32,29 @@ class TaskCoverage:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of a table that `stated_by` names, every listed task, run or not."""
+    """All tasks of the table that `stated_by` names, evaluated or not."""
 
     stated_by: str
     tasks: list[TaskCoverage]
 
     def columns(self) -> dict[tuple[Level, str], list[TaskCoverage]]:
         """The tasks of each column, in the table's order."""
-        found: dict[tuple[Level, str], list[TaskCoverage]] = {}
+        columns: dict[tuple[Level, str], list[TaskCoverage]] = {}
         for task in self.tasks:
-            found.setdefault((task.level, task.column), []).append(task)
-        return found
+            columns.setdefault((task.level, task.column), []).append(task)
+        return columns
 
     def of_level(self, level: Level) -> list[TaskCoverage]:
-        """The listed tasks of a level."""
+        """The tasks of one level."""
         return [task for task in self.tasks if task.level == level]
 
     def missing_columns(self, level: Level) -> list[str]:
-        """The columns of a level of which nothing was run."""
+        """The columns of a level none of whose tasks was evaluated."""
         columns = [(column, tasks) for (of, column), tasks in self.columns().items() if of == level]
         return [column for column, tasks in columns if not any(task.run for task in tasks)]
 
     def missing(self) -> list[TaskCoverage]:
-        """The tasks of which nothing was run."""
+        """The tasks that were not evaluated."""
         return [task for task in self.tasks if not task.run]
 
 
@@ -65,21 +65,21 @@ def suite_coverage(
     available: Mapping[str, int],
     scored: Collection[int],
 ) -> Coverage:
-    """The coverage of a suite.
+    """The coverage of a suite's table.
 
     Args:
-        suite: What is listed.
-        examples: What was to be asked.
-        rows: The row that each example shows.
-        available: Rows of each task's file that can be asked.
-        scored: Numbers of the examples that were answered.
+        suite: Lists the expected tasks.
+        examples: The evaluation set.
+        rows: The row of its task's file that each example comes from.
+        available: How many rows of each task's file can be evaluated.
+        scored: Numbers of the examples that were scored.
     """
-    asked: dict[str, set[int]] = {}
-    unanswered: dict[str, set[int]] = {}
+    evaluated: dict[str, set[int]] = {}
+    incomplete: dict[str, set[int]] = {}
     for example, row in zip(examples, rows, strict=True):
-        asked.setdefault(example.task, set()).add(row)
+        evaluated.setdefault(example.task, set()).add(row)
         if example.number not in scored:
-            unanswered.setdefault(example.task, set()).add(row)
+            incomplete.setdefault(example.task, set()).add(row)
     return Coverage(
         suite.stated_by,
         [
@@ -89,7 +89,7 @@ def suite_coverage(
                 level=column.level,
                 expected=column.tasks[name],
                 available=available.get(name, 0),
-                run=len(asked.get(name, set()) - unanswered.get(name, set())),
+                run=len(evaluated.get(name, set()) - incomplete.get(name, set())),
                 missing=suite.missing.get(name, ""),
             )
             for name, column in suite.expected.items()

@@ -1,4 +1,4 @@
-"""Options to tensors: trees in rows, which logits are read for which option, and their batches.
+"""Batches of options to rank: trees in packed rows, and which logits score which option.
 
 A trunk of 3 tokens with branches of 1 and 2 in one row; the first option is (b, eos), the second (c, d, eos)::
 
@@ -18,21 +18,21 @@ from torch import Tensor
 
 from ..packing.best_fit import best_fit
 from ..schema import EvaluationExample, TokenizedExample
-from .options import Tree, causal_trees, decoder_tree
+from .option_trees import OptionTree, causal_trees, seq2seq_tree
 
 ENCODER_COLUMNS = 256
-"""Columns of an encoder's row, more for a longer prompt: a bias by relative position is as large as a row squared."""
+"""Columns of an encoder's row, more for a longer prompt; a relative position bias is as large as a row squared."""
 
 
 class OptionTargets(NamedTuple):
-    """Which logits are read for which option. K kept columns, M scored tokens, C options.
+    """Which logits score which option. K kept columns, M scored tokens, C options.
 
     Args:
-        kept: bool [B, L], columns whose logits are read, in the rows that predict.
-        read: int64 [M], place among the kept columns of what predicts each token.
+        kept: bool [B, L], the K columns whose logits are needed, in a decoder-only model's rows or the decoder's.
+        read: int64 [M], place among the kept columns of the logits that predict each token.
         tokens: int64 [M], the scored tokens.
-        options: int64 [M], whose tokens they are.
-        lengths: int64 [C], scored tokens of each option.
+        options: int64 [M], the option that each token belongs to.
+        lengths: int64 [C], number of scored tokens of each option.
     """
 
     kept: Tensor
@@ -43,12 +43,12 @@ class OptionTargets(NamedTuple):
 
 
 class RankedExample(NamedTuple):
-    """One example to rank: options ``[first, first + n)`` of its batch.
+    """One example and its options in a batch: ``[first, first + n)``.
 
     Args:
-        example: What is asked; its options are the options.
+        example: The example with its n options.
         first: Place of its first option.
-        unconditional: Place of each option after the unconditional prompt; empty where nobody asked.
+        unconditional: Place of each option after the unconditional prompt; empty without that prompt.
     """
 
     example: EvaluationExample
@@ -56,7 +56,7 @@ class RankedExample(NamedTuple):
     unconditional: tuple[int, ...] = ()
 
 
-class BranchBatch(NamedTuple):
+class CausalOptionBatch(NamedTuple):
     """Options for a decoder-only model: trunks and branches in B packed rows of L columns.
 
     Args:
@@ -64,8 +64,8 @@ class BranchBatch(NamedTuple):
         position_ids: int64 [B, L]; a branch's continue from its trunk.
         offsets: int32 [D + 1], the trees in the flattened rows, padding included.
         branch_offsets: int32 [S + 1], trunks and branches.
-        targets: What is scored.
-        ranked: The examples; none where a batch only keeps replicas in step.
+        targets: Which logits score which option.
+        ranked: The examples; none in a batch that only keeps replicas in step.
     """
 
     input_ids: Tensor
@@ -76,19 +76,19 @@ class BranchBatch(NamedTuple):
     ranked: tuple[RankedExample, ...] = ()
 
 
-class DecoderBranchBatch(NamedTuple):
-    """Options for an encoder-decoder model: every prompt is encoded once, and all its options read it.
+class Seq2SeqOptionBatch(NamedTuple):
+    """Options for an encoder-decoder model: every prompt is encoded once for all of its options.
 
     Args:
         input_ids: int64 [B, L_source], the encoder's.
         offsets: int32 [D + 1], prompts in the flattened encoder rows.
-        decoder_input_ids: int64 [B, L_target]; where rows hold one option each, [C, L_target]. The model's start
-            token belongs where ``branch_offsets`` point.
-        decoder_offsets: int32 [D + 1], all options of each prompt in the flattened decoder rows.
+        decoder_input_ids: int64 [B, L_target], or [C, L_target] with one option a row. The model's start token belongs
+            at ``branch_offsets``.
+        decoder_offsets: int32 [D + 1], the options of each prompt in the flattened decoder rows.
         branch_offsets: int32 [S + 1], the options.
-        sources: int64 [C], the encoder row of each decoder row, where rows hold one option each; else empty.
-        targets: What is scored.
-        ranked: The examples; none where a batch only keeps replicas in step.
+        sources: int64 [C], the encoder row of each decoder row with one option a row; otherwise empty.
+        targets: Which logits score which option.
+        ranked: The examples; none in a batch that only keeps replicas in step.
     """
 
     input_ids: Tensor
@@ -101,26 +101,26 @@ class DecoderBranchBatch(NamedTuple):
     ranked: tuple[RankedExample, ...] = ()
 
 
-RankBatch = BranchBatch | DecoderBranchBatch
+OptionBatch = CausalOptionBatch | Seq2SeqOptionBatch
 
 
 class OptionRows(Protocol):
-    """How prompts with their options become rows of a kind of model."""
+    """Turns prompts with their options into rows of one kind of model."""
 
-    def trees(self, documents: Sequence[TokenizedExample]) -> list[Tree]: ...
+    def trees(self, documents: Sequence[TokenizedExample]) -> list[OptionTree]: ...
     def cuts(self, documents: Sequence[TokenizedExample]) -> bool: ...
-    def collate(self, prompts: Sequence[Sequence[Tree]], ranked: Sequence[RankedExample] = ()) -> RankBatch: ...
+    def collate(self, prompts: Sequence[Sequence[OptionTree]], ranked: Sequence[RankedExample] = ()) -> OptionBatch: ...
 
 
 @dataclass(frozen=True)
-class CausalOptions:
+class CausalOptionRows:
     """Rows for a decoder-only model.
 
     Args:
         pad_token_id: Fills rows.
         columns: Columns of a row; a tree with more has a longer one.
         longest: Most tokens of prompt and option together.
-        packed: Whether the model keeps documents apart; else a row holds one option and its prompt.
+        packed: Whether the model has document attention; otherwise a row holds one option and its prompt.
     """
 
     pad_token_id: int
@@ -128,24 +128,26 @@ class CausalOptions:
     longest: int
     packed: bool = True
 
-    def trees(self, documents: Sequence[TokenizedExample]) -> list[Tree]:
-        """The trees of one prompt's options, see ``causal_trees``; none without options."""
+    def trees(self, documents: Sequence[TokenizedExample]) -> list[OptionTree]:
+        """The trees of one prompt's options (``causal_trees``); none without options."""
         return causal_trees(documents, longest=self.longest, share=self.packed) if documents else []
 
     def cuts(self, documents: Sequence[TokenizedExample]) -> bool:
         """Whether the prompt loses its beginning."""
         return max(len(document.input_ids) for document in documents) > self.longest
 
-    def collate(self, prompts: Sequence[Sequence[Tree]], ranked: Sequence[RankedExample] = ()) -> BranchBatch:
-        """Prompts to tensors, their options counted in their order; no prompt makes a row of padding."""
+    def collate(
+        self, prompts: Sequence[Sequence[OptionTree]], ranked: Sequence[RankedExample] = ()
+    ) -> CausalOptionBatch:
+        """Collate the trees of prompts into a batch, options in their order; without prompts, a row of padding."""
         trees = [tree for prompt in prompts for tree in prompt]
-        arranged = arranged_rows([tree.columns for tree in trees], self.columns, packed=self.packed)
-        width = _width([sum(trees[place].columns for place in row) for row in arranged])
-        input_ids = np.full((len(arranged), width), self.pad_token_id)
-        position_ids = np.zeros((len(arranged), width), dtype=np.int64)
+        rows = rows_of_trees([tree.columns for tree in trees], self.columns, packed=self.packed)
+        width = _width([sum(trees[place].columns for place in row) for row in rows])
+        input_ids = np.full((len(rows), width), self.pad_token_id)
+        position_ids = np.zeros((len(rows), width), dtype=np.int64)
         scored = _Scored(trees)
         offsets, pieces = [], []
-        for r, row in enumerate(arranged):
+        for r, row in enumerate(rows):
             end = r * width
             for place in row:
                 tree = trees[place]
@@ -156,34 +158,34 @@ class CausalOptions:
                 end += len(trunk)
                 for option, branch in enumerate(tree.branches):
                     pieces += [end] * bool(len(branch))
-                    own = np.arange(end, end + len(branch))
-                    input_ids.flat[own], position_ids.flat[own] = branch, len(trunk) + np.arange(len(own))
-                    scored.add(place, option, np.concatenate([trunk, own]))
+                    columns = np.arange(end, end + len(branch))
+                    input_ids.flat[columns], position_ids.flat[columns] = branch, len(trunk) + np.arange(len(branch))
+                    scored.add(place, option, np.concatenate([trunk, columns]))
                     end += len(branch)
-            if end < (r + 1) * width:  # padding is a document too
+            if end < (r + 1) * width:  # padding is a document, too
                 offsets.append(end)
                 pieces.append(end)
                 position_ids.flat[end : (r + 1) * width] = np.arange((r + 1) * width - end)
-        ends = [len(arranged) * width]
-        return BranchBatch(
+        ends = [len(rows) * width]
+        return CausalOptionBatch(
             torch.from_numpy(input_ids),
             torch.from_numpy(position_ids),
             torch.tensor(offsets + ends, dtype=torch.int32),
             torch.tensor(pieces + ends, dtype=torch.int32),
-            scored.targets(len(arranged), width),
+            scored.targets(len(rows), width),
             tuple(ranked),
         )
 
 
 @dataclass(frozen=True)
-class DecoderOptions:
+class Seq2SeqOptionRows:
     """Rows for an encoder-decoder model.
 
     Args:
         pad_token_id: Fills rows.
         longest_source: Most tokens of a prompt; None for any number.
-        longest_target: Most tokens of a option; None for any number.
-        packed: Whether the model keeps documents apart; else a row holds one prompt, or one option.
+        longest_target: Most tokens of an option; None for any number.
+        packed: Whether the model has document attention; otherwise a row holds one prompt, or one option.
     """
 
     pad_token_id: int
@@ -191,37 +193,39 @@ class DecoderOptions:
     longest_target: int | None = None
     packed: bool = True
 
-    def trees(self, documents: Sequence[TokenizedExample]) -> list[Tree]:
-        """The tree of one prompt's options, see ``decoder_tree``; none without options."""
+    def trees(self, documents: Sequence[TokenizedExample]) -> list[OptionTree]:
+        """The tree of one prompt's options (``seq2seq_tree``); none without options."""
         lengths = {"longest_source": self.longest_source, "longest_target": self.longest_target}
-        return [decoder_tree(documents, **lengths)] if documents else []
+        return [seq2seq_tree(documents, **lengths)] if documents else []
 
     def cuts(self, documents: Sequence[TokenizedExample]) -> bool:
         """Whether the prompt loses its beginning."""
         return self.longest_source is not None and documents[0].n_source > self.longest_source
 
-    def collate(self, prompts: Sequence[Sequence[Tree]], ranked: Sequence[RankedExample] = ()) -> DecoderBranchBatch:
-        """Prompts to tensors, their options counted in their order; no prompt makes a row of padding."""
+    def collate(
+        self, prompts: Sequence[Sequence[OptionTree]], ranked: Sequence[RankedExample] = ()
+    ) -> Seq2SeqOptionBatch:
+        """Collate the trees of prompts into a batch, options in their order; without prompts, a row of padding."""
         trees = [tree for prompt in prompts for tree in prompt]
         sizes = [max(len(tree.trunk), sum(map(len, tree.branches))) for tree in trees]
-        arranged = arranged_rows(sizes, ENCODER_COLUMNS, packed=self.packed)
-        branches = [[(place, c) for place in row for c in range(len(trees[place].branches))] for row in arranged]
+        rows = rows_of_trees(sizes, ENCODER_COLUMNS, packed=self.packed)
+        branches = [[(place, c) for place in row for c in range(len(trees[place].branches))] for row in rows]
         if not self.packed:
             branches = [[member] for row in branches for member in row] or [[]]
-        width = _width([sum(len(trees[place].trunk) for place in row) for row in arranged])
+        width = _width([sum(len(trees[place].trunk) for place in row) for row in rows])
         target_width = _width([sum(len(trees[place].branches[c]) for place, c in row) for row in branches])
-        input_ids = np.full((len(arranged), width), self.pad_token_id)
+        input_ids = np.full((len(rows), width), self.pad_token_id)
         decoder_ids = np.full((len(branches), target_width), self.pad_token_id)
         scored = _Scored(trees)
         offsets, decoder_offsets, pieces = [], [], []
-        for r, row in enumerate(arranged):
+        for r, row in enumerate(rows):
             end = r * width
             for place in row:
                 trunk = trees[place].trunk
                 offsets.append(end)
                 input_ids.flat[end : end + len(trunk)] = trunk
                 end += len(trunk)
-            offsets += [end] * (end < (r + 1) * width)  # padding is a document too
+            offsets += [end] * (end < (r + 1) * width)  # padding is a document, too
         for r, members in enumerate(branches):
             end = r * target_width
             for place, option in members:
@@ -231,12 +235,12 @@ class DecoderOptions:
                 decoder_ids.flat[end : end + len(branch)] = branch
                 scored.add(place, option, np.arange(end, end + len(branch)))
                 end += len(branch)
-            # A decoder's padding reads the encoder's; where the encoder's row is full, what the row's last prompt says.
-            if self.packed and sum(len(trees[place].trunk) for place in arranged[r]) < width:
+            # The decoder's padding attends to the encoder's padding, or to the row's last prompt if there is none.
+            if self.packed and sum(len(trees[place].trunk) for place in rows[r]) < width:
                 decoder_offsets.append(end)
             pieces += [end] * (end < (r + 1) * target_width)
         sources = [place for place, tree in enumerate(trees) for _ in tree.branches] or [0]
-        return DecoderBranchBatch(
+        return Seq2SeqOptionBatch(
             torch.from_numpy(input_ids),
             torch.tensor([*offsets, input_ids.size], dtype=torch.int32),
             torch.from_numpy(decoder_ids),
@@ -248,8 +252,8 @@ class DecoderOptions:
         )
 
 
-def arranged_rows(sizes: Sequence[int], columns: int, *, packed: bool) -> list[list[int]]:
-    """Which trees share which row; without any tree, one row of nothing."""
+def rows_of_trees(sizes: Sequence[int], columns: int, *, packed: bool) -> list[list[int]]:
+    """The trees of each row; without trees, one empty row."""
     if not packed or not sizes:
         return [[place] for place in range(len(sizes))] or [[]]
     rows = best_fit(np.array(sizes), max(columns, *sizes), np.random.default_rng(0))
@@ -261,15 +265,15 @@ def _width(used: Sequence[int]) -> int:
 
 
 class _Scored:
-    """Collects which column predicts which token of which option."""
+    """Records which column predicts which token of which option."""
 
-    def __init__(self, trees: Sequence[Tree]) -> None:
+    def __init__(self, trees: Sequence[OptionTree]) -> None:
         self.trees = trees
         self.first = np.cumsum([0, *(len(tree.targets) for tree in trees)])
         self.columns: dict[int, NDArray[np.int64]] = {}
 
     def add(self, place: int, option: int, path: NDArray[np.int64]) -> None:
-        """`path` holds the columns that lead to the option's last token; the token itself is not among them."""
+        """Add an option; `path` holds the columns before its last token."""
         self.columns[int(self.first[place]) + option] = path[-len(self.trees[place].targets[option]) :]
 
     def targets(self, rows: int, width: int) -> OptionTargets:

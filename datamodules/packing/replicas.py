@@ -5,10 +5,12 @@ No other file reads ``world_size``, ``global_rank`` or ``accumulate_grad_batches
 
 import hashlib
 import os
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from lightning import Trainer
+
+Item = TypeVar("Item")
 
 
 class Replicas(NamedTuple):
@@ -39,6 +41,23 @@ class Replicas(NamedTuple):
         """
         return float(self.size * self.accumulation * (self.accumulation if self.divides_twice else 1))
 
+    def share(self, items: Sequence[Item]) -> list[Item]:
+        """Every `size`-th item, from this replica's rank on.
+
+        >>> Replicas(size=2, rank=1).share("abc")
+        ['b']
+        """
+        return list(items[self.rank :: self.size])
+
+    def equal_share(self, batches: Sequence[list[Item]]) -> list[list[Item]]:
+        """This replica's batches; empty ones are appended so that every replica has equally many.
+
+        >>> Replicas(size=2, rank=1).equal_share([[0, 1], [2], [3]])
+        [[2], []]
+        """
+        mine = self.share(batches)
+        return mine + [[]] * (-(-len(batches) // self.size) - len(mine))
+
     def rows_per_batch(self, rows_per_step: int) -> int:
         """Rows of each replica's batch.
 
@@ -48,7 +67,7 @@ class Replicas(NamedTuple):
         parts = self.size * self.accumulation
         if rows_per_step % parts:
             raise ValueError(
-                f"rows_per_step = {rows_per_step} cannot be dealt to {self.size} replicas x {self.accumulation} "
+                f"rows.per_step = {rows_per_step} cannot be dealt to {self.size} replicas x {self.accumulation} "
                 f"accumulated batches: choose a multiple of {parts}"
             )
         return rows_per_step // parts

@@ -1,1 +1,1 @@
-"""The scorer's data: instructions, responses, and how correct they are."""
+"""The scorer's data: instructions with responses and their correctness, and samples of language models."""

@@ -1,4 +1,4 @@
-"""The pairs of a task grouped by example, so that a ranking loss sees the responses to an instruction side by side."""
+"""Groups of a task's pairs by example, so that a ranking loss compares the responses to one instruction."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from .pair_rows import ScoredRows
 
 
 def instruction_groups(stored: StoredTasks, kind: ScoredRows) -> Groups:
-    """One group for each example's pairs, as the store has them.
+    """One group for each example's pairs, in the order of the store.
 
-    An example that is longer than a row is cut into several groups, whose responses are then not compared with each
-    other; a group whose labels are all equal has nothing to compare, and is left out. Both are counted.
+    An example that is longer than a row is split into several groups, whose responses are not compared with each
+    other. A group whose labels are all equal has nothing to compare, and is left out. Both are counted.
 
     Args:
         stored: Scored pairs.
-        kind: Rows that they are packed into.
+        kind: Layout of the packed rows.
     """
     begins, sizes, counts = [], [], []
     longest = cut = left_out = 0

@@ -1,4 +1,4 @@
-"""From a benchmark's task to its scored pairs in the store: render, pair, label, tokenize, write. Done once."""
+"""Preparing a benchmark's task as scored pairs in the store: render, pair, label, tokenize, write; done once."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,24 +11,31 @@ from ..schema import Example, Task, TokenizedExample
 from ..storage.preparation import TOKENIZED_AT_ONCE, Preparation
 from ..storage.store import content_key, folder_name
 from .pair_rows import PairFrame, tokenize_texts
-from .pairs import CorrectnessLabel, Distinct, References, ScoredPair, correctness_of_responses, released_correctness
+from .pairs import (
+    CorrectnessLabel,
+    DistinctPairs,
+    References,
+    ScoredPair,
+    correctness_as_released,
+    correctness_of_responses,
+)
 from .samples import ModelSamples
 
 PAIRS_VERSION = 2
-"""Part of every folder's name: raise it when the same examples are to give other pairs."""
+"""Part of every folder's name; raise it when the same examples give other pairs."""
 
 MISMATCHES = 1
-"""The rendering index of the generator that draws mismatches: another stream than the prompt's own."""
+"""Index of the random stream that draws mismatches; prompts have another one."""
 
 
 @dataclass(frozen=True)
 class ScoredPreparation(Preparation):
-    """All that decides which pairs a task gives and how they look; equal preparations share their folders.
+    """The settings that decide a task's pairs; equal preparations share their folders.
 
     Args:
         frame: The special tokens of a pair.
         samples: Responses of language models.
-        label: Correctness of such a response.
+        label: Correctness of a sampled response.
         faithful: Whether mismatches are drawn as Cappy's released program draws them.
     """
 
@@ -38,7 +45,7 @@ class ScoredPreparation(Preparation):
     faithful: bool
 
     def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
-        """Where a training task's pairs are, or will be."""
+        """The folder of a training task's pairs."""
         examples = super().task_folder(name, validated=validated, tested=tested)
         key = content_key(
             examples=examples.name,
@@ -54,18 +61,18 @@ class ScoredPreparation(Preparation):
         name = f"{getattr(self.label, '__module__', '')}.{getattr(self.label, '__qualname__', '<')}"
         if "<" in name:
             raise ValueError(
-                f"the label of samples must be a function of a module, so that its pairs are found again, got {name}"
+                f"the label of samples must be a module's function, so that its name identifies the pairs, got {name}"
             )
         return name
 
     def pairs(self, task: Task, examples: Iterable[Example]) -> Iterator[ScoredPair | str]:
-        """The training pairs of a task, each (instruction, response) once, and reasons of skipped examples."""
+        """The training pairs of a task, each (instruction, response) once; a skipped example gives its reason."""
         examples = list(examples)
         samples = self.samples.of(task.name)
         if samples:
             self.samples.require_examples(task.name, {example.id for example in self.benchmark.examples(task.name)})
-        references, distinct = References(examples), Distinct()
-        labelled = released_correctness if self.faithful else correctness_of_responses
+        references, distinct = References(examples), DistinctPairs()
+        labelled = correctness_as_released if self.faithful else correctness_of_responses
         for place, example in enumerate(examples):
             if reason := skip_reason(task, example):
                 yield reason
@@ -74,23 +81,23 @@ class ScoredPreparation(Preparation):
             if not instruction:
                 yield "empty instruction"
                 continue
-            rng = rendering_rng(self.counts.seed, task.name, example.id, MISMATCHES)
+            rng = rendering_rng(self.seed, task.name, example.id, MISMATCHES)
             responses = labelled(example, references, samples.get(example.id, ()), rng, label=self.label)
             if isinstance(responses, str):
                 yield responses
                 continue
-            found = (ScoredPair(instruction, response, label, place) for response, label in responses.items())
-            yield from filter(distinct.first, found)
+            pairs = (ScoredPair(instruction, response, label, place) for response, label in responses.items())
+            yield from filter(distinct.add, pairs)
 
     def tokenize_scored(self, pairs: list[ScoredPair]) -> list[TokenizedExample]:
-        """Pairs as documents, uncut; each distinct text is tokenized once."""
+        """Pairs as documents of any length; each distinct text is tokenized once."""
         ids = tokenize_texts(self.tokenizer, [text for pair in pairs for text in pair[:2]])
         return [
             self.frame.join(ids[pair.instruction], ids[pair.response], pair.correctness, pair.example) for pair in pairs
         ]
 
     def _documents(self, task: Task, examples: Iterable[Example]) -> Iterator[TokenizedExample | str]:
-        found = self.pairs(task, examples)
-        while chunk := list(islice(found, TOKENIZED_AT_ONCE)):
+        pairs = self.pairs(task, examples)
+        while chunk := list(islice(pairs, TOKENIZED_AT_ONCE)):
             yield from (item for item in chunk if isinstance(item, str))
             yield from self.tokenize_scored([item for item in chunk if not isinstance(item, str)])

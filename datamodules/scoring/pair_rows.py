@@ -1,4 +1,4 @@
-"""Pairs of instruction and response in packed rows: how a pair is joined, what is cut, and how rows become a batch.
+"""Pairs of instruction and response in packed rows: joining, cutting and collating them.
 
 A pair is one document, joined as its tokenizer joins two texts (here RoBERTa's)::
 
@@ -21,18 +21,17 @@ from ..packing.collate import Cuts, Lengths
 from ..schema import ScoredBatch, TokenizedExample
 
 Truncation = Literal["instruction", "longest_first"]
-"""What a pair that is too long loses: the instruction, so that the response is judged whole; or, as Cappy's released
-program has it, whichever side is longer."""
+"""What is cut from a pair that is too long: the instruction, or, as in Cappy's released program, the longer side."""
 
 
 class PairFrame(NamedTuple):
     """The special tokens around an instruction and a response.
 
     Args:
-        head: Before the instruction; the scorer reads its first token.
+        head: Before the instruction; its first token is the one that the scorer's head reads.
         joint: Between them.
         tail: After the response.
-        types: Whether the response has a token type of its own.
+        types: Whether the response has another token type than the instruction.
     """
 
     head: tuple[int, ...]
@@ -52,20 +51,20 @@ class PairFrame(NamedTuple):
         label: float | None = None,
         group: int | None = None,
     ) -> TokenizedExample:
-        """A pair as a document, uncut; its source is all that stands before the response."""
+        """A pair as a document of any length; its source is everything before the response."""
         ids = [*self.head, *instruction, *self.joint, *response, *self.tail]
         n_source = len(self.head) + len(instruction) + len(self.joint)
         return TokenizedExample(np.array(ids, dtype=np.int64), n_source, label, group)
 
 
 def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
-    """How a tokenizer joins two texts.
+    """The special tokens with which a tokenizer joins two texts.
 
-    One that puts no token before the first text (a bare vocabulary, trained from scratch) is given RoBERTa's frame,
-    ``<s> instruction </s></s> response </s>``, in its own tokens.
+    A tokenizer that adds no token before the first text (a bare vocabulary, trained from scratch) gets RoBERTa's frame,
+    ``<s> instruction </s></s> response </s>``, in its own special tokens.
 
     Raises:
-        ValueError: It has no special tokens to build that frame from.
+        ValueError: It lacks special tokens for that frame.
     """
     encoded = tokenizer("a", "b", return_token_type_ids=True)
     ids, types, sides = encoded["input_ids"], encoded["token_type_ids"], encoded.sequence_ids(0)
@@ -84,7 +83,7 @@ def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
 
 
 def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, list[int]]:
-    """Ids of every distinct text, without special tokens; each is tokenized once."""
+    """Token ids of every distinct text, without special tokens."""
     distinct = list(dict.fromkeys(texts))
     if not distinct:
         return {}
@@ -95,10 +94,10 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
 def kept_tokens(
     instructions: Lengths, responses: Lengths, room: int, truncation: Truncation
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many tokens of each side a pair keeps where both together have room for `room`.
+    """How many tokens of instruction and response a pair keeps, at most `room` together.
 
-    Under ``"instruction"`` the response is kept whole, and is cut itself only where it alone exceeds the room.
-    ``"longest_first"`` takes from the longer side until both are equal, then from both.
+    ``"instruction"`` keeps the response whole, unless it alone exceeds the room. ``"longest_first"`` cuts the longer
+    side until both are equal, then both.
 
     >>> kept_tokens(np.array([9, 9, 2]), np.array([3, 8, 7]), 6, "instruction")
     (array([3, 0, 0]), array([3, 6, 6]))
@@ -121,16 +120,16 @@ def kept_tokens(
 class ScoredRows:
     """Rows of `length` columns that hold pairs of at most `pair_length` tokens; every pair is one target.
 
-    A longer pair is cut as `truncation` says, at the end of a side, or at its beginning where the tokenizer's
-    ``truncation_side`` is left. The special tokens stay.
+    A longer pair is cut by `truncation`, at the end of a side, or at its beginning if `keep_end`. Special tokens are
+    never cut.
 
     Args:
         length: Columns of a row.
         pair_length: Most tokens of a pair, special ones included.
         pad_token_id: Fills rows.
         frame: The special tokens of a pair.
-        truncation: What a longer pair loses.
-        keep_end: Whether a side that is cut keeps its end.
+        truncation: What is cut from a longer pair.
+        keep_end: Whether a side that is cut keeps its end (the tokenizer's ``truncation_side`` is left).
     """
 
     length: int
@@ -157,7 +156,7 @@ class ScoredRows:
 
     @property
     def room(self) -> int:
-        """Tokens that instruction and response share."""
+        """Most tokens of instruction and response together."""
         return self.pair_length - self.frame.size
 
     def sizes(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
@@ -170,7 +169,7 @@ class ScoredRows:
         return np.ones_like(lengths)
 
     def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts:
-        """Which pairs are cut, and in which of them the response is."""
+        """Which pairs are cut, and in which of them the response is cut."""
         instructions, responses = self._sides(lengths, n_sources)
         _, kept = kept_tokens(instructions, responses, self.room, self.truncation)
         return Cuts(lengths > self.pair_length, kept < responses)
@@ -194,12 +193,12 @@ class ScoredRows:
         return self.frame.join(instruction.tolist(), response.tolist(), label, group)
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> ScoredBatch:
-        """Rows of pairs to tensors; a pair without a label gets NaN, and padding is a document too.
+        """Collate rows of pairs; a pair without a label gets NaN, and padding is a document, too.
 
-        Pairs that stand side by side in a row with the same group are one group of the batch.
+        Neighbours in a row with the same group are one group of the batch.
 
         Raises:
-            ValueError: A label is no correctness in [0, 1].
+            ValueError: A label is outside [0, 1].
         """
         shape = (len(rows), self.length)
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)

@@ -1,8 +1,8 @@
 """Pairs of an instruction and a response, labelled with how correct the response is (Cappy, arXiv 2311.06720).
 
-An example gives three kinds of pairs. Its references are correct, 1.0. Mismatches are wrong, 0.0: every wrong option of
-a classification example, or, where there are no options, references of other examples of its task. Responses that
-language models wrote lie between, and are labelled by a function, by default ROUGE-L against the references.
+An example gives three kinds of pairs. References have the label 1.0. Mismatches have 0.0: the wrong options of a
+classification example, or, without options, references of other examples of its task. Responses sampled from language
+models lie between, and are labelled by a function, by default ROUGE-L against the references.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ CorrectnessLabel = Callable[[str, Sequence[str]], float]
 
 
 class ScoredPair(NamedTuple):
-    """A response to an instruction, its correctness in [0, 1], and its example's place among those that are paired."""
+    """A response to an instruction, its correctness in [0, 1], and the place of its example in the task."""
 
     instruction: str
     response: str
@@ -28,33 +28,33 @@ class ScoredPair(NamedTuple):
 
 
 class References:
-    """The references of a task: what is right for an input, and what can be wrong for another.
+    """The references of a task, by input; references of other inputs are drawn as mismatches.
 
-    Examples that share an input share their references: a mismatch of one is never a reference of the other.
+    Examples with the same input share their references, so that a mismatch of one is never a reference of the other.
 
     Args:
-        examples: Of one task.
+        examples: The examples of one task.
     """
 
     def __init__(self, examples: Iterable[Example]) -> None:
         self._of: dict[str, dict[str, None]] = defaultdict(dict)
         for example in examples:
-            self._of[example.input.strip()].update(dict.fromkeys(right_responses(example)))
+            self._of[example.input.strip()].update(dict.fromkeys(correct_responses(example)))
         self.texts = sorted({text for references in self._of.values() for text in references})
 
     def of(self, example: Example) -> list[str]:
-        """Every reference of an example's input, its own first."""
-        return list(dict.fromkeys([*right_responses(example), *self._of.get(example.input.strip(), ())]))
+        """All references of an example's input, those of the example first."""
+        return list(dict.fromkeys([*correct_responses(example), *self._of.get(example.input.strip(), ())]))
 
     def draw(self, count: int, rng: Random, *, avoid: Collection[str]) -> list[str]:
-        """`count` different references that are none of `avoid`, each as likely as any other; fewer if there are fewer.
+        """Draw `count` different references that are not in `avoid`, uniformly; fewer if there are fewer.
 
         >>> examples = [Example("t", str(i), i, f"input {i}", (text,)) for i, text in enumerate(["a", "b", "c"])]
         >>> sorted(References(examples).draw(2, Random(0), avoid={"b"}))
         ['a', 'c']
         """
         drawn: dict[str, None] = {}
-        # Most draws hit something new; what is left over where few texts remain is gone through one by one.
+        # Most draws are new; if few texts remain, the loop below draws among those left.
         for _ in range(8 * count if self.texts else 0):
             text = self.texts[int(rng.random() * len(self.texts))]
             if text not in avoid:
@@ -68,7 +68,7 @@ class References:
 
 
 def stripped(texts: Iterable[str]) -> list[str]:
-    """Texts without white space around them; empty ones are left out."""
+    """Texts without surrounding white space; empty ones are left out."""
     return [text.strip() for text in texts if text.strip()]
 
 
@@ -81,26 +81,26 @@ def correctness_of_responses(
     label: CorrectnessLabel,
     mismatches: int | None = None,
 ) -> dict[str, float] | str:
-    """Responses to an example, each once with its correctness; or the reason why none of them is wrong.
+    """The distinct responses to an example with their correctness, or the reason why it has no wrong response.
 
-    Where a response comes up twice it keeps its first label, in this order: reference, mismatch, sample. Mismatches
-    are never references of the example's input, and not samples of it either as long as the task has others. So every
-    instruction has a wrong response beside a right one.
+    A response that occurs twice keeps its first label, in this order: reference, mismatch, sample. Mismatches are never
+    references of the example's input, and not samples for it as long as the task has others. So every instruction has a
+    wrong response beside a right one.
 
     Args:
-        example: Of the task that `references` belongs to.
-        references: Of the whole task.
-        samples: What language models answered.
-        rng: Decides the mismatches.
+        example: The example.
+        references: The references of its task.
+        samples: Responses of language models.
+        rng: Draws the mismatches.
         label: Correctness of a sample.
-        mismatches: How many are drawn where there are no options; by default as many as the example has references.
+        mismatches: How many to draw for an example without options; by default as many as it has references.
     """
-    own, right = right_responses(example), references.of(example)
-    responses = dict.fromkeys(own, 1.0)
+    correct, right = correct_responses(example), references.of(example)
+    responses = dict.fromkeys(correct, 1.0)
     if example.options:
         wrong = [option for option in stripped(example.options) if option not in right]
     else:
-        count = len(own) if mismatches is None else mismatches
+        count = len(correct) if mismatches is None else mismatches
         wrong = references.draw(count, rng, avoid={*right, *samples}) or references.draw(count, rng, avoid=right)
     for response in wrong:
         responses.setdefault(response, 0.0)
@@ -112,29 +112,29 @@ def correctness_of_responses(
     return responses
 
 
-def right_responses(example: Example) -> list[str]:
+def correct_responses(example: Example) -> list[str]:
     """The references of an example, and its gold option."""
     gold = () if example.answer is None else (example.options[example.answer],)
     return list(dict.fromkeys(stripped((*example.targets, *gold))))
 
 
-def released_correctness(
+def correctness_as_released(
     example: Example, references: References, samples: Sequence[str], rng: Random, *, label: CorrectnessLabel
 ) -> dict[str, float] | str:
-    """What Cappy's released program does: one draw for each reference, from all references of the task.
+    """The same as Cappy's released program: one mismatch for each reference, drawn from all references of the task.
 
-    A draw that hits a reference of the example is dropped, so that some examples have no wrong response at all; and a
-    sample that equals a drawn mismatch keeps its 0.0.
+    A draw that is a reference of the example is dropped, so that some examples have no wrong response; a sample that
+    equals a mismatch keeps the label 0.0.
     """
-    own = right_responses(example)
-    responses = dict.fromkeys(own, 1.0)
+    correct = correct_responses(example)
+    responses = dict.fromkeys(correct, 1.0)
     for option in stripped(example.options):
         responses.setdefault(option, 0.0)
-    for _ in () if example.options else own:
+    for _ in () if example.options else correct:
         responses.setdefault(references.texts[int(rng.random() * len(references.texts))], 0.0)
     for response in samples:
         if response not in responses:
-            responses[response] = _checked(label, response, own)
+            responses[response] = _checked(label, response, correct)
     return responses
 
 
@@ -146,13 +146,14 @@ def _checked(label: CorrectnessLabel, response: str, references: Sequence[str]) 
     return correctness
 
 
-class Distinct:
-    """Tells the first occurrence of a pair from later ones, in 16 bytes a pair."""
+class DistinctPairs:
+    """A set of (instruction, response), in 16 bytes a pair."""
 
     def __init__(self) -> None:
         self._seen: set[bytes] = set()
 
-    def first(self, pair: ScoredPair) -> bool:
+    def add(self, pair: ScoredPair) -> bool:
+        """Add a pair; return whether it is new."""
         key = json.dumps(pair[:2]).encode()
         digest = hashlib.blake2b(key, digest_size=16).digest()
         new = digest not in self._seen

@@ -1,26 +1,29 @@
-"""Examples with responses to rank: which responses are compared, and batches that keep an example's together."""
+"""Response sets: the responses to rank for each evaluated example, and their batches."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from ..benchmarks import Benchmark
 from ..evaluation.evaluation_set import EvaluationSet
-from ..packing.best_fit import Packing, in_order
+from ..packing.best_fit import Packing
+from ..packing.budget_batches import budget_batches
 from ..packing.replicas import Replicas
 from ..rendering.prompts import rendering_rng
 from ..schema import EvaluationExample, Example, Prompt, ScoredBatch, TokenizedExample
 from .pair_preparation import ScoredPreparation
 from .pair_rows import ScoredRows
-from .pairs import References, ScoredPair, correctness_of_responses, right_responses, stripped
+from .pairs import References, ScoredPair, correct_responses, correctness_of_responses, stripped
 
 RESPONSES = 2
-"""The rendering index of the generator that draws responses."""
+"""Index of the random stream that draws and orders responses."""
 
 
 class ResponseBatch(NamedTuple):
@@ -28,8 +31,8 @@ class ResponseBatch(NamedTuple):
 
     Args:
         pairs: Every response with its example's instruction, in packed rows.
-        places: int64 [C], place among the scored pairs of each response, one example after the other.
-        examples: What is sampled, E of them; none where a batch only keeps replicas in step.
+        places: int64 [C], the place of each response among the scored pairs, example after example.
+        examples: The E examples; none in a batch that only keeps replicas in step.
         responses: Texts of each example's responses.
     """
 
@@ -43,9 +46,9 @@ class ResponseSet(NamedTuple):
     """The examples of one stage and their responses.
 
     Args:
-        examples: What is sampled; ``examples[i].number == i``.
-        responses: The pairs that are compared for each.
-        skipped: Examples that cannot be ranked, by reason.
+        examples: What is evaluated; ``examples[i].number == i``.
+        responses: The responses of each example.
+        skipped: How many examples cannot be ranked, by reason.
     """
 
     examples: list[EvaluationExample]
@@ -56,15 +59,15 @@ class ResponseSet(NamedTuple):
 def responses_to_rank(
     example: Example, references: References, preparation: ScoredPreparation, *, mismatches: int
 ) -> dict[str, float] | str:
-    """Responses of an example with their correctness, in random order; or the reason why they cannot be ranked.
+    """The responses of an example with their correctness, in random order, or the reason why they cannot be ranked.
 
-    A classification example is ranked over its options. Others are ranked over their first reference, `mismatches`
-    references of other examples of the task, and samples of language models where there are any.
+    A classification example has its options. Another one has its first reference, `mismatches` references of other
+    examples of the task, and the samples of language models, if any.
     """
-    rng = rendering_rng(preparation.counts.seed, example.task, example.id, RESPONSES)
+    rng = rendering_rng(preparation.seed, example.task, example.id, RESPONSES)
     if not example.options:
-        example = replace(example, targets=tuple(right_responses(example)[:1]))
-    found = correctness_of_responses(
+        example = replace(example, targets=tuple(correct_responses(example)[:1]))
+    responses = correctness_of_responses(
         example,
         references,
         () if example.options else preparation.samples.of(example.task).get(example.id, ()),
@@ -72,37 +75,38 @@ def responses_to_rank(
         label=preparation.label,
         mismatches=mismatches,
     )
-    if isinstance(found, str):
-        return found
+    if isinstance(responses, str):
+        return responses
     if example.options:
-        # An option that is no reference of this example and not wrong is right for another one with its input.
-        found = {option: found.get(option, 1.0) for option in stripped(example.options)}
-        if 1.0 not in found.values():
+        # An option without a label is a reference of another example with the same input, so it is right.
+        responses = {option: responses.get(option, 1.0) for option in stripped(example.options)}
+        if 1.0 not in responses.values():
             return "no right option"
-    order = sorted(found, key=lambda _: rng.random())
-    return {response: found[response] for response in order}
+    order = sorted(responses, key=lambda _: rng.random())
+    return {response: responses[response] for response in order}
 
 
 def read_responses(evaluation: EvaluationSet, preparation: ScoredPreparation, *, mismatches: int) -> ResponseSet:
-    """Responses of every example of a stage; an example that cannot be ranked is counted by reason.
+    """The responses of every example of a stage; examples that cannot be ranked are counted by reason.
 
     Mismatches come from all references of a task, trained or not.
 
     Raises:
         ValueError: No example is left.
     """
-    ranked = ResponseSet([], [], Counter(evaluation.skipped))
+    skipped = Counter(evaluation.skipped)
+    ranked = ResponseSet([], [], skipped)
     prompted = zip(evaluation.examples, evaluation.prompts, strict=True)
     for name, members in groupby(prompted, key=lambda item: item[0].task):
         of_task = {example.id: example for example in preparation.benchmark.examples(name)}
         references = References(of_task.values())
-        for sampled, prompt in members:
-            found = responses_to_rank(of_task[sampled.id], references, preparation, mismatches=mismatches)
-            if isinstance(found, str):
-                ranked.skipped[found] += 1  # type: ignore[index]
+        for example, prompt in members:
+            responses = responses_to_rank(of_task[example.id], references, preparation, mismatches=mismatches)
+            if isinstance(responses, str):
+                skipped[responses] += 1
                 continue
-            ranked.examples.append(sampled._replace(number=len(ranked.examples)))
-            ranked.responses.append(_pairs(prompt, found))
+            ranked.examples.append(example._replace(number=len(ranked.examples)))
+            ranked.responses.append(_pairs(prompt, responses))
     if not ranked.examples:
         raise ValueError(f"none of {len(evaluation.examples)} examples can be ranked: {dict(ranked.skipped)}")
     return ranked
@@ -113,19 +117,19 @@ def _pairs(prompt: Prompt, responses: Mapping[str, float]) -> list[ScoredPair]:
 
 
 class ResponseLoader:
-    """One replica's examples to rank, each exactly once over all replicas, and equally many batches on every replica.
+    """One replica's batches of examples with responses to rank.
 
-    Where batches run out, a replica is given a row of padding that scores nothing: sharded strategies need every
-    replica in every forward.
+    Every example is evaluated exactly once over all replicas, and every replica has equally many batches, since sharded
+    strategies need every replica in every forward. A batch that scores nothing is a row of padding.
 
     Args:
-        examples: What is sampled.
+        examples: The evaluated examples.
         responses: Texts of each example's responses.
-        documents: The same as tokenized pairs.
-        kind: Rows they are packed into.
+        documents: Tokenized pairs of each example's responses.
+        kind: Layout of the packed rows.
         packing: How pairs share rows.
-        budget: Most tokens in a batch; an example with more stands alone.
-        replicas: Who else evaluates.
+        budget: Most tokens of a batch; a larger example is a batch by itself.
+        replicas: Position of this process among those that evaluate.
     """
 
     def __init__(
@@ -141,16 +145,11 @@ class ResponseLoader:
     ) -> None:
         self.examples, self.responses, self.documents = examples, responses, documents
         self.kind, self.packing = kind, packing
-        totals = np.array([_sizes(kind, pairs).sum() for pairs in documents])
-        order = np.argsort(-totals, kind="stable")  # the largest first: what does not fit into memory shows at once
-        batches = in_order(np.minimum(totals[order], budget), budget, np.random.default_rng(0))
-        everything = [order[batches.row(b)].tolist() for b in range(len(batches))]
-        self._rounds = -(-len(everything) // replicas.size)
-        mine = everything[replicas.rank :: replicas.size]
-        self._mine: list[list[int]] = mine + [[]] * (self._rounds - len(mine))
+        totals = [int(_sizes(kind, pairs).sum()) for pairs in documents]
+        self._mine = replicas.equal_share(budget_batches(totals, budget))
 
     def __len__(self) -> int:
-        return self._rounds
+        return len(self._mine)
 
     def __iter__(self) -> Iterator[ResponseBatch]:
         return map(self._collate, self._mine)
@@ -159,12 +158,12 @@ class ResponseLoader:
         pairs = [pair for i in batch for pair in self.documents[i]]
         if pairs:
             rows = self.packing(_sizes(self.kind, pairs), self.kind.capacity, np.random.default_rng(0))
-            arranged = [rows.row(r).tolist() for r in range(len(rows))]
+            places = [rows.row(r).tolist() for r in range(len(rows))]
         else:
-            arranged = [[]]
-        order = np.array([pair for row in arranged for pair in row], dtype=np.int64)
+            places = [[]]
+        order = np.array([pair for row in places for pair in row], dtype=np.int64)
         return ResponseBatch(
-            self.kind.collate([[pairs[i] for i in row] for row in arranged], step_targets=len(pairs)),
+            self.kind.collate([[pairs[i] for i in row] for row in places], step_targets=len(pairs)),
             torch.from_numpy(np.argsort(order)),
             tuple(self.examples[i] for i in batch),
             tuple(tuple(self.responses[i]) for i in batch),
@@ -174,3 +173,59 @@ class ResponseLoader:
 def _sizes(kind: ScoredRows, pairs: Sequence[TokenizedExample]) -> np.ndarray:
     lengths = np.array([len(pair.input_ids) for pair in pairs], dtype=np.int64)
     return kind.sizes(lengths, np.array([pair.n_source for pair in pairs], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class ResponseStage:
+    """A stage that is evaluated by ranking responses.
+
+    Args:
+        name: "validation" or "test".
+        evaluated: Its examples and their responses.
+        preparation: How a response becomes a document.
+        kind: Rows that pairs are packed into.
+        packing: How pairs share rows.
+        batch_tokens: Most tokens of a batch.
+    """
+
+    name: str
+    evaluated: ResponseSet
+    preparation: ScoredPreparation
+    kind: ScoredRows
+    packing: Packing
+    batch_tokens: int
+
+    @property
+    def examples(self) -> Sequence[EvaluationExample]:
+        """The evaluated examples, by number."""
+        return self.evaluated.examples
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How many examples are not evaluated, by reason."""
+        return self.evaluated.skipped
+
+    def loader(self, here: Replicas, answered: Collection[int]) -> ResponseLoader:
+        """The responses of all examples; an interrupted ranking starts again, so that none is `answered`."""
+        documents = [self.preparation.tokenize_scored(pairs) for pairs in self.evaluated.responses]
+        lengths = [len(document.input_ids) for pairs in documents for document in pairs]
+        longest = self.kind.pair_length
+        if cut := sum(length > longest for length in lengths):
+            rank_zero_info(f"{cut} of {len(lengths)} {self.name} pairs are cut to {longest} tokens")
+        return ResponseLoader(
+            self.evaluated.examples,
+            [[pair.response for pair in pairs] for pairs in self.evaluated.responses],
+            documents,
+            kind=self.kind,
+            packing=self.packing,
+            budget=self.batch_tokens,
+            replicas=here,
+        )
+
+    validation_loader = loader
+
+    def fingerprint(self) -> None:
+        """None: an interrupted ranking starts again."""
+
+    def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> None:
+        """None: no table lists tasks whose responses are ranked."""

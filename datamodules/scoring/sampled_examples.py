@@ -1,4 +1,4 @@
-"""Which examples language models answer for the scorer, chosen and rendered as the scorer's data module does."""
+"""The examples for which language models are sampled, chosen and rendered as in ``ScorerDataModule``."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,20 +10,20 @@ import numpy as np
 
 from ..benchmarks import Benchmark, Split
 from ..messages import nearest
-from ..rendering.demonstrations import DRAWN, choose, with_demonstrations
+from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
 from ..schema import Example, Task
-from ..splits import Instances, choose_prompts
+from ..splits import InstanceSplit, choose_prompts
 
 Part = Literal["train", "validation", "test"]
 
 SPARE = 8
-"""Further solved examples that are drawn, in place of those that ask just what is sampled."""
+"""Further demonstrations to draw, in place of those with the same input as the example."""
 
 
 class SampledPrompt(NamedTuple):
-    """What is answered: the example, and the text a model reads."""
+    """An example to sample responses for, and its prompt."""
 
     task: Task
     example: Example
@@ -32,22 +32,22 @@ class SampledPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class SampledExamples:
-    """The examples of a benchmark that are answered, chosen and rendered as ``ScorerDataModule`` does.
+    """The examples of a benchmark to sample responses for, chosen and rendered as in ``ScorerDataModule``.
 
     Args:
         benchmark: Reader of the benchmark's files.
-        prompt: How instructions are rendered; give the datamodule's.
-        parts: Which of a task's instances: those that train, validate or test.
+        prompt: How instructions are rendered, as in the datamodule.
+        parts: Which instances of a task: for training, validation or test.
         tasks: Names of the tasks; all of the splits named by `parts` if empty.
-        train_examples: As the datamodule's.
-        every_prompt: As the datamodule's.
-        validation_examples: As the datamodule's.
-        test_examples: As the datamodule's.
-        seed: As the datamodule's.
-        shots: Solved examples that each prompt shows, drawn once for a task (and template) from its training instances;
-            of a task that does not train, from the instances that are held out for nothing.
-        shown: Where solved examples are read instead, for a benchmark whose parts are read apart: all that it has.
-        separator: Between examples.
+        train_examples: Most training examples of a task, as in the datamodule.
+        every_prompt: Whether every prompt of a row is a training example, as in the datamodule.
+        validation_examples: Validation examples of a task, as in the datamodule.
+        test_examples: Test examples of a task, as in the datamodule.
+        seed: Decides renderings and instances, as in the datamodule.
+        shots: Demonstrations in each prompt, drawn once for a task (and template) from its training instances, or, for
+            a task without, from the instances that are not held out.
+        demonstrations: Benchmark to read demonstrations from instead, if this one has no instances to spare.
+        separator: Text between examples.
     """
 
     benchmark: Benchmark
@@ -60,29 +60,29 @@ class SampledExamples:
     test_examples: int = 100
     seed: int = 0
     shots: int = 0
-    shown: Benchmark | None = None
+    demonstrations: Benchmark | None = None
     separator: str = "\n\n"
 
     def prompts(self, skipped: Counter[str] | None = None) -> Iterator[SampledPrompt]:
-        """Rendered examples in a fixed order; those that cannot be rendered are counted by reason in `skipped`.
+        """Yield rendered examples in a fixed order; those that cannot be rendered are counted by reason in `skipped`.
 
         Raises:
-            ValueError: A task is named that is in none of the splits, or has too few solved examples to show.
+            ValueError: A named task is in none of the splits, or a task has too few demonstrations.
         """
         splits: dict[Split, list[str]] = {split: self.benchmark.task_names(split) for split in get_args(Part)}
         splits["validation"] = splits["validation"] or splits["train"]
-        known = list(dict.fromkeys(name for part in self.parts for name in splits[part]))
-        if unknown := [name for name in self.tasks if name not in known]:
+        names = list(dict.fromkeys(name for part in self.parts for name in splits[part]))
+        if unknown := [name for name in self.tasks if name not in names]:
             raise ValueError(
-                f"task {unknown[0]!r} is in none of the splits {list(self.parts)}, which hold {len(known)}; "
-                f"{nearest(unknown[0], known)}"
+                f"task {unknown[0]!r} is in none of the splits {list(self.parts)}, which hold {len(names)}; "
+                f"{nearest(unknown[0], names)}"
             )
-        for name in self.tasks or known:
+        for name in self.tasks or names:
             task = self.benchmark.task(name)
             examples = list(self.benchmark.examples(name))
-            dealt = self._dealt(name, examples, splits)
-            pool = self._pool(name, examples, dealt)
-            for place in sorted(place for part in set(self.parts) for place in getattr(dealt, part)):
+            instances = self._instances(name, examples, splits)
+            pool = self._pool(name, examples, instances)
+            for place in sorted(place for part in set(self.parts) for place in getattr(instances, part)):
                 example = examples[place]
                 if reason := skip_reason(task, example):
                     if skipped is not None:
@@ -91,38 +91,40 @@ class SampledExamples:
                 yield SampledPrompt(task, example, self._source(task, example, pool))
 
     def _source(self, task: Task, example: Example, pool: Sequence[Example]) -> str:
-        """What a model reads: the example, after the solved ones of its task."""
+        """The prompt: the example after the demonstrations of its task."""
 
         def generator() -> Random:
             return rendering_rng(self.seed, task.name, example.id)
 
         if not self.shots:
             return self.prompt(task, example, generator()).source
-        rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DRAWN)
-        like = Example(task.name, "", -1, "", (), template=example.template)  # of no row: all prompts choose alike
-        responses = choose(pool, like, self.shots + SPARE, rng)
-        drawn = [one for one in responses if one.input.strip() != example.input.strip()][: self.shots]
+        rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DEMONSTRATION_STREAM)
+        like = Example(task.name, "", -1, "", (), template=example.template)  # of no row: all prompts get the same ones
+        candidates = choose_demonstrations(pool, like, self.shots + SPARE, rng)
+        drawn = [one for one in candidates if one.input.strip() != example.input.strip()][: self.shots]
         if len(drawn) < self.shots:
             raise ValueError(
-                f"task {task.name} has {len(drawn)} solved examples to show, and shots asks for {self.shots}: name the "
-                "benchmark that they are read from (shown), or show fewer"
+                f"task {task.name} has {len(drawn)} demonstrations, and shots = {self.shots}: name a benchmark to "
+                "read them from (demonstrations), or set fewer shots"
             )
         return with_demonstrations(self.prompt, task, example, drawn, generator, self.separator).source
 
-    def _pool(self, name: str, examples: Sequence[Example], dealt: Instances) -> list[Example]:
-        """Solved examples of a task: none that is held out to be sampled."""
+    def _pool(self, name: str, examples: Sequence[Example], instances: InstanceSplit) -> list[Example]:
+        """Examples of a task that can be demonstrations: none that is held out."""
         if not self.shots:
             return []
-        if self.shown is not None:
-            task = self.shown.task(name)
-            found = list(self.shown.examples(name))
+        if self.demonstrations is not None:
+            task = self.demonstrations.task(name)
+            pool = list(self.demonstrations.examples(name))
         else:
-            task, sampled = self.benchmark.task(name), {*dealt.validation, *dealt.test}
-            places = dealt.train or [place for place in range(len(examples)) if place not in sampled]
-            found = [examples[place] for place in places]
-        return [example for example in found if skip_reason(task, example) is None]
+            task, held_out = self.benchmark.task(name), {*instances.validation, *instances.test}
+            places = instances.train or [place for place in range(len(examples)) if place not in held_out]
+            pool = [examples[place] for place in places]
+        return [example for example in pool if skip_reason(task, example) is None]
 
-    def _dealt(self, name: str, examples: Sequence[Example], splits: Mapping[Split, Sequence[str]]) -> Instances:
+    def _instances(
+        self, name: str, examples: Sequence[Example], splits: Mapping[Split, Sequence[str]]
+    ) -> InstanceSplit:
         return choose_prompts(
             name,
             np.array([example.index for example in examples], dtype=np.int64),

@@ -1,10 +1,10 @@
-"""Files of language models' answers: one JSON object a line, the samples of an example one after another::
+"""Sample files: responses of language models, one JSON object a line, all samples of an example in a row::
 
     {"task": "task001_copy", "id": "task001-7", "response": "a b c", "generator": "flan-t5-small",
      "decoding": "nucleus", "sample": 0, "log_likelihood": -2.13, "tokens": 4}
 
-``task``, ``id`` and ``response`` are what training pairs are made of (``ModelSamples``). The others tell
-responses apart when one is selected; a file from somebody else's program may lack them.
+Training pairs are made of ``task``, ``id`` and ``response`` (``ModelSamples``). The other fields serve selection, and
+files of other programs may lack them.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from typing import Any, NamedTuple
 
 
 class Sample(NamedTuple):
-    """One answer of a model to an example.
+    """One response of a model to an example.
 
     Args:
-        response: The text, without white space around it.
-        generator: Who wrote it.
-        decoding: How, e.g. ``"nucleus"``.
-        sample: Its place among those of the decoding.
-        log_likelihood: Of the response and its end, given the prompt, in nats at temperature 1; None where unknown.
-        tokens: How many that is the sum of.
+        response: The text, without surrounding white space.
+        generator: Name of the model.
+        decoding: Name of the decoding, e.g. ``"nucleus"``.
+        sample: Its number among the samples of that decoding.
+        log_likelihood: Of the response with eos, given the prompt, in nats at temperature 1; None if unknown.
+        tokens: Number of tokens in that log-likelihood.
     """
 
     response: str
@@ -39,8 +39,8 @@ class Sample(NamedTuple):
 
     def line(self, task: str, example: str) -> str:
         """The sample as a line of a file."""
-        known = {key: value for key, value in self._asdict().items() if value is not None}
-        return json.dumps({"task": task, "id": example, **known}, ensure_ascii=False) + "\n"
+        fields = {key: value for key, value in self._asdict().items() if value is not None}
+        return json.dumps({"task": task, "id": example, **fields}, ensure_ascii=False) + "\n"
 
 
 Key = tuple[str, str]
@@ -48,10 +48,10 @@ Key = tuple[str, str]
 
 
 def read_samples(files: Iterable[str | Path]) -> Iterator[tuple[Key, Sample]]:
-    """Samples of files, in their order.
+    """Yield the samples of files, in order.
 
     Raises:
-        ValueError: A file is missing, or a line is no sample.
+        ValueError: A file is missing, or a line is not a sample.
     """
     for path in map(Path, files):
         if not path.is_file():
@@ -63,13 +63,13 @@ def read_samples(files: Iterable[str | Path]) -> Iterator[tuple[Key, Sample]]:
 
 
 def read_sample(line: bytes, where: str) -> tuple[Key, Sample]:
-    """The example and the sample of a line; fields that it lacks have their defaults.
+    """The example and the sample of one line; missing fields have their defaults.
 
     Raises:
-        ValueError: It is no JSON, or a field has another type; the message begins with `where`.
+        ValueError: The line is not JSON, or a field has another type; the message begins with `where`.
     """
     try:
-        text = line.decode("utf-8-sig")  # some editors begin a file with a mark of its encoding
+        text = line.decode("utf-8-sig")  # some editors write a byte order mark
         record = json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8: {error}") from error
@@ -85,37 +85,37 @@ def read_sample(line: bytes, where: str) -> tuple[Key, Sample]:
 
 
 class SampleFile:
-    """A file that grows by whole examples, so that a run that is killed goes on where it was.
+    """A sample file that grows by whole examples, so that an interrupted run can resume.
 
-    Beside it lies ``<name>.about.json`` with all that decides the samples; a file of other settings is refused.
+    The file ``<name>.about.json`` beside it holds the settings; a file with other settings is rejected.
 
     Args:
-        path: Of the file.
-        about: What decides the samples.
-        expected: Samples of each example.
+        path: The file.
+        about: The settings that decide the samples.
+        expected: Number of samples of each example.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], *, expected: int) -> None:
         self.path, self.expected = path, expected
         self.done: set[Key] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._agree(path.with_suffix(".about.json"), json.dumps(about, sort_keys=True, indent=1))
+        self._require_settings(path.with_suffix(".about.json"), json.dumps(about, sort_keys=True, indent=1))
         if path.exists():
             self._keep_whole_examples()
 
-    def _agree(self, path: Path, about: str) -> None:
+    def _require_settings(self, path: Path, about: str) -> None:
         if not path.exists():
             path.write_text(about, encoding="utf-8")
-        elif (found := path.read_text(encoding="utf-8")) != about:
-            ours, theirs = set(about.splitlines()), set(found.splitlines())
+        elif (written := path.read_text(encoding="utf-8")) != about:
+            ours, theirs = set(about.splitlines()), set(written.splitlines())
             raise ValueError(
                 f"{self.path} holds samples of other settings: {', '.join(sorted(theirs - ours))[:300]}; expected "
                 f"{', '.join(sorted(ours - theirs))[:300]}; name another output"
             )
 
     def _keep_whole_examples(self) -> None:
-        """Note the examples that are complete, and cut off one that a killed run left behind."""
-        found: Counter[Key] = Counter()
+        """Read which examples are complete, and truncate an incomplete last one."""
+        counts: Counter[Key] = Counter()
         whole = position = 0
         with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
@@ -123,8 +123,8 @@ class SampleFile:
                 if not line.endswith(b"\n"):
                     break
                 key, _ = read_sample(line, f"{self.path}:{number}")
-                found[key] += 1
-                if found[key] == self.expected:
+                counts[key] += 1
+                if counts[key] == self.expected:
                     self.done.add(key)
                     whole = position
         os.truncate(self.path, whole)
@@ -137,28 +137,28 @@ class SampleFile:
         self.done.add(key)
 
 
-def note_generator(path: Path, name: str, parameters: int) -> None:
-    """Say beside a file of samples who wrote it, and how large that model is."""
+def write_generator_info(path: Path, name: str, parameters: int) -> None:
+    """Write the generator's name and size beside its sample file."""
     path.with_suffix(".model.json").write_text(json.dumps({"generator": name, "parameters": parameters}))
 
 
-def size_of_generator(files: Iterable[str | Path]) -> int | None:
-    """Parameters of the model that wrote files of samples; None where they are not known, or of several models."""
+def generator_size(files: Iterable[str | Path]) -> int | None:
+    """Number of parameters of the model that wrote sample files; None if unknown, or if the files differ."""
     notes = [Path(path).with_suffix(".model.json") for path in files]
-    found = {json.dumps(json.loads(note.read_text())) if note.is_file() else "" for note in notes}
-    if len(found) != 1 or found == {""}:
+    generators = {json.dumps(json.loads(note.read_text())) if note.is_file() else "" for note in notes}
+    if len(generators) != 1 or generators == {""}:
         return None
-    return int(json.loads(found.pop())["parameters"])
+    return int(json.loads(generators.pop())["parameters"])
 
 
 class ModelSamples:
-    """Responses of language models, from files of samples; in memory are those of one task.
+    """Samples of language models from files, one task in memory at a time.
 
-    A first pass notes where each task stands, in 16 bytes for each run of lines of one task. `crosstask samples` writes
-    task by task.
+    A first pass indexes the files, in 16 bytes for each run of lines of one task; `crosstask samples` writes task by
+    task.
 
     Args:
-        files: Paths; none is no samples.
+        files: Paths of sample files; may be empty.
     """
 
     def __init__(self, files: Sequence[str] = ()) -> None:
@@ -166,17 +166,17 @@ class ModelSamples:
         if twice := [path for path, count in Counter(Path(path).absolute() for path in files).items() if count > 1]:
             raise ValueError(f"the file of samples {twice[0]} is given twice, and each sample would count twice")
         self._fingerprints: dict[str, str] = {}
-        self._held: tuple[str, dict[str, list[Sample]]] = "", {}
+        self._loaded: tuple[str, dict[str, list[Sample]]] = "", {}
 
     def require_files(self) -> None:
-        """Refuse files that are not there, before they are read."""
+        """Raise ValueError if a file is missing."""
         for path in map(Path, self.files):
             if not path.is_file():
                 raise ValueError(f"no file {path} with model samples")
 
     @cached_property
     def _runs(self) -> dict[str, list["array[int]"]]:
-        """For each task and file, the ends of its runs of lines in bytes: start, end, start, end ..."""
+        """The runs of lines of each task in each file, in bytes: start, end, start, end ..."""
         self.require_files()
         runs: dict[str, list[array[int]]] = {}
         for place, path in enumerate(map(Path, self.files)):
@@ -187,11 +187,11 @@ class ModelSamples:
                     if not line.strip():
                         continue
                     (task, _), _ = read_sample(line, f"{path}:{number}")
-                    own = runs.setdefault(task, [array("q") for _ in self.files])[place]
+                    ends = runs.setdefault(task, [array("q") for _ in self.files])[place]
                     if task == last:
-                        own[-1] = position
+                        ends[-1] = position
                     else:
-                        own.extend((start, position))
+                        ends.extend((start, position))
                     last = task
         return runs
 
@@ -201,17 +201,17 @@ class ModelSamples:
 
     def samples(self, task: str) -> Mapping[str, list[Sample]]:
         """Samples of a task's examples, by their ids, in the order of the files."""
-        if self._held[0] != task:
-            found: dict[str, list[Sample]] = {}
+        if self._loaded[0] != task:
+            samples: dict[str, list[Sample]] = {}
             for path, runs in zip(self.files, self._runs.get(task, ()), strict=False):
                 with open(path, "rb") as file:
                     for start, end in zip(runs[::2], runs[1::2], strict=True):
                         file.seek(start)
                         for line in filter(bytes.strip, file.read(end - start).split(b"\n")):
                             (_, example), sample = read_sample(line, path)
-                            found.setdefault(example, []).append(sample)
-            self._held = task, found
-        return self._held[1]
+                            samples.setdefault(example, []).append(sample)
+            self._loaded = task, samples
+        return self._loaded[1]
 
     def fingerprint(self, task: str) -> str:
         """A digest of the samples of one task."""
@@ -220,14 +220,14 @@ class ModelSamples:
         return self._fingerprints[task]
 
     def require_tasks(self, known: Collection[str]) -> None:
-        """Refuse samples of tasks that the benchmark does not have."""
+        """Raise ValueError if there are samples of tasks that are not `known`."""
         if unknown := sorted(set(self._runs) - set(known)):
             raise ValueError(
                 f"{', '.join(self.files)}: samples of {len(unknown)} tasks that no split lists, e.g. {unknown[0]!r}"
             )
 
     def require_examples(self, task: str, known: Collection[str]) -> None:
-        """Refuse samples of examples that the task does not have."""
+        """Raise ValueError if there are samples of examples of a task that are not `known`."""
         if unknown := sorted(set(self.of(task)) - set(known)):
             raise ValueError(
                 f"{', '.join(self.files)}: samples of {len(unknown)} examples that {task} does not have, "

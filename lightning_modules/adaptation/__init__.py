@@ -1,1 +1,1 @@
-"""A scorer for each task, which adapts a frozen language model to it."""
+"""Adaptation (Cappy): a scorer for each task selects among the responses of a frozen language model."""

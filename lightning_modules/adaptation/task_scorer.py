@@ -8,6 +8,7 @@ that is never trained; its answers are files of samples.
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import lightning as L
@@ -20,13 +21,17 @@ from ...datamodules.schema import Example, Task
 from ...datamodules.scorer import ScorerDataModule
 from ...datamodules.scoring.sampled_examples import Part, SampledExamples
 from ...datamodules.scoring.samples import ModelSamples
+from ...datamodules.scoring.scorer_settings import Augmentation, PairRows
+from ...datamodules.splits import Instances
+from ..models import Network
+from ..optimization import Optimization
 from ..scorer import ScorerModule
 from ..scoring.calibration import Calibration, fit_calibration
-from ..scoring.sampled_responses import responses_of_files, score_sampled, to_responses
+from ..scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
 from .scorer_training import ScorerTraining
 
 
-class OneTask(Benchmark):
+class SingleTaskBenchmark(Benchmark):
     """One task of a benchmark, to be trained, and tested on instances of its own where `tested`.
 
     Args:
@@ -51,7 +56,7 @@ class OneTask(Benchmark):
         return self.benchmark.fingerprint(name)
 
 
-class Adapted(NamedTuple):
+class AdaptedScorer(NamedTuple):
     """A scorer that learned a task, and what that cost.
 
     Args:
@@ -98,7 +103,7 @@ def adapt(
     rendering_seed: int,
     cache: str,
     augmentation: bool = True,
-) -> Adapted:
+) -> AdaptedScorer:
     """Train a scorer on one task; it stays on the device where it was trained.
 
     Args:
@@ -118,18 +123,18 @@ def adapt(
     learned = samples if augmentation else []
     data = _data(benchmark, task, training, prompt, learned, test_examples, rendering_seed, cache)
     unanswered = len(_without_answers(data, task)) if augmentation else 0
-    pairs_per_row = fit_rows(data, training.batch, training.accumulate)
+    pairs_per_row = set_rows_per_step(data, training.batch, training.accumulate)
     L.seed_everything(training.seed, verbose=False)
     module = ScorerModule(
         training.tokenizer_name,
         pretrained=training.pretrained,
         config=training.config,
-        row_length=data.row_length,
+        row_length=data.rows.length,
         total_steps=training.schedule_steps or training.steps,
         loss=training.loss,
         label_temperature=training.label_temperature,
-        learning_rate=training.learning_rate,
-        gradient_checkpointing=training.gradient_checkpointing,
+        network=Network(gradient_checkpointing=training.gradient_checkpointing),
+        optimizer=Optimization(learning_rate=training.learning_rate, warmup=0.1),
         seed=training.seed,
     )
     trainer = L.Trainer(
@@ -156,9 +161,9 @@ def adapt(
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _process_memory()
     module.to(device)  # the trainer leaves it on the CPU, where many responses would take long to score
     assert data.plan is not None
-    found = data.report()
+    found = data.plan.report()
     weights = list(module.scorer.parameters())
-    return Adapted(
+    return AdaptedScorer(
         module.eval(),
         calibrated(module, data, samples) if training.calibration_examples else None,
         pairs=found.examples,
@@ -166,7 +171,7 @@ def adapt(
         cut=found.truncated,
         response_cut=found.target_cut,
         parted=data.plan.groups.cut if data.plan.groups else 0,
-        pairs_per_step=data.rows_per_step * pairs_per_row,
+        pairs_per_step=data.rows.per_step * pairs_per_row,
         seconds=seconds,
         memory=memory,
         storage=sum(weight.nbytes for weight in weights) / 2**20,
@@ -180,24 +185,24 @@ def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str])
     Raises:
         ValueError: An example that is held out has no answer.
     """
-    sampled = responses_of_files(_part(data, "validation"), ModelSamples(samples))
-    encoder = module.cross_encoder(max_length=data.pair_length, truncation=data.truncation)
-    scores = score_sampled(encoder, sampled)
-    quality = [to_responses(each).quality for each in sampled]
+    sampled = read_sampled_responses(_part(data, "validation"), ModelSamples(samples))
+    encoder = module.cross_encoder(max_length=data.rows.pair_length, truncation=data.rows.truncation)
+    scores = score_responses(encoder, sampled)
+    quality = [to_scored_responses(each).quality for each in sampled]
     return fit_calibration(np.concatenate(scores), np.concatenate(quality))
 
 
 def _part(data: ScorerDataModule, part: Part) -> SampledExamples:
     """The examples of a part, as they are dealt for training."""
-    counts = data.counts
+    counts = data.instances
     return SampledExamples(
         data.benchmark,
         data.prompt,
         [part],
-        train_examples=counts.limit or 0,
+        train_examples=counts.train or 0,
         validation_examples=counts.validation,
         test_examples=counts.test,
-        seed=counts.seed,
+        seed=data.seed,
     )
 
 
@@ -213,27 +218,27 @@ def _without_answers(data: ScorerDataModule, task: str) -> list[str]:
     if len(missing) == len(trained):
         raise ValueError(
             f"no answer to any of the {len(trained)} training instances of {task}: sample them, or set augmentation: "
-            f"false. Instances that are held out to calibrate ({data.counts.validation}) are sampled as the part "
+            f"false. Instances that are held out to calibrate ({data.instances.validation}) are sampled as the part "
             "validation, with as many validation_examples"
         )
     return missing
 
 
-def fit_rows(data: ScorerDataModule, batch: int, accumulate: int = 1) -> float:
+def set_rows_per_step(data: ScorerDataModule, batch: int, accumulate: int = 1) -> float:
     """Choose the rows of a step for about `batch` pairs, and their length for groups; return the pairs of a row.
 
     A step is read in `accumulate` batches of equally many rows. Longer rows, of which there are fewer, take no more
     memory: a row that holds a whole batch is the longest there is.
     """
     assert data.plan is not None
-    found = data.report()
+    found = data.plan.report()
     if data.plan.groups is not None:
         columns = round(batch / accumulate * found.real_tokens / max(found.draws, 1))
-        data.row_length = max(data.row_length, min(data.plan.groups.longest, columns))
+        data.rows = replace(data.rows, length=max(data.rows.length, min(data.plan.groups.longest, columns)))
         data.setup("fit")
-        found = data.report()
+        found = data.plan.report()
     pairs_per_row = found.draws / max(found.rows, 1)
-    data.rows_per_step = accumulate * max(1, round(batch / accumulate / pairs_per_row))
+    data.rows = replace(data.rows, per_step=accumulate * max(1, round(batch / accumulate / pairs_per_row)))
     data.setup("fit")
     return pairs_per_row
 
@@ -250,19 +255,20 @@ def _data(
 ) -> ScorerDataModule:
     """What trains the scorer, with one row a step."""
     data = ScorerDataModule(
-        OneTask(benchmark, task, tested=test_examples > 0),
+        SingleTaskBenchmark(benchmark, task, tested=test_examples > 0),
         training.tokenizer_name,
         prompt=prompt,
-        row_length=training.row_length,
-        pair_length=training.pair_length,
-        truncation=training.truncation,
-        rows_per_step=1,
-        grouped=training.loss != "regression",
-        train_examples=training.train_examples,
-        validation_examples=training.calibration_examples,
-        test_examples=max(test_examples, 1),
-        samples=samples,
-        faithful=training.faithful,
+        rows=PairRows(
+            length=training.row_length,
+            pair_length=training.pair_length,
+            truncation=training.truncation,
+            per_step=1,
+            grouped=training.loss != "regression",
+        ),
+        instances=Instances(
+            train=training.train_examples, validation=training.calibration_examples, test=max(test_examples, 1)
+        ),
+        augmentation=Augmentation(samples=samples, faithful=training.faithful),
         cache=cache,
         seed=rendering_seed,
     )

@@ -1,1 +1,1 @@
-"""Answers, rankings, their scores, and what the scores add up to."""
+"""Evaluation: generating answers, ranking options, scoring both, and aggregating the scores."""

@@ -1,35 +1,35 @@
-"""From scores of instances to scores of tasks, categories and levels, in the order of the papers.
+"""Aggregation of instance scores into scores of tasks, categories and levels, as in OPT-IML.
 
-OPT-IML (arXiv 2212.12017, section 4.1) averages in steps, each over equals::
+OPT-IML (arXiv 2212.12017, section 4.1) averages in steps, each an unweighted mean::
 
     instances -> subtype -> task -> the task over benchmarks -> category column -> level, average, selection
 
-57 subjects are one MMLU, and RACE in two collections is one RACE, so that neither outweighs a task that stands alone.
-Super-NaturalInstructions pools the instances of a category instead.
+The 57 subjects of MMLU are one task, and RACE in two collections is one task, so that neither outweighs a single task.
+Super-NaturalInstructions pools the instances of a category instead, see callbacks/report/scores.py.
 """
 
-import math
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datamodules.schema import LEVELS, EvaluationExample, Level, Metric
+from ...datamodules.schema import LEVELS, EvaluationExample, Level, Metric, Stage
 from .metrics import Scores
+from .text_metrics import score_by_metric
 
 if TYPE_CHECKING:  # a report needs no Lightning
     import lightning as L
 
 Value = float | NDArray[np.float64]
-"""A score, or [R] resampled scores: every step here is a mean, and takes either."""
+"""A score, or [R] resampled scores; every step is a mean and takes either."""
 
 ZERO_SHOT_ONLY = ("Summarization",)
-"""Categories that OPT-IML counts without demonstrations alone: five articles do not fit into a row."""
+"""Categories that OPT-IML counts zero-shot only: five articles do not fit into a row."""
 
 
 class ScoredInstance(NamedTuple):
-    """One answered example: where it belongs, and its scores in [0, 1]; ``score`` is by the task's own metric."""
+    """One evaluated example, its groups, and its scores in [0, 1]; ``score`` is by its task's metric."""
 
     benchmark: str
     task: str
@@ -59,7 +59,7 @@ class TaskScore(NamedTuple):
 
     @property
     def family(self) -> str:
-        """What it is called in every benchmark: its parent, or its name without a ``Bench``'s ``collection/``."""
+        """Its name in every benchmark: its parent, or its name without a ``Bench``'s ``collection/``."""
         return self.parent or self.task.removeprefix(f"{self.benchmark}/")
 
 
@@ -73,38 +73,13 @@ class Column(NamedTuple):
     tasks: int
 
 
-class PooledCategory(NamedTuple):
-    """Super-NaturalInstructions' score of a category: its instances pooled, by the category's headline metric."""
-
-    category: str
-    metric: Metric
-    shots: int
-    score: float
-    instances: int
-
-
-def own_score(
-    metric: Metric, rouge_l: float, exact_match: float, *, token_f1: float = math.nan, accuracy: float = math.nan
-) -> float:
-    """An instance's score by its task's metric; a choice without known options is right where it equals the reference.
-
-    Raises:
-        ValueError: The metric is token F1, and nobody took it.
-    """
-    if metric == "token_f1" and math.isnan(token_f1):
-        raise ValueError("a task's metric is token_f1, and its answers have none: evaluate again")
-    if metric == "accuracy" and not math.isnan(accuracy):
-        return accuracy
-    return {"rouge_l": rouge_l, "token_f1": token_f1}.get(metric, float(exact_match))
-
-
 def scored_instances(scores: Scores, examples: Sequence[EvaluationExample]) -> list[ScoredInstance]:
-    """Scores with what their examples say of them; examples that were not asked are absent."""
+    """Scores joined with their examples; examples without scores are left out."""
     by_number = {example.number: example for example in examples}
     return [
         ScoredInstance(
             *(example.benchmark, example.task, example.parent, example.category, example.level, example.shots),
-            *(example.metric, example.id, own_score(example.metric, rouge, exact, token_f1=f1, accuracy=right)),
+            *(example.metric, example.id, score_by_metric(example.metric, rouge, exact, token_f1=f1, accuracy=right)),
             *(rouge, exact),
         )
         for example, rouge, exact, f1, right in zip(
@@ -132,12 +107,12 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 
 def mean_of(scores: Sequence[Value]) -> Value:
-    """The mean of equals, one score or R resampled ones each."""
+    """The unweighted mean of scores, or of arrays of R resampled scores."""
     return np.mean(np.stack([np.asarray(score) for score in scores]), axis=0)
 
 
 def task_key(row: ScoredInstance) -> tuple[str, str, int]:
-    """What makes instances one task: benchmark, name, shots."""
+    """The benchmark, name and shots that identify an instance's task."""
     return row.benchmark, row.task, row.shots
 
 
@@ -147,8 +122,8 @@ def task_scores(
     """Each task's score, the mean over its instances.
 
     Args:
-        rows: Answered instances.
-        summary: From a task's scores [n] to its score; another one resamples, see ``significance.resampled_means``.
+        rows: Evaluated instances.
+        summary: From a task's scores [n] to its score; ``significance.Resampling`` gives resampled ones.
     """
     return [
         TaskScore(
@@ -161,17 +136,17 @@ def task_scores(
 
 
 def join_subtypes(tasks: Iterable[TaskScore]) -> list[TaskScore]:
-    """Make one task of those with the same parent in a benchmark: MMLU of its 57 subjects."""
+    """Merge the tasks of a benchmark that have the same parent, such as the 57 subjects of MMLU."""
     return _joined(tasks, lambda task: (task.benchmark, task.family))
 
 
 def join_benchmarks(tasks: Iterable[TaskScore]) -> list[TaskScore]:
-    """Make one task of those with the same name, or parent, in several benchmarks: RACE of two collections'."""
+    """Merge the tasks of several benchmarks that have the same name or parent, such as RACE in two collections."""
     return _joined(tasks, lambda task: task.family)
 
 
 def _joined(tasks: Iterable[TaskScore], name: Callable[[TaskScore], Hashable]) -> list[TaskScore]:
-    """Tasks of a name become one where level, category and shots are the same, too."""
+    """Merge tasks of the same name, level, category and shots."""
     groups = grouped(tasks, lambda task: (name(task), task.level, task.category, task.shots))
     return [
         first._replace(
@@ -199,64 +174,62 @@ def columns(
     """OPT-IML's columns: the mean over the tasks of each category at each level and number of shots.
 
     Args:
-        tasks: Scores of tasks as ``task_scores`` gives them: subtypes and benchmarks are joined here.
-        by: Whether a column is a category, as in its Tables 4, 7 and 8, or a benchmark, as in Table 5, where a task
-            that several benchmarks hold counts in each.
-        zero_shot_only: Categories that do not count with demonstrations.
+        tasks: Scores of tasks from ``task_scores``; subtypes and benchmarks are merged here.
+        by: Whether a column is a category, as in Tables 4, 7 and 8, or a benchmark, as in Table 5, where a task of
+            several benchmarks counts in each of them.
+        zero_shot_only: Categories that count zero-shot only.
     """
     counted = [task for task in tasks if counts(task, zero_shot_only)]
     joined = join_subtypes(counted)
     if by == "category":
         joined = join_benchmarks(joined)
     groups = grouped(joined, lambda task: (task.level, getattr(task, by), task.shots))
-    found = [
+    means = [
         Column(level, name, shots, mean_of([task.score for task in members]), len(members))
         for (level, name, shots), members in groups.items()
     ]
-    return sorted(found, key=lambda column: (LEVELS.index(column.level), column.name, column.shots))
+    return sorted(means, key=lambda column: (LEVELS.index(column.level), column.name, column.shots))
 
 
 def counts(task: TaskScore, zero_shot_only: Collection[str] = ZERO_SHOT_ONLY) -> bool:
-    """Whether a task's score enters a column; if not, a report should say so."""
+    """Whether a task's score counts in a column."""
     return task.shots == 0 or task.category not in zero_shot_only
 
 
-def level_scores(found: Iterable[Column]) -> dict[tuple[Level, int], Value]:
+def level_scores(columns: Iterable[Column]) -> dict[tuple[Level, int], Value]:
     """The mean over the columns of each level, by (level, shots)."""
-    groups = grouped(found, lambda column: (column.level, column.shots))
+    groups = grouped(columns, lambda column: (column.level, column.shots))
     return {key: mean_of([column.score for column in members]) for key, members in groups.items()}
 
 
-def shot_averages(found: Iterable[Column]) -> dict[int, Value]:
+def shot_averages(columns: Iterable[Column]) -> dict[int, Value]:
     """The mean over all columns of all levels, by shots: "Average" in OPT-IML's Table 7."""
-    groups = grouped(found, lambda column: column.shots)
+    groups = grouped(columns, lambda column: column.shots)
     return {shots: mean_of([column.score for column in members]) for shots, members in groups.items()}
 
 
-def selection_score(found: Iterable[Column]) -> Value:
-    """One number to choose a model by: the mean over all columns at all numbers of shots (OPT-IML: 0 and 5).
-
-    A level or a number of shots weighs as much as it has columns.
+def selection_score(columns: Iterable[Column]) -> Value:
+    """The score that selects a model: the mean over all columns at all numbers of shots (OPT-IML: 0 and 5).
 
     Raises:
         ValueError: There is no column.
     """
-    scores = [column.score for column in found]
+    scores = [column.score for column in columns]
     if not scores:
         raise ValueError("a selection score needs at least one task that counts")
     return mean_of(scores)
 
 
 class Cell(NamedTuple):
-    """Which score of an evaluation: of a task, a column, a level, all columns at a number of shots, or all of them.
+    """The key of one score of an evaluation: of a task, a column, a level, a number of shots, or all columns.
 
     Args:
-        kind: What it is a mean of: instances, tasks, or columns.
-        level: Of tasks, columns and levels.
-        name: The task's or the column's.
-        shots: Of all but the selection score.
-        benchmark: The task's.
-        category: The task's.
+        kind: What the score is of; average is over all columns at a number of shots.
+        level: The level of a task, column or level.
+        name: The name of a task or column.
+        shots: The number of shots; None for the selection score.
+        benchmark: The benchmark of a task.
+        category: The category of a task.
     """
 
     kind: Literal["selection", "average", "level", "column", "task"]
@@ -272,18 +245,18 @@ def cells(
     summary: Callable[[NDArray[np.float64]], Value] = np.mean,
     by: Literal["category", "benchmark"] = "category",
 ) -> dict[Cell, tuple[Value, int]]:
-    """Every score of an evaluation, and of how many parts it is the mean: instances, tasks, or columns."""
+    """Every score of an evaluation, and the number of instances, tasks or columns that it is the mean of."""
     tasks = task_scores(rows, summary)
-    found = columns(tasks, by)
+    all_columns = columns(tasks, by)
     scores: dict[Cell, tuple[Value, int]] = {}
-    if found:
-        scores[Cell("selection")] = selection_score(found), len(found)
-    for shots, score in sorted(shot_averages(found).items()):
-        scores[Cell("average", shots=shots)] = score, sum(column.shots == shots for column in found)
-    for (level, shots), score in level_scores(found).items():
-        of_level = sum((column.level, column.shots) == (level, shots) for column in found)
+    if all_columns:
+        scores[Cell("selection")] = selection_score(all_columns), len(all_columns)
+    for shots, score in sorted(shot_averages(all_columns).items()):
+        scores[Cell("average", shots=shots)] = score, sum(column.shots == shots for column in all_columns)
+    for (level, shots), score in level_scores(all_columns).items():
+        of_level = sum((column.level, column.shots) == (level, shots) for column in all_columns)
         scores[Cell("level", level, shots=shots)] = score, of_level
-    for column in found:
+    for column in all_columns:
         scores[Cell("column", column.level, column.name, column.shots)] = column.score, column.tasks
     for task in sorted(tasks, key=lambda task: (LEVELS.index(task.level), task.category, task.task, task.shots)):
         cell = Cell("task", task.level, task.task, task.shots, task.benchmark, task.category)
@@ -291,31 +264,20 @@ def cells(
     return scores
 
 
-def pooled_categories(rows: Iterable[ScoredInstance]) -> list[PooledCategory]:
-    """Super-NaturalInstructions' official aggregation (its evaluation.py): instances of a category pooled.
-
-    Its six classification categories are scored by exact match and the others by ROUGE-L, which is what its reader
-    gives tasks as their metric. Tasks of another metric in the same category are a line of their own.
-    """
-    groups = grouped(rows, lambda row: (row.category, row.metric, row.shots))
-    return [
-        PooledCategory(category, metric, shots, float(np.mean([row.score for row in members])), len(members))
-        for (category, metric, shots), members in sorted(groups.items())
-    ]
-
-
-def selection_of(scores: Scores, examples: Sequence[EvaluationExample]) -> Mapping[str, float]:
-    """What training logs of a validation: ``selection`` and, for each number of shots, ``average_0_shot`` and so on."""
-    found = columns(task_scores(scored_instances(scores, examples)))
-    if not found:
+def selection_scores_of(scores: Scores, examples: Sequence[EvaluationExample]) -> Mapping[str, float]:
+    """``selection`` and, for each number of shots, ``average_0_shot`` and so on; empty without scores."""
+    all_columns = columns(task_scores(scored_instances(scores, examples)))
+    if not all_columns:
         return {}
-    averages = {f"average_{shots}_shot": float(score) for shots, score in sorted(shot_averages(found).items())}
-    return {"selection": float(selection_score(found)), **averages}
+    averages = {f"average_{shots}_shot": float(score) for shots, score in sorted(shot_averages(all_columns).items())}
+    return {"selection": float(selection_score(all_columns)), **averages}
 
 
-def log_selection(module: "L.LightningModule", stage: str, scores: Scores) -> None:
+def log_selection(module: "L.LightningModule", stage: Stage, scores: Scores) -> None:
     """Log OPT-IML's averages over category columns; a ModelCheckpoint can monitor ``validation/selection``."""
-    datamodule: Any = getattr(module.trainer, "datamodule", None)
-    if hasattr(datamodule, "evaluation_examples"):  # it tells levels and categories of what was asked
-        for name, score in selection_of(scores, datamodule.evaluation_examples(stage)).items():
+    from ...datamodules.base import run_data  # Lightning, which a report does not need
+
+    data = run_data(module.trainer)
+    if data is not None:  # it knows the level and category of each example
+        for name, score in selection_scores_of(scores, data.evaluation_examples(stage)).items():
             module.log(f"{stage}/{name}", score)

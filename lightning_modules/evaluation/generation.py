@@ -1,13 +1,12 @@
-"""Answers of language models: greedy, sampled, or by beam search; one or several; the same whatever the batch.
+"""Generating answers: greedy, sampled or by beam search, reproducible whatever the batch.
 
-Decoding stands on ``generate`` of transformers, which keeps the cache and knows the architectures. What it is given is
-ours: a sampled token is the inverse of the cumulative distribution at a number that belongs to (prompt, decoding,
-sample, step) alone. So a sample does not depend on the batch it is drawn in, on the number of processes, or on where a
-run was resumed. One thing is left: a model's logits differ in their last bits with the shape of a batch, so that a
-number that lies within such a difference of the border between two tokens may pick the other one.
+Decoding uses ``generate`` of transformers, with our own sampling: a token is drawn by inverting the cumulative
+distribution at a random number that depends on (prompt, decoding, sample, step) alone. So a sample does not depend on
+its batch, on the number of processes, or on where a run resumed. One exception remains: logits differ in their last
+bits with the shape of a batch, so that a random number on the border between two tokens may pick the other one.
 
-Sampled rows of all decodings are drawn in one call, and a decoder-only prompt is read once for all its samples (see
-prompt_reading.py).
+Greedy and sampled rows of all decodings are generated in one call, and a decoder-only prompt is read once for all of
+its samples (see prompt_cache.py).
 """
 
 # R rows, V vocabulary, T generated tokens, L columns
@@ -31,8 +30,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from ...datamodules.evaluation.prompt_loader import pad_prompts, token_budget_batches
-from .prefill import Prompts
+from ...datamodules.evaluation.loaders import pad_prompts
+from ...datamodules.packing.budget_batches import budget_batches
+from .prompt_cache import PromptCache
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Decoding:
         top_k: Draw from so many most probable tokens; 0 is all.
         top_p: Draw from the most probable tokens that together have this probability (nucleus sampling).
         beams: Width of beam search.
+        stop: Texts that end an answer, beside eos; neither they nor what follows are part of it.
     """
 
     samples: int = 1
@@ -54,8 +55,12 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
     beams: int = 1
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop))
+        if not all(self.stop):
+            raise ValueError(f"decoding.stop cannot hold an empty text, got {list(self.stop)}")
         if self.samples < 1 or self.beams < 1:
             raise ValueError(f"decoding needs at least one sample and one beam, got {self}")
         if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
@@ -74,11 +79,11 @@ class Decoding:
 
     @property
     def rows(self) -> int:
-        """Sequences that are held for each prompt."""
+        """Sequences in memory for each prompt."""
         return max(self.samples, self.beams)
 
     def warped(self, logits_RV: Tensor) -> Tensor:
-        """Logits after temperature, top-k and nucleus, in this order; what cannot be drawn is -inf."""
+        """Logits after temperature, top-k and nucleus, in this order; excluded tokens are -inf."""
         if self.temperature != 1.0:
             logits_RV = TemperatureLogitsWarper(self.temperature)(None, logits_RV)
         if self.top_k:
@@ -88,14 +93,14 @@ class Decoding:
         return logits_RV
 
     def numbers(self, seed: int, length: int) -> NDArray[np.float64]:
-        """Numbers [samples, length] in [0, 1) of one prompt, each sample's its own, whatever else is drawn."""
+        """Random numbers [samples, length] in [0, 1) for one prompt; a sample's numbers do not depend on the others."""
         digest = hashlib.sha256(repr((seed, self.temperature, self.top_k, self.top_p)).encode()).digest()
         stem = int.from_bytes(digest[:8], "little")
         return np.stack([np.random.default_rng([stem, sample]).random(length) for sample in range(self.samples)])
 
 
 def prompt_seed(seed: int, task: str, example: str) -> int:
-    """The seed of one prompt, a function of the run's seed and the example's name."""
+    """The seed of one prompt, from the run's seed and the names of task and example."""
     digest = hashlib.sha256(repr((seed, "answer", task, example)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
 
@@ -112,21 +117,21 @@ def generate(
     stop: Sequence[str] = (),
     budget: int = 32_768,
 ) -> Iterator[tuple[int, list[list[str]]]]:
-    """Answers of every prompt, in batches of similar length, the longest first: what does not fit shows at once.
+    """Answers to every prompt, in batches of similar length, the longest first: memory peaks at the first batch.
 
     Args:
-        model: Causal or encoder-decoder; it answers on its own device.
+        model: Causal or encoder-decoder, on the device to generate on.
         tokenizer: Its tokenizer, with eos and padding tokens.
         sources: Token ids of each prompt.
         decodings: How each prompt is answered.
-        seeds: Of each prompt, e.g. from ``prompt_seed``.
-        max_new_tokens: Longest answer in tokens.
-        min_new_tokens: Tokens before which eos cannot come.
+        seeds: The seed of each prompt, e.g. from ``prompt_seed``.
+        max_new_tokens: Most tokens of an answer.
+        min_new_tokens: Fewest tokens before eos.
         stop: Texts that end an answer; neither they nor what follows are part of it.
-        budget: Most tokens of a batch, all sequences with their answers counted.
+        budget: Most tokens of a batch, including all sequences and their answers.
 
     Yields:
-        (place of the prompt, answers): for each decoding ``decoding.samples`` texts, as soon as they are there.
+        (place of the prompt, answers): for each decoding ``decoding.samples`` texts, batch by batch.
 
     Raises:
         ValueError: A prompt is empty, or there are not as many seeds as prompts.
@@ -137,7 +142,7 @@ def generate(
         raise ValueError(f"{len(empty)} prompts have no token to continue, e.g. prompt {empty[0]}: give it a bos token")
     drawn = sum(decoding.rows for decoding in decodings if decoding.beams == 1)
     rows = max([drawn, *(decoding.rows for decoding in decodings)])
-    for batch in token_budget_batches([rows * (len(source) + max_new_tokens) for source in sources], budget):
+    for batch in budget_batches([rows * (len(source) + max_new_tokens) for source in sources], budget, padded=True):
         input_ids, mask = pad_prompts(
             [sources[place] for place in batch], tokenizer.pad_token_id, left=not model.config.is_encoder_decoder
         )
@@ -170,23 +175,24 @@ def answer_batch(
     stop: Sequence[str] = (),
     share: bool = False,
 ) -> list[list[list[str]]]:
-    """Answers of a padded batch: for each prompt, for each decoding, its texts; arguments as those of ``generate``.
+    """Answers to a padded batch: for each prompt and each decoding, its texts; arguments as those of ``generate``.
 
-    With `share`, what all prompts begin with is read once (see ``Prompts``).
+    With `share`, the common prefix of the prompts is read once (see ``PromptCache``).
     """
-    prompts = Prompts(model, input_ids, attention_mask, share=share)
+    stop = (*stop, *shared_stop(decodings))
+    cache = PromptCache(model, input_ids, attention_mask, share=share)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
-        # A model's own min_length counts the prompt in, so that it is set wherever nothing else is asked for.
+        # The model's own min_length counts the prompt, too: it is overridden unless min_new_tokens overrides it.
         **({"min_new_tokens": min_new_tokens} if min_new_tokens else {"min_length": 0}),
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    enders = [StopTexts(tokenizer, stop, prompts.width)] if stop else []
+    enders = [StopTexts(tokenizer, stop, cache.width)] if stop else []
     answers: list[list[list[str]]] = [[[] for _ in decodings] for _ in seeds]
 
     def add(places: Sequence[int], ids: Tensor) -> None:
-        texts = [cut_at(text, stop).strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        texts = [cut_at_stop(text, stop).strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
         of_row = [place for place in places for _ in range(decodings[place].samples)]
         for row, text in enumerate(texts):
             prompt, sequence = divmod(row, len(of_row))
@@ -194,29 +200,29 @@ def answer_batch(
 
     together = [place for place, decoding in enumerate(decodings) if decoding.beams == 1]
     if together:
-        draw = DrawTokens([decodings[place] for place in together], seeds, max_new_tokens, prompts.width)
+        draw = DrawTokens([decodings[place] for place in together], seeds, max_new_tokens, cache.width)
         within = [StopTexts(tokenizer, stop, width=0)] if stop else []
-        drawn = prompts.drawn(draw.rows, draw.choose, enders=within, **options) if share else None
+        drawn = cache.sample(draw.rows, draw.choose, enders=within, **options) if share else None
         if drawn is None:
-            drawn = prompts.continued(draw.rows, processors=[draw], enders=enders, **options)
+            drawn = cache.generate(draw.rows, processors=[draw], enders=enders, **options)
         add(together, drawn)
     for place in sorted(set(range(len(decodings))) - set(together)):
         beam = decodings[place]
         search: dict[str, Any] = {"num_beams": beam.beams, "num_return_sequences": beam.samples}
-        add([place], prompts.continued(1, enders=enders, **options, **search))
+        add([place], cache.generate(1, enders=enders, **options, **search))
     return answers
 
 
 class DrawTokens(LogitsProcessor):
-    """Makes the greedy choice of ``generate`` a draw, or leaves it, row by row.
+    """Turns the greedy choice of ``generate`` into a draw for the rows that sample.
 
-    Rows are grouped by prompt, then by decoding, then by sample. Of a row that samples, the only token left is the one
-    at whose place the cumulative distribution passes the row's number of this step.
+    Rows are ordered by prompt, then by decoding, then by sample. A row that samples keeps a single token: the one at
+    which the cumulative distribution exceeds the row's random number of this step.
 
     Args:
-        decodings: Of a prompt's rows, none of them a beam.
-        seeds: Of each prompt.
-        max_new_tokens: Steps that numbers are needed for.
+        decodings: The decodings of each prompt, without beam search.
+        seeds: The seed of each prompt.
+        max_new_tokens: Number of steps.
         width: Columns before the first generated token.
     """
 
@@ -243,7 +249,14 @@ class DrawTokens(LogitsProcessor):
         return scores
 
     def choose(self, step: int, logits_NV: Tensor, node_R: Tensor, row_R: Tensor) -> Tensor:
-        """The tokens [R] of some rows, of which row r continues after the logits of its node."""
+        """Token ids [R] of the rows `row_R`, drawn from the logits [N, V] of their nodes.
+
+        Args:
+            step: Number of tokens generated so far.
+            logits_NV: Logits of each node: rows with the same text so far share a node.
+            node_R: The node of each row.
+            row_R: The number of each row in the batch.
+        """
         token_R = logits_NV.argmax(dim=-1)[node_R]
         decoding_R = self._decoding_R.to(row_R.device)[row_R]
         for place, decoding in enumerate(self.decodings):
@@ -251,29 +264,29 @@ class DrawTokens(LogitsProcessor):
             if not decoding.sampling or not len(members):
                 continue
             nodes, of_member = node_R[members].unique(return_inverse=True)
-            # In float64: the distribution of 50,000 tokens is summed, and a token without probability cannot be drawn.
+            # In float64, since 50,000 probabilities are summed, and a token of probability 0 must not be drawn.
             cumulative_NV = decoding.warped(logits_NV[nodes]).double().softmax(dim=-1).cumsum(dim=-1)
             numbers_R1 = self._numbers_RT[row_R[members].cpu(), step, None].to(logits_NV.device)
             cumulative_RV = cumulative_NV[of_member]
-            found_R1 = torch.searchsorted(cumulative_RV, numbers_R1 * cumulative_RV[:, -1:], right=True)
-            token_R[members] = found_R1[:, 0].clamp(max=logits_NV.shape[1] - 1)
+            place_R1 = torch.searchsorted(cumulative_RV, numbers_R1 * cumulative_RV[:, -1:], right=True)
+            token_R[members] = place_R1[:, 0].clamp(max=logits_NV.shape[1] - 1)
         return token_R
 
 
 class StopTexts(StoppingCriteria):
-    """Ends a sequence once its answer contains one of some texts.
+    """Ends a sequence once its answer contains one of the stop texts.
 
     Args:
-        tokenizer: Turns tokens back into text.
-        stop: The texts.
-        width: Columns before the first generated token; a text that begins in the prompt does not count.
+        tokenizer: Decodes tokens.
+        stop: The stop texts.
+        width: Columns before the first generated token; a stop text that begins in the prompt does not count.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], width: int) -> None:
         if any(not text for text in stop):
             raise ValueError(f"a text that ends answers cannot be empty, got {list(stop)}")
         self.tokenizer, self.stop, self.width = tokenizer, tuple(stop), width
-        # A token writes a byte at least; a few more, since some tokenizers strip what stands first.
+        # A token has at least one byte; a few tokens more, since some tokenizers strip leading white space.
         self.tail = max(len(text.encode()) for text in stop) + 4
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
@@ -283,10 +296,22 @@ class StopTexts(StoppingCriteria):
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
 
 
-def cut_at(text: str, stop: Sequence[str]) -> str:
-    """The text before the first of some texts in it.
+def shared_stop(decodings: Sequence[Decoding]) -> tuple[str, ...]:
+    """The stop texts of decodings that generate in one call.
 
-    >>> cut_at("4. Q: and 3 + 3?", ["Q:", "."])
+    Raises:
+        ValueError: They differ.
+    """
+    stops = {decoding.stop for decoding in decodings}
+    if len(stops) > 1:
+        raise ValueError(f"decodings that generate together must have the same stop texts, got {sorted(stops)}")
+    return stops.pop() if stops else ()
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop text in it.
+
+    >>> cut_at_stop("4. Q: and 3 + 3?", ["Q:", "."])
     '4'
     """
-    return text[: min([text.find(each) for each in stop if each in text], default=len(text))]
+    return text[: min([text.find(ending) for ending in stop if ending in text], default=len(text))]

@@ -1,25 +1,57 @@
-"""How sure a score is: resampled instances, repeated runs, and differences between two systems.
+"""Confidence intervals of scores and of differences between systems: bootstrap over instances, t over repeated runs.
 
-Every score of ``aggregation.py`` is a mean of means, so the bootstrap needs to resample only the instances of each
-task: ``columns(task_scores(rows, Resampling()))`` holds resampled scores, and ``interval`` reads them. A difference of
-two systems is the score of their instances' differences (the paired bootstrap), and goes the same way.
+Every score of ``aggregation.py`` is a mean of means, so the bootstrap only resamples the instances of each task:
+``columns(task_scores(rows, Resampling()))`` has resampled scores, and ``interval`` turns them into an estimate. A
+difference of two systems is the score of their instances' differences (the paired bootstrap).
 """
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .aggregation import ScoredInstance, grouped, task_key
-from .metrics import Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95% interval [low, high], over `count` instances.
+
+    With repeated runs, ``runs`` has the mean of each, and the interval is over runs; otherwise it is a bootstrap over
+    instances.
+    """
+
+    mean: float
+    low: float
+    high: float
+    count: int
+    runs: tuple[float, ...] = ()
+
+
+def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Estimate:
+    """Mean of per-instance scores with a 95% percentile interval over resampled instances.
+
+    The interval covers other instances of the same tasks, not other tasks or training seeds.
+    """
+    if not len(values):
+        raise ValueError("an estimate needs at least one score")
+    generator = np.random.default_rng(seed)
+    at_once = max(1, 2**18 // len(values))  # few small arrays for a task, no huge one for a benchmark
+    means = np.empty(resamples)
+    for start in range(0, resamples, at_once):
+        places = generator.integers(0, len(values), (len(means[start : start + at_once]), len(values)))
+        means[start : start + at_once] = values[places].mean(axis=1)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Estimate(float(values.mean()), float(low), float(high), len(values))
 
 
 class Resampling:
-    """From the scores [n] of a task to [1 + R]: their mean, then the means of R resamples. Tasks stay; instances vary.
+    """Turns the scores [n] of a task into [1 + R]: their mean, then the means of R resamples of its instances.
 
-    Calls in the same order draw the same resamples.
+    The same calls in the same order draw the same resamples.
     """
 
     def __init__(self, resamples: int = 1000, seed: int = 0) -> None:
@@ -36,8 +68,8 @@ class Difference(NamedTuple):
     Args:
         mean: Difference of their scores, in [-1, 1].
         low: Lower end of the 95% interval over resampled instances.
-        high: Its upper end.
-        p: Two-sided: how often a resample turns the difference around or makes it 0, twice.
+        high: Upper end of the interval.
+        p: Two-sided p-value: twice the share of resamples whose difference is 0 or has the other sign.
     """
 
     mean: float
@@ -47,21 +79,21 @@ class Difference(NamedTuple):
 
 
 def interval(resampled: NDArray[np.float64], count: int) -> Estimate:
-    """The estimate of a score [1 + R] that went through ``Resampling``, with its 95% percentile interval."""
+    """The estimate of a score [1 + R] from ``Resampling``, with its 95% percentile interval."""
     low, high = np.percentile(resampled[1:], [2.5, 97.5])
     return Estimate(float(resampled[0]), float(low), float(high), count)
 
 
 def difference(resampled: NDArray[np.float64]) -> Difference:
-    """The same for the score of differences; p is never 0, since R resamples cannot say less than 2 / (R + 1)."""
-    found = interval(resampled, 0)
+    """The same for a score of differences; with R resamples p is at least 2 / (R + 1)."""
+    estimate = interval(resampled, 0)
     draws = resampled[1:]
     turned = min((draws <= 0).sum(), (draws >= 0).sum())
-    return Difference(found.mean, found.low, found.high, float(min(1.0, 2 * (turned + 1) / (len(draws) + 1))))
+    return Difference(estimate.mean, estimate.low, estimate.high, float(min(1.0, 2 * (turned + 1) / (len(draws) + 1))))
 
 
-def mean_instances(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstance]:
-    """Instances that all runs of a system share, with the means of their scores."""
+def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstance]:
+    """Instances that all runs of a system share, with their mean scores over the runs."""
     by_key = [{_key(row): row for row in run} for run in runs]
     shared = [key for key in by_key[0] if all(key in rows for rows in by_key[1:])]
     weight = 1 / len(by_key)
@@ -69,7 +101,7 @@ def mean_instances(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInsta
 
 
 def paired_differences(base: Sequence[ScoredInstance], other: Sequence[ScoredInstance]) -> list[ScoredInstance]:
-    """Shared instances with `other`'s scores less `base`'s; level and category are the base's."""
+    """Shared instances with the scores of `other` minus those of `base`; level and category are the base's."""
     of_base = {_key(row): row for row in base}
     return [_weighted([of_base[_key(row)], row], [-1.0, 1.0]) for row in other if _key(row) in of_base]
 
@@ -92,7 +124,7 @@ def _key(row: ScoredInstance) -> tuple[str, str, int, str]:
 
 
 def require_single(rows: Sequence[ScoredInstance], where: str) -> None:
-    """Refuse an instance that stands twice: no pair could be made of it."""
+    """Reject an instance that occurs twice, since it cannot be paired."""
     for (benchmark, task, shots, id_), members in grouped(rows, _key).items():
         if len(members) > 1:
             raise ValueError(
@@ -102,37 +134,16 @@ def require_single(rows: Sequence[ScoredInstance], where: str) -> None:
 
 
 def seed_interval(means: Sequence[float], count: int) -> Estimate:
-    """Mean over repeated runs with the 95% t-interval, which says how much another training seed would change it.
+    """Mean over repeated runs with its 95% t-interval, which covers other training seeds.
 
-    >>> seed_interval([0.5, 0.6], count=100).high > 1  # two runs say little
+    >>> seed_interval([0.5, 0.6], count=100).high > 1
     True
     """
-    n = len(means)
-    if n < 2:
-        raise ValueError(f"an interval over runs needs two at least, got {n}")
-    mean, half = float(np.mean(means)), t_quantile(0.975, n - 1) * float(np.std(means, ddof=1)) / math.sqrt(n)
-    return Estimate(mean, mean - half, mean + half, count, tuple(map(float, means)))
+    runs = len(means)
+    if runs < 2:
+        raise ValueError(f"an interval over runs needs at least two runs, got {runs}")
+    from scipy.stats import t as student_t  # takes seconds to import
 
-
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(64)
-
-
-def t_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t, for probabilities from 0.5 on.
-
-    With t = sqrt(n) tan(u) the density is cos(u)^(n-1) up to a constant, smooth enough for Gauss and bisection.
-
-    >>> round(t_quantile(0.975, 7), 4)
-    2.3646
-    """
-    half = math.sqrt(math.pi) * math.exp(math.lgamma(degrees / 2) - math.lgamma((degrees + 1) / 2)) / 2
-
-    def beyond_the_middle(u: float) -> float:
-        nodes = u * (_NODES + 1) / 2
-        return float((_WEIGHTS * np.cos(nodes) ** (degrees - 1)).sum() * u / 2 / (2 * half))
-
-    low, high = 0.0, math.pi / 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if beyond_the_middle(middle) < probability - 0.5 else (low, middle)
-    return math.sqrt(degrees) * math.tan((low + high) / 2)
+    mean, error = float(np.mean(means)), float(np.std(means, ddof=1)) / math.sqrt(runs)
+    half_width = float(student_t.ppf(0.975, runs - 1)) * error
+    return Estimate(mean, mean - half_width, mean + half_width, count, tuple(map(float, means)))

@@ -1,1 +1,1 @@
-"""Pairs scored without padding, and choosing among answers by their scores."""
+"""Scorers (Cappy): cross-encoders, their losses and metrics, and selection among sampled responses."""

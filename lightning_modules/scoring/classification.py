@@ -1,8 +1,8 @@
-"""The command ``crosstask classify``: options ranked zero-shot by a scorer, or by a language model's likelihood.
+"""Zero-shot classification: options ranked by a scorer, or by a language model's likelihood.
 
-Cappy's classification (arXiv 2311.06720, section 4.1): the option with the highest score is the answer, for every
-template of a task. The paper's text averages a task's accuracy over templates; its released program pools all
-(template, example) pairs, which differs where templates apply to different numbers of examples. Both are reported.
+As in Cappy (arXiv 2311.06720, section 4.1), the option with the highest score is the answer, in every template of a
+task. The paper's text averages a task's accuracy over templates; its released program pools all (template, example)
+pairs, which differs if templates apply to different numbers of examples. Both are computed.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from .cross_encoder import CrossEncoder
 
 
 class Question(NamedTuple):
-    """An example with options: what is read, and how it is counted."""
+    """A rendered example with options, and the place of the right one."""
 
     task: str
     template: str
@@ -35,10 +35,10 @@ class TaskAccuracy(NamedTuple):
     """Accuracy on a task, in [0, 1].
 
     Args:
-        template_mean: Mean over templates of their accuracies, as the paper's text has it.
-        pooled: Over all (template, example) pairs, as its released program has it.
-        templates: How many.
-        questions: How many pairs.
+        template_mean: Mean of the templates' accuracies, as in the paper's text.
+        pooled: Accuracy over all (template, example) pairs, as in its released program.
+        templates: Number of templates.
+        questions: Number of pairs.
     """
 
     template_mean: float
@@ -48,7 +48,7 @@ class TaskAccuracy(NamedTuple):
 
 
 Accuracies = dict[str, TaskAccuracy]
-"""Of every task, by its name."""
+"""Accuracy of every task, by its name."""
 
 
 def accuracies(questions: Sequence[Question], chosen: Sequence[int]) -> Accuracies:
@@ -64,7 +64,7 @@ def accuracies(questions: Sequence[Question], chosen: Sequence[int]) -> Accuraci
 
 
 def accuracies_by_chance(questions: Sequence[Question]) -> Accuracies:
-    """What a random choice among the options has on average."""
+    """The expected accuracy of a random choice among the options."""
     return _means_of(questions, [1 / len(question.options) for question in questions])
 
 
@@ -72,11 +72,11 @@ def _means_of(questions: Sequence[Question], right: Sequence[float]) -> Accuraci
     by_task: dict[str, dict[str, list[float]]] = {}
     for question, share in zip(questions, right, strict=True):
         by_task.setdefault(question.task, {}).setdefault(question.template, []).append(share)
-    found = {}
+    means = {}
     for task, templates in by_task.items():
-        pairs = [each for own in templates.values() for each in own]
-        found[task] = TaskAccuracy(fmean(map(fmean, templates.values())), fmean(pairs), len(templates), len(pairs))
-    return found
+        pairs = [share for shares in templates.values() for share in shares]
+        means[task] = TaskAccuracy(fmean(map(fmean, templates.values())), fmean(pairs), len(templates), len(pairs))
+    return means
 
 
 def read_questions(
@@ -88,13 +88,13 @@ def read_questions(
     *,
     rows: int | None = None,
 ) -> Iterator[Question]:
-    """Examples of a task that have options and an answer, of its first rows; others are counted by reason."""
+    """Yield the examples of a task's first `rows` rows with options and an answer; others are counted in `skipped`."""
     task, seen = benchmark.task(name), set[int]()
     for example in benchmark.examples(name):
         seen.add(example.index)
         if rows is not None and len(seen) > rows:
             return
-        reason = skip_reason(task, example) or _unanswerable(example)
+        reason = skip_reason(task, example) or _options_problem(example)
         if reason:
             skipped[reason] += 1
             continue
@@ -103,7 +103,7 @@ def read_questions(
         yield Question(name, example.template or "", text.strip(), example.options, example.answer)
 
 
-def _unanswerable(example: Example) -> str | None:
+def _options_problem(example: Example) -> str | None:
     if len(example.options) < 2:
         return "no options to choose from"
     if example.answer is None:
@@ -112,16 +112,18 @@ def _unanswerable(example: Example) -> str | None:
 
 
 def choose_by_scorer(encoder: CrossEncoder, questions: Sequence[Question]) -> list[int]:
-    """The best-scored option of each question; of equal ones the first."""
+    """The option with the highest score, for each question; of equal ones the first."""
     pairs = [(question.instruction, option) for question in questions for option in question.options]
     scores = encoder.score([instruction for instruction, _ in pairs], [option for _, option in pairs])
-    return [int(own.argmax()) for own in scores.split([len(question.options) for question in questions])]
+    return [
+        int(of_question.argmax()) for of_question in scores.split([len(question.options) for question in questions])
+    ]
 
 
 def choose_by_likelihood(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], longest: int
 ) -> list[int]:
-    """The option of each question with the greatest summed log-likelihood; of equal ones the first."""
+    """The option with the highest summed log-likelihood, for each question; of equal ones the first."""
     instructions = [question.instruction for question in questions]
-    scores = score_options(model, tokenizer, instructions, [each.options for each in questions], longest=longest)
-    return [each.best("sum").place for each in scores]
+    scores = score_options(model, tokenizer, instructions, [q.options for q in questions], longest=longest)
+    return [of_question.best("sum").place for of_question in scores]

@@ -6,7 +6,7 @@ leave that range.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...datamodules.packing.budget_batches import budget_batches
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ...datamodules.schema import TokenizedExample
 from ...datamodules.scoring.pair_rows import ScoredRows, Truncation, pair_frame, tokenize_texts
@@ -157,7 +158,7 @@ class CrossEncoder:
         training = self.model.training
         self.model.eval()
         try:
-            for members in _by_budget(sizes, self.tokens_per_forward):
+            for members in budget_batches(sizes, self.tokens_per_forward):
                 # One row of exactly these pairs: there is nothing to pad, and none is longer than the row.
                 columns = int(sizes[members].sum())
                 kind = replace(self._kind, length=columns, pair_length=min(self._kind.pair_length, columns))
@@ -183,22 +184,6 @@ class CrossEncoder:
                 f"{response_cut} of them lost a part of the response",
                 stacklevel=4,
             )
-
-
-def _by_budget(sizes: np.ndarray, budget: int) -> Iterator[np.ndarray]:
-    """Places of items, the largest first, in groups whose sizes sum to at most `budget`.
-
-    >>> [group.tolist() for group in _by_budget(np.array([2, 9, 3, 8]), 12)]
-    [[1], [3, 2], [0]]
-    """
-    order = np.argsort(-sizes, kind="stable")
-    start = 0
-    ends = np.cumsum(sizes[order])
-    while start < len(order):
-        used = ends[start - 1] if start else 0
-        end = max(int(np.searchsorted(ends, used + budget, side="right")), start + 1)
-        yield order[start:end]
-        start = end
 
 
 def _count(texts: Sequence[str]) -> str:

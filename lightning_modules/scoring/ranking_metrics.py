@@ -1,4 +1,4 @@
-"""How well scores rank responses: measures of one example, and their gathering over processes."""
+"""Metrics of how well scores rank the responses of an example, and their gathering over processes."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ Values = NDArray[np.floating]
 
 
 def top_is_right(scores: Values, correctness: Values) -> float:
-    """1 if the best-scored response is right (correctness 1), 0 if not; a tie counts the share that is right.
+    """1 if the best-scored response is right (correctness 1), 0 if not; of tied responses, the share that is right.
 
-    A scorer that gives everything the same score is thereby as good as chance, wherever the right response stands.
+    So a scorer with equal scores is as good as chance, whatever the place of the right response.
 
     >>> top_is_right(np.array([0.2, 0.7, 0.1]), np.array([0.0, 1.0, 0.0]))
     1.0
@@ -27,7 +27,7 @@ def top_is_right(scores: Values, correctness: Values) -> float:
 
 
 def regret(scores: Values, correctness: Values) -> float:
-    """How much better the best response is than the best-scored one; of tied ones, than their mean.
+    """Correctness of the best response minus that of the best-scored one; of tied ones, their mean.
 
     >>> regret(np.array([0.2, 0.7, 0.1]), np.array([0.75, 0.5, 0.0]))
     0.25
@@ -36,34 +36,31 @@ def regret(scores: Values, correctness: Values) -> float:
 
 
 def spearman(scores: Values, correctness: Values) -> float:
-    """Spearman's rank correlation, ties having their mean rank; 0 where either side is constant.
+    """Spearman's rank correlation, by scipy; 0 if the scores or the correctness are constant.
 
-    >>> spearman(np.array([0.1, 0.4, 0.3, 0.9]), np.array([0.0, 0.2, 0.3, 1.0]))
+    >>> round(spearman(np.array([0.1, 0.4, 0.3, 0.9]), np.array([0.0, 0.2, 0.3, 1.0])), 12)
     0.8
     """
-    ranks = [_ranks(values) - (len(values) - 1) / 2 for values in (scores, correctness)]
-    norm = float(np.sqrt((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
-    return float(ranks[0] @ ranks[1]) / norm if norm else 0.0
+    if (scores == scores[0]).all() or (correctness == correctness[0]).all():
+        return 0.0
+    from scipy.stats import spearmanr  # takes seconds to import
 
-
-def _ranks(values: Values) -> NDArray[np.float64]:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[inverse]
+    return float(spearmanr(scores, correctness).statistic)
 
 
 def is_graded(correctness: Values) -> bool:
-    """Whether a response lies between right and wrong."""
+    """Whether any correctness lies between 0 and 1."""
     return bool(((correctness > 0) & (correctness < 1)).any())
 
 
 class ResponseRanking(NamedTuple):
-    """Measures of all examples, sorted by number, the same on every process; arrays, as ``metrics.Scores``.
+    """Ranking metrics of n examples, sorted by number, the same on every process; arrays, as ``metrics.Scores``.
 
     Args:
         number: int64 [n], ``EvaluationExample.number``.
         accuracy: float64 [n], see ``top_is_right``.
         regret: float64 [n].
-        spearman: float64 [n], NaN where no response lies between right and wrong.
+        spearman: float64 [n], NaN for an example whose responses are all right or wrong.
     """
 
     number: NDArray[np.int64]
@@ -72,8 +69,8 @@ class ResponseRanking(NamedTuple):
     spearman: NDArray[np.float64]
 
 
-class RankingScores(Metric):
-    """Per-example measures that survive gathering: an example counts once, however many processes ranked it."""
+class ResponseRankingMetric(Metric):
+    """Ranking metrics per example; an example counts once, however many processes evaluated it."""
 
     full_state_update = False
     measured: list[Tensor]
@@ -83,7 +80,7 @@ class RankingScores(Metric):
         self.add_state("measured", default=[], dist_reduce_fx="cat")
 
     def update(self, numbers: Sequence[int], scores: Sequence[Tensor], correctness: Sequence[Tensor]) -> None:
-        """Add examples with the scores and the correctness of their responses; none is fine."""
+        """Add examples with the scores and correctness of their responses; there may be none."""
         rows = []
         for number, score, right in zip(numbers, scores, correctness, strict=True):
             s, c = score.double().cpu().numpy(), right.double().cpu().numpy()
@@ -91,12 +88,12 @@ class RankingScores(Metric):
         self.measured.append(torch.tensor(rows, dtype=torch.float64, device=self.device).reshape(-1, 4))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather; a process that was never updated takes part with nothing, see ``GenerationScores.sync``."""
+        """Gather over processes, see ``GenerationScores.sync``."""
         self.update((), (), ())
         super().sync(*args, **kwargs)
 
     def compute(self) -> ResponseRanking:
-        """Measures of every example that any process ranked."""
+        """Ranking metrics of every example that any process evaluated."""
         rows = dim_zero_cat(self.measured).cpu().numpy()
         numbers, places = np.unique(rows[:, 0], return_index=True)
         accuracy, lost, correlation = rows[places, 1:].T

@@ -13,7 +13,7 @@ from ...datamodules.scoring.samples import ModelSamples, Sample
 from .calibration import Calibration
 from .cross_encoder import CrossEncoder
 from .selection import (
-    Responses,
+    ScoredResponses,
     calibrated_name,
     correctness_votes,
     preference_votes,
@@ -28,7 +28,7 @@ class SampledResponses(NamedTuple):
     samples: Sequence[Sample]
 
 
-def responses_of_files(examples: SampledExamples, samples: ModelSamples) -> list[SampledResponses]:
+def read_sampled_responses(examples: SampledExamples, samples: ModelSamples) -> list[SampledResponses]:
     """Every example with its responses, in the order of the examples.
 
     Raises:
@@ -76,20 +76,20 @@ def _named_by_generator(sample: Sample) -> Sample:
     return sample._replace(decoding=f"{sample.generator} {sample.decoding}")
 
 
-def score_sampled(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> list[list[float]]:
+def score_responses(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> list[list[float]]:
     """The scorer's scores of every example's responses; an instruction is read as the scorer's training reads it."""
     pairs = [(each.prompt.source.strip(), sample.response) for each in sampled for sample in each.samples]
     flat = iter(encoder.score([instruction for instruction, _ in pairs], [response for _, response in pairs]).tolist())
     return [[next(flat) for _ in each.samples] for each in sampled]
 
 
-def to_responses(
+def to_scored_responses(
     sampled: SampledResponses,
     scores: Mapping[str, Sequence[float]] = MappingProxyType({}),
     *,
     ranked: Collection[str] = (),
     calibrations: Mapping[str, Calibration] = MappingProxyType({}),
-) -> Responses:
+) -> ScoredResponses:
     """The responses of an example with their quality and scores.
 
     Args:
@@ -105,4 +105,4 @@ def to_responses(
         votes[vote_name(name)] = preference_votes(own) if name in ranked else correctness_votes(own)
         if name in calibrations:
             votes[calibrated_name(name)] = correctness_votes(calibrations[name](own))
-    return Responses.of(sampled.prompt.task.name, example.id, sampled.samples, example.targets, found, votes)
+    return ScoredResponses.of(sampled.prompt.task.name, example.id, sampled.samples, example.targets, found, votes)

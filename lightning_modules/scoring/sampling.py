@@ -55,7 +55,7 @@ WRITTEN_AT_ONCE = 64
 """Examples that are scored and written together: what a killed run loses at most."""
 
 
-def answer_all(
+def sample_responses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Iterable[SampledPrompt],

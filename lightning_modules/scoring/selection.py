@@ -15,10 +15,7 @@ from numpy.typing import NDArray
 
 from ...datamodules.rouge import rouge_l
 from ...datamodules.scoring.samples import Sample
-from ..evaluation.answers import normalize_answer
-from ..evaluation.significance import Difference, Resampling, difference, interval
-from .calibration import calibration_error
-from .ranking_metrics import spearman
+from ..evaluation.text_metrics import normalize_answer
 
 Values = NDArray[np.float64]
 
@@ -31,7 +28,7 @@ CALIBRATED = "calibrated"
 """Name of what that scorer weighs once it is calibrated."""
 
 
-class Responses(NamedTuple):
+class ScoredResponses(NamedTuple):
     """The responses of one example.
 
     Args:
@@ -59,7 +56,7 @@ class Responses(NamedTuple):
         references: Sequence[str],
         scores: Mapping[str, Values] = NOTHING,
         votes: Mapping[str, Values] = NOTHING,
-    ) -> "Responses":
+    ) -> "ScoredResponses":
         """Responses with their quality.
 
         Args:
@@ -93,7 +90,7 @@ class Responses(NamedTuple):
         ]
         return np.array(found)
 
-    def restricted(self, count: int, decoding: str = "nucleus") -> "Responses":
+    def restricted(self, count: int, decoding: str = "nucleus") -> "ScoredResponses":
         """The first samples of one decoding alone, as Cappy's Table 5 has 1 and 4 beside all 17.
 
         Of several generators, whose decodings are named by them, the first samples of each.
@@ -136,48 +133,51 @@ def preference_votes(scores: Values) -> Values:
     return strengths / strengths.sum()
 
 
-def by_score(responses: Responses, scorer: str = SCORER) -> int:
+def by_score(responses: ScoredResponses, scorer: str = SCORER) -> int:
     """The response that a scorer likes best."""
     return int(responses.scores[scorer].argmax())
 
 
-def by_likelihood(responses: Responses) -> int:
+def by_likelihood(responses: ScoredResponses) -> int:
     """Self-scoring as in Cappy's Table 2: the greatest summed log-likelihood."""
     return int(responses.likelihoods().argmax())
 
 
-def by_mean_likelihood(responses: Responses) -> int:
+def by_mean_likelihood(responses: ScoredResponses) -> int:
     """Self-scoring by the mean over tokens, which Cappy's repository reports beside the sum."""
     return int(responses.likelihoods(mean=True).argmax())
 
 
-def by_agreement(responses: Responses) -> int:
+def by_self_consistency(responses: ScoredResponses) -> int:
     """Self-consistency (Wang et al., arXiv 2203.11171): the answer that comes most often, after normalization."""
     return _vote(responses, np.ones(len(responses.samples)))
 
 
-def by_scored_agreement(responses: Responses, votes: str = SCORED) -> int:
+def by_weighted_self_consistency(responses: ScoredResponses, votes: str = SCORED) -> int:
     """The same, each response voting with its own weight."""
     return _vote(responses, _some(responses.votes[votes]))
 
 
-def by_risk(responses: Responses) -> int:
+def by_minimum_bayes_risk(responses: ScoredResponses) -> int:
     """Minimum Bayes risk (Kumar and Byrne, 2004): the greatest mean ROUGE-L against all responses."""
     return _least_risk(responses, np.ones(len(responses.samples)))
 
 
-def by_scored_risk(responses: Responses, votes: str = SCORED) -> int:
+def by_weighted_minimum_bayes_risk(responses: ScoredResponses, votes: str = SCORED) -> int:
     """The same, each response being a reference with its own weight."""
     return _least_risk(responses, _some(responses.votes[votes]))
 
 
-LIKELIHOOD: Mapping[str, Callable[[Responses], int]] = {
+LIKELIHOOD: Mapping[str, Callable[[ScoredResponses], int]] = {
     "self-score, sum": by_likelihood,
     "self-score, mean": by_mean_likelihood,
 }
 """Methods that need the model's likelihoods, which a black box does not tell."""
 
-UNSCORED: Mapping[str, Callable[[Responses], int]] = {"self-consistency": by_agreement, "minimum Bayes risk": by_risk}
+UNSCORED: Mapping[str, Callable[[ScoredResponses], int]] = {
+    "self-consistency": by_self_consistency,
+    "minimum Bayes risk": by_minimum_bayes_risk,
+}
 """Methods that need the responses alone."""
 
 
@@ -190,7 +190,7 @@ def _some(votes: Values) -> Values:
     return votes if votes.any() else np.ones_like(votes)
 
 
-def _vote(responses: Responses, weights: Values) -> int:
+def _vote(responses: ScoredResponses, weights: Values) -> int:
     answers = [normalize_answer(sample.response) for sample in responses.samples]
     totals: dict[str, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
@@ -198,7 +198,7 @@ def _vote(responses: Responses, weights: Values) -> int:
     return answers.index(max(totals, key=totals.__getitem__))
 
 
-def _least_risk(responses: Responses, weights: Values) -> int:
+def _least_risk(responses: ScoredResponses, weights: Values) -> int:
     texts = list(dict.fromkeys(sample.response for sample in responses.samples))
     weight = dict.fromkeys(texts, 0.0)
     for sample, own in zip(responses.samples, weights, strict=True):
@@ -213,7 +213,7 @@ def _similarity(text: str, other: str) -> float:
     return rouge_l(text, [other])
 
 
-def choices(responses: Responses) -> dict[str, int]:
+def choices(responses: ScoredResponses) -> dict[str, int]:
     """The response that each method chooses; a single decoding is its first sample, named as in the file."""
     methods = dict(UNSCORED)
     if all(sample.log_likelihood is not None for sample in responses.samples if sample.response):
@@ -221,115 +221,8 @@ def choices(responses: Responses) -> dict[str, int]:
     for name in responses.scores:
         methods[name] = partial(by_score, scorer=name)
     for name in responses.votes:
-        methods[f"self-consistency, {name}"] = partial(by_scored_agreement, votes=name)
-        methods[f"minimum Bayes risk, {name}"] = partial(by_scored_risk, votes=name)
+        methods[f"self-consistency, {name}"] = partial(by_weighted_self_consistency, votes=name)
+        methods[f"minimum Bayes risk, {name}"] = partial(by_weighted_minimum_bayes_risk, votes=name)
     singles = {sample.decoding: place for place, sample in reversed(list(enumerate(responses.samples)))}
     chosen = {name: singles[name] for name in reversed(singles)}
     return chosen | {name: choose(responses) for name, choose in methods.items()}
-
-
-def worth(responses: Responses) -> dict[str, float]:
-    """Quality of what each method chooses, of a random choice (the mean), and of the best one (the oracle)."""
-    chosen = {name: float(responses.quality[place]) for name, place in choices(responses).items()}
-    return chosen | {"random": float(responses.quality.mean()), "oracle": float(responses.quality.max())}
-
-
-class SelectionTable(NamedTuple):
-    """What each method is worth: means over instances, then over tasks, as in the paper.
-
-    Args:
-        methods: Their names; single decodings first, the oracle last.
-        mean: float64 [methods], in [0, 1].
-        low: Lower ends of 95% intervals over resampled instances of each task.
-        high: Their upper ends.
-        tasks: float64 [tasks, methods], means of each task, in the order of `names`.
-        names: Of the tasks.
-        instances: How many.
-        best_single: Name of the single decoding with the highest mean.
-        gains: Of each method over the best single decoding, paired by instance.
-        recovered: Share of (oracle less best single decoding) that each scorer gains; NaN without a gap.
-        spearman: Mean over instances of the rank correlation of each scorer and quality, where quality varies; or NaN.
-        rank_correlations: How many instances that is the mean of.
-    """
-
-    methods: list[str]
-    mean: Values
-    low: Values
-    high: Values
-    tasks: Values
-    names: list[str]
-    instances: int
-    best_single: str
-    gains: dict[str, Difference]
-    recovered: dict[str, float]
-    spearman: dict[str, float]
-    rank_correlations: int
-
-
-def selection_table(everything: Sequence[Responses], *, resamples: int = 1000, seed: int = 0) -> SelectionTable:
-    """The table of all examples; only methods that every example allows are compared.
-
-    Raises:
-        ValueError: There is no example, or no method is common to all.
-    """
-    if not everything:
-        raise ValueError("no example has responses to select from")
-    rows = [worth(responses) for responses in everything]
-    shared = [name for name in rows[0] if all(name in row for row in rows)]
-    names = list(dict.fromkeys(responses.task for responses in everything))
-    values = np.array([[row[name] for name in shared] for row in rows])
-    places = [[i for i, responses in enumerate(everything) if responses.task == name] for name in names]
-
-    def resampled(columns: Values) -> Values:
-        """[1 + R] of one value an instance: the mean over tasks, and of its resamples, the same for every call."""
-        draw = Resampling(resamples, seed)
-        return np.mean([draw(columns[members]) for members in places], axis=0)
-
-    estimates = [interval(resampled(values[:, m]), len(rows)) for m in range(len(shared))]
-    decodings = {sample.decoding for responses in everything for sample in responses.samples}
-    singles = [name for name in shared if name in decodings]
-    mean = dict(zip(shared, (estimate.mean for estimate in estimates), strict=True))
-    best = max(singles or ["random"], key=mean.__getitem__)
-    gap = mean["oracle"] - mean[best]
-    scorers = [name for name in rows[0] if all(name in responses.scores for responses in everything)]
-    varied = [responses for responses in everything if len(set(responses.quality.tolist())) > 1]
-    base = values[:, shared.index(best)]
-    return SelectionTable(
-        methods=shared,
-        mean=np.array([estimate.mean for estimate in estimates]),
-        low=np.array([estimate.low for estimate in estimates]),
-        high=np.array([estimate.high for estimate in estimates]),
-        tasks=np.array([values[members].mean(axis=0) for members in places]),
-        names=names,
-        instances=len(rows),
-        best_single=best,
-        gains={name: difference(resampled(values[:, m] - base)) for m, name in enumerate(shared)},
-        recovered={name: (mean[name] - mean[best]) / gap if gap > 0 else float("nan") for name in scorers},
-        spearman={name: _mean([spearman(c.scores[name], c.quality) for c in varied]) for name in scorers},
-        rank_correlations=len(varied) if scorers else 0,
-    )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else float("nan")
-
-
-def task_gains(everything: Sequence[Responses], name: str, base: str) -> dict[str, Difference]:
-    """How much one method gains over another on each task, with its interval: the advantages of Cappy's Figure 6."""
-    gained: dict[str, list[float]] = {}
-    for responses in everything:
-        row = worth(responses)
-        gained.setdefault(responses.task, []).append(row[name] - row[base])
-    return {task: difference(Resampling()(np.array(values))) for task, values in gained.items()}
-
-
-def mean_calibration_error(everything: Sequence[Responses], votes: str) -> float:
-    """How far votes lie from the responses' quality on a task (``calibration_error``); the mean over tasks."""
-    by_task: dict[str, list[Responses]] = {}
-    for responses in everything:
-        by_task.setdefault(responses.task, []).append(responses)
-    errors = []
-    for own in by_task.values():
-        expected, quality = ([c.votes[votes] for c in own], [c.quality for c in own])
-        errors.append(calibration_error(np.concatenate(expected), np.concatenate(quality)))
-    return float(np.mean(errors))

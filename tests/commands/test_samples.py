@@ -17,11 +17,13 @@ from crosstask.datamodules import NaturalInstructions, ScorerDataModule
 from crosstask.datamodules.packing.replicas import Process, process_of_job
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import ModelSamples, Sample, SampleFile, read_samples
+from crosstask.datamodules.scoring.scorer_settings import PairRows
+from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules import CrossEncoder
 from crosstask.lightning_modules.evaluation.generation import Decoding, generate
 from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.scoring import sampling
-from crosstask.lightning_modules.scoring.sampled_responses import responses_of_files
+from crosstask.lightning_modules.scoring.sampled_responses import read_sampled_responses
 from crosstask.lightning_modules.scoring.sampling import load_generator, with_likelihoods
 
 TASK = "task001_toy_copy_animals"
@@ -161,9 +163,8 @@ def test_the_scorer_learns_from_what_the_command_writes(
         data = ScorerDataModule(
             NaturalInstructions(str(toybench)),
             str(toybench / "tokenizer"),
-            row_length=256,
-            pair_length=128,
-            train_examples=6,
+            rows=PairRows(length=256, pair_length=128),
+            instances=Instances(train=6),
             cache=str(tmp_path / "store"),
             **samples,
         )
@@ -171,7 +172,7 @@ def test_the_scorer_learns_from_what_the_command_writes(
         data.setup("fit")
         return dict(zip(data.plan.mixture.names, data.plan.mixture.sizes, strict=True))[TASK]  # type: ignore[union-attr]
 
-    assert stored(samples=[str(path)]) > stored() + 12
+    assert stored(augmentation={"samples": [str(path)]}) > stored() + 12
 
 
 def test_log_likelihoods_are_those_of_transformers(generators: Path) -> None:
@@ -219,7 +220,7 @@ def test_a_chat_model_is_asked_in_its_template_and_answers_right_behind_it(
         assert sample.log_likelihood == pytest.approx(float(logs.sum()), abs=1e-3)
     with pytest.raises(ValueError, match="brings its own bos"):
         write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, bos=True)
-    with pytest.raises(ValueError, match="has no chat template: ask in plain text"):
+    with pytest.raises(ValueError, match="has no chat template: use plain prompts"):
         write_samples(examples, str(tmp_path / "none"), str(generators / "causal"), chat=True)
 
 
@@ -317,9 +318,9 @@ def test_a_scorer_selects_among_samples(
     assert found["methods"]["scorer"]["mean"] == pytest.approx(sum(chosen) / 6)
     assert found["sizes"]["5"]["scorer"] == pytest.approx(sum(chosen) / 6)
     with pytest.raises(ValueError, match=r"1 of 7 examples have no response in .*finish the samples"):
-        responses_of_files(replace(examples, train_examples=7), ModelSamples(files))
+        read_sampled_responses(replace(examples, train_examples=7), ModelSamples(files))
     with pytest.raises(ValueError, match="there is no example to choose for"):
-        responses_of_files(replace(examples, train_examples=0), ModelSamples(files))
+        read_sampled_responses(replace(examples, train_examples=0), ModelSamples(files))
 
 
 def test_generators_are_candidates_together(examples: SampledExamples, tmp_path: Path) -> None:
@@ -328,7 +329,7 @@ def test_generators_are_candidates_together(examples: SampledExamples, tmp_path:
     path.write_text(
         "".join(Sample("a", name, "beam").line(TASK, example) for example in ids for name in ("flan", "bart"))
     )
-    assert [sample.decoding for sample in responses_of_files(examples, ModelSamples([str(path)]))[0].samples] == [
+    assert [sample.decoding for sample in read_sampled_responses(examples, ModelSamples([str(path)]))[0].samples] == [
         "flan beam",
         "bart beam",
     ]
@@ -344,8 +345,8 @@ def test_generators_that_cannot_be_told_apart_or_answer_in_part_are_told(
     Path(second).write_text("".join(lines))
     Path(third).write_text(Sample("b", "bart", "nucleus", 0).line(TASK, ids[0]))
     with pytest.raises(ValueError, match="has samples of nucleus by 'flan' twice: give generators different names"):
-        responses_of_files(examples, ModelSamples([first, second]))
+        read_sampled_responses(examples, ModelSamples([first, second]))
     with pytest.raises(ValueError, match=r"0\.jsonl is given twice"):
         ModelSamples([first, first])
     with pytest.warns(UserWarning, match=r"not every generator answered all 6 examples \(bart 1\)"):
-        responses_of_files(examples, ModelSamples([first, third]))
+        read_sampled_responses(examples, ModelSamples([first, third]))

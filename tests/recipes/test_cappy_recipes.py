@@ -19,10 +19,11 @@ def test_the_pretraining_recipes_parse(names: list[str], encoder: str, capsys: p
     found = yaml.safe_load(capsys.readouterr().out)
     model, data = (found[part]["init_args"] for part in ("model", "data"))
     assert model["pretrained"] == data["tokenizer"] == f"FacebookAI/{encoder}"
-    assert (model["learning_rate"], model["warmup_share"], model["weight_decay"]) == (1e-6, 0.1, 0.0)
+    optimizer = model["optimizer"]
+    assert (optimizer["learning_rate"], optimizer["warmup"], optimizer["weight_decay"]) == (1e-6, 0.1, 0.0)
     assert found["trainer"]["max_steps"] == 160_000_000 // 1024
-    assert data["train_examples"] == 500_000
-    assert data["every_prompt"]
+    assert data["instances"]["train"] == 500_000
+    assert data["instances"]["every_prompt"]
     runs = "runs/cappy" if names[-1] == "base" else "runs/cappy_large"  # the sizes do not overwrite each other
     assert found["trainer"]["logger"]["init_args"]["save_dir"] == runs
     (kept,) = (each for each in found["trainer"]["callbacks"] if each["class_path"].endswith("ModelCheckpoint"))

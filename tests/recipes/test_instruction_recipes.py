@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from argument_groups import with_changes
 from bilevel_runs import CONFIGS, DATA, INNER_STEPS, T5, texts
 from torch.testing import assert_close
 
@@ -41,15 +42,17 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
         if callback["class_path"] == "InstructionAnalysis":
             callback["init_args"] |= {"folder": str(tmp_path / "run/instructions")}
-    shared = {name: DATA[name] for name in ("row_length", "inner_steps", "instruction_length")}
+    shared = {"row_length": DATA["rows"]["length"], "inner_steps": INNER_STEPS}
     preset = {"preset": recipe["data"]["init_args"]["preset"]}
-    small = {"pretrained": None, "config": fields, "warmup_steps": 1, **shared, **preset}
-    recipe["model"]["init_args"] |= small
+    recipe["model"]["init_args"] |= {"pretrained": None, "config": fields, **shared, **preset}
+    recipe["model"]["init_args"]["instruction"]["length"] = DATA["instructions"]["length"]
+    recipe["model"]["init_args"]["optimizer"]["warmup"] = 1
     recipe["model"]["init_args"]["outer"] |= {"calibrate_every": 1}
     benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
     split = {"class_path": "CategorySplit", "init_args": {"outer": 4}}
     tokenizer = str(toybench / "tokenizer")
-    recipe["data"]["init_args"] |= {**DATA, **preset, "benchmark": benchmark, "tokenizer": tokenizer, "split": split}
+    data = {**DATA, **preset, "benchmark": benchmark, "tokenizer": tokenizer, "split": split}
+    recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], data)
     for room, kind in (("model", InstructionOptimizationModule), ("data", InstructionOptimizationDataModule)):
         recipe[room]["class_path"] = f"{kind.__module__}.{kind.__qualname__}"
     path = tmp_path / f"{name}.yaml"
@@ -107,9 +110,10 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     config = shrunk("instruction_optimization_t5", toybench, tmp_path, T5)
     overlay = yaml.safe_load((CONFIGS / f"instruction_tables/{row}.yaml").read_text())
     before, exemplars, learns = TABLES[row]
-    small = {"exemplars": exemplars} if learns and exemplars else {}
-    changes = {"instruction_length": 24, "row_length": 400, **small} if exemplars else {"row_length": 400}
-    overlay["data"]["init_args"] |= changes
+    changes: dict[str, Any] = {"rows": {"length": 400}}
+    if exemplars:
+        changes["instructions"] = {"length": 24, "exemplars": exemplars} if learns else {"length": 24}
+    overlay["data"]["init_args"] = with_changes(overlay["data"]["init_args"], changes)
     laid = tmp_path / "overlay.yaml"
     laid.write_text(yaml.safe_dump(overlay))
     words = ["--config", str(config), "--config", str(laid)]
@@ -117,7 +121,7 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     module, data = cli.model, cli.datamodule
     data.setup("fit")
     data.setup("test")
-    batch = data.bilevel_plan.batch(INNER_STEPS - 1, Replicas())
+    batch = data.plan.batch(INNER_STEPS - 1, Replicas())
     assert (batch.outer is not None) == learns
     ids = batch.inner.inputs.exemplar_ids
     assert (0 if ids is None else ids.shape[1]) == exemplars
@@ -126,10 +130,10 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
         (found.start(), word) for word in set(before.split()) for found in re.finditer(f"{word}( Example|:)", text)
     )
     assert " ".join(word for _, word in marks) == before
-    asked = data._evaluation["test"].prompts[0].source
+    asked = data.stage("test").examples[0].source
     assert asked.startswith("Definition: ")
     assert asked.count("Positive Example") == (1 if exemplars else 0)
-    assert module.instruction_settings.kind == overlay["model"]["init_args"]["instruction"]
+    assert module.instruction_settings.kind == overlay["model"]["init_args"]["instruction"]["kind"]
     rate = overlay["model"]["init_args"].get("outer", {"learning_rate": 1e-5})["learning_rate"]
     assert (module.outer.learning_rate, module.outer.calibrate_every) == (rate, 1)  # the recipe's others remain
 
@@ -151,12 +155,12 @@ def test_two_processes_find_the_hypergradient_of_one(
     recipe = yaml.safe_load(config.read_text())
     recipe["trainer"]["callbacks"] = [c for c in recipe["trainer"]["callbacks"] if c["class_path"] == "ModelCheckpoint"]
     config.write_text(yaml.safe_dump(recipe))
-    options = {"dtype": "float64", "outer.gamma": 0.1, "outer.noise_every": 1, "learning_rate": 0.01}
-    options |= {"instruction": instruction}
+    options = {"network.dtype": "float64", "outer.gamma": 0.1, "outer.noise_every": 1}
+    options |= {"optimizer.learning_rate": 0.01, "instruction.kind": instruction}
     words = ["fit", "--config", str(config)]
     words += [word for name, value in options.items() for word in (f"--model.init_args.{name}", str(value))]
     if instruction == "direct_extractor":  # an exemplar's embeddings are rows of the sharded table
-        words += ["--data.init_args.exemplars", "3", "--data.init_args.instruction_length", "24"]
+        words += ["--data.init_args.instructions.exemplars", "3", "--data.init_args.instructions.length", "24"]
     run_trainer(words)
     alone = torch.load(tmp_path / "last.ckpt", weights_only=False)
     (tmp_path / "last.ckpt").unlink()
@@ -193,7 +197,14 @@ def test_an_extractor_learns_that_an_exemplar_teaches_more_than_a_blank(
 ) -> None:
     """Section 4.2 of the paper in small; it found about half of the choices on the exemplar."""
     example = runpy.run_path(str(CONFIGS.parent / "experiments/exemplar_or_blank.py"))
-    shares = example["exemplar_shares"](toybench, "direct_extractor", steps=40)
+
+    def exemplar_shares() -> list[float]:
+        benchmark, tokenizer = example["NaturalInstructions"](str(toybench)), str(toybench / "tokenizer")
+        setting = example["SMALL"]._replace(steps=40)
+        shares: list[float] = example["fitted"](benchmark, tokenizer, "direct_extractor", setting, seed=0)[-1]
+        return shares
+
+    shares = exemplar_shares()
     assert shares[0] == 0.0
     assert shares[-1] > 0.5
 
@@ -202,4 +213,4 @@ def test_an_extractor_learns_that_an_exemplar_teaches_more_than_a_blank(
         return found._replace(gradients=[-gradient for gradient in found.gradients])
 
     monkeypatch.setattr("crosstask.lightning_modules.instructions.outer_level.hypergradient", uphill)
-    assert max(example["exemplar_shares"](toybench, "direct_extractor", steps=40)) < 0.2
+    assert max(exemplar_shares()) < 0.2

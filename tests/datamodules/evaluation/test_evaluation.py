@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from crosstask.datamodules.evaluation.prompt_loader import Chain, PromptLoader, RowLoader, token_budget_batches
+from crosstask.datamodules.evaluation.loaders import ChainedLoader, PromptLoader, RowLoader
 from crosstask.datamodules.packing.best_fit import best_fit
+from crosstask.datamodules.packing.budget_batches import budget_batches
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.schema import CausalBatch, EvaluationExample, Task, TokenizedExample
@@ -50,7 +51,7 @@ def test_the_longest_prompts_come_first_and_batches_keep_to_the_budget() -> None
     widths = [batch.input_ids.shape[1] for batch in loader()]
     assert widths == sorted(widths, reverse=True)
     assert all(b.input_ids.shape[0] * (b.input_ids.shape[1] + 4) <= 120 for b in loader())
-    assert token_budget_batches([500, 1], budget=10) == [[0], [1]]  # what exceeds the budget stands alone
+    assert budget_batches([500, 1], budget=10, padded=True) == [[0], [1]]  # what exceeds the budget stands alone
 
 
 def test_documents_for_the_loss_are_dealt_once_and_replicas_stay_in_step() -> None:
@@ -59,7 +60,7 @@ def test_documents_for_the_loss_are_dealt_once_and_replicas_stay_in_step() -> No
     for rank in range(3):
         rows = RowLoader(documents, kind=CausalRows(32, 0), packing=best_fit, budget=64, replicas=Replicas(3, rank))
         made.append(list(rows))  # type: ignore[arg-type]
-        assert len(rows) == len(made[-1]) == len(Chain(rows, rows)) // 2
+        assert len(rows) == len(made[-1]) == len(ChainedLoader(rows, rows)) // 2
     assert {len(batches) for batches in made} == {len(made[0])}
     assert sum(batch.n_documents for batches in made for batch in batches) == len(SOURCES)
     targets = sum(int((batch.targets >= 0).sum()) for batches in made for batch in batches)

@@ -12,6 +12,8 @@ from crosstask.datamodules import NaturalInstructions, ScorerDataModule
 from crosstask.datamodules.benchmarks import BigBench
 from crosstask.datamodules.rendering.prompts import OptImlPrompt
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
+from crosstask.datamodules.scoring.scorer_settings import PairRows
+from crosstask.datamodules.splits import Instances
 
 TASK = "task001_toy_copy_animals"
 
@@ -20,7 +22,12 @@ def test_examples_are_those_of_the_data_module(toybench: Path, tmp_path: Path) -
     counts: dict[str, Any] = {"train_examples": 4, "validation_examples": 2, "test_examples": 3, "seed": 5}
     benchmark = NaturalInstructions(str(toybench))
     data = ScorerDataModule(
-        benchmark, str(toybench / "tokenizer"), row_length=256, pair_length=128, cache=str(tmp_path), **counts
+        benchmark,
+        str(toybench / "tokenizer"),
+        rows=PairRows(length=256, pair_length=128),
+        instances=Instances(train=4, validation=2, test=3),
+        cache=str(tmp_path),
+        seed=5,
     )
     data.prepare_data()
     data.setup("fit")
@@ -48,9 +55,10 @@ def test_of_a_row_with_several_prompts_the_data_modules_are_answered(tmp_path: P
 
     counts: dict[str, Any] = {"train_examples": 5, "validation_examples": 2, "test_examples": 3, "seed": 5}
     benchmark = Templates(str(toybench))
-    data = ScorerDataModule(benchmark, str(toybench / "tokenizer"), cache=str(tmp_path), **counts)
+    instances = Instances(train=5, validation=2, test=3)
+    data = ScorerDataModule(benchmark, str(toybench / "tokenizer"), instances=instances, cache=str(tmp_path), seed=5)
     examples = list(benchmark.examples(TASK))
-    dealt = data.preparation.instances(
+    dealt = data.preparation.split_instances(
         TASK,
         len(examples),
         trained=True,
@@ -63,7 +71,7 @@ def test_of_a_row_with_several_prompts_the_data_modules_are_answered(tmp_path: P
     assert {each.example.id for each in sampled} == {examples[place].id for place in dealt.train}
 
 
-def test_solved_examples_stand_before_what_is_asked(toybench: Path) -> None:
+def test_demonstrations_come_before_the_example(toybench: Path) -> None:
     """The same ones for all of a task, never the answer itself, and none that is held out."""
     counts: dict[str, Any] = {"tasks": [TASK], "train_examples": 6, "validation_examples": 0, "test_examples": 3}
     plain = OptImlPrompt(delimiters=("\nAnswer:",), instructions_share=0, task_share=0, input_share=0)
@@ -80,18 +88,18 @@ def test_solved_examples_stand_before_what_is_asked(toybench: Path) -> None:
         assert not any(demonstration.startswith(f"{each.example.input}\n") for demonstration in demonstrations)
         beginnings.append(tuple(demonstrations))
     assert len(set(beginnings)) <= 3  # those that are sampled themselves show another one
-    with pytest.raises(ValueError, match=rf"task {TASK} has 5 solved examples to show, and shots asks for 6: name the"):
+    with pytest.raises(ValueError, match=rf"task {TASK} has 5 demonstrations, and shots = 6: name a benchmark"):
         list(replace(chosen, shots=6).prompts())
 
 
-def test_solved_examples_of_a_part_that_is_read_apart(toybench: Path, tmp_path: Path) -> None:
+def test_demonstrations_from_another_benchmark(toybench: Path, tmp_path: Path) -> None:
     (tmp_path / "copying").mkdir()
     record = {"examples": [{"input": f"Copy {number}.", "target": str(number)} for number in range(40)]}
     (tmp_path / "copying" / "task.json").write_text(json.dumps(record))
     validation, train = (BigBench(str(tmp_path), part) for part in ("validation", "train"))
     plain = OptImlPrompt(instructions_share=0, task_share=0, input_share=0)
     solved = {f"{example.input} {example.targets[0]}" for example in train.examples("copying")}
-    shown = list(SampledExamples(validation, plain, ["test"], shots=2, shown=train).prompts())
+    shown = list(SampledExamples(validation, plain, ["test"], shots=2, demonstrations=train).prompts())
     assert len(shown) == len(list(validation.examples("copying")))
     for each in shown:
         *demonstrations, sampled = each.source.split("\n\n")

@@ -15,14 +15,14 @@ from crosstask.lightning_modules.evaluation.aggregation import (
     TaskScore,
     columns,
     level_scores,
-    pooled_categories,
-    selection_of,
     selection_score,
+    selection_scores_of,
     shot_averages,
     task_scores,
 )
 from crosstask.lightning_modules.evaluation.metrics import Scores
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
+from crosstask.lightning_modules.optimization import Optimization
 
 HELD_OUT, PARTIAL, FULL = "fully_held_out", "partially_supervised", "fully_supervised"
 Cells = Sequence[tuple[Level, str, float, float | None]]
@@ -105,26 +105,10 @@ def instance(name: str, category: str, score: float, metric: Metric = "rouge_l",
     return ScoredInstance("sni", name, None, category, HELD_OUT, shots, metric, "id", score, score, score)
 
 
-def test_pooling_weighs_instances_and_columns_weigh_tasks() -> None:
+def test_a_column_weighs_its_tasks_equally_however_many_instances_they_have() -> None:
     rows = [instance("large", "Titles", 1.0)] * 30 + [instance("small", "Titles", 0.0)] * 10
     (column,) = columns(task_scores(rows))
     assert column.score == 0.5
-    (pooled,) = pooled_categories(rows)
-    assert (pooled.score, pooled.instances) == (0.75, 40)
-
-
-def test_a_category_is_pooled_by_its_headline_metric_and_by_shots() -> None:
-    rows = [
-        instance("nli", "Textual Entailment", 1.0, "exact_match"),
-        instance("nli", "Textual Entailment", 0.0, "exact_match", shots=2),
-        instance("title", "Titles", 0.25),
-    ]
-    found = [(pooled.category, pooled.metric, pooled.shots, pooled.score) for pooled in pooled_categories(rows)]
-    assert found == [
-        ("Textual Entailment", "exact_match", 0, 1.0),
-        ("Textual Entailment", "exact_match", 2, 0.0),
-        ("Titles", "rouge_l", 0, 0.25),
-    ]
 
 
 def test_every_step_takes_resampled_scores_as_well() -> None:
@@ -141,9 +125,9 @@ def test_what_training_logs_of_a_validation() -> None:
         EvaluationExample(3, "c", "Y", FULL, "3", "", ("x",), metric="accuracy"),  # not asked
     ]
     scores = Scores(np.arange(3), np.array([0.5, 0.75, 0.5]), np.array([0.0, 0.0, 1.0]))
-    assert selection_of(scores, examples) == {"selection": 0.75, "average_0_shot": 0.75, "average_5_shot": 0.75}
+    assert selection_scores_of(scores, examples) == {"selection": 0.75, "average_0_shot": 0.75, "average_5_shot": 0.75}
     nothing = Scores(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0))
-    assert selection_of(nothing, examples) == {}
+    assert selection_scores_of(nothing, examples) == {}
     with pytest.raises(ValueError, match="at least one task"):
         selection_score([])
 
@@ -151,9 +135,9 @@ def test_what_training_logs_of_a_validation() -> None:
 def test_a_checkpoint_is_chosen_by_the_selection_score(
     make_datamodule: Callable[..., Any], tiny_model: dict[str, Any], toybench: Path, tmp_path: Path
 ) -> None:
-    data = make_datamodule(max_new_tokens=4)
+    data = make_datamodule(evaluation={"max_new_tokens": 4})
     module = InstructionTuningModule(
-        str(toybench / "tokenizer"), config=tiny_model, row_length=128, total_steps=2, warmup_steps=1
+        str(toybench / "tokenizer"), config=tiny_model, row_length=128, optimizer=Optimization(warmup=1)
     )
     keep = ModelCheckpoint(tmp_path / "best", monitor="validation/selection", mode="max", save_top_k=1)
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -161,6 +145,6 @@ def test_a_checkpoint_is_chosen_by_the_selection_score(
     trainer.fit(module, data)
     assert keep.best_model_score is not None
     assert module.scores is not None
-    last = selection_of(module.scores, data.evaluation_examples("validation"))
+    last = selection_scores_of(module.scores, data.evaluation_examples("validation"))
     assert float(trainer.callback_metrics["validation/selection"]) == pytest.approx(last["selection"])
     assert float(keep.best_model_score) >= last["selection"] - 1e-7

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.lightning_modules import InstructionTuningModule
-from crosstask.lightning_modules.evaluation.generation import Decoding, DrawTokens, cut_at, generate, prompt_seed
-from crosstask.lightning_modules.evaluation.prefill import has_plain_cache
+from crosstask.lightning_modules.evaluation.generation import Decoding, DrawTokens, cut_at_stop, generate, prompt_seed
+from crosstask.lightning_modules.evaluation.prompt_cache import can_share_cache
 
 CAUSAL: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
@@ -122,8 +122,8 @@ def test_the_model_is_called_for_what_is_different_and_goes_on(tokenizer: Any, s
 
 
 def test_where_a_cached_token_is_not_worth_the_same_in_any_column_nothing_is_shared(tokenizer: Any) -> None:
-    assert has_plain_cache(build("llama", tokenizer, "document"))
-    assert not has_plain_cache(build("llama", tokenizer))  # its positions may be those of columns
+    assert can_share_cache(build("llama", tokenizer, "document"))
+    assert not can_share_cache(build("llama", tokenizer))  # its positions may be those of columns
     fields = {
         **CAUSAL["llama"],
         "sliding_window": 4,
@@ -131,10 +131,10 @@ def test_where_a_cached_token_is_not_worth_the_same_in_any_column_nothing_is_sha
         "use_sliding_window": True,
     }
     window = AutoConfig.for_model("qwen2", **fields, num_key_value_heads=2, attn_implementation="document")
-    assert not has_plain_cache(AutoModelForCausalLM.from_config(window, attn_implementation="document"))
+    assert not can_share_cache(AutoModelForCausalLM.from_config(window, attn_implementation="document"))
     static = build("llama", tokenizer, "document")
     static.generation_config.cache_implementation = "static"
-    assert not has_plain_cache(static)
+    assert not can_share_cache(static)
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
@@ -238,8 +238,8 @@ def test_bad_prompts_and_stops_are_refused(tokenizer: Any, sources: list[list[in
 def test_seeds_and_cuts() -> None:
     assert prompt_seed(0, "task", "1") == prompt_seed(0, "task", "1")
     assert len({prompt_seed(0, "task", "1"), prompt_seed(1, "task", "1"), prompt_seed(0, "task", "2")}) == 3
-    assert cut_at("a b", []) == "a b"
-    assert cut_at("a. b", [".", "a"]) == ""
+    assert cut_at_stop("a b", []) == "a b"
+    assert cut_at_stop("a. b", [".", "a"]) == ""
 
 
 def test_a_recipe_says_how_prompts_are_answered(

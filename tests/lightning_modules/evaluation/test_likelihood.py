@@ -1,6 +1,5 @@
 """Rank classification: the log-likelihoods of one forward per option, from one forward for all of them."""
 
-import doctest
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,16 +29,16 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from crosstask.datamodules.evaluation import options as datamodule_candidates
-from crosstask.datamodules.evaluation import prompt_loader as evaluation
-from crosstask.datamodules.evaluation.options import option_problem, tokenize_options
+from crosstask.datamodules.evaluation.option_trees import common_prefix, tokenize_options
+from crosstask.datamodules.evaluation.options import option_problem
 from crosstask.datamodules.rendering.tokenization import tokenize_joint, tokenize_pair
 from crosstask.datamodules.schema import Prompt
 from crosstask.lightning_modules.attention import backends as attention_backends
 from crosstask.lightning_modules.attention import document_attention as attention
 from crosstask.lightning_modules.attention.document_attention import document_attention
 from crosstask.lightning_modules.attention.documents import Documents
-from crosstask.lightning_modules.evaluation.likelihood import Choice, option_scores, score_options
+from crosstask.lightning_modules.evaluation.likelihood import score_options
+from crosstask.lightning_modules.evaluation.option_scores import Choice, option_scores
 
 SMALL: dict[str, Any] = {
     "vocab_size": 700,
@@ -121,7 +120,7 @@ def _one(model: PreTrainedModel, tokenizer: Any, prompt: Prompt) -> float:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_candidates_score_as_with_one_forward_each(name: str, tokenizer: Any) -> None:
+def test_options_score_as_with_one_forward_each(name: str, tokenizer: Any) -> None:
     model = build(name)
     scores = [each.sum for each in score_options(model, tokenizer, PROMPTS, OPTIONS)]
     assert model.training
@@ -149,7 +148,7 @@ def test_one_forward_serves_all_prompts_and_their_tokens_are_read_once(name: str
     assert logits[0][-2] == sum(bool(group) for group in documents) + sum(own)
 
 
-def test_a_long_prompt_loses_the_same_beginning_for_all_candidates(tokenizer: Any) -> None:
+def test_a_long_prompt_loses_the_same_beginning_for_all_options(tokenizer: Any) -> None:
     model = build("llama")
     prompts, options = ["one two three four five six seven eight " * 4], [["nine", "nine hundred"]]
     documents = tokenize_options(tokenizer, prompts, options, pair=False)[0]
@@ -178,18 +177,18 @@ def test_scores_are_those_of_their_definitions(tokenizer: Any) -> None:
     for got, a, b in zip(pmi, given, alone, strict=True):
         assert got is not None
         assert list(got) == pytest.approx([x - y for x, y in zip(a, b, strict=True)], abs=1e-10)
-    with pytest.raises(ValueError, match="pmi compares with an unconditional prompt"):
+    with pytest.raises(ValueError, match="pmi needs an unconditional prompt"):
         option_scores([-1.0], [1], ["a"]).best("pmi")
 
 
 def test_of_equal_scores_the_first_is_chosen_and_the_tie_is_told() -> None:
     assert option_scores([-2.0, -1.0, -1.0], [1, 1, 1], ["a", "b", "c"]).best() == Choice(1, True)
     assert option_scores([-1.0], [1], ["a"]).best() == Choice(0, False)
-    with pytest.raises(ValueError, match="no option to choose from"):
+    with pytest.raises(ValueError, match="no options to choose from"):
         option_scores([], [], []).best()
 
 
-def test_without_eos_a_candidate_is_not_worse_for_going_on(tokenizer: Any) -> None:
+def test_without_eos_an_option_is_not_penalized_for_a_longer_continuation(tokenizer: Any) -> None:
     """What another harness scores: the option's own tokens."""
     model = build("gpt2")
     (with_eos,) = score_options(model, tokenizer, ["2 and 3 is"], [["5", "five"]])
@@ -204,12 +203,12 @@ def joint_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="</s>")
 
 
-def test_a_token_over_the_joint_is_scored_with_its_candidate() -> None:
+def test_a_token_over_the_joint_is_scored_with_its_option() -> None:
     tokenizer = joint_tokenizer()
     (documents,) = tokenize_options(tokenizer, ["xa"], [["b", "c"]], pair=False)
     assert [document.input_ids.tolist() for document in documents] == [[1, 6, 4, 0], [1, 2, 7, 0]]
     assert [document.n_source for document in documents] == [1, 2]
-    assert datamodule_candidates.common_prefix(documents) == 1
+    assert common_prefix(documents) == 1
     model = build("llama")
     (scores,) = score_options(model, tokenizer, ["xa  "], [["b", "c "]])  # spaces at the joint do not count
     assert list(scores.sum) == pytest.approx(one_forward_each(model, tokenizer, ["xa"], [["b", "c"]])[0], abs=1e-10)
@@ -222,7 +221,7 @@ def test_a_token_over_the_joint_is_scored_with_its_candidate() -> None:
         (["a"], [["yes", " "]], "prompt 0: an empty option"),
         (["a", "b"], [["yes"]], "2 prompts and 1 lists"),
         (["  "], [["yes"]], "nothing precedes option 'yes'"),
-        (["a"], [["yes", "one two three four five six seven " * 4]], "a option of .* leaves no room for its prompt"),
+        (["a"], [["yes", "one two three four five six seven " * 4]], "an option of .* leaves no room for its prompt"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(
@@ -232,12 +231,12 @@ def test_what_cannot_be_ranked_is_refused(
         score_options(build("opt"), tokenizer, prompts, options)
 
 
-def test_an_answer_that_is_no_candidate_is_named() -> None:
+def test_an_answer_that_is_no_option_is_named() -> None:
     assert option_problem(["a", "b"], 2) == "the gold answer is missing among the options"
     assert option_problem(["a", "b"], 1) is None
 
 
-def test_candidates_of_the_same_tokens_are_refused() -> None:
+def test_options_of_the_same_tokens_are_refused() -> None:
     tokenizer = joint_tokenizer()
     tokenizer.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Lowercase()
     with pytest.raises(ValueError, match="'c' and 'C' are the same tokens"):
@@ -246,9 +245,9 @@ def test_candidates_of_the_same_tokens_are_refused() -> None:
 
 # --- attention ---
 
-# Rows of 9 columns: a trunk of 3 with branches of 1 and 2 and a lone document of 3; a trunk of 4 with branches of 2, 2
-# and a padding column.
-OFFSETS, BRANCHES = torch.tensor([0, 6, 9, 17, 18]), torch.tensor([0, 3, 4, 6, 9, 13, 15, 17, 18])
+# Rows of 9 columns: a prefix of 3 with continuations of 1 and 2, and a document of 3 without any; a prefix of 4 with
+# continuations of 2 and 2, and a padding column.
+OFFSETS, CONTINUATIONS = torch.tensor([0, 6, 9, 17, 18]), torch.tensor([0, 3, 4, 6, 9, 13, 15, 17, 18])
 
 
 class Layer(torch.nn.Module):
@@ -264,16 +263,16 @@ def dense_mask() -> Tensor:
     return torch.stack([mask[:9, :9], mask[9:, 9:]])[:, None]
 
 
-def test_branches_equal_a_dense_mask_in_outputs_and_gradients() -> None:
+def test_continuations_equal_a_dense_mask_in_outputs_and_gradients() -> None:
     torch.manual_seed(0)
     states = torch.rand(3, 2, 4, 9, 8, dtype=torch.float64, requires_grad=True)
-    documents = Documents(OFFSETS, branch_offsets=BRANCHES)
-    branched, _ = document_attention(Layer(), *states.unbind(), None, documents=documents)
+    documents = Documents(OFFSETS, continuation_offsets=CONTINUATIONS)
+    continued, _ = document_attention(Layer(), *states.unbind(), None, documents=documents)
     dense, _ = document_attention(Layer(), *states.unbind(), dense_mask())
-    torch.testing.assert_close(branched, dense, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(continued, dense, atol=1e-12, rtol=1e-12)
     weights = torch.rand_like(dense)
     for got, expected in zip(
-        torch.autograd.grad((branched * weights).sum(), states),
+        torch.autograd.grad((continued * weights).sum(), states),
         torch.autograd.grad((dense * weights).sum(), states),
         strict=True,
     ):
@@ -306,7 +305,7 @@ def test_two_softmaxes_are_merged_into_one(monkeypatch: pytest.MonkeyPatch, key_
     torch.manual_seed(0)
     query = torch.rand(2, 4, 9, 8, dtype=torch.float64) * 4
     key, value = torch.rand(2, 2, key_heads, 9, 8, dtype=torch.float64).unbind()
-    documents = Documents(OFFSETS, branch_offsets=BRANCHES)
+    documents = Documents(OFFSETS, continuation_offsets=CONTINUATIONS)
     grouped, _ = document_attention(Layer(), query, key, value, None, documents=documents)
     monkeypatch.setattr(attention, "varlen_applies", lambda *_: True)
     monkeypatch.setattr(attention_backends, "varlen_attn", varlen_by_definition)
@@ -316,22 +315,17 @@ def test_two_softmaxes_are_merged_into_one(monkeypatch: pytest.MonkeyPatch, key_
 
 
 @pytest.mark.parametrize(
-    ("branches", "message"),
+    ("starts", "message"),
     [
-        ([0, 3, 4, 9, 13, 18], r"branch_offsets lack the documents' starts \[6, 17\]"),
-        ([0, 3, 3, 4, 6, 9, 13, 15, 17, 18], "trunks and branches hold a token at least"),
+        ([0, 3, 4, 9, 13, 18], r"continuation_offsets lack the documents' starts \[6, 17\]"),
+        ([0, 3, 3, 4, 6, 9, 13, 15, 17, 18], "prefixes and continuations must not be empty"),
     ],
 )
-def test_branches_that_do_not_fit_their_documents_are_refused(branches: list[int], message: str) -> None:
+def test_continuations_that_do_not_fit_their_documents_are_rejected(starts: list[int], message: str) -> None:
     states = torch.rand(2, 4, 9, 8)
-    documents = Documents(OFFSETS, branch_offsets=torch.tensor(branches))
+    documents = Documents(OFFSETS, continuation_offsets=torch.tensor(starts))
     with pytest.raises(ValueError, match=message):
         document_attention(Layer(), states, states, states, None, documents=documents)
-
-
-def test_documented_examples() -> None:
-    for module in (datamodule_candidates, evaluation):
-        assert doctest.testmod(module).failed == 0
 
 
 @pytest.mark.cuda

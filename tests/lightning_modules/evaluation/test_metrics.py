@@ -1,6 +1,5 @@
 """Scores, their gathering, and estimates."""
 
-import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -8,13 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from crosstask.datamodules.rouge import ROUGE_L
 from crosstask.datamodules.schema import EvaluationExample
-from crosstask.lightning_modules.evaluation import answers
-from crosstask.lightning_modules.evaluation.aggregation import own_score, scored_instances
-from crosstask.lightning_modules.evaluation.answers import Answer, degeneration, exact_match, matched_option, token_f1
+from crosstask.lightning_modules.evaluation.aggregation import scored_instances
+from crosstask.lightning_modules.evaluation.answers import Answer
 from crosstask.lightning_modules.evaluation.generation_scores import GenerationScores
-from crosstask.lightning_modules.evaluation.likelihood import option_scores
-from crosstask.lightning_modules.evaluation.metrics import Estimate, bootstrap, bootstrap_by
+from crosstask.lightning_modules.evaluation.option_scores import option_scores
+from crosstask.lightning_modules.evaluation.significance import Estimate, bootstrap
+from crosstask.lightning_modules.evaluation.text_metrics import (
+    degeneration,
+    exact_match,
+    matched_option,
+    score_by_metric,
+    token_f1,
+)
 
 
 def example(number: int, reference: str = "the cat sat") -> EvaluationExample:
@@ -41,6 +47,14 @@ def test_normalization_is_not_applied_before_rouge() -> None:
     """ "it's" is two tokens to ROUGE and one word to exact match."""
     answer = Answer.of(example(0, "it s"), "it's")
     assert (answer.rouge_l, answer.exact_match) == (1.0, False)
+
+
+def test_rouge_is_computed_by_the_requested_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Answer.of(example(0), "the cat", "rouge_score") == Answer.of(example(0), "the cat")
+    monkeypatch.setitem(ROUGE_L, "rouge_score", lambda prediction, references: 0.125)  # type: ignore[arg-type]
+    assert Answer.of(example(0), "the cat", "rouge_score").rouge_l == 0.125
+    scores = option_scores([-1.0, -2.0], [1, 1], ["a", "b"])
+    assert Answer.chosen(choice(0, ("a", "b"), 0), scores, 0, False, "rouge_score").rouge_l == 0.125
 
 
 @pytest.mark.parametrize(
@@ -107,21 +121,17 @@ def test_means_are_over_examples_that_have_the_score() -> None:
 
 
 def test_a_task_is_scored_by_its_own_metric() -> None:
-    assert own_score("rouge_l", 0.3, 1.0, token_f1=0.4, accuracy=0.0) == 0.3
-    assert own_score("token_f1", 0.3, 1.0, token_f1=0.4) == 0.4
-    assert own_score("accuracy", 0.3, 1.0) == 1.0  # no options: whether the text is right
+    assert score_by_metric("rouge_l", 0.3, 1.0, token_f1=0.4, accuracy=0.0) == 0.3
+    assert score_by_metric("token_f1", 0.3, 1.0, token_f1=0.4) == 0.4
+    assert score_by_metric("accuracy", 0.3, 1.0) == 1.0  # no options: whether the text is right
     with pytest.raises(ValueError, match="token_f1, and its answers have none"):
-        own_score("token_f1", 0.3, 1.0)
+        score_by_metric("token_f1", 0.3, 1.0)
 
     signs = choice(0, ("<", ">"), 0)._replace(metric="accuracy")
     metric = GenerationScores()
     metric.update([Answer.of(signs, ">")])  # which exact match takes for "<": both are punctuation
     (instance,) = scored_instances(metric.compute(), [signs])
     assert (instance.exact_match, instance.score) == (1.0, 0.0)
-
-
-def test_documented_examples() -> None:
-    assert doctest.testmod(answers).failed == 0
 
 
 def test_an_example_answered_twice_counts_once() -> None:
@@ -143,6 +153,7 @@ def test_no_answer_at_all_is_no_error() -> None:
 
 SCRIPT = """
 import sys, torch.distributed as dist
+from crosstask.datamodules.rouge import ROUGE_L
 from crosstask.datamodules.schema import EvaluationExample
 from crosstask.lightning_modules.evaluation.answers import Answer
 from crosstask.lightning_modules.evaluation.generation_scores import GenerationScores
@@ -181,11 +192,6 @@ def test_the_interval_is_that_of_the_normal_approximation_where_it_holds() -> No
     half_width = 1.96 * values.std() / np.sqrt(2000)
     assert estimate.low == pytest.approx(values.mean() - half_width, abs=0.1 * half_width)
     assert estimate.high == pytest.approx(values.mean() + half_width, abs=0.1 * half_width)
-
-
-def test_groups_are_pooled() -> None:
-    estimates = bootstrap_by(np.array([1.0, 0.0, 1.0, 1.0]), ["a", "b", "a", "b"])
-    assert [(group, e.mean, e.count) for group, e in estimates.items()] == [("a", 1.0, 2), ("b", 0.5, 2)]
 
 
 def test_scores_keep_their_digits() -> None:

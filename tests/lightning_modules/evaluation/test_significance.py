@@ -6,13 +6,12 @@ import pytest
 from crosstask.lightning_modules.evaluation.aggregation import ScoredInstance, columns, selection_score, task_scores
 from crosstask.lightning_modules.evaluation.significance import (
     Resampling,
+    average_runs,
     difference,
     interval,
-    mean_instances,
     paired_differences,
     require_single,
     seed_interval,
-    t_quantile,
 )
 
 
@@ -24,8 +23,10 @@ def instances(task: str, scores: list[float], category: str = "c", shots: int = 
 
 
 @pytest.mark.parametrize(("degrees", "quantile"), [(1, 12.7062), (2, 4.3027), (7, 2.3646), (30, 2.0423), (500, 1.9647)])
-def test_quantiles_are_those_of_the_printed_tables(degrees: int, quantile: float) -> None:
-    assert t_quantile(0.975, degrees) == pytest.approx(quantile, abs=5e-5)
+def test_the_interval_over_runs_takes_the_printed_quantiles_of_student_s_t(degrees: int, quantile: float) -> None:
+    means = np.linspace(0, 1, degrees + 1)
+    estimate = seed_interval(means.tolist(), count=1)
+    assert estimate.high - estimate.mean == pytest.approx(quantile * means.std(ddof=1) / (degrees + 1) ** 0.5, rel=2e-5)
 
 
 def test_the_interval_over_runs() -> None:
@@ -33,7 +34,7 @@ def test_the_interval_over_runs() -> None:
     assert found.mean == pytest.approx(0.5)
     assert found.high - found.mean == pytest.approx(4.3027 * 0.1 / 3**0.5, abs=1e-5)
     assert (found.count, found.runs) == (100, (0.4, 0.5, 0.6))
-    with pytest.raises(ValueError, match="two at least, got 1"):
+    with pytest.raises(ValueError, match="at least two runs, got 1"):
         seed_interval([0.4], count=1)
 
 
@@ -84,7 +85,7 @@ def test_pairs_are_the_instances_that_both_systems_answered() -> None:
 
 
 def test_repeated_runs_are_averaged_on_what_they_share() -> None:
-    (row,) = mean_instances([instances("t", [0.5, 1.0]), instances("t", [1.0])])
+    (row,) = average_runs([instances("t", [0.5, 1.0]), instances("t", [1.0])])
     assert (row.id, row.score, row.rouge_l) == ("0", 0.75, 0.75)
 
 

@@ -228,9 +228,9 @@ def test_what_cannot_be_planned_is_said() -> None:
         layout_of(trainer, devices=None, fused=False)
     with pytest.raises(ValueError, match="no plan can be made for the strategy xla"):
         layout_of(trainer, devices=8, fused=False)
-    data = {"rows_per_step": 8, "row_length": 16}
+    rows = {"per_step": 8, "length": 16}
     with pytest.raises(ValueError, match="3 replicas x 2 accumulated"):
-        step_shape(data, {"accumulate_grad_batches": 2}, Layout("ddp", 3), targets=0.1)
+        step_shape(rows, {"accumulate_grad_batches": 2}, Layout("ddp", 3), targets=0.1)
     with pytest.raises(ValueError, match="cannot be divided into tensor_parallel_size = 2"):
         memory(Layout("sharded", 3, tensor_parallel=2), SHAPE)
 
@@ -260,8 +260,8 @@ def recipe(folder: Path, toybench: Path, width: int) -> Path:
             "default_root_dir": str(folder),
             "callbacks": [{"class_path": "held_bytes.HeldBytes", "init_args": {"file": ""}}],
         },
-        "model": {"class_path": "InstructionTuningModule", "init_args": {"config": model, "warmup_steps": 1}},
-        "data": tuning_data(toybench, folder / "store", rows_per_step=2),
+        "model": {"class_path": "InstructionTuningModule", "init_args": {"config": model, "optimizer": {"warmup": 1}}},
+        "data": tuning_data(toybench, folder / "store", rows={"per_step": 2}),
     }
     path = folder / f"{width}.yaml"
     path.write_text(yaml.safe_dump(contents))

@@ -5,14 +5,11 @@ import pytest
 
 from crosstask.callbacks.report.selection_table import by_size
 from crosstask.datamodules.scoring.samples import Sample
-from crosstask.lightning_modules.scoring.selection import (
-    Responses,
-    choices,
-    correctness_votes,
+from crosstask.lightning_modules.scoring.selection import ScoredResponses, choices, correctness_votes, preference_votes
+from crosstask.lightning_modules.scoring.selection_scores import (
     mean_calibration_error,
-    preference_votes,
+    quality_of_choices,
     selection_table,
-    worth,
 )
 
 REFERENCE = ["the red cat sat"]
@@ -26,9 +23,11 @@ SAMPLES = [  # ROUGE-L: 1 of 1 and of 4 words: 0.4; 0.4; 1.0; 0.0; 0.857...
 SCORES = [0.1, 0.2, 0.9, -0.3, 0.8]
 
 
-def responses(task: str = "t", example: str = "1", scores: list[float] = SCORES) -> Responses:
+def responses(task: str = "t", example: str = "1", scores: list[float] = SCORES) -> ScoredResponses:
     values = np.array(scores)
-    return Responses.of(task, example, SAMPLES, REFERENCE, {"scorer": values}, {"scored": correctness_votes(values)})
+    return ScoredResponses.of(
+        task, example, SAMPLES, REFERENCE, {"scorer": values}, {"scored": correctness_votes(values)}
+    )
 
 
 def test_every_method_chooses_as_worked_out_by_hand() -> None:
@@ -47,7 +46,7 @@ def test_every_method_chooses_as_worked_out_by_hand() -> None:
 
 
 def test_what_a_choice_is_worth() -> None:
-    found = worth(responses())
+    found = quality_of_choices(responses())
     quality = [0.4, 0.4, 1.0, 0.0, 6 / 7]
     np.testing.assert_allclose(responses().quality, quality)
     assert found["oracle"] == found["scorer"] == 1.0
@@ -80,7 +79,7 @@ def test_the_table_is_a_mean_over_tasks_and_its_gaps_are_shares() -> None:
 def test_fewer_samples_are_those_of_one_decoding() -> None:
     one = responses().restricted(1)
     assert [sample.response for sample in one.samples] == ["Red."]
-    assert worth(one)["scorer"] == pytest.approx(0.4)
+    assert quality_of_choices(one)["scorer"] == pytest.approx(0.4)
     assert len(responses().restricted(2).samples) == 2
     with pytest.raises(ValueError, match="t 1 has 2 nucleus samples, and 3 are sampled for"):
         responses().restricted(3)
@@ -88,24 +87,24 @@ def test_fewer_samples_are_those_of_one_decoding() -> None:
 
 def test_of_several_generators_each_gives_as_many() -> None:
     pooled = [sample._replace(decoding=f"{name} {sample.decoding}") for name in "ab" for sample in SAMPLES]
-    two = Responses.of("t", "1", pooled, REFERENCE).restricted(1)
+    two = ScoredResponses.of("t", "1", pooled, REFERENCE).restricted(1)
     assert [sample.decoding for sample in two.samples] == ["a nucleus", "b nucleus"]
-    assert list(by_size([Responses.of("t", "1", pooled, REFERENCE)], [2, 3, 0, 99])) == ["2", "10"]
+    assert list(by_size([ScoredResponses.of("t", "1", pooled, REFERENCE)], [2, 3, 0, 99])) == ["2", "10"]
 
 
 def test_a_black_box_has_no_likelihood_and_an_unscored_file_no_scorer() -> None:
     unknown = [sample._replace(log_likelihood=None) for sample in SAMPLES]
-    methods = worth(Responses.of("t", "1", unknown, REFERENCE))
+    methods = quality_of_choices(ScoredResponses.of("t", "1", unknown, REFERENCE))
     assert not {"scorer", "self-score, sum", "self-score, mean"} & set(methods)
     assert "minimum Bayes risk" in methods
-    table = selection_table([Responses.of("t", "1", unknown, REFERENCE), responses()])
+    table = selection_table([ScoredResponses.of("t", "1", unknown, REFERENCE), responses()])
     assert "scorer" not in table.methods
     assert table.recovered == table.spearman == {}
 
 
 def test_an_empty_answer_is_never_the_most_likely() -> None:
     samples = [Sample("", "m", "beam", 0), *SAMPLES]
-    assert worth(Responses.of("t", "1", samples, REFERENCE))["self-score, sum"] == pytest.approx(0.4)
+    assert quality_of_choices(ScoredResponses.of("t", "1", samples, REFERENCE))["self-score, sum"] == pytest.approx(0.4)
 
 
 def test_several_scorers_stand_side_by_side() -> None:
@@ -113,7 +112,7 @@ def test_several_scorers_stand_side_by_side() -> None:
     reward = np.array([0.0, 0.0, 0.0, 0.0, 2.0])
     votes = {"scored": correctness_votes(np.array(SCORES)), "reward": preference_votes(reward)}
     np.testing.assert_allclose(votes["reward"], np.array([1, 1, 1, 1, np.e**2]) / (4 + np.e**2))
-    found = Responses.of("t", "1", SAMPLES, REFERENCE, {"scorer": np.array(SCORES), "reward": reward}, votes)
+    found = ScoredResponses.of("t", "1", SAMPLES, REFERENCE, {"scorer": np.array(SCORES), "reward": reward}, votes)
     chosen = choices(found)
     assert {name: chosen[name] for name in ("scorer", "reward", "self-consistency, reward")} == {
         "scorer": 2,
@@ -125,32 +124,34 @@ def test_several_scorers_stand_side_by_side() -> None:
     assert list(table.spearman) == ["scorer", "reward"]
     for name in ("beam", "oracle", "self-consistency"):
         with pytest.raises(ValueError, match=f"cannot be called '{name}', which is another row"):
-            Responses.of("t", "1", SAMPLES, REFERENCE, {name: reward})
+            ScoredResponses.of("t", "1", SAMPLES, REFERENCE, {name: reward})
 
 
 def test_the_calibration_error_of_tasks_is_a_mean_over_tasks() -> None:
     """Quality 0.4 0.4 1 0 6/7, of which the bins 0.0 to 0.1 and 0.9 to 1.0 hold what is expected to be 0 and 1."""
     expected = np.array([0.0, 0.0, 1.0, 0.0, 1.0])
-    one = Responses.of("t", "1", SAMPLES, REFERENCE, votes={"scored": expected})
+    one = ScoredResponses.of("t", "1", SAMPLES, REFERENCE, votes={"scored": expected})
     perfect = one._replace(task="u", votes={"scored": one.quality})
     error = (0.8 + 1 / 7) / 5
     assert mean_calibration_error([one, one], "scored") == pytest.approx(error)
     assert mean_calibration_error([one, one, perfect], "scored") == pytest.approx(error / 2)
 
 
-def test_scores_that_give_nothing_a_chance_leave_all_candidates_equal() -> None:
+def test_scores_that_give_nothing_a_chance_leave_all_responses_equal() -> None:
     below = responses(scores=[-1.0] * 5)
     assert choices(below)["self-consistency, scored"] == choices(below)["self-consistency"]
 
 
-def test_one_candidate_is_everyones_choice() -> None:
-    assert set(choices(Responses.of("t", "1", SAMPLES[:1], REFERENCE, {"scorer": np.array([0.5])})).values()) == {0}
+def test_one_response_is_everyones_choice() -> None:
+    assert set(choices(ScoredResponses.of("t", "1", SAMPLES[:1], REFERENCE, {"scorer": np.array([0.5])})).values()) == {
+        0
+    }
 
 
-def test_bad_candidates_are_refused() -> None:
+def test_bad_responses_are_refused() -> None:
     with pytest.raises(ValueError, match="t 1 has no responses"):
-        Responses.of("t", "1", [], REFERENCE)
+        ScoredResponses.of("t", "1", [], REFERENCE)
     with pytest.raises(ValueError, match="t 1 has 5 responses and 1 scores"):
-        Responses.of("t", "1", SAMPLES, REFERENCE, {"scorer": np.array([0.5])})
+        ScoredResponses.of("t", "1", SAMPLES, REFERENCE, {"scorer": np.array([0.5])})
     with pytest.raises(ValueError, match="no example has responses"):
         selection_table([])

@@ -1,0 +1,341 @@
+"""Batches of an evaluation set: options to rank, prompts to generate from, and packed rows for the loss.
+
+Every example is evaluated exactly once over all replicas, and every replica has equally many batches, since sharded
+strategies need every replica in every forward. A replica that runs out of examples gets batches that score nothing.
+"""
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from ..packing.best_fit import Packing, one_per_row
+from ..packing.budget_batches import budget_batches
+from ..packing.collate import CausalRows, RowBatch, RowKind, Seq2SeqRows
+from ..packing.replicas import Replicas
+from ..rendering.tokenization import tokenize_sources, tokenizer_fingerprint
+from ..schema import EvaluationExample, PromptBatch, TokenizedExample
+from ..storage.preparation import Preparation
+from .evaluation_set import EvaluationSet
+from .evaluation_settings import Evaluation
+from .option_batches import CausalOptionRows, OptionBatch, OptionRows, RankedExample, Seq2SeqOptionRows
+from .option_trees import OptionTree, tokenize_options, tree_columns
+from .options import OptionRanking
+
+
+@dataclass(frozen=True)
+class EvaluationLoaders:
+    """Builds the dataloaders of an evaluation set; one instance serves every stage.
+
+    Args:
+        preparation: Turns examples into documents; holds the tokenizer.
+        packing: How documents share rows.
+        row_length: Columns of a row; for an encoder-decoder model, of its encoder's rows.
+        target_length: Columns of a decoder row; None for a decoder-only model.
+        evaluation: How prompts are evaluated.
+    """
+
+    preparation: Preparation
+    packing: Packing
+    row_length: int
+    target_length: int | None
+    evaluation: Evaluation
+
+    @property
+    def longest_source(self) -> int:
+        """Most tokens of a prompt."""
+        return longest_source(self.row_length, self.target_length, self.evaluation.max_new_tokens)
+
+    @property
+    def row_kind(self) -> CausalRows | Seq2SeqRows:
+        """Layout of packed training and loss rows."""
+        pad = self.preparation.tokenizer.pad_token_id
+        if self.target_length is None:
+            return CausalRows(self.row_length, pad)
+        return Seq2SeqRows(self.row_length, self.target_length, pad)
+
+    @property
+    def option_rows(self) -> OptionRows:
+        """Layout of rows with options; ``one_per_row`` is for models without document attention."""
+        pad, packed = self.preparation.tokenizer.pad_token_id, self.packing is not one_per_row
+        if self.target_length is None:
+            return CausalOptionRows(pad, self.row_length, self.row_length, packed)
+        return Seq2SeqOptionRows(pad, self.row_length, self.target_length, packed)
+
+    def loader(self, examples: EvaluationSet, replicas: Replicas, skip: Collection[int]) -> "ChainedLoader":
+        """Examples with options to rank, if there is a ranking, then prompts to generate from; the longest first.
+
+        Args:
+            examples: The stage's examples.
+            replicas: Position of this process among those that evaluate.
+            skip: Numbers of examples that need no evaluation, read whenever iteration begins.
+        """
+        ranking = self.evaluation.ranking
+        if ranking is None:
+            return ChainedLoader(self._prompt_loader(examples, replicas, skip))
+        ranked = self._option_loader(examples.part(options=True), ranking, replicas, skip)
+        return ChainedLoader(ranked, self._prompt_loader(examples.part(options=False), replicas, skip))
+
+    def loss_loader(self, examples: EvaluationSet, replicas: Replicas) -> "RowLoader":
+        """The stage's documents in packed rows, for the loss on their targets."""
+        documents = self.preparation.tokenize(examples.prompts)
+        budget = self.evaluation.batch_tokens
+        return RowLoader(documents, kind=self.row_kind, packing=self.packing, budget=budget, replicas=replicas)
+
+    def fingerprint(self, examples: EvaluationSet) -> dict[str, str]:
+        """Digests and settings that decide the prompts of a stage and their batches."""
+        evaluation = self.evaluation
+        lengths = (evaluation.max_new_tokens, evaluation.batch_tokens, self.row_length, self.target_length)
+        return {
+            "prompts": hashlib.sha256(repr(examples.examples).encode()).hexdigest(),
+            "tokenizer": tokenizer_fingerprint(self.preparation.tokenizer),
+            "batches": repr((*lengths, self.packing.__name__, self.preparation.bos, evaluation.ranking)),
+        }
+
+    def _option_loader(
+        self, examples: EvaluationSet, ranking: OptionRanking, replicas: Replicas, skip: Collection[int]
+    ) -> "OptionLoader":
+        tokenizer, pair = self.preparation.tokenizer, self.target_length is not None
+        tokenize = partial(tokenize_options, tokenizer, pair=pair, bos=self.preparation.bos, eos=ranking.eos)
+        options = [example.options for example in examples.examples]
+        documents = tokenize([prompt.source for prompt in examples.prompts], options)
+        unconditional: dict[str, TokenizedExample] = {}
+        if ranking.unconditional is not None:
+            texts = list(dict.fromkeys(option.strip() for group in options for option in group))
+            tokenized = tokenize([ranking.unconditional] * len(texts), [[text] for text in texts])
+            unconditional = {text: document for text, [document] in zip(texts, tokenized, strict=True)}
+        if cut := sum(self.option_rows.cuts(group) for group in documents):
+            rank_zero_info(f"{cut} of {len(documents)} prompts to rank lose their beginning")
+        return OptionLoader(
+            examples.examples,
+            documents,
+            rows=self.option_rows,
+            budget=self.evaluation.batch_tokens,
+            replicas=replicas,
+            unconditional=unconditional,
+            skip=skip,
+        )
+
+    def _prompt_loader(self, examples: EvaluationSet, replicas: Replicas, skip: Collection[int]) -> "PromptLoader":
+        tokenizer = self.preparation.tokenizer
+        longest = self.longest_source
+        texts = [prompt.source for prompt in examples.prompts]
+        sources = tokenize_sources(tokenizer, texts, pair=bool(self.target_length), bos=self.preparation.bos)
+        if cut := sum(len(source) > longest for source in sources):
+            rank_zero_info(f"{cut} of {len(sources)} prompts lose their beginning to {longest} tokens")
+        return PromptLoader(
+            [source[-longest:] for source in sources],
+            examples.examples,
+            pad_token_id=tokenizer.pad_token_id,
+            pad_left=self.target_length is None,
+            max_new_tokens=self.evaluation.max_new_tokens,
+            budget=self.evaluation.batch_tokens,
+            replicas=replicas,
+            skip=skip,
+        )
+
+
+def longest_source(row_length: int, target_length: int | None, max_new_tokens: int) -> int:
+    """Most tokens of a prompt: a decoder-only model's prompt shares its row with the answer.
+
+    Raises:
+        ValueError: Nothing is left for the prompt.
+    """
+    room = row_length if target_length else row_length - max_new_tokens
+    if room < 1:
+        raise ValueError(
+            f"rows.length = {row_length} leaves no room for a prompt beside evaluation.max_new_tokens = "
+            f"{max_new_tokens}"
+        )
+    return room
+
+
+def without_skipped(
+    batches: Sequence[list[int]], examples: Sequence[EvaluationExample], skip: Collection[int]
+) -> list[list[int]]:
+    """Whole batches, without those whose examples' numbers are all in `skip`."""
+    return [batch for batch in batches if not all(examples[i].number in skip for i in batch)]
+
+
+class PromptLoader:
+    """One replica's batches of prompts to generate from.
+
+    A batch that scores nothing repeats one prompt and lists no examples.
+
+    Args:
+        sources: Token ids of each prompt.
+        examples: The example of each prompt.
+        pad_token_id: Fills rows up to the longest of their batch.
+        pad_left: Whether padding comes before the prompt (decoder-only) or after it.
+        max_new_tokens: Most tokens of a generated answer.
+        budget: Most tokens of a batch, generated ones included.
+        replicas: Position of this process among those that evaluate.
+        skip: Numbers of examples that need no evaluation, read whenever iteration begins.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Sequence[int]],
+        examples: Sequence[EvaluationExample],
+        *,
+        pad_token_id: int,
+        pad_left: bool,
+        max_new_tokens: int,
+        budget: int,
+        replicas: Replicas,
+        skip: Collection[int] = (),
+    ) -> None:
+        self.sources, self.examples, self.replicas, self.skip = sources, examples, replicas, skip
+        self.pad_token_id, self.pad_left, self.max_new_tokens = pad_token_id, pad_left, max_new_tokens
+        self._batches = budget_batches([len(source) + max_new_tokens for source in sources], budget, padded=True)
+
+    def __len__(self) -> int:
+        return len(self._share())
+
+    def __iter__(self) -> Iterator[PromptBatch]:
+        for batch in self._share():
+            yield self._collate(batch or [0], tuple(self.examples[i] for i in batch))
+
+    def _share(self) -> list[list[int]]:
+        return self.replicas.equal_share(without_skipped(self._batches, self.examples, self.skip))
+
+    def _collate(self, batch: Sequence[int], examples: tuple[EvaluationExample, ...]) -> PromptBatch:
+        input_ids, mask = pad_prompts([self.sources[i] for i in batch], self.pad_token_id, left=self.pad_left)
+        return PromptBatch(input_ids, mask, examples, self.max_new_tokens)
+
+
+def pad_prompts(sources: Sequence[Sequence[int]], pad_token_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Prompts as (input_ids, attention_mask), int64 [B, L], padded on one side to the longest of them."""
+    longest = max(map(len, sources))
+    input_ids = torch.full((len(sources), longest), pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    for r, source in enumerate(sources):
+        columns = slice(longest - len(source), None) if left else slice(None, len(source))
+        input_ids[r, columns] = torch.tensor(source)
+        attention_mask[r, columns] = 1
+    return input_ids, attention_mask
+
+
+class OptionLoader:
+    """One replica's batches of examples with options to rank.
+
+    Batches, and so scores, do not depend on the number of replicas. A batch that scores nothing is a row of padding.
+
+    Args:
+        examples: The examples with their options.
+        documents: Each example's options, from ``tokenize_options``.
+        rows: Layout of the model's rows.
+        budget: Most tokens of a batch; a larger example is a batch by itself.
+        replicas: Position of this process among those that evaluate.
+        unconditional: Each option's document after the unconditional prompt, by the option's text; empty without one.
+        skip: Numbers of examples that need no evaluation, read whenever iteration begins.
+
+    Raises:
+        ValueError: An option is longer than the model reads; names its task and example.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[EvaluationExample],
+        documents: Sequence[Sequence[TokenizedExample]],
+        *,
+        rows: OptionRows,
+        budget: int,
+        replicas: Replicas,
+        unconditional: Mapping[str, TokenizedExample] | None = None,
+        skip: Collection[int] = (),
+    ) -> None:
+        self.examples, self.rows, self.replicas, self.skip = examples, rows, replicas, skip
+        self.trees = [_trees(rows, *pair) for pair in zip(examples, documents, strict=True)]
+        self.unconditional = {text: rows.trees([document]) for text, document in (unconditional or {}).items()}
+        self._batches = budget_batches([tree_columns(trees) for trees in self.trees], budget)
+
+    def __len__(self) -> int:
+        return len(self._share())
+
+    def __iter__(self) -> Iterator[OptionBatch]:
+        return map(self._collate, self._share())
+
+    def _share(self) -> list[list[int]]:
+        return self.replicas.equal_share(without_skipped(self._batches, self.examples, self.skip))
+
+    def _collate(self, batch: Sequence[int]) -> OptionBatch:
+        examples = [self.examples[i] for i in batch]
+        texts = [tuple(option.strip() for option in example.options) for example in examples]
+        n_options = sum(map(len, texts))
+        unconditional = dict.fromkeys(text for group in texts for text in group if self.unconditional)
+        place_of = {text: n_options + place for place, text in enumerate(unconditional)}
+        ranked, first = [], 0
+        for example, group in zip(examples, texts, strict=True):
+            ranked.append(RankedExample(example, first, tuple(place_of[text] for text in group if place_of)))
+            first += len(group)
+        trees = [*(self.trees[i] for i in batch), *(self.unconditional[text] for text in unconditional)]
+        return self.rows.collate(trees, ranked)
+
+
+def _trees(rows: OptionRows, example: EvaluationExample, documents: Sequence[TokenizedExample]) -> list[OptionTree]:
+    try:
+        return rows.trees(documents)
+    except ValueError as error:
+        raise ValueError(f"task {example.task}, example {example.id!r}: {error}") from error
+
+
+class RowLoader:
+    """One replica's documents in packed rows, for the loss over all of them.
+
+    A batch that scores nothing holds padding alone, and no target.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[TokenizedExample],
+        *,
+        kind: RowKind,
+        packing: Packing,
+        budget: int,
+        replicas: Replicas,
+    ) -> None:
+        self.documents, self.kind = documents, kind
+        lengths = np.array([len(document.input_ids) for document in documents])
+        n_sources = np.array([document.n_source for document in documents])
+        self._targets = int(kind.target_counts(lengths, n_sources).sum())
+        packed = packing(kind.sizes(lengths, n_sources), kind.capacity, np.random.default_rng(0))
+        rows = [packed.row(r).tolist() for r in range(len(packed))]
+        rows_per_batch = max(budget // kind.columns, 1)
+        batches = [rows[i : i + rows_per_batch] for i in range(0, len(rows), rows_per_batch)]
+        self._batches = [batch or [[]] for batch in replicas.equal_share(batches)]
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[RowBatch]:
+        for batch in self._batches:
+            rows = [[self.documents[i] for i in row] for row in batch]
+            yield self.kind.collate(rows, step_targets=self._targets)
+
+
+class SizedLoader(Protocol):
+    """A loader that knows its number of batches."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+class ChainedLoader:
+    """The batches of several loaders, one loader after another."""
+
+    def __init__(self, *loaders: SizedLoader) -> None:
+        self.loaders = loaders
+
+    def __len__(self) -> int:
+        return sum(map(len, self.loaders))
+
+    def __iter__(self) -> Iterator[Any]:
+        for loader in self.loaders:
+            yield from loader

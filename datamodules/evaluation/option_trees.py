@@ -1,0 +1,184 @@
+"""Option trees: the documents of one prompt's options, with their common beginning kept once.
+
+Every option makes the document that it would make in training, so that its score is what training would give it
+(OPT-IML ranks by the sum of the target's log-likelihoods, eos included). What the documents of one prompt have in
+common becomes a trunk, and the rest of each becomes a branch::
+
+    source  "Is the sky blue? Answer:"         trunk     Is the sky blue ? Answer :
+    options "yes" "not at all"                 branches                           | yes | not at all
+    scored                                     yes </s>, and: not at all </s>
+
+The last token of an option is only predicted, so no branch holds it; an option of one token has no branch at all.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from ..rendering.tokenization import tokenize_joint, tokenize_pair
+from ..schema import Prompt, TokenizedExample
+
+Ids = NDArray[np.int64]
+
+
+def tokenize_options(
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    options: Sequence[Sequence[str]],
+    *,
+    pair: bool,
+    bos: bool = False,
+    eos: bool = True,
+    joint: str = " ",
+) -> list[list[TokenizedExample]]:
+    """Documents of every prompt's options, tokenized as training examples are.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        sources: Prompts.
+        options: Texts of each prompt's options.
+        pair: Whether source and option are tokenized separately, for an encoder-decoder model.
+        bos: Whether a decoder-only document begins with the bos token.
+        eos: Whether an option ends in the eos token; without it, a longer continuation costs nothing.
+        joint: Text between a decoder-only model's prompt and an option.
+
+    Raises:
+        ValueError: Two options of a prompt are the same tokens, or an option has no token before it.
+    """
+    prompts = [Prompt(source, text.strip()) for source, texts in zip(sources, options, strict=True) for text in texts]
+    if not prompts:
+        return [[] for _ in sources]
+    documents = tokenize_pair(tokenizer, prompts) if pair else tokenize_joint(tokenizer, prompts, bos=bos, joint=joint)
+    if not eos:
+        documents = [document._replace(input_ids=document.input_ids[:-1]) for document in documents]
+    remaining = iter(documents)
+    grouped = [[next(remaining) for _ in texts] for texts in options]
+    for source, texts, group in zip(sources, options, grouped, strict=True):
+        _check_documents(source, texts, group)
+    return grouped
+
+
+def _check_documents(source: str, texts: Sequence[str], documents: Sequence[TokenizedExample]) -> None:
+    first_seen: dict[bytes, str] = {}
+    for text, document in zip(texts, documents, strict=True):
+        if document.n_source < 1:
+            raise ValueError(
+                f"nothing precedes option {text!r} of the prompt {source[-40:]!r}, so its first token has no "
+                "likelihood: give a prompt, or documents that begin with bos"
+            )
+        if (other := first_seen.setdefault(document.input_ids.tobytes(), text)) is not text:
+            raise ValueError(f"duplicate options: {other!r} and {text!r} are the same tokens to this tokenizer")
+
+
+class OptionTree(NamedTuple):
+    """C options of one prompt: a trunk and the branches after it.
+
+    Args:
+        trunk: int64 [n], tokens that all options begin with.
+        branches: For each option, int64 tokens to read after the trunk; may be empty.
+        targets: For each option, int64 tokens to score, the last ones of its document.
+    """
+
+    trunk: Ids
+    branches: tuple[Ids, ...]
+    targets: tuple[Ids, ...]
+
+    @property
+    def columns(self) -> int:
+        """Tokens to read."""
+        return len(self.trunk) + sum(map(len, self.branches))
+
+
+def tree_columns(trees: Sequence[OptionTree]) -> int:
+    """Tokens to read for one prompt and its options."""
+    return sum(tree.columns for tree in trees)
+
+
+def causal_trees(documents: Sequence[TokenizedExample], *, longest: int, share: bool = True) -> list[OptionTree]:
+    """The options of one prompt for a decoder-only model: one tree, or a tree for each option.
+
+    Args:
+        documents: Source and option, one document for each option.
+        longest: Most tokens of prompt and option together. A longer prompt loses its beginning, the same for all of
+            its options.
+        share: Whether branches share a trunk, which needs document attention; otherwise each option is a tree.
+
+    Raises:
+        ValueError: An option leaves no room for its prompt.
+    """
+    shared = common_prefix(documents)
+    end = max(len(document.input_ids) for document in documents)
+    if (cut := end - longest) > 0:
+        documents = [_without_beginning(document, cut, longest) for document in documents]
+        shared -= cut
+    if not share or shared < 1:
+        return [_tree([document], len(document.input_ids) - 1) for document in documents]
+    return [_tree(documents, shared)]
+
+
+def _without_beginning(document: TokenizedExample, cut: int, longest: int) -> TokenizedExample:
+    if document.n_source <= cut:
+        raise ValueError(
+            f"an option of {len(document.input_ids) - document.n_source} tokens leaves no room for its prompt: the "
+            f"longest of these options fills all {longest} tokens that are read at once; give longer rows or "
+            "shorter options"
+        )
+    return document._replace(input_ids=document.input_ids[cut:], n_source=document.n_source - cut)
+
+
+def _tree(documents: Sequence[TokenizedExample], shared: int) -> OptionTree:
+    ids = [document.input_ids.astype(np.int64) for document in documents]
+    return OptionTree(
+        trunk=ids[0][:shared],
+        branches=tuple(document_ids[shared:-1] for document_ids in ids),
+        targets=tuple(document_ids[document.n_source :] for document_ids, document in zip(ids, documents, strict=True)),
+    )
+
+
+def common_prefix(documents: Sequence[TokenizedExample]) -> int:
+    """Length of the documents' common prefix, without target tokens and without any document's last token.
+
+    A token at the joint may belong to the source for one option and not for another: a branch then begins with it.
+
+    >>> a, b = TokenizedExample(np.array([5, 6, 7, 1]), 2), TokenizedExample(np.array([5, 6, 7, 8, 1]), 2)
+    >>> common_prefix([a, b])
+    2
+    """
+    limit = min(min(document.n_source, len(document.input_ids) - 1) for document in documents)
+    together = np.stack([document.input_ids[:limit] for document in documents])
+    differs = (together != together[0]).any(axis=0)
+    return int(differs.argmax()) if differs.any() else limit
+
+
+def seq2seq_tree(
+    documents: Sequence[TokenizedExample], *, longest_source: int | None, longest_target: int | None
+) -> OptionTree:
+    """The options of one prompt for an encoder-decoder model: the trunk is the encoder's input.
+
+    A longer source keeps its end, as in training. Every branch begins with a column for the decoder's start token,
+    which ``likelihood.py`` fills in.
+
+    Args:
+        documents: Source and option, one document for each option.
+        longest_source: Most tokens of a source; None for any number.
+        longest_target: Most tokens of an option; None for any number.
+
+    Raises:
+        ValueError: An option is longer than `longest_target`.
+    """
+    targets = tuple(document.input_ids[document.n_source :].astype(np.int64) for document in documents)
+    if longest_target is not None and (over := max(map(len, targets))) > longest_target:
+        raise ValueError(
+            f"an option of {over} tokens exceeds the {longest_target} that a decoder reads at once; "
+            "give a longer target_length or shorter options"
+        )
+    source = documents[0].input_ids[: documents[0].n_source].astype(np.int64)
+    begin = np.zeros(1, dtype=np.int64)
+    return OptionTree(
+        trunk=source[-(longest_source or len(source)) :],
+        branches=tuple(np.concatenate([begin, target[:-1]]) for target in targets),
+        targets=targets,
+    )

@@ -1,0 +1,79 @@
+"""Scores of a prompt's options from their log-likelihoods, and the choice of the best one."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
+
+Score = Literal["sum", "token_mean", "byte_mean", "pmi"]
+"""How options are compared, the four ways of Brown et al. (arXiv 2005.14165, section 2.4): by log-likelihood (as
+OPT-IML), by its mean over tokens or UTF-8 bytes, or by pointwise mutual information with the prompt."""
+
+
+class OptionScores(NamedTuple):
+    """Scores of the C options of one prompt; a higher score is a likelier option.
+
+    Args:
+        sum: Log-likelihoods in nats, including eos if options end in it.
+        token_mean: ``sum`` divided by the number of tokens.
+        byte_mean: ``sum`` divided by the UTF-8 bytes of the option's text.
+        pmi: ``sum`` minus the log-likelihood after the unconditional prompt; None without such a prompt.
+    """
+
+    sum: tuple[float, ...]
+    token_mean: tuple[float, ...]
+    byte_mean: tuple[float, ...]
+    pmi: tuple[float, ...] | None = None
+
+    def by(self, score: Score) -> tuple[float, ...]:
+        """The scores of one kind.
+
+        Raises:
+            ValueError: There is no such kind, or pmi was not computed.
+        """
+        if score not in get_args(Score):
+            raise ValueError(f"options are scored by one of {', '.join(get_args(Score))}, got {score!r}")
+        scores = getattr(self, score)
+        if scores is None:
+            raise ValueError("pmi needs an unconditional prompt, e.g. 'Answer:', and none was given")
+        return scores
+
+    def best(self, score: Score = "sum") -> "Choice":
+        """The option with the highest score; of equal ones the first.
+
+        Raises:
+            ValueError: There is no option, or a score is NaN.
+        """
+        scores = self.by(score)
+        if not scores:
+            raise ValueError("there are no options to choose from")
+        if any(map(math.isnan, scores)):
+            raise ValueError(f"options have no likelihood, got {scores}: the model's logits are not finite")
+        place = max(range(len(scores)), key=scores.__getitem__)
+        return Choice(place, scores.count(scores[place]) > 1)
+
+
+class Choice(NamedTuple):
+    """Place of the chosen option, and whether another one has the same score."""
+
+    place: int
+    tied: bool
+
+
+def option_scores(
+    sums: Sequence[float], lengths: Sequence[int], texts: Sequence[str], unconditional: Sequence[float] | None = None
+) -> OptionScores:
+    """All scores of one prompt's options.
+
+    Args:
+        sums: Log-likelihoods.
+        lengths: Scored tokens.
+        texts: Texts of the options.
+        unconditional: Log-likelihoods after the unconditional prompt.
+    """
+    n_bytes = [len(text.strip().encode()) for text in texts]
+    return OptionScores(
+        sum=tuple(sums),
+        token_mean=tuple(total / length for total, length in zip(sums, lengths, strict=True)),
+        byte_mean=tuple(total / length for total, length in zip(sums, n_bytes, strict=True)),
+        pmi=None if unconditional is None else tuple(a - b for a, b in zip(sums, unconditional, strict=True)),
+    )

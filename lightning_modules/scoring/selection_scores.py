@@ -1,0 +1,121 @@
+"""What selection methods achieve: quality of their choices, averaged over tasks, with intervals."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..evaluation.significance import Difference, Resampling, difference, interval
+from .calibration import calibration_error
+from .ranking_metrics import spearman
+from .selection import ScoredResponses, choices
+
+Values = NDArray[np.float64]
+
+
+def quality_of_choices(responses: ScoredResponses) -> dict[str, float]:
+    """Quality of what each method chooses, of a random choice (the mean), and of the best one (the oracle)."""
+    chosen = {name: float(responses.quality[place]) for name, place in choices(responses).items()}
+    return chosen | {"random": float(responses.quality.mean()), "oracle": float(responses.quality.max())}
+
+
+class SelectionTable(NamedTuple):
+    """What each method is worth: means over instances, then over tasks, as in the paper.
+
+    Args:
+        methods: Their names; single decodings first, the oracle last.
+        mean: float64 [methods], in [0, 1].
+        low: Lower ends of 95% intervals over resampled instances of each task.
+        high: Their upper ends.
+        tasks: float64 [tasks, methods], means of each task, in the order of `names`.
+        names: Of the tasks.
+        instances: How many.
+        best_single: Name of the single decoding with the highest mean.
+        gains: Of each method over the best single decoding, paired by instance.
+        recovered: Share of (oracle less best single decoding) that each scorer gains; NaN without a gap.
+        spearman: Mean over instances of the rank correlation of each scorer and quality, where quality varies; or NaN.
+        rank_correlations: How many instances that is the mean of.
+    """
+
+    methods: list[str]
+    mean: Values
+    low: Values
+    high: Values
+    tasks: Values
+    names: list[str]
+    instances: int
+    best_single: str
+    gains: dict[str, Difference]
+    recovered: dict[str, float]
+    spearman: dict[str, float]
+    rank_correlations: int
+
+
+def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1000, seed: int = 0) -> SelectionTable:
+    """The table of all examples; only methods that every example allows are compared.
+
+    Raises:
+        ValueError: There is no example, or no method is common to all.
+    """
+    if not everything:
+        raise ValueError("no example has responses to select from")
+    rows = [quality_of_choices(responses) for responses in everything]
+    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    names = list(dict.fromkeys(responses.task for responses in everything))
+    values = np.array([[row[name] for name in shared] for row in rows])
+    places = [[i for i, responses in enumerate(everything) if responses.task == name] for name in names]
+
+    def resampled(columns: Values) -> Values:
+        """[1 + R] of one value an instance: the mean over tasks, and of its resamples, the same for every call."""
+        draw = Resampling(resamples, seed)
+        return np.mean([draw(columns[members]) for members in places], axis=0)
+
+    estimates = [interval(resampled(values[:, m]), len(rows)) for m in range(len(shared))]
+    decodings = {sample.decoding for responses in everything for sample in responses.samples}
+    singles = [name for name in shared if name in decodings]
+    mean = dict(zip(shared, (estimate.mean for estimate in estimates), strict=True))
+    best = max(singles or ["random"], key=mean.__getitem__)
+    gap = mean["oracle"] - mean[best]
+    scorers = [name for name in rows[0] if all(name in responses.scores for responses in everything)]
+    varied = [responses for responses in everything if len(set(responses.quality.tolist())) > 1]
+    base = values[:, shared.index(best)]
+    return SelectionTable(
+        methods=shared,
+        mean=np.array([estimate.mean for estimate in estimates]),
+        low=np.array([estimate.low for estimate in estimates]),
+        high=np.array([estimate.high for estimate in estimates]),
+        tasks=np.array([values[members].mean(axis=0) for members in places]),
+        names=names,
+        instances=len(rows),
+        best_single=best,
+        gains={name: difference(resampled(values[:, m] - base)) for m, name in enumerate(shared)},
+        recovered={name: (mean[name] - mean[best]) / gap if gap > 0 else float("nan") for name in scorers},
+        spearman={name: _mean([spearman(c.scores[name], c.quality) for c in varied]) for name in scorers},
+        rank_correlations=len(varied) if scorers else 0,
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def task_gains(everything: Sequence[ScoredResponses], name: str, base: str) -> dict[str, Difference]:
+    """How much one method gains over another on each task, with its interval: the advantages of Cappy's Figure 6."""
+    gained: dict[str, list[float]] = {}
+    for responses in everything:
+        row = quality_of_choices(responses)
+        gained.setdefault(responses.task, []).append(row[name] - row[base])
+    return {task: difference(Resampling()(np.array(values))) for task, values in gained.items()}
+
+
+def mean_calibration_error(everything: Sequence[ScoredResponses], votes: str) -> float:
+    """How far votes lie from the responses' quality on a task (``calibration_error``); the mean over tasks."""
+    by_task: dict[str, list[ScoredResponses]] = {}
+    for responses in everything:
+        by_task.setdefault(responses.task, []).append(responses)
+    errors = []
+    for own in by_task.values():
+        expected, quality = ([c.votes[votes] for c in own], [c.quality for c in own])
+        errors.append(calibration_error(np.concatenate(expected), np.concatenate(quality)))
+    return float(np.mean(errors))
