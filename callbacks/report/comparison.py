@@ -1,6 +1,6 @@
 """Comparison of systems: differences on shared instances, and qualitative examples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -140,7 +140,9 @@ def compare(
     )
 
 
-def qualitative_examples(systems: dict[str, Sequence[Prediction]], count: int) -> dict[str, list[QualitativeExample]]:
+def qualitative_examples(
+    systems: Mapping[str, Sequence[Prediction]], count: int
+) -> dict[str, list[QualitativeExample]]:
     """The worst and the best predictions; for several systems, also the largest differences from the first.
 
     A heading lists at most one instance of a task. Ties are broken by level, the farthest from training first, then by
@@ -190,7 +192,7 @@ def _instance_key(prediction: Prediction) -> InstanceKey:
     return instance.benchmark, instance.task, instance.shots, instance.id
 
 
-def _example(key: InstanceKey, by_instance: dict[str, dict[InstanceKey, Prediction]]) -> QualitativeExample:
+def _example(key: InstanceKey, by_instance: Mapping[str, Mapping[InstanceKey, Prediction]]) -> QualitativeExample:
     predictions = {name: of_system[key] for name, of_system in by_instance.items()}
     first = next(iter(predictions.values()))
     row = first.instance

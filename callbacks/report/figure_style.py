@@ -30,7 +30,7 @@ WIDTH = 9.6
 FORMATS = ("svg", "pdf", "png")
 LONGEST_SIDE = 60_000  # pixels of a PNG; matplotlib draws at most 65,535
 
-STYLE: Mapping[str, Any] = {
+STYLE: Mapping[Any, Any] = {
     "font.family": ["sans-serif"],
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -53,11 +53,12 @@ STYLE: Mapping[str, Any] = {
 }
 
 
-def lightened(color: str) -> tuple[float, ...]:
+def lightened(color: str) -> tuple[float, float, float]:
     """A color mixed with white, for areas on which intervals stay readable."""
     from matplotlib.colors import to_rgb
 
-    return tuple(0.65 * part + 0.35 for part in to_rgb(color))
+    red, green, blue = (0.65 * part + 0.35 for part in to_rgb(color))
+    return red, green, blue
 
 
 @contextmanager
@@ -65,7 +66,8 @@ def figure_style(**changes: Any) -> Iterator[None]:
     """matplotlib with the style of figures, and without warnings about characters that a PNG's font lacks."""
     import matplotlib
 
-    with matplotlib.rc_context({**STYLE, **changes}), warnings.catch_warnings():
+    settings: dict[Any, Any] = {**STYLE, **changes}  # names that matplotlib types one by one
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 

@@ -27,8 +27,8 @@ def instruction_map(human: NDArray[np.float64], learned: NDArray[np.float64], ca
     palette = [colormaps["tab20"](place % 20) for place in range(len(names))]
     colors = [palette[names.index(category)] for category in categories]
     figure, axes = new_figure(6.4, margins=(0.4, 2.9, 0.4, 0.15))
-    axes.scatter(*human.T, s=26, color=colors, marker="o", linewidth=0, gid="human")
-    axes.scatter(*learned.T, s=30, color=colors, marker="x", linewidth=1.6, gid="learned")
+    axes.scatter(human[:, 0], human[:, 1], s=26, color=colors, marker="o", linewidth=0, gid="human")
+    axes.scatter(learned[:, 0], learned[:, 1], s=30, color=colors, marker="x", linewidth=1.6, gid="learned")
     axes.set(xticks=[], yticks=[], xlabel="t-SNE dimension 1", ylabel="t-SNE dimension 2")
     kinds = [
         Line2D([], [], linestyle="", color=INK, marker=marker, label=label)

@@ -84,7 +84,8 @@ def _draw_bars(axes: "Axes", centres: Sequence[float], estimates: Sequence[Estim
     axes.errorbar(means, ys, xerr=lengths, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
     runs = [(100 * mean, y) for y, estimate in shown for mean in estimate.runs]
     if runs:
-        axes.scatter(*zip(*runs, strict=True), s=9, facecolor="white", edgecolor=INK, linewidth=0.7, zorder=3)
+        means_of_runs, ys_of_runs = zip(*runs, strict=True)
+        axes.scatter(means_of_runs, ys_of_runs, s=9, facecolor="white", edgecolor=INK, linewidth=0.7, zorder=3)
 
 
 def _interval_lengths(estimates: Sequence[Estimate | Difference | ModelScore]) -> np.ndarray:
