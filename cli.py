@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from crosstask.commands.shared.command_docs import command_names, overview
-from crosstask.commands.shared.config_names import configs_folder
+from crosstask.commands.shared.config_names import configs_folder, with_config_paths
 from crosstask.commands.shared.errors import is_rejection
 from crosstask.datamodules.messages import nearest
 
@@ -27,7 +27,8 @@ def main(args: Sequence[str] | None = None) -> None:
     name = words[0]
     if name not in (names := command_names()):
         raise ValueError(f"no command {name!r}, {nearest(name, names)}; there are {', '.join(names)}")
-    configs_folder()  # what $CROSSTASK_CONFIGS means in a YAML
+    configs_folder()  # sets $CROSSTASK_CONFIGS, which a YAML may use
+    with_config_paths(words[1:])  # rejects an unknown name at once; the command would first import its libraries
     import_module(f"crosstask.commands.{name}").run(words[1:])
 
 

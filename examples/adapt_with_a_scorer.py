@@ -21,6 +21,7 @@ import yaml
 import crosstask
 from crosstask.callbacks.report.adaptation_seeds import seed_table
 from crosstask.cli import main as crosstask_main
+from crosstask.commands.shared.config_names import composed_settings
 from crosstask.datamodules.toybench.tasks import TASKS
 from crosstask.datamodules.toybench.writer import task_record
 
@@ -55,7 +56,7 @@ def train_generator(folder: Path, steps: int) -> Path:
     """The quickstart's model, trained for fewer steps; its folder."""
     exported = folder / "generator"
     if not (exported / "config.json").exists():
-        recipe = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
+        recipe = composed_settings("quickstart")
         recipe["trainer"]["callbacks"] = [{"class_path": "HuggingFaceExport", "init_args": {"folder": str(exported)}}]
         recipe["trainer"] |= {"max_steps": steps, "logger": False, "enable_checkpointing": False}
         recipe["trainer"] |= {"limit_val_batches": 0, "num_sanity_val_steps": 0, "enable_progress_bar": False}

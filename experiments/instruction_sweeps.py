@@ -1,8 +1,8 @@
 """Sweeps of instruction optimization: the length of instructions, and the choice of outer tasks.
 
-    python experiments/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps length
-    python experiments/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps outer
-    python experiments/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps diversity
+    python experiments/instruction_sweeps.py papers/instruction_optimization runs/sweeps length
+    python experiments/instruction_sweeps.py papers/instruction_optimization runs/sweeps outer
+    python experiments/instruction_sweeps.py papers/instruction_optimization runs/sweeps diversity
 
 `length` trains with 1 to 256 embeddings, for which a row must have room. `outer` trains with 1 to 59 of the paper's 60
 categories as outer tasks, or the same shares of --categories (arXiv 2306.10098, section 5). `diversity` compares outer

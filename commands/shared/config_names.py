@@ -7,9 +7,11 @@ installed files; a user who sets this variable reads another folder. A YAML may 
     trainer: {max_steps: 4000}
 """
 
+import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -94,3 +96,25 @@ def config_words(words: Sequence[str]) -> Iterator[tuple[int, str]]:
             yield place + 1, words[place + 1]
         elif word.startswith("--config="):
             yield place, word.partition("=")[2]
+
+
+def composed_settings(name: str) -> dict[str, Any]:
+    """The settings of a configuration and of all that it includes, as nested dictionaries."""
+    settings: dict[str, Any] = {}
+    for path in composed_paths(name):
+        settings = merged(settings, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+    settings.pop("include", None)
+    return settings
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested settings, overridden by others.
+
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
+    {'a': {'b': 1, 'c': 3}}
+    """
+    result = copy.deepcopy(dict(below))
+    for name, value in above.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and "class_path" not in value
+        result[name] = merged(result[name], value) if nested else copy.deepcopy(value)
+    return result

@@ -4,7 +4,6 @@ Each run is a process. Runs that are complete in the folder are not repeated, so
 run with other settings in the same folder is rejected.
 """
 
-import copy
 import csv
 import json
 import subprocess
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
-from .config_names import config_path
+from .config_names import composed_settings, merged
 
 Metric = Literal["validation/rouge_l", "validation/exact_match", "validation/loss"]
 
@@ -42,7 +41,7 @@ def try_recipes(
             same name with other settings.
     """
     home = Path(folder).expanduser()
-    settings = yaml.safe_load(Path(config_path(recipe)).read_text(encoding="utf-8"))
+    settings = composed_settings(recipe)
     runs = {name: run_settings(settings, changes, home / name, max_steps) for name, changes in variants.items()}
     results_file = home / "results.json"
     results: dict[str, dict[str, float]] = (
@@ -116,19 +115,6 @@ def _fit(settings: Mapping[str, Any], folder: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ValueError(f"the run in {folder} failed:\n{done.stderr[-2000:]}")
-
-
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested settings, overridden by others.
-
-    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
-    {'a': {'b': 1, 'c': 3}}
-    """
-    result = copy.deepcopy(dict(below))
-    for name, value in above.items():
-        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and "class_path" not in value
-        result[name] = merged(result[name], value) if nested else copy.deepcopy(value)
-    return result
 
 
 def _last(folder: Path, metric: str) -> float:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import crosstask
 from crosstask.cli import main, program
+from crosstask.commands.shared.config_names import composed_settings
 from crosstask.commands.shared.linked_cli import LinkedCLI
 from crosstask.commands.shared.trainer import run_trainer
 
@@ -27,13 +28,13 @@ def config(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
 
 def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **data: Any) -> Path:
     """A recipe as it ships, with what makes it small laid over it; saved, so that one --config runs it."""
-    recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    recipe = composed_settings(name)
     trainer = recipe["trainer"]
     trainer |= {"accelerator": "cpu", "devices": 1, "precision": "32-true", "max_steps": 4}
     trainer |= {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 2}
     trainer |= {"log_every_n_steps": 1}
     trainer |= {"accumulate_grad_batches": min(trainer.get("accumulate_grad_batches", 1), 2)}
-    trainer["logger"]["init_args"]["save_dir"] = trainer["default_root_dir"] = str(tmp_path / "run")
+    trainer["default_root_dir"] = str(tmp_path / "run")
     for callback in trainer["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path / "checkpoints"), "every_n_train_steps": 2}
@@ -52,7 +53,7 @@ def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **d
         "cache": str(tmp_path / "store"),
     }
     recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], small, data)
-    path = tmp_path / f"{name}.yaml"
+    path = tmp_path / f"{Path(name).name}.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
 
@@ -100,10 +101,11 @@ def assert_the_exported_folder_answers_alike(folder: Path, lines: list[dict[str,
 # The recipes of other modules have other arguments, and are run in test_scorer.py and test_instruction_optimization.py;
 # those of a cluster are planned in test_training_plan.py.
 RECIPES = [
-    path.stem
-    for path in sorted(CONFIGS.glob("*.yaml"))
-    if (recipe := yaml.safe_load(path.read_text())).get("model", {}).get("class_path") == "InstructionTuningModule"
-    and "strategy" not in recipe["trainer"]
+    name
+    for path in sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("papers/*.yaml")])
+    if (name := str(path.relative_to(CONFIGS).with_suffix("")))
+    and (recipe := composed_settings(name)).get("model", {}).get("class_path") == "InstructionTuningModule"
+    and not isinstance(recipe["trainer"].get("strategy"), dict)
 ]
 
 
@@ -263,7 +265,7 @@ def test_an_error_of_a_library_keeps_its_traceback(monkeypatch: pytest.MonkeyPat
 def test_instruction_optimization_is_described_and_has_nothing_to_prepare(
     toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = yaml.safe_load((CONFIGS / "instruction_optimization_toybench.yaml").read_text())
+    recipe = composed_settings("instruction_optimization_toybench")
     benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
     changes = {"benchmark": benchmark, "tokenizer": str(toybench / "tokenizer"), "instances": {"train": 8}}
     recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], changes)

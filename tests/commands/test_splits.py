@@ -8,6 +8,7 @@ import yaml
 from argument_groups import with_changes
 
 import crosstask
+from crosstask.commands.shared.config_names import composed_settings
 from crosstask.commands.shared.recipe_runs import run_settings, try_recipes
 from crosstask.commands.splits import search_splits
 
@@ -17,7 +18,7 @@ RECIPE = Path(crosstask.__file__).parent / "configs/instruction_optimization_toy
 @pytest.fixture
 def recipe(toybench: Path, tmp_path: Path, tiny_model: dict) -> Path:
     """The recipe of the embedded benchmark, made small."""
-    small = yaml.safe_load(RECIPE.read_text())
+    small = composed_settings(str(RECIPE))
     small["trainer"]["limit_val_batches"] = 2
     small["model"]["init_args"]["config"] = {**tiny_model, "num_hidden_layers": 1}
     small["model"]["init_args"]["optimizer"]["warmup"] = 1

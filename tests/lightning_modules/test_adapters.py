@@ -135,7 +135,7 @@ def test_what_adapters_do_not_belong_to_is_refused(trained: PreTrainedModel, rec
 
 
 def test_frozen_weights_may_be_of_half_precision(recipe: Path, folder: Path) -> None:
-    """As in configs/opt_6.7b_lora.yaml: bfloat16 beside adapters in float32."""
+    """As in papers/opt_iml_6.7b_lora: bfloat16 beside adapters in float32."""
     words = ["--trainer.precision=bf16-mixed", "--model.init_args.network.dtype=bfloat16", "--trainer.max_steps=2"]
     module: Any = run_trainer(fit(recipe, "half_precision", *words)).model
     types = {"lora_" in name: value.dtype for name, value in module.language_model.named_parameters()}

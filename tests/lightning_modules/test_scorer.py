@@ -311,7 +311,7 @@ def shrink(kinds: Path, toybench: Path, tmp_path: Path, **trainer: Any) -> Path:
     recipe = yaml.safe_load(CONFIG.read_text())
     recipe["trainer"] |= {"max_steps": 160, "val_check_interval": 80, "default_root_dir": str(tmp_path / "run")}
     recipe["trainer"] |= {"enable_progress_bar": False, **trainer}
-    recipe["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path / "run")
+    recipe["trainer"]["default_root_dir"] = str(tmp_path / "run")
     for callback in recipe["trainer"]["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"]["dirpath"] = str(tmp_path)

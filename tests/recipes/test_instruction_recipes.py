@@ -17,6 +17,7 @@ from bilevel_runs import CONFIGS, DATA, INNER_STEPS, T5, texts
 from torch.testing import assert_close
 
 from crosstask.cli import main
+from crosstask.commands.shared.config_names import composed_settings
 from crosstask.commands.shared.linked_cli import LinkedCLI
 from crosstask.commands.shared.trainer import run_trainer
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
@@ -27,7 +28,7 @@ from crosstask.lightning_modules.instruction_optimization import InstructionOpti
 
 def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **trainer: Any) -> Path:
     """A recipe as it ships, with what makes it small laid over it."""
-    recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    recipe = composed_settings(name)
     recipe["trainer"] |= {
         "accelerator": "cpu",
         "max_steps": 7,
@@ -36,7 +37,7 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
         "log_every_n_steps": 1,
     }
     recipe["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False, **trainer}
-    recipe["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path / "run")
+    recipe["trainer"]["default_root_dir"] = str(tmp_path / "run")
     for callback in recipe["trainer"]["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
@@ -55,12 +56,12 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
     recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], data)
     for room, kind in (("model", InstructionOptimizationModule), ("data", InstructionOptimizationDataModule)):
         recipe[room]["class_path"] = f"{kind.__module__}.{kind.__qualname__}"
-    path = tmp_path / f"{name}.yaml"
+    path = tmp_path / f"{Path(name).name}.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("instruction_optimization*.yaml")))
+@pytest.mark.parametrize("name", ["instruction_optimization_toybench", "papers/instruction_optimization"])
 def test_every_recipe_trains_and_answers_through_its_own_file(
     name: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
 ) -> None:
@@ -99,7 +100,7 @@ TABLES = {  # name: (texts before "Now complete", exemplars, outer tasks and som
 
 
 def test_every_row_of_the_tables_has_its_file() -> None:
-    assert {path.stem for path in (CONFIGS / "instruction_tables").glob("*.yaml")} == set(TABLES)
+    assert {path.stem for path in (CONFIGS / "papers/instruction_tables").glob("*.yaml")} == set(TABLES)
 
 
 @pytest.mark.parametrize("row", TABLES)
@@ -107,13 +108,14 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     row: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
 ) -> None:
     """Laid over the recipe: what stands before an inner instance, and what the test asks."""
-    config = shrunk("instruction_optimization_t5", toybench, tmp_path, T5)
-    overlay = yaml.safe_load((CONFIGS / f"instruction_tables/{row}.yaml").read_text())
+    config = shrunk("papers/instruction_optimization", toybench, tmp_path, T5)
+    overlay = yaml.safe_load((CONFIGS / f"papers/instruction_tables/{row}.yaml").read_text())
     before, exemplars, learns = TABLES[row]
     changes: dict[str, Any] = {"rows": {"length": 400}}
     if exemplars:
         changes["instructions"] = {"length": 24, "exemplars": exemplars} if learns else {"length": 24}
     overlay["data"]["init_args"] = with_changes(overlay["data"]["init_args"], changes)
+    assert overlay.pop("include") == ["papers/instruction_optimization"]
     laid = tmp_path / "overlay.yaml"
     laid.write_text(yaml.safe_dump(overlay))
     words = ["--config", str(config), "--config", str(laid)]

@@ -363,12 +363,10 @@ def test_the_first_step_of_a_process_holds_what_the_next_one_does() -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("model", "nodes", "fits"), [("opt_30b", 8, True), ("opt_175b", 16, True), ("opt_175b", 2, False)]
-)
+@pytest.mark.parametrize(("model", "nodes", "fits"), [("30b", 8, True), ("175b", 16, True), ("175b", 2, False)])
 def test_opt_iml_fits_where_it_was_trained(model: str, nodes: int, fits: bool) -> None:
     """OPT-IML, Table 3: 30B on 64 and 175B on 128 A100-40GB; 16 are too few for 175B."""
-    words = [f"--config={ROOT / folder / model}.yaml" for folder in ("configs", "configs/models")]
+    words = [f"--config=papers/opt_iml_{model}", f"--config=models/opt_{model}_random"]
     words += ["--trainer.devices=8", f"--trainer.num_nodes={nodes}"]
     plan = plan_of(words, gibibytes=40)
     assert plan.fits is fits
@@ -378,7 +376,7 @@ def test_opt_iml_fits_where_it_was_trained(model: str, nodes: int, fits: bool) -
 
 @pytest.mark.distributed
 def test_adapters_fit_one_device_of_24_gib_and_all_weights_do_not() -> None:
-    words = [f"--config={ROOT / name}.yaml" for name in ("configs/opt_6.7b_lora", "configs/models/opt_6.7b")]
+    words = ["--config=papers/opt_iml_6.7b_lora", "--config=models/opt_6.7b_random"]
     assert plan_of(words, gibibytes=24).fits
     assert not plan_of([*words, "--model.init_args.lora=null"], gibibytes=24).fits
 
