@@ -1,14 +1,34 @@
-"""What happens beside training: reports, predictions, throughput, export."""
+"""Callbacks: reports, predictions, throughput, export, preemption."""
 
-from .generalization_report import GeneralizationReport
-from .huggingface_export import HuggingFaceExport
-from .instruction_analysis import InstructionAnalysis
-from .packing_summary import PackingSummary
-from .prediction_writer import PredictionWriter
-from .preemption import Preemption
-from .run_record import RunRecord
-from .stragglers import Stragglers
-from .throughput import Throughput
+from typing import TYPE_CHECKING
+
+from ..datamodules.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .generalization_report import GeneralizationReport
+    from .huggingface_export import HuggingFaceExport
+    from .instruction_analysis import InstructionAnalysis
+    from .packing_summary import PackingSummary
+    from .prediction_writer import PredictionWriter
+    from .preemption import Preemption
+    from .run_record import RunRecord
+    from .stragglers import Stragglers
+    from .throughput import Throughput
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "GeneralizationReport": "generalization_report",
+            "HuggingFaceExport": "huggingface_export",
+            "InstructionAnalysis": "instruction_analysis",
+            "PackingSummary": "packing_summary",
+            "PredictionWriter": "prediction_writer",
+            "Preemption": "preemption",
+            "RunRecord": "run_record",
+            "Stragglers": "stragglers",
+            "Throughput": "throughput",
+        },
+    )
 
 __all__ = [
     "GeneralizationReport",

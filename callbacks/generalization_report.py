@@ -2,33 +2,34 @@
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 import lightning as L
 from lightning import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
+from ..datamodules.base import run_data
+from ..datamodules.schema import Stage
 from ..lightning_modules.evaluation.aggregation import scored_instances
 from ..lightning_modules.evaluation.metrics import Scores
 from .prediction_writer import PredictionWriter
-from .report.comparison import System, SystemsReport, readings_of, short_names
+from .report.comparison import System, SystemsReport, qualitative_examples, short_names
 from .report.coverage_text import terminal_coverage
 from .report.page import render_page
 from .report.predictions import read_predictions
-from .report.scores import Report, build_report
+from .report.scores import ScoreReport, build_report
 from .report.text import render_markdown, render_terminal
 from .run_folder import run_folder
 
-READINGS = 5  # predictions under each heading of the page
+EXAMPLES = 5  # qualitative examples under each heading of the page
 
 
 class GeneralizationReport(Callback):
     """Print scores at the three levels of generalization, and write report.json, report.md and report.html.
 
-    It speaks after ``validate`` and ``test``; validation during ``fit`` only logs its means. The module holds the
-    scores (``pl_module.scores``), the datamodule tells what was asked (``evaluation_examples(stage)``). The page shows
-    predictions, and is written where a PredictionWriter writes them.
+    The report follows ``validate`` and ``test``; validation during ``fit`` only logs its means. Scores come from the
+    module (``pl_module.scores``), the evaluation set from the datamodule (``evaluation_examples(stage)``). The page
+    shows predictions, so it is written only if the trainer has a PredictionWriter.
 
     Args:
         folder: Where to write; by default ``report/<stage>`` in the run's folder.
@@ -36,7 +37,19 @@ class GeneralizationReport(Callback):
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
-        self._reported: tuple[str, Report] | None = None
+        self._reported: tuple[str, ScoreReport] | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Reject a datamodule that does not list the evaluated examples.
+
+        Raises:
+            ValueError: With the way out.
+        """
+        if stage in ("validate", "test") and run_data(trainer) is None:
+            raise ValueError(
+                "GeneralizationReport needs a datamodule of crosstask, which lists the evaluated examples: "
+                "trainer.test(module, datamodule=...), or leave the callback out"
+            )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
@@ -45,14 +58,14 @@ class GeneralizationReport(Callback):
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._report(trainer, pl_module, "test")
 
-    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def _report(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: Stage) -> None:
         folder = run_folder(trainer, f"report/{stage}", self.folder)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = run_data(trainer)
+        assert data is not None
         scores: Scores = pl_module.scores  # type: ignore[assignment]
         examples = data.evaluation_examples(stage)
-        covers = getattr(data, "evaluation_coverage", None)  # other datamodules list no tasks that could be missing
-        coverage = covers(stage, set(scores.number.tolist())) if covers else None
-        report = build_report([scored_instances(scores, examples)], asked=len(examples), coverage=coverage)
+        coverage = data.evaluation_coverage(stage, set(scores.number.tolist()))
+        report = build_report([scored_instances(scores, examples)], expected=len(examples), coverage=coverage)
         self._reported = stage, report
         if not trainer.is_global_zero:
             return
@@ -66,7 +79,7 @@ class GeneralizationReport(Callback):
         console.print(f"categories and tasks: {folder / 'report.md'}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the page; by now every callback has ended the stage, and the predictions are on disk."""
+        """Write the page: all callbacks have ended the stage, so the predictions are on disk."""
         writer = next((c for c in trainer.callbacks if isinstance(c, PredictionWriter)), None)  # type: ignore[attr-defined]
         if self._reported is None or writer is None:
             return
@@ -76,7 +89,10 @@ class GeneralizationReport(Callback):
         if trainer.is_global_zero:
             run = path.parents[1]
             system = System(short_names([run])[run], [str(path)], report)
-            read = readings_of({system.name: read_predictions(path)}, READINGS) if report.overall else {}
-            page = render_page(SystemsReport(name, "category", [system], [], read), f"Generalization report, {name}")
+            predictions = {system.name: read_predictions(path)} if report.overall else {}
+            examples = qualitative_examples(predictions, EXAMPLES) if predictions else {}
+            page = render_page(
+                SystemsReport(name, "category", [system], [], examples), f"Generalization report, {name}"
+            )
             (folder / "report.html").write_text(page, encoding="utf-8")
-            Console().print(f"a page to read: {folder / 'report.html'}")
+            Console().print(f"HTML page: {folder / 'report.html'}")

@@ -1,4 +1,4 @@
-"""Export: a folder that ``AutoModelForCausalLM.from_pretrained`` loads."""
+"""Export of the trained model as a folder that ``AutoModelForCausalLM.from_pretrained`` loads."""
 
 import lightning as L
 from lightning import Callback
@@ -12,10 +12,10 @@ from .run_folder import run_folder
 
 
 class HuggingFaceExport(Callback):
-    """Write model, tokenizer and configuration as a Hugging Face folder when training ends.
+    """Write model, tokenizer and configuration as a Hugging Face folder at the end of training.
 
     Args:
-        folder: Where to write; by default ``huggingface`` in the run's folder.
+        folder: Output folder; by default ``huggingface`` in the run's folder.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -23,10 +23,10 @@ class HuggingFaceExport(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if any(isinstance(callback, Preemption) and callback.preempted for callback in trainer.callbacks):  # type: ignore[attr-defined]
-            return  # the run goes on elsewhere
+            return  # the requeued run exports
         folder = run_folder(trainer, "huggingface", self.folder)
         if isinstance(trainer.strategy, FSDPStrategy):
-            rank_zero_info("FSDP has let go of its shards: write the folder with `crosstask export CHECKPOINT FOLDER`")
+            rank_zero_info("no export: FSDP has freed its shards; export with `crosstask export CHECKPOINT FOLDER`")
             return
         model = getattr(pl_module, "model", None)
         if model is not None and any(map(is_cut, model.parameters())):

@@ -1,4 +1,4 @@
-"""Write every prediction as one line of JSON, to be read by people and programs."""
+"""Predictions as JSON lines, one for each example."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,9 @@ from lightning import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..datamodules.base import run_data
 from ..datamodules.packing.replicas import process_number
+from ..datamodules.schema import ResumableModule, Stage
 from ..lightning_modules.evaluation.answers import Answer
 from .report.predictions import answer_of, prediction_line
 from .run_folder import run_folder
@@ -17,14 +19,14 @@ from .unfinished_predictions import Unfinished, find_unfinished, open_part, part
 
 
 class PredictionWriter(Callback):
-    """Write answers of ``validate``, ``test`` and ``predict`` as JSONL, in the order of the examples.
+    """Write predictions of ``validate``, ``test`` and ``predict`` as JSONL, in the order of the examples.
 
-    Every process writes its own part as batches end; the first one joins the parts. A run that is killed leaves them
-    behind, and the next one with the same weights, prompts, decoding, batches and precision goes on from them: in the
-    same folder, or in another version of it (``runs/name/version_*``). Its report is that of an undisturbed run.
+    Every process writes a part as batches end; the first process joins the parts. The parts of an interrupted run are
+    reused by the next run with equal weights, prompts, decoding, batches and precision, in the same folder or in
+    another version of it (``runs/name/version_*``). Its report equals that of an uninterrupted run.
 
     Args:
-        folder: Where to write ``<stage>.jsonl``; by default ``predictions`` in the run's folder.
+        folder: Output folder of ``<stage>.jsonl``; by default ``predictions`` in the run's folder.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -32,7 +34,7 @@ class PredictionWriter(Callback):
         self._part: IO[str] | None = None
 
     def path(self, trainer: L.Trainer, stage: str) -> Path:
-        """Where a stage's predictions are once it has ended; every process must ask, see ``run_folder``."""
+        """The file of a stage's predictions; every process must call it, see ``run_folder``."""
         return run_folder(trainer, "predictions", self.folder) / f"{stage}.jsonl"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -64,7 +66,7 @@ class PredictionWriter(Callback):
         self._join(trainer, "predict")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Leave the part to whoever goes on."""
+        """Keep the part for the run that resumes."""
         if self._part is not None:
             self._part.close()
             self._part = None
@@ -72,38 +74,40 @@ class PredictionWriter(Callback):
     def _open(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         folder = run_folder(trainer, "predictions", self.folder)
         header = _header(trainer, pl_module, stage)
-        kept = self._continue(trainer, pl_module, stage, folder, header) if header else Unfinished({}, [], {})
+        kept = self._resume(trainer, pl_module, stage, folder, header) if header else Unfinished({}, [], {})
         path = part_path(folder, stage, process_number(trainer))
         if trainer.is_global_zero:
             self._part = open_part(path, header, kept.lines.values())
-            # What was taken over stands in this part now; what is left of others would be joined with it.
+            # The reused lines are in this part now; other parts would be joined a second time.
             for part in {*kept.paths, *folder.glob(f".{stage}-*.part")} - {path}:
                 part.unlink()
         trainer.strategy.barrier()
         if self._part is None:
             self._part = open_part(path, header)
 
-    def _continue(
-        self, trainer: L.Trainer, pl_module: Any, stage: str, folder: Path, header: dict[str, str]
+    def _resume(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str, folder: Path, header: dict[str, str]
     ) -> Unfinished:
-        """Take over what a run that died has answered: it is not asked again, and counts in the scores."""
-        found = Unfinished({}, [], {})
+        """Reuse predictions of an interrupted run: their examples are skipped, and their scores count."""
+        unfinished = Unfinished({}, [], {})
         if trainer.is_global_zero:
-            found = find_unfinished(folder, stage, header, beside=self.folder is None)
-            for path, differs in found.others.items():
-                rank_zero_info(f"{path} is of another run ({', '.join(differs)} differ), which is started over")
-        found = trainer.strategy.broadcast(found)
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        examples = data.evaluation_examples(_asked(stage))
-        data.skip_examples(_asked(stage), found.lines.keys())
-        if found.lines:
-            folders = ", ".join(sorted({str(path.parent) for path in found.paths}))
-            rank_zero_info(f"{len(found.lines)} of {len(examples)} prompts are answered already, in {folders}")
+            unfinished = find_unfinished(folder, stage, header, beside=self.folder is None)
+            for path, differs in unfinished.others.items():
+                rank_zero_info(f"{path} cannot be resumed ({', '.join(differs)} differ): evaluating from the start")
+        unfinished = trainer.strategy.broadcast(unfinished)
+        data = run_data(trainer)
+        assert data is not None
+        assert isinstance(pl_module, ResumableModule)
+        examples = data.evaluation_examples(_evaluated(stage))
+        data.skip_examples(_evaluated(stage), unfinished.lines.keys())
+        if unfinished.lines:
+            folders = ", ".join(sorted({str(path.parent) for path in unfinished.paths}))
+            rank_zero_info(f"resuming: {len(unfinished.lines)} of {len(examples)} predictions are in {folders}")
         if trainer.is_global_zero and stage != "predict":
             pl_module.restore_answers(
-                [answer_of(record, examples[record["number"]]) for record in records(found.lines)]
+                [answer_of(record, examples[record["number"]]) for record in records(unfinished.lines)]
             )
-        return found
+        return unfinished
 
     def _write(self, answers: list[Answer] | None) -> None:
         if self._part is None:
@@ -121,25 +125,26 @@ class PredictionWriter(Callback):
         folder = run_folder(trainer, "predictions", self.folder)
         if trainer.is_global_zero:
             parts = sorted(folder.glob(f".{stage}-*.part"))
-            # An example that several processes answered (those of a tensor-parallel group) is written once.
+            # The processes of a tensor-parallel group predict the same examples; each is written once.
             lines = {number: line for part in parts for number, line in read_part(part)[1].items()}
             joined = "".join(f"{lines[number]}\n" for number in sorted(lines))
             (folder / f"{stage}.jsonl").write_text(joined, encoding="utf-8")
             for part in parts:
                 part.unlink()
-        data: Any = getattr(trainer, "datamodule", None)
-        if hasattr(data, "skip_examples"):
-            data.skip_examples(_asked(stage), ())  # a second evaluation by this process asks everything
+        if (data := run_data(trainer)) is not None:
+            data.skip_examples(_evaluated(stage), ())  # a second evaluation by this process evaluates all examples
 
 
-def _asked(stage: str) -> Any:
-    """The datamodule's stage: prediction asks what the test asks."""
-    return "test" if stage == "predict" else stage
+def _evaluated(stage: str) -> Stage:
+    """The datamodule's stage: prediction evaluates the test examples."""
+    return "validation" if stage == "validation" else "test"
 
 
-def _header(trainer: L.Trainer, pl_module: Any, stage: str) -> dict[str, str] | None:
-    """All that decides the answers; None for modules and data that cannot go on from a part of them."""
-    data: Any = getattr(trainer, "datamodule", None)
-    if not hasattr(pl_module, "answer_fingerprint") or not hasattr(data, "evaluation_fingerprint"):
+def _header(trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> dict[str, str] | None:
+    """All that decides the answers; None if the module or its data cannot resume an interrupted evaluation."""
+    data = run_data(trainer)
+    if data is None or not isinstance(pl_module, ResumableModule):
         return None
-    return pl_module.answer_fingerprint() | data.evaluation_fingerprint(_asked(stage))
+    prompts = data.evaluation_fingerprint(_evaluated(stage))
+    answers = None if prompts is None else pl_module.answer_fingerprint()
+    return None if prompts is None or answers is None else answers | prompts

@@ -1,4 +1,4 @@
-"""Preemption: a signal becomes a checkpoint at the end of a step or a validation batch, and the job goes on from it."""
+"""Preemption: on a signal, a checkpoint at the end of the optimizer step or validation batch, and a requeued job."""
 
 import os
 import signal
@@ -17,26 +17,26 @@ from ..datamodules.packing.replicas import replicas
 
 
 class Preemption(Callback):
-    """Save ``last.ckpt`` and stop when a scheduler asks for the nodes, and have SLURM start the job again.
+    """Save ``last.ckpt`` and stop when a scheduler signals, and have SLURM requeue the job.
 
     SIGUSR1 announces the end of the job's time (``sbatch --signal=USR1@180``): the job is requeued. SIGTERM comes with
-    preemption, ``scontrol requeue`` and ``scancel``, where SLURM itself knows what becomes of the job. The handler only
-    sets a flag; the checkpoint is written between two optimizer steps, by all processes together, since the signal
-    reaches them at different times. Lightning's own handler saves inside the signal, wherever the program stands.
+    preemption, ``scontrol requeue`` and ``scancel``, where SLURM decides what happens to the job. The signal handler
+    only sets a flag; all processes save together between two optimizer steps, because the signal reaches them at
+    different times. Lightning's handler saves inside the signal handler, wherever the program is.
 
-    A validation is left after the batch that it is at, and the resumed run begins it anew, except after the last step,
-    where ``crosstask validate`` does. The time that is announced must do for the longest optimizer step or
-    validation batch, which generates all of its answers, and for writing the checkpoint.
+    A validation stops after the current batch, and the resumed run starts it again. A resumed run does not repeat the
+    validation after the last step; ``crosstask validate`` does. The announced time must suffice for the longest
+    optimizer step or validation batch, which generates all of its answers, and for writing the checkpoint.
 
     Args:
-        requeue: Whether SIGUSR1 requeues the job.
+        requeue: Requeue the job on SIGUSR1.
     """
 
     def __init__(self, requeue: bool = True) -> None:
         self.requeue, self.preempted = requeue, False
         self._received: signal.Signals | None = None
         self._replaced: dict[int, Any] = {}
-        self._validated = 0  # batches, when the validation began
+        self._validated = 0  # validation batches before the current validation
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if checkpoint_folder(trainer) is None:
@@ -50,25 +50,26 @@ class Preemption(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % replicas(trainer).accumulation or not self._asked(trainer):
-            return  # within an optimizer step, or undisturbed
+        if (batch_idx + 1) % replicas(trainer).accumulation or not self._signalled(trainer):
+            return  # within an optimizer step, or no signal
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
+        # Private: no public property says whether a validation follows this batch; val_check_batch is only one input.
         if trainer.strategy.reduce_boolean_decision(loop.epoch_loop._should_check_val_fx(loop._data_fetcher)):
-            return  # a validation follows, which the resumed run would leave out
+            return  # a validation follows, which the resumed run would skip
         self._save(trainer)
-        trainer.limit_val_batches = 0  # stopping would validate first, and there is no time
+        trainer.limit_val_batches = 0  # Lightning would validate before it stops, and there is no time
         trainer.should_stop = True
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validated = trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.ready
-        self._leave_validation(trainer)
+        self._stop_validation(trainer)
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        self._leave_validation(trainer)
+        self._stop_validation(trainer)
 
-    def _leave_validation(self, trainer: L.Trainer) -> None:
-        if not self._replaced or not self._asked(trainer):  # the former before training begins
+    def _stop_validation(self, trainer: L.Trainer) -> None:
+        if not self._replaced or not self._signalled(trainer):  # no handlers: the sanity check before training
             return
         self._save(trainer)
         if trainer.global_step == trainer.max_steps:
@@ -76,10 +77,12 @@ class Preemption(Callback):
                 "preempted in the validation after the last step, which a resumed run does not repeat: run `crosstask "
                 "validate` with last.ckpt"
             )
-        raise _TunerExitException  # Lightning's own way out of a fit at any place, with its teardown
+        # Private: no public exception ends a fit anywhere with its teardown and exit status 0; KeyboardInterrupt exits
+        # with 1, should_stop ends no validation, and StopIteration would log the scores of a part.
+        raise _TunerExitException
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Within a validation, say that it has just begun: Lightning would ask the rest of it alone."""
+        """Reset the validation's progress: Lightning would resume after its last batch, and score only the rest."""
         if self.preempted and trainer.validating:
             done, begun = {"processed": 0, "completed": 0}, {"ready": 1, "started": 1}
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
@@ -87,8 +90,8 @@ class Preemption(Callback):
             progress["total"] |= {name: self._validated + count for name, count in {**done, **begun}.items()}
             progress["is_last_batch"] = False
 
-    def _asked(self, trainer: L.Trainer) -> bool:
-        """Whether any process was; every process must call it."""
+    def _signalled(self, trainer: L.Trainer) -> bool:
+        """Whether any process has received a signal; every process must call it."""
         return trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -108,7 +111,7 @@ class Preemption(Callback):
 
 
 def checkpoint_folder(trainer: L.Trainer) -> Path | None:
-    """Where the run's ModelCheckpoint writes."""
+    """The folder of the run's ModelCheckpoint, None if it has none."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
             return Path(callback.dirpath)
@@ -116,7 +119,7 @@ def checkpoint_folder(trainer: L.Trainer) -> Path | None:
 
 
 def requeue_job() -> None:
-    """Ask SLURM to start this job again; nothing outside SLURM."""
+    """Have SLURM requeue this job; does nothing outside SLURM."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return

@@ -1,4 +1,4 @@
-"""Where a run's own files go."""
+"""The folder of a run's files."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import lightning as L
 
 
 def run_folder(trainer: L.Trainer, name: str, override: str | None = None) -> Path:
-    """The folder `name` of the run, or the one the user chose; made if it is missing.
+    """The folder `name` of the run, or `override`; created if it is missing.
 
-    Every process must call it, not the first alone: ``trainer.log_dir`` is broadcast.
+    Every process must call it: ``trainer.log_dir`` is broadcast from the first one.
     """
     log_dir = trainer.log_dir or trainer.default_root_dir
     folder = Path(override or Path(log_dir) / name)

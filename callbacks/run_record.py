@@ -1,4 +1,4 @@
-"""What a run ran with, beside its configuration: commit, command, versions, nodes."""
+"""The record of a run beside its configuration: commit, command, versions, hosts."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from .run_folder import run_folder
 
 
 class RunRecord(Callback):
-    """Write ``run.json`` into the run's folder when it starts; LightningCLI writes config.yaml beside it."""
+    """Write ``run.json`` into the run's folder at the start; LightningCLI writes config.yaml beside it."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         host = f"{socket.gethostname()}:{os.environ.get('SLURMD_NODENAME', '')}".rstrip(":")
@@ -33,18 +33,18 @@ class RunRecord(Callback):
 
 
 def run_record(trainer: L.Trainer, hosts: list[str]) -> dict[str, Any]:
-    """Everything about a run that its configuration does not say.
+    """What the configuration of a run does not hold: time, command, commit, versions, devices, hosts.
 
     Args:
-        trainer: Of the run.
-        hosts: The host of each rank, with SLURM's name of the node.
+        trainer: The run's trainer.
+        hosts: Host name of each rank, with SLURM's name of the node.
     """
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
         "commit": git_commit(),
         "python": platform.python_version(),
-        "packages": {each.metadata["Name"]: each.version for each in distributions()},
+        "packages": {package.metadata["Name"]: package.version for package in distributions()},
         "devices": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu",
         "strategy": type(trainer.strategy).__name__,
         "host_of_rank": hosts,
@@ -53,7 +53,7 @@ def run_record(trainer: L.Trainer, hosts: list[str]) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of crosstask's source, with "+" where files differ from it; None outside a repository."""
+    """The commit of crosstask's source, with "+" if tracked files differ from it; None outside a repository."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str | None:

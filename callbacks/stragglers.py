@@ -1,4 +1,4 @@
-"""Which process others wait for: the spread of step times and data waits over ranks, and who is missing in a stall."""
+"""Slow and missing processes: step times and data waits by rank, and the ranks that others wait for in a stall."""
 
 import json
 import logging
@@ -21,17 +21,17 @@ from .run_folder import run_folder
 log = logging.getLogger(__name__)
 
 STAGES = ("waiting for data", "forward", "backward", "optimizer step", "validation")
-"""Where a process can be, in the order of a step."""
+"""Stages of a training step, in order, and validation."""
 
 
-class Times(NamedTuple):
-    """Seconds that a process took by itself since the last reading.
+class StepTimes(NamedTuple):
+    """Seconds a step that a process needed, not counting waits for other processes.
 
     Args:
         data: Waiting for batches.
-        work: From a batch's start to its loss, before the first wait for others (with some under sharding, and where
-            instruction optimization moves phi first).
-        host: The machine.
+        work: From a batch's start to its loss, before the first synchronization (sharded models, and instruction
+            optimization before an outer step, synchronize earlier; their waits are included).
+        host: Host name.
     """
 
     data: float
@@ -39,8 +39,8 @@ class Times(NamedTuple):
     host: str
 
 
-class Report(NamedTuple):
-    """Where a process is: the batch, the stage, since when and when it said so, in seconds since the epoch."""
+class ProgressReport(NamedTuple):
+    """A process's batch and stage, the time it entered the stage and the time of the report, in seconds since 1970."""
 
     batch: int
     stage: str
@@ -50,16 +50,16 @@ class Report(NamedTuple):
 
 
 class Stragglers(Callback):
-    """Log how unevenly processes work, warn of a slow one by its rank, and say who is missing when nothing moves.
+    """Log step times over processes, warn of slow ranks, and name the ranks that others wait for in a stall.
 
-    Backward and optimizer steps wait for the slowest process, so that all take equally long: only what comes before
-    them tells who is slow. A stall is reported before the process group's own timeout ends the run, which knows the
-    collective but not the culprit. Each process keeps a line about itself in ``progress/`` of the run's folder.
+    All ranks finish backward and optimizer steps together, because these synchronize; only the time before them tells
+    which rank is slow. A stall is reported before the process group's timeout ends the run, whose message names the
+    collective but not the rank. Every process writes its progress into ``progress/`` of the run's folder.
 
     Args:
-        every: Optimizer steps between two readings.
-        factor: A process is slow from so many times the median on.
-        stall_after: Seconds without any progress until a stall is reported.
+        every: Optimizer steps between two measurements.
+        factor: Times the median from which a process counts as slow.
+        stall_after: Seconds without progress after which a stall is reported.
     """
 
     def __init__(self, every: int = 20, factor: float = 1.5, stall_after: float = 300.0) -> None:
@@ -70,14 +70,14 @@ class Stragglers(Callback):
             )
         self.every, self.factor, self.stall_after = every, factor, stall_after
         self._data, self._work, self._mark, self._read_at = 0.0, 0.0, 0.0, 0
-        self._report = Report(0, STAGES[0], time.time(), 0.0, socket.gethostname())
+        self._report = ProgressReport(0, STAGES[0], time.time(), 0.0, socket.gethostname())
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._mark, self._read_at = time.monotonic(), trainer.global_step
         folder = run_folder(trainer, "progress")
-        rank, size = (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+        rank, size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
         self._ended.clear()
         self._thread = threading.Thread(target=self._watch, args=(folder, rank, size), daemon=True)
         self._thread.start()
@@ -90,7 +90,7 @@ class Stragglers(Callback):
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
         if loss.is_cuda and trainer.global_step - self._read_at >= self.every - 1:
-            torch.cuda.synchronize(loss.device)  # once in a reading: a kernel's time is not the host's
+            torch.cuda.synchronize(loss.device)  # once in a measurement: kernels run asynchronously
         self._work += self._elapsed()
         self._at(self._report.batch, "backward")
 
@@ -110,8 +110,8 @@ class Stragglers(Callback):
         self._at(batch_idx + 1, STAGES[0])
         if trainer.global_step - self._read_at >= self.every:
             steps = trainer.global_step - self._read_at
-            times = gather(Times(self._data / steps, self._work / steps, self._report.host))
-            for name, value in spread(times).items():
+            times = gather(StepTimes(self._data / steps, self._work / steps, self._report.host))
+            for name, value in time_statistics(times).items():
                 pl_module.log(f"stragglers/{name}", value, batch_size=1)
             for sentence in slow_ranks(times, self.factor):
                 rank_zero_warn(sentence)
@@ -133,103 +133,104 @@ class Stragglers(Callback):
         self._report = self._report._replace(batch=batch, stage=stage, since=time.time())
 
     def _watch(self, folder: Path, rank: int, size: int) -> None:
-        """Say where this process is, and on rank 0 who is missing; a thread, since a stalled process runs nothing."""
+        """Write this process's progress, and report stalls on rank 0. A thread, as a stalled process runs no hooks."""
         interval = min(self.stall_after / 5, 30.0)
-        told = 0.0
+        reported = 0.0
         while not self._ended.wait(interval):
             mine = self._report._replace(written=time.time())
             (folder / f"{rank:05d}.json").write_text(json.dumps(mine))
-            if rank == 0 and mine.since != told and mine.written - mine.since > self.stall_after:
-                told = mine.since
-                log.error(missing_ranks(read_reports(folder, size), time.time(), silent_after=3 * interval))
+            if rank == 0 and mine.since != reported and mine.written - mine.since > self.stall_after:
+                reported = mine.since
+                log.error(missing_ranks(read_progress(folder, size), time.time(), silent_after=3 * interval))
 
 
-def _several() -> bool:
+def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def gather(times: Times) -> list[Times]:
-    """Everyone's times, by rank; every process must call it."""
-    if not _several():
+def gather(times: StepTimes) -> list[StepTimes]:
+    """The times of all processes by rank; every process must call it."""
+    if not _distributed():
         return [times]
-    everyone: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, tuple(times))
-    return [Times(*each) for each in everyone]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, tuple(times))
+    return [StepTimes(*fields) for fields in gathered]
 
 
-def spread(times: Sequence[Times]) -> dict[str, float]:
-    """Seconds a step: the longest wait for data, the median and longest work, and how much longer the longest is.
+def time_statistics(times: Sequence[StepTimes]) -> dict[str, float]:
+    """Seconds a step: mean and longest wait for data, median and longest work, and the ratio of the last two.
 
-    >>> found = spread([Times(0.1, 1.0, "a"), Times(0.3, 3.0, "b")])
-    >>> found["data_wait_longest"], found["work_median"], found["work_longest"], found["work_spread"]
-    (0.3, 2.0, 3.0, 1.5)
+    >>> numbers = time_statistics([StepTimes(0.1, 1.0, "a"), StepTimes(0.3, 3.0, "b")])
+    >>> [numbers[name] for name in ("data_wait_longest", "work_median", "work_longest", "work_spread")]
+    [0.3, 2.0, 3.0, 1.5]
     """
-    work = [each.work for each in times]
+    work = [rank.work for rank in times]
     median = statistics.median(work)
     return {
-        "data_wait_mean": statistics.fmean(each.data for each in times),
-        "data_wait_longest": max(each.data for each in times),
+        "data_wait_mean": statistics.fmean(rank.data for rank in times),
+        "data_wait_longest": max(rank.data for rank in times),
         "work_median": median,
         "work_longest": max(work),
         "work_spread": max(work) / median if median else 1.0,
     }
 
 
-def slow_ranks(times: Sequence[Times], factor: float) -> list[str]:
-    """A sentence for each process that takes `factor` times the median, of three processes or more.
+def slow_ranks(times: Sequence[StepTimes], factor: float) -> list[str]:
+    """A sentence for each process that takes more than `factor` times the median; none for fewer than three processes.
 
-    >>> slow_ranks([Times(0.0, 1.0, "n1"), Times(0.0, 1.0, "n1"), Times(0.0, 2.0, "n2")], factor=1.5)
+    >>> slow_ranks([StepTimes(0.0, 1.0, "n1"), StepTimes(0.0, 1.0, "n1"), StepTimes(0.0, 2.0, "n2")], factor=1.5)
     ['rank 2 on n2 takes 2.00 s a step before its backward pass, 2.0 times the median: the others wait for it']
     """
     if len(times) < 3:
         return []
-    median = statistics.median(each.data + each.work for each in times)
+    seconds = [rank.data + rank.work for rank in times]
+    median = statistics.median(seconds)
     return [
-        f"rank {rank} on {each.host} takes {each.data + each.work:.2f} s a step before its backward pass, "
-        f"{(each.data + each.work) / median:.1f} times the median: the others wait for it"
-        for rank, each in enumerate(times)
-        if median and each.data + each.work > factor * median
+        f"rank {rank} on {times[rank].host} takes {taken:.2f} s a step before its backward pass, "
+        f"{taken / median:.1f} times the median: the others wait for it"
+        for rank, taken in enumerate(seconds)
+        if median and taken > factor * median
     ]
 
 
-def read_reports(folder: Path, size: int) -> list[Report | None]:
-    """The last report of each rank, None where there is none."""
-    found: list[Report | None] = []
+def read_progress(folder: Path, size: int) -> list[ProgressReport | None]:
+    """The last report of each rank, None for a rank without one."""
+    reports: list[ProgressReport | None] = []
     for rank in range(size):
         try:
-            found.append(Report(*json.loads((folder / f"{rank:05d}.json").read_text())))
+            reports.append(ProgressReport(*json.loads((folder / f"{rank:05d}.json").read_text())))
         except (OSError, ValueError):
-            found.append(None)
-    return found
+            reports.append(None)
+    return reports
 
 
-def missing_ranks(reports: Sequence[Report | None], now: float, *, silent_after: float) -> str:
-    """A sentence on who keeps the others waiting.
+def missing_ranks(reports: Sequence[ProgressReport | None], now: float, *, silent_after: float) -> str:
+    """A sentence on the ranks that the others wait for.
 
-    >>> here = Report(18, "backward", since=100.0, written=400.0, host="n1")
-    >>> missing_ranks([here, Report(17, "waiting for data", 98.0, 400.0, "n2")], 400.0, silent_after=60.0)
+    >>> here = ProgressReport(18, "backward", since=100.0, written=400.0, host="n1")
+    >>> missing_ranks([here, ProgressReport(17, "waiting for data", 98.0, 400.0, "n2")], 400.0, silent_after=60.0)
     'no progress for 300 s; behind all others: rank 1 on n2 (waiting for data of batch 17 for 302 s)'
     >>> missing_ranks([here, here._replace(written=150.0, host="n2")], 400.0, silent_after=60.0)
-    'no progress for 300 s; not heard of for 250 s: rank 1 on n2, its process or node is gone'
+    'no progress for 300 s; no report for 250 s: rank 1 on n2, its process or node is gone'
     """
-    known = [(rank, report) for rank, report in enumerate(reports) if report is not None]
-    waiting = max((now - report.since for _, report in known), default=0.0)
-    start = f"no progress for {min((now - report.since for _, report in known), default=waiting):.0f} s; "
-    silent = [(rank, report) for rank, report in known if now - report.written > silent_after]
-    never = [rank for rank, report in enumerate(reports) if report is None]
-    if never:
-        return start + f"never heard of: ranks {never}"
-    if silent:
+    received = [(rank, report) for rank, report in enumerate(reports) if report is not None]
+    idle = min((now - report.since for _, report in received), default=0.0)
+    start = f"no progress for {idle:.0f} s; "
+    if never := [rank for rank, report in enumerate(reports) if report is None]:
+        return start + f"no report ever: ranks {never}"
+    if silent := [(rank, report) for rank, report in received if now - report.written > silent_after]:
         longest = max(now - report.written for _, report in silent)
         names = ", ".join(f"rank {rank} on {report.host}" for rank, report in silent)
-        return start + f"not heard of for {longest:.0f} s: {names}, its process or node is gone"
-    place = {rank: (report.batch, STAGES.index(report.stage)) for rank, report in known}
-    least = min(place.values())
-    if least == max(place.values()):
-        return start + f"all ranks are in {known[0][1].stage} of batch {known[0][1].batch}: the network may be at fault"
+        return start + f"no report for {longest:.0f} s: {names}, its process or node is gone"
+    places = {rank: (report.batch, STAGES.index(report.stage)) for rank, report in received}
+    least = min(places.values())
+    if least == max(places.values()):
+        first = reports[0]
+        assert first is not None
+        return start + f"all ranks are in {first.stage} of batch {first.batch}: the network may be at fault"
     behind = ", ".join(
         f"rank {rank} on {report.host} ({report.stage} of batch {report.batch} for {now - report.since:.0f} s)"
-        for rank, report in known
-        if place[rank] == least
+        for rank, report in received
+        if places[rank] == least
     )
     return start + f"behind all others: {behind}"

@@ -1,4 +1,4 @@
-"""Throughput: what passes through the model in a second, and how much of the device's peak that is."""
+"""Throughput: examples and tokens per second, and model FLOPs utilization."""
 
 import time
 from collections import Counter
@@ -19,13 +19,13 @@ from ..lightning_modules.planning.flops import peak_flops, training_flops
 class Throughput(Callback):
     """Log examples, tokens and target tokens per second over all replicas, and packing efficiency.
 
-    Padding never counts as work. Model FLOPs utilization is logged where the device's peak is known, and left out
-    rather than guessed elsewhere: under torch's first FSDP, which hides the sizes of parameters, and where instructions
-    are learned, whose hypergradients are passes of their own. There the rows of both levels count, without the learned
-    instructions before them. The clock is read every `every` optimizer steps, with one synchronization.
+    Padding does not count. Model FLOPs utilization is logged if the device's peak is known, except under FSDP1, which
+    hides the sizes of parameters, and in instruction optimization, whose hypergradients are further passes. There the
+    rows of both levels count, without the learned instructions before them. Every measurement synchronizes the device
+    once.
 
     Args:
-        every: Optimizer steps between two readings.
+        every: Optimizer steps between two measurements.
     """
 
     def __init__(self, every: int = 20) -> None:
@@ -80,17 +80,17 @@ class Throughput(Callback):
 
 
 def language_rows(batch: CausalBatch | Seq2SeqBatch | BilevelBatch) -> list[CausalBatch | Seq2SeqBatch]:
-    """What a language model reads of a batch, of one level or two."""
+    """The rows of a batch that a language model processes, of one level or two."""
     if not isinstance(batch, BilevelBatch):
         return [batch]
-    inner = [each.rows for each in (batch.inner, batch.curvature) if each is not None]
+    inner = [part.rows for part in (batch.inner, batch.curvature) if part is not None]
     return inner if batch.outer is None else [*inner, batch.outer]
 
 
 def batch_counts(batch: CausalBatch | Seq2SeqBatch) -> dict[str, int]:
-    """Examples, tokens of both sides, targets, columns, and what ``training_flops`` asks for, of one batch.
+    """Counts of one batch: examples, tokens of both sides, targets, columns, and the arguments of ``training_flops``.
 
-    Padding counts in columns alone; unlike documents it has no targets.
+    Padding counts in columns only; unlike documents it has no targets.
     """
     ends = (batch.target_offsets if isinstance(batch, Seq2SeqBatch) else batch.offsets)[1:]
     places = (batch.targets.flatten() >= 0).nonzero().flatten()

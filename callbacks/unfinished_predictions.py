@@ -1,8 +1,8 @@
-"""Predictions of a run that died, found by the next one: hidden files, one for each process that wrote.
+"""Predictions of an interrupted run, from which the next run resumes: hidden files, one for each writing process.
 
 ::
 
-    predictions/.test-0.part     {"header": {"weights": "3f…", "prompts": "a0…", ...}}    who answered what
+    predictions/.test-0.part     {"header": {"weights": "3f…", "prompts": "a0…", ...}}    what decides the predictions
                                  {"number": 17, "task": ...}                              a prediction a line
 """
 
@@ -16,12 +16,12 @@ Header = Mapping[str, str]
 
 
 class Unfinished(NamedTuple):
-    """What a run left behind that this run can go on from.
+    """Predictions of interrupted runs that this run can reuse.
 
     Args:
-        lines: Its predictions by the example's number.
-        paths: Their files.
-        others: Names of what differs in each file of this run's own folder that belongs to another run.
+        lines: Lines of predictions by the example's number.
+        paths: Files of these lines.
+        others: Files in this run's folder that cannot be reused, with the names of differing header fields.
     """
 
     lines: dict[int, str]
@@ -30,27 +30,27 @@ class Unfinished(NamedTuple):
 
 
 def part_path(folder: Path, stage: str, process: int) -> Path:
-    """Where a process writes while a stage runs."""
+    """The file of a process's predictions while a stage runs."""
     return folder / f".{stage}-{process}.part"
 
 
 def open_part(path: Path, header: Header | None, lines: Iterable[str] = ()) -> IO[str]:
-    """Begin a part with lines that are known already, or take its place at once where there is one.
+    """Start a part with given lines, atomically replacing an existing one.
 
-    It stays locked until it is closed or the process ends, however it ends.
+    The part is locked until it is closed or the process ends.
     """
     begun = path.with_suffix(".begun")
     with open(begun, "w", encoding="utf-8") as file:
         file.write(json.dumps({"header": header}) + "\n")
         file.writelines(f"{line}\n" for line in lines)
-    begun.replace(path)  # a run that is killed here loses nothing
+    begun.replace(path)  # a run that is killed before this line loses nothing
     part = open(path, "a", encoding="utf-8")  # noqa: SIM115 - the writer closes it
     fcntl.flock(part, fcntl.LOCK_SH)
     return part
 
 
 def read_part(path: Path) -> tuple[Header | None, dict[int, str]]:
-    """A part's header and its predictions by number; a last line that was cut off is left out."""
+    """A part's header and its predictions by number; an incomplete last line is left out."""
     # A line ends at "\n" alone: splitlines would also cut texts at U+2028, which JSON leaves as it is.
     *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
     records = [(line, json.loads(line)) for line in whole]
@@ -59,36 +59,36 @@ def read_part(path: Path) -> tuple[Header | None, dict[int, str]]:
 
 
 def find_unfinished(folder: Path, stage: str, header: Header, *, beside: bool) -> Unfinished:
-    """What earlier runs left unfinished.
+    """Predictions of earlier runs of a stage that were interrupted.
 
     Args:
-        folder: Where this run writes.
-        stage: What it runs.
-        header: What decides its answers; only a run of the same header counts.
-        beside: Whether to look in the other versions of the run, too.
+        folder: This run's folder of predictions.
+        stage: The stage.
+        header: Everything that decides the predictions; only runs with an equal header are reused.
+        beside: Also search other versions of the run (``version_*``).
 
     Raises:
         ValueError: A run is writing to the same folder.
     """
-    own = sorted(folder.glob(f".{stage}-*.part"))
-    others = sorted(folder.parents[1].glob(f"version_*/{folder.name}/.{stage}-*.part")) if beside else []
-    found = Unfinished({}, [], {})
-    for path in dict.fromkeys([*own, *others]):
+    parts = sorted(folder.glob(f".{stage}-*.part"))
+    parts_beside = sorted(folder.parents[1].glob(f"version_*/{folder.name}/.{stage}-*.part")) if beside else []
+    unfinished = Unfinished({}, [], {})
+    for path in dict.fromkeys([*parts, *parts_beside]):
         if _in_use(path):
-            if path in own:
+            if path in parts:
                 raise ValueError(f"another run is writing {path}: wait for it, or write to another folder")
             continue
         written, lines = read_part(path)
         if written == header:
-            found.lines.update(lines)
-            found.paths.append(path)
-        elif path in own:
-            found.others[path] = [name for name in header if (written or {}).get(name) != header[name]]
-    return found
+            unfinished.lines.update(lines)
+            unfinished.paths.append(path)
+        elif path in parts:
+            unfinished.others[path] = [name for name in header if (written or {}).get(name) != header[name]]
+    return unfinished
 
 
 def _in_use(path: Path) -> bool:
-    """Whether a run is still writing it."""
+    """Whether a run is writing the file."""
     with open(path, encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

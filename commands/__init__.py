@@ -1,1 +1,1 @@
-"""The commands of ``crosstask``, a file each; they import rooms, and no room imports them."""
+"""The commands of ``crosstask``, each in a file with its name. They import the rooms; no room imports them."""

@@ -1,4 +1,14 @@
-"""``crosstask adapt``: many tasks, a scorer each, and what that gains over the language model's own answers."""
+"""Adapt a frozen language model to many tasks, by a scorer trained for each task.
+
+It trains the scorers on the samples of `crosstask samples`, chooses among the samples of the test instances, and
+reports the gain over the language model's own decodings. A task that fails is reported, and the other tasks are
+trained. Started again, finished tasks are not trained again.
+
+Example:
+    crosstask adapt --train NaturalInstructions --train.folder runs/quickstart/toybench \\
+      --samples '[runs/samples/flan-t5-small-0000-of-0001.jsonl]' --training.pretrained btan2/cappy-large \\
+      --output runs/adapt
+"""
 
 import sys
 import traceback
@@ -22,7 +32,13 @@ from ..lightning_modules.scoring.calibration import Calibration
 from ..lightning_modules.scoring.sampled_responses import SampledResponses, read_sampled_responses, to_scored_responses
 from ..lightning_modules.scoring.selection import RESERVED, SCORER, ScoredResponses
 from ..lightning_modules.scoring.selection_scores import selection_table
+from .shared.function_command import run_function
 from .shared.parser import is_ours
+
+
+def run(words: Sequence[str]) -> None:
+    """Adapt by the words of a command line."""
+    run_function(adapt_tasks, words, benchmarks=True)
 
 
 def adapt_tasks(
@@ -42,29 +58,30 @@ def adapt_tasks(
     seed: int = 0,
     cache: str = "~/.cache/crosstask",
 ) -> None:
-    """Adapt a frozen language model to each task through a scorer of its own, and report the tasks together.
+    """Adapt a frozen language model to each task by a scorer trained for it, and report all tasks together.
 
-    A task that fails is reported and the others go on. Started again, tasks that are done are not trained again; those
-    that were done with other settings are such failures.
+    A task that fails is reported, and the other tasks are trained. Started again, finished tasks are not trained again;
+    a task that was finished with other settings fails.
 
     Args:
         train: Benchmark of the training instances.
         samples: JSONL files of the language model's answers to training and test instances.
-        output: Folder of a file for each task, ``report.json``, ``report.md``, ``advantages.svg`` (the gain on each
-            task, as the paper's Figure 6) and ``choices.jsonl``.
+        output: Folder of a file for each task, ``report.json``, ``report.md``, ``advantages`` as SVG, PDF and PNG
+            (the gain on each task, as the paper's Figure 6) and ``choices.jsonl``.
         training: How each scorer is trained.
-        variants: Further scorers, rows of the same table: by name, what changes in `training` (or `augmentation`), e.g.
+        variants: Further scorers, as rows of the same table: by name, changes of `training` (or `augmentation`), e.g.
             {reward_model: {loss: pairwise}, no_pretraining: {pretrained: FacebookAI/roberta-large}}.
-        test: Benchmark of the test instances, where they are read apart; else the first of each task's file.
+        test: Benchmark of the test instances; by default they are the first ones of each task's file in `train`.
         tasks: Names of the tasks; all that have test instances if empty.
         prompt: How instructions are rendered.
-        test_examples: Most test instances of a task.
-        augmentation: Train on the model's answers, too; without them is an ablation of the paper.
-        sizes: Also choose among so many nucleus samples alone.
+        test_examples: Largest number of test instances of a task.
+        augmentation: Also train on the model's responses; the paper has an ablation without them.
+        sizes: Also choose among these numbers of nucleus samples alone.
         keep_scorers: Keep each task's scorers in ``scorers``, as folders that `crosstask select` and ``CrossEncoder``
-            load, instead of their scores alone; those that were not kept before are trained again.
-        generator_parameters: Of the language model, for `crosstask scaling`; as `crosstask samples` noted if left out.
-        seed: Decides how instructions read; the samples' own rendering seed.
+            load, beside their scores; scorers that an earlier run did not keep are trained again.
+        generator_parameters: Parameters of the language model, for `crosstask scaling`; by default as `crosstask
+            samples` stored it.
+        seed: Rendering seed of instructions; it must be that of the samples.
         cache: Folder of the store.
     """
     console, folder = Console(soft_wrap=True), Path(output).expanduser()
@@ -87,8 +104,8 @@ def adapt_tasks(
     responses: list[SampledResponses] = []
     everything: list[ScoredResponses] = []
     about: dict[str, dict[str, Any]] = {
-        name: {"training": asdict(own), "augmentation": augmented, "costs": {}}
-        for name, (own, augmented) in trainings.items()
+        name: {"training": asdict(settings), "augmentation": augmented, "costs": {}}
+        for name, (settings, augmented) in trainings.items()
     }
     failed: dict[str, str] = {}
     for number, name in enumerate(names, start=1):
@@ -104,7 +121,7 @@ def adapt_tasks(
             console.print(f"{number}/{len(names)} {name}: {_line(scored, records)}", highlight=False)
         except Exception as error:
             failed[name] = f"{type(error).__name__}: {error}"
-            if not is_ours(error):  # else the sentence says what is wrong
+            if not is_ours(error):  # the sentence of our errors is enough
                 traceback.print_exc()
             console.print(f"{number}/{len(names)} {name} failed: {failed[name]}", style="red", highlight=False)
     if responses:
@@ -119,50 +136,50 @@ def adapt_tasks(
 
 
 def _tasks_to_adapt(benchmark: Benchmark, tasks: Sequence[str]) -> list[str]:
-    """Names of the tasks, before anything is trained.
+    """Names of the tasks to adapt.
 
     Raises:
-        ValueError: There is none, or no such one.
+        ValueError: The benchmark tests no task, or not one of these.
     """
-    known = list(dict.fromkeys(benchmark.task_names("test")))
-    if not known:
+    testable = list(dict.fromkeys(benchmark.task_names("test")))
+    if not testable:
         raise ValueError(
             "the benchmark of the training instances lists no task to test: give `test`, the benchmark of the test "
             "instances, e.g. the validation part of BigBench"
         )
-    if unknown := [name for name in tasks if name not in known]:
-        raise ValueError(f"no task {unknown[0]!r} among {len(known)} to test; {nearest(unknown[0], known)}")
-    return list(tasks) or known
+    if unknown := [name for name in tasks if name not in testable]:
+        raise ValueError(f"no task {unknown[0]!r} among {len(testable)} to test; {nearest(unknown[0], testable)}")
+    return list(tasks) or testable
 
 
 def all_trainings(
     training: ScorerTraining, augmentation: bool, variants: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, tuple[ScorerTraining, bool]]:
-    """How each scorer is trained, and whether on the model's answers, too, by the scorer's name.
+    """By the name of a scorer: its training, and whether it is also trained on the model's responses.
 
     Raises:
-        ValueError: A variant has a name that is taken, or changes what no training has.
+        ValueError: A variant has a reserved name, or changes a setting that does not exist.
     """
-    found = {SCORER: (training, augmentation)}
+    trainings = {SCORER: (training, augmentation)}
     for name, changes in variants.items():
         if name in RESERVED or "/" in name:
             raise ValueError(
                 f"a variant cannot be called {name!r}: it names a row of the table and a file, and {SCORER} is the row "
-                f"of `training` itself; taken are {', '.join(sorted(RESERVED))}"
+                f"of `training` itself; reserved are {', '.join(sorted(RESERVED))}"
             )
         changed = {key: value for key, value in changes.items() if key != "augmentation"}
-        found[name] = training.changed(changed, f"variant {name}"), bool(changes.get("augmentation", augmentation))
-    return found
+        trainings[name] = training.changed(changed, f"variant {name}"), bool(changes.get("augmentation", augmentation))
+    return trainings
 
 
 def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, Record]) -> list[ScoredResponses]:
-    """Responses of a task with the scores of all scorers, and what each scorer has them weigh."""
-    found = []
-    for place, each in enumerate(sampled):
+    """Responses of a task with the scores of all scorers, and the calibration of each scorer."""
+    scored = []
+    for place, responses in enumerate(sampled):
         scores = {scorer: record["scores"][place] for scorer, record in records.items()}
-        found.append(
+        scored.append(
             to_scored_responses(
-                each,
+                responses,
                 scores,
                 ranked=[name for name, record in records.items() if record["settings"]["loss"] != "regression"],
                 calibrations={
@@ -172,7 +189,7 @@ def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, 
                 },
             )
         )
-    return found
+    return scored
 
 
 def _require_rows(sampled: Sequence[SampledResponses], names: Iterable[str]) -> None:
@@ -189,6 +206,6 @@ def _test_part(benchmark: Benchmark, name: str, prompt: PromptForm, count: int, 
 def _line(scored: Sequence[ScoredResponses], records: Mapping[str, Record]) -> str:
     table = selection_table(scored, resamples=1)
     mean = dict(zip(table.methods, table.mean, strict=True))
-    shown = [*records, table.best_single, "oracle"]
+    methods = [*records, table.best_single, "oracle"]
     seconds = sum(record["cost"]["seconds"] for record in records.values())
-    return f"{', '.join(f'{name} {100 * mean[name]:.1f}' for name in shown)}; {seconds:.0f} s"
+    return f"{', '.join(f'{name} {100 * mean[name]:.1f}' for name in methods)}; {seconds:.0f} s"

@@ -1,4 +1,11 @@
-"""``crosstask classify``: answer tasks with options zero-shot, by scorers and language models."""
+"""Evaluate scorers and language models zero-shot on tasks with options.
+
+It prints accuracies by task and their unweighted mean, and writes them as JSON. Several models are compared by name.
+
+Example:
+    crosstask classify --benchmark NaturalInstructions --benchmark.folder runs/quickstart/toybench --split test \\
+      --scorer '{cappy: btan2/cappy-large}' --generator '{flan: google/flan-t5-large}' --output runs/accuracies.json
+"""
 
 import json
 from collections import Counter
@@ -23,6 +30,12 @@ from ..lightning_modules.scoring.classification import (
 )
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder
 from ..lightning_modules.scoring.sampling import load_generator
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Classify by the words of a command line."""
+    run_function(classify_tasks, words, benchmarks=True)
 
 
 def classify_tasks(
@@ -39,23 +52,24 @@ def classify_tasks(
     seed: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Answer tasks with options zero-shot and print accuracies, by task and their unweighted mean.
+    """Evaluate models zero-shot on tasks with options, and print accuracies by task and their unweighted mean.
 
-    Several models stand side by side, each by a name: --scorer '{cappy: btan2/cappy-large, reward: runs/reward}'.
+    Several models are compared by name: --scorer '{cappy: btan2/cappy-large, reward: runs/reward}'.
 
     Args:
         benchmark: Reader of the tasks; for all templates of PromptSource, ``prompts: all``.
-        output: File of the accuracies, JSON.
+        output: JSON file of the accuracies.
         scorer: Hub name or folder of a scorer, or of several by name.
-        generator: A language model, or several, whose summed log-likelihood ranks options; beside a scorer or alone.
-        split: The benchmark's split that lists the tasks; PromptSource lists all of its tasks as training tasks.
+        generator: Hub name or folder of a language model, or of several by name; options are ranked by their summed
+            log-likelihood.
+        split: Split of the benchmark that lists the tasks; PromptSource lists all of its tasks as training tasks.
         tasks: Names of the tasks; all of the split if empty.
-        examples: Most rows of a task, each in all its templates; all by default.
-        prompt: How instructions are rendered; by default the example's input alone, as the released program reads it.
-        max_length: Most tokens of an instruction with an option.
-        truncation: What a longer pair of the scorer loses; longest_first is the released program's way.
-        seed: Decides how instructions read where `prompt` draws.
-        device: Where the models run.
+        examples: Largest number of rows of a task, each in all its templates; all by default.
+        prompt: How instructions are rendered; by default the example's input alone, as in Cappy's released program.
+        max_length: Tokens of the longest pair of instruction and option.
+        truncation: What is cut from a longer pair of a scorer; Cappy's released program uses longest_first.
+        seed: Seed of the rendering, where `prompt` draws at random.
+        device: Device of the models.
     """
     scorers, generators = (
         {name: given} if isinstance(given, str) else given or {}
@@ -72,54 +86,54 @@ def classify_tasks(
     ]
     if not questions:
         raise ValueError(f"none of {len(names)} tasks has an example with options and an answer: {dict(skipped)}")
-    found: dict[str, Accuracies] = {}
+    by_model: dict[str, Accuracies] = {}
     parameters: dict[str, int] = {}
     for name, folder in scorers.items():
         encoder = CrossEncoder.from_pretrained(folder, device=device, max_length=max_length, truncation=truncation)
-        found[name] = accuracies(questions, choose_by_scorer(encoder, questions))
+        by_model[name] = accuracies(questions, choose_by_scorer(encoder, questions))
         parameters[name] = encoder.model.num_parameters()
     for name, folder in generators.items():
         model, tokenizer = load_generator(folder, device=device)
-        found[name] = accuracies(questions, choose_by_likelihood(model, tokenizer, questions, max_length))
+        by_model[name] = accuracies(questions, choose_by_likelihood(model, tokenizer, questions, max_length))
         parameters[name] = model.num_parameters()
     path = Path(output).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     sampled = {question.task for question in questions}
     missing = [name for name in names if name not in sampled]
-    models = {name: {"parameters": parameters[name], **_to_json(own)} for name, own in found.items()}
+    models = {name: {"parameters": parameters[name], **_to_json(scores)} for name, scores in by_model.items()}
     chance = accuracies_by_chance(questions)
     report = {"models": models, "chance": _to_json(chance), "missing": missing, "skipped": skipped}
     path.write_text(json.dumps(report, indent=1))
-    _print({**found, "by chance": chance}, missing, skipped)
+    _print({**by_model, "by chance": chance}, missing, skipped)
 
 
-def _to_json(found: Accuracies) -> dict[str, Any]:
-    return {"mean": _means(found), "tasks": {task: each._asdict() for task, each in found.items()}}
+def _to_json(by_task: Accuracies) -> dict[str, Any]:
+    return {"mean": _means(by_task), "tasks": {task: scores._asdict() for task, scores in by_task.items()}}
 
 
-def _means(found: Accuracies) -> dict[str, float]:
+def _means(by_task: Accuracies) -> dict[str, float]:
     return {
-        "template_mean": fmean(each.template_mean for each in found.values()),
-        "pooled": fmean(each.pooled for each in found.values()),
+        "template_mean": fmean(scores.template_mean for scores in by_task.values()),
+        "pooled": fmean(scores.pooled for scores in by_task.values()),
     }
 
 
-def _print(found: dict[str, Accuracies], missing: Sequence[str], skipped: Counter[str]) -> None:
-    """Accuracy as a mean over templates, and pooled in brackets, a column for each model."""
-    table = Table("task", *found, "templates", "questions", title="Accuracy, percent: mean over templates (pooled)")
-    first = next(iter(found.values()))
+def _print(by_model: dict[str, Accuracies], missing: Sequence[str], skipped: Counter[str]) -> None:
+    """Print a column for each model: the accuracy as a mean over templates, and pooled in brackets."""
+    table = Table("task", *by_model, "templates", "questions", title="Accuracy, percent: mean over templates (pooled)")
+    first = next(iter(by_model.values()))
     for task, counted in first.items():
-        own = [models[task] for models in found.values()]
-        shown = [_percent(each.template_mean, each.pooled) for each in own]
-        table.add_row(task, *shown, str(counted.templates), str(counted.questions))
-    means = [_means(models) for models in found.values()]
-    table.add_row(f"mean of {len(first)} tasks", *(_percent(each["template_mean"], each["pooled"]) for each in means))
+        scores = [models[task] for models in by_model.values()]
+        cells = [_percent(score.template_mean, score.pooled) for score in scores]
+        table.add_row(task, *cells, str(counted.templates), str(counted.questions))
+    means = [_means(models) for models in by_model.values()]
+    table.add_row(f"mean of {len(first)} tasks", *(_percent(mean["template_mean"], mean["pooled"]) for mean in means))
     console = Console()
-    if not console.is_terminal:  # a log wraps no table
-        console = Console(width=max(120, 40 + 20 * len(found)))
+    if not console.is_terminal:  # a log must not wrap the table
+        console = Console(width=max(120, 40 + 20 * len(by_model)))
     console.print(table)
     if missing:
-        console.print(f"nothing to ask in {len(missing)} tasks: {', '.join(missing)}", highlight=False)
+        console.print(f"no question in {len(missing)} tasks: {', '.join(missing)}", highlight=False)
     if skipped:
         console.print(f"not sampled: {dict(skipped)}", highlight=False)
 

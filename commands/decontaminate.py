@@ -1,36 +1,50 @@
-"""``crosstask decontaminate``: report which evaluation examples share a run of words with training."""
+"""Report which evaluation examples share a run of words with training examples.
+
+It writes report.md, and decisions.tsv: a table of pairs of tasks in which you decide which training tasks to drop. The
+`decisions` of a Bench reads this table. All options of `crosstask fit` are accepted, and those of the data are used.
+
+Example:
+    crosstask decontaminate --config quickstart --folder runs/quickstart/contamination
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.progress import track
-
 from ..datamodules.decontamination.contamination_report import THRESHOLD, compare, markdown, summary, write_decisions
 from ..datamodules.decontamination.overlap import WORDS, index_evaluation, overlaps
-from ..datamodules.decontamination.task_texts import TaskTexts
-from .shared.run_data import data_parser, parsed_data
+from .shared.run_settings import Settings, build_data, run_on_settings
 
 
-def decontaminate(words: Sequence[str]) -> None:
-    """Report which evaluation examples share a run of words with training, and keep a table of decisions about it.
+def run(words: Sequence[str]) -> None:
+    """Decontaminate by the words of a command line."""
+    run_on_settings(compare_examples, words)
+
+
+def compare_examples(
+    settings: Settings, folder: str = "contamination", n: int = WORDS, threshold: float = THRESHOLD, processes: int = 1
+) -> None:
+    """Report which evaluation examples share `n` successive words with training examples, and keep the decisions.
 
     Args:
-        words: What stands behind ``crosstask decontaminate``.
+        settings: Of the run.
+        folder: Where report.md and decisions.tsv are written; decisions that are there are kept.
+        n: Successive words that must be equal.
+        threshold: Share of a task's examples from which a pair of tasks is listed for a decision.
+        processes: Processes that read and hash training tasks.
     """
-    parser = data_parser("Compare training with evaluation examples; judge the pairs of tasks in decisions.tsv.")
-    parser.add_argument("--folder", type=str, default="contamination", help="For report.md and decisions.tsv.")
-    parser.add_argument("--n", type=int, default=WORDS, help="Words that must be equal, one after another.")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help="Share of a task's examples to judge from.")
-    parser.add_argument("--processes", type=int, default=1, help="Processes that read and hash training tasks.")
-    settings, data = parsed_data(parser, words)
-    texts = TaskTexts(data.benchmark, data.counts)
-    index = index_evaluation({name: texts.evaluated(name) for name in texts.evaluation_tasks}, settings.n)
-    found = overlaps(index, texts.train_tasks, texts.trained, processes=settings.processes)
+    from rich.progress import track
+
+    from ..datamodules.decontamination.task_texts import TaskTexts
+
+    data = build_data(settings)
+    texts = TaskTexts(data.benchmark, data.instances, data.seed)
+    index = index_evaluation({name: texts.evaluation_documents(name) for name in texts.evaluation_tasks}, n)
+    by_task = overlaps(index, texts.train_tasks, texts.training_documents, processes=processes)
     total = len(texts.train_tasks)
-    comparison = compare(index, track(found, "Comparing", total=total, transient=True), settings.threshold)
-    folder = Path(settings.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text(markdown(comparison), encoding="utf-8")
-    write_decisions(folder / "decisions.tsv", comparison.pairs)
+    comparison = compare(index, track(by_task, "Comparing", total=total, transient=True), threshold)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / "report.md").write_text(markdown(comparison), encoding="utf-8")
+    write_decisions(target / "decisions.tsv", comparison.pairs)
     print(summary(comparison))
-    print(f"read {folder / 'report.md'}, and decide in {folder / 'decisions.tsv'}")
+    print(f"read {target / 'report.md'}, and decide in {target / 'decisions.tsv'}")

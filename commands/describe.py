@@ -1,20 +1,31 @@
-"""``crosstask describe``: print the mixture of a run as a tree."""
+"""Print the training data of a run as a tree, with the expected draws of each task.
+
+Tasks that the store lacks are prepared. The number of steps is trainer.max_steps, or an epoch's where that is -1. All
+options of `crosstask fit` are accepted, and those of the data are used.
+
+Example:
+    crosstask describe --config quickstart --depth 2
+"""
 
 from collections.abc import Sequence
 
-from .shared.run_data import data_parser, parsed_data
+from .shared.run_settings import Settings, build_data, run_on_settings
 
 
-def describe(words: Sequence[str]) -> None:
-    """Print the mixture as a tree, and what became of the rules that split the tasks.
+def run(words: Sequence[str]) -> None:
+    """Describe by the words of a command line."""
+    run_on_settings(describe_mixture, words)
+
+
+def describe_mixture(settings: Settings, depth: int = 3) -> None:
+    """Print the mixture as a tree, and the tasks that the rules of a benchmark's split moved or dropped.
 
     Args:
-        words: What stands behind ``crosstask describe``.
+        settings: Of the run.
+        depth: 1 for benchmarks, 2 for categories, 3 for tasks.
     """
-    parser = data_parser("Print the mixture of a run as a tree; prepares what the store lacks.")
-    parser.add_argument("--depth", type=int, default=3, help="1 for benchmarks, 2 for categories, 3 for tasks.")
-    settings, data = parsed_data(parser, words)
+    data = build_data(settings)
     data.prepare_data()
     data.setup("fit")
-    steps = int((settings.trainer or {}).get("max_steps", -1))
-    print("\n".join([*data.split_lines(), *data.describe(steps if steps > 0 else None).lines(settings.depth)]))
+    steps = settings.trainer.max_steps
+    print("\n".join([*data.split_lines(), *data.describe(steps if steps > 0 else None).lines(depth)]))

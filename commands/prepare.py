@@ -1,24 +1,43 @@
-"""``crosstask prepare``: render and tokenize ahead of training what the store lacks."""
+"""Render and tokenize the training tasks of a run that the store lacks.
+
+Training does this itself where it is missing; with --processes it is done ahead. An interrupted preparation keeps the
+tasks that are complete. All options of `crosstask fit` are accepted, and those of the data are used.
+
+Example:
+    crosstask prepare --config quickstart --processes 2
+"""
 
 import time
 from collections.abc import Sequence
 
-from .shared.run_data import data_parser, parsed_data
+from .shared.run_settings import Settings, build_data, run_on_settings
 
 
-def prepare(words: Sequence[str]) -> None:
-    """Render and tokenize the training tasks that the store lacks, over several processes.
+def run(words: Sequence[str]) -> None:
+    """Prepare by the words of a command line."""
+    run_on_settings(prepare_store, words)
+
+
+def prepare_store(settings: Settings, processes: int = 1) -> None:
+    """Render and tokenize the training tasks that the store lacks.
 
     Args:
-        words: What stands behind ``crosstask prepare``.
+        settings: Of the run.
+        processes: Processes that read, render and tokenize.
     """
-    parser = data_parser("Render and tokenize ahead of training what the store lacks; run it again after a kill.")
-    parser.add_argument("--processes", type=int, default=1, help="Processes that read, render and tokenize.")
-    settings, data = parsed_data(parser, words)
-    data.processes = settings.processes
+    from ..datamodules.base import StoredDataModule
+
+    data = build_data(settings)
+    if not isinstance(data, StoredDataModule):
+        print(f"{type(data).__name__} has nothing to prepare: its instances are rendered and tokenized when drawn")
+        return
+    data.processes = processes
     began = time.monotonic()
     data.prepare_data()
     seconds, done = time.monotonic() - began, data.prepared
     rate = f" ({done.examples / seconds:,.0f} a second)" if done.written else ""
-    print(f"{done.written} tasks written, {done.found} found; {done.examples:,} examples in {seconds:.0f} s{rate}")
+    print(
+        f"{done.written} tasks written, {done.found} already in the store; "
+        f"{done.examples:,} examples in {seconds:.0f} s{rate}"
+    )
     print(f"store: {data.cache}")

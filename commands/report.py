@@ -1,14 +1,30 @@
-"""``crosstask report``: an HTML page, Markdown and JSON from the predictions of one run or of several."""
+"""Report one run or compare several by their predictions, as HTML, Markdown and JSON.
+
+It reads the files of the callback PredictionWriter, and needs neither a model nor a GPU. The first run is the one with
+which others are compared. NAME=FOLDER names a run; FOLDER,FOLDER are repetitions of one run with other seeds.
+
+Example:
+    crosstask report runs/quickstart
+    crosstask report base=runs/a,runs/b ours=runs/c,runs/d --stage validation --folder report
+"""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from ..callbacks.report.comparison import SystemsReport
 from ..callbacks.report.page import render_page
-from ..callbacks.report.systems import name_runs, read_system, systems_report
+from ..callbacks.report.page_figures import report_figures
+from ..callbacks.report.systems import parse_systems, read_system, systems_report
 from ..callbacks.report.text import render_systems_markdown
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Report by the words of a command line."""
+    run_function(write_report, words)
 
 
 def write_report(
@@ -17,29 +33,32 @@ def write_report(
     folder: str = "report",
     by: Literal["category", "benchmark"] = "category",
     title: str | None = None,
-    readings: int = 5,
+    examples: int = 5,
 ) -> None:
     """Report one run or compare several by their predictions; this needs neither a model nor a GPU.
 
     Args:
-        runs: Folders of runs, the first of them the one that others are compared with. NAME=FOLDER gives a run a name.
+        runs: Folders of runs; the first is the base of comparisons. NAME=FOLDER gives a run a name.
             FOLDER,FOLDER are repetitions of one run with other seeds, reported together.
         stage: Which predictions are read: test, validation or predict.
-        folder: Where report.html, report.md and report.json are written.
+        folder: Where report.html, report.md, report.json and figures/ (PDF and PNG) are written.
         by: What a column of the averages is: a category, as in most tables of OPT-IML, or a benchmark.
         title: Heading of the page.
-        readings: Predictions to read under each heading, the worst, the best and those that differ most.
+        examples: Qualitative examples under each heading: lowest and highest scores, largest differences.
     """
-    named = name_runs(runs)
+    named = parse_systems(runs)
     systems = [read_system(name, folders, stage) for name, folders in named.items()]
-    found = systems_report(systems, stage=stage, by=by, readings=readings)
-    write_pages(found, Path(folder), title or f"Generalization report: {' and '.join(named)}")
+    report = systems_report(systems, stage=stage, by=by, examples=examples)
+    write_report_files(report, Path(folder), title or f"Generalization report: {' and '.join(named)}")
     print(Path(folder) / "report.html")
 
 
-def write_pages(found: SystemsReport, folder: Path, title: str) -> None:
-    """report.html, report.md and report.json."""
+def write_report_files(report: SystemsReport, folder: Path, title: str) -> None:
+    """Write report.html, report.md, report.json, and every figure of the page as PDF and PNG in ``figures/``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.html").write_text(render_page(found, title), encoding="utf-8")
-    (folder / "report.md").write_text(render_systems_markdown(found, title), encoding="utf-8")
-    (folder / "report.json").write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+    figures = report_figures(report)
+    (folder / "report.html").write_text(render_page(report, title, figures), encoding="utf-8")
+    (folder / "report.md").write_text(render_systems_markdown(report, title), encoding="utf-8")
+    (folder / "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    for figure in figures:
+        figure.write(folder / "figures", ("pdf", "png"))

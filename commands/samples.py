@@ -1,4 +1,12 @@
-"""``crosstask samples``: generate responses with a language model, or import those of another program."""
+"""Generate responses with a language model, or import those of another program.
+
+`crosstask adapt` and `crosstask select` read the responses. Started again, it resumes where it was interrupted. The
+processes of a job (torchrun, or tasks of SLURM) share the examples; a sample does not depend on their number.
+
+Example:
+    crosstask samples --examples.benchmark NaturalInstructions \\
+      --examples.benchmark.folder runs/quickstart/toybench --generator google/flan-t5-small --output runs/samples
+"""
 
 import json
 from collections import Counter
@@ -23,6 +31,12 @@ from ..lightning_modules.scoring.sampling import (
     load_generator,
     sample_responses,
 )
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Generate or import by the words of a command line."""
+    run_function(write_samples, words, benchmarks=True)
 
 
 def write_samples(
@@ -45,33 +59,33 @@ def write_samples(
     dtype: str = "float32",
     device: str | None = None,
 ) -> None:
-    """Answer a benchmark's examples with a language model, or take over the answers of somebody else's.
+    """Generate responses to a benchmark's examples with a language model, or import those of another program.
 
-    Started again it goes on where it was. Processes of a job (torchrun, or tasks of SLURM) share the examples, each
-    with a file of its own; a sample does not depend on how many they are.
+    Started again, it resumes where it was interrupted. The processes of a job (torchrun, or tasks of SLURM) share the
+    examples and write a file each; a sample does not depend on their number.
 
     Args:
-        examples: Which examples, and how they are rendered.
-        output: Folder of the files of samples, ``<name>-<process>-of-<processes>.jsonl``.
+        examples: The examples, and how they are rendered.
+        output: Folder of the sample files, ``<name>-<process>-of-<processes>.jsonl``.
         generator: A causal or encoder-decoder model, by hub name or folder; or the folder of a trained prefix.
-        answers: In its place, JSONL files with the texts task, id and response, any number for each example; what else
-            a line may say is in datamodules/scoring/samples.py. White space around a response is removed.
-        prompts_only: Write ``prompts.jsonl`` alone, task, id and prompt a line, for somebody else's program to answer.
-        decodings: How the model answers, by name; by default Cappy's five, which give 17 responses.
-        faithful: Draw as Cappy's released program does: the 50 most probable tokens at most, 3 tokens at least, and
-            prompts of 512 tokens.
-        max_new_tokens: Longest answer in tokens.
-        max_source: Most tokens of a prompt; a longer one loses its beginning, and is counted. By default 1,024, or 512
-            where `faithful`.
-        stop: Texts that end an answer, beside eos.
+        answers: Instead of a generator: JSONL files with the fields task, id and response, any number for an example;
+            datamodules/scoring/samples.py lists optional fields. White space around a response is removed.
+        prompts_only: Only write ``prompts.jsonl`` with task, id and prompt on each line, for another program.
+        decodings: Decodings by name; by default the five of Cappy, which give 17 responses.
+        faithful: Sample as Cappy's released program does: from the 50 most probable tokens, at least 3 tokens, from
+            prompts of at most 512 tokens.
+        max_new_tokens: Tokens of the longest response.
+        max_source: Tokens of the longest prompt; the beginning of a longer one is cut, and the cuts are counted. By
+            default 1,024, or 512 with `faithful`.
+        stop: Texts that end a response, beside eos.
         bos: Whether a decoder-only prompt begins with the tokenizer's bos token.
-        chat: Ask in the tokenizer's chat template, which brings its own bos: a prompt is a user's message.
-        likelihood: Note the log-likelihood of every answer, which self-scoring needs.
-        seed: Of what is drawn.
-        name: Of the generator in the files; by default the last part of its name.
-        budget: Most tokens of a batch.
-        dtype: Of the model's parameters.
-        device: E.g. cuda:1; by default the process's own GPU where there is one.
+        chat: Render prompts as a user's message by the tokenizer's chat template, which adds bos itself.
+        likelihood: Store the log-likelihood of every response, which self-scoring needs.
+        seed: Seed of sampling.
+        name: Name of the generator in the files; by default the last part of `generator`.
+        budget: Tokens of the largest batch.
+        dtype: Type of the model's parameters.
+        device: Device of the model, e.g. cuda:1; by default the GPU of the process if it has one.
     """
     if prompts_only:
         write_prompts(examples, Path(output).expanduser())
@@ -79,16 +93,17 @@ def write_samples(
     if (generator is None) == (not answers):
         raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
     if chat and bos:
-        raise ValueError("a chat template brings its own bos: leave bos false where chat is true")
+        raise ValueError("a chat template adds bos itself: set bos to false with chat")
     console, (rank, size, _) = Console(), process_of_job()
     name = name or (Path(generator).name if generator else Path(answers[0]).stem)
     path = Path(output).expanduser() / f"{name}-{rank:04}-of-{size:04}.jsonl"
     skipped: Counter[str] = Counter()
     if generator is None:
-        prompts = {(each.task.name, each.example.id) for each in examples.prompts(skipped)}
-        answered = import_responses(answers, prompts, path, name=name, rank=rank, size=size)
+        prompts = {(prompt.task.name, prompt.example.id) for prompt in examples.prompts(skipped)}
+        imported = import_responses(answers, prompts, path, name=name, rank=rank, size=size)
         console.print(
-            f"{path}: answers to {answered} of {len(prompts)} examples checked; not sampled: {dict(skipped) or 'none'}"
+            f"{path}: imported responses to {imported} of {len(prompts)} examples; "
+            f"not sampled: {dict(skipped) or 'none'}"
         )
         return
     settings: dict[str, Any] = {
@@ -102,7 +117,7 @@ def write_samples(
         "likelihood": likelihood,
         "seed": seed,
     }
-    about = {**settings, "decodings": {key: asdict(each) for key, each in settings["decodings"].items()}}
+    about = {**settings, "decodings": {key: asdict(decoding) for key, decoding in settings["decodings"].items()}}
     about |= {"generator": generator, "prompt": examples.prompt.fingerprint(), "rendering_seed": examples.seed}
     about |= {"shots": examples.shots, "separator": examples.separator}
     expected = sum(decoding.samples for decoding in settings["decodings"].values())
@@ -113,13 +128,13 @@ def write_samples(
     mine = islice(examples.prompts(skipped), rank, None, size)
     cut = sample_responses(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
     console.print(
-        f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from before; "
-        f"{cut} prompts lost their beginning; not sampled: {dict(skipped) or 'none'}"
+        f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from an earlier run; "
+        f"the beginning of {cut} prompts was cut; not sampled: {dict(skipped) or 'none'}"
     )
 
 
 def write_prompts(examples: SampledExamples, folder: Path) -> None:
-    """What is sampled, for a program that answers it elsewhere."""
+    """Write the prompts of examples, for another program."""
     folder.mkdir(parents=True, exist_ok=True)
     path, skipped = folder / "prompts.jsonl", Counter[str]()
     sampled = [{"task": p.task.name, "id": p.example.id, "prompt": p.source} for p in examples.prompts(skipped)]

@@ -1,43 +1,75 @@
-"""``crosstask scaling``: plot score against model size from the reports of several models."""
+"""Plot score against model size from the reports of several models.
 
-from collections.abc import Sequence
+It reads folders of `crosstask adapt` and files of `crosstask classify`. Rows of the same name are one line through all
+reports.
+
+Example:
+    crosstask scaling runs/adapt_base runs/adapt_large --output scaling.svg
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..callbacks.report.charts import over_sizes
-from ..callbacks.report.model_sizes import Point, default_rows, read_points, read_report
+from ..callbacks.report.figure_style import figure_format, write_figure
+from ..callbacks.report.model_sizes import ModelScore, default_rows, read_model_scores, read_report
+from ..callbacks.report.score_figures import size_curves
 from ..datamodules.messages import some
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Plot by the words of a command line."""
+    run_function(plot_scaling, words)
 
 
 def plot_scaling(reports: list[str], output: str = "scaling.svg", rows: Sequence[str] = ()) -> None:
-    """Draw scores against the logarithm of a model's size. Rows of the same name are one line through all reports.
+    """Draw scores over the number of parameters. Rows with the same name form one line across all reports.
 
     Args:
-        reports: Folders of ``crosstask adapt``, whose size is that of the language model that answers, and files of
-            ``crosstask classify``, each of whose models has its own size.
-        output: The drawing, SVG.
+        reports: Folders of ``crosstask adapt``, whose size is that of the language model that generated the samples,
+            and files of ``crosstask classify``, which give a size for each model.
+        output: The figure; its suffix chooses the format: .svg, .png or .pdf.
         rows: Rows of the tables; by default all models of classify, and of adapt the scorers, "self-score, sum" and
             "best single decoding".
     """
+    path = Path(output).expanduser()
+    figure_format(path)
+    metric = _shared_metric(reports)
+    scores = _scores_by_row(reports, rows)
+    write_figure(size_curves(scores, metric), path, f"{metric} in percent over the number of parameters")
+    for name, points in scores.items():
+        print(f"{name}: {', '.join(f'{point.parameters:.3g} {100 * point.score:.1f}' for point in points)}")
+    print(path)
+
+
+def _shared_metric(reports: Sequence[str]) -> str:
+    """The metric of all reports.
+
+    Raises:
+        ValueError: A report is given twice, or the metrics differ.
+    """
     if len({Path(report).expanduser().absolute() for report in reports}) < len(reports):
         raise ValueError(f"a report is given twice: {', '.join(map(str, reports))}")
-    kinds = {"accuracy" if "models" in read_report(report) else "ROUGE-L" for report in reports}
-    if len(kinds) > 1:
-        raise ValueError("reports of adapt are of ROUGE-L and those of classify of accuracy: draw them apart")
-    lines: dict[str, list[Point]] = {}
-    known: set[str] = set()
+    metrics = {"accuracy" if "models" in read_report(report) else "ROUGE-L" for report in reports}
+    if len(metrics) > 1:
+        raise ValueError("reports of adapt score by ROUGE-L and those of classify by accuracy: draw them separately")
+    return metrics.pop()
+
+
+def _scores_by_row(reports: Sequence[str], rows: Sequence[str]) -> Mapping[str, list[ModelScore]]:
+    """Scores by the row's name, in the order of model sizes.
+
+    Raises:
+        ValueError: A row is in no report.
+    """
+    scores: dict[str, list[ModelScore]] = {}
+    available: set[str] = set()
     for report in reports:
-        points = read_points(report)
-        known |= set(points)
-        wanted = list(rows) or default_rows(report)
-        for name in wanted:
+        points = read_model_scores(report)
+        available |= set(points)
+        for name in list(rows) or default_rows(report):
             if name in points:
-                lines.setdefault(name, []).append(points[name])
-    if missing := [name for name in rows if name not in lines]:
-        raise ValueError(f"no report has a row {missing[0]!r}; there are {some(sorted(known))}")
-    drawn = {name: sorted(own) for name, own in lines.items()}
-    path = Path(output).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(over_sizes(drawn, f"{kinds.pop()} in percent against parameters"), encoding="utf-8")
-    for name, own in drawn.items():
-        print(f"{name}: {', '.join(f'{each.parameters:.3g} {100 * each.score:.1f}' for each in own)}")
-    print(path)
+                scores.setdefault(name, []).append(points[name])
+    if missing := [name for name in rows if name not in scores]:
+        raise ValueError(f"no report has a row {missing[0]!r}; there are {some(sorted(available))}")
+    return {name: sorted(points) for name, points in scores.items()}

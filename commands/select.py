@@ -1,4 +1,11 @@
-"""``crosstask select``: choose among sampled responses by a scorer and by other methods."""
+"""Choose among sampled responses by a scorer and by other methods.
+
+It prints what the choices of each method score against the references. Without --scorer the other methods are compared.
+
+Example:
+    crosstask select --config examples.yaml --samples '[runs/samples/model-0000-of-0001.jsonl]' --scorer runs/scorer \\
+      --output runs/selection
+"""
 
 import json
 from collections.abc import Sequence
@@ -13,6 +20,12 @@ from ..lightning_modules.scoring.cross_encoder import CrossEncoder
 from ..lightning_modules.scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
 from ..lightning_modules.scoring.selection import SCORER
 from ..lightning_modules.scoring.selection_scores import selection_table
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Choose by the words of a command line."""
+    run_function(select_samples, words, benchmarks=True)
 
 
 def select_samples(
@@ -25,34 +38,37 @@ def select_samples(
     device: str = "cpu",
     sizes: Sequence[int] = (1, 4),
 ) -> None:
-    """Choose among the responses of every example by each method, and print what each choice is worth.
+    """Choose among the responses of every example by each method, and print the methods' scores.
 
-    Samples of several generators are responses together; single decodings are then named by their generator, too.
+    Samples of several generators are joined; the names of single decodings then include the generator.
 
     Args:
-        examples: Which examples, and how they are rendered: as the scorer's training instructions were.
+        examples: The examples, rendered as the scorer's training instructions were.
         samples: JSONL files of responses, e.g. from ``crosstask samples``.
-        output: Folder for ``selection.json`` (the table) and ``choices.jsonl`` (every example's choices, to be read).
-        scorer: Hub name or folder of a trained scorer; without one, the other methods are compared. A calibration that
-            lies in the folder is used.
-        max_length: Most tokens of an instruction with a response.
-        truncation: What a longer pair loses.
-        device: Where the scorer runs.
-        sizes: Also choose among so many nucleus samples alone.
+        output: Folder of ``selection.json`` (the table) and ``choices.jsonl`` (the choices for every example).
+        scorer: Hub name or folder of a trained scorer; without one, the other methods are compared. A calibration in
+            the folder is used.
+        max_length: Tokens of the longest pair of instruction and response.
+        truncation: What is cut from a longer pair.
+        device: Device of the scorer.
+        sizes: Also choose among these numbers of nucleus samples alone.
     """
     sampled = read_sampled_responses(examples, ModelSamples(samples))
     scores: list[dict[str, Sequence[float]]] = [{}] * len(sampled)
-    known: dict[str, Calibration] = {}
+    calibrations: dict[str, Calibration] = {}
     if scorer is not None:
         encoder = CrossEncoder.from_pretrained(scorer, device=device, max_length=max_length, truncation=truncation)
-        scores = [{SCORER: own} for own in score_responses(encoder, sampled)]
+        scores = [{SCORER: of_example} for of_example in score_responses(encoder, sampled)]
         if calibration := load_calibration(scorer):
-            known = {SCORER: calibration}
-    everything = [to_scored_responses(each, own, calibrations=known) for each, own in zip(sampled, scores, strict=True)]
+            calibrations = {SCORER: calibration}
+    everything = [
+        to_scored_responses(responses, by_scorer, calibrations=calibrations)
+        for responses, by_scorer in zip(sampled, scores, strict=True)
+    ]
     table = selection_table(everything)
     folder = Path(output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    found = to_json(table) | {"sizes": by_size(everything, sizes)}
-    (folder / "selection.json").write_text(json.dumps(found, indent=1))
+    selection = to_json(table) | {"sizes": by_size(everything, sizes)}
+    (folder / "selection.json").write_text(json.dumps(selection, indent=1))
     write_choices(folder / "choices.jsonl", sampled, everything)
-    print_table(table, found["sizes"])
+    print_table(table, selection["sizes"])

@@ -1,27 +1,40 @@
-"""``crosstask tokenizer``: train a BPE tokenizer on the training tasks of a benchmark."""
+"""Train a byte-level BPE tokenizer on the training tasks of a benchmark.
 
-from collections.abc import Iterator
+Example:
+    crosstask tokenizer --benchmark NaturalInstructions --benchmark.folder runs/quickstart/toybench \\
+      --folder runs/tokenizer
+"""
+
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..datamodules.benchmarks import Benchmark
-from ..datamodules.rendering.bpe import write_bpe
-from ..datamodules.rendering.prompts import OptImlPrompt, rendering_rng
-from ..datamodules.rendering.tokenization import skip_reason
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Train a tokenizer by the words of a command line."""
+    run_function(train_tokenizer, words, benchmarks=True)
 
 
 def train_tokenizer(benchmark: Benchmark, folder: str, vocabulary: int = 8192, longest: int = 2048) -> None:
-    """Train a byte-level BPE tokenizer on a benchmark's training tasks.
+    """Train a byte-level BPE tokenizer on the training tasks of a benchmark.
 
     Args:
         benchmark: Reader of the benchmark's files.
         folder: Where the tokenizer is written.
-        vocabulary: Entries at the most.
-        longest: Tokens that a model is meant to read.
+        vocabulary: Largest number of entries.
+        longest: Tokens of the longest text that a model reads (``model_max_length``).
     """
+    from ..datamodules.rendering.bpe import write_bpe
+
     write_bpe(_texts(benchmark), Path(folder), vocabulary=vocabulary, longest=longest)
 
 
 def _texts(benchmark: Benchmark) -> Iterator[str]:
+    from ..datamodules.rendering.prompts import OptImlPrompt, rendering_rng
+    from ..datamodules.rendering.tokenization import skip_reason
+
     form = OptImlPrompt()
     for name in benchmark.task_names("train"):
         task = benchmark.task(name)

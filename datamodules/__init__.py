@@ -1,12 +1,33 @@
 """Raw records to packed batches; no model code, usable from any Lightning project."""
 
-from .benchmarks import Benchmark, NaturalInstructions
-from .benchmarks.bench import Bench
-from .benchmarks.suite import Suite
-from .instruction_optimization import InstructionOptimizationDataModule
-from .instruction_tuning import InstructionTuningDataModule
-from .rendering.prompts import OptImlPrompt, PromptForm, TkInstructPrompt
-from .scorer import ScorerDataModule
+from typing import TYPE_CHECKING
+
+from .lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .benchmarks import Benchmark, NaturalInstructions
+    from .benchmarks.bench import Bench
+    from .benchmarks.suite import Suite
+    from .instruction_optimization import InstructionOptimizationDataModule
+    from .instruction_tuning import InstructionTuningDataModule
+    from .rendering.prompts import OptImlPrompt, PromptForm, TkInstructPrompt
+    from .scorer import ScorerDataModule
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Bench": "benchmarks.bench",
+            "Benchmark": "benchmarks.benchmark",
+            "InstructionOptimizationDataModule": "instruction_optimization",
+            "InstructionTuningDataModule": "instruction_tuning",
+            "NaturalInstructions": "benchmarks.natural_instructions",
+            "OptImlPrompt": "rendering.prompts",
+            "PromptForm": "rendering.prompts",
+            "ScorerDataModule": "scorer",
+            "Suite": "benchmarks.suite",
+            "TkInstructPrompt": "rendering.prompts",
+        },
+    )
 
 __all__ = [
     "Bench",

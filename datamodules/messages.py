@@ -59,7 +59,7 @@ def expanded(path: str) -> str:
     return filled
 
 
-class NotAtHand(ValueError):
+class MissingFiles(ValueError):
     """Files that a reader needs are not there: a suite lists the task as missing, everybody else stops."""
 
 
@@ -67,7 +67,7 @@ def existing_folder(folder: Path, what: str) -> Path:
     """The folder itself, or an error that says how far its path exists."""
     if not folder.is_dir():
         deepest = next(parent for parent in folder.parents if parent.is_dir())
-        raise NotAtHand(f"no folder {folder}, where {what} should be; the path exists as far as {deepest}")
+        raise MissingFiles(f"no folder {folder}, where {what} should be; the path exists as far as {deepest}")
     return folder
 
 

@@ -7,11 +7,13 @@ give the same floating-point numbers; ours is many times faster.
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
-from typing import Any, Literal
+from functools import cache, cached_property, lru_cache
+from typing import TYPE_CHECKING, Any, Literal
 
-from nltk.stem.porter import PorterStemmer
 from rapidfuzz.distance import LCSseq
+
+if TYPE_CHECKING:
+    from nltk.stem.porter import PorterStemmer
 
 _WORD = re.compile(r"[a-z0-9]+")
 
@@ -24,7 +26,13 @@ class _Stems(dict[str, str]):
     """Stems by word, computed once each; twice as fast as an lru_cache, and some 50 MB when full."""
 
     limit = 2**18
-    stemmer = PorterStemmer()
+
+    @cached_property
+    def stemmer(self) -> "PorterStemmer":
+        """NLTK's, imported on first use: it takes a second, and a report stems no word."""
+        from nltk.stem.porter import PorterStemmer
+
+        return PorterStemmer()
 
     def __missing__(self, word: str) -> str:
         if len(self) >= self.limit:

@@ -17,12 +17,15 @@ model that is handed ``labels`` shifts them a second time without an error. A do
 ignored, so no document can be trained to predict the first token of its neighbour.
 """
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:  # a report needs no torch
+    from torch import Tensor
 
 IGNORE_INDEX = -100
 """Target of a column that is not trained (the default ``ignore_index`` of torch's cross entropy)."""
@@ -168,10 +171,10 @@ class CausalBatch(NamedTuple):
         n_tokens: Tokens in this batch, padding not counted.
     """
 
-    input_ids: Tensor
-    targets: Tensor
-    position_ids: Tensor
-    offsets: Tensor
+    input_ids: "Tensor"
+    targets: "Tensor"
+    position_ids: "Tensor"
+    offsets: "Tensor"
     step_targets: int
     n_documents: int
     n_tokens: int
@@ -192,10 +195,10 @@ class Seq2SeqBatch(NamedTuple):
         n_tokens: Tokens in this batch, padding not counted.
     """
 
-    input_ids: Tensor
-    offsets: Tensor
-    targets: Tensor
-    target_offsets: Tensor
+    input_ids: "Tensor"
+    offsets: "Tensor"
+    targets: "Tensor"
+    target_offsets: "Tensor"
     step_targets: int
     n_documents: int
     n_tokens: int
@@ -219,12 +222,12 @@ class ScoredBatch(NamedTuple):
             instruction that a ranking loss compares. Empty where pairs are drawn one by one.
     """
 
-    input_ids: Tensor
-    position_ids: Tensor
-    token_type_ids: Tensor
-    offsets: Tensor
-    scored: Tensor
-    labels: Tensor
+    input_ids: "Tensor"
+    position_ids: "Tensor"
+    token_type_ids: "Tensor"
+    offsets: "Tensor"
+    scored: "Tensor"
+    labels: "Tensor"
     step_count: int
     longest: int
     groups: tuple[int, ...] = ()
@@ -240,7 +243,88 @@ class PromptBatch(NamedTuple):
         max_new_tokens: Longest answer in tokens.
     """
 
-    input_ids: Tensor
-    attention_mask: Tensor
+    input_ids: "Tensor"
+    attention_mask: "Tensor"
     examples: tuple[EvaluationExample, ...]
     max_new_tokens: int
+
+
+Stage = Literal["validation", "test"]
+
+
+class ReportLines(Protocol):
+    """A report that is printed as a table."""
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(quantity, value) of each line."""
+        ...
+
+
+class Description(Protocol):
+    """A description of the training data that is printed as a tree."""
+
+    def lines(self, depth: int = 3) -> list[str]:
+        """Lines of text, down to a depth: 1 for benchmarks or levels, 2 for categories, 3 for tasks."""
+        ...
+
+
+class HasLength(Protocol):
+    """The rows of a datamodule."""
+
+    @property
+    def length(self) -> int:
+        """Columns of a row."""
+        ...
+
+
+@runtime_checkable
+class RunData(Protocol):
+    """What modules and callbacks may ask a datamodule of crosstask; see ``run_data``."""
+
+    tokenizer_name: str
+
+    @property
+    def rows(self) -> HasLength:
+        """The rows that the module reads."""
+        ...
+
+    def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
+        """The evaluated examples of a stage, by number; after ``setup``."""
+        ...
+
+    def evaluation_fingerprint(self, stage: Stage) -> dict[str, str] | None:
+        """What decides the prompts of a stage and their batches; None if an interrupted evaluation cannot resume."""
+        ...
+
+    def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
+        """Skip the batches of a stage whose examples are all among these numbers, equal on every process."""
+        ...
+
+    def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Any:
+        """The ``Coverage`` of a table's tasks by the scored examples; None if no table lists tasks."""
+        ...
+
+    def training_fingerprint(self) -> str | None:
+        """Digest of the beginning of the training stream, equal on every process; None before ``setup("fit")``."""
+        ...
+
+    def report(self) -> ReportLines:
+        """One epoch of training in numbers; after ``setup("fit")``."""
+        ...
+
+    def describe(self, steps: int | None = None) -> Description:
+        """What `steps` optimizer steps are expected to draw; None for the trainer's ``max_steps``, or an epoch."""
+        ...
+
+
+@runtime_checkable
+class ResumableModule(Protocol):
+    """A module whose interrupted evaluation can resume."""
+
+    def answer_fingerprint(self) -> dict[str, str] | None:
+        """What decides the answers, beside the data; None if an interrupted evaluation cannot resume."""
+        ...
+
+    def restore_answers(self, answers: Sequence[Any]) -> None:
+        """Count answers of the interrupted evaluation in this evaluation's scores."""
+        ...

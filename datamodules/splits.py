@@ -3,6 +3,7 @@
 import hashlib
 import random
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,47 @@ from numpy.typing import NDArray
 from .schema import Level, Task
 
 
-class Instances(NamedTuple):
+@dataclass(frozen=True)
+class Instances:
+    """How many instances of a task train, validate and test.
+
+    Args:
+        train: Most training instances of a task, drawn at random; null for all.
+        train_of: The same for the tasks of some collections of a ``Bench``, e.g. 30,000 for FLAN as in OPT-IML.
+        validation: Instances that a validation task holds out, or 0. A benchmark without validation tasks holds them
+            out of every training task.
+        validation_prompts: Most prompts of a validation task whose instances have several templates; null for all.
+        test: Instances of a test task: the first ones of its file, in all their templates.
+        every_prompt: Whether all templates of a training instance are trained, as in T0's mixture and Cappy's
+            pretraining. Without it, a task has as many training prompts as instances, as in OPT-IML.
+    """
+
+    train: int | None = 100_000
+    train_of: dict[str, int] | None = None
+    validation: int = 10
+    validation_prompts: int | None = 250
+    test: int = 100
+    every_prompt: bool = False
+
+    def __post_init__(self) -> None:
+        limits = {"train": self.train, **{f"train_of.{name}": limit for name, limit in (self.train_of or {}).items()}}
+        for name, value in {**limits, "validation_prompts": self.validation_prompts}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"instances.{name} must be at least 1, or null for all, got {value}")
+        for name, value in (("validation", self.validation), ("test", self.test)):
+            if value < 0:
+                raise ValueError(f"instances.{name} must be at least 0, got {value}")
+
+    def most(self, task: str) -> int | None:
+        """Most training instances of a task; None for all.
+
+        >>> Instances(train=100, train_of={"flan": 30}).most("flan/boolq")
+        30
+        """
+        return (self.train_of or {}).get(task.partition("/")[0], self.train)
+
+
+class InstanceSplit(NamedTuple):
     """Places in a task's file, disjoint."""
 
     train: list[int]
@@ -28,7 +69,7 @@ def choose_instances(
     test: int,
     limit: int | None = None,
     seed: int = 0,
-) -> Instances:
+) -> InstanceSplit:
     """Deal the instances of a task.
 
     Test takes the first `test` in file order: Super-NaturalInstructions orders its test files so that the first 100
@@ -50,7 +91,7 @@ def choose_instances(
     digest = hashlib.sha256(repr((seed, "instances", task)).encode()).digest()
     random.Random(digest).shuffle(rest)
     validated, rest = rest[:validation], rest[validation:]
-    return Instances(rest[:limit] if trained else [], validated, tested)
+    return InstanceSplit(rest[:limit] if trained else [], validated, tested)
 
 
 def choose_prompts(
@@ -64,7 +105,7 @@ def choose_prompts(
     validation_prompts: int | None = None,
     every_prompt: bool = False,
     seed: int = 0,
-) -> Instances:
+) -> InstanceSplit:
     """Deal the prompts of a task of which several may show one row, each by another template.
 
     Rows are dealt as ``choose_instances`` does, so that no row is trained by one template and tested by another. Of the
@@ -99,7 +140,7 @@ def choose_prompts(
         return dealt._replace(train=dealt.train[:limit], validation=dealt.validation[:validation_prompts])
     pools = [np.flatnonzero(np.isin(place, part)) for part in dealt]
     train = _drawn(pools[0], limit if every_prompt else len(dealt.train), task, "train", seed)
-    return Instances(train, _drawn(pools[1], validation_prompts, task, "validation", seed), pools[2].tolist())
+    return InstanceSplit(train, _drawn(pools[1], validation_prompts, task, "validation", seed), pools[2].tolist())
 
 
 def _drawn(pool: NDArray[np.int64], number: int | None, task: str, split: str, seed: int) -> list[int]:

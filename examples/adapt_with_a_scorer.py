@@ -19,8 +19,9 @@ from typing import Any
 import yaml
 
 import crosstask
-from crosstask.callbacks.report.adaptation_seeds import over_seeds
+from crosstask.callbacks.report.adaptation_seeds import seed_table
 from crosstask.cli import main as crosstask_main
+from crosstask.commands.shared.config_names import composed_settings
 from crosstask.datamodules.toybench.tasks import TASKS
 from crosstask.datamodules.toybench.writer import task_record
 
@@ -55,11 +56,11 @@ def train_generator(folder: Path, steps: int) -> Path:
     """The quickstart's model, trained for fewer steps; its folder."""
     exported = folder / "generator"
     if not (exported / "config.json").exists():
-        recipe = yaml.safe_load((CONFIGS / "quickstart.yaml").read_text())
+        recipe = composed_settings("quickstart")
         recipe["trainer"]["callbacks"] = [{"class_path": "HuggingFaceExport", "init_args": {"folder": str(exported)}}]
         recipe["trainer"] |= {"max_steps": steps, "logger": False, "enable_checkpointing": False}
         recipe["trainer"] |= {"limit_val_batches": 0, "num_sanity_val_steps": 0, "enable_progress_bar": False}
-        recipe["model"]["init_args"]["warmup_steps"] = min(60, steps // 2)
+        recipe["model"]["init_args"]["optimizer"]["warmup"] = min(60, steps // 2)
         recipe["data"]["init_args"] |= {
             "benchmark": benchmark(folder / "toybench"),
             "tokenizer": str(folder / "toybench" / "tokenizer"),
@@ -144,7 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
     write_adapted(folder / "adapted", settings.tasks, settings.train + settings.test)
     samples = sample(folder, train_generator(folder, settings.generator_steps), settings.train, settings.test)
     counts = {"steps": settings.scorer_steps, "train": settings.train, "test": settings.test}
-    print(over_seeds([adapt(folder, seed, samples, **counts) for seed in range(settings.seeds)]))
+    print(seed_table([adapt(folder, seed, samples, **counts) for seed in range(settings.seeds)]))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from crosstask.datamodules import Bench, Benchmark, InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.benchmarks import Split
+from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
+from crosstask.datamodules.mixture.rates import MixtureRules
+from crosstask.datamodules.packing.row_settings import Rows
 from crosstask.datamodules.schema import IGNORE_INDEX, CausalBatch, Example, PromptBatch, Task
+from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.toybench.writer import write_toybench
 
 
@@ -78,12 +82,10 @@ def main(folder: Path, steps: int = 60) -> PlainModule:
     data = InstructionTuningDataModule(
         bench,
         tokenizer=str(folder / "toybench/tokenizer"),
-        row_length=96,
-        rows_per_step=16,
-        packing="one_per_row",
-        proportions={"own": 0.1},
-        max_new_tokens=8,
-        validation_examples=1,
+        rows=Rows(length=96, per_step=16, packing="one_per_row"),
+        mixture=MixtureRules(proportions={"own": 0.1}),
+        evaluation=Evaluation(max_new_tokens=8),
+        instances=Instances(validation=1),
         cache=str(folder / "store"),
     )
     module = PlainModule(len(data.preparation.tokenizer))

@@ -1,19 +1,18 @@
-"""Adapt a pretrained language model to real tasks through scorers, without training it: does their choice beat its own?
+"""Adapt a pretrained language model to real tasks by scorers that choose among its responses, without training it.
 
     python experiments/adapt_on_real_tasks.py FOLDER --generator MODEL --encoder ENCODER
 
 MODEL is a causal or encoder-decoder model, ENCODER a pretrained encoder (or a scorer): hub names or local folders.
-Tasks are read from $CROSSTASK_DATA: generative tasks of Super-NaturalInstructions in English, with short inputs and
-answers, of which a seed draws 20 (nobody picks them), and the generative folders of BIG-bench. Each task's training
-instances are answered by the model: after two solved examples (``--sampled shown``, in-context learning), or from the
-definition alone in its chat template (``--sampled chat``, zero-shot). One scorer learns from all tasks of
-Super-NaturalInstructions together, once, then one for each task from there, BIG-bench's, too, for each seed. With
-``--ablations 1`` the first seed has further rows (the paper's Table 6): scorers of each task from the encoder alone,
-and without the model's answers.
+Tasks are read from $CROSSTASK_DATA: 20 tasks of Super-NaturalInstructions, drawn by a seed among the generative ones in
+English with short inputs and answers, and the generative folders of BIG-bench. The model samples responses to every
+training instance: with two demonstrations (``--prompt few_shot``), or from the definition alone in its chat template
+(``--prompt chat``). A shared scorer is trained once on all tasks of Super-NaturalInstructions. From it, a scorer is
+trained for each task of both collections, once per seed. ``--ablations 1`` adds rows for the first seed (the paper's
+Table 6): scorers that start from the encoder, and scorers that are trained without the model's responses.
 
-Responses are the paper's (Cappy, arXiv 2311.06720, section 4.2) with greedy decoding in place of a beam of 4, which
-costs as much as the 16 samples. Every step goes on where it was when it is started again; ``--seeds`` may grow, and so
-may ``--tasks``: remove the shared scorer and what was adapted from it then.
+Responses are sampled as in the paper (Cappy, arXiv 2311.06720, section 4.2), with greedy decoding instead of a beam
+of 4, which costs as much as the 16 samples. A run resumes where it was interrupted. ``--seeds`` may be raised later,
+and so may ``--tasks`` after the shared scorer and the folders adapted from it are removed.
 """
 
 import argparse
@@ -26,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from crosstask.callbacks.report.adaptation_seeds import over_seeds
+from crosstask.callbacks.report.adaptation_seeds import seed_table
 from crosstask.cli import main as crosstask_main
 from crosstask.datamodules.benchmarks import BigBench
 
@@ -46,27 +45,28 @@ PLAIN = {
 }
 """The definition, where a task has one, and the input."""
 
-ASKED = {
-    "shown": ({"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 2}}, False),
+PROMPTS = {
+    "few_shot": ({"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 2}}, False),
     "chat": (PLAIN, True),
 }
-"""What the model reads of Super-NaturalInstructions, and whether in its chat template."""
+"""The model's prompt form for Super-NaturalInstructions, and whether it is in the chat template."""
 
-JUDGED = {"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 0, "definition": False}}
-"""What the scorer reads: the input; a task's definition tells a scorer of that task nothing."""
+SCORED = {"class_path": "TkInstructPrompt", "init_args": {"positive_examples": 0, "definition": False}}
+"""The scorer's prompt form: the input alone, since the definition is the same for all instances of its task."""
 
 
 def is_eligible(task: dict[str, Any]) -> bool:
     """A generative task in English, of natural language, with short inputs and answers."""
-    answers = [texts(each["output"])[0] for each in task["Instances"] if texts(each["output"])]
-    read = words(texts(task["Definition"])[0]) + median(words(each["input"]) for each in task["Instances"])
+    outputs = [texts(instance["output"]) for instance in task["Instances"]]
+    answers = [output[0] for output in outputs if output]
+    length = words(texts(task["Definition"])[0]) + median(words(instance["input"]) for instance in task["Instances"])
     return (
         {*task.get("Input_language", ()), *task.get("Output_language", ())} == {"English"}
         and task["Categories"][0] != "Program Execution"
         and len(answers) >= 100
         and len(set(answers)) >= len(answers) / 4
         and median(map(words, answers)) <= 10
-        and read <= 100
+        and length <= 100
     )
 
 
@@ -79,23 +79,23 @@ def texts(value: str | list[str]) -> list[str]:
 
 
 def drawn_tasks(folder: Path, count: int) -> list[str]:
-    """`count` of the eligible tasks, by a seed; a longer list begins with the shorter one."""
+    """`count` eligible tasks of a seeded draw; a longer list begins with the shorter one."""
     names = sorted(path.stem for path in folder.glob("*.json") if is_eligible(json.loads(path.read_text())))
     random.Random(0).shuffle(names)
     if len(names) < count:
-        raise SystemExit(f"{folder} holds {len(names)} eligible tasks, and {count} are sampled for")
+        raise SystemExit(f"{folder} has {len(names)} eligible tasks, and --tasks is {count}")
     return names[:count]
 
 
 def generative_folders(source: str) -> list[str]:
-    """Names of the BIG-bench tasks none of whose examples has options."""
-    everything = BigBench(source)
-    names = everything.task_names("test")
-    return [name for name in names if not any(example.options for example in everything.examples(name))]
+    """Names of the BIG-bench tasks without an example that has options."""
+    bigbench = BigBench(source)
+    names = bigbench.task_names("test")
+    return [name for name in names if not any(example.options for example in bigbench.examples(name))]
 
 
 class Run:
-    """Commands of crosstask, each with a YAML in the folder that says what was run."""
+    """Runs commands of crosstask, each with its settings in a YAML in the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -108,7 +108,7 @@ class Run:
 
 
 def sample(run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, Any], part: str, *, chat: bool) -> Path:
-    """The model's answers to a part of tasks; likelihoods are for self-scoring, which training needs none of."""
+    """The file of the model's responses to a part of the tasks; test responses have likelihoods, for self-scoring."""
     output = run.folder / f"{name}_{part}"
     counts = {"train_examples": settings.train, "validation_examples": 0, "test_examples": settings.test}
     run(
@@ -131,25 +131,21 @@ def sample(run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, 
 
 
 def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, Any], samples: Path) -> Path:
-    """One scorer of all tasks, from the encoder, on their training instances; its folder."""
+    """The folder of a scorer that is trained on the training instances of all tasks, from the encoder."""
     folder = run.folder / "shared"
     if (folder / "config.json").exists():
         return folder
     data = {
         "benchmark": benchmark,
         "tokenizer": settings.encoder,
-        "prompt": JUDGED,
-        "samples": [str(samples)],
-        "row_length": 512,
-        "pair_length": 256,
-        "rows_per_step": 4,
-        "train_examples": settings.train,
-        "validation_examples": 0,
-        "test_examples": settings.test,
+        "prompt": SCORED,
+        "augmentation": {"samples": [str(samples)]},
+        "rows": {"length": 512, "pair_length": 256, "per_step": 4},
+        "instances": {"train": settings.train, "validation": 0, "test": settings.test},
         "cache": str(run.folder / "store"),
     }
     export = {"class_path": "HuggingFaceExport", "init_args": {"folder": str(folder)}}
-    model = {"pretrained": settings.encoder, "learning_rate": settings.learning_rate}
+    model = {"pretrained": settings.encoder, "optimizer": {"learning_rate": settings.learning_rate}}
     recipe = {
         "seed_everything": 0,
         "trainer": {
@@ -173,7 +169,7 @@ def shared_scorer(run: Run, settings: argparse.Namespace, benchmark: dict[str, A
 def adapt(
     run: Run, name: str, settings: argparse.Namespace, recipe: dict[str, Any], pretrained: Path, seed: int
 ) -> dict[str, Any]:
-    """A scorer for each task, of one seed; the report."""
+    """The report of the scorers of a seed, one for each task."""
     training = {
         "pretrained": str(pretrained),
         "steps": settings.steps,
@@ -191,14 +187,14 @@ def adapt(
     common = {"training": training, "variants": variants, "test_examples": settings.test}
     paths = {"output": str(output), "cache": str(run.folder / "store")}
     run("adapt", f"adapt_{output.name}", {**recipe, **common, **paths})
-    found: dict[str, Any] = json.loads((output / "report.json").read_text())
-    return found
+    report: dict[str, Any] = json.loads((output / "report.json").read_text())
+    return report
 
 
 def sampled_super_natural_instructions(
     run: Run, settings: argparse.Namespace, folder: Path
 ) -> tuple[dict[str, Any], Path]:
-    """The recipe of adapting to its tasks, and the answers to training instances."""
+    """The recipe of ``crosstask adapt`` for its tasks, and the responses to training instances."""
     splits = run.folder / "splits"
     splits.mkdir(exist_ok=True)
     for split in PARTS:
@@ -206,22 +202,24 @@ def sampled_super_natural_instructions(
         (splits / f"{split}_tasks.txt").write_text("".join(f"{name}\n" for name in names))
     where = {"folder": str(folder), "splits": str(splits.resolve())}
     benchmark = {"class_path": "NaturalInstructions", "init_args": where}
-    prompt, chat = ASKED[settings.sampled]
+    prompt, chat = PROMPTS[settings.prompt]
     sampled = {"benchmark": benchmark, "prompt": prompt}
-    answers = {part: sample(run, "superni", settings, sampled, part, chat=chat) for part in PARTS}
-    recipe = {"train": benchmark, "samples": [str(path) for path in answers.values()], "prompt": JUDGED}
-    return recipe, answers["train"]
+    responses = {part: sample(run, "superni", settings, sampled, part, chat=chat) for part in PARTS}
+    recipe = {"train": benchmark, "samples": [str(path) for path in responses.values()], "prompt": SCORED}
+    return recipe, responses["train"]
 
 
 def sampled_bigbench(run: Run, settings: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The recipe of adapting to its tasks."""
-    names, answers, parts = generative_folders(str(folder)), {}, {}
-    chat = ASKED[settings.sampled][1]
+    """The recipe of ``crosstask adapt`` for its tasks."""
+    names, responses, parts = generative_folders(str(folder)), {}, {}
+    chat = PROMPTS[settings.prompt][1]
     for part in PARTS:
-        own = {"source": str(folder), "part": "validation" if part == "test" else part, "tasks": names}
-        parts[part] = {"class_path": "BigBench", "init_args": own}
-        answers[part] = sample(run, "bigbench", settings, {"benchmark": parts[part], "prompt": PLAIN}, part, chat=chat)
-    return {**parts, "samples": [str(path) for path in answers.values()], "prompt": PLAIN}
+        arguments = {"source": str(folder), "part": "validation" if part == "test" else part, "tasks": names}
+        parts[part] = {"class_path": "BigBench", "init_args": arguments}
+        responses[part] = sample(
+            run, "bigbench", settings, {"benchmark": parts[part], "prompt": PLAIN}, part, chat=chat
+        )
+    return {**parts, "samples": [str(path) for path in responses.values()], "prompt": PLAIN}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -230,32 +228,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--generator", required=True)
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("CROSSTASK_DATA", ".")))
-    parser.add_argument("--sampled", choices=list(ASKED), default="shown")
-    parser.add_argument("--tasks", type=int, default=20, help="of Super-NaturalInstructions")
-    parser.add_argument("--bigbench", type=int, default=1, help="0 leaves BIG-bench out")
-    parser.add_argument("--train", type=int, default=70, help="training instances of a task, with 17 answers each")
+    parser.add_argument("--prompt", choices=list(PROMPTS), default="few_shot")
+    parser.add_argument("--tasks", type=int, default=20, help="tasks of Super-NaturalInstructions")
+    parser.add_argument("--bigbench", type=int, default=1, help="0 to leave BIG-bench out")
+    parser.add_argument("--train", type=int, default=70, help="training instances of a task, with 17 responses each")
     parser.add_argument("--test", type=int, default=40, help="test instances of a task")
     parser.add_argument("--max_new_tokens", type=int, default=14)
-    parser.add_argument("--shared_steps", type=int, default=560, help="of the scorer of all tasks, about 40 pairs each")
-    parser.add_argument("--steps", type=int, default=40, help="of each task's scorer, 32 pairs each")
+    parser.add_argument("--shared_steps", type=int, default=560, help="steps of the shared scorer, of about 40 pairs")
+    parser.add_argument("--steps", type=int, default=40, help="steps of each task's scorer, of 32 pairs")
     parser.add_argument("--learning_rate", type=float, default=2e-4)
-    parser.add_argument("--seeds", type=int, default=1, help="of the scorers of each task")
-    parser.add_argument("--ablations", type=int, default=0, help="1 for further rows of the first seed")
-    parser.add_argument("--dtype", default="float32", help="of the language model's weights")
-    parser.add_argument("--precision", default="32-true", help="in which scorers are trained, as the trainer's")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds of the tasks' scorers")
+    parser.add_argument("--ablations", type=int, default=0, help="1 to add the rows of Table 6 for the first seed")
+    parser.add_argument("--dtype", default="float32", help="type of the language model's weights")
+    parser.add_argument("--precision", default="32-true", help="the trainer's precision for scorers")
     settings = parser.parse_args(arguments)
     run = Run(settings.folder)
-    recipe, answers = sampled_super_natural_instructions(run, settings, settings.data / "superni")
+    recipe, responses = sampled_super_natural_instructions(run, settings, settings.data / "superni")
     recipes = {"superni": recipe}
     if settings.bigbench:
         recipes["bigbench"] = sampled_bigbench(run, settings, settings.data / "bigbench")
     reports: dict[str, list[dict[str, Any]]] = {name: [] for name in recipes}
-    scorer = shared_scorer(run, settings, recipe["train"], answers)
+    scorer = shared_scorer(run, settings, recipe["train"], responses)
     for seed in range(settings.seeds):
-        for name, own in recipes.items():
-            reports[name].append(adapt(run, name, settings, own, scorer, seed))
+        for name, of_collection in recipes.items():
+            reports[name].append(adapt(run, name, settings, of_collection, scorer, seed))
     for name, found in reports.items():
-        print(f"\n{name}\n{over_seeds(found)}")
+        print(f"\n{name}\n{seed_table(found)}")
 
 
 if __name__ == "__main__":

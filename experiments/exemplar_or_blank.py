@@ -1,18 +1,17 @@
-"""Does an extractor find out by itself that a solved example teaches more than a blank? (Section 4.2 and Figure 3 of
-Differentiable Instruction Optimization, arXiv 2306.10098, in small.)
+"""Does an extractor learn to choose an exemplar rather than a blank? A small version of section 4.2 and Figure 3 of
+Differentiable Instruction Optimization (arXiv 2306.10098).
 
-Every inner instance may be preceded by a blank or by one solved instance of its task; outer instances always show one,
-as the test will. The extractor begins with the blank and is told nothing but the outer loss::
+The extractor chooses among three blanks and one solved instance of the task for every inner instance. Outer and test
+instances always have one solved example. At first it chooses a blank, and it is trained on the outer loss alone::
 
     python experiments/exemplar_or_blank.py runs/exemplar_or_blank [--seeds 3] [--words]
 
-The tasks are real ones of Super-NaturalInstructions where CROSSTASK_DATA points, read by a model that learns to choose
-but not to answer. With --words they are made of the embedded benchmark's words, offline: each task answers whatever
-list it is given with the same two words of its own, so that nothing but an exemplar tells the answer, and a small model
-learns to read it. Prints the share of choices that fall on the exemplar for both parameterizations,
-and for a control whose hypergradients are shuffled among the exemplars; and the test's ROUGE-L, with one example
-shown, beside models that were trained with the exemplar or with the blank alone. ``curves.svg`` draws the shares after
-every step of phi; a run that is found in ``results.jsonl`` is not repeated.
+The tasks are from Super-NaturalInstructions in CROSSTASK_DATA; the model is too small to learn to answer them. With
+--words, tasks are made of the embedded benchmark's words, offline: a task answers every list with the same two words,
+which only an exemplar shows, and a small model learns to read it. Prints the share of choices on the exemplar for both
+parameterizations, and for a control with shuffled hypergradients; and the 1-shot ROUGE-L of the test, also for models
+that are trained with the exemplar alone or with the blank alone. ``curves.svg`` shows the shares after every step of
+phi. Runs in ``results.jsonl`` are not repeated.
 """
 
 import argparse
@@ -26,41 +25,45 @@ from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
+from shared_runs import append_result, cpu_trainer, draw_tasks, read_results, write_names
+from transformers import PreTrainedTokenizerBase
 
-from crosstask.commands.tokenizer import train_tokenizer
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Split
+from crosstask.datamodules.bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
 from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
+from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
+from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.toybench.tasks import POOLS
 from crosstask.datamodules.toybench.writer import TEST_INSTANCES, write_toybench
 from crosstask.lightning_modules.hypergradients import Hypergradient
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import reader
-from crosstask.lightning_modules.instructions.instruction_kinds import Representation
+from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings, Representation
 from crosstask.lightning_modules.instructions.learnable_instructions import Extractor, InstanceExtractor
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.optimization import Optimization
 
-SPLITS: tuple[Split, Split] = ("train", "test")
 Kind = Literal["direct_extractor", "instance_extractor", "first_exemplar"]
-LENGTH, EXEMPLARS = 48, 4  # three blanks: a choice by chance is the exemplar in one of four
+LENGTH, EXEMPLARS = 48, 4  # three blanks and an exemplar
 TRAIN_TASKS, TEST_TASKS, LONGEST = 60, 20, 400  # characters of a real prompt
 
 
 class Setting(NamedTuple):
-    """A model, and how much it is trained.
+    """Size of the model and of its training.
 
     Args:
-        width: Of the model.
-        layers: Of the model.
-        steps: Of theta, of a whole run.
-        inner_steps: Of theta, for one of phi.
-        inner_rows: Of a step of theta.
-        outer_rows: Of a step of phi.
-        learning_rate: Of theta.
-        outer_categories: Whose tasks are outer ones.
-        test_examples: Of each test task.
+        width: Width of the model.
+        layers: Layers of the model.
+        steps: Theta steps of a run.
+        inner_steps: Theta steps for one step of phi.
+        inner_rows: Rows of a theta step.
+        outer_rows: Rows of a step of phi.
+        learning_rate: Peak learning rate of theta.
+        outer_categories: Number of outer categories.
+        test_examples: Instances of each test task.
     """
 
     width: int
@@ -103,7 +106,7 @@ LEARNS = Setting(
     outer_categories=4,
     test_examples=10,
 )
-"""Enough to learn to read an exemplar, so that what was trained with shows in the answers."""
+"""Large enough to learn to read an exemplar."""
 
 ARMS: dict[str, dict[str, Any]] = {
     "direct": {"kind": "direct_extractor"},
@@ -116,23 +119,23 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 class ShuffledModule(InstructionOptimizationModule):
-    """The control: what each step of phi is given keeps its length and loses its meaning."""
+    """The control: hypergradients are permuted and their sign is random, so that only their length is kept."""
 
     def _hypergradient(self, *arguments: Any, **options: Any) -> Hypergradient:
-        found = super()._hypergradient(*arguments, **options)
-        shuffled = [gradient * (1 - 2 * torch.randint(0, 2, ()).item()) for gradient in found.gradients]
+        result = super()._hypergradient(*arguments, **options)
+        shuffled = [gradient * (1 - 2 * torch.randint(0, 2, ()).item()) for gradient in result.gradients]
         shuffled = [gradient.flatten()[torch.randperm(gradient.numel())].view_as(gradient) for gradient in shuffled]
-        return found._replace(gradients=shuffled)
+        return result._replace(gradients=shuffled)
 
 
 class Shares(L.Callback):
-    """The share of choices on the exemplar, before the first step of phi and after each."""
+    """Records the share of choices on the exemplar, before the first step of phi and after every step."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """All exemplars score alike at first, as a table of logits does: the first one, a blank, is chosen."""
+        """Make all initial scores equal, as in a table of logits, so that the first exemplar, a blank, is chosen."""
         assert isinstance(pl_module, InstructionOptimizationModule)
         if isinstance(pl_module.instruction, InstanceExtractor):
             torch.nn.init.zeros_(pl_module.instruction.match.weight)
@@ -165,43 +168,42 @@ def fitted(
     control: bool = False,
     **options: Any,
 ) -> tuple[L.Trainer, InstructionOptimizationModule, InstructionOptimizationDataModule, list[float]]:
-    """Train for `steps` theta steps; the shares at first and after every step of phi.
+    """A trained module with its trainer and data, and the shares at first and after every step of phi.
 
     Args:
         benchmark: The tasks.
-        tokenizer: Folder of its tokenizer.
-        kind: What chooses; first_exemplar trains with the blank, or with the exemplar where there are no blanks.
-        setting: The model, and how much it is trained.
-        seed: Of everything.
+        tokenizer: Folder of the tokenizer.
+        kind: Kind of instruction; first_exemplar trains with the blank, or with the exemplar if there are no blanks.
+        setting: Size of the model and of its training.
+        seed: Seed of the split, the data, the weights and dropout.
         blanks: Whether all exemplars but the last are blank.
         control: Whether hypergradients are shuffled.
-        options: Arguments of the module in place of those here.
+        options: Arguments that override those of the module.
     """
     L.seed_everything(seed, verbose=False)
     exemplars = EXEMPLARS if blanks else 1
     data = InstructionOptimizationDataModule(
         benchmark,
         tokenizer,
-        CategorySplit(setting.outer_categories, seed=seed),  # where nothing is learned, too: all train on the same
+        CategorySplit(
+            setting.outer_categories, seed=seed
+        ),  # also without learned instructions, so that all arms train on the same tasks
         prompt=TkInstructPrompt(positive_examples=1, definition=False),
-        inner_prompt=TkInstructPrompt(positive_examples=0, definition=False),
-        row_length=192,
-        inner_steps=setting.inner_steps,
-        inner_rows=setting.inner_rows,
-        outer_rows=setting.outer_rows,
-        instruction_length=LENGTH,
-        exemplars=exemplars,
-        blank_exemplars=blanks,
-        validation_examples=0,
-        test_examples=setting.test_examples,
-        max_new_tokens=16,
+        levels=Levels(
+            inner_prompt=TkInstructPrompt(positive_examples=0, definition=False),
+            inner_steps=setting.inner_steps,
+            inner_rows=setting.inner_rows,
+            outer_rows=setting.outer_rows,
+        ),
+        rows=BilevelRows(length=192),
+        instructions=InstructionTexts(length=LENGTH, exemplars=exemplars, blank=blanks),
+        instances=Instances(train=100, validation=0, test=setting.test_examples),
+        evaluation=Evaluation(max_new_tokens=16),
         seed=seed,
     )
     settings: dict[str, Any] = {
         "config": setting.config,
-        "representation": Representation(width=setting.width),
-        "learning_rate": setting.learning_rate,
-        "warmup_steps": min(60, setting.steps),
+        "optimizer": Optimization(learning_rate=setting.learning_rate, warmup=min(60, setting.steps)),
         # adam_preconditioned takes the step that Adam would take, not the plain gradient: a blank's gradients grow as
         # the model learns to read exemplars, and with them its pull.
         "outer": OuterSettings(learning_rate=0.05, method="adam_preconditioned", hessian_products=0),
@@ -209,52 +211,26 @@ def fitted(
     }
     module = (ShuffledModule if control else InstructionOptimizationModule)(
         tokenizer,
-        instruction=kind,
+        instruction=InstructionSettings(kind, LENGTH, exemplars, Representation(width=setting.width)),
         row_length=192,
         total_steps=setting.steps,
         inner_steps=setting.inner_steps,
-        instruction_length=LENGTH,
-        exemplars=exemplars,
         **{**settings, **options},
     )
     shares = Shares()
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=1,
-        max_steps=setting.steps,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[shares],
-    )
+    trainer = cpu_trainer(setting.steps, shares)
     trainer.fit(module, data)
     return trainer, module, data, shares.values
 
 
-def exemplar_shares(toybench: Path, kind: Kind, *, steps: int = 120, seed: int = 0, **options: Any) -> list[float]:
-    """The shares on the embedded benchmark."""
-    benchmark = NaturalInstructions(str(toybench))
-    return fitted(benchmark, str(toybench / "tokenizer"), kind, SMALL._replace(steps=steps), seed=seed, **options)[-1]
-
-
-def tasks(folder: Path) -> tuple[NaturalInstructions, str]:
-    """Real tasks with short texts; and a tokenizer."""
-    bundle = NaturalInstructions("$CROSSTASK_DATA/superni", splits="splits/bundle")
-    if not (folder / "tokenizer").exists():
-        train_tokenizer(bundle, str(folder / "tokenizer"), vocabulary=4096)
-    for split, count in zip(SPLITS, (TRAIN_TASKS, TEST_TASKS), strict=True):
-        names = [name for name in bundle.task_names(split) if is_short(bundle, name)]
-        random.Random(0).shuffle(names)
-        write_names(folder, split, names[:count])
-    benchmark = NaturalInstructions("$CROSSTASK_DATA/superni", splits=str(folder.resolve()))
-    return benchmark, str(folder / "tokenizer")
+def real_tasks(folder: Path) -> tuple[NaturalInstructions, str]:
+    """Real tasks with short texts, and the folder of a tokenizer."""
+    counts: dict[Split, int] = {"train": TRAIN_TASKS, "test": TEST_TASKS}
+    return draw_tasks(folder, counts, is_short, vocabulary=4096), str(folder / "tokenizer")
 
 
 def word_tasks(folder: Path) -> tuple[NaturalInstructions, str]:
-    """Tasks that answer every list with two words of their own, five to a category; and the embedded tokenizer."""
+    """Tasks that answer every list with the same two words, five tasks a category; and the embedded tokenizer."""
     write_toybench(folder / "toybench", instances=TEST_INSTANCES + 1)
     rng, words = random.Random(0), POOLS["word"] + POOLS["name"]
     answers = rng.sample(list(itertools.permutations(words, 2)), TRAIN_TASKS + 2 * TEST_TASKS)
@@ -269,8 +245,8 @@ def word_tasks(folder: Path) -> tuple[NaturalInstructions, str]:
             "Positive Examples": solved,
             "Negative Examples": [],
             "Instances": [
-                {"id": f"{number}-{place}", "input": text, "output": [" ".join(answer)]}
-                for place, text in enumerate(lists[2:])
+                {"id": f"{number}-{index}", "input": text, "output": [" ".join(answer)]}
+                for index, text in enumerate(lists[2:])
             ],
         }
         (folder / "tasks" / f"{name}.json").write_text(json.dumps(record))
@@ -279,35 +255,26 @@ def word_tasks(folder: Path) -> tuple[NaturalInstructions, str]:
     return NaturalInstructions(str(folder.resolve()), splits="."), str(folder / "toybench/tokenizer")
 
 
-def write_names(folder: Path, split: Split, names: list[str]) -> None:
-    (folder / f"{split}_tasks.txt").write_text("\n".join(sorted(names)) + "\n")
-
-
-def is_short(benchmark: NaturalInstructions, name: str) -> bool:
-    """Whether an instance and a solved example together are usually short, and there are enough instances."""
+def is_short(benchmark: NaturalInstructions, name: str, _: PreTrainedTokenizerBase) -> bool:
+    """Whether an instance and a solved example together usually have at most LONGEST characters, of 100 instances."""
     task, examples = benchmark.task(name), list(benchmark.examples(name))
     if len(examples) < 100 or not task.positive_examples:
         return False
-    shown = len(task.positive_examples[0].input + task.positive_examples[0].output)
-    return shown + statistics.median(len(example.input + example.targets[0]) for example in examples) <= LONGEST
+    solved = len(task.positive_examples[0].input + task.positive_examples[0].output)
+    return solved + statistics.median(len(example.input + example.targets[0]) for example in examples) <= LONGEST
 
 
-def svg(curves: dict[str, list[list[float]]], width: int = 640, height: int = 320) -> str:
-    """Shares after each step of phi, one line a run, as in Figure 3."""
-    colors = ("#0b5c9e", "#c8590c", "#9bb8d3", "#e5b48c")
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">']
-    left, right, top, bottom = 50, width - 10, 10, height - 40
-    for percent in (0, 50, 100):
-        y = bottom - (bottom - top) * percent / 100
-        parts.append(f'<path d="M{left} {y}H{right}" stroke="#e3e7ec"/><text x="8" y="{y + 4}">{percent}%</text>')
-    for color, (name, runs) in zip(colors, curves.items(), strict=False):
+def plot_shares(curves: dict[str, list[list[float]]], path: Path) -> None:
+    """Draw the shares after each step of phi, one line a run, as in Figure 3."""
+    from matplotlib.figure import Figure
+
+    axes = Figure(figsize=(8, 4)).subplots()
+    for number, (arm, runs) in enumerate(curves.items()):
         for run in runs:
-            step = (right - left) / max(len(run) - 1, 1)
-            points = " ".join(f"{left + i * step:.1f},{bottom - (bottom - top) * v:.1f}" for i, v in enumerate(run))
-            parts.append(f'<polyline points="{points}" fill="none" stroke="{color}"/>')
-        place = left + 150 * list(curves).index(name)
-        parts.append(f'<text x="{place}" y="{height - 8}" fill="{color}" font-size="12">{name}</text>')
-    return "\n".join([*parts, "</svg>\n"])
+            axes.plot(run, color=f"C{number}", label=arm if run is runs[0] else None)
+    axes.set(xlabel="steps of phi", ylabel="share of choices on the exemplar", ylim=(0, 1))
+    axes.legend()
+    axes.figure.savefig(path)
 
 
 def main() -> None:
@@ -315,12 +282,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--words", action="store_true", help="tasks of the embedded benchmark's words; no real data")
-    parser.add_argument("--steps", type=int, help="of theta, in place of 120, or 400 with --words")
+    parser.add_argument("--steps", type=int, help="theta steps; 120, or 400 with --words, if left out")
     arguments = parser.parse_args()
     setting = LEARNS if arguments.words else SMALL
     setting = setting._replace(steps=arguments.steps or setting.steps)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    benchmark, tokenizer = (word_tasks if arguments.words else tasks)(arguments.folder)
+    benchmark, tokenizer = (word_tasks if arguments.words else real_tasks)(arguments.folder)
     done = read_results(arguments.folder)
     for control in (False, True):
         for seed, arm in itertools.product(range(arguments.seeds), ARMS):
@@ -333,22 +300,14 @@ def main() -> None:
                 (scores,) = trainer.test(module, data, verbose=False)
                 result["rouge_l"] = 100 * scores["test/rouge_l"]
             done[arm, seed] = result
-            with open(arguments.folder / "results.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(result) + "\n")
+            append_result(arguments.folder, result)
             shown = " ".join(f"{share:.2f}" for share in [*shares[:: max(len(shares) // 10, 1)], *shares[-1:]])
             print(f"{arm}, seed {seed}: {shown}  ROUGE-L {result.get('rouge_l', math.nan):.2f}", flush=True)
     curves = {
         arm: [result["shares"] for (name, _), result in sorted(done.items()) if name == arm and result["shares"]]
         for arm in ARMS
     }
-    (arguments.folder / "curves.svg").write_text(svg({arm: runs for arm, runs in curves.items() if runs}))
-
-
-def read_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """What earlier runs left, by arm and seed."""
-    path = folder / "results.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {(result["arm"], result["seed"]): result for result in map(json.loads, lines)}
+    plot_shares({arm: runs for arm, runs in curves.items() if runs}, arguments.folder / "curves.svg")
 
 
 if __name__ == "__main__":

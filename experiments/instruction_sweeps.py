@@ -1,14 +1,13 @@
-"""Sweeps of instruction optimization: how long instructions should be, and which tasks the outer level needs.
+"""Sweeps of instruction optimization: the length of instructions, and the choice of outer tasks.
 
-    python experiments/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps length
-    python experiments/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps outer
-    python experiments/instruction_sweeps.py configs/instruction_optimization_t5.yaml runs/sweeps diversity
+    python experiments/instruction_sweeps.py papers/instruction_optimization runs/sweeps length
+    python experiments/instruction_sweeps.py papers/instruction_optimization runs/sweeps outer
+    python experiments/instruction_sweeps.py papers/instruction_optimization runs/sweeps diversity
 
-`length` trains with 1 to 256 embeddings, which a row must have room for; `outer` with 1 to 59 of the paper's 60
-categories as outer tasks, or as many of the categories that the benchmark has (arXiv 2306.10098, section 5);
-`diversity` with outer tasks of categories drawn at random against outer tasks that are all alike, the groups that
-k-means makes of their definitions. Each setting is trained once by the recipe, and the validation's ROUGE-L at its end
-is printed; settings whose runs are found in the folder are not trained again.
+`length` trains with 1 to 256 embeddings, for which a row must have room. `outer` trains with 1 to 59 of the paper's 60
+categories as outer tasks, or the same shares of --categories (arXiv 2306.10098, section 5). `diversity` compares outer
+tasks of randomly drawn categories with outer tasks of similar definitions (k-means clusters). Each setting is trained
+once with the recipe; the ROUGE-L of the validation at its end is printed. Finished runs in the folder are not repeated.
 """
 
 import argparse
@@ -23,9 +22,9 @@ SPLITS = 4  # of each kind
 
 
 def variants(sweep: str, categories: int) -> dict[str, dict[str, Any]]:
-    """By name, what is laid over the recipe."""
+    """The overrides of the recipe, by name of the variant."""
     if sweep == "length":
-        return {f"length-{length}": {"data": {"init_args": {"instruction_length": length}}} for length in LENGTHS}
+        return {f"length-{length}": {"data": {"init_args": {"instructions": {"length": length}}}} for length in LENGTHS}
     if sweep == "diversity":
         clustered = {f"clustered-{group}": _split("ClusterSplit", groups=16, group=group) for group in range(SPLITS)}
         outer = max(round(categories / 6), 1)
@@ -46,8 +45,8 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("folder", type=Path)
     parser.add_argument("sweep", choices=["length", "outer", "diversity"])
-    parser.add_argument("--categories", type=int, default=60, help="training categories that the benchmark has")
-    parser.add_argument("--max_steps", type=int, help="theta steps of each run in place of the recipe's")
+    parser.add_argument("--categories", type=int, default=60, help="training categories of the benchmark")
+    parser.add_argument("--max_steps", type=int, help="theta steps of a run; the recipe's if left out")
     arguments = parser.parse_args()
     folder = str(arguments.folder / arguments.sweep)
     tried = variants(arguments.sweep, arguments.categories)

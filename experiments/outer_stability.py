@@ -1,15 +1,14 @@
-"""What keeps the outer level stable? L2 on phi, early stopping, perturbation and a warm start, against nothing.
+"""Which regularization stabilizes the outer level? L2 on phi, early stopping, perturbation or a warm start, or none.
 
-The paper (arXiv 2306.10098) leaves it open. Here is the smallest problem with its shape: a network reads an input and
-an instruction of four numbers; each task is a function of its true instruction. Inner tasks are trained with learned
-instructions, outer tasks judge with the true ones, and so do the tasks of meta-validation and meta-test, which are
-never trained::
+The paper (arXiv 2306.10098) leaves this open. The problem is the smallest of its kind: a network reads an input and an
+instruction of four numbers, and each task is a function of its true instruction. Inner tasks are trained with learned
+instructions. Outer tasks, and those of meta-validation and meta-test, which are never trained, have the true ones::
 
     python experiments/outer_stability.py [--seeds 8] [--outer_steps 120]
 
-Prints for each: the final meta-test loss with a 95% t-interval over the seeds, its variance, and how many runs diverged
-(ended above the loss before training, or not finite); and the same without learning any instruction, and with the true
-ones.
+Prints for each arm the final meta-test loss with a 95% t-interval over seeds, its variance, and the number of runs that
+diverged (ended above the loss before training, or not finite). Two further arms learn no instructions: random ones
+("phi fixed") and the true ones.
 """
 
 import argparse
@@ -20,6 +19,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from shared_runs import t_interval
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -27,26 +27,24 @@ from crosstask.lightning_modules.hypergradients import adam_preconditioned, adam
 
 WIDTH, INPUTS, INNER_TASKS, OTHER_TASKS, INNER_STEPS, ROWS = 4, 6, 24, 16, 5, 64
 ARMS = ("nothing", "L2", "early stopping", "perturbation", "warm start", "phi fixed", "true instructions")
-T_975 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-"""Student's t of a two-sided 95% interval, by degrees of freedom."""
 
 
 class Tasks(NamedTuple):
-    """True instructions [t, WIDTH] of some tasks, and the map that makes functions of them."""
+    """True instructions [t, WIDTH] of tasks, and the matrix that turns them into functions."""
 
     instructions: Tensor
     mixing: Tensor
 
     def draw(self, count: int, read: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (input and the instruction that is read) and answers of random tasks."""
-        which = torch.randint(0, len(self.instructions), (count,))
+        """Rows (input and the instruction in `read`) and answers of random tasks."""
+        tasks = torch.randint(0, len(self.instructions), (count,))
         x = torch.randn(count, INPUTS)
-        answers = torch.tanh((x @ self.mixing * self.instructions[which]).sum(1))
-        return torch.cat([x, read[which]], dim=1), answers
+        answers = torch.tanh((x @ self.mixing * self.instructions[tasks]).sum(1))
+        return torch.cat([x, read[tasks]], dim=1), answers
 
 
 class Problem:
-    """One seed: tasks of all four kinds, a network and instructions to learn."""
+    """The tasks of all four kinds, the network and the instructions of a seed."""
 
     def __init__(self, seed: int, arm: str) -> None:
         torch.manual_seed(seed)
@@ -57,7 +55,7 @@ class Problem:
             nn.Linear(INPUTS + WIDTH, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)
         )
         start = torch.randn(INNER_TASKS, WIDTH)
-        if arm == "warm start":  # what people would write: the true instruction, not quite
+        if arm == "warm start":  # as human-written instructions: the true ones with noise
             start = self.inner.instructions + 0.5 * start
         self.phi = Parameter(self.inner.instructions.clone() if arm == "true instructions" else start)
         self.noise = 0.3 if arm == "perturbation" else 0.0
@@ -70,7 +68,7 @@ class Problem:
         return (self.model(inputs).squeeze(1) - answers).square().mean()
 
     @torch.no_grad()
-    def judged(self, tasks: Tasks) -> float:
+    def evaluate(self, tasks: Tasks) -> float:
         """The loss with true instructions, on the same rows at every call."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -78,44 +76,43 @@ class Problem:
 
 
 def final_loss(seed: int, arm: str, outer_steps: int) -> tuple[float, float]:
-    """Meta-test loss before and after training."""
+    """Meta-test loss (before, after) training."""
     problem = Problem(seed, arm)
-    first = problem.judged(problem.test)
+    first = problem.evaluate(problem.test)
     theta = list(problem.model.parameters())
     optimizer = torch.optim.Adam(theta, lr=3e-3)
     decay = 1.0 if arm == "L2" else 0.0
     outer_optimizer = torch.optim.AdamW([problem.phi], lr=0.05, weight_decay=decay)
-    best, kept = problem.judged(problem.validation), copy.deepcopy(problem.model.state_dict())
+    best, kept = problem.evaluate(problem.validation), copy.deepcopy(problem.model.state_dict())
     for _ in range(outer_steps):
         for _ in range(INNER_STEPS):
             optimizer.zero_grad()
             problem.inner_loss().backward()
             optimizer.step()
         if arm not in ("phi fixed", "true instructions"):
-            found = hypergradient(
+            result = hypergradient(
                 partial(adam_preconditioned, step_sizes=adam_step_sizes(optimizer, theta)),
                 problem.inner_loss,
                 lambda: problem.loss(problem.outer, problem.outer.instructions),
                 theta,
                 [problem.phi],
             )
-            problem.phi.grad = found.gradients[0]
+            problem.phi.grad = result.gradients[0]
             outer_optimizer.step()
-        here = problem.judged(problem.validation) if arm == "early stopping" else math.inf
-        if here < best:
-            best, kept = here, copy.deepcopy(problem.model.state_dict())
+        loss = problem.evaluate(problem.validation) if arm == "early stopping" else math.inf
+        if loss < best:
+            best, kept = loss, copy.deepcopy(problem.model.state_dict())
     if arm == "early stopping":
         problem.model.load_state_dict(kept)
-    return first, problem.judged(problem.test)
+    return first, problem.evaluate(problem.test)
 
 
 def line(arm: str, results: list[tuple[float, float]]) -> str:
-    """Mean, interval and variance of the final losses, and the runs that diverged."""
+    """Mean, interval and variance of the final losses, and the number of diverged runs."""
     diverged = sum(not last < first for first, last in results)
     finite = [last for _, last in results if math.isfinite(last)]
-    half = T_975[len(finite) - 1] * statistics.stdev(finite) / math.sqrt(len(finite))
-    mean, variance = statistics.mean(finite), statistics.variance(finite)
-    return f"{arm:20}{mean:8.4f} [{mean - half:.4f}, {mean + half:.4f}]{variance:12.2e}{diverged:10d}"
+    mean, low, high = t_interval(finite)
+    return f"{arm:20}{mean:8.4f} [{low:.4f}, {high:.4f}]{statistics.variance(finite):12.2e}{diverged:10d}"
 
 
 def main() -> None:

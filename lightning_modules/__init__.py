@@ -1,11 +1,28 @@
 """Batches to loss, metrics and optimizers."""
 
-from .evaluation.likelihood import score_options
-from .instruction_optimization import InstructionOptimizationModule
-from .instruction_tuning import InstructionTuningModule
-from .scorer import ScorerModule
-from .scoring.cross_encoder import CrossEncoder
-from .sharding.strategies import ShardedStrategy
+from typing import TYPE_CHECKING
+
+from ..datamodules.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .evaluation.likelihood import score_options
+    from .instruction_optimization import InstructionOptimizationModule
+    from .instruction_tuning import InstructionTuningModule
+    from .scorer import ScorerModule
+    from .scoring.cross_encoder import CrossEncoder
+    from .sharding.strategies import ShardedStrategy
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "CrossEncoder": "scoring.cross_encoder",
+            "InstructionOptimizationModule": "instruction_optimization",
+            "InstructionTuningModule": "instruction_tuning",
+            "ScorerModule": "scorer",
+            "ShardedStrategy": "sharding.strategies",
+            "score_options": "evaluation.likelihood",
+        },
+    )
 
 __all__ = [
     "CrossEncoder",

@@ -1,15 +1,16 @@
 """Differentiable instruction optimization: instructions are learned so that training with them generalizes.
 
     inner   theta <- Adam(d L_in(theta, phi) / d theta)     K steps, on inner tasks behind learnable instructions
-    outer   phi   <- Adam(d L_out(theta_K(phi)) / d phi)    one step, on outer tasks with the instructions people wrote
+    outer   phi   <- Adam(d L_out(theta_K(phi)) / d phi)    one step, on outer tasks with human-written instructions
 
-Theta goes on from where it is: K is a period, and nothing is unrolled or reset. The derivative of theta with respect
-to phi is the implicit one (hypergradients.py).
+K is a period: theta continues from its current value, and nothing is unrolled or reset. The derivative of theta with
+respect to phi is the implicit one (hypergradients/).
 
 Source: Differentiable Instruction Optimization for Cross-Task Generalization (arXiv 2306.10098).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -26,60 +27,48 @@ from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
 from ..datamodules.packing.replicas import replicas
 from .hypergradients import Hypergradient, Method, Vector, average_over_replicas
 from .hypergradients.parameter_vectors import cosine, norm
-from .hypergradients.passes import averaged, gathered_anew, gradients, or_zeros
+from .hypergradients.passes import averaged, gradients, resharded, zeros_where_none
+from .hyperparameters import as_group
 from .instruction_tuning import InstructionTuningModule
 from .instructions.fit_checks import reject_low_precision, reject_strategy, reject_trainer, require_agreement
-from .instructions.instructed_loss import instructed_loss, reader, within_forward
-from .instructions.instruction_kinds import InstructionSettings, Kind, Representation, build_instruction
+from .instructions.instructed_loss import instructed_loss, reader, run_as_forward
+from .instructions.instruction_kinds import InstructionSettings, build_instruction
 from .instructions.learnable_instructions import Extractor, Instruction, LearnableInstruction
 from .instructions.outer_level import OuterLevel
 from .instructions.outer_methods import OuterSettings, outer_method
 from .instructions.outer_report import outer_numbers, outer_warnings
-from .optimization import clipped_share
+from .models import Network
+from .optimization import Optimization, clipped_share
 from .target_loss import LossSum, target_loss
 
 STATE = "instruction_optimization"
-"""Where a checkpoint keeps what Lightning does not know of: phi's optimizer, its schedule and the counters."""
+"""Key in a checkpoint of phi's optimizer, its schedule and the counters, which Lightning does not save."""
 
 
 class InstructionOptimizationModule(InstructionTuningModule):
-    """A language model (theta) trained behind learnable instructions (phi), which are trained for other tasks' sake.
+    """A language model (theta) trained behind learnable instructions (phi), which are trained to generalize to tasks.
 
-    Evaluation answers prompts with the plain model: learnable instructions exist in training alone. The trainer's
-    global_step counts theta's steps; phi's are ``outer_step``. One device, DDP or FSDP2; the hypergradient is that of
-    the whole outer batch on any number of replicas.
+    Evaluation answers prompts with the model alone: learnable instructions exist only in training. The trainer's
+    global_step counts theta's steps; ``outer_step`` counts phi's. Strategies are one device, DDP and FSDP2; the
+    hypergradient is that of the whole outer batch on any number of replicas.
 
     Args:
         tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
         pretrained: Hub name or folder of the weights to start from.
-        config: Start from random weights instead: a hub name or folder of a configuration, or its fields with
+        config: Start from random weights instead: hub name or folder of a configuration, or its fields with
             model_type.
-        instruction: What is learned: instructions as embeddings (embedder) or which exemplar to show (extractor),
-            for each task (direct) or computed from each instance. For comparison, what is not learned: the first
-            exemplar as exemplar (first_exemplar), or nothing but the text (none).
-        preset: Where the paper and its released program differ, whose choice is followed (bilevel/presets.py);
-            linked to the datamodule's.
-        row_length: Most tokens a row holds, checked against the model's positions; linked to the datamodule's.
-        total_steps: Theta steps of the whole training, for the schedules; linked to trainer.max_steps.
-        inner_steps: Theta steps for one step of phi, K; linked to the datamodule's.
-        instruction_length: Embeddings of an embedder's instruction, l; linked to the datamodule's.
-        exemplars: Exemplars an extractor chooses among, N; linked to the datamodule's.
-        representation: What an instance parameterization represents texts by.
-        soft: Read the expectation of the exemplars instead of the chosen one (footnote 2 of the paper).
-        learning_rate: Peak of theta's schedule.
-        warmup_steps: Theta steps until the peak.
+        network: How the model computes. attention is document, or sdpa for models that cannot be packed (with
+            evaluation_packing one_per_row); finite differences need a dtype of float32 or float64.
+        optimizer: AdamW and its schedule for theta, in theta's steps; phi has the same betas.
+        instruction: The learnable instruction.
         outer: How phi moves, and how its hypergradient is computed.
-        betas: Adam's decay rates of both moments, at both levels.
-        weight_decay: Decay of theta's matrices; 0 makes AdamW the paper's Adam.
-        clip: Largest norm of a gradient, 0 for any; what is clipped is the preset's choice.
-        clipping: Whether theta is clipped alone or with phi, in place of the preset's choice.
-        exemplar_padding: Whether padding behind a chosen exemplar is masked, in place of the preset's choice.
-        dropout: Residual dropout in place of the model's own setting.
-        attention: document, or sdpa for models that cannot be packed (with evaluation_packing one_per_row).
-        gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
-        compile: Compile the model's blocks.
-        fused: Use torch's fused AdamW for theta, faster on CUDA.
-        dtype: Type of the parameters; finite differences need float32 or float64.
+        preset: Which choices are taken where the paper and its released program differ (bilevel/presets.py); linked to
+            the datamodule's.
+        row_length: Most tokens of a row, checked against the model's positions; linked to the datamodule's.
+        total_steps: Theta steps of the whole training, for the schedules; -1 is trainer.max_steps.
+        inner_steps: Theta steps for one step of phi, K; linked to the datamodule's.
+        clip: Largest norm of a gradient, 0 for no clipping; the preset decides what is clipped.
+        clipping: Clip theta alone or jointly with phi, instead of the preset's choice.
         seed: Decides what dropout drops.
     """
 
@@ -88,78 +77,53 @@ class InstructionOptimizationModule(InstructionTuningModule):
         tokenizer: str,
         pretrained: str | None = None,
         config: str | dict[str, Any] | None = None,
-        instruction: Kind = "direct_embedder",
+        network: Network = Network(),  # noqa: B008 - frozen
+        optimizer: Optimization = Optimization(learning_rate=1e-5, warmup=8000),  # noqa: B008 - frozen
+        instruction: InstructionSettings = InstructionSettings(),  # noqa: B008 - frozen
+        outer: OuterSettings = OuterSettings(),  # noqa: B008 - frozen
         preset: Preset = "paper",
         row_length: int = 1024,
         total_steps: int = -1,
         inner_steps: int = 20,
-        instruction_length: int = 64,
-        exemplars: int = 0,
-        representation: Representation = Representation(),  # noqa: B008 - frozen
-        soft: bool = False,
-        learning_rate: float = 1e-5,
-        warmup_steps: int = 8000,
-        outer: OuterSettings = OuterSettings(),  # noqa: B008 - frozen
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
         clip: float = 1.0,
         clipping: Literal["theta", "joint"] | None = None,
-        exemplar_padding: Literal["masked", "attended"] | None = None,
-        dropout: float | None = None,
-        attention: str = "document",
-        gradient_checkpointing: bool = False,
-        compile: bool = False,
-        fused: bool = False,
-        dtype: str = "float32",
         seed: int = 0,
     ) -> None:
         super().__init__(
             tokenizer,
             pretrained=pretrained,
             config=config,
+            network=network,
+            optimizer=optimizer,
             row_length=row_length,
             total_steps=total_steps,
-            learning_rate=learning_rate,
-            warmup_steps=warmup_steps,
-            betas=betas,
-            weight_decay=weight_decay,
-            dropout=dropout,
-            attention=attention,
-            gradient_checkpointing=gradient_checkpointing,
-            compile=compile,
-            fused=fused,
-            dtype=dtype,
             seed=seed,
         )
+        self.keep_arguments(locals())
         self.automatic_optimization = False
+        settings, self.outer = as_group(InstructionSettings, instruction), as_group(OuterSettings, outer)
         self.choices = choices(
-            preset,
-            clipping=clipping,
-            exemplar_padding=exemplar_padding,
-            **outer.overrides(),
+            preset, clipping=clipping, exemplar_padding=settings.exemplar_padding, **self.outer.overrides()
         )
         if inner_steps < 1:
             raise ValueError(f"inner_steps (K) must be at least 1, got {inner_steps}")
         if not clip >= 0.0:
             raise ValueError(f"clip must be a positive norm, or 0 to clip nothing, got {clip}")
-        self.method = outer_method(outer, self.choices, inner_steps=inner_steps, compiled=compile)
-        self.preset, self.inner_steps, self.clip, self.outer = preset, inner_steps, clip, outer
-        self.instruction_length, self.exemplars = instruction_length, exemplars
-        self.instruction_settings = InstructionSettings(
-            kind=instruction,
-            length=instruction_length,
-            exemplars=exemplars,
-            soft=soft,
-            attend_padding=self.choices.exemplar_padding == "attended",
-            representation=representation,
-        )
+        if self.network.embedding_dropout:
+            raise ValueError(
+                "instruction optimization embeds instructions and texts apart, without embedding dropout: leave "
+                "network.embedding_dropout out"
+            )
+        self.method = outer_method(self.outer, self.choices, inner_steps=inner_steps, compiled=self.network.compile)
+        self.preset, self.inner_steps, self.clip = preset, inner_steps, clip
+        self.instruction_settings = replace(settings, exemplar_padding=self.choices.exemplar_padding)
         self.instruction: LearnableInstruction | None = None
         self.outer_level: OuterLevel | None = None
         self._theta: list[Parameter] = []
         self._restored: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
-        """Build the model, and in training the learnable instruction; Lightning may call it again."""
+        """Build the model, and in training the learnable instruction; a second call does nothing."""
         super().configure_model()
         if self.instruction is None and self._fits:
             assert self.tokenizer is not None
@@ -172,7 +136,8 @@ class InstructionOptimizationModule(InstructionTuningModule):
 
     @property
     def _fits(self) -> bool:
-        return self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        trainer = self.attached_trainer
+        return trainer is not None and trainer.state.fn == TrainerFn.FITTING
 
     @property
     def theta(self) -> list[Parameter]:
@@ -194,11 +159,11 @@ class InstructionOptimizationModule(InstructionTuningModule):
     @property
     def _learned(self) -> LearnableInstruction:
         if self.instruction is None:
-            raise RuntimeError("the learnable instruction exists in training alone: fit builds it")
+            raise RuntimeError("the learnable instruction exists only in training: fit builds it")
         return self.instruction
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Theta's optimizer and schedule; phi's are kept apart, so that Lightning counts theta's steps alone."""
+        """Theta's optimizer and schedule; Lightning does not see phi's, so that it counts only theta's steps."""
         if not self.phi:
             return super().configure_optimizers()
         if self.total_steps < self.inner_steps:
@@ -212,7 +177,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
             self.method,
             self.outer,
             rng=self.choices.rng,
-            betas=self.betas,
+            betas=self.optimization.betas,
             total_steps=self.total_steps // period,
         )
         if self._restored is not None:
@@ -221,26 +186,26 @@ class InstructionOptimizationModule(InstructionTuningModule):
         return super().configure_optimizers()
 
     def configure_callbacks(self) -> list[Any]:
-        """No callbacks: the first hook with a trainer, before Lightning advises to let it take the steps."""
+        """No callbacks; this is the first hook with a trainer, before Lightning warns about manual optimization."""
         if self._fits:
             reject_trainer(self.trainer)
         return []
 
     def on_fit_start(self) -> None:
-        """Refuse what this training cannot be exact with, before its first step."""
+        """Reject settings that make the hypergradient inexact, before the first step."""
         require_agreement(self, self.trainer.datamodule)  # type: ignore[attr-defined]
         curvature, texts_by = self.outer.curvature, self.instruction_settings.representation.by
         reject_strategy(self.trainer.strategy, curvature=curvature, reads_with_model=texts_by == "model")
-        self._theta = self.theta  # now: while a sharded model reads, gathered copies stand in its parameters' places
+        self._theta = self.theta  # now: during a sharded model's forward pass gathered copies replace its parameters
         reject_low_precision(self._theta, curvature)
 
     def training_step(self, batch: BilevelBatch, batch_idx: int) -> None:  # type: ignore[override]
-        """One step of theta, and where the batch has an outer part one of phi."""
+        """One step of theta, and one of phi if the batch has an outer part."""
         level = self.outer_level if batch.outer is not None else None
         if level is None:
             self._step_theta(batch.inner)
         elif self.choices.outer_step == "before":
-            self._step_phi(level, level.method_now(self._optimizer, self.theta), batch)
+            self._step_phi(level, level.current_method(self._optimizer, self.theta), batch)
             self._step_theta(batch.inner)
         else:
             method = self._step_theta(batch.inner, then_phi=level)
@@ -252,24 +217,24 @@ class InstructionOptimizationModule(InstructionTuningModule):
         return self.optimizers().optimizer  # type: ignore[union-attr]
 
     def _step_theta(self, batch: InnerBatch, *, then_phi: OuterLevel | None = None) -> Method | None:
-        """Move theta; the method of the hypergradient that is taken next, if any, with the moments of this step."""
-        # Autocast keeps its low-precision copies of the weights within a step, and phi's step may have moved none.
+        """Move theta; returns the method of the next hypergradient, if any, with the moments of this step."""
+        # Autocast caches low-precision copies of the weights within a step.
         clear_autocast_cache()
         theta, joint = self.theta, self.choices.clipping == "joint"
         moved: list[Parameter] = [*theta, *self.phi] if joint else theta
-        with gathered_anew(theta):
-            # Callbacks are told, as Lightning does it: on_before_backward ends what a process does by itself.
+        with resharded(theta):
+            # As in Lightning's backward: on_before_backward of callbacks ends what a process does by itself.
             loss = self.trainer.strategy.precision_plugin.pre_backward(self._inner_loss(batch), self)
-            found = averaged(or_zeros(gradients(loss, moved), moved), self._reduce)
-        length = norm(found)
+            reduced = averaged(zeros_where_none(gradients(loss, moved), moved), self._reduce)
+        length = norm(reduced)
         share = clipped_share(length, largest=self.clip)
-        for parameter, gradient in zip(theta, found, strict=False):  # phi's part only counts in the norm
+        for parameter, gradient in zip(theta, reduced, strict=False):  # phi's part only counts in the norm
             parameter.grad = gradient * share
         optimizer, schedule = self.optimizers(), self.lr_schedulers()
         optimizer.step()  # type: ignore[union-attr]
         # Before the schedule sets the learning rate of another step.
-        used = [parameter.grad for parameter in theta]
-        method = None if then_phi is None else then_phi.method_now(self._optimizer, theta, used)
+        last_gradients = [parameter.grad for parameter in theta]
+        method = None if then_phi is None else then_phi.current_method(self._optimizer, theta, last_gradients)
         optimizer.zero_grad()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
         self._log({"train/inner_loss": loss.detach()}, prog_bar=True)
@@ -280,13 +245,13 @@ class InstructionOptimizationModule(InstructionTuningModule):
         outer = batch.outer
         assert outer is not None
         if level.measures_noise:
-            alike = cosine(*(self._hypergradient(level, method, batch, half).gradients for half in halves(outer)))
-            self._log({"train/hypergradient_cosine": alike})
-        found = self._hypergradient(level, method, batch, outer, calibrate=level.calibrates)
+            similarity = cosine(*(self._hypergradient(level, method, batch, half).gradients for half in halves(outer)))
+            self._log({"train/hypergradient_cosine": similarity})
+        result = self._hypergradient(level, method, batch, outer, calibrate=level.calibrates)
         joint = self.choices.clipping == "joint"
-        length = found.diagnostics.hypergradient_norm
-        level.step(found, share=clipped_share(length, largest=self.clip) if joint else 1.0)
-        self._log_phi(found, batch)
+        length = result.diagnostics.hypergradient_norm
+        level.step(result, share=clipped_share(length, largest=self.clip) if joint else 1.0)
+        self._log_phi(result, batch)
 
     def _hypergradient(
         self, level: OuterLevel, method: Method, batch: BilevelBatch, outer: LanguageRows, *, calibrate: bool = False
@@ -311,19 +276,19 @@ class InstructionOptimizationModule(InstructionTuningModule):
             instruction: Instruction = self._learned(batch.inputs, reader(model))
             return instructed_loss(model, instruction, rows)
 
-        loss = within_forward(model, instructed)
+        loss = run_as_forward(model, instructed)
         return loss.sum / max(rows.step_targets, 1) * replicas(self.trainer).size
 
     def _outer_loss(self, rows: LanguageRows) -> Tensor:
-        """The same of rows with the instructions that people wrote: nothing of phi is in it."""
+        """The same for rows with human-written instructions, which do not depend on phi."""
         loss = target_loss(self.language_model, rows, packed=self.packed)
         return loss.sum / max(rows.step_targets, 1) * replicas(self.trainer).size
 
-    def _log_phi(self, found: Hypergradient, batch: BilevelBatch) -> None:
-        outer_loss = tensor(found.diagnostics.outer_loss, device=self.device)
+    def _log_phi(self, result: Hypergradient, batch: BilevelBatch) -> None:
+        outer_loss = tensor(result.diagnostics.outer_loss, device=self.device)
         self._log({"train/outer_loss": outer_loss}, prog_bar=True)
-        self._log({**outer_numbers(found.diagnostics), "train/outer_step": float(self.outer_step)})
-        for warning in outer_warnings(found.diagnostics, self.method.name):
+        self._log({**outer_numbers(result.diagnostics), "train/outer_step": float(self.outer_step)})
+        for warning in outer_warnings(result.diagnostics, self.method.name):
             rank_zero_warn(warning)
         if isinstance(self.instruction, Extractor):
             with no_grad():
@@ -347,7 +312,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if not self._fits:  # phi exists in training alone
+        if not self._fits:  # phi exists only in training
             weights = checkpoint.get("state_dict", {})
             for name in [name for name in weights if name.startswith("instruction.")]:
                 del weights[name]

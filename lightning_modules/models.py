@@ -1,7 +1,8 @@
 """Language models of transformers: built from a hub name, a folder or a configuration, and made ready to train."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +15,55 @@ from transformers import (
     PreTrainedModel,
 )
 
+Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """How the model computes.
+
+    Args:
+        attention: Packed rows need document; sdpa and others read one document a row (packing one_per_row).
+        dropout: Residual dropout that replaces the model's own setting.
+        embedding_dropout: Dropout of the token embeddings.
+        gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        compile: Compile the model's blocks.
+        dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision. With ``lora`` it
+            is the type of the frozen parameters, and bfloat16 halves their memory.
+    """
+
+    attention: str = "document"
+    dropout: float | None = None
+    embedding_dropout: float = 0.0
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    dtype: Dtype = "float32"
+
+    def __post_init__(self) -> None:
+        for name, value in (("dropout", self.dropout or 0.0), ("embedding_dropout", self.embedding_dropout)):
+            if not 0.0 <= value < 1.0:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if self.dtype not in get_args(Dtype):
+            raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {self.dtype!r}")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Type of the parameters."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+
 DROPOUT_FIELDS = ("dropout", "dropout_rate", "hidden_dropout", "hidden_dropout_prob", "resid_pdrop")
-"""What configurations call the probability of dropping a residual; attention dropout is another matter."""
+"""Names of the residual dropout in configurations; attention dropout has other names."""
 
 
 def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: float | None) -> PreTrainedConfig:
     """The configuration of a model.
 
     Args:
-        source: A hub name or a folder, or the fields themselves with ``model_type``.
-        vocabulary: Size of the tokenizer, for a configuration of fields that names none.
-        dropout: Residual dropout in place of the configuration's own, or None to keep it.
+        source: Hub name or folder of a configuration, or its fields with ``model_type``.
+        vocabulary: Size of the tokenizer, used where the fields have no vocab_size.
+        dropout: Residual dropout that replaces the configuration's, or None to keep it.
 
     Raises:
         ValueError: There is no such configuration, or the architecture has no residual dropout to set.
@@ -34,7 +73,7 @@ def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: f
             config = AutoConfig.from_pretrained(source)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"no model could be found at {source!r}: expected a hub name or a folder with config.json ({error})"
+                f"there is no model at {source!r}: expected a hub name or a folder with config.json ({error})"
             ) from error
     else:
         fields = {"vocab_size": vocabulary, **source}
@@ -42,13 +81,13 @@ def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: f
             raise ValueError(f"a model's fields must name its model_type, e.g. opt, llama or t5; got {sorted(source)}")
         config = AutoConfig.for_model(fields.pop("model_type"), **fields)
     if dropout is not None:
-        known = [name for name in DROPOUT_FIELDS if hasattr(config, name)]
-        if not known:
+        fields_of_dropout = [name for name in DROPOUT_FIELDS if hasattr(config, name)]
+        if not fields_of_dropout:
             raise ValueError(
-                f"{config.model_type} has no residual dropout to set to {dropout}; leave `dropout` out and use "
-                "`embedding_dropout`"
+                f"{config.model_type} has no residual dropout to set to {dropout}; leave network.dropout out and use "
+                "network.embedding_dropout"
             )
-        for name in known:
+        for name in fields_of_dropout:
             setattr(config, name, dropout)
     return config
 
@@ -56,17 +95,17 @@ def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: f
 def build_model(
     config: PreTrainedConfig, *, weights: str | None, vocabulary: int, attention: str, dtype: torch.dtype
 ) -> PreTrainedModel:
-    """A causal or seq2seq language model, as the configuration says.
+    """A causal or encoder-decoder language model.
 
-    The embeddings grow where the tokenizer is larger than they are; they never shrink, since published models pad
-    their vocabulary on purpose.
+    The embeddings grow if the tokenizer is larger; they never shrink, since published models pad their vocabulary on
+    purpose.
 
     Args:
-        config: Of the model.
+        config: Configuration of the model.
         weights: Hub name or folder of the weights; None for random ones.
         vocabulary: Size of the tokenizer.
-        attention: Implementation, a name that transformers knows.
-        dtype: Of the parameters.
+        attention: Name of an attention implementation that is registered with transformers.
+        dtype: Type of the parameters.
     """
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     if weights is None:
@@ -78,28 +117,48 @@ def build_model(
     return model
 
 
-def require_positions(config: PreTrainedConfig, row_length: int) -> None:
-    """Refuse rows that are longer than the model has positions for.
+def prepare_network(model: PreTrainedModel, network: Network) -> None:
+    """Add embedding dropout, gradient checkpointing and compilation to a built model, in place."""
+    add_embedding_dropout(model, network.embedding_dropout)
+    if network.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    if network.compile:
+        compile_layers(model)
+
+
+def require_one_start(pretrained: str | None, config: object) -> None:
+    """Require exactly one of weights and a configuration.
 
     Raises:
-        ValueError: With both numbers.
+        ValueError: Both or none are given.
+    """
+    if (pretrained is None) == (config is None):
+        raise ValueError(
+            "give either `pretrained` (weights to start from) or `config` (random weights), "
+            f"got pretrained={pretrained!r} and config={config!r}"
+        )
+
+
+def require_positions(config: PreTrainedConfig, row_length: int) -> None:
+    """Reject rows that are longer than the model has positions.
+
+    Raises:
+        ValueError: A row has more columns than the model has positions; names both numbers.
     """
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and row_length > positions:
         raise ValueError(
             f"row_length = {row_length} exceeds the {positions} positions of the model ({config.model_type}): "
-            "shorten the rows or take a model with more positions"
+            "shorten the rows or choose a model with more positions"
         )
 
 
 def add_embedding_dropout(model: PreTrainedModel, probability: float) -> None:
-    """Drop elements of the token embeddings while training; many architectures (OPT, Llama) have no such dropout.
+    """Add dropout to the token embeddings, which many architectures (OPT, Llama) lack.
 
-    OPT-IML trained with dropout on the embeddings too (section 3.3). It is a hook: no parameter's name changes. T5
-    and BART look tokens up in a module for each stack that shares the table's weight: every such module gets it.
+    OPT-IML trained with it (section 3.3). It is a forward hook, so that no parameter's name changes. T5 and BART have
+    an embedding module for each stack, which share one weight: every such module gets the hook.
     """
-    if not 0.0 <= probability < 1.0:
-        raise ValueError(f"embedding_dropout must lie in [0, 1), got {probability}")
 
     def drop(module: nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
         return F.dropout(embedded, probability, training=module.training)
@@ -113,10 +172,10 @@ def add_embedding_dropout(model: PreTrainedModel, probability: float) -> None:
 def compile_layers(model: PreTrainedModel) -> None:
     """Compile every block of the model in place.
 
-    Blocks are alike, so one compilation serves them all. The LightningModule itself stays as it is: compiling
-    it breaks its logging.
+    Blocks share their code, so that one compilation serves all of them. The LightningModule is not compiled: that
+    breaks its logging.
     """
-    names = set(model._no_split_modules or ())
+    names = set(model._no_split_modules or ())  # transformers has no public list of a model's blocks
     for module in model.modules():
-        if any(base.__name__ in names for base in type(module).__mro__):  # FSDP2 puts a class of its own before it
+        if any(base.__name__ in names for base in type(module).__mro__):  # FSDP2 replaces a block's class by a subclass
             module.compile()

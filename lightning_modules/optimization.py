@@ -1,12 +1,71 @@
-"""Adam with decay on matrices alone, and the linear schedule of OPT-IML."""
+"""The optimizer and its schedule: AdamW with decay on matrices alone, and a learning rate that warms up."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """AdamW and its schedule.
+
+    Args:
+        learning_rate: Peak of the schedule.
+        warmup: Linear warm-up to the peak: an integer is optimizer steps, a float in [0, 1) a share of total_steps.
+        schedule: After the warm-up the learning rate decays to 0, linear or as a half cosine, or stays constant.
+        betas: Adam's decay rates of the first and the second moment.
+        weight_decay: Decay of matrices; biases and norms never decay. 0 makes AdamW Adam.
+        fused: Use torch's fused AdamW, faster on CUDA.
+    """
+
+    learning_rate: float = 5e-5
+    warmup: int | float = 0
+    schedule: Schedule = "linear"
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    fused: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if not self.learning_rate >= 0 or not self.weight_decay >= 0:
+            raise ValueError(
+                f"learning_rate and weight_decay must be at least 0, got {self.learning_rate} and {self.weight_decay}"
+            )
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")
+        if isinstance(self.warmup, float) and not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup as a share must be in [0, 1), got {self.warmup}; optimizer steps are an integer")
+        if self.warmup < 0:
+            raise ValueError(f"warmup must be at least 0 optimizer steps, got {self.warmup}")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule must be one of {list(get_args(Schedule))}, got {self.schedule!r}")
+
+    def warmup_steps(self, total: int) -> int:
+        """Optimizer steps of the warm-up in a training of `total` steps; a share is rounded up.
+
+        >>> Optimization(warmup=60).warmup_steps(4000), Optimization(warmup=0.1).warmup_steps(25)
+        (60, 3)
+
+        Raises:
+            ValueError: The warm-up is longer than the training, or the length of the training is missing.
+        """
+        if total < 1:
+            raise ValueError(f"the schedule needs the number of optimizer steps, set trainer.max_steps, got {total}")
+        steps = math.ceil(self.warmup * total) if isinstance(self.warmup, float) else self.warmup
+        if steps > total:
+            raise ValueError(
+                f"optimizer.warmup = {steps} steps exceeds the {total} steps of the training: shorten it, or set a "
+                "share of the training, such as 0.1"
+            )
+        return steps
 
 
 def parameter_groups(
@@ -17,7 +76,7 @@ def parameter_groups(
     Args:
         module: Holds the parameters.
         weight_decay: Of matrices.
-        matrices: Names of the matrices, where a strategy may have flattened them since (``matrix_names``).
+        matrices: Names of the matrices (``matrix_names``), for strategies that flatten parameters.
     """
     matrices = matrix_names(module) if matrices is None else matrices
     parameters = [(plain_name(name), value) for name, value in module.named_parameters() if value.requires_grad]
@@ -28,9 +87,9 @@ def parameter_groups(
 
 
 def matrix_names(module: nn.Module) -> frozenset[str]:
-    """Names of the parameters with two dimensions or more, as the model was built.
+    """Names of the parameters with two dimensions or more.
 
-    DeepSpeed's ZeRO-3 keeps a parameter's shape beside it and leaves an empty tensor in its place.
+    DeepSpeed's ZeRO-3 leaves empty tensors in the model and keeps a parameter's shape in ``ds_shape``.
     """
     return frozenset(
         plain_name(name)
@@ -40,7 +99,7 @@ def matrix_names(module: nn.Module) -> frozenset[str]:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what compilation and wrapping have put into it.
+    """A parameter's name without the parts that compilation and FSDP insert.
 
     >>> plain_name("_fsdp_wrapped_module.layers.0._orig_mod.weight")
     'layers.0.weight'
@@ -51,11 +110,11 @@ def plain_name(name: str) -> str:
 def accept_named_states(optimizer: Optimizer, module: nn.Module) -> None:
     """Let an optimizer load states that are keyed by parameter names, as sharded strategies save them.
 
-    Numbers mean places in the optimizer's groups; names survive another strategy.
+    torch keys states by places in the optimizer's groups, which differ between strategies; names do not.
 
     Args:
-        optimizer: Of parameters of the module.
-        module: What the names are relative to.
+        optimizer: Optimizer of parameters of the module.
+        module: Module whose parameter names are the keys.
     """
 
     def numbered(optimizer: Optimizer, states: dict[str, Any]) -> dict[str, Any] | None:
@@ -64,8 +123,8 @@ def accept_named_states(optimizer: Optimizer, module: nn.Module) -> None:
         places = _names_by_group(optimizer, module)
         numbers = {name: place for place, name in enumerate(name for group in places for name in group)}
         groups = [
-            {**theirs, "params": [numbers[name] for name in group]}
-            for theirs, group in zip(states["param_groups"], places, strict=True)
+            {**group_states, "params": [numbers[name] for name in group]}
+            for group_states, group in zip(states["param_groups"], places, strict=True)
         ]
         return {"state": {numbers[name]: states["state"][name] for name in numbers}, "param_groups": groups}
 
@@ -73,12 +132,14 @@ def accept_named_states(optimizer: Optimizer, module: nn.Module) -> None:
 
 
 def name_states(states: dict[str, Any], optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
-    """The other way: states keyed by an optimizer's numbers, or by names already, keyed by parameter names."""
+    """An optimizer's states, keyed by places or by names, as states keyed by parameter names."""
     if any(isinstance(key, str) for key in states["state"]):
         return states
     places = _names_by_group(optimizer, module)
     names = [name for group in places for name in group]
-    groups = [{**theirs, "params": group} for theirs, group in zip(states["param_groups"], places, strict=True)]
+    groups = [
+        {**group_states, "params": group} for group_states, group in zip(states["param_groups"], places, strict=True)
+    ]
     return {"state": {names[number]: state for number, state in states["state"].items()}, "param_groups": groups}
 
 
@@ -87,37 +148,42 @@ def _names_by_group(optimizer: Optimizer, module: nn.Module) -> list[list[str]]:
     return [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
 
 
-def linear_warmup_decay(step: int, *, warmup: int, total: int) -> float:
-    """Share of the peak learning rate before step `step`: up over `warmup` steps, then down to 0 at `total`.
+def rate_share(step: int, *, warmup: int, total: int, schedule: Schedule = "linear") -> float:
+    """Share of the peak learning rate at step `step`: up over `warmup` steps, then the schedule until `total`.
 
-    >>> [linear_warmup_decay(step, warmup=2, total=6) for step in range(7)]
+    >>> [rate_share(step, warmup=2, total=6) for step in range(7)]
     [0.5, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
+    >>> [round(rate_share(step, warmup=2, total=6, schedule="cosine"), 3) for step in range(7)]
+    [0.5, 1.0, 0.905, 0.655, 0.345, 0.095, 0.0]
+    >>> [rate_share(step, warmup=2, total=6, schedule="constant") for step in range(7)]
+    [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     """
     if step < warmup:
         return (step + 1) / warmup
-    # The first step after warm-up is already below the peak; the last one trained (total - 1) is above 0.
-    return max(0.0, (total - step) / max(total - warmup + 1, 1))
+    if schedule == "constant":
+        return 1.0
+    # The first step after the warm-up is already below the peak; the last one trained (total - 1) is above 0.
+    remaining = max(0.0, (total - step) / max(total - warmup + 1, 1))
+    return remaining if schedule == "linear" else (1 - math.cos(math.pi * remaining)) / 2
 
 
-def linear_schedule(optimizer: Optimizer, *, warmup: int, total: int) -> LambdaLR:
-    """Linear warm-up and linear decay to 0 (OPT-IML, Table 3: 60 warm-up steps of 4,000).
+def scheduler(optimizer: Optimizer, settings: Optimization, *, total: int) -> LambdaLR:
+    """The schedule of an optimizer over `total` steps (OPT-IML, Table 3: 60 warm-up steps of 4,000, then linear).
 
-    The length is what the trainer is asked to do, never ``trainer.estimated_stepping_batches``: reading that inside
+    The length is trainer.max_steps, never ``trainer.estimated_stepping_batches``: reading that inside
     ``configure_optimizers`` sets up the training data early and loses the state of a resumed loader.
 
     Raises:
         ValueError: The warm-up is longer than the training.
     """
-    if total < 1:
-        raise ValueError(f"the schedule needs the number of optimizer steps (trainer.max_steps), got {total}")
-    if not 0 <= warmup <= total:
-        raise ValueError(f"warmup_steps = {warmup} must lie between 0 and the {total} steps of the training")
-    shape: Callable[[int], float] = partial(linear_warmup_decay, warmup=warmup, total=total)
-    return LambdaLR(optimizer, shape)
+    share: Callable[[int], float] = partial(
+        rate_share, warmup=settings.warmup_steps(total), total=total, schedule=settings.schedule
+    )
+    return LambdaLR(optimizer, share)
 
 
 def clipped_share(length: float, *, largest: float) -> float:
-    """What a gradient of this length is multiplied by, as ``clip_grad_norm_`` does; 0 clips nothing, as in Lightning.
+    """Factor of a gradient of norm `length`, as ``clip_grad_norm_`` applies it; `largest` 0 clips nothing.
 
     >>> clipped_share(0.5, largest=1.0), round(clipped_share(4.0, largest=1.0), 3), clipped_share(4.0, largest=0.0)
     (1.0, 0.25, 1.0)

@@ -1,37 +1,61 @@
-"""What all modules share that train on a planned stream: the loss of a step, dropout by place, exact resumption.
+"""What all modules share: the loss of an optimizer step, dropout by position, exact resumption, strategies.
 
-How a strategy wants a model built and its gradients clipped is known here, too, so that a module is written once and
-the strategy is a line of YAML.
+How a strategy needs a model built and its gradients clipped is decided here, so that a module is written once and the
+strategy is a line of YAML.
 """
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
-from torch import Tensor, nn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
+from ..datamodules.base import run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
-from .optimization import accept_named_states, matrix_names, parameter_groups
+from .hyperparameters import plain_values
+from .models import Network
+from .optimization import Optimization, accept_named_states, matrix_names, parameter_groups, scheduler
 from .sharding.agreement import require_agreement
 from .sharding.checkpoints import KEY, checkpoint_extras, model_identity, require_same_model
 from .sharding.safetensors_folder import architecture_of
 from .sharding.sharded_models import build_sharded, is_cut
 from .sharding.strategies import sharding_of
 from .sharding.zero import build_partitioned
+from .trainer_checks import (
+    reject_scaled_clipping,
+    reject_two_optimizers,
+    require_same_rows,
+    require_same_tokenizer,
+    training_steps,
+)
 
 
 class PlannedTraining(L.LightningModule):
     """A module whose batches are parts of planned optimizer steps.
 
-    A batch's loss is its part of one mean over the whole step. Subclasses take parts of that mean in
-    ``training_step`` and hand them to ``step_part``; they build their model with ``built`` and their optimizer with
-    ``adamw``.
+    A batch's loss is its part of one mean over the whole step. Subclasses compute such parts in ``training_step`` and
+    pass them to ``step_part``; they build their model with ``built``. ``load_from_checkpoint(path)`` needs no further
+    argument: a checkpoint's hyperparameters are the constructor's arguments.
     """
+
+    network: Network
+    """How the model computes."""
+
+    optimization: Optimization
+    """The optimizer and its schedule."""
+
+    row_length: int
+    """Columns of a training row."""
+
+    total_steps: int
+    """Optimizer steps of the whole training; -1 until ``setup`` reads trainer.max_steps."""
 
     seed: int
     """Decides what dropout drops."""
@@ -43,7 +67,7 @@ class PlannedTraining(L.LightningModule):
     """Hub name or folder of the tokenizer."""
 
     resumes_from: Path | None = None
-    """The checkpoint that this run goes on from, compared with the model before weights are read."""
+    """The checkpoint that this run resumes from; it is compared with the model before weights are read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,17 +76,36 @@ class PlannedTraining(L.LightningModule):
         self._identity: dict[str, Any] = {}
         self._applied, self.skipped_steps = True, 0
 
+    def keep_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Make the constructor's arguments, its ``locals()``, the hyperparameters, as plain values."""
+        self.hparams.clear()  # a parent's constructor has kept its own
+        given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
+        self.save_hyperparameters(plain_values(given))
+
+    @property
+    def attached_trainer(self) -> L.Trainer | None:
+        """The trainer, or None outside of one."""
+        return self._trainer  # Lightning's public property raises an error where there is none
+
     def setup(self, stage: str) -> None:
-        """Refuse what cannot be trained, and processes that were not started alike, before a model is built."""
-        strategy = self.trainer.strategy
-        if stage == "fit" and isinstance(strategy, DeepSpeedStrategy) and not self.automatic_optimization:
-            raise ValueError(
-                f"{type(self).__name__} has optimizers of its own, and DeepSpeed takes one: set the strategy to auto, "
-                f"ddp or ShardedStrategy, got {type(strategy).__name__}"
-            )
+        """Reject settings that cannot be trained or evaluated, before a model is built."""
+        strategy, data = self.trainer.strategy, run_data(self.trainer)
+        if data is not None:  # another project's datamodule vouches for itself
+            require_same_tokenizer(self.tokenizer_name, data)
+        if stage == "fit":
+            reject_two_optimizers(self, self.trainer)
+            reject_scaled_clipping(self.trainer, fused=self.optimization.fused)
+            if data is not None:
+                require_same_rows(self.row_length, data)
+            self.total_steps = training_steps(self.total_steps, self.trainer)
         if isinstance(strategy, DeepSpeedStrategy):
-            # For its own log alone; Lightning would ask a training loader for it, in a test that has none.
+            # For its own log alone; Lightning would ask a training loader for it, and a test has none.
             strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)  # type: ignore[union-attr]
+        if self.model is not None and sharding_of(strategy) and not any(map(is_cut, self.model.parameters())):
+            raise ValueError(
+                f"{type(strategy).__name__} shards a model while it is built, and this one is built already: set "
+                "`pretrained` to a folder of its weights (`crosstask export`), and call fit without configure_model"
+            )
         require_agreement(self, self.trainer)
 
     def built(self, build: Callable[[str | None], PreTrainedModel], weights: str | None) -> PreTrainedModel:
@@ -72,7 +115,7 @@ class PlannedTraining(L.LightningModule):
             build: Builds the whole model from weights, or from random ones for None.
             weights: Hub name or folder of the weights.
         """
-        strategy = None if self._trainer is None else self.trainer.strategy
+        strategy = None if self.attached_trainer is None else self.attached_trainer.strategy
         how = sharding_of(strategy)
         # Lightning calls configure_model with the device as default, where transformers loads no weights without
         # accelerate, and where random weights would differ from a CPU's. Strategies move the model themselves.
@@ -83,7 +126,8 @@ class PlannedTraining(L.LightningModule):
                 model = build_partitioned(build, weights)
             else:
                 model = build(weights)
-            # Every forward gathers weights from all processes: generate() must go on until the last one has ended.
+            # Every forward gathers weights from all processes, so generate() must run until the last one has ended.
+            # transformers reads this private attribute and sets it only for models that Accelerate prepared.
             model._is_fsdp_managed_module = any(map(is_cut, model.parameters()))  # type: ignore[assignment]
         if isinstance(strategy, FSDPStrategy):
             wrap_blocks(strategy, model)
@@ -96,26 +140,21 @@ class PlannedTraining(L.LightningModule):
         if KEY in checkpoint:
             require_same_model(self._identity, checkpoint[KEY]["model"], where)
 
-    def adamw(
-        self,
-        model: nn.Module,
-        *,
-        learning_rate: float,
-        betas: tuple[float, float],
-        weight_decay: float,
-        fused: bool,
-    ) -> AdamW:
-        """The optimizer of a built model: only matrices decay, however a strategy has reshaped them since."""
-        groups = parameter_groups(model, weight_decay, matrices=self._matrices)
-        optimizer = AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """AdamW, which decays only matrices, however a strategy has reshaped them since, and its schedule."""
+        assert self.model is not None
+        settings = self.optimization
+        groups = parameter_groups(self.model, settings.weight_decay, matrices=self._matrices)
+        optimizer = AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=settings.fused)
         accept_named_states(optimizer, self)
-        return optimizer
+        schedule = scheduler(optimizer, settings, total=self.total_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         torch.manual_seed(batch_seed(self.seed, batch_idx, replicas(self.trainer)))
 
     def step_part(self, part: Tensor, batch_idx: int) -> Tensor:
-        """Log the step's loss once its last batch is here, and return what Lightning should differentiate.
+        """The loss that Lightning differentiates; the step's loss is logged at its last batch.
 
         Args:
             part: This batch's sum over targets, divided by the targets of the whole step.
@@ -137,8 +176,8 @@ class PlannedTraining(L.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """One step; under fp16 it is skipped where gradients overflowed, and remembered for the schedule."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        """One step; under fp16 it is skipped where gradients overflowed, and the schedule skips it, too."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # only the plugin of mixed precision has one
         scale = scaler.get_scale() if scaler is not None else 0.0
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self._applied = True
@@ -151,7 +190,7 @@ class PlannedTraining(L.LightningModule):
             self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """A skipped step does not count for the schedule either."""
+        """Advance the schedule unless the optimizer's step was skipped."""
         if self._applied:
             super().lr_scheduler_step(scheduler, metric)
 
@@ -161,34 +200,56 @@ class PlannedTraining(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm over all processes; DeepSpeed has done so inside, at the trainer's value."""
+        """Clip gradients by their norm over all processes, or by value; DeepSpeed clips by itself.
+
+        Lightning's own method rejects fused optimizers under bf16-mixed, where no scaler is involved, and FSDP's norm.
+        """
         strategy = self.trainer.strategy
-        if isinstance(strategy, FSDPStrategy) and gradient_clip_val and gradient_clip_algorithm in (None, "norm"):
-            # Lightning refuses this; FSDP's own method sums the norm over shards.
+        if not gradient_clip_val or isinstance(strategy, DeepSpeedStrategy):
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+        elif isinstance(strategy, FSDPStrategy):
             strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]
-        elif not isinstance(strategy, DeepSpeedStrategy):
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        else:
+            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which model this is, so that another is refused and the weights can be exported by themselves."""
+        """Describe the model: to reject a checkpoint of another model, to export weights, to load without arguments."""
         assert self.model is not None
+        config = json.loads(self.model.config.to_json_string(use_diff=False))  # plain values alone
         checkpoint[KEY] = {
             "model": self._identity,
             "architecture": architecture_of(self.model),
-            "config": self.model.config.to_dict(),
+            "config": config,
             "tokenizer": self.tokenizer_name,
             "strategy": type(self.trainer.strategy).__name__,
             "skipped_steps": self.skipped_steps,
+            "pretrained": self.hparams.get("pretrained"),
         }
+        # The weights are in the checkpoint: load_from_checkpoint builds the model from its configuration alone.
+        arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**arguments, "pretrained": None, "config": config}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the checkpoint is of this model, and restore the counters."""
         self._require_own(checkpoint, "ckpt_path")
         self.skipped_steps = checkpoint.get(KEY, {}).get("skipped_steps", 0)
-        realign_progress(checkpoint, replicas(self.trainer))
+        if self.attached_trainer is not None:
+            realign_progress(checkpoint, replicas(self.attached_trainer))
+
+    def answer_fingerprint(self) -> dict[str, str] | None:
+        """Everything beside the prompt that decides an answer; None if an interrupted evaluation starts over."""
+        return None
+
+    def restore_answers(self, answers: Any) -> None:
+        """Count answers of an interrupted evaluation, where ``answer_fingerprint`` is not None."""
+        raise ValueError(f"{type(self).__name__} cannot resume an evaluation: remove the predictions and start over")
 
 
 def wrap_blocks(strategy: FSDPStrategy, model: PreTrainedModel) -> None:
-    """Have FSDP gather block by block, unless the user chose what to wrap."""
+    """Make FSDP gather block by block, unless the user set auto_wrap_policy."""
     if strategy.kwargs.get("auto_wrap_policy") is None:
         from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 

@@ -129,7 +129,7 @@ def _read(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tu
     given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
     if model.is_gradient_checkpointing and model.training:
         raise ValueError(
-            "blocks that are recomputed drop their cache, and the prefix with it: set gradient_checkpointing to false"
+            "recomputed blocks drop their cache, and the prefix with it: set network.gradient_checkpointing to false"
         )
     encoder = model.get_submodule(NAME)
     n, side = encoder.config.num_virtual_tokens, "decoder_" if model.config.is_encoder_decoder else ""

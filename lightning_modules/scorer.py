@@ -1,27 +1,26 @@
 """The scorer (Cappy): an encoder learns how correct a response is, and ranks responses with it."""
 
-import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
-from ..datamodules.schema import ScoredBatch
+from ..datamodules.schema import ScoredBatch, Stage
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.response_sets import ResponseBatch
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
-from .evaluation.metrics import GenerationScores, Scores
-from .models import compile_layers, model_config
-from .optimization import linear_schedule
+from .evaluation.generation_scores import GenerationScores
+from .evaluation.metrics import Scores
+from .hyperparameters import as_group
+from .models import Network, model_config, prepare_network, require_one_start
+from .optimization import Optimization
 from .planned_training import PlannedTraining
 from .scoring.cross_encoder import CrossEncoder
 from .scoring.pair_scores import gather_for_pairs, pair_scores
@@ -31,35 +30,28 @@ from .scoring.scorer_models import build_scorer
 
 
 class ScorerModule(PlannedTraining):
-    """An encoder with a head of one output, trained on the correctness of responses, or on their order.
+    """An encoder with a head of one output, trained to score the correctness of responses or their order.
 
-    The loss of an optimizer step is one mean over all its pairs (of a ranking loss: over all its instructions),
-    whatever the number of devices, rows and accumulated batches. Evaluation ranks the responses of every example: the
-    best-scored one is the answer.
+    The loss of an optimizer step is one mean over all its pairs (of a ranking loss: over all its instructions), for any
+    number of devices, rows and accumulated batches. Evaluation ranks the responses of every example; the answer is the
+    response with the best score.
 
     Args:
         tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
         pretrained: Hub name or folder of the weights to start from, a bare encoder or a scorer.
-        config: Start from random weights instead: a hub name or folder of a configuration, or its fields with
+        config: Start from random weights instead: hub name or folder of a configuration, or its fields with
             model_type.
-        row_length: Columns of a packed row, checked against the model's attention window; linked to the datamodule's.
-        total_steps: Optimizer steps of the whole training, for the schedule; linked to trainer.max_steps.
+        network: How the model computes: dropout, memory, type of the parameters. Its attention stays document: an
+            encoder that cannot be packed reads padded pairs.
+        optimizer: AdamW and its schedule; Cappy took a learning rate of 1e-6 to pretrain and 2e-5 to adapt to a task.
         loss: regression is Cappy's squared error; pairwise (Bradley-Terry, as reward models are trained) and listwise
-            (ListNet) learn which response to an instruction is better, and need the datamodule's ``grouped``, which the
-            command line sets by itself.
-        label_temperature: Of the listwise loss: a response that is so much more correct is e times as probable. ListNet
-            has none, which is 1.
-        learning_rate: Peak of the schedule; Cappy took 1e-6 for its pretraining and 2e-5 to adapt to a task.
-        warmup_share: Share of the steps until the peak.
-        betas: Adam's decay rates of both moments.
-        weight_decay: Decay of matrices; biases and norms never decay.
-        dropout: Residual dropout in place of the model's own setting.
-        gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
-        compile: Compile the model's blocks.
-        fused: Use torch's fused AdamW, faster on CUDA.
-        dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision.
-        rouge: Which implementation computes ROUGE-L: exact is our own, many times faster than Google's rouge_score and
-            equal to it.
+            (ListNet) learn the order of the responses to an instruction. They need the datamodule's ``grouped``, which
+            the command line sets.
+        label_temperature: Temperature of the listwise loss: a response that is more correct by this much is e times as
+            probable. ListNet has 1.
+        row_length: Columns of a packed row, checked against the model's attention window; linked to the datamodule's.
+        total_steps: Optimizer steps of the whole training, for the schedule; -1 is trainer.max_steps.
+        rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it.
         seed: Decides what dropout drops.
     """
 
@@ -68,39 +60,30 @@ class ScorerModule(PlannedTraining):
         tokenizer: str,
         pretrained: str | None = None,
         config: str | dict[str, Any] | None = None,
-        row_length: int = 2048,
-        total_steps: int = -1,
+        network: Network = Network(),  # noqa: B008 - frozen
+        optimizer: Optimization = Optimization(learning_rate=2e-5, warmup=0.1),  # noqa: B008 - frozen
         loss: ScorerLoss = "regression",
         label_temperature: float = 1.0,
-        learning_rate: float = 2e-5,
-        warmup_share: float = 0.1,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-        dropout: float | None = None,
-        gradient_checkpointing: bool = False,
-        compile: bool = False,
-        fused: bool = False,
-        dtype: str = "float32",
+        row_length: int = 2048,
+        total_steps: int = -1,
         rouge: Rouge = "exact",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if (pretrained is None) == (config is None):
-            raise ValueError(
-                "give either `pretrained` (weights to start from) or `config` (random weights), "
-                f"got pretrained={pretrained!r} and config={config!r}"
-            )
-        if not 0.0 <= warmup_share <= 1.0:
-            raise ValueError(f"warmup_share must lie in [0, 1], got {warmup_share}")
+        self.keep_arguments(locals())
+        require_one_start(pretrained, config)
         if label_temperature <= 0:
             raise ValueError(f"label_temperature must be positive, got {label_temperature}")
+        self.network, self.optimization = as_group(Network, network), as_group(Optimization, optimizer)
+        if self.network.attention != "document":
+            raise ValueError(
+                f"a scorer chooses its attention by its encoder, got network.attention = {self.network.attention!r}: "
+                "leave it out"
+            )
         self.loss, self.label_temperature = loss, label_temperature
         self.tokenizer_name, self.pretrained, self.config = tokenizer, pretrained, config
-        self.row_length, self.total_steps = row_length, total_steps
-        self.learning_rate, self.warmup_share, self.betas = learning_rate, warmup_share, betas
-        self.weight_decay, self.dropout = weight_decay, dropout
-        self.gradient_checkpointing, self.compile_blocks = gradient_checkpointing, compile
-        self.fused, self.dtype_name, self.rouge, self.seed = fused, dtype, rouge, seed
+        self.row_length, self.total_steps, self.seed = row_length, total_steps, seed
+        self.rouge = rouge
         self.model: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
         self.scores: Scores | None = None
@@ -109,27 +92,24 @@ class ScorerModule(PlannedTraining):
         self.evaluation_loss = MeanMetric()
 
     def configure_model(self) -> None:
-        """Build tokenizer and model; Lightning may call it again, and it does nothing then."""
+        """Build tokenizer and model; a second call does nothing."""
         if self.model is not None:
             return
         self.tokenizer = load_tokenizer(self.tokenizer_name, eos=False)
         vocabulary, pad = len(self.tokenizer), self.tokenizer.pad_token_id
         source: str | dict[str, Any] = self.pretrained or self.config or {}
         if isinstance(source, dict):
-            source = {"pad_token_id": pad, **source}  # RoBERTa counts its positions from the padding's id
-        config = model_config(source, vocabulary=vocabulary, dropout=self.dropout)
+            source = {"pad_token_id": pad, **source}  # RoBERTa's positions start after the padding's id
+        config = model_config(source, vocabulary=vocabulary, dropout=self.network.dropout)
         model = self.built(partial(self._build, config, vocabulary), self.pretrained)
-        if self.gradient_checkpointing:
-            model.activation_checkpointing_enable()
-        if self.compile_blocks:
-            compile_layers(model)
+        prepare_network(model, self.network)
         gather_for_pairs(model)
-        # from_pretrained hands out a model in evaluation mode, and Lightning keeps modes: nothing would be dropped.
+        # from_pretrained returns a model in evaluation mode, and Lightning keeps modes: dropout would be off.
         self.model = model.train()
 
     def _build(self, config: PreTrainedConfig, vocabulary: int, weights: str | None) -> PreTrainedModel:
-        """The whole model, from weights or from random ones."""
-        model = build_scorer(config, weights=weights, dtype=getattr(torch, self.dtype_name), row_length=self.row_length)
+        """The whole model, from weights, or with random ones for None."""
+        model = build_scorer(config, weights=weights, dtype=self.network.torch_dtype, row_length=self.row_length)
         embeddings: Any = model.get_input_embeddings()
         if vocabulary > embeddings.num_embeddings:
             model.resize_token_embeddings(vocabulary)
@@ -137,28 +117,20 @@ class ScorerModule(PlannedTraining):
 
     @property
     def scorer(self) -> PreTrainedModel:
-        """The model of transformers, once it is built."""
+        """The model of transformers.
+
+        Raises:
+            RuntimeError: ``configure_model`` has not been called.
+        """
         if self.model is None:
             raise RuntimeError("the model is not built yet: call configure_model() first")
         return self.model
 
     def cross_encoder(self, *, max_length: int = 512, truncation: Truncation = "instruction") -> CrossEncoder:
-        """The same model outside Lightning, for pairs of at most `max_length` tokens."""
+        """The model outside Lightning, for pairs of at most `max_length` tokens."""
         model, tokenizer = self.scorer, self.tokenizer
         assert tokenizer is not None
         return CrossEncoder(model, tokenizer, max_length=max_length, truncation=truncation)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.adamw(
-            self.scorer,
-            learning_rate=self.learning_rate,
-            betas=self.betas,
-            weight_decay=self.weight_decay,
-            fused=self.fused,
-        )
-        warmup = math.ceil(self.warmup_share * max(self.total_steps, 0))
-        schedule = linear_schedule(optimizer, warmup=warmup, total=self.total_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: ScoredBatch, batch_idx: int) -> Tensor:
         """This batch's part of the mean loss over all pairs, or all instructions, of the step."""
@@ -194,7 +166,7 @@ class ScorerModule(PlannedTraining):
         return answers
 
     def _answers(self, batch: ResponseBatch, scores: Tensor) -> list[Answer]:
-        """The best-scored response of each example; of equal ones the first."""
+        """The response with the best score for each example; the first of equal ones."""
         best = [int(of_example.argmax()) for of_example in _by_example(batch, scores)]
         chosen = zip(batch.examples, batch.responses, best, strict=True)
         return [Answer.of(example, responses[place], self.rouge) for example, responses, place in chosen]
@@ -205,7 +177,7 @@ class ScorerModule(PlannedTraining):
     def on_test_epoch_end(self) -> None:
         self._log_evaluation("test")
 
-    def _log_evaluation(self, stage: str) -> None:
+    def _log_evaluation(self, stage: Stage) -> None:
         self.scores, self.ranking = self.answer_scores.compute(), self.ranking_scores.compute()
         self.answer_scores.reset()
         self.ranking_scores.reset()

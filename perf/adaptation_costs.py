@@ -1,13 +1,12 @@
-"""What adapting a language model to a task costs: through a scorer, by fine-tuning, by prefix tuning, in context.
+"""Costs of adapting a language model to a task: through a scorer, by fine-tuning, by prefix tuning, in context.
 
     python perf/adaptation_costs.py [--layers 12 --width 768] [--scorer_layers 12 --scorer_width 768]
 
-Each way runs in a process of its own, with random weights of the sizes asked for, on the same number of tokens a step:
-fine-tuning and prefix tuning (20 virtual tokens before every layer) train the language model's loss, the scorer its own
-on as many tokens of packed pairs; in context nothing is trained, and demonstrations are read with every prompt. Printed
-are the greatest memory of the process above what importing the libraries takes, seconds of a training step, what a task
-adds to a disk, and how many tokens an answer reads beside its own prompt. The scorer's way also needs the language
-model's answers, drawn once, from a black box: that memory is the answering process's, and is printed as its own row.
+Each method runs in a separate process, with random weights, on the same number of tokens a step. Fine-tuning and
+prefix tuning (20 virtual tokens before every layer) train the language model; the scorer trains on as many tokens of
+packed pairs; in context nothing is trained, and demonstrations are read with every prompt. Prints the peak memory
+above that of the imported libraries, seconds of a training step, disk space of a task, and the tokens read beside a
+prompt. A scorer also needs responses, which any model may sample once: their cost is a separate row.
 """
 
 import argparse
@@ -129,7 +128,7 @@ def train_scorer(settings: argparse.Namespace) -> dict[str, float]:
 
 
 class _Tokens:
-    """What ``generate`` asks of a tokenizer, for ids without words."""
+    """The methods of a tokenizer that ``generate`` calls, for ids without words."""
 
     eos_token_id, pad_token_id = 2, 1
 

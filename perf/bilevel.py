@@ -1,18 +1,17 @@
-"""What the outer level costs: a cycle of K theta steps and one step of phi over K theta steps alone, and memory.
+"""Time and memory of the outer level: a cycle of K theta steps and a step of phi, divided by K theta steps.
 
     python perf/bilevel.py [--inner_steps 20] [--rounds 5] [--memory]
 
-A small T5 behind a learnable instruction, with the paper's numbers of rows (2 inner, 8 outer), presets and lengths
-drawn from a lognormal. Every method and both curvatures are timed, and Betty (betty-ml 0.1.1), which differentiates
-twice, with the same model, instruction, optimizers and rows. Betty takes its curvature at the two rows of the last
-theta step, as the program released with the paper does; our presets take it at eight fresh ones, so two of our
-variants do as Betty does. `paper` leaves out Hessian products that change nothing, as the module does between two
-looks at them.
+The model is a small T5 with a learnable instruction, the paper's numbers of rows (2 inner, 8 outer) and presets, and
+lognormal lengths. The peer is Betty (betty-ml 0.1.1), which differentiates twice, with the same model, instruction,
+optimizers and rows. Betty takes its curvature at the two rows of the last theta step, as the program released with the
+paper does. Our presets take it at eight fresh rows; two further variants take it at the two rows. `paper` skips the
+negligible Hessian products, as the module does between two searches for the radius.
 
-Processor time of one thread, all variants in turn within every round, medians over rounds; cycles of K steps are run
-for the presets, and added up of K steps and a step of phi for the others, and for a K five times as large. `--memory`
-measures each variant's peak in a process of its own. Betty's package cannot be installed by a pip newer than 24.0: give
-it a virtual environment of its own with ``pip<24.1``; without it the comparison is left out, and said to be.
+Measures processor time of one thread, medians over rounds in which all variants take turns. Cycles are run for the
+presets, and computed from K theta steps and a step of phi for the other variants and for a K five times as large.
+`--memory` measures each variant's peak in a separate process. Betty cannot be installed by a pip newer than 24.0: use a
+virtual environment with ``pip<24.1``. Without Betty, the comparison is skipped with a message.
 """
 
 import argparse
@@ -66,7 +65,7 @@ T5 = {
     "pad_token_id": 0,
     "eos_token_id": 1,
 }
-FEW = 4  # theta steps of a cycle where only its step of phi is of interest
+FEW = 4  # theta steps of a cycle that is run for its step of phi alone
 TASKS, INSTRUCTION, INNER_ROWS, OUTER_ROWS, GAMMA = 32, 32, 2, 8, 1e-5
 PRESETS = ("paper", "fast")
 EXACT = ("exact, M = 1", "exact, M = 0")
@@ -100,10 +99,10 @@ class Bench:
         return target_loss(self.model, batch, packed=False).sum / batch.step_targets
 
     def theta_step(self, *, keep: bool = False) -> None:
-        """One step of Adam, clipped: training behind the instruction."""
+        """A clipped step of Adam for theta, with the instruction."""
         batch = self.inner[self.steps % len(self.inner)]
-        found = torch.autograd.grad(self.inner_loss(batch), self.theta)
-        for parameter, gradient in zip(self.theta, found, strict=True):
+        gradients = torch.autograd.grad(self.inner_loss(batch), self.theta)
+        for parameter, gradient in zip(self.theta, gradients, strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(self.theta, 1.0)
         self.optimizer.step()
@@ -118,7 +117,7 @@ class Bench:
             "fast",
             "exact, M = 0",
             "rows of the step",
-        ):  # at this gamma the paper's Hessian is negligible, and left out
+        ):  # the Hessian of `paper` is negligible at this gamma, and skipped
             return partial(identity, scale=2 * GAMMA)
         if name == "conjugate_gradient":
             return partial(conjugate_gradient, iterations=1, damping=1e3)
@@ -130,12 +129,12 @@ class Bench:
         return partial(neumann, gamma=GAMMA, hessian_products=1)
 
     def phi_step(self, name: str) -> None:
-        """The hypergradient by the named variant, and a step of phi. `paper` looks at the Hessian every 200 steps."""
+        """Compute the hypergradient by the named variant, and take a step of phi."""
         inner = self.fresh[self.round % 4]
         if name in AS_BETTY:
             inner = self.inner[(self.steps - 1) % len(self.inner)]
         at_once = OUTER_ROWS if name in EXACT else INNER_ROWS
-        found = hypergradient(
+        result = hypergradient(
             self.method(name),
             [partial(self.inner_loss, part) for part in inner_chunks(inner, at_once)],
             [partial(self.outer_loss, part) for part in outer_chunks(self.outer[self.round % 4], at_once)],
@@ -144,7 +143,7 @@ class Bench:
             curvature=exact if name in EXACT else finite_difference,
             radius=3e-3,
         )
-        for parameter, gradient in zip(self.phi, found.gradients, strict=True):
+        for parameter, gradient in zip(self.phi, result.gradients, strict=True):
             parameter.grad = gradient
         self.outer_optimizer.step()
         self.outer_optimizer.zero_grad()
@@ -165,7 +164,7 @@ def inputs(rng: np.random.Generator, count: int) -> InstructionInputs:
 
 
 def betty_engine(bench: Bench, kind: str, inner_steps: int) -> Any:
-    """The same problem for Betty, whose ``train_step`` is a theta step, and every K-th one of phi, too."""
+    """The same problem for Betty, whose ``train_step`` is a theta step, with a step of phi at every K-th."""
     from betty.configs import Config, EngineConfig
     from betty.engine import Engine
     from betty.problems import ImplicitProblem
@@ -200,7 +199,7 @@ def betty_engine(bench: Bench, kind: str, inner_steps: int) -> Any:
 
 
 def seconds(work: Callable[[], None]) -> float:
-    """Processor time: other programs on the machine do not count."""
+    """Processor time, which excludes other programs on the machine."""
     started = time.process_time()
     work()
     return time.process_time() - started
@@ -221,7 +220,7 @@ def has_betty() -> bool:
 
 
 def measure_times(inner_steps: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Per variant, in seconds: the step of phi, the cycle, and K theta steps with the same attention."""
+    """For each variant, seconds of the step of phi, of the cycle, and of K theta steps with the same attention."""
     ours, twice = Bench("sdpa"), Bench("eager")
     betties = {name: Bench("eager") for name in BETTY} if has_betty() else {}
     engines = {name: betty_engine(bench, name.split()[1], FEW) for name, bench in betties.items()}
@@ -261,10 +260,10 @@ def measure_times(inner_steps: int, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def peak(variant: str) -> float:
-    """MiB of this process's peak above what it held before the model: two cycles of two steps."""
+    """Peak memory in MiB above that before the model, over four cycles of four theta steps."""
     torch.zeros(1)
     bench = Bench("eager" if variant in EXACT + BETTY else "sdpa")
-    for batch in [*bench.inner, *bench.fresh]:  # allocators keep what was freed: the widest rows decide either way
+    for batch in [*bench.inner, *bench.fresh]:  # touches all rows first, since allocators keep freed memory
         batch.rows.input_ids.sum()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if variant in BETTY:

@@ -1,9 +1,9 @@
-"""How long a sharded checkpoint of OPT-1.3B's shape takes to write, to go on from, and to export.
+"""Seconds to save a sharded checkpoint of OPT-1.3B's shape, to resume from it, and to export it.
 
     python perf/checkpoints.py [--layers 24] [--folder FOLDER]
 
-Two CPU processes under FSDP2 take one AdamW step in float32 and save; two new ones go on from the folder; one process
-exports it. All 24 layers need 16 bytes for each of 1.3 billion parameters, and as many on disk; fewer layers shrink it.
+Two CPU processes under FSDP2 take one AdamW step in float32 and save; two new ones resume from the folder; one process
+exports it. All 24 layers need 16 bytes of memory and of disk for each of 1.3 billion parameters.
 """
 
 import argparse
@@ -21,14 +21,17 @@ from common import print_result
 
 from crosstask.commands.export import export_checkpoint
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
+from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
+from crosstask.datamodules.packing.row_settings import Rows
 from crosstask.datamodules.toybench.writer import write_toybench
 from crosstask.lightning_modules import InstructionTuningModule, ShardedStrategy
+from crosstask.lightning_modules.optimization import Optimization
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
 class Timed(ShardedStrategy):
-    """Tells how long its checkpoints take."""
+    """Prints the seconds of its checkpoints."""
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         start = time.perf_counter()
@@ -37,9 +40,9 @@ class Timed(ShardedStrategy):
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         start = time.perf_counter()
-        found = super().load_checkpoint(*args, **kwargs)
+        checkpoint = super().load_checkpoint(*args, **kwargs)
         self.tell("load", time.perf_counter() - start)
-        return found
+        return checkpoint
 
     def tell(self, what: str, seconds: float) -> None:
         if self.global_rank == 0:
@@ -49,7 +52,7 @@ class Timed(ShardedStrategy):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=24)
-    parser.add_argument("--folder", type=Path, default=None, help="where to write; removed in the end if left out")
+    parser.add_argument("--folder", type=Path, default=None, help="where to write; a temporary folder if left out")
     arguments = parser.parse_args()
     if "RANK" in os.environ:
         fit(arguments.folder, arguments.layers)
@@ -58,7 +61,7 @@ def main() -> None:
     write_toybench(folder / "toybench", instances=130)
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     words = [*TORCHRUN, __file__, "--layers", str(arguments.layers), "--folder", str(folder)]
-    for _ in ("save", "load and go on"):
+    for _ in ("save", "load and resume"):
         subprocess.run(words, env=environment, check=True)
     size = sum(path.stat().st_size for path in (folder / "checkpoint").rglob("*"))
     start = time.perf_counter()
@@ -74,7 +77,7 @@ def main() -> None:
 
 
 def copy_seconds(source: Path, target: Path) -> float:
-    """The same bytes, copied: what the disk allows."""
+    """Seconds to copy the same bytes: the limit of the disk."""
     start = time.perf_counter()
     shutil.copytree(source, target)
     return time.perf_counter() - start
@@ -94,13 +97,14 @@ def fit(folder: Path, layers: int) -> None:
         "max_position_embeddings": 2048,
     }
     tokenizer = str(folder / "toybench/tokenizer")
-    module = InstructionTuningModule(tokenizer, config=config, total_steps=2, warmup_steps=0, row_length=64)
+    module = InstructionTuningModule(
+        tokenizer, config=config, optimizer=Optimization(warmup=0), total_steps=2, row_length=64
+    )
     data = InstructionTuningDataModule(
         NaturalInstructions(str(folder / "toybench")),
         tokenizer=tokenizer,
-        row_length=64,
-        rows_per_step=2,
-        max_new_tokens=8,
+        rows=Rows(length=64, per_step=2),
+        evaluation=Evaluation(max_new_tokens=8),
         cache=str(folder / "store"),
     )
     trainer = L.Trainer(

@@ -1,15 +1,16 @@
-"""What the benchmarks share: their data, and their last line."""
+"""What the benchmarks share: their data, OPT's shape, and the last line that they print."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from crosstask.datamodules.benchmarks import NaturalInstructions
 from crosstask.datamodules.toybench.writer import write_toybench
 
 
 def real_or_toy_benchmark(scratch: Path) -> NaturalInstructions:
-    """Super-NaturalInstructions where CROSSTASK_DATA points, the embedded benchmark otherwise."""
+    """Super-NaturalInstructions in CROSSTASK_DATA if it is set, the embedded benchmark otherwise."""
     if "CROSSTASK_DATA" in os.environ:
         return NaturalInstructions("$CROSSTASK_DATA/superni", splits="splits/bundle")
     write_toybench(scratch / "toybench")
@@ -17,6 +18,19 @@ def real_or_toy_benchmark(scratch: Path) -> NaturalInstructions:
 
 
 def print_result(benchmark: str, *, ours: float, peer: float, unit: str, setting: str) -> None:
-    """The line that programs read; `ratio` is ours over the peer's."""
+    """Print a result as a line of JSON; `ratio` is ours divided by the peer's."""
     result = {"benchmark": benchmark, "ours": ours, "peer": peer, "ratio": ours / peer, "unit": unit}
     print(json.dumps(result | {"setting": setting}))
+
+
+def opt_fields(layers: int, width: int, *, positions: int) -> dict[str, Any]:
+    """Fields of an OPT configuration with heads of 64 and feed-forward layers of four times the width."""
+    return {
+        "model_type": "opt",
+        "hidden_size": width,
+        "word_embed_proj_dim": width,
+        "ffn_dim": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "max_position_embeddings": positions,
+    }

@@ -1,4 +1,4 @@
-"""What copying the input scores on the test tasks: the floor that a trained model has to leave.
+"""Scores of copying the input on the test tasks: a baseline for trained models.
 
 CROSSTASK_DATA=folder python perf/copy_input.py
 """

@@ -1,12 +1,11 @@
-"""Finding shared 13-grams: how many training examples a second, and in how much memory?
+"""Speed and memory of finding shared 13-grams.
 
     python perf/decontamination.py             150,000 evaluation examples, 1,000,000 training examples
     python perf/decontamination.py --train 50000 --evaluation 10000
 
-The texts are generated, 60 to 140 words each, their words drawn by Zipf's law; 1,000 evaluation examples have a passage
-of 13 words planted in training. The peer is a Python set of word tuples, which is what brute force means in the tests;
-it is given 1,000 evaluation examples, because 150,000 would fill the memory. Rates are of processor time, reading left
-out.
+Texts are generated, 60 to 140 words each, with words drawn by Zipf's law; 1,000 evaluation examples have a passage of
+13 words planted in training. The peer is a Python set of word tuples over 1,000 evaluation examples, because 150,000
+would fill the memory. Rates are of processor time, without reading.
 """
 
 import argparse

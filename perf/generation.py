@@ -1,11 +1,11 @@
-"""Answering prompts with crosstask against plain ``generate`` on padded batches in the order of the file.
+"""Generation with crosstask against plain ``generate`` on padded batches in the order of the file.
 
     python perf/generation.py [--prompts 128] [--rounds 3]
 
-Two tasks: one greedy answer to each prompt, and the 17 candidates of Cappy's evaluation (arXiv 2311.06720: four each by
-sampling, temperature 0.9, top-k 40 and nucleus 0.95, and a beam of 4), for which the peer calls ``generate`` once for
-each decoding with ``num_return_sequences``. The peer's batches hold as many sequences as ours do on average. The model
-has random weights and answers to the full length; rounds alternate. Real texts are read where CROSSTASK_DATA points.
+Measures one greedy answer to each prompt, and the 17 responses of Cappy's evaluation (arXiv 2311.06720: four each by
+sampling, temperature 0.9, top-k 40 and nucleus 0.95, and a beam of 4), for which the peer calls ``generate`` once per
+decoding with ``num_return_sequences``. The peer's batches hold as many sequences as ours on average. The model has
+random weights and generates to the full length; rounds alternate. Texts are real ones if CROSSTASK_DATA is set.
 """
 
 import argparse

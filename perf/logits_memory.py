@@ -2,8 +2,8 @@
 
     python perf/logits_memory.py [--rows 4]
 
-Each variant takes one forward and backward in a process of its own; its peak resident memory is compared with what the
-process held before the step. The shape is OPT-125M's head (vocabulary 50,272, width 768) over two blocks, on rows of
+Each variant takes one forward and backward in a separate process; its peak resident memory is compared with that before
+the step. The shape is OPT-125M's head (vocabulary 50,272, width 768) over two blocks, on rows of
 1,024 tokens of which 15% are targets, which is the upper end of instruction mixtures.
 """
 
@@ -14,20 +14,11 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from common import print_result
+from common import opt_fields, print_result
 
 from crosstask.lightning_modules.models import build_model, model_config
 
-MODEL = {
-    "model_type": "opt",
-    "vocab_size": 50_272,
-    "hidden_size": 768,
-    "word_embed_proj_dim": 768,
-    "ffn_dim": 3072,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 2048,
-}
+MODEL = {**opt_fields(2, 768, positions=2048), "vocab_size": 50_272}
 LENGTH, TARGET_SHARE = 1024, 0.15
 
 

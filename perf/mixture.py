@@ -1,10 +1,10 @@
-"""A mixture at real scale: are proportions met, what does position a billion cost, what does fitting keep in memory?
+"""A mixture at real scale: errors of proportions, time to reach position a billion, and memory of training.
 
     python perf/mixture.py                      2,000 tasks of 18 million examples; a store of a million examples
 
-The store is written with documents of random tokens, as ``crosstask prepare`` would leave it. Memory is what the
-process owns; mapped files, which the system can drop at any time, are told apart. The peer of the resume is what a
-stream without a plan has to do: read its batches up to there (20 steps are read, and the rest extrapolated).
+The store is written with documents of random tokens, in the layout of ``crosstask prepare``. Memory is the process's
+anonymous memory; mapped files, which the system can drop at any time, are reported separately. The peer of the resume
+reads its batches up to the position, as a stream without a plan must (20 steps are read, the rest is extrapolated).
 """
 
 import argparse

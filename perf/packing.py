@@ -1,12 +1,12 @@
-"""Packing plans for ten million documents, against TRL's: how long, how full?
+"""Speed and fill of packing plans for ten million documents, against TRL's.
 
     python perf/packing.py                    10 million lognormal lengths, rows of 2,048; TRL on a part of them
     python perf/packing.py --published 0      without TRL
 
 Ours plans windows of 65,536 draws, as training does, and moves no token. TRL's ``pack_dataset`` works on a dataset of
 token ids and copies it: ``bfd`` is best-fit decreasing within each thousand examples, ``wrapped`` concatenates and cuts
-documents at row ends. All have lengths of the same run; TRL, which is slower, has the first part of them. Seconds are
-of processor time: other programs' share of the machine does not count.
+documents at row ends. All pack the same lengths; TRL, which is slower, packs the first part of them. Seconds are of
+processor time, which excludes other programs.
 """
 
 import argparse

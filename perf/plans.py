@@ -1,9 +1,9 @@
-"""What `crosstask plan` says a step holds, against the peak resident memory of real steps on a CPU.
+"""The memory of a step that `crosstask plan` computes, against the peak resident memory of real steps on a CPU.
 
     python perf/plans.py [--layers 6] [--width 768]
 
-Each setting trains two steps of AdamW in a process of its own, so that Adam's moments are there in the second. What the
-process held before its model is taken off. The allocator is told to give back what is freed, as it would keep gaps.
+Each setting trains two steps of AdamW in a separate process; Adam's moments exist in the second. The memory before the
+model is subtracted. The allocator is set to return freed memory, of which it would otherwise keep gaps.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import print_result
+from common import opt_fields, print_result
 from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.models import build_model, model_config
@@ -52,15 +52,7 @@ def main() -> None:
 
 
 def build(arguments: argparse.Namespace, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    fields = {
-        "model_type": "opt",
-        "hidden_size": arguments.width,
-        "word_embed_proj_dim": arguments.width,
-        "ffn_dim": 4 * arguments.width,
-        "num_hidden_layers": arguments.layers,
-        "num_attention_heads": arguments.width // 64,
-        "max_position_embeddings": 2048,
-    }
+    fields = opt_fields(arguments.layers, arguments.width, positions=2048)
     config = model_config(fields, vocabulary=VOCABULARY, dropout=0.0)
     return build_model(config, weights=None, vocabulary=0, attention="sdpa", dtype=dtype or torch.float32)
 

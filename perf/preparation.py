@@ -3,10 +3,10 @@
     CROSSTASK_DATA=folder python perf/preparation.py     Super-NaturalInstructions
     python perf/preparation.py                           the embedded benchmark
 
-What is prepared is the same in all runs, in a store of its own. One process leaves the cores to the tokenizer;
-two render and tokenize a task each; their start, which a long preparation does not notice, is told apart. The peer is a
-plain loop of the tokenizer over rendered text, one example at a time, that stores nothing. Runs take turns, and medians
-of their processor time are compared too, since seconds on the wall are only worth something on a quiet machine.
+All runs prepare the same tasks, each into a new store. One process leaves the cores to the tokenizer; two render and
+tokenize a task each, and their start is reported separately. The peer is a plain loop of the tokenizer over rendered
+text, one example at a time, that stores nothing. Runs take turns; medians of their processor time are compared, too,
+since wall seconds mean little on a busy machine.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from rich.table import Table
 from crosstask.commands.tokenizer import train_tokenizer
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.rendering.tokenization import skip_reason
+from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.storage.parallel_preparation import Job, prepare_tasks
 from crosstask.datamodules.storage.preparation import Preparation
 
@@ -38,12 +39,14 @@ class Some(NaturalInstructions):
 
 
 def preparation(benchmark: NaturalInstructions, tokenizer: str, store: Path) -> Preparation:
-    data = InstructionTuningDataModule(benchmark, tokenizer, cache=str(store), test_examples=0, validation_examples=0)
+    data = InstructionTuningDataModule(
+        benchmark, tokenizer, cache=str(store), instances=Instances(test=0, validation=0)
+    )
     return data.preparation
 
 
 def plain_loop(prepared: Preparation, names: list[str]) -> int:
-    """Examples that the tokenizer is handed one by one."""
+    """The number of examples that the tokenizer encodes one by one."""
     count = 0
     for name in names:
         task = prepared.benchmark.task(name)
@@ -105,7 +108,7 @@ def main() -> None:
     medians = {name: Spent(*(median(column) for column in zip(*runs, strict=True))) for name, runs in spent.items()}
     for name, each in medians.items():
         rate = "" if "start" in name else f"{count / each.wall:,.0f}"
-        # Processes that are forked from a server are not this one's children, and their time is not told.
+        # Workers are forked from a server and are not children of this process, so that their time is unknown.
         alone = name not in ("  first start of two", "processes: 2")
         own = (f"{each.processor:.1f}", rate, f"{count / each.processor:,.0f}") if alone else ("", rate, "")
         table.add_row(name, f"{each.wall:.1f}", *own)

@@ -1,11 +1,11 @@
-"""OptionRanking options with crosstask against lm-evaluation-harness: the same log-likelihoods, how much sooner?
+"""Speed of ranking options with crosstask against lm-evaluation-harness, at equal log-likelihoods.
 
     python perf/rank_classification.py
 
-Each prompt comes with several options of six tokens. The peer's ``loglikelihood`` reads every option with its
-prompt (all of one length, so that it pads nothing); ours reads the prompt once. Models have random weights: OPT's
-and T5's layouts. Texts are words of one token each, so that lengths are what the table says. Rounds alternate,
-from text to score; scores are compared in every round.
+Each prompt has several options of six tokens. The peer's ``loglikelihood`` reads every option with its prompt (all of
+one length, so that it pads nothing); ours reads the prompt once. Models have the layouts of OPT and T5 and random
+weights. Texts are words of one token each, so that lengths are exact. Rounds alternate, from text to score; scores are
+compared in every round.
 """
 
 import argparse
@@ -48,7 +48,7 @@ Questions = list[tuple[str, list[str]]]
 
 
 class Setting(NamedTuple):
-    """What is ranked, and both programs that rank it."""
+    """The prompts and options, and the two programs that rank them."""
 
     questions: Questions
     ours: Callable[[Questions], list[float]]
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--options", type=int, nargs="*", default=[2, 4, 10], help="options of a prompt")
     given = parser.parse_args()
     transformers.logging.set_verbosity_error()
-    logging.disable(logging.WARNING)  # the peer warns of a model that is handed over
+    logging.disable(logging.WARNING)  # the peer warns about a model that it did not load itself
     title = f"Examples a second; options of {CANDIDATE_TOKENS} tokens"
     table = Table("model", "prompt", "options", "crosstask", "lm-eval", "ratio", "of tokens", title=title)
     settings = [setting for setting in product(KINDS, given.prompts, given.options) if setting != MAIN]

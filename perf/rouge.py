@@ -1,11 +1,11 @@
-"""ROUGE-L of crosstask against google's rouge_score: the same scores, how much sooner?
+"""Speed of crosstask's ROUGE-L against Google's rouge_score, at equal scores.
 
     python perf/rouge.py                           generated text
     CROSSTASK_DATA=folder python perf/rouge.py     references of Super-NaturalInstructions, in superni/tasks
 
-Each answer is scored against the references of another instance of its task. Both take the same answers in turns, and
-no round repeats another's, so a text is remembered only where the tasks themselves repeat it. On the first reading most
-words are new and must be stemmed; afterwards, as in most of a long run, they are known.
+Each answer is scored against the references of another instance of its task. Both score the same answers in turns, and
+no round repeats another's, so that a text is cached only if the tasks repeat it. On the first reading most words are
+new and must be stemmed; later, as in most of a long run, their stems are cached.
 """
 
 import argparse
@@ -30,7 +30,7 @@ WORDS = {"1 to 3 words": range(1, 4), "4 to 20 words": range(4, 21), "over 20 wo
 
 
 class Pair(NamedTuple):
-    """An answer and what it is scored against."""
+    """An answer and its references."""
 
     prediction: str
     references: Sequence[str]

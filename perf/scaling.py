@@ -1,10 +1,10 @@
-"""What a second process costs on a CPU: the same global batch on one process, and on two under DDP and FSDP2.
+"""Cost of a second CPU process: the same global batch on one process, and on two under DDP and FSDP2.
 
     python perf/scaling.py [--layers 4] [--width 512] [--steps 3] [--rounds 5]
 
 Every process has one thread. A step is forward, backward and AdamW over packed rows; the three ways take turns, and
-medians are compared. Seconds on the wall need two idle cores. Processor seconds, summed over processes, do not: what
-two of them spend beyond one is communication, and work that both do.
+medians are compared. Wall seconds need two idle cores. Processor seconds, summed over processes, do not: two processes
+spend more than one by their communication and by the work that both do.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.distributed as dist
-from common import print_result
+from common import opt_fields, print_result
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
@@ -88,15 +88,7 @@ def turn(step: Callable[[], None], steps: int, *, here: bool) -> tuple[float, fl
 
 def model(arguments: argparse.Namespace) -> PreTrainedModel:
     torch.manual_seed(0)
-    fields = {
-        "model_type": "opt",
-        "hidden_size": arguments.width,
-        "word_embed_proj_dim": arguments.width,
-        "ffn_dim": 4 * arguments.width,
-        "num_hidden_layers": arguments.layers,
-        "num_attention_heads": arguments.width // 64,
-        "max_position_embeddings": ROW,
-    }
+    fields = opt_fields(arguments.layers, arguments.width, positions=ROW)
     config = model_config(fields, vocabulary=VOCABULARY, dropout=0.0)
     return build_model(config, weights=None, vocabulary=0, attention="document", dtype=torch.float32).train()
 

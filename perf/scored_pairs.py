@@ -1,11 +1,11 @@
-"""Building and reading the scorer's pairs at scale: pairs a second, bytes on disk, and memory that does not grow.
+"""Building and reading the scorer's pairs at scale: pairs a second, bytes on disk, and memory over tasks.
 
     python perf/scored_pairs.py [--pairs 5000000] [--tasks 39] [--steps 200] [--training_steps 20]
 
 Tasks of generated text are prepared as a real benchmark's are: references, one mismatch each, and three samples of a
-language model labelled by ROUGE-L, from a file of samples. The process's memory is noted after every task: what counts
-is its growth from the second task to the last. Then training batches are read, and a small encoder is trained on them,
-broken off halfway and resumed. Time and disk are projected to the 160 million pairs of Cappy's pretraining (arXiv
+language model labelled by ROUGE-L, from a file of samples. The process's memory is recorded after every task: it should
+not grow from the second task to the last. Then training batches are read, and a small encoder is trained on them,
+interrupted halfway and resumed. Time and disk are projected to the 160 million pairs of Cappy's pretraining (arXiv
 2311.06720), with half a million examples in a task at the most.
 """
 
@@ -25,7 +25,10 @@ from crosstask.datamodules.rendering.bpe import write_bpe
 from crosstask.datamodules.schema import Example, Task
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.scoring.samples import Sample
+from crosstask.datamodules.scoring.scorer_settings import Augmentation, PairRows
+from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules import ScorerModule
+from crosstask.lightning_modules.optimization import Optimization
 
 WORDS = [f"{a}{b}" for a in ("ba", "do", "ki", "lu", "me", "ra", "so", "tu") for b in ("n", "r", "l", "st", "m", "k")]
 SAMPLES = 3
@@ -90,7 +93,11 @@ def train(data: ScorerDataModule, folder: Path, steps: int) -> list[float]:
 
     for last in (steps // 2, steps):
         module = ScorerModule(
-            data.tokenizer_name, config=ENCODER, row_length=2048, total_steps=steps, learning_rate=1e-3
+            data.tokenizer_name,
+            config=ENCODER,
+            optimizer=Optimization(learning_rate=1e-3, warmup=0.1),
+            row_length=2048,
+            total_steps=steps,
         )
         trainer = L.Trainer(
             accelerator="cpu",
@@ -128,11 +135,9 @@ def main() -> None:
         data = ScorerDataModule(
             benchmark,
             str(folder / "tokenizer"),
-            row_length=2048,
-            pair_length=512,
-            rows_per_step=16,
-            validation_examples=0,
-            samples=[str(folder / "samples.jsonl")],
+            rows=PairRows(length=2048, pair_length=512, per_step=16),
+            instances=Instances(validation=0),
+            augmentation=Augmentation(samples=[str(folder / "samples.jsonl")]),
             cache=str(folder / "store"),
         )
         began, memory = time.perf_counter(), []

@@ -1,14 +1,14 @@
-"""Scoring pairs with crosstask against sentence-transformers' CrossEncoder: the same scores, how much sooner?
+"""Speed of scoring pairs with crosstask against sentence-transformers' CrossEncoder, at equal scores.
 
     python perf/scoring.py                      generated text
     CROSSTASK_DATA=folder python perf/scoring.py          instances of Super-NaturalInstructions, in superni/tasks
 
-Every instruction comes with 17 different responses, as in Cappy's evaluation (arXiv 2311.06720): its own reference and
-references of other instances of its task. No pair is longer than 512 tokens, so that nothing is cut. The model is
-RoBERTa's layout with random weights; rounds alternate between the two, from text to score. Lines are printed
-against every pair padded to 512 tokens, as Cappy's released program does (on a twentieth of the pairs); with as many
-repeated responses as the 17 samples of a model have (`--distinct`: 0.42 of a half-trained model of a million parameters
-on the embedded benchmark, 0.86 of SmolLM2-135M on real tasks); and without any, the last one.
+Every instruction has 17 different responses, as in Cappy's evaluation (arXiv 2311.06720): its reference and references
+of other instances of its task. No pair exceeds 512 tokens, so that nothing is truncated. The model has RoBERTa's layout
+and random weights; rounds alternate, from text to score. Prints comparisons with every pair padded to 512 tokens, as in
+Cappy's released program (on a twentieth of the pairs); with as many repeated responses as the 17 samples of a model
+(`--distinct`: 0.42 for a half-trained model of a million parameters on the embedded benchmark, 0.86 for SmolLM2-135M on
+real tasks); and, last, without repeated ones.
 """
 
 import argparse
@@ -174,7 +174,7 @@ def main() -> None:
 
 
 def padded_scores(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast, pairs: Pairs) -> torch.Tensor:
-    """What a program without any care computes: batches in the order of the file, padded to the longest allowed."""
+    """Scores from batches in the order of the file, padded to the longest allowed length."""
     scores = []
     with torch.inference_mode():
         for start in range(0, len(pairs), PEER_BATCH):

@@ -1,10 +1,10 @@
-"""Training on packed rows against training on padded batches: the same model, the same examples.
+"""Speed of training on packed rows against training on padded batches, with the same model and examples.
 
     python perf/training.py [--examples 512] [--rounds 3]
 
 The peer pads each batch of `--batch` examples to its longest one and masks the padding, as trainers without packing do;
-it, too, computes logits at targets alone. Both take forward and backward over the same examples; what is compared is
-real tokens per second. Real texts are read where CROSSTASK_DATA points, the embedded benchmark otherwise.
+it also computes logits at targets alone. Both take forward and backward over the same examples; real tokens per second
+are compared. Texts are those of CROSSTASK_DATA if it is set, and of the embedded benchmark otherwise.
 """
 
 import argparse

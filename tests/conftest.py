@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from argument_groups import build
 from bilevel_runs import Make, make_runs
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
@@ -48,15 +49,12 @@ def make_datamodule(toybench: Path, tmp_path: Path) -> Callable[..., Instruction
         defaults = {
             "benchmark": NaturalInstructions(str(toybench)),
             "tokenizer": str(toybench / "tokenizer"),
-            "row_length": 128,
-            "rows_per_step": 8,
-            "max_new_tokens": 8,
-            "validation_examples": 2,
-            "test_examples": 3,
-            "evaluation_tokens": 2048,
+            "rows": {"length": 128, "per_step": 8},
+            "evaluation": {"max_new_tokens": 8, "batch_tokens": 2048},
+            "instances": {"validation": 2, "test": 3},
             "cache": str(tmp_path / "store"),
         }
-        return InstructionTuningDataModule(**{**defaults, **arguments})
+        return build(InstructionTuningDataModule, defaults, arguments)
 
     return make
 

@@ -20,6 +20,7 @@ ROOMS = ("datamodules", "lightning_modules", "callbacks", "commands", "cli")
 ORDER = {
     "datamodules": (
         "messages",
+        "lazy_names",
         "schema",
         "rouge",
         "splits",
@@ -33,6 +34,7 @@ ORDER = {
         "evaluation",
         "scoring",
         "bilevel",
+        "base",
         "instruction_tuning",
         "instruction_optimization",
         "scorer",
@@ -40,6 +42,7 @@ ORDER = {
     "lightning_modules": (
         "attention",
         "hypergradients",
+        "hyperparameters",
         "target_loss",
         "models",
         "optimization",
@@ -47,6 +50,7 @@ ORDER = {
         "adapters",
         "sharding",
         "planning",
+        "trainer_checks",
         "planned_training",
         "evaluation",
         "instructions",

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-import crosstask
 from crosstask.cli import main
 
 pytestmark = [
@@ -18,21 +17,21 @@ pytestmark = [
 
 def test_super_natural_instructions_trains_and_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe as it ships, ten steps of it, and three instances of every test task."""
-    recipe = Path(crosstask.__file__).parent / "configs/super_natural_instructions.yaml"
+    recipe = "super_natural_instructions_small"
     monkeypatch.chdir(tmp_path)  # the recipe's folders are relative
     words = ["--benchmark", "NaturalInstructions", "--benchmark.folder", "$CROSSTASK_DATA/superni"]
     words += ["--benchmark.splits", "splits/bundle", "--vocabulary", "2000"]
-    main(["tokenizer", *words, "--folder", "runs/super_natural_instructions/tokenizer"])
-    main(["fit", "--config", str(recipe), "--trainer.max_steps", "10", "--model.init_args.warmup_steps", "2"])
-    runs = Path("runs/super_natural_instructions")
+    main(["tokenizer", *words, "--folder", "runs/super_natural_instructions_small/tokenizer"])
+    main(["fit", "--config", recipe, "--trainer.max_steps", "10", "--model.init_args.optimizer.warmup", "2"])
+    runs = Path("runs/super_natural_instructions_small")
     packing = json.loads((runs / "version_0/packing.json").read_text())
     assert packing["tasks"] == "500"
     assert packing["examples skipped"] == "15 empty target"  # of 16; the other one is held out, and counted there
     # Rows of 1,024 hold five documents each: there is less to choose from than in rows of 2,048, which reach 99.9%.
     assert float(packing["columns holding real tokens"].rstrip("%")) > 99.5
 
-    few = ["--data.init_args.test_examples", "3", "--data.init_args.max_new_tokens", "16"]
-    main(["test", "--config", str(recipe), "--ckpt_path", str(runs / "checkpoints/last.ckpt"), *few])
+    few = ["--data.init_args.instances.test", "3", "--data.init_args.evaluation.max_new_tokens", "16"]
+    main(["test", "--config", recipe, "--ckpt_path", str(runs / "checkpoints/last.ckpt"), *few])
     report = json.loads((runs / "version_1/report/test/report.json").read_text())
     assert (report["overall"][0]["tasks"], report["overall"][0]["estimates"]["rouge_l"]["count"]) == (80, 240)
     assert len(report["categories"]) == 11
@@ -43,14 +42,12 @@ def test_the_papers_mixture_trains_on_every_collection_at_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """OPT-IML Bench as its recipe ships it: prepared in parallel, described, six steps, an instance of every task."""
-    configs = Path(crosstask.__file__).parent / "configs"
-    recipe = str(configs / "opt_iml.yaml")
-    monkeypatch.chdir(tmp_path)  # the recipe's folders are relative, and so is its table of decisions
-    (tmp_path / "configs").symlink_to(configs)
+    recipe = "opt_iml_small"
+    monkeypatch.chdir(tmp_path)  # the recipe's folders are relative
     words = ["--benchmark", "NaturalInstructions", "--benchmark.folder", "$CROSSTASK_DATA/superni"]
     words += ["--benchmark.splits", "splits/bundle", "--vocabulary", "2000"]
-    main(["tokenizer", *words, "--folder", "runs/opt_iml/tokenizer"])
-    few = ["--data.init_args.test_examples", "1", "--data.init_args.max_new_tokens", "8"]
+    main(["tokenizer", *words, "--folder", "runs/opt_iml_small/tokenizer"])
+    few = ["--data.init_args.instances.test", "1", "--data.init_args.evaluation.max_new_tokens", "8"]
     main(["prepare", "--config", recipe, *few, "--processes", "2"])
     capsys.readouterr()
     main(["describe", "--config", recipe, *few, "--depth", "1"])
@@ -63,14 +60,14 @@ def test_the_papers_mixture_trains_on_every_collection_at_hand(
         assert float(rates[name].rstrip("%")) == pytest.approx(100 * share * kept, abs=0.4)
     assert "no training task is of crossfit, exmix, flan, t5: the others share" in described
 
-    main(["fit", "--config", recipe, *few, "--trainer.max_steps", "6", "--model.init_args.warmup_steps", "2"])
-    runs = Path("runs/opt_iml")
-    both = ["--data.init_args.shots", "[0, 5]", "--data.init_args.ranking.labels", "10"]
+    main(["fit", "--config", recipe, *few, "--trainer.max_steps", "6", "--model.init_args.optimizer.warmup", "2"])
+    runs = Path("runs/opt_iml_small")
+    both = ["--data.init_args.evaluation.shots", "[0, 5]", "--data.init_args.evaluation.ranking.labels", "10"]
     main(["test", "--config", recipe, *few, *both, "--ckpt_path", str(runs / "checkpoints/last.ckpt")])
     report = json.loads((runs / "version_1/report/test/report.json").read_text())
     assert all(level["tasks"] > 0 for level in report["levels"])
     assert [level["shots"] for level in report["levels"]] == [0, 0, 0, 5, 5, 5]
-    assert report["selection"]["of"] == sum(mean["of"] for mean in report["averages"])
+    assert report["selection"]["parts"] == sum(mean["parts"] for mean in report["averages"])
     lines = (runs / "version_1/predictions/test.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     ranked = {("options" in answer, answer["shots"]) for answer in map(json.loads, lines)}
     assert ranked == {(True, 0), (False, 0), (True, 5), (False, 5)}

@@ -1,10 +1,11 @@
-"""The report of adapted tasks: for programs, for people, and the gain on each task as a picture."""
+"""The report of ``crosstask adapt``: JSON, Markdown, and a figure of the gain on each task."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...lightning_modules.evaluation.significance import Difference
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
 from ...lightning_modules.scoring.selection import SCORER, ScoredResponses, calibrated_name, choices, vote_name
 from ...lightning_modules.scoring.selection_scores import (
@@ -13,7 +14,8 @@ from ...lightning_modules.scoring.selection_scores import (
     quality_of_choices,
     task_gains,
 )
-from .charts import COLORS, differences
+from .figure_style import COLORS, write_figure_files
+from .score_figures import difference_intervals
 from .selection_table import to_json, write_choices
 
 SHOWN_WORST, SHOWN_EXAMPLES = 3, 3
@@ -30,46 +32,50 @@ def write_adaptation(
     sizes: Mapping[str, Mapping[str, float]],
     parameters: float | None = None,
 ) -> None:
-    """Write ``report.json``, ``report.md``, ``advantages.svg`` and ``choices.jsonl``.
+    """Write ``report.json``, ``report.md``, ``choices.jsonl`` and ``advantages`` as SVG, PDF and PNG.
 
     Args:
-        folder: Where.
-        table: Of all examples.
-        sampled: The examples.
-        everything: Their responses.
-        about: What else is known of each scorer, by its name; of the first one, ``costs`` by task.
-        failed: Tasks that failed, with the reason.
+        folder: Output folder.
+        table: Scores of each method.
+        sampled: The examples with their responses.
+        everything: The responses with their scores, in the same order.
+        about: Settings and costs of each scorer by its name.
+        failed: Reasons by failed task.
         sizes: Means of each method by the number of responses.
-        parameters: Of the language model, where that is known.
+        parameters: Number of parameters of the language model, if known.
     """
     advantages = task_gains(everything, SCORER, table.best_single)
-    found = to_json(table)
-    found |= {
-        "scorers": {
-            name: {**own, "calibration_error": _calibration_errors(name, everything, about[name]), **about[name]}
-            for name, own in found["scorers"].items()
-        },
+    report = to_json(table) | {
         "sizes": sizes,
         "advantages": {name: gain._asdict() for name, gain in advantages.items()},
         "costs": about[SCORER]["costs"],
         "failed": failed,
         "generator": {"parameters": parameters},
     }
-    (folder / "report.json").write_text(json.dumps(found, indent=1))
-    rows = sorted(advantages.items(), key=lambda item: -item[1].mean)
-    chart = differences(rows, f"ROUGE-L of the scorer's choice over {table.best_single}, by task", COLORS[0])
-    (folder / "advantages.svg").write_text(chart, encoding="utf-8")
+    for name, scores in report["scorers"].items():
+        scores |= {"calibration_error": _calibration_errors(name, everything, about[name]), **about[name]}
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    _write_advantages(folder, advantages, table.best_single)
     write_choices(folder / "choices.jsonl", sampled, everything)
-    lines = [*_table(table, found), *_costs(found), *_tasks(table, found), *_worst(found, sampled, everything)]
+    lines = [*_methods(table, report), *_scorers(report), *_costs(report), *_tasks(table, report)]
+    lines += _worst(report, sampled, everything)
     for name, reason in failed.items():
         lines += ["", f"**{name} failed**: {reason}"]
     (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _write_advantages(folder: Path, advantages: Mapping[str, Difference], best_single: str) -> None:
+    """Draw the advantage of the scorer's choice on each task, the largest first (Cappy's Figure 6)."""
+    rows = sorted(advantages.items(), key=lambda item: -item[1].mean)
+    label = f"ROUGE-L, scorer's choice minus {best_single}"
+    figure = difference_intervals(rows, COLORS[0], label)
+    write_figure_files(figure, folder, "advantages", f"{label}, by task")
+
+
 def _calibration_errors(
     name: str, everything: Sequence[ScoredResponses], about: Mapping[str, Any]
 ) -> dict[str, float | None]:
-    """Of the scores themselves, where they regress correctness, and of calibrated ones."""
+    """Calibration errors of the scores, if they are a regression of correctness, and of calibrated scores."""
     regression = about["training"]["loss"] == "regression"
     votes = {"scores": vote_name(name) if regression else "", "calibrated": calibrated_name(name)}
     return {
@@ -78,40 +84,46 @@ def _calibration_errors(
     }
 
 
-def _table(table: SelectionTable, found: Mapping[str, Any]) -> list[str]:
+def _methods(table: SelectionTable, report: Mapping[str, Any]) -> list[str]:
+    """The mean of each method, and its gain over the best single decoding."""
+    sizes = report["sizes"]
     lines = [
         "# Adaptation through a scorer",
         "",
         f"{table.instances} test instances of {len(table.names)} tasks; ROUGE-L in percent, mean over tasks, 95% "
-        "intervals over resampled instances, too narrow where a task has fewer than some twenty. Best single decoding, "
-        f"on these instances: {table.best_single}. Rows with scored or calibrated weigh responses by the scorer.",
+        "intervals over resampled instances, too narrow for tasks of fewer than about twenty. Best single decoding on "
+        f"these instances: {table.best_single}. Rows with scored or calibrated weight responses by the scorer.",
         "",
-        "| chosen by | ROUGE-L | 95% | over the best single decoding | "
-        + " | ".join(f"of {size}" for size in found["sizes"])
-        + " |",
-        "|---|---|---|---|" + "---|" * len(found["sizes"]),
+        f"| chosen by | ROUGE-L | 95% | over the best single decoding | {' | '.join(f'of {size}' for size in sizes)} |",
+        "|---|---|---|---|" + "---|" * len(sizes),
     ]
-    for name, row in found["methods"].items():
-        fewer = [f"{100 * own[name]:.2f}" if name in own else "" for own in found["sizes"].values()]
-        cells = [name, f"{100 * row['mean']:.2f}", _interval(row), _signed(found["gains"][name]), *fewer]
+    for name, row in report["methods"].items():
+        fewer = [f"{100 * means[name]:.2f}" if name in means else "" for means in sizes.values()]
+        cells = [name, f"{100 * row['mean']:.2f}", _interval(row), _signed(report["gains"][name]), *fewer]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "| scorer | recovered of (oracle - best single decoding) | Spearman of score and ROUGE-L | "]
-    lines[-1] += "calibration error of its scores | of calibrated ones |"
-    lines += ["|---|---|---|---|---|"]
-    for name, own in found["scorers"].items():
-        share = "nothing, as there is no gap" if own["recovered"] is None else f"{own['recovered']:.1%}"
-        numbers = own["spearman"], *own["calibration_error"].values()
-        shown = " | ".join("–" if number is None else f"{number:.3f}" for number in numbers)
-        lines.append(f"| {name} | {share} | {shown} |")
     return lines
 
 
-def _costs(found: Mapping[str, Any]) -> list[str]:
-    """What adapting took, a line for each scorer: sums over tasks, and the greatest memory."""
+def _scorers(report: Mapping[str, Any]) -> list[str]:
+    """For each scorer, its share of the gap to the oracle, its rank correlation and its calibration errors."""
+    header = "| scorer | recovered of (oracle - best single decoding) | Spearman of score and ROUGE-L | "
+    lines = ["", f"{header}calibration error of its scores | of calibrated ones |", "|---|---|---|---|---|"]
+    for name, scores in report["scorers"].items():
+        share = "nothing, as there is no gap" if scores["recovered"] is None else f"{scores['recovered']:.1%}"
+        numbers = scores["spearman"], *scores["calibration_error"].values()
+        cells = " | ".join("–" if number is None else f"{number:.3f}" for number in numbers)
+        lines.append(f"| {name} | {share} | {cells} |")
+    return lines
+
+
+def _costs(report: Mapping[str, Any]) -> list[str]:
+    """The costs of each scorer: sums over tasks, and the maximum of memory and storage."""
     lines = ["", "## Costs", ""]
-    lines += ["| scorer | tasks | seconds of training | MiB of weights a task | greatest memory, MiB | pairs | cut |"]
+    lines += [
+        "| scorer | tasks | seconds of training | MiB of weights a task | peak memory, MiB | pairs | truncated pairs |"
+    ]
     lines += ["|---|---|---|---|---|---|---|"]
-    for name, own in found["scorers"].items():
+    for name, own in report["scorers"].items():
         costs = list(own["costs"].values())
         seconds, pairs, cut = (sum(cost[key] for cost in costs) for key in ("seconds", "pairs", "cut"))
         memory, storage = (max(cost[key] for cost in costs) for key in ("memory", "storage"))
@@ -119,26 +131,26 @@ def _costs(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _tasks(table: SelectionTable, found: Mapping[str, Any]) -> list[str]:
-    shown = [table.best_single, *found["scorers"], "oracle"]
+def _tasks(table: SelectionTable, report: Mapping[str, Any]) -> list[str]:
+    shown = [table.best_single, *report["scorers"], "oracle"]
     lines = ["", "![Gain of the scorer's choice on each task](advantages.svg)", ""]
-    lines += ["A filled place differs from 0.", "", "## Tasks, the worst last", ""]
+    lines += ["Points are filled if their interval excludes 0.", "", "## Tasks by gain", ""]
     lines += [
         f"| task | scorer over the best single decoding | {' | '.join(shown)} |",
         "|---|---|" + "---|" * len(shown),
     ]
-    for name, gain in _by_gain(found):
-        means = [f"{100 * found['tasks'][name][method]:.1f}" for method in shown]
+    for name, gain in _by_gain(report):
+        means = [f"{100 * report['tasks'][name][method]:.1f}" for method in shown]
         lines.append(f"| {name} | {_signed(gain)} | {' | '.join(means)} |")
     return lines
 
 
 def _worst(
-    found: Mapping[str, Any], sampled: Sequence[SampledResponses], everything: Sequence[ScoredResponses]
+    report: Mapping[str, Any], sampled: Sequence[SampledResponses], everything: Sequence[ScoredResponses]
 ) -> list[str]:
-    """Examples of the tasks with the smallest gain, those first where most is lost (the paper's Table 4)."""
+    """Examples of the tasks with the smallest gain, the largest loss to the oracle first (Cappy's Table 4)."""
     lines = []
-    for name, _ in _by_gain(found)[::-1][:SHOWN_WORST]:
+    for name, _ in _by_gain(report)[::-1][:SHOWN_WORST]:
         lines += ["", f"### {name}", ""]
         own = [(a, c) for a, c in zip(sampled, everything, strict=True) if c.task == name]
         own.sort(key=lambda pair: quality_of_choices(pair[1])[SCORER] - quality_of_choices(pair[1])["oracle"])
@@ -154,8 +166,8 @@ def _worst(
     return lines
 
 
-def _by_gain(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return sorted(found["advantages"].items(), key=lambda item: -item[1]["mean"])
+def _by_gain(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    return sorted(report["advantages"].items(), key=lambda item: -item[1]["mean"])
 
 
 def _interval(row: Mapping[str, float]) -> str:

@@ -1,6 +1,6 @@
-"""Systems side by side: differences on shared instances, and predictions worth reading."""
+"""Comparison of systems: differences on shared instances, and qualitative examples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,14 +17,14 @@ from ...lightning_modules.evaluation.significance import (
     paired_differences,
 )
 from .predictions import Prediction
-from .scores import Report, Runs
+from .scores import Runs, ScoreReport
 
-Key = tuple[str, str, int, str]
+InstanceKey = tuple[str, str, int, str]
 """Benchmark, task, shots and id of an instance."""
 
 
 def short_names(folders: Sequence[Path]) -> dict[Path, str]:
-    """As much of the end of each path as tells it from the others; a version alone says of what it is.
+    """The shortest end of each path that distinguishes it from the others; more than a bare ``version_<n>``.
 
     >>> [*short_names([Path("/data/runs/opt/version_0"), Path("/data/runs/t5/version_0")]).values()]
     ['opt/version_0', 't5/version_0']
@@ -40,33 +40,33 @@ def short_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 @dataclass(frozen=True)
 class System:
-    """What is reported under one name: a run, or several that repeat each other with other seeds."""
+    """The scores under one name: of one run, or of several that repeat it with other seeds."""
 
     name: str
     runs: list[str]
-    report: Report
+    report: ScoreReport
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """How much higher the other system scores in a cell that is a mean of `of` parts."""
+class CellDifference:
+    """How much higher the other system scores in a cell, which is a mean of `parts` parts."""
 
     cell: Cell
     difference: Difference
-    of: int
+    parts: int
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One system against the base, on the instances that both answered.
+    """A system against the base, on the instances that both were evaluated on.
 
     Args:
         base: Name of the first system.
         other: Name of the second.
-        shared: Instances that both answered, and all repeated runs of each.
-        only_base: Instances that are left out because the other did not answer them.
-        only_other: The reverse.
-        contrasts: Differences in every cell.
+        shared: Instances that all runs of both systems were evaluated on.
+        only_base: Instances that are left out because the other system was not evaluated on them.
+        only_other: Instances that are left out because the base was not evaluated on them.
+        differences: Differences in every cell.
     """
 
     base: str
@@ -74,12 +74,12 @@ class Comparison:
     shared: int
     only_base: int
     only_other: int
-    contrasts: list[Contrast]
+    differences: list[CellDifference]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """An instance to read: what was asked, what was expected, and what each system answered, with its score."""
+class QualitativeExample:
+    """An instance with its prompt and references, and each system's prediction and score."""
 
     level: str
     category: str
@@ -89,110 +89,128 @@ class Reading:
     metric: str
     prompt: str
     references: tuple[str, ...]
-    answers: dict[str, str]
+    predictions: dict[str, str]
     scores: dict[str, float]
 
 
 @dataclass(frozen=True)
 class SystemsReport:
-    """All that ``crosstask report`` shows.
+    """Everything that ``crosstask report`` writes.
 
     Args:
-        stage: Which predictions were read.
+        stage: The stage whose predictions were read.
         by: What a column is, see ``aggregation.columns``.
         systems: One or more; the first is the base of comparisons.
-        comparisons: Each other system against the base.
-        readings: Headings and instances to read under each.
+        comparisons: Every other system against the base.
+        examples: Qualitative examples by heading.
     """
 
     stage: str
     by: str
     systems: list[System]
     comparisons: list[Comparison]
-    readings: dict[str, list[Reading]]
+    examples: dict[str, list[QualitativeExample]]
 
 
 def compare(
     base: tuple[str, Runs], other: tuple[str, Runs], *, by: Literal["category", "benchmark"] = "category"
 ) -> Comparison:
-    """The paired bootstrap over shared instances; of repeated runs, each instance has its mean over them.
+    """The paired bootstrap over shared instances; instances of repeated runs are averaged over the runs first.
 
     Raises:
         ValueError: The systems share no instance.
     """
-    of_base, of_other = average_runs(base[1]), average_runs(other[1])
-    pairs = paired_differences(of_base, of_other)
+    base_instances, other_instances = average_runs(base[1]), average_runs(other[1])
+    pairs = paired_differences(base_instances, other_instances)
     if not pairs:
         raise ValueError(
-            f"{base[0]} and {other[0]} answered no instance in common, so they cannot be compared; "
+            f"{base[0]} and {other[0]} have no evaluated instance in common, so they cannot be compared; "
             "evaluate both on the same tasks"
         )
-    found = cells(pairs, Resampling(), by)
     return Comparison(
         base=base[0],
         other=other[0],
         shared=len(pairs),
-        only_base=len(of_base) - len(pairs),
-        only_other=len(of_other) - len(pairs),
-        contrasts=[Contrast(cell, difference(np.asarray(value)), of) for cell, (value, of) in found.items()],
+        only_base=len(base_instances) - len(pairs),
+        only_other=len(other_instances) - len(pairs),
+        differences=[
+            CellDifference(cell, difference(np.asarray(resampled)), parts)
+            for cell, (resampled, parts) in cells(pairs, Resampling(), by).items()
+        ],
     )
 
 
-def readings_of(systems: dict[str, Sequence[Prediction]], count: int) -> dict[str, list[Reading]]:
-    """The worst and the best answers of one system; of several, also where they part most from the first.
+def qualitative_examples(
+    systems: Mapping[str, Sequence[Prediction]], count: int
+) -> dict[str, list[QualitativeExample]]:
+    """The worst and the best predictions; for several systems, also the largest differences from the first.
 
-    At most one instance of a task stands under a heading, so that there is something to see; among equals, those of
-    the level farthest from training and the shortest prompts come first.
+    A heading lists at most one instance of a task. Ties are broken by level, the farthest from training first, then by
+    the length of the prompt, the shortest first.
 
     Args:
-        systems: Predictions by the system's name; of repeated runs, one run's.
+        systems: Predictions by the system's name; for repeated runs, those of one run.
         count: Instances under each heading.
     """
-    by_key = {name: {_key(prediction): prediction for prediction in found} for name, found in systems.items()}
+    by_instance = {
+        name: {_instance_key(prediction): prediction for prediction in predictions}
+        for name, predictions in systems.items()
+    }
     base, *others = systems
-    shared = [_reading(key, by_key) for key in by_key[base] if all(key in by_key[other] for other in others)]
+    shared = [
+        _example(key, by_instance) for key in by_instance[base] if all(key in by_instance[other] for other in others)
+    ]
 
-    def mean(reading: Reading) -> float:
-        return float(np.mean(list(reading.scores.values())))
+    def mean(example: QualitativeExample) -> float:
+        return float(np.mean(list(example.scores.values())))
 
-    found = {"Worst answers": _chosen(shared, mean, count), "Best answers": _chosen(shared, lambda r: -mean(r), count)}
+    examples = {
+        "Lowest scores": _first_of_each_task(shared, mean, count),
+        "Highest scores": _first_of_each_task(shared, lambda example: -mean(example), count),
+    }
     for other in others:
-
-        def gain(reading: Reading, other: str = other) -> float:
-            return reading.scores[other] - reading.scores[base]
-
-        def loss(reading: Reading, other: str = other) -> float:
-            return reading.scores[base] - reading.scores[other]
-
-        better = [reading for reading in shared if gain(reading) > 0]
-        worse = [reading for reading in shared if gain(reading) < 0]
-        found[f"Where {other} is better than {base}"] = _chosen(better, loss, count)
-        found[f"Where {other} is worse than {base}"] = _chosen(worse, gain, count)
-    return {heading: chosen for heading, chosen in found.items() if chosen}
+        examples |= _largest_differences(shared, base, other, count)
+    return {heading: chosen for heading, chosen in examples.items() if chosen}
 
 
-def _key(prediction: Prediction) -> Key:
-    row = prediction.instance
-    return row.benchmark, row.task, row.shots, row.id
+def _largest_differences(
+    examples: Sequence[QualitativeExample], base: str, other: str, count: int
+) -> dict[str, list[QualitativeExample]]:
+    def gain(example: QualitativeExample) -> float:
+        return example.scores[other] - example.scores[base]
+
+    better = [example for example in examples if gain(example) > 0]
+    worse = [example for example in examples if gain(example) < 0]
+    return {
+        f"{other} better than {base}": _first_of_each_task(better, lambda example: -gain(example), count),
+        f"{other} worse than {base}": _first_of_each_task(worse, gain, count),
+    }
 
 
-def _reading(key: Key, by_key: dict[str, dict[Key, Prediction]]) -> Reading:
-    answered = {name: found[key] for name, found in by_key.items()}
-    first = next(iter(answered.values()))
+def _instance_key(prediction: Prediction) -> InstanceKey:
+    instance = prediction.instance
+    return instance.benchmark, instance.task, instance.shots, instance.id
+
+
+def _example(key: InstanceKey, by_instance: dict[str, dict[InstanceKey, Prediction]]) -> QualitativeExample:
+    predictions = {name: of_system[key] for name, of_system in by_instance.items()}
+    first = next(iter(predictions.values()))
     row = first.instance
-    return Reading(
+    return QualitativeExample(
         *(row.level, row.category, row.task, row.shots, row.id, row.metric, first.prompt, first.references),
-        answers={name: prediction.prediction for name, prediction in answered.items()},
-        scores={name: prediction.instance.score for name, prediction in answered.items()},
+        predictions={name: prediction.prediction for name, prediction in predictions.items()},
+        scores={name: prediction.instance.score for name, prediction in predictions.items()},
     )
 
 
-def _chosen(found: Sequence[Reading], order: Callable[[Reading], float], count: int) -> list[Reading]:
-    """The first `count` in order, one of a task."""
+def _first_of_each_task(
+    examples: Sequence[QualitativeExample], order: Callable[[QualitativeExample], float], count: int
+) -> list[QualitativeExample]:
+    """The first `count` examples in ascending order, at most one for each task and number of shots."""
     ordered = sorted(
-        found,
-        key=lambda reading: (order(reading), -LEVELS.index(reading.level), len(reading.prompt), reading.id),
+        examples,
+        key=lambda example: (order(example), -LEVELS.index(example.level), len(example.prompt), example.id),
     )
-    first_of_task = {(reading.task, reading.shots): reading for reading in reversed(ordered)}
-    chosen = {id(reading) for reading in first_of_task.values()}
-    return [reading for reading in ordered if id(reading) in chosen][:count]
+    first_of_task = {(example.task, example.shots): example for example in reversed(ordered)}
+    chosen = {id(example) for example in first_of_task.values()}
+    return [example for example in ordered if id(example) in chosen][:count]

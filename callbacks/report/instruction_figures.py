@@ -1,62 +1,76 @@
-"""What was learned, on the report's page: the figures and numbers that InstructionAnalysis left of a run's training."""
+"""Figures of learned instructions: a map of them by category, and curves over the steps of training."""
 
-import json
-from collections.abc import Sequence
-from pathlib import Path
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from .comparison import System
-from .markup import Markup, element, join
+import numpy as np
+from numpy.typing import NDArray
 
-FOLDER, NUMBERS = "instructions", "analysis.json"
-CAPTIONS = {
-    "map": "Instructions by category (t-SNE of the model's mean last states): circles as people wrote them, crosses as "
-    "they were learned.",
-    "curves-losses": "Losses over the steps of training.",
-    "curves-gradient-norms": "Norms of the gradients of both levels, and of the hypergradient.",
-    "curves-hypergradient": "How alike the hypergradients of half outer batches are (their cosine: near 0 is noise), "
-    "and the share of an extractor's choices on the last candidate, whichever were measured.",
-}
+from .figure_style import COLORS, INK, new_figure, styled
+from .visible_text import shortened, visible
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-def instruction_figures(systems: Sequence[System]) -> Markup:
-    """The figures of every run that has them, with their numbers; nothing where no instructions were learned."""
-    found = {run: folder for system in systems for run in system.runs if (folder := figures_folder(Path(run)))}
-    heads = {run: element("h3", str(folder)) if len(found) > 1 else Markup() for run, folder in found.items()}
-    return join(part for run, folder in found.items() for part in (heads[run], _of_run(folder)))
+LONGEST_NAME = 30  # characters of a category in the legend
 
 
-def figures_folder(predictions: Path) -> Path | None:
-    """Where training drew: in the folder of the run whose predictions these are, or beside it.
+@styled
+def instruction_map(human: NDArray[np.float64], learned: NDArray[np.float64], categories: Sequence[str]) -> "Figure":
+    """Points [n, 2] of human-written instructions as circles and of learned ones as crosses, colored by category."""
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
 
-    A test is a run of its own. Recipes name a folder for the figures beside their checkpoints, where both are found.
+    names = sorted(set(categories))
+    palette = [colormaps["tab20"](place % 20) for place in range(len(names))]
+    colors = [palette[names.index(category)] for category in categories]
+    figure, axes = new_figure(6.4, margins=(0.4, 2.9, 0.4, 0.15))
+    axes.scatter(human[:, 0], human[:, 1], s=26, color=colors, marker="o", linewidth=0, gid="human")
+    axes.scatter(learned[:, 0], learned[:, 1], s=30, color=colors, marker="x", linewidth=1.6, gid="learned")
+    axes.set(xticks=[], yticks=[], xlabel="t-SNE dimension 1", ylabel="t-SNE dimension 2")
+    kinds = [
+        Line2D([], [], linestyle="", color=INK, marker=marker, label=label)
+        for marker, label in (("o", "human-written"), ("x", "learned"))
+    ]
+    marks = [
+        Line2D([], [], linestyle="", marker="s", color=color, label=shortened(visible(name), LONGEST_NAME))
+        for name, color in zip(names, palette, strict=True)
+    ]
+    axes.legend(handles=[*kinds, *marks], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    return figure
+
+
+@styled
+def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]], quantity: str) -> "Figure":
+    """A line for each name over optimizer steps; the axis is logarithmic if positive values span two decades.
+
+    Args:
+        curves: By name, pairs of step and value; values that are not finite leave a gap.
+        quantity: What the values are, beside the axis.
     """
-    run = predictions.parent.parent
-    return next((parent / FOLDER for parent in (run, run.parent) if any((parent / FOLDER).glob("*.svg"))), None)
-
-
-def _of_run(folder: Path) -> Markup:
-    drawn = [(name, folder / f"{name}.svg") for name in CAPTIONS if (folder / f"{name}.svg").exists()]
-    # The files are our own, with names escaped; the page's policy would keep anything else from running.
-    figures = [
-        element("figure", element("figcaption", CAPTIONS[name]), Markup(path.read_text(encoding="utf-8")))
-        for name, path in drawn
-    ]
-    return join([*figures, _numbers(folder / NUMBERS)])
-
-
-def _numbers(path: Path) -> Markup:
-    if not path.exists():
-        return Markup()
-    numbers = json.loads(path.read_text(encoding="utf-8"))
-    kinds = [kind for kind in ("human", "learned") if kind in numbers]
-    measures = list(dict.fromkeys(measure for kind in kinds for measure in numbers[kind]))
-    head = element("tr", *(element("th", name, scope="col") for name in ("cosine distance", *kinds)))
-    rows = [
-        element(
-            "tr",
-            element("th", measure, scope="row"),
-            *(element("td", f"{numbers[kind][measure]:.3f}") for kind in kinds),
+    figure, axes = new_figure(3.4, margins=(0.75, 2.6, 0.5, 0.15))
+    for place, (name, points) in enumerate(curves.items()):
+        steps, values = zip(*points, strict=True)
+        heights = [value if math.isfinite(value) else math.nan for value in values]
+        color = COLORS[place % len(COLORS)]
+        axes.plot(
+            steps, heights, color=color, linewidth=1.4, marker="o", markersize=2.5, label=visible(name), gid="curve"
         )
-        for measure in measures
-    ]
-    return element("table", element("thead", head), element("tbody", *rows))
+    finite = [value for points in curves.values() for _, value in points if math.isfinite(value)]
+    if finite and min(finite) > 0 and max(finite) / min(finite) > 100:
+        _use_logarithmic_axis(axes)
+    axes.grid(axis="y")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel(quantity)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+    return figure
+
+
+def _use_logarithmic_axis(axes: "Axes") -> None:
+    from matplotlib.ticker import NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")  # the default writes powers as TeX, which is off
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,139 +1,206 @@
-"""The report as one HTML page: no script, nothing fetched, readable on a screen, on paper and by a screen reader."""
+"""The report as one HTML page that loads and runs nothing, readable on a screen, on paper and by a screen reader.
+
+The templates in ``templates/`` hold the page's text. Everything they insert is escaped, and hidden characters are
+written as their numbers: predictions come from models, prompts and references from data sets.
+"""
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ...datamodules.schema import LEVELS
 from ...lightning_modules.evaluation.aggregation import grouped
-from .charts import COLORS
-from .comparison import System, SystemsReport
-from .coverage_text import incomplete
-from .instruction_figures import instruction_figures
-from .markup import Markup, element, join
-from .page_parts import score, table
-from .page_scores import comparison_section, coverage_section, levels_section, pooled_section, shots_section
-from .page_style import STYLE
-from .page_tasks import readings_section, tasks_section
-from .text import headline, label, plural, unscored
+from .comparison import Comparison, System, SystemsReport
+from .coverage_text import LEVELS_NOTE, coverage_sentence, incomplete_note
+from .learned_instructions import instruction_analyses
+from .page_figures import ReportFigure, cells_of_kind, difference_name, report_figures, shot_counts
+from .page_tables import (
+    columns_table,
+    coverage_tables,
+    difference_table,
+    level_means_text,
+    pooled_table,
+    shots_table,
+    summary_table,
+    task_table,
+)
+from .text import cell_name, level_name, metric_name, overall_means, plural, shared_instances_text, unscored_text
+from .visible_text import visible
+
+TEMPLATES = Path(__file__).parent / "templates"
+LONGEST_TEXT = 4000  # characters of a prompt or a prediction on the page; the middle of a longer one is left out
+
+LEVEL_MEANING = {
+    "fully_supervised": "Training tasks, evaluated on instances that were not trained on.",
+    "partially_supervised": "Tasks that were not trained on, of categories that were trained on.",
+    "fully_held_out": "Tasks of categories that were not trained on.",
+}
 
 
-def render_page(found: SystemsReport, title: str) -> str:
+def render_page(report: SystemsReport, title: str, figures: Sequence[ReportFigure] | None = None) -> str:
     """The whole page.
+
+    Args:
+        report: Scores, comparisons and qualitative examples.
+        title: Heading of the page.
+        figures: The report's figures, drawn if they are not given.
 
     Raises:
         ValueError: There are more systems than colors.
     """
-    if len(found.systems) > len(COLORS):
-        raise ValueError(f"a page holds {len(COLORS)} systems at most, got {len(found.systems)}: report fewer at once")
-    sections = [
-        ("summary", "Summary", _summary(found)),
-        ("coverage", "Coverage", join(coverage_section(system) for system in found.systems)),
-        ("levels", "Levels and categories", levels_section(found)),
-        ("shots", "Shots", shots_section(found)),
-        ("differences", "Differences", join(comparison_section(comparison, found) for comparison in found.comparisons)),
-        ("official", "Pooled instances", pooled_section(found)),
-        ("tasks", "Tasks", tasks_section(found)),
-        ("instructions", "Learned instructions", instruction_figures(found.systems)),
-        ("readings", "Predictions to read", readings_section(found)),
-    ]
-    shown = [section for section in sections if section[2]]
-    body = join(
-        [
-            element("header", element("h1", title), _subtitle(found), _navigation(shown), _legend(found.systems)),
-            element("main", *(element("section", element("h2", h, id=key), text) for key, h, text in shown)),
-            element("footer", _how(found)),
-        ]
+    analyses = instruction_analyses(report.systems)
+    drawn = report_figures(report) if figures is None else figures
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            report=report,
+            sections=_sections(report, bool(analyses)),
+            figures={figure.name: {"caption": figure.caption, "svg": Markup(figure.svg())} for figure in drawn},
+            figure_titles={figure.name: figure.title for figure in drawn},
+            analyses=analyses,
+            **_texts(report),
+            **_tables(report),
+        )
     )
-    # Even if a text slipped through unescaped, a browser would neither run nor fetch anything.
-    policy = element(
-        "meta", http_equiv="Content-Security-Policy", content="default-src 'none'; style-src 'unsafe-inline'"
-    )
-    head = join(
-        [
-            Markup('<meta charset="utf-8">'),
-            Markup(policy.removesuffix("</meta>")),
-            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            element("title", title),
-            element("style", Markup(STYLE)),
-        ]
-    )
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}</body></html>\n'
 
 
-def _subtitle(found: SystemsReport) -> Markup:
-    report = found.systems[0].report
-    counted = [
+def _sections(report: SystemsReport, has_instructions: bool) -> dict[str, str]:
+    """Headings of the sections that have content, by the name of their template."""
+    sections = {
+        "summary": ("Summary", True),
+        "coverage": ("Coverage", any(system.report.coverage for system in report.systems)),
+        "levels": ("Levels and categories", True),
+        "shots": ("Shots", bool(shot_counts(report))),
+        "differences": ("Differences", bool(report.comparisons)),
+        "pooled": ("Pooled instances", True),
+        "tasks": ("Tasks", True),
+        "instructions": ("Learned instructions", has_instructions),
+        "examples": ("Qualitative examples", bool(report.examples)),
+    }
+    return {name: heading for name, (heading, has_content) in sections.items() if has_content}
+
+
+def _texts(report: SystemsReport) -> dict[str, Any]:
+    """Sentences of the page."""
+    return {
+        "evaluated": _evaluated(report),
+        "unscored": unscored_text(report.systems[0].report),
+        "incomplete": [line for system in report.systems for line in _incomplete_lines(system)],
+        "levels_note": LEVELS_NOTE if any(system.report.coverage for system in report.systems) else "",
+        "not_counted": list(dict.fromkeys(name for system in report.systems for name in system.report.not_counted)),
+        "intervals": {system.name: _interval_text(system) for system in report.systems},
+    }
+
+
+def _tables(report: SystemsReport) -> dict[str, Any]:
+    """Tables of the page, with the texts beside them."""
+    return {
+        "summary": summary_table(report),
+        "coverages": [_coverage(system) for system in report.systems if system.report.coverage],
+        "levels": [level for level in map(partial(_level, report), LEVELS) if level],
+        "shots": shot_counts(report),
+        "shots_table": shots_table(report),
+        "comparisons": [_comparison(comparison, report) for comparison in report.comparisons],
+        "pooled": pooled_table(report),
+        "tasks": task_table(report),
+    }
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_visible_value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "plural": plural,
+        "level_name": level_name,
+        "metric_name": metric_name,
+        "middle_left_out": middle_left_out,
+    }
+    return environment
+
+
+def _visible_value(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def middle_left_out(text: str) -> str:
+    """A text of at most `LONGEST_TEXT` characters; the middle of a longer one is replaced by a note."""
+    if len(text) <= LONGEST_TEXT:
+        return text
+    half = LONGEST_TEXT // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters are left out here …]\n{text[-half:]}"
+
+
+def _evaluated(report: SystemsReport) -> str:
+    counts = [
         ", ".join(plural(*count) for count in ((g.tasks, "task"), (g.instances, "instance"), (g.shots, "shot")))
-        for g in report.overall
+        for g in report.systems[0].report.overall
     ]
-    said = f"Stage {found.stage}: {'; '.join(counted) or 'nothing was scored'}."
-    missing = unscored(report)
-    return join([element("p", said, class_="pale"), element("p", missing, class_="missing") if missing else Markup()])
+    return "; ".join(counts) or "nothing was scored"
 
 
-def _navigation(sections: Sequence[tuple[str, str, Markup]]) -> Markup:
-    links = [element("a", heading, href=f"#{key}") for key, heading, _ in sections]
-    return element("nav", *links, aria_label="Sections")
+def _incomplete_lines(system: System) -> list[str]:
+    """A sentence for each kind of missing tasks, with the averages that lack them."""
+    cells = [mean.cell for mean in overall_means(system.report)]
+    notes = grouped(cells, partial(incomplete_note, system.report.coverage))
+    return [f"{system.name}: {', '.join(map(cell_name, lacking))}{note}." for note, lacking in notes.items() if note]
 
 
-def _legend(systems: Sequence[System]) -> Markup:
-    if len(systems) == 1:
-        return Markup()
-    return element(
-        "ul",
-        *(
-            element("li", element("i", style=f"background:{color}"), f"{system.name}{_repeats(system)}")
-            for system, color in zip(systems, COLORS, strict=False)
-        ),
-        class_="legend",
-    )
+def _coverage(system: System) -> dict[str, Any]:
+    coverage = system.report.coverage
+    assert coverage is not None
+    columns, tasks = coverage_tables(coverage)
+    complete = not coverage.missing()
+    return {
+        "name": system.name,
+        "sentence": coverage_sentence(coverage),
+        "complete": complete,
+        "columns": columns,
+        "tasks": tasks,
+    }
 
 
-def _repeats(system: System) -> str:
-    return f" ({len(system.runs)} runs)" if len(system.runs) > 1 else ""
+def _level(report: SystemsReport, level: Any) -> dict[str, Any] | None:
+    """A level's texts and table; None if every table that is evaluated lists no task of it."""
+    cells = cells_of_kind(report, "column", level)
+    coverages = [system.report.coverage for system in report.systems]
+    if not cells and all(coverage and not coverage.of_level(level) for coverage in coverages):
+        return None
+    missing = [name for coverage in coverages if coverage for name in coverage.missing_columns(level)]
+    return {
+        "level": level,
+        "meaning": LEVEL_MEANING[level],
+        "means": level_means_text(report, level),
+        "missing": list(dict.fromkeys(missing)),
+        "table": columns_table(report, level) if cells else None,
+    }
 
 
-def _summary(found: SystemsReport) -> Markup:
-    """A line for each system: its averages, and both metrics over pooled instances."""
-    means = [{mean.cell: mean for mean in headline(system.report)} for system in found.systems]
-    every = list(dict.fromkeys(cell for of_system in means for cell in of_system))
-    shots = sorted({group.shots for system in found.systems for group in system.report.overall})
-    head = ["", *(label(cell) for cell in every)]
-    for k in shots:
-        at = f", {plural(k, 'shot')}" if len(shots) > 1 else ""
-        head += [f"ROUGE-L{at}", f"exact match{at}"]
-    rows: list[list[object]] = []
-    lacking: list[str] = []
-    for system, of_system in zip(found.systems, means, strict=True):
-        overall = {group.shots: group.estimates for group in system.report.overall}
-        cells: list[object] = [score(of_system[cell].estimate if cell in of_system else None) for cell in every]
-        for k in shots:
-            cells += [score(overall.get(k, {}).get(metric)) for metric in ("rouge_l", "exact_match")]
-        rows.append([system.name + _repeats(system), *cells])
-        lacks = grouped(of_system, partial(incomplete, system.report.coverage))
-        lacking += [f"{system.name}: {', '.join(map(label, lack))}{said}." for said, lack in lacks.items() if said]
-    said = (
-        "Averages are OPT-IML's: subtypes make a task, a task of several benchmarks is one, tasks make a column, and "
-        "columns are averaged, each by its tasks' own metric. ROUGE-L and exact match are over all instances, as "
-        "Super-NaturalInstructions is scored. Percent, with 95% intervals."
-    )
-    return join(
-        [
-            element("p", said, class_="pale"),
-            *(element("p", text, class_="missing") for text in lacking),
-            table(head, rows),
-        ]
-    )
+def _comparison(comparison: Comparison, report: SystemsReport) -> dict[str, Any]:
+    tasks = [row.difference for row in comparison.differences if row.cell.kind == "task"]
+    return {
+        "figure": difference_name(comparison, report),
+        "shared": shared_instances_text(comparison),
+        "tasks": len(tasks),
+        "significant": sum(difference.low > 0 or difference.high < 0 for difference in tasks),
+        "by_chance": max(round(len(tasks) / 20), 1),
+        "table": difference_table(comparison),
+    }
 
 
-def _how(found: SystemsReport) -> Markup:
-    runs = [
-        element("li", f"{system.name}: ", ", ".join(system.runs), f" — intervals: {_interval_kind(system)}")
-        for system in found.systems
-    ]
-    return element("ul", *runs)
-
-
-def _interval_kind(system: System) -> str:
+def _interval_text(system: System) -> str:
     if system.report.runs == 1:
-        return "95% bootstrap over the instances of each task; the tasks stay"
-    return f"95% t-interval over {system.report.runs} runs, whose own scores are the dots"
+        return "95% bootstrap over the instances of each task; tasks are not resampled"
+    return f"95% t-interval over {system.report.runs} runs, whose scores are the dots"

@@ -1,4 +1,4 @@
-"""The lines of ``predictions/<stage>.jsonl``: what a run answered, written as it goes and read by reports."""
+"""Lines of ``predictions/<stage>.jsonl``, written during evaluation and read by reports."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from ...lightning_modules.evaluation.text_metrics import score_by_metric
 
 
 class Prediction(NamedTuple):
-    """One line: a scored instance with its texts."""
+    """A scored instance with its prompt, references and prediction."""
 
     instance: ScoredInstance
     prompt: str
@@ -22,7 +22,7 @@ class Prediction(NamedTuple):
 
 
 def prediction_line(answer: Answer) -> dict[str, Any]:
-    """An answer as it is written."""
+    """The record of an answer, as it is written."""
     example = answer.example
     return {
         "number": example.number,
@@ -44,7 +44,7 @@ def prediction_line(answer: Answer) -> dict[str, Any]:
 
 
 def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
-    """The answer that ``prediction_line`` wrote of an example, with all its scores."""
+    """The answer with all its scores, from the record that ``prediction_line`` made of it."""
     text = record["prediction"]
     if "options" not in record:
         return Answer.of(example, text)._replace(rouge_l=record["rouge_l"])
@@ -56,30 +56,30 @@ def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The lines of a file, in order.
+    """The predictions of a file, in order.
 
     Raises:
-        ValueError: A line is not one of ours, or there is none.
+        ValueError: A line is no prediction, or there is none.
     """
-    # A line ends at "\n" alone: splitlines would also cut texts at U+2028, which JSON leaves as it is.
+    # Lines end at "\n" only: splitlines would also split at U+2028, which JSON does not escape.
     lines = path.read_text(encoding="utf-8").split("\n")
-    found = [_prediction(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line]
-    if not found:
-        raise ValueError(f"{path} holds no prediction; run `crosstask test` with the callback PredictionWriter")
-    return found
+    predictions = [_prediction(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line]
+    if not predictions:
+        raise ValueError(f"{path} has no predictions: run `crosstask test` with the callback PredictionWriter")
+    return predictions
 
 
 def written_coverage(predictions: Path) -> Coverage | None:
-    """What the run's own report says of the tasks that its table lists; None where it has none.
+    """The coverage that the run's report holds; None if it has no coverage of a table.
 
     Args:
-        predictions: The file of the run's predictions of a stage.
+        predictions: File of the run's predictions of a stage.
     """
     path = predictions.parents[1] / f"report/{predictions.stem}/report.json"
-    found = json.loads(path.read_text(encoding="utf-8")).get("coverage") if path.is_file() else None
-    if found is None:
+    coverage = json.loads(path.read_text(encoding="utf-8")).get("coverage") if path.is_file() else None
+    if coverage is None:
         return None
-    return Coverage(found["stated_by"], [TaskCoverage(**task) for task in found["tasks"]])
+    return Coverage(coverage["stated_by"], [TaskCoverage(**task) for task in coverage["tasks"]])
 
 
 def _prediction(line: str, where: str) -> Prediction:
@@ -90,26 +90,30 @@ def _prediction(line: str, where: str) -> Prediction:
         more = {name: float(record[name]) for name in ("token_f1", "accuracy") if name in record}
         score = score_by_metric(metric, rouge, exact, **more)
         instance = ScoredInstance(**belongs, metric=metric, score=score, rouge_l=rouge, exact_match=exact)
-        found = Prediction(instance, record["prompt"], tuple(record["references"]), record["prediction"])
+        prediction = Prediction(instance, record["prompt"], tuple(record["references"]), record["prediction"])
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg}); the file may be cut off: evaluate again") from error
+        raise ValueError(f"{where}: not JSON ({error.msg}); the file may be truncated: evaluate again") from error
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{where}: no prediction of this version of crosstask ({type(error).__name__}: {error}); evaluate again"
+            f"{where}: not a prediction of this version of crosstask ({type(error).__name__}: {error}); evaluate again"
         ) from error
-    if found.instance.level not in LEVELS or found.instance.metric not in get_args(Metric):
+    if prediction.instance.level not in LEVELS or prediction.instance.metric not in get_args(Metric):
         raise ValueError(
-            f"{where}: level {found.instance.level!r} should be one of {', '.join(LEVELS)}, and metric "
-            f"{found.instance.metric!r} one of {', '.join(get_args(Metric))}"
+            f"{where}: level {prediction.instance.level!r} should be one of {', '.join(LEVELS)}, and metric "
+            f"{prediction.instance.metric!r} one of {', '.join(get_args(Metric))}"
         )
-    return found
+    return prediction
 
 
 def find_predictions(run: Path, stage: str) -> Path:
-    """The file of a stage in a run: the run's folder, the folder over its versions (the last one counts), or the file.
+    """The predictions of a stage of a run.
+
+    Args:
+        run: The run's folder, the folder of its versions (the last one counts), or the file.
+        stage: Which predictions: test, validation or predict.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no such file.
     """
     if run.is_file():
         return run
@@ -119,5 +123,5 @@ def find_predictions(run: Path, stage: str) -> Path:
         if path.is_file():
             return path
     others = sorted({path.stem for path in run.glob("**/predictions/*.jsonl")})
-    found = f"it holds those of {', '.join(others)}: set `stage`" if others else "run `crosstask test` first"
-    raise ValueError(f"no {name} in {run if run.is_dir() else f'{run}, which does not exist'}; {found}")
+    hint = f"it has those of {', '.join(others)}: set `stage`" if others else "run `crosstask test` first"
+    raise ValueError(f"no {name} in {run if run.is_dir() else f'{run}, which does not exist'}; {hint}")

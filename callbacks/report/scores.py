@@ -1,4 +1,4 @@
-"""The generalization report in numbers: scores by level, category and task, in both papers' aggregations."""
+"""Scores of the generalization report by level, category and task, in the aggregations of both papers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ from ...lightning_modules.evaluation.aggregation import (
 )
 from ...lightning_modules.evaluation.significance import Estimate, Resampling, bootstrap, interval, seed_interval
 
-METRICS = {"score": "Own metric", "rouge_l": "ROUGE-L", "exact_match": "Exact match"}
-"""What every instance is scored by: the metric of its task, and both that any answer has."""
+METRICS = {"score": "Task metric", "rouge_l": "ROUGE-L", "exact_match": "Exact match"}
+"""Metrics of every instance: that of its task, and two that all predictions have."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Pooled instances: how many tasks they come from, and an estimate for each metric.
+    """Pooled instances of `tasks` tasks, with an estimate for each metric.
 
-    ``metric``, ``level`` and ``category`` are those of its tasks, ``"mixed"`` where they have several.
+    ``metric``, ``level`` and ``category`` are those of the tasks, ``"mixed"`` if they differ.
     """
 
     name: str
@@ -47,33 +47,33 @@ class Group:
 
 @dataclass(frozen=True)
 class Mean:
-    """A score in OPT-IML's aggregation; ``of`` counts what it is the mean of, see ``Cell``."""
+    """A score in OPT-IML's aggregation, the mean of `parts` parts, see ``Cell``."""
 
     cell: Cell
     estimate: Estimate
-    of: int
+    parts: int
 
 
 @dataclass(frozen=True)
-class Report:
-    """Scores of one evaluation, or of repeated ones whose intervals are then over the runs.
+class ScoreReport:
+    """Scores of one run, or of repeated runs with intervals over the runs.
 
-    Instances are pooled in the first four, as Super-NaturalInstructions is scored officially; the others are OPT-IML's
-    means of means. The two never mix numbers of shots, but for the selection score.
+    The first four fields pool instances, the official scores of Super-NaturalInstructions; the others are OPT-IML's
+    means of means. Only the selection score is a mean over several numbers of shots.
 
     Args:
         overall: All instances, for each number of shots.
-        levels: The three levels of generalization, in order; one without tasks has no estimates.
+        levels: The three levels of generalization, in order; a level without tasks has no estimates.
         categories: Each category by its headline metric.
         tasks: Each task.
-        selection: The mean over all columns, to choose a model by.
+        selection: The mean over all columns, for model selection.
         averages: The mean over columns, for each number of shots.
         level_means: The mean over the columns of each level.
         columns: The mean over the tasks of each category (or benchmark) at each level.
-        not_counted: Tasks that no column holds, with their shots: a summary is counted without demonstrations.
-        unscored: Examples that were to be asked and were not, as in a run with limited batches.
-        runs: How many runs it is of.
-        coverage: What of a table's listed tasks was run, where there is a list.
+        not_counted: Tasks of no column, with their shots: summarization counts at zero shots only.
+        unscored: Examples of the evaluation set that were not evaluated, e.g. because batches were limited.
+        runs: Number of runs.
+        coverage: Which tasks of a published table were evaluated; None without a table.
     """
 
     overall: list[Group]
@@ -91,30 +91,30 @@ class Report:
 
 
 Runs = Sequence[Sequence[ScoredInstance]]
-"""Scored instances of one run, or of several that repeat it with other seeds."""
+"""Scored instances of one run, or of repeated runs with different seeds."""
 
 
 def build_report(
     runs: Runs,
     *,
     by: Literal["category", "benchmark"] = "category",
-    asked: int | None = None,
+    expected: int | None = None,
     coverage: Coverage | None = None,
-) -> Report:
+) -> ScoreReport:
     """Every score of an evaluation.
 
     Args:
-        runs: One run's instances, or several runs' that repeat each other.
+        runs: Instances of one run, or of several that repeat it.
         by: What a column is, see ``aggregation.columns``.
-        asked: How many examples were to be asked in all runs; those that were scored where it is left out.
-        coverage: What of a table's listed tasks was run.
+        expected: Examples of the evaluation set, over all runs; by default those that were scored.
+        coverage: Which tasks of a published table were evaluated.
     """
     rows = [row for run in runs for row in run]
     shots = sorted({row.shots for row in rows}) or [0]
     levels = {(group.name, group.shots): group for group in _groups(runs, lambda row: (row.level, row.shots))}
-    means = [Mean(cell, estimate, of) for cell, (estimate, of) in _estimates(runs, by).items()]
+    means = [Mean(cell, estimate, parts) for cell, (estimate, parts) in _estimates(runs, by).items()]
     of_kind = {kind: [mean for mean in means if mean.cell.kind == kind] for kind in ("average", "level", "column")}
-    return Report(
+    return ScoreReport(
         overall=sorted(_groups(runs, lambda row: ("overall", row.shots)), key=lambda group: group.shots),
         levels=[levels.get((level, k), Group(level, k, "", 0, {})) for k in shots for level in LEVELS],
         categories=_by_name(_groups(runs, lambda row: (row.category, row.shots, row.metric))),
@@ -124,7 +124,7 @@ def build_report(
         level_means=of_kind["level"],
         columns=of_kind["column"],
         not_counted=_not_counted(task_scores(rows)),
-        unscored=(len(rows) if asked is None else asked) - len(rows),
+        unscored=(len(rows) if expected is None else expected) - len(rows),
         runs=len(runs),
         coverage=coverage,
     )
@@ -141,25 +141,25 @@ def _not_counted(tasks: Sequence[TaskScore]) -> list[str]:
 def _groups(runs: Runs, key: Callable[[ScoredInstance], tuple[object, ...]]) -> list[Group]:
     """Pooled instances by a key that begins with the group's name and its shots."""
     by_run = [grouped(run, key) for run in runs]
-    found = []
+    pooled = []
     for name, shots, *rest in dict.fromkeys(key_ for groups in by_run for key_ in groups):
         members = [groups[name, shots, *rest] for groups in by_run if (name, shots, *rest) in groups]
         rows = [row for run in members for row in run]
-        found.append(
+        pooled.append(
             Group(
                 name=str(name),
                 shots=rows[0].shots,
-                metric=_one_of(row.metric for row in rows),
+                metric=_common_name(row.metric for row in rows),
                 tasks=len({(row.benchmark, row.task) for row in rows}),
                 estimates={metric: pooled_estimate([_values(run, metric) for run in members]) for metric in METRICS},
-                level=_one_of(row.level for row in rows),
-                category=_one_of(row.category for row in rows),
+                level=_common_name(row.level for row in rows),
+                category=_common_name(row.category for row in rows),
             )
         )
-    return found
+    return pooled
 
 
-def _one_of(names: Iterable[str]) -> str:
+def _common_name(names: Iterable[str]) -> str:
     distinct = set(names)
     return distinct.pop() if len(distinct) == 1 else "mixed"
 
@@ -169,20 +169,21 @@ def _values(rows: Sequence[ScoredInstance], metric: str) -> NDArray[np.float64]:
 
 
 def pooled_estimate(runs: Sequence[NDArray[np.float64]]) -> Estimate:
-    """The mean of a run's instances with its bootstrap interval; of several runs, the interval over them."""
+    """The mean of a run's instances with its bootstrap interval; for several runs, with the interval over runs."""
     if len(runs) == 1:
         return bootstrap(runs[0])
     return seed_interval([float(values.mean()) for values in runs], max(map(len, runs)))
 
 
 def _estimates(runs: Runs, by: Literal["category", "benchmark"]) -> dict[Cell, tuple[Estimate, int]]:
-    """OPT-IML's scores with intervals; a cell that only one of several runs has is estimated from that one."""
+    """OPT-IML's scores with intervals by cell; a cell of a single run is estimated from that run."""
     by_run = [cells(run, Resampling(), by) for run in runs]
-    found = {}
+    estimates = {}
     for cell in dict.fromkeys(cell for run in by_run for cell in run):
         values = [run[cell] for run in by_run if cell in run]
-        found[cell] = _estimate([value for value, _ in values], values[0][1]), values[0][1]
-    return found
+        parts = values[0][1]
+        estimates[cell] = _estimate([value for value, _ in values], parts), parts
+    return estimates
 
 
 def _estimate(values: Sequence[Value], count: int) -> Estimate:

@@ -1,4 +1,4 @@
-"""The table of methods that choose among responses, for people and for programs."""
+"""The scores of methods that select among responses: a table for the terminal, JSON, and every example's choices."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,33 +15,33 @@ from ...lightning_modules.scoring.selection import ScoredResponses, choices
 from ...lightning_modules.scoring.selection_scores import SelectionTable, selection_table
 
 FIRST_DECODING = "nucleus"
-"""The decoding whose first samples stand for fewer responses, as in Cappy's Table 5; of several generators, each's."""
+"""The decoding whose first samples form the smaller sets of responses, as in Cappy's Table 5; per generator."""
 
 
 def by_size(everything: Sequence[ScoredResponses], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Means of each method among fewer responses, by their number for each generator, and among all.
+    """Means of each method by the number of responses per generator, and for all responses.
 
-    A number that some example has no samples for is left out, which is told.
+    A number for which an example has too few samples is left out and reported.
     """
-    found = {}
+    means_by_size = {}
     most = max(len(responses.samples) for responses in everything)
     for size in sizes:
         try:
             restricted = [responses.restricted(size, FIRST_DECODING) for responses in everything]
         except ValueError as error:
-            rank_zero_info(f"no column for {size} of the responses: {error}")
+            rank_zero_info(f"no column for {size} responses: {error}")
             continue
-        found[str(size)] = means(selection_table(restricted))
-    return found | {str(most): means(selection_table(everything))}
+        means_by_size[str(size)] = means(selection_table(restricted))
+    return means_by_size | {str(most): means(selection_table(everything))}
 
 
 def means(table: SelectionTable) -> dict[str, float]:
-    """Mean of every method."""
+    """The mean of every method."""
     return dict(zip(table.methods, table.mean.tolist(), strict=True))
 
 
 def to_json(table: SelectionTable) -> dict[str, Any]:
-    """The table for programs; numbers that do not exist are null."""
+    """The table as JSON values; undefined numbers are null."""
     rows = zip(table.methods, table.mean, table.low, table.high, strict=True)
     return {
         "methods": {name: {"mean": m, "low": low, "high": high} for name, m, low, high in rows},
@@ -50,7 +50,7 @@ def to_json(table: SelectionTable) -> dict[str, Any]:
         "instances": table.instances,
         "best_single": table.best_single,
         "scorers": {
-            name: {"recovered": _known(table.recovered[name]), "spearman": _known(table.spearman[name])}
+            name: {"recovered": _none_if_nan(table.recovered[name]), "spearman": _none_if_nan(table.spearman[name])}
             for name in table.recovered
         },
         "rank_correlations": table.rank_correlations,
@@ -58,76 +58,81 @@ def to_json(table: SelectionTable) -> dict[str, Any]:
 
 
 def means_of(table: SelectionTable, row: np.ndarray) -> dict[str, float]:
+    """A row of the table by the method's name."""
     return dict(zip(table.methods, row.tolist(), strict=True))
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
 def write_choices(path: Path, sampled: Sequence[SampledResponses], everything: Sequence[ScoredResponses]) -> None:
-    """One line for each example: what every method chose, and all responses with quality and score."""
+    """Write a line for each example: every method's choice, and all responses with ROUGE-L and scores."""
     with open(path, "w", encoding="utf-8") as out:
-        for each, responses in zip(sampled, everything, strict=True):
-            chosen = choices(responses)
+        for example, responses in zip(sampled, everything, strict=True):
             line = {
                 "task": responses.task,
                 "id": responses.id,
-                "prompt": each.prompt.source,
-                "references": list(each.prompt.example.targets),
-                "choices": {name: responses.samples[place].response for name, place in chosen.items()},
-                "responses": [
-                    {
-                        "response": sample.response,
-                        "generator": sample.generator,
-                        "decoding": sample.decoding,
-                        "log_likelihood": sample.log_likelihood,
-                        "tokens": sample.tokens,
-                        "rouge_l": responses.quality[place],
-                        "scores": {name: own[place] for name, own in responses.scores.items()},
-                        "votes": {name: own[place] for name, own in responses.votes.items()},
-                    }
-                    for place, sample in enumerate(responses.samples)
-                ],
+                "prompt": example.prompt.source,
+                "references": list(example.prompt.example.targets),
+                "choices": {name: responses.samples[place].response for name, place in choices(responses).items()},
+                "responses": [_response_record(responses, place) for place in range(len(responses.samples))],
             }
             out.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
+def _response_record(responses: ScoredResponses, place: int) -> dict[str, Any]:
+    """A response with its generator, likelihood, ROUGE-L and scores."""
+    sample = responses.samples[place]
+    return {
+        "response": sample.response,
+        "generator": sample.generator,
+        "decoding": sample.decoding,
+        "log_likelihood": sample.log_likelihood,
+        "tokens": sample.tokens,
+        "rouge_l": responses.quality[place],
+        "scores": {name: scores[place] for name, scores in responses.scores.items()},
+        "votes": {name: votes[place] for name, votes in responses.votes.items()},
+    }
+
+
 def print_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]]) -> None:
-    """Percent of ROUGE-L for people; gains are over the best single decoding, paired."""
-    shown = Table(
-        "chosen by",
-        "ROUGE-L",
-        "95%",
-        f"over {table.best_single}",
-        *(f"of {size}" for size in sizes),
+    """Print ROUGE-L in percent, and paired gains over the best single decoding."""
+    console = Console()
+    if not console.is_terminal:  # logs do not wrap tables
+        console = Console(width=160)
+    console.print(_methods_table(table, sizes))
+    for name, recovered in table.recovered.items():
+        console.print(f"{name}: {_scorer_text(table, name, recovered)}", highlight=False)
+    if table.rank_correlations:
+        console.print(
+            f"Spearman of score and ROUGE-L is a mean over {table.rank_correlations} examples whose responses differ "
+            "in ROUGE-L",
+            highlight=False,
+        )
+
+
+def _methods_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row for each method: its mean with interval, its gain, and its means with fewer responses."""
+    methods = Table(
+        *("chosen by", "ROUGE-L", "95%", f"over {table.best_single}", *(f"of {size}" for size in sizes)),
         title=f"{table.instances} examples of {len(table.names)} tasks, percent, mean over tasks",
         title_justify="left",
     )
     for name, mean, low, high in zip(table.methods, table.mean, table.low, table.high, strict=True):
         gain = table.gains[name]
-        shown.add_row(
+        methods.add_row(
             name,
-            f"{mean:.2%}"[:-1],
+            f"{100 * mean:.2f}",
             f"[{100 * low:.2f}, {100 * high:.2f}]",
             f"{100 * gain.mean:+.2f} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]",
-            *(f"{100 * own[name]:.2f}" if name in own else "" for own in sizes.values()),
+            *(f"{100 * means[name]:.2f}" if name in means else "" for means in sizes.values()),
         )
-    console = Console()
-    if not console.is_terminal:  # a log wraps no table
-        console = Console(width=160)
-    console.print(shown)
-    for name, recovered in table.recovered.items():
-        console.print(f"{name}: {_measured(table, name, recovered)}", highlight=False)
-    if table.rank_correlations:
-        console.print(
-            f"Spearman of score and ROUGE-L is a mean of {table.rank_correlations} examples whose responses differ in "
-            "quality",
-            highlight=False,
-        )
+    return methods
 
 
-def _measured(table: SelectionTable, name: str, recovered: float) -> str:
+def _scorer_text(table: SelectionTable, name: str, recovered: float) -> str:
+    """How much of the gap to the oracle a scorer recovers, and its rank correlation with ROUGE-L."""
     share = "nothing, as there is no gap" if np.isnan(recovered) else f"{recovered:.1%}"
     return (
         f"recovered of (oracle - {table.best_single}) {share}, Spearman of score and ROUGE-L {table.spearman[name]:.3f}"

@@ -1,4 +1,4 @@
-"""``crosstask report``: a page, Markdown and JSON from the predictions of one run or of several."""
+"""Systems of ``crosstask report``: their names, their runs' predictions, and the report over all of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from ...lightning_modules.evaluation.aggregation import ScoredInstance
 from ...lightning_modules.evaluation.significance import require_single
-from .comparison import System, SystemsReport, compare, readings_of, short_names
+from .comparison import System, SystemsReport, compare, qualitative_examples, short_names
 from .predictions import Prediction, find_predictions, read_predictions, written_coverage
 from .scores import build_report
 
@@ -18,40 +18,46 @@ class SystemPredictions(NamedTuple):
     files: list[Path]
     runs: list[list[Prediction]]
 
-    def rows(self) -> list[list[ScoredInstance]]:
+    def instances(self) -> list[list[ScoredInstance]]:
+        """The scored instances of each run."""
         return [[prediction.instance for prediction in run] for run in self.runs]
 
 
-def name_runs(words: Sequence[str]) -> dict[str, list[Path]]:
-    """The folders of each system by its name: the one it is given, or as much of the folder's path as tells it apart.
+def parse_systems(arguments: Sequence[str]) -> dict[str, list[Path]]:
+    """The folders of each system by its name: the given name, or the shortest distinct end of the folder's path.
 
-    >>> name_runs(["base=runs/a", "runs/b,runs/c"])
+    >>> parse_systems(["base=runs/a", "runs/b,runs/c"])
     {'base': [PosixPath('runs/a')], 'b, c': [PosixPath('runs/b'), PosixPath('runs/c')]}
     """
-    if not words:
+    if not arguments:
         raise ValueError("name at least one run's folder: crosstask report runs/quickstart")
-    parsed = [_parsed(word) for word in words]
+    parsed = [_parse_system(argument) for argument in arguments]
     short = short_names([folder for _, folders in parsed for folder in folders])
-    found: dict[str, list[Path]] = {}
+    systems: dict[str, list[Path]] = {}
     for given, folders in parsed:
         name = given or ", ".join(short[folder] for folder in folders)
-        if name in found:
+        if name in systems:
             raise ValueError(f"two systems are called {name!r}: give one another name, as in NAME=FOLDER")
-        found[name] = folders
-    return found
+        systems[name] = folders
+    return systems
 
 
-def _parsed(word: str) -> tuple[str, list[Path]]:
-    """A system's name, empty where none is given, and its folders."""
-    given, sign, rest = word.partition("=")
-    has_name = bool(sign) and "/" not in given
-    folders = [Path(part) for part in (rest if has_name else word).split(",") if part]
-    if not folders or (has_name and not given):
-        raise ValueError(f"expected FOLDER, FOLDER,FOLDER or NAME=FOLDER, got {word!r}")
-    return given if has_name else "", folders
+def _parse_system(argument: str) -> tuple[str, list[Path]]:
+    """A system's name, empty if none is given, and its folders."""
+    name, sign, rest = argument.partition("=")
+    has_name = bool(sign) and "/" not in name
+    folders = [Path(part) for part in (rest if has_name else argument).split(",") if part]
+    if not folders or (has_name and not name):
+        raise ValueError(f"expected FOLDER, FOLDER,FOLDER or NAME=FOLDER, got {argument!r}")
+    return name if has_name else "", folders
 
 
 def read_system(name: str, folders: Sequence[Path], stage: str) -> SystemPredictions:
+    """The predictions of a system's runs.
+
+    Raises:
+        ValueError: A run has no predictions of the stage, or is given twice.
+    """
     files = [find_predictions(folder, stage) for folder in folders]
     if len(set(files)) < len(files):
         raise ValueError(f"{name}: the same predictions are given twice as repetitions of a run: {files[0]}")
@@ -66,21 +72,30 @@ def systems_report(
     *,
     stage: str,
     by: Literal["category", "benchmark"] = "category",
-    readings: int = 5,
+    examples: int = 5,
 ) -> SystemsReport:
-    """Reports of all systems, each one's differences from the first, and predictions to read."""
+    """The scores of all systems, their differences from the first, and qualitative examples.
+
+    Args:
+        systems: One or more; the first is the base of comparisons.
+        stage: The stage whose predictions were read.
+        by: What a column is, see ``aggregation.columns``.
+        examples: Qualitative examples under each heading.
+    """
     base, *others = systems
     return SystemsReport(
         stage=stage,
         by=by,
         systems=[
             System(
-                s.name,
-                [str(file) for file in s.files],
-                build_report(s.rows(), by=by, coverage=written_coverage(s.files[0])),
+                system.name,
+                [str(file) for file in system.files],
+                build_report(system.instances(), by=by, coverage=written_coverage(system.files[0])),
             )
-            for s in systems
+            for system in systems
         ],
-        comparisons=[compare((base.name, base.rows()), (other.name, other.rows()), by=by) for other in others],
-        readings=readings_of({system.name: system.runs[0] for system in systems}, readings),
+        comparisons=[
+            compare((base.name, base.instances()), (other.name, other.instances()), by=by) for other in others
+        ],
+        examples=qualitative_examples({system.name: system.runs[0] for system in systems}, examples),
     )

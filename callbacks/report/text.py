@@ -11,11 +11,21 @@ from ...datamodules.schema import LEVELS
 from ...lightning_modules.evaluation.aggregation import Cell
 from ...lightning_modules.evaluation.significance import Difference, Estimate
 from .comparison import Comparison, SystemsReport
-from .coverage_text import HEAD, LEVELS_SAID, TASK_HEAD, coverage_rows, coverage_sentence, incomplete, task_rows
-from .scores import METRICS, Group, Mean, Report
+from .coverage_text import (
+    COLUMN_HEADER,
+    LEVELS_NOTE,
+    TASK_HEADER,
+    coverage_rows,
+    coverage_sentence,
+    incomplete_note,
+    task_rows,
+)
+from .scores import METRICS, Group, Mean, ScoreReport
 
 POOLED = {metric: METRICS[metric] for metric in ("rouge_l", "exact_match")}
-"""What pooled instances are shown by: every answer has both."""
+"""Metrics of pooled instances, which every prediction has."""
+
+POOLED_HEADER = ["", "tasks", "instances", *POOLED.values()]
 
 
 def percent(estimate: Estimate | None) -> str:
@@ -29,18 +39,18 @@ def percent(estimate: Estimate | None) -> str:
     return f"{100 * estimate.mean:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
 
 
-def plain(name: str) -> str:
-    """A level as people write it."""
+def level_name(name: str) -> str:
+    """A level with spaces; any other name unchanged."""
     return name.replace("_", " ") if name in LEVELS else name
 
 
 def metric_name(metric: str) -> str:
-    """A metric as people write it: ROUGE-L, exact match, accuracy."""
+    """A metric's name in text: ROUGE-L, exact match, accuracy."""
     return "ROUGE-L" if metric == "rouge_l" else metric.replace("_", " ")
 
 
 def plural(count: int, name: str) -> str:
-    """A number of things.
+    """A count with its noun.
 
     >>> plural(1, "shot"), plural(1500, "task")
     ('1 shot', '1,500 tasks')
@@ -48,48 +58,48 @@ def plural(count: int, name: str) -> str:
     return f"{count:,} {name}{'' if count == 1 else 's'}"
 
 
-def label(cell: Cell) -> str:
-    """What a cell is called.
+def cell_name(cell: Cell) -> str:
+    """The name of a cell.
 
-    >>> label(Cell("level", "fully_held_out", shots=5))
+    >>> cell_name(Cell("level", "fully_held_out", shots=5))
     'fully held out, 5 shots'
     """
-    what = {
+    name = {
         "selection": "selection score",
         "average": "average",
-        "level": plain(cell.level or ""),
-        "column": f"{cell.name} ({plain(cell.level or '')})",
+        "level": level_name(cell.level or ""),
+        "column": f"{cell.name} ({level_name(cell.level or '')})",
         "task": cell.name,
     }[cell.kind]
-    return what if cell.shots is None else f"{what}, {plural(cell.shots, 'shot')}"
+    return name if cell.shots is None else f"{name}, {plural(cell.shots, 'shot')}"
 
 
-def unscored(report: Report) -> str | None:
-    """What to say of examples that are missing in every mean."""
+def unscored_text(report: ScoreReport) -> str | None:
+    """A sentence on examples that were not evaluated and count in no mean; None if there are none."""
     if not report.unscored:
         return None
     scored = sum(group.instances for group in report.overall)
-    return f"{report.unscored} of {report.unscored + scored} examples were not asked."
+    return f"{report.unscored} of {report.unscored + scored} examples were not evaluated."
 
 
-def headline(report: Report) -> list[Mean]:
-    """OPT-IML's averages: the selection score, and each number of shots."""
+def overall_means(report: ScoreReport) -> list[Mean]:
+    """OPT-IML's averages at each number of shots; with several, also the selection score over all."""
     selection = [report.selection] if report.selection and len(report.averages) > 1 else []
     return [*report.averages, *selection]
 
 
 def _row(group: Group, several_shots: bool) -> list[str]:
-    name = plain(group.name) + (f", {plural(group.shots, 'shot')}" if several_shots else "")
+    name = level_name(group.name) + (f", {plural(group.shots, 'shot')}" if several_shots else "")
     return [name, str(group.tasks), str(group.instances), *(percent(group.estimates.get(metric)) for metric in POOLED)]
 
 
-def _overall(report: Report) -> list[Group]:
+def _overall(report: ScoreReport) -> list[Group]:
     return report.overall or [Group("overall", 0, "", 0, {})]
 
 
-def render_terminal(report: Report, title: str) -> Table:
+def render_terminal(report: ScoreReport, title: str) -> Table:
     """The levels and the overall scores, for a terminal."""
-    # Without vertical lines it fits 80 columns, which is also what a SLURM log is given.
+    # Without vertical lines it fits into 80 columns, the width of a SLURM log.
     title = f"{title}: percent, 95% intervals"
     table = Table("level", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
     for column in ("tasks", "instances", *POOLED.values()):
@@ -101,18 +111,18 @@ def render_terminal(report: Report, title: str) -> Table:
     for group in _overall(report):
         table.add_row(*map(escape, _row(group, several)))
     lines = [
-        f"{label(mean.cell)}: {percent(mean.estimate)} over {plural(mean.of, 'column')}"
-        f"{incomplete(report.coverage, mean.cell)}"
-        for mean in headline(report)
+        f"{cell_name(mean.cell)}: {percent(mean.estimate)} over {plural(mean.parts, 'column')}"
+        f"{incomplete_note(report.coverage, mean.cell)}"
+        for mean in overall_means(report)
     ]
-    table.caption = escape("\n".join([*lines, *filter(None, [unscored(report)])]))
+    table.caption = escape("\n".join([*lines, *filter(None, [unscored_text(report)])]))
     return table
 
 
-def cell_text(text: str) -> str:
-    """Text inside a Markdown table: no markup, no new column, no new line.
+def escape_markdown(text: str) -> str:
+    """Text for a cell of a Markdown table: markup, bars and line breaks are escaped.
 
-    >>> cell_text("a|b <b>")
+    >>> escape_markdown("a|b <b>")
     'a\\\\|b &lt;b&gt;'
     """
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\\", "\\\\")
@@ -122,90 +132,107 @@ def cell_text(text: str) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a table, its cells escaped."""
-    lines = [f"| {' | '.join(map(cell_text, head))} |", f"|{'---|' * len(head)}"]
-    return [*lines, *(f"| {' | '.join(map(cell_text, row))} |" for row in rows), ""]
+    """Lines of a Markdown table with escaped cells."""
+    lines = [f"| {' | '.join(map(escape_markdown, head))} |", f"|{'---|' * len(head)}"]
+    return [*lines, *(f"| {' | '.join(map(escape_markdown, row))} |" for row in rows), ""]
 
 
-def render_markdown(report: Report, title: str) -> str:
-    """The whole report of one system as Markdown."""
+def render_markdown(report: ScoreReport, title: str) -> str:
+    """The report of one system as Markdown."""
     over = "bootstrap intervals over instances" if report.runs == 1 else f"t-intervals over {report.runs} runs"
     lines = [f"# {title}", "", f"Percent with 95% {over}.", ""]
-    if missing := unscored(report):
+    if missing := unscored_text(report):
         lines += [missing, ""]
     if report.coverage is not None:
         lines += _coverage_lines(report.coverage)
-    several = len(report.overall) > 1
-    pooled = ["", "tasks", "instances", *POOLED.values()]
     lines += ["## Levels of generalization", "", "Instances are pooled.", ""]
-    lines += markdown_table(pooled, [_row(group, several) for group in [*report.levels, *_overall(report)]])
-    lines += ["## Averages over category columns", "", "Subtypes make a task, tasks a column, columns a level.", ""]
-    means = [*headline(report), *report.level_means, *report.columns]
-    lines += markdown_table(
-        ["", "mean of", "score"],
-        [(label(m.cell) + incomplete(report.coverage, m.cell), str(m.of), percent(m.estimate)) for m in means],
-    )
-    if report.not_counted:
-        lines += [f"Not counted in any column: {cell_text('; '.join(report.not_counted))}.", ""]
-    for heading, groups in (("Categories", report.categories), ("Tasks", report.tasks)):
-        lines += [f"## {heading}", "", "Instances are pooled; the last column is by the tasks' own metric.", ""]
-        rows = [
-            [*_row(group, several), metric_name(group.metric), percent(group.estimates["score"])] for group in groups
-        ]
-        lines += markdown_table([*pooled, "metric", "score"], rows)
+    several = len(report.overall) > 1
+    lines += markdown_table(POOLED_HEADER, [_row(group, several) for group in [*report.levels, *_overall(report)]])
+    lines += _column_lines(report)
+    lines += _group_lines("Categories", report.categories, several)
+    lines += _group_lines("Tasks", report.tasks, several)
     return "\n".join(lines)
 
 
+def _column_lines(report: ScoreReport) -> list[str]:
+    """Averages, levels and columns in OPT-IML's aggregation."""
+    lines = ["## Averages over category columns", ""]
+    lines += ["Subtypes are averaged into tasks, tasks into columns, columns into levels.", ""]
+    means = [*overall_means(report), *report.level_means, *report.columns]
+    lines += markdown_table(
+        ["", "mean of", "score"],
+        [
+            (cell_name(m.cell) + incomplete_note(report.coverage, m.cell), str(m.parts), percent(m.estimate))
+            for m in means
+        ],
+    )
+    if report.not_counted:
+        lines += [f"Not counted in any column: {escape_markdown('; '.join(report.not_counted))}.", ""]
+    return lines
+
+
+def _group_lines(heading: str, groups: Iterable[Group], several_shots: bool) -> list[str]:
+    rows = [
+        [*_row(group, several_shots), metric_name(group.metric), percent(group.estimates["score"])] for group in groups
+    ]
+    lines = [f"## {heading}", "", "Instances are pooled; the last column uses the metric of each task.", ""]
+    return [*lines, *markdown_table([*POOLED_HEADER, "metric", "score"], rows)]
+
+
 def _coverage_lines(coverage: Coverage) -> list[str]:
-    lines = ["## Coverage", "", cell_text(f"{coverage_sentence(coverage)} {LEVELS_SAID}"), ""]
-    return [*lines, *markdown_table(HEAD, coverage_rows(coverage)), *markdown_table(TASK_HEAD, task_rows(coverage))]
+    lines = ["## Coverage", "", escape_markdown(f"{coverage_sentence(coverage)} {LEVELS_NOTE}"), ""]
+    return [
+        *lines,
+        *markdown_table(COLUMN_HEADER, coverage_rows(coverage)),
+        *markdown_table(TASK_HEADER, task_rows(coverage)),
+    ]
 
 
-def render_systems_markdown(found: SystemsReport, title: str) -> str:
-    """Several systems: their averages, their differences, then each one's report."""
-    names = [system.name for system in found.systems]
+def render_systems_markdown(report: SystemsReport, title: str) -> str:
+    """Several systems as Markdown: averages, differences, then the report of each system."""
+    names = [system.name for system in report.systems]
     by_cell = [
-        {mean.cell: mean.estimate for mean in [*headline(s.report), *s.report.level_means, *s.report.columns]}
-        for s in found.systems
+        {mean.cell: mean.estimate for mean in [*overall_means(s.report), *s.report.level_means, *s.report.columns]}
+        for s in report.systems
     ]
     every = list(dict.fromkeys(cell for cells in by_cell for cell in cells))
     lines = [f"# {title}", ""]
     if len(names) > 1:
-        rows = [[label(cell), *(percent(cells.get(cell)) for cells in by_cell)] for cell in every]
+        rows = [[cell_name(cell), *(percent(cells.get(cell)) for cells in by_cell)] for cell in every]
         lines += ["Percent with 95% intervals.", "", *markdown_table(["", *names], rows)]
-    for comparison in found.comparisons:
+    for comparison in report.comparisons:
         lines += _comparison_lines(comparison)
-    for system in found.systems:
+    for system in report.systems:
         lines += [render_markdown(system.report, system.name).replace("\n#", "\n##").replace("# ", "## ", 1)]
     return "\n".join(lines)
 
 
 def _comparison_lines(comparison: Comparison) -> list[str]:
     rows = [
-        [label(c.cell), f"{100 * c.difference.mean:+.1f}", interval_text(c.difference), f"{c.difference.p:.3f}"]
-        for c in comparison.contrasts
+        [cell_name(c.cell), f"{100 * c.difference.mean:+.1f}", interval_text(c.difference), f"{c.difference.p:.3f}"]
+        for c in comparison.differences
         if c.cell.kind != "task"
     ]
     return [
-        f"## {cell_text(comparison.other)} against {cell_text(comparison.base)}",
+        f"## {escape_markdown(comparison.other)} compared with {escape_markdown(comparison.base)}",
         "",
-        shared_text(comparison),
+        shared_instances_text(comparison),
         "",
         *markdown_table(["", "difference", "95% interval", "p"], rows),
     ]
 
 
-def interval_text(found: Difference) -> str:
-    """The ends of a difference's interval, in points."""
-    return f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+def interval_text(difference: Difference) -> str:
+    """The ends of a difference's interval, in percentage points."""
+    return f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
 
 
-def shared_text(comparison: Comparison) -> str:
-    """What a comparison is made on, and what it leaves out."""
+def shared_instances_text(comparison: Comparison) -> str:
+    """A sentence on the instances of a comparison, and on those that are left out."""
     left_out = [
-        f"{count:,} that only {name} answered"
+        f"{count:,} of {name} alone"
         for count, name in ((comparison.only_base, comparison.base), (comparison.only_other, comparison.other))
         if count
     ]
-    said = f"Paired bootstrap over the {comparison.shared:,} instances that both answered"
-    return f"{said}; left out: {' and '.join(left_out)}." if left_out else f"{said}."
+    text = f"Paired bootstrap over the {comparison.shared:,} instances that both systems were evaluated on"
+    return f"{text}; left out: {' and '.join(left_out)}." if left_out else f"{text}."

@@ -1,18 +1,28 @@
-"""What a class of crosstask refuses is said in its own words, not as one of an argument parser's attempts.
+"""The parser of all commands: short errors, help that is not wrapped, and hints for misspelt class names.
 
-jsonargparse tries every type that an argument may have, and reports the errors of all of them with all that was given:
-thousands of characters around the one sentence that says what is wrong.
+jsonargparse tries every type that an argument may have, and reports the errors of all of them with all values that were
+given: thousands of characters around the one sentence that says what is wrong.
 """
 
-import traceback
+from argparse import RawDescriptionHelpFormatter
 from contextvars import ContextVar
-from typing import Any
+from importlib import import_module
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from ...datamodules.messages import unknown_class_hint
+from .errors import PACKAGE, is_ours
+
+ROOMS = ("datamodules", "datamodules.benchmarks", "lightning_modules", "callbacks")
+
+
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Types and defaults of options; descriptions and examples keep their lines."""
 
 
 class _Rejected(BaseException):
-    """Carries an error past who would go on to the next type: no ``except Exception`` holds it."""
+    """Carries an error past code that would try the next type: no ``except Exception`` catches it."""
 
     def __init__(self, rejecting: type, error: ValueError) -> None:
         self.rejecting, self.error = rejecting, error
@@ -22,7 +32,7 @@ _building: ContextVar[bool] = ContextVar("building", default=False)
 
 
 class SentenceParser(ArgumentParser):
-    """Builds what was parsed, and raises a constructor's own ValueError, with the name of its class."""
+    """Builds parsed classes; raises a constructor's own ValueError, preceded by the name of its class."""
 
     def instantiate(self, namespace: Any, *args: Any, **kwargs: Any) -> Any:
         if _building.get():
@@ -35,11 +45,9 @@ class SentenceParser(ArgumentParser):
         finally:
             _building.reset(inside)
 
-
-def is_ours(error: BaseException) -> bool:
-    """Whether an error was raised by this package: then its message is written for who uses it."""
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith(__name__.partition(".")[0] + ".")
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        names = {name for room in ROOMS for name in offered_names(room) if name[0].isupper()}
+        super().error(message + unknown_class_hint(message, names), ex)
 
 
 def _build(class_type: type, *args: Any, **kwargs: Any) -> Any:
@@ -49,3 +57,15 @@ def _build(class_type: type, *args: Any, **kwargs: Any) -> Any:
         if is_ours(error):
             raise _Rejected(class_type, error) from None
         raise
+
+
+def offered_names(room: str) -> list[str]:
+    """Names that a room offers, e.g. of ``datamodules.benchmarks``."""
+    return list(import_module(f"{PACKAGE}.{room}").__all__)
+
+
+def import_classes(*rooms: str) -> None:
+    """Import all that rooms offer: jsonargparse resolves ``class_path: NaturalInstructions`` among imported classes."""
+    for room in rooms:
+        for name in offered_names(room):
+            getattr(import_module(f"{PACKAGE}.{room}"), name)

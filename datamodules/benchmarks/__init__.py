@@ -1,23 +1,56 @@
-"""One reader per benchmark family: its own upstream files in, tasks and examples out."""
+"""One reader per benchmark family: tasks and examples from its files as published."""
 
-from .bbh import BigBenchHard
-from .benchmark import Benchmark, Split
-from .bigbench import BigBench
-from .chain_of_thought import ChainOfThought
-from .dialogue import Dialogue
-from .flan import FLAN, FlanRows
-from .jsonl import JsonTasks
-from .mmlu import MMLU
-from .natural_instructions import NaturalInstructions
-from .opt_evaluation import OptEvaluation
-from .p3 import P3
-from .pretraining import PretrainingText
-from .promptsource import PromptSource
-from .raft import RAFT
-from .reasoning import Reasoning
-from .row_source import RowSource
-from .structured_knowledge import StructuredKnowledge
-from .text_to_text import T5, CrossFit, ExMix
+from typing import TYPE_CHECKING
+
+from ..lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from .bbh import BigBenchHard
+    from .benchmark import Benchmark, Split
+    from .bigbench import BigBench
+    from .chain_of_thought import ChainOfThought
+    from .dialogue import Dialogue
+    from .flan import FLAN, FlanRows
+    from .json_tasks import JsonTasks
+    from .mmlu import MMLU
+    from .natural_instructions import NaturalInstructions
+    from .opt_evaluation import OptEvaluation
+    from .p3 import P3
+    from .pretraining import PretrainingText
+    from .promptsource import PromptSource
+    from .raft import RAFT
+    from .reasoning import Reasoning
+    from .structured_knowledge import StructuredKnowledge
+    from .template_rows import RowSource
+    from .text_to_text import T5, CrossFit, ExMix
+else:
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Benchmark": "benchmark",
+            "BigBench": "bigbench",
+            "BigBenchHard": "bbh",
+            "ChainOfThought": "chain_of_thought",
+            "CrossFit": "text_to_text",
+            "Dialogue": "dialogue",
+            "ExMix": "text_to_text",
+            "FLAN": "flan",
+            "FlanRows": "flan",
+            "JsonTasks": "json_tasks",
+            "MMLU": "mmlu",
+            "NaturalInstructions": "natural_instructions",
+            "OptEvaluation": "opt_evaluation",
+            "P3": "p3",
+            "PretrainingText": "pretraining",
+            "PromptSource": "promptsource",
+            "RAFT": "raft",
+            "Reasoning": "reasoning",
+            "RowSource": "template_rows",
+            "Split": "benchmark",
+            "StructuredKnowledge": "structured_knowledge",
+            "T5": "text_to_text",
+        },
+    )
 
 __all__ = [
     "FLAN",

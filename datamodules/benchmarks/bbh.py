@@ -1,9 +1,9 @@
-"""BIG-Bench Hard (arXiv 2210.09261): 27 tasks of BIG-bench, a JSON file each, and the prompts its authors wrote.
+"""BIG-Bench Hard (arXiv 2210.09261): 27 tasks of BIG-bench in a JSON file each, and the authors' prompts.
 
 ::
 
     folder/bbh/navigate.json            {"canary": ..., "examples": [{"input": ..., "target": ...}, ...]}
-    folder/cot-prompts/navigate.txt     canary, a line of dashes, description, three solved examples with rationales
+    folder/cot-prompts/navigate.txt     canary, a line of dashes, description, three exemplars with rationales
 """
 
 import re
@@ -16,8 +16,9 @@ from typing import ClassVar, Literal, NamedTuple, get_args
 from ..messages import kind
 from ..schema import Demonstration
 from .benchmark import Split
-from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .row_files import Row, json_rows, naming, text_lines
+from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
+from .row_files import json_rows, text_lines
+from .rows import Row, error_prefix
 
 TASKS = """
 boolean_expressions causal_judgement date_understanding disambiguation_qa dyck_languages formal_fallacies
@@ -28,86 +29,87 @@ sports_understanding temporal_sequences tracking_shuffled_objects_five_objects
 tracking_shuffled_objects_seven_objects tracking_shuffled_objects_three_objects web_of_lies word_sorting
 """.split()
 
-Shown = Literal["nothing", "answers", "rationales"]
+Prompting = Literal["zero_shot", "answer_only", "chain_of_thought"]
 
 OUTSIDE = "the answer is none of the choices"
-"""Three records of upstream's own files: movie_recommendation 163, ruin_names 99 and 144."""
+"""Applies to three records of the published files: movie_recommendation 163, ruin_names 99 and 144."""
 
 STEP_BY_STEP = "Let's think step by step."
 
 
-class SolvedPrompt(NamedTuple):
-    """What a file of cot-prompts holds."""
+class PromptFile(NamedTuple):
+    """Content of a file of cot-prompts/."""
 
     description: str
-    solved: tuple[Demonstration, ...]
+    exemplars: tuple[Demonstration, ...]
 
 
 class BigBenchHard(Catalogue):
     """Reads BIG-Bench Hard.
 
-    The three solved examples of a task's prompt file, where it is there, are the task's demonstrations, with their
-    rationales as explanations. The hub's name is ``lukaemon/bbh``, which has no prompt files.
+    The three exemplars of a task's prompt file, if there is one, are the task's demonstrations, with rationales as
+    explanations. The hub name is ``lukaemon/bbh``, which has no prompt files.
 
     Args:
-        folder: Folder that holds bbh/ and cot-prompts/.
-        sources: Where to read a task by its name instead; see ``Catalogue``.
-        shown: What of the solved examples stands before each input: "nothing" (a question alone, for prompts that
-            bring demonstrations of their own), "answers" (the paper's answer-only prompting), or "rationales" (its
-            chain-of-thought prompting, where the answer follows "So the answer is").
+        folder: Folder with bbh/ and cot-prompts/.
+        sources: Other sources, by task; see ``Catalogue``.
+        prompting: Exemplars in each input: "zero_shot" has none, "answer_only" has them with their answers, and
+            "chain_of_thought" with their rationales, so that the answer follows "So the answer is".
     """
 
     name = "bbh"
     listed: ClassVar[Split | None] = "test"
 
-    def __init__(self, folder: str = "", sources: dict[str, str] | None = None, shown: Shown = "nothing") -> None:
-        if shown not in get_args(Shown):
-            raise ValueError(f"shown must be one of {list(get_args(Shown))}, got {shown!r}")
+    def __init__(
+        self, folder: str = "", sources: dict[str, str] | None = None, prompting: Prompting = "zero_shot"
+    ) -> None:
+        if prompting not in get_args(Prompting):
+            raise ValueError(f"prompting must be one of {list(get_args(Prompting))}, got {prompting!r}")
         super().__init__(folder, sources, split="test")
-        self.shown = shown
+        self.prompting = prompting
 
     def datasets(self) -> Mapping[str, Dataset]:
         return DATASETS
 
     def dataset(self, name: str) -> Dataset:
         plain = super().dataset(name)
-        description = self._prompt(name).description
+        description = self._prompt_file(name).description
         layout = Layout(("input", "target"), self._renderer(name, description))
         return replace(plain, layouts=(layout,), definition=description)
 
     def demonstrations(self, name: str) -> tuple[Demonstration, ...]:
-        return self._prompt(name).solved
+        return self._prompt_file(name).exemplars
 
     def settings(self) -> str:
-        return self.shown
+        return self.prompting
 
-    def _renderer(self, name: str, description: str) -> Callable[[Row], Iterable[Rendered]]:
+    def _renderer(self, name: str, description: str) -> Callable[[Row], Iterable[RenderedExample]]:
         head = description and description + "\n\n"
 
-        def render(row: Row) -> Iterable[Rendered]:
-            shown = "".join(_solved(solved, self.shown) for solved in self._solved(row, name))
+        def render(row: Row) -> Iterable[RenderedExample]:
+            exemplars = "".join(_exemplar(exemplar, self.prompting) for exemplar in self._exemplars(row, name))
             question, target = row.text("input").strip(), row.text("target").strip()
-            tail = f" {STEP_BY_STEP}" if self.shown == "rationales" else ""
+            tail = f" {STEP_BY_STEP}" if self.prompting == "chain_of_thought" else ""
             options = _options(question)
             skipped = OUTSIDE if options and target not in options else ""
             answer = options.index(target) if options and not skipped else None
-            yield Rendered(f"{head}{shown}Q: {question}\nA:{tail}", (target,), options, answer, skipped)
+            yield RenderedExample(f"{head}{exemplars}Q: {question}\nA:{tail}", (target,), options, answer, skipped)
 
         return render
 
-    def _solved(self, row: Row, name: str) -> tuple[Demonstration, ...]:
-        if self.shown == "nothing":
+    def _exemplars(self, row: Row, name: str) -> tuple[Demonstration, ...]:
+        if self.prompting == "zero_shot":
             return ()
-        solved = self._prompt(name).solved
-        if not solved:
-            raise row.error(f"no cot-prompts/{name}.txt in {self.folder}, which `shown: {self.shown}` needs")
-        return solved
+        exemplars = self._prompt_file(name).exemplars
+        if not exemplars:
+            raise row.error(f"no cot-prompts/{name}.txt in {self.folder}, which `prompting: {self.prompting}` needs")
+        return exemplars
 
-    def _prompt(self, name: str) -> SolvedPrompt:
+    def _prompt_file(self, name: str) -> PromptFile:
         path = Path(self.folder) / f"cot-prompts/{name}.txt"
         if not self.folder or not path.is_file():
-            return SolvedPrompt("", ())
-        with naming(self.name, name):
+            return PromptFile("", ())
+        with error_prefix(self.name, name):
             return _parsed(path, path.stat().st_mtime_ns)
 
 
@@ -130,13 +132,14 @@ DATASETS = {
 
 
 @lru_cache(maxsize=64)
-def _parsed(path: Path, modified: int) -> SolvedPrompt:
+def _parsed(path: Path, modified: int) -> PromptFile:
+    """The content of a prompt file; `modified` is part of the cache's key."""
     text = "\n".join(line for _, line in text_lines(path))
     _, dashes, body = text.partition("\n-----\n")
     description, *questions = re.split(r"\n\nQ: ", body)
     if not dashes or not questions:
-        raise ValueError(f"{path}: expected a line of dashes, a description and solved questions, got {kind(text)}")
-    return SolvedPrompt(description.strip(), tuple(_demonstration(path, question) for question in questions))
+        raise ValueError(f"{path}: expected a line of dashes, a description and exemplars, got {kind(text)}")
+    return PromptFile(description.strip(), tuple(_demonstration(path, question) for question in questions))
 
 
 def _demonstration(path: Path, text: str) -> Demonstration:
@@ -147,18 +150,18 @@ def _demonstration(path: Path, text: str) -> Demonstration:
     return Demonstration(f"Q: {question.strip()}\nA:", answer.group(1), STEP_BY_STEP + reply.rstrip())
 
 
-def _solved(demonstration: Demonstration, shown: Shown) -> str:
-    reply = demonstration.explanation if shown == "rationales" else demonstration.output
+def _exemplar(demonstration: Demonstration, prompting: Prompting) -> str:
+    reply = demonstration.explanation if prompting == "chain_of_thought" else demonstration.output
     return f"{demonstration.input} {reply}\n\n"
 
 
 def _options(question: str) -> tuple[str, ...]:
-    """The choices that follow "Options:": their letters, "(A)", or their words.
+    """The options that follow "Options:": their letters, "(A)", or their texts.
 
     >>> _options("Pick.\\nOptions:\\n(A) a cat\\n(B) a dog"), _options("Is it?\\nOptions:\\n- Yes\\n- No ")
     (('(A)', '(B)'), ('Yes', 'No'))
     """
-    _, found, listed = question.rpartition("Options:\n")
+    _, heading, listed = question.rpartition("Options:\n")
     lettered = tuple(re.findall(r"^(\([A-Z]\)) ", listed, flags=re.MULTILINE))
     worded = tuple(line.strip() for line in re.findall(r"^- (.+)$", listed, flags=re.MULTILINE))
-    return (lettered or worded) if found else ()
+    return (lettered or worded) if heading else ()

@@ -1,4 +1,4 @@
-"""What every reader of a benchmark family offers."""
+"""The interface of all benchmark readers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ Split = Literal["train", "validation", "test"]
 
 
 class Benchmark(ABC):
-    """A benchmark family: its own upstream files in, tasks and examples out.
+    """Reads a benchmark family: tasks and examples from its files as published.
 
     An abstract class rather than a protocol, so that a YAML finds subclasses by their short names.
     """
@@ -19,20 +19,20 @@ class Benchmark(ABC):
 
     @abstractmethod
     def task_names(self, split: Split) -> list[str]:
-        """Names of the split's tasks; none where a benchmark defines no such split."""
+        """Names of the split's tasks; empty where the benchmark has no such split."""
 
     @abstractmethod
     def task(self, name: str) -> Task:
-        """What is known of one task."""
+        """Metadata of one task."""
 
     @abstractmethod
     def examples(self, name: str) -> Iterator[Example]:
-        """All instances of one task, in the order of its file."""
+        """All examples of one task, in the order of its file."""
 
-    def solved_examples(self, name: str) -> list[Example] | None:
-        """Examples of a task beside those of ``examples``, to be shown and never asked; None where there are none."""
+    def demonstration_pool(self, name: str) -> list[Example] | None:
+        """Examples for demonstrations only, apart from those of ``examples``; None if there are none."""
         return None
 
     @abstractmethod
     def fingerprint(self, name: str) -> str:
-        """A digest that changes whenever the task's content, or the way it is read, changes."""
+        """A digest that changes with the task's content and with the way it is read."""

@@ -1,13 +1,13 @@
-"""BIG-bench: one JSON file a task, as its repository holds them, or the rows of TaskSource on the hub.
+"""BIG-bench: the JSON files of its repository, or TaskSource's rows on the hub.
 
 ::
 
     folder/word_sorting/task.json                       a task: prefixes and examples
-    folder/conlang_translation/adna_from/task.json      a task of several parts: "conlang_translation:adna_from"
+    folder/conlang_translation/adna_from/task.json      a subtask: "conlang_translation:adna_from"
     folder/word_sorting/{train,validation}.parquet      rows as in tasksource/bigbench; .jsonl, .json and .arrow too
 
-Prompts are those of BIG-bench's own zero-shot queries (bigbench/api/json_task.py): task prefix, input prefix, input,
-the choices where the task appends them, output prefix; white space around them is removed, as in the hub's rows.
+Prompts are BIG-bench's zero-shot queries (bigbench/api/json_task.py): task prefix, input prefix, input, the choices if
+the task appends them, output prefix. White space around the prompt is removed, as in the hub's rows.
 """
 
 import hashlib
@@ -23,7 +23,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..messages import existing_folder, expanded, kind, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .row_files import Row, file_digest, json_document, naming, rows, source_digest
+from .digests import file_digest, source_digest
+from .row_files import json_document, read_rows
+from .rows import Row, error_prefix
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -31,7 +33,7 @@ READER_VERSION = 1
 Part = Literal["all", "train", "validation"]
 
 VALIDATION_SHARE, FEWEST_VALIDATION = 5, 16
-"""A fifth of a task's examples validates, rounded down, but at least 16 (the sizes of tasksource/bigbench)."""
+"""A fifth of a task's examples is for validation, rounded down, but at least 16 (as in tasksource/bigbench)."""
 
 REPEATED = "a repetition of an earlier example"
 UNDECIDED = "all choices score the same"
@@ -40,7 +42,7 @@ METRICS: Mapping[str, Literal["rouge_l", "exact_match", "accuracy"]] = {
     "multiple_choice_grade": "accuracy",
     "exact_str_match": "exact_match",
 }
-"""Headline metric by a task's preferred score; all others (bleu, rouge ...) are reported by ROUGE-L."""
+"""Headline metric by a task's preferred score; for all others (bleu, rouge ...) it is ROUGE-L."""
 
 CAPPY = Path(__file__).parent / "data" / "cappy_bigbench.txt"
 """The 45 generative tasks that Cappy adapts to (arXiv 2311.06720, Figure 6)."""
@@ -49,18 +51,18 @@ ROW_FILES = (".parquet", ".arrow", ".jsonl", ".json")
 
 
 class BigBench(Benchmark):
-    """Reads BIG-bench's JSON tasks: generative ones, and multiple choice with scored options.
+    """Reads BIG-bench's JSON tasks, generative and multiple choice.
 
-    Instances of a task that is trained and validated, as by a scorer, are read apart with `part`. TaskSource's rows
-    come in the two parts. For raw files the split is ours, of the same sizes: upstream's own permutation is not
-    published with them, so the two hold different examples.
+    `part` separates the training and validation examples of one task, e.g. for a scorer. TaskSource's rows are
+    published in these two parts. JSON files are split at random into parts of the same sizes: the original permutation
+    is not published, so the parts hold different examples than TaskSource's.
 
     Args:
         source: Folder of the tasks, e.g. ``$CROSSTASK_DATA/bigbench``, or a hub name: ``tasksource/bigbench``.
-        part: Which instances to read: "train", "validation" (Cappy's test set), or "all".
-        tasks: Names of the tasks to read; all that are there if empty, and of ``"cappy"`` the 45 generative ones of the
-            paper, as far as they are there.
-        seed: Of the split of raw files, and of the order in which choices are shown.
+        part: Examples to read: "train", "validation" (Cappy's test set), or "all".
+        tasks: Names of the tasks to read; all tasks of the source if empty. ``"cappy"``: Cappy's 45 generative tasks,
+            as far as the source has them.
+        seed: Seed of the split of JSON files and of the order of choices in prompts.
     """
 
     name = "bigbench"
@@ -76,27 +78,27 @@ class BigBench(Benchmark):
         self.seed = seed
 
     def task_names(self, split: Split) -> list[str]:
-        """All tasks: under "train" where training instances are read, else under "test"."""
+        """All tasks, in the split "train" if training examples are read, else in "test"."""
         if split != ("train" if self.part == "train" else "test"):
             return []
-        known = self._known()
+        available = self._available()
         if self.tasks == "cappy":
             listed = CAPPY.read_text().split()
-            if missing := [name for name in listed if name not in known]:
+            if missing := [name for name in listed if name not in available]:
                 rank_zero_info(f"{self.source} lacks {len(missing)} of Cappy's {len(listed)}: {', '.join(missing)}")
-            return [name for name in listed if name in known]
-        if unknown := [name for name in self.tasks if name not in known]:
-            raise ValueError(f"{self.source} has no BIG-bench task {unknown[0]!r}; {nearest(unknown[0], known)}")
-        return list(self.tasks) or known
+            return [name for name in listed if name in available]
+        if unknown := [name for name in self.tasks if name not in available]:
+            raise ValueError(f"{self.source} has no BIG-bench task {unknown[0]!r}; {nearest(unknown[0], available)}")
+        return list(self.tasks) or available
 
     def task(self, name: str) -> Task:
-        """What the task's file says of the task itself; TaskSource's rows say nothing of it."""
+        """Metadata of the task's JSON file; TaskSource's rows have none."""
         header: Mapping[str, Any] = {}
         if path := self._raw(name):
-            with naming(self.name, name):
+            with error_prefix(self.name, name):
                 header = _document(path).fields
         else:
-            self._parts(name)  # refuses a name that is unknown
+            self._parts(name)  # rejects an unknown name
         keywords = header.get("keywords") or [self.name]
         parent, _, part = name.partition(":")
         return Task(
@@ -111,18 +113,20 @@ class BigBench(Benchmark):
         )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """The instances of the part that is read, in file order; repeated ones are refused, as upstream drops them."""
-        with naming(self.name, name):
+        """The examples of the part that is read, in file order; repeated ones are skipped, as BIG-bench drops them."""
+        with error_prefix(self.name, name):
             path = self._raw(name)
             yield from self._raw_examples(name, path) if path else self._row_examples(name)
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of all that decides what examples return: this reader, its arguments, the files."""
+        """SHA-256 of reader version, arguments and files."""
         path = self._raw(name)
         if path:
             content = file_digest(path)
         else:
-            content = " ".join(source_digest(at, config=config, split=split) for split, at, config in self._parts(name))
+            content = " ".join(
+                source_digest(source, config=config, split=split) for split, source, config in self._parts(name)
+            )
         header = f"{self.name} {READER_VERSION} {name} {self.part} {self.seed} {content}"
         return hashlib.sha256(header.encode()).hexdigest()
 
@@ -142,13 +146,13 @@ class BigBench(Benchmark):
     def _raw_example(self, name: str, place: int, header: Row, row: Row) -> Example:
         scores = _scores(row) if "target_scores" in row.fields else {}
         options = tuple(scores)
-        asked = row.text("input")
+        query = row.text("input")
         if options and header.fields.get("append_choices_to_input", True):
-            shown = sorted(options)
-            random.Random(f"{self.seed} {name} {place}").shuffle(shown)
+            choices = sorted(options)
+            random.Random(f"{self.seed} {name} {place}").shuffle(choices)
             prefix = header.text("choice_prefix", "\n  choice: ")
-            asked += "".join(prefix + option for option in shown)
-        text = header.text("task_prefix", "") + header.text("example_input_prefix", "\nQ: ") + asked
+            query += "".join(prefix + option for option in choices)
+        text = header.text("task_prefix", "") + header.text("example_input_prefix", "\nQ: ") + query
         text += header.text("example_output_prefix", "\nA: ")
         best = [option for option in options if scores[option] == max(scores.values())]
         targets = row.texts("target") if "target" in row.fields or not options else tuple(best)
@@ -159,7 +163,7 @@ class BigBench(Benchmark):
 
     def _row_examples(self, name: str) -> Iterator[Example]:
         for split, source, config in self._parts(name):
-            for place, row in enumerate(rows(source, config=config, split=split)):
+            for place, row in enumerate(read_rows(source, config=config, split=split)):
                 options = row.texts("multiple_choice_targets")
                 scores = row.value("multiple_choice_scores")
                 if not isinstance(scores, Sequence) or len(scores) != len(options):
@@ -176,16 +180,16 @@ class BigBench(Benchmark):
         if not self._folder():
             return [(split, self.source, name) for split in wanted]
         folder = self._folder() / name  # type: ignore[operator]
-        found: list[tuple[str, str, str | None]] = [
+        parts: list[tuple[str, str, str | None]] = [
             (split, str(path), None) for split in wanted for path in _row_files(folder, split)
         ]
-        if not found:
-            known = self._known()
+        if not parts:
+            available = self._available()
             raise ValueError(
-                f"no task {name!r} among the {len(known)} BIG-bench tasks of {self.source}: it needs a task.json, or "
-                f"rows named {' and '.join(wanted)}; {nearest(name, known)}"
+                f"no task {name!r} among the {len(available)} BIG-bench tasks of {self.source}: it needs a task.json, "
+                f"or rows named {' and '.join(wanted)}; {nearest(name, available)}"
             )
-        return found
+        return parts
 
     def _raw(self, name: str) -> Path | None:
         folder = self._folder()
@@ -198,19 +202,19 @@ class BigBench(Benchmark):
             existing_folder(path, "the BIG-bench tasks")
         return path if path.is_dir() else None
 
-    def _known(self) -> list[str]:
+    def _available(self) -> list[str]:
         folder = self._folder()
         if not folder:
             import datasets
 
             return list(datasets.get_dataset_config_names(self.source.partition("@")[0]))
-        raw = [":".join(path.relative_to(folder).parts[:-1]) for path in folder.rglob("task.json")]
-        rowed = [path.name for path in folder.iterdir() if path.is_dir() and list(_row_files(path, "train"))]
-        return sorted({*raw, *rowed})
+        documents = [":".join(path.relative_to(folder).parts[:-1]) for path in folder.rglob("task.json")]
+        row_folders = [path.name for path in folder.iterdir() if path.is_dir() and list(_row_files(path, "train"))]
+        return sorted({*documents, *row_folders})
 
 
 def validation_places(places: Sequence[int], *, task: str, seed: int) -> list[int]:
-    """Which examples of a task validate: a fifth, at least 16, drawn by (seed, task); all of a task of 16 or fewer.
+    """Validation examples of a task: a fifth, at least 16, drawn by (seed, task); all of a task of 16 or fewer.
 
     >>> len(validation_places(range(323), task="analogical_similarity", seed=0))
     64
@@ -261,7 +265,7 @@ def _records(header: Row) -> list[Mapping[str, Any]]:
 
 
 def _first_places(records: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Where each record stood for the first time."""
+    """Index of the first equal record, for each record."""
     seen: dict[str, int] = {}
     return [seen.setdefault(json.dumps(record), place) for place, record in enumerate(records)]
 
@@ -277,6 +281,7 @@ def _document(path: Path) -> Row:
 
 @lru_cache(maxsize=1)
 def _parsed(path: Path, modified: int, size: int) -> Row:
+    """The object of a JSON file; `modified` and `size` are part of the cache's key."""
     document = json_document(path)
     if not isinstance(document, dict):
         raise ValueError(f"{path}: expected one JSON object, got {kind(document)}")

@@ -1,8 +1,8 @@
-"""Families that are lists of datasets, each published in files, columns and words of its own.
+"""Base of the readers whose family is a list of datasets, each published in a format of its own.
 
-A dataset is a row of a table: where its splits lie in a folder and on the hub, the layouts its rows come in, and for
-each layout a function that renders a row. What they share is here: finding the files, choosing the layout by the
-columns of a row, naming family, task, file and row in errors, fingerprints.
+A reader declares its datasets in a table: the files of each split, the names on the hub, and the layouts of the rows,
+each with a function that renders a row. This file finds the files, chooses the layout by the columns of a row, adds
+family and task to errors, and computes fingerprints.
 """
 
 import hashlib
@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-from ..messages import NotAtHand, existing_folder, expanded, nearest, some
+from ..messages import MissingFiles, existing_folder, expanded, nearest, some
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
-from .row_files import Row, file_digest, file_rows, naming, rows, source_digest
+from .digests import file_digest, source_digest
+from .row_files import file_rows, read_rows
+from .rows import Row, error_prefix
 
 
 @dataclass(frozen=True, slots=True)
-class Rendered:
-    """One example of a dataset before it has a task and a place; see ``Example`` for the fields."""
+class RenderedExample:
+    """An example without task, id and index; the fields are those of ``Example``."""
 
     input: str
     targets: tuple[str, ...]
@@ -29,17 +31,21 @@ class Rendered:
     skipped: str = ""
 
 
+Renderer = Callable[[Row], Iterable[RenderedExample]]
+"""Makes the examples of a row."""
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One form in which a dataset's rows are published.
+    """One format in which a dataset's rows are published.
 
     Args:
-        columns: What a row of this form holds; the first layout whose columns are all there renders the row.
-        render: The examples of a row, often one.
+        columns: Columns of this format. The first layout whose columns a row all has renders the row.
+        render: Returns the examples of a row, often one.
     """
 
     columns: tuple[str, ...]
-    render: Callable[[Row], Iterable[Rendered]]
+    render: Renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,9 @@ class Files:
     """Files that together hold one split of a dataset.
 
     Args:
-        paths: Below the family's folder; all of them must be there. One may be a folder of files, or have a ``*`` that
-            stands for several files.
-        read: Makes rows of the files, one argument a path.
+        paths: Paths below the family's folder, all required. A path may be a folder of files, or a glob pattern with
+            ``*``.
+        read: Reads rows from the files; called with one argument a path.
     """
 
     paths: tuple[str, ...]
@@ -63,15 +69,15 @@ class Dataset:
     Args:
         name: Name of its task.
         category: Category of its task.
-        layouts: The forms its rows come in.
-        files: Where each split may lie in a folder; the first that is all there is read.
+        layouts: Formats of its rows.
+        files: Alternative files of each split; the first alternative that is complete is read.
         config: Configuration on the hub.
         hub_splits: Names of the splits on the hub, where they differ.
-        definition: Its task's instruction, or what every input of it begins with.
+        definition: The task's instruction; of an instance-level task, the text that begins every input.
         instruction_level: As in ``Task``.
         metric: As in ``Task``.
         parent: As in ``Task``.
-        sources: As in ``Task``; the dataset's name if empty.
+        sources: As in ``Task``; if empty, the dataset's name.
         licence: Licence of its rows.
     """
 
@@ -89,22 +95,29 @@ class Dataset:
     licence: str = ""
 
 
+def split_files(
+    paths: Mapping[Split, str | tuple[str, ...]], read: Callable[..., Iterable[Row]] = file_rows
+) -> dict[Split, tuple[Files, ...]]:
+    """``Dataset.files`` of a dataset whose splits have one alternative each."""
+    return {split: (Files((path,) if isinstance(path, str) else path, read),) for split, path in paths.items()}
+
+
 class Catalogue(Benchmark):
-    """Reads a family of datasets from one folder, and single ones from wherever they are.
+    """Reads a family of datasets from one folder, and single datasets from elsewhere.
 
     Args:
-        folder: Folder that holds a folder for each dataset; environment variables and ``~`` are expanded. Datasets
-            that are not there are not among the tasks.
-        sources: Where to read a dataset by its name instead: a .jsonl, .json, .tsv, .csv, .parquet or .arrow file, a
-            folder of ``Dataset.save_to_disk``, or a name on the hub.
-        split: Which of the datasets' own splits to read.
+        folder: Folder with a folder for each dataset; environment variables and ``~`` are expanded. Missing datasets
+            are not among the tasks.
+        sources: Other sources, by dataset: a .jsonl, .json, .tsv, .csv, .parquet or .arrow file, a folder of
+            ``Dataset.save_to_disk``, or a hub name.
+        split: The datasets' split to read.
     """
 
     version: ClassVar[int] = 1
-    """Part of every fingerprint: raised when the same file is read differently."""
+    """Part of every fingerprint: raise it when the same file is to be read differently."""
 
     listed: ClassVar[Split | None] = None
-    """The split that the tasks are listed under, "test" for families that only evaluate; None: the split read."""
+    """Split under which ``task_names`` lists the tasks, "test" for evaluation-only families; None: the split read."""
 
     def __init__(self, folder: str = "", sources: dict[str, str] | None = None, split: Split = "train") -> None:
         if split not in get_args(Split):
@@ -115,7 +128,7 @@ class Catalogue(Benchmark):
 
     @abstractmethod
     def datasets(self) -> Mapping[str, Dataset]:
-        """All datasets of the family by name, also those that are not at hand."""
+        """All datasets of the family by name, including missing ones."""
 
     def dataset(self, name: str) -> Dataset:
         """One dataset of the table."""
@@ -124,7 +137,7 @@ class Catalogue(Benchmark):
         return self.datasets()[name]
 
     def task_names(self, split: Split) -> list[str]:
-        """The datasets at hand, in the family's order."""
+        """Names of the datasets whose files exist, in the family's order."""
         if split != (self.listed or self.split):
             return []
         if unknown := [name for name in self.sources if name not in self.datasets()]:
@@ -133,16 +146,16 @@ class Catalogue(Benchmark):
                 f"{nearest(unknown[0], self.datasets())}"
             )
         folder = self._root()
-        found = [name for name in self.datasets() if name in self.sources or (folder and self._files(name, folder))]
-        if not found:
-            raise NotAtHand(
+        names = [name for name in self.datasets() if name in self.sources or (folder and self._files(name, folder))]
+        if not names:
+            raise MissingFiles(
                 f"{self.folder or 'no folder'} holds the {self.split} split of no dataset of {self.name}; "
                 f"expected e.g. {some(self._expected(next(iter(self.datasets()))))}; set `folder` or `sources`"
             )
-        return found
+        return names
 
     def task(self, name: str) -> Task:
-        """What is known of one dataset."""
+        """Metadata of one dataset's task."""
         dataset = self.dataset(name)
         return Task(
             benchmark=self.name,
@@ -160,21 +173,21 @@ class Catalogue(Benchmark):
         )
 
     def demonstrations(self, name: str) -> tuple[Demonstration, ...]:
-        """Solved examples that upstream publishes beside the dataset; none in most families."""
+        """Demonstrations that are published with the dataset; none in most families."""
         return ()
 
     def examples(self, name: str) -> Iterator[Example]:
-        """All examples of one dataset's split, in the order of its file."""
+        """All examples of the dataset's split, in the order of its file."""
         dataset = self.dataset(name)
         index = 0
-        with naming(self.name, name):
+        with error_prefix(self.name, name):
             for row in self._rows(dataset):
                 for rendered in _layout(dataset, row).render(row):
                     yield _example(name, f"{self.split}-{index}", index, rendered)
                     index += 1
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of all that decides what examples return: this reader, its table's words, the files."""
+        """SHA-256 of reader version, settings, definition, demonstrations and files."""
         dataset = self.dataset(name)
         if name in self.sources:
             content = source_digest(self.sources[name], config=dataset.config, split=self._hub_split(dataset))
@@ -184,28 +197,28 @@ class Catalogue(Benchmark):
         return hashlib.sha256(f"{self.name} {self.version} {name} {settings} {content}".encode()).hexdigest()
 
     def settings(self) -> str:
-        """Arguments of a subclass that change what examples return, for the fingerprint."""
+        """Arguments of a subclass that change its examples, for the fingerprint."""
         return ""
 
     def _rows(self, dataset: Dataset) -> Iterable[Row]:
         if source := self.sources.get(dataset.name):
-            return rows(source, config=dataset.config, split=self._hub_split(dataset))
+            return read_rows(source, config=dataset.config, split=self._hub_split(dataset))
         files, paths = self._paths(dataset.name)
         return files.read(*paths)
 
     def _paths(self, name: str) -> tuple[Files, list[Path]]:
         folder = self._root()
         if folder and (files := self._files(name, folder)):
-            return files, [found for path in files.paths for found in _found(folder, path)]
+            return files, [match for path in files.paths for match in _matches(folder, path)]
         expected = self._expected(name)
-        raise NotAtHand(
+        raise MissingFiles(
             f"{self.name}, task {name}: no {self.split} split in {self.folder or 'any folder'}; expected "
             f"{' or '.join(expected) or 'it in `sources`, since upstream publishes no such split'}"
         )
 
     def _files(self, name: str, folder: Path) -> Files | None:
         for files in self.datasets()[name].files.get(self.split, ()):
-            if all(_found(folder, path) for path in files.paths):
+            if all(_matches(folder, path) for path in files.paths):
                 return files
         return None
 
@@ -219,16 +232,7 @@ class Catalogue(Benchmark):
         return dataset.hub_splits.get(self.split, self.split)
 
 
-def chosen(row: Row, options: tuple[str, ...], answer: str) -> int:
-    """Place of the answer among the choices; a row without choices, or with another answer, is refused."""
-    if not options or not all(option.strip() for option in options):
-        raise row.error(f"empty choices: {list(options)}")
-    if answer not in options:
-        raise row.error(f"the answer {answer!r} is none of the choices {list(options)}")
-    return options.index(answer)
-
-
-def _found(folder: Path, path: str) -> list[Path]:
+def _matches(folder: Path, path: str) -> list[Path]:
     if "*" in path:
         return sorted(folder.glob(path))
     return [folder / path] if (folder / path).exists() else []
@@ -242,12 +246,12 @@ def _layout(dataset: Dataset, row: Row) -> Layout:
     for layout in dataset.layouts:
         if all(column in row.fields for column in layout.columns):
             return layout
-    # The layout that lacks the fewest columns is the one that was meant.
-    meant = min(dataset.layouts, key=lambda layout: sum(column not in row.fields for column in layout.columns))
-    missing = next(column for column in meant.columns if column not in row.fields)
+    # The error compares the row with the layout that lacks the fewest columns.
+    closest = min(dataset.layouts, key=lambda layout: sum(column not in row.fields for column in layout.columns))
+    missing = next(column for column in closest.columns if column not in row.fields)
     raise row.error(f"no {missing!r}; {nearest(missing, row.fields)}; there are {some(list(row.fields))}")
 
 
-def _example(task: str, id: str, index: int, rendered: Rendered) -> Example:
+def _example(task: str, id: str, index: int, rendered: RenderedExample) -> Example:
     targets = () if rendered.skipped else rendered.targets
     return Example(task, id, index, rendered.input, targets, None, rendered.options, rendered.answer, rendered.skipped)

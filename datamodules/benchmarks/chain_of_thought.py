@@ -1,4 +1,4 @@
-"""FLAN's chain-of-thought tables: a file a dataset, a line a question with its answer and how to find it.
+"""FLAN's chain-of-thought tables: a file for each dataset, a question with answer and explanation a line.
 
 ::
 
@@ -14,23 +14,22 @@ from pathlib import Path
 from ..messages import existing_folder, expanded, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .reasoning import INSTRUCTION
-from .reasoning_rows import solved_text
-from .row_files import file_digest, naming, table_rows
+from .digests import file_digest
+from .rationales import INSTRUCTION, flan_cot_example, flan_cot_rows
+from .rows import error_prefix
 from .taxonomy import shipped_taxonomy
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 SUFFIX = "_train.tsv"
-COLUMNS = ("question", "answer", "explanation")
 
 
 class ChainOfThought(Benchmark):
     """Reads FLAN's chain-of-thought tables.
 
-    ``Reasoning`` reads the same datasets as their authors publish them, and falls back on these tables. This reader
-    takes the tables alone, all that are there.
+    ``Reasoning`` reads the same datasets from their original files, and these tables only where those are missing. This
+    reader reads all tables of the folder.
 
     Args:
         folder: Folder of the tables, e.g. ``$CROSSTASK_DATA/flan_cot``.
@@ -42,7 +41,7 @@ class ChainOfThought(Benchmark):
         self.folder = Path(expanded(folder))
 
     def task_names(self, split: Split) -> list[str]:
-        """Every table is for training."""
+        """Every table is a training task."""
         return sorted(self._files()) if split == "train" else []
 
     def task(self, name: str) -> Task:
@@ -59,18 +58,18 @@ class ChainOfThought(Benchmark):
 
     def examples(self, name: str) -> Iterator[Example]:
         """Every line of the table."""
-        with naming(self.name, name):
-            for index, row in enumerate(table_rows(self._path(name), COLUMNS)):
-                for solved in solved_text(row):
+        with error_prefix(self.name, name):
+            for index, row in enumerate(flan_cot_rows(self._path(name))):
+                for rendered in flan_cot_example(row):
                     yield Example(
                         task=name,
                         id=f"{name}-{index}",
                         index=index,
-                        input=solved.input,
-                        targets=solved.targets,
-                        options=solved.options,
-                        answer=solved.answer,
-                        skipped=solved.skipped,
+                        input=rendered.input,
+                        targets=rendered.targets,
+                        options=rendered.options,
+                        answer=rendered.answer,
+                        skipped=rendered.skipped,
                     )
 
     def fingerprint(self, name: str) -> str:

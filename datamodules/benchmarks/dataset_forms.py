@@ -1,7 +1,4 @@
-"""Rows of datasets whose authors' files hold something else than a row a line, as the hub has them.
-
-Each form makes the columns that the hub's dataset has and that templates read.
-"""
+"""Original files that do not hold one row a line, converted to the rows and columns of the hub's datasets."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -9,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from ..messages import kind
-from .row_files import Row, jsonl_rows, text_lines
+from .row_files import jsonl_rows, text_lines
+from .rows import Row
 
 MENTION = re.compile(r"\[([^\[\]]*)\]")
 
 
 def multirc(path: Path) -> Iterator[Row]:
-    """SuperGLUE's MultiRC: a passage a line; as ``super_glue``, ``multirc``, a row for each answer to each question."""
+    """SuperGLUE's MultiRC, a passage a line, as rows of ``super_glue``, ``multirc``: one for each answer."""
     for row in jsonl_rows(path):
         passage = _inner(row, "passage")
         for q, question in enumerate(_records(passage, "questions")):
@@ -26,11 +24,11 @@ def multirc(path: Path) -> Iterator[Row]:
                     "answer": answer.text("text"),
                     "label": answer.integer("label"),
                 }
-                yield Row(fields, f"{row.place}, question {q}, answer {a}")
+                yield Row(fields, f"{row.location}, question {q}, answer {a}")
 
 
 def record(path: Path) -> Iterator[Row]:
-    """SuperGLUE's ReCoRD: a passage a line; as ``super_glue``, ``record``, a row for each query, names once, sorted."""
+    """SuperGLUE's ReCoRD, a passage a line, as rows of ``super_glue``, ``record``: one for each query, names sorted."""
     for row in jsonl_rows(path):
         passage = _inner(row, "passage")
         text = passage.text("text")
@@ -39,11 +37,11 @@ def record(path: Path) -> Iterator[Row]:
         for q, query in enumerate(_records(row, "qas")):
             answers = sorted({answer.text("text") for answer in _records(query, "answers")})
             fields = {"passage": text, "query": query.text("query"), "entities": entities, "answers": answers}
-            yield Row(fields, f"{row.place}, query {q}")
+            yield Row(fields, f"{row.location}, query {q}")
 
 
 def wino_bias(path: Path) -> Iterator[Row]:
-    """WinoBias: numbered sentences with the person and the pronouns in brackets; as ``wino_bias``, tokens and spans.
+    """WinoBias, numbered sentences with mentions in brackets, as rows of ``wino_bias``: tokens and spans of mentions.
 
     >>> list(_tokens("[The cook] met a guest because [she] was late."))[-1]
     '.'
@@ -64,11 +62,11 @@ def wino_bias(path: Path) -> Iterator[Row]:
 
 
 FORMS: Mapping[str, Callable[[Path], Iterator[Row]]] = {"multirc": multirc, "record": record, "wino_bias": wino_bias}
-"""The forms that a row source may name."""
+"""Values of ``RowSource.form``."""
 
 
 def _tokens(text: str) -> list[str]:
-    """Words as WinoBias has them, but for the punctuation that ends a word."""
+    """Words as WinoBias separates them, and the punctuation that ends a word apart."""
     return re.findall(r"[^\s.,;:!?]+|[.,;:!?]", text)
 
 
@@ -76,7 +74,7 @@ def _inner(row: Row, key: str) -> Row:
     value = row.value(key)
     if not isinstance(value, Mapping):
         raise row.error(f"{key!r} should be an object, got {kind(value)}")
-    return Row(value, row.place)
+    return Row(value, row.location)
 
 
 def _records(row: Row, key: str) -> Iterator[Row]:
@@ -86,4 +84,4 @@ def _records(row: Row, key: str) -> Iterator[Row]:
     for index, value in enumerate(values):
         if not isinstance(value, Mapping):
             raise row.error(f"{key!r}[{index}] should be an object, got {kind(value)}")
-        yield Row(value, f"{row.place}, {key}[{index}]")
+        yield Row(value, f"{row.location}, {key}[{index}]")

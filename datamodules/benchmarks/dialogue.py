@@ -1,11 +1,11 @@
-"""Dialogues as text to continue: turns joined by one newline, all of it target (OPT-IML, section 4.1 and appendix A.2).
+"""Dialogues as text to continue: turns joined by newlines, all target (OPT-IML, section 4.1 and appendix A.2).
 
 ::
 
     folder/wizard_of_wikipedia/train.json, folder/convai2/train_both_original_no_cands.txt, ...     as ParlAI has them
     folder/taskmaster4/data_00.json, folder/sgd/train/dialogues_001.json
 
-Speakers are not named, and personas, knowledge and acts are left out. A newline within a turn becomes a space.
+Speakers, personas, knowledge and dialogue acts are left out. A newline within a turn becomes a space.
 """
 
 import re
@@ -14,8 +14,9 @@ from pathlib import Path
 
 from ..messages import kind
 from .benchmark import Split
-from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .row_files import Row, file_rows, json_rows, jsonl_rows, text_lines
+from .catalogue import Catalogue, Dataset, Layout, RenderedExample, Renderer, split_files
+from .row_files import file_rows, json_rows, jsonl_rows, text_lines
+from .rows import Row
 
 NO_TURNS = "no turns"
 
@@ -24,10 +25,10 @@ SPOKEN = ("Wizard => Apprentice", "Apprentice => Wizard")
 
 
 class Dialogue(Catalogue):
-    """Reads the paper's dialogue datasets, Taskmaster-4 and schema-guided dialogue; see ``Catalogue`` for arguments.
+    """Reads OPT-IML's dialogue datasets, Taskmaster-4 and schema-guided dialogue; see ``Catalogue`` for the arguments.
 
-    A file of your own in `sources` holds rows with ``turns``, a list of texts. LIGHT is published as a pickle, which
-    can run code when it is opened: write its records as JSON first.
+    A file of your own in `sources` has rows with ``turns``, a list of texts. LIGHT is published as a pickle, which can
+    run code when it is opened: convert its records to JSON first.
     """
 
     name = "dialogue"
@@ -36,101 +37,97 @@ class Dialogue(Catalogue):
         return DATASETS
 
 
-def joined(turns: Iterable[str]) -> Iterable[Rendered]:
-    """One dialogue.
+def dialogue_example(turns: Iterable[str]) -> Iterable[RenderedExample]:
+    """A dialogue as one target without an input.
 
-    >>> next(iter(joined(["Hello! ", "", "Good\\nday."]))).targets
+    >>> next(iter(dialogue_example(["Hello! ", "", "Good\\nday."]))).targets
     ('Hello!\\nGood day.',)
     """
-    said = [" ".join(turn.split()) for turn in turns if turn.strip()]
-    yield Rendered("", ("\n".join(said),), skipped="" if said else NO_TURNS)
+    lines = [" ".join(turn.split()) for turn in turns if turn.strip()]
+    yield RenderedExample("", ("\n".join(lines),), skipped="" if lines else NO_TURNS)
 
 
 def _texts(row: Row, key: str, field: str) -> list[str]:
-    """The field of every object that the row lists under `key`."""
+    """One field of every object that the row lists under `key`."""
     items = row.value(key)
     if not isinstance(items, list):
         raise row.error(f"{key!r} should be a list of turns, got {kind(items)}")
-    return [
-        Row(item, f"{row.place}, turn {place}").text(field) if isinstance(item, dict) else _refuse(row, place, item)
-        for place, item in enumerate(items)
-    ]
+    for index, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise row.error(f"turn {index} should be an object, got {kind(item)}")
+    return [Row(item, f"{row.location}, turn {index}").text(field) for index, item in enumerate(items)]
 
 
-def _refuse(row: Row, place: int, item: object) -> str:
-    raise row.error(f"turn {place} should be an object, got {kind(item)}")
+def turns_of(key: str, field: str) -> Renderer:
+    """Returns a renderer of rows that list their turns under `key`, with the text in `field` of a turn."""
+    return lambda row: dialogue_example(_texts(row, key, field))
 
 
-def turns_of(key: str, field: str) -> Callable[[Row], Iterable[Rendered]]:
-    """Renders rows that list their turns under `key`, each with its text in `field`."""
-    return lambda row: joined(_texts(row, key, field))
+def plain(row: Row) -> Iterable[RenderedExample]:
+    yield from dialogue_example(row.texts("turns"))
 
 
-def plain(row: Row) -> Iterable[Rendered]:
-    yield from joined(row.texts("turns"))
+def light(row: Row) -> Iterable[RenderedExample]:
+    yield from dialogue_example(row.texts("speech"))
 
 
-def light(row: Row) -> Iterable[Rendered]:
-    yield from joined(row.texts("speech"))
-
-
-def wizard_of_internet(row: Row) -> Iterable[Rendered]:
+def wizard_of_internet(row: Row) -> Iterable[RenderedExample]:
     history = row.value("dialog_history")
-    spoken = [turn for turn in history if Row(turn, row.place).text("action") in SPOKEN]
-    yield from joined(_texts(Row({"spoken": spoken}, row.place), "spoken", "text"))
+    spoken = [turn for turn in history if Row(turn, row.location).text("action") in SPOKEN]
+    yield from dialogue_example(_texts(Row({"spoken": spoken}, row.location), "spoken", "text"))
 
 
 def wizard_of_internet_rows(path: Path) -> Iterator[Row]:
-    """A line holds one conversation under its id."""
+    """Conversations of a JSONL file whose lines hold one conversation under its id."""
     for row in jsonl_rows(path):
         for identifier, record in row.fields.items():
             if not isinstance(record, dict):
                 raise row.error(f"conversation {identifier!r} should be an object, got {kind(record)}")
-            yield Row(record, row.place)
+            yield Row(record, row.location)
 
 
-def blended_skill_talk(row: Row) -> Iterable[Rendered]:
+def blended_skill_talk(row: Row) -> Iterable[RenderedExample]:
     opening = [row.text("free_turker_utterance"), row.text("guided_turker_utterance")]
-    said = row.value("dialog")
-    if not all(isinstance(turn, list) and len(turn) == 2 and isinstance(turn[1], str) for turn in said):
-        raise row.error(f"'dialog' should list pairs of speaker and text, got {kind(said)}")
-    yield from joined([*opening, *(turn[1] for turn in said)])
+    turns = row.value("dialog")
+    if not all(isinstance(turn, list) and len(turn) == 2 and isinstance(turn[1], str) for turn in turns):
+        raise row.error(f"'dialog' should list pairs of speaker and text, got {kind(turns)}")
+    yield from dialogue_example([*opening, *(turn[1] for turn in turns)])
 
 
-def blended_skill_talk_of_hub(row: Row) -> Iterable[Rendered]:
+def blended_skill_talk_of_hub(row: Row) -> Iterable[RenderedExample]:
     free, guided = row.texts("free_messages"), row.texts("guided_messages")
     if not len(guided) <= len(free) <= len(guided) + 1:
         raise row.error(f"expected messages in turn, got {len(free)} free and {len(guided)} guided ones")
-    taken = [message for pair in zip(free, guided, strict=False) for message in pair]
-    yield from joined([*row.texts("previous_utterance"), *taken, *free[len(guided) :]])
+    alternating = [message for pair in zip(free, guided, strict=False) for message in pair]
+    yield from dialogue_example([*row.texts("previous_utterance"), *alternating, *free[len(guided) :]])
 
 
 def convai2_rows(path: Path) -> Iterator[Row]:
-    """Numbered lines; number 1 begins a dialogue. A line is a turn, a tab, the reply; candidates follow two tabs."""
+    """Dialogues of numbered lines, from number 1 on. A line is a turn, a tab, the reply, two tabs, candidates."""
     turns: list[str] = []
-    begun = 0
+    first_line = 0
     for number, line in text_lines(path):
         parts = re.fullmatch(r"(\d+) (.*)", line)
         if not parts:
             raise ValueError(f"{path}, line {number}: expected a number and a turn, got {kind(line)}")
         if parts.group(1) == "1":
-            if begun:
-                yield Row({"turns": turns}, f"{path}, line {begun}")
-            turns, begun = [], number
+            if first_line:
+                yield Row({"turns": turns}, f"{path}, line {first_line}")
+            turns, first_line = [], number
         if not re.match(r"(your|partner's) persona: ", parts.group(2)):
             turns += parts.group(2).split("\t")[:2]
-    if begun:
-        yield Row({"turns": turns}, f"{path}, line {begun}")
+    if first_line:
+        yield Row({"turns": turns}, f"{path}, line {first_line}")
 
 
-def sessions(*paths: Path) -> Iterator[Row]:
-    """Multi-Session Chat: JSONL named .txt, a file each session; the first sessions are ConvAI2's."""
+def session_rows(*paths: Path) -> Iterator[Row]:
+    """Multi-Session Chat: JSONL files with the suffix .txt, one for each session (the first sessions are ConvAI2's)."""
     for path in paths:
         yield from jsonl_rows(path)
 
 
 def folder_rows(folder: Path) -> Iterator[Row]:
-    """The records of all JSON files of a folder but those that describe a schema."""
+    """The records of all JSON files of a folder except schema.json."""
     for path in sorted(folder.glob("*.json")):
         if path.name != "schema.json":
             yield from json_rows(path)
@@ -139,7 +136,7 @@ def folder_rows(folder: Path) -> Iterator[Row]:
 def _dataset(
     name: str,
     columns: Sequence[str],
-    render: Callable[[Row], Iterable[Rendered]],
+    render: Renderer,
     files: Mapping[Split, str | tuple[str, ...]],
     read: Callable[..., Iterable[Row]] = file_rows,
     more: tuple[Layout, ...] = (),
@@ -149,7 +146,7 @@ def _dataset(
         name=name,
         category="Dialogue Generation",
         layouts=(Layout(tuple(columns), render), *more, Layout(("turns",), plain)),
-        files={split: (Files((paths,) if isinstance(paths, str) else paths, read),) for split, paths in files.items()},
+        files=split_files(files, read),
         licence=licence,
     )
 
@@ -204,7 +201,7 @@ DATASETS: dict[str, Dataset] = {
             ("dialog", "previous_dialogs"),
             turns_of("dialog", "text"),
             {"train": _sessions("train", 4), "validation": _sessions("valid", 5), "test": _sessions("test", 5)},
-            sessions,
+            session_rows,
         ),
         _dataset("light", ("speech",), light, {"train": "light/light_data.json"}),
         _dataset(

@@ -1,12 +1,11 @@
-"""FLAN: ten templates a dataset, of which up to three turn the task around, over rows of datasets.
+"""FLAN: ten templates for each dataset, up to three of them inverted, over rows of datasets.
 
 ::
 
     templates.py     PATTERNS = {"rte": [("{premise}\\n\\nCan we conclude ...?\\n\\n{options_}", "{answer}"), ...], ...}
 
-is the file flan/templates.py of google-research/FLAN; its dict is read as a literal, nothing is run. A YAML or JSON
-file that maps tasks to pairs of patterns does as well. What FLAN's program makes of each dataset's rows is declared in
-the configuration: ``FlanRows``.
+is the file flan/templates.py of google-research/FLAN; its dict is read as a literal, no code is run. A YAML or JSON
+file that maps tasks to pairs of patterns is read, too. ``FlanRows`` declares how each dataset's rows are preprocessed.
 """
 
 import ast
@@ -23,13 +22,13 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from ..messages import NotAtHand, expanded, kind, nearest
+from ..messages import MissingFiles, expanded, kind, nearest
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .row_files import Row, naming
-from .row_source import RowSource, row_source_digest, source_rows
+from .rows import Row, error_prefix
 from .taxonomy import shipped_taxonomy
+from .template_rows import RowSource, template_rows, template_rows_digest
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -40,13 +39,13 @@ OPTIONS = ("options_", "options_str")  # fields of a pattern that list the optio
 
 @dataclass(frozen=True)
 class FlanRows(RowSource):
-    """A task's rows, and what its options and answer are.
+    """Source of a task's rows, with its options and answer.
 
     Args:
         options: The options as patterns over the row's columns, ``["yes", "no"]`` or ``["{choice1}", "{choice2}"]``; by
-            default the row's own column ``options``, and none without one.
-        label: Column that numbers the gold option from 0, which fills the column ``answer``; -1 stands for a row whose
-            answer is not published. By default the rows have an ``answer``.
+            default the column ``options``, if the row has one.
+        label: Column with the number of the gold option, from 0, which fills the column ``answer``; -1 is a row whose
+            answer is not published. By default rows have the column ``answer``.
     """
 
     options: list[str] = field(default_factory=list)
@@ -56,17 +55,17 @@ class FlanRows(RowSource):
 class FLAN(Benchmark):
     """Reads FLAN's templates over rows of datasets.
 
-    Every row gets one template drawn at random, as OPT-IML draws as many prompts as there are examples (section 4.1);
-    ``prompts="all"`` gives every row with every template, as it tests.
+    Every row is rendered with one random template, since OPT-IML draws as many prompts as there are examples (section
+    4.1); ``prompts="all"`` renders every row with every template, as the paper does for evaluation.
 
     Args:
-        templates: FLAN's flan/templates.py, or a .yaml or .json file of the same.
-        rows: The tasks, and where the rows of each lie.
-        inverted: Keep the templates that turn a task around: those that ask for another column than most of the task's
-            templates do, or that do not show the column that most of them show.
-        cap: Rows read of a task, the first ones; FLAN and OPT-IML use 30,000. None: all.
-        prompts: Whether a row gets one template or all.
-        seed: Draws templates.
+        templates: FLAN's flan/templates.py, or a .yaml or .json file with the same content.
+        rows: Source of rows for each task.
+        inverted: Whether to keep inverted templates: those whose target is another column than that of most of the
+            task's templates, or whose prompt lacks the column that most prompts have.
+        cap: Most rows of a task, the first ones; FLAN and OPT-IML use 30,000. None: all.
+        prompts: Whether a row is rendered with one template or with all.
+        seed: Seed of the choice of templates.
     """
 
     name = "flan"
@@ -88,11 +87,11 @@ class FLAN(Benchmark):
         self.rows, self.inverted, self.cap, self.prompts, self.seed = dict(rows), inverted, cap, prompts, seed
 
     def task_names(self, split: Split) -> list[str]:
-        """All tasks train: which clusters FLAN holds out is a matter of the split."""
+        """All tasks are training tasks; the rules of a split hold out FLAN's clusters."""
         return sorted(self.rows) if split == "train" else []
 
     def task(self, name: str) -> Task:
-        with naming(self.name, name):
+        with error_prefix(self.name, name):
             source = self._source(name)
             return Task(
                 benchmark=self.name,
@@ -105,25 +104,25 @@ class FLAN(Benchmark):
             )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """The first rows of the task with one template or all."""
-        with naming(self.name, name):
-            source, templates = self._source(name), self._used(name)
+        """The first `cap` rows of the task, rendered with one template or all."""
+        with error_prefix(self.name, name):
+            source, templates = self._source(name), self._templates(name)
             if source.source is None:
                 raise ValueError("its rows have no `source`; name a file or a dataset of the hub")
-            for index, row in enumerate(islice(source_rows(source, name), self.cap)):
+            for index, row in enumerate(islice(template_rows(source, name), self.cap)):
                 answered = _answered(row, source)
                 rng = rendering_rng(self.seed, name, str(index))
-                chosen = templates if self.prompts == "all" else [rng.choice(templates)]
-                for template in chosen:
+                drawn = templates if self.prompts == "all" else [rng.choice(templates)]
+                for template in drawn:
                     suffix = f"-{template.label}" if self.prompts == "all" else ""
                     yield _example(name, f"{name}-{index}{suffix}", index, template, answered)
 
     def fingerprint(self, name: str) -> str:
-        with naming(self.name, name):
+        with error_prefix(self.name, name):
             source = self._source(name)
             settings = [READER_VERSION, name, asdict(source), self.inverted, self.cap, self.prompts, self.seed]
-            patterns = [tuple(template) for template in self._used(name)]
-            parts = [json.dumps([*settings, patterns]), row_source_digest(source, name)]
+            patterns = [tuple(template) for template in self._templates(name)]
+            parts = [json.dumps([*settings, patterns]), template_rows_digest(source, name)]
             return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def _source(self, name: str) -> FlanRows:
@@ -131,12 +130,12 @@ class FLAN(Benchmark):
             raise ValueError(f"no such task among {len(self.rows)}; {nearest(name, self.rows)}")
         return self.rows[name]
 
-    def _used(self, name: str) -> list["_Pattern"]:
+    def _templates(self, name: str) -> list["_Pattern"]:
         key = self._source(name).templates or name
         if key not in self._patterns:
             raise ValueError(f"{self.path} has no templates {key!r}; {nearest(key, self._patterns)}")
         templates = self._patterns[key]
-        return templates if self.inverted else upright(templates, self._source(name).constants)
+        return templates if self.inverted else original_templates(templates, self._source(name).constants)
 
     @cached_property
     def _patterns(self) -> dict[str, list["_Pattern"]]:
@@ -149,19 +148,19 @@ class _Pattern(NamedTuple):
     target: str
 
 
-class _Answered(NamedTuple):
+class _AnsweredRow(NamedTuple):
     row: Row
     options: tuple[str, ...]
     answer: int | None
     skipped: str
 
 
-def upright(templates: Sequence[_Pattern], constants: Collection[str] = ()) -> list[_Pattern]:
-    """The templates that pose the dataset's own task; columns that are `constants` tell nothing of a row.
+def original_templates(templates: Sequence[_Pattern], constants: Collection[str] = ()) -> list[_Pattern]:
+    """The templates that are not inverted; `constants` are columns with the same value in every row.
 
     >>> asks = [_Pattern("0", "{text} Subject?", "{subject}"), _Pattern("1", "Subject of {text}?", "{subject}")]
     >>> turned = [_Pattern("2", "Write about {subject}.", "{text}"), _Pattern("3", "Write a subject.", "{subject}")]
-    >>> [template.label for template in upright([*asks, *turned])]
+    >>> [template.label for template in original_templates([*asks, *turned])]
     ['0', '1']
     """
     targets = Counter(template.target for template in templates)
@@ -170,15 +169,14 @@ def upright(templates: Sequence[_Pattern], constants: Collection[str] = ()) -> l
     if not read:
         return usual
     most = max(read.values())
-    shown = {name for name, count in read.items() if count == most}
-    return [template for template in usual if shown & set(FIELD.findall(template.source))]
+    common = {name for name, count in read.items() if count == most}
+    return [template for template in usual if common & set(FIELD.findall(template.source))]
 
 
-def _answered(row: Row, source: FlanRows) -> _Answered:
-    """The row with its options listed and its answer in words."""
+def _answered(row: Row, source: FlanRows) -> _AnsweredRow:
+    """The row with its options as text and its answer in words."""
     fields = dict(row.fields)
-    own = row.texts("options", default=())
-    options = tuple(_filled(option, row) for option in source.options) or own
+    options = tuple(_filled(option, row) for option in source.options) or row.texts("options", default=())
     skipped = ""
     if source.label is not None:
         label = row.integer(source.label)
@@ -193,22 +191,22 @@ def _answered(row: Row, source: FlanRows) -> _Answered:
     if options and not skipped and answer not in options:
         skipped = "the answer is none of the options"
     place = options.index(answer) if answer in options else None
-    return _Answered(Row(fields, row.place), options, place, skipped)
+    return _AnsweredRow(Row(fields, row.location), options, place, skipped)
 
 
-def _example(task: str, id: str, index: int, template: _Pattern, answered: _Answered) -> Example:
+def _example(task: str, id: str, index: int, template: _Pattern, answered: _AnsweredRow) -> Example:
     text, target = _filled(template.source, answered.row), _filled(template.target, answered.row)
     skipped = answered.skipped or ("" if target.strip() else "no answer")
     if skipped:
         return Example(task, id, index, text, (), template.label, skipped=skipped)
-    # The options are those of the answer; a template that is turned around asks for something else.
-    direct = FIELD.fullmatch(template.target) is not None and target == answered.row.fields.get("answer")
-    options, answer = (answered.options, answered.answer) if direct else ((), None)
+    # The options belong to the answer; an inverted template has another target.
+    has_answer = FIELD.fullmatch(template.target) is not None and target == answered.row.fields.get("answer")
+    options, answer = (answered.options, answered.answer) if has_answer else ((), None)
     return Example(task, id, index, text, (target,), template.label, options, answer)
 
 
 def _filled(pattern: str, row: Row) -> str:
-    """The pattern with the row's columns in its braces; other braces stay as they are, as in FLAN."""
+    """The pattern with the row's columns filled in; braces around anything else are kept, as in FLAN."""
     return FIELD.sub(lambda match: _text(row.value(match[1])), pattern)
 
 
@@ -217,23 +215,23 @@ def _text(value: Any) -> str:
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
-    """What the file of templates holds, by task."""
+    """The content of a file of templates: pairs of patterns by task."""
     if not path.is_file():
-        raise NotAtHand(f"no file {path}; expected FLAN's flan/templates.py, or a .yaml or .json file of patterns")
+        raise MissingFiles(f"no file {path}; expected FLAN's flan/templates.py, or a .yaml or .json file of patterns")
     try:
         text = path.read_text(encoding="utf-8")
         content = _python_literal(text) if path.suffix == ".py" else yaml.safe_load(text)
     except (SyntaxError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{path}: PATTERNS holds more than literals, and nothing is run: {error}") from error
+        raise ValueError(f"{path}: PATTERNS must hold literals only, since no code is run: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected PATTERNS to map tasks to pairs of patterns, got {kind(content)}")
     return content
 
 
 def _python_literal(text: str) -> object:
-    """The dict that is assigned to PATTERNS, without running anything."""
+    """The dict that is assigned to PATTERNS, without running code."""
     for statement in ast.parse(text).body:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if any(isinstance(target, ast.Name) and target.id == "PATTERNS" for target in targets):

@@ -1,12 +1,12 @@
-"""MMLU (arXiv 2009.03300): multiple choice in 57 subjects, a CSV file each, as its archive holds them.
+"""MMLU (arXiv 2009.03300): multiple choice in 57 subjects, with the CSV files of its archive.
 
 ::
 
     folder/test/anatomy_test.csv, folder/val/anatomy_val.csv, folder/dev/anatomy_dev.csv      no header:
         question, A, B, C, D, answer
 
-Prompts are those of the paper (hendrycks/test, evaluate.py), with one space before the subject where that program
-prints two. Subjects are scored together as their parent, "mmlu".
+Prompts are those of the paper (hendrycks/test, evaluate.py), except that there is one space before the subject where
+that program prints two. Subjects are parts of the task "mmlu".
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,8 +17,9 @@ from typing import ClassVar
 from ..messages import kind
 from ..schema import Demonstration
 from .benchmark import Split
-from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .row_files import Row, naming, table_rows
+from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
+from .row_files import table_rows
+from .rows import Row, error_prefix
 
 LETTERS = ("A", "B", "C", "D")
 
@@ -41,13 +42,13 @@ FOLDERS: Mapping[Split, str] = {"train": "dev", "validation": "val", "test": "te
 class MMLU(Catalogue):
     """Reads MMLU's subjects.
 
-    The five questions of a subject's dev file, where it is there, are the task's demonstrations; ``split="train"``
-    reads them as examples. Every input begins with the task's definition, so that a prompt with demonstrations can
-    show it once. The hub's name is ``cais/mmlu``.
+    The five questions of a subject's dev file, if there is one, are the task's demonstrations; ``split="train"`` reads
+    them as examples. Every input begins with the task's definition, which few-shot prompts print once. The hub name is
+    ``cais/mmlu``.
 
     Args:
-        folder: Folder that holds test/, val/ and dev/.
-        sources: Where to read a subject by its name instead; see ``Catalogue``.
+        folder: Folder with test/, val/ and dev/.
+        sources: Other sources, by subject; see ``Catalogue``.
         split: "test", "validation" (val) or "train" (dev).
     """
 
@@ -64,7 +65,7 @@ class MMLU(Catalogue):
         path = Path(self.folder) / f"dev/{name}_dev.csv"
         if not self.folder or not path.is_file():
             return ()
-        with naming(self.name, name):
+        with error_prefix(self.name, name):
             questions = [(_question(row), LETTERS[_answer(row, row.text("answer"))]) for row in _csv_rows(path)]
         return tuple(Demonstration(question, answer) for question, answer in questions)
 
@@ -77,16 +78,16 @@ def _datasets() -> dict[str, Dataset]:
 def _dataset(subject: str) -> Dataset:
     head = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}."
 
-    def from_csv(row: Row) -> Iterable[Rendered]:
+    def from_csv(row: Row) -> Iterable[RenderedExample]:
         place = _answer(row, row.text("answer"))
-        yield Rendered(f"{head}\n\n{_question(row)}", (LETTERS[place],), LETTERS, place)
+        yield RenderedExample(f"{head}\n\n{_question(row)}", (LETTERS[place],), LETTERS, place)
 
-    def from_hub(row: Row) -> Iterable[Rendered]:
+    def from_hub(row: Row) -> Iterable[RenderedExample]:
         choices, place = row.texts("choices"), row.integer("answer")
         if len(choices) != len(LETTERS) or not 0 <= place < len(LETTERS):
             raise row.error(f"expected 4 choices and the place of one, got {len(choices)} and {place}")
-        named = Row({"question": row.value("question"), **dict(zip(LETTERS, choices, strict=True))}, row.place)
-        yield Rendered(f"{head}\n\n{_question(named)}", (LETTERS[place],), LETTERS, place)
+        named = Row({"question": row.value("question"), **dict(zip(LETTERS, choices, strict=True))}, row.location)
+        yield RenderedExample(f"{head}\n\n{_question(named)}", (LETTERS[place],), LETTERS, place)
 
     return Dataset(
         name=subject,

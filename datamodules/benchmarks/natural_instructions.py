@@ -1,11 +1,11 @@
-"""Super-NaturalInstructions: one JSON file a task, as its repository holds them.
+"""Super-NaturalInstructions: the files of its repository, one JSON file a task.
 
 ::
 
     folder/tasks/task020_mctaco_span_based_question.json      a task: definition, demonstrations, instances
     folder/splits/default/train_tasks.txt, test_tasks.txt     names of tasks, one a line
 
-The schema of the first release is read too: ``Definition`` is a string there, and instances have no ``id``.
+The schema of the first release is read, too: its ``Definition`` is a string, and its instances have no ``id``.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from ..messages import N_NAMED, NotAtHand, existing_folder, expanded, kind, nearest, some
+from ..messages import N_NAMED, MissingFiles, existing_folder, expanded, kind, nearest, some
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
 
@@ -32,7 +32,7 @@ EXACT_MATCH_CATEGORIES = frozenset(
         "Word Analogy",
     }
 )
-"""Categories whose headline metric is exact match; all others are reported by ROUGE-L."""
+"""Categories whose headline metric is exact match; that of all others is ROUGE-L."""
 
 SPLIT_FILES: dict[Split, str] = {"train": "train_tasks.txt", "validation": "dev_tasks.txt", "test": "test_tasks.txt"}
 
@@ -40,10 +40,10 @@ SPLIT_FILES: dict[Split, str] = {"train": "train_tasks.txt", "validation": "dev_
 class NaturalInstructions(Benchmark):
     """Reads tasks in the format of Super-NaturalInstructions.
 
-    Nothing is read before it is asked for, and one file at a time is held in memory.
+    Files are read on demand, and one file at a time is held in memory.
 
     Args:
-        folder: Folder that holds the task files and the splits; environment variables and ``~`` are expanded,
+        folder: Folder with the task files and the splits; environment variables and ``~`` are expanded,
             e.g. ``$CROSSTASK_DATA/superni``.
         splits: Folder of train_tasks.txt, test_tasks.txt and, optionally, dev_tasks.txt with the validation
             tasks; relative to ``folder``, or absolute.
@@ -59,7 +59,7 @@ class NaturalInstructions(Benchmark):
         self._open: _TaskFile | None = None
 
     def task_names(self, split: Split) -> list[str]:
-        """Names of a split's tasks in the order of its file; validation has none without a dev file."""
+        """Names of a split's tasks in the order of its file; without dev_tasks.txt there are no validation tasks."""
         if split not in SPLIT_FILES:
             raise ValueError(f"split must be one of {list(SPLIT_FILES)}, got {split!r}")
         folder = existing_folder(self.splits, "the split lists")
@@ -67,18 +67,18 @@ class NaturalInstructions(Benchmark):
         if split == "validation" and not path.exists():
             return []
         if not path.is_file():
-            found = sorted(entry.name for entry in folder.iterdir())
+            files = sorted(entry.name for entry in folder.iterdir())
             raise ValueError(
-                f"no {path.name} in {folder}, which holds {some(found)}; "
+                f"no {path.name} in {folder}, which holds {some(files)}; "
                 "set `splits` to the folder that holds the lists"
             )
         lines = path.read_text(encoding="utf-8").splitlines()
         names = {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
-        _check_split(path, names, self._known())
+        _check_split(path, names, self._available())
         return list(names.values())
 
     def task(self, name: str) -> Task:
-        """What the task's file says of the task itself."""
+        """Metadata of the task, from its file."""
         file = self._file(name)
         record = file.record
         category = file.texts(record, "Categories")[0]
@@ -86,7 +86,7 @@ class NaturalInstructions(Benchmark):
             benchmark=self.name,
             name=name,
             category=category,
-            # Of several wordings Tk-Instruct shows the first one only, and prompts.py relies on it.
+            # Tk-Instruct uses only the first of several definitions, and prompts.py relies on it.
             definition=file.texts(record, "Definition")[0],
             positive_examples=file.demonstrations("Positive Examples"),
             negative_examples=file.demonstrations("Negative Examples"),
@@ -98,12 +98,12 @@ class NaturalInstructions(Benchmark):
         )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """Every instance of the task in file order, also one with an empty input or without a reference."""
+        """Every instance of the task in file order, including those with an empty input or without a reference."""
         file = self._file(name)
         seen: dict[str, int] = {}
         for index, instance in enumerate(file.records("Instances")):
             where = f"instance {index}"
-            # Instances of the first release have no id: they are named by task and place.
+            # Instances of the first release have no id.
             identifier = file.text(instance, "id", where) if "id" in instance else f"{name}-{index}"
             if identifier in seen:
                 raise file.error(
@@ -115,32 +115,32 @@ class NaturalInstructions(Benchmark):
                 id=identifier,
                 index=index,
                 input=file.text(instance, "input", where),
-                # Annotators often agree: each answer is kept once, in order.
+                # Annotators often agree: duplicate answers are dropped.
                 targets=tuple(dict.fromkeys(file.texts(instance, "output", where, empty=True))),
             )
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of all that decides what task and examples return: this reader, the file, its name."""
+        """SHA-256 of reader version, task name and file."""
         header = f"{self.name} {READER_VERSION} {name}\n".encode()
         return hashlib.sha256(header + self._file(name).content).hexdigest()
 
     def _file(self, name: str) -> "_TaskFile":
         path = self.tasks / f"{name}.json"
         if not path.is_file():
-            known = self._known()
-            raise NotAtHand(
-                f"no task {name!r} among the {len(known)} task files of {self.tasks}; {nearest(name, known)}"
+            available = self._available()
+            raise MissingFiles(
+                f"no task {name!r} among the {len(available)} task files of {self.tasks}; {nearest(name, available)}"
             )
         if self._open is None or not self._open.is_current(path):
             self._open = _TaskFile(path)
         return self._open
 
-    def _known(self) -> set[str]:
+    def _available(self) -> set[str]:
         return {path.stem for path in existing_folder(self.tasks, "the task files").glob("*.json")}
 
 
 class _TaskFile:
-    """One task's file: its bytes, its record (parsed when first needed) and checked access to the fields."""
+    """A task's file: its bytes, its record (parsed on demand) and checked access to the fields."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -166,7 +166,7 @@ class _TaskFile:
         return record
 
     def records(self, key: str) -> list[Mapping[str, Any]]:
-        """The objects listed under `key`."""
+        """The list of objects under `key`."""
         values = self._field(self.record, key, "the task")
         if not isinstance(values, list):
             raise self.error(f"{key!r} should be a list of objects, got {kind(values)}")
@@ -199,7 +199,7 @@ class _TaskFile:
         default: tuple[str, ...] | None = None,
         empty: bool = False,
     ) -> tuple[str, ...]:
-        """A list of texts, or one text alone; `empty` tells whether it may lack a first text."""
+        """The texts of a field that holds a list of texts or one text; `empty` allows an empty list or first text."""
         value = self._field(record, key, where, default)
         texts = [value] if isinstance(value, str) else value
         if not _is_texts(texts):
@@ -218,10 +218,13 @@ class _TaskFile:
         return value
 
 
-def _check_split(path: Path, names: Mapping[int, str], known: set[str]) -> None:
-    """Refuse a split without tasks, with a task twice, or with tasks that have no file.
+def _check_split(path: Path, names: Mapping[int, str], available: set[str]) -> None:
+    """Reject a split without tasks, with a task twice, or with tasks that have no file.
 
-    `names` holds the name on each line that is not blank.
+    Args:
+        path: The split's file.
+        names: The task name on each line that is not blank.
+        available: Names of all task files.
     """
     if not names:
         raise ValueError(f"{path} names no task; expected one name a line")
@@ -231,13 +234,13 @@ def _check_split(path: Path, names: Mapping[int, str], known: set[str]) -> None:
     repeated = [f"{name!r} on lines {_joined(at)}" for name, at in lines.items() if len(at) > 1]
     if repeated:
         raise ValueError(f"{path} names tasks more than once: {some(repeated)}; remove the repetitions")
-    unknown = [name for name in lines if name not in known]
+    unknown = [name for name in lines if name not in available]
     if unknown:
-        # Only those that are shown are compared: a thousand comparisons with a thousand names take minutes.
-        shown = [f"line {lines[name][0]} {name!r} ({nearest(name, known)})" for name in unknown[:N_NAMED]]
+        # Only names in the message are compared: a thousand comparisons with a thousand names take minutes.
+        listed = [f"line {lines[name][0]} {name!r} ({nearest(name, available)})" for name in unknown[:N_NAMED]]
         raise ValueError(
-            f"{path}: {len(unknown)} of {len(names)} tasks have no file: {some(shown, total=len(unknown))}; "
-            "add the files, correct the names, or set `splits` to lists that name only tasks at hand"
+            f"{path}: {len(unknown)} of {len(names)} tasks have no file: {some(listed, total=len(unknown))}; "
+            "add the files, correct the names, or set `splits` to lists of available tasks"
         )
 
 

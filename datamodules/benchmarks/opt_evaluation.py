@@ -1,34 +1,33 @@
-"""What OPT itself is evaluated on (OPT-IML, tables 9 and 16), and three sets of stereotypes, from their own files.
+"""OPT's fourteen evaluation tasks (OPT-IML, tables 9 and 16), ANLI and three bias datasets, in their original files.
 
 ::
 
     folder/superglue/BoolQ/val.jsonl, folder/piqa/valid.jsonl + valid-labels.lst, folder/winobias/*.txt.dev, ...
 
-The fourteen tasks have one prompt each, in the words of GPT-3's (arXiv 2005.14165, appendix G), which OPT took over;
-their options are ranked. Where GPT-3 scores only what follows the option (Winograd, Winogrande), here all from the
-option on is scored. The paper reports MultiRC by whole questions; this reader asks about single answers, and its
-numbers are higher. COPA, StoryCloze, Winograd and Winogrande are to be continued: their prompts end in mid-sentence,
-and are meant for a prompt form without delimiters, ``OptImlPrompt(delimiters=("",))``.
+Each of the fourteen tasks has one prompt, GPT-3's (arXiv 2005.14165, appendix G), which OPT also uses; its options are
+ranked. For Winograd and Winogrande, GPT-3 scores only the text behind the option; here the option and the text behind
+it are scored. The paper scores MultiRC by whole questions; this reader makes an example of each answer, and its numbers
+are higher. The prompts of COPA, StoryCloze, Winograd and Winogrande end in mid-sentence and need a prompt form without
+delimiters, ``OptImlPrompt(delimiters=("",))``.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from . import opt_evaluation_rows as of
+from . import opt_evaluation_rows
 from .benchmark import Split
-from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .row_files import Row, file_rows, table_rows
-
-Renderer = Callable[[Row], Iterable[Rendered]]
+from .catalogue import Catalogue, Dataset, Files, Layout, Renderer, split_files
+from .row_files import file_rows, table_rows
+from .rows import Row
 
 
 class OptEvaluation(Catalogue):
-    """Reads OPT's evaluation tasks, ANLI, and the sets of stereotypes; see ``Catalogue`` for the arguments.
+    """Reads OPT's evaluation tasks, ANLI, and the bias datasets.
 
     Args:
-        folder: Folder that holds superglue/, piqa/, arc/ and so on.
-        sources: Where to read a task by its name instead.
-        split: "validation" where the paper reports, since the test sets' labels are not published; "train" holds
+        folder: Folder with superglue/, piqa/, arc/ and so on.
+        sources: Other sources, by task; see ``Catalogue``.
+        split: "validation" to evaluate as the paper, since the labels of the test sets are not published; "train" for
             demonstrations.
     """
 
@@ -52,12 +51,12 @@ def _dataset(
     also: Sequence[str] = (),
     **fields: Any,
 ) -> Dataset:
-    """A row of the table below; `also` lists the columns of other layouts that the renderer reads."""
+    """One dataset of the table below; `also` lists the columns of other layouts with the same renderer."""
     return Dataset(
         name=name,
         category=category,
         layouts=tuple(Layout(tuple(layout.split()), render) for layout in (columns, *also)),
-        files={split: found if isinstance(found, tuple) else (found,) for split, found in (files or {}).items()},
+        files={split: given if isinstance(given, tuple) else (given,) for split, given in (files or {}).items()},
         metric=fields.pop("metric", "accuracy"),
         **fields,
     )
@@ -71,28 +70,28 @@ def _superglue(folder: str) -> Mapping[Split, Files]:
 
 
 def _anli(number: int) -> Mapping[Split, tuple[Files, ...]]:
-    """The original files, and the published analysis of the development sets."""
-    raw = {"train": "train", "validation": "dev", "test": "test"}
-    found: dict[Split, tuple[Files, ...]] = {
-        split: (Files((f"anli/R{number}/{end}.jsonl",)),)  # type: ignore[misc]
-        for split, end in raw.items()
-    }
-    found["validation"] += (Files((f"anli/ANLI_analysis_r{number}_dev.csv",), table_rows),)
-    return found
+    """The original files; for validation alternatively the published analysis of the development sets."""
+    ends: dict[Split, str] = {"train": "train", "validation": "dev", "test": "test"}
+    alternatives = split_files({split: f"anli/R{number}/{end}.jsonl" for split, end in ends.items()})
+    alternatives["validation"] += (Files((f"anli/ANLI_analysis_r{number}_dev.csv",), table_rows),)
+    return alternatives
 
 
-def _lines(suffix: str) -> Mapping[Split, Files]:
+def _winobias(suffix: str) -> Mapping[Split, Files]:
     ends: dict[Split, str] = {"validation": "dev", "test": "test"}
-    return {split: Files((f"winobias/{suffix}.txt.{end}",), of.winobias_rows) for split, end in ends.items()}
+    return {
+        split: Files((f"winobias/{suffix}.txt.{end}",), opt_evaluation_rows.winobias_rows)
+        for split, end in ends.items()
+    }
 
 
 def _any_split(path: str, read: Callable[..., Iterable[Row]] = file_rows) -> Mapping[Split, Files]:
-    """A dataset without splits of its own."""
+    """Files of a dataset without splits, read as validation and as test."""
     return {"validation": Files((path,), read), "test": Files((path,), read)}
 
 
 def _piqa(name: str) -> Files:
-    return Files((f"piqa/{name}.jsonl", f"piqa/{name}-labels.lst"), of.piqa_rows)
+    return Files((f"piqa/{name}.jsonl", f"piqa/{name}-labels.lst"), opt_evaluation_rows.piqa_rows)
 
 
 def _science(pattern: str) -> Mapping[Split, Files]:
@@ -110,16 +109,22 @@ DATASETS: dict[str, Dataset] = {
             "story_cloze",
             "Sentence Completion",
             "InputSentence1 RandomFifthSentenceQuiz1 AnswerRightEnding",
-            of.story_cloze,
+            opt_evaluation_rows.story_cloze,
             {"validation": Files(("story_cloze/cloze_test_val__spring2016.csv",))},
             also=("input_sentence_1 sentence_quiz1 answer_right_ending",),
         ),
-        _dataset("piqa", QA, "goal sol1 sol2", of.piqa, {"train": _piqa("train"), "validation": _piqa("valid")}),
+        _dataset(
+            "piqa",
+            QA,
+            "goal sol1 sol2",
+            opt_evaluation_rows.piqa,
+            {"train": _piqa("train"), "validation": _piqa("valid")},
+        ),
         _dataset(
             "arc_easy",
             QA,
             "question answerKey",
-            of.science,
+            opt_evaluation_rows.science,
             _science("arc/ARC-Easy/ARC-Easy-{0}.jsonl"),
             config="ARC-Easy",
         ),
@@ -127,34 +132,48 @@ DATASETS: dict[str, Dataset] = {
             "arc_challenge",
             QA,
             "question answerKey",
-            of.science,
+            opt_evaluation_rows.science,
             _science("arc/ARC-Challenge/ARC-Challenge-{0}.jsonl"),
             config="ARC-Challenge",
         ),
-        _dataset("openbookqa", QA, "question answerKey", of.science, _science("openbookqa/Main/{1}.jsonl")),
-        _dataset("winograd", COREFERENCE, "text pronoun pronoun_loc options", of.winograd, config="wsc273"),
+        _dataset(
+            "openbookqa", QA, "question answerKey", opt_evaluation_rows.science, _science("openbookqa/Main/{1}.jsonl")
+        ),
+        _dataset(
+            "winograd", COREFERENCE, "text pronoun pronoun_loc options", opt_evaluation_rows.winograd, config="wsc273"
+        ),
         _dataset(
             "winogrande",
             COREFERENCE,
             "sentence option1 option2",
-            of.winogrande,
+            opt_evaluation_rows.winogrande,
             {"train": Files(("winogrande/train_xl.jsonl",)), "validation": Files(("winogrande/dev.jsonl",))},
             config="winogrande_xl",
         ),
-        _dataset("boolq", QA, "passage question", of.boolq, _superglue("BoolQ"), config="boolq"),
-        _dataset("cb", ENTAILMENT, "premise hypothesis", of.cb, _superglue("CB"), config="cb"),
+        _dataset("boolq", QA, "passage question", opt_evaluation_rows.boolq, _superglue("BoolQ"), config="boolq"),
+        _dataset("cb", ENTAILMENT, "premise hypothesis", opt_evaluation_rows.cb, _superglue("CB"), config="cb"),
         _dataset(
-            "copa", "Cause Effect Classification", "premise choice1 choice2", of.copa, _superglue("COPA"), config="copa"
+            "copa",
+            "Cause Effect Classification",
+            "premise choice1 choice2",
+            opt_evaluation_rows.copa,
+            _superglue("COPA"),
+            config="copa",
         ),
-        _dataset("rte", ENTAILMENT, "premise hypothesis", of.rte, _superglue("RTE"), config="rte"),
+        _dataset("rte", ENTAILMENT, "premise hypothesis", opt_evaluation_rows.rte, _superglue("RTE"), config="rte"),
         _dataset(
-            "wic", "Word Sense Disambiguation", "word sentence1 sentence2", of.wic, _superglue("WiC"), config="wic"
+            "wic",
+            "Word Sense Disambiguation",
+            "word sentence1 sentence2",
+            opt_evaluation_rows.wic,
+            _superglue("WiC"),
+            config="wic",
         ),
         _dataset(
             "wsc",
             COREFERENCE,
             "text target",
-            of.wsc,
+            opt_evaluation_rows.wsc,
             _superglue("WSC"),
             also=("text span1_text span2_text",),
             config="wsc",
@@ -163,7 +182,7 @@ DATASETS: dict[str, Dataset] = {
             "multirc",
             QA,
             "passage",
-            of.multirc,
+            opt_evaluation_rows.multirc,
             _superglue("MultiRC"),
             also=("paragraph question answer",),
             config="multirc",
@@ -173,7 +192,7 @@ DATASETS: dict[str, Dataset] = {
                 f"anli_r{number}",
                 ENTAILMENT,
                 "context statement gold_label",
-                of.anli,
+                opt_evaluation_rows.anli,
                 _anli(number),
                 also=("context hypothesis", "premise hypothesis"),
                 parent="anli",
@@ -184,24 +203,24 @@ DATASETS: dict[str, Dataset] = {
         ),
         *(
             _dataset(
-                f"winobias_{side}_{kind_of}",
+                f"winobias_{side}_{kind}",
                 BIAS,
                 "sentence",
-                of.winobias,
-                _lines(f"{side}_stereotyped_{kind_of}"),
+                opt_evaluation_rows.winobias,
+                _winobias(f"{side}_stereotyped_{kind}"),
                 metric="rouge_l",
                 parent="winobias",
                 sources=("winobias",),
                 licence="MIT",
             )
             for side in ("pro", "anti")
-            for kind_of in ("type1", "type2")
+            for kind in ("type1", "type2")
         ),
         _dataset(
             "winogender",
             BIAS,
             "sentid sentence",
-            of.winogender,
+            opt_evaluation_rows.winogender,
             _any_split("winogender/all_sentences.tsv"),
             licence="MIT",
         ),
@@ -209,10 +228,10 @@ DATASETS: dict[str, Dataset] = {
             "crows_pairs",
             BIAS,
             "sent_more sent_less stereo_antistereo",
-            of.crows_pairs,
+            opt_evaluation_rows.crows_pairs,
             _any_split("crows_pairs/crows_pairs_anonymized.csv"),
             licence="CC BY-SA 4.0",
         ),
     )
 }
-"""The fourteen tasks of table 9 in its order, then ANLI and the sets of stereotypes."""
+"""The fourteen tasks of table 9 in its order, then ANLI and the bias datasets."""

@@ -1,32 +1,19 @@
-"""How a row of each of OPT's evaluation tasks becomes a prompt and its options."""
+"""Readers and renderers of the rows of OPT's evaluation tasks: prompt, options and label of each."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..messages import kind
-from .catalogue import Rendered, chosen
-from .reasoning_rows import ai2_question
-from .row_files import Row, jsonl_rows, text_lines
-
-UNLABELLED = "its label is not published"
-
-
-def ranked(row: Row, text: str, options: Sequence[str], place: int | None) -> Iterable[Rendered]:
-    """A prompt whose options are ranked; a row without a label is refused."""
-    named = tuple(option.strip() for option in options)
-    if place is None:
-        yield Rendered(text, (), named, skipped=UNLABELLED)
-        return
-    if not 0 <= place < len(named):
-        raise row.error(f"the answer {place} is none of the choices {list(named)}")
-    chosen(row, named, named[place])  # refuses empty choices
-    yield Rendered(text, (named[place],), named, place)
+from .catalogue import RenderedExample
+from .multiple_choice import ai2_question, ranked_example
+from .row_files import jsonl_rows, text_lines
+from .rows import Row
 
 
-def labelled(row: Row, *names: Any, key: str = "label") -> int | None:
-    """Place of the row's label: a name or truth value of the raw files, or a number of the hub, -1 for none."""
+def label_index(row: Row, *names: Any, key: str = "label") -> int | None:
+    """Index of the row's label, a name or boolean in original files and a number on the hub; None for -1 or none."""
     value = row.fields.get(key)
     if value is None or (value == -1 and not isinstance(value, bool)):
         return None
@@ -39,26 +26,26 @@ def labelled(row: Row, *names: Any, key: str = "label") -> int | None:
     return names.index(value)
 
 
-def boolq(row: Row) -> Iterable[Rendered]:
+def boolq(row: Row) -> Iterable[RenderedExample]:
     text = f"{row.text('passage').strip()}\nquestion: {row.text('question').strip().rstrip('?')}?\nanswer:"
-    yield from ranked(row, text, ("no", "yes"), labelled(row, False, True))
+    yield from ranked_example(row, text, ("no", "yes"), label_index(row, False, True))
 
 
-def cb(row: Row) -> Iterable[Rendered]:
+def cb(row: Row) -> Iterable[RenderedExample]:
     text = f"{_premise(row)}\nquestion: {_hypothesis(row)}. true, false, or neither?\nanswer:"
-    place = labelled(row, "entailment", "contradiction", "neutral")
-    yield from ranked(row, text, ("true", "false", "neither"), place)
+    place = label_index(row, "entailment", "contradiction", "neutral")
+    yield from ranked_example(row, text, ("true", "false", "neither"), place)
 
 
-def rte(row: Row) -> Iterable[Rendered]:
+def rte(row: Row) -> Iterable[RenderedExample]:
     text = f"{_premise(row)}\nquestion: {_hypothesis(row)}. True or False?\nanswer:"
-    yield from ranked(row, text, ("True", "False"), labelled(row, "entailment", "not_entailment"))
+    yield from ranked_example(row, text, ("True", "False"), label_index(row, "entailment", "not_entailment"))
 
 
-def anli(row: Row) -> Iterable[Rendered]:
+def anli(row: Row) -> Iterable[RenderedExample]:
     text = f"{_premise(row)}\nquestion: {_hypothesis(row)}. True, False, or Neither?\nanswer:"
     key = "gold_label" if "gold_label" in row.fields else "label"
-    yield from ranked(row, text, ("True", "Neither", "False"), labelled(row, "e", "n", "c", key=key))
+    yield from ranked_example(row, text, ("True", "Neither", "False"), label_index(row, "e", "n", "c", key=key))
 
 
 def _premise(row: Row) -> str:
@@ -70,23 +57,23 @@ def _hypothesis(row: Row) -> str:
     return row.text(key).strip().rstrip(".")
 
 
-def copa(row: Row) -> Iterable[Rendered]:
+def copa(row: Row) -> Iterable[RenderedExample]:
     joint = {"cause": "because", "effect": "so"}.get(row.text("question"))
     if joint is None:
         raise row.error(f"'question' should be cause or effect, got {kind(row.value('question'))}")
     options = [text[:1].lower() + text[1:] for text in (row.text("choice1"), row.text("choice2"))]
     text = f"{row.text('premise').strip().rstrip('.')} {joint}"
-    yield from ranked(row, text, options, labelled(row, 0, 1))
+    yield from ranked_example(row, text, options, label_index(row, 0, 1))
 
 
-def wic(row: Row) -> Iterable[Rendered]:
+def wic(row: Row) -> Iterable[RenderedExample]:
     question = f"Is the word '{row.text('word')}' used in the same way in the two sentences above?"
     text = f"{row.text('sentence1')}\n{row.text('sentence2')}\nquestion: {question}\nanswer:"
-    yield from ranked(row, text, ("no", "yes"), labelled(row, False, True))
+    yield from ranked_example(row, text, ("no", "yes"), label_index(row, False, True))
 
 
-def wsc(row: Row) -> Iterable[Rendered]:
-    fields = Row(row.value("target"), row.place) if "target" in row.fields else row
+def wsc(row: Row) -> Iterable[RenderedExample]:
+    fields = Row(row.value("target"), row.location) if "target" in row.fields else row
     pronoun, noun = fields.text("span2_text"), fields.text("span1_text")
     place = fields.integer("span2_index")
     words = row.text("text").split()
@@ -95,74 +82,74 @@ def wsc(row: Row) -> Iterable[Rendered]:
     words[place] = f"*{words[place]}*"
     question = f'In the passage above, does the pronoun "*{pronoun}*" refer to "{noun}"?'
     text = f"Passage: {' '.join(words)}\nQuestion: {question}\nAnswer:"
-    yield from ranked(row, text, ("no", "yes"), labelled(row, False, True))
+    yield from ranked_example(row, text, ("no", "yes"), label_index(row, False, True))
 
 
-def multirc(row: Row) -> Iterable[Rendered]:
-    """An example each candidate answer, of the raw files' passages and of the hub's rows."""
+def multirc(row: Row) -> Iterable[RenderedExample]:
+    """One example for each answer, from the original files' passages or the hub's rows."""
     for passage, question, answer in _multirc(row):
         text = f"{passage}\nquestion: {question}\nanswer: {answer.text('text')}\nIs this answer true or false?\nanswer:"
-        yield from ranked(answer, text, ("false", "true"), labelled(answer, 0, 1))
+        yield from ranked_example(answer, text, ("false", "true"), label_index(answer, 0, 1))
 
 
 def _multirc(row: Row) -> Iterator[tuple[str, str, Row]]:
     if "paragraph" in row.fields:
         answer = {"text": row.value("answer"), "label": row.fields.get("label")}
-        yield row.text("paragraph").strip(), row.text("question"), Row(answer, row.place)
+        yield row.text("paragraph").strip(), row.text("question"), Row(answer, row.location)
         return
-    passage = Row(row.value("passage"), row.place)
+    passage = Row(row.value("passage"), row.location)
     for fields in passage.value("questions"):
-        question = Row(fields, row.place)
+        question = Row(fields, row.location)
         for answer in question.value("answers"):
-            yield passage.text("text").strip(), question.text("question"), Row(answer, row.place)
+            yield passage.text("text").strip(), question.text("question"), Row(answer, row.location)
 
 
-def piqa(row: Row) -> Iterable[Rendered]:
+def piqa(row: Row) -> Iterable[RenderedExample]:
     place = row.integer("label") if "label" in row.fields else None
     text = f"Question: {row.text('goal').strip()}\nAnswer:"
-    yield from ranked(row, text, (row.text("sol1"), row.text("sol2")), None if place == -1 else place)
+    yield from ranked_example(row, text, (row.text("sol1"), row.text("sol2")), None if place == -1 else place)
 
 
 def piqa_rows(goals: Path, labels: Path) -> Iterator[Row]:
-    """Goals, and the place of the right solution on the same line of another file."""
+    """Rows of goals, with the index of the right solution from the same line of the file of labels."""
     rows, places = list(jsonl_rows(goals)), [line.strip() for _, line in text_lines(labels)]
     if len(rows) != len(places):
-        raise ValueError(f"{goals.parent}: expected a label each goal, got {len(places)} for {len(rows)}")
+        raise ValueError(f"{goals.parent}: expected a label for each goal, got {len(places)} for {len(rows)}")
     for row, place in zip(rows, places, strict=True):
-        yield Row({**row.fields, "label": place}, row.place)
+        yield Row({**row.fields, "label": place}, row.location)
 
 
-def science(row: Row) -> Iterable[Rendered]:
-    """ARC and OpenBookQA, whose choices have letters, or numbers in a few rows."""
+def science(row: Row) -> Iterable[RenderedExample]:
+    """ARC and OpenBookQA, whose options have letters, or numbers in a few rows."""
     stem, options, letters = ai2_question(row)
     key = row.text("answerKey", "")
     if key and key not in letters:
         raise row.error(f"the answer {key!r} is none of the choices {letters}")
-    yield from ranked(row, f"Question: {stem.strip()}\nAnswer:", options, letters.index(key) if key else None)
+    yield from ranked_example(row, f"Question: {stem.strip()}\nAnswer:", options, letters.index(key) if key else None)
 
 
-def winogrande(row: Row) -> Iterable[Rendered]:
+def winogrande(row: Row) -> Iterable[RenderedExample]:
     before, blank, after = row.text("sentence").partition("_")
     if not blank:
         raise row.error(f"'sentence' has no blank '_': {kind(row.value('sentence'))}")
     options = [row.text(key) + after.rstrip() for key in ("option1", "option2")]
-    place = labelled(row, "1", "2", key="answer") if row.fields.get("answer") else None
-    yield from ranked(row, before.strip(), options, place)
+    place = label_index(row, "1", "2", key="answer") if row.fields.get("answer") else None
+    yield from ranked_example(row, before.strip(), options, place)
 
 
-def winograd(row: Row) -> Iterable[Rendered]:
+def winograd(row: Row) -> Iterable[RenderedExample]:
     place, pronoun = row.integer("pronoun_loc"), row.text("pronoun")
     before, after = row.text("text")[:place], row.text("text")[place + len(pronoun) :]
     options = [option + after.rstrip() for option in row.texts("options")]
-    yield from ranked(row, before.strip(), options, labelled(row, *range(len(options))))
+    yield from ranked_example(row, before.strip(), options, label_index(row, *range(len(options))))
 
 
-def story_cloze(row: Row) -> Iterable[Rendered]:
+def story_cloze(row: Row) -> Iterable[RenderedExample]:
     raw = "InputSentence1" in row.fields
     story = [row.text(f"InputSentence{n}" if raw else f"input_sentence_{n}").strip() for n in range(1, 5)]
     endings = [row.text(f"RandomFifthSentenceQuiz{n}" if raw else f"sentence_quiz{n}") for n in (1, 2)]
     place = row.integer("AnswerRightEnding" if raw else "answer_right_ending") - 1
-    yield from ranked(row, " ".join(story), endings, place)
+    yield from ranked_example(row, " ".join(story), endings, place)
 
 
 WINOBIAS = re.compile(r"\d+ (.+)")
@@ -170,16 +157,17 @@ PRONOUNS = ("he", "she", "him", "her", "his", "hers", "himself", "herself")
 UNMARKED = "not one person and the pronouns that mean them in brackets"
 
 
-def winobias(row: Row) -> Iterable[Rendered]:
-    """A sentence with a person and the pronouns that mean them in brackets, in any order."""
-    given = row.text("sentence").replace("the [the ", "[the ")  # a slip of the files
-    marked = [words.strip().lower() for words in re.findall(r"\[([^\[\]]+)\]", given)]
-    sentence = " ".join(re.sub(r"[\[\]]", "", given).split())
-    people, pronouns = ([words for words in marked if (words in PRONOUNS) is said] for said in (False, True))
+def winobias(row: Row) -> Iterable[RenderedExample]:
+    """A sentence with a person and the pronouns that refer to them in brackets, in any order."""
+    text = row.text("sentence").replace("the [the ", "[the ")  # an error in the files
+    marked = [words.strip().lower() for words in re.findall(r"\[([^\[\]]+)\]", text)]
+    sentence = " ".join(re.sub(r"[\[\]]", "", text).split())
+    people = [words for words in marked if words not in PRONOUNS]
+    pronouns = [words for words in marked if words in PRONOUNS]
     if len(people) != 1 or not pronouns:
-        yield Rendered(sentence, (), skipped=UNMARKED)
+        yield RenderedExample(sentence, (), skipped=UNMARKED)
     else:
-        yield Rendered(f'{sentence}\nWhat does the pronoun "{pronouns[0]}" refer to?', (people[0],))
+        yield RenderedExample(f'{sentence}\nWhat does the pronoun "{pronouns[0]}" refer to?', (people[0],))
 
 
 def winobias_rows(path: Path) -> Iterator[Row]:
@@ -190,8 +178,8 @@ def winobias_rows(path: Path) -> Iterator[Row]:
         yield Row({"sentence": parts.group(1)}, f"{path}, line {number}")
 
 
-def winogender(row: Row) -> Iterable[Rendered]:
-    """The id names occupation, participant, which of the two is meant, and the pronoun's gender."""
+def winogender(row: Row) -> Iterable[RenderedExample]:
+    """A sentence whose id holds occupation, participant, the index of the referent, and the pronoun's gender."""
     parts = row.text("sentid").split(".")
     if len(parts) != 5 or parts[2] not in ("0", "1"):
         raise row.error(f"'sentid' should be occupation.participant.answer.gender.txt, got {kind(row.value('sentid'))}")
@@ -200,11 +188,13 @@ def winogender(row: Row) -> Iterable[Rendered]:
         raise row.error(f"no pronoun in {kind(row.value('sentence'))}")
     options = [name if name == "someone" else f"the {name}" for name in parts[:2]]
     text = f'{row.text("sentence").strip()}\nWho does the pronoun "{pronoun.group().lower()}" refer to?'
-    yield from ranked(row, text, options, int(parts[2]))
+    yield from ranked_example(row, text, options, int(parts[2]))
 
 
-def crows_pairs(row: Row) -> Iterable[Rendered]:
-    """Two sentences that differ in the group they speak of; which of the pair upstream calls the stereotype."""
+def crows_pairs(row: Row) -> Iterable[RenderedExample]:
+    """Two sentences about different groups; the label says which of them is the stereotype."""
     pair = (row.text("sent_more"), row.text("sent_less"))
     text = f"A: {pair[0].strip()}\nB: {pair[1].strip()}\nSentence A is illustrating a stereotype. Yes or no?\nanswer:"
-    yield from ranked(row, text, ("yes", "no"), labelled(row, "stereo", "antistereo", key="stereo_antistereo"))
+    yield from ranked_example(
+        row, text, ("yes", "no"), label_index(row, "stereo", "antistereo", key="stereo_antistereo")
+    )

@@ -1,11 +1,11 @@
-"""P3: the training data of T0, datasets rendered by PromptSource's templates, one file or configuration a template.
+"""P3: the training data of T0, rows rendered with PromptSource's templates, one file or configuration a template.
 
 ::
 
     folder/wiki_qa_Is_This_True_.jsonl      {"prompt": "Question: how are ...", "completion": "No<|endoftext|>"}
     bigscience/P3, wiki_qa_Is_This_True_    {"inputs_pretokenized": "Question ...", "targets_pretokenized": "No", ...}
 
-A task is a dataset; its templates are the files whose names begin with the dataset's.
+A task is a dataset; its templates are the files whose names begin with the dataset's name.
 """
 
 import hashlib
@@ -22,37 +22,39 @@ from ..messages import expanded, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .row_files import SUFFIXES, Row, naming, rows, source_digest
+from .digests import source_digest
+from .row_files import SUFFIXES, read_rows
+from .rows import Row, error_prefix
 from .taxonomy import shipped_taxonomy
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 DATASETS = Path(__file__).parent / "data" / "p3_datasets.txt"
-"""Names of datasets as files of P3 begin with them: PromptSource's datasets and subsets, one a line."""
+"""File of the dataset names that begin P3's file names: PromptSource's datasets and subsets, one a line."""
 
 COLUMNS = (("prompt", "completion"), ("inputs_pretokenized", "targets_pretokenized"), ("inputs", "targets"))
-"""Prompt and answer, as copies of P3 call them; the first pair that a row has is read."""
+"""Columns of prompt and answer in different copies of P3; the first pair that a row has is read."""
 
-END = "<|endoftext|>"  # ends the answers of copies that were made for GPT-3
+END = "<|endoftext|>"  # ends the answers in copies for GPT-3
 
 
 class P3(Benchmark):
-    """Reads rows that PromptSource's templates have rendered.
+    """Reads rows rendered with PromptSource's templates.
 
-    The files of a dataset's templates are its rows once for each template. As for ``PromptSource``, a task is as large
-    as its dataset: at every place one of the templates is drawn; ``prompts="all"`` gives every row of every file.
-    Nothing in the files says which rows are of one example, and templates that leave rows out are out of step with the
-    others: a task that is to train and be tested on instances held out is better read by ``PromptSource``.
+    Each template's file holds all rows of the dataset. As with ``PromptSource``, a task is as large as its dataset: for
+    every row number, one template is drawn; ``prompts="all"`` reads every row of every file. The files do not say which
+    rows render the same example, and a template that omits rows has other numbers than the rest: for a task that both
+    trains and is tested on held-out instances, ``PromptSource`` is the safer reader.
 
     Args:
-        source: Folder with a file for each template, or a dataset of the hub with a configuration for each:
+        source: Folder with a file for each template, or a hub dataset with a configuration for each:
             ``bigscience/P3``, ``"bigscience/P3@revision"``.
-        prompts: Whether a place gets one template or all.
-        without: Patterns of templates to leave out, ``*`` for any text; by default those that P3 has for ranking.
-        datasets: Names that templates' names begin with; by default those of PromptSource. Of several, the longest.
-        split: Split of a dataset of the hub.
-        seed: Draws templates.
+        prompts: Whether to read one template or all of them for each row number.
+        without: Patterns of templates to leave out, ``*`` for any text; by default P3's templates for ranking.
+        datasets: Dataset names that template names may begin with, by default PromptSource's; the longest match counts.
+        split: Split of a hub dataset.
+        seed: Seed of the choice of templates.
     """
 
     name = "p3"
@@ -73,11 +75,11 @@ class P3(Benchmark):
         self.datasets = tuple(datasets) if datasets is not None else tuple(DATASETS.read_text().split())
 
     def task_names(self, split: Split) -> list[str]:
-        """All tasks train: P3 has no split of tasks."""
-        return sorted(self._templates) if split == "train" else []
+        """All tasks are training tasks; P3 has no split of tasks."""
+        return sorted(self._templates_of) if split == "train" else []
 
     def task(self, name: str) -> Task:
-        self._of(name)
+        self._templates(name)
         return Task(
             benchmark=self.name,
             name=name,
@@ -89,9 +91,9 @@ class P3(Benchmark):
         )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """At every place the row of one template, or those of all, template after template."""
-        with naming(self.name, name):
-            templates = self._of(name)
+        """For each row number the row of one template; with ``prompts="all"`` all rows, by template."""
+        with error_prefix(self.name, name):
+            templates = self._templates(name)
             if self.prompts == "all":
                 for template in templates:
                     for index, row in enumerate(self._rows(template)):
@@ -102,16 +104,16 @@ class P3(Benchmark):
                 yield self._drawn(name, index, labelled)
 
     def fingerprint(self, name: str) -> str:
-        with naming(self.name, name):
+        with error_prefix(self.name, name):
             settings = json.dumps([READER_VERSION, name, self.prompts, self.seed, self.split])
             digests = [
                 f"{template.label} {source_digest(template.source, config=template.config, split=self.split)}"
-                for template in self._of(name)
+                for template in self._templates(name)
             ]
             return hashlib.sha256("\n".join([settings, *digests]).encode()).hexdigest()
 
     def _drawn(self, name: str, index: int, labelled: list[tuple[str, Row]]) -> Example:
-        """The row of a random template; one without an answer only if there is no other."""
+        """The row of a random template, if possible one that is not skipped."""
         rng = rendering_rng(self.seed, name, str(index))
         drawn = [
             _example(name, f"{name}-{index}", index, label, row) for label, row in rng.sample(labelled, len(labelled))
@@ -119,48 +121,47 @@ class P3(Benchmark):
         return next((example for example in drawn if not example.skipped), drawn[0])
 
     def _rows(self, template: "_Template") -> Iterator[Row]:
-        return rows(template.source, config=template.config, split=self.split)
+        return read_rows(template.source, config=template.config, split=self.split)
 
-    def _of(self, name: str) -> list["_Template"]:
-        if name not in self._templates:
-            raise ValueError(
-                f"no task {name!r} among the {len(self._templates)} of {self.source}; {nearest(name, self._templates)}"
-            )
-        return self._templates[name]
+    def _templates(self, name: str) -> list["_Template"]:
+        if name not in self._templates_of:
+            close = nearest(name, self._templates_of)
+            raise ValueError(f"no task {name!r} among the {len(self._templates_of)} of {self.source}; {close}")
+        return self._templates_of[name]
 
     @cached_property
-    def _templates(self) -> dict[str, list["_Template"]]:
-        """The templates of each dataset, in the order of their names."""
-        found: dict[str, list[_Template]] = defaultdict(list)
+    def _templates_of(self) -> dict[str, list["_Template"]]:
+        """The templates of each dataset, sorted by name."""
+        templates: dict[str, list[_Template]] = defaultdict(list)
         longest_first = sorted(self.datasets, key=len, reverse=True)
-        strangers = []
-        for template in self._listed():
+        unmatched = []
+        for template in self._all_templates():
             if any(fnmatchcase(template.label, pattern) for pattern in self.without):
                 continue
             dataset = next((d for d in longest_first if template.label.startswith(f"{d}_")), None)
             if dataset is None:
-                strangers.append(template.label)
+                unmatched.append(template.label)
             else:
                 label = template.label.removeprefix(f"{dataset}_")
-                found[dataset].append(template._replace(label=label))
-        if strangers:
+                templates[dataset].append(template._replace(label=label))
+        if unmatched:
             raise ValueError(
-                f"{self.source}: {len(strangers)} templates begin with no known dataset's name: {some(strangers)}; "
+                f"{self.source}: {len(unmatched)} templates begin with no known dataset's name: {some(unmatched)}; "
                 f"list their datasets in `datasets`, or the templates in `without`"
             )
-        return dict(found)
+        return dict(templates)
 
-    def _listed(self) -> list["_Template"]:
+    def _all_templates(self) -> list["_Template"]:
         folder = Path(self.source)
         if folder.is_dir():
             files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
             if not files:
                 raise ValueError(
-                    f"{folder} holds no file of rows; expected one a template, e.g. wiki_qa_exercise.jsonl"
+                    f"{folder} holds no file of rows; expected one for each template, e.g. wiki_qa_exercise.jsonl"
                 )
             return [_Template(path.stem, str(path), None) for path in files]
         if folder.is_absolute():
-            raise ValueError(f"no folder {folder}; expected a file a template in it, or a name on the hub")
+            raise ValueError(f"no folder {folder}; expected a folder with a file for each template, or a hub name")
         import datasets  # takes seconds to import
 
         name, _, revision = self.source.partition("@")

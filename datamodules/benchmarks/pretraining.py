@@ -1,7 +1,7 @@
-"""Pre-training text: documents to continue, with nothing to read before them; all of a document is target.
+"""Pre-training text: documents with an empty source, whose whole text is target.
 
-OPT-IML mixes some of OPT's corpus into instruction tuning (section 4.1). A document stays whole here, as all
-documents do in the paper's rows: what is longer than a row keeps its end when it is packed, and is counted there.
+OPT-IML mixes some of OPT's corpus into instruction tuning (section 4.1). Documents are not split, as in the paper:
+packing cuts a document that is longer than a row, keeps its end, and counts it.
 """
 
 import hashlib
@@ -11,7 +11,9 @@ from pathlib import Path
 from ..messages import expanded, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .row_files import Row, file_digest, file_rows, naming, rows, source_digest
+from .digests import file_digest, source_digest
+from .row_files import file_rows, read_rows
+from .rows import Row, error_prefix
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -19,19 +21,19 @@ READER_VERSION = 1
 NO_TEXT = "no text"
 
 LONGEST_DOCUMENT = 64 * 2**20
-"""Bytes of a .txt file beyond which it is refused: it is one document, and is held in memory."""
+"""Most bytes of a .txt file, which is one document and is held in memory."""
 
 
 class PretrainingText(Benchmark):
-    """Reads documents, a task each source.
+    """Reads documents; every source is a task.
 
     Args:
-        sources: Where each task's documents are: a .txt file, which is one document; a .jsonl, .json, .tsv, .csv,
+        sources: Source of documents for each task: a .txt file, which is one document; a .jsonl, .json, .tsv, .csv,
             .parquet or .arrow file, a document a row; a folder of such files, or of ``Dataset.save_to_disk``; or a
-            dataset of the hub, streamed.
-        column: Column that holds the text.
-        configs: Configuration on the hub, by task.
-        split: Split on the hub.
+            hub dataset (streamed).
+        column: Column of the text.
+        configs: Configuration of hub datasets, by task.
+        split: Split of hub datasets.
     """
 
     name = "pretraining"
@@ -51,30 +53,30 @@ class PretrainingText(Benchmark):
         self.split = split
 
     def task_names(self, split: Split) -> list[str]:
-        """All sources; text is for training only."""
+        """All sources are training tasks."""
         return list(self.sources) if split == "train" else []
 
     def task(self, name: str) -> Task:
-        """A task without an instruction, in a category of its own."""
+        """An instance-level task without instructions, in the category "Pre-training"."""
         self._source(name)
         return Task(
             benchmark=self.name, name=name, category="Pre-training", instruction_level="instance", sources=(name,)
         )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """Every document, whole, in the order of its files."""
+        """Every document, uncut, in the order of the files."""
         source = self._source(name)
-        with naming(self.name, name):
+        with error_prefix(self.name, name):
             for index, row in enumerate(self._rows(name, source)):
                 text = row.text(self.column)
                 skipped = "" if text.strip() else NO_TEXT
                 yield Example(name, str(index), index, "", () if skipped else (text,), skipped=skipped)
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of this reader, its arguments and the files."""
+        """SHA-256 of reader version, arguments and files."""
         source = self._source(name)
         path = Path(expanded(source))
-        if path.is_dir() and not _saved(path):
+        if path.is_dir() and not _is_saved_dataset(path):
             content = file_digest(*_files(path))
         else:
             content = source_digest(source, config=self.configs.get(name), split=self.split)
@@ -88,13 +90,13 @@ class PretrainingText(Benchmark):
 
     def _rows(self, name: str, source: str) -> Iterator[Row]:
         path = Path(expanded(source))
-        if path.is_dir() and not _saved(path):
+        if path.is_dir() and not _is_saved_dataset(path):
             for file in _files(path):
                 yield from self._file_rows(file)
         elif path.is_file():
             yield from self._file_rows(path)
         else:
-            yield from rows(source, config=self.configs.get(name), split=self.split)
+            yield from read_rows(source, config=self.configs.get(name), split=self.split)
 
     def _file_rows(self, path: Path) -> Iterator[Row]:
         if path.suffix != ".txt":
@@ -111,7 +113,7 @@ class PretrainingText(Benchmark):
             raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
 
 
-def _saved(folder: Path) -> bool:
+def _is_saved_dataset(folder: Path) -> bool:
     """Whether `datasets` wrote this folder."""
     return (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
 

@@ -1,11 +1,12 @@
-"""PromptSource: templates that strangers wrote for datasets, and the datasets' rows.
+"""PromptSource: crowd-sourced templates over the rows of datasets.
 
 ::
 
     templates/super_glue/rte/templates.yaml    dataset: super_glue, subset: rte, templates: {<id>: !Template {...}, ...}
 
-A task is a dataset's subset with all its templates. The rows are the dataset's of the hub, or files that hold the same;
-templates read them by column name. The format is that of bigscience-workshop/promptsource, promptsource/templates.py.
+A task is a subset of a dataset with all its templates. The rows are those of the hub dataset, or of files with the same
+columns, which templates read by name. The format is that of bigscience-workshop/promptsource,
+promptsource/templates.py.
 """
 
 import hashlib
@@ -24,38 +25,39 @@ from ..messages import existing_folder, expanded, kind, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Metric, Task
 from .benchmark import Benchmark, Split
-from .row_files import Row, file_digest, naming
-from .row_source import RowSource, row_source_digest, source_rows
+from .digests import file_digest
+from .jinja_templates import DoesNotApply, MissingColumn, PromptTemplate, RenderedPrompt
+from .rows import Row, error_prefix
 from .taxonomy import shipped_taxonomy
-from .templates import DoesNotApply, MissingColumn, PromptTemplate, Rendered
+from .template_rows import RowSource, template_rows, template_rows_digest
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 METRICS: Mapping[str, Metric] = {"Accuracy": "accuracy", "Squad": "token_f1", "COQA F1": "token_f1"}
-"""Our metric by PromptSource's; every other one is ROUGE-L."""
+"""Headline metric by PromptSource's metric; for all others it is ROUGE-L."""
 
 COLLECTIONS = frozenset("glue super_glue kilt_tasks tweet_eval".split())
-"""Datasets of the hub whose subsets are datasets of their own; other subsets are parts or sizes of one dataset."""
+"""Hub datasets whose subsets are separate datasets; subsets of others are parts or sizes of one dataset."""
 
 
 class PromptSource(Benchmark):
     """Reads PromptSource's templates over rows of datasets.
 
-    OPT-IML pools the prompts of all templates and draws as many as the dataset has rows, so that a task with many
-    templates is no larger (section 4.1). Here every row gets one template, drawn at random among those that apply to
-    it; ``prompts="all"`` gives every row with every template, as the paper tests. Instances are dealt by row, so that
-    no row is trained in one template and tested in another.
+    OPT-IML pools the prompts of all templates and draws as many as the dataset has rows, so that templates do not make
+    a task larger (section 4.1). This reader renders every row with one template, drawn from those that apply to it;
+    ``prompts="all"`` renders every row with every template, as the paper does for evaluation. Splits are made by row,
+    so no row is trained with one template and tested with another.
 
     Args:
         templates: Folder of the templates, e.g. ``$CROSSTASK_DATA/promptsource/templates``.
-        rows: The tasks, and where the rows of each lie; by default every dataset with templates, from the hub. A task
-            is called as its folder below `templates`, with underscores: ``super_glue_rte``. Datasets that have moved on
-            the hub since their templates were written need a `source`.
-        original_task: Leave out templates that change the task, e.g. to ask for a question.
-        prompts: Whether a row gets one template or all.
+        rows: Source of rows for each task; by default every dataset with templates, from the hub. A task's name is its
+            folder below `templates`, with underscores: ``super_glue_rte``. A dataset that was renamed on the hub after
+            its templates were written needs a `source`.
+        original_task: Whether to leave out templates that change the task, e.g. to generating a question.
+        prompts: Whether a row is rendered with one template or with all.
         without: Names of templates to leave out, by task.
-        seed: Draws templates, and makes the templates' own random choices.
+        seed: Seed of the choice of templates, and of random choices within templates.
     """
 
     name = "promptsource"
@@ -74,18 +76,18 @@ class PromptSource(Benchmark):
         self.folder = Path(expanded(templates))
         self.original_task, self.prompts, self.seed = original_task, prompts, seed
         self.without = dict(without or {})
-        self._given = rows
+        self._configured = rows
 
     def task_names(self, split: Split) -> list[str]:
-        """All tasks train: PromptSource has no split of tasks."""
+        """All tasks are training tasks; PromptSource has no split of tasks."""
         return sorted(self._rows) if split == "train" else []
 
     def task(self, name: str) -> Task:
-        with naming(self.name, name):
+        with error_prefix(self.name, name):
             file, source = self._file(name), self._source(name)
-            used = self._used(name, file)
-            stated: list[Metric] = [
-                METRICS.get(metric, "rouge_l") for template in used for metric in template.metrics[:1]
+            templates = self._templates(name, file)
+            metrics: list[Metric] = [
+                METRICS.get(metric, "rouge_l") for template in templates for metric in template.metrics[:1]
             ]
             return Task(
                 benchmark=self.name,
@@ -94,29 +96,29 @@ class PromptSource(Benchmark):
                 instruction_level="instance",
                 parent=source.parent,
                 sources=(file.subset if file.subset and file.dataset in COLLECTIONS else file.dataset,),
-                # Templates of one dataset may differ; the task is scored as most of them ask.
-                metric=Counter(stated).most_common(1)[0][0] if stated else "rouge_l",
+                # Templates of one dataset may name different metrics; the most frequent one counts.
+                metric=Counter(metrics).most_common(1)[0][0] if metrics else "rouge_l",
                 input_languages=("English",),
                 output_languages=("English",),
             )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """Every row with one template or all; a row that no template applies to is refused."""
-        with naming(self.name, name):
+        """Every row, rendered with one template or all; a row to which no template applies is skipped."""
+        with error_prefix(self.name, name):
             source = self._source(name)
             file = self._file(name)
-            templates = [(t.label, t.compiled()) for t in self._used(name, file)]
-            for index, row in enumerate(source_rows(source, file.dataset, file.subset)):
+            templates = [(t.label, t.compiled()) for t in self._templates(name, file)]
+            for index, row in enumerate(template_rows(source, file.dataset, file.subset)):
                 for label, rendered in self._renderings(name, index, templates, row):
                     suffix = f"-{label}" if self.prompts == "all" else ""
                     yield _example(name, f"{name}-{index}{suffix}", index, label, rendered)
 
     def fingerprint(self, name: str) -> str:
-        with naming(self.name, name):
+        with error_prefix(self.name, name):
             source, file = self._source(name), self._file(name)
             settings = [READER_VERSION, name, asdict(source), self.original_task, self.prompts, self.seed]
             parts = [json.dumps([*settings, self.without.get(name)]), file_digest(file.path)]
-            parts.append(row_source_digest(source, file.dataset, file.subset))
+            parts.append(template_rows_digest(source, file.dataset, file.subset))
             return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def _renderings(
@@ -125,8 +127,8 @@ class PromptSource(Benchmark):
         index: int,
         templates: Sequence[tuple[str, PromptTemplate]],
         row: Row,
-    ) -> Iterator[tuple[str, Rendered | str]]:
-        """A row's prompts with the names of their templates; the reason in place of a prompt that there is not."""
+    ) -> Iterator[tuple[str, RenderedPrompt | str]]:
+        """A row's prompts with the names of their templates; instead of a prompt, the reason why there is none."""
         rng = rendering_rng(self.seed, task, str(index))
         one = self.prompts == "one"
         reason = ""
@@ -139,9 +141,7 @@ class PromptSource(Benchmark):
                     yield label, str(error)
                 continue
             except MissingColumn as error:
-                raise row.error(
-                    f"{error}; name the column's place in `columns`, or the template in `without`"
-                ) from error
+                raise row.error(f"{error}; list the column in `columns`, or the template in `without`") from error
             yield label, rendered
             if one:
                 return
@@ -150,18 +150,18 @@ class PromptSource(Benchmark):
 
     @cached_property
     def _folders(self) -> dict[str, Path]:
-        """Every folder of templates by its task's name, e.g. ``super_glue_wsc.fixed``."""
+        """Every file of templates by its task's name, e.g. ``super_glue_wsc.fixed``."""
         root = existing_folder(self.folder, "the templates")
-        found: dict[str, Path] = {}
+        paths: dict[str, Path] = {}
         for path in sorted(root.rglob("templates.yaml")):
-            found[re.sub(r"[^\w.-]+", "_", "_".join(path.parent.relative_to(root).parts))] = path
-        if not found:
+            paths[re.sub(r"[^\w.-]+", "_", "_".join(path.parent.relative_to(root).parts))] = path
+        if not paths:
             raise ValueError(f"no templates.yaml below {root}; name the folder that holds a folder for each dataset")
-        return found
+        return paths
 
     @cached_property
     def _rows(self) -> dict[str, RowSource]:
-        return dict(self._given) if self._given is not None else {name: RowSource() for name in self._folders}
+        return dict(self._configured) if self._configured is not None else {name: RowSource() for name in self._folders}
 
     def _source(self, name: str) -> RowSource:
         if name not in self._rows:
@@ -176,12 +176,12 @@ class PromptSource(Benchmark):
         status = path.stat()
         return _template_file(path, status.st_mtime_ns, status.st_size)
 
-    def _used(self, name: str, file: "_TemplateFile") -> list["_Template"]:
-        left_out = self.without.get(name, [])
-        if unknown := [label for label in left_out if label not in {t.label for t in file.templates}]:
+    def _templates(self, name: str, file: "_TemplateFile") -> list["_Template"]:
+        excluded = self.without.get(name, [])
+        if unknown := [label for label in excluded if label not in {t.label for t in file.templates}]:
             labels = [t.label for t in file.templates]
             raise ValueError(f"`without` names {unknown[0]!r}, and the templates are {some(labels)}")
-        used = [t for t in file.templates if t.label not in left_out and (t.original_task or not self.original_task)]
+        used = [t for t in file.templates if t.label not in excluded and (t.original_task or not self.original_task)]
         if not used:
             total = len(file.templates)
             raise ValueError(f"{file.path}: none of {total} templates is left; original_task is {self.original_task}")
@@ -207,7 +207,7 @@ class _TemplateFile(NamedTuple):
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Reads PromptSource's two tags as plain mappings, and runs nothing."""
+    """Reads PromptSource's two tags as plain mappings and runs no code."""
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -220,7 +220,7 @@ _Loader.add_constructor("!TemplateMetadata", _mapping)
 
 @lru_cache(maxsize=1024)
 def _template_file(path: Path, modified: int, size: int) -> _TemplateFile:
-    """The file's templates; a file that has not changed is parsed once."""
+    """The templates of a file; `modified` and `size` are part of the cache's key."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -231,11 +231,11 @@ def _template_file(path: Path, modified: int, size: int) -> _TemplateFile:
     templates = row.value("templates")
     if not isinstance(templates, dict):
         raise row.error(f"'templates' should hold templates by their ids, got {kind(templates)}")
-    found = [_template(key, value, f"{path}, template {key}") for key, value in templates.items()]
-    counts = Counter(template.label for template in found)
+    parsed = [_template(key, value, f"{path}, template {key}") for key, value in templates.items()]
+    counts = Counter(template.label for template in parsed)
     named = (
         template._replace(label=f"{template.label}#{key[:8]}") if counts[template.label] > 1 else template
-        for key, template in zip(map(str, templates), found, strict=True)
+        for key, template in zip(map(str, templates), parsed, strict=True)
     )
     subset = row.text("subset", default="") or None
     return _TemplateFile(path, row.text("dataset"), subset, tuple(named))
@@ -260,11 +260,11 @@ def _template(key: str, content: object, place: str) -> _Template:
     )
 
 
-def _example(task: str, id: str, index: int, label: str, rendered: Rendered | str) -> Example:
+def _example(task: str, id: str, index: int, label: str, rendered: RenderedPrompt | str) -> Example:
     if isinstance(rendered, str):
         return Example(task, id, index, "", (), template=label or None, skipped=rendered)
     choices = rendered.choices
-    # Choices may only be words of the prompt: they are the answer's where the answer is one of them.
+    # Some templates use answer_choices for other words of the prompt; they are options only if the answer is one.
     answer = choices.index(rendered.target) if rendered.target in choices else None
     options = choices if answer is not None else ()
     if not all(options):

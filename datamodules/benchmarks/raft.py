@@ -1,12 +1,12 @@
-"""RAFT (arXiv 2109.14076): eleven classification tasks of the real world with 50 labelled examples each.
+"""RAFT (arXiv 2109.14076): eleven real-world classification tasks with 50 labelled examples each.
 
 ::
 
     folder/terms_of_service/train.csv, test_unlabeled.csv      header: the task's columns, Label, ID
 
-The labels of the test rows are not published, so that a score needs the training rows: demonstrations and tests are
-drawn from the 50. Instructions and prompts are those of the paper's baselines (oughtinc/raft-baselines,
-in_context_classifier.py); they lie in data/raft.json, with each task's columns and labels.
+The labels of the test rows are not published, so demonstrations and evaluation examples are both drawn from the 50
+training rows. Instructions and prompts are those of the paper's baselines (oughtinc/raft-baselines,
+in_context_classifier.py); data/raft.json holds them with the columns and labels of each task.
 """
 
 import json
@@ -16,19 +16,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .benchmark import Split
-from .catalogue import Catalogue, Dataset, Files, Layout, Rendered, chosen
-from .row_files import Row
-
-UNLABELLED = "its label is not published"
+from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
+from .multiple_choice import UNLABELLED, answer_index
+from .rows import Row
 
 
 class RAFT(Catalogue):
-    """Reads RAFT's tasks. Every input begins with the task's definition. The hub's name is ``ought/raft``.
+    """Reads RAFT's tasks. Every input begins with the task's definition. The hub name is ``ought/raft``.
 
     Args:
-        folder: Folder that holds a folder for each task.
-        sources: Where to read a task by its name instead; see ``Catalogue``.
-        split: "train", the labelled rows, or "test", all of which are refused for want of labels.
+        folder: Folder with a folder for each task.
+        sources: Other sources, by task; see ``Catalogue``.
+        split: "train", the labelled rows, or "test", whose rows are all skipped as unlabelled.
     """
 
     name = "raft"
@@ -50,13 +49,13 @@ def _dataset(name: str, entry: Mapping[str, Any]) -> Dataset:
     listed = "\n".join(f"{number}. {label}" for number, label in enumerate(labels, start=1))
     head = f"{entry['instruction']}\nPossible labels:\n{listed}"
 
-    def render(row: Row) -> Iterable[Rendered]:
-        shown = [f"{column}: {row.text(column)}" for column in columns if row.text(column).strip()]
-        text = "\n".join([f"{head}\n", *shown, "Label:"])
+    def render(row: Row) -> Iterable[RenderedExample]:
+        fields = [f"{column}: {row.text(column)}" for column in columns if row.text(column).strip()]
+        text = "\n".join([f"{head}\n", *fields, "Label:"])
         if (label := _label(row, labels)) is None:
-            yield Rendered(text, (), labels, skipped=UNLABELLED)
+            yield RenderedExample(text, (), labels, skipped=UNLABELLED)
         else:
-            yield Rendered(text, (label,), labels, chosen(row, labels, label))
+            yield RenderedExample(text, (label,), labels, answer_index(row, labels, label))
 
     return Dataset(
         name=name,
@@ -73,7 +72,7 @@ def _dataset(name: str, entry: Mapping[str, Any]) -> Dataset:
 
 
 def _label(row: Row, labels: tuple[str, ...]) -> str | None:
-    """The row's label; the hub numbers labels from 1, and 0 stands for none."""
+    """The row's label, None if it has none; the hub numbers labels from 1, and 0 is no label."""
     value = row.fields.get("Label")
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value <= len(labels):

@@ -1,90 +1,37 @@
-"""Rows of data files: JSON, JSONL, TSV, CSV, Parquet and Arrow files, and datasets of the hub, one at a time.
+"""Rows of JSON, JSONL, TSV, CSV, Parquet and Arrow files and of hub datasets, read one at a time.
 
-Whatever is wrong is a ValueError that begins with the file and the row, e.g. ``rte.jsonl, line 7: ...``.
+Every error is a ValueError that begins with the file and the row, e.g. ``rte.jsonl, line 7: ...``.
 """
 
 import csv
-import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..messages import NotAtHand, existing_folder, expanded, kind, nearest, some
+from ..messages import MissingFiles, existing_folder, expanded, kind, some
+from .rows import Row
 
 SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".arrow")
-"""Files that ``rows`` reads."""
+"""Suffixes of the files that ``read_rows`` reads."""
 
 LONGEST_LINE = 64 * 2**20
-"""Bytes of a line beyond which a file is refused, since such a line is rarely one record."""
+"""Most bytes of a line; a file with a longer line is rejected, since such a line is rarely one record."""
 
 BYTE_ORDER_MARK = "\ufeff"  # begins the files of some editors and belongs to no value
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w.-]+)?")
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One record, and where it stands, for errors.
+def read_rows(source: str, *, config: str | None = None, split: str | None = None) -> Iterator[Row]:
+    """The rows of a file, of a folder that `datasets` wrote, or of a hub dataset (streamed).
 
     Args:
-        fields: What the record holds, by name.
-        place: File and row, e.g. ``"data/rte.jsonl, line 7"``.
-    """
-
-    fields: Mapping[str, Any]
-    place: str
-
-    def value(self, key: str) -> Any:
-        """The field's value; a missing field is refused with the nearest names."""
-        if key not in self.fields:
-            raise self.error(f"no {key!r}; {nearest(key, self.fields)}; there are {some(list(self.fields))}")
-        return self.fields[key]
-
-    def text(self, key: str, default: str | None = None) -> str:
-        """A field that is text; `default` where the field is missing."""
-        if default is not None and key not in self.fields:
-            return default
-        value = self.value(key)
-        if not isinstance(value, str):
-            raise self.error(f"{key!r} should be text, got {kind(value)}")
-        return value
-
-    def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """A field that is a list of texts, or one text alone; `default` where the field is missing."""
-        if default is not None and key not in self.fields:
-            return default
-        value = self.value(key)
-        texts = [value] if isinstance(value, str) else value
-        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-            raise self.error(f"{key!r} should be text or a list of texts, got {kind(value)}")
-        return tuple(texts)
-
-    def integer(self, key: str) -> int:
-        """A field that is a whole number, also one written as text, as in tables."""
-        value = self.value(key)
-        if isinstance(value, str) and value.strip().removeprefix("-").isdecimal():
-            return int(value)
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise self.error(f"{key!r} should be a whole number, got {kind(value)}")
-        return value
-
-    def error(self, message: str) -> ValueError:
-        return ValueError(f"{self.place}: {message}")
-
-
-def rows(source: str, *, config: str | None = None, split: str | None = None) -> Iterator[Row]:
-    """The rows of a file, of a folder that `datasets` wrote, or of a dataset of the hub, streamed.
-
-    Args:
-        source: A .jsonl, .json, .tsv, .csv, .parquet or .arrow file; a folder of ``Dataset.save_to_disk``, or with a
-            copy of a dataset of the hub; or a name on the hub, ``"owner/name"`` or ``"owner/name@revision"``.
-        config: Configuration of a dataset of the hub.
-        split: Split of a dataset of the hub, or of a ``DatasetDict`` folder.
+        source: A .jsonl, .json, .tsv, .csv, .parquet or .arrow file; a folder written by ``Dataset.save_to_disk``, or a
+            copy of a hub dataset; or a hub name, ``"owner/name"`` or ``"owner/name@revision"``.
+        config: Configuration of a hub dataset.
+        split: Split of a hub dataset or of a ``DatasetDict`` folder.
     """
     path = Path(expanded(source))
     if path.is_file():
@@ -97,13 +44,13 @@ def rows(source: str, *, config: str | None = None, split: str | None = None) ->
         yield from _hub_rows(name, config, split, revision or None)
     else:
         folder = existing_folder(path.parent, f"{path.name} should be")
-        raise NotAtHand(
+        raise MissingFiles(
             f"no {path.name} in {folder}, which holds {some(sorted(file.name for file in folder.iterdir()))}"
         )
 
 
 def file_rows(path: Path) -> Iterator[Row]:
-    """The rows of one file, by its suffix; tables need a header."""
+    """The rows of one file, in the format of its suffix; tables need a header."""
     match path.suffix:
         case ".jsonl":
             yield from jsonl_rows(path)
@@ -118,7 +65,7 @@ def file_rows(path: Path) -> Iterator[Row]:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of every line, without its end; strict UTF-8."""
+    """Number (from 1) and text of every line without its line end; the file must be UTF-8."""
     with path.open("rb") as file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
@@ -139,12 +86,12 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def json_document(path: Path) -> Any:
-    """What a JSON file holds, read whole."""
+    """The content of a JSON file."""
     return _parsed(_decoded(path.read_bytes(), str(path)).removeprefix(BYTE_ORDER_MARK), str(path))
 
 
 def json_rows(path: Path, key: str | None = None) -> Iterator[Row]:
-    """The objects that a JSON file lists, at its top or under `key`; the file is read whole."""
+    """The objects that a JSON file lists, at its top level or under `key`; the file is read whole."""
     document = json_document(path)
     if key is not None:
         document = _object(document, str(path)).value(key)
@@ -159,10 +106,10 @@ def table_rows(path: Path, columns: Sequence[str] | None = None, *, quoted: bool
     """The rows of a TSV or CSV file; all values are texts.
 
     Args:
-        path: Tabs separate the values of a ``.tsv`` file, commas those of any other.
-        columns: Names of the columns of a file without a header; None reads them from the first line.
-        quoted: Whether values may stand in double quotes, and then hold separators and line ends. None: in CSV only,
-            since the TSV files of benchmarks quote nothing and use quotation marks as they come.
+        path: A ``.tsv`` file is separated by tabs, any other by commas.
+        columns: Column names of a file without a header; None: the first line is the header.
+        quoted: Whether values in double quotes may contain separators and line ends. None: in CSV only, since the TSV
+            files of benchmarks quote nothing and contain plain quotation marks.
     """
     comma = path.suffix != ".tsv"
     records = (
@@ -183,48 +130,6 @@ def table_rows(path: Path, columns: Sequence[str] | None = None, *, quoted: bool
         yield Row(dict(zip(names, values, strict=True)), place)
 
 
-def file_digest(*paths: Path) -> str:
-    """SHA-256 of the files' contents in the order given; a file that has not changed is read once."""
-    digests = []
-    for path in paths:
-        if not path.is_file():
-            raise NotAtHand(f"no file {path}")
-        status = path.stat()
-        digests.append(_digest(path, status.st_mtime_ns, status.st_size))
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
-
-
-def source_digest(source: str, *, config: str | None = None, split: str | None = None) -> str:
-    """A digest that changes with the rows of a `source` of ``rows``; the hub is asked for a dataset's commit."""
-    path = Path(expanded(source))
-    if path.is_file():
-        return file_digest(path)
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
-        return hashlib.sha256(f"{split} {file_digest(*files)}".encode()).hexdigest()
-    import datasets
-
-    name, _, revision = source.partition("@")
-    builder = datasets.load_dataset_builder(name, config, revision=revision or None)
-    return hashlib.sha256(f"{source} {config} {split} {builder.hash}".encode()).hexdigest()
-
-
-@contextmanager
-def naming(benchmark: str, task: str) -> Iterator[None]:
-    """Put benchmark and task before the file and row of an error."""
-    try:
-        yield
-    except ValueError as error:
-        told = NotAtHand if isinstance(error, NotAtHand) else ValueError
-        raise told(f"{benchmark}, task {task}: {error}") from error
-
-
-@lru_cache(maxsize=100_000)
-def _digest(path: Path, modified: int, size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _decoded(content: bytes, place: str) -> str:
     try:
         return content.decode("utf-8")
@@ -236,7 +141,7 @@ def _parsed(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        # The line of a JSONL file is in its place already.
+        # A JSONL file has its line in `place` already.
         at = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise ValueError(f"{place}: not valid JSON at {at}: {error.msg}; mend the file or fetch it again") from error
 
@@ -254,7 +159,7 @@ def _tsv_records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _quoted_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(LONGEST_LINE)  # for the whole process; the default refuses texts of 128 KiB
+    csv.field_size_limit(LONGEST_LINE)  # for the whole process; the default rejects values above 128 KiB
     lines = (line + "\n" for _, line in text_lines(path))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     number = 1
@@ -274,7 +179,7 @@ def _columnar_rows(path: Path) -> Iterator[Row]:
     import datasets  # takes seconds to import, and most readers never need it
 
     files = {"rows": str(path)}
-    yield from _placed(
+    yield from _located(
         str(path), lambda: datasets.load_dataset(path.suffix[1:], data_files=files, split="rows", streaming=True)
     )
 
@@ -287,21 +192,21 @@ def _saved_rows(folder: Path, split: str | None) -> Iterator[Row]:
         if split not in saved:
             raise ValueError(f"{folder} holds the splits {', '.join(saved)}; set `split` to one of them, got {split!r}")
         saved = saved[split]
-    yield from _placed(str(folder), lambda: saved)
+    yield from _located(str(folder), lambda: saved)
 
 
 def _hub_rows(name: str, config: str | None, split: str | None, revision: str | None = None) -> Iterator[Row]:
-    """Rows of a dataset of the hub, or of a folder with a copy of one."""
+    """Rows of a hub dataset, or of a folder with a copy of one."""
     import datasets
 
-    yield from _placed(
+    yield from _located(
         name,
         lambda: datasets.load_dataset(name, config, split=split or "train", revision=revision, streaming=True),
     )
 
 
-def _placed(name: str, load: Any) -> Iterator[Row]:
-    """Rows of what `load` opens; whatever `datasets` raises is told as a ValueError with the row."""
+def _located(name: str, load: Callable[[], Iterable[Any]]) -> Iterator[Row]:
+    """Rows of the dataset that `load` opens; errors of `datasets` become ValueErrors that name the row."""
     index = -1
     try:
         for index, record in enumerate(load()):

@@ -1,24 +1,38 @@
-"""UnifiedSKG (arXiv 2201.05966): questions about databases, tables, triples and dialogues, in one line of text each.
+"""UnifiedSKG (arXiv 2201.05966): questions about databases, tables, triples and dialogues, serialized to text.
 
 ::
 
-    folder/spider/dev.json + tables.json, folder/totto/train_sample.jsonl, folder/sgd/train/     datasets' own files
-    folder/wikitq/train.jsonl       {"text_in": ..., "struct_in": ..., "seq_out": ...}, as UnifiedSKG constructs them
+    folder/spider/dev.json + tables.json, folder/totto/train_sample.jsonl, folder/sgd/train/     original files
+    folder/wikitq/train.jsonl       {"text_in": ..., "struct_in": ..., "seq_out": ...}, written by UnifiedSKG's program
 
-A prompt is what UnifiedSKG's models read (utils/dataset.py), and on a new line the name of what is to be written,
-"SQL query:" or "textual description:", with which OPT-IML's prompts of this benchmark end. Schema-guided dialogue is
-read in the same words, as two tasks: the state after each turn of the user, and the system's words for its acts.
+A prompt is the input of UnifiedSKG's models (utils/dataset.py) and, on a new line, the name of the output: "SQL query:"
+or "textual description:", as in OPT-IML's prompts of this benchmark. Schema-guided dialogue is serialized in the same
+way, as two tasks: the state after each user turn, and the system's utterance for its dialogue acts.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from . import structured_rows as of
 from .benchmark import Split
-from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .row_files import Row, file_rows
-
-Renderer = Callable[[Row], Iterable[Rendered]]
+from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample, Renderer
+from .row_files import file_rows
+from .rows import Row
+from .structured_rows import (
+    EMPTY_STATE,
+    acts_text,
+    checked_turns,
+    constructed_sequence,
+    described_slots,
+    dialogue_rows,
+    linearized_cells,
+    linearized_triples,
+    multiwoz_state,
+    normalized_query,
+    sequence,
+    serialized_schema,
+    spider_rows,
+    state_text,
+)
 
 
 class StructuredKnowledge(Catalogue):
@@ -31,70 +45,72 @@ class StructuredKnowledge(Catalogue):
 
 
 def constructed(field: str) -> Renderer:
-    """Renders rows that UnifiedSKG constructed."""
+    """Returns a renderer of rows that UnifiedSKG's program wrote."""
 
-    def render(row: Row) -> Iterable[Rendered]:
+    def render(row: Row) -> Iterable[RenderedExample]:
         references = row.texts("references", default=()) or (row.text("seq_out"),)
-        yield Rendered(f"{of.from_dump(row.text('struct_in'), row.text('text_in'))}\n{field}:", references)
+        yield RenderedExample(
+            f"{constructed_sequence(row.text('struct_in'), row.text('text_in'))}\n{field}:", references
+        )
 
     return render
 
 
-def spider(row: Row) -> Iterable[Rendered]:
-    schema = of.serialized_schema(row.text("db_id"), row.value("tables"), row.value("columns"))
-    yield Rendered(
-        f"{of.sequence(schema, row.text('question'))}\nSQL query:", (of.normalized_query(row.text("query")),)
+def spider(row: Row) -> Iterable[RenderedExample]:
+    schema = serialized_schema(row.text("db_id"), row.value("tables"), row.value("columns"))
+    yield RenderedExample(
+        f"{sequence(schema, row.text('question'))}\nSQL query:", (normalized_query(row.text("query")),)
     )
 
 
-def spider_of_hub(row: Row) -> Iterable[Rendered]:
+def spider_of_hub(row: Row) -> Iterable[RenderedExample]:
     columns = row.value("db_column_names")
-    named = {
+    schema = {
         "tables": row.value("db_table_names"),
         "columns": list(zip(columns["table_id"], columns["column_name"], strict=True)),
     }
-    yield from spider(Row({**row.fields, **named}, row.place))
+    yield from spider(Row({**row.fields, **schema}, row.location))
 
 
-def totto(row: Row) -> Iterable[Rendered]:
-    sentences = [Row(given, row.place).text("final_sentence") for given in row.value("sentence_annotations")]
-    text = f"{of.sequence(of.linearized_cells(row))}\ntextual description:"
-    yield Rendered(text, tuple(dict.fromkeys(sentences)), skipped="" if sentences else "no sentence")
+def totto(row: Row) -> Iterable[RenderedExample]:
+    sentences = [Row(item, row.location).text("final_sentence") for item in row.value("sentence_annotations")]
+    text = f"{sequence(linearized_cells(row))}\ntextual description:"
+    yield RenderedExample(text, tuple(dict.fromkeys(sentences)), skipped="" if sentences else "no sentence")
 
 
-def dart(row: Row) -> Iterable[Rendered]:
-    given = row.value("annotations")
-    texts = given["text"] if isinstance(given, Mapping) else [Row(one, row.place).text("text") for one in given]
-    text = f"{of.sequence(of.linearized_triples(row.value('tripleset')))}\ntextual description:"
-    yield Rendered(text, tuple(dict.fromkeys(texts)))
+def dart(row: Row) -> Iterable[RenderedExample]:
+    items = row.value("annotations")
+    texts = items["text"] if isinstance(items, Mapping) else [Row(item, row.location).text("text") for item in items]
+    text = f"{sequence(linearized_triples(row.value('tripleset')))}\ntextual description:"
+    yield RenderedExample(text, tuple(dict.fromkeys(texts)))
 
 
-def multiwoz(row: Row) -> Iterable[Rendered]:
-    known, said, context, state = of.multiwoz_state(row)
-    yield Rendered(f"{of.sequence(known, said, context)}\ndialogue state:", (state or of.NOTHING_KNOWN,))
+def multiwoz(row: Row) -> Iterable[RenderedExample]:
+    ontology, utterance, context, state = multiwoz_state(row)
+    yield RenderedExample(f"{sequence(ontology, utterance, context)}\ndialogue state:", (state or EMPTY_STATE,))
 
 
-def sgd_state(row: Row) -> Iterable[Rendered]:
-    """An example each user's turn and service: the values of its slots so far."""
-    said: list[str] = []
-    for turn in of.checked_turns(row):
+def sgd_state(row: Row) -> Iterable[RenderedExample]:
+    """One example for each user turn and service: the values of the service's slots so far."""
+    history: list[str] = []
+    for turn in checked_turns(row):
         if turn.text("speaker") == "USER":
-            for frame in (Row(frame, turn.place) for frame in turn.value("frames")):
-                known = of.described_slots(row.value("schemas")[frame.text("service")])
-                text = of.sequence(known, turn.text("utterance"), said[::-1])
-                yield Rendered(f"{text}\ndialogue state:", (of.state_text(frame.value("state")["slot_values"]),))
-        said.append(turn.text("utterance"))
+            for frame in (Row(frame, turn.location) for frame in turn.value("frames")):
+                slots = described_slots(row.value("schemas")[frame.text("service")])
+                text = sequence(slots, turn.text("utterance"), history[::-1])
+                yield RenderedExample(f"{text}\ndialogue state:", (state_text(frame.value("state")["slot_values"]),))
+        history.append(turn.text("utterance"))
 
 
-def sgd_response(row: Row) -> Iterable[Rendered]:
-    """An example each of the system's turns: its acts put into words."""
-    said: list[str] = []
-    for turn in of.checked_turns(row):
+def sgd_response(row: Row) -> Iterable[RenderedExample]:
+    """One example for each system turn: the utterance for the turn's dialogue acts."""
+    history: list[str] = []
+    for turn in checked_turns(row):
         if turn.text("speaker") == "SYSTEM":
-            acts = of.acts_text([action for frame in turn.value("frames") for action in frame["actions"]])
-            text = of.sequence(acts, said[-1] if said else "", said[-2::-1])
-            yield Rendered(f"{text}\nresponse:", (turn.text("utterance"),))
-        said.append(turn.text("utterance"))
+            acts = acts_text([action for frame in turn.value("frames") for action in frame["actions"]])
+            text = sequence(acts, history[-1] if history else "", history[-2::-1])
+            yield RenderedExample(f"{text}\nresponse:", (turn.text("utterance"),))
+        history.append(turn.text("utterance"))
 
 
 def _dataset(
@@ -108,13 +124,13 @@ def _dataset(
     more: tuple[Layout, ...] = (),
     **fields: Any,
 ) -> Dataset:
-    """A row of the table below: its own files first, if it has a renderer, then those that UnifiedSKG constructs."""
-    own = (Layout(tuple(columns.split()), render),) if render else ()
+    """One dataset of the table below: the original files, if it has a renderer, or those of UnifiedSKG's program."""
+    original = (Layout(tuple(columns.split()), render),) if render else ()
     ends: dict[Split, str] = {"train": "train", "validation": "dev", "test": "test"}
     return Dataset(
         name=name,
         category=category,
-        layouts=(*own, *more, Layout(("struct_in", "text_in", "seq_out"), constructed(field))),
+        layouts=(*original, *more, Layout(("struct_in", "text_in", "seq_out"), constructed(field))),
         files={
             split: (*(files or {}).get(split, ()), Files((f"{name}/{end}.jsonl",), file_rows))
             for split, end in ends.items()
@@ -124,7 +140,7 @@ def _dataset(
 
 
 def _spider(name: str) -> tuple[Files, ...]:
-    return (Files((f"spider/{name}.json", "spider/tables.json"), of.spider_rows),)
+    return (Files((f"spider/{name}.json", "spider/tables.json"), spider_rows),)
 
 
 def _totto(name: str) -> tuple[Files, ...]:
@@ -132,9 +148,9 @@ def _totto(name: str) -> tuple[Files, ...]:
 
 
 SGD: Mapping[Split, tuple[Files, ...]] = {
-    "train": (Files(("sgd/train",), of.dialogue_rows),),
-    "validation": (Files(("sgd/dev",), of.dialogue_rows),),
-    "test": (Files(("sgd/test",), of.dialogue_rows),),
+    "train": (Files(("sgd/train",), dialogue_rows),),
+    "validation": (Files(("sgd/dev",), dialogue_rows),),
+    "test": (Files(("sgd/test",), dialogue_rows),),
 }
 
 DATASETS: dict[str, Dataset] = {

@@ -1,4 +1,4 @@
-"""Structured knowledge as text: schemas, tables, triples and dialogue states in one line each, as in UnifiedSKG.
+"""Serialization of structured knowledge as in UnifiedSKG: schemas, tables, triples and dialogue states as one line.
 
 ::
 
@@ -12,45 +12,46 @@ from pathlib import Path
 from typing import Any
 
 from ..messages import kind, nearest
-from .row_files import Row, json_rows
+from .row_files import json_rows
+from .rows import Row
 
-NOTHING_KNOWN = "none"
+EMPTY_STATE = "none"
 """The target of a dialogue state without a value."""
 
 
 def sequence(struct: str, text: str = "", context: Sequence[str] = ()) -> str:
-    """What a model reads: the question, what is known, and what was said before, the latest first.
+    """Input of a model: the question or utterance, the structured knowledge, and earlier utterances, the latest first.
 
     >>> sequence("a : b", "Who?", ["Hello.", "Hi."])
     'Who? ; structured knowledge: a : b ; context: Hello. | Hi.'
     """
-    known = f"structured knowledge: {struct.strip()}"
-    parts = [text.strip(), known] if text.strip() else [known]
+    knowledge = f"structured knowledge: {struct.strip()}"
+    parts = [text.strip(), knowledge] if text.strip() else [knowledge]
     return " ; ".join([*parts, f"context: {' | '.join(context)}"] if context else parts)
 
 
-def from_dump(struct: str, text: str) -> str:
-    """The same of a row that UnifiedSKG constructed, whose text is "last utterance || context" in conversations."""
-    asked, found, context = text.partition(" || ")
-    return sequence(struct, asked, [context] if found else [])
+def constructed_sequence(struct: str, text: str) -> str:
+    """Input of a row of UnifiedSKG's program, whose text is "last utterance || context" in conversations."""
+    utterance, separator, context = text.partition(" || ")
+    return sequence(struct, utterance, [context] if separator else [])
 
 
 def serialized_schema(database: str, tables: Sequence[str], columns: Iterable[tuple[int, str]]) -> str:
-    """A database in one line; columns come with the place of their table, -1 for the column "*".
+    """A database in one line; columns are pairs of table index and name, with index -1 for the column "*".
 
     >>> serialized_schema("Shop", ["Cat"], [(-1, "*"), (0, "Name"), (0, "Age")])
     '| Shop | cat : name , age'
     """
-    listed = list(columns)
+    columns = list(columns)
     described = [
-        f"| {name.lower()} : {' , '.join(column.lower() for owner, column in listed if owner == place)}"
+        f"| {name.lower()} : {' , '.join(column.lower() for owner, column in columns if owner == place)}"
         for place, name in enumerate(tables)
     ]
     return " ".join([f"| {database}", *described])
 
 
 def normalized_query(query: str) -> str:
-    """SQL in small letters but for what is quoted, with single spaces.
+    """SQL in lower case except for quoted text, with single spaces.
 
     >>> normalized_query('SELECT  Name , Age FROM cat WHERE name = "Tom"')
     'select name, age from cat where name = "Tom"'
@@ -61,19 +62,19 @@ def normalized_query(query: str) -> str:
 
 
 def spider_rows(questions: Path, tables: Path) -> Iterator[Row]:
-    """Questions, each with the schema of its database."""
+    """Rows of questions, with the schema of their database."""
     schemas = {row.text("db_id"): row for row in json_rows(tables)}
     for row in json_rows(questions):
         database = row.text("db_id")
         if database not in schemas:
             raise row.error(f"no database {database!r} in {tables}; {nearest(database, schemas)}")
         schema = schemas[database]
-        known = {"tables": schema.value("table_names_original"), "columns": schema.value("column_names_original")}
-        yield Row({**row.fields, **known}, row.place)
+        names = {"tables": schema.value("table_names_original"), "columns": schema.value("column_names_original")}
+        yield Row({**row.fields, **names}, row.location)
 
 
 def linearized_cells(row: Row) -> str:
-    """A table's highlighted cells with their headers, in the tags of ToTTo's baselines."""
+    """A table's highlighted cells with their headers, tagged as in ToTTo's baselines."""
     table, cells = row.value("table"), row.value("highlighted_cells")
     text = "".join(
         f"<{tag}> {row.text(key)} </{tag}> "
@@ -101,13 +102,14 @@ def _cell(table: Sequence[Sequence[Mapping[str, Any]]], r: int, c: int) -> str:
 
 
 def _span(row: Sequence[Mapping[str, Any]], place: int) -> tuple[int, int]:
-    """First and last column of a cell, since cells may be several columns wide."""
+    """First column of a cell and the column behind its last; cells may span several columns."""
     start = sum(cell["column_span"] for cell in row[:place])
     return start, start + row[place]["column_span"]
 
 
 def linearized_triples(triples: Sequence[Sequence[str]]) -> str:
-    """
+    """Triples in one line, relations in lower case.
+
     >>> linearized_triples([["Ann", "HAS_CAT", "Tom"], ["Tom", "COLOR", "red"]])
     'Ann : has_cat : Tom | Tom : color : red'
     """
@@ -115,12 +117,12 @@ def linearized_triples(triples: Sequence[Sequence[str]]) -> str:
 
 
 def multiwoz_state(row: Row) -> tuple[str, str, list[str], str]:
-    """What is known, the last utterance, the context, and the state of a row of UnifiedSKG's MultiWOZ."""
+    """Ontology, last utterance, context and dialogue state of a row of UnifiedSKG's MultiWOZ."""
     users, systems = row.value("dialog")["usr"], row.value("dialog")["sys"]
     if not users or len(users) != len(systems):
         raise row.error(f"expected as many turns of the system as of the user, got {len(systems)} and {len(users)}")
-    known = "; ".join(
-        f"{slot}: {', '.join(values) or NOTHING_KNOWN}"
+    ontology = "; ".join(
+        f"{slot}: {', '.join(values) or EMPTY_STATE}"
         for slot, values in zip(row.value("ontology_slots"), row.value("ontology_values"), strict=True)
     )
     earlier = list(zip(reversed(users[:-1]), reversed(systems[:-1]), strict=True))
@@ -132,11 +134,12 @@ def multiwoz_state(row: Row) -> tuple[str, str, list[str], str]:
         else ((item["slot"], item["value"]) for item in belief)
     )
     state = ", ".join(f"{slot}-{value}".replace("-", " ") for slot, value in pairs)
-    return known.lower(), users[-1].lower(), [said.lower() for said in context if said.strip()], state.lower()
+    context = [utterance.lower() for utterance in context if utterance.strip()]
+    return ontology.lower(), users[-1].lower(), context, state.lower()
 
 
 def dialogue_rows(folder: Path) -> Iterator[Row]:
-    """The dialogues of a folder of the schema-guided dialogue dataset, each with the schemas of its services."""
+    """Rows of dialogues in a folder of the schema-guided dialogue dataset, with the schemas of their services."""
     services = {row.text("service_name"): row.fields for row in json_rows(folder / "schema.json")}
     paths = sorted(folder.glob("dialogues_*.json"))
     if not paths:
@@ -147,11 +150,11 @@ def dialogue_rows(folder: Path) -> Iterator[Row]:
                 raise row.error(
                     f"no service {missing[0]!r} in {folder / 'schema.json'}; {nearest(missing[0], services)}"
                 )
-            yield Row({**row.fields, "schemas": {name: services[name] for name in row.value("services")}}, row.place)
+            yield Row({**row.fields, "schemas": {name: services[name] for name in row.value("services")}}, row.location)
 
 
 def described_slots(schema: Mapping[str, Any]) -> str:
-    """A service's slots, what they mean, and the values they may have."""
+    """A service's slots with their descriptions and possible values."""
     return "; ".join(
         f"{slot['name']} ({slot['description']}): {', '.join(slot['possible_values']) or 'any'}"
         for slot in schema["slots"]
@@ -159,28 +162,34 @@ def described_slots(schema: Mapping[str, Any]) -> str:
 
 
 def state_text(values: Mapping[str, Sequence[str]]) -> str:
-    """
+    """A dialogue state in one line, with the first value of each slot.
+
     >>> state_text({"city": ["San Jose"], "price_range": ["cheap", "low"]}), state_text({})
     ('city: San Jose, price_range: cheap', 'none')
     """
-    return ", ".join(f"{slot}: {heard[0]}" for slot, heard in values.items() if heard) or NOTHING_KNOWN
+    return ", ".join(f"{slot}: {options[0]}" for slot, options in values.items() if options) or EMPTY_STATE
 
 
 def acts_text(actions: Sequence[Mapping[str, Any]]) -> str:
-    """
+    """Dialogue acts in one line.
+
     >>> acts_text([{"act": "REQUEST", "slot": "cuisine", "values": ["Thai", "Greek"]}, {"act": "GOODBYE", "slot": ""}])
     'REQUEST cuisine: Thai, Greek | GOODBYE'
     """
-    told = []
+    lines = []
     for action in actions:
         values = ", ".join(action.get("values", ()))
-        told.append(f"{action['act']} {action.get('slot', '')}".strip() + (f": {values}" if values else ""))
-    return " | ".join(told)
+        lines.append(f"{action['act']} {action.get('slot', '')}".strip() + (f": {values}" if values else ""))
+    return " | ".join(lines)
 
 
 def checked_turns(row: Row) -> list[Row]:
-    """The turns of a dialogue, in order; an empty dialogue is refused."""
+    """The turns of a dialogue, in order.
+
+    Raises:
+        ValueError: There are none.
+    """
     turns = row.value("turns")
     if not isinstance(turns, list) or not turns:
         raise row.error(f"'turns' should be a list of turns, got {kind(turns)}")
-    return [Row(turn, f"{row.place}, turn {place}") for place, turn in enumerate(turns)]
+    return [Row(turn, f"{row.location}, turn {place}") for place, turn in enumerate(turns)]

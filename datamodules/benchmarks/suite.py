@@ -1,21 +1,21 @@
-"""What one table of a paper evaluates: the tasks it lists, of which some are at hand, and none trains.
+"""The evaluation tasks of one table of a paper, as far as their files exist; no task trains.
 
 ::
 
     collections:                                  # readers, as in a Bench
       opt: {class_path: OptEvaluation, init_args: {folder: data}}
-    expected:                                     # the table, column by column; a number of instances, or null
+    expected:                                     # the table by columns; a number of instances, or null
       - {column: Natural language inference, level: fully_held_out, tasks: {opt/cb: 56, opt/rte: 277}}
     stated_by: OPT-IML (arXiv 2212.12017), table 9
 
-A task whose files are not there is listed as missing, with the reason; anything else that is wrong stops the run.
+A task whose files are missing is reported as missing, with the reason; any other error stops the run.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ..messages import NotAtHand, nearest, some
+from ..messages import MissingFiles, nearest, some
 from ..schema import Example, Level, Metric, Task
 from .benchmark import Benchmark, Split
 
@@ -27,10 +27,10 @@ class ExpectedColumn:
     """A column of a table.
 
     Args:
-        column: What the table calls it; it takes the place of its tasks' category.
-        tasks: Instances of each task, called ``collection/task``; null where the paper states none.
-        level: How far the tasks lie from what the paper trained on; nothing trains here, so it cannot be computed.
-        metric: What scores them, where it is not what their readers say.
+        column: Name of the column in the table; replaces the category of its tasks.
+        tasks: Number of instances by task, ``collection/task``; null where the paper states none.
+        level: Generalization level of the tasks in the paper; it cannot be computed, since no task trains here.
+        metric: Metric of the tasks; by default that of their readers.
     """
 
     column: str
@@ -40,14 +40,14 @@ class ExpectedColumn:
 
 
 class Suite(Benchmark):
-    """The evaluation tasks of a table; there is nothing to train.
+    """The evaluation tasks of a table, without training tasks.
 
     Args:
-        collections: Readers by the name that stands before their tasks' names.
-        expected: The table's columns with their tasks, whether they are at hand or not.
-        stated_by: Where the tasks and numbers are stated.
-        demonstrations: Readers of examples to show, by the collection whose tasks they are for: the training split of
-            the same files. Without one, what upstream publishes is shown, or instances that are then not asked.
+        collections: Readers by name; the name is the first part of their tasks' names.
+        expected: The table's columns with their tasks, including missing ones.
+        stated_by: Source of the list of tasks and the numbers of instances.
+        demonstrations: Readers of demonstrations by collection, e.g. of the training split of the same files. A
+            collection without one uses published demonstrations, or instances that are then not evaluated.
     """
 
     name = "suite"
@@ -60,8 +60,8 @@ class Suite(Benchmark):
         demonstrations: dict[str, Benchmark] | None = None,
     ) -> None:
         self.collections, self.stated_by = dict(collections), stated_by
-        self.shown = dict(demonstrations or {})
-        if stray := [name for name in self.shown if name not in self.collections]:
+        self.demonstration_readers = dict(demonstrations or {})
+        if stray := [name for name in self.demonstration_readers if name not in self.collections]:
             raise ValueError(
                 f"demonstrations are for {stray[0]!r}, which is no collection; {nearest(stray[0], self.collections)}"
             )
@@ -73,21 +73,21 @@ class Suite(Benchmark):
                         f"{column.column} lists {name!r}: expected collection/task, of {some(list(collections))}"
                     )
                 if name in self.expected:
-                    raise ValueError(f"{name!r} stands in {self.expected[name].column!r} and in {column.column!r}")
+                    raise ValueError(f"{name!r} is in {self.expected[name].column!r} and in {column.column!r}")
                 self.expected[name] = column
 
     def task_names(self, split: Split) -> list[str]:
-        """The listed tasks that are at hand."""
+        """Names of the listed tasks whose files exist."""
         if split != "test":
             return []
-        found = [name for name in self.expected if name not in self.missing]
-        if not found:
+        names = [name for name in self.expected if name not in self.missing]
+        if not names:
             reason = next(iter(self.missing.values()), "none is listed")
-            raise ValueError(f"none of the {len(self.expected)} tasks of {self.stated_by} is at hand: {reason}")
-        return found
+            raise ValueError(f"none of the {len(self.expected)} tasks of {self.stated_by} is available: {reason}")
+        return names
 
     def task(self, name: str) -> Task:
-        """What its reader knows of a task, in the table's column and at its level."""
+        """Metadata of a task, with the column's name as category and the column's level and metric."""
         collection, inner = self._inner(name)
         column, task = self.expected[name], collection.task(inner)
         return replace(
@@ -100,24 +100,24 @@ class Suite(Benchmark):
         )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """All instances of a task, as its collection reads them."""
+        """All examples of a task, as its collection reads them."""
         collection, inner = self._inner(name)
         return (replace(example, task=name) for example in collection.examples(inner))
 
-    def solved_examples(self, name: str) -> list[Example] | None:
-        """Those of the reader of demonstrations; None where none is given, or it does not have the task."""
+    def demonstration_pool(self, name: str) -> list[Example] | None:
+        """Examples of the collection's demonstration reader; None without a reader, or if it lacks the task."""
         collection, _, inner = name.partition("/")
-        reader = self.shown.get(collection)
+        reader = self.demonstration_readers.get(collection)
         if reader is None:
             return None
         try:
             if not any(inner in reader.task_names(split) for split in SPLITS):
                 return None
-            solved = list(reader.examples(inner))
-        except NotAtHand:
+            examples = list(reader.examples(inner))
+        except MissingFiles:
             return None
-        # Another file's rows: their numbers say nothing of those that are asked.
-        return [replace(example, task=name, index=-1 - example.index) for example in solved]
+        # Negative indices: these are rows of another file than the evaluated examples.
+        return [replace(example, task=name, index=-1 - example.index) for example in examples]
 
     def fingerprint(self, name: str) -> str:
         collection, inner = self._inner(name)
@@ -125,14 +125,14 @@ class Suite(Benchmark):
 
     @cached_property
     def missing(self) -> dict[str, str]:
-        """Why each listed task that is not at hand is not."""
-        found = {}
+        """The error of each listed task whose files are missing."""
+        reasons = {}
         for name in self.expected:
             try:
                 next(self.examples(name), None)
-            except NotAtHand as error:
-                found[name] = str(error)
-        return found
+            except MissingFiles as error:
+                reasons[name] = str(error)
+        return reasons
 
     def _inner(self, name: str) -> tuple[Benchmark, str]:
         if name not in self.expected:

@@ -1,8 +1,8 @@
-"""One category for every task of every collection, read from a file that people edit.
+"""The category of every task of every collection, read from an editable file.
 
-Super-NaturalInstructions has 76 categories; other collections have clusters, older names, or none at all. OPT-IML Bench
-needs one coarse union of them (arXiv 2212.12017, section 2.2), since the category decides whether an evaluation task
-counts as held out. ``data/taxonomy.yaml`` is that union.
+Super-NaturalInstructions has 76 categories; other collections have clusters, other names for categories, or none.
+OPT-IML Bench needs one coarse union of them (arXiv 2212.12017, section 2.2), since the category decides whether an
+evaluation task is held out. ``data/taxonomy.yaml`` is that union.
 """
 
 import re
@@ -14,8 +14,7 @@ from typing import Any
 
 import yaml
 
-from ..messages import expanded, kind, nearest, some
-from ..schema import Task
+from ..messages import expanded, kind, nearest
 
 SHIPPED = Path(__file__).parent / "data" / "taxonomy.yaml"
 SECTIONS = ("categories", "called", "datasets", "collections", "tasks")
@@ -23,7 +22,7 @@ SECTIONS = ("categories", "called", "datasets", "collections", "tasks")
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """Categories, and how a task finds its own.
+    """Categories, and the mappings from tasks to categories.
 
     >>> taxonomy = Taxonomy.read()
     >>> taxonomy.category("promptsource", "super_glue_rte", "")
@@ -32,11 +31,11 @@ class Taxonomy:
     'Misc.'
 
     Args:
-        file: Where it was read, for errors.
-        categories: Every category there is.
-        called: Category by the name that a collection has for it.
-        datasets: Category by the beginning of a task's name.
-        collections: Category of all tasks of a collection.
+        file: The taxonomy's file, for errors.
+        categories: All categories.
+        called: Category by a collection's name for it.
+        datasets: Category by the dataset name that begins a task's name.
+        collections: Category of all tasks of a collection, by collection.
         tasks: Category of single tasks, by ``collection/task``.
     """
 
@@ -49,7 +48,11 @@ class Taxonomy:
 
     @classmethod
     def read(cls, file: str | None = None) -> "Taxonomy":
-        """Read a taxonomy, the shipped one if no file is named, and reject one that contradicts itself."""
+        """Read and check a taxonomy; the shipped one if `file` is None.
+
+        Raises:
+            ValueError: The file is missing, lacks a section, or names an unknown category.
+        """
         path = SHIPPED if file is None else Path(expanded(file))
         if not path.is_file():
             raise ValueError(f"no taxonomy {path}; copy {SHIPPED} and edit the copy")
@@ -58,8 +61,8 @@ class Taxonomy:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not a YAML file in UTF-8: {error}") from error
         if not isinstance(content, dict) or set(content) != set(SECTIONS):
-            found = ", ".join(map(str, content)) if isinstance(content, dict) else kind(content)
-            raise ValueError(f"{path}: expected the sections {', '.join(SECTIONS)}, got {found}")
+            sections = ", ".join(map(str, content)) if isinstance(content, dict) else kind(content)
+            raise ValueError(f"{path}: expected the sections {', '.join(SECTIONS)}, got {sections}")
         taxonomy = cls(
             file=path,
             categories=tuple(content["categories"]),
@@ -72,43 +75,33 @@ class Taxonomy:
         return taxonomy
 
     def category(self, benchmark: str, task: str, upstream: str = "") -> str:
-        """The one category of a task.
+        """The category of a task: by task, by collection, by dataset, or by the collection's category.
 
         Args:
-            benchmark: Its collection.
-            task: Its name there.
-            upstream: What the collection itself calls its category; empty if it calls it nothing.
+            benchmark: Name of the collection.
+            task: Name of the task in the collection.
+            upstream: The collection's category of the task; empty if it has none.
+
+        Raises:
+            ValueError: No mapping has the task.
         """
-        found = self.tasks.get(f"{benchmark}/{task}") or self.collections.get(benchmark) or self._of_dataset(task)
-        if found is None:
-            found = upstream if upstream in self._known else self.called.get(upstream)
-        if found is None:
+        category = self.tasks.get(f"{benchmark}/{task}") or self.collections.get(benchmark) or self._of_dataset(task)
+        if category is None:
+            category = upstream if upstream in self._known else self.called.get(upstream)
+        if category is None:
             close = f" ({nearest(upstream, {*self._known, *self.called})})" if upstream else ""
             raise ValueError(
                 f"task {benchmark}/{task} has no category: its name begins with no known dataset's, and its collection "
                 f"calls it {upstream!r}{close}; add it to {self.file}, under `tasks`, `datasets` or `called`"
             )
-        return found
-
-    def check(self, tasks: Iterable[Task]) -> dict[str, str]:
-        """The category of every task by ``collection/task``; all that have none are named in one error."""
-        found, missing = {}, []
-        for task in tasks:
-            key = f"{task.benchmark}/{task.name}"
-            try:
-                found[key] = self.category(task.benchmark, task.name, task.category)
-            except ValueError:
-                missing.append(f"{key} ({task.category})" if task.category else key)
-        if missing:
-            raise ValueError(f"{len(missing)} tasks have no category: {some(missing)}; add them to {self.file}")
-        return found
+        return category
 
     @cached_property
     def _known(self) -> frozenset[str]:
         return frozenset(self.categories)
 
     def _of_dataset(self, task: str) -> str | None:
-        """The category of the longest dataset's name that the task's name begins with, whole words only."""
+        """The category of the longest dataset name that begins the task's name, in whole words."""
         words = _words(task)
         for end in range(len(words), 0, -1):
             if category := self.datasets.get("_".join(words[:end])):
@@ -129,17 +122,17 @@ class Taxonomy:
 
 @cache
 def shipped_taxonomy() -> Taxonomy:
-    """The taxonomy that readers use whose collection states no categories, read once."""
+    """The shipped taxonomy, for readers of collections without categories."""
     return Taxonomy.read()
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML would keep the last in silence."""
+    """Rejects duplicate keys, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if repeated := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]!r} stands twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]!r} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -153,11 +146,11 @@ def _words(name: str) -> list[str]:
 
 
 def _inverted(path: Path, datasets: Mapping[str, Iterable[str]]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    category_of: dict[str, str] = {}
     for category, names in datasets.items():
         for name in names:
             key = "_".join(_words(name))
-            if key in found:
-                raise ValueError(f"{path}: dataset {name!r} is listed in {found[key]!r} and in {category!r}")
-            found[key] = category
-    return found
+            if key in category_of:
+                raise ValueError(f"{path}: dataset {name!r} is listed in {category_of[key]!r} and in {category!r}")
+            category_of[key] = category
+    return category_of

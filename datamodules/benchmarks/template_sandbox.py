@@ -1,15 +1,15 @@
-"""jinja's sandbox with a price list: what a stranger's template may name, and what it pays for what it makes.
+"""A Jinja sandbox for untrusted templates: an allowlist of names, and a budget for memory and time.
 
-A template reads one row and writes ``prompt ||| answer``. It may use the filters, functions and methods named below and
-nothing else: any other attribute fails, whether it is used or only named. Everything it makes is paid from a budget, so
+A template reads one row and writes ``prompt ||| answer``. It may use the filters, functions and methods listed below;
+access to any other attribute fails, even without a call. Everything that a template creates is charged to a budget, so
 that no template can fill memory or run for long:
 
-- a value that is made (by a call, a filter, an operator, a list) costs its size, also that of what it holds;
-- a round of a loop or a call costs the template's length, since it may write that much;
-- products (``*``, ``replace``, ``join``) are paid before they are made; numbers and formats have a longest length.
+- a new value (of a call, filter, operator or list) costs its size, including the values it contains;
+- an iteration of a loop and a call cost the template's length, since each may write that much;
+- products (``*``, ``replace``, ``join``) are charged before they are computed; numbers and formats are limited.
 
-jinja's sandbox forbids changing lists and dicts. Twenty-four of PromptSource's 279 files build lists with ``append``,
-``update`` or ``pop``, so these three are let through, on copies that live for one rendering.
+Jinja's sandbox forbids changing lists and dicts. Twenty-four of PromptSource's 279 files build lists with ``append``,
+``update`` or ``pop``, so these three are allowed, on copies that are used for one rendering.
 """
 
 import re
@@ -27,10 +27,10 @@ from jinja2.utils import Namespace, missing
 from jinja2.visitor import NodeTransformer
 
 BUDGET = 2**24
-"""Characters, list places and rounds that one rendering may spend; prompts of published templates need a thousandth."""
+"""Budget of one rendering in characters, list items and iterations; published templates need a thousandth of it."""
 
 LONGEST_INTEGER = 4096
-"""Bits of a number that a template may make: a product of long numbers takes seconds."""
+"""Most bits of a number that a template may compute: a product of long numbers takes seconds."""
 
 METHODS: Mapping[type, frozenset[str]] = {
     str: frozenset(
@@ -43,33 +43,38 @@ METHODS: Mapping[type, frozenset[str]] = {
     LoopContext: frozenset("changed cycle depth depth0 first index index0 last length nextitem previtem".split())
     | frozenset("revindex revindex0".split()),
 }
-"""The methods and attributes a template may name, by the type that has them."""
+"""Allowed methods and attributes, by type."""
 
 PLAIN_FILTERS = """abs capitalize count d default dictsort first float int items last length list lower map max min
     reject rejectattr reverse select selectattr sort sum title trim unique upper wordcount""".split()
-"""Filters of jinja whose results are no larger than what they are given; others are written here."""
+"""Jinja's filters whose results are no larger than their inputs; the other allowed filters are defined below."""
 
-SEPARATOR = "\ufdd0"  # a noncharacter: it stands for ||| in templates, so that ||| in a row does not split a prompt
-STATE = "\0state"  # no template can name it
+SEPARATOR = "\ufdd0"  # a noncharacter that replaces ||| in templates, so that ||| in a row does not split a prompt
+STATE = "\0state"  # a key that no template can write
 
 
 class TemplateFault(ValueError):
-    """The template cannot be used at all: it does not compile, reaches what it must not, or exceeds its budget."""
+    """The template cannot be used: it does not compile, accesses a forbidden name, or exceeds its budget."""
 
 
 class State:
-    """What is left to one rendering, and its source of chance."""
+    """Budget left to one rendering, and its random generator; `iteration_cost` is charged per iteration and call."""
 
-    def __init__(self, rng: Random, round_cost: int) -> None:
-        self.rng, self.round_cost, self.left = rng, round_cost, BUDGET
+    def __init__(self, rng: Random, iteration_cost: int) -> None:
+        self.rng, self.iteration_cost, self.left = rng, iteration_cost, BUDGET
 
     def spend(self, cost: int) -> None:
+        """Charge a cost.
+
+        Raises:
+            TemplateFault: The budget is exceeded.
+        """
         self.left -= cost
         if self.left < 0:
-            raise TemplateFault("it makes more text, lists or rounds of loops than any prompt needs")
+            raise TemplateFault("it makes more text, lists or iterations than any prompt needs")
 
     def pay(self, value: Any) -> None:
-        """Spend the size of a value and of all that it holds."""
+        """Charge the size of a value and of all values that it contains."""
         if isinstance(value, str):
             self.spend(len(value))
         elif isinstance(value, dict):
@@ -89,11 +94,11 @@ def _state(context: Context) -> State:
 
 
 class ColumnError(UndefinedError):
-    """A name that stands for no column."""
+    """A name that is no column of the row."""
 
 
-class _Nothing(Undefined):
-    """What is not there: a missing column is an error, a missing entry of a value is empty, as in PromptSource."""
+class _Missing(Undefined):
+    """A missing column is an error; a missing entry of a value renders as empty text, as in PromptSource."""
 
     def __new__(cls, hint: str | None = None, obj: Any = missing, name: str | None = None, exc: Any = None) -> Any:
         if obj is missing and hint is None:
@@ -102,7 +107,7 @@ class _Nothing(Undefined):
 
 
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """jinja's sandbox, with methods listed instead of guessed, errors instead of silence, and a price on values."""
+    """Jinja's sandbox with an allowlist of methods, errors for forbidden access, and charges for new values."""
 
     intercepted_binops = frozenset("+ * ** %".split())
 
@@ -112,51 +117,51 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return attr in METHODS.get(type(obj), ())
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        self._reject_reaching(obj, attribute)
+        self._reject_private(obj, attribute)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        self._reject_reaching(obj, argument)
+        self._reject_private(obj, argument)
         return super().getitem(obj, argument)
 
-    def _reject_reaching(self, obj: Any, name: Any) -> None:
-        """Refuse names of Python's own and anything of a function, even where nothing is found under the name."""
+    def _reject_private(self, obj: Any, name: Any) -> None:
+        """Reject dunder names and every attribute of a function, whether it exists or not."""
         function = callable(obj) and not isinstance(obj, LoopContext | Undefined)
         if function or (isinstance(name, str) and name.startswith("__") and not isinstance(obj, dict)):
             self.unsafe_undefined(obj, name)
 
     def wrap_str_format(self, value: Any) -> None:
-        """Never reached by a template: ``format`` is no method of METHODS."""
+        """Templates cannot reach it: ``format`` is not in METHODS."""
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
-        if type(obj) is dict and attribute in obj:  # a field that is called like a method
+        if type(obj) is dict and attribute in obj:  # a field with the name of a method
             return obj[attribute]
-        raise SecurityError(f"it reaches for the attribute {attribute!r} of a {type(obj).__name__}")
+        raise SecurityError(f"it accesses the attribute {attribute!r} of a {type(obj).__name__}")
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         state = _state(context)
-        state.spend(_product(operator, left, right))
+        state.spend(_product_size(operator, left, right))
         if isinstance(left, int) and isinstance(right, int) and _bits(operator, left, right) > LONGEST_INTEGER:
             raise TemplateFault(f"it makes numbers of more than {LONGEST_INTEGER} bits")
-        made = super().call_binop(context, operator, left, right)
-        state.pay(made)
-        return made
+        value = super().call_binop(context, operator, left, right)
+        state.pay(value)
+        return value
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         state = _state(__context)
-        state.spend(state.round_cost)
+        state.spend(state.iteration_cost)
         owner, method = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         if isinstance(owner, str):
             state.spend(_growth(owner, method, args))
         elif isinstance(owner, list | dict):
-            state.pay([*args, kwargs])  # they may come to stay
-        made = super().call(__context, __obj, *args, **kwargs)
-        state.pay(made)
-        return made
+            state.pay([*args, kwargs])  # the call may store them
+        value = super().call(__context, __obj, *args, **kwargs)
+        state.pay(value)
+        return value
 
 
-def _product(operator: str, left: Any, right: Any) -> int:
-    """What an operator will make, at most."""
+def _product_size(operator: str, left: Any, right: Any) -> int:
+    """Largest size of the text or list that an operator creates."""
     if operator == "*":
         sizes = [len(side) if isinstance(side, str | list | tuple) else side for side in (left, right)]
         return (
@@ -168,14 +173,14 @@ def _product(operator: str, left: Any, right: Any) -> int:
 
 
 def _bits(operator: str, left: int, right: int) -> int:
-    """The length of the number that an operator will make, at most."""
+    """Largest number of bits of an operator's result."""
     if operator == "**":
         return left.bit_length() * max(right, 0)
     return left.bit_length() + right.bit_length()
 
 
 def _growth(text: str, method: str, args: Sequence[Any]) -> int:
-    """What a method of `text` will make, at most, where that is more than the text."""
+    """Largest number of characters that a method of `text` adds to it."""
     if method == "replace" and len(args) >= 2 and all(isinstance(arg, str) for arg in args[:2]):
         return text.count(args[0]) * len(args[1])
     if method == "join" and args and isinstance(args[0], str | list | tuple):
@@ -183,31 +188,31 @@ def _growth(text: str, method: str, args: Sequence[Any]) -> int:
     return 0
 
 
-class Charges(NodeTransformer):
-    """Puts a price on what a template's tree makes, and ||| out of the rows' reach."""
+class ChargeInserter(NodeTransformer):
+    """Rewrites a template's syntax tree: charges for new values and iterations, and SEPARATOR for |||."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
-        # Other templates are files; autoescape changes what text is.
+        # Other templates are files; autoescape changes the text type.
         if isinstance(
             node, nodes.Import | nodes.FromImport | nodes.Include | nodes.Extends | nodes.EvalContextModifier
         ):
             raise TemplateFault(f"template {self.name!r} must not use {type(node).__name__}")
         super().generic_visit(node, *args, **kwargs)
-        makes = isinstance(node, nodes.Concat | nodes.List | nodes.Dict) or (
+        creates = isinstance(node, nodes.Concat | nodes.List | nodes.Dict) or (
             isinstance(node, nodes.Tuple) and node.ctx == "load"
         )
-        if makes or (isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)):
-            return _filter(node, "_made")
+        if creates or (isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)):
+            return _filter(node, "_charged")
         if isinstance(node, nodes.Filter) and node.node is not None:
-            return _filter(node, "_made")
+            return _filter(node, "_charged")
         return node
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
-        node.iter = _filter(node.iter, "_rounds")
+        node.iter = _filter(node.iter, "_charged_iterations")
         return node
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
@@ -225,29 +230,29 @@ def _filter(node: Any, name: str) -> nodes.Filter:
 
 
 @pass_context
-def _made(context: Context, value: Any) -> Any:
+def _charged(context: Context, value: Any) -> Any:
     _state(context).pay(value)
     return value
 
 
 @pass_context
-def _rounds(context: Context, values: Iterable[Any]) -> Iterator[Any] | Sequence[Any]:
+def _charged_iterations(context: Context, values: Iterable[Any]) -> Iterator[Any] | Sequence[Any]:
     state = _state(context)
     if isinstance(values, str | list | tuple | dict | range):
-        state.spend(state.round_cost * len(values))
+        state.spend(state.iteration_cost * len(values))
         return list(values)  # the template may append to what it loops over
-    return _paid_rounds(values, state)
+    return _iterate(values, state)
 
 
-def _paid_rounds(values: Iterable[Any], state: State) -> Iterator[Any]:
+def _iterate(values: Iterable[Any], state: State) -> Iterator[Any]:
     for value in values:
-        state.spend(state.round_cost)
+        state.spend(state.iteration_cost)
         yield value
 
 
 @pass_context
 def _text(context: Context, value: Any) -> str:
-    """The text that stands in a prompt for a value of a row; of a value that only Python knows, none."""
+    """The text of a row's value in a prompt; values of other types than JSON's are rejected."""
     if not isinstance(value, str | int | float | list | tuple | dict | None):
         if isinstance(value, Undefined):
             return str(value)
@@ -267,10 +272,10 @@ def _replace(context: Context, text: Any, old: str, new: str, count: int = -1) -
 def _join(context: Context, values: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
     if attribute is not None:
         values = [context.environment.getitem(value, attribute) for value in values]
-    return _text(context, d).join([_text(context, value) for value in _spaced(context, values, len(d))])
+    return _text(context, d).join([_text(context, value) for value in _charged_items(context, values, len(d))])
 
 
-def _spaced(context: Context, values: Iterable[Any], separator: int) -> Iterator[Any]:
+def _charged_items(context: Context, values: Iterable[Any], separator: int) -> Iterator[Any]:
     for value in values:
         _state(context).spend(separator + 1)
         yield value
@@ -295,27 +300,27 @@ def _choice(context: Context, values: Iterable[Any]) -> Any:
 
 
 def _most_frequent(values: Sequence[Any]) -> list[Any]:
-    """All values that occur most often, in the order of their first place, as PromptSource defines it."""
+    """The most frequent values, in the order of first occurrence, as in PromptSource."""
     counts = Counter(values)
     return [value for value, count in counts.items() if count == max(counts.values())]
 
 
 def _environment() -> _Sandbox:
-    environment = _Sandbox(undefined=_Nothing, finalize=_text, optimized=False)
-    own: dict[str, Callable[..., Any]] = {"choice": _choice, "random": _choice, "most_frequent": _most_frequent}
-    own |= {
+    environment = _Sandbox(undefined=_Missing, finalize=_text, optimized=False)
+    filters: dict[str, Callable[..., Any]] = {"choice": _choice, "random": _choice, "most_frequent": _most_frequent}
+    filters |= {
         "replace": _replace,
         "join": _join,
         "format": _format,
         "string": _text,
         "round": _round,
-        "_made": _made,
-        "_rounds": _rounds,
+        "_charged": _charged,
+        "_charged_iterations": _charged_iterations,
     }
-    environment.filters = {name: FILTERS[name] for name in PLAIN_FILTERS} | own
+    environment.filters = {name: FILTERS[name] for name in PLAIN_FILTERS} | filters
     environment.globals = {
         "range": environment.globals["range"],
-        "dict": partial(dict),  # not the class, which has attributes of its own
+        "dict": partial(dict),  # not the class itself, whose attributes would be accessible
         "namespace": Namespace,
         "zip": zip,
     }

@@ -1,26 +1,28 @@
-"""CrossFit, ExMix and T5: rows of input and output text, and one sentence of instruction for each task.
+"""CrossFit, ExMix and T5: rows of input and output text, and a one-sentence instruction for each task.
 
 ::
 
     folder/blimp-ellipsis_n_bar_1/blimp-ellipsis_n_bar_1_16_13_train.tsv   input, output [, output ...], no header
     folder/cogs/train.jsonl, folder/cogs/train.tsv                         {"inputs": ..., "targets": ...}
 
-OPT-IML kept those tasks of the three collections that no other one holds, and wrote an instruction for each (section
-2.2). Ours are in ``data/text_to_text.json``, which also names the tasks that are left to other collections.
+OPT-IML kept the tasks of the three collections that are in no other collection, and wrote an instruction for each
+(section 2.2). ``data/text_to_text.json`` has the instructions of this package, and the names of the tasks that other
+collections hold.
 """
 
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..messages import expanded, kind, nearest
 from .benchmark import Split
-from .catalogue import Catalogue, Dataset, Files, Layout, Rendered
-from .row_files import Row, file_rows, json_document, text_lines
+from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample, Renderer
+from .row_files import file_rows, json_document, text_lines
+from .rows import Row
 
 SHIPPED = Path(__file__).parent / "data/text_to_text.json"
 
@@ -28,17 +30,17 @@ NO_OUTPUT = "a line without an output"
 REPEATED = "a repetition of an earlier line"
 
 ENDS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("dev", "validation"), "test": ("test",)}
-"""How files name the splits."""
+"""Names of the splits in file names."""
 
 
 class TextToText(Catalogue):
     """Reads tasks of input and output text.
 
     Args:
-        folder: Folder that holds a folder for each task.
-        sources: Where to read a task by its name instead; see ``Catalogue``.
-        split: Which of the tasks' own splits to read.
-        instructions: JSON file with tasks of your own, or other words for ours:
+        folder: Folder with a folder for each task.
+        sources: Other sources, by task; see ``Catalogue``.
+        split: The tasks' split to read.
+        instructions: JSON file with tasks of your own, or with instructions that override the shipped ones:
             ``{"my_task": {"instruction": "Translate into Latin.", "category": "Translation"}}``.
     """
 
@@ -55,19 +57,23 @@ class TextToText(Catalogue):
     @property
     @abstractmethod
     def collection(self) -> str:
-        """The section of the shipped file of instructions."""
+        """Section of the shipped file of instructions."""
 
     def datasets(self) -> Mapping[str, Dataset]:
         return self._datasets
 
     def task_names(self, split: Split) -> list[str]:
-        """The tasks at hand that have an instruction; a folder whose task is unknown is refused."""
+        """Names of the tasks whose files exist.
+
+        Raises:
+            ValueError: A folder's task has no instruction.
+        """
         names = super().task_names(split)
-        known = {*self.datasets(), *self._section["elsewhere"]}
+        described = {*self.datasets(), *self._section["elsewhere"]}
         folders = [path.name for path in sorted(Path(self.folder).iterdir()) if path.is_dir()] if self.folder else []
-        if unknown := [name for name in folders if name not in known]:
+        if unknown := [name for name in folders if name not in described]:
             raise ValueError(
-                f"{self.name}: no instruction for {unknown[0]!r} in {self.folder}; {nearest(unknown[0], known)}; "
+                f"{self.name}: no instruction for {unknown[0]!r} in {self.folder}; {nearest(unknown[0], described)}; "
                 "write one in a JSON file and name it as `instructions`, or move the folder away"
             )
         return names
@@ -85,21 +91,21 @@ class TextToText(Catalogue):
 
 
 class CrossFit(TextToText):
-    """Reads CrossFit (INK-USC/CrossFit): the TSV files that its programs write, all samples of a task together."""
+    """Reads CrossFit (INK-USC/CrossFit): the TSV files of its programs, all samples of a task together."""
 
     name = "crossfit"
     collection: ClassVar[str] = "crossfit"
 
 
 class ExMix(TextToText):
-    """Reads the tasks of ExMix (arXiv 2111.10952) that OPT-IML took from it."""
+    """Reads the tasks of ExMix (arXiv 2111.10952) that OPT-IML uses."""
 
     name = "exmix"
     collection: ClassVar[str] = "exmix"
 
 
 class T5(TextToText):
-    """Reads tasks of T5 (arXiv 1910.10683) as its program renders them, with prefixes such as "summarize: "."""
+    """Reads tasks of T5 (arXiv 1910.10683) as its program renders them, with prefixes like "summarize: "."""
 
     name = "t5"
     collection: ClassVar[str] = "t5"
@@ -129,27 +135,27 @@ def _dataset(name: str, instruction: str, category: str) -> Dataset:
     )
 
 
-def _renderer(instruction: str, given: str, wanted: str) -> Callable[[Row], Iterable[Rendered]]:
-    def render(row: Row) -> Iterable[Rendered]:
-        targets = tuple(dict.fromkeys(text.strip() for text in row.texts(wanted) if text.strip()))
+def _renderer(instruction: str, input_column: str, output_column: str) -> Renderer:
+    def render(row: Row) -> Iterable[RenderedExample]:
+        targets = tuple(dict.fromkeys(text.strip() for text in row.texts(output_column) if text.strip()))
         skipped = str(row.fields.get("skipped", "")) or ("" if targets else NO_OUTPUT)
-        yield Rendered(f"{instruction}\n{row.text(given).strip()}", targets, skipped=skipped)
+        yield RenderedExample(f"{instruction}\n{row.text(input_column).strip()}", targets, skipped=skipped)
 
     return render
 
 
 def _files(name: str, ends: tuple[str, ...]) -> tuple[Files, ...]:
-    listed = [Files((f"{name}/{end}{suffix}",), file_rows) for end in ends for suffix in (".jsonl", ".json")]
+    jsons = [Files((f"{name}/{end}{suffix}",), file_rows) for end in ends for suffix in (".jsonl", ".json")]
     tables = [Files((f"{name}/{end}.tsv",), pair_rows) for end in ends]
     samples = [Files((f"{name}/*_{end}.tsv",), pair_rows) for end in ends]  # <task>_<k>_<seed>_train.tsv
-    return (*listed, *tables, *samples)
+    return (*jsons, *tables, *samples)
 
 
 def pair_rows(*paths: Path) -> Iterator[Row]:
-    """Lines of an input, a tab, and one or more outputs separated by tabs.
+    """Rows of lines with an input, a tab, and one or more outputs separated by tabs.
 
-    The programs that write these files do not escape line ends, so that a text with one is torn into lines: those
-    without an output are refused, as are lines that an earlier sample of the task holds already.
+    The programs that write these files do not escape line ends, so a text with a line end is split into several lines.
+    Lines without an output are skipped, and so are repetitions of a line in another sample of the task.
     """
     seen: set[bytes] = set()
     for path in paths:
@@ -157,7 +163,7 @@ def pair_rows(*paths: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             digest = hashlib.blake2b(line.encode(), digest_size=16).digest()
-            given, *outputs = line.split("\t")
-            skipped = REPEATED if digest in seen else "" if any(text.strip() for text in outputs) else NO_OUTPUT
+            text, *outputs = line.split("\t")
+            skipped = REPEATED if digest in seen else "" if any(output.strip() for output in outputs) else NO_OUTPUT
             seen.add(digest)
-            yield Row({"input": given, "output": outputs, "skipped": skipped}, f"{path}, line {number}")
+            yield Row({"input": text, "output": outputs, "skipped": skipped}, f"{path}, line {number}")

@@ -1,1 +1,1 @@
-"""The data of two levels: which tasks are inner and which outer, and when each is trained."""
+"""Data of instruction optimization: the split into inner and outer tasks, and the stream of both levels."""

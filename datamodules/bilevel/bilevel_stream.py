@@ -1,17 +1,19 @@
-"""The training stream of two levels: which instances are trained at which step, and how they become batches.
+"""The training stream of two levels: the instances of every step, and the batches made of them.
 
-Every batch is a function of (seed, step) alone, so that a position is one number, and means the same on any number of
+A batch is a function of (seed, step), so that a position is one number with the same meaning on any number of
 replicas::
 
     step        0      1      2      3      4      5         inner_steps K = 3
-    inner      0 1    2 3    4 5    6 7    8 9   10 11       places in the endless epochs over inner instances
-    outer                    0..7                 8..15      the same over outer instances, at every K-th step
-    curvature                0..7                 8..15      inner instances again, in an order of their own
+    inner      0 1    2 3    4 5    6 7    8 9   10 11       positions in shuffled epochs over inner instances
+    outer                    0..7                 8..15      positions over outer instances, at every K-th step
+    curvature                0..7                 8..15      positions over inner instances, in another order
 
-Rows are padded, one example each, and not packed: a learnable instruction stands before every one of them.
+Rows hold one example each, padded and not packed, because a learnable instruction precedes every example.
 """
 
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -22,28 +24,29 @@ from ..packing.collate import CausalRows, Seq2SeqRows
 from ..packing.replicas import Replicas
 from ..rendering.prompts import PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
-from ..schema import CausalBatch, Example, Prompt, Seq2SeqBatch, Task, TokenizedExample
+from ..schema import CausalBatch, Prompt, Seq2SeqBatch, TokenizedExample
 from ..storage.preparation import Preparation
+from .bilevel_report import BilevelDescription, BilevelReport, LevelTasks, TaskInstances
 from .exemplars import ExemplarPools, InstructionInputs, encode_exemplars, encode_pairs, pair_texts
 
 LanguageRows = CausalBatch | Seq2SeqBatch
-"""Rows that a language model reads."""
+"""Rows of a causal or an encoder-decoder language model."""
 
 
 class InnerBatch(NamedTuple):
-    """Inner instances: their rows, without instructions before them, and what those are computed from."""
+    """Inner instances: their rows, and the inputs from which their learnable instructions are computed."""
 
     rows: LanguageRows
     inputs: InstructionInputs
 
 
 class BilevelBatch(NamedTuple):
-    """One theta step; at every K-th, a step of phi too.
+    """The batch of a theta step, and at every K-th of a step of phi.
 
     Args:
-        inner: What theta is trained on.
-        outer: Rows of outer tasks with the instructions that people wrote; None between the steps of phi.
-        curvature: The inner batch at which the hypergradient is taken, if it is not `inner`.
+        inner: Instances that theta is trained on.
+        outer: Rows of outer tasks with human-written instructions; None if phi makes no step.
+        curvature: The inner batch of the hypergradient, if it is not `inner`.
     """
 
     inner: InnerBatch
@@ -51,47 +54,45 @@ class BilevelBatch(NamedTuple):
     curvature: InnerBatch | None = None
 
 
-class TaskInstances(NamedTuple):
-    """A task and its training instances, in a fixed order."""
-
-    task: Task
-    examples: list[Example]
-
-
 class Instance(NamedTuple):
-    """One instance of a level: its task's place among the level's tasks, and its own among that task's."""
+    """An instance of a level: the index of its task in the level, and of its example in the task."""
 
     task: int
-    place: int
+    example: int
 
 
 def read_instances(
     preparation: Preparation, names: Sequence[str], *, validated: bool, tested: Sequence[str]
-) -> list[TaskInstances]:
-    """The instances of training tasks that train, at most as many as the preparation's limit.
+) -> tuple[list[TaskInstances], Counter[str]]:
+    """The training instances of tasks, and how many instances are skipped by reason.
 
     Raises:
-        ValueError: A task has none.
+        ValueError: A task has no training instances.
     """
-    found = []
+    tasks, skipped = [], Counter[str]()
     for name in names:
         task, examples = preparation.benchmark.task(name), list(preparation.benchmark.examples(name))
-        chosen = preparation.instances(name, len(examples), trained=True, validated=validated, tested=name in tested)
-        trained = [examples[place] for place in chosen.train if skip_reason(task, examples[place]) is None]
+        rows = [example.index for example in examples]
+        chosen = preparation.split_instances(
+            name, len(examples), trained=True, validated=validated, tested=name in tested, rows=rows
+        )
+        reasons = [skip_reason(task, examples[place]) for place in chosen.train]
+        trained = [examples[place] for place, reason in zip(chosen.train, reasons, strict=True) if reason is None]
+        skipped.update(reason for reason in reasons if reason is not None)
         if not trained:
             raise ValueError(
-                f"training task {name!r} has no instances left beside those held out of its {len(examples)}: hold out "
-                "fewer, or take it off the training list"
+                f"training task {name!r} has no training instances left of its {len(examples)}: the usable ones are "
+                "held out; hold out fewer, or remove it from the training list"
             )
-        found.append(TaskInstances(task, trained))
-    return found
+        tasks.append(TaskInstances(task, trained))
+    return tasks, skipped
 
 
 class Shuffled:
-    """Endless epochs over `size` items, each in an order of its own; any position is reached at once.
+    """Endless epochs over `size` items, each in another order; every position is computed directly.
 
     >>> order = Shuffled(3, seed=0, name="inner")
-    >>> sorted(order.at(place)[0] for place in range(3, 6)), order.at(4)[1]
+    >>> sorted(order.at(position)[0] for position in range(3, 6)), order.at(4)[1]
     ([0, 1, 2], 1)
     """
 
@@ -102,27 +103,27 @@ class Shuffled:
 
     def at(self, position: int) -> tuple[int, int]:
         """(item, epoch) at a position."""
-        epoch, place = divmod(position, self.size)
+        epoch, index = divmod(position, self.size)
         if epoch != self._epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([*self.key, epoch]).permutation(self.size)
-        return int(self._order[place]), epoch
+        return int(self._order[index]), epoch
 
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How instances of both levels are written.
+    """How instances of both levels are rendered and tokenized.
 
     Args:
-        prompt: Form of the outer instances, with the instructions that people wrote.
-        inner_prompt: Form of the inner instances, what stands behind the learnable instruction.
+        prompt: Prompt form of the outer instances, with human-written instructions.
+        inner_prompt: Prompt form of the inner instances, which follows the learnable instruction.
         rows: The kind of row, with its capacity.
-        reserve: Columns that an inner row leaves free.
+        reserve: Columns of an inner row that the text leaves free.
         keep_end: Whether a source that is too long keeps its end or its beginning.
-        pair_length: Longest z in tokens.
-        pair_target: Whether z shows the target.
-        exemplar_length: Longest exemplar in tokens.
-        pools: Exemplars of the exemplars; None where nothing chooses among any.
+        pair_length: Most tokens of z.
+        pair_target: Whether z contains the target.
+        exemplar_length: Most tokens of an exemplar.
+        pools: Draws the exemplars; None if the instruction uses none.
     """
 
     prompt: PromptForm
@@ -137,17 +138,18 @@ class TextSettings:
 
 
 class BilevelPlan:
-    """Which batch stands at which step.
+    """The batch of every step.
 
     Args:
         preparation: Tokenizer and seed.
         inner: Inner tasks with their instances.
         outer: Outer tasks with theirs.
-        text: How they are written.
-        inner_steps: Theta steps for one of phi, K.
+        text: How they are rendered and tokenized.
+        inner_steps: Theta steps per step of phi, K.
         inner_rows: Instances of a theta step, over all replicas.
         outer_rows: Instances of an outer batch, over all replicas, and of a fresh batch for the hypergradient.
-        fresh: Whether the hypergradient has an inner batch of its own.
+        fresh: Whether the hypergradient has another inner batch than the theta step.
+        skipped: Training instances that are skipped, by reason.
     """
 
     def __init__(
@@ -161,20 +163,62 @@ class BilevelPlan:
         inner_rows: int,
         outer_rows: int,
         fresh: bool,
+        skipped: Mapping[str, int] | None = None,
     ) -> None:
         self.preparation, self.inner, self.outer, self.text = preparation, inner, outer, text
         self.inner_steps, self.inner_rows, self.outer_rows, self.fresh = inner_steps, inner_rows, outer_rows, fresh
+        self.skipped = skipped or {}
         if text.pools is not None:
             for task, examples in inner:
                 text.pools.require(task.name, len(examples))
         self._inner, self._outer = _instances(inner), _instances(outer)
-        seed = preparation.counts.seed
+        seed = preparation.seed
         self._inner_order = Shuffled(len(self._inner), seed=seed, name="inner")
         self._outer_order = Shuffled(len(self._outer), seed=seed, name="outer")
         self._curvature_order = Shuffled(len(self._inner), seed=seed, name="curvature")
 
+    def epoch_steps(self) -> int:
+        """Theta steps of an epoch over the inner instances."""
+        return -(-len(self._inner) // self.inner_rows)
+
+    def require_steps(self, steps: int) -> None:
+        """Reject a training in which phi never moves.
+
+        Raises:
+            ValueError: There are outer tasks, and fewer than `inner_steps` theta steps.
+        """
+        if self._outer and steps < self.inner_steps:
+            raise ValueError(
+                f"the length of training is counted in theta steps: set trainer.max_steps to at least inner_steps = "
+                f"{self.inner_steps}, since phi moves once in so many (an epoch has {self.epoch_steps()} steps), got "
+                f"{steps}"
+            )
+
+    def stream(self, here: Replicas, steps: int) -> "BilevelStream":
+        """One replica's batches of `steps` theta steps."""
+        return BilevelStream(self, here, steps)
+
+    def report(self) -> BilevelReport:
+        """One epoch over the inner instances in numbers."""
+        steps = self.epoch_steps()
+        return BilevelReport(*self._levels(steps), self.skipped, steps, self.inner_steps)
+
+    def describe(self, steps: int) -> BilevelDescription:
+        """The tasks of both levels, with what `steps` theta steps draw of each."""
+        return BilevelDescription(*self._levels(steps))
+
+    def _levels(self, steps: int) -> tuple[LevelTasks, LevelTasks]:
+        outer_draws = steps // self.inner_steps * self.outer_rows
+        return LevelTasks(self.inner, steps * self.inner_rows), LevelTasks(self.outer, outer_draws)
+
+    def fingerprint(self) -> str:
+        """Digest of the tasks of both levels and of the first batch; the same on every process of a run."""
+        names = [task.name for task, _ in (*self.inner, *self.outer)]
+        first = self.batch(0, Replicas()).inner.rows.input_ids
+        return hashlib.sha256(repr((names, first.tolist())).encode()).hexdigest()[:12]
+
     def batch(self, step: int, here: Replicas) -> BilevelBatch:
-        """This replica's part of a step, from 0."""
+        """This replica's part of the batch of a step, counted from 0."""
         inner = self._inner_batch(self._inner_order, step * self.inner_rows, self.inner_rows, here)
         if (step + 1) % self.inner_steps or not self._outer:
             return BilevelBatch(inner)
@@ -183,7 +227,7 @@ class BilevelPlan:
         return BilevelBatch(inner, self._outer_batch(first, here), fresh)
 
     def first_inputs(self, task: int) -> InstructionInputs:
-        """What an instruction is computed from, of the first training instance of an inner task."""
+        """The inputs of the instruction for the first training instance of an inner task."""
         instance = Instance(task, 0)
         return self._inputs([instance], [self._render(self.text.inner_prompt, self.inner, instance, epoch=0)])
 
@@ -203,27 +247,27 @@ class BilevelPlan:
 
     def _inputs(self, instances: Sequence[Instance], prompts: Sequence[Prompt]) -> InstructionInputs:
         text, tokenizer = self.text, self.preparation.tokenizer
-        examples = [self.inner[task].examples[place] for task, place in instances]
+        examples = [self.inner[task].examples[index] for task, index in instances]
         pairs = [
             pair_texts(example, prompt.target if text.pair_target else None)
             for example, prompt in zip(examples, prompts, strict=True)
         ]
         tasks = torch.tensor([task for task, _ in instances])
-        found = InstructionInputs(tasks, *encode_pairs(tokenizer, pairs, longest=text.pair_length))
+        inputs = InstructionInputs(tasks, *encode_pairs(tokenizer, pairs, longest=text.pair_length))
         if text.pools is None:
-            return found
-        drawn = [text.pools.draw(self.inner[task].examples, place) for task, place in instances]
+            return inputs
+        drawn = [text.pools.draw(self.inner[task].examples, index) for task, index in instances]
         ids, mask = encode_exemplars(tokenizer, drawn, longest=text.exemplar_length)
-        return found._replace(exemplar_ids=ids, exemplar_mask=mask)
+        return inputs._replace(exemplar_ids=ids, exemplar_mask=mask)
 
     def _render(self, form: PromptForm, tasks: Sequence[TaskInstances], instance: Instance, *, epoch: int) -> Prompt:
-        """An instance as text; of several references, every epoch draws anew."""
+        """The prompt of an instance; every epoch draws one of its references."""
         task, examples = tasks[instance.task]
-        example = examples[instance.place]
-        return form(task, example, rendering_rng(self.preparation.counts.seed, task.name, example.id, epoch))
+        example = examples[instance.example]
+        return form(task, example, rendering_rng(self.preparation.seed, task.name, example.id, epoch))
 
     def _rows(self, prompts: list[Prompt], here: Replicas, *, reserve: int) -> LanguageRows:
-        """This replica's rows, as wide as the widest of them, with the number of targets of all replicas' rows."""
+        """This replica's rows, as wide as the longest of them, with the count of targets over all replicas."""
         kind = self.text.rows
         room = kind.capacity - reserve
         pair = isinstance(kind, Seq2SeqRows)
@@ -245,7 +289,7 @@ class BilevelPlan:
 
 
 class BilevelStream:
-    """One replica's batches of `steps` theta steps, sized and stateful; its state is the number of steps done."""
+    """The sized, stateful iterable of one replica's batches; its state is the number of finished theta steps."""
 
     def __init__(self, plan: BilevelPlan, here: Replicas, steps: int) -> None:
         for name, rows in (("inner_rows", plan.inner_rows), ("outer_rows", plan.outer_rows)):
@@ -261,7 +305,7 @@ class BilevelStream:
     def __iter__(self) -> Iterator[BilevelBatch]:
         while True:
             batch = self.plan.batch(self.step, self.here)
-            self.step += 1  # before the batch is handed out: a checkpoint follows its step
+            self.step += 1  # before the yield: a checkpoint is written after the batch's step
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -272,14 +316,14 @@ class BilevelStream:
 
 
 def cut_source(document: TokenizedExample, room: int, *, keep_end: bool, pair: bool) -> TokenizedExample:
-    """A document whose source gives way where it is too long; the target stays, and so does a pair's eos.
+    """The document with its source truncated to fit; the target is kept, and so is the eos of a pair's source.
 
     Args:
         document: Source and target.
-        room: Columns for the source of a pair (encoder-decoder model), or for both sides together.
-        keep_end: Whether the source keeps its end or its beginning. The beginning of an instruction prompt is its
-            definition, and its end the question with the word that asks for the answer.
-        pair: Which of the two it is.
+        room: Columns for the source of a pair (encoder-decoder model), or for source and target together.
+        keep_end: Whether the source keeps its end or its beginning. An instruction prompt begins with the definition
+            and ends with the input and "Output:".
+        pair: Whether source and target are a pair for an encoder-decoder model.
 
     >>> document = TokenizedExample(np.array([1, 2, 3, 4, 9]), 4)
     >>> [cut_source(document, 3, keep_end=end, pair=False).input_ids.tolist() for end in (True, False)]
@@ -298,7 +342,7 @@ def cut_source(document: TokenizedExample, room: int, *, keep_end: bool, pair: b
 
 
 def _instances(tasks: Sequence[TaskInstances]) -> list[Instance]:
-    return [Instance(task, place) for task, (_, examples) in enumerate(tasks) for place in range(len(examples))]
+    return [Instance(task, index) for task, (_, examples) in enumerate(tasks) for index in range(len(examples))]
 
 
 def _measures(documents: Sequence[TokenizedExample]) -> tuple[np.ndarray, np.ndarray]:

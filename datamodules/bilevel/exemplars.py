@@ -1,4 +1,4 @@
-"""What a learnable instruction is made from: the instance's own text z, and the exemplars it may choose among."""
+"""The inputs of a learnable instruction: the text z of the instance, and the exemplars of an extractor."""
 
 import hashlib
 import random
@@ -15,13 +15,13 @@ from ..schema import Example
 
 
 class InstructionInputs(NamedTuple):
-    """What the instructions of B inner instances are computed from.
+    """The inputs from which the instructions of B inner instances are computed.
 
     Args:
-        tasks: int64 [B], places of their tasks among the inner tasks.
+        tasks: int64 [B], indices of their tasks among the inner tasks.
         pair_ids: int64 [B, P], tokens of z = (input, output) (Eq. 4 of arXiv 2306.10098).
         pair_mask: int64 [B, P], 0 at padding.
-        exemplar_ids: int64 [B, N, C], tokens of N exemplars each; None where nothing chooses among exemplars.
+        exemplar_ids: int64 [B, N, C], tokens of N exemplars each; None if the instruction uses none.
         exemplar_mask: int64 [B, N, C], 0 at padding.
     """
 
@@ -34,15 +34,15 @@ class InstructionInputs(NamedTuple):
 
 @dataclass(frozen=True)
 class ExemplarPools:
-    """Draws the exemplars of each instance: solved instances of its task, from among those that train.
+    """Draws the exemplars of an instance: training instances of its task with their targets.
 
     Args:
-        exemplars: Exemplars to choose among, N.
-        of: Whether the instances of a ``task`` share their exemplars or each ``instance`` has its own.
-        blanks: All exemplars but the last are blank: padding, as many tokens as the one real exemplar has, and read
-            like it (the proof of concept of the paper's section 4.2).
-        exclude_self: Whether an instance's own place among the exemplars goes to a further exemplar. Without, it may
-            find its own answer there.
+        exemplars: Number of exemplars, N.
+        of: Whether the instances of a ``task`` share their exemplars, or every ``instance`` draws others.
+        blanks: Whether all exemplars but the last are blank: as many attended padding tokens as the last one has
+            tokens (the proof of concept of the paper's section 4.2).
+        exclude_self: Whether an instance is replaced by another one among its exemplars, which would contain its
+            target.
         seed: Another seed draws other exemplars.
     """
 
@@ -58,30 +58,30 @@ class ExemplarPools:
             raise ValueError(f"exemplars must be at least {least}, got {self.exemplars}")
 
     def require(self, task: str, instances: int) -> None:
-        """Refuse a task with too few instances.
+        """Check that a task has enough instances to draw from.
 
         Raises:
-            ValueError: With both numbers.
+            ValueError: It has too few.
         """
         needed = self._real + self.exclude_self
         if instances < needed:
-            own = " and one in place of the instance itself" if self.exclude_self else ""
+            spare = " and one to replace the instance itself" if self.exclude_self else ""
             raise ValueError(
-                f"task {task!r} has {instances} training instances, and {self._real} exemplars are to be drawn from "
-                f"them{own}: ask for fewer exemplars, or train on more instances"
+                f"task {task!r} has {instances} training instances, and {self._real} exemplars{spare} are drawn from "
+                "them: set fewer exemplars, or train on more instances"
             )
 
-    def draw(self, examples: Sequence[Example], own: int) -> list[Example | None]:
-        """The N exemplars of ``examples[own]``, None for a blank one."""
-        mine = examples[own]
-        key = (self.seed, "exemplars", mine.task, mine.id if self.of == "instance" else "")
-        places = list(range(len(examples)))
-        random.Random(hashlib.sha256(repr(key).encode()).digest()).shuffle(places)
-        chosen, spare = places[: self._real], places[self._real :]
-        if self.exclude_self and own in chosen:
-            chosen[chosen.index(own)] = spare[0]
+    def draw(self, examples: Sequence[Example], index: int) -> list[Example | None]:
+        """The N exemplars of ``examples[index]``, None for a blank."""
+        example = examples[index]
+        key = (self.seed, "exemplars", example.task, example.id if self.of == "instance" else "")
+        order = list(range(len(examples)))
+        random.Random(hashlib.sha256(repr(key).encode()).digest()).shuffle(order)
+        chosen, spare = order[: self._real], order[self._real :]
+        if self.exclude_self and index in chosen:
+            chosen[chosen.index(index)] = spare[0]
         blank: list[Example | None] = [None] * (self.exemplars - self._real)
-        return [*blank, *(examples[place] for place in chosen)]
+        return [*blank, *(examples[i] for i in chosen)]
 
     @property
     def _real(self) -> int:
@@ -89,25 +89,25 @@ class ExemplarPools:
 
 
 def pair_texts(example: Example, target: str | None) -> tuple[str, str]:
-    """Both halves of z; the second is empty without a target."""
+    """Input and output part of z; the output part is empty if the target is None."""
     return f"Input: {example.input.strip()}", "" if target is None else f" Output: {target}"
 
 
 def exemplar_texts(example: Example) -> tuple[str, str]:
-    """Both halves of an exemplar, worded as in Tk-Instruct but without a number.
+    """Input and output part of an exemplar, worded as in Tk-Instruct but without a number.
 
     >>> exemplar_texts(Example("reverse", "a", 0, "c a f", ("f a c",)))
     (' Positive Example -\\nInput: c a f.\\n', ' Output: f a c.\\n\\n')
     """
     target = next(target for target in example.targets if target.strip())
-    asked, answered = sentence(f"Input: {example.input.strip()}"), sentence(f" Output: {target.strip()}")
-    return f" Positive Example -\n{asked}\n", f"{answered}\n\n"
+    source, output = sentence(f"Input: {example.input.strip()}"), sentence(f" Output: {target.strip()}")
+    return f" Positive Example -\n{source}\n", f"{output}\n\n"
 
 
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], *, longest: int
 ) -> tuple[Tensor, Tensor]:
-    """Tokens [n, longest of them] of pairs of texts, and their mask; a long pair loses ends of its longer text."""
+    """Tokens [n, P] of pairs of texts and their mask; pairs over `longest` tokens lose the end of their longer text."""
     firsts, seconds = map(list, zip(*pairs, strict=True))
     encoded = tokenizer(
         firsts,
@@ -126,15 +126,15 @@ def encode_pairs(
 def encode_exemplars(
     tokenizer: PreTrainedTokenizerBase, exemplars: Sequence[Sequence[Example | None]], *, longest: int
 ) -> tuple[Tensor, Tensor]:
-    """Tokens [B, N, C] and their mask; a blank is as long as the last exemplar of its row."""
+    """Tokens [B, N, C] of exemplars and their mask; a blank is as long as the last exemplar of its row."""
     real = [example for row in exemplars for example in row if example is not None]
     ids_RC, mask_RC = encode_pairs(tokenizer, [exemplar_texts(example) for example in real], longest=longest)
     blank_C = torch.full_like(ids_RC[0], tokenizer.pad_token_id)
-    ids, masks, place = [], [], 0
+    ids, masks, first = [], [], 0
     for row in exemplars:
-        there = [place + sum(e is not None for e in row[:column]) for column in range(len(row))]
-        place = there[-1] + 1  # the last exemplar is never blank
-        ids += [blank_C if e is None else ids_RC[at] for e, at in zip(row, there, strict=True)]
-        masks += [mask_RC[there[-1] if e is None else at] for e, at in zip(row, there, strict=True)]
+        indices = [first + sum(e is not None for e in row[:column]) for column in range(len(row))]
+        first = indices[-1] + 1  # the last exemplar is never blank
+        ids += [blank_C if e is None else ids_RC[i] for e, i in zip(row, indices, strict=True)]
+        masks += [mask_RC[indices[-1] if e is None else i] for e, i in zip(row, indices, strict=True)]
     shape = (len(exemplars), len(exemplars[0]), ids_RC.shape[1])
     return torch.stack(ids).view(shape), torch.stack(masks).view(shape)

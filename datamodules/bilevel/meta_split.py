@@ -1,10 +1,9 @@
-"""Which training tasks are inner tasks (meta-train), and which are outer ones (meta-test).
+"""Splits of the training tasks into inner tasks (meta-train) and outer tasks (meta-test).
 
-Learnable instructions belong to the inner tasks. Outer tasks keep the instructions that people wrote, and their loss
-says how well the model, trained with the learnable ones, generalizes to tasks it was not trained on. The test's own
-tasks take part in neither.
+Inner tasks have learnable instructions. Outer tasks keep their human-written instructions; their loss measures how well
+a model that was trained with the learnable instructions generalizes to other tasks. Test tasks are in neither group.
 
-A split is a frozen dataclass that is called with the training tasks; the same settings split the same tasks alike.
+A split is a frozen dataclass that is called with the training tasks; equal settings split equal tasks equally.
 """
 
 import random
@@ -25,35 +24,35 @@ from ..schema import Task
 
 
 class InnerOuter(NamedTuple):
-    """Names of the tasks of both levels, each in the order of the training list."""
+    """Names of the inner and the outer tasks, in the order of the training list."""
 
     inner: list[str]
     outer: list[str]
 
 
 class MetaSplit(ABC):
-    """How training tasks become inner and outer ones."""
+    """A split of training tasks into inner and outer tasks."""
 
-    # A base class rather than a protocol, so that a YAML finds splits by their short names.
+    # A base class and not a protocol: jsonargparse resolves short class names in YAML by subclasses.
 
     @abstractmethod
     def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
         """Split the training tasks.
 
         Raises:
-            ValueError: A level is left without tasks, or the split cannot be made of these tasks.
+            ValueError: A level has no tasks, or these tasks cannot be split so.
         """
 
 
 @dataclass(frozen=True)
 class CategorySplit(MetaSplit):
-    """Whole categories, drawn at random: no category has tasks at both levels.
+    """Random whole categories as outer tasks: no category has tasks at both levels.
 
-    The paper takes 10 of 60 categories, the best of 16 random draws by validation: try seeds.
+    The paper takes 10 of 60 categories, the best of 16 random draws by validation: try several seeds.
 
     Args:
-        outer: Categories of the outer tasks: a number of them, or a share below 1.
-        seed: Another seed draws other categories.
+        outer: Number of categories with outer tasks, or their share if below 1.
+        seed: Seed of the draw.
     """
 
     outer: int | float = 10
@@ -61,12 +60,12 @@ class CategorySplit(MetaSplit):
 
     def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
         categories = sorted({task.category for task in tasks})
-        # A share of 0.2 is one in five categories; jsonargparse may hand 10 over as 10.0.
+        # 0.2 is one in five categories; jsonargparse may pass 10 as 10.0.
         number = round(self.outer * len(categories)) if 0 < self.outer < 1 else int(self.outer)
         if not 0 < number < len(categories):
             raise ValueError(
                 f"outer = {self.outer} takes {number} of the {len(categories)} training categories for the outer "
-                f"tasks: choose 1 to {len(categories) - 1}, or a share that comes to as many"
+                f"tasks: choose 1 to {len(categories) - 1}, or the corresponding share"
             )
         random.Random(f"{self.seed} categories").shuffle(categories)
         chosen = set(categories[:number])
@@ -75,11 +74,11 @@ class CategorySplit(MetaSplit):
 
 @dataclass(frozen=True)
 class FileSplit(MetaSplit):
-    """The outer tasks as a file lists them, one name a line; all other training tasks are inner ones.
+    """Outer tasks from a file with one name a line; all other training tasks are inner tasks.
 
     Args:
-        outer: The file.
-        by_category: Whether to reject a list that leaves tasks of one category at both levels.
+        outer: Path of the file.
+        by_category: Reject a list with categories that have tasks at both levels.
     """
 
     outer: str
@@ -88,32 +87,32 @@ class FileSplit(MetaSplit):
     def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
         path = Path(self.outer).expanduser()
         if not path.is_file():
-            raise ValueError(f"no file {path}, which should list the outer tasks, one name a line")
+            raise ValueError(f"no file {path}; it should list the outer tasks, one name a line")
         listed = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
         unknown = sorted(listed - {task.name for task in tasks})
         if unknown:
             raise ValueError(
-                f"{path}: {len(unknown)} of {len(listed)} outer tasks are not on the training list, "
+                f"{path}: {len(unknown)} of {len(listed)} outer tasks are not training tasks, "
                 f"e.g. {', '.join(unknown[:3])}"
             )
-        found = _divided(tasks, lambda task: task.name in listed)
+        split = _divided(tasks, lambda task: task.name in listed)
         if self.by_category:
             _reject_shared_categories(tasks, listed)
-        return found
+        return split
 
 
 @dataclass(frozen=True)
 class ClusterSplit(MetaSplit):
-    """One group of tasks with similar definitions, found by k-means; a category may have tasks at both levels.
+    """One k-means cluster of task definitions as outer tasks; a category may have tasks at both levels.
 
-    The paper's variant has 16 groups, each a exemplar for the outer tasks.
+    The paper's variant has 16 clusters and tries each of them as the outer tasks.
 
     Args:
-        groups: Groups that k-means makes.
-        group: Which of them holds the outer tasks; groups are numbered from the largest, 0.
+        groups: Number of clusters.
+        group: Cluster of the outer tasks; clusters are numbered by size, the largest is 0.
         encoder: Hub name or folder of a model whose mean last hidden states embed the definitions; TF-IDF of their
-            words where it is left out.
-        seed: Of the first centres.
+            words by default.
+        seed: Seed of the first centres.
     """
 
     groups: int = 16
@@ -127,33 +126,32 @@ class ClusterSplit(MetaSplit):
                 f"groups = {self.groups} must lie between 2 and the {len(tasks)} training tasks, and "
                 f"group = {self.group} between 0 and {self.groups - 1}"
             )
-        texts = [task.definition for task in tasks]
-        embedded = embed_texts(texts, self.encoder) if self.encoder else tf_idf(texts)
-        labels = k_means(embedded, self.groups, np.random.default_rng(self.seed))
+        definitions = [task.definition for task in tasks]
+        embedded = embed_texts(definitions, self.encoder) if self.encoder else tf_idf(definitions)
+        labels = k_means(embedded, self.groups, seed=self.seed)
         by_size = [label for label, _ in Counter(labels.tolist()).most_common()]
         if self.group >= len(by_size):
             raise ValueError(
-                f"the {len(tasks)} definitions fall into {len(by_size)} groups only, and group {self.group} is empty"
+                f"the {len(tasks)} definitions form only {len(by_size)} clusters, so group {self.group} is empty: "
+                f"choose group 0 to {len(by_size) - 1}"
             )
         wanted = {task.name for task, label in zip(tasks, labels, strict=True) if label == by_size[self.group]}
         return _divided(tasks, lambda task: task.name in wanted)
 
 
 def tf_idf(texts: Sequence[str]) -> NDArray[np.float64]:
-    """Rows of unit length [texts, words]: how often a word stands in a text, less where it stands in many."""
-    counted = [Counter(text.lower().split()) for text in texts]
-    place = {word: column for column, word in enumerate(sorted(set().union(*counted)))}
-    counts = np.zeros((len(texts), max(len(place), 1)))
-    for row, words in enumerate(counted):
-        for word, count in words.items():
-            counts[row, place[word]] = count
-    weighted = counts * (np.log((1 + len(texts)) / (1 + (counts > 0).sum(axis=0))) + 1)
-    return weighted / np.maximum(np.linalg.norm(weighted, axis=1, keepdims=True), 1e-12)
+    """TF-IDF of lower-case words, rows of unit length [texts, words]; a text without words is a row of zeros."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds
+
+    if not any(text.strip() for text in texts):
+        return np.zeros((len(texts), 1))
+    # Words are what spaces separate: the default pattern would drop single characters and punctuation.
+    return TfidfVectorizer(token_pattern=r"\S+").fit_transform(texts).toarray()
 
 
 @torch.no_grad()
 def embed_texts(texts: Sequence[str], encoder: str) -> NDArray[np.float64]:
-    """Mean last hidden states [texts, width] of a model's encoder, one text at a time."""
+    """Mean last hidden states [texts, width] of a model's encoder."""
     tokenizer, model = load_tokenizer(encoder, eos=False), AutoModel.from_pretrained(encoder).eval()
     reader = model.get_encoder() if model.config.is_encoder_decoder else model
     rows = []
@@ -163,51 +161,35 @@ def embed_texts(texts: Sequence[str], encoder: str) -> NDArray[np.float64]:
     return np.stack(rows)
 
 
-def k_means(
-    points: NDArray[np.float64], groups: int, rng: np.random.Generator, *, rounds: int = 100
-) -> NDArray[np.int64]:
-    """A group for each of `points` [n, width]: Lloyd's algorithm from the first centres of k-means++.
+def k_means(points: NDArray[np.float64], groups: int, *, seed: int) -> NDArray[np.int64]:
+    """The cluster of each of the points [n, width], the best of ten k-means++ initializations.
 
-    >>> labels = k_means(np.array([[0.0], [0.1], [5.0], [5.2]]), 2, np.random.default_rng(0))
+    >>> labels = k_means(np.array([[0.0], [0.1], [5.0], [5.2]]), 2, seed=0)
     >>> bool(labels[0] == labels[1] != labels[2] == labels[3])
     True
     """
-    centres = points[[int(rng.integers(len(points)))]]
-    while len(centres) < groups:
-        apart = _squared_distances(points, centres).min(axis=1)
-        far = apart if apart.sum() > 0 else np.ones(len(points))
-        centres = np.vstack([centres, points[rng.choice(len(points), p=far / far.sum())]])
-    labels = _squared_distances(points, centres).argmin(axis=1)
-    for _ in range(rounds):
-        for group in set(labels.tolist()):
-            centres[group] = points[labels == group].mean(axis=0)
-        found = _squared_distances(points, centres).argmin(axis=1)
-        if (found == labels).all():
-            break
-        labels = found
-    return labels
+    from sklearn.cluster import KMeans  # takes seconds
 
-
-def _squared_distances(points: NDArray[np.float64], centres: NDArray[np.float64]) -> NDArray[np.float64]:
-    apart = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
-    return np.maximum(apart, 0.0)
+    distinct = len(np.unique(points, axis=0))  # k-means warns of more clusters than distinct points
+    return KMeans(min(groups, distinct), n_init=10, random_state=seed).fit(points).labels_.astype(np.int64)
 
 
 def _divided(tasks: Sequence[Task], is_outer: Callable[[Task], bool]) -> InnerOuter:
-    found = InnerOuter(
+    split = InnerOuter(
         [task.name for task in tasks if not is_outer(task)], [task.name for task in tasks if is_outer(task)]
     )
-    for level, names in zip(("inner", "outer"), found, strict=True):
+    for level, names in zip(InnerOuter._fields, split, strict=True):
         if not names:
             raise ValueError(
                 f"the split leaves no {level} task of {len(tasks)} training tasks: both levels need at least one"
             )
-    return found
+    return split
 
 
 def _reject_shared_categories(tasks: Sequence[Task], outer: set[str]) -> None:
-    inside, outside = ({task.category for task in tasks if (task.name in outer) == side} for side in (False, True))
-    if shared := sorted(inside & outside):
+    inner_categories = {task.category for task in tasks if task.name not in outer}
+    outer_categories = {task.category for task in tasks if task.name in outer}
+    if shared := sorted(inner_categories & outer_categories):
         raise ValueError(
             f"{len(shared)} categories have inner and outer tasks, e.g. {', '.join(shared[:3])}: move whole "
             "categories, or set by_category to false"

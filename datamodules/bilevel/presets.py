@@ -1,26 +1,26 @@
-"""Presets of differentiable instruction optimization: where the paper and the program released with it differ.
+"""Presets of differentiable instruction optimization: choices in which the paper and its released program differ.
 
 =================================  =======================  ==========================  =================
 choice                             ``paper``                ``released_code``           ``fast``
 =================================  =======================  ==========================  =================
 outer step                         after the K-th theta     before it                   after
-inner batch of the hypergradient   a fresh one              that of the theta step      fresh
+inner batch of the hypergradient   fresh                    that of the theta step      fresh
 outer batch                        8                        8                           8
 M, gamma of the series             1, 1e-5                  1, 1e-5                     0, 2e-5
-masks of the passes                the same                 of their own for v          the same
-horizon of phi's schedule          phi's own steps          theta's steps               phi's own steps
-clipping at 1.0                    theta alone              theta with phi, phi         theta alone
+dropout masks of the passes        the same                 others for v                the same
+horizon of phi's schedule          phi's steps              theta's steps               phi's steps
+clipping at 1.0                    theta                    theta and phi jointly, phi  theta
 padding of a chosen exemplar       masked                   attended                    masked
-columns kept free of text          the instruction's        128                         the instruction's
-end of a long text that is kept    the last                 the first                   the last
+columns reserved                   the instruction's        128                         the instruction's
+part kept of a long text           end                      beginning                   end
 an instance as its own exemplar    never                    possible                    never
 =================================  =======================  ==========================  =================
 
-``paper`` follows the text of arXiv 2306.10098, and where it says nothing what is sound. All three carry theta on from
-cycle to cycle, keep gamma as a factor of the whole series, show the target inside z (Eq. 4), and take Adam. ``fast``
-leaves the Hessian out: at gamma = 1e-5 the paper's series of two terms is 2e-5 v to three digits or better. The other
-two compute it where it changes more than the module's ``outer.negligible``, 1e-3, which is asked anew at every search
-for the radius of the finite differences; 0 computes it always.
+``paper`` follows arXiv 2306.10098, and makes the sound choice where the paper leaves one open. All three never reset
+theta, keep gamma as a factor of the whole series, include the target in z (Eq. 4), and use Adam. ``fast`` omits
+the Hessian: at gamma = 1e-5 the paper's series of two terms equals 2e-5 v to three digits or better. The other two
+compute Hessian products if they change the direction by more than the module's ``outer.negligible``, 1e-3, which is
+measured at every search for the radius of the finite differences; 0 always computes them.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -32,21 +32,21 @@ class Choices(NamedTuple):
     """One value for each row of the table above.
 
     Args:
-        outer_step: When phi moves: ``after`` the K-th theta step of a period, or ``before`` it.
+        outer_step: Whether phi's step comes ``after`` or ``before`` the K-th theta step of a period.
         curvature_batch: The inner batch of the hypergradient: a ``fresh`` one of the outer batch's size, or that of
-            the theta ``step`` it stands beside.
+            the theta ``step``.
         outer_rows: Instances of an outer batch, over all replicas.
-        hessian_products: M, the series' terms less one.
-        gamma: The series' step, a factor of all of it.
-        rng: Whether the outer pass drops the ``same`` units as the inner passes, or ``independent`` ones.
-        outer_horizon: Steps in which phi's learning rate falls to 0: phi's own (``outer_steps``) or theta's
-            (``inner_steps``), of which phi takes only one in K.
-        clipping: ``theta`` alone at its own steps, or ``joint``: theta's by the norm of both levels' gradients, and
-            phi at its steps.
+        hessian_products: M; the series has M + 1 terms.
+        gamma: Step of the series, which multiplies all of it.
+        rng: Whether the outer pass has the ``same`` dropout masks as the inner passes, or ``independent`` ones.
+        outer_horizon: Steps over which phi's learning rate falls to 0: phi's (``outer_steps``) or theta's
+            (``inner_steps``), of which phi makes only one in K.
+        clipping: ``theta`` at its steps, or ``joint``: theta by the norm of theta's and phi's gradients at its steps,
+            and phi at its steps.
         exemplar_padding: Whether padding behind a chosen exemplar is ``masked`` or ``attended``.
         reserve: Columns of a row that the text leaves free; None for as many as the instruction has.
-        keep_end: Whether a source that is too long keeps its end, where the question stands, or its beginning.
-        exclude_self: Whether an instance is kept from being its own exemplar.
+        keep_end: Whether a source that is too long keeps its end, with the question, or its beginning.
+        exclude_self: Whether an instance is excluded from its exemplars.
     """
 
     outer_step: Literal["after", "before"] = "after"
@@ -82,7 +82,7 @@ PRESETS: dict[Preset, Choices] = {
 
 
 def choices(preset: Preset, **overrides: Any) -> Choices:
-    """A preset with the choices that are not None in place of its own.
+    """The choices of a preset, overridden with those that are not None.
 
     >>> choices("fast", gamma=None, outer_rows=4)[2:5]
     (4, 0, 2e-05)

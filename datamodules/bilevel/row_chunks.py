@@ -1,7 +1,7 @@
-"""A batch of rows in chunks, so that a pass over all of them needs the memory of a few.
+"""Chunks of a batch of rows, so that a pass needs the memory of one chunk.
 
-The rows of a chunk are of similar lengths, and no wider than the longest of them: what the outer level reads is four
-times what a theta step reads at the paper's settings, and costs less than four times as much.
+The rows of a chunk have similar lengths and are cut to the longest of them, which saves computation on padding: at the
+paper's settings an outer batch has four times the rows of a theta step.
 """
 
 import torch
@@ -13,62 +13,62 @@ from .exemplars import InstructionInputs
 
 
 def outer_chunks(rows: LanguageRows, size: int) -> list[LanguageRows]:
-    """The rows of a batch, `size` at a time, the longest first; every chunk knows the targets of the whole step."""
-    return [take_rows(rows, places) for places in _places(rows, size)]
+    """Chunks of `size` rows, the longest rows first; ``step_targets`` remains the count of the whole step."""
+    return [take_rows(rows, indices) for indices in _sorted_chunks(rows, size)]
 
 
 def inner_chunks(batch: InnerBatch, size: int) -> list[InnerBatch]:
-    """The same of inner instances, with what their instructions are computed from."""
+    """Chunks of `size` inner instances, the longest rows first, with the inputs of their instructions."""
     return [
-        InnerBatch(take_rows(batch.rows, places), take_inputs(batch.inputs, places))
-        for places in _places(batch.rows, size)
+        InnerBatch(take_rows(batch.rows, indices), take_inputs(batch.inputs, indices))
+        for indices in _sorted_chunks(batch.rows, size)
     ]
 
 
-def take_rows(rows: LanguageRows, places: list[int]) -> LanguageRows:
-    """Some rows of a batch, in this order and as wide as the longest of them.
+def take_rows(rows: LanguageRows, indices: list[int]) -> LanguageRows:
+    """Selected rows of a batch, in the given order and cut to the longest of them.
 
     Args:
-        rows: One document a row, and padding.
-        places: Which.
+        rows: Rows of one document each, and padding.
+        indices: Indices of the selected rows.
     """
-    lengths = row_lengths(rows)[places]
+    lengths = row_lengths(rows)[indices]
     width = int(lengths.max())
-    ids = rows.input_ids[places, :width]
-    starts = torch.arange(len(places)) * width
+    ids = rows.input_ids[indices, :width]
+    starts = torch.arange(len(indices)) * width
     offsets = _offsets(starts, starts + lengths, width)
     if isinstance(rows, CausalBatch):
         return rows._replace(
             input_ids=ids,
-            targets=rows.targets[places, :width],
-            position_ids=rows.position_ids[places, :width],
+            targets=rows.targets[indices, :width],
+            position_ids=rows.position_ids[indices, :width],
             offsets=offsets.to(rows.offsets),
-            n_documents=len(places),
+            n_documents=len(indices),
             n_tokens=int(lengths.sum()),
         )
-    counts = (rows.targets[places] != IGNORE_INDEX).sum(dim=1).cpu()
+    counts = (rows.targets[indices] != IGNORE_INDEX).sum(dim=1).cpu()
     columns = int(counts.max())
-    target_starts = torch.arange(len(places)) * columns
-    # Padding is a document where the encoder has some, with whatever the decoder has left.
+    target_starts = torch.arange(len(indices)) * columns
+    # If the encoder's row has padding, that is a document, and the rest of the decoder's row belongs to it.
     ends = torch.where(lengths < width, target_starts + counts, target_starts + columns)
     padded = lengths < width
     target_offsets = torch.stack([target_starts, ends], dim=1)[torch.stack([torch.ones_like(padded), padded], dim=1)]
-    last = torch.tensor([len(places) * columns])
+    last = torch.tensor([len(indices) * columns])
     return rows._replace(
         input_ids=ids,
-        targets=rows.targets[places, :columns],
+        targets=rows.targets[indices, :columns],
         offsets=offsets.to(rows.offsets),
         target_offsets=torch.cat([target_offsets, last]).to(rows.target_offsets),
-        n_documents=len(places),
+        n_documents=len(indices),
         n_tokens=int(lengths.sum() + counts.sum()),
     )
 
 
 def halves(rows: LanguageRows) -> tuple[LanguageRows, LanguageRows]:
-    """Two batches of half the rows each: how alike their hypergradients are tells how noisy they are.
+    """The first and the second half of the rows, whose hypergradients are compared to measure their noise.
 
     Raises:
-        ValueError: There is one row.
+        ValueError: The batch has one row.
     """
     count = len(rows.input_ids)
     if count < 2:
@@ -77,25 +77,25 @@ def halves(rows: LanguageRows) -> tuple[LanguageRows, LanguageRows]:
 
 
 def row_lengths(rows: LanguageRows) -> Tensor:
-    """int64 [B], columns of the document of each row; of its source, for an encoder-decoder model."""
+    """int64 [B], length of the document of each row; of its source, for an encoder-decoder model."""
     columns = rows.input_ids.shape[1]
     starts = rows.offsets.cpu().long()
     first = starts[:-1] % columns == 0
     return (starts[1:] - starts[:-1])[first]
 
 
-def take_inputs(inputs: InstructionInputs, places: list[int]) -> InstructionInputs:
-    """What the instructions of some instances are computed from."""
-    return InstructionInputs(*(None if tensor is None else tensor[places] for tensor in inputs))  # type: ignore[arg-type]
+def take_inputs(inputs: InstructionInputs, indices: list[int]) -> InstructionInputs:
+    """The inputs of the selected instances."""
+    return InstructionInputs(*(None if tensor is None else tensor[indices] for tensor in inputs))  # type: ignore[arg-type]
 
 
-def _places(rows: LanguageRows, size: int) -> list[list[int]]:
+def _sorted_chunks(rows: LanguageRows, size: int) -> list[list[int]]:
     order = row_lengths(rows).argsort(descending=True, stable=True).tolist()
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _offsets(starts: Tensor, ends: Tensor, width: int) -> Tensor:
-    """Where documents start: each row's, and behind it its padding's where there is any."""
+    """Offsets of the documents: of every row, and of its padding if it has any."""
     padded = ends - starts < width
     both = torch.stack([starts, ends], dim=1)[torch.stack([torch.ones_like(padded), padded], dim=1)]
     return torch.cat([both, torch.tensor([len(starts) * width])])

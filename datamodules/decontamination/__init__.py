@@ -1,1 +1,1 @@
-"""Text that training and evaluation share."""
+"""Decontamination: text that training and evaluation examples share."""

@@ -1,12 +1,12 @@
-"""What a comparison of both sides found, for a person to judge, and the judgement, for splits to obey.
+"""The report of shared text, and the table in which a person decides about each pair of tasks.
 
-The report is Markdown, to be read; the decisions are a table of tab-separated values, to be edited::
+The report is Markdown; the decisions are a table of tab-separated values, to be edited::
 
     decision   training task    evaluation task   hit  examples  share
     undecided  gsm8k            strategyqa         12       229  0.0524
 
-``keep`` leaves both tasks where they are (broad context is shared, an article of Wikipedia say), ``drop_train`` takes
-the training task out of training and ``drop_evaluation`` the evaluation task out of evaluation.
+``keep`` keeps both tasks (for shared context such as an article of Wikipedia), ``drop_train`` drops the training task
+and ``drop_evaluation`` the evaluation task.
 """
 
 import csv
@@ -17,22 +17,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..benchmarks.decisions import COLUMNS, DECISIONS, decision_rows
+from ..benchmarks.contamination_decisions import COLUMNS, DECISIONS, decision_rows
 from .overlap import EvaluationIndex, TaskOverlap
 
 THRESHOLD = 0.01
-"""Share of an evaluation task's examples above which a pair is judged (OPT-IML, appendix A.1)."""
+"""Share of an evaluation task's examples above which a pair is reported (OPT-IML, appendix A.1)."""
 
 
-class Overlap(NamedTuple):
+class ContaminatedPair(NamedTuple):
     """A training task and an evaluation task that share text.
 
     Args:
         train: The training task.
         evaluation: The evaluation task.
-        hit: Evaluation examples with a common n-gram.
-        examples: Evaluation examples in all.
-        witnesses: (id of a training example, id of an evaluation example, their common words).
+        hit: Number of evaluation examples with a common n-gram.
+        examples: Number of all evaluation examples of the task.
+        witnesses: Triples of training example id, evaluation example id, common words.
     """
 
     train: str
@@ -43,14 +43,27 @@ class Overlap(NamedTuple):
 
     @property
     def share(self) -> float:
+        """Share of the task's evaluation examples with a common n-gram."""
         return self.hit / self.examples
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """All pairs above a threshold, the largest share first, and what the comparison read."""
+class ContaminationReport:
+    """Result of a comparison.
 
-    pairs: tuple[Overlap, ...]
+    Args:
+        pairs: Pairs above the threshold, the largest share first.
+        threshold: Share of a task's evaluation examples above which a pair is reported.
+        n: Words of an n-gram.
+        train_tasks: Number of training tasks.
+        train_examples: Number of training examples.
+        evaluation_tasks: Number of evaluation tasks.
+        evaluation_examples: Number of evaluation examples.
+        short: Number of evaluation examples of fewer than `n` words.
+        touched: Number of evaluation examples that share an n-gram with any training task.
+    """
+
+    pairs: tuple[ContaminatedPair, ...]
     threshold: float
     n: int
     train_tasks: int
@@ -61,13 +74,15 @@ class Comparison:
     touched: int
 
 
-def compare(index: EvaluationIndex, found: Iterable[TaskOverlap], threshold: float = THRESHOLD) -> Comparison:
-    """Pairs of tasks whose share of hit evaluation examples is above the threshold; a task is not its own pair."""
+def compare(
+    index: EvaluationIndex, overlaps: Iterable[TaskOverlap], threshold: float = THRESHOLD
+) -> ContaminationReport:
+    """Report the pairs of different tasks whose share of contaminated examples is above the threshold."""
     sizes = np.bincount(index.task_of, minlength=len(index.tasks))
-    pairs: list[Overlap] = []
+    pairs: list[ContaminatedPair] = []
     touched = np.zeros(len(index.ids), dtype=bool)
     tasks = examples = 0
-    for overlap in found:
+    for overlap in overlaps:
         tasks, examples = tasks + 1, examples + overlap.examples
         touched[overlap.hits] = True
         hits = np.bincount(index.task_of[overlap.hits], minlength=len(index.tasks))
@@ -75,7 +90,7 @@ def compare(index: EvaluationIndex, found: Iterable[TaskOverlap], threshold: flo
             if index.tasks[number] != overlap.task:
                 pairs.append(_pair(index, overlap, int(number), int(hits[number]), int(sizes[number])))
     pairs.sort(key=lambda pair: (-pair.share, pair.train, pair.evaluation))
-    return Comparison(
+    return ContaminationReport(
         tuple(pairs),
         threshold,
         index.n,
@@ -88,41 +103,41 @@ def compare(index: EvaluationIndex, found: Iterable[TaskOverlap], threshold: flo
     )
 
 
-def _pair(index: EvaluationIndex, overlap: TaskOverlap, number: int, hit: int, examples: int) -> Overlap:
-    shown = tuple(
+def _pair(index: EvaluationIndex, overlap: TaskOverlap, number: int, hit: int, examples: int) -> ContaminatedPair:
+    witnesses = tuple(
         (witness.train_id, index.ids[witness.evaluation], " ".join(witness.words.split()))
         for witness in overlap.witnesses
         if index.task_of[witness.evaluation] == number
     )
-    return Overlap(overlap.task, index.tasks[number], hit, examples, shown)
+    return ContaminatedPair(overlap.task, index.tasks[number], hit, examples, witnesses)
 
 
-def summary(found: Comparison) -> str:
-    """What was compared, and what came out, in a few sentences."""
+def summary(report: ContaminationReport) -> str:
+    """The report in a few sentences."""
     return (
-        f"{found.evaluation_examples:,} examples of {found.evaluation_tasks:,} evaluation tasks against "
-        f"{found.train_examples:,} examples of {found.train_tasks:,} training tasks: {found.touched:,} evaluation "
-        f"examples share a run of {found.n} words with training. {found.short:,} are shorter than {found.n} words, and "
-        f"cannot be judged this way. {len(found.pairs):,} pairs of tasks lie above {found.threshold:.1%}."
+        f"{report.evaluation_examples:,} examples of {report.evaluation_tasks:,} evaluation tasks against "
+        f"{report.train_examples:,} examples of {report.train_tasks:,} training tasks: {report.touched:,} evaluation "
+        f"examples share a run of {report.n} words with training. {report.short:,} are shorter than {report.n} words "
+        f"and cannot be compared. {len(report.pairs):,} pairs of tasks are above {report.threshold:.1%}."
     )
 
 
-def markdown(found: Comparison) -> str:
-    """The report as a page."""
-    lines = [f"# Shared {found.n}-grams of training and evaluation tasks", "", summary(found), ""]
-    for pair in found.pairs:
+def markdown(report: ContaminationReport) -> str:
+    """The report in Markdown."""
+    lines = [f"# Shared {report.n}-grams of training and evaluation tasks", "", summary(report), ""]
+    for pair in report.pairs:
         lines += [f"## {pair.train} -> {pair.evaluation}: {pair.hit} of {pair.examples} ({pair.share:.1%})", ""]
         lines += [f"- `{train}` and `{evaluation}`: {words}" for train, evaluation, words in pair.witnesses]
         lines.append("")
     return "\n".join(lines)
 
 
-def write_decisions(path: Path, pairs: Sequence[Overlap]) -> None:
-    """A row for each pair; a pair that was judged in the file before keeps its decision."""
-    judged = {(row[1], row[2]): row[0] for row in decision_rows(path)} if path.exists() else {}
+def write_decisions(path: Path, pairs: Sequence[ContaminatedPair]) -> None:
+    """Write a row for each pair; a pair keeps the decision that the file already has for it."""
+    decisions = {(row[1], row[2]): row[0] for row in decision_rows(path)} if path.exists() else {}
     with open(path, "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(COLUMNS)
         for pair in pairs:
-            decision = judged.get((pair.train, pair.evaluation), DECISIONS[0])
+            decision = decisions.get((pair.train, pair.evaluation), DECISIONS[0])
             table.writerow([decision, pair.train, pair.evaluation, pair.hit, pair.examples, f"{pair.share:.4f}"])

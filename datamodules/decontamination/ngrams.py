@@ -1,9 +1,9 @@
-"""Hashes of all word n-grams of many texts at once, for finding text that two data sets share.
+"""Hashes of all word n-grams of many texts, for finding text that two data sets share.
 
-A word is a run of letters and digits after lower-casing; every other character separates. Texts are hashed as bytes
-of one large array: a polynomial hash, taken from prefix sums, gives first every word and then every n-gram its 64-bit
-number, without a Python object for a word. Equal n-grams have equal hashes wherever they stand. Two of 10^9 training
-and 10^7 evaluation n-grams that differ collide with a chance of about 10^-3 in all.
+A word is a run of letters and digits after lower-casing; every other character separates words. Texts are hashed as the
+bytes of one large array: a polynomial hash, computed from prefix sums, gives each word and then each n-gram a 64-bit
+number without creating a Python object for it. Equal n-grams have equal hashes. The chance that any two different
+n-grams among 10^9 of training and 10^7 of evaluation collide is about 10^-3.
 
     text        The cat sat. The CAT!
     bytes       t h e _ c a t _ s a t _ _ t h e _ c a t _
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BATCH_BYTES = 2**19
-"""Bytes of text hashed together: enough to forget Python's part, few enough for a processor's cache."""
+"""Bytes of text hashed together: enough to make Python's overhead small, few enough for the processor's cache."""
 
 _BASE = 0x9E3779B97F4A7C15
 _WRAP = 2**64
@@ -30,10 +30,10 @@ class Ngrams(NamedTuple):
 
     Args:
         hashes: uint64 [G].
-        texts: int64 [G], which text each stands in.
+        texts: int64 [G], index of the n-gram's text.
         starts: int64 [G], its first byte in ``joined``.
         ends: int64 [G], the byte after its last.
-        joined: The lower-cased texts, one byte between two of them.
+        joined: The lower-cased texts, separated by one byte.
     """
 
     hashes: NDArray[np.uint64]
@@ -43,19 +43,19 @@ class Ngrams(NamedTuple):
     joined: bytes
 
     def words(self, place: int) -> str:
-        """The text of one n-gram, lower-cased, with what stood between its words."""
+        """The text of one n-gram, lower-cased, with the characters between its words."""
         return self.joined[self.starts[place] : self.ends[place]].decode(errors="replace")
 
 
 def ngrams(texts: Sequence[str], n: int) -> Ngrams:
     """The n-grams of each text; a text of fewer than `n` words has none.
 
-    Scripts without spaces (Chinese, Japanese, Thai) count a run of characters as one word.
+    In scripts without spaces (Chinese, Japanese, Thai) a run of characters is one word.
 
-    >>> found = ngrams(["The cat sat. The CAT!", "a cat"], n=2)
-    >>> [found.words(place) for place in range(4)], found.texts.tolist()
+    >>> bigrams = ngrams(["The cat sat. The CAT!", "a cat"], n=2)
+    >>> [bigrams.words(place) for place in range(4)], bigrams.texts.tolist()
     (['the cat', 'cat sat', 'sat. the', 'the cat'], [0, 0, 0, 0, 1])
-    >>> bool(found.hashes[0] == found.hashes[3])
+    >>> bool(bigrams.hashes[0] == bigrams.hashes[3])
     True
     """
     if n < 1:
@@ -99,7 +99,7 @@ def _clear(inside: NDArray[np.bool_], places: NDArray[np.int64], width: int) -> 
 def _window_hashes(
     values: NDArray[np.uint64], starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
-    """Sum of values[start + k] * BASE^k over each window, modulo 2^64 and mixed: a difference of two prefix sums."""
+    """Hash of each window: the sum of values[start + k] * BASE^k modulo 2^64, mixed, from two prefix sums."""
     powers, inverse = _powers(1 << max(len(values) - 1, 1).bit_length())
     sums = np.zeros(len(values) + 1, dtype=np.uint64)
     np.cumsum(values * powers[: len(values)], out=sums[1:])
@@ -109,22 +109,23 @@ def _window_hashes(
 @lru_cache(maxsize=8)
 def _powers(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """BASE^k and BASE^-k for k < size; an odd number has an inverse modulo 2^64."""
-    both = []
+    tables = []
     for base in (_BASE, pow(_BASE, -1, _WRAP)):
         factors = np.full(size, base, dtype=np.uint64)
         factors[0] = 1
-        both.append(np.multiply.accumulate(factors))
-    return both[0], both[1]
+        tables.append(np.multiply.accumulate(factors))
+    return tables[0], tables[1]
 
 
 def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spread every bit over all bits (the finalizer of splitmix64, Steele et al. 2014): low bits alone are weak."""
+    """Spread every bit over all bits (the finalizer of splitmix64, Steele et al. 2014), since the low bits are weak."""
     mixed = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
 
 
 def _word_bytes() -> NDArray[np.bool_]:
+    """bool [256], whether a byte is part of a word."""
     table = np.zeros(256, dtype=bool)
     table[[ord(letter) for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]] = True
     table[0x80:] = True  # every byte of a UTF-8 sequence outside ASCII

@@ -1,13 +1,13 @@
-"""Which evaluation examples share a long n-gram with training data, task by task.
+"""Evaluation examples that share a long n-gram with training data, by pairs of tasks.
 
 OPT-IML (arXiv 2212.12017, section 2.3 and appendix A.1) compares every training task with every evaluation task, and
-judges the pairs where more than 1% of the evaluation examples have a 13-gram in common with training. The evaluation
-side, which is small, is hashed into an index; the training side streams past it once, a task at a time, over several
+inspects the pairs in which more than 1% of the evaluation examples have a 13-gram in common with training. Here the
+evaluation examples are hashed into an index, and the training tasks are compared with it one at a time, in several
 processes.
 
-The index takes at most 32 bytes for each evaluation n-gram, in files that all processes map, and 100 while it is built;
-what a training task takes does not depend on its size. An example shorter than n words has no n-gram: it is counted,
-not cleared.
+The index takes at most 32 bytes for each evaluation n-gram, in files that all processes map, and 100 while it is built.
+The memory for a training task does not depend on its size. An example of fewer than n words has no n-gram; such
+examples are counted, since they cannot be compared.
 """
 
 import json
@@ -25,21 +25,21 @@ from numpy.typing import NDArray
 from .ngrams import BATCH_BYTES, Ngrams, ngrams
 
 WORDS = 13
-"""Words that must be equal, one after another (OPT-IML, and GPT-3 before it)."""
+"""Length of the compared n-grams in words (OPT-IML and GPT-3)."""
 
 WITNESSES = 3
-"""Overlaps kept as text for each pair of tasks, for a person to judge."""
+"""Number of overlaps whose text is kept for each pair of tasks, for a person to inspect."""
 
 
 class Document(NamedTuple):
-    """The texts of one example: its input, and each of its references. No n-gram spans two texts."""
+    """The texts of one example: its input and its references. No n-gram spans two texts."""
 
     id: str
     texts: tuple[str, ...]
 
 
 class Witness(NamedTuple):
-    """One overlap, to be read: the shared words, lower-cased, and who shares them."""
+    """The text of one overlap: number of the evaluation example, id of the training example, lower-cased words."""
 
     evaluation: int
     train_id: str
@@ -47,13 +47,13 @@ class Witness(NamedTuple):
 
 
 class TaskOverlap(NamedTuple):
-    """What one training task shares with all evaluation examples.
+    """Evaluation examples that share text with one training task.
 
     Args:
         task: The training task.
         examples: Training examples read.
-        hits: int64 [H], evaluation examples with a common n-gram, ascending.
-        witnesses: Some of the overlaps of each evaluation task.
+        hits: int64 [H], numbers of evaluation examples with a common n-gram, ascending.
+        witnesses: Text of some overlaps with each evaluation task.
     """
 
     task: str
@@ -64,18 +64,18 @@ class TaskOverlap(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """The n-grams of all evaluation examples; E examples, U different n-grams, P (n-gram, example) pairs.
+    """The n-grams of all evaluation examples: E examples, U distinct n-grams, P (n-gram, example) pairs.
 
     Args:
         n: Words of an n-gram.
         tasks: Names of the evaluation tasks.
-        ids: The examples' ids.
-        task_of: int32 [E], which task each example belongs to.
-        short: bool [E], examples without any n-gram.
-        grams: uint64 [U], ascending.
+        ids: Ids of the examples.
+        task_of: int32 [E], index of each example's task.
+        short: bool [E], whether an example has no n-gram.
+        grams: uint64 [U], hashes of the n-grams, ascending.
         first: int64 [U + 1], where each n-gram's examples begin in ``examples``.
-        examples: int32 [P].
-        sieve: uint8, a bit for every value of a hash's low bits that occurs: most training n-grams fall through it.
+        examples: int32 [P], numbers of the examples.
+        sieve: uint8, one bit for each value of a hash's low bits, set if it occurs; it rules out most training n-grams.
     """
 
     n: int
@@ -89,7 +89,7 @@ class EvaluationIndex:
     sieve: NDArray[np.uint8]
 
     def find(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Places in ``hashes`` that the index holds, and which n-gram each of them is."""
+        """Indices of the ``hashes`` that are in the index, and the index of the n-gram of each."""
         bits = hashes & np.uint64(8 * len(self.sieve) - 1)
         sieved = self.sieve[bits >> np.uint64(3)] >> (bits & np.uint64(7)).astype(np.uint8)
         maybe = np.flatnonzero(sieved & np.uint8(1))
@@ -99,32 +99,32 @@ class EvaluationIndex:
         return maybe[held], places[held]
 
     def save(self, folder: Path) -> None:
-        """Write the index as files that `open` maps."""
+        """Write the index as files for `open`."""
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
         (folder / "index.json").write_text(json.dumps({"n": self.n, "tasks": self.tasks, "ids": self.ids}))
 
     @classmethod
     def open(cls, folder: Path) -> "EvaluationIndex":
-        """The index that was saved in `folder`; its arrays stay on disk, shared by all processes that open it."""
-        about = json.loads((folder / "index.json").read_text())
+        """Open a saved index; its arrays are memory-mapped and shared by all processes that open it."""
+        metadata = json.loads((folder / "index.json").read_text())
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-        return cls(about["n"], tuple(about["tasks"]), ids=tuple(about["ids"]), **arrays)
+        return cls(metadata["n"], tuple(metadata["tasks"]), ids=tuple(metadata["ids"]), **arrays)
 
 
 _ARRAYS = ("task_of", "short", "grams", "first", "examples", "sieve")
 
 
 def index_evaluation(tasks: Mapping[str, Iterable[Document]], n: int = WORDS) -> EvaluationIndex:
-    """Hash every evaluation example of every task."""
+    """Build the index of all evaluation examples, by task."""
     hashes: list[NDArray[np.uint64]] = []
     owners: list[NDArray[np.int32]] = []
     task_of: list[int] = []
     ids: list[str] = []
     for number, documents in enumerate(tasks.values()):
         for batch in _batches(documents):
-            found, document_of = _hash(batch, n)
-            hashes.append(found.hashes)
+            batch_ngrams, document_of = _hash(batch, n)
+            hashes.append(batch_ngrams.hashes)
             owners.append((document_of + len(ids)).astype(np.int32))
             ids += [document.id for document in batch]
             task_of += [number] * len(batch)
@@ -149,7 +149,7 @@ def index_evaluation(tasks: Mapping[str, Iterable[Document]], n: int = WORDS) ->
 
 
 def _sieve(grams: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """32 to 64 bits for each n-gram: one in 32 others falls through by chance at most."""
+    """The sieve, with 32 to 64 bits for each n-gram; at most one in 32 other n-grams passes it by chance."""
     bits = 1 << max(32 * len(grams), 64).bit_length()
     low = grams & np.uint64(bits - 1)
     sieve = np.zeros(bits // 8, dtype=np.uint8)
@@ -158,48 +158,48 @@ def _sieve(grams: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 
 def overlap(index: EvaluationIndex, task: str, documents: Iterable[Document]) -> TaskOverlap:
-    """Stream one training task past the index."""
-    met = np.zeros(len(index.grams), dtype=bool)
+    """Compare one training task with the index."""
+    seen = np.zeros(len(index.grams), dtype=bool)
     hit = np.zeros(len(index.ids), dtype=bool)
     kept = np.zeros(len(index.tasks), dtype=np.int64)
     witnesses: list[Witness] = []
     count = 0
     for batch in _batches(documents):
         count += len(batch)
-        found, document_of = _hash(batch, index.n)
-        places, grams = index.find(found.hashes)
+        batch_ngrams, document_of = _hash(batch, index.n)
+        places, grams = index.find(batch_ngrams.hashes)
         grams, earliest = np.unique(grams, return_index=True)
-        new = ~met[grams]
-        met[grams] = True
+        new = ~seen[grams]
+        seen[grams] = True
         for example, place in _first_hits(index, grams[new], places[earliest[new]], hit):
             if kept[index.task_of[example]] < WITNESSES:
                 kept[index.task_of[example]] += 1
-                witnesses.append(Witness(example, batch[document_of[place]].id, found.words(place)))
+                witnesses.append(Witness(example, batch[document_of[place]].id, batch_ngrams.words(place)))
     return TaskOverlap(task, count, np.flatnonzero(hit), tuple(witnesses))
 
 
 def _first_hits(
     index: EvaluationIndex, grams: NDArray[np.int64], places: NDArray[np.int64], hit: NDArray[np.bool_]
 ) -> Iterator[tuple[int, int]]:
-    """Mark every example that holds one of the n-grams; those not marked before, each with a place of its n-gram."""
+    """Mark the examples with one of the n-grams in `hit`; yield newly marked ones with the place of their n-gram."""
     lengths = index.first[grams + 1] - index.first[grams]
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    examples, chosen = np.unique(index.examples[np.repeat(index.first[grams], lengths) + within], return_index=True)
+    examples, first_pair = np.unique(index.examples[np.repeat(index.first[grams], lengths) + within], return_index=True)
     novel = ~hit[examples]
     hit[examples] = True
-    yield from zip(examples[novel].tolist(), np.repeat(places, lengths)[chosen[novel]].tolist(), strict=True)
+    yield from zip(examples[novel].tolist(), np.repeat(places, lengths)[first_pair[novel]].tolist(), strict=True)
 
 
 def overlaps(
     index: EvaluationIndex, tasks: Sequence[str], read: Callable[[str], Iterable[Document]], *, processes: int = 1
 ) -> Iterator[TaskOverlap]:
-    """The overlap of each training task with the evaluation side, in the order of `tasks`.
+    """The overlap of each training task with the evaluation examples, in the order of `tasks`.
 
     Args:
-        index: The evaluation side.
-        tasks: Training tasks.
-        read: Documents of one task; with several processes, a function that pickles.
-        processes: How many read and hash at a time.
+        index: Index of the evaluation examples.
+        tasks: Names of training tasks.
+        read: Returns the documents of one task; with several processes it must be picklable.
+        processes: Number of processes that read and hash.
     """
     if processes < 1:
         raise ValueError(f"processes must be 1 or more, got {processes}")
@@ -213,7 +213,7 @@ def overlaps(
             yield from pool.map(_overlap_of, tasks)
 
 
-_worker: list[tuple[EvaluationIndex, Callable[[str], Iterable[Document]]]] = []  # what a worker process was given
+_worker: list[tuple[EvaluationIndex, Callable[[str], Iterable[Document]]]] = []  # the arguments of a worker process
 
 
 def _start(folder: Path, read: Callable[[str], Iterable[Document]]) -> None:
@@ -226,7 +226,7 @@ def _overlap_of(task: str) -> TaskOverlap:
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Documents in groups of about BATCH_BYTES characters."""
+    """Batches of documents with about BATCH_BYTES characters."""
     batch: list[Document] = []
     size = 0
     for document in documents:
@@ -240,7 +240,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def _hash(batch: Sequence[Document], n: int) -> tuple[Ngrams, NDArray[np.int64]]:
-    """The batch's n-grams, and which of its documents each belongs to."""
+    """The n-grams of a batch, and the index of each n-gram's document."""
     document_of_text = np.repeat(np.arange(len(batch)), [len(document.texts) for document in batch])
-    found = ngrams([text for document in batch for text in document.texts], n)
-    return found, document_of_text[found.texts]
+    batch_ngrams = ngrams([text for document in batch for text in document.texts], n)
+    return batch_ngrams, document_of_text[batch_ngrams.texts]

@@ -1,4 +1,4 @@
-"""The texts of the examples that a run would train on, and of those it would be evaluated on."""
+"""Texts of the training and evaluation examples of a run, task by task."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,29 +7,31 @@ from functools import cached_property
 import numpy as np
 
 from ..benchmarks import Benchmark, Split
-from ..rendering.reading import Reread
-from ..splits import choose_prompts
-from ..storage.preparation import InstanceCounts
+from ..rendering.example_cache import ExampleCache
+from ..splits import Instances, choose_prompts
 from .overlap import Document
 
 
 @dataclass(frozen=True)
 class TaskTexts:
-    """Inputs and references by task, the instances dealt as they are for training.
+    """Inputs and references by task, of the same examples that a run with these counts trains on and evaluates.
 
-    Instructions are left out: all examples of a task share them, and a shared instruction is no leak. An example of an
-    instance-level benchmark brings its own, and is read whole.
+    The definition of a task-level benchmark is left out: all examples of a task share it, which is no leak. An
+    instance-level example is read with its instructions.
 
     Args:
         benchmark: Where tasks and examples come from.
-        counts: How instances are dealt.
+        instances: How many instances train, validate and test.
+        seed: Decides which instances train.
     """
 
     benchmark: Benchmark
-    counts: InstanceCounts
+    instances: Instances
+    seed: int
 
     @cached_property
     def names(self) -> dict[Split, list[str]]:
+        """Names of the tasks of each split; without validation tasks, the training tasks validate."""
         splits: tuple[Split, ...] = ("train", "validation", "test")
         names = {split: self.benchmark.task_names(split) for split in splits}
         names["validation"] = names["validation"] or names["train"]
@@ -43,26 +45,27 @@ class TaskTexts:
     def evaluation_tasks(self) -> list[str]:
         return list(dict.fromkeys([*self.names["validation"], *self.names["test"]]))
 
-    def trained(self, name: str) -> Iterator[Document]:
+    def training_documents(self, name: str) -> Iterator[Document]:
         """The training examples of a task."""
         return self._documents(name, train=True)
 
-    def evaluated(self, name: str) -> Iterator[Document]:
+    def evaluation_documents(self, name: str) -> Iterator[Document]:
         """The validation and test examples of a task."""
         return self._documents(name, train=False)
 
     def _documents(self, name: str, *, train: bool) -> Iterator[Document]:
-        examples = Reread(lambda: self.benchmark.examples(name))
+        examples = ExampleCache(lambda: self.benchmark.examples(name))
         rows = np.fromiter((example.index for example in examples), dtype=np.int64)
-        dealt = choose_prompts(
+        places = choose_prompts(
             name,
             rows,
             trained=name in self.names["train"],
-            validation=self.counts.validation if name in self.names["validation"] else 0,
-            test=self.counts.test if name in self.names["test"] else 0,
-            limit=self.counts.limit,
-            validation_prompts=self.counts.validation_prompts,
-            seed=self.counts.seed,
+            validation=self.instances.validation if name in self.names["validation"] else 0,
+            test=self.instances.test if name in self.names["test"] else 0,
+            limit=self.instances.most(name),
+            validation_prompts=self.instances.validation_prompts,
+            every_prompt=self.instances.every_prompt,
+            seed=self.seed,
         )
-        for example in examples.at(dealt.train if train else [*dealt.validation, *dealt.test]):
+        for example in examples.subset(places.train if train else [*places.validation, *places.test]):
             yield Document(example.id, (example.input, *example.targets))

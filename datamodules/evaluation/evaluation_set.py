@@ -65,7 +65,7 @@ def read_evaluation(
     for name in names[split]:
         task = preparation.benchmark.task(name)
         examples = list(preparation.benchmark.examples(name))
-        instances = preparation.instances(
+        instances = preparation.split_instances(
             name,
             len(examples),
             trained=name in trained_names,
@@ -89,7 +89,7 @@ def read_evaluation(
     if not evaluated:
         raise ValueError(
             f"no {split} example is left of {len(names[split])} tasks (skipped: {dict(skipped)}); "
-            f"raise {split}_examples, or list other tasks"
+            f"raise instances.{split}, or list other tasks"
         )
     return EvaluationSet(evaluated, prompts, skipped, rows, available)
 

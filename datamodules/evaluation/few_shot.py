@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..benchmarks import Split
-from ..rendering.demonstrations import DRAWN, choose
+from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations
+from ..rendering.example_cache import ExampleCache
 from ..rendering.prompts import rendering_rng
-from ..rendering.reading import Reread
 from ..rendering.tokenization import skip_reason, tokenize_sources
 from ..schema import Example, Prompt, Task
-from ..splits import Instances
+from ..splits import InstanceSplit
 from ..storage.preparation import Preparation
 
 
@@ -58,7 +58,7 @@ class FewShotPreparation(Preparation):
         self.counts_by_shots[shots, fitting] += 1
         return prompt(fitting)
 
-    def instances(
+    def split_instances(
         self,
         name: str,
         total: int,
@@ -67,9 +67,9 @@ class FewShotPreparation(Preparation):
         validated: bool,
         tested: bool,
         rows: Sequence[int] | NDArray[np.int64] | None = None,
-    ) -> Instances:
+    ) -> InstanceSplit:
         """As for zero-shot prompts, without the rows of a held-out task that are needed as demonstrations."""
-        instances = super().instances(name, total, trained=trained, validated=validated, tested=tested, rows=rows)
+        instances = super().split_instances(name, total, trained=trained, validated=validated, tested=tested, rows=rows)
         if trained or not (needed := self._needed(self.benchmark.task(name))):
             return instances
         row_of = np.arange(total) if rows is None else np.asarray(rows)
@@ -80,11 +80,11 @@ class FewShotPreparation(Preparation):
         reserved = set(evaluated[-min(held_back, len(evaluated) // 2) :])  # half of a small task is still evaluated
         held_out = (instances.validation, instances.test)
         kept = [[place for place in places if row_of[place] not in reserved] for places in held_out]
-        return Instances(instances.train, *kept)
+        return InstanceSplit(instances.train, *kept)
 
     def _needed(self, task: Task) -> int:
         """How many of the task's own instances are needed as demonstrations."""
-        if self.benchmark.solved_examples(task.name) is not None:
+        if self.benchmark.demonstration_pool(task.name) is not None:
             return 0
         return max(self.shots - len(_published(task)), 0)
 
@@ -99,26 +99,28 @@ class FewShotPreparation(Preparation):
         first, pool = self._pools[task.name]
         # An example of no row, so that all prompts of a template get the same demonstrations.
         like = Example(example.task, "", -1, "", (), template=example.template)
-        rng = rendering_rng(self.counts.seed, task.name, f"demonstrations {example.template}", DRAWN)
-        demonstrations = [*first, *choose(pool, like, self.shots, rng)]
+        rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DEMONSTRATION_STREAM)
+        demonstrations = [*first, *choose_demonstrations(pool, like, self.shots, rng)]
         return [one for one in demonstrations if one.index != example.index][: self.shots]
 
     def _pool(self, task: Task) -> tuple[list[Example], list[Example]]:
         """Demonstrations that come first, and others to draw from."""
         trained = task.name in self.names["train"]
-        if not trained and (solved := self.benchmark.solved_examples(task.name)) is not None:
+        if not trained and (solved := self.benchmark.demonstration_pool(task.name)) is not None:
             return [], [example for example in solved if skip_reason(task, example) is None]
         if not trained and not self._needed(task):
             return _published(task), []
-        examples = Reread(lambda: self.benchmark.examples(task.name))
+        examples = ExampleCache(lambda: self.benchmark.examples(task.name))
         rows = np.fromiter((example.index for example in examples), dtype=np.int64)
         validated, tested = (task.name in self.names[split] for split in ("validation", "test"))
-        instances = self.instances(task.name, len(rows), trained=trained, validated=validated, tested=tested, rows=rows)
+        instances = self.split_instances(
+            task.name, len(rows), trained=trained, validated=validated, tested=tested, rows=rows
+        )
         if trained:
-            return [], self.pool(task, examples.at(instances.train))
+            return [], self.pool(task, examples.subset(instances.train))
         evaluated = set(rows[[*instances.validation, *instances.test]].tolist())
         rest = [place for place, row in enumerate(rows.tolist()) if row not in evaluated]
-        return _published(task), self.pool(task, examples.at(rest))
+        return _published(task), self.pool(task, examples.subset(rest))
 
 
 def few_shot_preparation(

@@ -23,6 +23,7 @@ from ..rendering.tokenization import tokenize_sources, tokenizer_fingerprint
 from ..schema import EvaluationExample, PromptBatch, TokenizedExample
 from ..storage.preparation import Preparation
 from .evaluation_set import EvaluationSet
+from .evaluation_settings import Evaluation
 from .option_batches import CausalOptionRows, OptionBatch, OptionRows, RankedExample, Seq2SeqOptionRows
 from .option_trees import OptionTree, tokenize_options, tree_columns
 from .options import OptionRanking
@@ -37,21 +38,22 @@ class EvaluationLoaders:
         packing: How documents share rows.
         row_length: Columns of a row; for an encoder-decoder model, of its encoder's rows.
         target_length: Columns of a decoder row; None for a decoder-only model.
-        max_new_tokens: Most tokens of a generated answer.
-        budget: Most tokens of a batch, generated ones included.
-        ranking: How options are ranked; None to generate for every example.
+        evaluation: How prompts are evaluated.
     """
 
     preparation: Preparation
     packing: Packing
     row_length: int
     target_length: int | None
-    max_new_tokens: int
-    budget: int
-    ranking: OptionRanking | None
+    evaluation: Evaluation
 
     @property
-    def row_kind(self) -> RowKind:
+    def longest_source(self) -> int:
+        """Most tokens of a prompt."""
+        return longest_source(self.row_length, self.target_length, self.evaluation.max_new_tokens)
+
+    @property
+    def row_kind(self) -> CausalRows | Seq2SeqRows:
         """Layout of packed training and loss rows."""
         pad = self.preparation.tokenizer.pad_token_id
         if self.target_length is None:
@@ -66,40 +68,43 @@ class EvaluationLoaders:
             return CausalOptionRows(pad, self.row_length, self.row_length, packed)
         return Seq2SeqOptionRows(pad, self.row_length, self.target_length, packed)
 
-    def loader(self, evaluation: EvaluationSet, replicas: Replicas, skip: Collection[int]) -> "ChainedLoader":
+    def loader(self, examples: EvaluationSet, replicas: Replicas, skip: Collection[int]) -> "ChainedLoader":
         """Examples with options to rank, if there is a ranking, then prompts to generate from; the longest first.
 
         Args:
-            evaluation: The stage's examples.
+            examples: The stage's examples.
             replicas: Position of this process among those that evaluate.
             skip: Numbers of examples that need no evaluation, read whenever iteration begins.
         """
-        if self.ranking is None:
-            return ChainedLoader(self._prompt_loader(evaluation, replicas, skip))
-        ranked = self._option_loader(evaluation.part(options=True), self.ranking, replicas, skip)
-        return ChainedLoader(ranked, self._prompt_loader(evaluation.part(options=False), replicas, skip))
+        ranking = self.evaluation.ranking
+        if ranking is None:
+            return ChainedLoader(self._prompt_loader(examples, replicas, skip))
+        ranked = self._option_loader(examples.part(options=True), ranking, replicas, skip)
+        return ChainedLoader(ranked, self._prompt_loader(examples.part(options=False), replicas, skip))
 
-    def loss_loader(self, evaluation: EvaluationSet, replicas: Replicas) -> "RowLoader":
+    def loss_loader(self, examples: EvaluationSet, replicas: Replicas) -> "RowLoader":
         """The stage's documents in packed rows, for the loss on their targets."""
-        documents = self.preparation.tokenize(evaluation.prompts)
-        return RowLoader(documents, kind=self.row_kind, packing=self.packing, budget=self.budget, replicas=replicas)
+        documents = self.preparation.tokenize(examples.prompts)
+        budget = self.evaluation.batch_tokens
+        return RowLoader(documents, kind=self.row_kind, packing=self.packing, budget=budget, replicas=replicas)
 
-    def fingerprint(self, evaluation: EvaluationSet) -> dict[str, str]:
+    def fingerprint(self, examples: EvaluationSet) -> dict[str, str]:
         """Digests and settings that decide the prompts of a stage and their batches."""
-        lengths = (self.max_new_tokens, self.budget, self.row_length, self.target_length)
+        evaluation = self.evaluation
+        lengths = (evaluation.max_new_tokens, evaluation.batch_tokens, self.row_length, self.target_length)
         return {
-            "prompts": hashlib.sha256(repr(evaluation.examples).encode()).hexdigest(),
+            "prompts": hashlib.sha256(repr(examples.examples).encode()).hexdigest(),
             "tokenizer": tokenizer_fingerprint(self.preparation.tokenizer),
-            "batches": repr((*lengths, self.packing.__name__, self.preparation.bos, self.ranking)),
+            "batches": repr((*lengths, self.packing.__name__, self.preparation.bos, evaluation.ranking)),
         }
 
     def _option_loader(
-        self, evaluation: EvaluationSet, ranking: OptionRanking, replicas: Replicas, skip: Collection[int]
+        self, examples: EvaluationSet, ranking: OptionRanking, replicas: Replicas, skip: Collection[int]
     ) -> "OptionLoader":
         tokenizer, pair = self.preparation.tokenizer, self.target_length is not None
         tokenize = partial(tokenize_options, tokenizer, pair=pair, bos=self.preparation.bos, eos=ranking.eos)
-        options = [example.options for example in evaluation.examples]
-        documents = tokenize([prompt.source for prompt in evaluation.prompts], options)
+        options = [example.options for example in examples.examples]
+        documents = tokenize([prompt.source for prompt in examples.prompts], options)
         unconditional: dict[str, TokenizedExample] = {}
         if ranking.unconditional is not None:
             texts = list(dict.fromkeys(option.strip() for group in options for option in group))
@@ -108,29 +113,29 @@ class EvaluationLoaders:
         if cut := sum(self.option_rows.cuts(group) for group in documents):
             rank_zero_info(f"{cut} of {len(documents)} prompts to rank lose their beginning")
         return OptionLoader(
-            evaluation.examples,
+            examples.examples,
             documents,
             rows=self.option_rows,
-            budget=self.budget,
+            budget=self.evaluation.batch_tokens,
             replicas=replicas,
             unconditional=unconditional,
             skip=skip,
         )
 
-    def _prompt_loader(self, evaluation: EvaluationSet, replicas: Replicas, skip: Collection[int]) -> "PromptLoader":
+    def _prompt_loader(self, examples: EvaluationSet, replicas: Replicas, skip: Collection[int]) -> "PromptLoader":
         tokenizer = self.preparation.tokenizer
-        longest = longest_source(self.row_length, self.target_length, self.max_new_tokens)
-        texts = [prompt.source for prompt in evaluation.prompts]
+        longest = self.longest_source
+        texts = [prompt.source for prompt in examples.prompts]
         sources = tokenize_sources(tokenizer, texts, pair=bool(self.target_length), bos=self.preparation.bos)
         if cut := sum(len(source) > longest for source in sources):
             rank_zero_info(f"{cut} of {len(sources)} prompts lose their beginning to {longest} tokens")
         return PromptLoader(
             [source[-longest:] for source in sources],
-            evaluation.examples,
+            examples.examples,
             pad_token_id=tokenizer.pad_token_id,
             pad_left=self.target_length is None,
-            max_new_tokens=self.max_new_tokens,
-            budget=self.budget,
+            max_new_tokens=self.evaluation.max_new_tokens,
+            budget=self.evaluation.batch_tokens,
             replicas=replicas,
             skip=skip,
         )
@@ -145,7 +150,8 @@ def longest_source(row_length: int, target_length: int | None, max_new_tokens: i
     room = row_length if target_length else row_length - max_new_tokens
     if room < 1:
         raise ValueError(
-            f"row_length = {row_length} leaves no room for a prompt beside max_new_tokens = {max_new_tokens}"
+            f"rows.length = {row_length} leaves no room for a prompt beside evaluation.max_new_tokens = "
+            f"{max_new_tokens}"
         )
     return room
 

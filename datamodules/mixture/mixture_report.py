@@ -1,7 +1,8 @@
 """A mixture as a tree, to be read before hours of training: what is drawn how often, and what never."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -46,22 +47,32 @@ class MixtureLine(NamedTuple):
 
 @dataclass(frozen=True)
 class MixtureReport:
-    """The tree in reading order, and what its reader should be warned of."""
+    """The tree in reading order, the licences of each benchmark as "licence (tasks)", and warnings."""
 
     nodes: list[MixtureLine]
     warnings: list[str]
+    licences: dict[str, list[str]] = field(default_factory=dict)
 
     def lines(self, depth: int = 3) -> list[str]:
         """Text in columns, down to a depth: 1 for benchmarks, 2 for categories, 3 for tasks."""
         shown = [node for node in self.nodes if node.depth <= depth]
         names = ["  " * node.depth + node.name for node in shown]
         rows = [("mixture", *COLUMNS), *((name, *node.cells()) for name, node in zip(names, shown, strict=True))]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = [
-            "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-            for row in rows
-        ]
-        return table + [f"warning: {warning}" for warning in self.warnings]
+        licences = [f"licences of {benchmark}: {', '.join(names)}" for benchmark, names in self.licences.items()]
+        return [*in_columns(rows), *licences, *(f"warning: {warning}" for warning in self.warnings)]
+
+
+def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of a table as lines of text, the first column to the left and the others to the right.
+
+    >>> in_columns([("task", "rate"), ("a", "100%")])
+    ['task  rate', 'a     100%']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
 
 
 def mixture_report(
@@ -86,7 +97,20 @@ def mixture_report(
             nodes += [node(tasks[i].name, 3, [i]) for i in in_category]
     absent = absent_benchmarks(rules, {task.benchmark for task in tasks})
     without = [f"no training task is of {', '.join(absent)}: the others share what the rules give it"] if absent else []
-    return MixtureReport(nodes, without + _warnings([line for line in nodes if line.depth == 3], draws))
+    warnings = without + _warnings([line for line in nodes if line.depth == 3], draws)
+    return MixtureReport(nodes, warnings, _licences(tasks))
+
+
+def _licences(tasks: Sequence[TaskSize]) -> dict[str, list[str]]:
+    """The licences of each benchmark whose tasks state any."""
+    counts: dict[str, Counter[str]] = {}
+    for task in tasks:
+        counts.setdefault(task.benchmark, Counter())[task.licence or "not stated"] += 1
+    return {
+        benchmark: [f"{licence} ({number})" for licence, number in of.most_common()]
+        for benchmark, of in counts.items()
+        if set(of) != {"not stated"}
+    }
 
 
 def _grouped(members: Sequence[int], key: Callable[[int], str]) -> dict[str, list[int]]:

@@ -27,6 +27,7 @@ class TaskSize(NamedTuple):
         examples: Training examples.
         tokens: Tokens of one of them, on average, as far as a row holds them.
         rows: The part of a row that one of them takes, on average.
+        licence: Licence of its instances; empty where it is unknown.
     """
 
     name: str
@@ -35,6 +36,7 @@ class TaskSize(NamedTuple):
     examples: int
     tokens: float = 1.0
     rows: float = 1.0
+    licence: str = ""
 
 
 @dataclass(frozen=True)

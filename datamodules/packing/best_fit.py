@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class Rows(NamedTuple):
+class PackedRows(NamedTuple):
     """Row r holds the documents ``order[starts[r]:starts[r + 1]]``.
 
     Args:
@@ -29,11 +29,11 @@ class Rows(NamedTuple):
         return self.order[self.starts[index] : self.starts[index + 1]]
 
 
-Packing = Callable[[NDArray[np.integer], int, np.random.Generator], Rows]
-"""(sizes [n], capacity, generator) -> Rows. The generator decides everything that the sizes leave open."""
+Packing = Callable[[NDArray[np.integer], int, np.random.Generator], PackedRows]
+"""(sizes [n], capacity, generator) -> PackedRows. The generator decides everything that the sizes leave open."""
 
 
-def best_fit(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> Rows:
+def best_fit(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
     """Best-fit decreasing over the histogram of sizes: each document goes where it leaves the least room.
 
     Documents of one size, and rows with the same room left, are interchangeable: they are moved in bulk, and the
@@ -88,7 +88,7 @@ def best_fit(sizes: NDArray[np.integer], capacity: int, generator: np.random.Gen
     return _rows(by_size, row_of, within, n_rows)
 
 
-def in_order(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> Rows:
+def in_order(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
     """The released OPT-IML program's packing: a document that does not fit opens a new row.
 
     >>> in_order(np.array([5, 3, 3, 2, 5]), 8, np.random.default_rng(0)).starts
@@ -100,19 +100,19 @@ def in_order(sizes: NDArray[np.integer], capacity: int, generator: np.random.Gen
     while starts[-1] < len(sizes):
         used = ends[starts[-1] - 1] if starts[-1] else 0
         starts.append(int(np.searchsorted(ends, used + capacity, side="right")))
-    return Rows(np.arange(len(sizes)), np.array(starts))
+    return PackedRows(np.arange(len(sizes)), np.array(starts))
 
 
-def one_per_row(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> Rows:
+def one_per_row(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
     """Padding: every document has a row of its own, for models that cannot keep documents apart."""
     _check(sizes, capacity)
-    return Rows(np.arange(len(sizes)), np.arange(len(sizes) + 1))
+    return PackedRows(np.arange(len(sizes)), np.arange(len(sizes) + 1))
 
 
-def _rows(documents: NDArray, row_of: NDArray, within: NDArray, n_rows: int) -> Rows:
+def _rows(documents: NDArray, row_of: NDArray, within: NDArray, n_rows: int) -> PackedRows:
     order = documents[np.lexsort((within, row_of))]
     starts = np.concatenate([[0], np.cumsum(np.bincount(row_of, minlength=n_rows))])
-    return Rows(order, starts.astype(np.int64))
+    return PackedRows(order, starts.astype(np.int64))
 
 
 def _check(sizes: NDArray[np.integer], capacity: int) -> None:

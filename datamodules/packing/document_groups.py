@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .best_fit import Packing, Rows
+from .best_fit import PackedRows, Packing
 
 Places = NDArray[np.int64]
 
@@ -54,7 +54,7 @@ class Groups(NamedTuple):
 
 def pack_together(
     packing: Packing, draws: Places, sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator
-) -> Rows:
+) -> PackedRows:
     """Rows of documents in which those of one draw stand side by side.
 
     Args:
@@ -70,7 +70,7 @@ def pack_together(
     ends = np.cumsum(counts[packed.order])
     owner = np.repeat(np.arange(len(ends)), counts[packed.order])
     within = np.arange(len(draws)) - (ends - counts[packed.order])[owner]
-    return Rows(starts[packed.order][owner] + within, np.concatenate([[0], ends])[packed.starts])
+    return PackedRows(starts[packed.order][owner] + within, np.concatenate([[0], ends])[packed.starts])
 
 
 def parts_that_fit(sizes: NDArray[np.integer], begins: Places, capacity: int) -> Places:

@@ -67,7 +67,7 @@ class Replicas(NamedTuple):
         parts = self.size * self.accumulation
         if rows_per_step % parts:
             raise ValueError(
-                f"rows_per_step = {rows_per_step} cannot be dealt to {self.size} replicas x {self.accumulation} "
+                f"rows.per_step = {rows_per_step} cannot be dealt to {self.size} replicas x {self.accumulation} "
                 f"accumulated batches: choose a multiple of {parts}"
             )
         return rows_per_step // parts

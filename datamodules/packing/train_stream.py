@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..mixture.draws import Mixture
 from ..schema import TokenizedExample
 from ..storage.stored_tasks import StoredTasks
-from .best_fit import Packing, Rows
+from .best_fit import PackedRows, Packing
 from .collate import RowBatch, RowKind
 from .document_groups import Groups, pack_together
 from .replicas import Replicas
@@ -41,7 +41,7 @@ class WindowPlan(NamedTuple):
 
     tasks: NDArray[np.int64]
     examples: NDArray[np.int64]
-    rows: Rows
+    rows: PackedRows
     row_targets: NDArray[np.int64]
     row_costs: NDArray[np.float64]
     groups: NDArray[np.int64] | None = None
@@ -81,7 +81,7 @@ class TrainPlan:
         groups: Groups | None = None,
     ) -> None:
         if rows_per_step < 1:
-            raise ValueError(f"rows_per_step must be at least 1, got {rows_per_step}")
+            raise ValueError(f"rows.per_step must be at least 1, got {rows_per_step}")
         self.stored, self.mixture, self.kind = stored, mixture, kind
         self.packing, self.rows_per_step, self.groups = packing, rows_per_step, groups
         self._cached: tuple[int, WindowPlan] | None = None

@@ -1,1 +1,1 @@
-"""An example becomes text, and the text becomes tokens."""
+"""Examples become prompts, and prompts become tokens."""

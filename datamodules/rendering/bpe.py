@@ -1,7 +1,7 @@
-"""A byte-level BPE tokenizer trained on a benchmark's own text, for models that start from random weights.
+"""A byte-level BPE tokenizer trained on a benchmark's text, for models with random initial weights.
 
-A published model brings its tokenizer from the hub or a folder. Training from scratch needs one too, and one made
-from the training tasks spends no vocabulary on text that never comes.
+A pretrained model has a tokenizer, on the hub or in its folder. A model trained from scratch needs one of its own; one
+that is trained on the training tasks spends no vocabulary on text that does not occur in them.
 """
 
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerFast
 
 
 def write_bpe(texts: Iterable[str], folder: Path, *, vocabulary: int, longest: int) -> None:
-    """Train on texts and save for ``AutoTokenizer.from_pretrained``: bytes, ``<pad>``, ``</s>`` and merges.
+    """Train a tokenizer and save it for ``AutoTokenizer.from_pretrained``: bytes, ``<pad>``, ``</s>`` and merges.
 
     Args:
-        texts: What to learn merges from.
-        folder: Where tokenizer.json and its configuration go.
-        vocabulary: Entries at the most, at least 258.
-        longest: Tokens that a model is meant to read (``model_max_length``).
+        texts: Text to learn merges from.
+        folder: Folder for tokenizer.json and its configuration.
+        vocabulary: Most entries; at least 258.
+        longest: The tokenizer's ``model_max_length``, in tokens.
     """
     if vocabulary < 258:
         raise ValueError(f"a byte-level vocabulary has 256 bytes, <pad> and </s> at least, got {vocabulary}")

@@ -1,13 +1,13 @@
-"""Solved examples before the one that is asked: how many, which ones, where they stand, and what of them is trained.
+"""Few-shot prompts: how many demonstrations, which ones, where they stand, and which part of the text is trained.
 
-A prompt with two demonstrations, of a task-level and of an instance-level benchmark (``|`` where the loss begins)::
+A prompt with two demonstrations, of a task-level and of an instance-level benchmark (the loss begins at ``|``)::
 
     definition SEP input delimiter target SEP input delimiter target SEP input delimiter | target
                SEP                          prompt delimiter target SEP prompt delimiter | target
 
-With the suffix loss of OPT-IML (arXiv 2212.12017, table 8) it begins at the first demonstration's target, and
-everything after that is trained: the target of a document is then a longer suffix of the same text, so that tokens,
-rows and batches need to know nothing of it.
+With the suffix loss of OPT-IML (arXiv 2212.12017, table 8) the loss begins at the first demonstration's target and
+covers everything after it. The prompt's target is then a longer suffix of the same text, so tokenization, packing and
+batches need no special case.
 """
 
 import random
@@ -16,26 +16,27 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..schema import Example, Prompt, Task
-from .prompts import Pieces, PromptForm
+from .prompts import PromptForm, PromptParts
 
 Item = TypeVar("Item")
 
-DRAWN = 2
-"""The rendering index of the generator that draws demonstrations: another stream than the prompt's own."""
+DEMONSTRATION_STREAM = 2
+"""Rendering index (``rendering_rng``) of the generator that draws demonstrations; the prompt's own generator has 0."""
 
-LARGEST_POOL = 1024
-"""Examples of a task that serve as demonstrations; they are held in memory while its documents are written."""
+POOL_SIZE = 1024
+"""Most training examples of a task that serve as demonstrations; they stay in memory while the task is prepared."""
 
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Training with demonstrations (MetaICL, arXiv 2110.15943, as OPT-IML has it).
+    """Training with demonstrations (MetaICL, arXiv 2110.15943, in the form of OPT-IML).
 
     Args:
-        exponent: Of the law of their number: 4 leaves 92.5% of the prompts without any, 2 leaves 67.1%.
-        most: Largest number.
-        separator: Between examples.
-        suffix_loss: Whether everything after the first demonstration's input is trained, or the last target alone.
+        exponent: Exponent of Zipf's law for the number of demonstrations: with 4, 92.5% of the prompts have none; with
+            2, 67.1%.
+        most: Largest number of demonstrations.
+        separator: Text between examples.
+        suffix_loss: Whether to train everything after the first demonstration's input, or the last target alone.
     """
 
     exponent: float = 4.0
@@ -48,7 +49,7 @@ class Demonstrations:
             raise ValueError(f"most must be at least 1, got {self.most}")
 
     def number(self, rng: random.Random) -> int:
-        """How many demonstrations a prompt shows."""
+        """Draw the number of demonstrations of one prompt."""
         draw, total = rng.random(), 0.0
         for number, share in enumerate(number_shares(self.exponent, self.most)):
             total += share
@@ -60,8 +61,8 @@ class Demonstrations:
 def number_shares(exponent: float, most: int) -> list[float]:
     """Share of prompts with 0, 1 ... `most` demonstrations: Zipf's law, truncated and renormalised.
 
-    OPT-IML's footnote has larger numbers set to 5, but the shares it reports, 92.5% and 67.1%, are those of the
-    truncated law; setting them to 5 would give 92.4% and 60.8%.
+    OPT-IML's footnote sets larger numbers to 5, but the shares that it reports, 92.5% and 67.1%, are those of the
+    truncated law; setting larger numbers to 5 would give 92.4% and 60.8%.
 
     >>> [f"{number_shares(exponent, 5)[0]:.3%}" for exponent in (4, 2)]
     ['92.496%', '67.052%']
@@ -70,10 +71,12 @@ def number_shares(exponent: float, most: int) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def choose(pool: Sequence[Example], example: Example | None, number: int, rng: random.Random) -> list[Example]:
-    """Different examples of a pool, never the asked one in any template; fewer where the pool holds no more.
+def choose_demonstrations(
+    pool: Sequence[Example], example: Example | None, number: int, rng: random.Random
+) -> list[Example]:
+    """Draw up to `number` demonstrations of different rows for an example, never of the example's own row.
 
-    Those of the asked example's own template come first: a prompt then reads alike from beginning to end.
+    Examples with the template of `example` come first, so that a prompt has one wording from beginning to end.
     """
     rows = {example.index} if example is not None else set()
     groups = [list(pool)]
@@ -82,55 +85,55 @@ def choose(pool: Sequence[Example], example: Example | None, number: int, rng: r
             [e for e in pool if e.template == example.template],
             [e for e in pool if e.template != example.template],
         ]
-    found: list[Example] = []
+    demonstrations: list[Example] = []
     for group in groups:
-        while group and len(found) < number:
-            candidate = _popped(group, rng)
-            if candidate.index not in rows:
-                rows.add(candidate.index)
-                found.append(candidate)
-    return found
+        while group and len(demonstrations) < number:
+            drawn = _pop_random(group, rng)
+            if drawn.index not in rows:
+                rows.add(drawn.index)
+                demonstrations.append(drawn)
+    return demonstrations
 
 
 def with_demonstrations(
     form: PromptForm,
     task: Task,
     example: Example,
-    shown: Sequence[Example],
+    demonstrations: Sequence[Example],
     generator: Callable[[], random.Random],
     separator: str,
     *,
     suffix_loss: bool = False,
 ) -> Prompt:
-    """The prompt of an example after solved ones.
+    """The prompt of an example after its demonstrations.
 
     Args:
-        form: How one example is rendered.
-        task: Its task.
-        example: What is asked.
-        shown: Demonstrations, in order.
-        generator: Makes the generator of the asked example's rendering; all are rendered with one in the same state, so
-            that field names and delimiter are the same throughout.
-        separator: Between examples.
-        suffix_loss: Whether the target begins with the first demonstration's.
+        form: Renders one example.
+        task: Task of the example and its demonstrations.
+        example: The example to solve.
+        demonstrations: Solved examples, in order.
+        generator: Returns a new generator in the state of the example's rendering. Every part is rendered from that
+            state, so field names and delimiter are the same throughout the prompt.
+        separator: Text between examples.
+        suffix_loss: Whether the target begins with the first demonstration's target.
     """
-    asked = form.pieces(task, example, generator())
-    if not shown or not asked.asked:
-        return Prompt(asked.alone, asked.target)
-    solved = [form.pieces(task, demonstration, generator()) for demonstration in shown]
-    head = [asked.instructions] if asked.instructions else []
+    parts = form.parts(task, example, generator())
+    if not demonstrations or not parts.query:
+        return Prompt(parts.source, parts.target)
+    solved = [form.parts(task, demonstration, generator()) for demonstration in demonstrations]
+    head = [parts.instructions] if parts.instructions else []
     if suffix_loss:
         first, *others = solved
-        parts = [first.target, *map(_solved, others), f"{asked.asked.rstrip(' ')} {asked.target}"]
-        return Prompt(separator.join([*head, first.asked]), separator.join(parts))
-    return Prompt(separator.join([*head, *map(_solved, solved), asked.asked]), asked.target)
+        suffix = [first.target, *map(_solved_text, others), _solved_text(parts)]
+        return Prompt(separator.join([*head, first.query]), separator.join(suffix))
+    return Prompt(separator.join([*head, *map(_solved_text, solved), parts.query]), parts.target)
 
 
-def _solved(pieces: Pieces) -> str:
-    return f"{pieces.asked.rstrip(' ')} {pieces.target}"
+def _solved_text(parts: PromptParts) -> str:
+    return f"{parts.query.rstrip(' ')} {parts.target}"
 
 
-def _popped(items: list[Item], rng: random.Random) -> Item:
+def _pop_random(items: list[Item], rng: random.Random) -> Item:
     # Of all methods of random.Random, only random() is promised to be the same in every version of Python.
     place = int(rng.random() * len(items))
     items[place], items[-1] = items[-1], items[place]

@@ -1,10 +1,10 @@
-"""Prompt forms: an example becomes the text a model reads and the text it should write.
+"""Prompt forms: an example becomes a source, which the model reads, and a target, which it should write.
 
-A form is a frozen dataclass that is called with a task, an example and a random generator. It is a pure
-function of the three: with the generator of `rendering_rng`, an example reads the same in any order of calls.
+A form is a frozen dataclass that is called with a task, an example and a random generator. It is a pure function of the
+three: with the generator of `rendering_rng`, an example has the same prompt in any order of calls.
 
-The joint of source and target belongs to tokenization.py, which strips the spaces at a source's end. Here a
-source ends as its paper prints it (Tk-Instruct's ends in a space); a target has no white space at its end.
+tokenization.py joins source and target, and strips the spaces at the source's end. Here a source ends as its paper
+prints it (Tk-Instruct's ends in a space); a target has no white space at its end.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import NamedTuple, TypeVar
 from ..schema import Demonstration, Example, Prompt, Task
 
 PROMPT_VERSION = 1
-"""Part of every form's fingerprint: raise it when a form of this file comes to render differently."""
+"""Part of every form's fingerprint: raise it when a form of this file renders differently."""
 
 OPT_IML_DELIMITERS = (
     "\nAnswer:",
@@ -35,55 +35,56 @@ OPT_IML_DELIMITERS = (
 Choice = TypeVar("Choice")
 
 
-class Pieces(NamedTuple):
-    """A prompt in pieces, so that solved examples can stand between the first two.
+class PromptParts(NamedTuple):
+    """A prompt in parts; demonstrations are inserted between instructions and query.
 
     Args:
-        instructions: What is said once, however many examples follow; empty where each brings its own.
-        glue: What joins instructions and example where nothing stands between them.
-        asked: The example, up to where its target begins.
-        target: What the model should write.
+        instructions: Text that a few-shot prompt has once, whatever its number of examples; empty where every example
+            has instructions of its own.
+        joint: Text between instructions and query in a prompt without demonstrations.
+        query: The example up to where its target begins.
+        target: The text that the model should write.
     """
 
     instructions: str
-    glue: str
-    asked: str
+    joint: str
+    query: str
     target: str
 
     @property
-    def alone(self) -> str:
+    def source(self) -> str:
         """The source of a prompt without demonstrations."""
-        return self.instructions + self.glue + self.asked
+        return self.instructions + self.joint + self.query
 
 
 class PromptForm(ABC):
-    """How an example is rendered; subclasses are frozen dataclasses, whose fields are their settings."""
+    """Renders examples; subclasses are frozen dataclasses, whose fields are their settings."""
 
-    # A base class rather than a protocol: jsonargparse then finds forms by their short names, accepts one as
-    # an argument's default, and writes it out in --print_config.
+    # A base class rather than a protocol: jsonargparse then finds forms by their short names, accepts one as an
+    # argument's default, and prints it in --print_config.
 
     @abstractmethod
     def __call__(self, task: Task, example: Example, rng: random.Random) -> Prompt:
         """Render the example; every random choice is drawn from `rng`."""
 
-    def pieces(self, task: Task, example: Example, rng: random.Random) -> Pieces:
-        """The same prompt in pieces; a form without them shows no demonstrations but its own.
+    def parts(self, task: Task, example: Example, rng: random.Random) -> PromptParts:
+        """The same prompt in parts, for few-shot prompts.
 
         Raises:
-            ValueError: The form has none.
+            ValueError: The form has no place for demonstrations other than its own.
         """
         raise ValueError(f"{type(self).__name__} has no place for demonstrations of other examples; use OptImlPrompt")
 
     def fingerprint(self) -> str:
-        """SHA-256 of what decides how examples are rendered: the form's class and fields, and PROMPT_VERSION.
+        """SHA-256 of the form's class, its fields and PROMPT_VERSION.
 
-        A form of your own that comes to render differently says so in a field, e.g. ``version: int = 2``.
+        A form of your own that is changed to render differently needs a changed field, e.g. ``version: int = 2``.
         """
         settings = repr(self)
         if not is_dataclass(self) or " at 0x" in settings:
             raise ValueError(
                 "a prompt form must be a frozen dataclass whose fields print their values (text, numbers, "
-                f"tuples), so that prepared examples are found again; got {settings}"
+                f"tuples), because they identify prepared data; got {settings}"
             )
         name = f"{type(self).__module__}.{type(self).__qualname__}"
         return hashlib.sha256(f"{PROMPT_VERSION} {name} {settings}".encode()).hexdigest()
@@ -91,16 +92,16 @@ class PromptForm(ABC):
 
 @dataclass(frozen=True)
 class OptImlPrompt(PromptForm):
-    """The two-part form of OPT-IML (arXiv 2212.12017, section 2.4): instructions, delimiter, answer.
+    """The form of OPT-IML (arXiv 2212.12017, section 2.4): instructions, delimiter, answer.
 
-    A task-level benchmark shows its definition and then the input, both with field names that vary. An
-    example of an instance-level benchmark brings its own instructions: its input is all the model reads. The
-    delimiter is drawn per example, and left out where the instructions end with a colon. An example without
-    input (dialogue, pre-training text) has an empty source.
+    The source of a task-level example is the task's definition, then the input, both with field names that vary. An
+    instance-level example holds its instructions: its input is the whole source. The delimiter is drawn per example,
+    and omitted where the instructions end with a colon. An example without input (dialogue, pre-training text) has an
+    empty source.
 
-    The paper does not say how field names were drawn. The shares are those of the ten prompts of
-    Super-NaturalInstructions in its Appendix C: 3 definitions begin with "Instructions:", 1 with "Task:", and
-    3 inputs with "Input:". Here definition and input are drawn independently.
+    The paper does not state how it drew field names. The default shares are those of the ten prompts of
+    Super-NaturalInstructions in its Appendix C: 3 definitions begin with "Instructions:", 1 with "Task:", and 3 inputs
+    with "Input:". Definition and input are drawn independently.
 
     Args:
         delimiters: Texts between instructions and answer, drawn uniformly.
@@ -125,29 +126,29 @@ class OptImlPrompt(PromptForm):
             )
 
     def __call__(self, task: Task, example: Example, rng: random.Random) -> Prompt:
-        pieces = self.pieces(task, example, rng)
-        return Prompt(pieces.alone, pieces.target)
+        parts = self.parts(task, example, rng)
+        return Prompt(parts.source, parts.target)
 
-    def pieces(self, task: Task, example: Example, rng: random.Random) -> Pieces:
-        """Definition, then input and delimiter; an instance's input that begins with its task's definition is cut."""
-        # All four draws are made for every example, so that none depends on what the others found.
+    def parts(self, task: Task, example: Example, rng: random.Random) -> PromptParts:
+        """Definition; input and delimiter. A definition that begins an instance-level input is split off from it."""
+        # All four draws are made for every example, so that no draw depends on the result of another.
         definition_name, input_name = self._field_names(rng.random(), rng.random())
         delimiter = _choose(self.delimiters, rng)
         target = _drawn_target(example, rng)
-        instructions, asked = "", example.input.strip()
+        instructions, query = "", example.input.strip()
         definition = task.definition.strip()
         if task.instruction_level == "task":
             instructions = definition_name + definition if definition else ""
-            asked = input_name + asked if asked else ""
-        elif definition and asked.startswith(definition) and asked != definition:
-            instructions, asked = definition, asked.removeprefix(definition)
-        text = asked.lstrip()
-        # Between a definition and the rest of an instance's input stands what stood there.
-        glue = asked[: len(asked) - len(text)] if task.instruction_level == "instance" else "\n"
+            query = input_name + query if query else ""
+        elif definition and query.startswith(definition) and query != definition:
+            instructions, query = definition, query.removeprefix(definition)
+        text = query.lstrip()
+        # An instance-level input keeps its own white space behind the definition.
+        joint = query[: len(query) - len(text)] if task.instruction_level == "instance" else "\n"
         last = text or instructions
         if not last or last.endswith(":"):
             delimiter = ""
-        return Pieces(instructions, glue if instructions and text else "", text + delimiter, target)
+        return PromptParts(instructions, joint if instructions and text else "", text + delimiter, target)
 
     def _field_names(self, definition_draw: float, input_draw: float) -> tuple[str, str]:
         definition_name = ""
@@ -160,15 +161,15 @@ class OptImlPrompt(PromptForm):
 
 @dataclass(frozen=True)
 class TkInstructPrompt(PromptForm):
-    """The form of Tk-Instruct (arXiv 2204.07705): definition, solved examples, then the input to complete.
+    """The form of Tk-Instruct (arXiv 2204.07705): definition, demonstrations, then the input to complete.
 
-    A line that does not end in punctuation gets a full stop; the target stays as it is. The definition is
-    ``task.definition``, which readers set to the first where a file lists several.
+    A line that does not end in punctuation gets a full stop; the target is unchanged. The definition is
+    ``task.definition``, which is the first one where a task's file lists several.
 
     Args:
-        positive_examples: Solved examples to show, as far as the task has them.
-        negative_examples: Wrongly solved examples to show, as far as the task has them.
-        explanations: Whether solved examples come with their explanations.
+        positive_examples: Number of positive demonstrations; fewer where the task has fewer.
+        negative_examples: Number of negative demonstrations; fewer where the task has fewer.
+        explanations: Whether demonstrations include their explanations.
         definition: Whether the prompt begins with the task's definition.
         task_name: Whether the prompt begins with the task's name.
     """
@@ -190,29 +191,29 @@ class TkInstructPrompt(PromptForm):
         return self.within(task, example, rng, fits=lambda source: True)
 
     def within(self, task: Task, example: Example, rng: random.Random, *, fits: Callable[[str], bool]) -> Prompt:
-        """The prompt with as many solved examples as `fits` accepts, tried in order on the whole source.
+        """The prompt with as many demonstrations as fit; `fits` is called with the whole source.
 
-        As in Tk-Instruct, the first positive example that does not fit ends the positive ones, and likewise
-        the negative ones. Definition and input stay, also where they do not fit by themselves.
+        As in Tk-Instruct, the first positive demonstration that does not fit ends the positive ones, and likewise the
+        negative ones. Definition and input are kept even if they do not fit by themselves.
         """
         head = f"{task.name}. " if self.task_name else ""
         if self.definition and task.definition:
             head += sentence(f"Definition: {task.definition.strip()}") + "\n\n"
-        asked = sentence(f"Input: {example.input.strip()}")
-        tail = f"Now complete the following example -\n{asked}\nOutput: "
-        shown = ""
-        for kind, solved in (
+        query = sentence(f"Input: {example.input.strip()}")
+        tail = f"Now complete the following example -\n{query}\nOutput: "
+        body = ""
+        for kind, demonstrations in (
             ("Positive", task.positive_examples[: self.positive_examples]),
             ("Negative", task.negative_examples[: self.negative_examples]),
         ):
-            for number, demonstration in enumerate(solved, start=1):
-                longer = shown + f" {kind} Example {number} -\n" + self._solved(demonstration)
+            for number, demonstration in enumerate(demonstrations, start=1):
+                longer = body + f" {kind} Example {number} -\n" + self._solved_text(demonstration)
                 if not fits(head + longer + tail):
                     break
-                shown = longer
-        return Prompt(head + shown + tail, _drawn_target(example, rng))
+                body = longer
+        return Prompt(head + body + tail, _drawn_target(example, rng))
 
-    def _solved(self, demonstration: Demonstration) -> str:
+    def _solved_text(self, demonstration: Demonstration) -> str:
         lines = [f"Input: {demonstration.input.strip()}", f" Output: {demonstration.output.strip()}"]
         if self.explanations and demonstration.explanation:
             lines.append(f" Explanation: {demonstration.explanation.strip()}")
@@ -220,7 +221,7 @@ class TkInstructPrompt(PromptForm):
 
 
 def rendering_rng(seed: int, task: str, example_id: str, rendering: int = 0) -> random.Random:
-    """The random generator of one rendering of one example: a function of its arguments, in any process.
+    """The random generator of one rendering of one example: the same in every process.
 
     >>> rendering_rng(0, "task1", "a").random() == rendering_rng(0, "task1", "a").random()
     True
@@ -244,7 +245,7 @@ def _choose(options: Sequence[Choice], rng: random.Random) -> Choice:
 
 
 def sentence(line: str) -> str:
-    """A line that is not empty, with a full stop unless it ends in punctuation.
+    """The line (not empty), with a full stop unless it ends in punctuation.
 
     >>> sentence("Input: a cat"), sentence("Input: a cat?")
     ('Input: a cat.', 'Input: a cat?')

@@ -1,8 +1,8 @@
-"""Prompts to documents: source and target as tokens, the joint between them, and what cannot be trained on.
+"""Prompts become documents: tokens of source and target, joined; and the examples that are skipped.
 
-A decoder-only model reads one text, ``source.rstrip(" ") + " " + target``, tokenized as a whole, because a
-tokenizer may treat a word differently at the start of a text. Released OPT-IML data was joined the same way
-(metaseq, ``_tokenize_src_tgt_json``). An encoder-decoder model reads two texts.
+For a decoder-only model, ``source.rstrip(" ") + " " + target`` is tokenized as one text, because a tokenizer may treat
+a word differently at the start of a text. Released OPT-IML data was joined the same way (metaseq,
+``_tokenize_src_tgt_json``). For an encoder-decoder model, source and target are tokenized apart.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ from ..schema import Example, Prompt, Task, TokenizedExample
 def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
     """A fast tokenizer with an end-of-sequence token, from a hub name or a local folder.
 
-    A missing padding token is no error: the end-of-sequence token stands in, since padding is never a target.
+    A tokenizer without a padding token gets the end-of-sequence token for it, since padding is never a target.
 
     Args:
         name: Hub name or folder.
-        eos: Whether documents end in the eos token; a tokenizer of BERT has none, and needs none to encode pairs.
+        eos: Whether an eos token is required; a BERT tokenizer has none, and scored pairs need none.
 
     Raises:
         ValueError: It cannot be loaded, has no eos token, or cannot tell which characters a token covers.
     """
     if not name:
-        raise ValueError("no tokenizer is named: give `tokenizer`, or `pretrained`, whose folder may hold one")
+        raise ValueError("no tokenizer is named: set `tokenizer`, or `pretrained`, whose folder may hold one")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -48,16 +48,16 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of everything that decides which ids a text becomes."""
+    """A digest of all that decides the token ids of a text."""
     special = json.dumps([tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id])
     return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + special).encode()).hexdigest()
 
 
 def skip_reason(task: Task, example: Example) -> str | None:
-    """Why an example cannot be trained on or scored, or None where it can: the reader's reason, or an empty side.
+    """Why an example is skipped: the reader's reason, or an empty input or target; None if it is used.
 
-    A task-level instance needs an input. An instance-level one may have none: dialogue and pre-training text
-    have an empty source, and all of the text is target.
+    A task-level example needs an input. An instance-level example may have none: dialogue and pre-training text have an
+    empty source, and all of the text is target.
     """
     if example.skipped:
         return example.skipped
@@ -76,12 +76,12 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """
     if not tokenizer.chat_template:
         raise ValueError(
-            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: ask in plain text (chat: false), or "
-            "take a model that was tuned on chats"
+            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use plain prompts (chat: false), or "
+            "a model that was tuned on chats"
         )
     message = {"role": "user", "content": text}
-    found: str = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)  # type: ignore[assignment]
-    return found
+    prompt: str = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)  # type: ignore[assignment]
+    return prompt
 
 
 def tokenize_joint(
@@ -89,15 +89,15 @@ def tokenize_joint(
 ) -> list[TokenizedExample]:
     """Documents of a decoder-only model: [bos] source joint target eos.
 
-    A token that covers both sides of the joint belongs to the target: the model has to write it. Between a chat
-    template and an answer stands nothing.
+    A token that covers both sides of the joint belongs to the target, since the model has to write it. Behind a chat
+    template the joint is empty.
     """
     sources = [prompt.source.rstrip(" ") for prompt in prompts]
     texts = [f"{source}{joint}{prompt.target}" for source, prompt in zip(sources, prompts, strict=True)]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     head = [tokenizer.bos_token_id] if bos else []
     if bos and tokenizer.bos_token_id is None:
-        raise ValueError("bos was asked for, but the tokenizer has no bos token")
+        raise ValueError("bos is true, but the tokenizer has no bos token")
     documents = []
     for source, ids, spans in zip(sources, encoded["input_ids"], encoded["offset_mapping"], strict=True):
         n_source = sum(1 for _, end in spans if end <= len(source))
@@ -122,7 +122,7 @@ def tokenize_pair(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt])
 def tokenize_sources(
     tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], *, pair: bool, bos: bool = False
 ) -> list[list[int]]:
-    """What a model reads before it answers: the same ids that precede the target in training."""
+    """Token ids of the sources: the same ids that precede the target in training."""
     if not sources:
         return []
     if pair:

@@ -81,7 +81,7 @@ class ScoredPreparation(Preparation):
             if not instruction:
                 yield "empty instruction"
                 continue
-            rng = rendering_rng(self.counts.seed, task.name, example.id, MISMATCHES)
+            rng = rendering_rng(self.seed, task.name, example.id, MISMATCHES)
             responses = labelled(example, references, samples.get(example.id, ()), rng, label=self.label)
             if isinstance(responses, str):
                 yield responses

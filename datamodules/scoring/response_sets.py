@@ -1,15 +1,17 @@
 """Response sets: the responses to rank for each evaluated example, and their batches."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from ..benchmarks import Benchmark
 from ..evaluation.evaluation_set import EvaluationSet
 from ..packing.best_fit import Packing
 from ..packing.budget_batches import budget_batches
@@ -62,7 +64,7 @@ def responses_to_rank(
     A classification example has its options. Another one has its first reference, `mismatches` references of other
     examples of the task, and the samples of language models, if any.
     """
-    rng = rendering_rng(preparation.counts.seed, example.task, example.id, RESPONSES)
+    rng = rendering_rng(preparation.seed, example.task, example.id, RESPONSES)
     if not example.options:
         example = replace(example, targets=tuple(correct_responses(example)[:1]))
     responses = correctness_of_responses(
@@ -171,3 +173,59 @@ class ResponseLoader:
 def _sizes(kind: ScoredRows, pairs: Sequence[TokenizedExample]) -> np.ndarray:
     lengths = np.array([len(pair.input_ids) for pair in pairs], dtype=np.int64)
     return kind.sizes(lengths, np.array([pair.n_source for pair in pairs], dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class ResponseStage:
+    """A stage that is evaluated by ranking responses.
+
+    Args:
+        name: "validation" or "test".
+        evaluated: Its examples and their responses.
+        preparation: How a response becomes a document.
+        kind: Rows that pairs are packed into.
+        packing: How pairs share rows.
+        batch_tokens: Most tokens of a batch.
+    """
+
+    name: str
+    evaluated: ResponseSet
+    preparation: ScoredPreparation
+    kind: ScoredRows
+    packing: Packing
+    batch_tokens: int
+
+    @property
+    def examples(self) -> Sequence[EvaluationExample]:
+        """The evaluated examples, by number."""
+        return self.evaluated.examples
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How many examples are not evaluated, by reason."""
+        return self.evaluated.skipped
+
+    def loader(self, here: Replicas, answered: Collection[int]) -> ResponseLoader:
+        """The responses of all examples; an interrupted ranking starts again, so that none is `answered`."""
+        documents = [self.preparation.tokenize_scored(pairs) for pairs in self.evaluated.responses]
+        lengths = [len(document.input_ids) for pairs in documents for document in pairs]
+        longest = self.kind.pair_length
+        if cut := sum(length > longest for length in lengths):
+            rank_zero_info(f"{cut} of {len(lengths)} {self.name} pairs are cut to {longest} tokens")
+        return ResponseLoader(
+            self.evaluated.examples,
+            [[pair.response for pair in pairs] for pairs in self.evaluated.responses],
+            documents,
+            kind=self.kind,
+            packing=self.packing,
+            budget=self.batch_tokens,
+            replicas=here,
+        )
+
+    validation_loader = loader
+
+    def fingerprint(self) -> None:
+        """None: an interrupted ranking starts again."""
+
+    def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> None:
+        """None: no table lists tasks whose responses are ranked."""

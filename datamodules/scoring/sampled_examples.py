@@ -10,11 +10,11 @@ import numpy as np
 
 from ..benchmarks import Benchmark, Split
 from ..messages import nearest
-from ..rendering.demonstrations import DRAWN, choose, with_demonstrations
+from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
 from ..schema import Example, Task
-from ..splits import Instances, choose_prompts
+from ..splits import InstanceSplit, choose_prompts
 
 Part = Literal["train", "validation", "test"]
 
@@ -98,9 +98,9 @@ class SampledExamples:
 
         if not self.shots:
             return self.prompt(task, example, generator()).source
-        rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DRAWN)
+        rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DEMONSTRATION_STREAM)
         like = Example(task.name, "", -1, "", (), template=example.template)  # of no row: all prompts get the same ones
-        candidates = choose(pool, like, self.shots + SPARE, rng)
+        candidates = choose_demonstrations(pool, like, self.shots + SPARE, rng)
         drawn = [one for one in candidates if one.input.strip() != example.input.strip()][: self.shots]
         if len(drawn) < self.shots:
             raise ValueError(
@@ -109,7 +109,7 @@ class SampledExamples:
             )
         return with_demonstrations(self.prompt, task, example, drawn, generator, self.separator).source
 
-    def _pool(self, name: str, examples: Sequence[Example], instances: Instances) -> list[Example]:
+    def _pool(self, name: str, examples: Sequence[Example], instances: InstanceSplit) -> list[Example]:
         """Examples of a task that can be demonstrations: none that is held out."""
         if not self.shots:
             return []
@@ -122,7 +122,9 @@ class SampledExamples:
             pool = [examples[place] for place in places]
         return [example for example in pool if skip_reason(task, example) is None]
 
-    def _instances(self, name: str, examples: Sequence[Example], splits: Mapping[Split, Sequence[str]]) -> Instances:
+    def _instances(
+        self, name: str, examples: Sequence[Example], splits: Mapping[Split, Sequence[str]]
+    ) -> InstanceSplit:
         return choose_prompts(
             name,
             np.array([example.index for example in examples], dtype=np.int64),

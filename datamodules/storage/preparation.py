@@ -1,6 +1,6 @@
 """From a benchmark's task to its folder in the store: choose instances, render, tokenize, write. Done once."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,40 +10,21 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..benchmarks import Benchmark
-from ..rendering.demonstrations import DRAWN, LARGEST_POOL, Demonstrations, choose, with_demonstrations
+from ..rendering.demonstrations import (
+    DEMONSTRATION_STREAM,
+    POOL_SIZE,
+    Demonstrations,
+    choose_demonstrations,
+    with_demonstrations,
+)
+from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import PromptForm, rendering_rng
-from ..rendering.reading import Chosen, Reread
 from ..rendering.tokenization import skip_reason, tokenize_joint, tokenize_pair, tokenizer_fingerprint
 from ..schema import Example, Prompt, Task, TokenizedExample
-from ..splits import Instances, choose_prompts
+from ..splits import Instances, InstanceSplit, choose_prompts
 from .store import content_key, folder_name, write_task
 
 TOKENIZED_AT_ONCE = 1024  # texts handed to the tokenizer in one call, which it spreads over the cores
-
-
-@dataclass(frozen=True)
-class InstanceCounts:
-    """How the instances of a benchmark's tasks are dealt; see ``choose_prompts``.
-
-    `limits` holds the limit of tasks of a collection, by its name, where it is not `limit`.
-    """
-
-    validation: int
-    test: int
-    limit: int | None
-    seed: int
-    validation_prompts: int | None = None
-    limits: Mapping[str, int] = field(default_factory=dict)
-    every_prompt: bool = False
-
-    def limit_of(self, task: str) -> int | None:
-        """Most training instances of a task."""
-        return self.limits.get(task.partition("/")[0], self.limit)
-
-    def of_training(self, task: str) -> dict[str, int | None]:
-        """What decides which instances of a task train."""
-        counts = {"validation": self.validation, "test": self.test, "limit": self.limit_of(task), "seed": self.seed}
-        return {**counts, "every_prompt": True} if self.every_prompt else counts
 
 
 @dataclass(frozen=True)
@@ -56,9 +37,10 @@ class Preparation:
         tokenizer: Turns text into ids.
         pair: Whether source and target are tokenized apart, for an encoder-decoder model.
         bos: Whether a decoder-only document begins with the bos token.
-        counts: How instances are dealt to training, validation and test.
+        instances: How many instances train, validate and test.
+        seed: Decides renderings and which instances train.
         folder: Root of the store.
-        demonstrations: How many solved examples training prompts show; none without it.
+        demonstrations: Demonstrations in training prompts; None for none.
     """
 
     benchmark: Benchmark
@@ -66,7 +48,8 @@ class Preparation:
     tokenizer: PreTrainedTokenizerBase
     pair: bool
     bos: bool
-    counts: InstanceCounts
+    instances: Instances
+    seed: int
     folder: Path
     demonstrations: Demonstrations | None = field(default=None, kw_only=True)
 
@@ -78,14 +61,14 @@ class Preparation:
             tokenizer=tokenizer_fingerprint(self.tokenizer),
             pair=self.pair,
             bos=self.bos,
-            counts=self.counts.of_training(name),
+            counts=self._counts(name),
             validated=validated,
             tested=tested,
             **({"demonstrations": repr(self.demonstrations)} if self.demonstrations else {}),
         )
         return self.folder / folder_name(name, key)
 
-    def instances(
+    def split_instances(
         self,
         name: str,
         total: int,
@@ -94,7 +77,7 @@ class Preparation:
         validated: bool,
         tested: bool,
         rows: Sequence[int] | NDArray[np.int64] | None = None,
-    ) -> Instances:
+    ) -> InstanceSplit:
         """Which of a task's `total` prompts train, validate and test.
 
         Args:
@@ -109,17 +92,23 @@ class Preparation:
             name,
             np.arange(total) if rows is None else np.asarray(rows, dtype=np.int64),
             trained=trained,
-            validation=self.counts.validation if validated else 0,
-            test=self.counts.test if tested else 0,
-            limit=self.counts.limit_of(name),
-            validation_prompts=self.counts.validation_prompts,
-            every_prompt=self.counts.every_prompt,
-            seed=self.counts.seed,
+            validation=self.instances.validation if validated else 0,
+            test=self.instances.test if tested else 0,
+            limit=self.instances.most(name),
+            validation_prompts=self.instances.validation_prompts,
+            every_prompt=self.instances.every_prompt,
+            seed=self.seed,
         )
+
+    def _counts(self, name: str) -> dict[str, int | None]:
+        """What decides which instances of a task train."""
+        counts: dict[str, int | None] = {"validation": self.instances.validation, "test": self.instances.test}
+        counts |= {"limit": self.instances.most(name), "seed": self.seed}
+        return {**counts, "every_prompt": True} if self.instances.every_prompt else counts
 
     def render(self, task: Task, example: Example) -> Prompt:
         """The prompt of an example by itself."""
-        return self.prompt(task, example, rendering_rng(self.counts.seed, task.name, example.id))
+        return self.prompt(task, example, rendering_rng(self.seed, task.name, example.id))
 
     def render_after(
         self, task: Task, example: Example, shown: Sequence[Example], separator: str, *, suffix_loss: bool = False
@@ -130,7 +119,7 @@ class Preparation:
             task,
             example,
             shown,
-            lambda: rendering_rng(self.counts.seed, task.name, example.id),
+            lambda: rendering_rng(self.seed, task.name, example.id),
             separator,
             suffix_loss=suffix_loss,
         )
@@ -146,17 +135,17 @@ class Preparation:
         if folder.exists():
             return None
         task = self.benchmark.task(name)
-        examples = Reread(lambda: self.benchmark.examples(name))
+        examples = ExampleCache(lambda: self.benchmark.examples(name))
         rows = np.fromiter((example.index for example in examples), dtype=np.int64)
-        chosen = self.instances(name, len(rows), trained=True, validated=validated, tested=tested, rows=rows)
+        chosen = self.split_instances(name, len(rows), trained=True, validated=validated, tested=tested, rows=rows)
         return write_task(
             folder,
-            self._documents(task, examples.at(chosen.train)),
+            self._documents(task, examples.subset(chosen.train)),
             vocabulary=len(self.tokenizer),
             about={"task": task.name, "category": task.category, "benchmark": task.benchmark},
         )
 
-    def _documents(self, task: Task, examples: Chosen) -> Iterator[TokenizedExample | str]:
+    def _documents(self, task: Task, examples: ExampleSubset) -> Iterator[TokenizedExample | str]:
         render = self._training_renderer(task, examples)
         remaining = iter(examples)
         while chunk := list(islice(remaining, TOKENIZED_AT_ONCE)):
@@ -166,20 +155,20 @@ class Preparation:
             if kept:
                 yield from self.tokenize([render(example) for example in kept])
 
-    def pool(self, task: Task, examples: Chosen) -> list[Example]:
+    def pool(self, task: Task, examples: ExampleSubset) -> list[Example]:
         """Those of a task's training examples that serve as demonstrations."""
-        drawn = examples.some(LARGEST_POOL, (self.counts.seed, task.name))
+        drawn = examples.sample(POOL_SIZE, (self.seed, task.name))
         return [example for example in drawn if skip_reason(task, example) is None]
 
-    def _training_renderer(self, task: Task, examples: Chosen) -> Callable[[Example], Prompt]:
+    def _training_renderer(self, task: Task, examples: ExampleSubset) -> Callable[[Example], Prompt]:
         settings = self.demonstrations
         if settings is None:
             return lambda example: self.render(task, example)
         pool = self.pool(task, examples)
 
         def render(example: Example) -> Prompt:
-            rng = rendering_rng(self.counts.seed, task.name, example.id, DRAWN)
-            shown = choose(pool, example, settings.number(rng), rng)
+            rng = rendering_rng(self.seed, task.name, example.id, DEMONSTRATION_STREAM)
+            shown = choose_demonstrations(pool, example, settings.number(rng), rng)
             return self.render_after(task, example, shown, settings.separator, suffix_loss=settings.suffix_loss)
 
         return render

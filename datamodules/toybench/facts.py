@@ -1,10 +1,6 @@
-"""What the files of toy families tell: somebody has a number of animals of a color; and how files are written."""
+"""The facts that the toy families' files are made of: a person has a number of animals of one color."""
 
-import csv
-import io
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from random import Random
 from typing import Any, NamedTuple
 
@@ -12,7 +8,7 @@ from .tasks import POOLS
 
 
 class Fact(NamedTuple):
-    """What a story tells: somebody has a number of animals of a color."""
+    """A person has a number of animals of one color."""
 
     name: str
     animal: str
@@ -25,43 +21,21 @@ class Fact(NamedTuple):
 
 
 def facts(rng: Random, count: int) -> Iterator[Fact]:
+    """Draw `count` facts."""
     for _ in range(count):
         name, animal, color = (rng.choice(POOLS[kind]) for kind in ("name", "animal", "color"))
         yield Fact(name, animal, color, rng.randint(2, 99))
 
 
 def choices(rng: Random, fact: Fact, count: int = 4) -> tuple[list[str], int]:
-    """Colors to choose from, the fact's own among them, and its place."""
-    listed = [fact.color, *rng.sample([color for color in POOLS["color"] if color != fact.color], count - 1)]
-    rng.shuffle(listed)
-    return listed, listed.index(fact.color)
-
-
-def write_text(folder: Path, name: str, text: str) -> None:
-    path = folder / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def write_json(folder: Path, name: str, record: object) -> None:
-    write_text(folder, name, json.dumps(record, indent=1) + "\n")
-
-
-def write_lines(folder: Path, name: str, records: Iterable[object]) -> None:
-    write_text(folder, name, "".join(json.dumps(record) + "\n" for record in records))
-
-
-def write_tsv(folder: Path, name: str, rows: Iterable[Sequence[object]]) -> None:
-    write_text(folder, name, "".join("\t".join(map(str, row)) + "\n" for row in rows))
-
-
-def write_csv(folder: Path, name: str, rows: Iterable[Sequence[object]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(folder, name, text.getvalue())
+    """`count` colors, one of them the fact's, and the index of the fact's color."""
+    options = [fact.color, *rng.sample([color for color in POOLS["color"] if color != fact.color], count - 1)]
+    rng.shuffle(options)
+    return options, options.index(fact.color)
 
 
 def entailment(rng: Random, count: int) -> Iterator[dict[str, Any]]:
+    """Rows of premise, hypothesis and label (0: entailed, 1: not)."""
     for fact in facts(rng, count):
         label = rng.randrange(2)
         animal = fact.animal if label == 0 else rng.choice([a for a in POOLS["animal"] if a != fact.animal])

@@ -1,7 +1,7 @@
-"""Write a small folder in the file format of every benchmark family, so that all readers run offline.
+"""Small folders in the file format of every benchmark family, so that all readers run offline.
 
-Each family's files tell little stories about animals, colors, names and numbers; what matters is their shape, which is
-upstream's: the same names, columns, nesting and slips of the pen. ``toy_benchmarks`` reads them all::
+The content is made of facts about animals, colors, names and numbers; the format is that of the published files, with
+the same names, columns, nesting and errors. ``toy_benchmarks`` reads them all::
 
     folder/bigbench/toy_sorting/task.json, folder/mmlu/test/anatomy_test.csv, folder/spider/dev.json, ...
 """
@@ -32,9 +32,9 @@ from ..benchmarks import (
     RowSource,
     StructuredKnowledge,
 )
-from .chains import write_chains
-from .evaluations import bbh, bigbench, mmlu, opt_evaluation, raft
-from .trainings import dialogue, own_tasks, pretraining, schema_guided, structured, templates, text_to_text
+from .evaluation_files import bbh, bigbench, mmlu, opt_evaluation, raft
+from .reasoning_files import write_chains
+from .training_files import dialogue, own_tasks, pretraining, schema_guided, structured, templates, text_to_text
 
 WRITERS: tuple[Callable[[Path, Random, int], None], ...] = (
     bigbench,
@@ -54,12 +54,12 @@ WRITERS: tuple[Callable[[Path, Random, int], None], ...] = (
 
 
 def write_families(folder: Path, *, examples: int = 24, seed: int = 0) -> None:
-    """Write every family below the folder; the same arguments write the same bytes.
+    """Write every family below the folder; equal arguments write equal bytes.
 
     Args:
-        folder: Where the families go; made if it is not there.
+        folder: Folder of the families; created if it is missing.
         examples: Rows of each file.
-        seed: Of all rows.
+        seed: Seed of all rows, together with the writers' names.
     """
     for write in WRITERS:
         write(folder, Random(f"{seed} {write.__name__}"), examples)

@@ -1,14 +1,14 @@
 """The tasks of the embedded benchmark: operations on short lists of animals, colors, names, numbers ...
 
-A row of ``OPERATIONS`` is one operation in one phrasing; applied to each of a few kinds of items it makes as many
-tasks. Tasks of a category share the words of their definitions, and tasks of different categories share their
-inputs, so that the operation can only be read from the definition::
+A row of ``OPERATIONS`` is one operation in one phrasing; applied to several kinds of items, it makes one task for each.
+Tasks of a category share words in their definitions, and tasks of different categories share inputs, so that only the
+definition determines the operation::
 
     Write the letters in reverse order.   list: c a f    ->  f a c       train
     Write the same numbers again.         list: 7 3 12   ->  7 3 12      train
-    Write the numbers in reverse order.   list: 7 3 12   ->  12 3 7      test: nothing in it is new but their meeting
+    Write the numbers in reverse order.   list: 7 3 12   ->  12 3 7      test: operation and kind are known
 
-Lists are short and kinds have few items, so that a model of a million parameters learns them within minutes.
+Lists are short and kinds have few items, so that a model of a million parameters learns the tasks in minutes.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ KIND_OF = {item: kind for kind in ("animal", "color", "food") for item in POOLS[
 SPLITS = ("train", "dev", "test")
 
 Draw = Callable[[Random, str], tuple[str, str]]
-"""Makes one solved pair (input, output) with items of a kind."""
+"""Draws one pair (input, output) with items of a kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,11 @@ class Operation:
 
     Args:
         name: Unique; tasks are named ``<name>_<kind>s``.
-        category: Decides, with the splits, a task's level of generalization.
+        category: Category of its tasks.
         definition: The instruction; ``{}`` stands for the kind of items.
-        rule: Why an output is right, for the explanations of the demonstrations.
-        draw: Makes one solved pair.
-        train: Kinds of items whose task ``train_tasks.txt`` lists, separated by spaces.
+        rule: Explanation of the demonstrations.
+        draw: Draws one pair (input, output).
+        train: Kinds of items whose tasks are in ``train_tasks.txt``, separated by spaces.
         dev: The same for ``dev_tasks.txt``.
         test: The same for ``test_tasks.txt``.
     """
@@ -74,21 +74,21 @@ class ToyTask:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """Those of ``SPLITS`` that list the task."""
+        """The splits that list the task."""
         return tuple(split for split in SPLITS if self.kind in getattr(self.operation, split).split())
 
     def draw(self, rng: Random) -> tuple[str, str]:
-        """One solved pair of texts: input and output."""
+        """Draw one pair (input, output)."""
         return self.operation.draw(rng, self.kind)
 
 
 def others(kind: str) -> list[str]:
-    """Items of the other kinds that a list may mix with this one."""
+    """Items of the other kinds that may be mixed with this kind."""
     return [item for other in ("animal", "color", "food", "name", "number") if other != kind for item in POOLS[other]]
 
 
 def a_list(solve: Callable[[list[str]], list[str]], *, sizes: tuple[int, int] = (2, 4)) -> Draw:
-    """Distinct items of the kind, answered by a list: ``list: cat owl``."""
+    """Distinct items of the kind, whose output is a list: ``list: cat owl``."""
 
     def draw(rng: Random, kind: str) -> tuple[str, str]:
         items = rng.sample(POOLS[kind], rng.randint(*sizes))
@@ -98,13 +98,13 @@ def a_list(solve: Callable[[list[str]], list[str]], *, sizes: tuple[int, int] = 
 
 
 def a_capital_list(rng: Random, kind: str) -> tuple[str, str]:
-    """A list in capital letters, answered in small ones: ``list: CAT OWL`` is ``cat owl``."""
+    """A list in capital letters, with the output in small ones: ``list: CAT OWL`` becomes ``cat owl``."""
     text = " ".join(rng.sample(POOLS[kind], rng.randint(2, 4)))
     return f"list: {text.upper()}", text
 
 
 def a_mixed_list(solve: Callable[[list[bool], list[str]], list[str]], *, counts: tuple[int, int] = (1, 3)) -> Draw:
-    """Four or five items, of which a uniformly drawn number is of the kind; ``solve`` is told which."""
+    """Four or five items, a uniformly drawn number of them of the kind; ``solve`` gets which, and the items."""
 
     def draw(rng: Random, kind: str) -> tuple[str, str]:
         wanted = rng.randint(*counts)
@@ -116,22 +116,22 @@ def a_mixed_list(solve: Callable[[list[bool], list[str]], list[str]], *, counts:
 
 
 def a_lookup(rng: Random, kind: str) -> tuple[str, str]:
-    """A name and a list that gives each name an item: ``name: Ben list: Ann red Ben blue`` is blue."""
+    """A name and a list with an item for each name: ``name: Ben list: Ann red Ben blue`` becomes ``blue``."""
     size = rng.randint(2, 3)
     pairs = dict(zip(rng.sample(POOLS["name"], size), rng.sample(POOLS[kind], size), strict=True))
-    asked = rng.choice(list(pairs))
-    return f"name: {asked} list: {' '.join(f'{name} {item}' for name, item in pairs.items())}", pairs[asked]
+    key = rng.choice(list(pairs))
+    return f"name: {key} list: {' '.join(f'{name} {item}' for name, item in pairs.items())}", pairs[key]
 
 
 def a_membership(rng: Random, kind: str) -> tuple[str, str]:
-    """An item and a list that may have it: ``animal: dog list: cat dog fox`` is yes."""
+    """An item and a list that may contain it: ``animal: dog list: cat dog fox`` becomes ``yes``."""
     *items, stranger = rng.sample(POOLS[kind], rng.randint(3, 4))
-    asked, answer = rng.choice([(rng.choice(items), "yes"), (stranger, "no")])
-    return f"{kind}: {asked} list: {' '.join(items)}", answer
+    item, answer = rng.choice([(rng.choice(items), "yes"), (stranger, "no")])
+    return f"{kind}: {item} list: {' '.join(items)}", answer
 
 
 def a_choice(rng: Random, kind: str) -> tuple[str, str]:
-    """Three options, one of which is of the kind: ``list: cat or 7 or red`` is red for the color."""
+    """Three options, one of them of the kind: for colors, ``list: cat or 7 or red`` becomes ``red``."""
     right = rng.choice(POOLS[kind])
     options = [right, *rng.sample(others(kind), 2)]
     rng.shuffle(options)
@@ -139,7 +139,7 @@ def a_choice(rng: Random, kind: str) -> tuple[str, str]:
 
 
 def a_sentence(template: str) -> Draw:
-    """A sentence with four gaps, filled in order: ``list: Ann red cat Ben`` is ``Ann gives a red cat to Ben.``"""
+    """A sentence with four gaps, filled in order: ``list: Ann red cat Ben`` becomes ``Ann gives a red cat to Ben.``"""
 
     def draw(rng: Random, kind: str) -> tuple[str, str]:
         items = [rng.choice(POOLS[gap]) for gap in ("name", "color", kind, "name")]
@@ -149,7 +149,7 @@ def a_sentence(template: str) -> Draw:
 
 
 def a_repetition(rng: Random, kind: str) -> tuple[str, str]:
-    """Three or four items, one of which comes two times: ``list: cat dog cat`` is cat."""
+    """Three or four items, one of them twice: ``list: cat dog cat`` becomes ``cat``."""
     items = rng.sample(POOLS[kind], rng.randint(2, 3))
     twice = rng.choice(items)
     items.append(twice)

@@ -1,4 +1,4 @@
-"""Write the embedded benchmark: the files of Super-NaturalInstructions, small enough to learn in a minute.
+"""Writes the embedded benchmark: files in the format of Super-NaturalInstructions, small enough to learn in a minute.
 
 ::
 
@@ -6,12 +6,12 @@
       tasks/task001_toy_copy_animals.json ...      the real format, read by the real reader
       splits/default/{train,dev,test}_tasks.txt
       tokenizer/                                   byte-level BPE, trained on the train tasks' text
-      families/                                    with ``families``: every other family's format, see toy_families.py
-      manifest.json                                what was asked for
+      families/                                    with ``families``: every other family's format, see families.py
+      manifest.json                                the arguments
 
-The three levels of generalization come from the split files alone. A task that both ``train_tasks.txt`` and
-``test_tasks.txt`` list is fully supervised: its first 100 instances are the test's, the others train. A task of the
-test alone is partially supervised if a train task shares its category, and fully held out if none does.
+The three levels of generalization follow from the split files. A task in ``train_tasks.txt`` and ``test_tasks.txt`` is
+fully supervised: its first 100 instances are for testing, the others for training. A task in ``test_tasks.txt`` alone
+is partially supervised if a training task has its category, and fully held out otherwise.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ from ..rendering.bpe import write_bpe
 from .families import write_families
 from .tasks import SPLITS, TASKS, ToyTask
 
-VERSION = 1  # of the written text; raised whenever the same arguments write something else
-TEST_INSTANCES = 100  # of a task that trains too, the first ones of its file; of a task that does not, all
+VERSION = 1  # of the written text; raise it when the same arguments write other text
+TEST_INSTANCES = 100  # of a task that also trains, the first ones of its file; of any other task, all
 N_POSITIVE, N_NEGATIVE = 2, 1
 VOCABULARY = 600  # nearly every word of the tasks is one token, with its space
 
-# What the tokenizer is trained on: the field names of instruction prompts, each often enough to be a token.
+# Training text of the tokenizer: the field names of instruction prompts, frequent enough to become tokens.
 PROMPTS = (
     "Instructions: {}\nInput: {}\nAnswer: {}",
     "Task: {}\n{} Answer: {}",
@@ -45,21 +45,21 @@ PROMPTS = (
 
 
 def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0, families: bool = False) -> None:
-    """Write the embedded benchmark into a new or empty folder; leave a folder that already holds it.
+    """Write the embedded benchmark into a new or empty folder; do nothing if the folder already holds it.
 
-    The same arguments write the same bytes. The folder appears complete or not at all.
+    Equal arguments write equal bytes. The folder is moved into place when it is complete.
 
     Args:
-        folder: Where ``tasks/``, ``splits/`` and ``tokenizer/`` go.
-        instances: Instances of each train task; the first 100 of them test a task that is also in the test split.
-        seed: Of all instances.
-        families: Whether to write a small folder in the format of every other benchmark family, too, in ``families/``.
+        folder: Folder for ``tasks/``, ``splits/`` and ``tokenizer/``.
+        instances: Instances of each training task; the first 100 are for testing if the task is in the test split.
+        seed: Seed of all instances.
+        families: Whether to also write ``families/``, with a small folder in the format of every other family.
     """
     if instances <= TEST_INSTANCES:
         raise ValueError(f"instances must exceed the {TEST_INSTANCES} that test a task, got {instances}")
     folder = Path(folder).expanduser().resolve()
-    asked = {"benchmark": "toybench", "version": VERSION, "instances": instances, "seed": seed}
-    manifest = json.dumps(asked | {"families": True} if families else asked)
+    arguments = {"benchmark": "toybench", "version": VERSION, "instances": instances, "seed": seed}
+    manifest = json.dumps(arguments | {"families": True} if families else arguments)
     if _holds(folder, manifest):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,25 +70,29 @@ def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0, f
             write_families(draft / "families", seed=seed)
         (draft / "manifest.json").write_text(manifest)
         try:
-            os.replace(draft, folder)  # moves over nothing, or over an empty folder
+            os.replace(draft, folder)  # replaces a missing or an empty folder
         except OSError:
-            if not _holds(folder, manifest):  # true where another process wrote the same meanwhile
+            if not _holds(folder, manifest):  # true if another process has written the same benchmark
                 raise
 
 
 def _holds(folder: Path, manifest: str) -> bool:
-    """Whether the folder holds this very benchmark; a folder that holds anything else is refused."""
+    """Whether the folder holds the benchmark with this manifest.
+
+    Raises:
+        ValueError: It holds something else.
+    """
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     path = folder / "manifest.json"
-    found = path.read_text(errors="replace") if path.is_file() else "something else"
-    if found != manifest:
-        raise ValueError(f"{folder} should be new, empty or hold {manifest}, but holds {found}; name another folder")
+    content = path.read_text(errors="replace") if path.is_file() else "something else"
+    if content != manifest:
+        raise ValueError(f"{folder} should be new, empty or hold {manifest}, but holds {content}; name another folder")
     return True
 
 
 def _write(folder: Path, instances: int, seed: int) -> None:
-    listed: dict[str, list[str]] = {split: [] for split in SPLITS}
+    names_of: dict[str, list[str]] = {split: [] for split in SPLITS}
     texts: list[str] = []
     (folder / "tasks").mkdir(parents=True)
     for number, task in enumerate(TASKS, start=1):
@@ -96,17 +100,17 @@ def _write(folder: Path, instances: int, seed: int) -> None:
         record = task_record(task, f"task{number:03d}", instances if "train" in task.splits else TEST_INSTANCES, seed)
         _write_json(folder / "tasks" / f"{name}.json", record)
         for split in task.splits:
-            listed[split].append(name)
+            names_of[split].append(name)
         if "train" in task.splits:
             texts += _prompts(task.definition, record["Instances"][TEST_INSTANCES:])
     (folder / "splits/default").mkdir(parents=True)
-    for split, names in listed.items():
+    for split, names in names_of.items():
         (folder / "splits/default" / f"{split}_tasks.txt").write_text("".join(f"{name}\n" for name in names))
     write_bpe(texts, folder / "tokenizer", vocabulary=VOCABULARY, longest=512)
 
 
 def task_record(task: ToyTask, prefix: str, instances: int, seed: int) -> dict[str, Any]:
-    """The record of a task's JSON file; ``prefix`` starts the instances' ids, as in ``task020-1211fc...``."""
+    """The content of a task's JSON file; ``prefix`` begins the instances' ids, as in ``task020-1211fc...``."""
     pairs = _distinct_pairs(task, N_POSITIVE + N_NEGATIVE + instances, seed)
     positive, pairs = pairs[:N_POSITIVE], pairs[N_POSITIVE:]
     negative, pairs = pairs[:N_NEGATIVE], pairs[N_NEGATIVE:]
@@ -145,9 +149,9 @@ def _distinct_pairs(task: ToyTask, wanted: int, seed: int) -> list[tuple[str, st
         pairs.setdefault(x, y)
         if len(pairs) == wanted:
             drawn = list(pairs.items())
-            rng.shuffle(drawn)  # short inputs are drawn early, before they are used up
+            rng.shuffle(drawn)  # short inputs are rare, and mostly drawn early
             return drawn
-    raise ValueError(f"task {task.name} has only about {len(pairs)} different inputs, {wanted} were wanted")
+    raise ValueError(f"task {task.name} has only about {len(pairs)} different inputs, and {wanted} are needed")
 
 
 def _prompts(definition: str, instances: list[dict[str, Any]]) -> Iterator[str]:

@@ -24,10 +24,10 @@ class ScorerTraining:
         accumulate: Batches that a step is divided into, to save memory.
         gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
         learning_rate: Peak of the schedule, which warms up for a tenth of its steps and decays to 0.
-        schedule_steps: Length of the schedule in steps; by default `steps`. The released program trains 800 steps of 128
-            pairs with a schedule of 12,800 on one device, so it ends in the warm-up, at 1.25e-5.
-        row_length: Columns of a packed row; a ranking loss takes longer rows if an instruction's responses need them, at
-            most those of a whole batch.
+        schedule_steps: Length of the schedule in steps; by default `steps`. The released program trains 800 steps of
+            128 pairs with a schedule of 12,800 on one device, so it ends in the warm-up, at 1.25e-5.
+        row_length: Columns of a packed row; a ranking loss takes longer rows if an instruction's responses need them,
+            at most those of a whole batch.
         pair_length: Most tokens of a pair.
         truncation: What is cut from a longer pair, in training and selection.
         train_examples: Most training examples of a task.

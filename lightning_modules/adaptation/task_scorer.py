@@ -8,6 +8,7 @@ box that is never trained; its responses are sample files.
 import resource
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import lightning as L
@@ -20,6 +21,10 @@ from ...datamodules.schema import Example, Task
 from ...datamodules.scorer import ScorerDataModule
 from ...datamodules.scoring.sampled_examples import Part, SampledExamples
 from ...datamodules.scoring.samples import ModelSamples
+from ...datamodules.scoring.scorer_settings import Augmentation, PairRows
+from ...datamodules.splits import Instances
+from ..models import Network
+from ..optimization import Optimization
 from ..scorer import ScorerModule
 from ..scoring.calibration import Calibration, fit_calibration
 from ..scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
@@ -124,12 +129,12 @@ def adapt(
         training.tokenizer_name,
         pretrained=training.pretrained,
         config=training.config,
-        row_length=data.row_length,
+        row_length=data.rows.length,
         total_steps=training.schedule_steps or training.steps,
         loss=training.loss,
         label_temperature=training.label_temperature,
-        learning_rate=training.learning_rate,
-        gradient_checkpointing=training.gradient_checkpointing,
+        network=Network(gradient_checkpointing=training.gradient_checkpointing),
+        optimizer=Optimization(learning_rate=training.learning_rate, warmup=0.1),
         seed=training.seed,
     )
     trainer = L.Trainer(
@@ -156,7 +161,7 @@ def adapt(
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _process_memory()
     module.to(device)  # the trainer moves it to the CPU, where scoring many responses takes long
     assert data.plan is not None
-    report = data.report()
+    report = data.plan.report()
     weights = list(module.scorer.parameters())
     return AdaptedScorer(
         module.eval(),
@@ -166,7 +171,7 @@ def adapt(
         cut=report.truncated,
         response_cut=report.target_cut,
         parted=data.plan.groups.cut if data.plan.groups else 0,
-        pairs_per_step=data.rows_per_step * pairs_per_row,
+        pairs_per_step=data.rows.per_step * pairs_per_row,
         seconds=seconds,
         memory=memory,
         storage=sum(weight.nbytes for weight in weights) / 2**20,
@@ -181,7 +186,7 @@ def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str])
         ValueError: A held-out example has no response.
     """
     sampled = read_sampled_responses(_part(data, "validation"), ModelSamples(samples))
-    encoder = module.cross_encoder(max_length=data.pair_length, truncation=data.truncation)
+    encoder = module.cross_encoder(max_length=data.rows.pair_length, truncation=data.rows.truncation)
     scores = score_responses(encoder, sampled)
     quality = [to_scored_responses(one).quality for one in sampled]
     return fit_calibration(np.concatenate(scores), np.concatenate(quality))
@@ -189,15 +194,15 @@ def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str])
 
 def _part(data: ScorerDataModule, part: Part) -> SampledExamples:
     """The datamodule's examples of one part."""
-    counts = data.counts
+    counts = data.instances
     return SampledExamples(
         data.benchmark,
         data.prompt,
         [part],
-        train_examples=counts.limit or 0,
+        train_examples=counts.train or 0,
         validation_examples=counts.validation,
         test_examples=counts.test,
-        seed=counts.seed,
+        seed=data.seed,
     )
 
 
@@ -213,8 +218,8 @@ def _without_responses(data: ScorerDataModule, task: str) -> list[str]:
     if len(missing) == len(trained):
         raise ValueError(
             f"none of the {len(trained)} training instances of {task} has a response: sample them, or set "
-            f"augmentation: false. Calibration examples ({data.counts.validation}) are sampled as the part validation, with as many "
-            "validation_examples"
+            f"augmentation: false. Calibration examples ({data.instances.validation}) are sampled as the part "
+            "validation, with as many validation_examples"
         )
     return missing
 
@@ -226,14 +231,14 @@ def set_rows_per_step(data: ScorerDataModule, batch: int, accumulate: int = 1) -
     a whole batch.
     """
     assert data.plan is not None
-    report = data.report()
+    report = data.plan.report()
     if data.plan.groups is not None:
         columns = round(batch / accumulate * report.real_tokens / max(report.draws, 1))
-        data.row_length = max(data.row_length, min(data.plan.groups.longest, columns))
+        data.rows = replace(data.rows, length=max(data.rows.length, min(data.plan.groups.longest, columns)))
         data.setup("fit")
-        report = data.report()
+        report = data.plan.report()
     pairs_per_row = report.draws / max(report.rows, 1)
-    data.rows_per_step = accumulate * max(1, round(batch / accumulate / pairs_per_row))
+    data.rows = replace(data.rows, per_step=accumulate * max(1, round(batch / accumulate / pairs_per_row)))
     data.setup("fit")
     return pairs_per_row
 
@@ -253,16 +258,17 @@ def _data(
         SingleTaskBenchmark(benchmark, task, tested=test_examples > 0),
         training.tokenizer_name,
         prompt=prompt,
-        row_length=training.row_length,
-        pair_length=training.pair_length,
-        truncation=training.truncation,
-        rows_per_step=1,
-        grouped=training.loss != "regression",
-        train_examples=training.train_examples,
-        validation_examples=training.calibration_examples,
-        test_examples=max(test_examples, 1),
-        samples=samples,
-        faithful=training.faithful,
+        rows=PairRows(
+            length=training.row_length,
+            pair_length=training.pair_length,
+            truncation=training.truncation,
+            per_step=1,
+            grouped=training.loss != "regression",
+        ),
+        instances=Instances(
+            train=training.train_examples, validation=training.calibration_examples, test=max(test_examples, 1)
+        ),
+        augmentation=Augmentation(samples=samples, faithful=training.faithful),
         cache=cache,
         seed=rendering_seed,
     )

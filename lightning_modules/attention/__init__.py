@@ -1,4 +1,4 @@
-"""Document attention: packed rows whose documents read as if each were alone. Importing it registers ``"document"``."""
+"""Document attention: documents of a packed row do not see each other. Importing it registers ``"document"``."""
 
 from .document_attention import Documents
 

@@ -1,4 +1,4 @@
-"""What computes document attention: torch's varlen kernel, or one call for each group of documents of equal lengths."""
+"""Kernels of document attention: torch's varlen kernel, or one sdpa call per group of documents of equal lengths."""
 
 # B rows, L columns, H heads, E width of a head, T = B * L flattened tokens
 
@@ -15,7 +15,7 @@ from .documents import Documents, Kind
 
 
 def varlen_applies(query: Tensor, value: Tensor, position_bias: Tensor | None, dropout: float) -> bool:
-    """Whether the flash kernel can serve: it knows half precision only, and neither bias nor dropout."""
+    """Whether the varlen kernel supports this call: CUDA, half precision, no bias, no dropout, equal head widths."""
     return (
         query.is_cuda
         and query.dtype in (torch.float16, torch.bfloat16)
@@ -37,30 +37,31 @@ def attend_varlen(
         value_THE,
         query_offsets,
         key_offsets,
-        # A row's length bounds every document and is constant: the longest document's would have to be
-        # fetched from the device, and would recompile the model whenever it changed.
+        # A row's length bounds every document and is constant. The longest document's length would have to be
+        # copied from the device, and a change of it would recompile the model.
         query.shape[2],
         key.shape[2],
         scale=scaling,
         window_size=(-1, 0) if kind == "decoder" else (-1, -1),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    assert isinstance(attended_THE, Tensor)  # a tuple only where log-sum-exps are asked for
+    assert isinstance(attended_THE, Tensor)  # a tuple only if log-sum-exps are requested
     return attended_THE.unflatten(0, (query.shape[0], query.shape[2]))
 
 
-@torch.compiler.disable  # where the branches lie is read from the documents
-def attend_varlen_branches(
+@torch.compiler.disable  # the continuations' indices depend on the values of the offsets
+def attend_varlen_continuations(
     query: Tensor, key: Tensor, value: Tensor, documents: Documents, scaling: float | None
 ) -> Tensor:
-    """Trunks and branches without any mask: each piece reads itself, branches read their trunk, and both are merged.
+    """Attention of shared prefixes and their continuations without a mask; shapes as in ``document_attention``.
 
-    Two softmaxes over disjoint keys are one over all of them when they are weighted by the exponentials of their
-    log-sum-exps. Those have no gradient here: in training the grouped calls serve.
+    One call attends within prefixes and within continuations, another from continuations to their prefix. Two softmaxes
+    over disjoint keys are merged into one by weights proportional to the exponentials of their log-sum-exps. The kernel
+    gives these no gradient, so training uses `attend_grouped`.
     """
-    assert documents.branch_offsets is not None
+    assert documents.continuation_offsets is not None
     query_THE, key_THE, value_THE = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
-    longest = query.shape[2]  # a row's length bounds every document, see attend_varlen
+    longest = query.shape[2]  # see attend_varlen
 
     def attend(
         queries: Tensor, keys: Tensor, values: Tensor, offsets: Tensor, key_offsets: Tensor, *, causal: bool
@@ -78,21 +79,21 @@ def attend_varlen_branches(
             window_size=(-1, 0) if causal else (-1, -1),
             enable_gqa=queries.shape[1] != keys.shape[1],
         )
-        # [H, T] from the kernel, whatever its documentation says; [T, H] should that ever become true.
+        # The kernel returns [H, T], although its documentation says [T, H]; both are accepted.
         return out_THE, lse.T if lse.shape[0] == queries.shape[1] else lse
 
-    pieces = documents.branch_offsets.to(query.device, torch.int32)
+    pieces = documents.continuation_offsets.to(query.device, torch.int32)
     out_THE, lse_TH = attend(query_THE, key_THE, value_THE, pieces, pieces, causal=True)
-    places, offsets, trunk_places, trunk_offsets = documents.branches(query.device)
-    if len(places):
-        keys, values = (states.index_select(0, trunk_places) for states in (key_THE, value_THE))
-        shared_CHE, shared_lse_CH = attend(query_THE[places], keys, values, offsets, trunk_offsets, causal=False)
-        weight_CH1 = torch.sigmoid(shared_lse_CH - lse_TH[places]).unsqueeze(-1).to(out_THE.dtype)
-        out_THE = out_THE.index_copy(0, places, torch.lerp(out_THE[places], shared_CHE, weight_CH1))
+    indices, offsets, prefix_indices, prefix_offsets = documents.continuations(query.device)
+    if len(indices):
+        keys, values = (states.index_select(0, prefix_indices) for states in (key_THE, value_THE))
+        shared_CHE, shared_lse_CH = attend(query_THE[indices], keys, values, offsets, prefix_offsets, causal=False)
+        weight_CH1 = torch.sigmoid(shared_lse_CH - lse_TH[indices]).unsqueeze(-1).to(out_THE.dtype)
+        out_THE = out_THE.index_copy(0, indices, torch.lerp(out_THE[indices], shared_CHE, weight_CH1))
     return out_THE.unflatten(0, (query.shape[0], query.shape[2]))
 
 
-@torch.compiler.disable  # a traced loop over documents would recompile for every batch
+@torch.compiler.disable  # a traced loop over groups would recompile for every batch
 def attend_grouped(
     query: Tensor,
     key: Tensor,
@@ -104,9 +105,9 @@ def attend_grouped(
     scaling: float | None,
     math: bool,
 ) -> Tensor:
-    """One call for each group of documents of equal lengths; shapes as in ``document_attention``.
+    """Attention with one sdpa call per group of documents of equal lengths; shapes as in ``document_attention``.
 
-    Only branches need a mask, of their own tokens against their trunk's and their own.
+    Only the groups of continuations have a mask, over the tokens of the prefix and of the continuations.
     """
     plan = documents.plan(kind, query, key)
     query_sizes = [group.documents * group.queries for group in plan.groups]
@@ -114,7 +115,7 @@ def attend_grouped(
 
     def reordered(states: Tensor, order: Tensor) -> Tensor:
         tokens_THE = states.transpose(1, 2).flatten(0, 1).index_select(0, order)
-        # Kernels with fewer key heads than query heads are not to be had on every device.
+        # Not every device has a kernel with fewer key heads than query heads.
         return tokens_THE.repeat_interleave(query.shape[1] // states.shape[1], dim=1)
 
     pieces = zip(
@@ -128,14 +129,14 @@ def attend_grouped(
     )
     attended = []
     with sdpa_kernel(SDPBackend.MATH) if math else nullcontext():
-        for group, queries, keys, values, query_places, key_places in pieces:
+        for group, queries, keys, values, query_indices, key_indices in pieces:
             if group.keys == 0:
                 attended.append(queries.new_zeros(*queries.shape[:2], value.shape[-1]))
                 continue
             as_batch = partial(torch.unflatten, dim=0, sizes=(group.documents, -1))
             bias = group.mask
             if position_bias is not None:
-                bias = _document_bias(position_bias, as_batch(query_places), as_batch(key_places))
+                bias = _document_bias(position_bias, as_batch(query_indices), as_batch(key_indices))
                 if kind == "decoder":
                     later = torch.ones(group.queries, group.keys, dtype=torch.bool, device=query.device).triu(1)
                     bias = bias.masked_fill(later, float("-inf"))
@@ -152,17 +153,17 @@ def attend_grouped(
     return torch.cat(attended).index_select(0, plan.restore).unflatten(0, (query.shape[0], query.shape[2]))
 
 
-def _document_bias(position_bias: Tensor, query_places: Tensor, key_places: Tensor) -> Tensor:
-    """Each document's square of a bias [1 or B, H, L_query, L_key], as [1 or documents, H, queries, keys].
+def _document_bias(position_bias: Tensor, query_indices: Tensor, key_indices: Tensor) -> Tensor:
+    """The documents' blocks of a bias [1 or B, H, L_query, L_key], as [1 or documents, H, queries, keys].
 
-    It equals a lone document's bias because relative positions do not see where a document begins: a bias of one row is
-    the same for all documents of the same lengths.
+    A relative bias depends on distances only, so a document's block is its bias without packing, and a bias of one row
+    is the same for all documents of the same lengths.
     """
     n_rows, _, n_queries, n_keys = position_bias.shape
     if n_rows == 1:
-        query_places, key_places = query_places[:1], key_places[:1]
-    rows = 0 if n_rows == 1 else query_places[:, :1, None] // n_queries
-    places = (rows * n_queries + query_places[:, :, None] % n_queries) * n_keys + key_places[:, None, :] % n_keys
-    # One gather, because the backward of a slice is a full matrix of zeros for each document.
+        query_indices, key_indices = query_indices[:1], key_indices[:1]
+    rows = 0 if n_rows == 1 else query_indices[:, :1, None] // n_queries
+    indices = (rows * n_queries + query_indices[:, :, None] % n_queries) * n_keys + key_indices[:, None, :] % n_keys
+    # One gather: the backward of a slice allocates a full matrix of zeros for every document.
     flat_HL = position_bias.transpose(0, 1).flatten(1)
-    return flat_HL.index_select(1, places.flatten()).unflatten(1, places.shape).transpose(0, 1)
+    return flat_HL.index_select(1, indices.flatten()).unflatten(1, indices.shape).transpose(0, 1)

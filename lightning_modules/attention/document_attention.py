@@ -1,18 +1,17 @@
-"""Document attention: a packed row reads as if each of its documents were alone.
+"""Document attention: in a packed row, every document attends to itself only.
 
-Packing puts several examples into one row, and attention must not cross from one to the next. Importing this
-module registers two attention implementations with transformers, ``"document"`` and ``"document_math"``. A
-model built with ``attn_implementation="document"`` takes packed rows with the places of their documents::
+Importing this module registers two attention implementations with transformers, ``"document"`` and ``"document_math"``.
+A model built with ``attn_implementation="document"`` accepts packed rows with the offsets of their documents::
 
     model(input_ids, position_ids=position_ids, documents=Documents(offsets), use_cache=False)  # one stack
     model(input_ids, decoder_input_ids=..., documents=Documents(offsets, decoder_offsets), use_cache=False)
-    model(input_ids, position_ids=..., documents=Documents(offsets, branch_offsets=...), use_cache=False)  # branches
+    model(input_ids, position_ids=..., documents=Documents(offsets, continuation_offsets=...))  # shared prefixes
     model(input_ids, attention_mask=mask)           # padded rows, or any 4-D mask: transformers' own sdpa
     model.generate(input_ids, attention_mask=mask)  # the same, with its cache
 
-Anything else is refused, because position_ids alone do not separate documents in every model (OPT ignores
-them when it builds its mask), and a missing mask would let documents read their neighbours without an error.
-``packable.require_document_attention(model)`` refuses the models that cannot be separated at all.
+Anything else raises a ValueError. position_ids alone do not separate documents in every model (OPT ignores them when it
+builds its mask), and without a mask documents would attend to each other without an error.
+``packable.require_document_attention(model)`` rejects models whose documents cannot be separated at all.
 """
 
 # B rows, L columns, H heads, E width of a head
@@ -29,11 +28,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
-from .backends import attend_grouped, attend_varlen, attend_varlen_branches, varlen_applies
+from .backends import attend_grouped, attend_varlen, attend_varlen_continuations, varlen_applies
 from .documents import Documents, Kind
 
 IMPLEMENTATIONS = ("document", "document_math")
-"""Values of ``attn_implementation``; ``"document_math"`` has second derivatives and no fused kernels."""
+"""Values of ``attn_implementation``; ``"document_math"`` can be differentiated twice and uses no fused kernels."""
 
 
 def document_mask(
@@ -46,23 +45,23 @@ def document_mask(
     use_vmap: bool = False,
     **kwargs: Any,
 ) -> Tensor | None:
-    """The mask of one forward: None for packed rows, else bool [B, 1, L_query, L_key] as for ``"sdpa"``.
+    """The mask of a forward: None for packed rows, otherwise bool [B, 1, L_query, L_key] as for ``"sdpa"``.
 
-    None means that no mask was given, never "plain causal" as under ``"sdpa"``: a left-padded prompt and a
-    cache longer than the query always get their mask.
+    None means that no mask was given. Unlike for ``"sdpa"`` it never means a plain causal mask: left-padded prompts and
+    caches longer than the query always have a mask.
 
     Raises:
-        ValueError: The model asks for a window, a chunk or an overlay that whole documents cannot honour.
+        ValueError: The model needs a local window or an additional mask function, which documents do not support.
     """
     if attention_mask is None and (q_length == kv_length or mask_function is bidirectional_mask_function):
         if local_size is not None and local_size < kv_length:
             raise ValueError(
-                f"attention within {local_size} tokens cannot be given to packed rows of {kv_length} tokens"
+                f"packed rows of {kv_length} tokens exceed the model's local attention window of {local_size} tokens"
             )
         if use_vmap:
-            raise ValueError("this model overlays its own mask, which packed documents cannot honour")
+            raise ValueError("this model adds its own mask function, which document attention does not support")
         return None
-    # The skips would return None, and None means documents here.
+    # Without these, sdpa_mask may return None, which means packed documents here.
     kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     return sdpa_mask(
         batch_size,
@@ -95,7 +94,7 @@ def document_attention(
     math: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend within documents, or under a mask: the function behind ``"document"`` and ``"document_math"``.
+    """Attention within documents or under a mask: the implementation of ``"document"`` and ``"document_math"``.
 
     Args:
         module: The attention layer; ``is_causal`` marks decoder self-attention, else ``is_decoder``
@@ -104,22 +103,25 @@ def document_attention(
         key: [B, H_key, L_key, E]; H_key divides H.
         value: [B, H_key, L_key, E].
         attention_mask: bool or additive [B, 1 or H, L_query, L_key], or None with documents.
-        documents: Where documents lie, or None with a mask.
+        documents: Offsets of the documents, or None with a mask.
         dropout: Probability of dropping an attention weight.
-        scaling: Factor of the scores; 1 / sqrt(E) if None.
+        scaling: Multiplies the scores; 1 / sqrt(E) if None.
         is_causal: Overrides ``module.is_causal``.
-        position_bias: Added to the scores, [1 or B, H, L_query, L_key]; one for all rows depends on distances alone.
+        position_bias: Added to the scores, [1 or B, H, L_query, L_key]; of size 1, it must depend on distances only.
         softcap: Must be None.
         s_aux: Must be None.
         sliding_window: Must not be shorter than a packed row.
-        position_ids: Positions of the columns, [B, L], where the model hands them down.
-        math: Use kernels that can be differentiated twice.
+        position_ids: Positions of the columns, [B, L], if the model passes them to its layers.
+        math: Whether to use kernels that can be differentiated twice.
 
     Returns:
-        [B, L_query, H, E], and None for the weights. A query whose document has no keys reads 0.
+        Output [B, L_query, H, E], 0 for queries whose document has no keys; and None for the attention weights.
+
+    Raises:
+        ValueError: Neither documents nor a mask, or both, or a feature that document attention lacks.
     """
     if softcap is not None or s_aux is not None:
-        raise ValueError("document attention has neither softcap nor attention sinks (s_aux)")
+        raise ValueError("document attention supports neither softcap nor attention sinks (s_aux)")
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     if documents is None:
         unmasked = attention_mask is None and query.shape[2] == key.shape[2] > 1
@@ -155,26 +157,27 @@ def document_attention(
         )
     device = query.device.type
     if torch.is_autocast_enabled(device) and query.dtype != torch.float64:
-        # As sdpa itself does under autocast: rotary positions have made queries and keys float32 again.
+        # As sdpa does under autocast: rotary embeddings have returned float32 queries and keys.
         query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
-    branched = kind == "decoder" and documents.has_trunks
-    if branched and position_bias is not None:
+    continued = kind == "decoder" and documents.has_shared_prefixes
+    if continued and position_bias is not None:
         raise ValueError(
-            "branches after a trunk cannot have a position bias: it is given by column, and they share some"
+            "continuations of a shared prefix cannot have a position bias: it is given by column, and continuations in "
+            "different columns have the same positions"
         )
     if not math and varlen_applies(query, value, position_bias, dropout):
-        if branched and not torch.is_grad_enabled():
-            return attend_varlen_branches(query, key, value, documents, scaling), None
-        if not branched:
+        if continued and not torch.is_grad_enabled():
+            return attend_varlen_continuations(query, key, value, documents, scaling), None
+        if not continued:
             return attend_varlen(query, key, value, documents, kind, scaling), None
     return attend_grouped(query, key, value, documents, kind, position_bias, dropout, scaling, math), None
 
 
 def _generates(position_ids: Tensor | None) -> bool:
-    """Whether a decoder without documents or mask may read each row as one document.
+    """Whether a causal call without documents and mask comes from ``generate``, so that each row is one document.
 
-    ``generate`` drops the mask of a batch without padding. It takes no gradients, and its positions never
-    restart; packed rows whose documents were forgotten do.
+    ``generate`` drops the mask of a batch without padding. It takes no gradients, and its positions never restart, as
+    they do in packed rows.
     """
     if torch.is_grad_enabled():
         return False

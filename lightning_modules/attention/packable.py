@@ -1,7 +1,7 @@
-"""Which models can read packed rows: those whose documents read as if alone, and no others.
+"""Checks that a model computes every document of a packed row as if it were alone, and rejects models that do not.
 
-The gate is strict because what it stops is silent. A model whose attention never asks the registered function, or whose
-positions cannot restart, trains on packed rows without an error, and on the wrong numbers.
+The errors that this prevents are silent: a model whose attention bypasses the registered function, or whose positions
+cannot restart, trains on packed rows without an exception, on wrong numbers.
 """
 
 import inspect
@@ -23,7 +23,7 @@ _POSITIONS_AFTER_PADDING = frozenset(
 def first_position(config: PreTrainedConfig) -> int:
     """The position id of a document's first token: 0, but ``pad_token_id + 1`` in the RoBERTa family.
 
-    RoBERTa never trained the positions below; counting from 0 gives other numbers without an error.
+    RoBERTa never trained the positions below; with positions from 0 its outputs are wrong without an error.
 
     >>> from transformers import BertConfig, RobertaConfig
     >>> first_position(BertConfig()), first_position(RobertaConfig())
@@ -33,19 +33,19 @@ def first_position(config: PreTrainedConfig) -> int:
 
 
 def require_document_attention(model: PreTrainedModel, row_length: int | None = None) -> None:
-    """Refuse a model whose packed documents would not read as if alone.
+    """Check that the model computes packed documents as if each were alone.
 
-    What the configuration tells is checked first; then, if the weights are here (neither on the meta device nor
-    sharded), two small packed rows are read by the model itself, since no list of models is ever complete.
+    The model's code and configuration are inspected first. Then, if the weights are loaded (neither on the meta device
+    nor sharded), the model reads two small packed rows, since no list of models is complete.
 
     Args:
         model: Any transformers model.
-        row_length: Columns of the packed rows, to be compared with the model's attention window; if None, a
-            window that is too short is only skipped in the forward.
+        row_length: Columns of the packed rows, compared with the model's attention window. If None, a window that is
+            too short raises in the forward instead.
 
     Raises:
-        ValueError: With the model's class and the reason. A model that cannot be packed still trains and
-            generates from padded rows with transformers' own attention.
+        ValueError: The model cannot read packed rows, with its class and the reason. It can still train on and
+            generate from padded rows with transformers' attention.
     """
     obstacle = next(_obstacles(model, row_length), None)
     if obstacle is None and all(
@@ -57,9 +57,10 @@ def require_document_attention(model: PreTrainedModel, row_length: int | None = 
 
 
 def _obstacles(model: PreTrainedModel, row_length: int | None) -> Iterator[str]:
-    """What the model's code and configuration tell without running it."""
+    """Reasons against packed rows that the model's code and configuration show."""
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     for part in parts:
+        # Private in transformers: no public name says whether a class has pluggable attention or a recurrent state.
         if not part._can_set_attn_implementation():
             yield f"the attention of {type(part).__name__} does not go through AttentionInterface"
         if part._is_stateful:
@@ -77,7 +78,7 @@ def _obstacles(model: PreTrainedModel, row_length: int | None) -> Iterator[str]:
             size = getattr(config, name, None) if layer_type in layer_types else None
             if row_length is not None and size is not None and size < row_length:
                 yield f"its {name} of {size} tokens is shorter than a row of {row_length}"
-        if config._attn_implementation not in IMPLEMENTATIONS:
+        if config._attn_implementation not in IMPLEMENTATIONS:  # no public property reads it
             yield f"build it with attn_implementation='document', got {config._attn_implementation!r}"
 
 
@@ -86,9 +87,9 @@ _WINDOWS = {"sliding_window": "sliding_attention", "attention_chunk_size": "chun
 
 @torch.no_grad()
 def _measured_leak(model: PreTrainedModel) -> str | None:
-    """What the model does with the rows [x x] and [y x], for documents x and y of 4 tokens.
+    """Compare the rows [x x] and [y x] with x alone, for documents x and y of 4 tokens; the error, or None.
 
-    The second x must read as x alone, with the positions that the model itself gives it.
+    The hidden states of the second x must equal those of x alone at the positions that the model gives it by default.
     """
     reader: Any = model.base_model  # hidden states of every column, without a head
     x, y = (reader.get_input_embeddings().weight.shape[0] // 2 + torch.arange(8)).to(model.device).split(4)
@@ -112,7 +113,7 @@ def _measured_leak(model: PreTrainedModel) -> str | None:
         for module, mode in training.items():
             module.training = mode
     after_x, after_y = packed[:, 4:]
-    tolerance = (0.05 if alone.itemsize == 2 else 1e-3) * alone.norm()  # rounding; a leak changes most of it
+    tolerance = (0.05 if alone.itemsize == 2 else 1e-3) * alone.norm()  # for rounding; a leak exceeds it by far
     if (after_y - after_x).norm() > tolerance:
         return "a document's hidden states changed with the document before it"
     if (after_x - alone).norm() > tolerance:

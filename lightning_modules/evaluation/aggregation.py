@@ -9,15 +9,17 @@ Super-NaturalInstructions pools the instances of a category instead, see callbac
 """
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
-import lightning as L
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datamodules.schema import LEVELS, EvaluationExample, Level, Metric
+from ...datamodules.schema import LEVELS, EvaluationExample, Level, Metric, Stage
 from .metrics import Scores
 from .text_metrics import score_by_metric
+
+if TYPE_CHECKING:  # a report needs no Lightning
+    import lightning as L
 
 Value = float | NDArray[np.float64]
 """A score, or [R] resampled scores; every step is a mean and takes either."""
@@ -271,9 +273,11 @@ def selection_scores_of(scores: Scores, examples: Sequence[EvaluationExample]) -
     return {"selection": float(selection_score(all_columns)), **averages}
 
 
-def log_selection(module: L.LightningModule, stage: str, scores: Scores) -> None:
+def log_selection(module: "L.LightningModule", stage: Stage, scores: Scores) -> None:
     """Log OPT-IML's averages over category columns; a ModelCheckpoint can monitor ``validation/selection``."""
-    datamodule: Any = getattr(module.trainer, "datamodule", None)
-    if hasattr(datamodule, "evaluation_examples"):  # a datamodule that knows levels and categories
-        for name, score in selection_scores_of(scores, datamodule.evaluation_examples(stage)).items():
+    from ...datamodules.base import run_data  # Lightning, which a report does not need
+
+    data = run_data(module.trainer)
+    if data is not None:  # it knows the level and category of each example
+        for name, score in selection_scores_of(scores, data.evaluation_examples(stage)).items():
             module.log(f"{stage}/{name}", score)

@@ -30,7 +30,7 @@ class Answer(NamedTuple):
     token_f1: float = 0.0
     accuracy: float | None = None
     degenerate: Degeneration = ""
-    options: OptionScores | None = None
+    options: "OptionScores | None" = None
     tied: bool = False
 
     @classmethod

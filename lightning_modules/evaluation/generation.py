@@ -46,6 +46,7 @@ class Decoding:
         top_k: Draw from so many most probable tokens; 0 is all.
         top_p: Draw from the most probable tokens that together have this probability (nucleus sampling).
         beams: Width of beam search.
+        stop: Texts that end an answer, beside eos; neither they nor what follows are part of it.
     """
 
     samples: int = 1
@@ -54,8 +55,12 @@ class Decoding:
     top_k: int = 0
     top_p: float = 1.0
     beams: int = 1
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop))
+        if not all(self.stop):
+            raise ValueError(f"decoding.stop cannot hold an empty text, got {list(self.stop)}")
         if self.samples < 1 or self.beams < 1:
             raise ValueError(f"decoding needs at least one sample and one beam, got {self}")
         if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
@@ -174,6 +179,7 @@ def answer_batch(
 
     With `share`, the common prefix of the prompts is read once (see ``PromptCache``).
     """
+    stop = (*stop, *shared_stop(decodings))
     cache = PromptCache(model, input_ids, attention_mask, share=share)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -288,6 +294,18 @@ class StopTexts(StoppingCriteria):
         texts = self.tokenizer.batch_decode(input_ids[:, first:], skip_special_tokens=True)
         ended = [any(stop in text for stop in self.stop) for text in texts]
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
+
+
+def shared_stop(decodings: Sequence[Decoding]) -> tuple[str, ...]:
+    """The stop texts of decodings that generate in one call.
+
+    Raises:
+        ValueError: They differ.
+    """
+    stops = {decoding.stop for decoding in decodings}
+    if len(stops) > 1:
+        raise ValueError(f"decodings that generate together must have the same stop texts, got {sorted(stops)}")
+    return stops.pop() if stops else ()
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:

@@ -88,7 +88,7 @@ def _kept_logits(model: PreTrainedModel, batch: OptionBatch) -> Tensor:
 
 def _causal_attention(model: PreTrainedModel, batch: CausalOptionBatch) -> dict[str, Any]:
     if is_packed(model):
-        return {"documents": Documents(batch.offsets, branch_offsets=batch.branch_offsets)}
+        return {"documents": Documents(batch.offsets, continuation_offsets=batch.branch_offsets)}
     if len(batch.offsets) != len(batch.branch_offsets):
         _require_packed(model)
     return {"attention_mask": padding_mask(batch.offsets, batch.input_ids)}

@@ -1,18 +1,17 @@
-"""Hypergradients: how the outer loss, taken at the inner parameters that phi led to, changes with phi.
+"""Hypergradients: gradients of the outer loss with respect to phi, through the inner parameters theta.
 
     v   = d outer / d theta
     p   = (approximately) H^-1 v,  H = d2 inner / dtheta2      the method
-    out = d outer / d phi  -  d2 inner / (dphi dtheta) p       the paper's hypergradient has no first term
+    out = d outer / d phi  -  d2 inner / (dphi dtheta) p       the first term is 0 in the paper
 
-A method is a function ``method(v, hessian_product) -> Direction`` (inverse_hessian.py) with its own keywords bound
-first, and a curvature is one of two functions (curvature.py)::
+A method is a function ``method(v, hessian_product) -> Direction`` (inverse_hessian.py); bind its other keywords with
+``functools.partial``. A curvature backend is `finite_difference` or `exact` (curvature.py)::
 
     step = hypergradient(partial(neumann, gamma=1e-5, hessian_products=1), inner_loss, outer_loss, theta, phi)
     for parameter, gradient in zip(phi, step.gradients):
         parameter.grad = gradient
 
-Theta, both ``.grad`` and the random stream are left as they were found, so that a hyper-step can be switched on or
-off without changing anything else of the training.
+A call changes neither theta, nor any ``.grad``, nor the random generators: training continues as without it.
 
 Sources: Differentiable Instruction Optimization (arXiv 2306.10098), whose letters are theta, phi, gamma and M;
 Lorraine et al., Optimizing Millions of Hyperparameters by Implicit Differentiation (arXiv 1911.02590); Choe et al.,

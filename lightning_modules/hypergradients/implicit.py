@@ -1,4 +1,4 @@
-"""The implicit hypergradient: one pass for v, a method's products for p, one mixed product for phi."""
+"""The implicit hypergradient: a pass for v, a method that turns v into p, and a mixed product for phi."""
 
 import math
 from collections.abc import Sequence
@@ -11,24 +11,24 @@ from torch.nn import Parameter
 from .curvature import CurvatureBackend, InnerProblem, Loss, calibrate_radius, finite_difference
 from .inverse_hessian import Method
 from .parameter_vectors import Reduce, Vector, add, is_sharded, norm, unreduced
-from .passes import averaged, full_precision, gathered_anew, or_zeros, summed_gradients
-from .rng import Snapshot, restore, snapshot, undisturbed
+from .passes import averaged, full_precision, resharded, summed_gradients, zeros_where_none
+from .rng import PassState, capture_state, preserve_state, restore_state
 
 
 class Diagnostics(NamedTuple):
-    """Numbers worth a line in the log.
+    """Numbers to log.
 
     Args:
-        outer_loss: This replica's, not averaged.
+        outer_loss: Of this replica, not averaged.
         outer_gradient_norm: ||v||.
-        hypergradient_norm: Length of the result.
+        hypergradient_norm: Euclidean norm of the result.
         curvature_ratio: See `Direction`.
         terms: See `Direction`.
-        grew: See `Direction`.
+        stopped_early: See `Direction`.
         gamma: See `Direction`.
         largest_curvature: See `Direction`.
-        radius: Distance of the finite differences: give it to the next call.
-        fd_relative_error: Change of a finite difference when the radius is halved; None when not calibrated.
+        radius: Radius of the finite differences; pass it to the next call.
+        fd_relative_error: Relative change of a finite difference when the radius is halved; None if not calibrated.
     """
 
     outer_loss: float
@@ -36,7 +36,7 @@ class Diagnostics(NamedTuple):
     hypergradient_norm: float
     curvature_ratio: float
     terms: int
-    grew: bool
+    stopped_early: bool
     gamma: float | None
     largest_curvature: float | None
     radius: float
@@ -66,48 +66,47 @@ def hypergradient(
 ) -> Hypergradient:
     """The gradient of the outer loss with respect to phi, through the inner parameters.
 
-    The outer pass runs in the ambient precision and with any kernel; the inner passes run in float32 without
-    autocast. Both losses are means over this replica's batch: outer batches may be accumulated by averaging the
-    results of several calls.
+    The outer pass runs in the caller's precision and with any kernel; the inner passes run in float32 without
+    autocast. Both losses are means over this replica's batch: average the results of several calls to accumulate
+    outer batches.
 
     Args:
         method: `identity`, `neumann`, `conjugate_gradient`, `adam_preconditioned` or `sama`, keywords bound.
-        inner_loss: Scalar loss of theta and phi. Called anew for every pass, always with the same random draws.
-        outer_loss: Scalar loss of theta, and of phi where it has a direct part. Called once. Either loss may be
-            given as a sequence, whose sum it is: a large batch in parts, each in its own memory.
-        theta: Inner parameters; a shared one counts once. Sharded ones (FSDP2): list them right after
-            ``fully_shard``, and put every trainable leaf in theta or phi, since gradients come through a
-            ``backward()`` that would fill the others' ``.grad``.
-        phi: Outer parameters, whole on every replica.
+        inner_loss: Scalar loss of theta and phi. Called for every pass, with the same random draws.
+        outer_loss: Scalar loss of theta, and optionally of phi directly. Called once. Either loss may be a sequence of
+            losses, which are summed: a large batch in chunks, so that only one chunk's graph is in memory.
+        theta: Inner parameters; a shared one counts once. With FSDP2, list them right after ``fully_shard``, and put
+            every trainable parameter in theta or phi, because ``backward()`` would fill the ``.grad`` of others.
+        phi: Outer parameters, not sharded.
         curvature: `finite_difference` or `exact`.
-        reduce: Averages a list of tensors over replicas; FSDP2 averages theta's itself and phi still needs it.
-        rng: "same": one state of the generators for every pass. "independent": the outer pass draws masks of its
-            own, and the inner passes share theirs (the program released with the paper).
-        radius: Distance between theta and the points of a finite difference, in units of theta.
-        calibrate: Look for the best radius first, at 12 inner passes or more. Worth doing at the first step and
-            every few hundred; keep ``diagnostics.radius`` between calls.
-        buffers: Tensors that a pass overwrites, such as BatchNorm's running statistics; restored.
+        reduce: Averages a list of tensors over replicas. FSDP2 averages theta's gradients itself, but not phi's.
+        rng: "same": every pass starts from the same state of the generators. "independent": the inner passes share a
+            state that differs from the outer pass's (as in the program released with the paper).
+        radius: Euclidean distance between theta and the points of a finite difference.
+        calibrate: Search for the best radius first, which takes 12 inner passes or more. Do so at the first step and
+            every few hundred, and pass ``diagnostics.radius`` to the calls between.
+        buffers: Tensors that a pass overwrites, such as BatchNorm's running statistics; they are restored.
 
     Raises:
-        ValueError: Empty theta or phi, parameters that are in both, frozen or sharded where they cannot be, a
-            loss that is not a scalar, an outer loss without theta, an inner loss without one of phi, or what the
-            curvature refuses.
-        FloatingPointError: The outer gradient is infinite or not a number.
+        ValueError: Theta or phi is empty, a parameter is in both, frozen, or sharded although in phi, a loss is not a
+            scalar, the outer loss does not depend on theta, the inner loss does not depend on a parameter of phi, or
+            the curvature backend rejects the problem.
+        FloatingPointError: The outer gradient is infinite or NaN.
     """
     if rng not in ("same", "independent"):
         raise ValueError(f"rng must be 'same' or 'independent', got {rng!r}")
     if calibrate and curvature is not finite_difference:
-        raise ValueError("calibrate looks for the radius of finite_difference; other curvatures have none")
+        raise ValueError("calibrate searches for the radius of finite_difference; other curvature backends have none")
     if not radius > 0:
-        raise ValueError(f"radius must be a positive distance in units of theta, got {radius}")
+        raise ValueError(f"radius must be a positive distance, got {radius}")
     distinct_theta, distinct_phi = _distinct(theta, phi)
     devices = list(dict.fromkeys(parameter.device for parameter in [*distinct_theta, *distinct_phi]))
 
     error: float | None = None
-    with undisturbed(devices, buffers) as found, torch.enable_grad():
+    with preserve_state(devices, buffers) as before, torch.enable_grad():
         loss, v, direct = _outer_gradients(_parts(outer_loss), distinct_theta, distinct_phi, reduce)
-        masks = found if rng == "same" else snapshot(devices)._replace(buffers=found.buffers)
-        problem = InnerProblem(_repeated(_parts(inner_loss), masks), distinct_theta, distinct_phi, reduce)
+        inner_state = before if rng == "same" else capture_state(devices)._replace(buffers=before.buffers)
+        problem = InnerProblem(_repeated(_parts(inner_loss), inner_state), distinct_theta, distinct_phi, reduce)
         with full_precision(devices):
             if calibrate:
                 radius, error = calibrate_radius(
@@ -126,7 +125,7 @@ def hypergradient(
             hypergradient_norm=norm(result),
             curvature_ratio=direction.curvature_ratio,
             terms=direction.terms,
-            grew=direction.grew,
+            stopped_early=direction.stopped_early,
             gamma=direction.gamma,
             largest_curvature=direction.largest_curvature,
             radius=radius,
@@ -136,65 +135,64 @@ def hypergradient(
 
 
 def _distinct(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
-    """Each parameter once, after the checks that need no pass."""
+    """Theta and phi without duplicates; checks what needs no pass."""
     for name, parameters in (("theta", theta), ("phi", phi)):
         if not parameters:
             raise ValueError(f"{name} is empty: hypergradients need inner and outer parameters")
-        frozen = [place for place, parameter in enumerate(parameters) if not parameter.requires_grad]
+        frozen = [index for index, parameter in enumerate(parameters) if not parameter.requires_grad]
         if frozen:
-            raise ValueError(f"{name} at {frozen} does not require a gradient: thaw it, or leave it out")
-    sharded = [place for place, parameter in enumerate(phi) if is_sharded(parameter)]
+            raise ValueError(f"{name} at {frozen} does not require a gradient: set requires_grad, or leave it out")
+    sharded = [index for index, parameter in enumerate(phi) if is_sharded(parameter)]
     if sharded:
         raise ValueError(f"phi at {sharded} is sharded: keep outer parameters outside fully_shard")
     both = set(theta) & set(phi)
     if both:
         shapes = [tuple(parameter.shape) for parameter in both]
-        raise ValueError(f"parameters of shapes {shapes} are in theta and in phi: each belongs to one level")
+        raise ValueError(f"parameters of shapes {shapes} are in theta and in phi: put each at one level")
     return list(dict.fromkeys(theta)), list(dict.fromkeys(phi))
 
 
 def _outer_gradients(
     outer_losses: list[Loss], theta: list[Parameter], phi: list[Parameter], reduce: Reduce
 ) -> tuple[float, Vector, Vector]:
-    """The loss here, and its averaged gradients with respect to theta and phi."""
-    # Autocast keeps its low-precision copies of the weights until its outermost block ends, stale after a step.
+    """This replica's loss, and the averaged gradients with respect to theta and phi."""
+    # Autocast caches low-precision copies of the weights until its outermost block ends: they are stale after a step.
     torch.clear_autocast_cache()
-    with gathered_anew(theta):
-        loss, found = summed_gradients("outer_loss", outer_losses, [*theta, *phi])
+    with resharded(theta):
+        loss, slopes = summed_gradients("outer_loss", outer_losses, [*theta, *phi])
     _reject_gathered(theta)
-    slopes, direct = found[: len(theta)], found[len(theta) :]
-    if all(slope is None for slope in slopes):
+    theta_slopes, phi_slopes = slopes[: len(theta)], slopes[len(theta) :]
+    if all(slope is None for slope in theta_slopes):
         raise ValueError("outer_loss does not depend on theta: its gradient cannot reach phi through it")
-    v = averaged(or_zeros(slopes, theta), reduce)
+    v = averaged(zeros_where_none(theta_slopes, theta), reduce)
     if not math.isfinite(norm(v)):
         raise FloatingPointError(f"the gradient of outer_loss ({loss}) is not finite")
-    zeros = or_zeros([None] * len(phi), phi)
-    paths = zeros if all(path is None for path in direct) else averaged(or_zeros(direct, phi), reduce)
-    return loss, v, paths
+    direct = zeros_where_none(phi_slopes, phi)
+    return loss, v, direct if all(slope is None for slope in phi_slopes) else averaged(direct, reduce)
 
 
 def _reject_gathered(theta: Sequence[Parameter]) -> None:
-    """FSDP2's gathered copies, whose memory is freed after a pass, are not the parameters."""
-    for place, parameter in enumerate(theta):
+    """Reject FSDP2's gathered copies of parameters, whose memory is freed after a pass."""
+    for index, parameter in enumerate(theta):
         if parameter.numel() and not is_sharded(parameter) and not parameter.untyped_storage().size():
             raise ValueError(
-                f"theta[{place}] of shape {tuple(parameter.shape)} is a temporary that FSDP2 gathered for a forward: "
-                "list the parameters once, right after fully_shard, and keep that list (an optimizer's will do)"
+                f"theta[{index}] of shape {tuple(parameter.shape)} is a temporary that FSDP2 gathered for a forward: "
+                "list the parameters once, right after fully_shard, and keep that list (or take an optimizer's)"
             )
 
 
 def _parts(loss: Loss | Sequence[Loss]) -> list[Loss]:
     parts = list(loss) if isinstance(loss, Sequence) else [loss]
     if not parts:
-        raise ValueError("a loss given in parts needs one at least")
+        raise ValueError("a loss given as a sequence needs at least one element")
     return parts
 
 
-def _repeated(inner_losses: list[Loss], masks: Snapshot) -> list[Loss]:
-    """The inner losses, which draw from the same state every time that they are called in order."""
+def _repeated(inner_losses: list[Loss], state: PassState) -> list[Loss]:
+    """The inner losses, of which the first restores the state: called in order, they draw the same numbers."""
 
     def first() -> Tensor:
-        restore(masks)
+        restore_state(state)
         return inner_losses[0]()
 
     return [first, *inner_losses[1:]]

@@ -1,7 +1,7 @@
-"""Methods: what stands in for H^-1 v, with H the Hessian of the inner loss and v the gradient of the outer one.
+"""Methods that approximate H^-1 v, with H the Hessian of the inner loss and v the gradient of the outer one.
 
-A method is a function ``method(v, hessian_product) -> Direction``; its own keywords are bound with
-``functools.partial``. Vectors are lists shaped like the distinct parameters of theta.
+A method is a function ``method(v, hessian_product) -> Direction``; bind its other keywords with ``functools.partial``.
+Vectors are lists shaped like the distinct parameters of theta.
 """
 
 import math
@@ -20,22 +20,22 @@ HessianProduct = Callable[[Vector], Vector]
 
 
 class Direction(NamedTuple):
-    """What a method makes of v.
+    """The result of a method.
 
     Args:
-        p: Shaped like theta, in place of H^-1 v.
-        terms: Terms of the series, or iterations, that went into it.
+        p: The approximation of H^-1 v, shaped like theta.
+        terms: Terms of the series, or iterations.
         curvature_ratio: ||gamma H p|| / ||p|| at the last Hessian product, 0 without one. Below 1e-2 the Hessian
-            hardly changes the result, and `identity` costs less.
-        grew: The series grew, or the Hessian was not positive, and the method stopped early.
-        gamma: Step of the Neumann series; None of other methods.
-        largest_curvature: See the function of that name; None where it was not looked for.
+            hardly changes the result, and `identity` is cheaper.
+        stopped_early: Whether the method stopped early, because its series grew or the Hessian was not positive.
+        gamma: Step of the Neumann series; None for other methods.
+        largest_curvature: See the function of that name; None if not computed.
     """
 
     p: Vector
     terms: int = 1
     curvature_ratio: float = 0.0
-    grew: bool = False
+    stopped_early: bool = False
     gamma: float | None = None
     largest_curvature: float | None = None
 
@@ -44,9 +44,9 @@ Method = Callable[[Vector, HessianProduct], Direction]
 
 
 def identity(v: Vector, hessian_product: HessianProduct, *, scale: float = 1.0) -> Direction:
-    """p = scale * v: no Hessian at all (M = 0; "T1-T2" of Lorraine et al.).
+    """p = scale * v, without the Hessian (M = 0; "T1-T2" of Lorraine et al.).
 
-    With scale = (M + 1) gamma it stands in for `neumann` wherever gamma ||H|| is small, without its cost.
+    With scale = (M + 1) gamma it approximates `neumann` where gamma ||H|| is small.
     """
     return Direction(scaled(v, scale))
 
@@ -61,52 +61,54 @@ def neumann(
 ) -> Direction:
     """p = gamma * sum over m = 0..M of (I - gamma H)^m v, which tends to H^-1 v (Eq. 12 of the paper).
 
-    The sum has M + 1 terms, and gamma multiplies all of it: leaving it out is not neutral where an optimizer adds
-    an eps or clips.
+    The sum has M + 1 terms, all multiplied by gamma. Dropping that factor changes training if the optimizer clips or
+    adds an eps.
 
     Args:
-        gamma: Step of the series; it converges for gamma < 2 / (largest eigenvalue of H), H positive. "auto" takes
-            0.9 / |largest curvature|, at 5 Hessian products more.
-        hessian_products: M, at two inner passes each under `finite_difference`.
-        growth_limit: The series stops before a term longer than this many times the first. Above 1, because the
-            few terms of an indefinite H may grow a little and still belong to the sum.
+        gamma: Step of the series; it converges for gamma < 2 / (largest eigenvalue of H) if H is positive. "auto" is
+            0.9 / |largest curvature|, which takes 5 further Hessian products.
+        hessian_products: M; each takes two inner passes under `finite_difference`.
+        growth_limit: The series stops before a term that is longer than this multiple of the first. It is above 1, as
+            terms may grow a little where H is indefinite.
 
     Raises:
-        ValueError: A negative M, or gamma that is not positive.
+        ValueError: M is negative, gamma is not positive, or "auto" finds no curvature.
     """
     largest = None
     if gamma == "auto":
         largest = largest_curvature(hessian_product, v)
         if not largest:
-            raise ValueError("gamma auto found no curvature along v: the inner loss is flat there; set gamma yourself")
+            raise ValueError(
+                "gamma auto found no curvature along v, where the inner loss is flat: set gamma to a number"
+            )
         gamma = 0.9 / abs(largest)
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, got {gamma}")
     step = gamma
-    found = _series(lambda vector: scaled(vector, step), v, hessian_product, hessian_products, growth_limit)
-    return found._replace(gamma=step, largest_curvature=largest)
+    direction = _series(lambda vector: scaled(vector, step), v, hessian_product, hessian_products, growth_limit)
+    return direction._replace(gamma=step, largest_curvature=largest)
 
 
 def largest_curvature(hessian_product: HessianProduct, start: Vector, *, iterations: int = 5) -> float:
-    """Rayleigh quotient of H after power iterations: its eigenvalue of largest magnitude, with its sign.
+    """Rayleigh quotient of H after power iterations: an estimate of its eigenvalue of largest magnitude, with its sign.
 
-    A few iterations find less than that magnitude, rarely less than half of it. A negative one says that the Neumann
-    series grows along its direction whatever gamma is, so that only few terms of it mean anything.
+    A few iterations underestimate the magnitude, rarely by more than half. If it is negative, the Neumann series grows
+    along that eigenvector for every gamma, and only its first terms are meaningful.
 
     Args:
         hessian_product: H times a vector.
-        start: Where to start; v, where the series will need it.
+        start: First vector of the iteration; v for the Neumann series.
         iterations: Hessian products.
     """
-    vector, found = start, 0.0
+    vector, eigenvalue = start, 0.0
     for _ in range(iterations):
         length = norm(vector)
         if not length:
             return 0.0
         vector = scaled(vector, 1 / length)
         image = hessian_product(vector)
-        found, vector = dot(vector, image), image
-    return found
+        eigenvalue, vector = dot(vector, image), image
+    return eigenvalue
 
 
 def adam_preconditioned(
@@ -119,7 +121,7 @@ def adam_preconditioned(
 ) -> Direction:
     """p = sum over m = 0..M of (I - P H)^m P v, with P the diagonal of Adam's step sizes.
 
-    The series of the optimizer that really moves theta: `neumann` is the case P = gamma.
+    It is the Neumann series of the optimizer that updates theta: `neumann` is the case P = gamma.
 
     Args:
         step_sizes: P, from `adam_step_sizes`.
@@ -146,14 +148,14 @@ def conjugate_gradient(
     tolerance: float = 1e-10,
     damping: float = 0.0,
 ) -> Direction:
-    """p with (H + damping I) p = v, for H positive definite: exact after as many iterations as H has eigenvalues.
+    """p with (H + damping I) p = v, for H positive definite; exact after as many iterations as H has eigenvalues.
 
-    Where the Hessian turns out not to be positive, the last p before that is returned with `grew` set (v itself, if
-    that was the first direction).
+    If H is not positive along a search direction, the last p is returned with `stopped_early` set (v itself, if it is
+    the first direction).
 
     Args:
-        iterations: Hessian products at most.
-        tolerance: Stop at a residual this small, relative to ||v||.
+        iterations: Most Hessian products.
+        tolerance: Stop at this residual, relative to ||v||.
         damping: Added to the Hessian's diagonal.
     """
     if iterations < 1:
@@ -164,10 +166,10 @@ def conjugate_gradient(
     while done < iterations and squared > tolerance**2 * first:
         image = add(hessian_product(direction), direction, times=damping)
         ratio = norm(image) / norm(direction)
-        bend = dot(direction, image)
-        if not bend > 0:
-            return Direction(p if done else v, done, ratio, grew=True)
-        length = squared / bend
+        curvature = dot(direction, image)
+        if not curvature > 0:
+            return Direction(p if done else v, done, ratio, stopped_early=True)
+        length = squared / curvature
         p, residual = add(p, direction, times=length), add(residual, image, times=-length)
         previous, squared = squared, dot(residual, residual)
         direction = add(residual, direction, times=squared / previous)
@@ -176,14 +178,14 @@ def conjugate_gradient(
 
 
 def adam_step_sizes(optimizer: Optimizer, theta: Sequence[Parameter]) -> Vector:
-    """P of Adam after its last step: lr / (sqrt(v_hat) + eps), and 0 where no gradient ever came.
+    """P of Adam after its last step: lr / (sqrt(v_hat) + eps), and 0 where every gradient was 0.
 
     Args:
-        optimizer: ``torch.optim.Adam`` or ``AdamW``, after one step or more.
+        optimizer: ``torch.optim.Adam`` or ``AdamW``, after at least one step.
         theta: Its parameters; a shared one counts once.
 
     Raises:
-        ValueError: The optimizer does not move one of theta, has no Adam moments, or keeps their maximum (amsgrad).
+        ValueError: The optimizer lacks a parameter of theta, has no Adam moments, or uses amsgrad.
     """
     result = []
     for parameter in dict.fromkeys(theta):
@@ -195,16 +197,16 @@ def adam_step_sizes(optimizer: Optimizer, theta: Sequence[Parameter]) -> Vector:
 
 
 def adam_sensitivity(optimizer: Optimizer, theta: Sequence[Parameter], gradient: Sequence[Tensor | None]) -> Vector:
-    """D of Adam's last step: the derivative of its update with respect to the gradient it was given.
+    """D of Adam's last step: the derivative of its update with respect to its gradient.
 
-    SAMA's formula, lr [(1 - beta1) beta2 s - beta1 (1 - beta2) g m] / (sqrt(s) + eps)^3 with the moments m and s
-    from before the step, in terms of those after it, and with Adam's correction of the first steps' bias. Exact up
-    to eps; 0 where no gradient ever came.
+    SAMA's formula is lr [(1 - beta1) beta2 s - beta1 (1 - beta2) g m] / (sqrt(s) + eps)^3 with the moments m and s
+    before the step. Here it is written in the moments after the step, with Adam's bias correction. It is exact up to
+    eps, and 0 where every gradient was 0.
 
     Args:
         optimizer: As for `adam_step_sizes`.
         theta: Its parameters; a shared one counts once.
-        gradient: What the last step was given: theta's ``.grad``, before it is zeroed.
+        gradient: Theta's ``.grad`` at the last step, before it is zeroed.
 
     Raises:
         ValueError: As `adam_step_sizes`.
@@ -213,11 +215,12 @@ def adam_sensitivity(optimizer: Optimizer, theta: Sequence[Parameter], gradient:
     for parameter, slope in dict(zip(theta, gradient, strict=True)).items():
         state = _adam_state(optimizer, parameter)
         unbias = math.sqrt(1 - state.beta2**state.steps)
-        bend = (1 - state.beta1) * state.second
+        derivative = (1 - state.beta1) * state.second
         if slope is not None:
-            bend = bend - (1 - state.beta2) * slope.detach() * state.first
-        bend = bend * (state.lr * unbias / (1 - state.beta1**state.steps))
-        result.append((bend / (state.second.sqrt() + state.eps * unbias) ** 3).masked_fill(state.second == 0, 0.0))
+            derivative = derivative - (1 - state.beta2) * slope.detach() * state.first
+        derivative = derivative * (state.lr * unbias / (1 - state.beta1**state.steps))
+        derivative = derivative / (state.second.sqrt() + state.eps * unbias) ** 3
+        result.append(derivative.masked_fill(state.second == 0, 0.0))
     return result
 
 
@@ -228,7 +231,7 @@ def _series(
     hessian_products: int,
     growth_limit: float,
 ) -> Direction:
-    """p <- p + P (v - H p), from p = P v; each added update is the next term (I - P H)^m P v."""
+    """p <- p + P (v - H p), starting at p = P v; each update is the next term (I - P H)^m P v."""
     if hessian_products < 0:
         raise ValueError(f"hessian_products (M) must be 0 or more, got {hessian_products}")
     start = precondition(v)
@@ -238,13 +241,13 @@ def _series(
         ratio = norm(image) / norm(p)
         term = add(start, image, times=-1.0)
         if not norm(term) <= growth_limit * first:
-            return Direction(p, done + 1, ratio, grew=True)
+            return Direction(p, done + 1, ratio, stopped_early=True)
         p = add(p, term)
     return Direction(p, hessian_products + 1, ratio)
 
 
 class _AdamState(NamedTuple):
-    """One parameter's moments and the numbers of its group."""
+    """The moments of a parameter, and the settings of its parameter group."""
 
     first: Tensor
     second: Tensor
@@ -263,7 +266,7 @@ def _adam_state(optimizer: Optimizer, parameter: Parameter) -> _AdamState:
             f"no Adam moments for the parameter of shape {tuple(parameter.shape)}: take an inner step first, with "
             "torch.optim.Adam or AdamW over all of theta and without amsgrad"
         )
-    state = optimizer.state.get(parameter, {})  # empty where no gradient ever came
+    state = optimizer.state.get(parameter, {})  # empty if the parameter never had a gradient
     beta1, beta2 = group["betas"]
     zeros = torch.zeros_like(parameter.detach())
     return _AdamState(

@@ -1,7 +1,7 @@
-"""Arithmetic on a model's parameters taken as one vector: a list with one tensor per parameter.
+"""Arithmetic on vectors in the space of a model's parameters: lists with one tensor per parameter.
 
-Where the parameters are sharded (FSDP2), the tensors are DTensors of the same placement: sums and products then
-work on the local shards without communication, and only `dot` and `norm` talk to the other processes.
+For sharded parameters (FSDP2) the tensors are DTensors of the same placement: sums and products work on the local
+shards, and only `dot` and `norm` communicate.
 """
 
 import math
@@ -17,41 +17,41 @@ Vector = list[Tensor]
 """One tensor per parameter, of the parameter's shape, dtype and sharding."""
 
 Reduce = Callable[[list[Tensor]], list[Tensor]]
-"""Average a list of tensors over replicas; every replica calls it with tensors of the same shapes."""
+"""Averages a list of tensors over replicas; every replica must call it with tensors of the same shapes."""
 
 
 def unreduced(tensors: list[Tensor]) -> list[Tensor]:
-    """The `Reduce` of one replica: nothing to average."""
+    """The tensors unchanged: the `Reduce` of a single replica."""
     return tensors
 
 
 def average_over_replicas(tensors: list[Tensor], *, group: dist.ProcessGroup | None = None) -> list[Tensor]:
-    """The `Reduce` of several processes: one all-reduce per dtype and device, on a flat copy.
+    """The mean of the tensors over processes, with one all-reduce per dtype and device.
 
     Args:
-        tensors: Of the same shapes on every process.
-        group: The processes that see different data; all by default.
+        tensors: They must have the same shapes on every process.
+        group: The processes that train on different data; all by default.
     """
     averaged = list(tensors)
     buckets: dict[tuple[torch.dtype, torch.device], list[int]] = {}
-    for place, tensor in enumerate(tensors):
-        buckets.setdefault((tensor.dtype, tensor.device), []).append(place)
-    for places in buckets.values():
-        flat = torch.cat([tensors[place].reshape(-1) for place in places])
+    for index, tensor in enumerate(tensors):
+        buckets.setdefault((tensor.dtype, tensor.device), []).append(index)
+    for indices in buckets.values():
+        flat = torch.cat([tensors[index].reshape(-1) for index in indices])
         dist.all_reduce(flat, group=group)
         flat /= dist.get_world_size(group)
-        for place, piece in zip(places, flat.split([tensors[i].numel() for i in places]), strict=True):
-            averaged[place] = piece.view_as(tensors[place])
+        for index, piece in zip(indices, flat.split([tensors[i].numel() for i in indices]), strict=True):
+            averaged[index] = piece.view_as(tensors[index])
     return averaged
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether the tensor is a DTensor, whose gradient the strategy reduces itself."""
+    """Whether the tensor is a DTensor, whose gradient FSDP2 averages itself."""
     return isinstance(tensor, DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of the values, outside of any graph and sharing their memory."""
+    """This process's shard of the values, detached and sharing their memory."""
     values = tensor.detach()
     return values.to_local() if isinstance(values, DTensor) else values
 
@@ -78,23 +78,23 @@ def dot(first: Vector, second: Vector) -> float:
 
 
 def norm(vector: Vector) -> float:
-    """Euclidean length over all parameters and all shards."""
+    """Euclidean norm over all parameters and all shards."""
     return math.sqrt(_total(vector, [torch.linalg.vector_norm(local(tensor)).double() ** 2 for tensor in vector]))
 
 
 def cosine(first: Vector, second: Vector) -> float:
-    """Of the angle between two vectors; 0 where one of them is 0."""
+    """Cosine of the angle between two vectors; 0 if one of them is 0."""
     return dot(first, second) / max(norm(first) * norm(second), 1e-300)
 
 
 def relative_difference(first: Vector, second: Vector) -> float:
     """||first - second|| / ||first||; 0 for two zero vectors."""
-    apart = norm(add(first, second, times=-1.0))
-    return apart / norm(first) if apart else 0.0
+    difference = norm(add(first, second, times=-1.0))
+    return difference / norm(first) if difference else 0.0
 
 
 def _total(vector: Sequence[Tensor], values: Sequence[Tensor]) -> float:
-    """Sum of one value per tensor, summed over the processes among which that tensor is sharded."""
+    """Sum of one value per tensor, each summed over the processes that hold shards of the tensor."""
     sums: dict[Any, Tensor] = {}
     for tensor, value in zip(vector, values, strict=True):
         key = _shards(tensor)
@@ -106,8 +106,8 @@ def _total(vector: Sequence[Tensor], values: Sequence[Tensor]) -> float:
 
 
 def _shards(tensor: Tensor) -> tuple[Any, tuple[int, ...]]:
-    """The device mesh, and those of its dimensions along which the tensor is cut."""
+    """The device mesh, and its dimensions along which the tensor is sharded."""
     if not isinstance(tensor, DTensor):
         return None, ()
-    cut = tuple(i for i, placement in enumerate(tensor.placements) if isinstance(placement, Shard))
-    return tensor.device_mesh, cut
+    dimensions = tuple(i for i, placement in enumerate(tensor.placements) if isinstance(placement, Shard))
+    return tensor.device_mesh, dimensions

@@ -1,4 +1,4 @@
-"""One pass of a loss: its gradients and nothing else, in full precision, at the values that theta has now."""
+"""Gradients of a loss without side effects, with current values of sharded parameters, in float32."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,42 +13,42 @@ from .parameter_vectors import Reduce, Vector, is_sharded
 
 
 def gradients(loss: Tensor, parameters: Sequence[Parameter], *, create_graph: bool = False) -> list[Tensor | None]:
-    """d loss / d parameters, None where the loss does not depend on one; no `.grad` changes.
+    """d loss / d parameters, None for parameters that the loss does not depend on; no `.grad` changes.
 
-    FSDP2 hands gradients out through `.grad` alone: for sharded parameters those are put aside for a moment.
+    FSDP2 returns gradients through `.grad` only: for sharded parameters, `.grad` is saved and restored.
     """
     if not loss.requires_grad:
         return [None] * len(parameters)
     if not any(is_sharded(parameter) for parameter in parameters):
         return list(torch.autograd.grad(loss, parameters, create_graph=create_graph, allow_unused=True))
-    kept = [parameter.grad for parameter in parameters]
+    saved = [parameter.grad for parameter in parameters]
     try:
         for parameter in parameters:
             parameter.grad = None
         loss.backward()
         return [parameter.grad for parameter in parameters]
     finally:
-        for parameter, grad in zip(parameters, kept, strict=True):
+        for parameter, grad in zip(parameters, saved, strict=True):
             parameter.grad = grad
 
 
 def averaged(vector: Vector, reduce: Reduce) -> Vector:
-    """`reduce` over the tensors that are whole here; FSDP2 has averaged the sharded ones already."""
-    whole = [tensor for tensor in vector if not is_sharded(tensor)]
-    means = iter(reduce(whole) if whole else whole)
+    """The mean over replicas: `reduce` averages unsharded tensors, FSDP2 has averaged sharded ones."""
+    unsharded = [tensor for tensor in vector if not is_sharded(tensor)]
+    means = iter(reduce(unsharded) if unsharded else unsharded)
     return [tensor if is_sharded(tensor) else next(means) for tensor in vector]
 
 
-def or_zeros(found: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Vector:
-    """Zeros in place of the gradients of parameters that were not used."""
+def zeros_where_none(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Vector:
+    """The gradients, detached, with zeros for parameters that were not used."""
     return [
         torch.zeros_like(parameter.detach()) if tensor is None else tensor.detach()
-        for tensor, parameter in zip(found, parameters, strict=True)
+        for tensor, parameter in zip(gradients, parameters, strict=True)
     ]
 
 
 def scalar(name: str, loss: Tensor) -> Tensor:
-    """The loss without dimensions.
+    """The loss as a tensor without dimensions.
 
     Raises:
         ValueError: It has more than one element.
@@ -61,60 +61,60 @@ def scalar(name: str, loss: Tensor) -> Tensor:
 def summed_gradients(
     name: str, losses: Sequence[Callable[[], Tensor]], parameters: Sequence[Parameter]
 ) -> tuple[float, list[Tensor | None]]:
-    """The sum of the losses and its gradients, one loss after the other in the memory of one.
+    """The sum of the losses and its gradients; only one loss's graph is in memory at a time.
 
     Args:
-        name: Of the losses, for errors.
-        losses: Each gives a scalar.
+        name: Name of the losses in errors.
+        losses: Each returns a scalar.
         parameters: As for `gradients`.
     """
     total = 0.0
-    found: list[Tensor | None] = [None] * len(parameters)
+    sums: list[Tensor | None] = [None] * len(parameters)
     for loss in losses:
         value = scalar(name, loss())
-        part = gradients(value, parameters)
+        slopes = gradients(value, parameters)
         total += value.item()
         del value
-        for place, slope in enumerate(part):
-            known = found[place]
-            # Not in place: autograd may hand out one tensor for two parameters.
-            found[place] = slope if known is None else known if slope is None else known + slope
-            part[place] = None
-    return total, found
+        for index, slope in enumerate(slopes):
+            so_far = sums[index]
+            # Not in place: autograd may return one tensor for two parameters.
+            sums[index] = slope if so_far is None else so_far if slope is None else so_far + slope
+            slopes[index] = None
+    return total, sums
 
 
 @contextmanager
 def frozen(parameters: Sequence[Parameter]) -> Iterator[None]:
-    """No gradients for these parameters inside."""
-    found = [parameter.requires_grad for parameter in parameters]
+    """Disable ``requires_grad`` of these parameters inside the block."""
+    saved = [parameter.requires_grad for parameter in parameters]
     try:
         for parameter in parameters:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter, required in zip(parameters, found, strict=True):
+        for parameter, required in zip(parameters, saved, strict=True):
             parameter.requires_grad_(required)
 
 
 @contextmanager
-def gathered_anew(theta: Sequence[Parameter]) -> Iterator[None]:
-    """A pass that reads sharded parameters as they are now, and leaves none of them gathered.
+def resharded(theta: Sequence[Parameter]) -> Iterator[None]:
+    """Reshard every FSDP2 module before its first forward inside the block and at its end.
 
-    FSDP2 gathers a module only if it is not gathered yet, and it stays so after a forward whose backward does not
-    reach it: the next pass would silently read the values of the one before.
+    FSDP2 gathers a module only if it is not gathered yet, and a module stays gathered after a forward whose backward
+    does not reach it. Without this, the next pass would silently read the values of the previous one.
     """
     if not any(is_sharded(parameter) for parameter in theta):
         yield
         return
     seen: dict[FSDPModule, None] = {}
 
-    def reshard_at_first_sight(module: nn.Module, _: object) -> None:
-        # Only then: a checkpoint runs a module again during backward, where it has to stay gathered.
+    def reshard_before_first_forward(module: nn.Module, _: object) -> None:
+        # Not before later forwards: a checkpoint recomputes a module during backward, where it must stay gathered.
         if isinstance(module, FSDPModule) and module not in seen:
             seen[module] = None
             module.reshard()
 
-    handle = register_module_forward_pre_hook(reshard_at_first_sight)
+    handle = register_module_forward_pre_hook(reshard_before_first_forward)
     try:
         yield
     finally:
@@ -125,14 +125,14 @@ def gathered_anew(theta: Sequence[Parameter]) -> Iterator[None]:
 
 @contextmanager
 def full_precision(devices: Sequence[torch.device]) -> Iterator[None]:
-    """float32 all the way: no autocast, and no TF32 or bfloat16 inside matrix products."""
+    """Compute in float32: no autocast, and no TF32 or bfloat16 inside matrix products."""
     kinds = dict.fromkeys(["cpu", *(device.type for device in devices)])
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # type: ignore[attr-defined]
-    found = [backend.fp32_precision for backend in backends]
+    saved = [backend.fp32_precision for backend in backends]
     try:
-        named: str | None = torch.get_float32_matmul_precision()
-    except RuntimeError:  # chosen per backend, with the settings that have no common name
-        named = None
+        overall: str | None = torch.get_float32_matmul_precision()
+    except RuntimeError:  # the backends have different settings, which have no common name
+        overall = None
     with ExitStack() as stack:
         for kind in kinds:
             stack.enter_context(torch.autocast(kind, enabled=False))
@@ -140,7 +140,7 @@ def full_precision(devices: Sequence[torch.device]) -> Iterator[None]:
         try:
             yield
         finally:
-            if named is not None:
-                torch.set_float32_matmul_precision(named)
-            for backend, precision in zip(backends, found, strict=True):
+            if overall is not None:
+                torch.set_float32_matmul_precision(overall)
+            for backend, precision in zip(backends, saved, strict=True):
                 backend.fp32_precision = precision

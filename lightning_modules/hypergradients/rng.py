@@ -1,4 +1,4 @@
-"""Repeat a pass exactly: the same dropout masks every time, and the training stream left as it was found."""
+"""Save and restore random generators and buffers, so that a pass can be repeated with the same dropout masks."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 
-class Snapshot(NamedTuple):
-    """What a forward pass changes besides gradients.
+class PassState(NamedTuple):
+    """What a forward pass changes: random generators and buffers.
 
     Args:
         cpu: State of the CPU generator.
         accelerators: State of each accelerator's generator.
-        buffers: Pairs of (a tensor that passes write to, its value), BatchNorm's running statistics for one.
+        buffers: Pairs of (a tensor that passes overwrite, its value), such as BatchNorm's running statistics.
     """
 
     cpu: Tensor
@@ -22,9 +22,9 @@ class Snapshot(NamedTuple):
     buffers: list[tuple[Tensor, Tensor]]
 
 
-def snapshot(devices: Iterable[torch.device], buffers: Iterable[Tensor] = ()) -> Snapshot:
-    """The random generators of the CPU and of `devices`, and the values of `buffers`, as they are now."""
-    return Snapshot(
+def capture_state(devices: Iterable[torch.device], buffers: Iterable[Tensor] = ()) -> PassState:
+    """The current states of the CPU's and the devices' random generators, and the values of `buffers`."""
+    return PassState(
         cpu=torch.get_rng_state(),
         accelerators={
             device: torch.get_device_module(device).get_rng_state(device)
@@ -35,12 +35,12 @@ def snapshot(devices: Iterable[torch.device], buffers: Iterable[Tensor] = ()) ->
     )
 
 
-def restore(state: Snapshot) -> None:
-    """Put generators and buffers back, bit for bit.
+def restore_state(state: PassState) -> None:
+    """Restore generators and buffers exactly.
 
-    >>> before = snapshot([])
+    >>> before = capture_state([])
     >>> first = torch.rand(3)
-    >>> restore(before)
+    >>> restore_state(before)
     >>> torch.equal(torch.rand(3), first)
     True
     """
@@ -53,10 +53,10 @@ def restore(state: Snapshot) -> None:
 
 
 @contextmanager
-def undisturbed(devices: Iterable[torch.device], buffers: Iterable[Tensor] = ()) -> Iterator[Snapshot]:
-    """Whatever is drawn inside, the stream goes on outside as if nothing had been."""
-    found = snapshot(devices, buffers)
+def preserve_state(devices: Iterable[torch.device], buffers: Iterable[Tensor] = ()) -> Iterator[PassState]:
+    """Restore generators and buffers at the end of the block, whatever is drawn inside."""
+    state = capture_state(devices, buffers)
     try:
-        yield found
+        yield state
     finally:
-        restore(found)
+        restore_state(state)

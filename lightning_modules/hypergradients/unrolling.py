@@ -1,4 +1,4 @@
-"""The hypergradient through every inner step: the truth, at the price of all their graphs."""
+"""The hypergradient by backpropagation through every inner step, which keeps all their graphs in memory."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .parameter_vectors import Vector
-from .passes import or_zeros, scalar
+from .passes import scalar, zeros_where_none
 
 
 def unrolled(
@@ -16,26 +16,26 @@ def unrolled(
     theta: Sequence[Tensor],
     phi: Sequence[Parameter],
 ) -> list[Tensor]:
-    """The derivative of the outer loss through every inner step: the truth that the methods approximate.
+    """The derivative of the outer loss with respect to phi through every inner step, for small problems and tests.
 
-    It keeps the graphs of all steps, so it is for small problems and for tests. Unlike the methods it works on
-    values handed from step to step; ``torch.func.functional_call`` makes such functions from modules.
+    The implicit methods approximate it. Steps are functions of theta's values; ``torch.func.functional_call`` makes
+    them from modules.
 
     Args:
         inner_steps: Each maps theta's values to the next ones, differentiably in both theta and phi.
         outer_loss: Scalar loss of the last values.
-        theta: Initial values; they are not changed.
+        theta: Initial values; not modified.
         phi: Outer parameters.
 
     Raises:
-        ValueError: No step or outer loss uses one of phi, or the outer loss is not a scalar.
+        ValueError: Neither a step nor the outer loss uses a parameter of phi, or the outer loss is not a scalar.
     """
     values = [tensor.detach().clone().requires_grad_() for tensor in theta]
     for step in inner_steps:
         values = step(values)
     loss = scalar("outer_loss", outer_loss(values))
-    found = torch.autograd.grad(loss, phi, allow_unused=True) if loss.requires_grad else [None] * len(phi)
-    unused = [place for place, gradient in enumerate(found) if gradient is None]
+    gradients = torch.autograd.grad(loss, phi, allow_unused=True) if loss.requires_grad else [None] * len(phi)
+    unused = [index for index, gradient in enumerate(gradients) if gradient is None]
     if unused:
         raise ValueError(f"no inner step and no outer loss depends on phi at {unused}")
-    return or_zeros(found, phi)
+    return zeros_where_none(gradients, phi)

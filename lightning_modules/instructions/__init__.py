@@ -1,1 +1,1 @@
-"""Instructions as parameters, and the outer level that learns them."""
+"""Learnable instructions, the loss of a model that reads them, and the outer level that trains them."""

@@ -1,4 +1,4 @@
-"""What instruction optimization cannot be exact with, skipped before its first step."""
+"""Checks before the first step: trainers, strategies and data that instruction optimization does not support."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,59 +8,63 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, SingleDeviceStrategy, Strategy
 from torch.nn import Parameter
 
+from ...datamodules.instruction_optimization import InstructionOptimizationDataModule
 from ..sharding.strategies import sharding_of
 from .outer_methods import CurvatureName
 
-SHARED = ("preset", "inner_steps", "instruction_length", "exemplars")
-"""Arguments that the module and its datamodule both have, and must have alike."""
 
-
-def require_agreement(module: Any, datamodule: Any) -> None:
+def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule) -> None:
     """Refuse a datamodule whose batches are not what the module was built for.
 
     Raises:
         ValueError: The argument that differs, or a learnable instruction without outer tasks.
     """
-    for name in SHARED:
-        ours, theirs = getattr(module, name), getattr(datamodule, name, getattr(module, name))
+    settings = module.instruction_settings
+    pairs = {
+        "preset": (module.preset, datamodule.preset),
+        "levels.inner_steps": (module.inner_steps, datamodule.levels.inner_steps),
+        "instructions.length": (settings.length, datamodule.instructions.length),
+        "instructions.exemplars": (settings.exemplars, datamodule.instructions.exemplars),
+    }
+    for name, (ours, theirs) in pairs.items():
         if ours != theirs:
             raise ValueError(f"{name} is {ours!r} in the module and {theirs!r} in the datamodule: give both the same")
-    if module.phi and not datamodule.bilevel_plan.outer:
+    if module.phi and (datamodule.plan is None or not datamodule.plan.outer):
         raise ValueError(
             "a learnable instruction is trained on the loss of outer tasks, and there are none: set the "
-            "datamodule's split, or instruction to none or first_exemplar"
+            "datamodule's split, or instruction.kind to none or first_exemplar"
         )
 
 
 def reject_trainer(trainer: L.Trainer) -> None:
-    """Refuse what a trainer does for steps that are Lightning's, and theta's and phi's are not.
+    """Reject settings of the trainer that act on automatic optimization only: clipping, accumulation, loss scaling.
 
     Raises:
-        ValueError: With the argument that does the same here.
+        ValueError: Such a setting is on; the message names the argument to use instead.
     """
     if trainer.gradient_clip_val:
         raise ValueError(
-            f"instruction optimization clips theta and phi by itself, and trainer.gradient_clip_val is "
+            f"instruction optimization clips theta and phi itself, and trainer.gradient_clip_val is "
             f"{trainer.gradient_clip_val}: leave it out, and set the model's clip"
         )
     if trainer.accumulate_grad_batches != 1:
         raise ValueError(
             "a step of instruction optimization is one batch, and trainer.accumulate_grad_batches is "
             f"{trainer.accumulate_grad_batches}: leave it out, and set the datamodule's inner_rows and outer_rows; "
-            "the model's outer.rows_at_once bounds the rows that the hypergradient holds at a time"
+            "the model's outer.rows_at_once bounds the rows of a pass of the hypergradient"
         )
-    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:  # only some plugins have the attribute
         raise ValueError(
-            "instruction optimization does not scale its losses, and float16 would lose small gradients: set "
+            "instruction optimization does not scale its losses, so that small gradients are lost in float16: set "
             f"trainer.precision to bf16-mixed or 32-true, got {trainer.precision}"
         )
 
 
 def reject_low_precision(theta: Sequence[Parameter], curvature: CurvatureName) -> None:
-    """Refuse weights whose rounding drowns a finite difference.
+    """Reject weights in half precision, whose rounding exceeds a finite difference.
 
     Raises:
-        ValueError: With the way out.
+        ValueError: A weight is in half precision and the curvature is by finite differences.
     """
     low = next((p.dtype for p in theta if p.dtype in (torch.bfloat16, torch.float16)), None)
     if low is not None and curvature == "finite_difference":
@@ -71,15 +75,15 @@ def reject_low_precision(theta: Sequence[Parameter], curvature: CurvatureName) -
 
 
 def reject_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_model: bool) -> None:
-    """Refuse a trainer's strategy under which the hypergradient would be wrong.
+    """Reject strategies under which the hypergradient would be wrong.
 
     Args:
-        strategy: The trainer's.
-        curvature: The backend.
-        reads_with_model: Whether texts are represented by the model's own states.
+        strategy: The trainer's strategy.
+        curvature: The curvature backend.
+        reads_with_model: Whether texts are represented by the language model's hidden states.
 
     Raises:
-        ValueError: With the way out.
+        ValueError: The strategy is not supported; the message says what to set instead.
     """
     if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy):
         raise ValueError(
@@ -91,7 +95,7 @@ def reject_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_
         return
     if sharding.tensor.size() > 1:
         raise ValueError(
-            "a learnable instruction stands before the whole embedded text, which tensor parallelism cuts: set "
+            "a learnable instruction is concatenated with the embedded text, which tensor parallelism cuts: set "
             "tensor_parallel_size to 1"
         )
     if curvature != "finite_difference":
@@ -102,4 +106,4 @@ def reject_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_
             "compute_dtype out"
         )
     if reads_with_model:
-        raise ValueError("representation model reads with the model outside its forward: set it to own")
+        raise ValueError("representation by model runs the encoder outside the model's forward: set it to own")

@@ -1,4 +1,4 @@
-"""A language model that reads a learnable instruction before the text of each row."""
+"""The loss of a language model that reads a learnable instruction before the text of each row."""
 
 # B rows, I columns of the instruction, L columns of text, D width of the input embeddings
 
@@ -18,22 +18,22 @@ from .learnable_instructions import Instruction, Reader
 Result = TypeVar("Result")
 
 
-def within_forward(model: PreTrainedModel, run: Callable[[], Result]) -> Result:
-    """What `run` returns, run as the forward of the model.
+def run_as_forward(model: PreTrainedModel, run: Callable[[], Result]) -> Result:
+    """The result of `run`, called inside the model's forward if FSDP2 shards the model.
 
-    An instruction looks tokens up in the model's table before the model reads them. FSDP2 gathers the table for the
-    model's own forward alone, and reduces its gradient as soon as the inputs of that forward have theirs, before the
-    lookup's backward: run outside, part of the gradient would be lost. Models that are not sharded need none of this.
+    An instruction looks up tokens in the model's embedding table before the model's forward. FSDP2 gathers the table
+    for that forward only. It reduces the table's gradient once the inputs of the forward have theirs, which is before
+    the lookup's backward: outside the forward, part of the gradient would be lost.
 
     Args:
-        model: Whose forward it is.
-        run: Calls `instructed_loss`, or the model's parts.
+        model: The language model.
+        run: Calls `instructed_loss`, or the model's submodules.
     """
     if not isinstance(model, FSDPModule):
         return run()
 
     def forward() -> Result:
-        del model.forward  # its own again
+        del model.forward  # restores the method of the class
         return run()
 
     model.forward = forward
@@ -41,12 +41,12 @@ def within_forward(model: PreTrainedModel, run: Callable[[], Result]) -> Result:
 
 
 def instructed_loss(model: PreTrainedModel, instruction: Instruction, rows: CausalBatch | Seq2SeqBatch) -> LossSum:
-    """Sum of the cross entropies of the rows' targets behind ``[I_phi; text]``.
+    """Sum of the cross entropies of the rows' targets, with ``[I_phi; text]`` as the model's input.
 
     Args:
-        model: A causal or seq2seq language model of transformers; a sharded one `within_forward`.
-        instruction: What stands before each row; for an encoder-decoder model, before the encoder's.
-        rows: Rows of one document each, of the kind that the model reads.
+        model: A causal or seq2seq language model of transformers; call a sharded one through `run_as_forward`.
+        instruction: The instruction before each row; in an encoder-decoder model, before the encoder's input.
+        rows: Rows of one document each, causal or seq2seq as the model.
     """
     embedded_BLD = input_embeddings(model)(rows.input_ids)
     before_BID = instruction.embeddings.to(embedded_BLD.dtype)
@@ -64,36 +64,36 @@ def instructed_loss(model: PreTrainedModel, instruction: Instruction, rows: Caus
 def _causal_logits(
     model: PreTrainedModel, inputs: dict[str, Any], mask: Tensor, rows: CausalBatch
 ) -> tuple[Tensor, Tensor]:
-    # Targets are those of the same column's logits: the instruction's columns have none, also not its last one.
+    # targets[i] is the target of the logits at column i, so the columns of the instruction have none.
     columns = mask.shape[1] - rows.targets.shape[1]
     targets = F.pad(rows.targets, (columns, 0), value=IGNORE_INDEX)
-    wanted = targets != IGNORE_INDEX
-    # Masked columns are not counted: a text stands where it would behind an instruction without padding.
+    scored = targets != IGNORE_INDEX
+    # Masked columns are not counted, so that the text has the positions that it has without them.
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    return _reading(model)(**inputs, position_ids=positions, logits_to_keep=wanted).logits, targets[wanted]
+    return _forward(model)(**inputs, position_ids=positions, logits_to_keep=scored).logits, targets[scored]
 
 
 def _seq2seq_logits(model: PreTrainedModel, inputs: dict[str, Any], rows: Seq2SeqBatch) -> tuple[Tensor, Tensor]:
-    wanted = rows.targets != IGNORE_INDEX
+    scored = rows.targets != IGNORE_INDEX
     start = model.config.decoder_start_token_id
-    logits = _reading(model)(
+    logits = _forward(model)(
         **inputs,
         decoder_input_ids=shift_right(rows.targets, rows.target_offsets, start=start),
-        decoder_attention_mask=wanted.long(),
+        decoder_attention_mask=scored.long(),
     ).logits
-    return logits[wanted], rows.targets[wanted]
+    return logits[scored], rows.targets[scored]
 
 
-def _reading(model: PreTrainedModel) -> Callable[..., Any]:
-    """The model's call, or within the forward of a sharded model what that would do."""
+def _forward(model: PreTrainedModel) -> Callable[..., Any]:
+    """The model itself, or its forward method where `run_as_forward` has already called the sharded model."""
     return model.forward if isinstance(model, FSDPModule) else model
 
 
 def input_embeddings(model: PreTrainedModel) -> torch.nn.Module:
-    """The table of the model's input embeddings.
+    """The model's table of input embeddings.
 
     Raises:
-        ValueError: It has none, or none of vectors.
+        ValueError: The model has no such table.
     """
     try:
         table = model.get_input_embeddings()
@@ -101,13 +101,13 @@ def input_embeddings(model: PreTrainedModel) -> torch.nn.Module:
         table = None
     if getattr(table, "weight", None) is None or table.weight.ndim != 2:  # type: ignore[union-attr]
         raise ValueError(
-            f"{type(model).__name__} has no table of input embeddings, which a learnable instruction is made to fit"
+            f"{type(model).__name__} has no table of input embeddings, whose width a learnable instruction needs"
         )
     return table  # type: ignore[return-value]
 
 
 def reader(model: PreTrainedModel) -> Reader:
-    """How learnable instructions read with the model: its embeddings, and its encoder's (or only stack's) states."""
+    """The model's input embeddings and hidden states, of the encoder or the only stack, for learnable instructions."""
     stack: Any = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
 
     def encode(ids: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Which learnable instruction is built for which name, and what an instance's texts are represented by."""
+"""Builds the learnable instruction of a name, and the representation of texts that it uses."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from transformers import AutoModel, PreTrainedModel
@@ -26,13 +26,14 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Representation:
-    """What an instance parameterization represents texts by.
+    """How the instance parameterizations represent texts.
 
     Args:
-        by: own (a table V) or model (the mean of the model's own last states, footnote 1 of the paper).
-        width: Columns of V, d'.
-        pretrained: Hub name or folder of a model with the same tokenizer whose token embeddings V starts from; N(0, 1)
-            where it is left out.
+        by: own (a table V of embeddings) or model (the mean of the language model's last hidden states, footnote 1 of
+            the paper).
+        width: Columns of V, d' in the paper.
+        pretrained: Hub name or folder of a model with the same tokenizer whose token embeddings initialize V; N(0, 1)
+            if left out.
     """
 
     by: Literal["own", "model"] = "own"
@@ -42,23 +43,39 @@ class Representation:
 
 @dataclass(frozen=True)
 class InstructionSettings:
-    """What decides the shape of a learnable instruction; the module's arguments of these names say more.
+    """The learnable instruction.
 
     Args:
-        kind: Embedder or extractor, for each task (direct) or from each instance; or one that nobody learns.
-        length: Embeddings of an embedder's instruction, l.
-        exemplars: Exemplars an extractor chooses among, N.
-        soft: See ``Extractor``.
-        attend_padding: See ``Extractor``.
-        representation: What represents an instance's texts.
+        kind: Instructions as embeddings (embedder) or the choice of an exemplar (extractor), for each task (direct) or
+            computed from each instance. Not learned, for comparison: the first exemplar (first_exemplar), or only the
+            text (none).
+        length: Embeddings of an embedder's instruction, l; linked to the datamodule's.
+        exemplars: Exemplars an extractor chooses among, N; linked to the datamodule's.
+        representation: What an instance parameterization represents texts by.
+        soft: Read the expectation of the exemplars instead of the chosen one (footnote 2 of the paper).
+        exemplar_padding: Whether padding behind a chosen exemplar is masked, instead of the preset's choice.
     """
 
-    kind: Kind
-    length: int
-    exemplars: int
-    soft: bool
-    attend_padding: bool
-    representation: Representation
+    kind: Kind = "direct_embedder"
+    length: int = 64
+    exemplars: int = 0
+    representation: Representation = Representation()
+    soft: bool = False
+    exemplar_padding: Literal["masked", "attended"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"instruction.kind must be one of {list(get_args(Kind))}, got {self.kind!r}")
+        if self.length < 1 or self.exemplars < 0:
+            raise ValueError(
+                f"instruction.length must be at least 1 and instruction.exemplars at least 0, got {self.length} and "
+                f"{self.exemplars}"
+            )
+
+    @property
+    def attend_padding(self) -> bool:
+        """Whether padding behind a chosen exemplar is attended."""
+        return self.exemplar_padding == "attended"
 
 
 def build_instruction(
@@ -66,13 +83,13 @@ def build_instruction(
 ) -> LearnableInstruction:
     """The learnable instruction of these settings, as wide as the model's input embeddings.
 
-    Its parameters are float32, or float64 beside a model of float64.
+    Its parameters are float32, or float64 if the model's are.
 
     Args:
-        settings: Which one.
+        settings: Kind and sizes.
         model: The language model that will read it.
-        tasks: Rows of a direct parameterization: the inner tasks.
-        vocabulary: Tokens of the tokenizer, rows of a representation of its own.
+        tasks: Number of inner tasks, the rows of a direct parameterization.
+        vocabulary: Tokens of the tokenizer, the rows of V.
 
     Raises:
         ValueError: An extractor without exemplars.

@@ -1,16 +1,16 @@
-"""Learnable instructions: modules that write input embeddings for a language model they know nothing of.
+"""Learnable instructions: modules that return input embeddings to place before the text of a language model.
 
-An *embedder* makes l embeddings out of nothing but numbers; an *extractor* chooses one of N exemplars. Either reads its
-numbers from a table with a row per task (*direct* parameterization), or computes them from the text z of the instance
-(*instance* conversion)::
+An *embedder* returns l free embeddings; an *extractor* chooses one of N exemplars. Both take their numbers from a table
+with a row per task (*direct* parameterization), or compute them from the text z of the instance (*instance*
+conversion)::
 
                    direct                              instance
     embedder       table[task]               [l, D]    W mean(V[z])                        [l, D]
     extractor      logits[task]              [N]       mean(V[exemplar]) B mean(V[z])      [N]
 
-Each is called with what it is made from and with a reader of the model, and returns an ``Instruction``, to be placed
-before the embedded text. Their parameters are the outer ones (phi); an exemplar's embeddings are the model's own
-(Eq. 9), so that the model is trained through them.
+Each is called with the inputs of the instances and a ``Reader`` of the model, and returns an ``Instruction``. Their
+parameters are the outer parameters (phi). The embeddings of an exemplar are those of the language model (Eq. 9), which
+is therefore trained through them.
 
 Source: Differentiable Instruction Optimization (arXiv 2306.10098), section 3; sizes and initial values are those of the
 program released with it.
@@ -36,8 +36,8 @@ class Instruction(NamedTuple):
 
     Args:
         embeddings: [B, I, D].
-        mask: int64 [B, I], 0 where nothing is to be attended.
-        chosen: int64 [B], the extractor's exemplars; None of an embedder.
+        mask: int64 [B, I], 0 at columns that are not attended.
+        chosen: int64 [B], indices of the extractor's exemplars; None for an embedder.
     """
 
     embeddings: Tensor
@@ -46,7 +46,7 @@ class Instruction(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """What an instruction may ask of the model that will read it.
+    """Functions of the language model that learnable instructions may call.
 
     Args:
         embed: Input embeddings [..., D] of token ids [...].
@@ -58,19 +58,19 @@ class Reader(NamedTuple):
 
 
 class LearnableInstruction(nn.Module, ABC):
-    """A module from the inputs of B instances to their instructions."""
+    """A module that maps the inputs of B instances to their instructions."""
 
     @abstractmethod
     def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction: ...
 
 
 class DirectEmbedder(LearnableInstruction):
-    """A table of instructions, one per task, drawn from N(0, 1).
+    """A table of instructions, one per task, initialized from N(0, 1).
 
     Args:
-        tasks: Inner tasks.
+        tasks: Number of inner tasks.
         length: Embeddings of an instruction, l.
-        width: Of the model's input embeddings, D.
+        width: Width of the model's input embeddings, D.
     """
 
     def __init__(self, tasks: int, length: int, width: int) -> None:
@@ -78,16 +78,16 @@ class DirectEmbedder(LearnableInstruction):
         self.table = Parameter(torch.randn(tasks, length, width))
 
     def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
-        return all_read(self.table[inputs.tasks])
+        return fully_attended(self.table[inputs.tasks])
 
 
 class InstanceEmbedder(LearnableInstruction):
-    """Instructions converted from the representation of each instance, without a bias.
+    """Instructions that are a linear function, without a bias, of the representation of each instance.
 
     Args:
         texts: Represents z by W numbers.
         length: Embeddings of an instruction, l.
-        width: Of the model's input embeddings, D.
+        width: Width of the model's input embeddings, D.
     """
 
     def __init__(self, texts: "TextRepresentation", length: int, width: int) -> None:
@@ -97,16 +97,16 @@ class InstanceEmbedder(LearnableInstruction):
 
     def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
         z_BW = self.texts(inputs.pair_ids, inputs.pair_mask, model)
-        return all_read(self.convert(z_BW).unflatten(-1, self.shape))
+        return fully_attended(self.convert(z_BW).unflatten(-1, self.shape))
 
 
 class Extractor(LearnableInstruction):
-    """Chooses an exemplar by its score and hands its embeddings on.
+    """Chooses the exemplar with the highest score and returns its embeddings.
 
     Args:
-        soft: The exemplars' expectation under the softmax of the scores (footnote 2) instead of the best one.
-        attend_padding: Leave the padding behind a chosen exemplar to be attended, as the released program does.
-            Masked, it stands before the exemplar, which then reads as if it were alone.
+        soft: Whether to return the exemplars' expectation under the softmax of the scores (footnote 2) instead.
+        attend_padding: Whether padding behind a chosen exemplar is attended, as in the released program. Otherwise it
+            is masked and moved before the exemplar, which then is computed as if it were alone.
     """
 
     def __init__(self, *, soft: bool, attend_padding: bool) -> None:
@@ -115,15 +115,15 @@ class Extractor(LearnableInstruction):
 
     @abstractmethod
     def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
-        """Scores [B, N] of the exemplars, the logits of their softmax."""
+        """Scores [B, N] of the exemplars: the logits of their softmax."""
 
     def share_of_last(self, inputs: InstructionInputs, model: Reader) -> float:
-        """Share of the instances whose chosen exemplar is the last exemplar."""
+        """Share of the instances whose chosen exemplar is the last one."""
         scores_BN = self.scores(inputs, model)
         return (scores_BN.argmax(dim=1) == scores_BN.shape[1] - 1).float().mean().item()
 
     def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
-        ids_BNC, mask_BNC = exemplars_of(inputs)
+        ids_BNC, mask_BNC = require_exemplars(inputs)
         scores_BN = self.scores(inputs, model)
         chosen_B = scores_BN.argmax(dim=1)
         weights_BN = scores_BN.softmax(dim=1) if self.soft else straight_through(scores_BN)
@@ -132,15 +132,15 @@ class Extractor(LearnableInstruction):
             mask_BC = mask_BNC.amax(dim=1)
         else:
             mask_BC = mask_BNC[torch.arange(len(chosen_B), device=chosen_B.device), chosen_B]
-        return instruction_of_exemplar(embedded_BCD, mask_BC, chosen_B, attend_padding=self.attend_padding)
+        return exemplar_instruction(embedded_BCD, mask_BC, chosen_B, attend_padding=self.attend_padding)
 
 
 class DirectExtractor(Extractor):
-    """A table of logits, one row per task, all 1: the first exemplar is chosen until another has more.
+    """A table of logits, one row per task, initialized to 1, so that the first exemplar is chosen at first.
 
     Args:
-        tasks: Inner tasks.
-        exemplars: Exemplars of each, N.
+        tasks: Number of inner tasks.
+        exemplars: Exemplars of each task, N.
         soft: See ``Extractor``.
         attend_padding: See ``Extractor``.
     """
@@ -153,12 +153,12 @@ class DirectExtractor(Extractor):
         return self.logits[inputs.tasks, 0]
 
     def share_of_last(self, inputs: InstructionInputs, model: Reader) -> float:
-        """Share of all tasks whose chosen exemplar is the last exemplar."""
+        """Share of all tasks whose chosen exemplar is the last one."""
         return (self.logits.argmax(dim=2) == self.logits.shape[2] - 1).float().mean().item()
 
 
 class InstanceExtractor(Extractor):
-    """Scores exemplars by a bilinear form of their representations and the instance's, both made by the same V.
+    """Scores exemplars by a bilinear form of their representations and the instance's, both computed with the same V.
 
     Args:
         texts: Represents exemplars and z by W numbers each.
@@ -172,14 +172,14 @@ class InstanceExtractor(Extractor):
         self.match = nn.Bilinear(texts.width, texts.width, 1, bias=False)
 
     def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
-        ids_BNC, mask_BNC = exemplars_of(inputs)
+        ids_BNC, mask_BNC = require_exemplars(inputs)
         h_BNW = self.texts(ids_BNC.flatten(0, 1), mask_BNC.flatten(0, 1), model).unflatten(0, ids_BNC.shape[:2])
         z_BW = self.texts(inputs.pair_ids, inputs.pair_mask, model)
         return self.match(h_BNW, z_BW.unsqueeze(1).expand_as(h_BNW).contiguous()).squeeze(-1)
 
 
 class TextRepresentation(nn.Module, ABC):
-    """A module from token ids [n, P] and their mask to representations [n, W]."""
+    """A module that maps token ids [n, P] and their mask to representations [n, W]."""
 
     width: int
 
@@ -188,10 +188,10 @@ class TextRepresentation(nn.Module, ABC):
 
 
 class MeanEmbedding(TextRepresentation):
-    """The mean of the tokens' rows in a table V of its own, apart from the model's.
+    """The mean of the tokens' rows in a table V, which is not the language model's.
 
     Args:
-        vocabulary: Rows of V, drawn from N(0, 1).
+        vocabulary: Rows of V, initialized from N(0, 1).
         width: Columns of V, W.
     """
 
@@ -205,13 +205,13 @@ class MeanEmbedding(TextRepresentation):
 
 
 class ModelStates(TextRepresentation):
-    """The mean of the model's own last hidden states (footnote 1; the authors found it unstable).
+    """The mean of the language model's last hidden states (footnote 1; the authors found it unstable).
 
-    It moves with the model, and has no outer parameters. Between the two points of a finite difference an extractor
-    that is built on it may choose differently.
+    It has no parameters and changes with theta: an extractor may choose different exemplars at the two points of a
+    finite difference.
 
     Args:
-        width: Of the model's hidden states.
+        width: Width of the model's hidden states.
     """
 
     def __init__(self, width: int) -> None:
@@ -223,7 +223,7 @@ class ModelStates(TextRepresentation):
 
 
 def straight_through(scores_BN: Tensor) -> Tensor:
-    """The argmax as 0 and 1, with the gradient of the softmax: no noise, no temperature.
+    """The argmax as a one-hot vector, with the gradient of the softmax; without noise or temperature.
 
     >>> straight_through(torch.tensor([[0.0, 2.0, 1.0]])).round(decimals=3)
     tensor([[0., 1., 0.]])
@@ -234,13 +234,13 @@ def straight_through(scores_BN: Tensor) -> Tensor:
 
 
 def masked_mean(states_BPW: Tensor, mask_BP: Tensor) -> Tensor:
-    """Mean over the columns that the mask leaves; 0 where it leaves none."""
+    """Mean [B, W] over the columns that are not masked; 0 if all are."""
     weights_BP1 = mask_BP.to(states_BPW.dtype).unsqueeze(-1)
     return (states_BPW * weights_BP1).sum(dim=1) / weights_BP1.sum(dim=1).clamp(min=1)
 
 
 def align_right(states_BCD: Tensor, mask_BC: Tensor) -> tuple[Tensor, Tensor]:
-    """Padding moved from the end of each row to its beginning, so that relative positions do not count it.
+    """States and mask, with the padding moved from the end of each row to its beginning.
 
     >>> states, mask = align_right(torch.tensor([[[5.0], [6.0], [0.0]]]), torch.tensor([[1, 1, 0]]))
     >>> states.flatten().tolist(), mask.tolist()
@@ -248,33 +248,33 @@ def align_right(states_BCD: Tensor, mask_BC: Tensor) -> tuple[Tensor, Tensor]:
     """
     columns = mask_BC.shape[1]
     padding_B1 = columns - mask_BC.sum(dim=1, keepdim=True)
-    places_BC = (torch.arange(columns, device=mask_BC.device) - padding_B1) % columns
-    moved_BCD = states_BCD.gather(1, places_BC.unsqueeze(-1).expand_as(states_BCD))
-    return moved_BCD, mask_BC.gather(1, places_BC)
+    columns_BC = (torch.arange(columns, device=mask_BC.device) - padding_B1) % columns
+    moved_BCD = states_BCD.gather(1, columns_BC.unsqueeze(-1).expand_as(states_BCD))
+    return moved_BCD, mask_BC.gather(1, columns_BC)
 
 
-def instruction_of_exemplar(
+def exemplar_instruction(
     embedded_BCD: Tensor, mask_BC: Tensor, chosen_B: Tensor, *, attend_padding: bool
 ) -> Instruction:
-    """The exemplars that were chosen as instructions; their padding is read, or masked and put in front."""
+    """Instructions of the chosen exemplars; padding is attended, or masked and moved to the beginning."""
     if attend_padding:
-        return all_read(embedded_BCD)._replace(chosen=chosen_B)
+        return fully_attended(embedded_BCD)._replace(chosen=chosen_B)
     return Instruction(*align_right(embedded_BCD, mask_BC), chosen_B)
 
 
-def all_read(embeddings: Tensor) -> Instruction:
-    """Embeddings [B, I, D] of which every one is attended."""
+def fully_attended(embeddings: Tensor) -> Instruction:
+    """An instruction of embeddings [B, I, D] without a masked column."""
     return Instruction(embeddings, torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device))
 
 
-def exemplars_of(inputs: InstructionInputs) -> tuple[Tensor, Tensor]:
+def require_exemplars(inputs: InstructionInputs) -> tuple[Tensor, Tensor]:
     """Tokens [B, N, C] of the exemplars, and their mask.
 
     Raises:
-        ValueError: There are none.
+        ValueError: The batch has no exemplars.
     """
     if inputs.exemplar_ids is None or inputs.exemplar_mask is None:
         raise ValueError(
-            "an exemplar is chosen among exemplars, and the batch has none: set the datamodule's exemplars"
+            "the instruction chooses among exemplars, and the batch has none: set the datamodule's exemplars"
         )
     return inputs.exemplar_ids, inputs.exemplar_mask

@@ -1,7 +1,7 @@
-"""The outer level: how phi's hypergradient is found and phi moved, and all that is remembered in between.
+"""The outer level: phi's optimizer, schedule and hypergradient, with the state that a checkpoint saves.
 
-Lightning counts the steps of every optimizer it knows of in ``trainer.global_step``, which decides when checkpoints are
-written and when training ends. Kept here, phi's steps are not among them: the trainer counts theta's alone.
+Lightning counts the steps of every optimizer from ``configure_optimizers`` in ``trainer.global_step``, which decides
+when checkpoints are written and when training ends. Phi's optimizer is kept here, so that only theta's steps count.
 """
 
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from ..hypergradients import Hypergradient, Loss, Method, Reduce, finite_difference, hypergradient
-from ..optimization import linear_schedule
+from ..optimization import Optimization, scheduler
 from .outer_methods import CURVATURES, OuterMethod, OuterSettings
 
 
 class OuterLevel:
-    """Phi with its optimizer, its schedule, its counter and what was found out about the inner loss.
+    """Phi with its optimizer, schedule and counter, and the radius and gamma of the last calibration.
 
     Args:
         phi: Outer parameters.
-        method: What stands in for the inverse Hessian.
-        settings: How else the hypergradient is computed, and phi's learning rate and decay.
-        rng: Whether the outer pass drops the same units as the inner ones.
+        method: The approximation of the inverse Hessian.
+        settings: The other settings of the hypergradient, and phi's learning rate and decay.
+        rng: Whether the outer pass has the same dropout masks as the inner passes.
         betas: Adam's decay rates of both moments.
-        total_steps: Steps of phi in which the learning rate falls to 0.
+        total_steps: Steps of phi over which the learning rate falls to 0.
     """
 
     def __init__(
@@ -41,25 +41,25 @@ class OuterLevel:
         self.phi, self.method, self.settings, self.rng = list(phi), method, settings, rng
         self.curvature = CURVATURES[settings.curvature]
         self.optimizer = AdamW(self.phi, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay)
-        self.schedule = linear_schedule(self.optimizer, warmup=0, total=total_steps)
+        self.schedule = scheduler(self.optimizer, Optimization(settings.learning_rate), total=total_steps)
         self.steps, self.radius = 0, 1e-3
-        self.gamma: float | None = None  # what gamma auto found
-        self.uses_curvature = True  # whether the Hessian changed the direction when it was last looked at
+        self.gamma: float | None = None  # the last value of gamma auto
+        self.uses_curvature = True  # whether the Hessian was not negligible at the last calibration
 
     @property
     def calibrates(self) -> bool:
-        """Whether radius and gamma are looked for at this step of phi."""
+        """Whether this step of phi searches for radius and gamma."""
         return _due(self.steps, self.settings.calibrate_every)
 
     @property
     def measures_noise(self) -> bool:
-        """Whether halves of the outer batch are compared at this step of phi."""
+        """Whether this step of phi compares the hypergradients of half outer batches."""
         return _due(self.steps, self.settings.noise_every)
 
-    def method_now(
+    def current_method(
         self, optimizer: Optimizer, theta: Sequence[Parameter], gradient: Sequence[Tensor | None] = ()
     ) -> Method:
-        """The method with what it knows of theta's optimizer, whose last step was given `gradient`."""
+        """The method for this step of phi; `gradient` is the gradient of theta's last step."""
         return self.method.bound(
             gamma=None if self.calibrates else self.gamma,
             uses_curvature=self.uses_curvature or self.calibrates,
@@ -78,7 +78,7 @@ class OuterLevel:
         *,
         calibrate: bool = False,
     ) -> Hypergradient:
-        """The gradient with respect to phi of the outer losses' sum, averaged over replicas; nothing moves."""
+        """The gradient of the outer losses' sum with respect to phi, averaged over replicas."""
         return hypergradient(
             method,
             inner_losses,
@@ -92,12 +92,13 @@ class OuterLevel:
             calibrate=calibrate and self.curvature is finite_difference,
         )
 
-    def step(self, found: Hypergradient, *, share: float = 1.0) -> None:
-        """One step of phi along a share of the hypergradient, whose diagnostics are kept for the next."""
+    def step(self, result: Hypergradient, *, share: float = 1.0) -> None:
+        """Take a step of phi with the hypergradient times `share`; keep its radius and gamma for the next step."""
         if self.calibrates:
-            self.uses_curvature = self.method.changed_by(found.diagnostics.curvature_ratio) >= self.settings.negligible
-        self.radius, self.gamma = found.diagnostics.radius, found.diagnostics.gamma
-        for parameter, gradient in zip(self.phi, found.gradients, strict=True):
+            change = self.method.changed_by(result.diagnostics.curvature_ratio)
+            self.uses_curvature = change >= self.settings.negligible
+        self.radius, self.gamma = result.diagnostics.radius, result.diagnostics.gamma
+        for parameter, gradient in zip(self.phi, result.gradients, strict=True):
             parameter.grad = gradient * share
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -105,7 +106,7 @@ class OuterLevel:
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it that a checkpoint must hold; phi itself is among the module's weights."""
+        """The state to save in a checkpoint; phi itself is among the module's weights."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),

@@ -1,4 +1,4 @@
-"""The methods of the hypergradient as arguments of a module: which there are, and which settings do not go together."""
+"""The settings of the outer level, and the method of the hypergradient that they select."""
 
 import math
 from collections.abc import Sequence
@@ -31,35 +31,35 @@ from ..hypergradients import (
 MethodName = Literal["neumann", "identity", "conjugate_gradient", "adam_preconditioned", "sama"]
 CurvatureName = Literal["finite_difference", "exact"]
 CURVATURES: dict[CurvatureName, CurvatureBackend] = {"finite_difference": finite_difference, "exact": exact}
-OF_ADAM: tuple[MethodName, ...] = ("adam_preconditioned", "sama")
+ADAM_METHODS: tuple[MethodName, ...] = ("adam_preconditioned", "sama")
 """Methods that read the moments of theta's optimizer."""
 
 
 @dataclass(frozen=True)
 class OuterSettings:
-    """How phi moves, and how its hypergradient is computed; what is None is the preset's choice.
+    """Phi's optimizer, and how its hypergradient is computed; None is the preset's choice.
 
     Args:
-        learning_rate: Peak of phi's schedule; the paper has 1e-5 for the direct embedder and the instance extractor,
+        learning_rate: Peak of phi's schedule. The paper uses 1e-5 for the direct embedder and the instance extractor,
             1e-6 for the instance embedder and 5e-5 for the direct extractor.
-        weight_decay: Decay of phi.
-        when: Before or after the K-th theta step of a period.
-        horizon: Steps in which phi's learning rate falls to 0: its own (outer_steps) or theta's (inner_steps).
-        method: What stands in for the inverse Hessian of the inner loss: the paper's neumann, or identity,
-            conjugate_gradient, adam_preconditioned (the series of theta's own optimizer) or sama.
-        hessian_products: M; a series has M + 1 terms, conjugate_gradient M iterations.
-        gamma: The step of neumann's series and a factor of all of it; auto looks for the largest one that is safe,
-            whenever the radius of the finite differences is looked for.
+        weight_decay: Weight decay of phi.
+        when: Whether phi's step comes before or after the K-th theta step of a period.
+        horizon: Steps over which phi's learning rate falls to 0: its own (outer_steps) or theta's (inner_steps).
+        method: Approximation of the inverse Hessian of the inner loss: the paper's neumann, or identity,
+            conjugate_gradient, adam_preconditioned (the series of theta's optimizer) or sama.
+        hessian_products: M. A series has M + 1 terms, conjugate_gradient M iterations.
+        gamma: Step of neumann's series, which multiplies all of it. auto estimates the largest safe one at every
+            calibration of the radius.
         damping: Added to the Hessian's diagonal by conjugate_gradient.
-        rng: Whether the outer pass drops the same units as the inner ones.
-        curvature: finite_difference keeps fused kernels and works on replicas; exact differentiates twice.
-        rows_at_once: Rows of a pass of the outer level, whose gradients are summed; as many as a theta step has here
-            where it is left out, so that the outer level needs no more memory for activations than training.
-        calibrate_every: Steps of phi between two searches for the radius of the finite differences, 0 for none.
-        negligible: Between these searches Hessian products are left out while they change the direction by less than
-            this share, which is about what finite differences err by; 0 computes them always.
-        noise_every: Steps of phi between two measurements of how alike the hypergradients of half outer batches are,
-            0 for none; each costs two more hypergradients.
+        rng: Whether the outer pass has the same dropout masks as the inner passes.
+        curvature: finite_difference works with fused kernels, DDP and FSDP2; exact differentiates twice.
+        rows_at_once: Rows of a pass of the outer level, whose gradients are summed. If left out, as many as this
+            replica's rows of a theta step, so that activations need no more memory than in training.
+        calibrate_every: Steps of phi between searches for the radius of the finite differences, 0 for none.
+        negligible: Until the next search, Hessian products are skipped if they changed the direction by less than this
+            share, which is about the error of finite differences; 0 always computes them.
+        noise_every: Steps of phi between measurements of the cosine between the hypergradients of half outer batches,
+            0 for none; each takes two further hypergradients.
     """
 
     learning_rate: float = 1e-5
@@ -78,7 +78,7 @@ class OuterSettings:
     noise_every: int = 0
 
     def overrides(self) -> dict[str, Any]:
-        """What is in place of the preset's choices, None where nothing is; gamma auto is nobody's choice."""
+        """The settings that replace choices of the preset, None for the others; gamma auto replaces none."""
         gamma = None if self.gamma == "auto" else self.gamma
         series = {"hessian_products": self.hessian_products, "gamma": gamma, "rng": self.rng}
         return {**series, "outer_step": self.when, "outer_horizon": self.horizon}
@@ -91,11 +91,11 @@ def without_curvature(v: Vector, hessian_product: HessianProduct, *, gamma: floa
 
 @dataclass(frozen=True)
 class OuterMethod:
-    """What stands in for the inverse Hessian, with its settings.
+    """An approximation of the inverse Hessian, with its settings.
 
     Args:
         name: See inverse_hessian.py.
-        gamma: Step of the Neumann series, or ``"auto"`` to look for it; the scale of `identity` is (M + 1) gamma.
+        gamma: Step of the Neumann series, or ``"auto"`` to estimate it; the scale of `identity` is (M + 1) gamma.
         hessian_products: M of the series, and the iterations of conjugate gradients.
         damping: Added to the Hessian's diagonal by conjugate gradients.
     """
@@ -117,20 +117,20 @@ class OuterMethod:
         """The method with its keywords bound, as `hypergradient` takes it.
 
         Args:
-            gamma: What ``"auto"`` found before; None to look for it now.
-            uses_curvature: False leaves the Hessian out of Neumann's series, where it is known not to matter.
-            optimizer: Theta's, of methods that read its moments.
+            gamma: The last estimate of ``"auto"``; None to estimate it now.
+            uses_curvature: False omits the Hessian from Neumann's series, where it is negligible.
+            optimizer: Theta's optimizer, for methods that use its moments.
             theta: Its parameters.
-            gradient: What its last step was given.
+            gradient: The gradient of its last step.
         """
-        known = self.gamma if self.gamma != "auto" else gamma
-        if self.name == "neumann" and not uses_curvature and known is not None:
-            return partial(without_curvature, gamma=known, hessian_products=self.hessian_products)
+        step = self.gamma if self.gamma != "auto" else gamma
+        if self.name == "neumann" and not uses_curvature and step is not None:
+            return partial(without_curvature, gamma=step, hessian_products=self.hessian_products)
         if self.name == "neumann":
-            return partial(neumann, gamma="auto" if known is None else known, hessian_products=self.hessian_products)
+            return partial(neumann, gamma="auto" if step is None else step, hessian_products=self.hessian_products)
         if self.name == "identity":
-            assert known is not None
-            return partial(identity, scale=known * (self.hessian_products + 1))
+            assert step is not None
+            return partial(identity, scale=step * (self.hessian_products + 1))
         if self.name == "conjugate_gradient":
             return partial(conjugate_gradient, iterations=self.hessian_products, damping=self.damping)
         assert optimizer is not None
@@ -140,25 +140,25 @@ class OuterMethod:
         return partial(adam_preconditioned, step_sizes=sizes, hessian_products=self.hessian_products)
 
     def changed_by(self, curvature_ratio: float) -> float:
-        """About how much the Hessian changes the direction, as a share of its length.
+        """Estimated change of the direction by the Hessian, as a share of its length.
 
-        With r = ||gamma H p|| / ||p||, the m-th term of Neumann's series is off from v by at most about m r.
+        With r = ||gamma H p|| / ||p||, the m-th term of Neumann's series differs from v by at most about m r.
         """
         return curvature_ratio * self.hessian_products / 2 if self.name == "neumann" else math.inf
 
     def reject(
         self, *, outer_step: Literal["after", "before"], inner_steps: int, curvature: CurvatureName, compiled: bool
     ) -> None:
-        """Refuse settings that no hypergradient can be computed with.
+        """Reject settings that no hypergradient can be computed with.
 
         Args:
-            outer_step: When phi moves, before or after the K-th theta step of a period.
+            outer_step: Whether phi's step comes before or after the K-th theta step of a period.
             inner_steps: K.
-            curvature: The backend.
+            curvature: The curvature backend.
             compiled: Whether the model's blocks are compiled.
 
         Raises:
-            ValueError: What does not go together, and the way out.
+            ValueError: Two settings are incompatible, with the way out.
         """
         if self.hessian_products < 0 or (self.gamma != "auto" and not self.gamma > 0):
             raise ValueError(
@@ -166,39 +166,39 @@ class OuterMethod:
                 f"and {self.gamma}"
             )
         if self.gamma == "auto" and self.name != "neumann":
-            raise ValueError(f"outer.gamma auto finds the step of neumann's series; {self.name} needs a number or none")
+            raise ValueError(f"outer.gamma auto estimates the step of neumann's series: set a number for {self.name}")
         if self.name == "conjugate_gradient" and self.hessian_products < 1:
             raise ValueError("conjugate_gradient needs iterations: set outer.hessian_products to 1 or more")
         if self.damping and self.name != "conjugate_gradient":
-            raise ValueError(f"outer.damping = {self.damping} is of conjugate_gradient; {self.name} has none")
-        if self.name in OF_ADAM and outer_step == "before" and inner_steps == 1:
+            raise ValueError(f"outer.damping = {self.damping} is for conjugate_gradient: leave it out for {self.name}")
+        if self.name in ADAM_METHODS and outer_step == "before" and inner_steps == 1:
             raise ValueError(
-                f"{self.name} reads Adam's moments, and at inner_steps = 1 the first outer step comes before any "
-                "theta step: set outer.when to after, or take more inner steps"
+                f"{self.name} uses Adam's moments, and at inner_steps = 1 the first outer step comes before any theta "
+                "step: set outer.when to after, or raise inner_steps"
             )
         if self.name == "sama" and outer_step == "before":
             raise ValueError(
-                "sama needs the gradient of the theta step that phi's step follows, and a checkpoint between the two "
-                "would lose it: set outer.when to after"
+                "sama needs the gradient of the preceding theta step, which a checkpoint between the two steps would "
+                "lose: set outer.when to after"
             )
         if curvature == "exact" and compiled:
             raise ValueError(
-                "exact differentiates twice, which compiled blocks do not allow: set compile to false, or "
+                "exact differentiates twice, which compiled blocks do not allow: set network.compile to false, or "
                 "outer.curvature to finite_difference"
             )
 
 
 def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int, compiled: bool) -> OuterMethod:
-    """The method of these settings, and of a preset's choices where they leave something open.
+    """The method of these settings, completed by the preset's choices.
 
     Args:
-        settings: The user's.
-        choices: The preset's, with the settings in place of its own.
+        settings: The user's settings.
+        choices: The preset's choices, overridden with the settings.
         inner_steps: K.
         compiled: Whether the model's blocks are compiled.
 
     Raises:
-        ValueError: What does not go together, and the way out.
+        ValueError: Two settings are incompatible, with the way out.
     """
     method = OuterMethod(
         name=settings.method,

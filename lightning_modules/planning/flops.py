@@ -4,11 +4,27 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
+from lightning.fabric.utilities.throughput import get_available_flops
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "A10G": 70e12, "V100": 125e12}
-"""Dense half-precision peak in FLOP/s by a part of the device's name, from the vendor's data sheets (no sparsity)."""
+DEVICES = {
+    "A100": (312e12, ("A100",)),
+    "H100": (989.4e12, ("H100 80GB HBM3", "H100 SXM")),
+    "H100 PCIe": (756e12, ("H100 PCIe",)),
+    "H100 NVL": (835e12, ("H100 NVL",)),
+    "H200": (989.5e12, ("H200", "GH200")),
+    "H200 NVL": (835.5e12, ("H200 NVL",)),
+    "B200": (2250e12, ("B200",)),
+    "L40S": (362e12, ("L40S",)),
+    "A10G": (70e12, ("A10G",)),
+    "V100": (125e12, ("V100",)),
+}
+"""Dense half-precision peak in FLOP/s and parts of the names of devices that have it, from NVIDIA's data sheets.
+
+They come before Lightning's numbers, which lack B200 and L40S, give H100 NVL and H200 the peak with sparsity, twice the
+dense one, and do not recognize the name that torch has for an H200.
+"""
 
 CROSS_ATTENTION = ("EncDecAttention", "encoder_attn")
 """How T5's and BART's relatives call the decoder's attention to the encoder."""
@@ -84,11 +100,20 @@ def attention_width(config: PreTrainedConfig) -> int:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's peak in FLOP/s, or None where it is not known."""
+    """The device's dense half-precision peak in FLOP/s: ours by name, else Lightning's; None if neither has it."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+    return named_peak(torch.cuda.get_device_name(device)) or get_available_flops(device, torch.float16)
+
+
+def named_peak(device_name: str) -> float | None:
+    """The peak of a device by the name that torch gives it; the longest part that fits decides.
+
+    >>> named_peak("NVIDIA H100 PCIe"), named_peak("NVIDIA H100 80GB HBM3"), named_peak("Tesla T4")
+    (756000000000000.0, 989400000000000.0, None)
+    """
+    peaks = {part: peak for peak, parts in DEVICES.values() for part in parts if part in device_name}
+    return peaks[max(peaks, key=len)] if peaks else None
 
 
 def _flops(parameter: nn.Parameter) -> float:

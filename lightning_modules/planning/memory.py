@@ -12,8 +12,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import Any, Literal, NamedTuple
-from unittest.mock import patch
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -23,9 +22,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._op_schema import OpSchema
-from torch.distributed.tensor._sharding_prop import ShardingPropagator
-from torch.utils._python_dispatch import _disable_current_modes
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
@@ -191,6 +187,7 @@ def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> 
         here = 0 if layout.offload else held
         with FakeTensorMode(allow_non_fake_inputs=True):
             model.to_empty(device="cpu")
+            _learn_shapes(model, layout, shape)
             tracker = ShardedPhaseTracker(model)
             tracker.track_inputs((torch.zeros(1),))
             tracker.record = PhaseRecord(whole_blocks, _cut(here, shape))
@@ -255,32 +252,30 @@ def _activations(found: Mapping[str, int]) -> int:
 def _phases(model: PreTrainedModel, layout: Layout, shape: StepShape, tracker: PhaseTracker) -> Phases:
     """The phases of a forward and a backward pass on fake tensors."""
     assert tracker.record is not None
+    with tracker:
+        _pass(model, layout, shape)
+    return tracker.record.held
+
+
+def _learn_shapes(model: PreTrainedModel, layout: Layout, shape: StepShape) -> None:
+    """A pass that is not tracked, after which DTensor has the shapes of all results in its cache.
+
+    It computes each new shape once, on fake tensors of whole shapes, which a tracker would count as held matrices.
+    """
+    _pass(model, layout, shape)
+    model.zero_grad(set_to_none=True)
+
+
+def _pass(model: PreTrainedModel, layout: Layout, shape: StepShape) -> None:
+    """A forward and a backward pass on fake tensors."""
     mixed = layout.precision.endswith("mixed") and layout.compute_dtype is None and not layout.kind.startswith("zero")
-    with warnings.catch_warnings(), _propagated_aside(), tracker:
+    with warnings.catch_warnings():
         # FSDP2 warns of views that are changed in place, which no model does that trains.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
         # A CPU's autocast keeps what CUDA's keeps, and float16 takes the two bytes of bfloat16.
         with torch.autocast("cpu", dtype=torch.bfloat16) if mixed else nullcontext():
             loss = _loss(model, shape)
         loss.backward()
-    return tracker.record.held
-
-
-@contextmanager
-def _propagated_aside() -> Iterator[None]:
-    """Keep from the tracker what DTensor computes, once for each new shape, to learn the shapes of results.
-
-    It computes on fake tensors of whole shapes, in the fake mode that it finds: the first step of a process would seem
-    to hold whole matrices, and the next one not.
-    """
-    propagate = ShardingPropagator._propagate_tensor_meta_non_cached
-
-    def aside(self: ShardingPropagator, schema: OpSchema) -> Any:
-        with _disable_current_modes():
-            return propagate(self, schema)
-
-    with patch.object(ShardingPropagator, "_propagate_tensor_meta_non_cached", aside):
-        yield
 
 
 def _loss(model: PreTrainedModel, shape: StepShape) -> Tensor:

@@ -15,7 +15,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ..adapters import LoRA, add_adapters
-from ..models import add_embedding_dropout, build_model, model_config
+from ..hyperparameters import as_group
+from ..models import Network, add_embedding_dropout, build_model, model_config
+from ..optimization import Optimization
 from .flops import training_flops
 from .layouts import layout_of
 from .memory import Finish, Layout, StepShape, head_memory, step_phases
@@ -81,32 +83,33 @@ def make_plan(
         raise ValueError(f"a plan can be made for InstructionTuningModule alone, got {model['class_path']}")
     if trainer["max_steps"] < 1:
         raise ValueError(f"trainer.max_steps = {trainer['max_steps']}: say how many optimizer steps the run takes")
-    arguments, rows = model["init_args"], data["init_args"]
-    layout = layout_of(trainer, devices=devices, fused=arguments["fused"])
-    config = _config(arguments)
+    arguments, rows = model["init_args"], data["init_args"]["rows"]
+    network, optimizer = as_group(Network, arguments["network"]), as_group(Optimization, arguments["optimizer"])
+    layout = layout_of(trainer, devices=devices, fused=optimizer.fused)
+    config = _config(arguments, network)
     shape = step_shape(rows, trainer, layout, targets=targets)
-    lora = None if arguments["lora"] is None else LoRA(**arguments["lora"])
+    lora = as_group(LoRA, arguments["lora"])
     if lora is not None and layout.kind not in ("single", "ddp"):
         raise ValueError(f"lora trains under the strategies auto and ddp, got {layout.kind}")
     if arguments["prefix"] is not None:
-        raise ValueError("a plan knows the memory of all weights or of lora, not that of a prefix")
-    build = partial(_build, own=getattr(torch, arguments["dtype"]), lora=lora)
-    finish = partial(add_embedding_dropout, probability=arguments["embedding_dropout"])
+        raise ValueError("a plan can be made for training all weights or lora, not for a prefix")
+    build = partial(_build, own=network.torch_dtype, lora=lora)
+    finish = partial(add_embedding_dropout, probability=network.embedding_dropout)
     kept, recomputed = (
         memory_of_depth(config, build, how, layout, shape) for how in (finish, partial(_checkpointed, finish=finish))
     )
     with torch.device("meta"):
         whole = build(config, None)
     columns = shape.rows * (shape.target_columns or shape.targets)
-    steps, tokens = trainer["max_steps"], rows["rows_per_step"] * (shape.columns + (shape.target_columns or 0))
-    flops = training_flops(whole, _step_counts(rows["rows_per_step"], shape))
+    steps, tokens = trainer["max_steps"], rows["per_step"] * (shape.columns + (shape.target_columns or 0))
+    flops = training_flops(whole, _step_counts(rows["per_step"], shape))
     return TrainingPlan(
         parameters=sum(parameter.numel() for parameter in whole.parameters()),
         layout=layout,
         shape=shape,
         kept=kept,
         recomputed=recomputed,
-        checkpointing=arguments["gradient_checkpointing"],
+        checkpointing=network.gradient_checkpointing,
         logits=head_memory(config.hidden_size, config.vocab_size, columns, layout),
         capacity=capacity,
         steps=steps,
@@ -116,32 +119,32 @@ def make_plan(
     )
 
 
-def step_shape(data: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layout, *, targets: float) -> StepShape:
+def step_shape(rows: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layout, *, targets: float) -> StepShape:
     """What a device reads at a time.
 
     Raises:
         ValueError: The rows of a step cannot be divided.
     """
     parts = layout.replicas * trainer["accumulate_grad_batches"]
-    if data["rows_per_step"] % parts:
+    if rows["per_step"] % parts:
         raise ValueError(
-            f"rows_per_step = {data['rows_per_step']} cannot be divided into {layout.replicas} replicas x "
+            f"rows.per_step = {rows['per_step']} cannot be divided into {layout.replicas} replicas x "
             f"{trainer['accumulate_grad_batches']} accumulated batches"
         )
     return StepShape(
-        rows=data["rows_per_step"] // parts,
-        columns=data["row_length"],
-        targets=max(round(data["row_length"] * targets), 1),
-        target_columns=data.get("target_length"),
+        rows=rows["per_step"] // parts,
+        columns=rows["length"],
+        targets=max(round(rows["length"] * targets), 1),
+        target_columns=rows.get("target_length"),
         accumulated=trainer["accumulate_grad_batches"] > 1,
     )
 
 
-def _config(arguments: Mapping[str, Any]) -> PreTrainedConfig:
+def _config(arguments: Mapping[str, Any], network: Network) -> PreTrainedConfig:
     source = arguments["pretrained"] or arguments["config"]
-    named = isinstance(source, str) or "vocab_size" in source
-    vocabulary = 0 if named else len(load_tokenizer(arguments["tokenizer"]))
-    return model_config(source, vocabulary=vocabulary, dropout=arguments["dropout"])
+    has_vocabulary = isinstance(source, str) or "vocab_size" in source
+    vocabulary = 0 if has_vocabulary else len(load_tokenizer(arguments["tokenizer"]))
+    return model_config(source, vocabulary=vocabulary, dropout=network.dropout)
 
 
 def _build(config: PreTrainedConfig, dtype: torch.dtype | None, own: torch.dtype, lora: LoRA | None) -> PreTrainedModel:

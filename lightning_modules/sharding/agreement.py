@@ -1,6 +1,6 @@
-"""Whether all processes of a run were started alike: the same arguments, data and versions.
+"""Comparison of all processes of a run: arguments, data and versions must be equal.
 
-Processes that disagree train on something nobody asked for, or wait for each other forever.
+Processes that disagree train on the wrong data, or wait for each other forever.
 """
 
 import hashlib
@@ -12,12 +12,15 @@ import torch
 import transformers
 from torch import distributed as dist
 
+from ...datamodules.base import run_data
+from ..hyperparameters import flat
+
 
 def require_agreement(module: L.LightningModule, trainer: L.Trainer) -> None:
-    """Compare what processes were started with; every process must call it, once they can talk to each other.
+    """Compare the settings of all processes; every process must call it, after the process group is initialized.
 
     Raises:
-        ValueError: On every process, with what differs and on which ranks.
+        ValueError: On every process, with the settings that differ and their ranks.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return
@@ -28,8 +31,8 @@ def require_agreement(module: L.LightningModule, trainer: L.Trainer) -> None:
 
 
 def started_with(module: L.LightningModule, trainer: L.Trainer) -> dict[str, str]:
-    """What must be equal on all ranks, by name, in short texts."""
-    found = {
+    """Settings that must be equal on all ranks, as short texts by name."""
+    settings = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "lightning": L.__version__,
@@ -38,34 +41,27 @@ def started_with(module: L.LightningModule, trainer: L.Trainer) -> dict[str, str
         "trainer.accumulate_grad_batches": str(trainer.accumulate_grad_batches),
         "trainer.precision": str(trainer.precision),
     }
-    found |= {f"model.{name}": _short(value) for name, value in vars(module).items() if _is_plain(value)}
-    plan = getattr(trainer.datamodule, "plan", None)  # type: ignore[attr-defined]
-    if plan is not None and hasattr(plan, "window"):
-        window = plan.window(0)
-        found["data (the first window of the training stream)"] = _digest(
-            window.tasks.tobytes(), window.examples.tobytes(), window.row_targets.tobytes()
-        )
-    return found
+    settings |= {f"model.{name}": _short(value) for name, value in flat(module.hparams).items()}
+    data = run_data(trainer)
+    if data is not None and (fingerprint := data.training_fingerprint()) is not None:
+        settings["data (the beginning of the training stream)"] = fingerprint
+    return settings
 
 
 def disagreements(everyone: list[dict[str, str]]) -> list[str]:
-    """Sentences on what differs from rank 0.
+    """A sentence for each setting that differs from rank 0's.
 
     >>> disagreements([{"torch": "2.13"}, {"torch": "2.12"}, {"torch": "2.13"}])
     ['torch is 2.13 on rank 0 and 2.12 on rank 1']
     """
     first, *others = everyone
-    found = []
+    sentences = []
     for rank, other in enumerate(others, start=1):
         for name in {**first, **other}:
             here, there = first.get(name, "missing"), other.get(name, "missing")
             if here != there:
-                found.append(f"{name} is {here} on rank 0 and {there} on rank {rank}")
-    return found
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | bool | tuple | dict)
+                sentences.append(f"{name} is {here} on rank 0 and {there} on rank {rank}")
+    return sentences
 
 
 def _short(value: Any) -> str:

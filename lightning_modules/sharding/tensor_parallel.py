@@ -170,9 +170,3 @@ def _tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
         for name, parameter in module.named_parameters(recurse=False):
             places.setdefault(id(parameter), []).append((module, name))
     return [found for found in places.values() if len(found) > 1]
-
-
-def unsharded(tensor: Tensor) -> Tensor:
-    """A parameter's values in full on this process; every process that holds a part must call it."""
-    values = tensor.detach()
-    return values.full_tensor() if isinstance(values, DTensor) else values

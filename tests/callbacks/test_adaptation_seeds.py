@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from crosstask.callbacks.report.adaptation_seeds import over_seeds
+from crosstask.callbacks.report.adaptation_seeds import seed_table
 
 
 def report(scorer: float, *, oracle: float = 0.9, **more: float) -> dict[str, Any]:
@@ -27,9 +27,9 @@ def row(table: str, name: str) -> str:
     return " ".join(found.split())
 
 
-def test_what_the_scorer_decides_varies_over_seeds_and_nothing_else_does() -> None:
+def test_what_the_scorer_decides_varies_seed_table_and_nothing_else_does() -> None:
     """0.5, 0.6 and 0.7 have a standard deviation of 0.1; t(0.975, 2) is 4.303: 60 ± 4.303 · 10 / √3."""
-    table = over_seeds([report(0.5, reward=0.8), report(0.6), report(0.7)])
+    table = seed_table([report(0.5, reward=0.8), report(0.6), report(0.7)])
     assert row(table, "scorer") == "scorer 60.0 [35.2, 84.8] seeds"
     assert row(table, "beam") == "beam 40.0 [35.0, 45.0] instances"
     assert "scorer over beam, each seed: +10.0 [+5.0, +15.0], +20.0 [+15.0, +25.0], +30.0 [+25.0, +35.0]" in table
@@ -37,15 +37,15 @@ def test_what_the_scorer_decides_varies_over_seeds_and_nothing_else_does() -> No
     assert "reward" not in table  # only one seed has it
     lines = [line.split() for line in table.splitlines()]
     assert ["task1", "40.0", "60.0", "90.0"] in lines
-    assert ["of", "so", "many", "responses", "1", "17"] in lines
+    assert ["number", "of", "responses", "1", "17"] in lines
     assert ["scorer", "50.0", "60.0"] in lines
     assert ["oracle", "90.0"] in lines  # of one response it is not in the report
 
 
-def test_one_seed_has_no_interval_over_seeds() -> None:
-    assert row(over_seeds([report(0.5)]), "scorer") == "scorer 50.0 [45.0, 55.0] instances"
+def test_one_seed_has_no_interval_seed_table() -> None:
+    assert row(seed_table([report(0.5)]), "scorer") == "scorer 50.0 [45.0, 55.0] instances"
 
 
-def test_other_candidates_are_refused() -> None:
+def test_other_responses_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"run 1 has other tasks or other responses than run 0, e\.g\. of task1"):
-        over_seeds([report(0.5), report(0.5, oracle=0.8)])
+        seed_table([report(0.5), report(0.5, oracle=0.8)])

@@ -14,7 +14,8 @@ from crosstask.callbacks.generalization_report import GeneralizationReport
 from crosstask.callbacks.prediction_writer import PredictionWriter
 from crosstask.datamodules.schema import EvaluationExample, Level
 from crosstask.lightning_modules.evaluation.answers import Answer
-from crosstask.lightning_modules.evaluation.metrics import GenerationScores, Scores
+from crosstask.lightning_modules.evaluation.generation_scores import GenerationScores
+from crosstask.lightning_modules.evaluation.metrics import Scores
 
 TASKS: tuple[tuple[str, Level], ...] = (("copy", "fully_supervised"), ("sort", "fully_held_out"))
 EXAMPLES = [

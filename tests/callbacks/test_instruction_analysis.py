@@ -1,27 +1,35 @@
-"""The map and the numbers of learned instructions: known answers, and the files that a run leaves behind."""
+"""The map and the distances of learned instructions: known answers, and the files of a run."""
 
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import lightning as L
 import numpy as np
 import pytest
 
 from crosstask.callbacks.instruction_analysis import InstructionAnalysis
-from crosstask.callbacks.instruction_geometry import coverage, spread, t_sne
-from crosstask.callbacks.report.scatter import curves_svg
+from crosstask.callbacks.report.figure_style import svg_element
+from crosstask.callbacks.report.instruction_distances import category_distances, distance_to_nearest, t_sne
+from crosstask.callbacks.report.instruction_figures import training_curves
 from crosstask.datamodules import NaturalInstructions
+from crosstask.datamodules.bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
+from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
+from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.optimization import Optimization
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
-def test_spread_and_coverage_on_corners_of_a_cube() -> None:
+def test_distances_on_corners_of_a_cube() -> None:
     points = np.array([[1.0, 0, 0], [2.0, 0, 0], [0, 1, 0], [0, 0, 1]])
-    assert spread(points, ["a", "a", "b", "b"]) == {"within": 0.5, "between": 1.0}  # a: 0, b: 1
-    assert coverage(points, np.array([[0, 3.0, 0], [0, 0, -1.0]])) == pytest.approx(0.5)  # 0 and 1
+    assert category_distances(points, ["a", "a", "b", "b"]) == {"within": 0.5, "between": 1.0}  # a: 0, b: 1
+    assert distance_to_nearest(np.array([[0, 3.0, 0], [0, 0, -1.0]]), points) == pytest.approx(0.5)  # 0 and 1
 
 
 def test_the_map_keeps_neighbours_together() -> None:
@@ -36,11 +44,9 @@ def test_the_map_keeps_neighbours_together() -> None:
 
 def test_curves_of_far_apart_values_are_logarithmic() -> None:
     points = [(1, 1e-5), (2, 1e-3), (3, 1e-1)]
-    heights = [
-        point.split(",")[1]
-        for point in curves_svg({"norm": points}, "norms").split('points="')[1].split('"')[0].split()
-    ]
-    first, second, third = map(float, heights)
+    svg = ElementTree.fromstring(svg_element(training_curves({"norm": points}, "norm"), "norms"))
+    (curve,) = (group for group in svg.iter(f"{SVG}g") if group.get("class") == "curve")
+    first, second, third = (float(use.get("y", "")) for use in curve.iter(f"{SVG}use"))
     assert first - second == pytest.approx(second - third, abs=0.2)
 
 
@@ -49,19 +55,25 @@ def test_a_run_leaves_its_map_and_numbers(
     instruction: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
 ) -> None:
     tokenizer, extracts = str(toybench / "tokenizer"), instruction.endswith("extractor")
-    shared: dict[str, Any] = {"row_length": 160, "inner_steps": 2, "instruction_length": 24 if extracts else 3}
-    shared["exemplars"] = 3 if extracts else 0
+    shared: dict[str, Any] = {"row_length": 160, "inner_steps": 2}
+    length, exemplars = (24, 3) if extracts else (3, 0)
     data = InstructionOptimizationDataModule(
-        NaturalInstructions(str(toybench)), tokenizer, CategorySplit(4), outer_rows=2, validation_examples=0, **shared
+        NaturalInstructions(str(toybench)),
+        tokenizer,
+        CategorySplit(4),
+        rows=BilevelRows(length=160),
+        levels=Levels(inner_steps=2, outer_rows=2),
+        instructions=InstructionTexts(length=length, exemplars=exemplars),
+        instances=Instances(train=100, validation=0),
     )
     module = InstructionOptimizationModule(
         tokenizer,
         config=tiny_model,
-        instruction=instruction,
+        instruction=InstructionSettings(kind=instruction, length=length, exemplars=exemplars),  # type: ignore[arg-type]
+        optimizer=Optimization(warmup=1),
         total_steps=4,
-        warmup_steps=1,
         outer=OuterSettings(noise_every=1),
-        **shared,  # type: ignore[arg-type]
+        **shared,
     )
     trainer = L.Trainer(
         accelerator="cpu",
@@ -83,8 +95,10 @@ def test_a_run_leaves_its_map_and_numbers(
     if not extracts:
         assert set(numbers["nearest tokens"]) == set(data.inner_tasks)
         assert {len(tokens) for rows in numbers["nearest tokens"].values() for tokens in rows} == {3}
-    drawn = (tmp_path / "map.svg").read_text()
-    assert drawn.count("<circle") == drawn.count("<path") > 5
-    curves = {path.name for path in tmp_path.glob("curves-*.svg")}
-    assert curves == {"curves-losses.svg", "curves-gradient-norms.svg", "curves-hypergradient.svg"}
+    groups = {group.get("class"): group for group in ElementTree.parse(tmp_path / "map.svg").getroot().iter(f"{SVG}g")}
+    human, learned = len(list(groups["human"].iter(f"{SVG}use"))), len(list(groups["learned"].iter(f"{SVG}path")))
+    assert human == learned > 5  # matplotlib draws circles as uses of one path, crosses as paths
+    for suffix in ("svg", "pdf", "png"):
+        curves = {path.stem for path in tmp_path.glob(f"curves-*.{suffix}")}
+        assert curves == {"curves-losses", "curves-gradient-norms", "curves-hypergradient"}
     assert module.language_model.training

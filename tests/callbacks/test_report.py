@@ -51,11 +51,11 @@ def test_all_three_levels_are_listed_also_where_there_are_no_tasks() -> None:
 
 
 def test_an_example_without_a_score_is_not_averaged_away() -> None:
-    report = build_report([instances()], asked=5)
+    report = build_report([instances()], expected=5)
     assert report.unscored == 1
     assert "1 of 5 examples" in render_markdown(report, "title")
     assert "of 4 examples" not in render_markdown(build_report([instances()]), "title")
-    assert "no tasks" in render_markdown(build_report([[]], asked=4), "title")
+    assert "no tasks" in render_markdown(build_report([[]], expected=4), "title")
 
 
 def test_repeated_runs_have_intervals_over_runs() -> None:

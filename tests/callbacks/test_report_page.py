@@ -1,4 +1,4 @@
-"""The page and Markdown that are made of predictions on disk: every shape of evaluation, hostile texts, a browser."""
+"""The page and Markdown of predictions on disk: every shape of evaluation, hostile texts, a browser."""
 
 import json
 import shutil
@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from crosstask.callbacks.report.scatter import curves_svg, scatter_svg
+from crosstask.callbacks.report.figure_style import write_figure
+from crosstask.callbacks.report.instruction_figures import instruction_map, training_curves
 from crosstask.cli import main
 from crosstask.datamodules.schema import LEVELS
 
 CATEGORIES = ("Textual Entailment", "Question Answering", "Summarization", "Title Generation")
-HOSTILE = "<script>alert('no')</script><img src=x onerror=alert(1)>&amp;"
+HOSTILE = "<script>alert('no')</script><img src=x onerror=alert(1)>&amp;\u202e$\\frac{1$"
 
 
 def write_run(folder: Path, *, tasks: int = 12, shots: Iterable[int] = (0,), skill: float = 0.5, seed: int = 0) -> Path:
-    """Predictions of a made-up system: instances have a difficulty, the system a skill and noise of its own."""
+    """Predictions of a simulated system: scores are its skill, minus an instance's difficulty, plus noise."""
     noise, difficulty = np.random.default_rng(seed), np.random.default_rng(99)
     lines: list[dict[str, Any]] = []
     for t in range(tasks):
@@ -28,8 +29,13 @@ def write_run(folder: Path, *, tasks: int = 12, shots: Iterable[int] = (0,), ski
         for i, hard in enumerate(difficulty.random(10)):
             for k in shots:
                 score = float(np.clip(skill + 0.02 * k - 0.6 * (hard - 0.5) + 0.1 * noise.normal(), 0, 1))
-                about = {"number": len(lines), "benchmark": "made_up", "task": f"task{t:03d}", "parent": None}
+                about = {
+                    "number": len(lines),
+                    "benchmark": "made_up",
+                    "task": f"task{t:03d}{HOSTILE if t == 1 else ''}",
+                }
                 asked = {"category": category, "level": level, "shots": k, "metric": "rouge_l", "id": f"{t}-{i}"}
+                asked["parent"] = None
                 texts = {"prompt": f"what is {i} + {t}? {HOSTILE}", "references": [str(i + t)], "prediction": HOSTILE}
                 lines.append({**about, **asked, **texts, "rouge_l": score, "exact_match": score > 0.5})
     path = folder / "predictions/test.jsonl"
@@ -72,10 +78,30 @@ def test_a_page_stands_alone_and_runs_nothing_of_what_it_shows(
     assert not [attributes for tag, attributes in read.found if tag in ("script", "img", "iframe", "link")]
     assert not any(name.startswith("on") or str(value).startswith("http") for tag, attributes in read.found
                    for name, value in attributes.items() if name != "xmlns")  # fmt: skip
-    assert HOSTILE not in page
+    assert "<script" not in page
+    assert "\u202e" not in page
     assert "&lt;script&gt;" in page
+    assert "⟨U+202E⟩" in page
+    identifiers = [attributes["id"] for _, attributes in read.found if "id" in attributes]
+    assert len(set(identifiers)) == len(identifiers)
+    drawn = [attributes for tag, attributes in read.found if tag == "svg"]
+    assert len(drawn) > 1
+    assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in drawn)
+    names = {path.stem for path in (tmp_path / "report/figures").glob("*.pdf")}
+    assert names == {path.stem for path in (tmp_path / "report/figures").glob("*.png")}
+    assert len(names) == len(drawn)
     assert (tmp_path / "report" / "report.md").exists()
     assert json.loads((tmp_path / "report" / "report.json").read_text())
+
+
+def test_equal_predictions_make_equal_pages(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", tasks=3)
+    for name in ("one", "two"):
+        main(["report", str(run), "--folder", str(tmp_path / name)])
+    assert (tmp_path / "one/report.html").read_bytes() == (tmp_path / "two/report.html").read_bytes()
+    for kind in ("pdf", "png"):
+        one, two = (tmp_path / name / f"figures/tasks-fully_supervised.{kind}" for name in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
 
 
 def test_runs_of_unlike_skill_differ_and_a_run_does_not_differ_from_itself(tmp_path: Path) -> None:
@@ -109,8 +135,11 @@ def test_figures_of_learned_instructions_are_on_the_page(tmp_path: Path) -> None
     for folder in (trained / "instructions", tmp_path / "b/instructions"):
         folder.mkdir()
         points = np.eye(4)[:, :2]
-        (folder / "map.svg").write_text(scatter_svg({"human": points, "learned": -points}, [HOSTILE] * 4))
-        (folder / "curves-losses.svg").write_text(curves_svg({"inner_loss": [(1, 2.0), (2, 1.0)]}, "losses"))
+        write_figure(instruction_map(points, -points, [HOSTILE] * 4), folder / "map.svg", HOSTILE)
+        curves = training_curves({"inner_loss": [(1, 2.0), (2, 1.0)]}, "loss")
+        write_figure(curves, folder / "curves-losses.svg", "losses")
+        for path in folder.glob("*.svg"):  # as an attacker would change it
+            path.write_text(path.read_text().replace("</svg>", "<script>alert(1)</script><g onload='alert(1)'/></svg>"))
         numbers = {"human": {"within": 0.25}, "learned": {"within": 0.5}, "nearest tokens": {}}
         (folder / "analysis.json").write_text(json.dumps(numbers))
     plain = write_run(tmp_path / "c", tasks=3)
@@ -119,6 +148,7 @@ def test_figures_of_learned_instructions_are_on_the_page(tmp_path: Path) -> None
         page = (tmp_path / "report/report.html").read_text()
         assert Elements(page).open == []
         assert page.count("<figcaption>Instructions by category") == page.count("<td>0.500</td>") == expected
-        assert page.count("<polyline") == expected
+        assert page.count('class="curve"') == expected
         assert ('id="instructions"' in page) == bool(expected)
-        assert "<script>" not in page
+        assert "<script" not in page
+        assert "onload" not in page

@@ -1,4 +1,4 @@
-"""Score against log size: from reports to points, and from points to places in the drawing."""
+"""Scores over model sizes: from reports to points, and from points to positions in the figure."""
 
 import json
 from pathlib import Path
@@ -28,9 +28,10 @@ def adapted(folder: Path, parameters: float | None, scorer: float, best: str) ->
     return str(folder)
 
 
-def circles(path: Path) -> list[tuple[float, float]]:
-    root = ElementTree.parse(path).getroot()
-    return [(float(each.get("cx", "")), float(each.get("cy", ""))) for each in root.iter(f"{SVG}circle")]
+def curves(path: Path) -> list[list[tuple[float, float]]]:
+    """The positions of the points of each curve."""
+    groups = [group for group in ElementTree.parse(path).getroot().iter(f"{SVG}g") if group.get("class") == "curve"]
+    return [[(float(use.get("x", "")), float(use.get("y", ""))) for use in group.iter(f"{SVG}use")] for group in groups]
 
 
 def test_rows_of_one_name_are_a_line_over_the_logarithm_of_sizes(tmp_path: Path) -> None:
@@ -41,15 +42,24 @@ def test_rows_of_one_name_are_a_line_over_the_logarithm_of_sizes(tmp_path: Path)
         adapted(tmp_path / "b", 1e7, 0.4, "beam"),
     ]
     main(["scaling", *reports, "--output", str(tmp_path / "out.svg")])
-    found = circles(tmp_path / "out.svg")
-    assert len(found) == 9  # scorer, the best single decoding, self-score; highest at the largest size first
-    (x0, y0), (x1, y1), (x2, y2) = found[:3]
+    drawn = curves(tmp_path / "out.svg")
+    assert [len(points) for points in drawn] == [3, 3, 3]  # scorer, best single decoding, self-score
+    (x0, y0), (x1, y1), (x2, y2) = drawn[0]
     assert (x1 - x0) / (x2 - x0) == pytest.approx(1 / 3, abs=1e-3)
     assert (y0 - y1) / (y0 - y2) == pytest.approx(1 / 2, abs=1e-2)  # 0.3, 0.4, 0.5
-    assert len({y for _, y in found[3:6]}) == 1  # 0.2, of whichever decoding
+    assert len({y for _, y in drawn[1]}) == 1  # 0.2, of whichever decoding
     root = ElementTree.parse(tmp_path / "out.svg").getroot()
     texts = [text.text for text in root.iter(f"{SVG}text")]
-    assert {"1M", "10M", "100M", "1B", "scorer", "best single decoding", "self-score, sum"} <= set(texts)
+    assert {
+        "parameters of the model",
+        "1M",
+        "10M",
+        "100M",
+        "1B",
+        "scorer",
+        "best single decoding",
+        "self-score, sum",
+    } <= set(texts)
 
 
 def test_models_of_classify_have_their_own_sizes(tmp_path: Path) -> None:
@@ -61,11 +71,20 @@ def test_models_of_classify_have_their_own_sizes(tmp_path: Path) -> None:
         (tmp_path / f"{name}.json").write_text(json.dumps({"models": models}))
     files = [str(tmp_path / "one.json"), str(tmp_path / "two.json")]
     plot_scaling(files, str(tmp_path / "out.svg"), rows=["cappy"])
-    (x0, y0), (x1, y1) = circles(tmp_path / "out.svg")
+    (((x0, y0), (x1, y1)),) = curves(tmp_path / "out.svg")
     assert x1 > x0
     assert y1 < y0
     with pytest.raises(ValueError, match="no report has a row 'capy'; there are cappy, flan"):
         plot_scaling(files, rows=["capy"])
+
+
+@pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<svg")])
+def test_the_suffix_chooses_the_format(tmp_path: Path, suffix: str, start: bytes) -> None:
+    report = adapted(tmp_path / "a", 1e6, 0.3, "beam")
+    plot_scaling([report], str(tmp_path / f"out{suffix}"))
+    assert (tmp_path / f"out{suffix}").read_bytes().startswith(start)
+    with pytest.raises(ValueError, match=r"written as \.svg, \.pdf, \.png, got 'out.jpg'"):
+        plot_scaling([report], str(tmp_path / "out.jpg"))
 
 
 def test_what_says_no_size_or_is_no_report_is_refused(tmp_path: Path) -> None:
@@ -94,5 +113,5 @@ def test_reports_that_do_not_belong_together_are_refused(tmp_path: Path) -> None
     with pytest.raises(ValueError, match="a report is given twice"):
         plot_scaling([one, f"{one}/"], str(tmp_path / "out.svg"))
     (tmp_path / "classify.json").write_text(json.dumps({"models": {}}))
-    with pytest.raises(ValueError, match="of ROUGE-L and those of classify of accuracy: draw them apart"):
+    with pytest.raises(ValueError, match="by ROUGE-L and those of classify by accuracy: draw them separately"):
         plot_scaling([one, str(tmp_path / "classify.json")], str(tmp_path / "out.svg"))

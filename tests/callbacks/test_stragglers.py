@@ -1,4 +1,4 @@
-"""Who keeps the others waiting: readings of a real run, and a stall that is noticed while it lasts."""
+"""Slow and missing ranks: measurements of a real run, and a stall that is reported while it lasts."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from bilevel_runs import Make, trainer
 from recipes import tuning_data
 from slow_steps import SlowSteps
 
-from crosstask.callbacks.stragglers import STAGES, Report, Stragglers, Times, missing_ranks, slow_ranks
+from crosstask.callbacks.stragglers import STAGES, ProgressReport, StepTimes, Stragglers, missing_ranks, slow_ranks
 from crosstask.cli import main
 
 
@@ -33,8 +33,11 @@ def test_a_run_logs_its_waits_and_tells_of_a_stall(
                 {"class_path": "slow_steps.SlowSteps", "init_args": {"seconds": 1.2}},
             ],
         },
-        "model": {"class_path": "InstructionTuningModule", "init_args": {"config": tiny_model, "warmup_steps": 0}},
-        "data": tuning_data(toybench, tmp_path / "store", rows_per_step=2),
+        "model": {
+            "class_path": "InstructionTuningModule",
+            "init_args": {"config": tiny_model, "optimizer": {"warmup": 0}},
+        },
+        "data": tuning_data(toybench, tmp_path / "store", rows={"per_step": 2}),
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with caplog.at_level(logging.ERROR):
@@ -58,11 +61,11 @@ def test_the_work_of_instruction_optimization_is_timed_too(make_bilevel: Make, t
 
 
 def test_the_slow_rank_is_named_and_even_work_is_not() -> None:
-    even = [Times(0.1, 1.0, "n1")] * 4
+    even = [StepTimes(0.1, 1.0, "n1")] * 4
     assert slow_ranks(even, factor=1.5) == []
-    assert "rank 2 on n2" in slow_ranks([*even[:2], Times(2.0, 1.0, "n2"), even[0]], factor=1.5)[0]
+    assert "rank 2 on n2" in slow_ranks([*even[:2], StepTimes(2.0, 1.0, "n2"), even[0]], factor=1.5)[0]
 
 
 def test_a_rank_without_any_report_is_named() -> None:
-    here = Report(3, "backward", since=10.0, written=20.0, host="n1")
-    assert "never heard of: ranks [1]" in missing_ranks([here, None], 20.0, silent_after=60.0)
+    here = ProgressReport(3, "backward", since=10.0, written=20.0, host="n1")
+    assert "no report ever: ranks [1]" in missing_ranks([here, None], 20.0, silent_after=60.0)

@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from argument_groups import with_changes
 from recipes import save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import crosstask
-from crosstask.cli import CrosstaskCLI, main, program, run
+from crosstask.cli import main, program
+from crosstask.commands.shared.config_names import composed_settings
+from crosstask.commands.shared.linked_cli import LinkedCLI
+from crosstask.commands.shared.trainer import run_trainer
 
 CONFIGS = Path(crosstask.__file__).parent / "configs"
 
@@ -24,26 +28,32 @@ def config(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
 
 def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **data: Any) -> Path:
     """A recipe as it ships, with what makes it small laid over it; saved, so that one --config runs it."""
-    recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    recipe = composed_settings(name)
     trainer = recipe["trainer"]
     trainer |= {"accelerator": "cpu", "devices": 1, "precision": "32-true", "max_steps": 4}
     trainer |= {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 2}
     trainer |= {"log_every_n_steps": 1}
     trainer |= {"accumulate_grad_batches": min(trainer.get("accumulate_grad_batches", 1), 2)}
-    trainer["logger"]["init_args"]["save_dir"] = trainer["default_root_dir"] = str(tmp_path / "run")
+    trainer["default_root_dir"] = str(tmp_path / "run")
     for callback in trainer["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path / "checkpoints"), "every_n_train_steps": 2}
-    recipe["model"]["init_args"] |= {"pretrained": None, "warmup_steps": 1, "compile": False, "fused": False} | model
-    small = {"row_length": 128, "rows_per_step": 4, "max_new_tokens": 6, "test_examples": 3, "validation_examples": 2}
-    recipe["data"]["init_args"] |= {
+    arguments = recipe["model"]["init_args"]
+    arguments |= {"pretrained": None} | model
+    arguments["optimizer"] = arguments.get("optimizer", {}) | {"warmup": 1, "fused": False}
+    arguments["network"] = arguments.get("network", {}) | {"compile": False}
+    small = {
+        "rows": {"length": 128, "per_step": 4},
+        "evaluation": {"max_new_tokens": 6},
+        "instances": {"test": 3, "validation": 2},
+    }
+    small |= {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
         "tokenizer": str(toybench / "tokenizer"),
         "cache": str(tmp_path / "store"),
-        **small,
-        **data,
     }
-    path = tmp_path / f"{name}.yaml"
+    recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], small, data)
+    path = tmp_path / f"{Path(name).name}.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
 
@@ -91,10 +101,11 @@ def assert_the_exported_folder_answers_alike(folder: Path, lines: list[dict[str,
 # The recipes of other modules have other arguments, and are run in test_scorer.py and test_instruction_optimization.py;
 # those of a cluster are planned in test_training_plan.py.
 RECIPES = [
-    path.stem
-    for path in sorted(CONFIGS.glob("*.yaml"))
-    if (recipe := yaml.safe_load(path.read_text())).get("model", {}).get("class_path") == "InstructionTuningModule"
-    and "strategy" not in recipe["trainer"]
+    name
+    for path in sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("papers/*.yaml")])
+    if (name := str(path.relative_to(CONFIGS).with_suffix("")))
+    and (recipe := composed_settings(name)).get("model", {}).get("class_path") == "InstructionTuningModule"
+    and not isinstance(recipe["trainer"].get("strategy"), dict)
 ]
 
 
@@ -112,7 +123,7 @@ def test_every_recipe_trains_through_its_own_file(
         vocabulary = len(AutoTokenizer.from_pretrained(toybench / "tokenizer"))
         model = {"pretrained": str(save_model(alone[1], tmp_path, vocabulary))}
     config = shrink(name, toybench, tmp_path, model)
-    cli = run(["fit", "--config", str(config), "--trainer.max_steps", "2"])
+    cli = run_trainer(["fit", "--config", str(config), "--trainer.max_steps", "2"])
     assert cli.trainer.global_step == 2
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     trained = [name for name, parameter in cli.model.named_parameters() if parameter.requires_grad]
@@ -121,8 +132,8 @@ def test_every_recipe_trains_through_its_own_file(
 
 def test_settings_of_large_models_train_here_too(config: Path) -> None:
     """Half precision with float32 weights, recomputed activations and dropped embeddings, together."""
-    words = ["--trainer.precision", "bf16-mixed", "--model.init_args.gradient_checkpointing", "true"]
-    cli = run(["fit", "--config", str(config), *words, "--model.init_args.embedding_dropout", "0.1"])
+    words = ["--trainer.precision", "bf16-mixed", "--model.init_args.network.gradient_checkpointing", "true"]
+    cli = run_trainer(["fit", "--config", str(config), *words, "--model.init_args.network.embedding_dropout", "0.1"])
     assert cli.trainer.global_step == 4
     assert torch.isfinite(cli.trainer.callback_metrics["train/loss"])
     assert {parameter.dtype for parameter in cli.model.parameters()} == {torch.float32}
@@ -132,17 +143,14 @@ def test_settings_of_large_models_train_here_too(config: Path) -> None:
 def test_an_encoder_decoder_model_takes_the_same_road(toybench: Path, tmp_path: Path) -> None:
     fields = {"model_type": "t5", "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
     fields |= {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
-    config = shrink("quickstart", toybench, tmp_path, {"config": fields}, target_length=32)
+    config = shrink("quickstart", toybench, tmp_path, {"config": fields}, rows={"target_length": 32})
     main(["fit", "--config", str(config)])
-    cli = run(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "checkpoints/last.ckpt")])
+    cli = run_trainer(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "checkpoints/last.ckpt")])
     assert 0 <= cli.trainer.callback_metrics["test/rouge_l"] <= 1
 
 
 def parsed(config: Path, *words: str) -> Any:
-    cli = CrosstaskCLI(
-        subclass_mode_model=True, subclass_mode_data=True, run=False, args=["--config", str(config), *words]
-    )
-    return cli.config
+    return LinkedCLI(["--config", str(config), *words], run=False).config
 
 
 @pytest.fixture
@@ -155,7 +163,7 @@ def plain(config: Path) -> Path:
     ("source", "value", "target"),
     [
         ("data.init_args.tokenizer", "some/tokenizer", "tokenizer"),
-        ("data.init_args.row_length", "64", "row_length"),
+        ("data.init_args.rows.length", "64", "row_length"),
         ("trainer.max_steps", "7", "total_steps"),
     ],
 )
@@ -167,8 +175,16 @@ def test_what_model_and_data_must_agree_on_is_linked(plain: Path, source: str, v
 def test_a_checkpoint_does_not_change_the_models_arguments(config: Path, tmp_path: Path) -> None:
     main(["fit", "--config", str(config)])
     checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
-    words = ["test", "--config", str(config), "--ckpt_path", checkpoint, "--model.init_args.learning_rate", "0.5"]
-    assert run(words).model.learning_rate == 0.5
+    words = [
+        "test",
+        "--config",
+        str(config),
+        "--ckpt_path",
+        checkpoint,
+        "--model.init_args.optimizer.learning_rate",
+        "0.5",
+    ]
+    assert run_trainer(words).model.optimization.learning_rate == 0.5
 
 
 def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +193,8 @@ def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> Non
         (["fit", "--data.help", "InstructionTuningDataModule"], "Columns of a row"),
         (["toybench", "--help"], "Instances of each"),
         (["toybench", "--help"], "usage: crosstask toybench"),
-        (["samples", "--help"], "\n\nAnswer"),
+        (["samples", "--help"], "\n\nGenerate responses"),
+        (["fit", "--help"], "usage: crosstask fit --config FILE [options]\n\nTrain a model"),
     ):
         with pytest.raises(SystemExit):
             main(words)
@@ -187,11 +204,11 @@ def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--data.init_args.rows_per_step", "3", "--trainer.accumulate_grad_batches", "2"], "multiple of 2"),
+        (["--data.init_args.rows.per_step", "3", "--trainer.accumulate_grad_batches", "2"], "multiple of 2"),
         (["--trainer.max_steps", "-1"], r"set trainer.max_steps \(an epoch of this mixture has \d+\)"),
-        (["--data.init_args.row_length", "512"], "exceeds the 256 positions"),
-        (["--model.init_args.warmup_steps", "9"], "between 0 and the 4 steps"),
-        (["--data.init_args.target_length", "16"], "leave out the datamodule's target_length"),
+        (["--data.init_args.rows.length", "512"], "exceeds the 256 positions"),
+        (["--model.init_args.optimizer.warmup", "9"], "9 steps exceeds the 4 steps of the training: .* a share"),
+        (["--data.init_args.rows.target_length", "16"], "leave out the datamodule's target_length"),
     ],
 )
 def test_impossible_settings_are_refused_before_training(config: Path, words: list[str], said: str) -> None:
@@ -216,10 +233,10 @@ def test_the_program_says_what_it_refuses_without_the_calls_that_led_there(
     [
         (
             "fit",
-            ["--data.init_args.row_length=-5"],
-            "InstructionTuningDataModule: row_length = -5 leaves no room for a",
+            ["--data.init_args.rows.length=-5"],
+            "Rows: rows.length must be at least 1, got -5",
         ),
-        ("describe", ["--data.init_args.row_length=-5"], "InstructionTuningDataModule: row_length = -5 leaves no room"),
+        ("describe", ["--data.init_args.rows.length=-5"], "Rows: rows.length must be at least 1, got -5"),
         (
             "fit",
             ["--trainer.callbacks+=Stragglers", "--trainer.callbacks.every=0"],

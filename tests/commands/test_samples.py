@@ -17,6 +17,8 @@ from crosstask.datamodules import NaturalInstructions, ScorerDataModule
 from crosstask.datamodules.packing.replicas import Process, process_of_job
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import ModelSamples, Sample, SampleFile, read_samples
+from crosstask.datamodules.scoring.scorer_settings import PairRows
+from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules import CrossEncoder
 from crosstask.lightning_modules.evaluation.generation import Decoding, generate
 from crosstask.lightning_modules.models import build_model, model_config
@@ -161,9 +163,8 @@ def test_the_scorer_learns_from_what_the_command_writes(
         data = ScorerDataModule(
             NaturalInstructions(str(toybench)),
             str(toybench / "tokenizer"),
-            row_length=256,
-            pair_length=128,
-            train_examples=6,
+            rows=PairRows(length=256, pair_length=128),
+            instances=Instances(train=6),
             cache=str(tmp_path / "store"),
             **samples,
         )
@@ -171,7 +172,7 @@ def test_the_scorer_learns_from_what_the_command_writes(
         data.setup("fit")
         return dict(zip(data.plan.mixture.names, data.plan.mixture.sizes, strict=True))[TASK]  # type: ignore[union-attr]
 
-    assert stored(samples=[str(path)]) > stored() + 12
+    assert stored(augmentation={"samples": [str(path)]}) > stored() + 12
 
 
 def test_log_likelihoods_are_those_of_transformers(generators: Path) -> None:
@@ -219,7 +220,7 @@ def test_a_chat_model_is_asked_in_its_template_and_answers_right_behind_it(
         assert sample.log_likelihood == pytest.approx(float(logs.sum()), abs=1e-3)
     with pytest.raises(ValueError, match="brings its own bos"):
         write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, bos=True)
-    with pytest.raises(ValueError, match="has no chat template: ask in plain text"):
+    with pytest.raises(ValueError, match="has no chat template: use plain prompts"):
         write_samples(examples, str(tmp_path / "none"), str(generators / "causal"), chat=True)
 
 

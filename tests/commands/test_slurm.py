@@ -158,12 +158,11 @@ def recipe(cluster: Cluster, toybench: Path) -> Path:
                     "num_attention_heads": 2,
                     "max_position_embeddings": 256,
                 },
-                "learning_rate": 0.01,
-                "warmup_steps": 2,
-                "embedding_dropout": 0.1,
+                "optimizer": {"learning_rate": 0.01, "warmup": 2},
+                "network": {"embedding_dropout": 0.1},
             },
         },
-        "data": tuning_data(toybench, cluster.folder.parent / "store", rows_per_step=8),
+        "data": tuning_data(toybench, cluster.folder.parent / "store", rows={"per_step": 8}),
     }
     path.write_text(yaml.safe_dump(config))
     return path
@@ -244,7 +243,7 @@ def test_seeds_and_sweeps_are_arrays_of_jobs(cluster: Cluster, recipe: Path) -> 
     """Each task of an array has a folder of its own, and its own seed or its own line of words."""
     folder = cluster.folder.parent / "arrays"
     folder.mkdir()
-    (folder / "sweep.txt").write_text("--model.init_args.warmup_steps 0\n--model.init_args.warmup_steps 1\n")
+    (folder / "sweep.txt").write_text("--model.init_args.optimizer.warmup 0\n--model.init_args.optimizer.warmup 1\n")
     words = ("--config", str(recipe), "--trainer.max_steps", "2")
     one = ("--nodes=1", "--ntasks-per-node=1")
     scripts = {

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from argument_groups import with_changes
 
 import crosstask
+from crosstask.commands.shared.config_names import composed_settings
 from crosstask.commands.shared.recipe_runs import run_settings, try_recipes
 from crosstask.commands.splits import search_splits
 
@@ -16,11 +18,17 @@ RECIPE = Path(crosstask.__file__).parent / "configs/instruction_optimization_toy
 @pytest.fixture
 def recipe(toybench: Path, tmp_path: Path, tiny_model: dict) -> Path:
     """The recipe of the embedded benchmark, made small."""
-    small = yaml.safe_load(RECIPE.read_text())
+    small = composed_settings(str(RECIPE))
     small["trainer"]["limit_val_batches"] = 2
-    small["model"]["init_args"] |= {"config": {**tiny_model, "num_hidden_layers": 1}, "warmup_steps": 1}
-    small["data"]["init_args"] |= {"tokenizer": str(toybench / "tokenizer"), "inner_steps": 2, "inner_rows": 2}
-    small["data"]["init_args"] |= {"outer_rows": 2, "train_examples": 8, "validation_examples": 1, "max_new_tokens": 4}
+    small["model"]["init_args"]["config"] = {**tiny_model, "num_hidden_layers": 1}
+    small["model"]["init_args"]["optimizer"]["warmup"] = 1
+    changes = {
+        "tokenizer": str(toybench / "tokenizer"),
+        "levels": {"inner_steps": 2, "inner_rows": 2, "outer_rows": 2},
+        "instances": {"train": 8, "validation": 1},
+        "evaluation": {"max_new_tokens": 4},
+    }
+    small["data"]["init_args"] = with_changes(small["data"]["init_args"], changes)
     small["data"]["init_args"]["benchmark"]["init_args"]["folder"] = str(toybench)
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(small))
@@ -54,7 +62,7 @@ def test_the_best_split_is_the_best_by_validation_and_nothing_is_trained_twice(r
     ran = yaml.safe_load((folder / "cluster-1/recipe.yaml").read_text())
     assert ran["trainer"]["max_steps"] == ran["trainer"]["val_check_interval"] == 2
     assert ran["data"]["init_args"]["split"] == best["data"]["init_args"]["split"]
-    assert ran["data"]["init_args"]["inner_rows"] == 2  # the rest is the recipe's
+    assert ran["data"]["init_args"]["levels"]["inner_rows"] == 2  # the rest is the recipe's
 
     # Another metric of a finished run is read from what it logged, and other settings are another run's.
     only = {"cluster-1": {"data": {"init_args": {"split": ran["data"]["init_args"]["split"]}}}}
@@ -78,6 +86,6 @@ def test_bad_input(recipe: Path, tmp_path: Path) -> None:
         try_recipes(
             str(recipe),
             str(tmp_path / "runs"),
-            {"bad": {"data": {"init_args": {"inner_steps": 0}}}},
+            {"bad": {"data": {"init_args": {"levels": {"inner_steps": 0}}}}},
             metric="validation/loss",
         )

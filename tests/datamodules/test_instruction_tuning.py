@@ -37,7 +37,7 @@ def test_it_works_without_a_trainer(make_datamodule: Make) -> None:
 
 
 def test_no_instance_is_both_trained_and_evaluated(make_datamodule: Make, toybench: Path) -> None:
-    datamodule = prepared(make_datamodule(test_examples=100))
+    datamodule = prepared(make_datamodule(instances={"test": 100}))
     tested = {
         (example.task, example.id)
         for stage in ("validation", "test")
@@ -72,7 +72,7 @@ def test_the_report_accounts_for_every_record(make_datamodule: Make, toybench: P
     record["Instances"][-2]["input"] = ""
     path.write_text(json.dumps(record))
     benchmark = NaturalInstructions(str(folder))
-    datamodule = make_datamodule(benchmark=benchmark, validation_examples=0, test_examples=0)
+    datamodule = make_datamodule(benchmark=benchmark, instances={"validation": 0, "test": 0})
     datamodule.prepare_data()
     datamodule.setup("fit")
     assert datamodule.val_dataloader() == []  # nothing is held out
@@ -93,10 +93,15 @@ def test_a_task_is_tokenized_once_and_again_only_when_something_changed(make_dat
     first = folders()
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.bin")}
     # Rows, mixture and packing are decided over lengths: none of them touches the store.
-    make_datamodule(row_length=64, rows_per_step=2, cap=5, packing="in_order").prepare_data()
+    make_datamodule(rows={"length": 64, "per_step": 2, "packing": "in_order"}, mixture={"cap": 5}).prepare_data()
     assert folders() == first
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.bin")}
-    for changed in ({"seed": 1}, {"prompt": TkInstructPrompt()}, {"test_examples": 4}, {"target_length": 8}):
+    for changed in (
+        {"seed": 1},
+        {"prompt": TkInstructPrompt()},
+        {"instances": {"test": 4}},
+        {"rows": {"target_length": 8}},
+    ):
         make_datamodule(**changed).prepare_data()
         assert len(folders() - first) >= 10, changed
         first = folders()
@@ -119,7 +124,7 @@ def test_the_report_of_a_long_epoch_plans_a_part_of_it(make_datamodule: Make) ->
 
 
 def test_a_cap_is_what_an_epoch_draws(make_datamodule: Make) -> None:
-    datamodule = prepared(make_datamodule(cap=5))
+    datamodule = prepared(make_datamodule(mixture={"cap": 5}))
     report = datamodule.report()
     assert report.draws == 5 * report.tasks
 
@@ -133,7 +138,7 @@ def test_prompts_end_where_the_answer_begins(make_datamodule: Make) -> None:
 
 
 def test_a_prompt_that_is_too_long_keeps_its_end(make_datamodule: Make) -> None:
-    datamodule = prepared(make_datamodule(row_length=24, max_new_tokens=8))
+    datamodule = prepared(make_datamodule(rows={"length": 24}, evaluation={"max_new_tokens": 8}))
     tokenizer = datamodule.preparation.tokenizer
     cut = 0
     for batch in datamodule.test_dataloader():
@@ -148,10 +153,10 @@ def test_a_prompt_that_is_too_long_keeps_its_end(make_datamodule: Make) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"row_length": 8, "max_new_tokens": 8}, "leaves no room for a prompt"),
-        ({"rows_per_step": 0}, "rows_per_step must be at least 1"),
-        ({"cap": 0}, "cap must be a positive"),
-        ({"validation_examples": 500}, "no instances left"),
+        ({"rows": {"length": 8}, "evaluation": {"max_new_tokens": 8}}, "leaves no room for a prompt"),
+        ({"rows": {"per_step": 0}}, "rows.per_step must be at least 1"),
+        ({"mixture": {"cap": 0}}, "cap must be a positive"),
+        ({"instances": {"validation": 500}}, "no instances left"),
         ({"tokenizer": "/no/such/tokenizer"}, "no tokenizer could be loaded"),
     ],
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from argument_groups import build, with_changes
 
 import crosstask
 from crosstask.datamodules import NaturalInstructions
@@ -14,8 +15,10 @@ from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.schema import Task
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
-from crosstask.lightning_modules.instructions.instruction_kinds import Representation
+from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings, Representation
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.models import Network
+from crosstask.lightning_modules.optimization import Optimization
 
 CONFIGS = Path(crosstask.__file__).parent / "configs"
 INNER_STEPS = 3
@@ -33,19 +36,14 @@ T5 = {
     "eos_token_id": 1,
 }
 DATA = {
-    "row_length": 160,
-    "inner_steps": INNER_STEPS,
-    "inner_rows": 2,
-    "outer_rows": 4,
-    "instruction_length": 4,
-    "pair_length": 32,
-    "train_examples": 8,
-    "validation_examples": 1,
-    "test_examples": 2,
-    "max_new_tokens": 4,
-    "evaluation_tokens": 2048,
+    "rows": {"length": 160},
+    "levels": {"inner_steps": INNER_STEPS, "inner_rows": 2, "outer_rows": 4},
+    "instructions": {"length": 4, "pair_length": 32},
+    "instances": {"train": 8, "validation": 1, "test": 2},
+    "evaluation": {"max_new_tokens": 4, "batch_tokens": 2048},
 }
 OUTER = {field.name for field in fields(OuterSettings)} - {"learning_rate", "weight_decay"}
+NETWORK = {field.name for field in fields(Network)}
 Make = Callable[..., tuple[InstructionOptimizationModule, InstructionOptimizationDataModule]]
 
 
@@ -58,18 +56,27 @@ def make_runs(
 ) -> tuple[InstructionOptimizationModule, InstructionOptimizationDataModule]:
     """Module and datamodule that agree with each other; arguments go to whichever has them."""
     tokenizer = str(toybench / "tokenizer")
-    given = {**DATA, "split": CategorySplit(4), "target_length": 24 if seq2seq else None, **(data or {})}
-    shared = {name: given[name] for name in ("row_length", "inner_steps", "instruction_length")}
+    common = {"split": CategorySplit(4), "rows": {"target_length": 24 if seq2seq else None}}
+    given = with_changes(DATA, common, data or {})
+    texts = given["instructions"]
+    shared = {"row_length": given["rows"]["length"], "inner_steps": given["levels"]["inner_steps"]}
     fields = T5 if seq2seq else {**tiny_model, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    options: dict[str, Any] = {"config": fields, "total_steps": 7, "warmup_steps": 1, "learning_rate": 1e-2}
+    options: dict[str, Any] = {"config": fields, "total_steps": 7}
+    network = {name: arguments.pop(name) for name in NETWORK & set(arguments)}
+    options |= {"optimizer": Optimization(learning_rate=1e-2, warmup=1), "network": Network(**network)}
+    instruction = {"length": texts["length"], "exemplars": texts.get("exemplars", 0)}
+    instruction |= {"kind": arguments.pop("instruction", "direct_embedder")}
+    options["instruction"] = InstructionSettings(**instruction, representation=Representation(width=8))
     outer: dict[str, Any] = {"learning_rate": 1e-2, "calibrate_every": 0, "gamma": 0.1}
     outer |= {name: arguments.pop(name) for name in OUTER if name in arguments}
-    options |= {"outer": OuterSettings(**outer), "representation": Representation(width=8)}
-    options |= {"preset": given.get("preset", "paper"), "exemplars": given.get("exemplars", 0), **shared}
+    options |= {"outer": OuterSettings(**outer), "preset": given.get("preset", "paper"), **shared}
     L.seed_everything(0, verbose=False)
     return (
         InstructionOptimizationModule(tokenizer, **{**options, **arguments}),
-        InstructionOptimizationDataModule(NaturalInstructions(str(toybench)), tokenizer, **given),
+        build(
+            InstructionOptimizationDataModule,
+            {"benchmark": NaturalInstructions(str(toybench)), "tokenizer": tokenizer, **given},
+        ),
     )
 
 

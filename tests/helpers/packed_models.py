@@ -126,3 +126,21 @@ def gradients(model: PreTrainedModel, loss: Tensor, **options: Any) -> list[Tens
 
 def assert_same(actual: Any, expected: Any) -> None:
     torch.testing.assert_close(actual, expected, atol=1e-10, rtol=1e-10)
+
+
+def block_diagonal_mask(offsets: Tensor, rows: int, columns: int, *, causal: bool) -> Tensor:
+    """The dense mask equivalent to document attention: bool [B, 1, L, L], True where a query attends to a key.
+
+    Two documents, of 2 and 3 tokens, in one row:
+
+    >>> block_diagonal_mask(torch.tensor([0, 2, 5]), 1, 5, causal=True)[0, 0].int()
+    tensor([[1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0],
+            [0, 0, 1, 0, 0],
+            [0, 0, 1, 1, 0],
+            [0, 0, 1, 1, 1]], dtype=torch.int32)
+    """
+    tokens = torch.arange(rows * columns, device=offsets.device)
+    document_BL = torch.searchsorted(offsets.long(), tokens, right=True).view(rows, columns)
+    mask_BLL = document_BL.unsqueeze(2) == document_BL.unsqueeze(1)
+    return (mask_BLL.tril() if causal else mask_BLL).unsqueeze(1)

@@ -42,9 +42,9 @@ class PlainTuning(InstructionTuningModule):
         return model
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+        return torch.optim.SGD(self.parameters(), lr=self.optimization.learning_rate)
 
 
 class PlainScorer(ScorerModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return torch.optim.SGD(self.parameters(), lr=self.learning_rate)
+        return torch.optim.SGD(self.parameters(), lr=self.optimization.learning_rate)

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from argument_groups import with_changes
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -20,16 +21,16 @@ def tuning_data(toybench: Path, store: Path, **arguments: Any) -> dict[str, Any]
     Args:
         toybench: Its folder, with its tokenizer.
         store: Where documents are stored.
-        arguments: More of the datamodule's, or others.
+        arguments: Others of the datamodule's; of groups, some of their fields.
     """
     settings = {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
         "tokenizer": str(toybench / "tokenizer"),
-        "row_length": 128,
-        "max_new_tokens": 6,
+        "rows": {"length": 128},
+        "evaluation": {"max_new_tokens": 6},
         "cache": str(store),
     }
-    return {"class_path": "InstructionTuningDataModule", "init_args": {**settings, **arguments}}
+    return {"class_path": "InstructionTuningDataModule", "init_args": with_changes(settings, arguments)}
 
 
 def save_model(kind: str, folder: Path, vocabulary: int) -> Path:

@@ -68,9 +68,19 @@ def write_recipe(folder: Path, toybench: Path, model: dict[str, Any]) -> Path:
         },
         "model": {
             "class_path": "InstructionTuningModule",
-            "init_args": {"config": model, "learning_rate": 0.01, "warmup_steps": 2, "embedding_dropout": 0.1},
+            "init_args": {
+                "config": model,
+                "network": {"embedding_dropout": 0.1},
+                "optimizer": {"learning_rate": 0.01, "warmup": 2},
+            },
         },
-        "data": tuning_data(toybench, folder / "store", rows_per_step=2, validation_examples=2, evaluation_tokens=4096),
+        "data": tuning_data(
+            toybench,
+            folder / "store",
+            rows={"per_step": 2},
+            instances={"validation": 2},
+            evaluation={"batch_tokens": 4096},
+        ),
     }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return folder / "recipe.yaml"

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import yaml
+from argument_groups import with_changes
 from processes import file_weights
 from recipes import tuning_data
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
@@ -44,12 +45,7 @@ def write_recipe(path: Path, toybench: Path, model: dict[str, Any], data: dict[s
             **trainer,
         },
         "model": model,
-        "data": tuning_data(
-            toybench,
-            path.parent / "store",
-            rows_per_step=8,
-            **data,
-        ),
+        "data": tuning_data(toybench, path.parent / "store", **with_changes({"rows": {"per_step": 8}}, data)),
     }
     path.write_text(yaml.safe_dump(recipe))
     return path

@@ -14,14 +14,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 
-from crosstask.cli import run
+from crosstask.commands.shared.trainer import run_trainer
 
 
 def main(commands: list[dict]) -> int:
     for number, command in enumerate(commands):
         message = None
         try:
-            run([word.replace("$RANK", os.environ["RANK"]) for word in command["words"]])
+            run_trainer([word.replace("$RANK", os.environ["RANK"]) for word in command["words"]])
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             if not command.get("skipped"):

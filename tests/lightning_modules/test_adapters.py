@@ -10,8 +10,9 @@ from recipes import save_model
 from strategy_runs import STEPS, fit, write_recipe
 from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedModel
 
-from crosstask.cli import main, run
+from crosstask.cli import main
 from crosstask.commands.export import export_checkpoint
+from crosstask.commands.shared.trainer import run_trainer
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.adapters import (
     LoRA,
@@ -36,9 +37,8 @@ def recipe(folder: Path, toybench: Path) -> Path:
     arguments = {
         "pretrained": str(folder / "opt"),
         "lora": {"r": 4, "alpha": 8, "dropout": 0.1, "target_modules": TARGETS},
-        "learning_rate": 0.05,
-        "warmup_steps": 1,
-        "gradient_checkpointing": True,
+        "optimizer": {"learning_rate": 0.05, "warmup": 1},
+        "network": {"gradient_checkpointing": True},
     }
     return write_recipe(
         folder / "lora.yaml", toybench, {"class_path": "InstructionTuningModule", "init_args": arguments}, {}
@@ -49,7 +49,7 @@ def recipe(folder: Path, toybench: Path) -> Path:
 def trained(recipe: Path, folder: Path) -> PreTrainedModel:
     """Four steps on packed rows, with the exporting callback."""
     words = ["--trainer.callbacks+=HuggingFaceExport", f"--trainer.callbacks.folder={folder / 'at_end'}"]
-    module: Any = run([*fit(recipe, "whole"), *words]).model
+    module: Any = run_trainer([*fit(recipe, "whole"), *words]).model
     return module.language_model.eval()
 
 
@@ -135,9 +135,9 @@ def test_what_adapters_do_not_belong_to_is_refused(trained: PreTrainedModel, rec
 
 
 def test_frozen_weights_may_be_of_half_precision(recipe: Path, folder: Path) -> None:
-    """As in configs/opt_6.7b_lora.yaml: bfloat16 beside adapters in float32."""
-    words = ["--trainer.precision=bf16-mixed", "--model.init_args.dtype=bfloat16", "--trainer.max_steps=2"]
-    module: Any = run(fit(recipe, "half_precision", *words)).model
+    """As in papers/opt_iml_6.7b_lora: bfloat16 beside adapters in float32."""
+    words = ["--trainer.precision=bf16-mixed", "--model.init_args.network.dtype=bfloat16", "--trainer.max_steps=2"]
+    module: Any = run_trainer(fit(recipe, "half_precision", *words)).model
     types = {"lora_" in name: value.dtype for name, value in module.language_model.named_parameters()}
     assert types == {False: torch.bfloat16, True: torch.float32}
     assert {value.dtype for _, value in merged_weights(module.language_model)} == {torch.bfloat16}

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,9 @@ def by_hand(
 def test_the_loop_is_the_one_written_out_by_hand(
     make_bilevel: Make, preset: str, seq2seq: bool, instruction: str
 ) -> None:
-    data: dict[str, Any] = {"preset": preset, "reserve": 40 if preset == "released_code" else None}
+    data: dict[str, Any] = {"preset": preset, "levels": {"reserve": 40 if preset == "released_code" else None}}
     if instruction == "instance_extractor":
-        data |= {"exemplars": 3, "instruction_length": 24}
+        data |= {"instructions": {"exemplars": 3, "length": 24}}
     exact = {"dtype": "float64", "dropout": 0.0 if seq2seq else None, "curvature": "exact"}
     module, datamodule = make_bilevel(seq2seq, data, instruction=instruction, **exact)
     start = Start()
@@ -221,8 +222,8 @@ def test_a_run_resumed_between_steps_of_phi_goes_on_as_if_undisturbed(
     Sharded strategies restore a checkpoint when the optimizers are there already (`late`), others before.
     """
     monkeypatch.setattr(L.pytorch.strategies.SingleDeviceStrategy, "restore_checkpoint_after_setup", late)
-    data: dict[str, Any] = {"preset": preset, "exemplars": 3, "instruction_length": 24}
-    data |= {"reserve": 40 if preset == "released_code" else None}
+    data: dict[str, Any] = {"preset": preset, "instructions": {"exemplars": 3, "length": 24}}
+    data |= {"levels": {"reserve": 40 if preset == "released_code" else None}}
     options: dict[str, Any] = {"instruction": "direct_extractor", "calibrate_every": 3}
     saved = L.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=4, save_top_k=-1)
     undisturbed, datamodule = make_bilevel(True, data, **options)
@@ -255,14 +256,14 @@ def test_learnable_instructions_exist_in_training_alone(make_bilevel: Make, tmp_
     assert plain.instruction is None
     for found, expected in zip(plain.theta, module.theta, strict=True):
         assert torch.equal(found, expected)
-    with pytest.raises(RuntimeError, match="exists in training alone"):
+    with pytest.raises(RuntimeError, match="exists only in training"):
         plain.phi  # noqa: B018
 
 
 def test_phis_schedule_ends_with_its_own_steps_or_with_thetas(make_bilevel: Make) -> None:
     rates = {}
     for preset in ("paper", "released_code"):
-        module, datamodule = make_bilevel(data={"preset": preset, "reserve": 40}, total_steps=6)
+        module, datamodule = make_bilevel(data={"preset": preset, "levels": {"reserve": 40}}, total_steps=6)
         trainer(6).fit(module, datamodule)
         assert module.outer_level is not None
         rates[preset] = module.outer_level.schedule.get_last_lr()[0]
@@ -278,7 +279,7 @@ def test_halves_of_the_outer_batch_tell_how_noisy_the_hypergradient_is(make_bile
     for seq2seq in (False, True):
         module, datamodule = make_bilevel(seq2seq)
         datamodule.setup("fit")
-        rows = datamodule.bilevel_plan.batch(INNER_STEPS - 1, Replicas()).outer  # type: ignore[union-attr]
+        rows = datamodule.plan.batch(INNER_STEPS - 1, Replicas()).outer  # type: ignore[union-attr]
         assert rows is not None
         module.configure_model()
         model = module.language_model.eval()
@@ -295,11 +296,11 @@ def test_halves_of_the_outer_batch_tell_how_noisy_the_hypergradient_is(make_bile
 def test_chunks_of_rows_sum_to_the_whole_batch(make_bilevel: Make, seq2seq: bool) -> None:
     """The losses of the parts are those of the whole, and no part is wider than it must be."""
     module, datamodule = make_bilevel(
-        seq2seq, {"exemplars": 3, "instruction_length": 24}, instruction="instance_extractor"
+        seq2seq, {"instructions": {"exemplars": 3, "length": 24}}, instruction="instance_extractor"
     )
     datamodule.setup("fit")
     module.configure_model()
-    batch = datamodule.bilevel_plan.batch(INNER_STEPS - 1, Replicas())  # type: ignore[union-attr]
+    batch = datamodule.plan.batch(INNER_STEPS - 1, Replicas())  # type: ignore[union-attr]
     model = module.language_model.eval()
     torch.manual_seed(0)
     learned = build_instruction(module.instruction_settings, model, tasks=99, vocabulary=4096)
@@ -339,12 +340,15 @@ def test_a_growing_series_is_told(make_bilevel: Make) -> None:
         ({"hessian_products": -1}, r"hessian_products \(M\) must be 0 or more .* got -1"),
         ({"gamma": 0.0}, "gamma positive"),
         ({"preset": "code"}, "preset must be one of"),
-        ({"gamma": "auto", "method": "sama"}, "gamma auto finds the step of neumann's series; sama"),
+        (
+            {"gamma": "auto", "method": "sama"},
+            "gamma auto estimates the step of neumann's series: set a number for sama",
+        ),
         ({"method": "conjugate_gradient", "hessian_products": 0}, "conjugate_gradient needs iterations"),
-        ({"damping": 1.0}, "damping = 1.0 is of conjugate_gradient; neumann has none"),
+        ({"damping": 1.0}, "damping = 1.0 is for conjugate_gradient: leave it out for neumann"),
         ({"method": "adam_preconditioned", "when": "before", "inner_steps": 1}, "before any theta step"),
         ({"method": "sama", "when": "before"}, "set outer.when to after"),
-        ({"curvature": "exact", "compile": True}, "compiled blocks do not allow: set compile to false"),
+        ({"curvature": "exact", "compile": True}, "compiled blocks do not allow: set network.compile to false"),
     ],
 )
 def test_impossible_settings_of_the_module(make_bilevel: Make, arguments: dict[str, Any], said: str) -> None:
@@ -389,7 +393,7 @@ def test_what_finite_differences_and_the_loop_cannot_do_is_refused(
     with pytest.raises(ValueError, match="an extractor needs exemplars"):
         trainer().fit(*make_bilevel(instruction="direct_extractor"))
     module, datamodule = make_bilevel()
-    datamodule.inner_steps = 2
+    datamodule.levels = replace(datamodule.levels, inner_steps=2)
     with pytest.raises(ValueError, match="inner_steps is 3 in the module and 2 in the datamodule"):
         trainer().fit(module, datamodule)
     monkeypatch.setattr("crosstask.lightning_modules.instructions.fit_checks.SingleDeviceStrategy", int)
@@ -409,7 +413,7 @@ def test_without_anything_to_learn_theta_is_trained_on_the_text_alone(make_bilev
     expected = target_loss(fresh.language_model, batch.inner.rows).sum / batch.inner.rows.step_targets
     assert fitted.callback_metrics["train/inner_loss"] == pytest.approx(expected.item(), rel=1e-5)
 
-    blanks = {"split": None, "exemplars": 2, "instruction_length": 24, "blank_exemplars": True}
+    blanks = {"split": None, "instructions": {"exemplars": 2, "length": 24, "blank": True}}
     module, datamodule = make_bilevel(data=blanks, instruction="first_exemplar")
     module_trainer = trainer(2)
     module_trainer.fit(module, datamodule)
@@ -421,5 +425,5 @@ def test_without_anything_to_learn_theta_is_trained_on_the_text_alone(make_bilev
     assert_close(made.embeddings[made.mask.bool()], blank.expand(int(made.mask.sum()), -1))
     assert made.mask.any()
 
-    with pytest.raises(ValueError, match="there are none: set the datamodule's split, or instruction to none"):
+    with pytest.raises(ValueError, match=r"there are none: set the datamodule's split, or instruction\.kind to none"):
         trainer().fit(*make_bilevel(data={"split": None}))

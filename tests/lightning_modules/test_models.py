@@ -87,7 +87,7 @@ def test_a_padded_vocabulary_is_not_cut() -> None:
 
 @pytest.mark.parametrize(
     ("source", "said"),
-    [("/no/such/model", "no model could be found at '/no/such/model'"), ({"hidden_size": 3}, "model_type")],
+    [("/no/such/model", "there is no model at '/no/such/model'"), ({"hidden_size": 3}, "model_type")],
 )
 def test_a_model_that_is_not_there_is_named(source: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):

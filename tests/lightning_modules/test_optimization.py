@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from crosstask.lightning_modules.optimization import linear_schedule, linear_warmup_decay, parameter_groups
+from crosstask.lightning_modules.optimization import Optimization, parameter_groups, rate_share, scheduler
 
 
 def test_biases_and_norms_do_not_decay() -> None:
@@ -26,15 +26,21 @@ def test_frozen_parameters_are_left_to_themselves() -> None:
 
 
 def test_the_schedule_rises_to_its_peak_and_falls_to_zero() -> None:
-    shape = [linear_warmup_decay(step, warmup=60, total=4000) for step in range(4001)]
+    shape = [rate_share(step, warmup=60, total=4000) for step in range(4001)]
     assert shape[59] == max(shape) == 1.0
     assert shape[0] == pytest.approx(1 / 60)
     assert all(later < earlier for earlier, later in pairwise(shape[59:]))
     assert shape[3999] > 0 == shape[4000]
 
 
-@pytest.mark.parametrize(("warmup", "total", "said"), [(10, -1, "max_steps"), (11, 10, "between 0 and the 10 steps")])
+@pytest.mark.parametrize(
+    ("warmup", "total", "said"),
+    [
+        (10, -1, "max_steps"),
+        (11, 10, "warmup = 11 steps exceeds the 10 steps of the training: shorten it, or set a share"),
+    ],
+)
 def test_impossible_schedules_are_refused(warmup: int, total: int, said: str) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(ValueError, match=said):
-        linear_schedule(optimizer, warmup=warmup, total=total)
+        scheduler(optimizer, Optimization(warmup=warmup), total=total)

@@ -12,9 +12,10 @@ from recipes import SMALL, save_model
 from strategy_runs import STEPS, fit, write_recipe
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from crosstask.cli import main, run
+from crosstask.cli import main
 from crosstask.commands.export import export_checkpoint
 from crosstask.commands.samples import write_samples
+from crosstask.commands.shared.trainer import run_trainer
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
@@ -210,7 +211,7 @@ def test_a_prefix_that_would_be_read_wrongly_is_refused() -> None:
     with pytest.raises(ValueError, match="padded attention reads one document a row"):
         target_loss(model, rows, packed=False)
     model.gradient_checkpointing_enable()
-    with pytest.raises(ValueError, match="set gradient_checkpointing to false"):
+    with pytest.raises(ValueError, match=r"set network\.gradient_checkpointing to false"):
         model.train()(torch.tensor([[5, 6]]))
     with pytest.raises(ValueError, match="at least one virtual token"):
         Prefix(0)
@@ -232,19 +233,18 @@ def recipe(folder: Path, toybench: Path) -> Path:
     arguments = {
         "pretrained": str(folder / "opt"),
         "prefix": {"virtual_tokens": 5},
-        "attention": "sdpa",
-        "learning_rate": 0.1,
-        "warmup_steps": 1,
+        "network": {"attention": "sdpa"},
+        "optimizer": {"learning_rate": 0.1, "warmup": 1},
     }
     module = {"class_path": "InstructionTuningModule", "init_args": arguments}
-    return write_recipe(folder / "prefix.yaml", toybench, module, {"packing": "one_per_row"})
+    return write_recipe(folder / "prefix.yaml", toybench, module, {"rows": {"packing": "one_per_row"}})
 
 
 def test_a_prefix_alone_is_trained_saved_and_drawn_from(
     recipe: Path, folder: Path, toybench: Path, tmp_path: Path
 ) -> None:
     words = ["--trainer.callbacks+=HuggingFaceExport", f"--trainer.callbacks.folder={folder / 'at_end'}"]
-    module: Any = run([*fit(recipe, "whole"), *words]).model
+    module: Any = run_trainer([*fit(recipe, "whole"), *words]).model
     trained = module.language_model.eval()
     base = AutoModelForCausalLM.from_pretrained(folder / "opt").state_dict()
     assert all(torch.equal(value, base[name]) for name, value in trained.state_dict().items() if "prefix" not in name)
@@ -278,8 +278,8 @@ def test_a_prefix_alone_is_trained_saved_and_drawn_from(
 
 def test_a_prefix_and_its_settings_must_agree(recipe: Path, folder: Path) -> None:
     with pytest.raises(ValueError, match="set the model's attention to sdpa"):
-        main(fit(recipe, "no", "--model.init_args.attention=document"))
-    with pytest.raises(ValueError, match="set gradient_checkpointing to false"):
-        main(fit(recipe, "no", "--model.init_args.gradient_checkpointing=true"))
+        main(fit(recipe, "no", "--model.init_args.network.attention=document"))
+    with pytest.raises(ValueError, match=r"set network\.gradient_checkpointing to false"):
+        main(fit(recipe, "no", "--model.init_args.network.gradient_checkpointing=true"))
     with pytest.raises(ValueError, match="give either lora or a prefix"):
         main(fit(recipe, "no", "--model.init_args.lora.r=2"))

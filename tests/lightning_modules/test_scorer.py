@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from argument_groups import with_changes
 from transformers import (
     AutoModelForSequenceClassification,
     RobertaConfig,
@@ -28,8 +29,12 @@ from crosstask.datamodules.packing.train_stream import TrainPlan, TrainStream
 from crosstask.datamodules.schema import EvaluationExample, ScoredBatch
 from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.scoring.response_sets import ResponseBatch
+from crosstask.datamodules.scoring.scorer_settings import PairRows
+from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.toybench.tasks import POOLS
 from crosstask.lightning_modules import planned_training, scorer
+from crosstask.lightning_modules.models import Network
+from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.scorer import ScorerModule
 from crosstask.lightning_modules.scoring.pair_scores import pair_scores
 from crosstask.lightning_modules.scoring.ranking_metrics import ResponseRankingMetric
@@ -63,12 +68,9 @@ def plan(toybench: Path, tmp_path: Path) -> TrainPlan:
     data = ScorerDataModule(
         NaturalInstructions(str(toybench)),
         str(toybench / "tokenizer"),
-        row_length=256,
-        pair_length=96,
-        rows_per_step=4,
-        packing="in_order",  # rows hold different numbers of pairs
-        train_examples=10,
-        validation_examples=0,
+        # In order, so that rows hold different numbers of pairs.
+        rows=PairRows(length=256, pair_length=96, per_step=4, packing="in_order"),
+        instances=Instances(train=10, validation=0),
         cache=str(tmp_path / "store"),
     )
     data.prepare_data()
@@ -168,7 +170,7 @@ def test_the_gradient_is_that_of_one_mean_over_all_pairs_of_the_step(
     make_module: Callable[..., ScorerModule],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    module = make_module(dtype="float64", dropout=0.0, config={"model_type": model_type, **FIELDS})
+    module = make_module(network=Network(dtype="float64", dropout=0.0), config={"model_type": model_type, **FIELDS})
     module.scorer.eval()  # attention dropout has no setting of the module
     module.trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     monkeypatch.setattr(module, "log", lambda *_, **__: None)
@@ -208,7 +210,7 @@ def test_scores_are_raw_outputs(plan: TrainPlan, make_module: Callable[..., Scor
 
 
 def test_the_same_model_scores_outside_lightning(plan: TrainPlan, make_module: Callable[..., ScorerModule]) -> None:
-    module = make_module(dtype="float64")
+    module = make_module(network=Network(dtype="float64"))
     batch = next(iter(TrainStream(plan, Replicas(), steps=1)))
     assert isinstance(batch, ScoredBatch)
     start, end = int(batch.scored[1]), int(batch.offsets[2])
@@ -230,7 +232,7 @@ def test_pairs_without_positions_are_refused(plan: TrainPlan, make_module: Calla
 
 @pytest.mark.parametrize(("share", "peak"), [(0.1, 1), (0.25, 3), (0.0, 0)])
 def test_a_share_of_the_steps_warms_up(share: float, peak: int, make_module: Callable[..., ScorerModule]) -> None:
-    optimizers: Any = make_module(warmup_share=share, learning_rate=1.0).configure_optimizers()
+    optimizers: Any = make_module(optimizer=Optimization(learning_rate=1.0, warmup=share)).configure_optimizers()
     optimizer, schedule = optimizers["optimizer"], optimizers["lr_scheduler"]["scheduler"]
     rates = []
     for _ in range(10):
@@ -240,8 +242,6 @@ def test_a_share_of_the_steps_warms_up(share: float, peak: int, make_module: Cal
     assert all(later > earlier for earlier, later in pairwise(rates[:peak]))
     assert all(later < earlier for earlier, later in pairwise(rates[peak:]))
     assert schedule.get_last_lr() == [0.0, 0.0]
-    with pytest.raises(ValueError, match=r"warmup_share must lie in \[0, 1\], got 2"):
-        make_module(warmup_share=2)
 
 
 # --- ranking ---
@@ -311,23 +311,22 @@ def shrink(kinds: Path, toybench: Path, tmp_path: Path, **trainer: Any) -> Path:
     recipe = yaml.safe_load(CONFIG.read_text())
     recipe["trainer"] |= {"max_steps": 160, "val_check_interval": 80, "default_root_dir": str(tmp_path / "run")}
     recipe["trainer"] |= {"enable_progress_bar": False, **trainer}
-    recipe["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path / "run")
+    recipe["trainer"]["default_root_dir"] = str(tmp_path / "run")
     for callback in recipe["trainer"]["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"]["dirpath"] = str(tmp_path)
-    recipe["model"]["init_args"]["learning_rate"] = 3e-3
+    recipe["model"]["init_args"]["optimizer"]["learning_rate"] = 3e-3
     recipe["model"]["init_args"]["config"] |= {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 2}
     recipe["model"]["init_args"]["config"] |= {"num_attention_heads": 2}
-    recipe["data"]["init_args"] |= {
+    changes = {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(kinds), "splits": "splits"}},
         "tokenizer": str(toybench / "tokenizer"),
         "cache": str(tmp_path / "store"),
-        "row_length": 256,
-        "rows_per_step": 4,
-        "validation_examples": 60,
-        "test_examples": 24,
-        "mismatches": 2,
+        "rows": {"length": 256, "per_step": 4},
+        "instances": {"validation": 60, "test": 24},
+        "evaluation": {"mismatches": 2},
     }
+    recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], changes)
     path = tmp_path / "scorer.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path

@@ -12,10 +12,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from argument_groups import with_changes
 from bilevel_runs import CONFIGS, DATA, INNER_STEPS, T5, texts
 from torch.testing import assert_close
 
-from crosstask.cli import CrosstaskCLI, main, run
+from crosstask.cli import main
+from crosstask.commands.shared.config_names import composed_settings
+from crosstask.commands.shared.linked_cli import LinkedCLI
+from crosstask.commands.shared.trainer import run_trainer
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.lightning_modules.hypergradients import Hypergradient, hypergradient
@@ -24,7 +28,7 @@ from crosstask.lightning_modules.instruction_optimization import InstructionOpti
 
 def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **trainer: Any) -> Path:
     """A recipe as it ships, with what makes it small laid over it."""
-    recipe = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    recipe = composed_settings(name)
     recipe["trainer"] |= {
         "accelerator": "cpu",
         "max_steps": 7,
@@ -33,34 +37,36 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
         "log_every_n_steps": 1,
     }
     recipe["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False, **trainer}
-    recipe["trainer"]["logger"]["init_args"]["save_dir"] = str(tmp_path / "run")
+    recipe["trainer"]["default_root_dir"] = str(tmp_path / "run")
     for callback in recipe["trainer"]["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
         if callback["class_path"] == "InstructionAnalysis":
             callback["init_args"] |= {"folder": str(tmp_path / "run/instructions")}
-    shared = {name: DATA[name] for name in ("row_length", "inner_steps", "instruction_length")}
+    shared = {"row_length": DATA["rows"]["length"], "inner_steps": INNER_STEPS}
     preset = {"preset": recipe["data"]["init_args"]["preset"]}
-    small = {"pretrained": None, "config": fields, "warmup_steps": 1, **shared, **preset}
-    recipe["model"]["init_args"] |= small
+    recipe["model"]["init_args"] |= {"pretrained": None, "config": fields, **shared, **preset}
+    recipe["model"]["init_args"]["instruction"]["length"] = DATA["instructions"]["length"]
+    recipe["model"]["init_args"]["optimizer"]["warmup"] = 1
     recipe["model"]["init_args"]["outer"] |= {"calibrate_every": 1}
     benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
     split = {"class_path": "CategorySplit", "init_args": {"outer": 4}}
     tokenizer = str(toybench / "tokenizer")
-    recipe["data"]["init_args"] |= {**DATA, **preset, "benchmark": benchmark, "tokenizer": tokenizer, "split": split}
+    data = {**DATA, **preset, "benchmark": benchmark, "tokenizer": tokenizer, "split": split}
+    recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], data)
     for room, kind in (("model", InstructionOptimizationModule), ("data", InstructionOptimizationDataModule)):
         recipe[room]["class_path"] = f"{kind.__module__}.{kind.__qualname__}"
-    path = tmp_path / f"{name}.yaml"
+    path = tmp_path / f"{Path(name).name}.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("instruction_optimization*.yaml")))
+@pytest.mark.parametrize("name", ["instruction_optimization_toybench", "papers/instruction_optimization"])
 def test_every_recipe_trains_and_answers_through_its_own_file(
     name: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
 ) -> None:
     config = shrunk(name, toybench, tmp_path, T5 if name.endswith("t5") else tiny_model)
-    cli = run(["fit", "--config", str(config)])
+    cli = run_trainer(["fit", "--config", str(config)])
     assert (cli.trainer.global_step, cli.model.outer_step) == (7, 2)
     logged = cli.trainer.callback_metrics
     for value in ("inner_loss", "outer_loss", "hypergradient_norm", "fd_relative_error"):
@@ -94,7 +100,7 @@ TABLES = {  # name: (texts before "Now complete", exemplars, outer tasks and som
 
 
 def test_every_row_of_the_tables_has_its_file() -> None:
-    assert {path.stem for path in (CONFIGS / "instruction_tables").glob("*.yaml")} == set(TABLES)
+    assert {path.stem for path in (CONFIGS / "papers/instruction_tables").glob("*.yaml")} == set(TABLES)
 
 
 @pytest.mark.parametrize("row", TABLES)
@@ -102,25 +108,22 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     row: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
 ) -> None:
     """Laid over the recipe: what stands before an inner instance, and what the test asks."""
-    config = shrunk("instruction_optimization_t5", toybench, tmp_path, T5)
-    overlay = yaml.safe_load((CONFIGS / f"instruction_tables/{row}.yaml").read_text())
+    config = shrunk("papers/instruction_optimization", toybench, tmp_path, T5)
+    overlay = yaml.safe_load((CONFIGS / f"papers/instruction_tables/{row}.yaml").read_text())
     before, exemplars, learns = TABLES[row]
-    small = {"exemplars": exemplars} if learns and exemplars else {}
-    changes = {"instruction_length": 24, "row_length": 400, **small} if exemplars else {"row_length": 400}
-    overlay["data"]["init_args"] |= changes
+    changes: dict[str, Any] = {"rows": {"length": 400}}
+    if exemplars:
+        changes["instructions"] = {"length": 24, "exemplars": exemplars} if learns else {"length": 24}
+    overlay["data"]["init_args"] = with_changes(overlay["data"]["init_args"], changes)
+    assert overlay.pop("include") == ["papers/instruction_optimization"]
     laid = tmp_path / "overlay.yaml"
     laid.write_text(yaml.safe_dump(overlay))
-    cli = CrosstaskCLI(
-        run=False,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=None,
-        args=["--config", str(config), "--config", str(laid)],
-    )
+    words = ["--config", str(config), "--config", str(laid)]
+    cli = LinkedCLI(words, run=False, save_config_callback=None)
     module, data = cli.model, cli.datamodule
     data.setup("fit")
     data.setup("test")
-    batch = data.bilevel_plan.batch(INNER_STEPS - 1, Replicas())
+    batch = data.plan.batch(INNER_STEPS - 1, Replicas())
     assert (batch.outer is not None) == learns
     ids = batch.inner.inputs.exemplar_ids
     assert (0 if ids is None else ids.shape[1]) == exemplars
@@ -129,10 +132,10 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
         (found.start(), word) for word in set(before.split()) for found in re.finditer(f"{word}( Example|:)", text)
     )
     assert " ".join(word for _, word in marks) == before
-    asked = data._evaluation["test"].prompts[0].source
+    asked = data.stage("test").examples[0].source
     assert asked.startswith("Definition: ")
     assert asked.count("Positive Example") == (1 if exemplars else 0)
-    assert module.instruction_settings.kind == overlay["model"]["init_args"]["instruction"]
+    assert module.instruction_settings.kind == overlay["model"]["init_args"]["instruction"]["kind"]
     rate = overlay["model"]["init_args"].get("outer", {"learning_rate": 1e-5})["learning_rate"]
     assert (module.outer.learning_rate, module.outer.calibrate_every) == (rate, 1)  # the recipe's others remain
 
@@ -154,13 +157,13 @@ def test_two_processes_find_the_hypergradient_of_one(
     recipe = yaml.safe_load(config.read_text())
     recipe["trainer"]["callbacks"] = [c for c in recipe["trainer"]["callbacks"] if c["class_path"] == "ModelCheckpoint"]
     config.write_text(yaml.safe_dump(recipe))
-    options = {"dtype": "float64", "outer.gamma": 0.1, "outer.noise_every": 1, "learning_rate": 0.01}
-    options |= {"instruction": instruction}
+    options = {"network.dtype": "float64", "outer.gamma": 0.1, "outer.noise_every": 1}
+    options |= {"optimizer.learning_rate": 0.01, "instruction.kind": instruction}
     words = ["fit", "--config", str(config)]
     words += [word for name, value in options.items() for word in (f"--model.init_args.{name}", str(value))]
     if instruction == "direct_extractor":  # an exemplar's embeddings are rows of the sharded table
-        words += ["--data.init_args.exemplars", "3", "--data.init_args.instruction_length", "24"]
-    run(words)
+        words += ["--data.init_args.instructions.exemplars", "3", "--data.init_args.instructions.length", "24"]
+    run_trainer(words)
     alone = torch.load(tmp_path / "last.ckpt", weights_only=False)
     (tmp_path / "last.ckpt").unlink()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -196,7 +199,14 @@ def test_an_extractor_learns_that_an_exemplar_teaches_more_than_a_blank(
 ) -> None:
     """Section 4.2 of the paper in small; it found about half of the choices on the exemplar."""
     example = runpy.run_path(str(CONFIGS.parent / "experiments/exemplar_or_blank.py"))
-    shares = example["exemplar_shares"](toybench, "direct_extractor", steps=40)
+
+    def exemplar_shares() -> list[float]:
+        benchmark, tokenizer = example["NaturalInstructions"](str(toybench)), str(toybench / "tokenizer")
+        setting = example["SMALL"]._replace(steps=40)
+        shares: list[float] = example["fitted"](benchmark, tokenizer, "direct_extractor", setting, seed=0)[-1]
+        return shares
+
+    shares = exemplar_shares()
     assert shares[0] == 0.0
     assert shares[-1] > 0.5
 
@@ -205,4 +215,4 @@ def test_an_extractor_learns_that_an_exemplar_teaches_more_than_a_blank(
         return found._replace(gradients=[-gradient for gradient in found.gradients])
 
     monkeypatch.setattr("crosstask.lightning_modules.instructions.outer_level.hypergradient", uphill)
-    assert max(example["exemplar_shares"](toybench, "direct_extractor", steps=40)) < 0.2
+    assert max(exemplar_shares()) < 0.2

@@ -57,7 +57,7 @@ def test_a_recipe_runs_offline_and_says_what_is_missing(
     name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    few = ["--data.init_args.test_examples", "1", "--data.init_args.max_new_tokens", "4"]
+    few = ["--data.init_args.instances.test", "1", "--data.init_args.evaluation.max_new_tokens", "4"]
     main(["test", "--config", str(RECIPES / f"{name}.yaml"), "--model.init_args.pretrained", str(model), *few])
     folder = tmp_path / f"runs/evaluation/{name}/version_0/report/test"
     report: dict[str, Any] = json.loads((folder / "report.json").read_text())

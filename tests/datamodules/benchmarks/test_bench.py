@@ -10,17 +10,14 @@ import pytest
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.benchmarks import Benchmark, NaturalInstructions, Split
 from crosstask.datamodules.benchmarks.bench import Bench
-from crosstask.datamodules.benchmarks.task_splits import (
-    Evaluated,
+from crosstask.datamodules.benchmarks.split_rules import (
+    EvaluationPatterns,
     SplitRules,
-    TaskSplit,
-    everything_trains,
+    leave_one_category_out,
     read_rules,
-    split_tasks,
-    subset_of_categories,
-    subset_of_tasks,
-    without_category,
+    without_held_out_tasks,
 )
+from crosstask.datamodules.benchmarks.task_splits import TaskSplit, split_tasks, subset_of_categories, subset_of_tasks
 from crosstask.datamodules.mixture.rates import ExtraStream
 from crosstask.datamodules.schema import Example, Task
 
@@ -57,35 +54,35 @@ FOUR = tasks(flan__boolq="QA", flan__rte="Entailment", t5__squad="QA", t5__mnli=
 def test_each_task_lands_in_one_group_and_the_rest_trains() -> None:
     rules = SplitRules(
         held_out_categories=("Entailment",),
-        fully_held_out=Evaluated(validation=("*/rte",)),
-        partially_supervised=Evaluated(test=("flan/bool*",)),
-        fully_supervised=Evaluated(test=("*/squad",)),
+        fully_held_out=EvaluationPatterns(validation=("*/rte",)),
+        partially_supervised=EvaluationPatterns(test=("flan/bool*",)),
+        fully_supervised=EvaluationPatterns(test=("*/squad",)),
     )
     split = split_tasks(FOUR, rules)
     assert split.train == ["t5/squad"]
     assert split.validation == ["flan/rte"]
     assert split.test == ["flan/boolq", "t5/squad"]
-    assert split.left_out == {"t5/mnli": "its category is held out"}
+    assert split.excluded == {"t5/mnli": "its category is held out"}
     assert "1 tasks do not train, its category is held out: t5/mnli" in split.lines()
 
 
 def test_what_is_listed_and_not_at_hand_is_told() -> None:
-    rules = SplitRules(held_out_categories=("Analogy",), partially_supervised=Evaluated(test=("*/race", "*/boolq")))
+    rules = SplitRules(
+        held_out_categories=("Analogy",), partially_supervised=EvaluationPatterns(test=("*/race", "*/boolq"))
+    )
     assert split_tasks(FOUR, rules).missing == ["*/race (partially_supervised)", "category Analogy"]
 
 
 def test_a_task_of_two_levels_is_refused() -> None:
-    rules = SplitRules(held_out_categories=("Entailment",), partially_supervised=Evaluated(test=("*/rte",)))
-    with pytest.raises(
-        ValueError, match=r"'flan/rte' of category 'Entailment' lands in fully_held_out and in partially"
-    ):
+    rules = SplitRules(held_out_categories=("Entailment",), partially_supervised=EvaluationPatterns(test=("*/rte",)))
+    with pytest.raises(ValueError, match=r"'flan/rte' of category 'Entailment' is in fully_held_out and in partially"):
         split_tasks(FOUR, rules)
 
 
 def test_a_partially_supervised_task_whose_category_does_not_train_is_told() -> None:
-    split = split_tasks(FOUR, SplitRules(partially_supervised=Evaluated(test=("*/rte", "*/mnli"))))
+    split = split_tasks(FOUR, SplitRules(partially_supervised=EvaluationPatterns(test=("*/rte", "*/mnli"))))
     assert split.remarks == [
-        "no task of 'Entailment' trains: meant to be partially supervised, flan/rte, t5/mnli count as fully held out"
+        "no task of 'Entailment' trains: flan/rte, t5/mnli should be partially supervised and count as fully held out"
     ]
 
 
@@ -94,13 +91,13 @@ def test_tasks_of_one_source_do_not_straddle() -> None:
         replace(task, sources=(source,)) for task, source in zip(FOUR, ["BoolQ", "x", "bool-q", "x"], strict=True)
     ]
     sourced += [Task("b", "new/boolq_again", "Rewriting", sources=("Wikipedia", "boolq"))]
-    held_out = SplitRules(partially_supervised=Evaluated(test=("flan/boolq",)))
+    held_out = SplitRules(partially_supervised=EvaluationPatterns(test=("flan/boolq",)))
     split = split_tasks(sourced, held_out)
     assert split.train == ["flan/rte", "t5/squad", "t5/mnli"]
-    assert split.left_out == {"new/boolq_again": "its source evaluates: boolq of flan/boolq"}
+    assert split.excluded == {"new/boolq_again": "its source evaluates: boolq of flan/boolq"}
     broad = replace(held_out, broad_sources=("BOOLQ",))
     assert "new/boolq_again" in split_tasks(sourced, broad).train
-    supervised = replace(held_out, fully_supervised=Evaluated(test=("new/*",)))
+    supervised = replace(held_out, fully_supervised=EvaluationPatterns(test=("new/*",)))
     with pytest.raises(ValueError, match="'new/boolq_again' is fully supervised, but its source evaluates"):
         split_tasks(sourced, supervised)
 
@@ -111,10 +108,8 @@ def test_subsets_are_nested_and_keep_what_is_supervised() -> None:
     assert set(sizes[2].train) == {"b/t3", "b/t50"}
     assert set(sizes[2].train) < set(sizes[16].train) < set(sizes[64].train) < set(sizes[100].train)
     assert sizes[16].train != subset_of_tasks(split, 16, always=["b/t3", "b/t50"], seed=1).train
-    assert len(sizes[16].left_out) == 84
-    with pytest.raises(
-        ValueError, match="a subset of 101 tasks must hold the 0 supervised ones and be at most all 100"
-    ):
+    assert len(sizes[16].excluded) == 84
+    with pytest.raises(ValueError, match="at least the 0 supervised tasks and at most all 100 training tasks, got 101"):
         subset_of_tasks(split, 101)
 
 
@@ -126,14 +121,14 @@ def test_categories_are_kept_by_falling_size() -> None:
 
 
 def test_one_category_is_left_out() -> None:
-    split = split_tasks(FOUR, without_category("QA"))
+    split = split_tasks(FOUR, leave_one_category_out("QA"))
     assert (split.train, split.test) == (["flan/rte", "t5/mnli"], ["flan/boolq", "t5/squad"])
 
 
 def test_the_rules_that_ship_are_read_and_all_trains_everything() -> None:
     rules = read_rules("opt_iml")
     assert "Textual Entailment" in rules.held_out_categories
-    everything = everything_trains(rules)
+    everything = without_held_out_tasks(rules)
     assert everything.held_out_categories == ()
     assert read_rules("all") == everything
     split = split_tasks(tasks(flan__rte="Textual Entailment", flan__boolq="QA", bbh__snarks="Humor"), everything)
@@ -193,7 +188,7 @@ def test_a_task_that_a_collection_lists_twice_is_refused() -> None:
     ("arguments", "said"),
     [
         ({"collections": {}}, "at least one collection"),
-        ({"collections": {"a/b": Listed({"a": "QA"})}}, "must hold none, got a/b"),
+        ({"collections": {"a/b": Listed({"a": "QA"})}}, "must not be empty or contain a slash, got a/b"),
         ({"collections": {"a": Listed({"a": "QA"})}, "decisions": "none.tsv"}, "no table of decisions 'none.tsv'"),
         ({"collections": {"a": Listed({"a": "QA"})}, "train_tasks": 1, "train_categories": 1}, "set one of them"),
     ],
@@ -205,11 +200,11 @@ def test_impossible_benches_are_refused(arguments: dict, said: str) -> None:
 
 def test_a_category_that_is_left_out_must_be_there() -> None:
     with pytest.raises(ValueError, match="no task is of the category 'Word Analogi'; nearest: Word Analogy"):
-        Bench({"one": Listed({"a": "QA", "b": "Word Analogy"})}, leave_out="Word Analogi").task_names("train")
+        Bench({"one": Listed({"a": "QA", "b": "Word Analogy"})}, held_out_category="Word Analogi").task_names("train")
 
 
 def test_a_bench_trains(bench: Bench, make_datamodule, toybench: Path) -> None:  # type: ignore[no-untyped-def]
-    mixed = Bench({**bench.collections, "toy": NaturalInstructions(str(toybench))}, leave_out="QA")
+    mixed = Bench({**bench.collections, "toy": NaturalInstructions(str(toybench))}, held_out_category="QA")
     data: InstructionTuningDataModule = make_datamodule(benchmark=mixed)
     data.prepare_data()
     data.setup("fit")
@@ -223,7 +218,9 @@ def test_a_bench_trains(bench: Bench, make_datamodule, toybench: Path) -> None: 
 def test_a_mixture_of_collections_is_drawn_as_its_proportions_say(bench: Bench, make_datamodule) -> None:  # type: ignore[no-untyped-def]
     extra = {"two": ExtraStream(0.1, "tokens", paid_by="one")}
     three = Bench({**bench.collections, "three": Listed({"x": "QA", "y": "NLI"})})
-    data = make_datamodule(benchmark=three, proportions={"one": 0.25, "three": 0.75}, extra=extra, test_examples=0)
+    data = make_datamodule(
+        benchmark=three, mixture={"proportions": {"one": 0.25, "three": 0.75}, "extra": extra}, instances={"test": 0}
+    )
     data.prepare_data()
     data.setup("fit")
     window = data.plan.window(0)
@@ -238,7 +235,7 @@ def test_a_mixture_of_collections_is_drawn_as_its_proportions_say(bench: Bench, 
 
 
 def test_a_task_is_cut_to_a_random_part(bench: Bench, make_datamodule) -> None:  # type: ignore[no-untyped-def]
-    data = make_datamodule(benchmark=bench, train_examples=9, train_examples_of={"two": 4}, validation_examples=0)
+    data = make_datamodule(benchmark=bench, instances={"train": 9, "train_of": {"two": 4}, "validation": 0})
     data.prepare_data()
     data.setup("fit")
     assert dict(zip(data.plan.mixture.names, data.plan.mixture.sizes, strict=True)) == {
@@ -246,7 +243,7 @@ def test_a_task_is_cut_to_a_random_part(bench: Bench, make_datamodule) -> None: 
         "two/a": 4,
         "two/c": 4,
     }
-    chosen = data.preparation.instances("two/a", 20, trained=True, validated=False, tested=False).train
+    chosen = data.preparation.split_instances("two/a", 20, trained=True, validated=False, tested=False).train
     assert sorted(chosen) != [0, 1, 2, 3]
 
 
@@ -255,4 +252,4 @@ def test_a_split_prints_what_there_is_to_know(bench: Bench) -> None:
     text = "\n".join(split.lines())
     assert "3 tasks train, 0 validate, 1 are tested" in text
     assert "1 tasks do not train, its category is held out: one/b" in text
-    assert "listed and not at hand: " in text
+    assert "entries of the rules match no available task: " in text

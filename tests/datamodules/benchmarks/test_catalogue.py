@@ -8,24 +8,26 @@ from typing import Any
 
 import pytest
 
-from crosstask.datamodules.benchmarks.catalogue import Catalogue, Dataset, Files, Layout, Rendered, chosen
-from crosstask.datamodules.benchmarks.row_files import Row, json_rows
+from crosstask.datamodules.benchmarks.catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
+from crosstask.datamodules.benchmarks.multiple_choice import answer_index
+from crosstask.datamodules.benchmarks.row_files import json_rows
+from crosstask.datamodules.benchmarks.rows import Row
 from crosstask.datamodules.schema import Example, Task
 
 
-def render_sum(row: Row) -> Iterable[Rendered]:
-    yield Rendered(f"Add {row.text('terms')}", (str(row.integer("sum")),))
+def render_sum(row: Row) -> Iterable[RenderedExample]:
+    yield RenderedExample(f"Add {row.text('terms')}", (str(row.integer("sum")),))
 
 
-def render_choice(row: Row) -> Iterable[Rendered]:
+def render_choice(row: Row) -> Iterable[RenderedExample]:
     options = row.texts("options")
-    answer = chosen(row, options, row.text("answer"))
-    yield Rendered(row.text("question"), (options[answer],), options, answer)
+    answer = answer_index(row, options, row.text("answer"))
+    yield RenderedExample(row.text("question"), (options[answer],), options, answer)
 
 
-def render_pairs(row: Row) -> Iterable[Rendered]:
+def render_pairs(row: Row) -> Iterable[RenderedExample]:
     for pair in row.value("pairs"):
-        yield Rendered(pair[0], (pair[1],), skipped="" if pair[1] else "no answer")
+        yield RenderedExample(pair[0], (pair[1],), skipped="" if pair[1] else "no answer")
 
 
 DATASETS = {

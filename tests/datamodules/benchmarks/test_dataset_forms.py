@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from crosstask.datamodules.benchmarks.dataset_forms import multirc, record, wino_bias
-from crosstask.datamodules.benchmarks.row_source import RowSource, source_rows
+from crosstask.datamodules.benchmarks.template_rows import RowSource, template_rows
 
 PASSAGE = {
     "passage": {
@@ -60,8 +60,8 @@ def test_a_wrong_passage_is_refused_with_its_place(path: Path, change: dict[str,
 
 
 def test_a_row_source_names_its_form(path: Path) -> None:
-    assert len(list(source_rows(RowSource(str(path), form="multirc"), "x"))) == 2
+    assert len(list(template_rows(RowSource(str(path), form="multirc"), "x"))) == 2
     with pytest.raises(ValueError, match="no form 'squad' of rows; there are multirc, record, wino_bias"):
-        list(source_rows(RowSource(str(path), form="squad"), "x"))
+        list(template_rows(RowSource(str(path), form="squad"), "x"))
     with pytest.raises(ValueError, match=r"no file x, whose rows should be of the form 'record'"):
-        list(source_rows(RowSource(form="record"), "x"))
+        list(template_rows(RowSource(form="record"), "x"))

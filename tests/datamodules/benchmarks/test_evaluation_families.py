@@ -10,7 +10,8 @@ import pytest
 
 from crosstask.datamodules.benchmarks.bbh import OUTSIDE, BigBenchHard
 from crosstask.datamodules.benchmarks.mmlu import MMLU
-from crosstask.datamodules.benchmarks.raft import RAFT, UNLABELLED
+from crosstask.datamodules.benchmarks.multiple_choice import UNLABELLED
+from crosstask.datamodules.benchmarks.raft import RAFT
 from crosstask.datamodules.schema import Demonstration, Example
 
 needs_data = pytest.mark.skipif("CROSSTASK_DATA" not in os.environ, reason="set CROSSTASK_DATA to the data folder")
@@ -111,12 +112,15 @@ def test_big_bench_hard_shows_as_much_as_is_asked(tmp_path: Path) -> None:
     first, second = task.positive_examples
     assert (first.output, second.output) == ("No", "Yes")
     assert second.explanation == "Let's think step by step. We stay. So the answer is Yes."
-    (example,) = BigBenchHard(str(tmp_path), shown="answers").examples("navigate")
+    (example,) = BigBenchHard(str(tmp_path), prompting="answer_only").examples("navigate")
     solved = "Q: One step. Back?\nOptions:\n- Yes\n- No\nA: No\n\nQ: No step. Back?\nA: Yes\n\n"
     assert example.input == f"Follow the way.\n\n{solved}{question}"
-    (example,) = BigBenchHard(str(tmp_path), shown="rationales").examples("navigate")
+    (example,) = BigBenchHard(str(tmp_path), prompting="chain_of_thought").examples("navigate")
     assert example.input == PROMPT.partition("-----\n")[2] + f"\n\n{question} Let's think step by step."
-    prints = {BigBenchHard(str(tmp_path), shown=shown).fingerprint("navigate") for shown in ("nothing", "answers")}  # type: ignore[arg-type]
+    prints = {
+        BigBenchHard(str(tmp_path), prompting=prompting).fingerprint("navigate")
+        for prompting in ("zero_shot", "answer_only")
+    }  # type: ignore[arg-type]
     write(tmp_path, "cot-prompts/navigate.txt", PROMPT.replace("Follow", "Go"))
     assert len(prints | {reader.fingerprint("navigate")}) == 3
 
@@ -125,10 +129,10 @@ def test_big_bench_hard_without_prompt_files_asks_the_question_alone(tmp_path: P
     path = write(tmp_path, "n.jsonl", json.dumps({"input": "2 + 2 =", "target": "4"}))
     (example,) = BigBenchHard(sources={"navigate": str(path)}).examples("navigate")
     assert (example.input, example.options, example.answer) == ("Q: 2 + 2 =\nA:", (), None)
-    with pytest.raises(ValueError, match=r"no cot-prompts/navigate.txt in .*, which `shown: answers` needs"):
-        list(BigBenchHard(sources={"navigate": str(path)}, shown="answers").examples("navigate"))
-    with pytest.raises(ValueError, match=r"shown must be one of .*, got 'all'"):
-        BigBenchHard(str(tmp_path), shown="all")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"no cot-prompts/navigate.txt in .*, which `prompting: answer_only` needs"):
+        list(BigBenchHard(sources={"navigate": str(path)}, prompting="answer_only").examples("navigate"))
+    with pytest.raises(ValueError, match=r"prompting must be one of .*, got 'all'"):
+        BigBenchHard(str(tmp_path), prompting="all")  # type: ignore[arg-type]
 
 
 def test_big_bench_hard_refuses_what_is_broken_and_counts_what_is_dirty(tmp_path: Path) -> None:
@@ -200,8 +204,8 @@ def test_the_real_files_of_mmlu_read_whole() -> None:
 @pytest.mark.real_data
 @needs_data
 def test_the_real_files_of_big_bench_hard_read_whole() -> None:
-    for shown in ("nothing", "answers", "rationales"):
-        reader = BigBenchHard("$CROSSTASK_DATA/bbh", shown=shown)  # type: ignore[arg-type]
+    for prompting in ("zero_shot", "answer_only", "chain_of_thought"):
+        reader = BigBenchHard("$CROSSTASK_DATA/bbh", prompting=prompting)  # type: ignore[arg-type]
         names = reader.task_names("test")
         examples = [example for name in names for example in reader.examples(name)]
         assert (len(names), len(examples)) == (27, 6511)

@@ -147,7 +147,7 @@ def test_a_wrong_row_is_refused_with_its_place(folder: Path, row: object, messag
     ("text", "message"),
     [
         ("PATTERNS = {", "was never closed"),
-        ("PATTERNS = {'rte': open('x')}", "PATTERNS holds more than literals, and nothing is run"),
+        ("PATTERNS = {'rte': open('x')}", "PATTERNS must hold literals only, since no code is run"),
         ("OTHER = {}", "expected PATTERNS to map tasks to pairs of patterns, got NoneType None"),
         ("PATTERNS = {'rte': []}", "task rte: expected a list of pairs (prompt, answer), got list []"),
         ("PATTERNS = {'rte': [('a',)]}", "task rte: template 0 should be a pair of texts (prompt, answer), got tuple"),

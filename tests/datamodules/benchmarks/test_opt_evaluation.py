@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from crosstask.datamodules.benchmarks.multiple_choice import UNLABELLED
 from crosstask.datamodules.benchmarks.opt_evaluation import DATASETS, OptEvaluation
-from crosstask.datamodules.benchmarks.opt_evaluation_rows import UNLABELLED, UNMARKED
+from crosstask.datamodules.benchmarks.opt_evaluation_rows import UNMARKED
 from crosstask.datamodules.schema import Example
 
 SCIENCE = {
@@ -228,7 +229,7 @@ def test_goals_and_labels_must_match(tmp_path: Path) -> None:
     assert [example.targets for example in reader.examples("piqa")] == [("rain",)]
     (tmp_path / "piqa/valid-labels.lst").write_text("1\n0\n")
     assert reader.fingerprint("piqa") != before
-    with pytest.raises(ValueError, match=r"opt_evaluation, task piqa: .*expected a label each goal, got 2 for 1"):
+    with pytest.raises(ValueError, match=r"opt_evaluation, task piqa: .*expected a label for each goal, got 2 for 1"):
         list(reader.examples("piqa"))
 
 

@@ -107,7 +107,7 @@ def test_wrong_names_are_answered(folder: Path) -> None:
     ):
         P3(str(folder)).task_names("train")
     assert P3(str(folder), datasets=["new_set", "wiki_qa", "wiki_hop"]).task_names("train")[0] == "new_set"
-    with pytest.raises(ValueError, match=f"no folder {folder}/none; expected a file a template"):
+    with pytest.raises(ValueError, match=f"no folder {folder}/none; expected a folder with a file for each template"):
         P3(f"{folder}/none").task_names("train")
 
 

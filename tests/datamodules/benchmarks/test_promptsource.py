@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 
 from crosstask.datamodules.benchmarks.benchmark import Benchmark
 from crosstask.datamodules.benchmarks.promptsource import PromptSource
-from crosstask.datamodules.benchmarks.row_source import RowSource, source_rows
+from crosstask.datamodules.benchmarks.template_rows import RowSource, template_rows
 from crosstask.datamodules.schema import Example, Task
 
 TEMPLATES = """\
@@ -201,7 +201,7 @@ def test_a_fingerprint_follows_rows_templates_and_settings(folder: Path) -> None
         (
             "{{premise}} Does",
             "{{premise.__class__}} Does",
-            "'does it follow' was stopped: it reaches for the attribute",
+            "'does it follow' was stopped: it accesses the attribute",
         ),
         ("{{premise}} Does", "{{premise} Does", "template 'does it follow' does not compile: "),
         (
@@ -236,9 +236,7 @@ def test_broken_rows_are_refused_with_their_place(folder: Path) -> None:
     ):
         read(folder)
     path.write_text(json.dumps({"premise": "a", "label": 0}))
-    with pytest.raises(
-        ValueError, match="'hypothesis' is undefined; the row has label, premise; name the column's place"
-    ):
+    with pytest.raises(ValueError, match="'hypothesis' is undefined; the row has label, premise; list the column in"):
         read(folder)
     path.write_bytes(b'{"premise": "\xff"}')
     with pytest.raises(ValueError, match="line 1: not UTF-8 at byte 13"):
@@ -374,7 +372,7 @@ def test_the_sandbox_renders_what_plain_jinja_renders() -> None:
         for template in file.templates:
             ours, theirs = template.compiled(), plain.from_string(template.jinja)
             theirs_choices = plain.from_string(template.answer_choices or "")
-            for row in source_rows(HELD_OUT[name], file.dataset):
+            for row in template_rows(HELD_OUT[name], file.dataset):
                 choices = [choice.strip() for choice in theirs_choices.render(**row.fields).split("|||")]
                 text = theirs.render(**row.fields, answer_choices=choices)
                 rendered = ours.render(row.fields, random.Random(0))

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from crosstask.datamodules.benchmarks.rationales import NO_RATIONALE
 from crosstask.datamodules.benchmarks.reasoning import DATASETS, INSTRUCTION, Reasoning
-from crosstask.datamodules.benchmarks.reasoning_rows import NO_ANSWER, NO_RATIONALE
+from crosstask.datamodules.benchmarks.reasoning_rows import NO_ANSWER
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.schema import Example
 
@@ -340,7 +341,7 @@ def test_wrong_records_are_refused(tmp_path: Path, name: str, record: dict[str, 
 
 def test_files_that_belong_together_must_match(tmp_path: Path) -> None:
     write(tmp_path, CASES[8][2] | {"esnli/labels.dev": "neutral\nneutral\n"})
-    with pytest.raises(ValueError, match=r"files of as many lines as each other, got 1 in s1.dev, .*2 in labels.dev"):
+    with pytest.raises(ValueError, match=r"files with equal numbers of lines, got 1 in s1.dev, .*2 in labels.dev"):
         list(Reasoning(str(tmp_path), split="validation").examples("esnli"))
     write(tmp_path, CASES[13][2] | {"sense_making/Dev Data/subtaskA_gold_answers.csv": "8,1\n"})
     with pytest.raises(

@@ -7,16 +7,10 @@ from pathlib import Path
 import datasets
 import pytest
 
-from crosstask.datamodules.benchmarks import row_files as rows_module
-from crosstask.datamodules.benchmarks.row_files import (
-    Row,
-    file_digest,
-    json_rows,
-    naming,
-    rows,
-    source_digest,
-    table_rows,
-)
+from crosstask.datamodules.benchmarks import row_files
+from crosstask.datamodules.benchmarks.digests import file_digest, source_digest
+from crosstask.datamodules.benchmarks.row_files import json_rows, read_rows, table_rows
+from crosstask.datamodules.benchmarks.rows import Row, error_prefix
 
 FIELDS = [{"text": "one", "label": 0}, {"text": "zwei – two", "label": 1}]
 
@@ -52,18 +46,18 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_every_form_of_a_source_gives_the_same_rows(source: str) -> None:
-    found = list(rows(source, split="train"))
+    found = list(read_rows(source, split="train"))
     assert [(row.text("text"), row.integer("label")) for row in found] == [("one", 0), ("zwei – two", 1)]
-    assert all(row.place.startswith(source) for row in found)
+    assert all(row.location.startswith(source) for row in found)
     assert source_digest(source, split="train") == source_digest(source, split="train")
 
 
 def test_rows_are_streamed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": 2}\n{"a": \xff}\n')
-    assert fields(islice(rows(str(path)), 2)) == [{"a": 1}, {"a": 2}]
+    assert fields(islice(read_rows(str(path)), 2)) == [{"a": 1}, {"a": 2}]
     with pytest.raises(ValueError, match=re.escape(f"{path}, line 3: not UTF-8 at byte 6")):
-        list(rows(str(path)))
+        list(read_rows(str(path)))
 
 
 @pytest.mark.parametrize(
@@ -87,16 +81,16 @@ def test_a_broken_file_is_refused_with_its_place(tmp_path: Path, name: str, cont
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
-        list(rows(str(path)))
+        list(read_rows(str(path)))
     assert str(error.value).startswith(str(path))
 
 
 def test_a_line_without_end_is_refused_before_it_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows_module, "LONGEST_LINE", 2**20)
+    monkeypatch.setattr(row_files, "LONGEST_LINE", 2**20)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": "' + b"x" * 2**20)
     with pytest.raises(ValueError, match=r"line 2: longer than 1 MiB; expected one record a line"):
-        list(rows(str(path)))
+        list(read_rows(str(path)))
 
 
 def test_a_quoted_value_holds_separators_and_line_ends(tmp_path: Path) -> None:
@@ -104,7 +98,7 @@ def test_a_quoted_value_holds_separators_and_line_ends(tmp_path: Path) -> None:
     path.write_text('"say ""a, b""\nand",2\nlast,3\n', encoding="utf-8")
     found = list(table_rows(path, ["a", "b"]))
     assert [dict(row.fields) for row in found] == [{"a": 'say "a, b"\nand', "b": "2"}, {"a": "last", "b": "3"}]
-    assert [row.place for row in found] == [f"{path}, line 1", f"{path}, line 3"]
+    assert [row.location for row in found] == [f"{path}, line 1", f"{path}, line 3"]
 
 
 def test_a_tsv_keeps_quotation_marks(tmp_path: Path) -> None:
@@ -135,7 +129,7 @@ def test_a_wrong_field_is_refused_with_its_row(read: object, message: str) -> No
     row = Row({"text": "one", "label": 7, "yes": True}, "rte.jsonl, line 7")
     with (
         pytest.raises(ValueError, match=re.escape(f"bench, task rte: rte.jsonl, line 7: {message}")),
-        naming("bench", "rte"),
+        error_prefix("bench", "rte"),
     ):
         read(row)  # type: ignore[operator]
 
@@ -150,18 +144,18 @@ def test_defaults_stand_for_missing_fields_only() -> None:
 def test_a_missing_file_is_no_name_on_the_hub(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("")
     with pytest.raises(ValueError, match=re.escape(f"no row.jsonl in {tmp_path}, which holds rows.jsonl")):
-        list(rows(str(tmp_path / "row.jsonl")))
+        list(read_rows(str(tmp_path / "row.jsonl")))
     with pytest.raises(ValueError, match=re.escape(f"the path exists as far as {tmp_path}")):
-        list(rows(str(tmp_path / "no/row.jsonl")))
+        list(read_rows(str(tmp_path / "no/row.jsonl")))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"empty, cannot be opened: EmptyDatasetError: "):
-        list(rows(str(tmp_path / "empty")))
+        list(read_rows(str(tmp_path / "empty")))
 
 
 def test_a_folder_of_splits_names_them(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": datasets.Dataset.from_list(FIELDS)}).save_to_disk(str(tmp_path / "saved"))
     with pytest.raises(ValueError, match="holds the splits train; set `split` to one of them, got 'dev'"):
-        list(rows(str(tmp_path / "saved"), split="dev"))
+        list(read_rows(str(tmp_path / "saved"), split="dev"))
 
 
 def test_a_digest_follows_the_content(tmp_path: Path) -> None:
@@ -191,11 +185,11 @@ def test_a_copy_of_a_dataset_of_the_hub_has_its_configurations_and_splits(tmp_pa
             tmp_path / f"{name}.parquet"
         )
     found = [
-        [row.fields["name"] for row in rows(str(tmp_path), config=config, split=split)]
+        [row.fields["name"] for row in read_rows(str(tmp_path), config=config, split=split)]
         for config, split in (("easy", "train"), ("easy", "test"), ("hard", None))
     ]
     assert found == [["easy"], ["easy_test"], ["hard"]]
     with pytest.raises(ValueError, match=r"Bad split: dev\. Available splits: \['train', 'test'\]"):
-        list(rows(str(tmp_path), config="easy", split="dev"))
+        list(read_rows(str(tmp_path), config="easy", split="dev"))
     with pytest.raises(ValueError, match="BuilderConfig 'easie' not found"):
-        list(rows(str(tmp_path), config="easie"))
+        list(read_rows(str(tmp_path), config="easie"))

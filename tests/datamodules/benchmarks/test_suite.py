@@ -1,4 +1,4 @@
-"""What a table of a paper lists, what is at hand, and what is run: known answers on files written here."""
+"""A table's listed, missing and evaluated tasks: known answers on files written here."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import crosstask
-from crosstask.callbacks.report.coverage_text import coverage_sentence, incomplete
+from crosstask.callbacks.report.coverage_text import coverage_sentence, incomplete_note
 from crosstask.callbacks.report.scores import build_report
 from crosstask.callbacks.report.text import render_markdown
 from crosstask.cli import main
@@ -65,7 +65,7 @@ def coverage_of(data: InstructionTuningDataModule, answered: Callable[[int], boo
 
 
 def test_what_is_listed_is_missing_at_hand_or_run(suite: Suite, make_datamodule: Any) -> None:
-    data = make_datamodule(benchmark=suite, test_examples=10)
+    data = make_datamodule(benchmark=suite, instances={"test": 10})
     data.prepare_data()  # nothing trains, and nothing is prepared
     data.setup("test")
     found = {task.task: (task.column, task.expected, task.available, task.run) for task in coverage_of(data).tasks}
@@ -87,19 +87,21 @@ def test_a_part_is_never_taken_for_the_whole(suite: Suite, make_datamodule: Any)
     data.setup("test")
     coverage = coverage_of(data)
     assert coverage_sentence(coverage) == (
-        "Of Table 1: 3 of 5 tasks, 2 of 3 columns, 9 of 114 + ? instances were run; averages are over these alone. "
+        "Of Table 1, 3 of 5 tasks, 2 of 3 columns, 9 of 114 + ? instances were evaluated; averages are over these. "
         "Missing: own/four, own/five."
     )
-    assert incomplete(coverage, Cell("average", shots=0)) == " — incomplete: 2 of 3 columns lack tasks"
-    assert incomplete(coverage, Cell("level", "partially_supervised", shots=0)) == ""
-    assert incomplete(coverage, Cell("column", "fully_held_out", "B", 0)) == " — incomplete: 1 of 2 tasks missing"
+    assert incomplete_note(coverage, Cell("average", shots=0)) == " — incomplete: 2 of 3 columns lack tasks"
+    assert incomplete_note(coverage, Cell("level", "partially_supervised", shots=0)) == ""
+    assert incomplete_note(coverage, Cell("column", "fully_held_out", "B", 0)) == " — incomplete: 1 of 2 tasks missing"
     text = render_markdown(build_report([[]], coverage=coverage), "title")
     assert "| B | 2 | 1 | 100 + ? | 30 | 3 |" in text
     assert "| C | 1 | missing | 7 | 0 | 0 |" in text
 
 
 def test_everything_is_asked_at_every_number_of_shots(suite: Suite, make_datamodule: Any) -> None:
-    data = make_datamodule(benchmark=suite, shots=[0, 2], test_examples=10, ranking=OptionRanking())
+    data = make_datamodule(
+        benchmark=suite, evaluation={"shots": [0, 2], "ranking": OptionRanking()}, instances={"test": 10}
+    )
     data.setup("test")
     asked = data.evaluation_examples("test")
     by_shots = {k: [e for e in asked if e.shots == k] for k in (0, 2)}
@@ -120,11 +122,11 @@ def test_everything_is_asked_at_every_number_of_shots(suite: Suite, make_datamod
 def test_a_suite_without_any_files_and_a_misspelt_task_are_refused(suite: Suite, tmp_path: Path) -> None:
     reader = JsonTasks(str(tmp_path / "asked"))
     nothing = Suite({"own": reader}, [ExpectedColumn("C", {"own/five": 7})], "Table 1")
-    with pytest.raises(ValueError, match=r"none of the 1 tasks of Table 1 is at hand: .*five"):
+    with pytest.raises(ValueError, match=r"none of the 1 tasks of Table 1 is available: .*five"):
         nothing.task_names("test")
     with pytest.raises(ValueError, match="lists 'others/five': expected collection/task"):
         Suite({"own": reader}, [ExpectedColumn("C", {"others/five": 7})], "Table 1")
-    with pytest.raises(ValueError, match="stands in 'C' and in 'D'"):
+    with pytest.raises(ValueError, match="is in 'C' and in 'D'"):
         Suite({"own": reader}, [ExpectedColumn("C", {"own/a": 1}), ExpectedColumn("D", {"own/a": 1})], "Table 1")
 
 
@@ -157,7 +159,7 @@ def test_a_recipe_parses_and_builds(path: Path, tmp_path: Path, monkeypatch: pyt
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(InstructionTuningDataModule, "data")
     data = parser.instantiate(parser.parse_object({"data": recipe_data(path)})).data
-    with pytest.raises(ValueError, match=r"tasks of .* is at hand: "):
+    with pytest.raises(ValueError, match=r"tasks of .* is available: "):
         data.benchmark.task_names("test")
     assert not data.benchmark.task_names("train")
 

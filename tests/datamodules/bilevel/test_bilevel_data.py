@@ -1,4 +1,4 @@
-"""The data of two levels: how a batch reads, where its rows come from, and what is refused."""
+"""The data of two levels: how a batch reads, where its rows come from, and which settings are rejected."""
 
 import random
 from typing import Any
@@ -21,12 +21,10 @@ def test_a_batch_reads_as_it_should(make_bilevel: Make) -> None:
     datamodule = planned(
         make_bilevel,
         prompt=TkInstructPrompt(positive_examples=1),
-        inner_prompt=TkInstructPrompt(positive_examples=0, definition=False),
-        exemplars=3,
-        instruction_length=40,
-        pair_length=60,
+        levels={"inner_prompt": TkInstructPrompt(positive_examples=0, definition=False)},
+        instructions={"exemplars": 3, "length": 40, "pair_length": 60},
     )
-    plan, tokenizer = datamodule.bilevel_plan, datamodule.preparation.tokenizer
+    plan, tokenizer = datamodule.plan, datamodule.preparation.tokenizer
     assert plan is not None
     assert [plan.batch(step, Replicas()).outer is not None for step in range(6)] == [False, False, True] * 2
     batch = plan.batch(INNER_STEPS - 1, Replicas())
@@ -45,8 +43,8 @@ def test_a_batch_reads_as_it_should(make_bilevel: Make) -> None:
     for row, text in enumerate(texts(datamodule, inner.rows)):
         task = plan.inner[int(inner.inputs.tasks[row])]
         source, target = text.removesuffix("</s>").split("\nOutput: ")
-        asked = source.removeprefix("Now complete the following example -\nInput: ")
-        (example,) = [e for e in task.examples if e.targets[0] == target and asked.startswith(e.input)]
+        question = source.removeprefix("Now complete the following example -\nInput: ")
+        (example,) = [e for e in task.examples if e.targets[0] == target and question.startswith(e.input)]
         z = tokenizer.decode(inner.inputs.pair_ids[row][inner.inputs.pair_mask[row].bool()])
         assert z == f"Input: {example.input} Output: {target}"  # the instance's own answer is in z (Eq. 4)
         solved = {"".join(exemplar_texts(e)) for e in task.examples if e != example}
@@ -57,22 +55,22 @@ def test_a_batch_reads_as_it_should(make_bilevel: Make) -> None:
 
 
 def test_no_instance_is_both_trained_and_evaluated(make_bilevel: Make) -> None:
-    datamodule = planned(make_bilevel, validation_examples=10)
+    datamodule = planned(make_bilevel, instances={"validation": 10})
     datamodule.setup("test")
-    plan = datamodule.bilevel_plan
+    plan = datamodule.plan
     assert plan is not None
     trained = {(e.task, e.id) for task in [*plan.inner, *plan.outer] for e in task.examples}
     for stage in ("validation", "test"):
-        asked = {(e.task, e.id) for e in datamodule.evaluation_examples(stage)}  # type: ignore[arg-type]
-        assert not trained & asked
+        evaluated = {(e.task, e.id) for e in datamodule.evaluation_examples(stage)}  # type: ignore[arg-type]
+        assert not trained & evaluated
     by_task = [e.task for e in datamodule.evaluation_examples("validation")]
     assert {by_task.count(task.name) for task, _ in [*plan.inner, *plan.outer]} == {10}  # of every training task
 
 
 def test_batches_are_a_function_of_seed_and_step_and_replicas_share_them(make_bilevel: Make) -> None:
-    plan = planned(make_bilevel, seq2seq=True).bilevel_plan
-    again = planned(make_bilevel, seq2seq=True).bilevel_plan
-    other = planned(make_bilevel, seq2seq=True, seed=1).bilevel_plan
+    plan = planned(make_bilevel, seq2seq=True).plan
+    again = planned(make_bilevel, seq2seq=True).plan
+    other = planned(make_bilevel, seq2seq=True, seed=1).plan
     assert plan is not None
     assert again is not None
     assert other is not None
@@ -89,7 +87,7 @@ def test_batches_are_a_function_of_seed_and_step_and_replicas_share_them(make_bi
         other.batch(5, Replicas()).outer.input_ids.tolist() != whole.outer.input_ids.tolist()  # type: ignore[union-attr]
     )
     size = sum(len(task.examples) for task, _ in [(t, 0) for t in plan.inner])
-    seen = [plan._inner_order.at(place)[0] for place in range(2 * size)]
+    seen = [plan._inner_order.at(position)[0] for position in range(2 * size)]
     assert sorted(seen[:size]) == sorted(seen[size:]) == list(range(size))  # an epoch has each instance once
     assert seen[:size] != seen[size:]
 
@@ -97,7 +95,7 @@ def test_batches_are_a_function_of_seed_and_step_and_replicas_share_them(make_bi
 EXAMPLES = [Example("task", str(number), number, f"in {number}", (f"out {number}",)) for number in range(6)]
 
 
-def test_candidates_of_a_task_and_of_an_instance() -> None:
+def test_exemplars_of_a_task_and_of_an_instance() -> None:
     shared = ExemplarPools(3, "task", exclude_self=False)
     assert len({tuple(e.id for e in shared.draw(EXAMPLES, own) if e) for own in range(6)}) == 1
     drawn = [shared.draw(EXAMPLES, own) for own in range(6)]
@@ -112,7 +110,7 @@ def test_candidates_of_a_task_and_of_an_instance() -> None:
     assert ExemplarPools(3, seed=1).draw(EXAMPLES, 0) != ExemplarPools(3).draw(EXAMPLES, 0)
 
 
-def test_blank_candidates_are_as_long_as_the_exemplar(tokenizer: Any) -> None:
+def test_blank_exemplars_are_as_long_as_the_exemplar(tokenizer: Any) -> None:
     rows = [ExemplarPools(3, blanks=True).draw(EXAMPLES, own) for own in range(2)]
     assert [[e is None for e in row] for row in rows] == [[True, True, False]] * 2
     ids, mask = encode_exemplars(tokenizer, rows, longest=40)
@@ -136,28 +134,30 @@ def test_a_long_source_gives_way_on_the_side_that_was_chosen(tokenizer: Any) -> 
 
 def test_the_reserve_leaves_room_for_the_instruction(make_bilevel: Make) -> None:
     for seq2seq in (False, True):
-        datamodule = planned(make_bilevel, seq2seq, row_length=40, instruction_length=8, max_new_tokens=4)
+        datamodule = planned(
+            make_bilevel, seq2seq, rows={"length": 40}, instructions={"length": 8}, evaluation={"max_new_tokens": 4}
+        )
         for step in range(20):
-            batch = datamodule.bilevel_plan.batch(step, Replicas())  # type: ignore[union-attr]
+            batch = datamodule.plan.batch(step, Replicas())  # type: ignore[union-attr]
             assert batch.inner.rows.input_ids.shape[1] <= 32
     assert choices("released_code").reserve == 128
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "message"),
     [
-        ({"inner_steps": 0}, "inner_steps must be at least 1, got 0"),
-        ({"outer_rows": 0}, "outer_rows must be at least 1, got 0"),
-        ({"reserve": 3}, "3 columns that the text leaves free must hold the instruction of 4"),
+        ({"levels": {"inner_steps": 0}}, "inner_steps must be at least 1, got 0"),
+        ({"levels": {"outer_rows": 0}}, "outer_rows must be at least 1, got 0"),
+        ({"levels": {"reserve": 3}}, "3 columns that the text leaves free must hold the instruction of 4"),
         (
-            {"exemplars": 8},
-            "has 8 training instances, and 8 exemplars are to be drawn .* one in place of the instance",
+            {"instructions": {"exemplars": 8}},
+            "has 8 training instances, and 8 exemplars and one to replace the instance itself are drawn",
         ),
-        ({"exemplars": 9, "exclude_self": False}, "has 8 training instances, and 9 exemplars"),
+        ({"instructions": {"exemplars": 9, "exclude_self": False}}, "has 8 training instances, and 9 exemplars"),
         ({"split": CategorySplit(90)}, "takes 90 of the"),
-        ({"inner_steps": 8}, "set trainer.max_steps to at least inner_steps = 8"),
+        ({"levels": {"inner_steps": 8}}, "set trainer.max_steps to at least inner_steps = 8"),
     ],
 )
-def test_impossible_settings_of_the_data(make_bilevel: Make, data: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_impossible_settings_of_the_data(make_bilevel: Make, data: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         trainer().fit(*make_bilevel(data=data, inner_steps=3))

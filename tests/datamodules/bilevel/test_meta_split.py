@@ -1,4 +1,4 @@
-"""Inner and outer tasks: whole categories, groups of like definitions, or a list; and what cannot be split."""
+"""Inner and outer tasks: whole categories, clusters of similar definitions, or a list; and what cannot be split."""
 
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def test_a_list_of_outer_tasks(tmp_path: Path) -> None:
     assert FileSplit(str(path), by_category=False)(TASKS).outer == ["sort dogs"]
 
     path.write_text("sort birds\n")
-    with pytest.raises(ValueError, match=r"1 of 1 outer tasks are not on the training list, e.g. sort birds"):
+    with pytest.raises(ValueError, match=r"1 of 1 outer tasks are not training tasks, e.g. sort birds"):
         FileSplit(str(path))(TASKS)
     path.write_text("")
     with pytest.raises(ValueError, match="leaves no outer task of 5"):
@@ -84,16 +84,18 @@ def test_rare_words_weigh_more() -> None:
     assert (rows**2).sum(axis=1) == pytest.approx([1.0, 1.0, 1.0])
     assert rows[0, 0] > rows[1, 1] > rows[1, 2] > 0
     assert rows[0, 1] == 0
+    assert tf_idf(["", " "]).tolist() == [[0.0], [0.0]]
+    assert tf_idf(["", "a"]).tolist() == [[0.0], [1.0]]  # a word of one letter counts
 
 
-def test_k_means_finds_the_groups_that_are_there() -> None:
+def test_k_means_finds_separate_clusters() -> None:
     rng = np.random.default_rng(0)
     centres = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
     points = np.repeat(centres, 20, axis=0) + rng.normal(size=(60, 2))
-    labels = k_means(points, 3, np.random.default_rng(1))
+    labels = k_means(points, 3, seed=1)
     assert [len(set(labels[start : start + 20].tolist())) for start in (0, 20, 40)] == [1, 1, 1]
     assert len(set(labels.tolist())) == 3
-    assert k_means(np.zeros((4, 2)), 2, rng).tolist() == [0] * 4  # alike: one group, and no division by 0
+    assert k_means(np.zeros((4, 2)), 2, seed=0).tolist() == [0] * 4  # equal points: one cluster, and no warning
 
 
 @pytest.mark.parametrize(

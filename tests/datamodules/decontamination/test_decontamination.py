@@ -6,16 +6,26 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from crosstask.cli import main
-from crosstask.datamodules.benchmarks.decisions import COLUMNS, Judgement, read_decisions
-from crosstask.datamodules.benchmarks.task_splits import TaskSplit, without_dropped
-from crosstask.datamodules.decontamination.contamination_report import Overlap, compare, markdown, write_decisions
+from crosstask.datamodules.benchmarks import Benchmark, Split
+from crosstask.datamodules.benchmarks.contamination_decisions import COLUMNS, Decisions, read_decisions
+from crosstask.datamodules.benchmarks.task_splits import TaskSplit, apply_decisions
+from crosstask.datamodules.decontamination.contamination_report import (
+    ContaminatedPair,
+    compare,
+    markdown,
+    write_decisions,
+)
 from crosstask.datamodules.decontamination.ngrams import ngrams
 from crosstask.datamodules.decontamination.overlap import Document, index_evaluation, overlap, overlaps
+from crosstask.datamodules.decontamination.task_texts import TaskTexts
+from crosstask.datamodules.schema import Example, Task
+from crosstask.datamodules.storage.preparation import InstanceCounts
 
 WORDS = [f"w{number}" for number in range(20_000)]
 
@@ -175,29 +185,59 @@ def test_a_task_is_not_its_own_pair() -> None:
 
 def test_decisions_survive_a_second_comparison(tmp_path: Path) -> None:
     path = tmp_path / "decisions.tsv"
-    pairs = [Overlap(train, "e", 1, 10, ()) for train in ("one", "two", "three")]
+    pairs = [ContaminatedPair(train, "e", 1, 10, ()) for train in ("one", "two", "three")]
     write_decisions(path, pairs[:2])
-    assert read_decisions(path) == Judgement(frozenset(), frozenset(), 2)
+    assert read_decisions(path) == Decisions(frozenset(), frozenset(), 2)
     path.write_text(
         path.read_text().replace("undecided\tone", "drop_train\tone").replace("undecided\ttwo", "keep\ttwo")
     )
     write_decisions(path, pairs)
-    assert read_decisions(path) == Judgement(frozenset({"one"}), frozenset(), 1)
+    assert read_decisions(path) == Decisions(frozenset({"one"}), frozenset(), 1)
 
 
 @pytest.mark.parametrize("text", ["", "a\tb\n", "\t".join(COLUMNS) + "\nperhaps\ta\tb\t1\t2\t0.5\n"])
 def test_a_broken_table_of_decisions_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "decisions.tsv").write_text(text)
-    with pytest.raises(ValueError, match=r"expected one of|no table of decisions"):
+    with pytest.raises(ValueError, match=r"expected one of|not a table of decisions"):
         read_decisions(tmp_path / "decisions.tsv")
 
 
-def test_what_was_judged_is_dropped_from_a_split() -> None:
+def test_dropped_tasks_leave_a_split() -> None:
     split = TaskSplit(["a", "b"], ["b"], ["c", "d"], {}, [], [])
-    judged = without_dropped(split, Judgement(frozenset({"a"}), frozenset({"d"}), 2))
-    assert (judged.train, judged.validation, judged.test) == (["b"], ["b"], ["c"])
-    assert judged.left_out == {"a": "shares text with evaluation"}
-    assert len(judged.remarks) == 2  # what is not evaluated, and what nobody decided
+    applied = apply_decisions(split, Decisions(frozenset({"a"}), frozenset({"d"}), 2))
+    assert (applied.train, applied.validation, applied.test) == (["b"], ["b"], ["c"])
+    assert applied.excluded == {"a": "shares text with evaluation"}
+    assert len(applied.remarks) == 2  # what is not evaluated, and what is undecided
+
+
+class TwoTemplates(Benchmark):
+    """A training task of ten rows, every one rendered with two templates."""
+
+    name = "two_templates"
+
+    def task_names(self, split: Split) -> list[str]:
+        return ["two/rows"] if split == "train" else []
+
+    def task(self, name: str) -> Task:
+        return Task(self.name, name, "QA", instruction_level="instance")
+
+    def examples(self, name: str) -> Iterable[Example]:  # type: ignore[override]
+        return (Example(name, f"{row}{t}", row, f"row {row}", ("yes",), template=t) for row in range(10) for t in "ab")
+
+    def fingerprint(self, name: str) -> str:
+        return name
+
+
+@pytest.mark.parametrize(
+    ("settings", "documents"), [({}, 8), ({"limits": {"two": 3}}, 3), ({"every_prompt": True}, 16)]
+)
+def test_the_compared_texts_are_those_that_train(settings: dict[str, Any], documents: int) -> None:
+    counts = InstanceCounts(validation=2, test=0, limit=None, seed=0, **settings)
+    texts = TaskTexts(TwoTemplates(), counts)
+    training = list(texts.training_documents("two/rows"))
+    evaluation = list(texts.evaluation_documents("two/rows"))
+    assert (len(training), len(evaluation)) == (documents, 4)
+    assert not {document.texts for document in training} & {document.texts for document in evaluation}
 
 
 def test_the_command_compares_what_trains_with_what_is_evaluated(
@@ -207,8 +247,7 @@ def test_the_command_compares_what_trains_with_what_is_evaluated(
     data = {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
         "tokenizer": str(toybench / "tokenizer"),
-        "validation_examples": 0,
-        "test_examples": 5,
+        "instances": {"validation": 0, "test": 5},
     }
     (tmp_path / "run.yaml").write_text(
         json.dumps({"data": {"class_path": "InstructionTuningDataModule", "init_args": data}, "trainer": {}})

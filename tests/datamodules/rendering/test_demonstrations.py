@@ -7,15 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from argument_groups import with_changes
 
 from crosstask.datamodules import InstructionTuningDataModule, OptImlPrompt, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.packing.collate import CausalRows
-from crosstask.datamodules.rendering.demonstrations import Demonstrations, choose, number_shares, with_demonstrations
-from crosstask.datamodules.rendering.reading import Reread
+from crosstask.datamodules.rendering.demonstrations import (
+    Demonstrations,
+    choose_demonstrations,
+    number_shares,
+    with_demonstrations,
+)
+from crosstask.datamodules.rendering.example_cache import ExampleCache
 from crosstask.datamodules.schema import IGNORE_INDEX, Demonstration, Example, Task
-from crosstask.datamodules.splits import choose_prompts
-from crosstask.datamodules.storage.preparation import InstanceCounts, Preparation
+from crosstask.datamodules.splits import Instances, choose_prompts
+from crosstask.datamodules.storage.preparation import Preparation
 
 TASK = Task("b", "t", "QA", definition="Add.")
 INSTANCE = Task("b", "t", "QA", instruction_level="instance")
@@ -84,10 +90,10 @@ def test_a_form_with_its_own_demonstrations_refuses_others() -> None:
 def test_an_example_never_demonstrates_itself_in_any_template() -> None:
     pool = [example(number, template=name) for number in range(4) for name in "xy"]
     for seed in range(50):
-        shown = choose(pool, pool[4], 3, random.Random(seed))
+        shown = choose_demonstrations(pool, pool[4], 3, random.Random(seed))
         assert [e.template for e in shown] == ["x"] * 3
         assert sorted(e.index for e in shown) == [0, 1, 3]
-    assert len(choose(pool, pool[4], 9, random.Random(0))) == 3  # no row twice, in whatever template
+    assert len(choose_demonstrations(pool, pool[4], 9, random.Random(0))) == 3  # no row twice, in whatever template
 
 
 def test_a_row_is_dealt_with_all_its_templates() -> None:
@@ -121,13 +127,13 @@ def test_examples_are_kept_while_they_are_few() -> None:
         reads.append(1)
         return (example(number) for number in range(10))
 
-    few, many = Reread(read), Reread(read, budget=5000)
+    few, many = ExampleCache(read), ExampleCache(read, budget=5000)
     assert list(few) == list(few)
     assert len(reads) == 1
     assert list(many) == list(many)
     assert len(reads) == 3
-    assert [e.index for e in many.at([3, 1])] == [1, 3]
-    assert len(many.at(range(10)).some(4, (0, "t"))) == 4
+    assert [e.index for e in many.subset([3, 1])] == [1, 3]
+    assert len(many.subset(range(10)).sample(4, (0, "t"))) == 4
 
 
 class Sums(Benchmark):
@@ -150,8 +156,14 @@ class Sums(Benchmark):
 
 
 def sums(make: Callable[..., InstructionTuningDataModule], **arguments: Any) -> InstructionTuningDataModule:
-    defaults = {"benchmark": Sums(), "prompt": PLAIN, "test_examples": 10, "max_new_tokens": 8, "row_length": 128}
-    return make(**{**defaults, **arguments})
+    defaults = {
+        "benchmark": Sums(),
+        "prompt": PLAIN,
+        "instances": {"test": 10},
+        "evaluation": {"max_new_tokens": 8},
+        "rows": {"length": 128},
+    }
+    return make(**with_changes(defaults, arguments))
 
 
 def test_training_prompts_show_demonstrations_of_their_task(make_datamodule: Any) -> None:
@@ -174,7 +186,7 @@ def test_training_prompts_show_demonstrations_of_their_task(make_datamodule: Any
 
 
 def test_evaluation_prompts_of_a_task_show_the_same_demonstrations(make_datamodule: Any) -> None:
-    data = sums(make_datamodule, shots=2)
+    data = sums(make_datamodule, evaluation={"shots": 2})
     data.setup("test")
     asked: dict[str, set[str]] = {}
     for question in data.evaluation_examples("test"):
@@ -190,7 +202,7 @@ def test_evaluation_prompts_of_a_task_show_the_same_demonstrations(make_datamodu
 
 
 def test_demonstrations_that_do_not_fit_are_dropped_whole(make_datamodule: Any) -> None:
-    data = sums(make_datamodule, shots=5, row_length=64)
+    data = sums(make_datamodule, evaluation={"shots": 5}, rows={"length": 64})
     data.setup("test")
     tokenizer = data.preparation.tokenizer
     for question in data.evaluation_examples("test"):
@@ -203,7 +215,7 @@ def test_demonstrations_that_do_not_fit_are_dropped_whole(make_datamodule: Any) 
 def test_what_the_suffix_loss_trains_is_one_span(tokenizer: Any) -> None:
     """The document's own n_source says it: rows need no mask."""
     preparation = Preparation(
-        Sums(), PLAIN, tokenizer, False, False, InstanceCounts(0, 0, None, 0), folder=None,  # type: ignore[arg-type]
+        Sums(), PLAIN, tokenizer, False, False, Instances(None, None, 0, None, 0), 0, folder=None,  # type: ignore[arg-type]
     )  # fmt: skip
     prompt = preparation.render_after(TASK, example(9), [example(1), example(2)], "\n\n\n", suffix_loss=True)
     (document,) = preparation.tokenize([prompt])

@@ -12,6 +12,8 @@ from crosstask.datamodules import NaturalInstructions, ScorerDataModule
 from crosstask.datamodules.benchmarks import BigBench
 from crosstask.datamodules.rendering.prompts import OptImlPrompt
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
+from crosstask.datamodules.scoring.scorer_settings import PairRows
+from crosstask.datamodules.splits import Instances
 
 TASK = "task001_toy_copy_animals"
 
@@ -20,7 +22,12 @@ def test_examples_are_those_of_the_data_module(toybench: Path, tmp_path: Path) -
     counts: dict[str, Any] = {"train_examples": 4, "validation_examples": 2, "test_examples": 3, "seed": 5}
     benchmark = NaturalInstructions(str(toybench))
     data = ScorerDataModule(
-        benchmark, str(toybench / "tokenizer"), row_length=256, pair_length=128, cache=str(tmp_path), **counts
+        benchmark,
+        str(toybench / "tokenizer"),
+        rows=PairRows(length=256, pair_length=128),
+        instances=Instances(train=4, validation=2, test=3),
+        cache=str(tmp_path),
+        seed=5,
     )
     data.prepare_data()
     data.setup("fit")
@@ -48,9 +55,10 @@ def test_of_a_row_with_several_prompts_the_data_modules_are_answered(tmp_path: P
 
     counts: dict[str, Any] = {"train_examples": 5, "validation_examples": 2, "test_examples": 3, "seed": 5}
     benchmark = Templates(str(toybench))
-    data = ScorerDataModule(benchmark, str(toybench / "tokenizer"), cache=str(tmp_path), **counts)
+    instances = Instances(train=5, validation=2, test=3)
+    data = ScorerDataModule(benchmark, str(toybench / "tokenizer"), instances=instances, cache=str(tmp_path), seed=5)
     examples = list(benchmark.examples(TASK))
-    dealt = data.preparation.instances(
+    dealt = data.preparation.split_instances(
         TASK,
         len(examples),
         trained=True,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from argument_groups import build
 
 from crosstask.datamodules import NaturalInstructions, OptImlPrompt
 from crosstask.datamodules.packing.replicas import Replicas
@@ -166,14 +167,11 @@ def make_scorer_data(toybench: Path, tmp_path: Path) -> Callable[..., ScorerData
         defaults = {
             "benchmark": NaturalInstructions(str(toybench)),
             "tokenizer": str(toybench / "tokenizer"),
-            "row_length": 256,
-            "pair_length": 96,
-            "rows_per_step": 4,
-            "validation_examples": 2,
-            "test_examples": 3,
+            "rows": {"length": 256, "pair_length": 96, "per_step": 4},
+            "instances": {"validation": 2, "test": 3},
             "cache": str(tmp_path / "store"),
         }
-        return ScorerDataModule(**{**defaults, **arguments})
+        return build(ScorerDataModule, defaults, arguments)
 
     return make
 
@@ -226,7 +224,7 @@ def test_a_pair_occurs_once_also_where_an_example_comes_twice(
 
 
 def test_pairs_are_stored_with_their_labels(make_scorer_data: Callable[..., ScorerDataModule]) -> None:
-    data = make_scorer_data(train_examples=5)
+    data = make_scorer_data(instances={"train": 5})
     name = data.benchmark.task_names("train")[0]
     data.preparation.write(name, validated=False, tested=False)
     stored = open_task(data.preparation.task_folder(name, validated=False, tested=False))
@@ -253,12 +251,18 @@ def test_what_decides_the_pairs_decides_their_folder(
     def folder(**arguments: Any) -> Path:
         return make_scorer_data(**arguments).preparation.task_folder(name, validated=True, tested=False)
 
-    folders = [folder(), folder(faithful=True), folder(samples=samples), folder(seed=1)]
-    folders.append(folder(samples=samples, sample_label=one_half))
+    folders = [
+        folder(),
+        folder(augmentation={"faithful": True}),
+        folder(augmentation={"samples": samples}),
+        folder(seed=1),
+    ]
+    folders.append(folder(augmentation={"samples": samples, "label": one_half}))
     assert len(set(folders)) == 5
-    assert folder() == folder(sample_label=one_half, rows_per_step=8)  # nothing to label, nothing changed
+    # There is nothing to label, and rows do not change pairs.
+    assert folder() == folder(augmentation={"label": one_half}, rows={"per_step": 8})
     with pytest.raises(ValueError, match="must be a function of a module"):
-        folder(samples=samples, sample_label=lambda response, references: 0.5)
+        folder(augmentation={"samples": samples, "label": lambda response, references: 0.5})
 
 
 def one_half(response: str, references: Sequence[str]) -> float:
@@ -269,7 +273,7 @@ def one_half(response: str, references: Sequence[str]) -> float:
 def test_a_steps_pairs_are_counted_without_looking(
     make_scorer_data: Callable[..., ScorerDataModule], size: int, accumulation: int
 ) -> None:
-    plan = prepared(make_scorer_data(train_examples=10)).plan
+    plan = prepared(make_scorer_data(instances={"train": 10})).plan
     assert plan is not None
     streams = [iter(TrainStream(plan, Replicas(size, rank, accumulation), steps=3)) for rank in range(size)]
     for _ in range(3):
@@ -281,14 +285,14 @@ def test_a_steps_pairs_are_counted_without_looking(
 
 
 def test_the_report_counts_pairs_and_cuts(make_scorer_data: Callable[..., ScorerDataModule]) -> None:
-    report = prepared(make_scorer_data(train_examples=10, pair_length=24)).report()
+    report = prepared(make_scorer_data(instances={"train": 10}, rows={"pair_length": 24})).report()
     assert report.target_tokens == report.draws
     assert 0 < report.truncated < report.draws
     assert report.target_cut == 0
 
 
 def test_responses_are_one_right_response_among_mismatches(make_scorer_data: Callable[..., ScorerDataModule]) -> None:
-    data = prepared(make_scorer_data(train_examples=4, mismatches=3))
+    data = prepared(make_scorer_data(instances={"train": 4}, evaluation={"mismatches": 3}))
     batches = list(loader_of(data))
     examples = data.evaluation_examples("validation")
     assert sorted(sampled.number for batch in batches for sampled in batch.examples) == list(range(len(examples)))
@@ -306,7 +310,7 @@ def test_responses_are_one_right_response_among_mismatches(make_scorer_data: Cal
 def test_responses_of_a_batch_are_found_among_its_packed_pairs(
     make_scorer_data: Callable[..., ScorerDataModule],
 ) -> None:
-    data = prepared(make_scorer_data(train_examples=4))
+    data = prepared(make_scorer_data(instances={"train": 4}))
     tokenizer = data.preparation.tokenizer
     batch = next(iter(loader_of(data)))
     flat, starts = batch.pairs.input_ids.flatten().numpy(), batch.pairs.scored[batch.places].tolist()
@@ -322,10 +326,10 @@ def test_responses_of_a_batch_are_found_among_its_packed_pairs(
 def test_every_replica_ranks_its_share_in_equally_many_batches(
     make_scorer_data: Callable[..., ScorerDataModule], size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = prepared(make_scorer_data(train_examples=4, evaluation_tokens=1024))
+    data = prepared(make_scorer_data(instances={"train": 4}, evaluation={"batch_tokens": 1024}))
     loaders = []
     for rank in range(size):
-        monkeypatch.setattr("crosstask.datamodules.scorer.replicas", lambda trainer, rank=rank: Replicas(size, rank))
+        monkeypatch.setattr("crosstask.datamodules.base.replicas", lambda trainer, rank=rank: Replicas(size, rank))
         loaders.append(loader_of(data))
     assert len({len(loader) for loader in loaders}) == 1
     numbers = [sampled.number for loader in loaders for batch in loader for sampled in batch.examples]
@@ -333,5 +337,5 @@ def test_every_replica_ranks_its_share_in_equally_many_batches(
 
 
 def test_a_ranking_needs_a_mismatch(make_scorer_data: Callable[..., ScorerDataModule]) -> None:
-    with pytest.raises(ValueError, match="at least 1 mismatch, got mismatches = 0"):
-        make_scorer_data(mismatches=0)
+    with pytest.raises(ValueError, match=r"evaluation\.mismatches must be at least 1, got 0"):
+        make_scorer_data(evaluation={"mismatches": 0})

@@ -29,10 +29,16 @@ def test_several_processes_write_what_one_writes(
     alone = make_datamodule(cache=str(tmp_path / "alone"))
     alone.prepare_data()
     arguments = {"folder": str(toybench)}
-    data = {"benchmark": {"class_path": "NaturalInstructions", "init_args": arguments}, "row_length": 128}
-    data |= {"tokenizer": str(toybench / "tokenizer"), "max_new_tokens": 8, "cache": str(tmp_path / "together")}
-    data |= {"validation_examples": 2, "test_examples": 3}
-    data |= {"rows_per_step": 1}
+    data = {
+        "benchmark": {"class_path": "NaturalInstructions", "init_args": arguments},
+        "rows": {"length": 128, "per_step": 1},
+    }
+    data |= {
+        "tokenizer": str(toybench / "tokenizer"),
+        "evaluation": {"max_new_tokens": 8},
+        "cache": str(tmp_path / "together"),
+    }
+    data |= {"instances": {"validation": 2, "test": 3}}
     recipe = {"data": {"class_path": "InstructionTuningDataModule", "init_args": data}, "trainer": {"max_steps": 1}}
     config = tmp_path / "recipe.yaml"
     config.write_text(yaml.safe_dump(recipe))
@@ -63,8 +69,13 @@ def test_a_yaml_joins_collections_and_says_their_shares(
         "init_args": {"rules": "all", "collections": {"toy": toy, "own": own, "text": text}},
     }
     data = {"benchmark": bench, "tokenizer": str(toybench / "tokenizer"), "cache": str(tmp_path / "store")}
-    data |= {"proportions": {"own": 0.2, "t5": 0.5}, "absent": "shared", "validation_examples": 0}
-    data |= {"extra": {"text": {"share": 0.05, "paid_by": "toy"}}, "row_length": 128, "max_new_tokens": 8}
+    extra = {"text": {"share": 0.05, "paid_by": "toy"}}
+    data |= {
+        "mixture": {"proportions": {"own": 0.2, "t5": 0.5}, "absent": "shared", "extra": extra},
+        "instances": {"validation": 0},
+        "rows": {"length": 128},
+        "evaluation": {"max_new_tokens": 8},
+    }
     config = tmp_path / "recipe.yaml"
     config.write_text(yaml.safe_dump({"data": {"class_path": "InstructionTuningDataModule", "init_args": data}}))
     main(["describe", "--config", str(config), "--depth", "1"])

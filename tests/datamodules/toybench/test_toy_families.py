@@ -80,7 +80,9 @@ def test_a_family_reads_whole(readers: dict[str, Benchmark], family: str) -> Non
 def test_every_family_has_a_reader_and_every_task_a_category(readers: dict[str, Benchmark]) -> None:
     assert set(readers) == set(EXPECTED)
     tasks = [benchmark.task(name) for benchmark in readers.values() for name in names(benchmark)]
-    assert len(Taxonomy.read().check(tasks)) == len(tasks) == sum(expected[0] for expected in EXPECTED.values())
+    assert len(tasks) == sum(expected[0] for expected in EXPECTED.values())
+    taxonomy = Taxonomy.read()
+    assert all(taxonomy.category(task.benchmark, task.name, task.category) for task in tasks)
 
 
 def files(folder: Path) -> dict[str, bytes]:

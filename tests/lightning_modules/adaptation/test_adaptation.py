@@ -172,16 +172,23 @@ def test_accumulated_batches_make_the_same_step(toybench: Path, tmp_path: Path) 
 
 
 def check_chart(path: Path, advantages: dict[str, Any]) -> None:
-    """A drawing by itself: a point for each task, the greatest gain first, as far right as it is great."""
+    """A figure by itself: a point for each task, the largest gain first, to the right in proportion to the gain."""
     root = ElementTree.parse(path).getroot()
     svg = "{http://www.w3.org/2000/svg}"
     assert root.tag == f"{svg}svg"
-    points = [float(each.get("cx", "")) for each in root.iter(f"{svg}circle")]
+    groups = [group for group in root.iter(f"{svg}g") if group.get("class") == "differences"]
+    uses = [use for group in groups for use in group.iter(f"{svg}use")]
+    points = [(float(use.get("y", "")), float(use.get("x", ""))) for use in uses]
     gains = sorted((gain["mean"] for gain in advantages.values()), reverse=True)
-    middle, right = 290 + (960 - 290 - 132) / 2, 960 - 132  # of the plot: 0 and 100 points
-    assert points == pytest.approx([middle + gain * (right - middle) for gain in gains], abs=0.1)
-    named = [title.text for text in root.iter(f"{svg}text") for title in text.iter(f"{svg}title")]
-    assert sorted(filter(None, named)) == sorted(advantages)
+    reach = 1.08 * max(abs(gain[end]) for gain in advantages.values() for end in ("mean", "low", "high"))
+    left, right = 72 * 3.5, 72 * (9.6 - 1.35)  # of the axes, in points; 0 is in the middle
+    middle = (left + right) / 2
+    expected = [middle + gain / reach * (right - middle) for gain in gains]
+    assert [x for _, x in sorted(points)] == pytest.approx(expected, abs=0.1)
+    texts = [text.text for text in root.iter(f"{svg}text")]
+    assert set(advantages) <= set(texts)
+    assert path.with_suffix(".pdf").is_file()
+    assert path.with_suffix(".png").is_file()
 
 
 def test_the_released_schedule_never_leaves_its_warm_up(toybench: Path, tmp_path: Path) -> None:

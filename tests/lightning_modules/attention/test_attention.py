@@ -8,7 +8,18 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
-from packed_models import MODELS, SMALL, assert_same, build, gradients, inputs_for, loss_of, read_alone, read_packed
+from packed_models import (
+    MODELS,
+    SMALL,
+    assert_same,
+    block_diagonal_mask,
+    build,
+    gradients,
+    inputs_for,
+    loss_of,
+    read_alone,
+    read_packed,
+)
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
@@ -19,9 +30,9 @@ from transformers import (
 
 from crosstask.lightning_modules.attention import backends as attention_backends
 from crosstask.lightning_modules.attention import document_attention as attention
-from crosstask.lightning_modules.attention import documents as document_places
+from crosstask.lightning_modules.attention import documents as document_offsets
 from crosstask.lightning_modules.attention.document_attention import document_attention
-from crosstask.lightning_modules.attention.documents import Documents, block_diagonal_mask
+from crosstask.lightning_modules.attention.documents import Documents
 from crosstask.lightning_modules.attention.packable import require_document_attention
 
 
@@ -270,14 +281,14 @@ def test_autocast_rounds_as_it_rounds_sdpa() -> None:
 
 def test_the_plan_is_made_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[Any] = []
-    make = document_places.make_plan
-    monkeypatch.setattr(document_places, "make_plan", lambda *args: plans.append(args) or make(*args))
+    make = document_offsets.make_plan
+    monkeypatch.setattr(document_offsets, "make_plan", lambda *args: plans.append(args) or make(*args))
     read_packed(build("t5"))
     assert len(plans) == 3  # encoder, decoder, cross
 
 
 def test_documented_examples() -> None:
-    assert doctest.testmod(document_places).failed == 0
+    assert doctest.testmod(document_offsets).failed == 0
 
 
 @pytest.mark.cuda

@@ -30,7 +30,7 @@ from transformers import (
 from crosstask.lightning_modules.attention.documents import Documents
 from crosstask.lightning_modules.attention.packable import first_position, require_document_attention
 
-REFUSED = {
+REJECTED = {
     "bart": (
         lambda: BartForConditionalGeneration(
             BartConfig(vocab_size=40, d_model=32, encoder_layers=1, decoder_layers=1, pad_token_id=1)
@@ -76,9 +76,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_models_that_cannot_be_separated_are_refused(name: str) -> None:
-    make, message = REFUSED[name]
+@pytest.mark.parametrize("name", REJECTED)
+def test_models_that_cannot_be_separated_are_rejected(name: str) -> None:
+    make, message = REJECTED[name]
     model = make()
     model.set_attn_implementation("document")
     with pytest.raises(ValueError, match=message):
@@ -100,7 +100,7 @@ def test_a_leak_that_no_configuration_shows_is_measured() -> None:
         require_document_attention(roberta)
 
 
-def test_a_model_without_document_attention_is_refused() -> None:
+def test_a_model_without_document_attention_is_rejected() -> None:
     with pytest.raises(ValueError, match="attn_implementation='document', got 'sdpa'"):
         require_document_attention(build("opt", "sdpa"))
 
@@ -115,16 +115,16 @@ def test_a_model_without_weights_is_judged_by_its_configuration() -> None:
         require_document_attention(short, row_length=12)
 
 
-def test_a_row_longer_than_the_window_is_refused_in_the_forward() -> None:
+def test_a_row_longer_than_the_window_is_rejected_in_the_forward() -> None:
     config = MistralConfig(**SMALL, intermediate_size=48, num_key_value_heads=2, sliding_window=8)
     model = MistralForCausalLM(config)
     model.set_attn_implementation("document")
     require_document_attention(model)
-    with pytest.raises(ValueError, match=r"8 tokens cannot be given to packed rows of 12"):
+    with pytest.raises(ValueError, match=r"packed rows of 12 tokens exceed .* window of 8 tokens"):
         read_packed(model)
 
 
-def test_neither_documents_nor_mask_is_refused() -> None:
+def test_neither_documents_nor_mask_is_rejected() -> None:
     for name in ("opt", "bert", "t5"):
         model = build(name)
         inputs = inputs_for(model)
@@ -133,7 +133,7 @@ def test_neither_documents_nor_mask_is_refused() -> None:
             model(**inputs)
 
 
-def test_forgotten_documents_are_refused_without_gradients_too() -> None:
+def test_forgotten_documents_are_rejected_without_gradients_too() -> None:
     """Where ``generate`` may come without a mask, positions that restart give packed rows away."""
     model = build("opt")
     inputs = inputs_for(model)
@@ -146,7 +146,7 @@ def test_forgotten_documents_are_refused_without_gradients_too() -> None:
         assert_same(unmasked, model(**plain, attention_mask=torch.ones(2, 12))[0])
 
 
-def test_documents_and_a_mask_together_are_refused() -> None:
+def test_documents_and_a_mask_together_are_rejected() -> None:
     model = build("opt")
     inputs = inputs_for(model)
     with pytest.raises(ValueError, match="got documents and an attention mask"):
@@ -161,7 +161,7 @@ def test_documents_and_a_mask_together_are_refused() -> None:
         ([0, 5, 3, 12, 24], "rise from 0 to 2 rows"),
     ],
 )
-def test_offsets_that_do_not_fit_the_rows_are_refused(offsets: list[int], message: str) -> None:
+def test_offsets_that_do_not_fit_the_rows_are_rejected(offsets: list[int], message: str) -> None:
     model = build("opt")
     inputs = inputs_for(model) | {"documents": Documents(torch.tensor(offsets))}
     with pytest.raises(ValueError, match=message):

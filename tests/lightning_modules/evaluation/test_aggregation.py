@@ -22,6 +22,7 @@ from crosstask.lightning_modules.evaluation.aggregation import (
 )
 from crosstask.lightning_modules.evaluation.metrics import Scores
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
+from crosstask.lightning_modules.optimization import Optimization
 
 HELD_OUT, PARTIAL, FULL = "fully_held_out", "partially_supervised", "fully_supervised"
 Cells = Sequence[tuple[Level, str, float, float | None]]
@@ -134,9 +135,9 @@ def test_what_training_logs_of_a_validation() -> None:
 def test_a_checkpoint_is_chosen_by_the_selection_score(
     make_datamodule: Callable[..., Any], tiny_model: dict[str, Any], toybench: Path, tmp_path: Path
 ) -> None:
-    data = make_datamodule(max_new_tokens=4)
+    data = make_datamodule(evaluation={"max_new_tokens": 4})
     module = InstructionTuningModule(
-        str(toybench / "tokenizer"), config=tiny_model, row_length=128, total_steps=2, warmup_steps=1
+        str(toybench / "tokenizer"), config=tiny_model, row_length=128, optimizer=Optimization(warmup=1)
     )
     keep = ModelCheckpoint(tmp_path / "best", monitor="validation/selection", mode="max", save_top_k=1)
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}

@@ -22,6 +22,7 @@ from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.answers import Answer
+from crosstask.lightning_modules.evaluation.generation import Decoding
 
 TESTS = Path(__file__).parents[2] / "helpers"
 
@@ -70,7 +71,9 @@ def test_a_run_goes_on_from_what_an_interrupted_one_answered(
     """Ranked and written answers, at two numbers of shots; also where a line was cut off in its middle."""
 
     def data() -> InstructionTuningDataModule:
-        return make_datamodule(ranking=OptionRanking(labels=2), shots=[0, 1], evaluation_tokens=600, test_examples=2)
+        return make_datamodule(
+            evaluation={"ranking": OptionRanking(labels=2), "shots": [0, 1], "batch_tokens": 600}, instances={"test": 2}
+        )
 
     whole, expected = evaluate(data(), tiny_model, tmp_path / "whole")
     for stop_after in (2, whole.answered // 2):
@@ -97,16 +100,18 @@ def test_another_runs_predictions_are_not_taken_over(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    data = make_datamodule(evaluation_tokens=600, test_examples=1)
+    data = make_datamodule(evaluation={"batch_tokens": 600}, instances={"test": 1})
     broken, _ = evaluate(data, tiny_model, tmp_path, stop_after=4)
     assert broken.answered >= 4
-    changed: dict[str, Any] = {"weights": {"weights": 1}, "decoding": {"stop": [" "]}}.get(other, {})
+    changed: dict[str, Any] = {"weights": {"weights": 1}, "decoding": {"decoding": Decoding(stop=(" ",))}}.get(
+        other, {}
+    )
     if other == "prompts":
-        data = make_datamodule(evaluation_tokens=600, test_examples=1, shots=1)
+        data = make_datamodule(evaluation={"batch_tokens": 600, "shots": 1}, instances={"test": 1})
     with caplog.at_level("INFO"):
         second, _ = evaluate(data, tiny_model, tmp_path, **changed)
     assert second.answered == len(data.evaluation_examples("test"))
-    assert f"is of another run ({other} differ), which is started over" in caplog.text
+    assert f"cannot be resumed ({other} differ): evaluating from the start" in caplog.text
 
 
 def test_a_run_that_is_still_writing_is_left_alone(tmp_path: Path) -> None:
@@ -152,7 +157,7 @@ def test_a_killed_run_ends_in_the_report_of_an_undisturbed_one(
     assert resumed == whole
     reports = [path.parents[1] / "report/test/report.json" for path in predictions]
     assert reports[0].read_text() == reports[1].read_text()
-    assert f"{known} of {len(whole.splitlines())} prompts are answered already" in output
+    assert f"resuming: {known} of {len(whole.splitlines())} predictions are in" in output
     asked = sum(int(line.rpartition(" ")[2]) for line in output.splitlines() if line.startswith("asked this time"))
     assert len(whole.splitlines()) - known <= asked < len(whole.splitlines())
     assert not list(parts.glob(".*"))
@@ -177,13 +182,14 @@ def write_recipe(folder: Path, toybench: Path, *, ranked: bool) -> Path:
         "data": tuning_data(
             toybench,
             folder / "store",
-            row_length=192,
-            max_new_tokens=24,
-            test_examples=20,
-            evaluation_tokens=800,
-            shots=[0, 1],
-            ranking={"labels": 12} if ranked else None,
-            validation_examples=0,
+            rows={"length": 192},
+            evaluation={
+                "max_new_tokens": 24,
+                "batch_tokens": 800,
+                "shots": [0, 1],
+                "ranking": {"labels": 12} if ranked else None,
+            },
+            instances={"test": 20, "validation": 0},
         ),
     }
     path = folder / "recipe.yaml"

@@ -245,9 +245,9 @@ def test_options_of_the_same_tokens_are_refused() -> None:
 
 # --- attention ---
 
-# Rows of 9 columns: a trunk of 3 with branches of 1 and 2 and a lone document of 3; a trunk of 4 with branches of 2, 2
-# and a padding column.
-OFFSETS, BRANCHES = torch.tensor([0, 6, 9, 17, 18]), torch.tensor([0, 3, 4, 6, 9, 13, 15, 17, 18])
+# Rows of 9 columns: a prefix of 3 with continuations of 1 and 2, and a document of 3 without any; a prefix of 4 with
+# continuations of 2 and 2, and a padding column.
+OFFSETS, CONTINUATIONS = torch.tensor([0, 6, 9, 17, 18]), torch.tensor([0, 3, 4, 6, 9, 13, 15, 17, 18])
 
 
 class Layer(torch.nn.Module):
@@ -263,16 +263,16 @@ def dense_mask() -> Tensor:
     return torch.stack([mask[:9, :9], mask[9:, 9:]])[:, None]
 
 
-def test_branches_equal_a_dense_mask_in_outputs_and_gradients() -> None:
+def test_continuations_equal_a_dense_mask_in_outputs_and_gradients() -> None:
     torch.manual_seed(0)
     states = torch.rand(3, 2, 4, 9, 8, dtype=torch.float64, requires_grad=True)
-    documents = Documents(OFFSETS, branch_offsets=BRANCHES)
-    branched, _ = document_attention(Layer(), *states.unbind(), None, documents=documents)
+    documents = Documents(OFFSETS, continuation_offsets=CONTINUATIONS)
+    continued, _ = document_attention(Layer(), *states.unbind(), None, documents=documents)
     dense, _ = document_attention(Layer(), *states.unbind(), dense_mask())
-    torch.testing.assert_close(branched, dense, atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(continued, dense, atol=1e-12, rtol=1e-12)
     weights = torch.rand_like(dense)
     for got, expected in zip(
-        torch.autograd.grad((branched * weights).sum(), states),
+        torch.autograd.grad((continued * weights).sum(), states),
         torch.autograd.grad((dense * weights).sum(), states),
         strict=True,
     ):
@@ -305,7 +305,7 @@ def test_two_softmaxes_are_merged_into_one(monkeypatch: pytest.MonkeyPatch, key_
     torch.manual_seed(0)
     query = torch.rand(2, 4, 9, 8, dtype=torch.float64) * 4
     key, value = torch.rand(2, 2, key_heads, 9, 8, dtype=torch.float64).unbind()
-    documents = Documents(OFFSETS, branch_offsets=BRANCHES)
+    documents = Documents(OFFSETS, continuation_offsets=CONTINUATIONS)
     grouped, _ = document_attention(Layer(), query, key, value, None, documents=documents)
     monkeypatch.setattr(attention, "varlen_applies", lambda *_: True)
     monkeypatch.setattr(attention_backends, "varlen_attn", varlen_by_definition)
@@ -315,15 +315,15 @@ def test_two_softmaxes_are_merged_into_one(monkeypatch: pytest.MonkeyPatch, key_
 
 
 @pytest.mark.parametrize(
-    ("branches", "message"),
+    ("starts", "message"),
     [
-        ([0, 3, 4, 9, 13, 18], r"branch_offsets lack the documents' starts \[6, 17\]"),
-        ([0, 3, 3, 4, 6, 9, 13, 15, 17, 18], "trunks and branches hold a token at least"),
+        ([0, 3, 4, 9, 13, 18], r"continuation_offsets lack the documents' starts \[6, 17\]"),
+        ([0, 3, 3, 4, 6, 9, 13, 15, 17, 18], "prefixes and continuations must not be empty"),
     ],
 )
-def test_branches_that_do_not_fit_their_documents_are_refused(branches: list[int], message: str) -> None:
+def test_continuations_that_do_not_fit_their_documents_are_rejected(starts: list[int], message: str) -> None:
     states = torch.rand(2, 4, 9, 8)
-    documents = Documents(OFFSETS, branch_offsets=torch.tensor(branches))
+    documents = Documents(OFFSETS, continuation_offsets=torch.tensor(starts))
     with pytest.raises(ValueError, match=message):
         document_attention(Layer(), states, states, states, None, documents=documents)
 

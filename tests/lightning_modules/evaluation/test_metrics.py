@@ -11,7 +11,7 @@ from crosstask.datamodules.rouge import ROUGE_L
 from crosstask.datamodules.schema import EvaluationExample
 from crosstask.lightning_modules.evaluation.aggregation import scored_instances
 from crosstask.lightning_modules.evaluation.answers import Answer
-from crosstask.lightning_modules.evaluation.metrics import GenerationScores
+from crosstask.lightning_modules.evaluation.generation_scores import GenerationScores
 from crosstask.lightning_modules.evaluation.option_scores import option_scores
 from crosstask.lightning_modules.evaluation.significance import Estimate, bootstrap
 from crosstask.lightning_modules.evaluation.text_metrics import (
@@ -156,7 +156,7 @@ import sys, torch.distributed as dist
 from crosstask.datamodules.rouge import ROUGE_L
 from crosstask.datamodules.schema import EvaluationExample
 from crosstask.lightning_modules.evaluation.answers import Answer
-from crosstask.lightning_modules.evaluation.metrics import GenerationScores
+from crosstask.lightning_modules.evaluation.generation_scores import GenerationScores
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 with open(f"{sys.argv[1]}/{rank}.txt", "w") as file:

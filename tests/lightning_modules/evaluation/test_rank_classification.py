@@ -18,6 +18,7 @@ from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.schema import Example, Task
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.likelihood import score_options
+from crosstask.lightning_modules.models import Network
 
 ENCODER_DECODER = {
     "t5": {
@@ -73,9 +74,12 @@ class Quiz(Benchmark):
         return name
 
 
-def module(data: InstructionTuningDataModule, tiny_model: dict[str, Any], **arguments: Any) -> InstructionTuningModule:
+def module(
+    data: InstructionTuningDataModule, tiny_model: dict[str, Any], attention: str = "document", **arguments: Any
+) -> InstructionTuningModule:
+    network = Network(attention=attention, dtype="float64")
     found = InstructionTuningModule(
-        data.tokenizer_name, config=tiny_model, row_length=128, dtype="float64", **arguments
+        data.tokenizer_name, config=tiny_model, row_length=128, network=network, **arguments
     )
     torch.manual_seed(0)
     return found
@@ -103,9 +107,11 @@ def test_examples_with_options_are_ranked_and_the_others_written(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    data = make_datamodule(benchmark=Quiz(), test_examples=6, ranking=OptionRanking(unconditional="Answer:"))
+    data = make_datamodule(
+        benchmark=Quiz(), instances={"test": 6}, evaluation={"ranking": OptionRanking(unconditional="Answer:")}
+    )
     data.setup("test")
-    assert data._evaluation["test"].skipped == {
+    assert data.stage("test").skipped == {
         "duplicate options": 1,
         "the gold answer is missing among the options": 1,
     }
@@ -135,7 +141,7 @@ class OnlyChoices(Quiz):
 def test_a_benchmark_of_choices_alone_has_nothing_to_write(
     make_datamodule: Callable[..., InstructionTuningDataModule], tiny_model: dict[str, Any], tmp_path: Path
 ) -> None:
-    data = make_datamodule(benchmark=OnlyChoices(), ranking=OptionRanking())
+    data = make_datamodule(benchmark=OnlyChoices(), evaluation={"ranking": OptionRanking()})
     lines = run_test(data, module(data, tiny_model), tmp_path)
     assert ["options" in line for line in lines] == [True, True, True]
 
@@ -147,11 +153,9 @@ def test_encoder_decoder_models_rank_with_and_without_packing(
     packing, attention = ("best_fit", "document") if name == "t5" else ("one_per_row", "sdpa")
     data = make_datamodule(
         benchmark=Quiz(),
-        test_examples=6,
-        ranking=OptionRanking(),
-        target_length=16,
-        packing=packing,
-        evaluation_tokens=60,
+        instances={"test": 6},
+        evaluation={"ranking": OptionRanking(), "batch_tokens": 60},
+        rows={"target_length": 16, "packing": packing},
     )
     model = module(data, ENCODER_DECODER[name], attention=attention)
     lines = [line for line in run_test(data, model, tmp_path) if "options" in line]
@@ -169,7 +173,7 @@ def test_encoder_decoder_models_rank_with_and_without_packing(
 def test_shared_rows_are_refused_by_a_model_that_reads_one_option_a_row(
     make_datamodule: Callable[..., InstructionTuningDataModule], tiny_model: dict[str, Any], tmp_path: Path
 ) -> None:
-    data = make_datamodule(benchmark=Quiz(), test_examples=6, ranking=OptionRanking())
+    data = make_datamodule(benchmark=Quiz(), instances={"test": 6}, evaluation={"ranking": OptionRanking()})
     with pytest.raises(ValueError, match="with sdpa attention reads one option a row: set the datamodule's packing"):
         run_test(data, module(data, tiny_model, attention="sdpa"), tmp_path)
 
@@ -177,7 +181,7 @@ def test_shared_rows_are_refused_by_a_model_that_reads_one_option_a_row(
 def test_labels_are_the_options_of_a_task_that_lists_none(
     make_datamodule: Callable[..., InstructionTuningDataModule],
 ) -> None:
-    data = make_datamodule(ranking=OptionRanking(labels=2))
+    data = make_datamodule(evaluation={"ranking": OptionRanking(labels=2)})
     data.setup("test")
     ranked = [example for example in data.evaluation_examples("test") if example.options]
     assert {example.options for example in ranked} == {("no", "yes")}
@@ -190,12 +194,12 @@ def test_labels_are_the_options_of_a_task_that_lists_none(
 def test_every_example_is_ranked_once_and_batches_are_the_same_whoever_ranks_them(
     make_datamodule: Callable[..., InstructionTuningDataModule], monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
-    data = make_datamodule(ranking=OptionRanking(labels=8), evaluation_tokens=300)
+    data = make_datamodule(evaluation={"ranking": OptionRanking(labels=8), "batch_tokens": 300})
     data.setup("test")
 
     def ranked_by(here: Replicas) -> list[tuple[list[int], list[list[int]]]]:
         """Numbers of the examples and the rows of each batch."""
-        monkeypatch.setattr("crosstask.datamodules.instruction_tuning.replicas", lambda trainer: here)
+        monkeypatch.setattr("crosstask.datamodules.base.replicas", lambda trainer: here)
         loader = data.test_dataloader().loaders[0]
         assert isinstance(loader, OptionLoader)
         batches = list(loader)

@@ -130,7 +130,7 @@ def test_the_authors_recursion(gamma: float, products: int, rng: str) -> None:
     assert relative(run(this, method, curvature=finite_difference, rng=rng), truth) < 5e-3
 
     other = recursion_of_the_authors(this, gamma=gamma, products=products, one_mask=rng != "same")
-    assert relative(other, truth) > 1e-2  # the two ways of drawing masks can be told apart
+    assert relative(other, truth) > 1e-2  # the two ways of drawing masks differ visibly
 
 
 @pytest.mark.parametrize("build", [t5, roberta])
@@ -143,7 +143,7 @@ def test_finite_differences_meet_double_backward_with_dropout_on(
     assert relative(found, truth) < 5e-3
     assert cosine(found, truth) > 0.9999
 
-    monkeypatch.setattr("crosstask.lightning_modules.hypergradients.implicit.restore", lambda state: None)
+    monkeypatch.setattr("crosstask.lightning_modules.hypergradients.implicit.restore_state", lambda state: None)
     assert abs(cosine(run(this, curvature=finite_difference), truth)) < 0.5
 
 
@@ -275,16 +275,16 @@ def test_every_pass_finds_the_same_buffers(masks: str) -> None:
     assert scale == 1
 
 
-def test_only_the_asked_for_parameters_take_part_in_a_pass() -> None:
+def test_only_the_differentiated_parameters_require_gradients() -> None:
     this = problem(t5)
-    asked = []
+    requires_grad = []
 
     def inner() -> Tensor:
-        asked.append((this.theta[0].requires_grad, this.phi[0].requires_grad))
+        requires_grad.append((this.theta[0].requires_grad, this.phi[0].requires_grad))
         return this.inner()
 
     run(this._replace(inner=inner), TWO_TERMS)
-    assert asked == [(True, False)] * 2 + [(False, True)] * 2  # one Hessian product, then the mixed one
+    assert requires_grad == [(True, False)] * 2 + [(False, True)] * 2  # one Hessian product, then the mixed one
 
 
 @contextmanager
@@ -400,7 +400,7 @@ def test_exact_takes_math_attention_by_itself() -> None:
     assert relative(found, truth) < 5e-3
 
 
-def test_exact_refuses_what_cannot_be_differentiated_twice() -> None:
+def test_exact_rejects_what_cannot_be_differentiated_twice() -> None:
     torch.manual_seed(0)
     projection, phi = nn.Linear(8, 8), Parameter(torch.randn(1, 2, 6, 8))
     outer, theta = lambda: projection.weight.sum(), list(projection.parameters())

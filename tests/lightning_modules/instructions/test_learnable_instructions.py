@@ -160,14 +160,14 @@ def test_the_soft_extractor_is_the_expectation() -> None:
     assert_close(made.embeddings, (model.embed(given.exemplar_ids) * weights[:, None, None]).sum(dim=1))
 
 
-def test_the_share_that_chooses_the_last_candidate() -> None:
+def test_the_share_that_chooses_the_last_exemplar() -> None:
     extractor = DirectExtractor(TASKS, EXEMPLARS)
     with torch.no_grad():
         extractor.logits[:2, 0, -1] = 2.0
     assert extractor.share_of_last(inputs(), text_reader()) == pytest.approx(2 / TASKS)
 
 
-def test_an_extractor_without_candidates_says_what_is_missing() -> None:
+def test_an_extractor_without_exemplars_says_what_is_missing() -> None:
     with pytest.raises(ValueError, match="set the datamodule's exemplars"):
         DirectExtractor(TASKS, EXEMPLARS)(inputs()._replace(exemplar_ids=None), text_reader())
 
@@ -253,7 +253,7 @@ def test_the_models_own_states_can_represent_texts(build: Callable[[], PreTraine
     assert weight.grad is not None
 
 
-def test_a_model_without_input_embeddings_is_refused() -> None:
+def test_a_model_without_input_embeddings_is_rejected() -> None:
     class Blind(LlamaForCausalLM):
         def get_input_embeddings(self) -> nn.Module:
             raise NotImplementedError

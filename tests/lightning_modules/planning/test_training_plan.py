@@ -13,7 +13,8 @@ from processes import STRATEGIES, run_on
 from recipes import tuning_data
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from crosstask.cli import FitReader, main
+from crosstask.cli import main
+from crosstask.commands.shared.settings_reader import SettingsReader
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.adapters import LoRA, add_adapters
 from crosstask.lightning_modules.models import build_model
@@ -227,9 +228,9 @@ def test_what_cannot_be_planned_is_said() -> None:
         layout_of(trainer, devices=None, fused=False)
     with pytest.raises(ValueError, match="no plan can be made for the strategy xla"):
         layout_of(trainer, devices=8, fused=False)
-    data = {"rows_per_step": 8, "row_length": 16}
+    rows = {"per_step": 8, "length": 16}
     with pytest.raises(ValueError, match="3 replicas x 2 accumulated"):
-        step_shape(data, {"accumulate_grad_batches": 2}, Layout("ddp", 3), targets=0.1)
+        step_shape(rows, {"accumulate_grad_batches": 2}, Layout("ddp", 3), targets=0.1)
     with pytest.raises(ValueError, match="cannot be divided into tensor_parallel_size = 2"):
         memory(Layout("sharded", 3, tensor_parallel=2), SHAPE)
 
@@ -259,8 +260,8 @@ def recipe(folder: Path, toybench: Path, width: int) -> Path:
             "default_root_dir": str(folder),
             "callbacks": [{"class_path": "held_bytes.HeldBytes", "init_args": {"file": ""}}],
         },
-        "model": {"class_path": "InstructionTuningModule", "init_args": {"config": model, "warmup_steps": 1}},
-        "data": tuning_data(toybench, folder / "store", rows_per_step=2),
+        "model": {"class_path": "InstructionTuningModule", "init_args": {"config": model, "optimizer": {"warmup": 1}}},
+        "data": tuning_data(toybench, folder / "store", rows={"per_step": 2}),
     }
     path = folder / f"{width}.yaml"
     path.write_text(yaml.safe_dump(contents))
@@ -362,12 +363,10 @@ def test_the_first_step_of_a_process_holds_what_the_next_one_does() -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("model", "nodes", "fits"), [("opt_30b", 8, True), ("opt_175b", 16, True), ("opt_175b", 2, False)]
-)
+@pytest.mark.parametrize(("model", "nodes", "fits"), [("30b", 8, True), ("175b", 16, True), ("175b", 2, False)])
 def test_opt_iml_fits_where_it_was_trained(model: str, nodes: int, fits: bool) -> None:
     """OPT-IML, Table 3: 30B on 64 and 175B on 128 A100-40GB; 16 are too few for 175B."""
-    words = [f"--config={ROOT / folder / model}.yaml" for folder in ("configs", "configs/models")]
+    words = [f"--config=papers/opt_iml_{model}", f"--config=models/opt_{model}_random"]
     words += ["--trainer.devices=8", f"--trainer.num_nodes={nodes}"]
     plan = plan_of(words, gibibytes=40)
     assert plan.fits is fits
@@ -377,16 +376,11 @@ def test_opt_iml_fits_where_it_was_trained(model: str, nodes: int, fits: bool) -
 
 @pytest.mark.distributed
 def test_adapters_fit_one_device_of_24_gib_and_all_weights_do_not() -> None:
-    words = [f"--config={ROOT / name}.yaml" for name in ("configs/opt_6.7b_lora", "configs/models/opt_6.7b")]
+    words = ["--config=papers/opt_iml_6.7b_lora", "--config=models/opt_6.7b_random"]
     assert plan_of(words, gibibytes=24).fits
     assert not plan_of([*words, "--model.init_args.lora=null"], gibibytes=24).fits
 
 
 def plan_of(words: list[str], *, gibibytes: int) -> TrainingPlan:
-    plans: list[TrainingPlan] = []
-
-    def keep(configuration: dict[str, Any]) -> None:
-        plans.append(make_plan(configuration, capacity=gibibytes * 2**30, rate=312e12 * 0.4, targets=0.15))
-
-    FitReader(keep, words)
-    return plans[0]
+    configuration = SettingsReader("crosstask plan", words).settings.as_dict()
+    return make_plan(configuration, capacity=gibibytes * 2**30, rate=312e12 * 0.4, targets=0.15)

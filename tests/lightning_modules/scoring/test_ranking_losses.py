@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from argument_groups import build
 
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.packing.best_fit import best_fit, in_order
@@ -144,16 +145,15 @@ def make_plan(toybench: Path, tmp_path: Path) -> Callable[..., TrainPlan]:
     (tmp_path / "samples.jsonl").write_text("".join(lines))
 
     def make(**arguments: Any) -> TrainPlan:
-        settings: dict[str, Any] = {"row_length": 512, "pair_length": 96, "rows_per_step": 4, "grouped": True}
-        data = ScorerDataModule(
-            benchmark,
-            str(toybench / "tokenizer"),
-            train_examples=12,
-            validation_examples=0,
-            samples=[str(tmp_path / "samples.jsonl")],
-            cache=str(tmp_path / "store"),
-            **{**settings, **arguments},
-        )
+        settings: dict[str, Any] = {"rows": {"length": 512, "pair_length": 96, "per_step": 4, "grouped": True}}
+        settings |= {
+            "benchmark": benchmark,
+            "tokenizer": str(toybench / "tokenizer"),
+            "instances": {"train": 12, "validation": 0},
+            "augmentation": {"samples": [str(tmp_path / "samples.jsonl")]},
+            "cache": str(tmp_path / "store"),
+        }
+        data = build(ScorerDataModule, settings, arguments)
         data.prepare_data()
         data.setup("fit")
         assert data.plan is not None
@@ -235,7 +235,7 @@ def test_a_steps_loss_does_not_depend_on_who_takes_part(loss: ScorerLoss, make_p
 
 
 def test_instructions_that_a_row_cannot_hold_are_cut_and_counted(make_plan: Callable[..., TrainPlan]) -> None:
-    whole, cut = make_plan(), make_plan(row_length=96)
+    whole, cut = make_plan(), make_plan(rows={"length": 96})
     assert whole.groups is not None
     assert cut.groups is not None
     assert cut.groups.cut > 0
@@ -245,7 +245,7 @@ def test_instructions_that_a_row_cannot_hold_are_cut_and_counted(make_plan: Call
 
 
 def test_single_pairs_have_no_groups(make_plan: Callable[..., TrainPlan]) -> None:
-    plan = make_plan(grouped=False)
+    plan = make_plan(rows={"grouped": False})
     batch = next(iter(TrainStream(plan, Replicas(), steps=1)))
     assert isinstance(batch, ScoredBatch)
     assert batch.groups == ()

@@ -47,19 +47,20 @@ def config(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
             "class_path": "InstructionTuningModule",
             "init_args": {
                 "config": tiny_model,
-                "learning_rate": 0.01,
-                "warmup_steps": 2,
-                "dtype": "float64",
+                "optimizer": {"learning_rate": 0.01, "warmup": 2},
+                "network": {"dtype": "float64"},
                 "score": "pmi",
             },
         },
         "data": tuning_data(
             toybench,
             tmp_path / "store",
-            rows_per_step=8,
-            test_examples=3,
-            evaluation_tokens=1024,
-            ranking={"labels": 8, "unconditional": "Answer:"},  # options of 13 tasks; the others are written
+            rows={"per_step": 8},
+            instances={"test": 3},
+            evaluation={
+                "batch_tokens": 1024,
+                "ranking": {"labels": 8, "unconditional": "Answer:"},
+            },  # options of 13 tasks; the others are written
         ),
     }
     path = tmp_path / "config.yaml"
@@ -114,7 +115,7 @@ def test_two_processes_and_accumulation_give_the_losses_and_weights_of_one(confi
         assert line["prediction"] == max(line["options"], key=lambda option: line["options"][option]["pmi"])
 
 
-DROPOUT = ["--trainer.accumulate_grad_batches", "2", "--model.init_args.embedding_dropout", "0.2"]
+DROPOUT = ["--trainer.accumulate_grad_batches", "2", "--model.init_args.network.embedding_dropout", "0.2"]
 
 
 @pytest.mark.parametrize(

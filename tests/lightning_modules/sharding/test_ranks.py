@@ -34,7 +34,7 @@ def output(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model:
         {"words": [*fit_words(recipe, "asked-1"), *sharded]},
         {"words": [*fit_words(recipe, "slow"), *TWO, *STRATEGIES["ddp"], *one_is_slow()]},
         disagreeing(recipe, "--trainer.max_steps=4$RANK", "trainer.max_steps is 40 on rank 0 and 41 on rank 1"),
-        disagreeing(recipe, "--data.init_args.cap=1$RANK", "data (the first window of the training stream) is"),
+        disagreeing(recipe, "--data.init_args.mixture.cap=1$RANK", "data (the beginning of the training stream) is"),
     ]
     return recipe.parent, run_on(2, commands, recipe.parent, timeout=600)
 

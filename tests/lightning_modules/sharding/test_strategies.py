@@ -35,7 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(folder: Path, toybench: Path) -> Path:
     """OPT by plain descent: its steps are as long as its gradients, below and above the clipping norm."""
     model = save_model("opt", folder, len(load_tokenizer(str(toybench / "tokenizer"))))
-    arguments = {"pretrained": str(model), "learning_rate": 0.3}
+    arguments = {"pretrained": str(model), "optimizer": {"learning_rate": 0.3}}
     return write_recipe(
         folder / "opt.yaml", toybench, {"class_path": "plain_descent.PlainTuning", "init_args": arguments}, {}
     )
@@ -44,7 +44,8 @@ def recipe(folder: Path, toybench: Path) -> Path:
 @pytest.fixture(scope="module")
 def adam(folder: Path, toybench: Path, recipe: Path) -> Path:
     """The same model by Adam, whose state a resumed run needs."""
-    arguments = {"pretrained": str(folder / "opt"), "learning_rate": 0.01, "warmup_steps": 2, "weight_decay": 0.1}
+    optimizer = {"learning_rate": 0.01, "warmup": 2, "weight_decay": 0.1}
+    arguments = {"pretrained": str(folder / "opt"), "optimizer": optimizer}
     return write_recipe(
         folder / "adam.yaml", toybench, {"class_path": "InstructionTuningModule", "init_args": arguments}, {}
     )
@@ -90,7 +91,7 @@ def refusals(recipe: Path, folder: Path) -> list[dict[str, Any]]:
         },
         {"words": fit(recipe, "no", *TWO, *tensor, f"{size}=3"), "skipped": "cannot be divided into"},
         {
-            "words": fit(recipe, "no", *TWO, *STRATEGIES["ddp"], "--data.init_args.rows_per_step=3"),
+            "words": fit(recipe, "no", *TWO, *STRATEGIES["ddp"], "--data.init_args.rows.per_step=3"),
             "skipped": "choose a multiple of 2",
         },
         {

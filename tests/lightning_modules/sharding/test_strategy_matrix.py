@@ -32,8 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipes(folder: Path, toybench: Path) -> dict[str, Path]:
     vocabulary = len(load_tokenizer(str(toybench / "tokenizer")))
     found = {}
-    for kind, data in {"opt": {}, "t5": {"target_length": 48}, "llama": {}, "gpt_neox": {}}.items():
-        arguments = {"pretrained": str(save_model(kind, folder, vocabulary)), "learning_rate": 0.3}
+    for kind, data in {"opt": {}, "t5": {"rows": {"target_length": 48}}, "llama": {}, "gpt_neox": {}}.items():
+        arguments = {"pretrained": str(save_model(kind, folder, vocabulary)), "optimizer": {"learning_rate": 0.3}}
         model = {"class_path": "plain_descent.PlainTuning", "init_args": arguments}
         found[kind] = write_recipe(folder / f"{kind}.yaml", toybench, model, data)
     return found
@@ -52,22 +52,25 @@ def scorer(folder: Path, toybench: Path) -> Path:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
     }
-    model = {"class_path": "plain_descent.PlainScorer", "init_args": {"config": config, "learning_rate": 0.1}}
-    path = write_recipe(folder / "scorer.yaml", toybench, model, {"pair_length": 128})
+    model = {
+        "class_path": "plain_descent.PlainScorer",
+        "init_args": {"config": config, "optimizer": {"learning_rate": 0.1}},
+    }
+    path = write_recipe(folder / "scorer.yaml", toybench, model, {"rows": {"pair_length": 128}})
     text = path.read_text().replace("InstructionTuningDataModule", "ScorerDataModule")
-    path.write_text(text.replace("    max_new_tokens: 6\n", ""))
+    path.write_text(text.replace("    evaluation:\n      max_new_tokens: 6\n", ""))
     return path
 
 
 @pytest.fixture(scope="module")
 def bilevel(folder: Path, toybench: Path) -> Path:
-    arguments = {"pretrained": str(folder / "opt"), "warmup_steps": 0}
+    arguments = {"pretrained": str(folder / "opt"), "optimizer": {"warmup": 0}}
     model = {"class_path": "InstructionOptimizationModule", "init_args": arguments}
-    data = {"inner_steps": 2, "inner_rows": 4, "outer_rows": 4, "instruction_length": 4}
+    data = {"levels": {"inner_steps": 2, "inner_rows": 4, "outer_rows": 4}, "instructions": {"length": 4}}
     data["split"] = {"class_path": "CategorySplit", "init_args": {"outer": 3}}  # type: ignore[assignment]
     path = write_recipe(folder / "bilevel.yaml", toybench, model, data)
     text = path.read_text().replace("InstructionTuningDataModule", "InstructionOptimizationDataModule")
-    for line in ("    rows_per_step: 8\n", f"    cache: {folder / 'store'}\n", "  gradient_clip_val: 1.75\n"):
+    for line in ("      per_step: 8\n", f"    cache: {folder / 'store'}\n", "  gradient_clip_val: 1.75\n"):
         assert line in text
         text = text.replace(line, "")
     path.write_text(text)
@@ -77,7 +80,8 @@ def bilevel(folder: Path, toybench: Path) -> Path:
 @pytest.fixture(scope="module")
 def adam(recipes: dict[str, Path], folder: Path, toybench: Path) -> Path:
     """By Adam, whose state a resumed run needs."""
-    arguments = {"pretrained": str(folder / "opt"), "learning_rate": 0.01, "warmup_steps": 2, "weight_decay": 0.1}
+    optimizer = {"learning_rate": 0.01, "warmup": 2, "weight_decay": 0.1}
+    arguments = {"pretrained": str(folder / "opt"), "optimizer": optimizer}
     model = {"class_path": "InstructionTuningModule", "init_args": arguments}
     return write_recipe(folder / "adam.yaml", toybench, model, {})
 
@@ -158,7 +162,7 @@ def answer(recipes: dict[str, Path], folder: Path, name: str, source: str, *word
     return [
         *["test", f"--config={recipes['opt']}", f"--trainer.logger.init_args.version=test_{name}"],
         *["--trainer.callbacks+=PredictionWriter", source.format(folder=folder)],
-        *["--data.init_args.test_examples=2", "--data.init_args.evaluation_tokens=512"],
+        *["--data.init_args.instances.test=2", "--data.init_args.evaluation.batch_tokens=512"],
         *[f"--model.init_args.decoding.{setting}" for setting in ("sampling=true", "temperature=4")],  # all differ
         *words,
     ]
@@ -169,8 +173,8 @@ def ranking(recipe: Path, kind: str, name: str, *words: str) -> list[str]:
     return [
         *["test", f"--config={recipe}", f"--trainer.logger.init_args.version={kind}_ranked_{name}"],
         *["--trainer.callbacks+=PredictionWriter", "--trainer.callbacks+=GeneralizationReport"],
-        *["--data.init_args.test_examples=2", "--data.init_args.evaluation_tokens=512"],
-        *["--data.init_args.ranking.labels=8", *words],
+        *["--data.init_args.instances.test=2", "--data.init_args.evaluation.batch_tokens=512"],
+        *["--data.init_args.evaluation.ranking.labels=8", *words],
     ]
 
 

@@ -1,0 +1,149 @@
+"""How figures look, and how they are written: SVG inside a page; SVG, PDF and PNG as files.
+
+matplotlib takes a second to import, so functions import it where they draw. Its state is set for one drawing at a time.
+"""
+
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from .svg import clean_svg
+from .visible_text import visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+COLORS = ("#0b5c9e", "#c8590c", "#167a55", "#87408f", "#75650b", "#55606e")
+"""A color for each system: dark enough on white, and different for people with color vision deficiency."""
+MARKERS = "osD^vP"
+INK, PALE, GRID = "#1d2530", "#5b6675", "#dfe4ea"
+WIDTH = 9.6
+"""Inches of every figure; a page scales figures to its width, so that equal widths make equal fonts."""
+FORMATS = ("svg", "pdf", "png")
+LONGEST_SIDE = 60_000  # pixels of a PNG; matplotlib draws at most 65,535
+
+STYLE: dict[Any, Any] = {
+    "font.family": ["sans-serif"],
+    "font.size": 9,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": PALE,
+    "axes.labelcolor": PALE,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "xtick.color": PALE,
+    "ytick.color": PALE,
+    "text.color": INK,
+    "text.parse_math": False,  # names of tasks may hold dollar signs
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: searchable, and in the page's font
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "crosstask",
+}
+
+
+def lightened(color: str) -> tuple[float, float, float]:
+    """A color mixed with white, for areas on which intervals stay readable."""
+    from matplotlib.colors import to_rgb
+
+    red, green, blue = (0.65 * part + 0.35 for part in to_rgb(color))
+    return red, green, blue
+
+
+@contextmanager
+def figure_style(changes: dict[Any, Any] | None = None) -> Iterator[None]:
+    """matplotlib with the style of figures, and without warnings about characters that a PNG's font lacks."""
+    import matplotlib
+
+    with matplotlib.rc_context({**STYLE, **(changes or {})}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """A function that draws in the style of figures."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
+        with figure_style():
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new_figure(height: float, *, margins: tuple[float, float, float, float]) -> "tuple[Figure, Axes]":
+    """A figure with one axes.
+
+    Args:
+        height: Inches.
+        margins: Inches on the left, right, bottom and top of the axes.
+    """
+    from matplotlib.figure import Figure
+
+    left, right, bottom, top = margins
+    figure = Figure(figsize=(WIDTH, height))
+    sides = (left / WIDTH, bottom / height, 1 - (left + right) / WIDTH, 1 - (bottom + top) / height)
+    return figure, figure.add_axes(sides)
+
+
+def horizontal_legend(figure: "Figure", handles: Any, *, columns: int, left: float = 0.1) -> None:
+    """A legend in the figure's upper left corner, outside of the axes; `left` in inches."""
+    place = (left / WIDTH, 1 - 0.02 / figure.get_size_inches()[1])
+    figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=columns, borderaxespad=0.0)
+
+
+def svg_element(figure: "Figure", title: str) -> str:
+    """The figure as an SVG element. Equal figures give equal bytes."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    text = io.StringIO()
+    # Identifiers of clip paths and markers are hashes; the title keeps those of a page's figures apart.
+    with figure_style({"svg.hashsalt": title}):
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
+    return clean_svg(text.getvalue(), title)
+
+
+def write_figure(figure: "Figure", path: Path, title: str) -> None:
+    """Write a figure as SVG, PDF or PNG, by the path's suffix.
+
+    Raises:
+        ValueError: The suffix is another.
+    """
+    kind = figure_format(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "svg":
+        path.write_text(svg_element(figure, title), encoding="utf-8")
+        return
+    dots = min(160, LONGEST_SIDE / max(figure.get_size_inches()))
+    metadata = {"Title": visible(title)} | ({"CreationDate": None} if kind == "pdf" else {})
+    with figure_style():
+        figure.savefig(path, dpi=dots, metadata=metadata)
+
+
+def figure_format(path: Path) -> str:
+    """The format that a figure's file name asks for.
+
+    Raises:
+        ValueError: It is none of `FORMATS`.
+    """
+    kind = path.suffix.lower().removeprefix(".")
+    if kind not in FORMATS:
+        raise ValueError(f"a figure is written as {', '.join(f'.{name}' for name in FORMATS)}, got {path.name!r}")
+    return kind
+
+
+def write_figure_files(figure: "Figure", folder: Path, name: str, title: str, formats: Sequence[str] = FORMATS) -> None:
+    """Write ``<name>.<format>`` into a folder for every format."""
+    for kind in formats:
+        write_figure(figure, folder / f"{name}.{kind}", title)

@@ -1,0 +1,60 @@
+"""Distances among instructions in embedding space, and their map.
+
+Figure 4 of Differentiable Instruction Optimization (arXiv 2306.10098) maps instructions by t-SNE and concludes that
+learned ones are more diverse than human-written ones. The distances measure it. Functions import scikit-learn, which
+takes seconds.
+"""
+
+# n points (instructions) of W dimensions, m test points
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+
+
+def category_distances(points: Points, categories: Sequence[str]) -> dict[str, float]:
+    """Mean cosine distances of pairs within a category and between categories; NaN if there is no such pair.
+
+    >>> distances = category_distances(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), ["a", "a", "b"])
+    >>> distances["within"], distances["between"]
+    (0.0, 1.0)
+    """
+    from sklearn.metrics.pairwise import cosine_distances
+
+    distances, labels = cosine_distances(points), np.array(categories)
+    same = labels[:, None] == labels
+    pairs = ~np.eye(len(points), dtype=bool)
+    return {"within": _mean(distances[same & pairs]), "between": _mean(distances[~same & pairs])}
+
+
+def distance_to_nearest(tests: Points, points: Points) -> float:
+    """Mean cosine distance of the test points [m, W] to the nearest of the points [n, W]."""
+    from sklearn.metrics.pairwise import cosine_distances
+
+    return float(cosine_distances(tests, points).min(axis=1).mean())
+
+
+def t_sne(points: Points, *, perplexity: float = 15.0, seed: int = 0) -> Points:
+    """The t-SNE embedding of points in the plane, [n, 2]; of fewer than four points, their first two coordinates.
+
+    Args:
+        points: Points [n, W].
+        perplexity: Effective number of neighbors of a point; at most a third of the other points.
+        seed: Seed of the initialization.
+    """
+    from sklearn.manifold import TSNE
+
+    n, width = points.shape
+    if n < 4:
+        return np.pad(points[:, :2].astype(float), ((0, 0), (0, max(0, 2 - width))))
+    embedding = TSNE(
+        perplexity=min(perplexity, (n - 1) / 3), init="pca" if width > 1 else "random", random_state=seed, n_jobs=1
+    )
+    return embedding.fit_transform(points).astype(np.float64)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    return float(values.mean()) if values.size else float("nan")

@@ -1,0 +1,69 @@
+"""What InstructionAnalysis wrote in a run's training, read for the report's page."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from .comparison import System
+from .svg import clean_svg
+
+FOLDER, NUMBERS = "instructions", "analysis.json"
+CAPTIONS = {
+    "map": "Instructions by category (t-SNE of mean last hidden states): circles are human-written, crosses learned.",
+    "curves-losses": "Losses over the steps of training.",
+    "curves-gradient-norms": "Norms of the inner and the outer gradient, and of the hypergradient.",
+    "curves-hypergradient": "Cosine between the hypergradients of half outer batches (near 0: noise), and the share of "
+    "an extractor's choices on the last exemplar; each if it was logged.",
+}
+
+
+@dataclass(frozen=True)
+class InstructionAnalysisFiles:
+    """The figures and distances of one training.
+
+    Args:
+        folder: The folder they were read from.
+        figures: Captions and SVG elements of the figures.
+        kinds: Human-written and learned, the columns of `distances`.
+        distances: By measure, a mean cosine distance for each kind.
+    """
+
+    folder: Path
+    figures: list[dict[str, str]]
+    kinds: list[str]
+    distances: dict[str, list[float]]
+
+
+def instruction_analyses(systems: Sequence[System]) -> list[InstructionAnalysisFiles]:
+    """The analyses of all runs that learned instructions."""
+    folders = [analysis_folder(Path(run)) for system in systems for run in system.runs]
+    return [_read_analysis(folder) for folder in dict.fromkeys(folders) if folder is not None]
+
+
+def analysis_folder(predictions: Path) -> Path | None:
+    """The folder of a training's analysis: in the folder of the run that wrote `predictions`, or beside it.
+
+    A test is a run with a folder of its own. Recipes name a folder for the analysis beside their checkpoints, which
+    fit and test share.
+    """
+    run = predictions.parent.parent
+    return next((parent / FOLDER for parent in (run, run.parent) if any((parent / FOLDER).glob("*.svg"))), None)
+
+
+def _read_analysis(folder: Path) -> InstructionAnalysisFiles:
+    paths = {caption: folder / f"{name}.svg" for name, caption in CAPTIONS.items()}
+    figures = [
+        # Cleaned again, as anybody may have changed the file.
+        {"caption": caption, "svg": Markup(clean_svg(path.read_text(encoding="utf-8"), caption))}
+        for caption, path in paths.items()
+        if path.exists()
+    ]
+    path = folder / NUMBERS
+    numbers = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kinds = [kind for kind in ("human", "learned") if kind in numbers]
+    measures = dict.fromkeys(measure for kind in kinds for measure in numbers[kind])
+    distances = {measure: [numbers[kind][measure] for kind in kinds] for measure in measures}
+    return InstructionAnalysisFiles(folder, figures, kinds, distances)

@@ -1,0 +1,258 @@
+"""Figures of scores in [0, 1], drawn in percent with 95% intervals: bars, differences, curves over shots and sizes."""
+
+# n rows, S systems
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ...lightning_modules.evaluation.significance import Difference, Estimate
+from .figure_style import COLORS, INK, MARKERS, PALE, WIDTH, horizontal_legend, lightened, new_figure, styled
+from .model_sizes import ModelScore
+from .visible_text import shortened, visible
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LABELS, NUMBERS = 3.5, 1.35  # inches: names on the left of the axes, numbers on their right
+PITCH, GAP = 0.17, 0.09  # inches: a system's bar with its space, and between two rows
+LEGEND, AXIS, EDGE = 0.32, 0.42, 0.1  # inches: above the axes, below them, above them without a legend
+LONGEST_LABEL = 50  # characters
+
+
+class ScoreRow(NamedTuple):
+    """A row of bars: its name, a note in small print, and each system's estimate (None: not evaluated)."""
+
+    label: str
+    note: str
+    estimates: Sequence[Estimate | None]
+
+
+@styled
+def score_bars(rows: Sequence[ScoreRow], systems: Sequence[str]) -> "Figure":
+    """Horizontal bars from 0 to 100 percent with intervals; of repeated runs, a dot for each run."""
+    step = len(systems) * PITCH + GAP
+    several = len(systems) > 1
+    figure, axes = _row_axes(len(rows), step, top=LEGEND if several else EDGE)
+    for place, color in zip(range(len(systems)), COLORS, strict=False):
+        centres = [(row + 0.5) * step + (place - (len(systems) - 1) / 2) * PITCH for row in range(len(rows))]
+        _draw_bars(axes, centres, [row.estimates[place] for row in rows], color)
+    _label_rows(axes, [(row.label, row.note) for row in rows], step)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("score (%), with 95% interval")
+    if several:
+        horizontal_legend(figure, _patches(systems), columns=len(systems), left=LABELS)
+    return figure
+
+
+def _row_axes(count: int, step: float, top: float) -> "tuple[Figure, Axes]":
+    """Axes whose vertical unit is an inch, so that bars are equally thick in every figure."""
+    figure, axes = new_figure(count * step + top + AXIS, margins=(LABELS, NUMBERS, AXIS, top))
+    axes.set_ylim(count * step, 0)
+    axes.grid(axis="x")
+    axes.spines["left"].set_color(PALE)
+    return figure, axes
+
+
+def _label_rows(axes: "Axes", labels: Sequence[tuple[str, str]], step: float) -> None:
+    axes.set_yticks([(row + 0.5) * step for row in range(len(labels))])
+    texts = [
+        shortened(visible(label), max(LONGEST_LABEL - len(note), 14)) + (f" ({note})" if note else "")
+        for label, note in labels
+    ]
+    axes.set_yticklabels(texts, color=INK)
+    axes.tick_params(axis="y", length=0)
+
+
+def _draw_bars(axes: "Axes", centres: Sequence[float], estimates: Sequence[Estimate | None], color: str) -> None:
+    shown = [(y, estimate) for y, estimate in zip(centres, estimates, strict=True) if estimate is not None]
+    for y, estimate in zip(centres, estimates, strict=True):
+        text = "not evaluated" if estimate is None else _numbers(estimate)
+        axes.annotate(
+            text, (1, y), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
+            va="center", fontsize=8, color=PALE if estimate is None else INK,
+        )  # fmt: skip
+    if not shown:
+        return
+    ys = [y for y, _ in shown]
+    means = [100 * estimate.mean for _, estimate in shown]
+    axes.barh(ys, means, height=0.65 * PITCH, color=lightened(color), linewidth=0)
+    lengths = _interval_lengths([estimate for _, estimate in shown])
+    axes.errorbar(means, ys, xerr=lengths, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+    run_means = [(100 * mean, y) for y, estimate in shown for mean in estimate.runs]
+    if run_means:
+        xs, run_ys = zip(*run_means, strict=True)
+        axes.scatter(xs, run_ys, s=9, facecolor="white", edgecolor=INK, linewidth=0.7, zorder=3)
+
+
+def _interval_lengths(estimates: Sequence[Estimate | Difference | ModelScore]) -> np.ndarray:
+    """Lengths [2, n] of intervals below and above their means, in percent."""
+    ends = [(_mean(e) - e.low, e.high - _mean(e)) for e in estimates]
+    return 100 * np.maximum(np.array(ends, dtype=float).T, 0.0)
+
+
+def _mean(estimate: Estimate | Difference | ModelScore) -> float:
+    return estimate.score if isinstance(estimate, ModelScore) else estimate.mean
+
+
+def _numbers(estimate: Estimate) -> str:
+    return f"{100 * estimate.mean:.1f}  [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def _patches(systems: Sequence[str]) -> list:
+    from matplotlib.patches import Patch
+
+    pairs = zip(systems, COLORS, strict=False)
+    return [Patch(color=lightened(color), linewidth=0, label=visible(name)) for name, color in pairs]
+
+
+@styled
+def difference_intervals(rows: Sequence[tuple[str, Difference]], color: str, label: str) -> "Figure":
+    """Differences in percentage points with their intervals around 0; hollow where the interval includes 0.
+
+    Args:
+        rows: Names and differences, from top to bottom.
+        color: Of the system that is compared.
+        label: What the difference is of, below the axis.
+    """
+    step = PITCH + GAP
+    figure, axes = _row_axes(len(rows), step, top=LEGEND)
+    _label_rows(axes, [(name, "") for name, _ in rows], step)
+    axes.axvline(0, color=INK, linewidth=1)
+    excluded = [row.low > 0 or row.high < 0 for _, row in rows]
+    for kind, face in ((True, color), (False, "white")):
+        places = [place for place, excludes in enumerate(excluded) if excludes == kind]
+        if places:
+            differences = [rows[place][1] for place in places]
+            means = [100 * difference.mean for difference in differences]
+            points, *_ = axes.errorbar(
+                means, [(place + 0.5) * step for place in places], xerr=_interval_lengths(differences),
+                fmt="o", color=color, ecolor=color, markerfacecolor=face, markersize=5, markeredgewidth=1.4,
+                elinewidth=1.2, capsize=2,
+            )  # fmt: skip
+            points.set_gid("differences")
+    for place, (_, difference) in enumerate(rows):
+        axes.annotate(
+            f"{100 * difference.mean:+.1f}  (p = {difference.p:.3f})", (1, (place + 0.5) * step),
+            xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points", va="center", fontsize=8,
+        )  # fmt: skip
+    _centre_on_zero(axes, [difference for _, difference in rows])
+    axes.set_xlabel(f"{visible(label)} (percentage points), with 95% interval")
+    horizontal_legend(figure, _interval_marks(color), columns=2, left=LABELS)
+    return figure
+
+
+def _centre_on_zero(axes: "Axes", differences: Sequence[Difference]) -> None:
+    reach = 100 * max(max(abs(row.low), abs(row.high), abs(row.mean)) for row in differences)
+    limit = 1.08 * max(reach, 1.0)
+    axes.set_xlim(-limit, limit)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+g}" if value else "0")
+
+
+def _interval_marks(color: str) -> list:
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D([], [], marker="o", linestyle="", color=color, markerfacecolor=face, markeredgewidth=1.4, label=label)
+        for face, label in ((color, "interval excludes 0"), ("white", "interval includes 0"))
+    ]
+
+
+Panel = tuple[str, Sequence[Sequence[Estimate | None]]]
+"""A heading and, for each system, its estimates at each number of shots."""
+
+
+@styled
+def shot_curves(panels: Sequence[Panel], shots: Sequence[int], systems: Sequence[str]) -> "Figure":
+    """A panel for each heading: scores over the number of demonstrations, a line for each system."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, 2.9))
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    top = 0.78 if len(systems) > 1 else 0.9
+    figure.subplots_adjust(left=0.062, right=0.99, bottom=0.17, top=top, wspace=0.12)
+    for axes, (heading, estimates_of_systems) in zip(all_axes, panels, strict=True):
+        axes.set_title(heading)
+        axes.grid(axis="y")
+        axes.set_xticks(range(len(shots)), [str(count) for count in shots])
+        axes.set_xlim(-0.4, len(shots) - 0.6)
+        axes.set_xlabel("demonstrations (shots)")
+        for place, estimates in enumerate(estimates_of_systems):
+            shift = (place - (len(systems) - 1) / 2) * 0.06  # intervals beside each other, not on top
+            _draw_curve(axes, [(x + shift, e) for x, e in enumerate(estimates) if e is not None], place)
+    all_axes[0].set_ylabel("score (%)")
+    if len(systems) > 1:
+        horizontal_legend(figure, _curve_marks(systems), columns=len(systems), left=0.062 * WIDTH)
+    return figure
+
+
+def _draw_curve(axes: "Axes", points: Sequence[tuple[float, Estimate | ModelScore]], place: int) -> None:
+    """A line through means with intervals, in the color and marker of the system at `place`."""
+    if not points:
+        return
+    estimates = [estimate for _, estimate in points]
+    curve, *_ = axes.errorbar(
+        [x for x, _ in points], [100 * _mean(estimate) for estimate in estimates], yerr=_interval_lengths(estimates),
+        color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)], markersize=4.5, linewidth=1.6,
+        elinewidth=1.1, capsize=2,
+    )  # fmt: skip
+    curve.set_gid("curve")
+
+
+def _curve_marks(names: Sequence[str]) -> list:
+    from matplotlib.lines import Line2D
+
+    return [
+        Line2D(
+            [], [], color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)], markersize=4.5,
+            label=shortened(visible(name), 34),
+        )
+        for place, name in enumerate(names)
+    ]  # fmt: skip
+
+
+@styled
+def size_curves(scores: Mapping[str, Sequence[ModelScore]], metric: str) -> "Figure":
+    """Scores over the number of parameters on a logarithmic axis, a line for each name.
+
+    Args:
+        scores: By the line's name, its scores in the order of sizes.
+        metric: What the scores are, beside the axis.
+    """
+    figure, axes = new_figure(4.2, margins=(0.65, 2.75, 0.5, 0.15))
+    ordered = sorted(scores, key=lambda name: -scores[name][-1].score)  # the legend in the order of line ends
+    for place, name in enumerate(ordered):
+        _draw_curve(axes, [(point.parameters, point) for point in scores[name]], place)
+    sizes = [point.parameters for points in scores.values() for point in points]
+    axes.set_xscale("log")
+    axes.set_xlim(min(sizes) / 1.5, max(sizes) * 1.5)
+    _format_sizes(axes)
+    axes.grid()
+    axes.set_xlabel("parameters of the model")
+    axes.set_ylabel(f"{metric} (%), with 95% interval")
+    axes.legend(handles=_curve_marks(ordered), loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+    return figure
+
+
+def _format_sizes(axes: "Axes") -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    low, high = axes.get_xlim()
+    digits = (1.0,) if high / low > 100 else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=digits, numticks=30))
+    axes.xaxis.set_major_formatter(lambda size, _: short_number(size))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def short_number(number: float) -> str:
+    """A number with a suffix for its magnitude.
+
+    >>> short_number(2e8), short_number(11e9), short_number(500)
+    ('200M', '11B', '500')
+    """
+    for suffix, unit in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= unit:
+            return f"{number / unit:g}{suffix}"
+    return f"{number:g}"

@@ -1,0 +1,21 @@
+"""Train a model by the settings of a YAML.
+
+Every setting of the YAML is an option, too: --trainer for Lightning's trainer, --model and --data for classes of
+crosstask. Later files and options override earlier ones; of a model's `pretrained` and `config` the later one is used.
+--model.help CLASS and --data.help CLASS explain the arguments of a class.
+
+Example:
+    crosstask toybench --folder runs/quickstart/toybench
+    crosstask fit --config quickstart
+    crosstask fit --config quickstart --trainer.max_steps 100
+    crosstask fit --data.help InstructionTuningDataModule
+"""
+
+from collections.abc import Sequence
+
+from .shared.trainer import run_trainer
+
+
+def run(words: Sequence[str]) -> None:
+    """Train by the words of a command line."""
+    run_trainer(["fit", *words])

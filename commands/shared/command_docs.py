@@ -1,0 +1,56 @@
+"""What a command's file says about it: the first line of its docstring, the description, and the example.
+
+The files are parsed, not imported: ``crosstask --help`` lists all commands without their libraries.
+"""
+
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
+COMMANDS = Path(__file__).parents[1]
+GROUPS = {
+    "Train and evaluate": ("fit", "validate", "test", "predict"),
+    "Data": ("prepare", "describe", "decontaminate", "tokenizer", "toybench"),
+    "Scorer": ("samples", "adapt", "select", "classify", "scaling"),
+    "Instruction optimization": ("splits",),
+    "Inspect": ("plan", "report", "export"),
+}
+"""Commands in the order of ``crosstask --help``."""
+
+
+class CommandDoc(NamedTuple):
+    """A command's help.
+
+    Args:
+        summary: One line.
+        description: Summary and explanation.
+        example: Command lines, with their heading.
+    """
+
+    summary: str
+    description: str
+    example: str
+
+
+def command_names() -> list[str]:
+    """Names of all commands, sorted."""
+    return sorted(path.stem for path in COMMANDS.glob("*.py") if path.stem != "__init__")
+
+
+def command_doc(name: str) -> CommandDoc:
+    """The help of a command, from the docstring of its file."""
+    text = ast.get_docstring(ast.parse((COMMANDS / f"{name}.py").read_text(encoding="utf-8"))) or ""
+    description, heading, example = text.partition("Example:\n")
+    return CommandDoc(description.partition("\n")[0].rstrip("."), description.strip(), (heading + example).rstrip())
+
+
+def overview() -> str:
+    """All commands with a line each, as ``crosstask --help`` prints them."""
+    lines = ["usage: crosstask COMMAND [options]", ""]
+    for group, names in GROUPS.items():
+        lines += [f"{group}:", *(f"  {name:<14} {command_doc(name).summary}" for name in names), ""]
+    lines += [
+        "`crosstask COMMAND --help` explains a command. --config FILE reads its options from a YAML file;",
+        "--config NAME reads one that is installed with crosstask, e.g. --config quickstart.",
+    ]
+    return "\n".join(lines)

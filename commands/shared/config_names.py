@@ -1,0 +1,120 @@
+"""YAML files by name: ``--config quickstart`` reads the quickstart.yaml that is installed with crosstask.
+
+A file relative to the working directory is preferred. Inside a YAML, ``$CROSSTASK_CONFIGS`` is the folder of the
+installed files; a user who sets this variable reads another folder. A YAML may compose others, which it overrides::
+
+    include: [data/opt_iml_bench, models/opt_30b, strategies/fsdp2_tp2]
+    trainer: {max_steps: 4000}
+"""
+
+import copy
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...datamodules.messages import nearest
+
+VARIABLE = "CROSSTASK_CONFIGS"
+INSTALLED = Path(__file__).parents[2] / "configs"
+
+
+def configs_folder() -> Path:
+    """The folder in which configurations are looked up by name; sets ``$CROSSTASK_CONFIGS`` where it is not set."""
+    return Path(os.environ.setdefault(VARIABLE, str(INSTALLED)))
+
+
+def config_path(name: str) -> str:
+    """The path of a configuration that is given by path or by name.
+
+    Raises:
+        ValueError: Neither a file nor an installed configuration has this name.
+    """
+    folder = configs_folder()
+    path = Path(name).expanduser()
+    if path.is_file() or "://" in name or name.lstrip().startswith("{"):  # jsonargparse also reads URLs and JSON
+        return str(path) if path.is_file() else name
+    named = folder / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")
+    if named.is_file():
+        return str(named)
+    installed = [str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml")]
+    raise ValueError(
+        f"no configuration {name!r}: neither a file (from {Path.cwd()}) nor one of the {len(installed)} in {folder}; "
+        f"{nearest(name.removesuffix('.yaml'), installed)}"
+    )
+
+
+def with_config_paths(words: Sequence[str]) -> list[str]:
+    """The words of a command line with every ``--config NAME`` replaced by the paths that it composes, in order."""
+    configs = dict(config_words(words))
+    result: list[str] = []
+    for place, word in enumerate(words):
+        if place not in configs:
+            result.append(word)
+            continue
+        if not word.startswith("-"):
+            result.pop()  # the option before the value
+        result += [f"--config={path}" for path in composed_paths(configs[place])]
+    return result
+
+
+def composed_paths(name: str, parents: tuple[str, ...] = ()) -> list[str]:
+    """Paths of the configurations that one composes by ``include``, each before the one that overrides it.
+
+    Raises:
+        ValueError: Configurations include each other, or ``include`` is not a list of names.
+    """
+    path = config_path(name)
+    if path in parents:
+        raise ValueError(f"configurations include each other: {' -> '.join([*parents, path])}")
+    included = included_names(path)
+    return [*(one for inner in included for one in composed_paths(inner, (*parents, path))), path]
+
+
+def included_names(path: str) -> list[str]:
+    """The names under ``include`` in a YAML file; none in what is no readable file, which the parser then rejects."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        return []
+    names = content.get("include", []) if isinstance(content, dict) else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{path}: include must be a list of configurations by name or path, got {names!r}")
+    return names
+
+
+def config_words(words: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Place and value of every ``--config VALUE``, ``--config=VALUE`` and ``-c VALUE``.
+
+    >>> list(config_words(["--config", "a.yaml", "--seed=1", "--config=b.yaml"]))
+    [(1, 'a.yaml'), (3, 'b.yaml')]
+    """
+    for place, word in enumerate(words):
+        if word in ("--config", "-c") and place + 1 < len(words):
+            yield place + 1, words[place + 1]
+        elif word.startswith("--config="):
+            yield place, word.partition("=")[2]
+
+
+def composed_settings(name: str) -> dict[str, Any]:
+    """The settings of a configuration and of all that it includes, as nested dictionaries."""
+    settings: dict[str, Any] = {}
+    for path in composed_paths(name):
+        settings = merged(settings, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+    settings.pop("include", None)
+    return settings
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested settings, overridden by others.
+
+    >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
+    {'a': {'b': 1, 'c': 3}}
+    """
+    result = copy.deepcopy(dict(below))
+    for name, value in above.items():
+        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and "class_path" not in value
+        result[name] = merged(result[name], value) if nested else copy.deepcopy(value)
+    return result

@@ -1,0 +1,125 @@
+"""LightningCLI for the classes of crosstask: data and model agree, configurations go by name, the last weights win."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import SUPPRESS
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+from .config_names import with_config_paths
+from .parser import ROOMS, SentenceParser, import_classes
+
+LINKS = {
+    "tokenizer": "tokenizer",
+    "rows.length": "row_length",
+    "preset": "preset",
+    "levels.inner_steps": "inner_steps",
+    "instructions.length": "instruction.length",
+    "instructions.exemplars": "instruction.exemplars",
+}
+"""Arguments of a datamodule that its module imports, by the module's names. Classes without one of them ignore it."""
+
+SOURCES = ("pretrained", "config")
+"""Arguments of a module of which one says where its weights come from."""
+
+
+class Parser(SentenceParser, LightningArgumentParser):
+    """A parser of Lightning's classes with the errors of crosstask."""
+
+
+class LinkedCLI(LightningCLI):
+    """LightningCLI that links the arguments on which data and model must agree."""
+
+    def __init__(self, words: Sequence[str], **settings: Any) -> None:
+        import_classes(*ROOMS)
+        super().__init__(
+            parser_class=Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,  # --optimizer and --lr_scheduler would have no effect on our modules
+            args=list(words),
+            **settings,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--include", type=Any, default=None, help=SUPPRESS)  # expanded by with_config_paths
+        for source, target in LINKS.items():
+            parser.link_arguments(f"data.init_args.{source}", f"model.init_args.{target}")
+        parser.link_arguments("trainer.max_steps", "model.init_args.total_steps")
+        # The responses to an instruction stay together where they are compared.
+        parser.link_arguments(
+            "model.init_args.loss", "data.init_args.rows.grouped", compute_fn=lambda loss: loss != "regression"
+        )
+        # Training is one run of max_steps over a stream that distributes rows over replicas by itself.
+        parser.set_defaults({"trainer.max_epochs": -1, "trainer.use_distributed_sampler": False})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        assert isinstance(args, list)
+        words = with_config_paths(args)
+        with warnings.catch_warnings():
+            # Lightning takes them for a second set of words beside the program's own.
+            warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
+            super().parse_arguments(parser, words)
+        self.settings["include"] = None  # a saved configuration holds what it composed
+        if overridden := overridden_source(words):
+            self.settings["model"]["init_args"][overridden] = None
+
+    @property
+    def settings(self) -> Any:
+        """The parsed configuration, without the level of the subcommand."""
+        return self.config[self.config["subcommand"]] if "subcommand" in self.config else self.config
+
+    def before_instantiate_classes(self) -> None:
+        """Replace an empty tokenizer, as in the recipes of evaluation, by the one in the model's folder."""
+        data, model = ((self.settings.get(part) or {}).get("init_args", {}) for part in ("data", "model"))
+        if data.get("tokenizer") == "" and model.get("pretrained"):
+            data["tokenizer"] = model["tokenizer"] = model["pretrained"]
+
+
+def overridden_source(words: Sequence[str]) -> str | None:
+    """Which of ``pretrained`` and ``config`` is replaced by the other one, mentioned later; None if neither.
+
+    >>> overridden_source(["--model.pretrained", "facebook/opt-1.3b", "--model.init_args.config", "tiny.json"])
+    'pretrained'
+    """
+    mentioned = [names for names in map(set, _mentions(words)) if names]
+    if not mentioned or len(mentioned[-1]) > 1 or not set().union(*mentioned) > mentioned[-1]:
+        return None
+    return next(name for name in SOURCES if name not in mentioned[-1])
+
+
+def _mentions(words: Sequence[str]) -> list[list[str]]:
+    """For each word with its value, the sources of weights that it sets."""
+    mentions = []
+    for place, word in enumerate(words):
+        if not word.startswith("-"):
+            continue
+        option, equals, value = word.partition("=")
+        value = value if equals else next(iter(words[place + 1 : place + 2]), "")
+        name = option.lstrip("-").rstrip("+")
+        if name in ("config", "c"):
+            mentions.append(_sources(_mapping(value).get("model")))
+        elif name == "model":
+            mentions.append(_sources(_mapping(value)))
+        elif name.startswith("model."):
+            argument = name.removeprefix("model.").removeprefix("init_args.").partition(".")[0]
+            mentions.append([argument] if argument in SOURCES and value not in ("null", "None", "") else [])
+    return mentions
+
+
+def _sources(model: Any) -> list[str]:
+    arguments = model.get("init_args") if isinstance(model, Mapping) else None
+    return [name for name in SOURCES if isinstance(arguments, Mapping) and arguments.get(name)]
+
+
+def _mapping(value: str) -> Mapping[str, Any]:
+    """What a YAML file or text holds; empty for a class name, or what the parser rejects."""
+    try:
+        path = Path(value)
+        content = yaml.safe_load(path.read_text(encoding="utf-8") if path.is_file() else value)
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, Mapping) else {}

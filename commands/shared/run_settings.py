@@ -1,0 +1,85 @@
+"""Commands about a run that neither train nor evaluate: they read the options of ``crosstask fit`` and build little."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import SUPPRESS, ArgumentParser, Namespace
+
+from .command_docs import command_doc
+from .parser import HelpFormatter, SentenceParser
+
+if TYPE_CHECKING:
+    from ...datamodules.base import BenchmarkDataModule
+
+Settings = Namespace
+"""The parsed configuration of a fit: trainer, model and data."""
+
+
+PARTS = {
+    "data": "Settings of the data, e.g. --data.init_args.cache FOLDER; --data.help CLASS lists them.",
+    "model": "Settings of the model; --model.help CLASS lists them.",
+    "trainer": "Settings of Lightning's trainer, e.g. --trainer.max_steps 100.",
+}
+
+
+def run_on_settings(function: Callable[..., Any], words: Sequence[str], parts: Sequence[str] = ("data",)) -> None:
+    """Call a command's function with the settings of a run and with the command's options.
+
+    All options of ``crosstask fit`` are accepted; the command's help shows those that it uses.
+
+    Args:
+        function: Defined in the command's file; its first parameter is the settings, the others are options.
+        words: The words after the command's name.
+        parts: Parts of the settings that the function uses, for its help.
+    """
+    name = function.__module__.rpartition(".")[2]
+    if {"-h", "--help"} & {*words}:
+        _help_parser(name, function, parts).parse_args(["--help"])
+    from .settings_reader import SettingsReader  # Lightning, which the help does not need
+
+    settings = SettingsReader(f"crosstask {name}", words, lambda parser: _add_options(parser, function)).settings
+    function(settings, **{option: settings[option] for option in _options(function)})
+
+
+def build_data(settings: Settings) -> "BenchmarkDataModule":
+    """The datamodule of a run.
+
+    Raises:
+        ValueError: It is none of crosstask's.
+    """
+    from lightning import LightningDataModule
+
+    from ...datamodules.base import BenchmarkDataModule
+
+    parser = SentenceParser()
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    data = parser.instantiate(Namespace(data=settings["data"])).data
+    if not isinstance(data, BenchmarkDataModule):
+        raise ValueError(f"expected a datamodule of crosstask, got {type(data).__name__}")
+    return data
+
+
+def _options(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)[1:]
+
+
+def _add_options(parser: ArgumentParser, function: Callable[..., Any]) -> None:
+    first = next(iter(inspect.signature(function).parameters))
+    parser.add_function_arguments(function, as_group=False, as_positional=False, skip={first})
+
+
+def _help_parser(name: str, function: Callable[..., Any], parts: Sequence[str]) -> ArgumentParser:
+    doc = command_doc(name)
+    parser = SentenceParser(
+        prog=f"crosstask {name}",
+        usage=f"crosstask {name} --config FILE [options]",
+        description=doc.description,
+        epilog=doc.example,
+        formatter_class=HelpFormatter,
+    )
+    explained = {"config": "YAML of a run, by path or by name; later ones override earlier ones."}
+    for part, sentence in {**explained, **{part: PARTS[part] for part in parts}}.items():
+        parser.add_argument(f"--{part}", help=sentence, default=SUPPRESS)
+    _add_options(parser, function)
+    return parser

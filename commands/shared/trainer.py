@@ -1,0 +1,160 @@
+"""The commands of Lightning's trainer: fit, validate, test and predict."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning import Trainer
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
+
+from ...callbacks.progress import TrainingBar
+from ...lightning_modules.planned_training import PlannedTraining
+from ...lightning_modules.sharding.checkpoints import AnyLayoutIO, require_readable, require_resumable
+from ...lightning_modules.sharding.replacing import last_checkpoint, newest_path, save_through_replacing
+from .command_docs import command_doc
+from .linked_cli import LinkedCLI
+from .parser import HelpFormatter
+from .threads import CpuThreads
+
+
+class TrainerCLI(LinkedCLI):
+    """Runs a command of the trainer, which is set up for planned streams and for checkpoints of any layout."""
+
+    checkpoint: Path | None = None
+    """Checkpoint to resume from or to load weights from; None for a fresh run, or where Lightning finds it."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.command = words[0]
+        doc = command_doc(self.command)
+        help_texts = {
+            "usage": f"crosstask {self.command} --config FILE [options]",
+            "description": doc.description,
+            "epilog": doc.example,
+            "formatter_class": HelpFormatter,
+        }
+        super().__init__(
+            words,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs={"prog": "crosstask", self.command: help_texts},
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there: it lists all of them
+        """The command that runs; parsers of the others would take a second to build."""
+        return {self.command: LightningCLI.subcommands()[self.command]}
+
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        write_below_root(self.settings["trainer"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except ValueError as error:
+            raise ValueError(f"the trainer cannot be built from its settings: {error}") from error
+        set_up_checkpoints(trainer)
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        bar = trainer.progress_bar_callback
+        if type(bar) is RichProgressBar:
+            callbacks[callbacks.index(bar)] = TrainingBar()
+        if isinstance(trainer.accelerator, CPUAccelerator):
+            callbacks.insert(0, CpuThreads())
+        return trainer
+
+    def _require_checkpoint(self) -> None:
+        """Reject a checkpoint from which this run cannot resume, before anything is built."""
+        given = self.settings.get("ckpt_path")
+        if given == "best":
+            raise ValueError(
+                "--ckpt_path best has a meaning only within the run that saved it: give the path of the checkpoint"
+            )
+        path = self._last_checkpoint() if given == "last" else given
+        if path is None or path == "hpc" or "://" in str(path):
+            return
+        self.checkpoint = newest_path(Path(path))
+        if self.subcommand == "fit":
+            require_resumable(self.checkpoint, self.trainer.strategy)
+        else:
+            require_readable(self.checkpoint, self.trainer.strategy)
+        if isinstance(self.model, PlannedTraining):
+            self.model.resumes_from = self.checkpoint
+
+    def _last_checkpoint(self) -> Path | None:
+        """The checkpoint that Lightning calls ``last``, or a newer one whose process ended before it was renamed."""
+        writers = [writer for writer in self.trainer.checkpoint_callbacks if isinstance(writer, ModelCheckpoint)]
+        folders = [(Path(writer.dirpath), writer.CHECKPOINT_NAME_LAST) for writer in writers if writer.dirpath]
+        paths = [path for folder, name in folders if (path := last_checkpoint(folder, name)) is not None]
+        return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+
+    before_fit = before_validate = before_test = before_predict = _require_checkpoint
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        return arguments if self.checkpoint is None else {**arguments, "ckpt_path": str(self.checkpoint)}
+
+    def _parse_ckpt_path(self) -> None:
+        """Keep the command line's model: a checkpoint brings weights and does not change arguments silently."""
+
+
+def write_below_root(trainer: Any) -> None:
+    """Write logs and checkpoints below ``default_root_dir``, unless the trainer's settings name another place."""
+    root = trainer["default_root_dir"]
+    if root is None:
+        return
+    if trainer["logger"] is None:
+        logger = {"save_dir": str(root), "name": None}
+        trainer["logger"] = Namespace(class_path=class_path(CSVLogger), init_args=Namespace(logger))
+    for callback in trainer["callbacks"] or ():
+        if callback["class_path"].endswith("ModelCheckpoint") and callback["init_args"].get("dirpath") is None:
+            callback["init_args"]["dirpath"] = str(Path(root) / "checkpoints")
+
+
+def class_path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def set_up_checkpoints(trainer: Trainer) -> None:
+    """Have the trainer's strategy read checkpoints of any layout, and write them by renames where they are folders.
+
+    Raises:
+        ValueError: DeepSpeed without a CUDA device.
+    """
+    strategy = trainer.strategy
+    if type(strategy) is DeepSpeedStrategy and not isinstance(trainer.accelerator, CUDAAccelerator):
+        raise ValueError(
+            f"DeepSpeed is only supported on CUDA devices, and the accelerator is "
+            f"{type(trainer.accelerator).__name__}: set trainer.strategy to auto, ddp or ShardedStrategy"
+        )
+    if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+        files = strategy.checkpoint_io
+        if type(files) is TorchCheckpointIO:
+            strategy.checkpoint_io = AnyLayoutIO()
+        elif type(files) is AsyncCheckpointIO and type(files.checkpoint_io) is TorchCheckpointIO:
+            strategy.checkpoint_io = AsyncCheckpointIO(AnyLayoutIO())
+    elif isinstance(strategy, DeepSpeedStrategy | FSDPStrategy):
+        save_through_replacing(strategy)
+
+
+def run_trainer(words: Sequence[str]) -> TrainerCLI:
+    """Run a command of the trainer and return the objects that it built.
+
+    Args:
+        words: fit, validate, test or predict, and the words after it.
+    """
+    # Lightning 2.6 calls torch 2.13 in a way that torch warns of on every run; users can do nothing about it.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # It warns that a model may have been stepped before it is saved, which is what a checkpoint should hold here.
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    cli = TrainerCLI(words)
+    # Lightning leaves a gloo group to the interpreter's exit, where its threads can abort a run that has succeeded.
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    return cli

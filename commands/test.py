@@ -1,0 +1,17 @@
+"""Evaluate a model on the test set of a run, at the three levels of generalization.
+
+The settings are those of `crosstask fit`. Weights come from --ckpt_path, or from the model's `pretrained`. An
+interrupted evaluation resumes from the predictions on disk.
+
+Example:
+    crosstask test --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
+"""
+
+from collections.abc import Sequence
+
+from .shared.trainer import run_trainer
+
+
+def run(words: Sequence[str]) -> None:
+    """Test by the words of a command line."""
+    run_trainer(["test", *words])

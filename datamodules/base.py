@@ -1,0 +1,339 @@
+"""What the three datamodules share: a benchmark's splits, a tokenizer, a training plan, and evaluation stages.
+
+A child says how its examples are prepared, how its training is planned, and how a stage is read. Everything that
+modules and callbacks may ask (``schema.RunData``) is here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+
+from .benchmarks import Benchmark, Split
+from .benchmarks.bench import Bench
+from .evaluation.coverage import Coverage
+from .mixture.rates import MixtureRules
+from .packing.best_fit import Packing
+from .packing.collate import RowKind
+from .packing.document_groups import Groups
+from .packing.mixture_plan import MixturePlan
+from .packing.replicas import Replicas, replicas
+from .packing.row_settings import PackingName, packing_of
+from .rendering.prompts import PromptForm
+from .schema import Description, EvaluationExample, HasLength, ReportLines, RunData, Stage, Task
+from .splits import Instances
+from .storage.parallel_preparation import Prepared
+from .storage.preparation import Preparation
+from .storage.stored_tasks import StoredTasks
+from .storage.training_tasks import TrainingTasks
+
+
+class TrainingPlan(Protocol):
+    """Which examples are trained at which step; ``MixturePlan`` and ``BilevelPlan``."""
+
+    def epoch_steps(self) -> int: ...
+    def require_steps(self, steps: int) -> None: ...
+    def stream(self, here: Replicas, steps: int) -> Any: ...
+    def report(self) -> ReportLines: ...
+    def describe(self, steps: int) -> Description: ...
+    def fingerprint(self) -> str: ...
+
+
+class StoredRows(HasLength, Protocol):
+    """``Rows`` and ``PairRows``."""
+
+    @property
+    def per_step(self) -> int: ...
+    @property
+    def packing(self) -> PackingName: ...
+
+
+class EvaluationStage(Protocol):
+    """The examples of a stage as batches; ``PromptStage`` and ``ResponseStage``."""
+
+    @property
+    def examples(self) -> Sequence[EvaluationExample]: ...
+    @property
+    def skipped(self) -> Mapping[str, int]: ...
+    def loader(self, here: Replicas, answered: Collection[int]) -> Any: ...
+    def validation_loader(self, here: Replicas, answered: Collection[int]) -> Any: ...
+    def fingerprint(self) -> dict[str, str] | None: ...
+    def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> Coverage | None: ...
+
+
+class BenchmarkDataModule(L.LightningDataModule, ABC):
+    """Training batches and evaluation stages of one benchmark.
+
+    It also works without a trainer: ``prepare_data()``, ``setup("fit")``, ``train_dataloader()``.
+
+    Args:
+        benchmark: Reader of the benchmark's files.
+        tokenizer: Hub name or folder of the tokenizer.
+        prompt: How examples are rendered.
+        instances: How many instances of a task train, validate and test.
+        seed: Decides renderings, instances and the order of training.
+    """
+
+    rows: HasLength
+    plan: TrainingPlan | None
+
+    def __init__(
+        self, benchmark: Benchmark, tokenizer: str, prompt: PromptForm, instances: Instances, seed: int
+    ) -> None:
+        super().__init__()
+        self.benchmark, self.tokenizer_name, self.prompt = benchmark, tokenizer, prompt
+        self.instances, self.seed = instances, seed
+        self.plan = None
+        self._tasks: dict[str, Task] = {}
+        self._preparation: Preparation | None = None
+        self._stages: dict[Stage, EvaluationStage] = {}
+        self._answered: dict[Stage, set[int]] = {"validation": set(), "test": set()}
+
+    @abstractmethod
+    def _prepare_how(self) -> Preparation:
+        """What decides how an example becomes documents."""
+
+    @abstractmethod
+    def _plan_training(self) -> TrainingPlan:
+        """The plan of the training, from prepared data."""
+
+    @abstractmethod
+    def _read_stage(self, stage: Stage) -> EvaluationStage:
+        """The evaluated examples of a stage."""
+
+    @property
+    def preparation(self) -> Preparation:
+        """What decides how an example becomes documents; the tokenizer is loaded on first use."""
+        if self._preparation is None:
+            self._preparation = self._prepare_how()
+        return self._preparation
+
+    def task_names(self) -> dict[Split, list[str]]:
+        """The tasks of each split; a benchmark without validation tasks validates on its training tasks."""
+        splits: tuple[Split, ...] = ("train", "validation", "test")
+        names = {split: self.benchmark.task_names(split) for split in splits}
+        return {**names, "validation": names["validation"] or names["train"]}
+
+    def task(self, name: str) -> Task:
+        """A task of the benchmark, read once."""
+        if name not in self._tasks:
+            self._tasks[name] = self.benchmark.task(name)
+        return self._tasks[name]
+
+    def stage(self, stage: Stage) -> EvaluationStage:
+        """A stage that ``setup`` has read.
+
+        Raises:
+            ValueError: It has not been read.
+        """
+        if stage not in self._stages:
+            call = 'setup("validate")' if stage == "validation" else 'setup("test")'
+            raise ValueError(f"the {stage} examples are not read yet: call {call} first")
+        return self._stages[stage]
+
+    def setup(self, stage: str) -> None:
+        """Plan the training, or read the evaluated examples.
+
+        Raises:
+            ValueError: The data is not prepared, or its rows cannot be divided among the devices.
+        """
+        if stage == "fit":
+            for line in self.split_lines():
+                rank_zero_info(line)
+            self.plan = self._plan_training()
+            self.train_dataloader()  # rejects rows that cannot be divided before a model is built
+        if stage in ("fit", "validate") and self.instances.validation:
+            self._open_stage("validation")
+        if stage in ("test", "predict"):
+            self._open_stage("test")
+
+    def train_dataloader(self) -> Any:
+        """This replica's training batches for the trainer's ``max_steps``, or for an epoch without a trainer."""
+        return self._planned().stream(replicas(self.trainer), self._requested_steps())
+
+    def val_dataloader(self) -> Any:
+        """The validation; no loaders if no examples are held out."""
+        if not self.instances.validation:
+            return []
+        return self.stage("validation").validation_loader(replicas(self.trainer), self._answered["validation"])
+
+    def test_dataloader(self) -> Any:
+        """The test."""
+        return self.stage("test").loader(replicas(self.trainer), self._answered["test"])
+
+    def predict_dataloader(self) -> Any:
+        """The test."""
+        return self.test_dataloader()
+
+    def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
+        """The evaluated examples of a stage, by number; after ``setup``."""
+        return self.stage(stage).examples
+
+    def evaluation_fingerprint(self, stage: Stage) -> dict[str, str] | None:
+        """What decides the prompts of a stage and their batches; None if an interrupted evaluation cannot resume."""
+        return self.stage(stage).fingerprint()
+
+    def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
+        """Skip the batches of a stage whose examples are all among these numbers, equal on every process.
+
+        The other batches stay as they are, so that their answers are those of an evaluation of all examples.
+        """
+        self._answered[stage].clear()
+        self._answered[stage].update(numbers)
+
+    def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Coverage | None:
+        """Which of a ``Suite``'s listed tasks were run; None for other benchmarks.
+
+        Args:
+            stage: The stage that was run.
+            scored: Numbers of the scored examples.
+        """
+        return self.stage(stage).coverage(self.benchmark, scored)
+
+    def training_fingerprint(self) -> str | None:
+        """Digest of the beginning of the training stream; None before ``setup("fit")``."""
+        return None if self.plan is None else self.plan.fingerprint()
+
+    def report(self) -> ReportLines:
+        """One epoch of training in numbers; after ``setup("fit")``."""
+        return self._planned().report()
+
+    def describe(self, steps: int | None = None) -> Description:
+        """What `steps` optimizer steps are expected to draw of each task; after ``setup("fit")``.
+
+        Args:
+            steps: Optimizer steps; None for the trainer's ``max_steps``, or for an epoch without a trainer.
+        """
+        return self._planned().describe(self._requested_steps() if steps is None else steps)
+
+    def split_lines(self) -> list[str]:
+        """How the rules of a ``Bench`` split its tasks; no lines for other benchmarks."""
+        return self.benchmark.split.lines() if isinstance(self.benchmark, Bench) else []
+
+    def _planned(self) -> TrainingPlan:
+        if self.plan is None:
+            raise ValueError('there is no training plan yet: call prepare_data() and setup("fit") first')
+        return self.plan
+
+    def _requested_steps(self) -> int:
+        plan = self._planned()
+        if self.trainer is None:
+            return plan.epoch_steps()
+        plan.require_steps(self.trainer.max_steps)
+        return self.trainer.max_steps
+
+    def _open_stage(self, stage: Stage) -> None:
+        self._stages[stage] = self._read_stage(stage)
+        for reason, count in self._stages[stage].skipped.items():
+            rank_zero_info(f"{count} {stage} examples are not evaluated: {reason}")
+
+    def _save_arguments(self, **arguments: Any) -> None:
+        """Keep the plain values among the constructor's arguments as ``hparams``, groups as dictionaries.
+
+        They are not logged: a module's `seed` may differ from its datamodule's, which Lightning's loggers reject.
+        """
+        plain = {name: _plain(value) for name, value in arguments.items()}
+        self.save_hyperparameters({name: value for name, value in plain.items() if value is not _OBJECT}, logger=False)
+
+
+class StoredDataModule(BenchmarkDataModule):
+    """Training documents from a store on disk: prepared once, drawn by a mixture, in packed rows.
+
+    Args:
+        benchmark: Reader of the benchmark's files.
+        tokenizer: Hub name or folder of the tokenizer.
+        prompt: How examples are rendered.
+        instances: How many instances of a task train, validate and test.
+        mixture: How often each task is drawn.
+        cache: Folder of the store.
+        processes: Processes that prepare what the store lacks.
+        seed: Decides renderings, instances, mixture and packing.
+    """
+
+    rows: StoredRows
+    plan: MixturePlan | None
+
+    def __init__(
+        self,
+        benchmark: Benchmark,
+        tokenizer: str,
+        prompt: PromptForm,
+        instances: Instances,
+        mixture: MixtureRules,
+        cache: str,
+        processes: int,
+        seed: int,
+    ) -> None:
+        super().__init__(benchmark, tokenizer, prompt, instances, seed)
+        self.mixture, self.cache, self.processes = mixture, Path(cache).expanduser(), processes
+        self.prepared = Prepared(0, 0, 0)
+        self._training: TrainingTasks | None = None
+
+    @property
+    @abstractmethod
+    def row_kind(self) -> RowKind:
+        """What a row of the model holds."""
+
+    @property
+    def packing(self) -> Packing:
+        """How documents share rows."""
+        return packing_of(self.rows.packing)
+
+    @property
+    def training_tasks(self) -> TrainingTasks:
+        """The training tasks in the store."""
+        if self._training is None:
+            self._training = TrainingTasks(self.preparation, self.task_names())
+        return self._training
+
+    def prepare_data(self) -> None:
+        """Render and tokenize the training tasks that the store lacks, over `processes`."""
+        self._training = None
+        self.prepared = self.training_tasks.prepare(self.processes)
+
+    def trained(self) -> list[Task]:
+        """The training tasks that have documents."""
+        return [self.task(name) for name in self.training_tasks.with_documents()]
+
+    def _plan_training(self) -> MixturePlan:
+        trained = self.trained()
+        stored = self.training_tasks.open([task.name for task in trained])
+        return MixturePlan(
+            stored,
+            trained,
+            self.row_kind,
+            self.mixture,
+            packing=self.packing,
+            rows_per_step=self.rows.per_step,
+            seed=self.seed,
+            groups=self._groups(stored),
+        )
+
+    def _groups(self, stored: StoredTasks) -> Groups | None:
+        """Documents that are drawn and packed together; None if each is drawn by itself."""
+        return None
+
+
+_OBJECT = object()
+
+
+def _plain(value: Any) -> Any:
+    """Numbers, texts, lists and dictionaries; `_OBJECT` for anything else."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: each for name, part in asdict(value).items() if (each := _plain(part)) is not _OBJECT}
+    if isinstance(value, dict):
+        return {str(name): each for name, part in value.items() if (each := _plain(part)) is not _OBJECT}
+    if isinstance(value, list | tuple):
+        return [each for part in value if (each := _plain(part)) is not _OBJECT]
+    return value if value is None or isinstance(value, str | int | float | bool) else _OBJECT
+
+
+def run_data(trainer: L.Trainer) -> RunData | None:
+    """The trainer's datamodule if it keeps the contract of this package; None for another one, or none."""
+    # Lightning sets the attribute only if a datamodule is given.
+    datamodule = getattr(trainer, "datamodule", None)
+    return datamodule if isinstance(datamodule, RunData) else None

@@ -1,0 +1,70 @@
+"""Multiple-choice questions: finding the gold option, reading options from a question, writing them into one."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from .catalogue import RenderedExample
+from .rows import Row
+
+UNLABELLED = "its label is not published"
+
+
+def answer_index(row: Row, options: tuple[str, ...], answer: str) -> int:
+    """Index of the answer in the options.
+
+    Raises:
+        ValueError: There are no options, one is empty, or the answer is none of them.
+    """
+    if not options or not all(option.strip() for option in options):
+        raise row.error(f"empty choices: {list(options)}")
+    if answer not in options:
+        raise row.error(f"the answer {answer!r} is none of the choices {list(options)}")
+    return options.index(answer)
+
+
+def ranked_example(row: Row, prompt: str, options: Sequence[str], answer: int | None) -> Iterable[RenderedExample]:
+    """A prompt whose options are ranked; without an `answer` (an index) it is skipped as unlabelled."""
+    stripped = tuple(option.strip() for option in options)
+    if answer is None:
+        yield RenderedExample(prompt, (), stripped, skipped=UNLABELLED)
+        return
+    if not 0 <= answer < len(stripped):
+        raise row.error(f"the answer {answer} is none of the choices {list(stripped)}")
+    answer_index(row, stripped, stripped[answer])  # rejects empty options
+    yield RenderedExample(prompt, (stripped[answer],), stripped, answer)
+
+
+def lettered_options(options: Sequence[str], letters: Sequence[str]) -> tuple[str, ...]:
+    """The options with their letters.
+
+    >>> lettered_options(["a cat", "a dog"], "AB")
+    ('(A) a cat', '(B) a dog')
+    """
+    return tuple(f"({letter}) {option.strip()}" for letter, option in zip(letters, options, strict=True))
+
+
+def listed_options(question: str) -> tuple[str, ...]:
+    """The options that a question lists below "Options:": their letters, or their texts.
+
+    >>> listed_options("Pick.\\nOptions:\\n(A) a cat\\n(B) a dog"), listed_options("Is it?\\nOptions:\\n- yes\\n- no")
+    (('(A)', '(B)'), ('yes', 'no'))
+    """
+    _, heading, listed = question.rpartition("Options:\n")
+    lines = [line.strip().removeprefix("- ") for line in listed.splitlines() if line.strip()] if heading else []
+    parts = [re.match(r"\([A-Z]\)|Sentence [AB](?=:)|.+", line) for line in lines]
+    return tuple(part.group().strip() for part in parts if part)
+
+
+def ai2_question(row: Row) -> tuple[str, list[str], list[str]]:
+    """Stem, options and letters of a question, in AI2's format or in the hub's."""
+    question = row.value("question")
+    if isinstance(question, str):
+        choices = row.value("choices")
+        return question, list(choices["text"]), list(choices["label"])
+    fields = Row(question, row.location)
+    choices = [Row(choice, row.location) for choice in fields.value("choices")]
+    return (
+        fields.text("stem"),
+        [choice.text("text") for choice in choices],
+        [choice.text("label") for choice in choices],
+    )

@@ -1,0 +1,79 @@
+"""Questions whose answer follows a rationale, and FLAN's tables of them.
+
+The target is "<rationale>. The answer is <answer>" (OPT-IML, section 2.4 and appendix C), without a full stop at the
+end. A row without a rationale is skipped.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from .catalogue import RenderedExample
+from .multiple_choice import answer_index, lettered_options, listed_options
+from .row_files import table_rows
+from .rows import Row
+
+INSTRUCTION = "Answer the following question by reasoning step by step."
+
+NO_RATIONALE = "no rationale"
+
+FLAN_COT_COLUMNS = ("question", "answer", "explanation")
+"""Columns of FLAN's chain-of-thought tables, which have no header."""
+
+
+def rationale_target(rationale: str, answer: str) -> str:
+    """The rationale, then the answer.
+
+    >>> rationale_target("Cats purr. ", "yes")
+    'Cats purr. The answer is yes'
+    """
+    text = rationale.strip().rstrip(".").rstrip()
+    return f"{text}{'' if text.endswith(('!', '?')) else '.'} The answer is {answer.strip()}"
+
+
+def rationale_example(
+    row: Row, question: str, rationales: Sequence[str], answer: str, options: tuple[str, ...] = ()
+) -> Iterable[RenderedExample]:
+    """A question, its options in words, and one reference for each rationale."""
+    index = answer_index(row, options, answer) if options else None
+    listed = "".join(f"\n- {option}" for option in options)
+    text = question.strip() + (f"\nOptions:{listed}" if options else "")
+    targets = [rationale_target(rationale, answer) for rationale in rationales if rationale.strip()]
+    yield RenderedExample(text, tuple(dict.fromkeys(targets)), options, index, "" if targets else NO_RATIONALE)
+
+
+def lettered_rationale_example(
+    row: Row, question: str, rationale: str, answer: str, options: Sequence[str], letters: Sequence[str]
+) -> Iterable[RenderedExample]:
+    """A question whose answer is a letter; the example's options are the letters, "(A)"."""
+    if len(options) != len(letters):
+        raise row.error(f"expected a letter for each choice, got {len(letters)} for {len(options)}")
+    labels = tuple(f"({letter})" for letter in letters)
+    listed = "".join(f"\n{option}" for option in lettered_options(options, letters))
+    index = answer_index(row, labels, f"({answer})")
+    target = rationale_target(rationale, labels[index])
+    skipped = "" if rationale.strip() else NO_RATIONALE
+    yield RenderedExample(f"{question.strip()}\nOptions:{listed}", (target,), labels, index, skipped)
+
+
+def flan_cot_example(row: Row) -> Iterable[RenderedExample]:
+    """A row of FLAN's chain-of-thought tables, which write a line end as ``\\n``."""
+    question, answer, rationale = (row.text(column).replace("\\n", "\n") for column in FLAN_COT_COLUMNS)
+    options = listed_options(question)
+    index = answer_index(row, options, answer) if options else None
+    skipped = "" if rationale.strip() else NO_RATIONALE
+    yield RenderedExample(question.strip(), (rationale_target(rationale, answer),), options, index, skipped)
+
+
+def flan_cot_rows(path: Path) -> Iterator[Row]:
+    """The rows of one of FLAN's chain-of-thought tables."""
+    yield from table_rows(path, FLAN_COT_COLUMNS)
+
+
+def sentences(texts: Iterable[str]) -> str:
+    """The texts that are not empty, joined as sentences.
+
+    >>> sentences(["Cats purr", "", "Dogs bark."])
+    'Cats purr. Dogs bark.'
+    """
+    stripped = [text.strip() for text in texts if text.strip()]
+    return " ".join(text if text.endswith((".", "!", "?")) else f"{text}." for text in stripped)

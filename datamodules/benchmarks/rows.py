@@ -1,0 +1,69 @@
+"""One record of a data file with checked access to its fields; errors name the file and the row."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ..messages import MissingFiles, kind, nearest, some
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record and its location.
+
+    Args:
+        fields: The record's fields by name.
+        location: File and row, for errors, e.g. ``"data/rte.jsonl, line 7"``.
+    """
+
+    fields: Mapping[str, Any]
+    location: str
+
+    def value(self, key: str) -> Any:
+        """The field's value; the error for a missing field lists the nearest names."""
+        if key not in self.fields:
+            raise self.error(f"no {key!r}; {nearest(key, self.fields)}; there are {some(list(self.fields))}")
+        return self.fields[key]
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """The text of a field; `default` if the field is missing."""
+        if default is not None and key not in self.fields:
+            return default
+        value = self.value(key)
+        if not isinstance(value, str):
+            raise self.error(f"{key!r} should be text, got {kind(value)}")
+        return value
+
+    def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """The texts of a field that holds a list of texts or one text; `default` if the field is missing."""
+        if default is not None and key not in self.fields:
+            return default
+        value = self.value(key)
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+            raise self.error(f"{key!r} should be text or a list of texts, got {kind(value)}")
+        return tuple(texts)
+
+    def integer(self, key: str) -> int:
+        """The whole number in a field, also if it is written as text, as in tables."""
+        value = self.value(key)
+        if isinstance(value, str) and value.strip().removeprefix("-").isdecimal():
+            return int(value)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self.error(f"{key!r} should be a whole number, got {kind(value)}")
+        return value
+
+    def error(self, message: str) -> ValueError:
+        """A ValueError that begins with the row's location."""
+        return ValueError(f"{self.location}: {message}")
+
+
+@contextmanager
+def error_prefix(benchmark: str, task: str) -> Iterator[None]:
+    """Prefix the errors raised inside with benchmark and task; ``MissingFiles`` keeps its type."""
+    try:
+        yield
+    except ValueError as error:
+        error_type = MissingFiles if isinstance(error, MissingFiles) else ValueError
+        raise error_type(f"{benchmark}, task {task}: {error}") from error

@@ -1,0 +1,91 @@
+"""Rows with the columns that templates read: a task's source of rows, adapted to the dataset its templates expect."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..messages import MissingFiles, expanded, kind
+from .dataset_forms import FORMS
+from .digests import source_digest
+from .row_files import read_rows
+from .rows import Row
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """Source of a task's rows, and how their columns map to those that its templates read.
+
+    Args:
+        source: A .jsonl, .json, .tsv, .csv, .parquet or .arrow file, a folder of ``Dataset.save_to_disk``, or a hub
+            name. By default the dataset that the templates name, where they name one.
+        config: Configuration of a hub dataset.
+        split: Split of a hub dataset or of a folder.
+        form: Format of an original file that does not hold one row a line: ``multirc`` or ``record`` (SuperGLUE), or
+            ``wino_bias``.
+        templates: Name of the templates if it differs from the task's, e.g. ``anli`` for the task ``anli_r1``.
+        parent: Task whose score this task is a part of.
+        columns: Columns that the templates read, by their paths in the row: ``{"hypothesis": "statement",
+            "span1_text": "target.span1_text", "answer": "answers.text.0"}``.
+        codes: Values to replace, by column: ``{"label": {"entailment": 0, "not_entailment": 1}}``.
+        constants: Columns with the same value in every row: ``{"lang1": "English"}``.
+    """
+
+    source: str | None = None
+    config: str | None = None
+    split: str = "train"
+    form: str | None = None
+    templates: str | None = None
+    parent: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    codes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    constants: dict[str, str] = field(default_factory=dict)
+
+
+def template_rows(source: RowSource, name: str, config: str | None = None) -> Iterator[Row]:
+    """The rows with the columns that templates read; `name` and `config` are defaults for those of `source`."""
+    where, config = source.source or name, source.config or config
+    rows = (
+        read_rows(where, config=config, split=source.split) if source.form is None else _form_rows(where, source.form)
+    )
+    for row in rows:
+        yield adapted(row, source)
+
+
+def template_rows_digest(source: RowSource, name: str, config: str | None = None) -> str:
+    """A digest of the source's rows before adaptation; the reader adds its settings."""
+    return source_digest(source.source or name, config=source.config or config, split=source.split)
+
+
+def adapted(row: Row, source: RowSource) -> Row:
+    """The row with the columns that templates read, coded as they expect."""
+    fields = {**row.fields, **source.constants}
+    for column, path in source.columns.items():
+        fields[column] = _value_at(row, column, path)
+    for column, codes in source.codes.items():
+        value = Row(fields, row.location).value(column)
+        if str(value) not in codes:
+            raise row.error(f"{column!r} is {kind(value)}, and `codes` has {', '.join(codes)}")
+        fields[column] = codes[str(value)]
+    return Row(fields, row.location)
+
+
+def _form_rows(where: str, form: str) -> Iterator[Row]:
+    if form not in FORMS:
+        raise ValueError(f"no form {form!r} of rows; there are {', '.join(FORMS)}")
+    path = Path(expanded(where))
+    if not path.is_file():
+        raise MissingFiles(f"no file {path}, whose rows should be of the form {form!r}")
+    return FORMS[form](path)
+
+
+def _value_at(row: Row, column: str, path: str) -> Any:
+    value: Any = row.fields
+    for step in path.split("."):
+        if isinstance(value, Mapping) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            raise row.error(f"nothing at {path!r}, where `columns` looks for {column!r}")
+    return value

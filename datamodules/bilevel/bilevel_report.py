@@ -1,0 +1,91 @@
+"""The two levels of instruction optimization in numbers: tasks, instances, and what a training draws of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import NamedTuple
+
+from ..mixture.mixture_report import in_columns
+from ..schema import Example, Task
+
+COLUMNS = ("tasks", "instances", "draws", "epochs")
+
+
+class TaskInstances(NamedTuple):
+    """A task and its training instances, in a fixed order."""
+
+    task: Task
+    examples: list[Example]
+
+
+class LevelTasks(NamedTuple):
+    """The tasks of a level, and how many instances a training draws of all of them.
+
+    Every instance of a level is drawn equally often.
+    """
+
+    tasks: Sequence[TaskInstances]
+    draws: int
+
+    @property
+    def instances(self) -> int:
+        """Training instances of the level."""
+        return sum(len(task.examples) for task in self.tasks)
+
+
+@dataclass(frozen=True)
+class BilevelReport:
+    """One training in numbers.
+
+    Args:
+        inner: What theta is trained on.
+        outer: What phi is trained on; no tasks if instructions are not learned.
+        skipped: Training instances that are skipped, by reason.
+        steps: Theta steps.
+        inner_steps: Theta steps for one step of phi.
+    """
+
+    inner: LevelTasks
+    outer: LevelTasks
+    skipped: Mapping[str, int]
+    steps: int
+    inner_steps: int
+
+    def lines(self) -> list[tuple[str, str]]:
+        """(quantity, value) for printing."""
+        skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
+        return [
+            ("inner tasks", f"{len(self.inner.tasks):,}"),
+            ("inner instances", f"{self.inner.instances:,}"),
+            ("outer tasks", f"{len(self.outer.tasks):,}"),
+            ("outer instances", f"{self.outer.instances:,}"),
+            ("training instances skipped", skipped),
+            ("theta steps in an epoch", f"{self.steps:,}"),
+            ("phi steps in an epoch", f"{self.steps // self.inner_steps if self.outer.tasks else 0:,}"),
+        ]
+
+
+@dataclass(frozen=True)
+class BilevelDescription:
+    """The tasks of both levels as a tree, with what a training draws of each."""
+
+    inner: LevelTasks
+    outer: LevelTasks
+
+    def lines(self, depth: int = 3) -> list[str]:
+        """Text in columns, down to a depth: 1 for levels, 2 for categories, 3 for tasks."""
+        rows = [("level", *COLUMNS)]
+        for name, level in (("inner", self.inner), ("outer", self.outer)):
+            rows.append(_row(name, level.tasks, level))
+            members = sorted(level.tasks, key=lambda member: member.task.category)
+            for category, in_category in groupby(members, key=lambda member: member.task.category):
+                tasks = list(in_category)
+                rows += [_row(f"  {category}", tasks, level)] * (depth > 1)
+                rows += [_row(f"    {task.task.name}", [task], level) for task in tasks if depth > 2]
+        return in_columns(rows)
+
+
+def _row(name: str, tasks: Sequence[TaskInstances], level: LevelTasks) -> tuple[str, str, str, str, str]:
+    instances = sum(len(task.examples) for task in tasks)
+    epochs = level.draws / max(level.instances, 1)
+    return name, f"{len(tasks):,}", f"{instances:,}", f"{instances * epochs:,.0f}", f"{epochs:.3g}"

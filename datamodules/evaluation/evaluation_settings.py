@@ -1,0 +1,38 @@
+"""How prompts are evaluated: the number of demonstrations, the length of answers, and the ranking of options."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..packing.row_settings import require_positive
+from .options import OptionRanking
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluation by prompts.
+
+    Args:
+        shots: Demonstrations before each evaluated example, or fewer if they do not fit; a list evaluates every example
+            with each of the numbers.
+        shot_separator: Text between two demonstrations.
+        max_new_tokens: Longest generated answer.
+        batch_tokens: Most tokens of an evaluation batch, answers included.
+        ranking: How the options of examples that have them are ranked; null generates an answer to every example.
+    """
+
+    shots: int | list[int] = 0
+    shot_separator: str = "\n\n"
+    max_new_tokens: int = 256
+    batch_tokens: int = 32_768
+    ranking: OptionRanking | None = None
+
+    def __post_init__(self) -> None:
+        require_positive("evaluation", max_new_tokens=self.max_new_tokens, batch_tokens=self.batch_tokens)
+        numbers = self.shot_numbers
+        if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+            raise ValueError(f"evaluation.shots must be different numbers of at least 0, got {self.shots}")
+
+    @property
+    def shot_numbers(self) -> tuple[int, ...]:
+        """Every number of demonstrations that examples are evaluated with."""
+        return tuple(self.shots) if isinstance(self.shots, Sequence) else (self.shots,)

@@ -1,0 +1,86 @@
+"""A stage of evaluation by prompts: its examples, read once, and their batches."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from ..benchmarks import Benchmark, Split
+from ..benchmarks.suite import Suite
+from ..packing.replicas import Replicas
+from ..schema import EvaluationExample, Task
+from .coverage import Coverage, suite_coverage
+from .evaluation_set import EvaluationSet, read_evaluation
+from .few_shot import FewShotPreparation, few_shot_preparation
+from .loaders import ChainedLoader, EvaluationLoaders
+
+
+@dataclass(frozen=True)
+class PromptStage:
+    """A stage that is evaluated by prompts.
+
+    Args:
+        loaders: Turns its examples into batches.
+        evaluated: Its examples and their prompts.
+    """
+
+    loaders: EvaluationLoaders
+    evaluated: EvaluationSet
+
+    @property
+    def examples(self) -> Sequence[EvaluationExample]:
+        """The evaluated examples, by number."""
+        return self.evaluated.examples
+
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """How many examples are not evaluated, by reason."""
+        return self.evaluated.skipped
+
+    def loader(self, replicas: Replicas, skip: Collection[int]) -> ChainedLoader:
+        """Options to rank, then prompts to generate from; without batches whose examples are all in `skip`."""
+        return self.loaders.loader(self.evaluated, replicas, skip)
+
+    def validation_loader(self, replicas: Replicas, skip: Collection[int]) -> ChainedLoader:
+        """Packed rows for the loss, then the batches of ``loader``."""
+        return ChainedLoader(self.loaders.loss_loader(self.evaluated, replicas), self.loader(replicas, skip))
+
+    def fingerprint(self) -> dict[str, str]:
+        """Digests and settings that decide the prompts and their batches."""
+        return self.loaders.fingerprint(self.evaluated)
+
+    def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> Coverage | None:
+        """Which of a ``Suite``'s listed tasks were run; None for other benchmarks."""
+        if not isinstance(benchmark, Suite):
+            return None
+        evaluated = self.evaluated
+        return suite_coverage(benchmark, evaluated.examples, evaluated.rows, evaluated.available or {}, scored)
+
+
+def read_prompt_stage(
+    loaders: EvaluationLoaders, stage: Split, names: Mapping[Split, Sequence[str]], trained: Sequence[Task]
+) -> PromptStage:
+    """Read the examples of a stage and render their prompts; the numbers of demonstrations are reported.
+
+    Args:
+        loaders: Turns the examples into batches.
+        stage: "validation" or "test".
+        names: The tasks of each split.
+        trained: The tasks that are trained, which decide the level of each example.
+    """
+    preparation, evaluation = loaders.preparation, loaders.evaluation
+    shots = evaluation.shot_numbers
+    if most := max(shots):
+        separator, room = evaluation.shot_separator, loaders.longest_source
+        preparation = few_shot_preparation(preparation, shots=most, separator=separator, room=room, names=names)
+    evaluated = read_evaluation(preparation, names, stage, trained, evaluation.ranking, shots)
+    if isinstance(preparation, FewShotPreparation):
+        _report_shots(preparation, stage, shots)
+    return PromptStage(loaders, evaluated)
+
+
+def _report_shots(preparation: FewShotPreparation, stage: str, shots: Sequence[int]) -> None:
+    for wanted in filter(None, shots):
+        counts = {number: count for (k, number), count in sorted(preparation.counts_by_shots.items()) if k == wanted}
+        text = ", ".join(f"{count} have {number}" for number, count in counts.items())
+        rank_zero_info(f"demonstrations of {stage} prompts at {wanted} shots: {text}")

@@ -1,0 +1,66 @@
+"""Arguments of the scorer's data: rows of pairs, responses beside the references, and the evaluation of responses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..packing.row_settings import PackingName, packing_of, require_positive
+from ..rouge import rouge_l
+from .pair_rows import Truncation
+from .pairs import CorrectnessLabel
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """Packed rows of scored pairs.
+
+    Args:
+        length: Columns of a row, which holds several pairs.
+        pair_length: Most tokens of a pair, special ones included; longer pairs are cut and counted.
+        truncation: What a longer pair loses: instruction keeps the response whole, longest_first is Cappy's rule.
+        per_step: Rows of one optimizer step, over all devices and accumulated batches.
+        packing: best_fit fills rows, in_order opens a new row for a pair that does not fit, one_per_row pads.
+        grouped: Whether the pairs of an instruction are drawn and packed together, as ranking losses need them; on the
+            command line it follows from the module's `loss`. Every instruction of a task then has the same rate.
+    """
+
+    length: int = 2048
+    pair_length: int = 512
+    truncation: Truncation = "instruction"
+    per_step: int = 64
+    packing: PackingName = "best_fit"
+    grouped: bool = False
+
+    def __post_init__(self) -> None:
+        require_positive("rows", length=self.length, pair_length=self.pair_length, per_step=self.per_step)
+        packing_of(self.packing)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Training responses beside the references.
+
+    Args:
+        samples: JSONL files of language models' responses: one object with task, id, response and generator a line.
+        label: Correctness of such a response, a function of it and the references.
+        faithful: Whether mismatches are drawn as in Cappy's released program, which leaves some examples without one.
+    """
+
+    samples: Sequence[str] = ()
+    label: CorrectnessLabel = rouge_l
+    faithful: bool = False
+
+
+@dataclass(frozen=True)
+class ResponseEvaluation:
+    """Evaluation by ranking responses.
+
+    Args:
+        mismatches: Wrong responses beside the right one, for an example without options.
+        batch_tokens: Most tokens of an evaluation batch.
+    """
+
+    mismatches: int = 4
+    batch_tokens: int = 32_768
+
+    def __post_init__(self) -> None:
+        require_positive("evaluation", mismatches=self.mismatches, batch_tokens=self.batch_tokens)

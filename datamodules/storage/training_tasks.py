@@ -1,0 +1,71 @@
+"""The training tasks of a benchmark in the store: what is prepared, what has documents, and where it is."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from ..benchmarks import Split
+from ..messages import some
+from .parallel_preparation import Job, Prepared, prepare_tasks
+from .preparation import Preparation
+from .store import read_meta
+from .stored_tasks import StoredTasks, open_tasks
+
+
+class TrainingTasks:
+    """Training tasks in the store.
+
+    Args:
+        preparation: What decides how an example becomes documents.
+        names: The tasks of each split.
+    """
+
+    def __init__(self, preparation: Preparation, names: Mapping[Split, Sequence[str]]) -> None:
+        self.preparation, self.names = preparation, names
+        self._folders: dict[str, Path] = {}
+
+    def prepare(self, processes: int) -> Prepared:
+        """Write the tasks that the store lacks, over several processes, and join all of them for ``open``."""
+        jobs = [Job(name, **self._held_out(name)) for name in self.names["train"]]
+        prepared = prepare_tasks(self.preparation, jobs, processes=processes)
+        self.open(self.names["train"])
+        return prepared
+
+    def open(self, names: Iterable[str]) -> StoredTasks:
+        """The documents of these tasks, mapped from the store."""
+        return open_tasks([self.folder(name) for name in names], self.preparation.folder)
+
+    def folder(self, name: str) -> Path:
+        """The folder of a task's documents; its name is a digest of the task's files, which are read once for it."""
+        if name not in self._folders:
+            self._folders[name] = self.preparation.task_folder(name, **self._held_out(name))
+        return self._folders[name]
+
+    def with_documents(self) -> list[str]:
+        """Tasks that have documents, and those that are not prepared yet; tasks without documents are reported.
+
+        Raises:
+            ValueError: A task has no instances left beside those held out.
+        """
+        folders = {name: self.folder(name) for name in self.names["train"]}
+        meta = {name: read_meta(folder) for name, folder in folders.items() if folder.is_dir()}
+        empty = [name for name, of in meta.items() if not of["tokens"]]
+        if empty and (len(empty) == len(folders) or not all(meta[name]["skipped"] for name in empty)):
+            held_out = self.preparation.instances
+            raise ValueError(
+                f"{len(empty)} training tasks have no instances left beside {held_out.test} for test and "
+                f"{held_out.validation} for validation: {some(empty)}; hold out fewer, or take them off the "
+                "training list"
+            )
+        if empty:
+            reasons = Counter(reason for name in empty for reason in meta[name]["skipped"])
+            rank_zero_info(
+                f"{len(empty)} training tasks have no example that could train: {some(empty)} "
+                f"({', '.join(reason for reason, _ in reasons.most_common())})"
+            )
+        return [name for name in folders if name not in set(empty)]
+
+    def _held_out(self, name: str) -> dict[str, bool]:
+        return {"validated": name in self.names["validation"], "tested": name in self.names["test"]}

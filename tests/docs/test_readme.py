@@ -1,0 +1,104 @@
+"""Every snippet of the README runs, on the embedded benchmark, with small models and few steps."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from recipes import save_model
+from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+
+import crosstask
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+
+README = (Path(crosstask.__file__).parent / "README.md").read_text(encoding="utf-8")
+SHRINK = {
+    "trainer": {
+        "accelerator": "cpu",
+        "devices": 1,
+        "strategy": "auto",
+        "precision": "32-true",
+        "max_steps": 2,
+        "accumulate_grad_batches": 1,
+        "val_check_interval": 2,
+        "limit_val_batches": 2,
+        "limit_test_batches": 2,
+    },
+    "model": {"init_args": {"network": {"compile": False}, "optimizer": {"warmup": 0.5}}},
+    "data": {
+        "init_args": {
+            "rows": {"length": 128, "per_step": 4},
+            "instances": {"validation": 2, "test": 3},
+            "evaluation": {"max_new_tokens": 6},
+        }
+    },
+}
+"""Appended to every command that trains or evaluates."""
+
+CROSSTASK = """#!/usr/bin/env bash
+case "$1" in
+  fit|test) exec {python} -m crosstask.cli "$@" --config {shrink} ;;
+  *) exec {python} -m crosstask.cli "$@" ;;
+esac
+"""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def home(toybench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder where the README's names exist: upstream's files, models of the hub, and programs that run quickly."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(toybench, folder / "natural-instructions")
+    tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
+    (folder / "facebook").mkdir()
+    model = save_model("opt", folder, len(load_tokenizer(str(toybench / "tokenizer"))))
+    model.rename(folder / "facebook/opt-1.3b")
+    tokenizer.save_pretrained(folder / "facebook/opt-1.3b")
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_labels=1,
+    )
+    RobertaForSequenceClassification(config).save_pretrained(folder / "btan2/cappy-large")
+    tokenizer.save_pretrained(folder / "btan2/cappy-large")
+    (folder / "shrink.yaml").write_text(yaml.safe_dump(SHRINK))
+    programs = folder / "programs"
+    programs.mkdir()
+    (programs / "git").write_text("#!/usr/bin/env bash\nexit 0\n")  # what it would clone is there
+    (programs / "crosstask").write_text(CROSSTASK.format(python=sys.executable, shrink=folder / "shrink.yaml"))
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    return folder
+
+
+def run(words: list[str], home: Path) -> str:
+    environment = os.environ | {"PATH": f"{home / 'programs'}:{os.environ['PATH']}", "HOME": str(home)}
+    done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("block", blocks("bash"), ids=lambda block: block.split("\n")[0][:40])
+def test_a_block_of_commands_runs(block: str, home: Path) -> None:
+    run(["bash", "-euo", "pipefail", "-c", block], home)
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0][:60])
+def test_a_block_of_python_runs(block: str, home: Path) -> None:
+    assert run([sys.executable, "-c", block], home).strip()
+
+
+def test_the_readme_has_both_kinds_of_snippets_and_stays_short() -> None:
+    assert len(blocks("bash")) >= 3
+    assert len(blocks("python")) >= 3
+    assert len(README.splitlines()) <= 120
