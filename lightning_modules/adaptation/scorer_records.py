@@ -1,4 +1,4 @@
-"""The scorers of ``crosstask adapt``: trained once, found again by their settings, a file for each task and scorer."""
+"""Records of adapted scorers: a file for each task and scorer, reused as long as the settings are the same."""
 
 import gc
 import hashlib
@@ -18,23 +18,23 @@ from .scorer_training import ScorerTraining
 from .task_scorer import AdaptedScorer, adapt
 
 Record = dict[str, Any]
-"""What a task's file says of a scorer: ``scores`` of all responses, ``calibration``, ``cost`` and ``settings``."""
+"""A file's content: ``scores`` of all responses, ``calibration``, ``cost`` and ``settings``."""
 
 
 @dataclass(frozen=True)
 class ScorerRecords:
-    """What is known of tasks and scorers, which are trained where nothing is.
+    """Records of tasks and scorers; a missing one is made by training the scorer.
 
     Args:
-        folder: Of the files, in ``tasks``, and of scorers that are kept, in ``scorers``.
+        folder: Folder of the files, in ``tasks``, and of kept scorers, in ``scorers``.
         train: Benchmark of the training instances.
-        answers: The language model's answers to training and test instances.
-        trainings: How each scorer is trained, and whether on the answers, too, by the scorer's name.
+        answers: The language model's responses to training and test instances.
+        trainings: Settings of each scorer's training, and whether it includes the responses, by the scorer's name.
         prompt: How instructions are rendered.
-        tested_apart: Whether the test instances are none of `train`.
+        tested_apart: Whether test instances come from another benchmark than `train`.
         test_examples: Most test instances of a task.
-        seed: Decides how instructions read.
-        keep: Whether to keep the scorers themselves.
+        seed: Decides how instructions are rendered.
+        keep: Whether to keep the scorers' weights.
         cache: Folder of the store.
     """
 
@@ -50,10 +50,10 @@ class ScorerRecords:
     cache: str
 
     def record(self, task: str, sampled: Sequence[SampledResponses], scorer: str) -> Record:
-        """What is known of a task and a scorer.
+        """The record of a task and a scorer, read from its file or made by training.
 
         Raises:
-            ValueError: It was made with other settings, or the scorer cannot be trained.
+            ValueError: The file has other settings, or the scorer cannot be trained.
         """
         file = _plain(task) if scorer == SCORER else f"{_plain(task)}.{scorer}"
         path, kept = self.folder / "tasks" / f"{file}.json", self.folder / "scorers" / file
@@ -61,21 +61,21 @@ class ScorerRecords:
         settings = self._settings(task, sampled, scorer, lines)
         record = _read_record(path, settings) if path.exists() else None
         if record is None or (self.keep and not kept.exists()):
-            found = self._train(task, scorer, lines)
-            record = _scored(found, self.trainings[scorer][0], sampled) | {"settings": settings}
+            adapted = self._train(task, scorer, lines)
+            record = _scored(adapted, self.trainings[scorer][0], sampled) | {"settings": settings}
             if self.keep:
-                export_huggingface(found.module, kept)
-                if found.calibration:
-                    found.calibration.save(kept)
+                export_huggingface(adapted.module, kept)
+                if adapted.calibration:
+                    adapted.calibration.save(kept)
             path.with_suffix(".part").write_text(json.dumps(record))
-            path.with_suffix(".part").replace(path)  # a run that is killed leaves a whole file, or none
-            # Trainer and module refer to each other, and the collector counts objects, not the bytes of their weights.
-            del found
+            path.with_suffix(".part").replace(path)  # an interrupted run leaves a whole file, or none
+            # Trainer and module refer to each other, and the garbage collector does not see the bytes of their weights.
+            del adapted
             gc.collect()
         return record
 
     def _settings(self, task: str, sampled: Sequence[SampledResponses], scorer: str, lines: Sequence[str]) -> Record:
-        """All that decides a record."""
+        """The settings that decide a record."""
         training, augmented = self.trainings[scorer]
         return {
             **asdict(training),
@@ -105,42 +105,42 @@ class ScorerRecords:
         )
 
     def _training_answers(self, task: str, sampled: Sequence[SampledResponses]) -> list[str]:
-        """The answers to a task's training instances, a line each; answers to what is tested stay out."""
-        tested = {each.prompt.example.id for each in sampled}
-        known = {example.id for example in self.train.examples(task)} - tested
-        drawn = self.answers.samples(task).items()
-        return [sample.line(task, example) for example, own in drawn if example in known for sample in own]
+        """Lines of the responses to a task's training instances, without those to test instances."""
+        tested = {one.prompt.example.id for one in sampled}
+        trained = {example.id for example in self.train.examples(task)} - tested
+        samples = self.answers.samples(task).items()
+        return [sample.line(task, id_) for id_, of_example in samples if id_ in trained for sample in of_example]
 
 
 def _plain(task: str) -> str:
-    """A task's name as a file's."""
+    """A task's name as a file name."""
     return task.replace("/", "-").replace(":", "-")
 
 
-def _scored(found: AdaptedScorer, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
-    """The responses' scores by a scorer, and what it cost."""
-    encoder = found.module.cross_encoder(max_length=training.pair_length, truncation=training.truncation)
+def _scored(adapted: AdaptedScorer, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
+    """Scores of the responses, and the scorer's cost."""
+    encoder = adapted.module.cross_encoder(max_length=training.pair_length, truncation=training.truncation)
     return {
         "scores": score_responses(encoder, sampled),
-        "calibration": found.calibration and found.calibration._asdict(),
-        "cost": found.cost() | {"cut_responses": encoder.cuts.cut},
+        "calibration": adapted.calibration and adapted.calibration._asdict(),
+        "cost": adapted.cost() | {"cut_responses": encoder.cuts.cut},
     }
 
 
 def _digest(things: Sequence[Any]) -> str:
-    """Tells one set of responses, or of answers, from another."""
+    """A digest of responses, or of lines."""
     return hashlib.sha256(repr(list(things)).encode()).hexdigest()[:16]
 
 
 def _read_record(path: Path, settings: Mapping[str, Any]) -> Record:
-    """What is known of a task that is done.
+    """The record in a file.
 
     Raises:
-        ValueError: It was done with other settings.
+        ValueError: It was made with other settings.
     """
     record: Record = json.loads(path.read_text())
     wanted = json.loads(json.dumps(settings))
-    if differ := [name for name, value in wanted.items() if record["settings"].get(name) != value]:
-        there = ", ".join(f"{name} {record['settings'].get(name)!r}, not {wanted[name]!r}" for name in differ)
-        raise ValueError(f"{path} was made with {there}: remove it, or choose another output")
+    if changed := [name for name, value in wanted.items() if record["settings"].get(name) != value]:
+        differences = ", ".join(f"{name} {record['settings'].get(name)!r}, not {wanted[name]!r}" for name in changed)
+        raise ValueError(f"{path} was made with {differences}: remove it, or choose another output")
     return record

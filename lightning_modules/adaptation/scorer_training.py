@@ -1,4 +1,4 @@
-"""How a scorer is adapted to a task: the settings of one training."""
+"""Settings of a scorer's training on one task."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -11,32 +11,32 @@ from ..scoring.scorer_losses import ScorerLoss
 
 @dataclass(frozen=True)
 class ScorerTraining:
-    """How a scorer is adapted to a task; the defaults are the paper's.
+    """Settings of a scorer's training on one task; the defaults are the paper's.
 
     Args:
         pretrained: Hub name or folder of the scorer to start from; a bare encoder is the ablation without pretraining.
-        config: Random weights instead: fields of a configuration with model_type.
+        config: Start from random weights instead: fields of a configuration with model_type.
         tokenizer: By default that of `pretrained`.
         loss: regression is the paper's; pairwise trains a reward model, listwise a ranking of all responses.
-        label_temperature: As the module's.
+        label_temperature: Temperature of the listwise loss, as in the module.
         steps: Optimizer steps.
-        batch: Pairs of a step, about: a row of pairs is never split.
-        accumulate: Batches that a step is divided into, for memory: the step stays the same.
+        batch: Approximate number of pairs in a step; rows of pairs are not split.
+        accumulate: Batches that a step is divided into, to save memory.
         gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
         learning_rate: Peak of the schedule, which warms up for a tenth of its steps and decays to 0.
-        schedule_steps: Steps that the schedule is laid out for; `steps` where it is left out. The released program
-            takes 800 steps of 128 pairs of a schedule of 12,800 on one device: it ends in the warm-up, at 1.25e-5.
-        row_length: Columns of a packed row; for a ranking loss more, where an instruction needs them for all its
-            responses, up to those of a whole batch.
+        schedule_steps: Length of the schedule in steps; by default `steps`. The released program trains 800 steps of
+            128 pairs with a schedule of 12,800 on one device, so it ends in the warm-up, at 1.25e-5.
+        row_length: Columns of a packed row; a ranking loss takes longer rows if an instruction's responses need them,
+            at most those of a whole batch.
         pair_length: Most tokens of a pair.
-        truncation: What a longer pair loses, in training and in choosing.
+        truncation: What is cut from a longer pair, in training and selection.
         train_examples: Most training examples of a task.
-        calibration_examples: Training examples that are held out, to learn from the answers to them what correctness to
-            expect of a score; 0 for no calibration.
+        calibration_examples: Training examples to hold out for calibrating scores on the responses to them; 0 for no
+            calibration.
         faithful: Draw mismatches as Cappy's released program does.
-        accelerator: As the trainer's.
-        precision: As the trainer's.
-        seed: Of dropout, mixture, and a new head.
+        accelerator: The trainer's accelerator.
+        precision: The trainer's precision.
+        seed: Seed of dropout, mixture and a new head.
     """
 
     pretrained: str | None = None
@@ -66,20 +66,21 @@ class ScorerTraining:
                 raise ValueError(f"{name} of a scorer's training must be at least 1, got {getattr(self, name)}")
 
     def changed(self, changes: Mapping[str, Any], where: str) -> "ScorerTraining":
-        """The same with other values of some arguments.
+        """A copy with other values of some arguments.
 
         Raises:
-            ValueError: There is no such argument, or it cannot have that value; the message begins with `where`.
+            ValueError: An argument does not exist, or rejects its value; the message begins with `where`.
         """
-        known = {field.name for field in fields(self)}
-        if unknown := [name for name in changes if name not in known]:
-            raise ValueError(f"{where}: there is no {unknown[0]!r} to change, {nearest(unknown[0], known)}")
+        names = {field.name for field in fields(self)}
+        if unknown := [name for name in changes if name not in names]:
+            raise ValueError(f"{where}: there is no {unknown[0]!r} to change, {nearest(unknown[0], names)}")
         if (loss := changes.get("loss", self.loss)) not in get_args(ScorerLoss):
             raise ValueError(f"{where}: loss must be one of {', '.join(get_args(ScorerLoss))}, got {loss!r}")
         return replace(self, **changes)
 
     @property
     def tokenizer_name(self) -> str:
+        """Hub name or folder of the tokenizer; ValueError if there is none."""
         name = self.tokenizer or self.pretrained
         if name is None:
             raise ValueError("a scorer with random weights needs a tokenizer: set training.tokenizer")

@@ -1,8 +1,8 @@
 """Adapting a frozen language model to tasks through a scorer (Cappy, arXiv 2311.06720, section 3.3).
 
-For each task the scorer learns from the task's training instances: their references, mismatches, and what the language
-model itself answered to them. Then it chooses among the model's answers to the test instances. The model is a black box
-that is never trained; its answers are files of samples.
+For each task the scorer learns from the task's training instances: their references, mismatches, and the language
+model's own responses. Then it selects among the model's responses to the test instances. The language model is a black
+box that is never trained; its responses are sample files.
 """
 
 import resource
@@ -32,12 +32,12 @@ from .scorer_training import ScorerTraining
 
 
 class SingleTaskBenchmark(Benchmark):
-    """One task of a benchmark, to be trained, and tested on instances of its own where `tested`.
+    """A benchmark of one task, which is trained, and also tested if `tested`.
 
     Args:
-        benchmark: Where it comes from.
-        name: Of the task.
-        tested: Whether the first instances of its file are left to the test.
+        benchmark: Benchmark of the task.
+        name: Name of the task.
+        tested: Whether the first instances of its file are test instances.
     """
 
     def __init__(self, benchmark: Benchmark, name: str, tested: bool) -> None:
@@ -57,21 +57,21 @@ class SingleTaskBenchmark(Benchmark):
 
 
 class AdaptedScorer(NamedTuple):
-    """A scorer that learned a task, and what that cost.
+    """A scorer trained on one task, and the cost of its training.
 
     Args:
         module: The scorer.
-        calibration: What its scores are worth, where examples were held out for that.
-        pairs: Different training pairs.
-        unanswered: Training examples without an answer of the language model, where it learns from answers.
+        calibration: Calibration of its scores; None without calibration examples.
+        pairs: Number of distinct training pairs.
+        unanswered: Training examples without a response of the language model; 0 without augmentation.
         cut: Pairs that were longer than `pair_length`.
-        response_cut: Those of them that lost a part of the response.
+        response_cut: Pairs that lost a part of the response.
         parted: Instructions whose responses a ranking loss compared in parts, because no row could hold all.
-        pairs_per_step: On average.
-        seconds: Of the training alone.
-        memory: Greatest memory in MiB: of the device where it was trained on CUDA, else of the process so far.
-        storage: MiB of the weights, which is what adapting to the task adds to a disk.
-        parameters: Of the scorer.
+        pairs_per_step: Mean number of pairs in a step.
+        seconds: Duration of the training.
+        memory: Peak memory in MiB: of the device on CUDA, else of the process so far.
+        storage: MiB of the weights.
+        parameters: Number of parameters.
     """
 
     module: ScorerModule
@@ -88,7 +88,7 @@ class AdaptedScorer(NamedTuple):
     parameters: int
 
     def cost(self) -> dict[str, float]:
-        """The numbers."""
+        """All fields but the module and its calibration."""
         return {name: value for name, value in self._asdict().items() if name not in ("module", "calibration")}
 
 
@@ -104,25 +104,25 @@ def adapt(
     cache: str,
     augmentation: bool = True,
 ) -> AdaptedScorer:
-    """Train a scorer on one task; it stays on the device where it was trained.
+    """Train a scorer on one task; it remains on the training device.
 
     Args:
-        benchmark: Of the training instances.
-        task: Its name.
-        training: How.
+        benchmark: Benchmark of the training instances.
+        task: Name of the task.
+        training: Settings of the training.
         prompt: How instructions are rendered.
-        samples: Files of the language model's answers to training instances.
-        test_examples: How many first instances of the task's file are the test's; 0 where `benchmark` holds none.
-        rendering_seed: Decides how instructions read, and which instances train.
+        samples: Files of the language model's responses to training instances.
+        test_examples: How many first instances of the task's file are test instances; 0 if `benchmark` has none.
+        rendering_seed: Decides how instructions are rendered, and which instances train.
         cache: Folder of the store.
-        augmentation: Whether to train on the answers; without them is an ablation of the paper.
+        augmentation: Whether to train on the responses, too; training without them is an ablation of the paper.
 
     Raises:
-        ValueError: Nothing can be learned from the task's training instances, or no answers are there to calibrate by.
+        ValueError: The task has no training pairs, or there are no responses to train on or to calibrate with.
     """
     learned = samples if augmentation else []
     data = _data(benchmark, task, training, prompt, learned, test_examples, rendering_seed, cache)
-    unanswered = len(_without_answers(data, task)) if augmentation else 0
+    unanswered = len(_without_responses(data, task)) if augmentation else 0
     pairs_per_row = set_rows_per_step(data, training.batch, training.accumulate)
     L.seed_everything(training.seed, verbose=False)
     module = ScorerModule(
@@ -159,17 +159,17 @@ def adapt(
     trainer.fit(module, datamodule=data)
     seconds = time.perf_counter() - began
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _process_memory()
-    module.to(device)  # the trainer leaves it on the CPU, where many responses would take long to score
+    module.to(device)  # the trainer moves it to the CPU, where scoring many responses takes long
     assert data.plan is not None
-    found = data.plan.report()
+    report = data.plan.report()
     weights = list(module.scorer.parameters())
     return AdaptedScorer(
         module.eval(),
         calibrated(module, data, samples) if training.calibration_examples else None,
-        pairs=found.examples,
+        pairs=report.examples,
         unanswered=unanswered,
-        cut=found.truncated,
-        response_cut=found.target_cut,
+        cut=report.truncated,
+        response_cut=report.target_cut,
         parted=data.plan.groups.cut if data.plan.groups else 0,
         pairs_per_step=data.rows.per_step * pairs_per_row,
         seconds=seconds,
@@ -180,20 +180,20 @@ def adapt(
 
 
 def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str]) -> Calibration:
-    """What a scorer's scores are worth on the language model's answers to the examples that its training held out.
+    """Fit a calibration on the language model's responses to the held-out training examples.
 
     Raises:
-        ValueError: An example that is held out has no answer.
+        ValueError: A held-out example has no response.
     """
     sampled = read_sampled_responses(_part(data, "validation"), ModelSamples(samples))
     encoder = module.cross_encoder(max_length=data.rows.pair_length, truncation=data.rows.truncation)
     scores = score_responses(encoder, sampled)
-    quality = [to_scored_responses(each).quality for each in sampled]
+    quality = [to_scored_responses(one).quality for one in sampled]
     return fit_calibration(np.concatenate(scores), np.concatenate(quality))
 
 
 def _part(data: ScorerDataModule, part: Part) -> SampledExamples:
-    """The examples of a part, as they are dealt for training."""
+    """The datamodule's examples of one part."""
     counts = data.instances
     return SampledExamples(
         data.benchmark,
@@ -206,38 +206,38 @@ def _part(data: ScorerDataModule, part: Part) -> SampledExamples:
     )
 
 
-def _without_answers(data: ScorerDataModule, task: str) -> list[str]:
-    """Training examples of a task that the language model did not answer.
+def _without_responses(data: ScorerDataModule, task: str) -> list[str]:
+    """Ids of a task's training examples without a response of the language model.
 
     Raises:
-        ValueError: It answered none.
+        ValueError: No training example has a response.
     """
     answered = data.samples.of(task)
-    trained = [each.example.id for each in _part(data, "train").prompts()]
+    trained = [prompt.example.id for prompt in _part(data, "train").prompts()]
     missing = [example for example in trained if example not in answered]
     if len(missing) == len(trained):
         raise ValueError(
-            f"no answer to any of the {len(trained)} training instances of {task}: sample them, or set augmentation: "
-            f"false. Instances that are held out to calibrate ({data.instances.validation}) are sampled as the part "
+            f"none of the {len(trained)} training instances of {task} has a response: sample them, or set "
+            f"augmentation: false. Calibration examples ({data.instances.validation}) are sampled as the part "
             "validation, with as many validation_examples"
         )
     return missing
 
 
 def set_rows_per_step(data: ScorerDataModule, batch: int, accumulate: int = 1) -> float:
-    """Choose the rows of a step for about `batch` pairs, and their length for groups; return the pairs of a row.
+    """Set the rows of a step for about `batch` pairs, and longer rows if groups need them; return the pairs of a row.
 
-    A step is read in `accumulate` batches of equally many rows. Longer rows, of which there are fewer, take no more
-    memory: a row that holds a whole batch is the longest there is.
+    A step has `accumulate` batches of equally many rows. Fewer, longer rows take no more memory; the longest row holds
+    a whole batch.
     """
     assert data.plan is not None
-    found = data.plan.report()
+    report = data.plan.report()
     if data.plan.groups is not None:
-        columns = round(batch / accumulate * found.real_tokens / max(found.draws, 1))
+        columns = round(batch / accumulate * report.real_tokens / max(report.draws, 1))
         data.rows = replace(data.rows, length=max(data.rows.length, min(data.plan.groups.longest, columns)))
         data.setup("fit")
-        found = data.plan.report()
-    pairs_per_row = found.draws / max(found.rows, 1)
+        report = data.plan.report()
+    pairs_per_row = report.draws / max(report.rows, 1)
     data.rows = replace(data.rows, per_step=accumulate * max(1, round(batch / accumulate / pairs_per_row)))
     data.setup("fit")
     return pairs_per_row
@@ -253,7 +253,7 @@ def _data(
     rendering_seed: int,
     cache: str,
 ) -> ScorerDataModule:
-    """What trains the scorer, with one row a step."""
+    """The datamodule of the training, with one row a step."""
     data = ScorerDataModule(
         SingleTaskBenchmark(benchmark, task, tested=test_examples > 0),
         training.tokenizer_name,

@@ -1,6 +1,6 @@
-"""A cross-encoder reads an instruction and a response together and says how well they go together, in one number.
+"""Cross-encoder: scores how correct a response is, reading instruction and response together.
 
-It is a model of transformers with a sequence-classification head of one output. The number is the head's raw output:
+It is a model of transformers with a sequence-classification head of one output. The score is the head's raw output:
 Cappy (arXiv 2311.06720) is trained by squared error on correctness in [0, 1], without a sigmoid, so that scores may
 leave that range.
 """
@@ -25,7 +25,7 @@ from .scorer_models import build_scorer, require_scorer
 
 
 class PairCuts(NamedTuple):
-    """How many pairs were longer than a model reads: scored, cut, and cut in the response itself."""
+    """Numbers of pairs: scored, cut because they were too long, and cut in the response."""
 
     pairs: int = 0
     cut: int = 0
@@ -36,21 +36,20 @@ class CrossEncoder:
     """Scores and ranks responses to instructions with a trained scorer.
 
     A distinct instruction is tokenized once, a distinct pair is scored once, and pairs are read longest first in
-    forwards of at most `tokens_per_forward` tokens, without padding where the model can read packed pairs (the
-    families of BERT, RoBERTa and ELECTRA). A pair's score does not depend on what it is scored with. An empty response
-    is a response like any other.
+    forward passes of at most `tokens_per_forward` tokens, without padding if the model reads packed pairs (the families
+    of BERT, RoBERTa and ELECTRA). A pair's score does not depend on the other pairs. An empty response is allowed.
 
     A pair longer than `max_length` is cut, never dropped: by default the instruction loses its end, and the response
-    is kept whole, unless it alone exceeds `max_length`; then nothing is left of the instruction, and the response keeps
-    what fits. ``cuts`` counts both since the encoder was made, and a warning tells of each call that cut.
+    is kept whole, unless it alone exceeds `max_length`; then only the beginning of the response is left. ``cuts``
+    counts both over all calls, and each call that cuts warns.
 
     Args:
-        model: As ``build_scorer`` makes it, or a sequence-classification model of one output that was built with
+        model: From ``build_scorer``, or a sequence-classification model of one output with
             ``attn_implementation="document"``.
         tokenizer: Its tokenizer.
         max_length: Most tokens of a pair, special ones included; bounded by the model's positions.
         truncation: ``"longest_first"`` cuts whichever side is longer, as Cappy's released program does.
-        tokens_per_forward: Most tokens read at once; a longer pair stands alone.
+        tokens_per_forward: Most tokens of a forward pass; a longer pair has one to itself.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class CrossEncoder:
         """Load model and tokenizer from a hub name or a folder; in half precision the head stays in float32.
 
         Raises:
-            ValueError: There is no scorer, e.g. an encoder without a trained head.
+            ValueError: There is no scorer of that name, e.g. an encoder without a trained head.
         """
         try:
             config = AutoConfig.from_pretrained(name)
@@ -98,9 +97,9 @@ class CrossEncoder:
                 f"no scorer {name!r}: expected a hub name or a folder with config.json, as HuggingFaceExport writes "
                 f"it, or `crosstask adapt` with keep_scorers, for each task in its folder scorers ({error})"
             ) from error
-        if not any(each.endswith("ForSequenceClassification") for each in config.architectures or ()):
+        if not any(architecture.endswith("ForSequenceClassification") for architecture in config.architectures or ()):
             raise ValueError(
-                f"{name} is no trained scorer but {config.architectures}: its scores would come from a random head"
+                f"{name} is not a trained scorer but {config.architectures}: its scores would come from a random head"
             )
         model = build_scorer(config, weights=name, dtype=dtype)
         if dtype.itemsize == 2:
@@ -117,7 +116,7 @@ class CrossEncoder:
         """Scores [n] of n pairs, in their order, on the CPU; none for no pairs.
 
         Raises:
-            ValueError: There are not as many responses as instructions, or a score is no number.
+            ValueError: There are not as many responses as instructions, or a score is not finite.
         """
         if isinstance(instructions, str) or isinstance(responses, str) or len(instructions) != len(responses):
             raise ValueError(
@@ -169,7 +168,7 @@ class CrossEncoder:
             self.model.train(training)
         if lost := int((~scores.isfinite()).sum()):
             raise ValueError(
-                f"{lost} of {len(scores)} scores are no numbers: the scorer's weights diverged in training (a lower "
+                f"{lost} of {len(scores)} scores are not finite: the scorer's weights diverged in training (a lower "
                 f"learning rate), or its numbers overflow as {parameter.dtype}"
             )
         return scores

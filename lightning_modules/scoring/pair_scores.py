@@ -1,8 +1,7 @@
-"""Reading pairs of an instruction and a response: from a batch of packed pairs to one score for each.
+"""Scores of a batch of packed pairs of instruction and response.
 
-Packed pairs lie end to end in a row, are read under document attention, and the head sees the first token of each. A
-model whose documents would see each other reads every pair in a row of its own instead, padded, through its own
-forward.
+Packed pairs are read under document attention, and the head reads the first token of each. A model without document
+attention reads every pair in a separate padded row instead, by its own forward.
 """
 
 # B rows, L columns, S scored pairs, N tokens of the longest pair, H hidden width
@@ -21,21 +20,21 @@ from ..attention.document_attention import Documents
 from ..attention.packable import first_position
 
 FIRST_TOKENS = "last_layer_reads_first_tokens_alone"
-"""Attribute of a model whose last layer was prepared by ``first_tokens.py``."""
+"""Attribute of a model whose last layer ``first_tokens.py`` has changed."""
 
 PADDED = "reads_each_pair_in_a_row_of_its_own"
 """Attribute of a model that cannot read packed pairs."""
 
 READ_PAIRS = "read_pairs"
-"""Method of a model in shards that reads pairs; see ``gather_for_pairs``."""
+"""Method of a sharded model that scores pairs; see ``gather_for_pairs``."""
 
 
 def pair_scores(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
     """Scores [S] of the pairs of a batch, in the order of ``batch.scored``: raw outputs of the head.
 
     Args:
-        model: As ``build_scorer`` makes it.
-        batch: Packed pairs; their positions are counted from the model's first one here.
+        model: From ``build_scorer``.
+        batch: Packed pairs, with positions from 0; the model's first position is added here.
 
     Raises:
         ValueError: A pair is longer than the model has positions for.
@@ -48,7 +47,7 @@ def pair_scores(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
 
 
 def gather_for_pairs(model: PreTrainedModel) -> None:
-    """Let a model that FSDP2 has cut gather its embeddings and head for pairs, which do not pass its own forward."""
+    """Let a model sharded by FSDP2 gather its embeddings and head for pairs, which do not pass through its forward."""
     if isinstance(model, FSDPModule):
         setattr(model, READ_PAIRS, partial(_read_packed, model))
         register_fsdp_forward_method(model, READ_PAIRS)
@@ -57,7 +56,7 @@ def gather_for_pairs(model: PreTrainedModel) -> None:
 def _read_packed(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
     encoder: Any = model.base_model
     types = batch.token_type_ids if _has_types(model) else None
-    # Built by build_scorer, the last layer answers for first tokens alone; padding is a document, and not scored.
+    # From build_scorer, the last layer returns first tokens only; padding is a document, too, and not scored.
     alone = {"first_tokens": True} if getattr(model, FIRST_TOKENS, False) else {}
     hidden_BLH = encoder(
         input_ids=batch.input_ids,
@@ -77,14 +76,14 @@ def _has_types(model: PreTrainedModel) -> bool:
 
 
 def _read_padded(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
-    """The model's own forward on rows [S, N] of one pair each; a batch that only keeps replicas in step reads a row."""
+    """The model's own forward on rows [S, N] of one pair each; a batch without pairs reads one row."""
     starts_S = batch.scored if len(batch.scored) else batch.scored.new_zeros(1)
     ends_S = batch.offsets[torch.searchsorted(batch.offsets, starts_S.to(batch.offsets.dtype), right=True)]
     columns_N = torch.arange(max(batch.longest, 1), device=starts_S.device)
     places_SN = starts_S.unsqueeze(1) + columns_N
     inside_SN = places_SN < ends_S.unsqueeze(1)
     places_SN = places_SN.where(inside_SN, starts_S.unsqueeze(1))
-    padding = model.config.pad_token_id or 0  # families that count positions from the padding look for its id
+    padding = model.config.pad_token_id or 0  # some families compute positions from the padding id
     inputs = {
         "input_ids": batch.input_ids.flatten()[places_SN].where(inside_SN, padding),
         "attention_mask": inside_SN.long(),
@@ -95,17 +94,17 @@ def _read_padded(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
 
 
 def _head(model: PreTrainedModel, first_S1H: Tensor) -> Tensor:
-    """What stands behind the encoder, on rows of one column: both families read the first column alone."""
+    """Outputs of the head on rows of one column: both families read only the first column."""
     parts: Any = model
     read_SH = first_S1H if has_roberta_head(model) else parts.dropout(parts.base_model.pooler(first_S1H))
     return parts.classifier(read_SH.to(next(parts.classifier.parameters()).dtype))
 
 
 def keep_head_in_float32(model: PreTrainedModel) -> None:
-    """Compute the head of a model of half precision in float32: eight bits of a bf16 score leave many ties."""
+    """Compute the head of a half-precision model in float32: bf16 scores have eight bits, and so many ties."""
     if not getattr(model, PADDED, False):
         parts: Any = model
-        parts.classifier.float()  # BERT's pooler is a part of its encoder
+        parts.classifier.float()  # BERT's pooler is part of its encoder
 
 
 def has_roberta_head(model: PreTrainedModel) -> bool:
@@ -115,10 +114,10 @@ def has_roberta_head(model: PreTrainedModel) -> bool:
 
 
 def require_pair_positions(config: PreTrainedConfig, pair_length: int) -> None:
-    """Refuse pairs that are longer than the encoder has positions for.
+    """Reject pairs that are longer than the encoder's positions.
 
     Raises:
-        ValueError: With both numbers.
+        ValueError: Names both lengths.
     """
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and pair_length > positions - first_position(config):

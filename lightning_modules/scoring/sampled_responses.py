@@ -1,4 +1,4 @@
-"""The command ``crosstask select``: responses from files of samples, scored, chosen, and reported in one table."""
+"""Sampled responses: joining examples with their samples from files, and scoring them."""
 
 import warnings
 from collections import Counter
@@ -22,48 +22,50 @@ from .selection import (
 
 
 class SampledResponses(NamedTuple):
-    """An example with its responses, before they are scored."""
+    """An example with its samples, before they are scored."""
 
     prompt: SampledPrompt
     samples: Sequence[Sample]
 
 
 def read_sampled_responses(examples: SampledExamples, samples: ModelSamples) -> list[SampledResponses]:
-    """Every example with its responses, in the order of the examples.
+    """Every example with its samples, in the order of the examples.
 
     Raises:
-        ValueError: An example has no response, or there is no example.
+        ValueError: An example has no samples, or there are no examples.
     """
     sampled = [
-        SampledResponses(each, samples.samples(each.task.name).get(each.example.id, ())) for each in examples.prompts()
+        SampledResponses(prompt, samples.samples(prompt.task.name).get(prompt.example.id, ()))
+        for prompt in examples.prompts()
     ]
     if not sampled:
         raise ValueError(
-            "there is no example to choose for: no instance of these tasks can be sampled, or none is wanted"
+            "there are no examples to select responses for: no instance of these tasks can be rendered, or their "
+            "number is set to 0"
         )
-    if missing := [each.prompt for each in sampled if not each.samples]:
+    if missing := [one.prompt for one in sampled if not one.samples]:
         raise ValueError(
             f"{len(missing)} of {len(sampled)} examples have no response in {', '.join(samples.files)}, e.g. "
-            f"{(missing[0].task.name, missing[0].example.id)}: finish the samples, or name the parts and counts that "
-            "they were made for"
+            f"{(missing[0].task.name, missing[0].example.id)}: finish sampling, or set the parts and counts of "
+            "examples that were sampled"
         )
-    counts = Counter(name for each in sampled for name in {sample.generator for sample in each.samples})
-    for each in sampled:
-        _require_different(each)
+    counts = Counter(name for one in sampled for name in {sample.generator for sample in one.samples})
+    for one in sampled:
+        _require_different_generators(one)
     if partial := [f"{name} {count}" for name, count in counts.items() if count < len(sampled)]:
         warnings.warn(
-            f"not every generator has a response to all {len(sampled)} examples ({', '.join(partial)}): rows of single "
-            "decodings that some example lacks are left out",
+            f"not every generator has responses to all {len(sampled)} examples ({', '.join(partial)}): rows of single "
+            "decodings that an example lacks are left out",
             stacklevel=2,
         )
     if len(counts) > 1:
-        return [each._replace(samples=[_named_by_generator(sample) for sample in each.samples]) for each in sampled]
+        return [one._replace(samples=[_named_by_generator(sample) for sample in one.samples]) for one in sampled]
     return sampled
 
 
-def _require_different(sampled: SampledResponses) -> None:
-    """Refuse two files whose generators have one name. A file of somebody else's program may number no samples."""
-    names = Counter((each.generator, each.decoding, each.sample) for each in sampled.samples if each.sample)
+def _require_different_generators(sampled: SampledResponses) -> None:
+    """Reject files of different generators with the same name; files of other programs may not number samples."""
+    names = Counter((one.generator, one.decoding, one.sample) for one in sampled.samples if one.sample)
     if twice := [name for name, count in names.items() if count > 1]:
         generator, decoding, _ = twice[0]
         raise ValueError(
@@ -77,10 +79,10 @@ def _named_by_generator(sample: Sample) -> Sample:
 
 
 def score_responses(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> list[list[float]]:
-    """The scorer's scores of every example's responses; an instruction is read as the scorer's training reads it."""
-    pairs = [(each.prompt.source.strip(), sample.response) for each in sampled for sample in each.samples]
+    """Scores of every example's responses; instructions are stripped, as in the scorer's training."""
+    pairs = [(one.prompt.source.strip(), sample.response) for one in sampled for sample in one.samples]
     flat = iter(encoder.score([instruction for instruction, _ in pairs], [response for _, response in pairs]).tolist())
-    return [[next(flat) for _ in each.samples] for each in sampled]
+    return [[next(flat) for _ in one.samples] for one in sampled]
 
 
 def to_scored_responses(
@@ -90,19 +92,19 @@ def to_scored_responses(
     ranked: Collection[str] = (),
     calibrations: Mapping[str, Calibration] = MappingProxyType({}),
 ) -> ScoredResponses:
-    """The responses of an example with their quality and scores.
+    """An example's responses with their quality, scores and votes.
 
     Args:
-        sampled: The example.
-        scores: Of each scorer.
-        ranked: Scorers of a ranking loss, whose scores have no level.
-        calibrations: What the scores of some are worth.
+        sampled: The example with its samples.
+        scores: Scores of the samples by each scorer, by its name.
+        ranked: Names of scorers with a ranking loss, whose scores have no level.
+        calibrations: Calibrations of scorers, by name.
     """
     example = sampled.prompt.example
-    found = {name: np.array(own, dtype=float) for name, own in scores.items()}
+    arrays = {name: np.array(values, dtype=float) for name, values in scores.items()}
     votes = {}
-    for name, own in found.items():
-        votes[vote_name(name)] = preference_votes(own) if name in ranked else correctness_votes(own)
+    for name, values in arrays.items():
+        votes[vote_name(name)] = preference_votes(values) if name in ranked else correctness_votes(values)
         if name in calibrations:
-            votes[calibrated_name(name)] = correctness_votes(calibrations[name](own))
-    return ScoredResponses.of(sampled.prompt.task.name, example.id, sampled.samples, example.targets, found, votes)
+            votes[calibrated_name(name)] = correctness_votes(calibrations[name](values))
+    return ScoredResponses.of(sampled.prompt.task.name, example.id, sampled.samples, example.targets, arrays, votes)

@@ -1,7 +1,7 @@
-"""The command ``crosstask samples``: what language models answer, for the scorer's training data and its responses.
+"""Sampling responses of language models, for a scorer's training data and for selection.
 
-A language model is a black box here: whatever writes lines of ``datamodules/scoring/samples.py`` will do. A model of
-transformers is run by ``write_samples``; what somebody else's program answered is checked and taken over, too.
+A language model is a black box here: any program that writes the sample files of ``datamodules/scoring/samples.py``
+will do. ``sample_responses`` runs a model of transformers; ``import_responses`` checks files of other programs.
 """
 
 import hashlib
@@ -40,19 +40,19 @@ RELEASED_DECODINGS: dict[str, Decoding] = {
     "top_k": Decoding(sampling=True, samples=4, top_k=40),
     "nucleus": Decoding(sampling=True, samples=4, top_k=50, top_p=0.95),
 }
-"""What that program really draws: its library's hidden default keeps the 50 most probable tokens everywhere."""
+"""The decodings of that program in effect: its library's default top_k = 50 applies everywhere."""
 
 RELEASED_MIN_NEW_TOKENS = 3
-"""Its answers have three tokens at least."""
+"""Fewest tokens of a response in that program."""
 
 RELEASED_MAX_SOURCE = 512
-"""It reads no more of a prompt."""
+"""Most tokens of a prompt in that program."""
 
 PROMPTS_AT_ONCE = 4096
-"""Prompts that are sorted by length and answered together; tasks that are larger are answered in parts."""
+"""Most prompts of a task that are sorted by length and sampled together; larger tasks are sampled in parts."""
 
 WRITTEN_AT_ONCE = 64
-"""Examples that are scored and written together: what a killed run loses at most."""
+"""Examples that are scored and written together: the most that an interrupted run loses."""
 
 
 def sample_responses(
@@ -73,10 +73,10 @@ def sample_responses(
     seed: int,
     budget: int,
 ) -> int:
-    """Answer the prompts that a file lacks, task by task, and write each as it is answered.
+    """Sample responses to the prompts that a file lacks, task by task, and write them in batches.
 
     Returns:
-        How many prompts lost their beginning.
+        How many prompts were too long and lost their beginning.
     """
     cut, pair = 0, bool(model.config.is_encoder_decoder)
     prefix = 0 if pair else virtual_tokens(model)
@@ -88,44 +88,44 @@ def sample_responses(
             f"the model's {positions} positions leave no room for a prompt beside {max_new_tokens} new tokens"
         )
     for chunk in _chunks(prompts):
-        left = [each for each in chunk if (each.task.name, each.example.id) not in file.done]
+        left = [prompt for prompt in chunk if (prompt.task.name, prompt.example.id) not in file.done]
         if not left:
             continue
-        texts = [chat_prompt(tokenizer, each.source) if chat else each.source for each in left]
+        texts = [chat_prompt(tokenizer, prompt.source) if chat else prompt.source for prompt in left]
         sources = tokenize_sources(tokenizer, texts, pair=pair, bos=bos)
         cut += sum(len(source) > room for source in sources)
-        found = generate(
+        responses = generate(
             model,
             tokenizer,
             [source[-room:] for source in sources],
             list(decodings.values()),
-            seeds=[prompt_seed(seed, each.task.name, each.example.id) for each in left],
+            seeds=[prompt_seed(seed, prompt.task.name, prompt.example.id) for prompt in left],
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
             stop=stop,
             budget=budget,
         )
         longest = room + (0 if pair else max_new_tokens)
-        while batch := list(islice(found, WRITTEN_AT_ONCE)):
-            samples = [_named(answers, generator, decodings) for _, answers in batch]
+        while batch := list(islice(responses, WRITTEN_AT_ONCE)):
+            samples = [_to_samples(texts_by_decoding, generator, decodings) for _, texts_by_decoding in batch]
             if likelihood:
                 read, joint = [texts[place] for place, _ in batch], "" if chat else " "
                 samples = with_likelihoods(model, tokenizer, read, samples, bos=bos, joint=joint, longest=longest)
-            for (place, _), answered in zip(batch, samples, strict=True):
-                file.write((left[place].task.name, left[place].example.id), answered)
+            for (place, _), of_prompt in zip(batch, samples, strict=True):
+                file.write((left[place].task.name, left[place].example.id), of_prompt)
     return cut
 
 
-def _named(texts: Sequence[Sequence[str]], generator: str, decodings: Iterable[str]) -> list[Sample]:
+def _to_samples(texts: Sequence[Sequence[str]], generator: str, decodings: Iterable[str]) -> list[Sample]:
     return [
         Sample(text, generator, decoding, number)
-        for decoding, drawn in zip(decodings, texts, strict=True)
-        for number, text in enumerate(drawn)
+        for decoding, responses in zip(decodings, texts, strict=True)
+        for number, text in enumerate(responses)
     ]
 
 
 def _chunks(prompts: Iterable[SampledPrompt]) -> Iterator[list[SampledPrompt]]:
-    for _, of_task in groupby(prompts, key=lambda each: each.task.name):
+    for _, of_task in groupby(prompts, key=lambda prompt: prompt.task.name):
         while chunk := list(islice(of_task, PROMPTS_AT_ONCE)):
             yield chunk
 
@@ -140,32 +140,35 @@ def with_likelihoods(
     joint: str = " ",
     longest: int | None = None,
 ) -> list[list[Sample]]:
-    """The samples of each source with the log-likelihood of their texts, each distinct text read once; "" has none.
+    """The samples of each source with their log-likelihoods; an empty text has none.
 
-    A text is tokenized again, as training targets are: what a model wrote in other tokens is scored in these.
+    Each distinct text is read once. It is tokenized as training targets are, whatever tokens it was generated in.
     """
     texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
     scores = score_options(model, tokenizer, sources, texts, bos=bos, joint=joint, longest=longest)
-    found = []
+    scored = []
     for group, distinct, of_texts in zip(samples, texts, scores, strict=True):
         pairs = zip(of_texts.sum, of_texts.token_mean, strict=True)
-        known = {text: (s, round(s / m) if m else 0) for text, (s, m) in zip(distinct, pairs, strict=True)}
-        known[""] = (None, None)  # type: ignore[assignment]
-        found.append(
-            [each._replace(log_likelihood=known[each.response][0], tokens=known[each.response][1]) for each in group]
+        likelihood: dict[str, tuple[float | None, int | None]] = {"": (None, None)}
+        likelihood |= {text: (s, round(s / m) if m else 0) for text, (s, m) in zip(distinct, pairs, strict=True)}
+        scored.append(
+            [
+                sample._replace(log_likelihood=likelihood[sample.response][0], tokens=likelihood[sample.response][1])
+                for sample in group
+            ]
         )
-    return found
+    return scored
 
 
 def load_generator(
     generator: str, *, dtype: str = "float32", device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A language model in evaluation mode, and its tokenizer; with document attention where the model can have it.
+    """A language model in evaluation mode, and its tokenizer; with document attention if the model supports it.
 
     Args:
-        generator: Hub name or folder, also of a prefix alone, whose model is then found where its training found it.
-        dtype: Of the parameters.
-        device: By default the process's own GPU where there is one.
+        generator: Hub name or folder of a model, or folder of a trained prefix, which names its model.
+        dtype: Type of the parameters.
+        device: By default this process's GPU, or the CPU without one.
 
     Raises:
         ValueError: There is no such model.
@@ -183,7 +186,7 @@ def load_generator(
     options: dict[str, Any] = {"weights": base or generator, "vocabulary": 0, "dtype": getattr(torch, dtype)}
     try:
         if base is not None:
-            raise ValueError("a prefix stands before one document a row")
+            raise ValueError("a prefix needs one document a row")
         model = build_model(config, attention="document", **options)
         require_document_attention(model)
     except ValueError:
@@ -198,13 +201,21 @@ def load_generator(
 def import_responses(
     answers: Sequence[str], known: set[tuple[str, str]], path: Path, *, name: str, rank: int = 0, size: int = 1
 ) -> int:
-    """Check files of answers line by line and write them as samples; without a generator's name they get `name`.
+    """Check files of responses line by line and write them as samples.
+
+    Args:
+        answers: The files.
+        known: (task, id) of the examples that may have responses.
+        path: The sample file to write.
+        name: The generator's name for lines without one.
+        rank: Number of this process; it writes the samples of every `size`-th example.
+        size: Number of processes.
 
     Returns:
-        To how many different examples there is an answer.
+        How many examples have a response.
 
     Raises:
-        ValueError: A line is no sample, or answers an example that was not sampled.
+        ValueError: A line is not a sample, or belongs to an example that is not `known`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     counts: Counter[tuple[str, str, str]] = Counter()
@@ -212,8 +223,8 @@ def import_responses(
         for key, sample in read_samples(answers):
             if key not in known:
                 raise ValueError(
-                    f"{', '.join(answers)}: an answer to {key[0]} {key[1]}, which is none of the {len(known)} examples "
-                    "sampled for: name the parts and counts that the answers were made for"
+                    f"{', '.join(answers)}: a response to {key[0]} {key[1]}, which is none of the {len(known)} "
+                    "examples: set the parts and counts of examples that were sampled"
                 )
             sample = sample._replace(generator=sample.generator or name)
             counted = (*key, sample.decoding)

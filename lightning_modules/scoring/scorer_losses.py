@@ -1,8 +1,8 @@
-"""What a scorer is trained by: squared error on correctness, or the order of an instruction's responses.
+"""Losses of a scorer: squared error on correctness, or a ranking loss over an instruction's responses.
 
-A ranking loss compares the responses to one instruction and leaves the level of their scores open. Each instruction
-counts the same, however many responses it has: its loss is a mean over its comparisons (as Ouyang et al., arXiv
-2203.02155, equation 1, has it) or one cross entropy over its responses.
+A ranking loss compares the responses to one instruction and does not determine the level of their scores. Each
+instruction has the same weight, however many responses it has: its loss is a mean over its comparisons (as in Ouyang et
+al., arXiv 2203.02155, equation 1) or one cross entropy over its responses.
 """
 
 # S pairs, G groups, M pairs of the largest group
@@ -24,14 +24,14 @@ def scorer_losses(
     """Losses of a batch: [S], of each pair, for regression; [G], of each group, for a ranking loss.
 
     Args:
-        loss: Which one.
+        loss: Name of the loss.
         scores_S: Raw scores of the pairs.
         labels_S: Their correctness in [0, 1].
-        groups: Pairs of each group, one after the other; regression has none.
-        label_temperature: Of the listwise loss.
+        groups: Number of pairs of each group, in order; empty for regression.
+        label_temperature: Temperature of the listwise loss.
 
     Raises:
-        ValueError: A ranking loss is given single pairs, or regression groups.
+        ValueError: A ranking loss gets pairs without groups, or regression gets groups.
     """
     if loss == "regression":
         if groups:
@@ -53,13 +53,13 @@ def squared_errors(scores_S: Tensor, labels_S: Tensor) -> Tensor:
 
 
 def pairwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int]) -> Tensor:
-    """Bradley and Terry's likelihood that the better of two responses wins, over a group's comparisons; [G].
+    """Negative log-likelihoods [G] that the better of two responses wins (Bradley-Terry), over a group's comparisons.
 
     -log sigmoid(s_i - s_j) for each two responses with labels y_i > y_j (Burges et al. 2005, "Learning to rank using
-    gradient descent"), as reward models are trained. Each weighs y_i - y_j: what choosing the wrong one of the two
-    would lose, as LambdaRank weighs a pair by what swapping it changes of the metric (Burges 2010, MSR-TR-2010-82,
-    section 4). ROUGE-L of 0.31 and 0.30 is mostly noise, and no more to be learned than that. Labels of 0 and 1 alone
-    give the unweighted loss. A group of equal labels has the loss 0.
+    gradient descent"), as for reward models. A comparison has the weight y_i - y_j, the loss of choosing the wrong
+    response, as LambdaRank weights a pair by how much swapping it changes the metric (Burges 2010, MSR-TR-2010-82,
+    section 4): the difference between ROUGE-L of 0.31 and 0.30 is mostly noise. Labels of only 0 and 1 give the
+    unweighted loss. A group of equal labels has the loss 0.
     """
     scores_GM, labels_GM, real_GM = _by_group(scores_S, labels_S, groups)
     gains_GMM = (labels_GM.unsqueeze(2) - labels_GM.unsqueeze(1)).clamp(min=0)
@@ -70,10 +70,10 @@ def pairwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int]) -
 
 
 def listwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int], *, label_temperature: float) -> Tensor:
-    """Cross entropy between softmax(labels / temperature) and softmax(scores) over the pairs of each group; [G].
+    """Cross entropies [G] between softmax(labels / temperature) and softmax(scores) over the pairs of each group.
 
     ListNet's top-one loss (Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach", equation
-    4). The paper's labels are grades 0 to 5, ours lie in [0, 1]: at a temperature of 1, as there, a right response is e
+    4). The paper's labels are grades 0 to 5, ours are in [0, 1]: at the paper's temperature of 1 a right response is e
     times as probable as a wrong one, at 0.1 20,000 times.
     """
     scores_GM, labels_GM, real_GM = _by_group(scores_S, labels_S, groups)
@@ -83,7 +83,7 @@ def listwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int], *
 
 
 def _by_group(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores and labels [G, M] in float32 or better, 0 where a group has no more pairs, and bool [G, M]: it has one."""
+    """Scores and labels [G, M] in float32 or better, padded with 0, and the mask bool [G, M] of real pairs."""
     scores_S = _wide(scores_S)
     if not groups:
         empty = scores_S.view(0, 1)

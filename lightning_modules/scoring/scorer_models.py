@@ -14,18 +14,18 @@ from .pair_scores import FIRST_TOKENS, PADDED, has_roberta_head
 
 
 def _has_bert_head(model: PreTrainedModel) -> bool:
-    """A pooler reads the encoder's first column, and a linear ``classifier`` the pooler (BERT)."""
+    """Whether a pooler reads the encoder's first column, and a linear ``classifier`` the pooler (BERT)."""
     pooler = getattr(model.base_model, "pooler", None)
     parts = hasattr(pooler, "dense") and hasattr(pooler, "activation"), hasattr(model, "dropout")
     return all(parts) and isinstance(getattr(model, "classifier", None), nn.Linear)
 
 
 def require_scorer(model: PreTrainedModel, row_length: int | None = None) -> None:
-    """Refuse a model that cannot score pairs as ``pair_scores`` reads them.
+    """Reject a model that ``pair_scores`` cannot use.
 
     Args:
-        model: As ``build_scorer`` makes it, or built with ``attn_implementation="document"``.
-        row_length: Columns of packed rows, to be compared with the model's attention window.
+        model: From ``build_scorer``, or built with ``attn_implementation="document"``.
+        row_length: Columns of packed rows, checked against the model's attention window.
 
     Raises:
         ValueError: Its head has several outputs, or packed pairs would see each other.
@@ -40,10 +40,10 @@ def require_scorer(model: PreTrainedModel, row_length: int | None = None) -> Non
 
 
 def _require_packed_head(model: PreTrainedModel) -> None:
-    """Refuse a head that is not known to read the first token alone, which is all that packed pairs give it."""
+    """Reject a head that may read more than the first token, since packed pairs give it the first token only."""
     if not (has_roberta_head(model) or _has_bert_head(model)):
         raise ValueError(
-            f"{type(model).__name__} has no head that is known to read a pair's first token alone: expected classifier "
+            f"{type(model).__name__} has no supported head, which reads only a pair's first token: expected classifier "
             "with dense and out_proj (RoBERTa's family), or a pooler with dense and a linear classifier (BERT's)"
         )
 
@@ -51,19 +51,19 @@ def _require_packed_head(model: PreTrainedModel) -> None:
 def build_scorer(
     config: PreTrainedConfig, *, weights: str | None, dtype: torch.dtype, row_length: int | None = None
 ) -> PreTrainedModel:
-    """A model with a head of one output: under document attention, or reading pairs padded where it cannot have that.
+    """A model with a head of one output: with document attention if it supports that, else reading pairs padded.
 
-    Weights of a bare encoder (RoBERTa as it was pretrained) get a new head. The layout of names is transformers' own,
-    so that the saved folder loads as ``AutoModelForSequenceClassification`` with ``num_labels=1``.
+    Weights of a bare encoder (pretrained RoBERTa) get a new head. Parameter names are those of transformers, so that
+    the saved folder loads as ``AutoModelForSequenceClassification`` with ``num_labels=1``.
 
     Args:
-        config: Of the model; its head is set to one output.
+        config: Configuration of the model; its head is set to one output.
         weights: Hub name or folder of the weights; None for random ones.
-        dtype: Of the parameters.
-        row_length: Columns of packed rows, to be compared with the model's attention window.
+        dtype: Type of the parameters.
+        row_length: Columns of packed rows, checked against the model's attention window.
 
     Raises:
-        ValueError: The weights have a head of another size, or none where their configuration says that they have one.
+        ValueError: The weights have a head of another size, or lack the head that their configuration names.
     """
     has_head = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
     if weights is not None and has_head and config.num_labels != 1:
@@ -76,9 +76,9 @@ def build_scorer(
         model = _loaded(config, weights, dtype, has_head, attn_implementation="document")
         require_scorer(model, row_length)
     except ValueError as obstacle:
-        model = _loaded(config, weights, dtype, has_head)  # what the weights themselves lack is refused again
+        model = _loaded(config, weights, dtype, has_head)  # raises again if the weights are the problem
         setattr(model, PADDED, True)
-        rank_zero_info(f"{type(model).__name__} reads each pair in a row of its own, padded, since {obstacle}")
+        rank_zero_info(f"{type(model).__name__} reads each pair in a separate padded row, since {obstacle}")
         return model
     setattr(model, FIRST_TOKENS, read_first_tokens_alone(model))
     return model
@@ -87,22 +87,22 @@ def build_scorer(
 def _loaded(
     config: PreTrainedConfig, weights: str | None, dtype: torch.dtype, has_head: bool, **options: Any
 ) -> PreTrainedModel:
-    """The model, none of whose weights is random without our knowing."""
+    """Load the model; raise ValueError if its head would get random weights although the checkpoint names a head."""
     auto, config = AutoModelForSequenceClassification, deepcopy(config)
     if weights is None:
         return auto.from_config(config, dtype=dtype, **options)
-    # A weight of another shape would be an error that names an option of transformers, not the checkpoint's head.
-    model, found = auto.from_pretrained(
+    # Mismatched shapes are ignored here to raise an error below that names the checkpoint's head.
+    model, loading = auto.from_pretrained(
         weights, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
-    if mismatched := sorted(name for name, *_ in found["mismatched_keys"]):
+    if mismatched := sorted(name for name, *_ in loading["mismatched_keys"]):
         raise ValueError(
             f"{weights} does not fit a scorer with one output: {', '.join(mismatched)} have other shapes; start from a "
             "checkpoint with num_labels=1, or from an encoder without a head"
         )
-    if has_head and (missing := sorted(found["missing_keys"])):
+    if has_head and (missing := sorted(loading["missing_keys"])):
         raise ValueError(
-            f"{weights} names itself {config.architectures} and lacks {', '.join(missing)}: its scores would come from "
+            f"{weights} is a {config.architectures} and lacks {', '.join(missing)}: its scores would come from "
             "random weights"
         )
     return model

@@ -15,13 +15,13 @@ Values = NDArray[np.float64]
 
 
 def quality_of_choices(responses: ScoredResponses) -> dict[str, float]:
-    """Quality of what each method chooses, of a random choice (the mean), and of the best one (the oracle)."""
+    """Quality of each method's choice, of a random choice (the mean), and of the best response (the oracle)."""
     chosen = {name: float(responses.quality[place]) for name, place in choices(responses).items()}
     return chosen | {"random": float(responses.quality.mean()), "oracle": float(responses.quality.max())}
 
 
 class SelectionTable(NamedTuple):
-    """What each method is worth: means over instances, then over tasks, as in the paper.
+    """Quality of each method's choices: means over instances, then over tasks, as in the paper.
 
     Args:
         methods: Their names; single decodings first, the oracle last.
@@ -29,13 +29,13 @@ class SelectionTable(NamedTuple):
         low: Lower ends of 95% intervals over resampled instances of each task.
         high: Their upper ends.
         tasks: float64 [tasks, methods], means of each task, in the order of `names`.
-        names: Of the tasks.
-        instances: How many.
+        names: Names of the tasks.
+        instances: Number of instances.
         best_single: Name of the single decoding with the highest mean.
-        gains: Of each method over the best single decoding, paired by instance.
-        recovered: Share of (oracle less best single decoding) that each scorer gains; NaN without a gap.
-        spearman: Mean over instances of the rank correlation of each scorer and quality, where quality varies; or NaN.
-        rank_correlations: How many instances that is the mean of.
+        gains: Gain of each method over the best single decoding, paired by instance.
+        recovered: Share of (oracle - best single decoding) that each scorer gains; NaN if that is 0.
+        spearman: Mean rank correlation of each scorer with quality, over instances whose quality varies; or NaN.
+        rank_correlations: Number of those instances.
     """
 
     methods: list[str]
@@ -53,13 +53,13 @@ class SelectionTable(NamedTuple):
 
 
 def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1000, seed: int = 0) -> SelectionTable:
-    """The table of all examples; only methods that every example allows are compared.
+    """The table of all examples, with the methods that all examples have in common.
 
     Raises:
-        ValueError: There is no example, or no method is common to all.
+        ValueError: There is no example.
     """
     if not everything:
-        raise ValueError("no example has responses to select from")
+        raise ValueError("there are no examples to select responses for")
     rows = [quality_of_choices(responses) for responses in everything]
     shared = [name for name in rows[0] if all(name in row for row in rows)]
     names = list(dict.fromkeys(responses.task for responses in everything))
@@ -67,7 +67,7 @@ def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1
     places = [[i for i, responses in enumerate(everything) if responses.task == name] for name in names]
 
     def resampled(columns: Values) -> Values:
-        """[1 + R] of one value an instance: the mean over tasks, and of its resamples, the same for every call."""
+        """[1 + R]: mean over tasks of the instances' values [n], then of R resamples, the same in every call."""
         draw = Resampling(resamples, seed)
         return np.mean([draw(columns[members]) for members in places], axis=0)
 
@@ -101,7 +101,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def task_gains(everything: Sequence[ScoredResponses], name: str, base: str) -> dict[str, Difference]:
-    """How much one method gains over another on each task, with its interval: the advantages of Cappy's Figure 6."""
+    """Gain of method `name` over method `base` on each task, with its interval: Cappy's Figure 6."""
     gained: dict[str, list[float]] = {}
     for responses in everything:
         row = quality_of_choices(responses)
@@ -110,12 +110,12 @@ def task_gains(everything: Sequence[ScoredResponses], name: str, base: str) -> d
 
 
 def mean_calibration_error(everything: Sequence[ScoredResponses], votes: str) -> float:
-    """How far votes lie from the responses' quality on a task (``calibration_error``); the mean over tasks."""
+    """Calibration error of votes against quality on each task, averaged over tasks."""
     by_task: dict[str, list[ScoredResponses]] = {}
     for responses in everything:
         by_task.setdefault(responses.task, []).append(responses)
     errors = []
-    for own in by_task.values():
-        expected, quality = ([c.votes[votes] for c in own], [c.quality for c in own])
+    for of_task in by_task.values():
+        expected, quality = ([c.votes[votes] for c in of_task], [c.quality for c in of_task])
         errors.append(calibration_error(np.concatenate(expected), np.concatenate(quality)))
     return float(np.mean(errors))

@@ -233,7 +233,7 @@ def test_answers_of_another_program_are_checked_and_taken_over(examples: Sampled
     found = list(read_samples((tmp_path / "out").glob("*.jsonl")))
     assert found == [((TASK, sampled[0]), Sample(text, "api", "", n)) for n, text in enumerate("ab")]
     answers.write_text(json.dumps({"task": TASK, "id": "absent", "response": "a"}) + "\n")
-    with pytest.raises(ValueError, match=f"an answer to {TASK} absent, which is none of the 6 examples"):
+    with pytest.raises(ValueError, match=f"a response to {TASK} absent, which is none of the 6 examples"):
         write_samples(examples, str(tmp_path / "out"), answers=[str(answers)])
     with pytest.raises(ValueError, match="give either a generator or files of answers"):
         write_samples(examples, str(tmp_path / "out"))
@@ -317,9 +317,9 @@ def test_a_scorer_selects_among_samples(
         chosen.append(line["responses"][ranked[0][0]]["rouge_l"])
     assert found["methods"]["scorer"]["mean"] == pytest.approx(sum(chosen) / 6)
     assert found["sizes"]["5"]["scorer"] == pytest.approx(sum(chosen) / 6)
-    with pytest.raises(ValueError, match=r"1 of 7 examples have no response in .*finish the samples"):
+    with pytest.raises(ValueError, match=r"1 of 7 examples have no response in .*finish sampling"):
         read_sampled_responses(replace(examples, train_examples=7), ModelSamples(files))
-    with pytest.raises(ValueError, match="there is no example to choose for"):
+    with pytest.raises(ValueError, match="there are no examples to select responses for"):
         read_sampled_responses(replace(examples, train_examples=0), ModelSamples(files))
 
 
@@ -348,5 +348,5 @@ def test_generators_that_cannot_be_told_apart_or_answer_in_part_are_told(
         read_sampled_responses(examples, ModelSamples([first, second]))
     with pytest.raises(ValueError, match=r"0\.jsonl is given twice"):
         ModelSamples([first, first])
-    with pytest.warns(UserWarning, match=r"not every generator answered all 6 examples \(bart 1\)"):
+    with pytest.warns(UserWarning, match=r"not every generator has responses to all 6 examples \(bart 1\)"):
         read_sampled_responses(examples, ModelSamples([first, third]))

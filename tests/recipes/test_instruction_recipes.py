@@ -140,6 +140,7 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     assert (module.outer.learning_rate, module.outer.calibrate_every) == (rate, 1)  # the recipe's others remain
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize(("strategy", "instruction"), [("ddp", "direct_embedder"), ("fsdp2", "direct_extractor")])
 def test_two_processes_find_the_hypergradient_of_one(
     strategy: str, instruction: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]

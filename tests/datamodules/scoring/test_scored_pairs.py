@@ -261,7 +261,7 @@ def test_what_decides_the_pairs_decides_their_folder(
     assert len(set(folders)) == 5
     # There is nothing to label, and rows do not change pairs.
     assert folder() == folder(augmentation={"label": one_half}, rows={"per_step": 8})
-    with pytest.raises(ValueError, match="must be a function of a module"):
+    with pytest.raises(ValueError, match="must be a module's function"):
         folder(augmentation={"samples": samples, "label": lambda response, references: 0.5})
 
 

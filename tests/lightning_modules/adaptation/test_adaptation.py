@@ -246,7 +246,7 @@ def test_a_scorer_that_diverges_fails_its_task_alone(
         adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     assert list(found["tasks"]) == TASKS[1:]
-    assert "scores are no numbers" in found["failed"][TASKS[0]]
+    assert "scores are not finite" in found["failed"][TASKS[0]]
     monkeypatch.undo()
     adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)  # and is tried again
     assert list(json.loads((tmp_path / "out" / "report.json").read_text())["tasks"]) == TASKS
@@ -300,7 +300,7 @@ def test_answers_that_are_held_out_to_calibrate_train_nothing(
     options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
     with pytest.raises(SystemExit):
         adapt_tasks(benchmark, [file], str(tmp_path / "a"), training(toybench, calibration_examples=10), **options)
-    assert "no answer to any of the 30 training instances" in capsys.readouterr().out
+    assert "none of the 30 training instances" in capsys.readouterr().out
     how = training(toybench, calibration_examples=4, train_examples=10, steps=1)
     adapt_tasks(benchmark, [file], str(tmp_path / "b"), how, **options)
     found = json.loads((tmp_path / "b" / "report.json").read_text())

@@ -263,7 +263,7 @@ def test_an_encoder_without_a_trained_head_scores_nothing(toybench: Path, tmp_pa
     tokenizer = tokenizer_like("roberta", toybench)
     RobertaModel(tiny("roberta", tokenizer)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"no trained scorer but \['RobertaModel'\].*random head"):
+    with pytest.raises(ValueError, match=r"not a trained scorer but \['RobertaModel'\].*random head"):
         encoder(tmp_path)
 
 
@@ -309,7 +309,7 @@ def test_weights_that_lack_their_head_are_refused(folder: Path) -> None:
 def test_scores_that_are_no_numbers_are_refused(folder: Path) -> None:
     scorer = encoder(folder)
     torch.nn.init.constant_(scorer.model.get_parameter("classifier.out_proj.bias"), float("nan"))
-    with pytest.raises(ValueError, match="12 of 12 scores are no numbers: the scorer's weights diverged"):
+    with pytest.raises(ValueError, match="12 of 12 scores are not finite: the scorer's weights diverged"):
         scorer.score(*columns(PAIRS))
 
 

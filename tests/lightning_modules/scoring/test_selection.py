@@ -81,7 +81,7 @@ def test_fewer_samples_are_those_of_one_decoding() -> None:
     assert [sample.response for sample in one.samples] == ["Red."]
     assert quality_of_choices(one)["scorer"] == pytest.approx(0.4)
     assert len(responses().restricted(2).samples) == 2
-    with pytest.raises(ValueError, match="t 1 has 2 nucleus samples, and 3 are sampled for"):
+    with pytest.raises(ValueError, match="t 1 has 2 nucleus samples, and 3 are requested"):
         responses().restricted(3)
 
 
@@ -153,5 +153,5 @@ def test_bad_responses_are_refused() -> None:
         ScoredResponses.of("t", "1", [], REFERENCE)
     with pytest.raises(ValueError, match="t 1 has 5 responses and 1 scores"):
         ScoredResponses.of("t", "1", SAMPLES, REFERENCE, {"scorer": np.array([0.5])})
-    with pytest.raises(ValueError, match="no example has responses"):
+    with pytest.raises(ValueError, match="no examples to select responses for"):
         selection_table([])
