@@ -1,4 +1,4 @@
-"""How readers say what they were given: kinds, near names, the first few of many; and paths as a user writes them."""
+"""Parts of error messages: kinds of values, similar names, the first few of many items; and paths with variables."""
 
 import difflib
 import os
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 N_NAMED = 3
-"""Offenders that an error spells out; the rest are counted."""
+"""Items that an error names; the others are counted."""
 
 
 def some(items: Sequence[str], total: int | None = None) -> str:
@@ -23,7 +23,7 @@ def some(items: Sequence[str], total: int | None = None) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names that a misspelt one may have meant.
+    """The known names that are most similar to a misspelt one.
 
     >>> nearest("boolk", ["boolq", "rte"])
     'nearest: boolq'
@@ -33,7 +33,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def kind(value: object) -> str:
-    """How an error names what a file holds.
+    """The type and the beginning of a value.
 
     >>> kind(7), kind(["a", 7])
     ('int 7', "list ['a', 7]")
@@ -43,12 +43,16 @@ def kind(value: object) -> str:
 
 
 _SHORT = reprlib.Repr()
-"""Short even for what would be long to write out: a YAML of a few lines can hold a list of a billion."""
+"""Short for any value: a YAML of a few lines can hold a list of a billion items."""
 _SHORT.maxstring = _SHORT.maxother = 200
 
 
 def expanded(path: str) -> str:
-    """A path with ``~`` and environment variables filled in; a variable that is not set is refused."""
+    """A path with ``~`` and environment variables replaced.
+
+    Raises:
+        ValueError: A variable is not set.
+    """
     filled = os.path.expanduser(os.path.expandvars(path))
     if unset := re.search(r"\$\{?(\w+)\}?", filled):
         name = unset.group(1)
@@ -60,11 +64,15 @@ def expanded(path: str) -> str:
 
 
 class MissingFiles(ValueError):
-    """Files that a reader needs are not there: a suite lists the task as missing, everybody else stops."""
+    """Files that a reader needs do not exist. A suite reports the task as missing; other readers stop."""
 
 
 def existing_folder(folder: Path, what: str) -> Path:
-    """The folder itself, or an error that says how far its path exists."""
+    """The folder itself.
+
+    Raises:
+        MissingFiles: It does not exist; names the deepest parent that does.
+    """
     if not folder.is_dir():
         deepest = next(parent for parent in folder.parents if parent.is_dir())
         raise MissingFiles(f"no folder {folder}, where {what} should be; the path exists as far as {deepest}")
@@ -72,7 +80,7 @@ def existing_folder(folder: Path, what: str) -> Path:
 
 
 def unknown_class_hint(message: str, known: Iterable[str]) -> str:
-    """What to add to a parser's error about a class that it cannot find; nothing to any other error.
+    """The nearest class names, to be added to a parser's error about an unknown class; empty for other errors.
 
     >>> unknown_class_hint("Expected a dot import path string: PromptSorce", ["PromptSource", "P3"])
     '; no class is called PromptSorce, nearest: PromptSource'

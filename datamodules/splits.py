@@ -78,7 +78,7 @@ def choose_instances(
     left. A task that is both trained and tested is thereby tested on instances that were never trained.
 
     Args:
-        task: Name, which makes the shuffle the task's own.
+        task: Name; every task is shuffled in another order.
         total: Instances in the file.
         trained: Whether the task is in the training split.
         validation: Instances to hold out for validation, 0 if the task is not validated.
@@ -114,7 +114,7 @@ def choose_prompts(
     of the test rows are.
 
     Args:
-        task: Name, which makes the choice the task's own.
+        task: Name; every task has another choice.
         rows: int64 [prompts], the row that each prompt shows.
         trained: As in ``choose_instances``, and so are `validation`, `test`, `limit` and `seed`, in rows.
         validation: Rows to hold out for validation.
@@ -136,7 +136,7 @@ def choose_prompts(
         seed=seed,
     )
     if len(numbers) == len(rows):
-        # One prompt a row: the places are the rows' own, in the order they were dealt in.
+        # One prompt a row: the places are those of the rows, in the order of the draw.
         return dealt._replace(train=dealt.train[:limit], validation=dealt.validation[:validation_prompts])
     pools = [np.flatnonzero(np.isin(place, part)) for part in dealt]
     train = _drawn(pools[0], limit if every_prompt else len(dealt.train), task, "train", seed)

@@ -1,4 +1,4 @@
-"""A mixture as a tree, to be read before hours of training: what is drawn how often, and what never."""
+"""A mixture as a tree: how often each task is drawn, with a warning for tasks that are hardly ever drawn."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
 """How often each task is drawn: from its size within its benchmark, and from the benchmarks' proportions.
 
 A share counts *examples* in OPT-IML's proportions (arXiv 2212.12017, section 3.2). Its pre-training data counts
-*updates*, that is rows: documents that fill a row are then a far smaller part of the examples. So each extra stream
-says what its share counts, and who gives up as much.
+*updates*, that is rows: documents that fill a row are then a far smaller part of the examples. Each extra stream
+therefore states what its share counts, and which benchmark's share it reduces.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -46,7 +46,7 @@ class ExtraStream:
     Args:
         share: Its part of the whole mixture, e.g. 0.05.
         unit: What the share counts: examples, the columns of rows, or tokens.
-        paid_by: The benchmark whose proportion shrinks by as much; without one, all others shrink alike.
+        paid_by: The benchmark whose proportion shrinks by as much; null for those of all others, in proportion.
     """
 
     share: float
@@ -94,7 +94,7 @@ class MixtureRules:
         if negative := [name for name, share in shares.items() if share < 0]:
             raise ValueError(f"proportions must not be negative: {some(negative)}")
         if both := sorted(set(shares) & set(self.extra or {})):
-            raise ValueError(f"{some(both)} stand under proportions and under extra: name each once")
+            raise ValueError(f"{some(both)} are in proportions and in extra: name each once")
 
 
 def absent_benchmarks(rules: MixtureRules, benchmarks: Collection[str]) -> list[str]:
@@ -138,7 +138,7 @@ def task_rates(tasks: Sequence[TaskSize], rules: MixtureRules) -> NDArray[np.flo
 
 
 def _without(rules: MixtureRules, absent: Collection[str], benchmarks: Collection[str]) -> MixtureRules:
-    """The same rules for the benchmarks at hand, their shares in the same ratios."""
+    """The rules without the absent benchmarks, the other shares in the same ratios."""
     named, extra = dict(rules.proportions or {}), dict(rules.extra or {})
     present = {name: share for name, share in named.items() if name not in absent}
     if len(present) < len(named):
@@ -171,7 +171,7 @@ def _benchmark_shares(
     _known(extra, members, "extra")
     plain = [name for name in members if name not in extra]
     if not plain:
-        raise ValueError("every benchmark is an extra stream: one at least must be there to pay")
+        raise ValueError("every benchmark is an extra stream: at least one other must be there to reduce its share")
     counted = {name: float(sum(_capped(tasks[i], rules) for i in members[name])) for name in plain}
     shares = _proportions(counted, rules.proportions or {})
     means = {
@@ -241,7 +241,7 @@ def _with_extra(
         if payer is not None:
             found[payer] -= part
     if broke := [name for name, part in found.items() if part < -1e-12]:
-        raise ValueError(f"{some(broke)} cannot pay for the extra streams: it would be left with less than nothing")
+        raise ValueError(f"{some(broke)} cannot pay for the extra streams: its share would be negative")
     return {name: max(part, 0.0) for name, part in found.items()} | solved
 
 

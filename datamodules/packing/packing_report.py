@@ -1,4 +1,4 @@
-"""What became of the examples: how many were stored, skipped and cut, and how full the rows are."""
+"""How many examples are stored, skipped and cut, and how full the rows are."""
 
 from collections import Counter
 from collections.abc import Mapping

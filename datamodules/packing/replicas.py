@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 
 class Replicas(NamedTuple):
-    """Where this process stands among those that see different data.
+    """This process's place among those that read different data.
 
     Under tensor parallelism several processes form one replica, so `size` is not the world size.
 
@@ -22,7 +22,7 @@ class Replicas(NamedTuple):
         size: Data-parallel replicas.
         rank: This process's replica.
         accumulation: Batches of one replica in an optimizer step.
-        processes: That share one replica's matrices, and its work.
+        processes: Processes of one replica, which share its matrices.
         divides_twice: Whether the strategy divides a loss by `accumulation` once more than Lightning does.
     """
 
@@ -74,7 +74,7 @@ class Replicas(NamedTuple):
 
 
 def replicas(trainer: Trainer | None) -> Replicas:
-    """Read the arithmetic off a trainer; one replica without accumulation where there is none."""
+    """The replicas of a trainer; one replica without accumulation if there is no trainer."""
     if trainer is None:
         return Replicas()
     # Absent for a single device; aware of tensor parallelism for ModelParallelStrategy.
@@ -103,7 +103,7 @@ class Process(NamedTuple):
 
 
 def process_of_job(environment: Mapping[str, str] = os.environ) -> Process:
-    """What torchrun, srun or a job array of SLURM say of this process; the only one where none of them started it.
+    """This process's place in a job of torchrun, srun or a SLURM job array; the only process in other cases.
 
     A batch script of SLURM that does not start its tasks by srun is one process, whatever it has asked for.
     """
@@ -122,18 +122,18 @@ def process_of_job(environment: Mapping[str, str] = os.environ) -> Process:
 def batch_seed(seed: int, batch_idx: int, here: Replicas) -> int:
     """The seed of one batch's dropout: a function of the run's seed, the batch's place and the replica.
 
-    Processes of one replica drop alike, as tensor parallelism needs; replicas drop differently; and a resumed run drops
-    what an undisturbed one would, without any state to save.
+    Processes of one replica drop the same units, as tensor parallelism needs; replicas drop different ones; and a
+    resumed run drops the same units as an uninterrupted one, without saved state.
     """
     digest = hashlib.sha256(repr((seed, "batch", batch_idx, here.rank)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
 
 
 def realign_progress(checkpoint: dict[str, Any], here: Replicas) -> None:
-    """Make a checkpoint's counters those of this run, in place.
+    """Convert a checkpoint's counters to this run's accumulation, in place.
 
-    Lightning counts batches of one replica, a number that means something else under another accumulation. What
-    lasts is the number of optimizer steps.
+    Lightning counts batches of one replica, whose number depends on the accumulation. The number of optimizer steps
+    does not.
     """
     progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")
     if progress is None:

@@ -1,8 +1,8 @@
 """The training stream: a plan, not a generator.
 
-Which example stands at which place of which row is a pure function of (seed, window, lengths). Every replica computes
-the same plan and takes its own part of it. A position is two integers, any position is reached at once, and the
-number of target tokens of a step is known without communication between replicas.
+The place of every example in the rows is a pure function of (seed, window, lengths). Every replica computes
+the same plan and takes its own part of it. A position is two integers, any position is reached at once, and replicas
+need no communication to know a step's number of target tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -68,7 +68,7 @@ class TrainPlan:
         kind: What a row measures.
         packing: How documents share rows.
         rows_per_step: Rows of one optimizer step, over all replicas.
-        groups: What is drawn in place of single documents, and never parted: then the mixture's examples are groups.
+        groups: Documents that are drawn and packed together; the mixture's examples are then groups.
     """
 
     def __init__(
@@ -152,8 +152,8 @@ class TrainPlan:
 def deal(costs: Sequence[float], parts: int) -> list[list[int]]:
     """Deal rows to `parts` batches of equal numbers of rows and nearly equal sums of costs.
 
-    The dearest row goes first, each to the cheapest batch that still has room, so that no replica waits long for
-    another. The result depends on the costs alone.
+    Rows are dealt by falling cost, each to the batch of the lowest cost that has room, so that no replica waits long
+    for another. The result depends on the costs alone.
 
     >>> deal([9.0, 1.0, 8.0, 2.0], parts=2)
     [[0, 1], [2, 3]]
@@ -167,7 +167,7 @@ def deal(costs: Sequence[float], parts: int) -> list[list[int]]:
 
 
 class TrainStream:
-    """One replica's batches of `steps` optimizer steps: sized, stateful, and the same whoever else takes part.
+    """One replica's batches of `steps` optimizer steps: sized, stateful, and equal steps on any number of replicas.
 
     It is an iterable of its own rather than a DataLoader: rows are read from memory maps in the main process, so
     there is no worker whose state could be lost. Its state is the position after the last complete optimizer

@@ -1,7 +1,7 @@
 """Preparing many tasks: over several processes, with a progress bar, restartable after a kill.
 
-A task is the unit: its folder appears complete or not at all, so whatever ends a run, the next one goes on with the
-tasks that are missing.
+A task is the unit: its folder appears complete or not at all, so that an interrupted preparation resumes with the
+missing tasks.
 """
 
 import os
@@ -26,11 +26,11 @@ class Job(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """What preparing came to.
+    """The result of a preparation.
 
     Args:
         written: Tasks that were missing.
-        found: Tasks that were there already.
+        found: Tasks that the store held.
         examples: Examples written.
     """
 
@@ -88,8 +88,8 @@ def _counts(preparation: Preparation, jobs: Sequence[Job], processes: int) -> It
                 yield from [future.result() for future in done]
         except BrokenProcessPool as error:
             raise ValueError(
-                "a process that prepared tasks died, perhaps for want of memory; complete tasks are kept, so run it "
-                "again, with fewer processes"
+                "a process that prepared tasks died, perhaps because memory ran out; complete tasks are kept: "
+                "run it again, with fewer processes"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -29,7 +29,7 @@ TOKENIZED_AT_ONCE = 1024  # texts handed to the tokenizer in one call, which it 
 
 @dataclass(frozen=True)
 class Preparation:
-    """All that decides how a task's training documents look; equal preparations share their folders.
+    """What decides the training documents of a task; equal preparations share their folders.
 
     Args:
         benchmark: Where tasks and examples come from.
@@ -54,7 +54,7 @@ class Preparation:
     demonstrations: Demonstrations | None = field(default=None, kw_only=True)
 
     def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
-        """Where a training task's documents are, or will be."""
+        """The folder of a training task's documents, which may not exist yet."""
         key = content_key(
             task=self.benchmark.fingerprint(name),
             prompt=self.prompt.fingerprint(),
@@ -130,7 +130,7 @@ class Preparation:
         return tokenize_joint(self.tokenizer, prompts, bos=self.bos)
 
     def write(self, name: str, *, validated: bool, tested: bool) -> int | None:
-        """Prepare one training task and return its number of documents; None where it is there already."""
+        """Prepare one training task and return its number of documents; None if the store holds it."""
         folder = self.task_folder(name, validated=validated, tested=tested)
         if folder.exists():
             return None
@@ -156,7 +156,7 @@ class Preparation:
                 yield from self.tokenize([render(example) for example in kept])
 
     def pool(self, task: Task, examples: ExampleSubset) -> list[Example]:
-        """Those of a task's training examples that serve as demonstrations."""
+        """The training examples of a task that its demonstrations are drawn from."""
         drawn = examples.sample(POOL_SIZE, (self.seed, task.name))
         return [example for example in drawn if skip_reason(task, example) is None]
 

@@ -2,8 +2,8 @@
 
 A folder holds ``tokens.bin`` (uint16 or uint32, all documents end to end), ``lengths.npy`` and ``n_sources.npy``
 (int32 [n]), ``labels.npy`` (float32 [n]) and ``groups.npy`` (int32 [n]) if the documents are scored pairs, and
-``meta.json``. Its name is a digest of everything that decided its content, so a changed file, prompt form, seed or
-tokenizer finds another folder, and an unchanged one is never tokenized twice.
+``meta.json``. Its name is a digest of everything that decides its content: a changed file, prompt form, seed or
+tokenizer gives another folder, and equal content is never tokenized twice.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class StoredTask:
     """The documents of one task: lengths in memory, tokens on disk.
 
     Args:
-        folder: Where they are.
+        folder: Folder of the documents.
         lengths: int32 [n], tokens of each document.
         n_sources: int32 [n], how many of them are source.
         starts: int64 [n], where each document begins in ``tokens.bin``.
@@ -76,19 +76,19 @@ def content_key(**parts: Any) -> str:
 
 
 def folder_name(task: str, key: str) -> str:
-    """Name of a task's folder: readable, and one path component also where a collection stands in the task's name."""
+    """Name of a task's folder: one path component, also if the task's name contains its collection."""
     return f"{task.replace('/', '-')[:80]}-{key}"
 
 
 def partial_folder(folder: Path) -> Path:
-    """Where a folder is filled before it is renamed; its name tells whose work it is."""
+    """The folder that is filled before it is renamed to `folder`; its name contains the host and the process."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     owner = f"{socket.gethostname()}-{os.getpid()}"
     return Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}={owner}=", dir=folder.parent))
 
 
 def remove_abandoned(root: Path) -> int:
-    """Delete what processes of this machine left half-written when they were killed; return how many folders."""
+    """Delete incomplete folders of processes of this machine that have ended; return how many."""
     removed = 0
     for folder in root.glob(".*=*-*=*"):
         host, _, process = folder.name.rsplit("=", 2)[1].rpartition("-")
@@ -154,7 +154,7 @@ def write_task(
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What is known of a stored task: ``tokens``, ``dtype``, ``rejected`` and what its writer said of it.
+    """The metadata of a stored task: ``tokens``, ``dtype``, ``skipped`` and the `about` of ``write_task``.
 
     Raises:
         ValueError: The folder is not there, or its tokens are not as many as were written.

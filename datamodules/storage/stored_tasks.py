@@ -1,8 +1,8 @@
 """The tasks of a mixture as one sequence of documents: their lengths in three files that are mapped, not loaded.
 
-Document i of task t stands at place ``firsts[t] + i``. The joined files are content-addressed like the tasks' folders
-they come from, so they are written once for a mixture; 18 million examples take 290 MB on disk, shared by all processes
-of a machine, and no memory that could not be given back.
+Document i of task t stands at place ``firsts[t] + i``. The joined files are content-addressed like the folders of
+the tasks, so that they are written once for a mixture; 18 million examples take 290 MB on disk, shared by all processes
+of a machine, and no memory that cannot be freed.
 """
 
 import json
@@ -26,7 +26,7 @@ COLUMNS: dict[str, Any] = {
     "labels": np.float32,
     "groups": np.int32,
 }
-"""What is joined; the last two are empty where documents are no scored pairs."""
+"""Columns of the joined files; the last two are empty unless documents are scored pairs."""
 
 
 @dataclass(frozen=True)

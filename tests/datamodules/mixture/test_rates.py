@@ -125,7 +125,7 @@ def test_extra_streams_that_cannot_be_paid_are_refused() -> None:
         task_rates(TASKS, rules)
     with pytest.raises(ValueError, match="'t5' is paid by 'flam'; nearest: flan"):
         task_rates(TASKS, MixtureRules(extra={"t5": ExtraStream(0.01, paid_by="flam")}))
-    with pytest.raises(ValueError, match="t5 stand under proportions and under extra"):
+    with pytest.raises(ValueError, match="t5 are in proportions and in extra"):
         MixtureRules(proportions={"t5": 0.1}, extra={"t5": ExtraStream(0.1)})
 
 

@@ -45,9 +45,9 @@ def test_several_processes_write_what_one_writes(
     main(["prepare", "--config", str(config), "--processes", "2"])
     assert files(tmp_path / "together") == files(tmp_path / "alone")
     said = capsys.readouterr().out
-    assert "73 tasks written, 0 found" in said
+    assert "73 tasks written, 0 already in the store" in said
     main(["prepare", "--config", str(config)])
-    assert "0 tasks written, 73 found; 0 examples" in capsys.readouterr().out
+    assert "0 tasks written, 73 already in the store; 0 examples" in capsys.readouterr().out
     main(["describe", "--config", str(config), "--depth", "2"])
     described = capsys.readouterr().out
     assert "super_natural_instructions" in described
