@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_example(tmp_path: Path) -> No
         path.write_bytes(whole + torn)
         assert SampleFile(path, {"seed": 0}, expected=2).done == {("t", "1"), ("t", "2")}
         assert path.read_bytes() == whole
-    with pytest.raises(ValueError, match=r'samples of other settings: +"seed": 0; sampled for are +"seed": 1'):
+    with pytest.raises(ValueError, match=r'samples of other settings: +"seed": 0; expected +"seed": 1'):
         SampleFile(path, {"seed": 1}, expected=2)
 
 
