@@ -64,8 +64,6 @@ class Task:
         sources: Names of the data the task was made from; tasks of one source should not straddle a split.
         metric: The headline metric, a ``Metric``.
         level: How far it lies from training, where that is declared; None where it follows from what trains.
-        input_languages: Languages of the inputs, as the benchmark names them.
-        output_languages: Languages of the outputs.
         licence: Licence of the instances, as the benchmark states it.
     """
 
@@ -80,8 +78,6 @@ class Task:
     sources: tuple[str, ...] = ()
     metric: Metric = "rouge_l"
     level: Level | None = None
-    input_languages: tuple[str, ...] = ()
-    output_languages: tuple[str, ...] = ()
     licence: str = ""
 
 

@@ -58,7 +58,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
         config: Start from random weights instead: hub name or folder of a configuration, or its fields with
             model_type.
         network: How the model computes. attention is document, or sdpa for models that cannot be packed (with
-            evaluation_packing one_per_row); finite differences need a dtype of float32 or float64.
+            rows.packing one_per_row); finite differences need a dtype of float32 or float64.
         optimizer: AdamW and its schedule for theta, in theta's steps; phi has the same betas.
         instruction: The learnable instruction.
         outer: How phi moves, and how its hypergradient is computed.

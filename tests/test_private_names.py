@@ -71,7 +71,6 @@ def test_a_row_is_of_a_name_in_use_and_of_a_test(name: str, file: str, test: str
         (RichProgressBar, "_get_train_description"),
         (LightningCLI, "_prepare_subcommand_kwargs"),
         (LightningCLI, "_parse_ckpt_path"),
-        (LightningCLI, "_run_subcommand"),
         (MemTracker, "_update_peak_stats"),
         (ParallelStyle, "_apply"),
     ],

@@ -192,7 +192,7 @@ def _instance_key(prediction: Prediction) -> InstanceKey:
     return instance.benchmark, instance.task, instance.shots, instance.id
 
 
-def _example(key: InstanceKey, by_instance: dict[str, dict[InstanceKey, Prediction]]) -> QualitativeExample:
+def _example(key: InstanceKey, by_instance: Mapping[str, Mapping[InstanceKey, Prediction]]) -> QualitativeExample:
     predictions = {name: of_system[key] for name, of_system in by_instance.items()}
     first = next(iter(predictions.values()))
     row = first.instance

@@ -5,7 +5,7 @@ matplotlib takes a second to import, so functions import it where they draw. Its
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -30,7 +30,7 @@ WIDTH = 9.6
 FORMATS = ("svg", "pdf", "png")
 LONGEST_SIDE = 60_000  # pixels of a PNG; matplotlib draws at most 65,535
 
-STYLE: dict[Any, Any] = {
+STYLE: Mapping[Any, Any] = {
     "font.family": ["sans-serif"],
     "font.size": 9,
     "axes.titlesize": 9.5,
@@ -62,11 +62,12 @@ def lightened(color: str) -> tuple[float, float, float]:
 
 
 @contextmanager
-def figure_style(changes: dict[Any, Any] | None = None) -> Iterator[None]:
+def figure_style(**changes: Any) -> Iterator[None]:
     """matplotlib with the style of figures, and without warnings about characters that a PNG's font lacks."""
     import matplotlib
 
-    with matplotlib.rc_context({**STYLE, **(changes or {})}), warnings.catch_warnings():
+    settings: dict[Any, Any] = {**STYLE, **changes}  # names that matplotlib types one by one
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
@@ -109,7 +110,7 @@ def svg_element(figure: "Figure", title: str) -> str:
 
     text = io.StringIO()
     # Identifiers of clip paths and markers are hashes; the title keeps those of a page's figures apart.
-    with figure_style({"svg.hashsalt": title}):
+    with figure_style(**{"svg.hashsalt": title}):
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None})
     return clean_svg(text.getvalue(), title)
 

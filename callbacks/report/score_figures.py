@@ -81,10 +81,10 @@ def _draw_bars(axes: "Axes", centres: Sequence[float], estimates: Sequence[Estim
     axes.barh(ys, means, height=0.65 * PITCH, color=lightened(color), linewidth=0)
     lengths = _interval_lengths([estimate for _, estimate in shown])
     axes.errorbar(means, ys, xerr=lengths, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
-    run_means = [(100 * mean, y) for y, estimate in shown for mean in estimate.runs]
-    if run_means:
-        xs, run_ys = zip(*run_means, strict=True)
-        axes.scatter(xs, run_ys, s=9, facecolor="white", edgecolor=INK, linewidth=0.7, zorder=3)
+    runs = [(100 * mean, y) for y, estimate in shown for mean in estimate.runs]
+    if runs:
+        means_of_runs, ys_of_runs = zip(*runs, strict=True)
+        axes.scatter(means_of_runs, ys_of_runs, s=9, facecolor="white", edgecolor=INK, linewidth=0.7, zorder=3)
 
 
 def _interval_lengths(estimates: Sequence[Estimate | Difference | ModelScore]) -> np.ndarray:

@@ -123,5 +123,5 @@ def _last(folder: Path, metric: str) -> float:
     with open(path, encoding="utf-8") as file:
         values = [row[metric] for row in csv.DictReader(file) if row.get(metric)]
     if not values:
-        raise ValueError(f"{path} has no {metric}: set the datamodule's validation_examples to 1 or more")
+        raise ValueError(f"{path} has no {metric}: set the datamodule's instances.validation to 1 or more")
     return float(values[-1])

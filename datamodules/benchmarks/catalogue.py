@@ -167,8 +167,6 @@ class Catalogue(Benchmark):
             parent=dataset.parent,
             sources=dataset.sources or (name,),
             metric=dataset.metric,
-            input_languages=("English",),
-            output_languages=("English",),
             licence=dataset.licence,
         )
 

@@ -52,8 +52,6 @@ class ChainOfThought(Benchmark):
             category=shipped_taxonomy().category(self.name, name),
             definition=INSTRUCTION,
             sources=(name,),
-            input_languages=("English",),
-            output_languages=("English",),
         )
 
     def examples(self, name: str) -> Iterator[Example]:

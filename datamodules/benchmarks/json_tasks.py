@@ -26,8 +26,7 @@ READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 TASK_FIELDS = (
-    "definition category positive_examples negative_examples instruction_level parent sources metric input_languages "
-    "output_languages licence"
+    "definition category positive_examples negative_examples instruction_level parent sources metric licence"
 ).split()
 EXAMPLE_FIELDS = "id input output options template".split()
 
@@ -73,8 +72,6 @@ class JsonTasks(Benchmark):
                 parent=row.text("parent", default="") or None,
                 sources=row.texts("sources", default=()),
                 metric=_metric(row),
-                input_languages=row.texts("input_languages", default=()),
-                output_languages=row.texts("output_languages", default=()),
                 licence=row.text("licence", default=""),
             )
 

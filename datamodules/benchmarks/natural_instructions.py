@@ -92,8 +92,6 @@ class NaturalInstructions(Benchmark):
             negative_examples=file.demonstrations("Negative Examples"),
             sources=file.texts(record, "Source", default=()),
             metric="exact_match" if category in EXACT_MATCH_CATEGORIES else "rouge_l",
-            input_languages=file.texts(record, "Input_language", default=()),
-            output_languages=file.texts(record, "Output_language", default=()),
             licence=", ".join(file.texts(record, "Instance License", default=())),
         )
 

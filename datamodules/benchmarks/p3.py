@@ -86,8 +86,6 @@ class P3(Benchmark):
             category=shipped_taxonomy().category(self.name, name),
             instruction_level="instance",
             sources=(name,),
-            input_languages=("English",),
-            output_languages=("English",),
         )
 
     def examples(self, name: str) -> Iterator[Example]:

@@ -98,8 +98,6 @@ class PromptSource(Benchmark):
                 sources=(file.subset if file.subset and file.dataset in COLLECTIONS else file.dataset,),
                 # Templates of one dataset may name different metrics; the most frequent one counts.
                 metric=Counter(metrics).most_common(1)[0][0] if metrics else "rouge_l",
-                input_languages=("English",),
-                output_languages=("English",),
             )
 
     def examples(self, name: str) -> Iterator[Example]:

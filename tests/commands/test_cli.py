@@ -260,3 +260,18 @@ def test_an_error_of_a_library_keeps_its_traceback(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("crosstask.cli.main", lambda: json.loads("{"))
     with pytest.raises(json.JSONDecodeError):
         program()
+
+
+def test_instruction_optimization_is_described_and_has_nothing_to_prepare(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = composed_settings("instruction_optimization_toybench")
+    benchmark = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
+    changes = {"benchmark": benchmark, "tokenizer": str(toybench / "tokenizer"), "instances": {"train": 8}}
+    recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], changes)
+    config = tmp_path / "recipe.yaml"
+    config.write_text(yaml.safe_dump(recipe))
+    main(["describe", "--config", str(config), "--depth", "1"])
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["level", "inner", "outer"]
+    main(["prepare", "--config", str(config)])
+    assert "InstructionOptimizationDataModule has nothing to prepare" in capsys.readouterr().out

@@ -218,7 +218,7 @@ def test_a_chat_model_is_asked_in_its_template_and_answers_right_behind_it(
                 model(ids).logits.log_softmax(-1)[0, sampled.shape[1] - 1 : -1].gather(1, torch.tensor(answer)[:, None])
             )
         assert sample.log_likelihood == pytest.approx(float(logs.sum()), abs=1e-3)
-    with pytest.raises(ValueError, match="brings its own bos"):
+    with pytest.raises(ValueError, match="adds bos itself"):
         write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, bos=True)
     with pytest.raises(ValueError, match="has no chat template: use plain prompts"):
         write_samples(examples, str(tmp_path / "none"), str(generators / "causal"), chat=True)

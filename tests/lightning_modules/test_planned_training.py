@@ -16,6 +16,8 @@ from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.scorer import ScorerDataModule
+from crosstask.datamodules.scoring.scorer_settings import PairRows
+from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules.adapters import LoRA
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
@@ -46,9 +48,11 @@ def make_pair(
             return make_runs(toybench, tiny_model, total_steps=-1)
         if name == "scorer":
             folder = NaturalInstructions(str(toybench))
-            sizes: dict[str, int] = {"row_length": 256, "pair_length": 96, "rows_per_step": 2, "validation_examples": 0}
+            rows = PairRows(length=256, pair_length=96, per_step=2)
             scorer = ScorerModule(tokenizer, config=ENCODER, optimizer=FAST, row_length=256)
-            return scorer, ScorerDataModule(folder, tokenizer, cache=str(tmp_path / "pairs"), **sizes)  # type: ignore[arg-type]
+            held_out = Instances(validation=0)
+            pairs = ScorerDataModule(folder, tokenizer, rows=rows, instances=held_out, cache=str(tmp_path / "pairs"))
+            return scorer, pairs
         if name == "tuning":
             module = InstructionTuningModule(tokenizer, config=tiny_model, optimizer=FAST, row_length=128)
             return module, make_datamodule()
@@ -57,7 +61,7 @@ def make_pair(
         if name == "prefix":
             adapters = {"prefix": Prefix(3), "network": Network(attention="sdpa")}
         module = InstructionTuningModule(tokenizer, weights, optimizer=FAST, row_length=128, **adapters)
-        return module, make_datamodule(packing="one_per_row" if name == "prefix" else "best_fit")
+        return module, make_datamodule(rows={"packing": "one_per_row" if name == "prefix" else "best_fit"})
 
     return make
 

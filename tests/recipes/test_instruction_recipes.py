@@ -37,12 +37,11 @@ def shrunk(name: str, toybench: Path, tmp_path: Path, fields: dict[str, Any], **
         "log_every_n_steps": 1,
     }
     recipe["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False, **trainer}
-    recipe["trainer"]["default_root_dir"] = str(tmp_path / "run")
     for callback in recipe["trainer"]["callbacks"]:
         if callback["class_path"] == "ModelCheckpoint":
             callback["init_args"] |= {"dirpath": str(tmp_path), "every_n_train_steps": 7}
         if callback["class_path"] == "InstructionAnalysis":
-            callback["init_args"] |= {"folder": str(tmp_path / "run/instructions")}
+            callback["init_args"] = {"folder": str(tmp_path / "run/instructions")}
     shared = {"row_length": DATA["rows"]["length"], "inner_steps": INNER_STEPS}
     preset = {"preset": recipe["data"]["init_args"]["preset"]}
     recipe["model"]["init_args"] |= {"pretrained": None, "config": fields, **shared, **preset}
@@ -140,6 +139,7 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
     assert (module.outer.learning_rate, module.outer.calibrate_every) == (rate, 1)  # the recipe's others remain
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize(("strategy", "instruction"), [("ddp", "direct_embedder"), ("fsdp2", "direct_extractor")])
 def test_two_processes_find_the_hypergradient_of_one(
     strategy: str, instruction: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]

@@ -85,8 +85,6 @@ def test_a_family_lists_what_is_at_hand(tmp_path: Path) -> None:
         category="Mathematics",
         instruction_level="instance",
         sources=("sums",),
-        input_languages=("English",),
-        output_languages=("English",),
         licence="MIT",
     )
     assert (reader.task("choices").parent, reader.task("choices").sources) == ("all_choices", ("exams",))

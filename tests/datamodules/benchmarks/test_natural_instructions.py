@@ -68,8 +68,6 @@ def test_a_task_reads_as_its_file_says(folder: Path) -> None:
         negative_examples=(Demonstration("dog", "cat", ""),),
         sources=("rhymes",),
         metric="exact_match",
-        input_languages=("English",),
-        output_languages=("English",),
         licence="Apache 2.0",
     )
     assert examples == [

@@ -91,8 +91,6 @@ def test_every_prompt_of_every_row(folder: Path) -> None:
         instruction_level="instance",
         sources=("rte",),
         metric="accuracy",
-        input_languages=("English",),
-        output_languages=("English",),
     )
 
 

@@ -1,20 +1,21 @@
 """The data of two levels: how a batch reads, where its rows come from, and which settings are rejected."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from bilevel_runs import INNER_STEPS, TASK, Make, planned, texts, trainer
 
-from crosstask.datamodules import TkInstructPrompt
+from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.bilevel.bilevel_stream import cut_source
 from crosstask.datamodules.bilevel.exemplars import ExemplarPools, encode_exemplars, exemplar_texts
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.bilevel.presets import choices
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.rendering.tokenization import tokenize_pair
-from crosstask.datamodules.schema import Example
+from crosstask.datamodules.schema import Example, RunData
 
 
 def test_a_batch_reads_as_it_should(make_bilevel: Make) -> None:
@@ -161,3 +162,35 @@ def test_the_reserve_leaves_room_for_the_instruction(make_bilevel: Make) -> None
 def test_impossible_settings_of_the_data(make_bilevel: Make, data: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         trainer().fit(*make_bilevel(data=data, inner_steps=3))
+
+
+def test_both_levels_are_described_without_a_trainer_and_with_one(make_bilevel: Make) -> None:
+    """12 theta steps of 2 instances draw 24 inner ones; phi moves 4 times, each on 4 outer ones."""
+    datamodule = planned(make_bilevel)
+    assert isinstance(datamodule, RunData)
+    report = dict(datamodule.report().lines())
+    assert datamodule.plan is not None
+    inner, outer = len(datamodule.plan.inner), len(datamodule.plan.outer)
+    assert (report["inner tasks"], report["inner instances"]) == (f"{inner}", f"{8 * inner}")
+    assert (report["outer tasks"], report["outer instances"]) == (f"{outer}", f"{8 * outer}")
+    assert report["training instances skipped"] == "none"
+    assert report["theta steps in an epoch"] == f"{4 * inner}"
+    lines = datamodule.describe(12).lines(depth=1)
+    assert lines[0].split() == ["level", "tasks", "instances", "draws", "epochs"]
+    assert [line.split()[:4] for line in lines[1:]] == [
+        ["inner", f"{inner}", f"{8 * inner}", "24"],
+        ["outer", f"{outer}", f"{8 * outer}", "16"],
+    ]
+    assert len(datamodule.describe().lines()) > inner + outer
+    assert datamodule.hparams["levels"]["inner_steps"] == INNER_STEPS
+
+
+def test_skipped_instances_are_reported(make_bilevel: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = NaturalInstructions.examples
+
+    def examples(self: NaturalInstructions, name: str) -> Any:
+        return (replace(e, skipped="unreadable") if e.index % 20 == 0 else e for e in read(self, name))
+
+    monkeypatch.setattr(NaturalInstructions, "examples", examples)
+    datamodule = planned(make_bilevel, instances={"train": 60})
+    assert dict(datamodule.report().lines())["training instances skipped"].endswith(" unreadable")

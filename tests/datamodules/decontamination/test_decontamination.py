@@ -25,7 +25,7 @@ from crosstask.datamodules.decontamination.ngrams import ngrams
 from crosstask.datamodules.decontamination.overlap import Document, index_evaluation, overlap, overlaps
 from crosstask.datamodules.decontamination.task_texts import TaskTexts
 from crosstask.datamodules.schema import Example, Task
-from crosstask.datamodules.storage.preparation import InstanceCounts
+from crosstask.datamodules.splits import Instances
 
 WORDS = [f"w{number}" for number in range(20_000)]
 
@@ -229,11 +229,10 @@ class TwoTemplates(Benchmark):
 
 
 @pytest.mark.parametrize(
-    ("settings", "documents"), [({}, 8), ({"limits": {"two": 3}}, 3), ({"every_prompt": True}, 16)]
+    ("settings", "documents"), [({}, 8), ({"train_of": {"two": 3}}, 3), ({"every_prompt": True}, 16)]
 )
 def test_the_compared_texts_are_those_that_train(settings: dict[str, Any], documents: int) -> None:
-    counts = InstanceCounts(validation=2, test=0, limit=None, seed=0, **settings)
-    texts = TaskTexts(TwoTemplates(), counts)
+    texts = TaskTexts(TwoTemplates(), Instances(**{"train": None, "validation": 2, "test": 0, **settings}), seed=0)
     training = list(texts.training_documents("two/rows"))
     evaluation = list(texts.evaluation_documents("two/rows"))
     assert (len(training), len(evaluation)) == (documents, 4)

@@ -96,7 +96,7 @@ def test_the_stream_is_as_long_as_the_requested_steps(plan: TrainPlan) -> None:
 
 
 def test_rows_that_cannot_be_dealt_are_refused(plan: TrainPlan) -> None:
-    with pytest.raises(ValueError, match=r"rows_per_step = 8 cannot be dealt to 3 replicas x 1 .* multiple of 3"):
+    with pytest.raises(ValueError, match=r"rows\.per_step = 8 cannot be dealt to 3 replicas x 1 .* multiple of 3"):
         TrainStream(plan, Replicas(3, 0, 1), steps=1)
 
 

@@ -54,7 +54,7 @@ def test_an_option_that_is_right_for_another_example_of_the_same_input_is_right(
     """Two annotators chose a and b of three: neither is wrong for the input they share."""
     options = ("a", "b", "c")
     one, two = (example(n, gold, text="same", options=options, answer=n) for n, gold in enumerate("ab"))
-    preparation: Any = SimpleNamespace(counts=SimpleNamespace(seed=0), label=rouge_l, samples=ModelSamples())
+    preparation: Any = SimpleNamespace(seed=0, label=rouge_l, samples=ModelSamples())
     found = responses_to_rank(one, References([one, two]), preparation, mismatches=1)
     assert found == {"a": 1.0, "b": 1.0, "c": 0.0}
 
@@ -261,7 +261,7 @@ def test_what_decides_the_pairs_decides_their_folder(
     assert len(set(folders)) == 5
     # There is nothing to label, and rows do not change pairs.
     assert folder() == folder(augmentation={"label": one_half}, rows={"per_step": 8})
-    with pytest.raises(ValueError, match="must be a function of a module"):
+    with pytest.raises(ValueError, match="must be a module's function"):
         folder(augmentation={"samples": samples, "label": lambda response, references: 0.5})
 
 

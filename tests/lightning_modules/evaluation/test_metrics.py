@@ -172,6 +172,7 @@ dist.destroy_process_group()  # or its threads may abort the interpreter's exit
 """
 
 
+@pytest.mark.distributed
 def test_two_processes_agree_and_count_nothing_twice(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -87,6 +87,7 @@ def two_processes(*words: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.distributed
 def test_two_processes_and_accumulation_give_the_losses_and_weights_of_one(config: Path, tmp_path: Path) -> None:
     """Rows hold different numbers of targets, so a mean of means would differ in the first step."""
     main(["fit", "--config", str(config)])
@@ -134,6 +135,7 @@ def test_a_resumed_run_continues_the_same_losses(
     assert continued == pytest.approx({step: undisturbed[step] for step in continued}, rel=1e-9)
 
 
+@pytest.mark.distributed
 def test_two_processes_resume_what_one_began(config: Path, tmp_path: Path) -> None:
     main(["fit", "--config", str(config)])
     two_processes("fit", "--config", str(config), "--ckpt_path", str(tmp_path / "epoch=0-step=3.ckpt"))

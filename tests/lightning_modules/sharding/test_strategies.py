@@ -1,7 +1,6 @@
 """One module under every strategy: the losses and weights of one process, on real processes.
 
-The plain suite starts two processes once, for four strategies; the whole matrix of docs/strategies.md is marked
-`distributed`.
+Two processes are started once, for four strategies; test_strategy_matrix.py has the other cells of docs/strategies.md.
 """
 
 import shutil
@@ -53,7 +52,7 @@ def adam(folder: Path, toybench: Path, recipe: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(recipe: Path, adam: Path, folder: Path) -> Path:
-    """One process, then two under every strategy of the plain suite, in one start."""
+    """One process, then two under each of four strategies, in one start."""
     main(fit(recipe, "one"))
     main(fit(adam, "adam_one"))
     accumulate = "--trainer.accumulate_grad_batches=2"
@@ -105,6 +104,7 @@ def refusals(recipe: Path, folder: Path) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", PLAIN)
 def test_losses_are_those_of_one_process(runs: Path, name: str) -> None:
     alone = losses(runs / "run/one")
@@ -112,17 +112,20 @@ def test_losses_are_those_of_one_process(runs: Path, name: str) -> None:
     assert losses(runs / f"run/{name}") == pytest.approx(alone, rel=2e-6)
 
 
+@pytest.mark.distributed
 def test_weights_are_those_of_one_process(runs: Path) -> None:
     """In float32, whose sums depend on their order."""
     require_equal_weights(runs, "one", PLAIN, 2e-6)
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_goes_on_under_another_strategy(runs: Path, name: str) -> None:
     undisturbed = losses(runs / "run/adam_one")
     assert losses(runs / f"run/adam_{name}") == pytest.approx(undisturbed[STEPS // 2 :], rel=1e-5)
 
 
+@pytest.mark.distributed
 def test_one_process_goes_on_from_shards(runs: Path, adam: Path) -> None:
     """A folder that two processes under FSDP2 have written, itself resumed from a file."""
     for name, source in (("adam_from_shards", "adam_fsdp2"), ("adam_from_file", "adam_one")):
@@ -133,6 +136,7 @@ def test_one_process_goes_on_from_shards(runs: Path, adam: Path) -> None:
     assert losses(runs / "run/adam_from_shards") == pytest.approx(from_file, rel=1e-5)
 
 
+@pytest.mark.distributed
 @pytest.mark.parametrize("name", ["adam_one", "adam_fsdp2", "adam_tensor", "adam_zero3"])
 def test_every_checkpoint_becomes_a_hugging_face_folder(
     runs: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +152,7 @@ def test_every_checkpoint_becomes_a_hugging_face_folder(
     assert len(load_tokenizer(str(tmp_path / "hf"))) == model.config.vocab_size
 
 
+@pytest.mark.distributed
 def test_what_is_no_checkpoint_of_this_model_is_refused(runs: Path, adam: Path, tmp_path: Path) -> None:
     whole = runs / "adam_fsdp2" / f"step={STEPS}.ckpt"
     wider = AutoConfig.from_pretrained(runs / "opt", hidden_size=64, word_embed_proj_dim=64)
@@ -170,6 +175,7 @@ def test_what_is_no_checkpoint_of_this_model_is_refused(runs: Path, adam: Path, 
         main(fit(adam, "no", f"--ckpt_path={half}"))
 
 
+@pytest.mark.distributed
 def test_last_is_the_newest_whole_checkpoint_or_refused(runs: Path, adam: Path) -> None:
     """As a job that is started again resumes: its process may have ended while one folder replaced another."""
     last = runs / "adam_cut_short" / "last.ckpt"
@@ -187,6 +193,7 @@ def test_last_is_the_newest_whole_checkpoint_or_refused(runs: Path, adam: Path) 
         main(fit(adam, "adam_cut_short", "--ckpt_path=best"))
 
 
+@pytest.mark.distributed
 def test_an_unfinished_folder_of_deepspeed_is_refused(runs: Path, tmp_path: Path) -> None:
     half = shutil.copytree(runs / "zero3" / HALFWAY, tmp_path / "half.ckpt")
     require_whole_checkpoint(half)

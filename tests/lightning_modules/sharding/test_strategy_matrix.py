@@ -130,7 +130,7 @@ CELLS = {
     "gpt_neox": ["fsdp2", "tensor"],
     "scorer": ["ddp", "fsdp2", "zero1", "zero2", "zero3"],
 }
-"""Strategies by what is trained; OPT's others are in the plain suite (test_strategies.py)."""
+"""Strategies by what is trained; OPT's others are in test_strategies.py."""
 
 EXPORTED = [("llama", "fsdp2"), ("llama", "tensor"), ("t5", "zero3"), ("opt", "zero2"), ("opt", "zero3")]
 """Where the callback HuggingFaceExport writes at the end, from each process's part."""
