@@ -17,7 +17,7 @@ from crosstask.datamodules import NaturalInstructions, ScorerDataModule
 from crosstask.datamodules.packing.replicas import Process, process_of_job
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import ModelSamples, Sample, SampleFile, read_samples
-from crosstask.datamodules.scoring.scorer_settings import PairRows
+from crosstask.datamodules.scoring.scorer_settings import Augmentation, PairRows
 from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules import CrossEncoder
 from crosstask.lightning_modules.evaluation.generation import Decoding, generate
@@ -172,7 +172,7 @@ def test_the_scorer_learns_from_what_the_command_writes(
         data.setup("fit")
         return dict(zip(data.plan.mixture.names, data.plan.mixture.sizes, strict=True))[TASK]  # type: ignore[union-attr]
 
-    assert stored(augmentation={"samples": [str(path)]}) > stored() + 12
+    assert stored(augmentation=Augmentation(samples=[str(path)])) > stored() + 12
 
 
 def test_log_likelihoods_are_those_of_transformers(generators: Path) -> None:
