@@ -1,7 +1,7 @@
 """The evaluation callbacks in a real Trainer: what they write when, and in which order."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from crosstask.callbacks.generalization_report import GeneralizationReport
 from crosstask.callbacks.prediction_writer import PredictionWriter
+from crosstask.datamodules.packing.row_settings import Rows
 from crosstask.datamodules.schema import EvaluationExample, Level
 from crosstask.lightning_modules.evaluation.answers import Answer
 from crosstask.lightning_modules.evaluation.generation_scores import GenerationScores
@@ -29,6 +30,17 @@ BATCHES = [[3, 1], [], [2], [0]]  # not in order; the second asks nothing
 
 
 class Data(L.LightningDataModule):
+    """The part of the data contract that evaluation uses; nothing of it can resume."""
+
+    tokenizer_name, rows = "", Rows()
+
+    def evaluation_fingerprint(self, stage: str) -> None: ...
+    def skip_examples(self, stage: str, numbers: Collection[int]) -> None: ...
+    def evaluation_coverage(self, stage: str, scored: Collection[int]) -> None: ...
+    def training_fingerprint(self) -> None: ...
+    def report(self) -> None: ...
+    def describe(self, steps: int | None = None) -> None: ...
+
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(range(len(BATCHES)), batch_size=None)  # type: ignore[arg-type]
 

@@ -74,7 +74,11 @@ def test_every_recipe_trains_and_answers_through_its_own_file(
     main(["test", "--config", str(config), "--ckpt_path", str(tmp_path / "last.ckpt")])
     assert (tmp_path / "run/version_1/report/test/report.json").exists()
     page = (tmp_path / "run/version_1/report/test/report.html").read_text()
-    assert page.count("<figcaption>Norms of the inner and the outer gradient") == page.count('<th scope="col">learned</th>') == 1
+    assert (
+        page.count("<figcaption>Norms of the inner and the outer gradient")
+        == page.count('<th scope="col">learned</th>')
+        == 1
+    )
 
 
 TABLES = {  # name: (texts before "Now complete", exemplars, outer tasks and something to learn)

@@ -263,5 +263,5 @@ def test_a_recipe_says_how_prompts_are_answered(
     greedy, drawn = answered(), answered(decoding={"sampling": True, "top_k": 40})
     assert greedy != drawn == answered(decoding={"sampling": True, "top_k": 40, "samples": 3})
     assert drawn != answered(decoding={"sampling": True, "top_k": 40}, seed=1)
-    assert all("a" not in text for text in answered(stop=["a"]))
+    assert all("a" not in text for text in answered(decoding={"stop": ["a"]}))
     assert any("a" in text for text in greedy)
