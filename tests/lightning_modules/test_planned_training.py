@@ -109,7 +109,7 @@ def test_a_checkpoint_does_not_need_the_weights_that_training_started_from(toybe
     ("options", "change", "said"),
     [
         ({"max_epochs": 1}, {}, "counted in optimizer steps.* set trainer.max_steps"),
-        ({"max_steps": 2}, {"row_length": 64}, "row_length is 128 in the module and 64 in the datamodule"),
+        ({"max_steps": 2}, {"rows": {"length": 64}}, "row_length is 128 in the module, and rows.length 64 in the"),
     ],
 )
 def test_a_trainer_or_data_that_do_not_fit_are_rejected(
