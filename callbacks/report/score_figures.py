@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ...lightning_modules.evaluation.metrics import Estimate
-from ...lightning_modules.evaluation.significance import Difference
+from ...lightning_modules.evaluation.significance import Difference, Estimate
 from .figure_style import COLORS, INK, MARKERS, PALE, WIDTH, horizontal_legend, lightened, new_figure, styled
 from .model_sizes import ModelScore
 from .visible_text import shortened, visible

@@ -69,7 +69,7 @@ def test_so_many_rows_are_asked_in_all_their_templates() -> None:
     skipped: Counter[str] = Counter()
     sampled = list(read_questions(Rows(), "choice", None, 0, skipped, rows=2))
     assert [(question.instruction, question.template) for question in sampled] == [("0?", "x"), ("0?", "y")]
-    assert skipped == {"duplicate responses": 2}  # of row 1
+    assert skipped == {"duplicate options": 2}  # of row 1
 
 
 def test_a_scorer_answers_with_its_best_option(toybench: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from crosstask.datamodules import NaturalInstructions, ScorerDataModule
 from crosstask.datamodules.packing.replicas import Process, process_of_job
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import ModelSamples, Sample, SampleFile, read_samples
-from crosstask.datamodules.scoring.scorer_settings import PairRows
+from crosstask.datamodules.scoring.scorer_settings import Augmentation, PairRows
 from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules import CrossEncoder
 from crosstask.lightning_modules.evaluation.generation import Decoding, generate
@@ -72,7 +72,7 @@ def test_a_killed_run_goes_on_after_its_last_whole_example(tmp_path: Path) -> No
         path.write_bytes(whole + torn)
         assert SampleFile(path, {"seed": 0}, expected=2).done == {("t", "1"), ("t", "2")}
         assert path.read_bytes() == whole
-    with pytest.raises(ValueError, match=r'samples of other settings: +"seed": 0; sampled for are +"seed": 1'):
+    with pytest.raises(ValueError, match=r'samples of other settings: +"seed": 0; expected +"seed": 1'):
         SampleFile(path, {"seed": 1}, expected=2)
 
 
@@ -172,7 +172,7 @@ def test_the_scorer_learns_from_what_the_command_writes(
         data.setup("fit")
         return dict(zip(data.plan.mixture.names, data.plan.mixture.sizes, strict=True))[TASK]  # type: ignore[union-attr]
 
-    assert stored(augmentation={"samples": [str(path)]}) > stored() + 12
+    assert stored(augmentation=Augmentation(samples=[str(path)])) > stored() + 12
 
 
 def test_log_likelihoods_are_those_of_transformers(generators: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_chat_model_is_asked_in_its_template_and_answers_right_behind_it(
                 model(ids).logits.log_softmax(-1)[0, sampled.shape[1] - 1 : -1].gather(1, torch.tensor(answer)[:, None])
             )
         assert sample.log_likelihood == pytest.approx(float(logs.sum()), abs=1e-3)
-    with pytest.raises(ValueError, match="brings its own bos"):
+    with pytest.raises(ValueError, match="adds bos itself"):
         write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, bos=True)
     with pytest.raises(ValueError, match="has no chat template: use plain prompts"):
         write_samples(examples, str(tmp_path / "none"), str(generators / "causal"), chat=True)

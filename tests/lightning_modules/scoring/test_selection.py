@@ -123,7 +123,7 @@ def test_several_scorers_stand_side_by_side() -> None:
     assert table.recovered == {"scorer": 1.0, "reward": pytest.approx((6 / 7 - 0.4) / 0.6)}
     assert list(table.spearman) == ["scorer", "reward"]
     for name in ("beam", "oracle", "self-consistency"):
-        with pytest.raises(ValueError, match=f"cannot be called '{name}', which is another row"):
+        with pytest.raises(ValueError, match=f"cannot be called '{name}', the name of another row"):
             ScoredResponses.of("t", "1", SAMPLES, REFERENCE, {name: reward})
 
 
