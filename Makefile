@@ -2,10 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Threads that wait for each other by spinning make a shared machine up to 30 times slower; on a quiet one it is the same.
-export OMP_WAIT_POLICY := PASSIVE
-# A short spin before they sleep: without one, a quiet virtual machine trains 2.6 times slower.
-export GOMP_SPINCOUNT := 30000
 
 .PHONY: quickstart test test-distributed test-slurm lint types perf real-data clean
 
