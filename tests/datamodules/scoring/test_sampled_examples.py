@@ -105,5 +105,5 @@ def test_demonstrations_from_another_benchmark(toybench: Path, tmp_path: Path) -
         *demonstrations, sampled = each.source.split("\n\n")
         assert sampled == each.example.input
         assert set(demonstrations) <= solved
-    with pytest.raises(ValueError, match="task copying has 0 solved examples to show"):
+    with pytest.raises(ValueError, match="task copying has 0 demonstrations"):
         list(SampledExamples(validation, parts=["test"], shots=1).prompts())
