@@ -11,8 +11,8 @@ export GOMP_SPINCOUNT := 30000
 
 quickstart: $(VENV)/ready
 	$(BIN)/crosstask toybench --folder runs/quickstart/toybench
-	$(BIN)/crosstask fit --config configs/quickstart.yaml
-	$(BIN)/crosstask test --config configs/quickstart.yaml --ckpt_path runs/quickstart/checkpoints/last.ckpt
+	$(BIN)/crosstask fit --config quickstart
+	$(BIN)/crosstask test --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
 
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/ready  # two processes share the files of tests

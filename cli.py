@@ -8,6 +8,7 @@ from importlib import import_module
 from crosstask.commands.shared.command_docs import command_names, overview
 from crosstask.commands.shared.config_names import configs_folder, with_config_paths
 from crosstask.commands.shared.errors import is_rejection
+from crosstask.commands.shared.library_messages import silence_libraries
 from crosstask.datamodules.messages import nearest
 
 
@@ -28,6 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if name not in (names := command_names()):
         raise ValueError(f"no command {name!r}, {nearest(name, names)}; there are {', '.join(names)}")
     configs_folder()  # sets $CROSSTASK_CONFIGS, which a YAML may use
+    silence_libraries()
     with_config_paths(words[1:])  # rejects an unknown name at once; the command would first import its libraries
     import_module(f"crosstask.commands.{name}").run(words[1:])
 

@@ -5,6 +5,8 @@ import configparser
 import doctest
 import importlib
 import pkgutil
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +18,9 @@ import crosstask
 ROOT = Path(crosstask.__file__).parent
 ROOMS = ("datamodules", "lightning_modules", "callbacks", "commands", "cli")
 """Imports run from right to left."""
+
+MODULES_OF = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
+"""Libraries whose module has another name."""
 
 ORDER = {
     "datamodules": (
@@ -97,6 +102,42 @@ def test_setup_lists_exactly_the_packages_that_are_there() -> None:
         for path in (ROOT / room).rglob("__init__.py")
     }
     assert sorted(listed) == sorted(there)
+
+
+def test_setup_requires_exactly_what_is_imported() -> None:
+    """A library that comes with another one may go with its next version."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options"]["install_requires"].split("\n")
+    names = [re.split(r"[\[<>=]", line)[0] for line in lines if line and not line.startswith("#")]
+    required = [MODULES_OF.get(name, name.replace("-", "_")) for name in names]
+    files = [path for room in ROOMS[:-1] for path in (ROOT / room).rglob("*.py")] + [ROOT / "cli.py"]
+    imported = {name for path in files for name in libraries(path)}
+    assert len(required) == len(set(required)), "a library is required twice"
+    assert set(required) == imported - sys.stdlib_module_names - {"crosstask"}
+
+
+def libraries(path: Path) -> Iterator[str]:
+    """Top-level names of what a file imports from outside its package."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("room", ["datamodules", "datamodules.benchmarks", "lightning_modules", "callbacks"])
+def test_a_room_offers_its_names_and_no_others(room: str) -> None:
+    """Names are imported on first use: __all__, the imports for type checkers and the files of names must agree."""
+    package = importlib.import_module(f"crosstask.{room}")
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'Typo'"):
+        _ = package.Typo
+    tree = ast.parse(Path(str(package.__file__)).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    typed = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert sorted(typed) == sorted(package.__all__)
 
 
 def test_no_stray_module_stands_at_the_root() -> None:

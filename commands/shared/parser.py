@@ -34,6 +34,9 @@ _building: ContextVar[bool] = ContextVar("building", default=False)
 class SentenceParser(ArgumentParser):
     """Builds parsed classes; raises a constructor's own ValueError, preceded by the name of its class."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
     def instantiate(self, namespace: Any, *args: Any, **kwargs: Any) -> Any:
         if _building.get():
             return super().instantiate(namespace, *args, **kwargs)

@@ -1,7 +1,8 @@
 """Threads of a run on the CPU.
 
-The operations of a small model are shorter than the threads of torch take to wait for each other, above all where
-another process needs a core: two threads then train up to 24 times slower than one.
+The operations of a small model are so short that torch's threads spend their time waiting for each other, above all
+where another process needs a core: beside one busy process, two threads trained the quickstart 24 times slower than on
+a quiet machine.
 """
 
 import os
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 SMALL = 10_000_000
-"""Parameters of a model that is faster, or as fast, with one thread. Measured by perf/threads.py."""
+"""Models with fewer parameters run on one thread: a choice around the quickstart's 0.9M, see perf/threads.py."""
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -25,7 +26,7 @@ class CpuThreads(Callback):
         if parameters < SMALL and threads_are_default():
             torch.set_num_threads(1)
             rank_zero_info(
-                f"One thread for {parameters / 1e6:.1f}M parameters: faster for a small model. "
+                f"One thread for {parameters / 1e6:.1f}M parameters, so that no time is lost in waiting. "
                 "OMP_NUM_THREADS sets another number."
             )
 

@@ -1,6 +1,5 @@
 """The commands of Lightning's trainer: fit, validate, test and predict."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from ...lightning_modules.planned_training import PlannedTraining
 from ...lightning_modules.sharding.checkpoints import AnyLayoutIO, require_readable, require_resumable
 from ...lightning_modules.sharding.replacing import last_checkpoint, newest_path, save_through_replacing
 from .command_docs import command_doc
+from .library_messages import silence_libraries
 from .linked_cli import LinkedCLI
 from .parser import HelpFormatter
 from .threads import CpuThreads
@@ -149,10 +149,7 @@ def run_trainer(words: Sequence[str]) -> TrainerCLI:
     Args:
         words: fit, validate, test or predict, and the words after it.
     """
-    # Lightning 2.6 calls torch 2.13 in a way that torch warns of on every run; users can do nothing about it.
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # It warns that a model may have been stepped before it is saved, which is what a checkpoint should hold here.
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    silence_libraries()
     cli = TrainerCLI(words)
     # Lightning leaves a gloo group to the interpreter's exit, where its threads can abort a run that has succeeded.
     if torch.distributed.is_available() and torch.distributed.is_initialized():

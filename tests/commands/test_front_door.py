@@ -1,0 +1,89 @@
+"""The front door: help of all commands, without the libraries that a command imports when it runs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crosstask.cli import main
+from crosstask.commands.shared.command_docs import GROUPS, command_doc, command_names
+from crosstask.commands.shared.config_names import VARIABLE, config_path, with_config_paths
+
+HEAVY = {"torch", "lightning", "transformers", "sklearn", "nltk", "datasets"}
+LIGHT = [
+    ["--help"],
+    ["report", "--help"],
+    ["describe", "--help"],
+    ["prepare", "--help"],
+    ["decontaminate", "--help"],
+    ["plan", "--help"],
+    ["splits", "--help"],
+    ["toybench", "--help"],
+    ["scaling", "--help"],
+]
+
+
+def test_every_command_has_a_place_and_a_line_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == command_names()
+    main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for name in command_names():
+        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+        assert len(line) > 30, "a command without a description"
+        assert len(line) <= 120
+        doc = command_doc(name)
+        assert f"    crosstask {name} " in doc.example, f"{name} has no example"
+
+
+def test_help_imports_no_library_that_only_a_run_needs() -> None:
+    """All in one process, since each module is imported once; torch alone takes a second or two."""
+    program = (
+        "import sys\nfrom crosstask.cli import main\n"
+        f"for words in {LIGHT!r}:\n"
+        "    try:\n        main(words)\n    except SystemExit as end:\n        assert not end.code, words\n"
+        f"    assert not {HEAVY!r} & {{*sys.modules}}, (words, {HEAVY!r} & {{*sys.modules}})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["describe", "plan", "report"])
+def test_help_shows_the_description_and_the_example_unwrapped(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([name, "--help"])
+    out = capsys.readouterr().out
+    doc = command_doc(name)
+    assert doc.description in out
+    assert doc.example in out
+    assert out.startswith(f"usage: crosstask {name} ")
+
+
+def test_help_of_a_command_about_data_lists_what_it_uses(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["describe", "--help"])
+    options = {line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  --")}
+    assert options == {"--config", "--data", "--depth"}
+
+
+def test_a_configuration_goes_by_name_wherever_the_command_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    installed = config_path("quickstart")
+    assert Path(installed).name == "quickstart.yaml"
+    assert with_config_paths(["--config", "quickstart", "--depth", "1"]) == [f"--config={installed}", "--depth", "1"]
+    (tmp_path / "quickstart.yaml").write_text("seed_everything: 1")
+    assert config_path("quickstart.yaml") == "quickstart.yaml"  # a file is preferred
+    assert config_path("quickstart") == installed
+    with pytest.raises(ValueError, match=r"no configuration 'quikstart': .* nearest: quickstart"):
+        main(["describe", "--config", "quikstart"])
+
+
+def test_another_folder_of_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers/ours.yaml").write_text("seed_everything: 1")
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    assert config_path("papers/ours") == str(tmp_path / "papers/ours.yaml")
