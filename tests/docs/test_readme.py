@@ -68,6 +68,7 @@ def home(toybench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_hidden_layers=2,
         num_attention_heads=2,
         num_labels=1,
+        max_position_embeddings=514,
     )
     RobertaForSequenceClassification(config).save_pretrained(folder / "btan2/cappy-large")
     tokenizer.save_pretrained(folder / "btan2/cappy-large")
