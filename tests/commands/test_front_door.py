@@ -8,7 +8,13 @@ import pytest
 
 from crosstask.cli import main
 from crosstask.commands.shared.command_docs import GROUPS, command_doc, command_names
-from crosstask.commands.shared.config_names import VARIABLE, config_path, with_config_paths
+from crosstask.commands.shared.config_names import (
+    VARIABLE,
+    composed_paths,
+    composed_settings,
+    config_path,
+    with_config_paths,
+)
 
 HEAVY = {"torch", "lightning", "transformers", "sklearn", "nltk", "datasets"}
 LIGHT = [
@@ -74,12 +80,29 @@ def test_a_configuration_goes_by_name_wherever_the_command_runs(
     monkeypatch.delenv(VARIABLE, raising=False)
     installed = config_path("quickstart")
     assert Path(installed).name == "quickstart.yaml"
-    assert with_config_paths(["--config", "quickstart", "--depth", "1"]) == [f"--config={installed}", "--depth", "1"]
+    words = with_config_paths(["--config", "quickstart", "--depth", "1"])
+    assert words[-3:] == [f"--config={installed}", "--depth", "1"]
+    assert [Path(word).stem for word in words[:-2]] == ["tiny_llama", "evaluated", "quickstart"]  # what it includes
     (tmp_path / "quickstart.yaml").write_text("seed_everything: 1")
     assert config_path("quickstart.yaml") == "quickstart.yaml"  # a file is preferred
     assert config_path("quickstart") == installed
     with pytest.raises(ValueError, match=r"no configuration 'quikstart': .* nearest: quickstart"):
         main(["describe", "--config", "quikstart"])
+
+
+def test_a_configuration_overrides_what_it_includes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("trainer: {max_steps: 1, devices: 1}")
+    (tmp_path / "middle.yaml").write_text("include: [base.yaml]\ntrainer: {max_steps: 2}")
+    (tmp_path / "top.yaml").write_text("include: [middle.yaml]\nseed_everything: 3")
+    assert composed_paths("top.yaml") == ["base.yaml", "middle.yaml", "top.yaml"]
+    assert composed_settings("top.yaml") == {"trainer": {"max_steps": 2, "devices": 1}, "seed_everything": 3}
+    (tmp_path / "base.yaml").write_text("include: [top.yaml]")
+    with pytest.raises(ValueError, match=r"include each other: top\.yaml -> middle\.yaml -> base\.yaml -> top\.yaml"):
+        composed_paths("top.yaml")
+    (tmp_path / "base.yaml").write_text("include: top.yaml")
+    with pytest.raises(ValueError, match=r"base\.yaml: include must be a list of configurations .* got 'top\.yaml'"):
+        composed_paths("base.yaml")
 
 
 def test_another_folder_of_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,7 @@ def test_the_best_split_is_the_best_by_validation_and_nothing_is_trained_twice(r
 def test_bad_input(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="splits must be at least 2 to choose among, got 1"):
         search_splits(str(recipe), str(tmp_path), splits=1)
-    with pytest.raises(ValueError, match=r"no recipe .*nowhere\.yaml"):
+    with pytest.raises(ValueError, match=r"no configuration .*nowhere\.yaml"):
         try_recipes("nowhere.yaml", str(tmp_path), {}, metric="validation/loss")
     with pytest.raises(ValueError, match=r"(?s)failed:.*inner_steps"):
         try_recipes(
