@@ -108,13 +108,20 @@ def composed_settings(name: str) -> dict[str, Any]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of nested settings, overridden by others.
+    """A copy of nested settings, overridden by others; another class replaces its settings, too.
 
     >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
     {'a': {'b': 1, 'c': 3}}
     """
     result = copy.deepcopy(dict(below))
     for name, value in above.items():
-        nested = isinstance(value, Mapping) and isinstance(result.get(name), Mapping) and "class_path" not in value
-        result[name] = merged(result[name], value) if nested else copy.deepcopy(value)
+        there = result.get(name)
+        if isinstance(value, Mapping) and isinstance(there, Mapping) and not _of_another_class(there, value):
+            result[name] = merged(there, value)
+        else:
+            result[name] = copy.deepcopy(value)
     return result
+
+
+def _of_another_class(below: Mapping[str, Any], above: Mapping[str, Any]) -> bool:
+    return "class_path" in above and above["class_path"] != below.get("class_path")

@@ -34,7 +34,7 @@ FORM = OptImlPrompt(delimiters=("\nA:",), instructions_share=0, task_share=0, in
 DIGESTS: list[tuple[Callable[[], Benchmark], int, int, str]] = [
     (lambda: MMLU(f"{DATA}/mmlu"), 57, 6569, "42c232f8c45d8ea6"),
     (lambda: BigBench(f"{DATA}/bigbench"), 16, 7126, "63383fea8285c03a"),
-    (lambda: BigBenchHard(f"{DATA}/bbh", shown="answers"), 27, 6511, "6dfa31027d5fec34"),
+    (lambda: BigBenchHard(f"{DATA}/bbh", prompting="answer_only"), 27, 6511, "6dfa31027d5fec34"),
     (lambda: Reasoning(DATA), 7, 14612, "c4e5b3a13b8d8393"),
     (lambda: StructuredKnowledge(DATA, split="validation"), 4, 839, "f1282162c9fd9fbb"),
     (lambda: Dialogue(DATA), 2, 335, "4dd176217fa198ce"),
