@@ -13,9 +13,9 @@ Example:
 
 from collections.abc import Sequence
 
-from .shared.trainer import run_trainer
+from .shared.trainer import run_and_leave
 
 
 def run(words: Sequence[str]) -> None:
     """Train by the words of a command line."""
-    run_trainer(["fit", *words])
+    run_and_leave(["fit", *words])

@@ -8,9 +8,9 @@ Example:
 
 from collections.abc import Sequence
 
-from .shared.trainer import run_trainer
+from .shared.trainer import run_and_leave
 
 
 def run(words: Sequence[str]) -> None:
     """Predict by the words of a command line."""
-    run_trainer(["predict", *words])
+    run_and_leave(["predict", *words])

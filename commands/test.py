@@ -9,9 +9,9 @@ Example:
 
 from collections.abc import Sequence
 
-from .shared.trainer import run_trainer
+from .shared.trainer import run_and_leave
 
 
 def run(words: Sequence[str]) -> None:
     """Test by the words of a command line."""
-    run_trainer(["test", *words])
+    run_and_leave(["test", *words])

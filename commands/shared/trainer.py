@@ -150,8 +150,16 @@ def run_trainer(words: Sequence[str]) -> TrainerCLI:
         words: fit, validate, test or predict, and the words after it.
     """
     silence_libraries()
-    cli = TrainerCLI(words)
+    return TrainerCLI(words)
+
+
+def run_and_leave(words: Sequence[str]) -> None:
+    """Run a command of the trainer as the last one of this process.
+
+    Args:
+        words: fit, validate, test or predict, and the words after it.
+    """
+    run_trainer(words)
     # Lightning leaves a gloo group to the interpreter's exit, where its threads can abort a run that has succeeded.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    return cli
