@@ -189,7 +189,7 @@ def test_last_is_the_newest_whole_checkpoint_or_refused(runs: Path, adam: Path) 
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
         main(fit(adam, "adam_cut_short", *words))
-    with pytest.raises(ValueError, match="--ckpt_path best is known only within the run"):
+    with pytest.raises(ValueError, match="--ckpt_path best has a meaning only within the run"):
         main(fit(adam, "adam_cut_short", "--ckpt_path=best"))
 
 
