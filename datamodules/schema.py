@@ -90,7 +90,7 @@ class Example:
         id: Unique within the task.
         index: Its place in the upstream file, from 0.
         input: The text to solve; of an instance-level benchmark, the whole rendered prompt.
-        targets: Every accepted reference, at least one (none where ``rejected``).
+        targets: Every accepted reference, at least one (none where ``skipped``).
         template: Identifier of the template that rendered it, or None.
         options: The answer choices, empty for free-form tasks.
         answer: Place of the gold option in ``options``, or None.
