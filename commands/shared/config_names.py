@@ -112,6 +112,10 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
     >>> merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}})
     {'a': {'b': 1, 'c': 3}}
+    >>> merged({"data": {"class_path": "A", "x": 1}}, {"data": {"class_path": "A", "y": 2}})
+    {'data': {'class_path': 'A', 'x': 1, 'y': 2}}
+    >>> merged({"data": {"class_path": "A", "x": 1}}, {"data": {"class_path": "B", "y": 2}})
+    {'data': {'class_path': 'B', 'y': 2}}
     """
     result = copy.deepcopy(dict(below))
     for name, value in above.items():
