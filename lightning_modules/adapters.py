@@ -15,6 +15,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..datamodules.pretrained_weights import load_pretrained, require_whole_weights
 from .prefixes import Prefix, add_prefix
 
 NAME = "default"  # of the one adapter, as peft calls it
@@ -123,23 +124,23 @@ def prefixed_model(
     """The model of a checkpoint of a prefix; arguments as those of ``adapted_model``.
 
     Raises:
-        ValueError: The weights are not at hand, or are others.
+        ValueError: The base weights are missing or different, or the checkpoint has no prefix.
     """
     prefix = described_adapters(described)
     assert isinstance(prefix, Prefix)
     model = _base_model(architecture, described, where)
     add_prefix(model, prefix, tokenizer)
     require_same_base(model, prefix, described, where)
-    model.load_state_dict(dict(states), strict=False)
+    _load_trained(model, states, where)
     return model
 
 
 def _base_model(architecture: str, described: Mapping[str, Any], where: object) -> PreTrainedModel:
     dtype = getattr(torch, described["dtype"].removeprefix("torch."))
     try:
-        return getattr(transformers, architecture).from_pretrained(described["weights"], dtype=dtype)
-    except OSError as error:
-        raise ValueError(f"{where} holds adapters of {described['weights']}, which is not at hand: {error}") from error
+        return load_pretrained(getattr(transformers, architecture), described["weights"], dtype=dtype)
+    except ValueError as error:
+        raise ValueError(f"{where} holds adapters of {described['weights']}: {error}") from error
 
 
 def adapted_model(
@@ -154,14 +155,27 @@ def adapted_model(
         where: For messages.
 
     Raises:
-        ValueError: The weights are not at hand, or are others.
+        ValueError: The base weights are missing or different, or the checkpoint lacks adapters.
     """
     lora = LoRA(**described["lora"])
     model = _base_model(architecture, described, where)
     add_adapters(model, lora)
     require_same_base(model, lora, described, where)
-    found = model.load_state_dict(dict(states), strict=False)
-    missing = [name for name in found.missing_keys if "lora_" in name]
-    if missing or found.unexpected_keys:
-        raise ValueError(f"{where} lacks the adapters {missing[:3]}, and has {found.unexpected_keys[:3]} beside them")
+    _load_trained(model, states, where)
     return model
+
+
+def _load_trained(model: PreTrainedModel, states: Mapping[str, Tensor], where: object) -> None:
+    """Load the trained parameters of a model, all of them and no others."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    shapes = {name: (tuple(states[name].shape), tuple(trained[name].shape)) for name in trained if name in states}
+    require_whole_weights(
+        where,
+        f"the adapters of {type(model).__name__}",
+        expected=len(trained),
+        missing=set(trained) - set(states),
+        reshaped={name: pair for name, pair in shapes.items() if pair[0] != pair[1]},
+    )
+    if unknown := sorted(set(states) - set(trained)):
+        raise ValueError(f"{where} has {len(unknown)} weights beside its adapters, e.g. {unknown[0]}")
+    model.load_state_dict(dict(states), strict=False)

@@ -6,14 +6,19 @@ from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
+
+from ..datamodules.pretrained_weights import load_pretrained
 
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 
@@ -106,15 +111,53 @@ def build_model(
         vocabulary: Size of the tokenizer.
         attention: Name of an attention implementation that is registered with transformers.
         dtype: Type of the parameters.
+
+    Raises:
+        ValueError: The weights are not all of the architecture, or it reads text in both directions.
     """
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    _require_language_model(config, weights)
     if weights is None:
         model = auto.from_config(config, attn_implementation=attention, dtype=dtype)
     else:
-        model = auto.from_pretrained(weights, config=config, attn_implementation=attention, dtype=dtype)
-    if vocabulary > model.get_input_embeddings().num_embeddings:
+        model = load_pretrained(auto, weights, config=config, attn_implementation=attention, dtype=dtype)
+    require_causal(model)
+    embeddings = model.get_input_embeddings().num_embeddings
+    if vocabulary > embeddings:
         model.resize_token_embeddings(vocabulary)
+        if weights is not None:
+            rank_zero_info(
+                f"the tokenizer has {vocabulary} tokens and {weights} {embeddings}: the embeddings of the others are "
+                "random numbers until they are trained"
+            )
     return model
+
+
+def _require_language_model(config: PreTrainedConfig, weights: str | None) -> None:
+    """Reject a configuration that transformers builds no language model of."""
+    classes = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
+    if type(config) not in classes:
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "a decoder-only"
+        raise ValueError(
+            f"{weights or 'the configuration'} is not {kind} language model: its model_type is {config.model_type}, "
+            f"its architectures {config.architectures}, and is_encoder_decoder is {config.is_encoder_decoder}. An "
+            "encoder's folder has no decoder: give the whole model's weights"
+        )
+
+
+def require_causal(model: PreTrainedModel) -> None:
+    """Reject an encoder as a decoder-only model: transformers builds one that reads the tokens it should predict.
+
+    Raises:
+        ValueError: All of its attention reads in both directions.
+    """
+    directions = [bool(module.is_causal) for module in model.modules() if hasattr(module, "is_causal")]
+    if directions and not model.config.is_encoder_decoder and not any(directions):
+        raise ValueError(
+            f"{type(model).__name__} reads text in both directions, and would see the tokens that it has to predict: "
+            "give a decoder-only or an encoder-decoder model (or is_decoder: true in the configuration, for weights "
+            "that were trained so)"
+        )
 
 
 def prepare_network(model: PreTrainedModel, network: Network) -> None:

@@ -216,14 +216,20 @@ def load_prefix(model: PreTrainedModel, folder: str) -> None:
     """Have a model read the prefix of a folder.
 
     Raises:
-        ValueError: The prefix has another shape than the model's keys.
+        ValueError: The folder has no prefix, or one of another shape than the model's keys.
     """
     from peft import PeftConfig
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     require_readable_prefix(model)
     config: Any = PeftConfig.from_pretrained(folder)
-    values = load_file(Path(folder) / "adapter_model.safetensors")["prompt_embeddings"]
+    try:
+        values = load_file(Path(folder) / "adapter_model.safetensors")["prompt_embeddings"]
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"{folder} has no prefix: expected prompt_embeddings in adapter_model.safetensors ({error})"
+        ) from error
     heads = config.num_attention_heads
     _require_shape(model, config, folder)
     _install(model, values, heads=heads, width=config.token_dim // heads)

@@ -25,6 +25,7 @@ MODULES_OF = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 ORDER = {
     "datamodules": (
         "messages",
+        "pretrained_weights",
         "lazy_names",
         "schema",
         "rouge",

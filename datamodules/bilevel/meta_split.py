@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
+from ..pretrained_weights import load_pretrained
 from ..rendering.tokenization import load_tokenizer
 from ..schema import Task
 
@@ -152,13 +153,24 @@ def tf_idf(texts: Sequence[str]) -> NDArray[np.float64]:
 @torch.no_grad()
 def embed_texts(texts: Sequence[str], encoder: str) -> NDArray[np.float64]:
     """Mean last hidden states [texts, width] of a model's encoder."""
-    tokenizer, model = load_tokenizer(encoder, eos=False), AutoModel.from_pretrained(encoder).eval()
-    reader = model.get_encoder() if model.config.is_encoder_decoder else model
+    tokenizer = load_tokenizer(encoder, eos=False)
+    model: Any = load_pretrained(AutoModel, encoder, optional=_is_unread).eval()
+    reader = model.encoder if _has_decoder_behind_encoder(model) else model
     rows = []
     for text in texts:
         ids = tokenizer(text or " ", return_tensors="pt", truncation=True)["input_ids"]
         rows.append(reader(input_ids=ids).last_hidden_state.mean(dim=1)[0].double().numpy())
     return np.stack(rows)
+
+
+def _is_unread(model: PreTrainedModel, name: str) -> bool:
+    """Whether ``embed_texts`` does without a weight: a pooler's, or one of the decoder behind an encoder."""
+    return "pooler" in name.split(".") or (name.startswith("decoder.") and _has_decoder_behind_encoder(model))
+
+
+def _has_decoder_behind_encoder(model: PreTrainedModel) -> bool:
+    """Whether a model has both; the folder of an encoder may say that its configuration has no decoder."""
+    return {"encoder", "decoder"} <= {name for name, _ in model.named_children()}
 
 
 def k_means(points: NDArray[np.float64], groups: int, *, seed: int) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 import torch
 from transformers import AutoModel, PreTrainedModel
 
+from ...datamodules.pretrained_weights import load_pretrained
 from .fixed_instructions import FirstExemplar, NoInstruction
 from .instructed_loss import input_embeddings
 from .learnable_instructions import (
@@ -122,8 +123,14 @@ def _text_representation(representation: Representation, model: PreTrainedModel,
         return ModelStates(model.config.hidden_size)
     if representation.pretrained is None:
         return MeanEmbedding(vocabulary, representation.width)
-    table = AutoModel.from_pretrained(representation.pretrained).get_input_embeddings().weight
+    published = load_pretrained(AutoModel, representation.pretrained, optional=_is_no_input_embedding)
+    table = published.get_input_embeddings().weight
     texts = MeanEmbedding(*table.shape)
     with torch.no_grad():
         texts.table.weight.copy_(table)
     return texts
+
+
+def _is_no_input_embedding(model: PreTrainedModel, name: str) -> bool:
+    """Whether a weight is another one than the table of token embeddings."""
+    return model.get_parameter_or_buffer(name) is not model.get_input_embeddings().weight

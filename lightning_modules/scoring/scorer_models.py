@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
 
+from ...datamodules.pretrained_weights import load_pretrained
 from ..attention.packable import require_document_attention
 from .first_tokens import read_first_tokens_alone
 from .pair_scores import FIRST_TOKENS, PADDED, has_roberta_head
@@ -87,22 +88,14 @@ def build_scorer(
 def _loaded(
     config: PreTrainedConfig, weights: str | None, dtype: torch.dtype, has_head: bool, **options: Any
 ) -> PreTrainedModel:
-    """Load the model; raise ValueError if its head would get random weights although the checkpoint names a head."""
+    """Load the model; only the head of an encoder may be missing in its weights."""
     auto, config = AutoModelForSequenceClassification, deepcopy(config)
     if weights is None:
         return auto.from_config(config, dtype=dtype, **options)
-    # Mismatched shapes are ignored here to raise an error below that names the checkpoint's head.
-    model, loading = auto.from_pretrained(
-        weights, config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
-    )
-    if mismatched := sorted(name for name, *_ in loading["mismatched_keys"]):
-        raise ValueError(
-            f"{weights} does not fit a scorer with one output: {', '.join(mismatched)} have other shapes; start from a "
-            "checkpoint with num_labels=1, or from an encoder without a head"
-        )
-    if has_head and (missing := sorted(loading["missing_keys"])):
-        raise ValueError(
-            f"{weights} is a {config.architectures} and lacks {', '.join(missing)}: its scores would come from "
-            "random weights"
-        )
-    return model
+    optional = None if has_head else _is_of_head
+    return load_pretrained(auto, weights, optional=optional, config=config, dtype=dtype, **options)
+
+
+def _is_of_head(model: PreTrainedModel, name: str) -> bool:
+    """Whether a weight belongs to the head of a scorer, which a bare encoder lacks; BERT's pooler is a part of it."""
+    return not name.startswith(f"{model.base_model_prefix}.") or "pooler" in name.split(".")

@@ -22,6 +22,8 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from ...datamodules.pretrained_weights import require_whole_weights
+from .safetensors_folder import architecture_of
 from .tensor_parallel import parallelize
 
 
@@ -134,23 +136,43 @@ def load_weights(model: PreTrainedModel, folder: Path, names: Mapping[str, str])
     Raises:
         ValueError: The folder lacks parameters of the model, or has other shapes; with the first of them.
     """
-    shapes = stored_shapes(folder)
+    require_stored(model, folder, names)
     wanted = {name: tensor for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
-    tied = getattr(model, "all_tied_weights_keys", {})
-    # A tied table is stored under one of its names, and filling it fills the other.
-    missing = [name for name in wanted if name not in names and name not in tied and name not in tied.values()]
-    found = {names[name]: tensor for name, tensor in wanted.items() if name in names}
-    for stored, tensor in found.items():
-        if tuple(tensor.shape) != shapes[stored]:
-            raise ValueError(
-                f"{folder}: {stored} has the shape {shapes[stored]}, and the model's is {tuple(tensor.shape)}"
-            )
-    if missing:
-        raise ValueError(
-            f"{folder} lacks {len(missing)} of the model's {len(wanted)} parameters, e.g. {missing[0]}: is it another "
-            "model's?"
-        )
-    dcp.load(found, storage_reader=HuggingFaceStorageReader(str(folder)))
+    # A tied table is stored under one of its names, and filling it fills the others.
+    tensors = {names[name]: tensor for name, tensor in wanted.items() if name in names}
+    dcp.load(tensors, storage_reader=HuggingFaceStorageReader(str(folder)))
+
+
+def require_stored(model: PreTrainedModel, folder: Path, names: Mapping[str, str]) -> None:
+    """Reject a folder that lacks weights of a model, or has other shapes; arguments as those of ``load_weights``.
+
+    Raises:
+        ValueError: With the first of them.
+    """
+    tensors = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if isinstance(tensor, Tensor)}
+    ours = {name: tuple(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in tensors.items()}
+    theirs = stored_shapes(folder)
+    tables = {name: table_of(model, name) for name in ours}
+    stored = {tables[name] for name in names if name in tables}
+    unstored_buffers = {name for name, _ in model.named_buffers()} - set(ours)
+    require_whole_weights(
+        folder,
+        architecture_of(model),
+        expected=len(ours),
+        missing=[name for name in ours if tables[name] not in stored],
+        reshaped={
+            name: (theirs[names[name]], shape)
+            for name, shape in ours.items()
+            if name in names and theirs[names[name]] != shape
+        },
+        unused=[names[name] for name in names if name not in ours and name not in unstored_buffers],
+    )
+
+
+def table_of(model: PreTrainedModel, name: str) -> str:
+    """The name under which a tied weight belongs to the model; the name itself of any other weight."""
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
+    return tied.get(name, name)
 
 
 def stored_names(model: PreTrainedModel, folder: Path) -> dict[str, str]:

@@ -5,10 +5,18 @@ from collections.abc import Callable
 import torch
 from safetensors import safe_open
 from torch import distributed as dist
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
-from .sharded_models import initialize_buffers, stored_files, stored_names, weights_folder
+from .sharded_models import (
+    initialize_buffers,
+    require_stored,
+    stored_files,
+    stored_names,
+    table_of,
+    weights_folder,
+)
 
 
 def build_partitioned(build: Callable[[str | None], PreTrainedModel], weights: str | None) -> PreTrainedModel:
@@ -35,8 +43,8 @@ def build_partitioned(build: Callable[[str | None], PreTrainedModel], weights: s
     with no_init_weights():
         model = build(None)
     model.tie_weights()  # a part of drawing weights, which was left out
-    _fill(model, weights)
     initialize_buffers(model)
+    _fill(model, weights)
     return model
 
 
@@ -46,17 +54,16 @@ def _fill(model: PreTrainedModel, weights: str) -> None:
 
     folder = weights_folder(weights)
     files, names = stored_files(folder), stored_names(model, folder)
+    require_stored(model, folder, names)
+    # A tied table is one parameter, stored under any of its names.
+    of_tables = {table_of(model, name): stored for name, stored in names.items()}
     for name, parameter in model.named_parameters():
-        stored = names.get(name)
-        if stored is None:
-            raise ValueError(f"{folder} lacks the model's parameter {name}: is it another model's?")
+        stored = of_tables[table_of(model, name)]
         with GatheredParameters([parameter], modifier_rank=0):
             if dist.get_rank() == 0:
                 with safe_open(files[stored], framework="pt") as file:
-                    values = file.get_tensor(stored)
-                if values.shape != parameter.shape:
-                    raise ValueError(
-                        f"{folder}: {stored} has the shape {tuple(values.shape)}, and the model's is "
-                        f"{tuple(parameter.shape)}"
-                    )
-                parameter.copy_(values)
+                    parameter.copy_(file.get_tensor(stored))
+    for name, value in model.state_dict(keep_vars=True).items():
+        if name in names and not isinstance(value, nn.Parameter):  # a buffer, whole in every process
+            with safe_open(files[names[name]], framework="pt") as file:
+                value.copy_(file.get_tensor(names[name]))

@@ -1,0 +1,113 @@
+"""Weights of published models: all that an architecture needs is read, or the model is rejected.
+
+transformers draws weights that a folder lacks at random and goes on, with a warning: an encoder without its decoder,
+or a model without its ``lm_head``, would be trained, evaluated and reported as if it were the published one.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import WarningCache
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
+
+from .messages import some
+
+Optional = Callable[[PreTrainedModel, str], bool]
+"""Whether a caller does without a weight of a model, by the model and the name of the weight."""
+
+_REPORTED = WarningCache()
+"""What was reported of weights: a model may be loaded twice, with another attention."""
+
+
+def load_pretrained(auto: Any, weights: str, *, optional: Optional | None = None, **options: Any) -> PreTrainedModel:
+    """A model of transformers with its weights; none of them is drawn at random.
+
+    Args:
+        auto: Class with ``from_pretrained``, e.g. ``AutoModelForCausalLM``.
+        weights: Hub name or folder of the weights.
+        optional: Which weights may be missing: of a new head that will be trained, or of parts that are not computed;
+            none by default.
+        options: Of ``from_pretrained``.
+
+    Raises:
+        ValueError: There are no weights, they cannot be read, or they are not all of this architecture.
+    """
+    try:
+        # Shapes are compared below: transformers' own error does not name them.
+        with _without_report():
+            model, loading = auto.from_pretrained(
+                weights, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"no weights could be read from {weights!r}: expected a hub name or a folder with *.safetensors ({error})"
+        ) from error
+    new = {name for name in loading["missing_keys"] if optional is not None and optional(model, name)}
+    if new:
+        _REPORTED.info(f"{weights} lacks {len(new)} weights that are drawn at random: {some(sorted(new))}")
+    require_whole_weights(
+        weights,
+        type(model).__name__,
+        expected=len(model.state_dict()),
+        missing=set(loading["missing_keys"]) - new,
+        reshaped={name: (tuple(theirs), tuple(ours)) for name, theirs, ours in loading["mismatched_keys"]},
+        unused=loading["unexpected_keys"],
+    )
+    return model
+
+
+def require_whole_weights(
+    where: object,
+    architecture: str,
+    *,
+    expected: int,
+    missing: Collection[str],
+    reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    unused: Collection[str] = (),
+) -> None:
+    """Reject weights that are not all of an architecture, and report once those that it does not use.
+
+    Args:
+        where: Hub name, folder or checkpoint of the weights.
+        architecture: Name of the model's class.
+        expected: Number of the model's weights.
+        missing: Weights of the model that are not stored. A table that is tied to a stored one is not missing, nor is a
+            buffer that is never stored.
+        reshaped: By name, the stored shape and the model's, where they differ.
+        unused: Stored weights that the model does not have.
+
+    Raises:
+        ValueError: Weights are missing, or have other shapes.
+    """
+    if missing:
+        raise ValueError(
+            f"{where} lacks {len(missing)} of the {expected} weights of {architecture}, e.g. {some(sorted(missing))}: "
+            "they would be random numbers. Give the whole model's weights; an encoder's folder has no decoder, and a "
+            "base model's no head"
+        )
+    if reshaped:
+        name, (theirs, ours) = min(reshaped.items())
+        raise ValueError(
+            f"{where} does not fit {architecture}: {name} has the shape {theirs}, and the model's is {ours} "
+            f"({len(reshaped)} of {expected} weights differ): give weights, configuration and tokenizer of one model"
+        )
+    if unused:
+        _REPORTED.info(f"{where} has {len(unused)} weights that {architecture} does not use: {some(sorted(unused))}")
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Hide transformers' table of the weights that are missing or unused, which is reported here in a sentence."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def keeps(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(keeps)
+    try:
+        yield
+    finally:
+        logger.removeFilter(keeps)
