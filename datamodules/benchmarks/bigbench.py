@@ -18,8 +18,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from lightning.pytorch.utilities import rank_zero_info
-
 from ..messages import existing_folder, expanded, kind, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
@@ -85,6 +83,8 @@ class BigBench(Benchmark):
         if self.tasks == "cappy":
             listed = CAPPY.read_text().split()
             if missing := [name for name in listed if name not in available]:
+                from lightning.pytorch.utilities import rank_zero_info  # slow to import: help must not wait for it
+
                 rank_zero_info(f"{self.source} lacks {len(missing)} of Cappy's {len(listed)}: {', '.join(missing)}")
             return [name for name in listed if name in available]
         if unknown := [name for name in self.tasks if name not in available]:

@@ -27,6 +27,7 @@ LIGHT = [
     ["splits", "--help"],
     ["toybench", "--help"],
     ["scaling", "--help"],
+    ["tokenizer", "--help"],
 ]
 
 
