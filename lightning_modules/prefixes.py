@@ -1,11 +1,11 @@
 """Prefix tuning (Li and Liang, arXiv 2101.00190): virtual tokens before every layer of a frozen model, through peft.
 
-A layer's attention reads the keys and values of n virtual tokens before those of the text, and they alone are trained:
-2 x layers x n x width numbers. They stand in the model's cache, at its first positions, as peft has them; an
-encoder-decoder's stand in its decoder. Whoever calls the model reads them: training, ranking and ``generate`` alike.
+The attention of each layer reads the keys and values of n virtual tokens before those of the text. Only these keys and
+values are trained: 2 x layers x n x width numbers. They fill the first positions of the model's cache, as in peft; in
+an encoder-decoder model, those of the decoder. Training, ranking and ``generate`` all read them.
 
-A cache has rows, so a document needs a row of its own: with document attention a prefix would be read by nobody, or by
-the first document alone. Both are refused.
+A cache has one prefix per row, so that each row must hold one document: with document attention, no document or only
+the first one would read the prefix. Such models are rejected.
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, Pre
 from .attention.document_attention import IMPLEMENTATIONS
 
 NAME = "prefix"
-"""What the virtual tokens' module is called in a model."""
+"""Name of the module of virtual tokens in a model."""
 
 CONFIG = "adapter_config.json"
-"""Whose presence makes a folder one of a prefix, as peft writes it."""
+"""File that identifies a folder of an adapter, as peft writes it."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """How many virtual tokens there are, and where they begin.
+    """Number and initial values of virtual tokens.
 
     Args:
-        virtual_tokens: Cappy took 20.
-        text: They begin as what the model makes of these words, repeated until there are enough. From random numbers a
-            model would first have to unlearn the disturbance (Li and Liang, section 7.4).
+        virtual_tokens: Number of virtual tokens; Cappy uses 20.
+        text: The virtual tokens are initialized with the model's keys and values of this text, repeated as needed.
+            Random initial values train worse (Li and Liang, section 7.4).
     """
 
     virtual_tokens: int = 20
@@ -41,14 +41,14 @@ class Prefix:
 
     def __post_init__(self) -> None:
         if self.virtual_tokens < 1 or not self.text.strip():
-            raise ValueError(f"a prefix needs at least one virtual token and a text to begin as, got {self}")
+            raise ValueError(f"a prefix needs at least one virtual token and a text to initialize it, got {self}")
 
 
 def add_prefix(model: PreTrainedModel, prefix: Prefix, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Freeze a model and have it read virtual tokens, in float32, which begin as a text.
+    """Freeze a model and add virtual tokens in float32, initialized with its keys and values of a text.
 
     Raises:
-        ValueError: The model cannot read them, or would do so in silence where it is not sound.
+        ValueError: The model cannot read a prefix, or its output with the prefix differs from that with the text.
     """
     require_readable_prefix(model)
     model.requires_grad_(False)
@@ -66,12 +66,14 @@ def add_prefix(model: PreTrainedModel, prefix: Prefix, tokenizer: PreTrainedToke
     _install(model, values.permute(3, 0, 1, 2, 4).reshape(prefix.virtual_tokens, -1), heads=heads, width=width)
     difference = (_logits(model, read, text) - behind_text).norm() / behind_text.norm()
     if difference > (0.1 if behind_text.itemsize == 2 else 1e-3):  # rounding; an unread prefix changes most of it
-        raise ValueError(f"{type(model).__name__} does not read a prefix as the text that it was made from")
+        raise ValueError(
+            f"{type(model).__name__} has another output with a prefix than with the text that initialized it"
+        )
 
 
 @torch.no_grad()
 def _logits(model: PreTrainedModel, ids: Tensor, encoded: Tensor) -> Tensor:
-    """Logits of tokens, while an encoder, where there is one, reads `encoded`."""
+    """Logits of tokens; the encoder of an encoder-decoder model reads `encoded`."""
     training = model.training
     inputs = {"input_ids": encoded, "decoder_input_ids": ids} if model.config.is_encoder_decoder else {"input_ids": ids}
     logits: Tensor = model.eval()(**inputs, use_cache=False).logits
@@ -80,7 +82,7 @@ def _logits(model: PreTrainedModel, ids: Tensor, encoded: Tensor) -> Tensor:
 
 
 def _install(model: PreTrainedModel, values: Tensor, *, heads: int, width: int) -> None:
-    """Have a model read virtual tokens [n, layers x 2 x heads x width]."""
+    """Add virtual tokens [n, layers x 2 x heads x width] to a model."""
     from peft import PrefixEncoder, PrefixTuningConfig  # takes seconds to import
 
     config = PrefixTuningConfig(
@@ -100,16 +102,16 @@ def _install(model: PreTrainedModel, values: Tensor, *, heads: int, width: int) 
 
 
 def virtual_tokens(model: nn.Module) -> int:
-    """How many virtual tokens a model reads before its text; 0 for most."""
+    """Number of virtual tokens that a model reads before its text; 0 without a prefix."""
     encoder = getattr(model, NAME, None)
     return 0 if encoder is None else int(encoder.config.num_virtual_tokens)
 
 
 def require_readable_prefix(model: PreTrainedModel) -> None:
-    """Refuse models that would read a prefix wrongly, or forget it.
+    """Reject models that cannot read a prefix.
 
     Raises:
-        ValueError: With the way out.
+        ValueError: The model packs rows, attends within a window, or keeps a state in place of keys and values.
     """
     name = type(model).__name__
     if model.config._attn_implementation in IMPLEMENTATIONS:
@@ -124,7 +126,7 @@ def require_readable_prefix(model: PreTrainedModel) -> None:
 
 
 def _read(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
-    """Before each forward: the prefix as the first tokens of an empty cache, seen by every row, at their positions."""
+    """Before each forward pass: fill an empty cache with the prefix, extend the mask and shift the positions."""
     names = list(signature(type(model).forward).parameters)[1:]
     given: dict[str, Any] = {**dict(zip(names, args, strict=False)), **kwargs}
     if model.is_gradient_checkpointing and model.training:
@@ -166,22 +168,22 @@ def _fill(cache: DynamicCache, encoder: Any, rows: int, dtype: torch.dtype) -> N
 
 @torch.no_grad()
 def _text_cache(model: PreTrainedModel, ids: Tensor) -> DynamicCache:
-    """What a model's layers keep of a text; of an encoder-decoder's its decoder, while the encoder reads the same."""
+    """Keys and values of a text in every layer; of the decoder, whose encoder reads the same text."""
     training = model.training
     decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
-    found = model.eval()(input_ids=ids, use_cache=True, **decoder).past_key_values
+    cache = model.eval()(input_ids=ids, use_cache=True, **decoder).past_key_values
     model.train(training)
-    return found.self_attention_cache if isinstance(found, EncoderDecoderCache) else found
+    return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
 def save_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, weights: str) -> None:
-    """Write the prefix alone, as peft does; a decoder-only model's loads by ``PeftModel.from_pretrained``.
+    """Write the prefix in peft's format; that of a decoder-only model is loaded by ``PeftModel.from_pretrained``.
 
     Args:
-        model: Reads it.
-        tokenizer: Of the model.
-        folder: Where.
-        weights: Hub name or folder of the model's own weights.
+        model: Model with a prefix.
+        tokenizer: Tokenizer of the model.
+        folder: Folder to write.
+        weights: Hub name or folder of the weights beside which the prefix was trained.
     """
     from safetensors.torch import save_file
 
@@ -195,10 +197,10 @@ def save_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 
 def base_of_prefix(folder: str) -> str | None:
-    """The weights that a folder's prefix stands before; None where a folder holds no prefix.
+    """Hub name or folder of the weights that the prefix of a folder belongs to; None if the folder holds no prefix.
 
     Raises:
-        ValueError: It holds another adapter of peft.
+        ValueError: The folder holds another kind of adapter.
     """
     if not (Path(folder) / CONFIG).is_file():
         return None
@@ -207,13 +209,13 @@ def base_of_prefix(folder: str) -> str | None:
     config: Any = PeftConfig.from_pretrained(folder)
     if str(getattr(config.peft_type, "value", config.peft_type)) != "PREFIX_TUNING":
         raise ValueError(
-            f"{folder} holds an adapter of peft that is no prefix: {config.peft_type}; merge it and save all"
+            f"{folder} holds an adapter of peft that is not a prefix: {config.peft_type}; merge it and save all weights"
         )
     return str(config.base_model_name_or_path)
 
 
 def load_prefix(model: PreTrainedModel, folder: str) -> None:
-    """Have a model read the prefix of a folder.
+    """Add the prefix of a folder to a model.
 
     Raises:
         ValueError: The folder has no prefix, or one of another shape than the model's keys.

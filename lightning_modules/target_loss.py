@@ -1,4 +1,4 @@
-"""The loss on targets: sums and numbers of targets, so that a mean can be taken over a whole optimizer step."""
+"""The loss on targets, as a sum and a count, so that the mean can be taken over a whole optimizer step."""
 
 # B rows, L columns, N target columns of all rows, V vocabulary
 
@@ -14,21 +14,21 @@ from .attention.document_attention import Documents
 
 
 class LossSum(NamedTuple):
-    """A sum of cross entropies in nats, and over how many target tokens it was taken."""
+    """Sum of cross entropies in nats, and the number of target tokens."""
 
     sum: Tensor
     targets: Tensor
 
 
 def target_logits(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, packed: bool = True) -> Tensor:
-    """Logits [N, V] of the target columns alone, in the order of ``batch.targets[batch.targets != IGNORE_INDEX]``.
+    """Logits [N, V] of the target columns only, in the order of ``batch.targets[batch.targets != IGNORE_INDEX]``.
 
-    In an instruction mixture 85 to 95% of the tokens are source: the vocabulary's matrix product is never made
-    for them. Encoder-decoder models, whose decoder holds hardly anything but targets, make it for all columns.
+    In an instruction mixture 85 to 95% of the tokens are source; no logits are computed for them. Encoder-decoder
+    models compute logits of all decoder columns, nearly all of which are targets.
 
     Args:
         model: A causal or seq2seq language model of transformers.
-        batch: Rows of the kind that the model reads.
+        batch: Rows for a causal or a seq2seq model.
         packed: Whether the model attends by documents; otherwise each row must hold one document, and padding is
             masked.
     """
@@ -62,7 +62,7 @@ def target_loss(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, pa
 
 
 def shift_right(targets_BL: Tensor, offsets: Tensor, *, start: int) -> Tensor:
-    """A decoder's inputs: each document's targets moved one column to the right, behind the start token.
+    """Decoder inputs: the targets of each document, shifted one column to the right after the start token.
 
     >>> shift_right(torch.tensor([[5, 6, 7, 8, -100]]), torch.tensor([0, 2, 4, 5]), start=0)
     tensor([[0, 5, 0, 7, 0]])

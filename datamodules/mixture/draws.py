@@ -1,8 +1,7 @@
-"""Which example is drawn when: an endless, deterministic sequence of draws cut into windows.
+"""Draws of examples from a mixture: an endless, deterministic sequence, divided into windows.
 
-Nothing here is random in the sense of a generator that must be advanced. Window w of the sequence is a pure
-function of (seed, w, sizes, rates): any position is reached at once, on any number of ranks. Nothing is stored per
-example either: memory grows with the number of tasks, not with theirs.
+There is no random generator to advance. Window w is a pure function of (seed, w, sizes, rates), so that any position
+costs the same, on any number of ranks. Memory grows with the number of tasks, not of examples.
 """
 
 import hashlib
@@ -23,17 +22,16 @@ WINDOW = 65_536
 class Mixture:
     """An endless sequence of draws from tasks, in windows of about `window` draws.
 
-    Over every prefix that ends with a window, a task has been drawn as often as its rate says, to within one.
-    Within a task every example is drawn once before any is drawn again, in an order that is new each time.
-    A task's draws depend on its own name, size and rate alone: adding a task leaves the orders of others as
-    they were.
+    After every window, the number of draws of a task equals its rate times all draws, to within one. Within a task,
+    every example is drawn once before any is repeated, and each pass has another order. The draws of a task depend on
+    its name, size and rate only: adding a task does not change the orders of the others.
 
     Args:
-        names: Tasks.
-        sizes: Examples of each.
-        rates: Sampling rate of each, summing to 1.
-        seed: Another seed is another sequence.
-        window: Draws that are mixed and packed together, on average; it need not be a whole number.
+        names: Names of the tasks.
+        sizes: Number of examples of each task.
+        rates: Sampling rate of each task; their sum is 1.
+        seed: Seed of the sequence.
+        window: Average number of draws that are mixed and packed together; it may be fractional.
     """
 
     names: Sequence[str]
@@ -53,8 +51,8 @@ class Mixture:
     def draws(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Task and example index of every draw in a window, in mixed order.
 
-        Example j of a task's own sequence is drawn when the running total rate * draws passes j. Each task's
-        total starts at a fraction of its own, so that rare tasks do not all fall due in the same window.
+        Example j of the sequence of a task is drawn when its running total, rate * draws + phase, passes j. Phases
+        differ between tasks, so that rare tasks are not all drawn in the same window.
         """
         first, last = self._drawn_before(window), self._drawn_before(window + 1)
         counts = last - first
@@ -66,7 +64,7 @@ class Mixture:
         return tasks[order], examples[order]
 
     def examples(self, tasks: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The example that each task's own sequence has at a number: a new order of all of them in every pass."""
+        """Examples at positions of the tasks' sequences; each pass over a task has another order."""
         sizes = np.asarray(self.sizes, dtype=np.int64)[tasks]
         passes, places = np.divmod(numbers, sizes)
         return permuted(places, sizes, mixed(self._keys[tasks] + passes.astype(np.uint64)))

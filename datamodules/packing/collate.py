@@ -1,8 +1,7 @@
-"""Documents to tensors: what a row of each kind measures, and how rows become a batch.
+"""Rows of documents to batches of tensors.
 
-``CausalRows`` and ``Seq2SeqRows`` answer the same questions, so that mixture, packing and the training stream know
-neither of them: how much of a row a document takes, how many of its tokens are targets, what is cut, and what the
-batch looks like.
+``CausalRows`` and ``Seq2SeqRows`` implement one Protocol: columns of a row that a document takes, its number of
+targets, truncation, and the batch. Mixture, packing and training stream depend on the Protocol only.
 """
 
 from collections.abc import Sequence
@@ -20,14 +19,14 @@ RowBatch = CausalBatch | Seq2SeqBatch | ScoredBatch
 
 
 class Cuts(NamedTuple):
-    """Documents longer than a row holds: bool [n] each."""
+    """Which documents are truncated, and which of them lose targets: bool [n] each."""
 
     truncated: NDArray[np.bool_]
     target_cut: NDArray[np.bool_]
 
 
 class RowKind(Protocol):
-    """What the training stream asks of a kind of row. `lengths` counts all tokens, `n_sources` the source's."""
+    """A kind of row. `lengths` int [n] are the tokens of documents, `n_sources` int [n] those of their sources."""
 
     @property
     def capacity(self) -> int: ...
@@ -47,8 +46,8 @@ class RowKind(Protocol):
 class CausalRows:
     """Rows of `length` columns for a decoder-only model; a longer document keeps its last `length` tokens.
 
-    The end is kept because the target stands there (OPT-IML, section 3.3). The first token of a document is never
-    a target: nothing precedes it that belongs to the document.
+    The end is kept because it holds the target (OPT-IML, section 3.3). The first token of a document is never a
+    target, since no token of the document precedes it.
     """
 
     length: int
@@ -112,10 +111,10 @@ class CausalRows:
 
 @dataclass(frozen=True)
 class Seq2SeqRows:
-    """Rows of two capacities for an encoder-decoder model: sources in one, targets in the other.
+    """Rows of an encoder-decoder model, with a capacity for sources and one for targets.
 
-    A document is measured by the capacity it uses up first. A longer source keeps its end, where the question
-    stands; a longer target keeps its beginning, as generation would.
+    The size of a document is the larger of its shares of the two capacities. A longer source keeps its end, which holds
+    the question; a longer target keeps its beginning, as generation does.
     """
 
     source_length: int
@@ -135,7 +134,7 @@ class Seq2SeqRows:
         return sources, np.minimum(lengths - n_sources, self.target_length)
 
     def sizes(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
-        """Source columns, or the share of the target row in source columns, whichever is more."""
+        """Source columns, or the share of the target row converted to source columns, whichever is larger."""
         sources, targets = self._kept(lengths, n_sources)
         return np.maximum(sources, -(-targets * self.source_length // self.target_length))
 

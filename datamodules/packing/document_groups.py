@@ -1,7 +1,7 @@
-"""Documents that must meet in one row: the responses to an instruction, which a ranking loss compares with each other.
+"""Groups of documents that share a row: the responses to an instruction, which a ranking loss compares.
 
-A group is drawn, packed and trained whole. Replicas and accumulated batches share a step by rows, and a row is never
-cut, so nothing can part a group.
+A group is drawn, packed and trained as one unit. A step is divided over replicas and accumulated batches by whole rows,
+so that a group stays together.
 """
 
 from typing import NamedTuple
@@ -18,12 +18,12 @@ class Groups(NamedTuple):
     """Group g of task t holds the documents ``begins[i]`` to ``begins[i] + sizes[i] - 1`` of t, i = ``firsts[t] + g``.
 
     Args:
-        firsts: int64 [tasks + 1], place of each task's first group.
-        begins: int64 [groups], place of a group's first document among those of its task.
-        sizes: int64 [groups], documents of each.
-        longest: Columns of the longest group, before any is cut.
-        cut: Groups that one row cannot hold, and that were cut into several.
-        left_out: Documents of groups that have nothing to compare.
+        firsts: int64 [tasks + 1], index of the first group of each task.
+        begins: int64 [groups], index of the first document of a group among those of its task.
+        sizes: int64 [groups], number of documents of each group.
+        longest: Columns of the longest group, before groups are split.
+        cut: Groups that are longer than a row and were split.
+        left_out: Documents of groups with nothing to compare.
     """
 
     firsts: Places
@@ -38,7 +38,7 @@ class Groups(NamedTuple):
         return np.diff(self.firsts).tolist()
 
     def members(self, tasks: Places, groups: Places) -> tuple[Places, Places, Places]:
-        """Documents of drawn groups, one group after the other: which draw each belongs to, its task and its place.
+        """Documents of drawn groups, in order: index of the draw, task and index within the task.
 
         >>> groups = Groups(np.array([0, 2]), np.array([0, 3]), np.array([3, 2]))
         >>> draws, _, documents = groups.members(np.array([0, 0]), np.array([1, 0]))
@@ -55,14 +55,14 @@ class Groups(NamedTuple):
 def pack_together(
     packing: Packing, draws: Places, sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator
 ) -> PackedRows:
-    """Rows of documents in which those of one draw stand side by side.
+    """Pack documents into rows so that those of one draw are adjacent.
 
     Args:
-        packing: How draws share rows.
-        draws: int64 [documents], which draw each belongs to: 0 0 0 1 1 2 ...
-        sizes: Columns of each document.
-        capacity: Of a row.
-        generator: The packing's.
+        packing: Packs draws into rows.
+        draws: int64 [documents], draw of each document: 0 0 0 1 1 2 ...
+        sizes: int [documents], columns of each document.
+        capacity: Columns of a row.
+        generator: Random generator of the packing.
     """
     starts = np.flatnonzero(np.diff(draws, prepend=-1))
     counts = np.diff(starts, append=len(draws))
@@ -74,7 +74,7 @@ def pack_together(
 
 
 def parts_that_fit(sizes: NDArray[np.integer], begins: Places, capacity: int) -> Places:
-    """Where groups begin once those that a row cannot hold are cut, each part as long as it can be.
+    """First documents of groups, after groups longer than a row are split into parts as long as possible.
 
     >>> parts_that_fit(np.array([2, 2, 3, 3, 3, 1]), np.array([0, 2]), 6).tolist()
     [0, 2, 4]

@@ -1,8 +1,8 @@
 """The training stream: a plan, not a generator.
 
-The place of every example in the rows is a pure function of (seed, window, lengths). Every replica computes
-the same plan and takes its own part of it. A position is two integers, any position is reached at once, and replicas
-need no communication to know a step's number of target tokens.
+The row of every example is a pure function of (seed, window, lengths). Every replica computes the same plan and takes
+its share of it. A position is two integers and costs the same anywhere in the stream. The number of target tokens of a
+step needs no communication between replicas.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,22 +21,22 @@ from .replicas import Replicas
 
 
 class Position(NamedTuple):
-    """The next row to be trained: row `row` of window `window`."""
+    """Position of the next row to train: row `row` of window `window`."""
 
     window: int = 0
     row: int = 0
 
 
 class WindowPlan(NamedTuple):
-    """One window of draws, arranged. Draw i is example ``examples[i]`` of task ``tasks[i]``.
+    """Packing plan of one window of draws. Draw i is example ``examples[i]`` of task ``tasks[i]``.
 
     Args:
         tasks: int64 [draws].
         examples: int64 [draws].
-        rows: Which draws share a row.
-        row_targets: int64 [rows], target tokens; where documents are drawn in groups, groups.
-        row_costs: float64 [rows], sum of squared document sizes, which attention is proportional to.
-        groups: int64 [draws], which of them were drawn together; None where each is drawn by itself.
+        rows: Rows of draws.
+        row_targets: int64 [rows], number of target tokens, or of groups if documents are drawn in groups.
+        row_costs: float64 [rows], sum of squared document sizes, proportional to the cost of attention.
+        groups: int64 [draws], group of each draw; None if documents are drawn one by one.
     """
 
     tasks: NDArray[np.int64]
@@ -48,9 +48,9 @@ class WindowPlan(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One planned row: (task, example) of each document, its target tokens, its cost, and each document's group.
+    """One planned row: (task, example) and group of each document, number of targets, and cost.
 
-    Where documents are drawn in groups, `targets` counts those: it is what the step's loss is a mean over.
+    If documents are drawn in groups, `targets` counts the groups, over which the loss of a step is a mean.
     """
 
     documents: tuple[tuple[int, int], ...]
@@ -60,15 +60,15 @@ class Row(NamedTuple):
 
 
 class TrainPlan:
-    """Arranges the windows of a mixture into rows, and rows into optimizer steps.
+    """Plan of the training stream: windows of a mixture into rows, and rows into optimizer steps.
 
     Args:
-        stored: The tasks' documents, in the mixture's order.
-        mixture: Which example is drawn when.
-        kind: What a row measures.
-        packing: How documents share rows.
+        stored: Documents of the tasks, in the order of the mixture.
+        mixture: Draws of examples.
+        kind: Kind of the rows.
+        packing: Packs documents into rows.
         rows_per_step: Rows of one optimizer step, over all replicas.
-        groups: Documents that are drawn and packed together; the mixture's examples are then groups.
+        groups: Documents that are drawn and packed together; the examples of the mixture are then groups.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class TrainPlan:
         self._cached: tuple[int, WindowPlan] | None = None
 
     def window(self, index: int) -> WindowPlan:
-        """The plan of one window; the last one asked for is kept."""
+        """The plan of one window; the last one is cached."""
         if self._cached is None or self._cached[0] != index:
             self._cached = (index, self._plan(index))
         return self._cached[1]
@@ -123,9 +123,9 @@ class TrainPlan:
         return np.asarray(self.stored.lengths[places]), np.asarray(self.stored.n_sources[places])
 
     def step(self, position: Position) -> tuple[list[Row], Position]:
-        """The rows of one optimizer step from a position on, and the position after them.
+        """The rows of the optimizer step at a position, and the position after them.
 
-        A step may end one window and begin the next; no row is left over.
+        A step may span two windows, so that every row is trained.
         """
         taken: list[Row] = []
         window, row = position
@@ -143,17 +143,17 @@ class TrainPlan:
         return Row(tuple(documents), int(plan.row_targets[index]), float(plan.row_costs[index]), groups)
 
     def documents(self, row: Row) -> list[TokenizedExample]:
-        """A row's documents, with the group of each where there are groups."""
-        found = [self.stored.document(task, example) for task, example in row.documents]
-        groups = row.groups or [None] * len(found)
-        return [document._replace(group=group) for document, group in zip(found, groups, strict=True)]
+        """Documents of a row, with their groups if there are any."""
+        documents = [self.stored.document(task, example) for task, example in row.documents]
+        groups = row.groups or [None] * len(documents)
+        return [document._replace(group=group) for document, group in zip(documents, groups, strict=True)]
 
 
 def deal(costs: Sequence[float], parts: int) -> list[list[int]]:
-    """Deal rows to `parts` batches of equal numbers of rows and nearly equal sums of costs.
+    """Divide rows into `parts` batches with equal numbers of rows and nearly equal sums of costs.
 
-    Rows are dealt by falling cost, each to the batch of the lowest cost that has room, so that no replica waits long
-    for another. The result depends on the costs alone.
+    Rows are taken by falling cost; each goes to the batch with the lowest cost that has room. Replicas then take about
+    the same time. The result depends on the costs only.
 
     >>> deal([9.0, 1.0, 8.0, 2.0], parts=2)
     [[0, 1], [2, 3]]
@@ -169,9 +169,9 @@ def deal(costs: Sequence[float], parts: int) -> list[list[int]]:
 class TrainStream:
     """One replica's batches of `steps` optimizer steps: sized, stateful, and equal steps on any number of replicas.
 
-    It is an iterable of its own rather than a DataLoader: rows are read from memory maps in the main process, so
-    there is no worker whose state could be lost. Its state is the position after the last complete optimizer
-    step, which has the same meaning on any number of replicas.
+    It replaces a DataLoader: rows are read from memory maps in the main process, so that there are no workers whose
+    state could be lost. Its state is the position after the last complete optimizer step, which is valid for any number
+    of replicas.
     """
 
     def __init__(self, plan: TrainPlan, replicas: Replicas, steps: int) -> None:
@@ -187,7 +187,7 @@ class TrainStream:
             rows, following = self.plan.step(self.position)
             batches = list(self._batches(rows))
             yield from batches[:-1]
-            self.position = following  # before the last batch is handed out: a checkpoint follows its step
+            self.position = following  # before the last batch: a checkpoint is saved after its step
             yield batches[-1]
 
     def _batches(self, rows: list[Row]) -> Iterator[RowBatch]:

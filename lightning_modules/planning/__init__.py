@@ -1,1 +1,1 @@
-"""What a run costs, and what a device holds, before it is run."""
+"""Cost of a run and peak memory of a device, computed before the run."""

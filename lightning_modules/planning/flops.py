@@ -1,4 +1,4 @@
-"""Floating-point operations of training, and what devices can do in a second."""
+"""Floating-point operations of training, and the peak rates of devices."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -20,23 +20,23 @@ DEVICES = {
     "A10G": (70e12, ("A10G",)),
     "V100": (125e12, ("V100",)),
 }
-"""Dense half-precision peak in FLOP/s and parts of the names of devices that have it, from NVIDIA's data sheets.
+"""Dense half-precision peak in FLOP/s from NVIDIA's data sheets, and the parts of device names that identify it.
 
-They come before Lightning's numbers, which lack B200 and L40S, give H100 NVL and H200 the peak with sparsity, twice the
-dense one, and do not recognize the name that torch has for an H200.
+These override Lightning's table, which lacks B200 and L40S, lists the peak with sparsity (twice the dense one) for
+H100 NVL and H200, and does not recognize torch's name of an H200.
 """
 
 CROSS_ATTENTION = ("EncDecAttention", "encoder_attn")
-"""How T5's and BART's relatives call the decoder's attention to the encoder."""
+"""Names of cross attention in the T5 and BART families."""
 
 
 class WeightFlops(NamedTuple):
-    """Operations in weights.
+    """Operations in weights, forward and backward.
 
     Args:
-        token: For a token that is read: by a decoder-only model, or by the encoder.
-        written: For a token of the decoder of an encoder-decoder model.
-        target: For a target, in the vocabulary's matrix.
+        token: Per input token of a decoder-only model or of an encoder.
+        written: Per decoder token of an encoder-decoder model.
+        target: Per target, in the output matrix of the vocabulary.
     """
 
     token: float
@@ -45,17 +45,15 @@ class WeightFlops(NamedTuple):
 
 
 def training_flops(model: PreTrainedModel, counts: Mapping[str, int]) -> float:
-    """Floating-point operations of forward and backward over real tokens: 6 for each weight and token, and attention.
+    """Floating-point operations of forward and backward over real tokens: 6 per weight and token, plus attention.
 
-    A frozen weight takes 4: no gradient of its own.
-
-    The vocabulary's matrix is applied at targets alone. Attention of a document of n tokens to itself costs
-    12 * layers * width * n**2, and half of it where it is causal. What gradient checkpointing computes again is not
-    counted, as in PaLM's definition of model FLOPs (arXiv 2204.02311, appendix B).
+    A frozen weight takes 4, since it has no gradient. The output matrix is applied at targets only. Self-attention of
+    a document of n tokens takes 12 * layers * width * n**2, or half of that if it is causal. Recomputation by gradient
+    checkpointing is not counted, as in PaLM's definition of model FLOPs (arXiv 2204.02311, appendix B).
 
     Args:
-        model: As it is trained.
-        counts: ``tokens`` read, ``targets``, and ``squares``, the sum of the documents' squared lengths; for an
+        model: The model, with its frozen parameters marked.
+        counts: ``tokens`` of the input, ``targets``, and ``squares``, the sum of the documents' squared lengths; for an
             encoder-decoder model also ``written`` by the decoder, the ``written_squares``, and ``products``, the sum of
             each document's source length times its target length.
     """
@@ -71,10 +69,9 @@ def training_flops(model: PreTrainedModel, counts: Mapping[str, int]) -> float:
 
 
 def weight_flops(model: PreTrainedModel) -> WeightFlops:
-    """Forward, backward to the inputs, and to the weights unless they are frozen, take 2 each.
+    """Operations per token: 2 each for forward, backward to the inputs, and backward to weights that are not frozen.
 
-    Tables are looked up at no cost. The decoder's keys and values of the encoder's output are computed for what is
-    read.
+    Embedding lookups are free. Keys and values of cross attention are computed once per encoder token.
     """
     tables = [layer.weight for layer in model.modules() if isinstance(layer, nn.Embedding)]
     head = model.get_output_embeddings()
@@ -93,21 +90,21 @@ def weight_flops(model: PreTrainedModel) -> WeightFlops:
 
 
 def attention_width(config: PreTrainedConfig) -> int:
-    """Columns of all heads' queries together, which need not be the width of the model."""
+    """Number of heads times the width of a head, which may differ from the width of the model."""
     heads = config.num_attention_heads
     one = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // heads
     return int(heads * one)
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """The device's dense half-precision peak in FLOP/s: ours by name, else Lightning's; None if neither has it."""
+    """Dense half-precision peak of a device in FLOP/s, from DEVICES or else from Lightning; None if unknown."""
     if device.type != "cuda":
         return None
     return named_peak(torch.cuda.get_device_name(device)) or get_available_flops(device, torch.float16)
 
 
 def named_peak(device_name: str) -> float | None:
-    """The peak of a device by the name that torch gives it; the longest part that fits decides.
+    """Peak of a device by torch's name of it; the longest matching part of DEVICES decides.
 
     >>> named_peak("NVIDIA H100 PCIe"), named_peak("NVIDIA H100 80GB HBM3"), named_peak("Tesla T4")
     (756000000000000.0, 989400000000000.0, None)
@@ -117,7 +114,7 @@ def named_peak(device_name: str) -> float | None:
 
 
 def _flops(parameter: nn.Parameter) -> float:
-    """For a token; of the whole parameter, also where ZeRO-3 leaves a process nothing but its part."""
+    """Operations per token of the whole parameter, including parameters that ZeRO-3 partitions."""
     size = getattr(parameter, "ds_numel", None) or parameter.numel()
     return float(size * (6 if parameter.requires_grad else 4))
 

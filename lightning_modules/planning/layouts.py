@@ -1,4 +1,4 @@
-"""Where a trainer's strategy puts a model: what a YAML says, as a layout that can be planned."""
+"""The layout of a model over devices, read from a trainer's strategy."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -9,15 +9,15 @@ from .memory import Layout, Precision, require_divisible
 
 LIGHTNING_BUCKET = 200_000_000  # default reduce_bucket_size of Lightning's DeepSpeedStrategy
 SHORT_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}
-"""What Lightning takes the short names for."""
+"""Lightning's short names of precisions."""
 
 
 def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool) -> Layout:
-    """Where the trainer's strategy puts a model.
+    """The layout that the trainer's strategy gives a model.
 
     Raises:
-        ValueError: The number of devices is left to the machine or cannot be divided, or the strategy, or a setting of
-            it, is not known here.
+        ValueError: The number of devices is not stated or cannot be divided, or no plan exists for the strategy or for
+            one of its settings.
     """
     strategy = trainer["strategy"]
     name, settings = (strategy, {}) if isinstance(strategy, str) else (strategy["class_path"], strategy["init_args"])
@@ -50,7 +50,7 @@ def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool) -
 
 
 def _deepspeed(layout: Layout, name: str, settings: Mapping[str, Any]) -> Layout:
-    """DeepSpeed by Lightning's names, deepspeed_stage_3_offload and the like, or by its arguments."""
+    """DeepSpeed, by Lightning's names such as deepspeed_stage_3_offload, or by the arguments of its strategy."""
     if settings.get("config") is not None:
         raise ValueError("no plan can be made of a DeepSpeed `config`: give stage and offload_* as arguments instead")
     named = name.split("_")
@@ -84,7 +84,7 @@ def _fsdp(layout: Layout, name: str, settings: Mapping[str, Any], trainer: Mappi
 
 
 def _hybrid_copies(devices: int, settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> int:
-    """How often HYBRID_SHARD keeps the model: once a node, unless a mesh of [copies, shards] says otherwise."""
+    """Copies of the model under HYBRID_SHARD: one per node, unless a device mesh [copies, shards] is given."""
     if settings.get("device_mesh"):
         return int(settings["device_mesh"][0])
     within = _device_count({**trainer, "num_nodes": 1})
@@ -105,5 +105,5 @@ def _device_count(trainer: Mapping[str, Any]) -> int:
     if isinstance(devices, list):
         devices = len(devices)
     if not str(devices).isdigit() or int(devices) < 1:
-        raise ValueError(f"trainer.devices = {devices!r} is left to the machine: say how many with --devices")
+        raise ValueError(f"trainer.devices = {devices!r} does not state a number: give it with --devices")
     return int(devices) * int(trainer["num_nodes"])

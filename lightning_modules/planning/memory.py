@@ -1,9 +1,9 @@
-"""Bytes that one device holds at the peak of a training step, found without weights, devices or other processes.
+"""Peak memory of one device in a training step, computed without weights, devices or other processes.
 
-The model is built on the meta device, cut by the very code that cuts it in training (``sharded_models.shard``) over a
-process group that only pretends to have peers, and taken through a forward and a backward pass on fake tensors, which
-have shapes and no data. ``torch.distributed._tools`` keeps account of every storage that lives meanwhile. DeepSpeed and
-DDP do not run on fake tensors: there the step is that of one device, and what they divide or add is arithmetic.
+The model is built on the meta device and sharded by the code of training (``sharded_models.shard``) over a fake process
+group. A forward and a backward pass run on fake tensors, which have shapes and no data, while
+``torch.distributed._tools`` records every live storage. DeepSpeed and DDP do not run on fake tensors: for them the step
+of one device is measured, and what they divide or add is computed.
 """
 
 # B rows, L columns, N target columns, P parameters of the whole model
@@ -32,25 +32,25 @@ Kind = Literal["single", "ddp", "sharded", "zero_1", "zero_2", "zero_3"]
 Precision = Literal["64-true", "32-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed"]
 
 ADAM_BYTES = 8
-"""Two moments in float32 for a parameter in float32."""
+"""Bytes of Adam's two moments in float32, per parameter."""
 
 
 class Layout(NamedTuple):
-    """How a model lies on devices.
+    """How a model is divided over devices.
 
     Args:
         kind: ``single``, ``ddp``, ``sharded`` (FSDP and FSDP2, over `copies` groups) or DeepSpeed's ``zero_1`` to 3.
-        devices: All devices.
-        tensor_parallel: Devices that share one replica's matrices (``sharded`` alone).
-        copies: Groups that each hold the whole model (``sharded`` alone).
-        precision: The trainer's.
-        compute_dtype: What ``sharded`` gathers and computes in, where it is not the parameters' type.
-        offload: Whether optimizer state lives in the host's memory, with the shards of ``sharded`` and the gradients
-            that ZeRO-2 and 3 divide.
-        offload_weights: Whether ZeRO-3's part of the weights does, too.
+        devices: Number of all devices.
+        tensor_parallel: Devices that divide the matrices of one replica (only ``sharded``).
+        copies: Groups that each hold the whole model (only ``sharded``).
+        precision: The trainer's precision.
+        compute_dtype: Type in which ``sharded`` gathers and computes; that of the parameters if None.
+        offload: Whether optimizer state is in the host's memory, with the shards of ``sharded`` and the gradients of
+            ZeRO-2 and 3.
+        offload_weights: Whether the weights of ZeRO-3 are in the host's memory, too.
         foreach: Whether the optimizer updates all parameters in one call, which takes one more copy of them;
             torch's default on CUDA, unless the optimizer is fused.
-        reduce_bucket: Gradients that DeepSpeed collects before it reduces them; their buffer is there from the start.
+        reduce_bucket: Number of gradients in DeepSpeed's buffer of a reduction, allocated at the start.
     """
 
     kind: Kind = "single"
@@ -71,14 +71,14 @@ class Layout(NamedTuple):
 
 
 class StepShape(NamedTuple):
-    """What one device reads between two collectives.
+    """Micro-batch of one device.
 
     Args:
         rows: Rows of a batch.
         columns: Columns of a row.
-        targets: Target columns of a row: logits are made for them alone.
-        target_columns: Columns of the decoder's row of an encoder-decoder model.
-        accumulated: Whether gradients of earlier batches are there already.
+        targets: Target columns of a row, the only ones with logits.
+        target_columns: Decoder columns of a row of an encoder-decoder model.
+        accumulated: Whether gradients of earlier batches exist already.
     """
 
     rows: int
@@ -89,14 +89,14 @@ class StepShape(NamedTuple):
 
 
 Build = Callable[[torch.dtype | None], PreTrainedModel]
-"""Builds the model from random weights, of a dtype or of its own, on the default device."""
+"""Builds the model with random weights on the default device, in a given dtype or in the configured one."""
 
 Finish = Callable[[PreTrainedModel], None]
-"""What is done to a model once it is cut: dropout, checkpointing."""
+"""Changes to a sharded model: dropout, checkpointing."""
 
 
 def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Memory:
-    """Memory of one device when it holds most: in the forward or backward pass, or while the optimizer steps.
+    """Peak memory of one device over forward pass, backward pass and optimizer step.
 
     The arguments are those of ``step_phases``.
     """
@@ -104,17 +104,17 @@ def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) 
 
 
 def step_phases(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Phases:
-    """The most that one device holds in each phase of a step.
+    """Peak memory of one device in each phase of a step.
 
     Args:
-        build: Called with the meta device as default; must attend by ``sdpa``, whose memory is that of document
-            attention with one document a row, the most that a row can need.
-        finish: Called with the model once it is cut.
-        layout: Where the model lies.
-        shape: What a device reads.
+        build: Called with the meta device as default; its attention must be ``sdpa``, whose memory equals that of
+            document attention with one document per row, the upper bound.
+        finish: Called with the sharded model.
+        layout: How the model is divided over devices.
+        shape: Micro-batch of a device.
 
     Raises:
-        ValueError: The devices cannot be divided as the layout says.
+        ValueError: The devices cannot be divided according to the layout.
     """
     if layout.kind == "sharded":
         return _sharded(build, finish, layout, shape)
@@ -129,7 +129,7 @@ def step_phases(build: Build, finish: Finish, layout: Layout, shape: StepShape) 
         tracker = PhaseTracker()
         tracker.track_external(model)
         for parameter in model.parameters():
-            if not parameter.requires_grad:  # the tracker would hang a hook on a gradient that never comes
+            if not parameter.requires_grad:  # it has no gradient for the tracker to hook
                 tracker._param_to_grad_hook_handles[parameter] = (
                     RemovableHandle(OrderedDict()),
                     RemovableHandle(OrderedDict()),
@@ -140,10 +140,10 @@ def step_phases(build: Build, finish: Finish, layout: Layout, shape: StepShape) 
 
 
 def require_divisible(layout: Layout) -> None:
-    """Refuse devices that cannot be divided into replicas and copies.
+    """Reject devices that cannot be divided into replicas and copies.
 
     Raises:
-        ValueError: With the sizes.
+        ValueError: The number of devices is not a multiple of tensor_parallel times copies.
     """
     if layout.devices % (layout.tensor_parallel * layout.copies):
         raise ValueError(
@@ -153,7 +153,7 @@ def require_divisible(layout: Layout) -> None:
 
 
 def head_memory(width: int, vocabulary: int, columns: int, layout: Layout) -> int:
-    """Bytes that logits, softmax and their gradients of `columns` targets take at their peak."""
+    """Peak bytes of logits, softmax and their gradients for `columns` targets."""
     dtype = _compute_dtype(layout)
     with FakeTensorMode():
         table = nn.Parameter(torch.empty(vocabulary, width, dtype=dtype))
@@ -171,7 +171,7 @@ def head_memory(width: int, vocabulary: int, columns: int, layout: Layout) -> in
 
 
 def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Phases:
-    """The step of rank 0 of `layout.devices`, cut as in training."""
+    """The step of rank 0 of `layout.devices`, sharded as in training."""
     require_divisible(layout)
     with _pretended_group(layout.devices):
         names = ("copies", "shards", "tensor")
@@ -180,7 +180,7 @@ def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> 
         data = mesh["copies", "shards"] if layout.copies > 1 else mesh["shards"]
         with torch.device("meta"):
             model = _converted(build(None), layout).train()
-        whole_blocks = blocks(model)  # FSDP2 gives them classes of its own
+        whole_blocks = blocks(model)  # FSDP2 replaces their classes
         shard(model, Sharding(data, mesh["tensor"], torch.device("cpu"), layout.compute_dtype))
         finish(model)
         held = sum(_local(parameter) * parameter.dtype.itemsize for parameter in model.parameters())
@@ -196,57 +196,57 @@ def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> 
 
 
 def _cut(here: int, shape: StepShape) -> Measure:
-    """What is held while a model computes of which `here` bytes are this device's."""
+    """Measure of a sharded model with `here` bytes of weights on this device."""
 
-    def measure(found: Mapping[str, int]) -> Memory:
+    def measure(sizes: Mapping[str, int]) -> Memory:
         return Memory(
             weights=here,
-            gradients=here if shape.accumulated else min(found["Sharded Grad"], here),
+            gradients=here if shape.accumulated else min(sizes["Sharded Grad"], here),
             optimizer=2 * here,
-            gathered=sum(found[name] for name in ("Unsharded Param", "Unsharded Grad", "All Gather", "Reduce Scatter")),
-            activations=_activations(found),
+            gathered=sum(sizes[name] for name in ("Unsharded Param", "Unsharded Grad", "All Gather", "Reduce Scatter")),
+            activations=_activations(sizes),
         )
 
     return measure
 
 
 def _divided(model: PreTrainedModel, layout: Layout, shape: StepShape) -> tuple[Measure, Memory]:
-    """What is held while the model computes, and while it steps, by arithmetic (ZeRO: arXiv 1910.02054, section 5)."""
+    """Measure of the passes, and memory of the optimizer step, where weights are whole (ZeRO: arXiv 1910.02054)."""
     if layout.kind.startswith("zero"):
         return _partitioned(model, layout)
     sizes = [(parameter.nbytes, parameter.requires_grad) for parameter in model.parameters()]
     whole, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
     buckets = trained if layout.kind == "ddp" else 0  # DDP reduces copies of the gradients
 
-    def measure(found: Mapping[str, int]) -> Memory:
-        existing = trained if shape.accumulated else found["Gradient"]
-        return Memory(whole, existing, 2 * trained, buckets, _activations(found))
+    def measure(memory: Mapping[str, int]) -> Memory:
+        existing = trained if shape.accumulated else memory["Gradient"]
+        return Memory(whole, existing, 2 * trained, buckets, _activations(memory))
 
     return measure, Memory(whole, trained, 2 * trained, buckets, trained if layout.foreach else 0)
 
 
 def _partitioned(model: PreTrainedModel, layout: Layout) -> tuple[Measure, Memory]:
-    """The same under DeepSpeed."""
+    """Measure of the passes, and memory of the optimizer step, under DeepSpeed."""
     count = sum(parameter.numel() for parameter in model.parameters())
     stage, share, compute = int(layout.kind[-1]), layout.devices, _compute_dtype(layout).itemsize
     stages = [*blocks(model), model.get_input_embeddings()]
     largest = max(sum(parameter.numel() for parameter in module.parameters()) for module in stages)
     weights = count * compute // (share if stage == 3 else 1) if not layout.offload_weights else 0
     gradients = count * compute // (share if stage >= 2 else 1) if stage == 1 or not layout.offload else 0
-    # DeepSpeed keeps weights in the type it computes in, and float32 copies of them beside Adam's moments.
+    # DeepSpeed keeps weights in the compute type, and float32 copies of them beside Adam's moments.
     optimizer = 0 if layout.offload else count * (4 + ADAM_BYTES) // share
     gathered = (2 * largest if stage == 3 else 0) * compute + layout.reduce_bucket * compute
 
-    def measure(found: Mapping[str, int]) -> Memory:
-        return Memory(weights, gradients, optimizer, gathered, _activations(found))
+    def measure(sizes: Mapping[str, int]) -> Memory:
+        return Memory(weights, gradients, optimizer, gathered, _activations(sizes))
 
-    # While it steps, its part of the gradients is there in float32, in place of what a stage above 1 has divided.
+    # In the optimizer step, the device's shard of the gradients is in float32; stages 2 and 3 no longer hold others.
     widened = count * 4 // share + (gradients if stage == 1 else 0)
     return measure, Memory(weights, 0 if layout.offload else widened, optimizer, gathered, 0)
 
 
-def _activations(found: Mapping[str, int]) -> int:
-    return found["Activation"] + found["Temp"] + found["Buffer"]
+def _activations(sizes: Mapping[str, int]) -> int:
+    return sizes["Activation"] + sizes["Temp"] + sizes["Buffer"]
 
 
 def _phases(model: PreTrainedModel, layout: Layout, shape: StepShape, tracker: PhaseTracker) -> Phases:
@@ -258,9 +258,9 @@ def _phases(model: PreTrainedModel, layout: Layout, shape: StepShape, tracker: P
 
 
 def _learn_shapes(model: PreTrainedModel, layout: Layout, shape: StepShape) -> None:
-    """A pass that is not tracked, after which DTensor has the shapes of all results in its cache.
+    """Run an untracked pass, which fills DTensor's cache of result shapes.
 
-    It computes each new shape once, on fake tensors of whole shapes, which a tracker would count as held matrices.
+    DTensor computes each new shape once, on whole fake tensors, which a tracker would count as memory.
     """
     _pass(model, layout, shape)
     model.zero_grad(set_to_none=True)
@@ -313,7 +313,7 @@ def _local(parameter: Tensor) -> int:
 
 @contextmanager
 def _pretended_group(size: int) -> Iterator[None]:
-    """A process group whose collectives do nothing, so that one process can be rank 0 of many."""
+    """A process group whose collectives do nothing, so that one process acts as rank 0 of many."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     if dist.is_initialized():

@@ -1,9 +1,9 @@
-"""The phases of a training step, and the most that a device holds in each.
+"""The phases of a training step, and the peak memory of a device in each.
 
-A step has one phase for every block's forward pass and one for every block's backward pass; what comes before the first
-block belongs to its forward phase, the head to the last block's, and what comes after everything to the first block's
-backward phase. Which phase decides changes with the depth, but all moments of one phase grow alike with it: so the
-memory of a deep model follows from those of two shallow ones, phase by phase.
+A step has one phase for the forward pass of every block and one for its backward pass. What runs before the first block
+belongs to the forward phase of that block, the head to that of the last block, and what runs at the end to the backward
+phase of the first block. The phase of the overall peak changes with depth, but the memory of one phase grows linearly
+with it. The memory of a deep model is therefore extrapolated from two shallow ones, phase by phase.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +20,11 @@ class Memory(NamedTuple):
     """Bytes on one device at one moment; ``total`` is their sum.
 
     Args:
-        weights: Its part of the parameters.
-        gradients: Its part of their gradients, as far as they exist.
-        optimizer: Its part of Adam's moments, and of float32 copies of the parameters.
-        gathered: Whole blocks, gathered from other devices' parts, and buffers of collectives.
-        activations: What the backward pass needs of the forward pass, logits, and what is needed for a moment.
+        weights: The device's shard of the parameters.
+        gradients: The device's shard of the gradients that exist at this moment.
+        optimizer: The device's shard of Adam's moments, and of float32 copies of the parameters.
+        gathered: Blocks gathered from all shards, and buffers of collectives.
+        activations: Activations kept for the backward pass, logits, and temporary tensors.
     """
 
     weights: int
@@ -42,8 +42,8 @@ class Phase(NamedTuple):
     """A part of a step.
 
     Args:
-        part: The pass, or the optimizer's step.
-        place: The block's, counted from the nearer end as Python counts: 0, 1 ... -2, -1.
+        part: Forward pass, backward pass or optimizer step.
+        place: Index of the block, from the nearer end of the model: 0, 1 ... -2, -1.
     """
 
     part: Literal["forward", "backward", "step"]
@@ -51,21 +51,26 @@ class Phase(NamedTuple):
 
 
 Phases = Mapping[Phase, Memory]
-"""The most that is held in each phase of a step."""
+"""Peak memory in each phase of a step."""
 
 Measure = Callable[[Mapping[str, int]], Memory]
-"""What a device holds, from the tracker's bytes by kind."""
+"""Memory of a device from the tracker's bytes by kind."""
 
 
 def most(phases: Phases) -> Memory:
-    """What is held when most is."""
+    """The peak over all phases."""
     return max(phases.values(), key=lambda memory: memory.total)
 
 
 def deeper(few: Phases, more: Phases, *, further: float) -> Phases:
-    """The phases of a model that is deeper than `few` by `further` times what `more` is deeper than it.
+    """Phases of a deeper model, extrapolated linearly from those of two shallow ones.
 
-    Between the phases of `few`, a deep model has only such as hold something between their neighbours.
+    A deep model has further phases between those of `few`; each holds an amount between its neighbours'.
+
+    Args:
+        few: Phases of the shallowest model.
+        more: Phases of a model with some more blocks.
+        further: Additional blocks of the deep model over those of `few`, divided by those of `more` over `few`.
 
     >>> few = {Phase("forward"): Memory(4, 0, 8, 1, 0), Phase("forward", -1): Memory(4, 0, 8, 0, 2)}
     >>> more = {Phase("forward"): Memory(6, 0, 12, 1, 0), Phase("forward", -1): Memory(6, 0, 12, 0, 3)}
@@ -79,11 +84,11 @@ def deeper(few: Phases, more: Phases, *, further: float) -> Phases:
 
 
 class PhaseRecord:
-    """Keeps the most that is held in each phase, while a tracker calls ``see`` at every moment.
+    """Peak memory of each phase, updated by a tracker that calls ``see`` at every change.
 
     Args:
-        blocks: Of the model, in the order of its forward pass.
-        measure: What is held.
+        blocks: Blocks of the model, in the order of the forward pass.
+        measure: Converts the tracker's bytes to memory.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], measure: Measure) -> None:
@@ -95,9 +100,9 @@ class PhaseRecord:
             block.register_forward_hook(partial(self._watch, place))
 
     def see(self, snapshot: Mapping[Any, int]) -> None:
-        found = self.measure({kind.value if isinstance(kind, Enum) else kind: size for kind, size in snapshot.items()})
-        if self.now not in self.held or found.total > self.held[self.now].total:
-            self.held[self.now] = found
+        memory = self.measure({kind.value if isinstance(kind, Enum) else kind: size for kind, size in snapshot.items()})
+        if self.now not in self.held or memory.total > self.held[self.now].total:
+            self.held[self.now] = memory
 
     def _forward(self, place: int, block: nn.Module, inputs: Any) -> None:
         if self.now.part == "forward":  # a block that is recomputed belongs to its backward phase
@@ -113,7 +118,7 @@ class PhaseRecord:
 
 
 class PhaseTracker(MemTracker):
-    """Shows every moment to a record, in place of the peaks that torch keeps by module."""
+    """A memory tracker that reports every change to a record, instead of keeping torch's peaks by module."""
 
     record: PhaseRecord | None = None
 
@@ -124,4 +129,4 @@ class PhaseTracker(MemTracker):
 
 
 class ShardedPhaseTracker(PhaseTracker, FSDPMemTracker):
-    """The same for a model that FSDP2 has cut."""
+    """PhaseTracker for a model sharded by FSDP2."""

@@ -1,7 +1,8 @@
-"""Whether a training run fits its devices, and what it costs, before anything is paid: ``crosstask plan``.
+"""Memory and time of a training run, estimated from its configuration: ``crosstask plan``.
 
-What a device holds is found by ``memory.py`` from the very configuration that ``crosstask fit`` would run. Time follows
-from the floating-point operations of a step and a utilization that the user states: a plan cannot know it.
+``memory.py`` computes the peak memory of a device from the configuration that ``crosstask fit`` would run. Time follows
+from the floating-point operations of a step and from a utilization that the user states, since a plan cannot measure
+it.
 """
 
 import copy
@@ -24,26 +25,26 @@ from .memory import Finish, Layout, StepShape, head_memory, step_phases
 from .phases import Memory, Phases, deeper, most
 
 GIB = 2**30
-FEW_BLOCKS = 4  # with fewer, what is gathered ahead and the head weigh differently
+FEW_BLOCKS = 4  # with fewer, prefetched blocks and the head have another share
 
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a run needs. Sizes in bytes, on the device that holds most.
+    """Requirements of a run. Sizes are bytes on the device that holds most.
 
     Args:
-        parameters: Of the whole model.
-        layout: Where it lies.
-        shape: What a device reads at a time.
+        parameters: Parameters of the whole model.
+        layout: How the model is divided over devices.
+        shape: Micro-batch of a device.
         kept: Memory with all activations kept.
         recomputed: Memory with gradient checkpointing.
-        checkpointing: Which of the two the configuration asks for.
+        checkpointing: Whether the configuration sets gradient checkpointing.
         logits: The part of the activations that logits and their softmax take.
-        capacity: Of a device.
+        capacity: Memory of a device.
         steps: Optimizer steps.
         tokens: Tokens of a step, padding included.
         flops: Floating-point operations of a step (PaLM's definition: recomputation is not counted).
-        device_hours: Hours of all devices together, at the utilization that was stated.
+        device_hours: Hours summed over all devices, at the stated utilization.
     """
 
     parameters: int
@@ -61,12 +62,12 @@ class TrainingPlan:
 
     @property
     def memory(self) -> Memory:
-        """With or without checkpointing, as the configuration says."""
+        """Peak memory with the configuration's setting of checkpointing."""
         return self.recomputed if self.checkpointing else self.kept
 
     @property
     def fits(self) -> bool:
-        """Whether a twentieth of the device stays free, for the allocator's gaps and the libraries' own needs."""
+        """Whether 5% of the device stays free, for fragmentation of the allocator and for libraries."""
         return self.memory.total <= 0.95 * self.capacity
 
 
@@ -76,13 +77,13 @@ def make_plan(
     """The plan of a parsed configuration.
 
     Raises:
-        ValueError: The configuration is not of an instruction tuning, or its numbers cannot be divided.
+        ValueError: The module is not InstructionTuningModule, or the rows of a step cannot be divided.
     """
     model, data, trainer = (configuration[part] for part in ("model", "data", "trainer"))
     if not model["class_path"].endswith("InstructionTuningModule"):
         raise ValueError(f"a plan can be made for InstructionTuningModule alone, got {model['class_path']}")
     if trainer["max_steps"] < 1:
-        raise ValueError(f"trainer.max_steps = {trainer['max_steps']}: say how many optimizer steps the run takes")
+        raise ValueError(f"trainer.max_steps = {trainer['max_steps']}: set the number of optimizer steps")
     arguments, rows = model["init_args"], data["init_args"]["rows"]
     network, optimizer = as_group(Network, arguments["network"]), as_group(Optimization, arguments["optimizer"])
     layout = layout_of(trainer, devices=devices, fused=optimizer.fused)
@@ -120,7 +121,7 @@ def make_plan(
 
 
 def step_shape(rows: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layout, *, targets: float) -> StepShape:
-    """What a device reads at a time.
+    """Micro-batch of a device.
 
     Raises:
         ValueError: The rows of a step cannot be divided.
@@ -161,7 +162,7 @@ def memory_of_depth(
     layout: Layout,
     shape: StepShape,
 ) -> Memory:
-    """Memory of a deep decoder from two shallow ones, phase by phase: each further block adds the same to each."""
+    """Memory of a deep decoder, extrapolated from two shallow ones: each block adds the same amount to a phase."""
 
     def measure(config: PreTrainedConfig) -> Phases:
         return step_phases(partial(build, config), finish, layout, shape)
@@ -176,7 +177,7 @@ def memory_of_depth(
 def _shallow(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
     fewer = copy.deepcopy(config)
     fewer.num_hidden_layers = blocks
-    if getattr(fewer, "layer_types", None):  # what kind of attention each block has
+    if getattr(fewer, "layer_types", None):  # kind of attention of each block
         fewer.layer_types = fewer.layer_types[:blocks]
     return fewer
 
@@ -187,7 +188,7 @@ def _checkpointed(model: PreTrainedModel, finish: Finish) -> None:
 
 
 def _step_counts(rows: int, shape: StepShape) -> dict[str, int]:
-    """What a step of full rows computes; every row counts as one document, the upper bound of attention."""
+    """Counts of a step with full rows; a row counts as one document, which is the upper bound of attention."""
     read, written = shape.columns, shape.target_columns or 0
     return {
         "tokens": rows * read,

@@ -1,8 +1,8 @@
-"""Models cut over processes: built without weights, cut, and filled with each process's own part of them.
+"""Sharded models: built without weights, sharded, and filled with the weights of each process's shard.
 
-FSDP2 shards every block, and the rest of the model, over the data-parallel processes; under tensor parallelism the
-blocks' matrices are cut before. Weights are read from safetensors by slices: no process ever holds a whole tensor of
-another's part, so that a model larger than any device can be started from published weights.
+FSDP2 shards every block, and the rest of the model, over the data-parallel processes, after tensor parallelism has
+divided the matrices of the blocks. Weights are read from safetensors by slices. No process reads more than its shard,
+so that a model larger than any device can start from published weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,14 +28,14 @@ from .tensor_parallel import parallelize
 
 
 class Sharding(NamedTuple):
-    """How a model is cut.
+    """How a model is sharded.
 
     Args:
-        data: Processes that see different data: [shards], or [copies, shards] for hybrid sharding.
-        tensor: Processes of one replica, which share its matrices.
-        device: Where the parts live.
-        compute_dtype: Type in which blocks are gathered and computed; their own if None.
-        offload: Keep parts and optimizer state in the host's memory.
+        data: Mesh of data-parallel processes: [shards], or [copies, shards] for hybrid sharding.
+        tensor: Mesh of the processes of one replica, which divide its matrices.
+        device: Device of the shards.
+        compute_dtype: Type in which blocks are gathered and computed; that of the parameters if None.
+        offload: Keep shards and optimizer state in the host's memory.
     """
 
     data: DeviceMesh
@@ -48,14 +48,14 @@ class Sharding(NamedTuple):
 def build_sharded(
     build: Callable[[str | None], PreTrainedModel], weights: str | None, how: Sharding
 ) -> PreTrainedModel:
-    """A model of which this process holds its part.
+    """A sharded model.
 
     Args:
-        build: Builds the model from weights, or from random ones for None.
-        weights: Hub name or folder of safetensors. Without, the model is drawn whole in the host's memory of every
-            process, from the generator's state, as a single process draws it: training from scratch begins with the
-            same numbers under every strategy.
-        how: How to cut it.
+        build: Builds the model from weights, or with random ones for None.
+        weights: Hub name or folder of safetensors. If None, every process initializes the whole model in the host's
+            memory from the state of the random generator, as a single process does, so that training from scratch
+            starts from the same numbers under every strategy.
+        how: How to shard the model.
 
     Raises:
         ValueError: The weights are not in safetensors, or lack parameters of the model.
@@ -77,13 +77,13 @@ def build_sharded(
 
 
 def shard(model: PreTrainedModel, how: Sharding) -> None:
-    """Cut a model in place: its matrices over `how.tensor`, then every block over `how.data`."""
+    """Shard a model in place: its matrices over `how.tensor`, then every block over `how.data`."""
     if how.tensor.size() > 1:
         parallelize(model, how.tensor)
     policy = MixedPrecisionPolicy(param_dtype=how.compute_dtype, reduce_dtype=torch.float32)
     if how.compute_dtype is None:
         policy = MixedPrecisionPolicy()
-    pinned = how.device.type == "cuda"  # memory that a device copies from by itself
+    pinned = how.device.type == "cuda"  # pinned memory is copied to the device asynchronously
     offload: OffloadPolicy = CPUOffloadPolicy(pin_memory=pinned) if how.offload else OffloadPolicy()
     for block in blocks(model):
         fully_shard(block, mesh=how.data, mp_policy=policy, offload_policy=offload)
@@ -91,23 +91,23 @@ def shard(model: PreTrainedModel, how: Sharding) -> None:
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The repeated blocks of a model, which are gathered one at a time.
+    """The repeated blocks of a model, which FSDP2 gathers one at a time.
 
     Raises:
-        ValueError: The model names none: sharding it as one piece would gather all of it.
+        ValueError: The model lists none; sharded as one piece, all of it would be gathered at once.
     """
     names = set(model._no_split_modules or ())
-    found = [module for module in model.modules() if type(module).__name__ in names]
-    if not found:
+    modules = [module for module in model.modules() if type(module).__name__ in names]
+    if not modules:
         raise ValueError(
             f"{type(model).__name__} names no blocks (_no_split_modules = {sorted(names)}) to shard one by one: train "
             "it with the strategy auto or ddp"
         )
-    return found
+    return modules
 
 
 def weights_folder(weights: str) -> Path:
-    """The folder of safetensors behind a folder's path or a hub name, downloaded if need be.
+    """Folder of safetensors of a path or of a hub name, which is downloaded if needed.
 
     Raises:
         ValueError: There are no safetensors.
@@ -124,14 +124,14 @@ def weights_folder(weights: str) -> Path:
 
 
 def load_weights(model: PreTrainedModel, folder: Path, names: Mapping[str, str]) -> None:
-    """Fill a model, whole or cut, with the weights of a folder of safetensors; each process reads its own slices.
+    """Load the weights of a folder of safetensors into a model, sharded or not; each process reads its slices.
 
-    Every process must call it.
+    A collective: every process must call it.
 
     Args:
-        model: With memory for its parameters.
-        folder: Holds the weights.
-        names: What the folder calls the parameters (``stored_names``).
+        model: Model with allocated parameters.
+        folder: Folder of safetensors.
+        names: Stored name of each parameter (``stored_names``).
 
     Raises:
         ValueError: The folder lacks parameters of the model, or has other shapes; with the first of them.
@@ -176,14 +176,14 @@ def table_of(model: PreTrainedModel, name: str) -> str:
 
 
 def stored_names(model: PreTrainedModel, folder: Path) -> dict[str, str]:
-    """What a folder of safetensors calls each of a model's parameters: published names are often older ones.
+    """Stored name of each parameter in a folder of safetensors, which may use the names of an older version.
 
     Raises:
-        ValueError: transformers would compute parameters from several stored ones.
+        ValueError: transformers computes a parameter from several stored tensors.
     """
     mapping = get_model_conversion_mapping(model)
-    renamings = [each for each in mapping if isinstance(each, WeightRenaming)]
-    converters = [each for each in mapping if isinstance(each, WeightConverter)]
+    renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
     wanted, names = model.state_dict(), {}
     for stored in stored_shapes(folder):
         name, converted = rename_source_key(stored, renamings, converters, model.base_model_prefix, wanted)
@@ -215,7 +215,7 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def initialize_buffers(model: PreTrainedModel) -> None:
-    """Compute the buffers that no folder stores (rotary frequencies, position numbers) anew."""
+    """Compute the buffers that are not stored in checkpoints (rotary frequencies, position numbers)."""
     for module in model.modules():
         if next(module.buffers(recurse=False), None) is not None:
             if next(module.parameters(recurse=False), None) is not None:
@@ -227,5 +227,5 @@ def initialize_buffers(model: PreTrainedModel) -> None:
 
 
 def is_cut(parameter: Tensor) -> bool:
-    """Whether this process holds only a part of a parameter (FSDP2 and tensor parallelism, or DeepSpeed's ZeRO-3)."""
+    """Whether this process holds only a shard of a parameter (FSDP2 and tensor parallelism, or DeepSpeed's ZeRO-3)."""
     return isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")

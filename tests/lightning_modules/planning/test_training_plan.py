@@ -224,7 +224,7 @@ def test_a_bucket_of_gradients_is_held_whatever_the_model() -> None:
 
 def test_what_cannot_be_planned_is_said() -> None:
     trainer = {"devices": "auto", "num_nodes": 1, "strategy": "xla", "precision": None, "accelerator": "gpu"}
-    with pytest.raises(ValueError, match="say how many with --devices"):
+    with pytest.raises(ValueError, match="does not state a number: give it with --devices"):
         layout_of(trainer, devices=None, fused=False)
     with pytest.raises(ValueError, match="no plan can be made for the strategy xla"):
         layout_of(trainer, devices=8, fused=False)
@@ -326,7 +326,7 @@ def test_the_command_reads_a_fits_configuration(
     printed = capsys.readouterr().out
     assert "One of 2 devices" in printed
     assert "fits without gradient checkpointing" in printed
-    with pytest.raises(ValueError, match=r"trainer.max_steps = -1: say how many optimizer steps"):
+    with pytest.raises(ValueError, match=r"trainer.max_steps = -1: set the number of optimizer steps"):
         main(["plan", *words, "--trainer.max_steps", "-1"])
 
 
