@@ -39,7 +39,7 @@ def load_pretrained(auto: Any, weights: str, *, optional: Optional | None = None
         # Shapes are compared below: transformers' own error does not name them.
         with _without_report():
             model, loading = auto.from_pretrained(
-                weights, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                weights, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
             )
     except (OSError, SafetensorError) as error:
         raise ValueError(

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..datamodules.pretrained_weights import load_pretrained, require_whole_weights
+from .models import architecture_class
 from .prefixes import Prefix, add_prefix
 
 NAME = "default"  # of the one adapter, as peft calls it
@@ -138,7 +138,7 @@ def prefixed_model(
 def _base_model(architecture: str, described: Mapping[str, Any], where: object) -> PreTrainedModel:
     dtype = getattr(torch, described["dtype"].removeprefix("torch."))
     try:
-        return load_pretrained(getattr(transformers, architecture), described["weights"], dtype=dtype)
+        return load_pretrained(architecture_class(architecture), described["weights"], dtype=dtype)
     except ValueError as error:
         raise ValueError(f"{where} holds adapters of {described['weights']}: {error}") from error
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
+import transformers
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -75,7 +76,7 @@ def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: f
     """
     if isinstance(source, str):
         try:
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"there is no model at {source!r}: expected a hub name or a folder with config.json ({error})"
@@ -158,6 +159,18 @@ def require_causal(model: PreTrainedModel) -> None:
             "give a decoder-only or an encoder-decoder model (or is_decoder: true in the configuration, for weights "
             "that were trained so)"
         )
+
+
+def architecture_class(name: str) -> Any:
+    """The class of transformers that a checkpoint names.
+
+    Raises:
+        ValueError: The name is not that of a model's class.
+    """
+    named = getattr(transformers, name, None)
+    if not isinstance(named, type) or not issubclass(named, PreTrainedModel):
+        raise ValueError(f"transformers {transformers.__version__} has no architecture {name}")
+    return named
 
 
 def prepare_network(model: PreTrainedModel, network: Network) -> None:

@@ -7,7 +7,7 @@ strategy is a line of YAML.
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -24,6 +24,7 @@ from .models import Network
 from .optimization import Optimization, accept_named_states, matrix_names, parameter_groups, scheduler
 from .sharding.agreement import require_agreement
 from .sharding.checkpoints import KEY, checkpoint_extras, model_identity, require_same_model
+from .sharding.plain_checkpoints import read_plain
 from .sharding.safetensors_folder import architecture_of
 from .sharding.sharded_models import build_sharded, is_cut
 from .sharding.strategies import sharding_of
@@ -81,6 +82,17 @@ class PlannedTraining(L.LightningModule):
         self.hparams.clear()  # a parent's constructor has kept its own
         given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
         self.save_hyperparameters(plain_values(given))
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:  # type: ignore[override]
+        """Build the module of a checkpoint; the arguments are Lightning's, without ``weights_only``, which stays true.
+
+        Raises:
+            ValueError: The file holds more than tensors and plain values.
+        """
+        if isinstance(checkpoint_path, str | Path) and "://" not in str(checkpoint_path):
+            read_plain(Path(checkpoint_path))
+        return super().load_from_checkpoint(checkpoint_path, *args, **{**options, "weights_only": True})
 
     @property
     def attached_trainer(self) -> L.Trainer | None:

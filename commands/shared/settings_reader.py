@@ -9,9 +9,6 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser
 
 from .linked_cli import LinkedCLI
 
-CHECKPOINTS = ("ckpt_path", "weights_only")
-"""Options of the trainer's commands that a saved config.yaml holds, too."""
-
 
 class SettingsReader(LinkedCLI):
     """Parses the options of a run: a plan for 128 GPUs and a mixture need none of the run's hardware or weights."""
@@ -31,8 +28,7 @@ class SettingsReader(LinkedCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        for name in CHECKPOINTS:
-            parser.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
+        parser.add_argument("--ckpt_path", type=Any, default=None, help=SUPPRESS)  # a saved config.yaml has it
         if self.add_options is not None:
             self.add_options(parser)
 

@@ -17,7 +17,12 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStr
 
 from ...callbacks.progress import TrainingBar
 from ...lightning_modules.planned_training import PlannedTraining
-from ...lightning_modules.sharding.checkpoints import AnyLayoutIO, require_readable, require_resumable
+from ...lightning_modules.sharding.checkpoints import (
+    AnyLayoutIO,
+    read_plain_values_alone,
+    require_readable,
+    require_resumable,
+)
 from ...lightning_modules.sharding.replacing import last_checkpoint, newest_path, save_through_replacing
 from .command_docs import command_doc
 from .library_messages import silence_libraries
@@ -48,8 +53,11 @@ class TrainerCLI(LinkedCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there: it lists all of them
-        """The command that runs; parsers of the others would take a second to build."""
-        return {self.command: LightningCLI.subcommands()[self.command]}
+        """The command that runs; parsers of the others would take a second to build.
+
+        Checkpoints hold plain values and are never read otherwise: Lightning's option weights_only is left out.
+        """
+        return {self.command: {*LightningCLI.subcommands()[self.command], "weights_only"}}
 
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
@@ -97,7 +105,7 @@ class TrainerCLI(LinkedCLI):
     before_fit = before_validate = before_test = before_predict = _require_checkpoint
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        arguments = super()._prepare_subcommand_kwargs(subcommand)
+        arguments = {**super()._prepare_subcommand_kwargs(subcommand), "weights_only": True}
         return arguments if self.checkpoint is None else {**arguments, "ckpt_path": str(self.checkpoint)}
 
     def _parse_ckpt_path(self) -> None:
@@ -122,7 +130,7 @@ def class_path(cls: type) -> str:
 
 
 def set_up_checkpoints(trainer: Trainer) -> None:
-    """Have the trainer's strategy read checkpoints of any layout, and write them by renames where they are folders.
+    """Have the trainer's strategy read checkpoints of any layout, as plain values, and write folders by renames.
 
     Raises:
         ValueError: DeepSpeed without a CUDA device.
@@ -141,6 +149,7 @@ def set_up_checkpoints(trainer: Trainer) -> None:
             strategy.checkpoint_io = AsyncCheckpointIO(AnyLayoutIO())
     elif isinstance(strategy, DeepSpeedStrategy | FSDPStrategy):
         save_through_replacing(strategy)
+    read_plain_values_alone(strategy)
 
 
 def run_trainer(words: Sequence[str]) -> TrainerCLI:

@@ -30,7 +30,7 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
     if not name:
         raise ValueError("no tokenizer is named: set `tokenizer`, or `pretrained`, whose folder may hold one")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no tokenizer could be loaded from {name!r}: expected a hub name or a folder with tokenizer.json ({error})"

@@ -91,7 +91,7 @@ class CrossEncoder:
             ValueError: There is no scorer of that name, e.g. an encoder without a trained head.
         """
         try:
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no scorer {name!r}: expected a hub name or a folder with config.json, as HuggingFaceExport writes "

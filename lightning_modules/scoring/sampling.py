@@ -177,7 +177,7 @@ def load_generator(
         raise ValueError(f"dtype must be a type of torch, e.g. float32 or bfloat16, got {dtype!r}")
     base = base_of_prefix(generator)
     try:
-        config = AutoConfig.from_pretrained(base or generator)
+        config = AutoConfig.from_pretrained(base or generator, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no model {base or generator!r}: expected a hub name or a folder with config.json ({error})"

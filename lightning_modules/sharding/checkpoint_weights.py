@@ -11,6 +11,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from .checkpoints import require_whole_checkpoint
+from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain
 
 READ_BYTES = 2**29
 """What is read from shards at a time."""
@@ -30,13 +31,13 @@ def checkpoint_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _of_file(path: Path) -> Iterator[tuple[str, Tensor]]:
-    states: dict[str, Tensor] = torch.load(path, weights_only=False, map_location="cpu", mmap=True)["state_dict"]
+    states: dict[str, Tensor] = read_plain(path)["state_dict"]
     yield from states.items()
 
 
 def _of_shards(path: Path) -> Iterator[tuple[str, Tensor]]:
     kept, read = "state_dict.", dict[str, Any]()
-    for name, found in FileSystemReader(path).read_metadata().state_dict_metadata.items():
+    for name, found in read_index(path).state_dict_metadata.items():
         if name.startswith(kept) and isinstance(found, TensorStorageMetadata):
             read[name] = torch.empty(found.size, dtype=found.properties.dtype)
             if sum(tensor.nbytes for tensor in read.values()) >= READ_BYTES:
@@ -56,6 +57,6 @@ def _read_shards(path: Path, read: dict[str, Any], kept: str) -> Iterator[tuple[
 def _of_deepspeed(path: Path) -> Iterator[tuple[str, Tensor]]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    states = get_fp32_state_dict_from_zero_checkpoint(str(path), tag="checkpoint", lazy_mode=True)
+    states = get_fp32_state_dict_from_zero_checkpoint(str(path), tag=DEEPSPEED_TAG, lazy_mode=True)
     for name, tensor in states.items():
         yield name, tensor.contiguous()

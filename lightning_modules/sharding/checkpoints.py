@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.load import _load_distributed_checkpoint
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
 from transformers import PreTrainedConfig
 
+from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain, require_plain_deepspeed, require_plain_shards
 from .replacing import PARTIAL, newest_path, partial_path, replace_whole
 
 Layout = Literal["file", "shards", "deepspeed"]
@@ -78,20 +78,23 @@ def checkpoint_layout(path: Path) -> Layout:
 
 
 def require_whole_checkpoint(path: Path) -> Layout:
-    """Refuse a checkpoint of which a part is missing.
+    """Reject a checkpoint of which a part is missing, or which holds more than tensors and plain values.
+
+    Every reader of checkpoints calls it first, since torch and DeepSpeed would run code that a checkpoint names.
 
     Raises:
-        ValueError: With what is missing.
+        ValueError: With what is missing, or with the foreign objects.
     """
     layout = checkpoint_layout(path)
     if layout == "shards":
-        from torch.distributed.checkpoint import FileSystemReader
-
-        needed = {info.relative_path for info in FileSystemReader(path).read_metadata().storage_data.values()}
+        needed = {info.relative_path for info in read_index(path).storage_data.values()}
         if missing := sorted(name for name in needed if not (path / name).is_file()):
             raise ValueError(f"{path} lacks {len(missing)} of its {len(needed)} shards, e.g. {missing[0]}")
-    if layout == "deepspeed":
+        require_plain_shards(path)
+    elif layout == "deepspeed":
         _require_whole_deepspeed(path)
+    else:
+        read_plain(path)
     return layout
 
 
@@ -103,7 +106,8 @@ def _require_whole_deepspeed(path: Path) -> None:
             "writes at the end; take the checkpoint before it"
         )
     parts = len(list((path / "checkpoint").glob("*optim_states.pt")))
-    size = torch.load(states[0], weights_only=False, map_location="cpu", mmap=True)["dp_world_size"]
+    require_plain_deepspeed(path)
+    size = read_plain(states[0])["dp_world_size"]
     if parts not in (0, size):  # none without ZeRO
         raise ValueError(f"{path} lacks parts of the optimizer: {size} processes wrote it, and {parts} files are there")
 
@@ -112,17 +116,10 @@ def checkpoint_extras(path: Path) -> dict[str, Any]:
     """Everything of a checkpoint beside weights and optimizer: counters, loops, and what is ours."""
     layout = require_whole_checkpoint(path)
     if layout == "shards":
-        return torch.load(path / "meta.pt", weights_only=False, map_location="cpu")
+        return read_plain(path / "meta.pt")
     if layout == "deepspeed":
-        states = min((path / "checkpoint").glob("*model_states.pt"))
-        return torch.load(states, weights_only=False, map_location="cpu", mmap=True)
-    with open(path, "rb") as file:
-        if file.read(2) not in (b"PK", b""):  # a zip archive begins so, however much of it was written
-            raise ValueError(f"{path} is no checkpoint: it is not a file that torch.save wrote")
-    try:
-        return torch.load(path, weights_only=False, map_location="cpu", mmap=True)
-    except (RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint, it may be half-written: {error}") from error
+        return read_plain(min((path / DEEPSPEED_TAG).glob("*model_states.pt")))
+    return read_plain(path)
 
 
 def require_resumable(path: Path, strategy: object) -> None:
@@ -183,8 +180,23 @@ class AnyLayoutIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         if require_whole_checkpoint(Path(path)) == "file":
-            return super().load_checkpoint(path, map_location, weights_only)
+            return super().load_checkpoint(path, map_location, weights_only=True)
         found = _load_distributed_checkpoint(Path(path))
         states = sorted(name for name in found if name.startswith("optimizer_") and name != "optimizer_states")
         found["optimizer_states"] = [found.pop(name) for name in states]
         return found
+
+
+def read_plain_values_alone(strategy: Strategy) -> None:
+    """Have a strategy of Lightning's read a checkpoint only after its check, and without running code of the file.
+
+    Lightning's FSDP and DeepSpeed strategies read pickles whatever ``weights_only`` says.
+    """
+    load = strategy.load_checkpoint
+
+    def load_checkpoint(checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        if "://" not in str(checkpoint_path):
+            require_whole_checkpoint(Path(strategy.broadcast(checkpoint_path)))
+        return load(checkpoint_path, weights_only=True)
+
+    strategy.load_checkpoint = load_checkpoint  # type: ignore[method-assign]

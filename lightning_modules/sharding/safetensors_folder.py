@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, PreTrainedModel
+
+from ..models import architecture_class
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, as transformers writes them."""
@@ -22,12 +23,9 @@ def empty_model(architecture: str, config: dict[str, Any]) -> PreTrainedModel:
     Raises:
         ValueError: transformers has no such architecture.
     """
-    build = getattr(transformers, architecture, None)
-    if build is None:
-        raise ValueError(f"transformers {transformers.__version__} has no architecture {architecture}")
     fields = dict(config)
     with torch.device("meta"):
-        return build(AutoConfig.for_model(fields.pop("model_type"), **fields))
+        return architecture_class(architecture)(AutoConfig.for_model(fields.pop("model_type"), **fields))
 
 
 def write_weights(

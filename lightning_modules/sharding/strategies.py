@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from ..optimization import name_states
 from .checkpoints import require_whole_checkpoint
+from .plain_checkpoints import read_plain
 from .replacing import replace_whole
 from .sharded_models import Sharding
 
@@ -113,8 +114,8 @@ class ShardedStrategy(ModelParallelStrategy):
         assert self.model is not None
         assert self.lightning_module is not None
         if require_whole_checkpoint(path) == "shards":
-            return super().load_checkpoint(path, weights_only=False if weights_only is None else weights_only)
-        checkpoint = torch.load(path, mmap=True, map_location="cpu", weights_only=False)
+            return super().load_checkpoint(path, weights_only=True)
+        checkpoint = read_plain(path)
         _load_raw_module_state(checkpoint.pop("state_dict"), self.model, strict=self.lightning_module.strict_loading)
         options = StateDictOptions(broadcast_from_rank0=True, full_state_dict=True)
         states = checkpoint.pop("optimizer_states") if self.optimizers else []
