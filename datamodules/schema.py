@@ -63,6 +63,8 @@ class Task:
         parent: The task whose score this one is a part of (a subject of MMLU), or None.
         sources: Names of the data the task was made from; tasks of one source should not straddle a split.
         metric: The headline metric, a ``Metric``.
+        dataset: The dataset it was made from, under one name for all collections (``dataset_identities.py``), which a
+            ``Bench`` sets; empty elsewhere.
         level: How far it lies from training, where that is declared; None where it follows from what trains.
         licence: Licence of the instances, as the benchmark states it.
     """
@@ -77,6 +79,7 @@ class Task:
     parent: str | None = None
     sources: tuple[str, ...] = ()
     metric: Metric = "rouge_l"
+    dataset: str = ""
     level: Level | None = None
     licence: str = ""
 

@@ -151,14 +151,22 @@ def _drawn(pool: NDArray[np.int64], number: int | None, task: str, split: str, s
     return np.sort(generator.permutation(pool)[:number]).tolist()
 
 
-def generalization_level(task: Task, trained_tasks: Collection[str], trained_categories: Collection[str]) -> Level:
+def generalization_level(task: Task, trained: Collection[Task]) -> Level:
     """How far a task lies from training (OPT-IML, section 2.3), computed from what is really trained.
+
+    A task is fully supervised if it trains, or if another collection trains on its dataset in its category: Spider's
+    official test set is fully supervised where its training set trains.
 
     Args:
         task: The evaluated task.
-        trained_tasks: Names of all training tasks.
-        trained_categories: Categories of all training tasks.
+        trained: All training tasks.
     """
-    if task.name in trained_tasks:
+    if any(task.name == other.name or _same_dataset(task, other) for other in trained):
         return "fully_supervised"
-    return "partially_supervised" if task.category in trained_categories else "fully_held_out"
+    return "partially_supervised" if any(task.category == o.category for o in trained) else "fully_held_out"
+
+
+def _same_dataset(task: Task, other: Task) -> bool:
+    """Whether two collections hold one dataset in one category; within a collection, a dataset has several tasks."""
+    same = task.dataset == other.dataset and task.category == other.category
+    return bool(task.dataset) and same and task.benchmark != other.benchmark

@@ -10,6 +10,7 @@ from ..messages import expanded, nearest, some
 from ..schema import Example, Task
 from . import Benchmark, Split
 from .contamination_decisions import read_decisions
+from .dataset_identities import DatasetIdentities, shipped_identities
 from .split_rules import leave_one_category_out, read_rules
 from .task_splits import TaskSplit, apply_decisions, split_tasks, subset_of_categories, subset_of_tasks
 from .taxonomy import Taxonomy
@@ -33,6 +34,7 @@ class Bench(Benchmark):
             train, or are not evaluated.
         taxonomy: File of the tasks' categories; by default the shipped one. A task that it does not list keeps the
             category of its collection.
+        identities: File of the names by which collections call one dataset; by default the shipped one.
         seed: Seed of the choice of `train_tasks`.
     """
 
@@ -47,6 +49,7 @@ class Bench(Benchmark):
         train_categories: int | None = None,
         decisions: str | None = None,
         taxonomy: str | None = None,
+        identities: str | None = None,
         seed: int = 0,
     ) -> None:
         if not collections:
@@ -56,7 +59,9 @@ class Bench(Benchmark):
         if train_tasks is not None and train_categories is not None:
             raise ValueError("train_tasks and train_categories exclude each other: set one of them")
         self.collections, self.taxonomy = dict(collections), Taxonomy.read(taxonomy)
+        self.identities = shipped_identities() if identities is None else DatasetIdentities.read(identities)
         self.rules = leave_one_category_out(held_out_category) if held_out_category is not None else read_rules(rules)
+        self.identities.require(self.rules.datasets(), f"rules {rules!r}")
         if decisions is not None and not Path(expanded(decisions)).is_file():
             raise ValueError(f"no table of decisions {decisions!r}; `crosstask decontaminate` writes one")
         self.decisions = read_decisions(Path(expanded(decisions))) if decisions is not None else None
@@ -72,7 +77,7 @@ class Bench(Benchmark):
         return list(getattr(self.split, split))
 
     def task(self, name: str) -> Task:
-        """Metadata of a task; `benchmark` is its collection, and its category is that of the taxonomy."""
+        """Metadata of a task: its collection as `benchmark`, and the taxonomy's category and the table's dataset."""
         if name not in self._tasks:
             close = nearest(name, self._tasks)
             raise ValueError(f"no task {name!r} among the {len(self._tasks)} of {', '.join(self.collections)}; {close}")
@@ -144,7 +149,8 @@ class Bench(Benchmark):
             if not task.category:
                 raise
             category = task.category  # a collection of your own may have categories that the taxonomy lacks
-        return replace(task, benchmark=collection, name=f"{collection}/{task.name}", category=category)
+        identified = self.identities.identified(task)
+        return replace(identified, benchmark=collection, name=f"{collection}/{task.name}", category=category)
 
     def _inner(self, name: str) -> tuple[Benchmark, str]:
         collection, _, inner = self.task(name).name.partition("/")

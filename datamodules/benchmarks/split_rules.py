@@ -4,40 +4,76 @@
 
     fully_held_out:                       # no task of these categories trains
       categories: [Textual Entailment, Word Analogy]
-      validation: ["*/winobias*"]         # evaluated; patterns are matched against "collection/task"
-      test: ["*"]
-    partially_supervised:                 # these tasks do not train, other tasks of their categories do
-      test: ["*/race*"]
-    fully_supervised:                     # these train, and are evaluated on held-out instances
-      test: ["*/squad*"]
+      validation: [wino_bias]             # evaluated: datasets of data/dataset_identities.yaml,
+      test: ["mine/*"]                    # or patterns, with a slash, of "collection/task"
+    partially_supervised:                 # these do not train, other tasks of their categories do
+      test:
+        Question Answering: [race]        # of the tasks on RACE, those of this category are evaluated
+    fully_supervised:                     # these train, and are evaluated on instances that do not
+      test: [squad_v1]
     evaluation_only:                      # never trained, at whatever level follows from the training tasks
       test: ["bbh/*"]
+    not_trained: [banking77]           # more datasets that do not train, since evaluation tables hold them
+    also_train: [reasoning/esnli]         # tasks that train although their dataset is evaluated
     broad_sources: [wikipedia]            # data that training and evaluation tasks may share
 
-All other tasks train.
+All other tasks train. A dataset that is named under ``fully_held_out``, ``partially_supervised`` or ``not_trained``
+trains in no collection and in no category, whether or not its evaluation task is available.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from ..messages import nearest
+from ..schema import Task
 
 SHIPPED = Path(__file__).parent / "data"
 
+LISTS = ("not_trained", "also_train", "broad_sources")
 
 GROUPS = ("fully_held_out", "partially_supervised", "fully_supervised", "evaluation_only")
 
 
-@dataclass(frozen=True)
-class EvaluationPatterns:
-    """Name patterns of a group's evaluation tasks; ``*`` matches any text."""
+class Entry(NamedTuple):
+    """Tasks that the rules name.
 
-    validation: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
+    Args:
+        name: A dataset, or a pattern of ``collection/task`` if it has a slash; ``*`` matches any text.
+        category: Only tasks of this category; empty for all.
+    """
+
+    name: str
+    category: str = ""
+
+    @property
+    def dataset(self) -> str | None:
+        """The dataset; None for a pattern."""
+        return None if "/" in self.name else self.name
+
+    def matches(self, task: Task) -> bool:
+        """Whether the entry names the task."""
+        named = task.dataset == self.name if self.dataset else fnmatchcase(task.name, self.name)
+        return named and self.category in ("", task.category)
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.category}" if self.category else self.name
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The evaluation tasks of a group."""
+
+    validation: tuple[Entry, ...] = ()
+    test: tuple[Entry, ...] = ()
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(dict.fromkeys((*self.validation, *self.test)))
 
 
 @dataclass(frozen=True)
@@ -50,22 +86,38 @@ class SplitRules:
         partially_supervised: Evaluation tasks that do not train, while others of their categories do.
         fully_supervised: Evaluation tasks that also train.
         evaluation_only: Evaluation tasks that never train.
+        not_trained: More datasets that do not train.
+        also_train: Patterns of tasks that train although their dataset is evaluated.
         broad_sources: Sources that training and evaluation tasks may share.
     """
 
     held_out_categories: tuple[str, ...] = ()
-    fully_held_out: EvaluationPatterns = EvaluationPatterns()
-    partially_supervised: EvaluationPatterns = EvaluationPatterns()
-    fully_supervised: EvaluationPatterns = EvaluationPatterns()
-    evaluation_only: EvaluationPatterns = EvaluationPatterns()
+    fully_held_out: Evaluated = Evaluated()
+    partially_supervised: Evaluated = Evaluated()
+    fully_supervised: Evaluated = Evaluated()
+    evaluation_only: Evaluated = Evaluated()
+    not_trained: tuple[str, ...] = ()
+    also_train: tuple[str, ...] = ()
     broad_sources: tuple[str, ...] = ()
+
+    @property
+    def held_out_datasets(self) -> frozenset[str]:
+        """Datasets that the rules keep out of training."""
+        groups = (self.fully_held_out, self.partially_supervised)
+        return frozenset(self.not_trained).union(
+            entry.dataset for group in groups for entry in group.entries if entry.dataset
+        )
+
+    def datasets(self) -> list[str]:
+        """All datasets that the rules name."""
+        groups = (self.fully_held_out, self.partially_supervised, self.fully_supervised, self.evaluation_only)
+        return [*(e.dataset for group in groups for e in group.entries if e.dataset), *self.not_trained]
 
 
 def read_rules(name: str) -> SplitRules:
     """The shipped rules ``opt_iml``, or the rules of a YAML file.
 
-    ``all`` are OPT-IML's rules with every held-out task in training (OPT-IML-Max): all evaluation tasks are fully
-    supervised.
+    ``all`` are those of OPT-IML-Max: everything trains but the tasks of evaluation-only collections.
 
     Raises:
         ValueError: The file is missing, or it has an unknown key.
@@ -80,25 +132,27 @@ def read_rules(name: str) -> SplitRules:
 
 
 def without_held_out_tasks(rules: SplitRules) -> SplitRules:
-    """The rules with the same evaluation tasks, all fully supervised: only instances are held out."""
+    """The rules with all tasks in training (OPT-IML-Max).
+
+    The validation datasets are validated on instances that do not train. Only evaluation-only tasks are tested, so that
+    no training task loses instances to a test.
+    """
     groups = (rules.fully_supervised, rules.fully_held_out, rules.partially_supervised)
-    joined = EvaluationPatterns(
-        *(tuple(dict.fromkeys(p for group in groups for p in getattr(group, s))) for s in ("validation", "test"))
+    validation = tuple(dict.fromkeys(entry for group in groups for entry in group.validation if entry.dataset))
+    return SplitRules(
+        fully_supervised=Evaluated(validation=validation),
+        evaluation_only=rules.evaluation_only,
+        broad_sources=rules.broad_sources,
     )
-    # "*" matches every task of the held-out categories; without held-out categories it would match all tasks.
-    joined = EvaluationPatterns(
-        *(tuple(p for p in patterns if p != "*") for patterns in (joined.validation, joined.test))
-    )
-    return SplitRules(fully_supervised=joined, evaluation_only=rules.evaluation_only, broad_sources=rules.broad_sources)
 
 
 def leave_one_category_out(category: str) -> SplitRules:
     """Rules that hold out one category and evaluate it (the protocol of FLAN, arXiv 2109.01652, section 2.2)."""
-    return SplitRules(held_out_categories=(category,), fully_held_out=EvaluationPatterns(test=("*",)))
+    return SplitRules(held_out_categories=(category,), fully_held_out=Evaluated(test=(Entry("*/*"),)))
 
 
 def _rules(document: Mapping[str, Any], where: str) -> SplitRules:
-    allowed_keys = (*GROUPS, "broad_sources")
+    allowed_keys = (*GROUPS, *LISTS)
     for key in document:
         if key not in allowed_keys:
             close = nearest(str(key), allowed_keys)
@@ -110,8 +164,8 @@ def _rules(document: Mapping[str, Any], where: str) -> SplitRules:
             if key not in allowed:
                 raise ValueError(f"{where}: {group} has no {key!r}; there are {', '.join(allowed)}")
 
-    def evaluated(group: str) -> EvaluationPatterns:
-        return EvaluationPatterns(*(_texts(groups[group], key, f"{where}: {group}") for key in ("validation", "test")))
+    def evaluated(group: str) -> Evaluated:
+        return Evaluated(*(_entries(groups[group], key, f"{where}: {group}") for key in ("validation", "test")))
 
     return SplitRules(
         held_out_categories=_texts(groups["fully_held_out"], "categories", f"{where}: fully_held_out"),
@@ -119,8 +173,16 @@ def _rules(document: Mapping[str, Any], where: str) -> SplitRules:
         partially_supervised=evaluated("partially_supervised"),
         fully_supervised=evaluated("fully_supervised"),
         evaluation_only=evaluated("evaluation_only"),
-        broad_sources=_texts(document, "broad_sources", where),
+        **{key: _texts(document, key, where) for key in LISTS},
     )
+
+
+def _entries(content: Mapping[str, Any], key: str, where: str) -> tuple[Entry, ...]:
+    """The entries of a list, or of lists by category."""
+    value = content.get(key) or []
+    if isinstance(value, dict):
+        return tuple(Entry(name, category) for category in value for name in _texts(value, category, f"{where}, {key}"))
+    return tuple(map(Entry, _texts(content, key, where)))
 
 
 def _texts(content: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:

@@ -5,15 +5,15 @@ state an intention; ``TaskSplit.remarks`` reports where the two differ.
 """
 
 import hashlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from ..messages import some
 from ..schema import Task
 from .contamination_decisions import Decisions
-from .split_rules import GROUPS, EvaluationPatterns, SplitRules
+from .dataset_identities import source_key
+from .split_rules import GROUPS, Evaluated, SplitRules
 
 
 class TaskSplit(NamedTuple):
@@ -74,11 +74,12 @@ def apply_decisions(split: TaskSplit, decisions: Decisions) -> TaskSplit:
 def split_tasks(tasks: Sequence[Task], rules: SplitRules, *, untrainable: Iterable[str] = ()) -> TaskSplit:
     """Apply rules to the available tasks.
 
-    Training and held-out evaluation tasks share no source: a training task is excluded if a task that is evaluated at a
-    held-out level was made from the same data.
+    No dataset that is evaluated at a held-out level trains, whatever its name and category: neither those that the
+    rules name nor those of the available evaluation tasks. A fully supervised task is evaluated on its official
+    held-out file where a collection reads it, and else on instances of its own file that do not train.
 
     Args:
-        tasks: All tasks, named ``"collection/task"``.
+        tasks: All tasks, named ``"collection/task"``, with their datasets (``dataset_identities.py``).
         rules: Rules for training and evaluation.
         untrainable: Names of tasks that never train, whatever the rules.
 
@@ -86,28 +87,32 @@ def split_tasks(tasks: Sequence[Task], rules: SplitRules, *, untrainable: Iterab
         ValueError: A task is in two groups, or no task is left to train.
     """
     groups = {task.name: _group(task, rules) for task in tasks}
-    validation = [t.name for t in tasks if _evaluated(t.name, groups[t.name], rules, "validation")]
-    test = [t.name for t in tasks if _evaluated(t.name, groups[t.name], rules, "test")]
     only = set(untrainable)
-    excluded = {t.name: "its category is held out" for t in tasks if groups[t.name] == "fully_held_out"}
-    excluded |= {name: "it only evaluates, and no rule names it" for name in only if groups[name] is None}
+    official = _with_official_files(tasks, groups, only)
+    validation = [t.name for t in tasks if _evaluated(t, groups, rules, "validation") and t.name not in official]
+    test = [t.name for t in tasks if _evaluated(t, groups, rules, "test") and t.name not in official]
     evaluated = set(validation) | set(test)
-    train = [t for t in tasks if groups[t.name] in (None, "fully_supervised") and t.name not in only]
-    held_out = [t for t in tasks if t.name in evaluated and groups[t.name] != "fully_supervised"]
-    shared = _shared_sources(train, held_out, rules)
+    candidates = [t for t in tasks if groups[t.name] in (None, "fully_supervised") and t.name not in only]
+    shared = _shared_data(candidates, [t for t in tasks if t.name in evaluated], groups, rules)
+    also = [name for name in shared if _matches(name, rules.also_train)]
+    shared = {name: reason for name, reason in shared.items() if name not in also}
     for name, reason in shared.items():
         if groups[name] == "fully_supervised":
             raise ValueError(
-                f"task {name!r} is fully supervised, but {reason}; list one of them at another level, or its source "
-                "under broad_sources"
+                f"task {name!r} is fully supervised, but {reason}; list one of them at another level, or list the task "
+                "under also_train"
             )
-    names = [t.name for t in train if t.name not in shared]
+    names = [t.name for t in candidates if t.name not in shared]
     if not names:
         raise ValueError(f"the rules leave none of {len(tasks)} tasks to train")
+    excluded = {t.name: "its category is held out" for t in tasks if groups[t.name] == "fully_held_out"}
+    excluded |= {name: "it only evaluates, and no rule names it" for name in only if groups[name] is None}
     excluded = {name: why for name, why in (excluded | shared).items() if name not in evaluated}
     remarks = _remarks(tasks, groups, set(names), evaluated)
-    if untrained := [name for name in only if groups[name] == "fully_supervised"]:
-        remarks.append(f"should be fully supervised, but their collections only evaluate: {some(sorted(untrained))}")
+    if also:
+        remarks.append(f"{len(also)} tasks train although their datasets are evaluated: {some(also)}")
+    if alone := _untrained(tasks, groups, set(names), only):
+        remarks.append(f"should be fully supervised, but their collections only evaluate: {some(alone)}")
     return TaskSplit(names, validation, test, excluded, _missing(tasks, rules), remarks)
 
 
@@ -151,15 +156,6 @@ def subset_of_categories(
     return _reduced(split, names, f"the {number} largest of {len(sizes)} training categories are kept")
 
 
-def source_key(source: str) -> str:
-    """A source's name in one spelling for all collections.
-
-    >>> source_key("Super_GLUE/BoolQ") == source_key("super-glue boolq")
-    True
-    """
-    return re.sub(r"[^a-z0-9]+", "_", source.lower()).strip("_")
-
-
 def _reduced(split: TaskSplit, kept: set[str], remark: str) -> TaskSplit:
     dropped = {name: "it is not in the subset" for name in split.train if name not in kept}
     # A fully supervised task that is dropped is still evaluated; its level is computed from the tasks that train.
@@ -178,42 +174,75 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _patterns(rules: SplitRules, group: str) -> tuple[str, ...]:
-    patterns: EvaluationPatterns = getattr(rules, group)
-    return (*patterns.validation, *patterns.test)
-
-
 def _group(task: Task, rules: SplitRules) -> str | None:
     """The task's group in the rules; None if it trains and is not evaluated."""
     groups = ["fully_held_out"] if task.category in rules.held_out_categories else []
-    groups += [group for group in GROUPS[1:] if _matches(task.name, _patterns(rules, group))]
+    groups += [group for group in GROUPS[1:] if any(entry.matches(task) for entry in _of_group(rules, group).entries)]
     if len(groups) > 1:
         raise ValueError(
             f"task {task.name!r} of category {task.category!r} is in {' and in '.join(groups)}: "
-            "narrow the patterns that match it, or the held-out categories"
+            "narrow the entries that match it, or the held-out categories"
         )
     return groups[0] if groups else None
 
 
-def _evaluated(name: str, group: str | None, rules: SplitRules, stage: str) -> bool:
-    return group is not None and _matches(name, getattr(getattr(rules, group), stage))
+def _of_group(rules: SplitRules, group: str) -> Evaluated:
+    evaluated: Evaluated = getattr(rules, group)
+    return evaluated
 
 
-def _shared_sources(train: Sequence[Task], held_out: Sequence[Task], rules: SplitRules) -> dict[str, str]:
-    broad = {source_key(source) for source in rules.broad_sources}
-    owners = {key: task.name for task in held_out for key in map(source_key, task.sources) if key not in broad}
+def _evaluated(task: Task, groups: Mapping[str, str | None], rules: SplitRules, stage: str) -> bool:
+    group = groups[task.name]
+    return group is not None and any(entry.matches(task) for entry in getattr(_of_group(rules, group), stage))
+
+
+def _with_official_files(tasks: Sequence[Task], groups: Mapping[str, str | None], only: Collection[str]) -> set[str]:
+    """Fully supervised training tasks whose official held-out file another collection reads under the same name."""
+    supervised = [task for task in tasks if groups[task.name] == "fully_supervised"]
+    official = {_same_task(task) for task in supervised if task.name in only}
+    return {task.name for task in supervised if task.name not in only and _same_task(task) in official}
+
+
+def _untrained(
+    tasks: Sequence[Task], groups: Mapping[str, str | None], train: set[str], only: Collection[str]
+) -> list[str]:
+    """Fully supervised tasks of evaluation-only collections whose dataset trains nowhere."""
+    trained = {(task.dataset, task.category) for task in tasks if task.name in train}
+    supervised = [task for task in tasks if groups[task.name] == "fully_supervised" and task.name in only]
+    return [task.name for task in supervised if not task.dataset or (task.dataset, task.category) not in trained]
+
+
+def _same_task(task: Task) -> tuple[str, str, str]:
+    return task.name.partition("/")[2], task.dataset, task.category
+
+
+def _shared_data(
+    candidates: Sequence[Task], evaluated: Sequence[Task], groups: Mapping[str, str | None], rules: SplitRules
+) -> dict[str, str]:
+    """Reason, by task, why a candidate for training does not train: its data is evaluated at a held-out level."""
+    owners = dict.fromkeys(rules.held_out_datasets, "")
+    for task in evaluated:
+        if groups[task.name] != "fully_supervised":
+            owners |= dict.fromkeys(_data(task, rules), f" in {task.name}")
     shared = {}
-    for task in train:
-        key = next((key for key in map(source_key, task.sources) if key in owners), None)
+    for task in candidates:
+        key = next((key for key in _data(task, rules) if key in owners), None)
         if key is not None:
-            shared[task.name] = f"its source evaluates: {key} of {owners[key]}"
+            shared[task.name] = f"its dataset is evaluated: {key}{owners[key]}"
     return shared
 
 
+def _data(task: Task, rules: SplitRules) -> list[str]:
+    """The dataset and the sources of a task, without broad ones."""
+    broad = {source_key(source) for source in rules.broad_sources}
+    keys = dict.fromkeys(map(source_key, (task.dataset, *task.sources)))
+    return [key for key in keys if key and key not in broad]
+
+
 def _missing(tasks: Sequence[Task], rules: SplitRules) -> list[str]:
-    names, categories = [task.name for task in tasks], {task.category for task in tasks}
-    listed = [(group, pattern) for group in GROUPS for pattern in dict.fromkeys(_patterns(rules, group))]
-    missing = [f"{p} ({group})" for group, p in listed if not any(fnmatchcase(name, p) for name in names)]
+    categories = {task.category for task in tasks}
+    listed = [(group, entry) for group in GROUPS for entry in _of_group(rules, group).entries]
+    missing = [f"{entry} ({group})" for group, entry in listed if not any(entry.matches(task) for task in tasks)]
     return missing + [f"category {c}" for c in rules.held_out_categories if c not in categories]
 
 

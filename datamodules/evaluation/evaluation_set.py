@@ -59,7 +59,6 @@ def read_evaluation(
         ValueError: Nothing is left to evaluate.
     """
     trained_names = {task.name for task in trained}
-    trained_categories = {task.category for task in trained}
     evaluated: list[EvaluationExample] = []
     prompts, rows, skipped, available = [], [], Counter[str](), {}
     for name in names[split]:
@@ -74,7 +73,7 @@ def read_evaluation(
             rows=[example.index for example in examples],
         )
         places = instances.test if split == "test" else instances.validation
-        level = task.level or generalization_level(task, trained_names, trained_categories)
+        level = task.level or generalization_level(task, trained)
         options = _options(examples, ranking)
         problems = [_problem(task, *pair, ranking) for pair in zip(examples, options, strict=True)]
         available[name] = len({e.index for e, problem in zip(examples, problems, strict=True) if not problem})

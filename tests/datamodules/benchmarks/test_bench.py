@@ -11,7 +11,8 @@ from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.benchmarks import Benchmark, NaturalInstructions, Split
 from crosstask.datamodules.benchmarks.bench import Bench
 from crosstask.datamodules.benchmarks.split_rules import (
-    EvaluationPatterns,
+    Entry,
+    Evaluated,
     SplitRules,
     leave_one_category_out,
     read_rules,
@@ -20,6 +21,7 @@ from crosstask.datamodules.benchmarks.split_rules import (
 from crosstask.datamodules.benchmarks.task_splits import TaskSplit, split_tasks, subset_of_categories, subset_of_tasks
 from crosstask.datamodules.mixture.rates import ExtraStream
 from crosstask.datamodules.schema import Example, Task
+from crosstask.datamodules.splits import generalization_level
 
 
 class Listed(Benchmark):
@@ -54,9 +56,9 @@ FOUR = tasks(flan__boolq="QA", flan__rte="Entailment", t5__squad="QA", t5__mnli=
 def test_each_task_lands_in_one_group_and_the_rest_trains() -> None:
     rules = SplitRules(
         held_out_categories=("Entailment",),
-        fully_held_out=EvaluationPatterns(validation=("*/rte",)),
-        partially_supervised=EvaluationPatterns(test=("flan/bool*",)),
-        fully_supervised=EvaluationPatterns(test=("*/squad",)),
+        fully_held_out=Evaluated(validation=(Entry("*/rte"),)),
+        partially_supervised=Evaluated(test=(Entry("flan/bool*"),)),
+        fully_supervised=Evaluated(test=(Entry("*/squad"),)),
     )
     split = split_tasks(FOUR, rules)
     assert split.train == ["t5/squad"]
@@ -68,19 +70,19 @@ def test_each_task_lands_in_one_group_and_the_rest_trains() -> None:
 
 def test_what_is_listed_and_not_at_hand_is_told() -> None:
     rules = SplitRules(
-        held_out_categories=("Analogy",), partially_supervised=EvaluationPatterns(test=("*/race", "*/boolq"))
+        held_out_categories=("Analogy",), partially_supervised=Evaluated(test=(Entry("*/race"), Entry("*/boolq")))
     )
     assert split_tasks(FOUR, rules).missing == ["*/race (partially_supervised)", "category Analogy"]
 
 
 def test_a_task_of_two_levels_is_refused() -> None:
-    rules = SplitRules(held_out_categories=("Entailment",), partially_supervised=EvaluationPatterns(test=("*/rte",)))
+    rules = SplitRules(held_out_categories=("Entailment",), partially_supervised=Evaluated(test=(Entry("*/rte"),)))
     with pytest.raises(ValueError, match=r"'flan/rte' of category 'Entailment' is in fully_held_out and in partially"):
         split_tasks(FOUR, rules)
 
 
 def test_a_partially_supervised_task_whose_category_does_not_train_is_told() -> None:
-    split = split_tasks(FOUR, SplitRules(partially_supervised=EvaluationPatterns(test=("*/rte", "*/mnli"))))
+    split = split_tasks(FOUR, SplitRules(partially_supervised=Evaluated(test=(Entry("*/rte"), Entry("*/mnli")))))
     assert split.remarks == [
         "no task of 'Entailment' trains: flan/rte, t5/mnli should be partially supervised and count as fully held out"
     ]
@@ -88,18 +90,61 @@ def test_a_partially_supervised_task_whose_category_does_not_train_is_told() -> 
 
 def test_tasks_of_one_source_do_not_straddle() -> None:
     sourced = [
-        replace(task, sources=(source,)) for task, source in zip(FOUR, ["BoolQ", "x", "bool-q", "x"], strict=True)
+        replace(task, sources=(source,)) for task, source in zip(FOUR, ["BoolQ", "x", "squad", "x"], strict=True)
     ]
     sourced += [Task("b", "new/boolq_again", "Rewriting", sources=("Wikipedia", "boolq"))]
-    held_out = SplitRules(partially_supervised=EvaluationPatterns(test=("flan/boolq",)))
+    held_out = SplitRules(partially_supervised=Evaluated(test=(Entry("flan/boolq"),)))
     split = split_tasks(sourced, held_out)
     assert split.train == ["flan/rte", "t5/squad", "t5/mnli"]
-    assert split.excluded == {"new/boolq_again": "its source evaluates: boolq of flan/boolq"}
+    assert split.excluded == {"new/boolq_again": "its dataset is evaluated: boolq in flan/boolq"}
     broad = replace(held_out, broad_sources=("BOOLQ",))
     assert "new/boolq_again" in split_tasks(sourced, broad).train
-    supervised = replace(held_out, fully_supervised=EvaluationPatterns(test=("new/*",)))
-    with pytest.raises(ValueError, match="'new/boolq_again' is fully supervised, but its source evaluates"):
+    supervised = replace(held_out, fully_supervised=Evaluated(test=(Entry("new/*"),)))
+    with pytest.raises(ValueError, match="'new/boolq_again' is fully supervised, but its dataset is evaluated"):
         split_tasks(sourced, supervised)
+    also = replace(held_out, also_train=("new/*",))
+    assert "new/boolq_again" in split_tasks(sourced, also).train
+    assert split_tasks(sourced, also).remarks == [
+        "1 tasks train although their datasets are evaluated: new/boolq_again"
+    ]
+
+
+def test_a_held_out_dataset_trains_nowhere_even_without_its_evaluation_task() -> None:
+    """Under any name, in any category; evaluated is the task of the category that the rules name."""
+    answering = "Question Answering"
+    crossfit = {"boolq": answering, "race-high": answering, "ethos-race": "Toxic", "superglue-cb": "Entailment"}
+    written = {"task381_boolq_question_generation": "Writing", "task309_race_answer_generation": answering}
+    rules = SplitRules(
+        fully_held_out=Evaluated(test=(Entry("cb"),)),
+        partially_supervised=Evaluated(test=(Entry("race", "Question Answering"), Entry("boolq", "Reading"))),
+    )
+    bench = Bench({"crossfit": Listed(crossfit), "sni": Listed(written)})
+    bench.rules = rules
+    assert bench.task_names("train") == ["crossfit/ethos-race"]
+    assert bench.task_names("test") == ["crossfit/race-high", "sni/task309_race_answer_generation"]
+    assert bench.split.excluded == {
+        "crossfit/boolq": "its dataset is evaluated: boolq",
+        "crossfit/superglue-cb": "its dataset is evaluated: cb",
+        "sni/task381_boolq_question_generation": "its dataset is evaluated: boolq",
+    }
+    assert bench.split.missing == ["cb (fully_held_out)", "boolq of Reading (partially_supervised)"]
+
+
+def test_a_trained_task_is_tested_on_its_official_file_where_there_is_one() -> None:
+    rules = SplitRules(fully_supervised=Evaluated(test=(Entry("spider"), Entry("squad_v1"))))
+    collections = {
+        "skg": Listed({"spider": "Text to Code", "sql": "Text to Code"}),
+        "skg_dev": Listed({"spider": "Text to Code"}, train=False),
+        "flan": Listed({"squad_v1": "QA"}),
+    }
+    bench = Bench(collections)
+    bench.rules = rules
+    assert bench.task_names("train") == ["skg/spider", "skg/sql", "flan/squad_v1"]
+    assert bench.task_names("test") == ["skg_dev/spider", "flan/squad_v1"]
+    assert bench.split.remarks == []
+    trained = [bench.task(name) for name in bench.task_names("train")]
+    assert generalization_level(bench.task("skg_dev/spider"), trained) == "fully_supervised"
+    assert generalization_level(bench.task("skg_dev/spider"), trained[1:]) == "partially_supervised"
 
 
 def test_subsets_are_nested_and_keep_what_is_supervised() -> None:
@@ -125,15 +170,21 @@ def test_one_category_is_left_out() -> None:
     assert (split.train, split.test) == (["flan/rte", "t5/mnli"], ["flan/boolq", "t5/squad"])
 
 
-def test_the_rules_that_ship_are_read_and_all_trains_everything() -> None:
+def test_all_trains_everything_and_tests_only_what_cannot_train() -> None:
     rules = read_rules("opt_iml")
     assert "Textual Entailment" in rules.held_out_categories
-    everything = without_held_out_tasks(rules)
-    assert everything.held_out_categories == ()
-    assert read_rules("all") == everything
-    split = split_tasks(tasks(flan__rte="Textual Entailment", flan__boolq="QA", bbh__snarks="Humor"), everything)
-    assert split.train == ["flan/rte", "flan/boolq"]
-    assert split.test == ["flan/rte", "flan/boolq", "bbh/snarks"]
+    everything = read_rules("all")
+    assert everything == without_held_out_tasks(rules)
+    assert everything.held_out_categories == everything.not_trained == everything.fully_supervised.test == ()
+    written = {f"task{i}_rte": "Textual Entailment" for i in range(20)}
+    bench = Bench(
+        {"flan": Listed({"race": "Question Answering"}), "super_natural_instructions": Listed(written),
+         "bbh": Listed({"snarks": "Humor"}, train=False)},
+        rules="all",
+    )  # fmt: skip
+    assert len(bench.task_names("train")) == 21
+    assert bench.task_names("validation") == ["flan/race"]
+    assert bench.task_names("test") == ["bbh/snarks"]
 
 
 @pytest.mark.parametrize(

@@ -92,4 +92,4 @@ def test_a_task_that_is_only_tested_trains_nothing() -> None:
     ],
 )
 def test_the_level_is_what_training_saw(name: str, category: str, level: str) -> None:
-    assert generalization_level(Task("b", name, category), {"copy"}, {"Copying"}) == level
+    assert generalization_level(Task("b", name, category), [Task("b", "copy", "Copying")]) == level
