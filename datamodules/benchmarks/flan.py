@@ -5,20 +5,22 @@
     templates.py     PATTERNS = {"rte": [("{premise}\\n\\nCan we conclude ...?\\n\\n{options_}", "{answer}"), ...], ...}
 
 is the file flan/templates.py of google-research/FLAN; its dict is read as a literal, no code is run. A YAML or JSON
-file that maps tasks to pairs of patterns is read, too. ``FlanRows`` declares how each dataset's rows are preprocessed.
+file that maps tasks to pairs of patterns is read, too. ``flan_datasets.py`` makes the columns of the templates from the
+rows of each dataset; ``FlanRows`` names other sources of rows, and declares tasks of your own.
 """
 
 import ast
 import hashlib
+import heapq
 import json
-import re
+import random
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
@@ -26,26 +28,24 @@ from ..messages import MissingFiles, expanded, kind, nearest
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
+from .flan_datasets import FIELD, OPTIONS, AnsweredRow, FlanDataset, answered, filled, flan_datasets, separate_rows
 from .rows import Row, error_prefix
 from .taxonomy import shipped_taxonomy
 from .template_rows import RowSource, template_rows, template_rows_digest
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Part of every fingerprint: raise it when the same file is to be read differently."""
-
-FIELD = re.compile(r"\{(\w+)\}")
-OPTIONS = ("options_", "options_str")  # fields of a pattern that list the options
 
 
 @dataclass(frozen=True)
 class FlanRows(RowSource):
-    """Source of a task's rows, with its options and answer.
+    """Source of a task's rows, where it is not FLAN's own, and the options and answer of a task of your own.
 
     Args:
         options: The options as patterns over the row's columns, ``["yes", "no"]`` or ``["{choice1}", "{choice2}"]``; by
-            default the column ``options``, if the row has one.
+            default those of FLAN's dataset of the task's name, or the column ``options``.
         label: Column with the number of the gold option, from 0, which fills the column ``answer``; -1 is a row whose
-            answer is not published. By default rows have the column ``answer``.
+            answer is not published. By default that of FLAN's dataset, or rows have the column ``answer``.
     """
 
     options: list[str] = field(default_factory=list)
@@ -60,12 +60,15 @@ class FLAN(Benchmark):
 
     Args:
         templates: FLAN's flan/templates.py, or a .yaml or .json file with the same content.
-        rows: Source of rows for each task.
+        rows: Source of rows for each task; by default every dataset of FLAN that the hub has in this split. ``{}`` for
+            a task of FLAN is its dataset on the hub; a file has the columns of the hub or of the templates.
+        split: The datasets' official split to read, under which the tasks are listed.
         inverted: Whether to keep inverted templates: those whose target is another column than that of most of the
             task's templates, or whose prompt lacks the column that most prompts have.
-        cap: Most rows of a task, the first ones; FLAN and OPT-IML use 30,000. None: all.
+        cap: Most rows of a task, drawn at random, since files may be sorted by label; FLAN and OPT-IML use 30,000.
+            None: all.
         prompts: Whether a row is rendered with one template or with all.
-        seed: Seed of the choice of templates.
+        seed: Seed of the choices of rows and templates.
     """
 
     name = "flan"
@@ -73,7 +76,8 @@ class FLAN(Benchmark):
     def __init__(
         self,
         templates: str,
-        rows: dict[str, FlanRows],
+        rows: dict[str, FlanRows] | None = None,
+        split: Split = "train",
         inverted: bool = False,
         cap: int | None = 30_000,
         prompts: Literal["one", "all"] = "one",
@@ -83,16 +87,19 @@ class FLAN(Benchmark):
             raise ValueError(f"prompts must be 'one' or 'all', got {prompts!r}")
         if cap is not None and cap <= 0:
             raise ValueError(f"cap must be a positive number of rows, got {cap}")
+        if split not in get_args(Split):
+            raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
         self.path = Path(expanded(templates))
-        self.rows, self.inverted, self.cap, self.prompts, self.seed = dict(rows), inverted, cap, prompts, seed
+        self.rows = dict(rows) if rows is not None else _rows_of_hub(split)
+        self.split, self.inverted, self.cap, self.prompts, self.seed = split, inverted, cap, prompts, seed
 
     def task_names(self, split: Split) -> list[str]:
-        """All tasks are training tasks; the rules of a split hold out FLAN's clusters."""
-        return sorted(self.rows) if split == "train" else []
+        """All tasks, under the split that is read; the rules of a split hold out FLAN's clusters."""
+        return sorted(self.rows) if split == self.split else []
 
     def task(self, name: str) -> Task:
         with error_prefix(self.name, name):
-            source = self._source(name)
+            source, dataset = self._declared(name), self._dataset(name)
             return Task(
                 benchmark=self.name,
                 name=name,
@@ -100,42 +107,83 @@ class FLAN(Benchmark):
                 instruction_level="instance",
                 parent=source.parent,
                 sources=(source.parent or name,),
-                metric="accuracy" if source.options or source.label else "rouge_l",
+                metric="accuracy" if dataset.options or dataset.label else "rouge_l",
             )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """The first `cap` rows of the task, rendered with one template or all."""
+        """At most `cap` rows of the task in the order of their file, rendered with one template or all."""
         with error_prefix(self.name, name):
-            source, templates = self._source(name), self._templates(name)
-            if source.source is None:
-                raise ValueError("its rows have no `source`; name a file or a dataset of the hub")
-            for index, row in enumerate(islice(template_rows(source, name), self.cap)):
-                answered = _answered(row, source)
+            dataset, templates = self._dataset(name), self._templates(name)
+            rows = enumerate(separate_rows(template_rows(self._source(name), name), dataset))
+            for index, row in self._drawn(islice(rows, *(dataset.rows or (None,))), name):
+                answered_row = answered(row, dataset)
                 rng = rendering_rng(self.seed, name, str(index))
                 drawn = templates if self.prompts == "all" else [rng.choice(templates)]
                 for template in drawn:
                     suffix = f"-{template.label}" if self.prompts == "all" else ""
-                    yield _example(name, f"{name}-{index}{suffix}", index, template, answered)
+                    yield _example(name, f"{name}-{index}{suffix}", index, template, answered_row)
 
     def fingerprint(self, name: str) -> str:
         with error_prefix(self.name, name):
-            source = self._source(name)
-            settings = [READER_VERSION, name, asdict(source), self.inverted, self.cap, self.prompts, self.seed]
+            dataset = asdict(self._dataset(name))
+            settings = [READER_VERSION, name, dataset, self.inverted, self.cap, self.prompts, self.seed, self.split]
             patterns = [tuple(template) for template in self._templates(name)]
-            parts = [json.dumps([*settings, patterns]), template_rows_digest(source, name)]
+            source = self._source(name)
+            parts = [json.dumps([*settings, asdict(source), patterns]), template_rows_digest(source, name)]
             return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
+    def _drawn(self, rows: Iterator[tuple[int, Row]], name: str) -> Iterator[tuple[int, Row]]:
+        """At most `cap` of the rows, drawn at random, in their order; the rows beyond are not kept in memory."""
+        if self.cap is None:
+            return rows
+        rng = random.Random(hashlib.sha256(repr((self.seed, "rows", name)).encode()).digest())
+        drawn = heapq.nsmallest(self.cap, ((rng.random(), index, row) for index, row in rows), key=lambda row: row[:2])
+        return iter(sorted((index, row) for _, index, row in drawn))
+
     def _source(self, name: str) -> FlanRows:
+        """The source of the rows; by default FLAN's dataset of this name on the hub."""
+        source, shipped = self._declared(name), flan_datasets().get(name)
+        if source.source is not None:
+            return source
+        if shipped is None:
+            raise ValueError(
+                f"its rows have no `source`, and it is no dataset of FLAN; {nearest(name, flan_datasets())}; name a "
+                "file or a dataset of the hub"
+            )
+        if shipped.source is None:
+            raise ValueError("its rows have no `source`, and upstream publishes none on the hub; name a file of them")
+        if self.split not in shipped.splits:
+            raise ValueError(f"it has no official {self.split} split; there are {', '.join(shipped.splits)}")
+        return replace(source, source=shipped.source, config=shipped.config, split=shipped.splits[self.split])
+
+    def _declared(self, name: str) -> FlanRows:
         if name not in self.rows:
             raise ValueError(f"no such task among {len(self.rows)}; {nearest(name, self.rows)}")
         return self.rows[name]
 
+    def _dataset(self, name: str) -> FlanDataset:
+        """How the columns are made: as FLAN does, overridden by what the source declares."""
+        source = self._declared(name)
+        dataset = flan_datasets().get(name, FlanDataset())
+        if source.options:
+            dataset = replace(dataset, options=source.options, number_of_options=None)
+        if source.label:
+            dataset = replace(dataset, label={"from": source.label})
+        return replace(
+            dataset,
+            templates=source.templates or dataset.templates,
+            rows=dataset.rows if source.source is None else None,  # a file of your own is read whole
+        )
+
     def _templates(self, name: str) -> list["_Pattern"]:
-        key = self._source(name).templates or name
+        key = self._dataset(name).templates or name
         if key not in self._patterns:
             raise ValueError(f"{self.path} has no templates {key!r}; {nearest(key, self._patterns)}")
         templates = self._patterns[key]
-        return templates if self.inverted else original_templates(templates, self._source(name).constants)
+        return templates if self.inverted else original_templates(templates, self._constants(name))
+
+    def _constants(self, name: str) -> set[str]:
+        return {*self._declared(name).constants, *self._dataset(name).constants}
 
     @cached_property
     def _patterns(self) -> dict[str, list["_Pattern"]]:
@@ -148,11 +196,10 @@ class _Pattern(NamedTuple):
     target: str
 
 
-class _AnsweredRow(NamedTuple):
-    row: Row
-    options: tuple[str, ...]
-    answer: int | None
-    skipped: str
+def _rows_of_hub(split: Split) -> dict[str, FlanRows]:
+    """Every dataset of FLAN that the hub has in a split."""
+    names = [name for name, dataset in flan_datasets().items() if dataset.source and split in dataset.splits]
+    return {name: FlanRows() for name in names}
 
 
 def original_templates(templates: Sequence[_Pattern], constants: Collection[str] = ()) -> list[_Pattern]:
@@ -173,29 +220,8 @@ def original_templates(templates: Sequence[_Pattern], constants: Collection[str]
     return [template for template in usual if common & set(FIELD.findall(template.source))]
 
 
-def _answered(row: Row, source: FlanRows) -> _AnsweredRow:
-    """The row with its options as text and its answer in words."""
-    fields = dict(row.fields)
-    options = tuple(_filled(option, row) for option in source.options) or row.texts("options", default=())
-    skipped = ""
-    if source.label is not None:
-        label = row.integer(source.label)
-        if not -1 <= label < len(options):
-            raise row.error(f"{source.label!r} is {label}, and there are {len(options)} options")
-        skipped = "no label" if label == -1 else ""
-        fields["answer"] = options[label]
-    if not all(option.strip() for option in options):
-        skipped = "an option is empty"
-    fields |= dict.fromkeys(OPTIONS, "OPTIONS:" + "".join(f"\n- {option}" for option in options))
-    answer = fields.get("answer")
-    if options and not skipped and answer not in options:
-        skipped = "the answer is none of the options"
-    place = options.index(answer) if answer in options else None
-    return _AnsweredRow(Row(fields, row.location), options, place, skipped)
-
-
-def _example(task: str, id: str, index: int, template: _Pattern, answered: _AnsweredRow) -> Example:
-    text, target = _filled(template.source, answered.row), _filled(template.target, answered.row)
+def _example(task: str, id: str, index: int, template: _Pattern, answered: AnsweredRow) -> Example:
+    text, target = filled(template.source, answered.row), filled(template.target, answered.row)
     skipped = answered.skipped or ("" if target.strip() else "no answer")
     if skipped:
         return Example(task, id, index, text, (), template.label, skipped=skipped)
@@ -203,15 +229,6 @@ def _example(task: str, id: str, index: int, template: _Pattern, answered: _Answ
     has_answer = FIELD.fullmatch(template.target) is not None and target == answered.row.fields.get("answer")
     options, answer = (answered.options, answered.answer) if has_answer else ((), None)
     return Example(task, id, index, text, (target,), template.label, options, answer)
-
-
-def _filled(pattern: str, row: Row) -> str:
-    """The pattern with the row's columns filled in; braces around anything else are kept, as in FLAN."""
-    return FIELD.sub(lambda match: _text(row.value(match[1])), pattern)
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:

@@ -100,10 +100,14 @@ def test_templates_that_turn_the_task_around_are_left_out(folder: Path) -> None:
     assert (turned.input, turned.targets, turned.options) == ("Invent a premise.", ("Premise: It {rains}.",), ())
 
 
-def test_one_template_is_drawn_for_each_row_up_to_the_cap(folder: Path) -> None:
-    write(folder, "rte", *[RTE[0]] * 400)
+def test_one_template_is_drawn_for_each_of_a_random_part_of_the_rows(folder: Path) -> None:
+    write(folder, "rte", *[RTE[0]] * 200, *[{**RTE[0], "label": 1}] * 200)  # sorted by label
     examples = list(reader(folder, prompts="one", cap=300).examples("rte"))
-    assert [example.id for example in examples] == [f"rte-{n}" for n in range(300)]
+    places = [example.index for example in examples]
+    assert places == sorted(set(places))
+    assert [example.id for example in examples] == [f"rte-{place}" for place in places]
+    assert Counter(example.targets[0] for example in examples) == {"yes": 148, "no": 152}
+    assert [e.index for e in reader(folder, cap=300, seed=1, prompts="one").examples("rte")] != places
     assert min(Counter(example.template for example in examples).values()) > 110  # of 150
     assert sum(1 for _ in reader(folder, prompts="one", cap=None).examples("rte")) == 400
     assert FLAN("t.py", {}).cap == 30_000
@@ -132,8 +136,8 @@ def test_rows_may_bring_options_and_answer(folder: Path) -> None:
     [
         ({"premise": "a", "label": 0}, "no 'hypothesis'; none has a similar name"),
         ({"premise": "a", "hypothesis": "b"}, "no 'label'"),
-        ({"premise": "a", "hypothesis": "b", "label": 2}, "'label' is 2, and there are 2 options"),
-        ({"premise": "a", "hypothesis": "b", "label": "x"}, "'label' should be a whole number, got str 'x'"),
+        ({"premise": "a", "hypothesis": "b", "label": 2}, "the label is 2, and there are 2 options"),
+        ({"premise": "a", "hypothesis": "b", "label": "x"}, "the label is 'x', and there are 2 options"),
     ],
 )
 def test_a_wrong_row_is_refused_with_its_place(folder: Path, row: object, message: str) -> None:
@@ -169,8 +173,14 @@ def test_wrong_arguments_are_answered(folder: Path) -> None:
         reader(folder, prompts="each")
     with pytest.raises(ValueError, match=r"no file .*/none\.py; expected FLAN's flan/templates\.py"):
         list(FLAN(f"{folder}/none.py", reader(folder).rows).examples("rte"))
-    with pytest.raises(ValueError, match="its rows have no `source`"):
-        list(reader(folder, rows={"rte": FlanRows()}).examples("rte"))
+    with pytest.raises(ValueError, match="its rows have no `source`, and it is no dataset of FLAN; nearest: rte"):
+        list(reader(folder, rows={"rt": FlanRows(templates="rte")}).examples("rt"))
+    with pytest.raises(ValueError, match="its rows have no `source`, and upstream publishes none on the hub"):
+        list(reader(folder, rows={"newsroom": FlanRows(templates="rte")}).examples("newsroom"))
+    with pytest.raises(ValueError, match="it has no official train split; there are test"):
+        list(reader(folder, rows={"wsc273": FlanRows(templates="rte")}).examples("wsc273"))
+    with pytest.raises(ValueError, match="split must be one of"):
+        reader(folder, split="dev")
 
 
 def test_a_fingerprint_follows_rows_templates_and_settings(folder: Path) -> None:

@@ -1,0 +1,178 @@
+"""FLAN's datasets: where their rows are, and how the columns, options and answers of its templates are made from them.
+
+``data/flan_datasets.yaml`` has an entry for each dataset. Rows come from the hub, or from a file of the reader with the
+hub's columns, the original columns, or the columns of FLAN's templates with ``options`` and ``answer``.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from .benchmark import Split
+from .column_recipes import MISSING, Recipe, made, value_at, with_columns
+from .rows import Row
+
+SHIPPED = Path(__file__).parent / "data" / "flan_datasets.yaml"
+
+FIELD = re.compile(r"\{(\w+)\}")
+OPTIONS = ("options_", "options_str")  # columns of FLAN's templates that list the options
+
+
+@dataclass(frozen=True)
+class FlanDataset:
+    """One dataset.
+
+    Args:
+        source: Name on the hub; None where upstream publishes none there.
+        config: Configuration on the hub.
+        splits: The hub's names of the splits; a split that is missing has no labels, or trains in another task.
+        templates: Its entry in FLAN's templates, if that is not the dataset's name.
+        each: Columns with lists of equal length, whose items are separate rows, by the name of the new column.
+        rows: First and last place, exclusive, of the rows in the split; null for all.
+        columns: Recipes of columns.
+        constants: Columns with the same value in every row.
+        options: Patterns of the options, or the recipe of a list of them.
+        label: Path of the number of the gold option, and ``codes`` by values that are no number.
+        answer: Recipe of the answer in words.
+        number_of_options: Rows with another number of options are skipped.
+        skip: Rows to leave out, by reason.
+    """
+
+    source: str | None = None
+    config: str | None = None
+    splits: Mapping[Split, str] = field(default_factory=dict)
+    templates: str | None = None
+    each: Mapping[str, str] = field(default_factory=dict)
+    rows: tuple[int, int] | None = None
+    columns: Mapping[str, Recipe] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
+    options: list[str] | Recipe = field(default_factory=list)
+    label: Recipe | None = None
+    answer: Recipe | None = None
+    number_of_options: int | None = None
+    skip: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+class AnsweredRow(NamedTuple):
+    """A row with the columns of FLAN's templates.
+
+    Args:
+        row: The row.
+        options: Its options, or none.
+        answer: Place of the gold option, or None.
+        skipped: Why it cannot be used; empty if it can.
+    """
+
+    row: Row
+    options: tuple[str, ...]
+    answer: int | None
+    skipped: str
+
+
+@cache
+def flan_datasets() -> Mapping[str, FlanDataset]:
+    """The shipped datasets by the names of FLAN's tasks."""
+    content = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    return {name: FlanDataset(**entry) for name, entry in content.items()}
+
+
+def separate_rows(rows: Iterator[Row], dataset: FlanDataset) -> Iterator[Row]:
+    """The rows with their lists in `each` as separate rows; rows that are separate already pass."""
+    for row in rows:
+        lists = {column: value_at(row, path) for column, path in dataset.each.items()}
+        if not lists or MISSING in lists.values():
+            yield row
+            continue
+        sizes = {len(values) for values in lists.values()}
+        if len(sizes) != 1:
+            raise row.error(f"{', '.join(dataset.each.values())} should be lists of equal length, got {sorted(sizes)}")
+        for place in range(sizes.pop()):
+            items = {column: values[place] for column, values in lists.items()}
+            yield Row({**row.fields, **items}, f"{row.location}, item {place}")
+
+
+def answered(row: Row, dataset: FlanDataset) -> AnsweredRow:
+    """The row with the columns of the templates, its options as text, and its answer in words."""
+    original = Row({**row.fields, **dataset.constants}, row.location)
+    row = with_columns(original, dataset.columns)
+    given = _given_options(original)
+    options = given or _options(row, original, dataset)
+    fields = dict(row.fields)
+    place, skipped = None, ""
+    if not given:
+        if dataset.label is not None and not _answered_in_words(original, dataset.label, options):
+            place = _label(original, dataset.label, options)
+            skipped = "no label" if place is None else ""
+            fields["answer"] = options[place] if place is not None else ""
+        elif dataset.answer is not None and (answer := made(row, dataset.answer, original)) is not MISSING:
+            fields["answer"] = answer
+    fields |= dict.fromkeys(OPTIONS, "OPTIONS:" + "".join(f"\n- {option}" for option in options))
+    row = Row(fields, row.location)
+    if place is None and fields.get("answer") in options:
+        place = options.index(fields["answer"])
+    return AnsweredRow(row, options, place, skipped or _skipped(row, options, dataset))
+
+
+def filled(pattern: str, row: Row) -> str:
+    """The pattern with the row's columns filled in; braces around anything else are kept, as in FLAN."""
+    return FIELD.sub(lambda match: _text(row.value(match[1])), pattern)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else str(value)
+
+
+def _given_options(row: Row) -> tuple[str, ...]:
+    """The options of a row that has them and the answer in words, as FLAN's templates read them."""
+    given = isinstance(row.fields.get("options"), list | tuple) and isinstance(row.fields.get("answer"), str)
+    return row.texts("options") if given else ()
+
+
+def _answered_in_words(row: Row, label: Recipe, options: tuple[str, ...]) -> bool:
+    return made(row, label) is MISSING and row.fields.get("answer") in options
+
+
+def _options(row: Row, original: Row, dataset: FlanDataset) -> tuple[str, ...]:
+    if isinstance(dataset.options, Mapping):
+        value = made(row, dataset.options, original)
+        if not isinstance(value, list) or not all(isinstance(option, str) for option in value):
+            raise row.error(
+                f"expected a list of options at {dataset.options['from']}, or FLAN's `options` and `answer`"
+            )
+        return tuple(value)
+    return tuple(filled(option, row) for option in dataset.options) or row.texts("options", default=())
+
+
+def _label(row: Row, label: Recipe, options: tuple[str, ...]) -> int | None:
+    """Place of the gold option; None for -1, a row whose answer is not published."""
+    value = made(row, label)
+    if value is MISSING:
+        paths = [label["from"]] if isinstance(label["from"], str) else label["from"]
+        return row.integer(paths[0])  # the error names the nearest columns
+    codes = label.get("codes", {})
+    number = codes.get(str(value), value)
+    if isinstance(number, str) and number.strip().removeprefix("-").isdecimal():
+        number = int(number)
+    if not isinstance(number, int) or not -1 <= number < len(options):
+        known = f", and the codes are {', '.join(codes)}" if codes else ""
+        raise row.error(f"the label is {value!r}, and there are {len(options)} options{known}")
+    return int(number) if number >= 0 else None
+
+
+def _skipped(row: Row, options: tuple[str, ...], dataset: FlanDataset) -> str:
+    if not all(option.strip() for option in options):
+        return "an option is empty"
+    if dataset.number_of_options not in (None, len(options)):
+        return f"not {dataset.number_of_options} options"
+    if options and row.fields.get("answer") not in options:
+        return "the answer is none of the options"
+    for reason, test in dataset.skip.items():
+        text = str(row.value(test["column"]))
+        if re.search(test["matches"], text) if "matches" in test else text == str(row.value(test["equals"])):
+            return reason
+    return ""
