@@ -99,6 +99,7 @@ class Bench(Benchmark):
         """The split of the tasks by rules, decisions and subset."""
         tasks = list(self._tasks.values())
         split = split_tasks(tasks, self.rules, untrainable=self._untrainable)
+        split = split._replace(excluded=self._left_out | split.excluded)
         if self.held_out_category is not None and split.missing:
             categories = {task.category for task in tasks}
             raise ValueError(
@@ -134,6 +135,15 @@ class Bench(Benchmark):
             f"{name}/{inner}": self._qualified(name, collection.task(inner))
             for name, collection in self.collections.items()
             for inner in self._names[name]
+        }
+
+    @property
+    def _left_out(self) -> dict[str, str]:
+        """Reason, by name, why datasets of the collections are no tasks."""
+        return {
+            f"{name}/{inner}": reason
+            for name, collection in self.collections.items()
+            for inner, reason in collection.left_out().items()
         }
 
     @cached_property

@@ -1,7 +1,7 @@
 """The interface of all benchmark readers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from ..schema import Example, Task
@@ -32,6 +32,10 @@ class Benchmark(ABC):
     def demonstration_pool(self, name: str) -> list[Example] | None:
         """Examples for demonstrations only, apart from those of ``examples``; None if there are none."""
         return None
+
+    def left_out(self) -> Mapping[str, str]:
+        """Reason, by dataset, why a dataset of the collection is no task; nothing in most collections."""
+        return {}
 
     @abstractmethod
     def fingerprint(self, name: str) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
@@ -53,8 +53,11 @@ class PromptSource(Benchmark):
         templates: Folder of the templates, e.g. ``$CROSSTASK_DATA/promptsource/templates``.
         rows: Source of rows for each task; by default every dataset with templates, from the hub. A task's name is its
             folder below `templates`, with underscores: ``super_glue_rte``. A dataset that was renamed on the hub after
-            its templates were written needs a `source`.
-        original_task: Whether to leave out templates that change the task, e.g. to generating a question.
+            its templates were written needs a `source`. A dataset all of whose templates change the task is left out
+            and reported.
+        original_task: Which templates are used: true for those of the original task (OPT-IML), false for all of them,
+            such as generating a question (T0).
+        split: The datasets' split to read from the hub, under which the tasks are listed.
         prompts: Whether a row is rendered with one template or with all.
         without: Names of templates to leave out, by task.
         seed: Seed of the choice of templates, and of random choices within templates.
@@ -67,20 +70,29 @@ class PromptSource(Benchmark):
         templates: str,
         rows: dict[str, RowSource] | None = None,
         original_task: bool = True,
+        split: Split = "train",
         prompts: Literal["one", "all"] = "one",
         without: dict[str, list[str]] | None = None,
         seed: int = 0,
     ) -> None:
         if prompts not in ("one", "all"):
             raise ValueError(f"prompts must be 'one' or 'all', got {prompts!r}")
+        if split not in get_args(Split):
+            raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
         self.folder = Path(expanded(templates))
-        self.original_task, self.prompts, self.seed = original_task, prompts, seed
+        self.original_task, self.split, self.prompts, self.seed = original_task, split, prompts, seed
         self.without = dict(without or {})
         self._configured = rows
 
     def task_names(self, split: Split) -> list[str]:
-        """All tasks are training tasks; PromptSource has no split of tasks."""
-        return sorted(self._rows) if split == "train" else []
+        """All tasks, under the split that is read; PromptSource has no split of tasks."""
+        return sorted(self._rows) if split == self.split else []
+
+    def left_out(self) -> Mapping[str, str]:
+        """Datasets without a template of the original task, where no `rows` name the tasks."""
+        if self._configured is not None or not self.original_task:
+            return {}
+        return {name: "no template of the original task" for name in self._folders if name not in self._rows}
 
     def task(self, name: str) -> Task:
         with error_prefix(self.name, name):
@@ -159,7 +171,14 @@ class PromptSource(Benchmark):
 
     @cached_property
     def _rows(self) -> dict[str, RowSource]:
-        return dict(self._configured) if self._configured is not None else {name: RowSource() for name in self._folders}
+        """The sources by task; by default the hub dataset of every folder that has a template to use."""
+        if self._configured is not None:
+            return dict(self._configured)
+        names = [name for name, path in self._folders.items() if self._usable(_read_templates(path))]
+        return {name: RowSource(split=self.split) for name in names}
+
+    def _usable(self, file: "_TemplateFile") -> list["_Template"]:
+        return [template for template in file.templates if template.original_task or not self.original_task]
 
     def _source(self, name: str) -> RowSource:
         if name not in self._rows:
@@ -170,19 +189,19 @@ class PromptSource(Benchmark):
         folder = self._source(name).templates or name
         if folder not in self._folders:
             raise ValueError(f"no templates {folder!r} below {self.folder}; {nearest(folder, self._folders)}")
-        path = self._folders[folder]
-        status = path.stat()
-        return _template_file(path, status.st_mtime_ns, status.st_size)
+        return _read_templates(self._folders[folder])
 
     def _templates(self, name: str, file: "_TemplateFile") -> list["_Template"]:
         excluded = self.without.get(name, [])
         if unknown := [label for label in excluded if label not in {t.label for t in file.templates}]:
             labels = [t.label for t in file.templates]
             raise ValueError(f"`without` names {unknown[0]!r}, and the templates are {some(labels)}")
-        used = [t for t in file.templates if t.label not in excluded and (t.original_task or not self.original_task)]
+        used = [template for template in self._usable(file) if template.label not in excluded]
         if not used:
-            total = len(file.templates)
-            raise ValueError(f"{file.path}: none of {total} templates is left; original_task is {self.original_task}")
+            raise ValueError(
+                f"{file.path}: none of {len(file.templates)} templates is left (original_task is {self.original_task}, "
+                f"`without` leaves out {len(excluded)}); set original_task to false, or take the task out of `rows`"
+            )
         return used
 
 
@@ -202,6 +221,11 @@ class _TemplateFile(NamedTuple):
     dataset: str
     subset: str | None
     templates: tuple[_Template, ...]
+
+
+def _read_templates(path: Path) -> "_TemplateFile":
+    status = path.stat()
+    return _template_file(path, status.st_mtime_ns, status.st_size)
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

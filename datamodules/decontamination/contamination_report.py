@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..benchmarks.contamination_decisions import COLUMNS, DECISIONS, decision_rows
+from ..benchmarks.dataset_identities import shipped_identities
 from .overlap import EvaluationIndex, TaskOverlap
 
 THRESHOLD = 0.01
@@ -127,9 +128,17 @@ def markdown(report: ContaminationReport) -> str:
     lines = [f"# Shared {report.n}-grams of training and evaluation tasks", "", summary(report), ""]
     for pair in report.pairs:
         lines += [f"## {pair.train} -> {pair.evaluation}: {pair.hit} of {pair.examples} ({pair.share:.1%})", ""]
+        if dataset := _common_dataset(pair):
+            lines += [f"Both are made from {dataset}.", ""]
         lines += [f"- `{train}` and `{evaluation}`: {words}" for train, evaluation, words in pair.witnesses]
         lines.append("")
     return "\n".join(lines)
+
+
+def _common_dataset(pair: ContaminatedPair) -> str | None:
+    """The dataset of the table of identities that both tasks are made from, by their names; None if there is none."""
+    dataset = shipped_identities().identity(pair.train)
+    return dataset if dataset == shipped_identities().identity(pair.evaluation) else None
 
 
 def write_decisions(path: Path, pairs: Sequence[ContaminatedPair]) -> None:

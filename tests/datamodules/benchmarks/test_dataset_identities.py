@@ -88,7 +88,7 @@ def test_crossfits_names_are_upstreams() -> None:
 
 def test_the_longest_run_of_words_decides_and_then_the_first() -> None:
     table = shipped_identities()
-    assert [table.identity(name) for name in ("squad_v2", "squadshifts_nyt", "lama-squad", "squad", "squadron")] == [
+    assert [table.identity(name) for name in ("squad_v2", "squadshifts_nyt", "lama-trex", "squad", "squadron")] == [
         "squad_v2", "squadshifts", "lama", "squad_v1", None
     ]  # fmt: skip
     assert table.identity("cbt_raw") is None

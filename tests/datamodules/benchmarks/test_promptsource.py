@@ -11,9 +11,11 @@ import jinja2
 import pytest
 from jsonargparse import ArgumentParser
 
+from crosstask.datamodules.benchmarks.bench import Bench
 from crosstask.datamodules.benchmarks.benchmark import Benchmark
 from crosstask.datamodules.benchmarks.promptsource import PromptSource
 from crosstask.datamodules.benchmarks.template_rows import RowSource, template_rows
+from crosstask.datamodules.benchmarks.text_to_text import T5
 from crosstask.datamodules.schema import Example, Task
 
 TEMPLATES = """\
@@ -112,6 +114,27 @@ def test_a_row_gets_a_template_that_applies_to_it(folder: Path) -> None:
     only = read(folder, without={"super_glue_rte": ["does it follow"]})
     assert [example.template for example in only] == ["true or false", "true or false", None]
     assert only[2].skipped == "template 'true or false' does not apply"
+
+
+def test_a_dataset_without_a_template_of_the_original_task_is_left_out_and_reported(folder: Path) -> None:
+    place = folder / "templates/trec"
+    place.mkdir()
+    text = TEMPLATES.replace("original_task: true", "original_task: false").replace("super_glue\nsubset: rte", "trec")
+    (place / "templates.yaml").write_text(text, encoding="utf-8")
+    bench = Bench({"promptsource": PromptSource(str(folder / "templates")), "t5": T5("", {"wmt14_ende_v003": "x.tsv"})})
+    assert bench.task_names("train") == ["t5/wmt14_ende_v003"]  # and rte is held out
+    assert bench.split.excluded["promptsource/trec"] == "no template of the original task"
+    assert "1 tasks do not train, no template of the original task: promptsource/trec" in bench.split.lines()
+    every = PromptSource(str(folder / "templates"), original_task=False)
+    assert (every.task_names("train"), every.left_out()) == (["super_glue_rte", "trec"], {})
+    named = PromptSource(str(folder / "templates"), {"trec": RowSource("x.jsonl")})
+    with pytest.raises(
+        ValueError, match=r"none of 3 templates is left .* set original_task to false, or take the task"
+    ):
+        named.task("trec")
+    official = PromptSource(str(folder / "templates"), split="validation")
+    assert (official.task_names("train"), official.task_names("validation")) == ([], ["super_glue_rte"])
+    assert official._source("super_glue_rte").split == "validation"
 
 
 def test_templates_that_change_the_task_are_left_out_by_default(folder: Path) -> None:
@@ -303,6 +326,16 @@ OWN_FORMS = {
     "wino_bias_type2_anti": RowSource(f"{DATA}/winobias/anti_stereotyped_type2.txt.test", form="wino_bias"),
 }
 needs_data = pytest.mark.skipif("CROSSTASK_DATA" not in os.environ, reason="set CROSSTASK_DATA to the data folder")
+
+
+@pytest.mark.real_data
+@needs_data
+def test_all_published_folders_are_a_bench_with_one_line() -> None:
+    folder = f"{DATA}/promptsource/templates"
+    left_out = Bench({"promptsource": PromptSource(folder)}).split
+    assert sum(reason == "no template of the original task" for reason in left_out.excluded.values()) == 20
+    every = Bench({"promptsource": PromptSource(folder, original_task=False)})
+    assert len(every._tasks) == 279
 
 
 @pytest.mark.real_data

@@ -176,6 +176,15 @@ def test_pairs_above_one_percent_are_reported_with_their_words() -> None:
     assert len(shown[1].split()) == 13
 
 
+def test_the_report_names_the_dataset_of_both_tasks() -> None:
+    words = documents(random.Random(11), 5, 20)
+    evaluation = {"promptsource/super_glue_boolq": words, "promptsource/cbt_raw": words}
+    index = index_evaluation(evaluation)
+    page = markdown(compare(index, overlaps(index, ["flan/bool_q"], {"flan/bool_q": words}.__getitem__)))
+    assert page.count("Both are made from") == 1
+    assert page.index("flan/bool_q -> promptsource/super_glue_boolq") < page.index("Both are made from boolq.")
+
+
 def test_a_task_is_not_its_own_pair() -> None:
     words = documents(random.Random(10), 5, 20)
     index = index_evaluation({"both": words, "other": words})
