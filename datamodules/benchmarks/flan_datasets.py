@@ -134,7 +134,9 @@ def _given_options(row: Row) -> tuple[str, ...]:
 
 
 def _answered_in_words(row: Row, label: Recipe, options: tuple[str, ...]) -> bool:
-    return made(row, label) is MISSING and row.fields.get("answer") in options
+    """Whether the answer is one of the options, and no label says otherwise."""
+    answer = row.fields.get("answer")
+    return answer in options and made(row, label) in (MISSING, answer)
 
 
 def _options(row: Row, original: Row, dataset: FlanDataset) -> tuple[str, ...]:
