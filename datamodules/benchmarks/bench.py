@@ -98,7 +98,8 @@ class Bench(Benchmark):
     def split(self) -> TaskSplit:
         """The split of the tasks by rules, decisions and subset."""
         tasks = list(self._tasks.values())
-        split = split_tasks(tasks, self.rules, untrainable=self._untrainable)
+        readers = {name: collection.name for name, collection in self.collections.items()}
+        split = split_tasks(tasks, self.rules, untrainable=self._untrainable, readers=readers)
         split = split._replace(excluded=self._left_out | split.excluded)
         if self.held_out_category is not None and split.missing:
             categories = {task.category for task in tasks}

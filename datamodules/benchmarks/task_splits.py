@@ -71,26 +71,34 @@ def apply_decisions(split: TaskSplit, decisions: Decisions) -> TaskSplit:
     )
 
 
-def split_tasks(tasks: Sequence[Task], rules: SplitRules, *, untrainable: Iterable[str] = ()) -> TaskSplit:
+def split_tasks(
+    tasks: Sequence[Task],
+    rules: SplitRules,
+    *,
+    untrainable: Iterable[str] = (),
+    readers: Mapping[str, str] | None = None,
+) -> TaskSplit:
     """Apply rules to the available tasks.
 
     No dataset that is evaluated at a held-out level trains, whatever its name and category: neither those that the
-    rules name nor those of the available evaluation tasks. A fully supervised task is evaluated on its official
-    held-out file where a collection reads it, and else on instances of its own file that do not train.
+    rules name nor those of the available evaluation tasks. A task of a training file is evaluated on its dataset's
+    official held-out file where a collection of the same reader reads it, and else on instances of its own file that do
+    not train.
 
     Args:
         tasks: All tasks, named ``"collection/task"``, with their datasets (``dataset_identities.py``).
         rules: Rules for training and evaluation.
         untrainable: Names of tasks that never train, whatever the rules.
+        readers: Name of the reader of each collection; by default the collection's.
 
     Raises:
         ValueError: A task is in two groups, or no task is left to train.
     """
     groups = {task.name: _group(task, rules) for task in tasks}
     only = set(untrainable)
-    official = _with_official_files(tasks, groups, only)
-    validation = [t.name for t in tasks if _evaluated(t, groups, rules, "validation") and t.name not in official]
-    test = [t.name for t in tasks if _evaluated(t, groups, rules, "test") and t.name not in official]
+    named = {stage: [t for t in tasks if _evaluated(t, groups, rules, stage)] for stage in ("validation", "test")}
+    official = {stage: _with_official_files(of_stage, only, readers or {}) for stage, of_stage in named.items()}
+    validation, test = ([t.name for t in named[stage] if t.name not in official[stage]] for stage in named)
     evaluated = set(validation) | set(test)
     candidates = [t for t in tasks if groups[t.name] in (None, "fully_supervised") and t.name not in only]
     shared = _shared_data(candidates, [t for t in tasks if t.name in evaluated], groups, rules)
@@ -107,6 +115,10 @@ def split_tasks(tasks: Sequence[Task], rules: SplitRules, *, untrainable: Iterab
         raise ValueError(f"the rules leave none of {len(tasks)} tasks to train")
     excluded = {t.name: "its category is held out" for t in tasks if groups[t.name] == "fully_held_out"}
     excluded |= {name: "it only evaluates, and no rule names it" for name in only if groups[name] is None}
+    excluded |= dict.fromkeys(
+        sorted(name for names in official.values() for name in names if groups[name] != "fully_supervised"),
+        "its official file is evaluated",
+    )
     excluded = {name: why for name, why in (excluded | shared).items() if name not in evaluated}
     remarks = _remarks(tasks, groups, set(names), evaluated)
     if also:
@@ -196,11 +208,14 @@ def _evaluated(task: Task, groups: Mapping[str, str | None], rules: SplitRules, 
     return group is not None and any(entry.matches(task) for entry in getattr(_of_group(rules, group), stage))
 
 
-def _with_official_files(tasks: Sequence[Task], groups: Mapping[str, str | None], only: Collection[str]) -> set[str]:
-    """Fully supervised training tasks whose official held-out file another collection reads under the same name."""
-    supervised = [task for task in tasks if groups[task.name] == "fully_supervised"]
-    official = {_same_task(task) for task in supervised if task.name in only}
-    return {task.name for task in supervised if task.name not in only and _same_task(task) in official}
+def _with_official_files(evaluated: Sequence[Task], only: Collection[str], readers: Mapping[str, str]) -> set[str]:
+    """Tasks of training files whose dataset another collection of the same reader evaluates on its official file."""
+
+    def key(task: Task) -> tuple[str, str, str]:
+        return readers.get(task.benchmark, task.benchmark), task.dataset, task.category
+
+    official = {key(task) for task in evaluated if task.name in only and task.dataset}
+    return {task.name for task in evaluated if task.name not in only and key(task) in official}
 
 
 def _untrained(
@@ -210,10 +225,6 @@ def _untrained(
     trained = {(task.dataset, task.category) for task in tasks if task.name in train}
     supervised = [task for task in tasks if groups[task.name] == "fully_supervised" and task.name in only]
     return [task.name for task in supervised if not task.dataset or (task.dataset, task.category) not in trained]
-
-
-def _same_task(task: Task) -> tuple[str, str, str]:
-    return task.name.partition("/")[2], task.dataset, task.category
 
 
 def _shared_data(

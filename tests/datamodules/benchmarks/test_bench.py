@@ -131,16 +131,23 @@ def test_a_held_out_dataset_trains_nowhere_even_without_its_evaluation_task() ->
 
 
 def test_a_trained_task_is_tested_on_its_official_file_where_there_is_one() -> None:
-    rules = SplitRules(fully_supervised=Evaluated(test=(Entry("spider"), Entry("squad_v1"))))
+    rules = SplitRules(
+        fully_supervised=Evaluated(test=(Entry("spider"), Entry("squad_v1"))),
+        partially_supervised=Evaluated(test=(Entry("arc"), Entry("skg/race"))),
+    )
     collections = {
-        "skg": Listed({"spider": "Text to Code", "sql": "Text to Code"}),
-        "skg_dev": Listed({"spider": "Text to Code"}, train=False),
+        "skg": Listed({"spider": "Text to Code", "sql": "Text to Code", "arc": "QA", "race": "QA"}),
+        "skg_dev": Listed({"spider": "Text to Code", "arc_easy": "QA", "race": "QA"}, train=False),
         "flan": Listed({"squad_v1": "QA"}),
     }
     bench = Bench(collections)
     bench.rules = rules
     assert bench.task_names("train") == ["skg/spider", "skg/sql", "flan/squad_v1"]
-    assert bench.task_names("test") == ["skg_dev/spider", "flan/squad_v1"]
+    assert bench.task_names("test") == ["skg/race", "skg_dev/spider", "skg_dev/arc_easy", "flan/squad_v1"]
+    assert bench.split.excluded == {
+        "skg/arc": "its official file is evaluated",
+        "skg_dev/race": "it only evaluates, and no rule names it",
+    }
     assert bench.split.remarks == []
     trained = [bench.task(name) for name in bench.task_names("train")]
     assert generalization_level(bench.task("skg_dev/spider"), trained) == "fully_supervised"
