@@ -116,6 +116,7 @@ def test_rows_that_upstream_leaves_out_are_skipped() -> None:
             {"premise": "a", "label": "true"},
             "the label is 'true', and there are 2 options, and the codes are entail",
         ),
+        ("ag_news_subset", {"label": 0, "title": "T", "description": "d"}, "the label is 0, and there are 4 options"),
         ("hellaswag", {"label": 1, "ctx": "c"}, "expected a list of options at endings, or FLAN's"),
         ("quac", {"questions": ["a"], "orig_answers": {"texts": []}}, "should be lists of equal length, got [0, 1]"),
         ("stsb", {"label": "much"}, "expected a number to make a column from, got str 'much'"),
