@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
 from .evaluation.coverage import Coverage
+from .messages import some
 from .mixture.rates import MixtureRules
 from .packing.best_fit import Packing
 from .packing.collate import RowKind
@@ -211,8 +212,12 @@ class BenchmarkDataModule(L.LightningDataModule, ABC):
         return self._planned().describe(self._requested_steps() if steps is None else steps)
 
     def split_lines(self) -> list[str]:
-        """How the rules of a ``Bench`` split its tasks; no lines for other benchmarks."""
-        return self.benchmark.split.lines() if isinstance(self.benchmark, Bench) else []
+        """How the rules of a ``Bench`` split its tasks, or which datasets of another benchmark are no tasks."""
+        if isinstance(self.benchmark, Bench):
+            return self.benchmark.split.lines()
+        left_out = self.benchmark.left_out()
+        names_of = {reason: [name for name in left_out if left_out[name] == reason] for reason in left_out.values()}
+        return [f"{len(names)} datasets are left out, {reason}: {some(names)}" for reason, names in names_of.items()]
 
     def _planned(self) -> TrainingPlan:
         if self.plan is None:

@@ -11,6 +11,7 @@ import jinja2
 import pytest
 from jsonargparse import ArgumentParser
 
+from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.benchmarks.bench import Bench
 from crosstask.datamodules.benchmarks.benchmark import Benchmark
 from crosstask.datamodules.benchmarks.promptsource import PromptSource
@@ -125,6 +126,8 @@ def test_a_dataset_without_a_template_of_the_original_task_is_left_out_and_repor
     assert bench.task_names("train") == ["t5/wmt14_ende_v003"]  # and rte is held out
     assert bench.split.excluded["promptsource/trec"] == "no template of the original task"
     assert "1 tasks do not train, no template of the original task: promptsource/trec" in bench.split.lines()
+    alone = InstructionTuningDataModule(PromptSource(str(folder / "templates")), tokenizer="none")
+    assert alone.split_lines() == ["1 datasets are left out, no template of the original task: trec"]
     every = PromptSource(str(folder / "templates"), original_task=False)
     assert (every.task_names("train"), every.left_out()) == (["super_glue_rte", "trec"], {})
     named = PromptSource(str(folder / "templates"), {"trec": RowSource("x.jsonl")})
