@@ -10,6 +10,7 @@ from rich.console import Console
 
 from ..datamodules.base import run_data
 from ..datamodules.schema import Stage
+from ..datamodules.whole_files import write_whole
 from ..lightning_modules.evaluation.aggregation import scored_instances
 from ..lightning_modules.evaluation.metrics import Scores
 from .prediction_writer import PredictionWriter
@@ -70,8 +71,8 @@ class GeneralizationReport(Callback):
         if not trainer.is_global_zero:
             return
         title = f"Generalization report, {stage}"
-        (folder / "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
-        (folder / "report.md").write_text(render_markdown(report, title))
+        write_whole(folder / "report.json", json.dumps(asdict(report), indent=1) + "\n")
+        write_whole(folder / "report.md", render_markdown(report, title))
         console = Console()
         console.print(render_terminal(report, title))
         if coverage is not None:
@@ -94,5 +95,5 @@ class GeneralizationReport(Callback):
             page = render_page(
                 SystemsReport(name, "category", [system], [], examples), f"Generalization report, {name}"
             )
-            (folder / "report.html").write_text(page, encoding="utf-8")
+            write_whole(folder / "report.html", page)
             Console().print(f"HTML page: {folder / 'report.html'}")

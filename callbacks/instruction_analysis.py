@@ -17,6 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from ..datamodules.bilevel.exemplars import InstructionInputs
 from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
 from ..datamodules.schema import Task
+from ..datamodules.whole_files import write_whole
 from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
 from ..lightning_modules.instructions.instructed_loss import input_embeddings, reader
 from ..lightning_modules.instructions.learnable_instructions import DirectEmbedder, masked_mean
@@ -108,7 +109,7 @@ class InstructionAnalysis(Callback):
         numbers = instruction_distances(human, learned, tests, categories)
         if isinstance(module.instruction, DirectEmbedder):
             numbers["nearest tokens"] = nearest_tokens(module, tasks, self.tokens)
-        (folder / NUMBERS).write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+        write_whole(folder / NUMBERS, json.dumps(numbers, indent=1))
         self._draw_map(human, learned, categories, folder)
         rank_zero_info(f"map and distances of learned instructions: {folder}")
 

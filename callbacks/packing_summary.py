@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ..datamodules.base import run_data
+from ..datamodules.visible_text import visible
+from ..datamodules.whole_files import write_whole
 from .run_folder import run_folder
 
 
@@ -26,7 +28,7 @@ class PackingSummary(Callback):
         for quantity, value in lines:
             table.add_row(quantity, value)
         Console().print(table)
-        (folder / "packing.json").write_text(json.dumps(dict(lines), indent=1) + "\n")
+        write_whole(folder / "packing.json", json.dumps(dict(lines), indent=1) + "\n")
         mixture = data.describe()
-        Console(soft_wrap=True).print("\n".join(mixture.lines(depth=1)), markup=False, highlight=False)
-        (folder / "mixture.txt").write_text("\n".join(mixture.lines()) + "\n")
+        Console(soft_wrap=True).print(visible("\n".join(mixture.lines(depth=1))), markup=False, highlight=False)
+        write_whole(folder / "mixture.txt", "\n".join(mixture.lines()) + "\n")

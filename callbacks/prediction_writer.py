@@ -1,19 +1,21 @@
 """Predictions as JSON lines, one for each example."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import lightning as L
 from lightning import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..datamodules.base import run_data
 from ..datamodules.packing.replicas import process_number
-from ..datamodules.schema import ResumableModule, Stage
+from ..datamodules.schema import EvaluationExample, ResumableModule, Stage
+from ..datamodules.whole_files import write_whole
 from ..lightning_modules.evaluation.answers import Answer
-from .report.predictions import answer_of, prediction_line
+from .report.predictions import answer_of, is_prediction_of, prediction_line
 from .run_folder import run_folder
 from .unfinished_predictions import Unfinished, find_unfinished, open_part, part_path, read_part, records
 
@@ -23,7 +25,8 @@ class PredictionWriter(Callback):
 
     Every process writes a part as batches end; the first process joins the parts. The parts of an interrupted run are
     reused by the next run with equal weights, prompts, decoding, batches and precision, in the same folder or in
-    another version of it (``runs/name/version_*``). Its report equals that of an uninterrupted run.
+    another version of it (``runs/name/version_*``). Its report equals that of an uninterrupted run. Other predictions
+    in the same folder are kept as ``<stage>-earlier-<number>.jsonl``.
 
     Args:
         folder: Output folder of ``<stage>.jsonl``; by default ``predictions`` in the run's folder.
@@ -89,16 +92,17 @@ class PredictionWriter(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str, folder: Path, header: dict[str, str]
     ) -> Unfinished:
         """Reuse predictions of an interrupted run: their examples are skipped, and their scores count."""
+        data = run_data(trainer)
+        assert data is not None
+        assert isinstance(pl_module, ResumableModule)
+        examples = data.evaluation_examples(_evaluated(stage))
         unfinished = Unfinished({}, [], {})
         if trainer.is_global_zero:
             unfinished = find_unfinished(folder, stage, header, beside=self.folder is None)
             for path, differs in unfinished.others.items():
                 rank_zero_info(f"{path} cannot be resumed ({', '.join(differs)} differ): evaluating from the start")
+            unfinished = unfinished._replace(lines=_predictions_of(unfinished.lines, examples))
         unfinished = trainer.strategy.broadcast(unfinished)
-        data = run_data(trainer)
-        assert data is not None
-        assert isinstance(pl_module, ResumableModule)
-        examples = data.evaluation_examples(_evaluated(stage))
         data.skip_examples(_evaluated(stage), unfinished.lines.keys())
         if unfinished.lines:
             folders = ", ".join(sorted({str(path.parent) for path in unfinished.paths}))
@@ -128,11 +132,35 @@ class PredictionWriter(Callback):
             # The processes of a tensor-parallel group predict the same examples; each is written once.
             lines = {number: line for part in parts for number, line in read_part(part)[1].items()}
             joined = "".join(f"{lines[number]}\n" for number in sorted(lines))
-            (folder / f"{stage}.jsonl").write_text(joined, encoding="utf-8")
+            keep_earlier(folder / f"{stage}.jsonl", joined)
+            write_whole(folder / f"{stage}.jsonl", joined)
             for part in parts:
                 part.unlink()
         if (data := run_data(trainer)) is not None:
             data.skip_examples(_evaluated(stage), ())  # a second evaluation by this process evaluates all examples
+
+
+def keep_earlier(path: Path, text: str) -> None:
+    """Rename predictions of another evaluation, which would be overwritten by `text`."""
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") == text:
+        return
+    number = 1
+    while (earlier := path.with_stem(f"{path.stem}-earlier-{number}")).exists():
+        number += 1
+    path.rename(earlier)
+    rank_zero_warn(f"{path} held predictions of another evaluation, which are {earlier.name} now")
+
+
+def _predictions_of(lines: Mapping[int, str], examples: Sequence[EvaluationExample]) -> dict[int, str]:
+    """Lines that are complete predictions for the examples of their numbers; others are reported."""
+    usable = {
+        number: line
+        for number, line in lines.items()
+        if 0 <= number < len(examples) and is_prediction_of(json.loads(line), examples[number])
+    }
+    if len(usable) < len(lines):
+        rank_zero_warn(f"{len(lines) - len(usable)} damaged predictions of an interrupted run are evaluated again")
+    return usable
 
 
 def _evaluated(stage: str) -> Stage:

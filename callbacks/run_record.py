@@ -16,6 +16,7 @@ import torch
 from lightning import Callback
 from torch import distributed as dist
 
+from ..datamodules.whole_files import write_whole
 from .run_folder import run_folder
 
 
@@ -29,7 +30,7 @@ class RunRecord(Callback):
             dist.all_gather_object(hosts, host)
         folder = run_folder(trainer, ".")
         if trainer.is_global_zero:
-            (folder / "run.json").write_text(json.dumps(run_record(trainer, hosts), indent=2))
+            write_whole(folder / "run.json", json.dumps(run_record(trainer, hosts), indent=2))
 
 
 def run_record(trainer: L.Trainer, hosts: list[str]) -> dict[str, Any]:

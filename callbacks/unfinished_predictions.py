@@ -50,12 +50,24 @@ def open_part(path: Path, header: Header | None, lines: Iterable[str] = ()) -> I
 
 
 def read_part(path: Path) -> tuple[Header | None, dict[int, str]]:
-    """A part's header and its predictions by number; an incomplete last line is left out."""
+    """A part's header and its predictions by number.
+
+    What cannot be read is left out, to be evaluated again: the last line of a process that was killed, and lines that
+    something else has changed.
+    """
     # A line ends at "\n" alone: splitlines would also cut texts at U+2028, which JSON leaves as it is.
     *whole, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    records = [(line, json.loads(line)) for line in whole]
+    records = [(line, record) for line in whole if isinstance(record := _parsed(line), dict)]
     header = records[0][1].get("header") if records else None
-    return header, {record["number"]: line for line, record in records if "number" in record}
+    numbered = {record["number"]: line for line, record in records if type(record.get("number")) is int}
+    return header if isinstance(header, dict) else None, numbered
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def find_unfinished(folder: Path, stage: str, header: Header, *, beside: bool) -> Unfinished:

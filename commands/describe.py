@@ -9,6 +9,7 @@ Example:
 
 from collections.abc import Sequence
 
+from ..datamodules.visible_text import visible
 from .shared.run_settings import Settings, build_data, run_on_settings
 
 
@@ -28,4 +29,4 @@ def describe_mixture(settings: Settings, depth: int = 3) -> None:
     data.prepare_data()
     data.setup("fit")
     steps = settings.trainer.max_steps
-    print("\n".join([*data.split_lines(), *data.describe(steps if steps > 0 else None).lines(depth)]))
+    print(visible("\n".join([*data.split_lines(), *data.describe(steps if steps > 0 else None).lines(depth)])))

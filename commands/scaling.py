@@ -14,6 +14,7 @@ from ..callbacks.report.figure_style import figure_format, write_figure
 from ..callbacks.report.model_sizes import ModelScore, default_rows, read_model_scores, read_report
 from ..callbacks.report.score_figures import size_curves
 from ..datamodules.messages import some
+from ..datamodules.visible_text import visible
 from .shared.function_command import run_function
 
 
@@ -38,7 +39,7 @@ def plot_scaling(reports: list[str], output: str = "scaling.svg", rows: Sequence
     scores = _scores_by_row(reports, rows)
     write_figure(size_curves(scores, metric), path, f"{metric} in percent over the number of parameters")
     for name, points in scores.items():
-        print(f"{name}: {', '.join(f'{point.parameters:.3g} {100 * point.score:.1f}' for point in points)}")
+        print(f"{visible(name)}: {', '.join(f'{point.parameters:.3g} {100 * point.score:.1f}' for point in points)}")
     print(path)
 
 

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...datamodules.visible_text import escape_markdown, markdown_code
+from ...datamodules.whole_files import write_whole
 from ...lightning_modules.evaluation.significance import Difference
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
 from ...lightning_modules.scoring.selection import SCORER, ScoredResponses, calibrated_name, choices, vote_name
@@ -54,14 +56,14 @@ def write_adaptation(
     }
     for name, scores in report["scorers"].items():
         scores |= {"calibration_error": _calibration_errors(name, everything, about[name]), **about[name]}
-    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    write_whole(folder / "report.json", json.dumps(report, indent=1))
     _write_advantages(folder, advantages, table.best_single)
     write_choices(folder / "choices.jsonl", sampled, everything)
     lines = [*_methods(table, report), *_scorers(report), *_costs(report), *_tasks(table, report)]
     lines += _worst(report, sampled, everything)
     for name, reason in failed.items():
-        lines += ["", f"**{name} failed**: {reason}"]
-    (folder / "report.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        lines += ["", f"**{escape_markdown(name)} failed**: {escape_markdown(reason)}"]
+    write_whole(folder / "report.md", "\n".join(lines) + "\n")
 
 
 def _write_advantages(folder: Path, advantages: Mapping[str, Difference], best_single: str) -> None:
@@ -92,14 +94,21 @@ def _methods(table: SelectionTable, report: Mapping[str, Any]) -> list[str]:
         "",
         f"{table.instances} test instances of {len(table.names)} tasks; ROUGE-L in percent, mean over tasks, 95% "
         "intervals over resampled instances, too narrow for tasks of fewer than about twenty. Best single decoding on "
-        f"these instances: {table.best_single}. Rows with scored or calibrated weight responses by the scorer.",
+        f"these instances: {escape_markdown(table.best_single)}. Rows with scored or calibrated weight responses by "
+        "the scorer.",
         "",
         f"| chosen by | ROUGE-L | 95% | over the best single decoding | {' | '.join(f'of {size}' for size in sizes)} |",
         "|---|---|---|---|" + "---|" * len(sizes),
     ]
     for name, row in report["methods"].items():
         fewer = [f"{100 * means[name]:.2f}" if name in means else "" for means in sizes.values()]
-        cells = [name, f"{100 * row['mean']:.2f}", _interval(row), _signed(report["gains"][name]), *fewer]
+        cells = [
+            escape_markdown(name),
+            f"{100 * row['mean']:.2f}",
+            _interval(row),
+            _signed(report["gains"][name]),
+            *fewer,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -112,7 +121,7 @@ def _scorers(report: Mapping[str, Any]) -> list[str]:
         share = "nothing, as there is no gap" if scores["recovered"] is None else f"{scores['recovered']:.1%}"
         numbers = scores["spearman"], *scores["calibration_error"].values()
         cells = " | ".join("–" if number is None else f"{number:.3f}" for number in numbers)
-        lines.append(f"| {name} | {share} | {cells} |")
+        lines.append(f"| {escape_markdown(name)} | {share} | {cells} |")
     return lines
 
 
@@ -127,7 +136,8 @@ def _costs(report: Mapping[str, Any]) -> list[str]:
         costs = list(own["costs"].values())
         seconds, pairs, cut = (sum(cost[key] for cost in costs) for key in ("seconds", "pairs", "cut"))
         memory, storage = (max(cost[key] for cost in costs) for key in ("memory", "storage"))
-        lines.append(f"| {name} | {len(costs)} | {seconds:.0f} | {storage:.1f} | {memory:.0f} | {pairs} | {cut} |")
+        numbers = f"{len(costs)} | {seconds:.0f} | {storage:.1f} | {memory:.0f} | {pairs} | {cut}"
+        lines.append(f"| {escape_markdown(name)} | {numbers} |")
     return lines
 
 
@@ -136,12 +146,12 @@ def _tasks(table: SelectionTable, report: Mapping[str, Any]) -> list[str]:
     lines = ["", "![Gain of the scorer's choice on each task](advantages.svg)", ""]
     lines += ["Points are filled if their interval excludes 0.", "", "## Tasks by gain", ""]
     lines += [
-        f"| task | scorer over the best single decoding | {' | '.join(shown)} |",
+        f"| task | scorer over the best single decoding | {' | '.join(map(escape_markdown, shown))} |",
         "|---|---|" + "---|" * len(shown),
     ]
     for name, gain in _by_gain(report):
         means = [f"{100 * report['tasks'][name][method]:.1f}" for method in shown]
-        lines.append(f"| {name} | {_signed(gain)} | {' | '.join(means)} |")
+        lines.append(f"| {escape_markdown(name)} | {_signed(gain)} | {' | '.join(means)} |")
     return lines
 
 
@@ -151,17 +161,17 @@ def _worst(
     """Examples of the tasks with the smallest gain, the largest loss to the oracle first (Cappy's Table 4)."""
     lines = []
     for name, _ in _by_gain(report)[::-1][:SHOWN_WORST]:
-        lines += ["", f"### {name}", ""]
+        lines += ["", f"### {escape_markdown(name)}", ""]
         own = [(a, c) for a, c in zip(sampled, everything, strict=True) if c.task == name]
         own.sort(key=lambda pair: quality_of_choices(pair[1])[SCORER] - quality_of_choices(pair[1])["oracle"])
         for each, responses in own[:SHOWN_EXAMPLES]:
             place = choices(responses)[SCORER]
             best = responses.samples[int(responses.quality.argmax())].response
             lines += [
-                f"- prompt: `{each.prompt.source[-300:]!r}`",
-                f"  - reference: `{each.prompt.example.targets[0][:200]!r}`",
-                f"  - scorer's choice: `{responses.samples[place].response[:200]!r}`",
-                f"  - best response: `{best[:200]!r}`",
+                f"- prompt: {markdown_code(repr(each.prompt.source[-300:]))}",
+                f"  - reference: {markdown_code(repr(each.prompt.example.targets[0][:200]))}",
+                f"  - scorer's choice: {markdown_code(repr(responses.samples[place].response[:200]))}",
+                f"  - best response: {markdown_code(repr(best[:200]))}",
             ]
     return lines
 

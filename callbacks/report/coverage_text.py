@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
 from ...datamodules.schema import LEVELS
+from ...datamodules.visible_text import terminal_text
 from ...lightning_modules.evaluation.aggregation import Cell
 
 MISSING = "missing"
@@ -88,11 +88,11 @@ def incomplete_note(coverage: Coverage | None, cell: Cell) -> str:
 def terminal_coverage(coverage: Coverage) -> Table:
     """The coverage of each column, for a terminal."""
     table = Table(
-        title=f"Coverage of {escape(coverage.stated_by)}", title_justify="left", box=box.SIMPLE_HEAD, padding=0
+        title=f"Coverage of {terminal_text(coverage.stated_by)}", title_justify="left", box=box.SIMPLE_HEAD, padding=0
     )
     for place, name in enumerate(["column", *COLUMN_HEADER[1:]]):
         table.add_column(name, justify="right" if place else "left")
     for row in coverage_rows(coverage):
-        table.add_row(*map(escape, row))
-    table.caption, table.caption_justify = escape(coverage_sentence(coverage)), "left"
+        table.add_row(*map(terminal_text, row))
+    table.caption, table.caption_justify = terminal_text(coverage_sentence(coverage)), "left"
     return table

@@ -11,8 +11,9 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from ...datamodules.visible_text import visible
+from ...datamodules.whole_files import naming, write_whole
 from .svg import clean_svg
-from .visible_text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,11 +125,11 @@ def write_figure(figure: "Figure", path: Path, title: str) -> None:
     kind = figure_format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind == "svg":
-        path.write_text(svg_element(figure, title), encoding="utf-8")
+        write_whole(path, svg_element(figure, title))
         return
     dots = min(160, LONGEST_SIDE / max(figure.get_size_inches()))
     metadata = {"Title": visible(title)} | ({"CreationDate": None} if kind == "pdf" else {})
-    with figure_style():
+    with figure_style(), naming(path):
         figure.savefig(path, dpi=dots, metadata=metadata)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datamodules.visible_text import shortened, visible
 from .figure_style import COLORS, INK, new_figure, styled
-from .visible_text import shortened, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

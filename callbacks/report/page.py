@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ...datamodules.schema import LEVELS
+from ...datamodules.visible_text import visible
 from ...lightning_modules.evaluation.aggregation import grouped
 from .comparison import Comparison, System, SystemsReport
 from .coverage_text import LEVELS_NOTE, coverage_sentence, incomplete_note
@@ -29,7 +30,6 @@ from .page_tables import (
     task_table,
 )
 from .text import cell_name, level_name, metric_name, overall_means, plural, shared_instances_text, unscored_text
-from .visible_text import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_TEXT = 4000  # characters of a prompt or a prediction on the page; the middle of a longer one is left out

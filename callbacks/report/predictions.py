@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, cast, get_args
 
 from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
+from ...datamodules.messages import kind
+from ...datamodules.record_fields import number_field, text_field, whole_field
 from ...datamodules.schema import LEVELS, EvaluationExample, Metric
 from ...lightning_modules.evaluation.aggregation import ScoredInstance
 from ...lightning_modules.evaluation.answers import Answer
@@ -55,6 +57,17 @@ def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
     return answer._replace(rouge_l=record["rouge_l"])
 
 
+def is_prediction_of(record: Any, example: EvaluationExample) -> bool:
+    """Whether a record that is read back is a complete prediction for an example."""
+    try:
+        _checked_prediction(record)
+        answer_of(record, example)
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return False
+    recorded = record["task"], record["id"], record["shots"], record["prompt"]
+    return recorded == (example.task, example.id, example.shots, example.source)
+
+
 def read_predictions(path: Path) -> list[Prediction]:
     """The predictions of a file, in order.
 
@@ -76,33 +89,70 @@ def written_coverage(predictions: Path) -> Coverage | None:
         predictions: File of the run's predictions of a stage.
     """
     path = predictions.parents[1] / f"report/{predictions.stem}/report.json"
-    coverage = json.loads(path.read_text(encoding="utf-8")).get("coverage") if path.is_file() else None
-    if coverage is None:
+    if not path.is_file():
         return None
-    return Coverage(coverage["stated_by"], [TaskCoverage(**task) for task in coverage["tasks"]])
+    try:
+        coverage = json.loads(path.read_bytes()).get("coverage")
+        return None if coverage is None else _checked_coverage(coverage)
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} is no report of an evaluation ({error}): evaluate again, or remove it") from error
+
+
+def _checked_coverage(coverage: Any) -> Coverage:
+    tasks = [TaskCoverage(**task) for task in coverage["tasks"]]
+    for task in coverage["tasks"]:
+        for name in ("task", "column", "level", "missing"):
+            text_field(task, name)
+        for name in ("available", "run", *(["expected"] if task["expected"] is not None else [])):
+            whole_field(task, name)
+        if task["level"] not in LEVELS:
+            raise ValueError(f"level should be one of {', '.join(LEVELS)}, got {task['level']!r}")
+    return Coverage(text_field(coverage, "stated_by"), tasks)
 
 
 def _prediction(line: str, where: str) -> Prediction:
     try:
         record = json.loads(line)
-        metric, rouge, exact = record["metric"], float(record["rouge_l"]), float(record["exact_match"])
-        belongs = {name: record[name] for name in ("benchmark", "task", "parent", "category", "level", "shots", "id")}
-        more = {name: float(record[name]) for name in ("token_f1", "accuracy") if name in record}
-        score = score_by_metric(metric, rouge, exact, **more)
-        instance = ScoredInstance(**belongs, metric=metric, score=score, rouge_l=rouge, exact_match=exact)
-        prediction = Prediction(instance, record["prompt"], tuple(record["references"]), record["prediction"])
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg}); the file may be truncated: evaluate again") from error
-    except (KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: not JSON ({error}); the file may be truncated: evaluate again") from error
+    try:
+        return _checked_prediction(record)
+    except ValueError as error:
+        raise ValueError(f"{where}: not a prediction of this version of crosstask ({error}); evaluate again") from error
+
+
+def _checked_prediction(record: Any) -> Prediction:
+    """The prediction of a record.
+
+    Raises:
+        ValueError: A field is missing, or has another type or range.
+    """
+    if not isinstance(record, dict):
+        raise ValueError(f"an object was expected, got {kind(record)}")
+    texts = {name: text_field(record, name) for name in ("benchmark", "task", "category", "level", "metric", "id")}
+    if texts["level"] not in LEVELS or texts["metric"] not in get_args(Metric):
         raise ValueError(
-            f"{where}: not a prediction of this version of crosstask ({type(error).__name__}: {error}); evaluate again"
-        ) from error
-    if prediction.instance.level not in LEVELS or prediction.instance.metric not in get_args(Metric):
-        raise ValueError(
-            f"{where}: level {prediction.instance.level!r} should be one of {', '.join(LEVELS)}, and metric "
-            f"{prediction.instance.metric!r} one of {', '.join(get_args(Metric))}"
+            f"level {texts['level']!r} should be one of {', '.join(LEVELS)}, and metric {texts['metric']!r} one of "
+            f"{', '.join(get_args(Metric))}"
         )
-    return prediction
+    if record.get("parent") is not None:
+        text_field(record, "parent")
+    references = record.get("references")
+    if not isinstance(references, list) or not all(isinstance(reference, str) for reference in references):
+        raise ValueError(f"references should be a list of texts, got {kind(references)}")
+    scores = {name: number_field(record, name, 0, 1) for name in ("rouge_l", "token_f1", "accuracy") if name in record}
+    rouge, exact = number_field(record, "rouge_l", 0, 1), _exact_match(record)
+    more = {name: scores[name] for name in ("token_f1", "accuracy") if name in scores}
+    score = score_by_metric(cast(Metric, texts["metric"]), rouge, exact, **more)
+    belongs: dict[str, Any] = {**texts, "parent": record.get("parent"), "shots": whole_field(record, "shots")}
+    instance = ScoredInstance(**belongs, score=score, rouge_l=rouge, exact_match=exact)
+    return Prediction(instance, text_field(record, "prompt"), tuple(references), text_field(record, "prediction"))
+
+
+def _exact_match(record: dict[str, Any]) -> float:
+    if record.get("exact_match") not in (True, False):  # 1.0 and 0.0 are equal to them
+        raise ValueError(f"exact_match should be true or false, got {kind(record.get('exact_match'))}")
+    return float(record["exact_match"])
 
 
 def find_predictions(run: Path, stage: str) -> Path:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...datamodules.visible_text import shortened, visible
 from ...lightning_modules.evaluation.significance import Difference, Estimate
 from .figure_style import COLORS, INK, MARKERS, PALE, WIDTH, horizontal_legend, lightened, new_figure, styled
 from .model_sizes import ModelScore
-from .visible_text import shortened, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

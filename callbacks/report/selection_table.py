@@ -10,6 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 
+from ...datamodules.visible_text import terminal_text
+from ...datamodules.whole_files import whole_file
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
 from ...lightning_modules.scoring.selection import ScoredResponses, choices
 from ...lightning_modules.scoring.selection_scores import SelectionTable, selection_table
@@ -68,7 +70,7 @@ def _none_if_nan(value: float) -> float | None:
 
 def write_choices(path: Path, sampled: Sequence[SampledResponses], everything: Sequence[ScoredResponses]) -> None:
     """Write a line for each example: every method's choice, and all responses with ROUGE-L and scores."""
-    with open(path, "w", encoding="utf-8") as out:
+    with whole_file(path) as out:
         for example, responses in zip(sampled, everything, strict=True):
             line = {
                 "task": responses.task,
@@ -103,7 +105,7 @@ def print_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]])
         console = Console(width=160)
     console.print(_methods_table(table, sizes))
     for name, recovered in table.recovered.items():
-        console.print(f"{name}: {_scorer_text(table, name, recovered)}", highlight=False)
+        console.print(terminal_text(f"{name}: {_scorer_text(table, name, recovered)}"), highlight=False)
     if table.rank_correlations:
         console.print(
             f"Spearman of score and ROUGE-L is a mean over {table.rank_correlations} examples whose responses differ "
@@ -115,14 +117,14 @@ def print_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]])
 def _methods_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]]) -> Table:
     """A row for each method: its mean with interval, its gain, and its means with fewer responses."""
     methods = Table(
-        *("chosen by", "ROUGE-L", "95%", f"over {table.best_single}", *(f"of {size}" for size in sizes)),
+        *("chosen by", "ROUGE-L", "95%", terminal_text(f"over {table.best_single}"), *(f"of {size}" for size in sizes)),
         title=f"{table.instances} examples of {len(table.names)} tasks, percent, mean over tasks",
         title_justify="left",
     )
     for name, mean, low, high in zip(table.methods, table.mean, table.low, table.high, strict=True):
         gain = table.gains[name]
         methods.add_row(
-            name,
+            terminal_text(name),
             f"{100 * mean:.2f}",
             f"[{100 * low:.2f}, {100 * high:.2f}]",
             f"{100 * gain.mean:+.2f} [{100 * gain.low:+.2f}, {100 * gain.high:+.2f}]",

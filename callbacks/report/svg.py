@@ -8,7 +8,7 @@ import re
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from .visible_text import visible
+from ...datamodules.visible_text import visible
 
 SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"

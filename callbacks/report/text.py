@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from ...datamodules.evaluation.coverage import Coverage
 from ...datamodules.schema import LEVELS
+from ...datamodules.visible_text import escape_markdown, terminal_text
 from ...lightning_modules.evaluation.aggregation import Cell
 from ...lightning_modules.evaluation.significance import Difference, Estimate
 from .comparison import Comparison, SystemsReport
@@ -100,35 +100,23 @@ def _overall(report: ScoreReport) -> list[Group]:
 def render_terminal(report: ScoreReport, title: str) -> Table:
     """The levels and the overall scores, for a terminal."""
     # Without vertical lines it fits into 80 columns, the width of a SLURM log.
-    title = f"{title}: percent, 95% intervals"
+    title = terminal_text(f"{title}: percent, 95% intervals")
     table = Table("level", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
     for column in ("tasks", "instances", *POOLED.values()):
         table.add_column(column, justify="right")
     several = len(report.overall) > 1
     for group in report.levels:
-        table.add_row(*map(escape, _row(group, several)))
+        table.add_row(*map(terminal_text, _row(group, several)))
     table.add_section()
     for group in _overall(report):
-        table.add_row(*map(escape, _row(group, several)))
+        table.add_row(*map(terminal_text, _row(group, several)))
     lines = [
         f"{cell_name(mean.cell)}: {percent(mean.estimate)} over {plural(mean.parts, 'column')}"
         f"{incomplete_note(report.coverage, mean.cell)}"
         for mean in overall_means(report)
     ]
-    table.caption = escape("\n".join([*lines, *filter(None, [unscored_text(report)])]))
+    table.caption = terminal_text("\n".join([*lines, *filter(None, [unscored_text(report)])]))
     return table
-
-
-def escape_markdown(text: str) -> str:
-    """Text for a cell of a Markdown table: markup, bars and line breaks are escaped.
-
-    >>> escape_markdown("a|b <b>")
-    'a\\\\|b &lt;b&gt;'
-    """
-    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("\\", "\\\\")
-    for mark in "|`*_[]":
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -140,7 +128,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[s
 def render_markdown(report: ScoreReport, title: str) -> str:
     """The report of one system as Markdown."""
     over = "bootstrap intervals over instances" if report.runs == 1 else f"t-intervals over {report.runs} runs"
-    lines = [f"# {title}", "", f"Percent with 95% {over}.", ""]
+    lines = [f"# {escape_markdown(title)}", "", f"Percent with 95% {over}.", ""]
     if missing := unscored_text(report):
         lines += [missing, ""]
     if report.coverage is not None:
@@ -196,7 +184,7 @@ def render_systems_markdown(report: SystemsReport, title: str) -> str:
         for s in report.systems
     ]
     every = list(dict.fromkeys(cell for cells in by_cell for cell in cells))
-    lines = [f"# {title}", ""]
+    lines = [f"# {escape_markdown(title)}", ""]
     if len(names) > 1:
         rows = [[cell_name(cell), *(percent(cells.get(cell)) for cells in by_cell)] for cell in every]
         lines += ["Percent with 95% intervals.", "", *markdown_table(["", *names], rows)]
@@ -216,7 +204,7 @@ def _comparison_lines(comparison: Comparison) -> list[str]:
     return [
         f"## {escape_markdown(comparison.other)} compared with {escape_markdown(comparison.base)}",
         "",
-        shared_instances_text(comparison),
+        escape_markdown(shared_instances_text(comparison)),
         "",
         *markdown_table(["", "difference", "95% interval", "p"], rows),
     ]

@@ -1,7 +1,10 @@
-"""Messages of libraries that say nothing to a user of crosstask."""
+"""Messages on the terminal: those of libraries that say nothing to a user, and names of strangers in all of them."""
 
 import logging
 import warnings
+from typing import Any
+
+from ...datamodules.visible_text import visible
 
 
 def silence_libraries() -> None:
@@ -12,6 +15,22 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     # accelerate imports DeepSpeed where transformers saves a model, with whatever strategy it was trained.
     logging.getLogger("DeepSpeed").addFilter(_not_of_the_accelerator)
+
+
+def show_hidden_characters() -> None:
+    """Have logs and warnings write control characters as numbers: a terminal would obey those in a task's name."""
+    make_record, form_warning = logging.getLogRecordFactory(), warnings.formatwarning
+
+    def visible_record(*args: Any, **options: Any) -> logging.LogRecord:
+        record = make_record(*args, **options)
+        record.msg, record.args = visible(record.getMessage()), None
+        return record
+
+    def visible_warning(*args: Any, **options: Any) -> str:
+        return visible(form_warning(*args, **options))
+
+    logging.setLogRecordFactory(visible_record)
+    warnings.formatwarning = visible_warning
 
 
 def _not_of_the_accelerator(record: logging.LogRecord) -> bool:

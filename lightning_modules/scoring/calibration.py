@@ -8,10 +8,12 @@ mean of any labels, here ROUGE-L, and assumes no shape; 17 responses an example 
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ...datamodules.whole_files import write_whole
 
 Values = NDArray[np.float64]
 
@@ -36,13 +38,38 @@ class Calibration(NamedTuple):
 
     def save(self, folder: Path) -> None:
         """Write it to a scorer's folder."""
-        (folder / FILE).write_text(json.dumps(self._asdict()))
+        write_whole(folder / FILE, json.dumps(self._asdict()))
 
 
 def load_calibration(folder: str) -> Calibration | None:
-    """The calibration in a scorer's folder; None if there is none."""
+    """The calibration in a scorer's folder; None if there is none.
+
+    Raises:
+        ValueError: The file holds no calibration.
+    """
     path = Path(folder) / FILE
-    return Calibration(**json.loads(path.read_text())) if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        return checked_calibration(json.loads(path.read_bytes()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} holds no calibration ({error}): fit it again, or remove it") from error
+
+
+def checked_calibration(record: Any) -> Calibration:
+    """A calibration that was read back.
+
+    Raises:
+        ValueError: Its knots are no numbers, not in order, or not in [0, 1].
+    """
+    calibration = Calibration(**record)
+    scores, correctness = (np.array(knots, dtype=np.float64) for knots in calibration)
+    shape = scores.shape == correctness.shape and scores.ndim == 1 and scores.size
+    if not shape or not np.isfinite([scores, correctness]).all() or (np.diff(scores) < 0).any():
+        raise ValueError("expected as many finite scores, in order, as values of correctness")
+    if correctness.min() < 0 or correctness.max() > 1:
+        raise ValueError("correctness is in [0, 1]")
+    return calibration
 
 
 def fit_calibration(scores: Values, correctness: Values) -> Calibration:

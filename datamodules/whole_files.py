@@ -1,0 +1,86 @@
+"""Files that appear complete or not at all, also after a kill, a full disk or a power failure."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in place of an older one, which stays as it is until the new one is on the disk.
+
+    Raises:
+        OSError: It cannot be written, e.g. because the disk is full; the error names the file.
+    """
+    with whole_file(path) as file:
+        file.write(text)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[TextIO]:
+    """Open a text file for writing that takes the place of an older one once it is complete and on the disk.
+
+    Raises:
+        OSError: It cannot be written; the error names the file.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with naming(path):
+        try:
+            with open(partial, "w", encoding="utf-8") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+            sync_folder(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Raise the error of the system with the name of the file: libraries hide both where the disk is full.
+
+    Raises:
+        OSError: Of the system, with the name of the file.
+    """
+    try:
+        yield
+    except Exception as error:
+        system = system_error(error)
+        if system is None or system.filename is not None:
+            raise
+        raise OSError(system.errno or errno.EIO, system.strerror or str(system), str(path)) from error
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """The error of the system that led to an error; None if there is none.
+
+    torch raises a RuntimeError while it handles the system's error; safetensors, tokenizers and torch's distributed
+    checkpoints only quote it. A ValueError with a cause is a sentence about it already.
+
+    >>> system_error(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
+    OSError(28, 'No space left on device')
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError):
+            return seen
+        if isinstance(seen, ValueError) and seen.__cause__ is not None:
+            return None
+        if quoted := re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(seen)):
+            number = int(quoted[1] or quoted[2])
+            return OSError(number, os.strerror(number))
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the system write a folder's names to the disk, so that a rename survives a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
