@@ -26,14 +26,16 @@ from ..datamodules.messages import nearest
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples, generator_size
-from ..lightning_modules.adaptation.scorer_records import Record, ScorerRecords
+from ..datamodules.visible_text import terminal_text
+from ..lightning_modules.adaptation.scorer_records import OtherSettings, Record, ScorerRecords
 from ..lightning_modules.adaptation.scorer_training import ScorerTraining
-from ..lightning_modules.scoring.calibration import Calibration
+from ..lightning_modules.scoring.calibration import checked_calibration
 from ..lightning_modules.scoring.sampled_responses import SampledResponses, read_sampled_responses, to_scored_responses
 from ..lightning_modules.scoring.selection import RESERVED, SCORER, ScoredResponses
 from ..lightning_modules.scoring.selection_scores import selection_table
+from .shared.errors import is_disk_fault, is_ours
 from .shared.function_command import run_function
-from .shared.parser import is_ours
+from .shared.outputs import require_own_report
 
 
 def run(words: Sequence[str]) -> None:
@@ -61,7 +63,7 @@ def adapt_tasks(
     """Adapt a frozen language model to each task by a scorer trained for it, and report all tasks together.
 
     A task that fails is reported, and the other tasks are trained. Started again, finished tasks are not trained again;
-    a task that was finished with other settings fails.
+    a task that was finished with other settings, weights or samples fails, and the report is not replaced.
 
     Args:
         train: Benchmark of the training instances.
@@ -86,6 +88,7 @@ def adapt_tasks(
     """
     console, folder = Console(soft_wrap=True), Path(output).expanduser()
     trainings = all_trainings(training, augmentation, variants or {})
+    require_own_report(folder, ("methods", "scorers", "advantages"), "adapt")
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
     names, answers = _tasks_to_adapt(test or train, tasks), ModelSamples(samples)
     answers.require_files()
@@ -108,6 +111,7 @@ def adapt_tasks(
         for name, (settings, augmented) in trainings.items()
     }
     failed: dict[str, str] = {}
+    replaced = True
     for number, name in enumerate(names, start=1):
         try:
             sampled = read_sampled_responses(_test_part(test or train, name, prompt, test_examples, seed), answers)
@@ -118,20 +122,27 @@ def adapt_tasks(
                 about[scorer]["costs"][name] = record["cost"]
             responses += sampled
             everything += scored
-            console.print(f"{number}/{len(names)} {name}: {_line(scored, records)}", highlight=False)
+            line = f"{number}/{len(names)} {name}: {_line(scored, records)}"
+            console.print(terminal_text(line), highlight=False)
         except Exception as error:
+            if is_disk_fault(error):
+                raise
             failed[name] = f"{type(error).__name__}: {error}"
+            replaced = replaced and not isinstance(error, OtherSettings)
             if not is_ours(error):  # the sentence of our errors is enough
                 traceback.print_exc()
-            console.print(f"{number}/{len(names)} {name} failed: {failed[name]}", style="red", highlight=False)
-    if responses:
+            line = f"{number}/{len(names)} {name} failed: {failed[name]}"
+            console.print(terminal_text(line), style="red", highlight=False)
+    if responses and replaced:
         table = selection_table(everything)
         size = generator_parameters or generator_size(samples)
         means = by_size(everything, sizes)
         write_adaptation(folder, table, responses, everything, about=about, failed=failed, sizes=means, parameters=size)
         print_table(table, means)
+    if not replaced:
+        console.print(f"the report in {folder} stays that of the other settings", style="red")
     if failed:
-        console.print(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}", style="red")
+        console.print(terminal_text(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}"), style="red")
         sys.exit(1)
 
 
@@ -183,7 +194,7 @@ def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, 
                 scores,
                 ranked=[name for name, record in records.items() if record["settings"]["loss"] != "regression"],
                 calibrations={
-                    name: Calibration(**record["calibration"])
+                    name: checked_calibration(record["calibration"])
                     for name, record in records.items()
                     if record["calibration"]
                 },

@@ -20,6 +20,8 @@ from rich.table import Table
 from ..datamodules.benchmarks import Benchmark, Split
 from ..datamodules.rendering.prompts import PromptForm
 from ..datamodules.scoring.pair_rows import Truncation
+from ..datamodules.visible_text import terminal_text
+from ..datamodules.whole_files import write_whole
 from ..lightning_modules.scoring.classification import (
     Accuracies,
     accuracies,
@@ -31,6 +33,7 @@ from ..lightning_modules.scoring.classification import (
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder
 from ..lightning_modules.scoring.sampling import load_generator
 from .shared.function_command import run_function
+from .shared.outputs import require_new
 
 
 def run(words: Sequence[str]) -> None:
@@ -58,7 +61,7 @@ def classify_tasks(
 
     Args:
         benchmark: Reader of the tasks; for all templates of PromptSource, ``prompts: all``.
-        output: JSON file of the accuracies.
+        output: JSON file of the accuracies, which is never overwritten.
         scorer: Hub name or folder of a scorer, or of several by name.
         generator: Hub name or folder of a language model, or of several by name; options are ranked by their summed
             log-likelihood.
@@ -71,6 +74,8 @@ def classify_tasks(
         seed: Seed of the rendering, where `prompt` draws at random.
         device: Device of the models.
     """
+    path = Path(output).expanduser()
+    require_new(path)
     scorers, generators = (
         {name: given} if isinstance(given, str) else given or {}
         for name, given in (("scorer", scorer), ("generator", generator))
@@ -96,14 +101,13 @@ def classify_tasks(
         model, tokenizer = load_generator(folder, device=device)
         by_model[name] = accuracies(questions, choose_by_likelihood(model, tokenizer, questions, max_length))
         parameters[name] = model.num_parameters()
-    path = Path(output).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     sampled = {question.task for question in questions}
     missing = [name for name in names if name not in sampled]
     models = {name: {"parameters": parameters[name], **_to_json(scores)} for name, scores in by_model.items()}
     chance = accuracies_by_chance(questions)
     report = {"models": models, "chance": _to_json(chance), "missing": missing, "skipped": skipped}
-    path.write_text(json.dumps(report, indent=1))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(report, indent=1))
     _print({**by_model, "by chance": chance}, missing, skipped)
 
 
@@ -120,12 +124,18 @@ def _means(by_task: Accuracies) -> dict[str, float]:
 
 def _print(by_model: dict[str, Accuracies], missing: Sequence[str], skipped: Counter[str]) -> None:
     """Print a column for each model: the accuracy as a mean over templates, and pooled in brackets."""
-    table = Table("task", *by_model, "templates", "questions", title="Accuracy, percent: mean over templates (pooled)")
+    table = Table(
+        "task",
+        *map(terminal_text, by_model),
+        "templates",
+        "questions",
+        title="Accuracy, percent: mean over templates (pooled)",
+    )
     first = next(iter(by_model.values()))
     for task, counted in first.items():
         scores = [models[task] for models in by_model.values()]
         cells = [_percent(score.template_mean, score.pooled) for score in scores]
-        table.add_row(task, *cells, str(counted.templates), str(counted.questions))
+        table.add_row(terminal_text(task), *cells, str(counted.templates), str(counted.questions))
     means = [_means(models) for models in by_model.values()]
     table.add_row(f"mean of {len(first)} tasks", *(_percent(mean["template_mean"], mean["pooled"]) for mean in means))
     console = Console()
@@ -133,9 +143,9 @@ def _print(by_model: dict[str, Accuracies], missing: Sequence[str], skipped: Cou
         console = Console(width=max(120, 40 + 20 * len(by_model)))
     console.print(table)
     if missing:
-        console.print(f"no question in {len(missing)} tasks: {', '.join(missing)}", highlight=False)
+        console.print(terminal_text(f"no question in {len(missing)} tasks: {', '.join(missing)}"), highlight=False)
     if skipped:
-        console.print(f"not sampled: {dict(skipped)}", highlight=False)
+        console.print(terminal_text(f"not sampled: {dict(skipped)}"), highlight=False)
 
 
 def _percent(template_mean: float, pooled: float) -> str:

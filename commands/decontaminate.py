@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..datamodules.decontamination.contamination_report import THRESHOLD, compare, markdown, summary, write_decisions
 from ..datamodules.decontamination.overlap import WORDS, index_evaluation, overlaps
+from ..datamodules.whole_files import write_whole
 from .shared.run_settings import Settings, build_data, run_on_settings
 
 
@@ -36,15 +37,17 @@ def compare_examples(
 
     from ..datamodules.decontamination.task_texts import TaskTexts
 
+    target = Path(folder)
+    if (target / "report.md").exists() and not (target / "decisions.tsv").exists():
+        raise ValueError(f"{target / 'report.md'} was not written by `crosstask decontaminate`: name another folder")
     data = build_data(settings)
     texts = TaskTexts(data.benchmark, data.instances, data.seed)
     index = index_evaluation({name: texts.evaluation_documents(name) for name in texts.evaluation_tasks}, n)
     by_task = overlaps(index, texts.train_tasks, texts.training_documents, processes=processes)
     total = len(texts.train_tasks)
     comparison = compare(index, track(by_task, "Comparing", total=total, transient=True), threshold)
-    target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    (target / "report.md").write_text(markdown(comparison), encoding="utf-8")
     write_decisions(target / "decisions.tsv", comparison.pairs)
+    write_whole(target / "report.md", markdown(comparison))
     print(summary(comparison))
     print(f"read {target / 'report.md'}, and decide in {target / 'decisions.tsv'}")

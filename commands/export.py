@@ -20,6 +20,7 @@ from ..lightning_modules.sharding.checkpoint_weights import checkpoint_weights
 from ..lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
 from ..lightning_modules.sharding.safetensors_folder import empty_model, write_weights
 from .shared.function_command import run_function
+from .shared.outputs import require_new
 
 
 def run(words: Sequence[str]) -> None:
@@ -40,7 +41,7 @@ def export_checkpoint(
 
     Args:
         paths: Two paths: the checkpoint (a file, a folder of shards or a DeepSpeed folder), and the folder to write:
-            safetensors, configuration and tokenizer.
+            safetensors, configuration and tokenizer. It must be new or empty.
         tokenizer: Hub name or folder of the tokenizer; that of the training by default.
         dtype: Type of the weights; that of the checkpoint by default.
 
@@ -50,6 +51,7 @@ def export_checkpoint(
     if isinstance(paths, str) or len(paths) != 2:
         raise ValueError(f"export takes two paths, a checkpoint and the folder to write, got {paths}")
     checkpoint, folder = paths
+    require_new(Path(folder))
     path = Path(checkpoint)
     extras = checkpoint_extras(path).get(KEY)
     if extras is None or "config" not in extras:

@@ -19,7 +19,9 @@ from ..callbacks.report.page import render_page
 from ..callbacks.report.page_figures import report_figures
 from ..callbacks.report.systems import parse_systems, read_system, systems_report
 from ..callbacks.report.text import render_systems_markdown
+from ..datamodules.whole_files import write_whole
 from .shared.function_command import run_function
+from .shared.outputs import require_own_report
 
 
 def run(words: Sequence[str]) -> None:
@@ -46,6 +48,7 @@ def write_report(
         title: Heading of the page.
         examples: Qualitative examples under each heading: lowest and highest scores, largest differences.
     """
+    require_own_report(Path(folder), ("systems", "comparisons"), "report")
     named = parse_systems(runs)
     systems = [read_system(name, folders, stage) for name, folders in named.items()]
     report = systems_report(systems, stage=stage, by=by, examples=examples)
@@ -57,8 +60,8 @@ def write_report_files(report: SystemsReport, folder: Path, title: str) -> None:
     """Write report.html, report.md, report.json, and every figure of the page as PDF and PNG in ``figures/``."""
     folder.mkdir(parents=True, exist_ok=True)
     figures = report_figures(report)
-    (folder / "report.html").write_text(render_page(report, title, figures), encoding="utf-8")
-    (folder / "report.md").write_text(render_systems_markdown(report, title), encoding="utf-8")
-    (folder / "report.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
+    write_whole(folder / "report.html", render_page(report, title, figures))
+    write_whole(folder / "report.md", render_systems_markdown(report, title))
+    write_whole(folder / "report.json", json.dumps(asdict(report), indent=1) + "\n")
     for figure in figures:
         figure.write(folder / "figures", ("pdf", "png"))

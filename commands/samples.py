@@ -21,7 +21,10 @@ from rich.console import Console
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import SampleFile, write_generator_info
+from ..datamodules.visible_text import terminal_text
+from ..datamodules.whole_files import write_whole
 from ..lightning_modules.evaluation.generation import Decoding
+from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.scoring.sampling import (
     CAPPY_DECODINGS,
     RELEASED_DECODINGS,
@@ -62,7 +65,8 @@ def write_samples(
     """Generate responses to a benchmark's examples with a language model, or import those of another program.
 
     Started again, it resumes where it was interrupted. The processes of a job (torchrun, or tasks of SLURM) share the
-    examples and write a file each; a sample does not depend on their number.
+    examples and write a file each; a sample does not depend on their number. Samples of other weights, settings or
+    prompts in a file of the same name are never mixed with new ones or overwritten: the command is rejected.
 
     Args:
         examples: The examples, and how they are rendered.
@@ -101,10 +105,8 @@ def write_samples(
     if generator is None:
         prompts = {(prompt.task.name, prompt.example.id) for prompt in examples.prompts(skipped)}
         imported = import_responses(answers, prompts, path, name=name, rank=rank, size=size)
-        console.print(
-            f"{path}: imported responses to {imported} of {len(prompts)} examples; "
-            f"not sampled: {dict(skipped) or 'none'}"
-        )
+        line = f"{path}: imported responses to {imported} of {len(prompts)} examples; "
+        console.print(terminal_text(f"{line}not sampled: {dict(skipped) or 'none'}"))
         return
     settings: dict[str, Any] = {
         "decodings": decodings or (RELEASED_DECODINGS if faithful else CAPPY_DECODINGS),
@@ -118,19 +120,20 @@ def write_samples(
         "seed": seed,
     }
     about = {**settings, "decodings": {key: asdict(decoding) for key, decoding in settings["decodings"].items()}}
-    about |= {"generator": generator, "prompt": examples.prompt.fingerprint(), "rendering_seed": examples.seed}
-    about |= {"shots": examples.shots, "separator": examples.separator}
+    about |= {"weights": model_digest(generator), "name": name, "dtype": dtype}
     expected = sum(decoding.samples for decoding in settings["decodings"].values())
-    file = SampleFile(path, {**about, "dtype": dtype}, expected=expected)
+    file = SampleFile(path, about, expected=expected)
     model, tokenizer = load_generator(generator, dtype=dtype, device=device)
-    write_generator_info(path, generator, model.num_parameters())
+    write_generator_info(path, name, model.num_parameters())
     began = len(file.done)
     mine = islice(examples.prompts(skipped), rank, None, size)
     cut = sample_responses(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
-    console.print(
+    file.close()
+    line = (
         f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from an earlier run; "
         f"the beginning of {cut} prompts was cut; not sampled: {dict(skipped) or 'none'}"
     )
+    console.print(terminal_text(line))
 
 
 def write_prompts(examples: SampledExamples, folder: Path) -> None:
@@ -138,5 +141,8 @@ def write_prompts(examples: SampledExamples, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path, skipped = folder / "prompts.jsonl", Counter[str]()
     sampled = [{"task": p.task.name, "id": p.example.id, "prompt": p.source} for p in examples.prompts(skipped)]
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in sampled), encoding="utf-8")
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in sampled)
+    if path.exists() and path.read_bytes() != text.encode():
+        raise ValueError(f"{path} holds other prompts, to which responses may exist: name another output")
+    write_whole(path, text)
     Console().print(f"{path}: {len(sampled)} prompts; not sampled: {dict(skipped) or 'none'}")

@@ -15,12 +15,14 @@ from ..callbacks.report.selection_table import by_size, print_table, to_json, wr
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples
+from ..datamodules.whole_files import write_whole
 from ..lightning_modules.scoring.calibration import Calibration, load_calibration
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder
 from ..lightning_modules.scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
 from ..lightning_modules.scoring.selection import SCORER
 from ..lightning_modules.scoring.selection_scores import selection_table
 from .shared.function_command import run_function
+from .shared.outputs import require_new
 
 
 def run(words: Sequence[str]) -> None:
@@ -45,7 +47,8 @@ def select_samples(
     Args:
         examples: The examples, rendered as the scorer's training instructions were.
         samples: JSONL files of responses, e.g. from ``crosstask samples``.
-        output: Folder of ``selection.json`` (the table) and ``choices.jsonl`` (the choices for every example).
+        output: Folder of ``selection.json`` (the table) and ``choices.jsonl`` (the choices for every example), which
+            are never overwritten.
         scorer: Hub name or folder of a trained scorer; without one, the other methods are compared. A calibration in
             the folder is used.
         max_length: Tokens of the longest pair of instruction and response.
@@ -53,6 +56,9 @@ def select_samples(
         device: Device of the scorer.
         sizes: Also choose among these numbers of nucleus samples alone.
     """
+    folder = Path(output).expanduser()
+    for name in ("selection.json", "choices.jsonl"):
+        require_new(folder / name)
     sampled = read_sampled_responses(examples, ModelSamples(samples))
     scores: list[dict[str, Sequence[float]]] = [{}] * len(sampled)
     calibrations: dict[str, Calibration] = {}
@@ -66,9 +72,8 @@ def select_samples(
         for responses, by_scorer in zip(sampled, scores, strict=True)
     ]
     table = selection_table(everything)
-    folder = Path(output).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     selection = to_json(table) | {"sizes": by_size(everything, sizes)}
-    (folder / "selection.json").write_text(json.dumps(selection, indent=1))
+    write_whole(folder / "selection.json", json.dumps(selection, indent=1))
     write_choices(folder / "choices.jsonl", sampled, everything)
     print_table(table, selection["sizes"])

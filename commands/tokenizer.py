@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..datamodules.benchmarks import Benchmark
 from .shared.function_command import run_function
+from .shared.outputs import require_new
 
 
 def run(words: Sequence[str]) -> None:
@@ -22,12 +23,13 @@ def train_tokenizer(benchmark: Benchmark, folder: str, vocabulary: int = 8192, l
 
     Args:
         benchmark: Reader of the benchmark's files.
-        folder: Where the tokenizer is written.
+        folder: Where the tokenizer is written; it must be new or empty.
         vocabulary: Largest number of entries.
         longest: Tokens of the longest text that a model reads (``model_max_length``).
     """
     from ..datamodules.rendering.bpe import write_bpe
 
+    require_new(Path(folder))
     write_bpe(_texts(benchmark), Path(folder), vocabulary=vocabulary, longest=longest)
 
 

@@ -1,20 +1,29 @@
 """Variants of a recipe, trained one after another and compared by a metric of their validation.
 
 Each run is a process. Runs that are complete in the folder are not repeated, so that an interrupted search resumes; a
-run with other settings in the same folder is rejected.
+run with other settings, or with other files under the same paths, is rejected.
 """
 
 import csv
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from ...datamodules.record_fields import number_field
+from ...datamodules.whole_files import write_whole
+from ...datamodules.worker_processes import end_when_parent_dies
 from .config_names import composed_settings, merged
+
+INPUTS = "inputs.json"
+"""Digests of the files that a run reads, in its folder."""
 
 Metric = Literal["validation/rouge_l", "validation/exact_match", "validation/loss"]
 
@@ -38,15 +47,13 @@ def try_recipes(
 
     Raises:
         ValueError: There is no such recipe, a run failed or did not log the metric, or the folder holds a run of the
-            same name with other settings.
+            same name with other settings or other input files.
     """
     home = Path(folder).expanduser()
     settings = composed_settings(recipe)
     runs = {name: run_settings(settings, changes, home / name, max_steps) for name, changes in variants.items()}
     results_file = home / "results.json"
-    results: dict[str, dict[str, float]] = (
-        json.loads(results_file.read_text(encoding="utf-8")) if results_file.exists() else {}
-    )
+    results = _read_results(results_file) if results_file.exists() else {}
     done = {name for name in runs if name in results and (home / name / "recipe.yaml").is_file()}
     for name in sorted(done):
         _require_same_settings(home / name, runs[name])
@@ -57,9 +64,21 @@ def try_recipes(
             results[name] = {}
         if metric not in results[name]:
             results[name][metric] = _last(home / name, metric)
-            results_file.write_text(json.dumps(results, indent=1), encoding="utf-8")
+            write_whole(results_file, json.dumps(results, indent=1))
         print(f"{name}: {metric} {results[name][metric]:.4f}", flush=True)
     return {name: results[name][metric] for name in variants}
+
+
+def _read_results(path: Path) -> dict[str, dict[str, float]]:
+    """The metrics of finished runs, by the run's name and the metric's."""
+    try:
+        results: dict[str, dict[str, float]] = json.loads(path.read_bytes())
+        for metrics in results.values():
+            for metric in metrics:
+                number_field(metrics, metric, -1e30, 1e30)
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} holds no results of runs ({error}): name another folder, or remove it") from error
+    return results
 
 
 def run_settings(
@@ -98,6 +117,31 @@ def _require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             f"{folder} holds a run of other settings: {'; '.join(differences[:3])}{more}: name another folder, or "
             "delete this one to train it again"
         )
+    read, there = run_inputs(settings), folder / INPUTS
+    if not there.is_file() or json.loads(there.read_bytes()) != read:
+        raise ValueError(
+            f"{folder} holds a run on other files than those at {', '.join(read)}: name another folder, or delete this "
+            "one to train it again"
+        )
+
+
+def run_inputs(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of the local files and folders that a run reads, by their paths in the settings of model and data."""
+    parts = {name: settings.get(name, {}) for name in ("model", "data")}
+    paths = {value for name, value in _leaves(parts) if not name.endswith(".cache") and "/" in value}
+    there = {path: os.path.expanduser(os.path.expandvars(path)) for path in sorted(paths)}
+    return {path: _tree_digest(Path(place)) for path, place in there.items() if os.path.exists(place)}
+
+
+@lru_cache
+def _tree_digest(path: Path) -> str:
+    """A digest of a file, or of all files of a folder."""
+    digest = hashlib.sha256()
+    for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if each.is_file():
+            with open(each, "rb") as file:
+                digest.update(f"{each.relative_to(path)} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
+    return digest.hexdigest()
 
 
 def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -110,16 +154,17 @@ def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:
 
 def _fit(settings: Mapping[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    write_whole(folder / INPUTS, json.dumps(run_inputs(settings), indent=1))
+    write_whole(folder / "recipe.yaml", yaml.safe_dump(settings))
     command = [sys.executable, "-m", "crosstask.cli", "fit", "--config", str(folder / "recipe.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=end_when_parent_dies)
     if done.returncode:
         raise ValueError(f"the run in {folder} failed:\n{done.stderr[-2000:]}")
 
 
 def _last(folder: Path, metric: str) -> float:
     """The last value of a metric in a folder's newest run."""
-    path = max(folder.glob("version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    path = max(folder.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.removeprefix("version_")))
     with open(path, encoding="utf-8") as file:
         values = [row[metric] for row in csv.DictReader(file) if row.get(metric)]
     if not values:

@@ -19,6 +19,8 @@ import numpy as np
 
 from ..benchmarks.contamination_decisions import COLUMNS, DECISIONS, decision_rows
 from ..benchmarks.dataset_identities import shipped_identities
+from ..visible_text import escape_markdown, markdown_code
+from ..whole_files import whole_file
 from .overlap import EvaluationIndex, TaskOverlap
 
 THRESHOLD = 0.01
@@ -127,10 +129,14 @@ def markdown(report: ContaminationReport) -> str:
     """The report in Markdown."""
     lines = [f"# Shared {report.n}-grams of training and evaluation tasks", "", summary(report), ""]
     for pair in report.pairs:
-        lines += [f"## {pair.train} -> {pair.evaluation}: {pair.hit} of {pair.examples} ({pair.share:.1%})", ""]
+        names = f"{escape_markdown(pair.train)} -> {escape_markdown(pair.evaluation)}"
+        lines += [f"## {names}: {pair.hit} of {pair.examples} ({pair.share:.1%})", ""]
         if dataset := _common_dataset(pair):
-            lines += [f"Both are made from {dataset}.", ""]
-        lines += [f"- `{train}` and `{evaluation}`: {words}" for train, evaluation, words in pair.witnesses]
+            lines += [f"Both are made from {escape_markdown(dataset)}.", ""]
+        lines += [
+            f"- {markdown_code(train)} and {markdown_code(evaluation)}: {escape_markdown(words)}"
+            for train, evaluation, words in pair.witnesses
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -142,11 +148,12 @@ def _common_dataset(pair: ContaminatedPair) -> str | None:
 
 
 def write_decisions(path: Path, pairs: Sequence[ContaminatedPair]) -> None:
-    """Write a row for each pair; a pair keeps the decision that the file already has for it."""
-    decisions = {(row[1], row[2]): row[0] for row in decision_rows(path)} if path.exists() else {}
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    """Write a row for each pair; decisions that the file has are kept, also on pairs that are not listed any more."""
+    decided = {(row[1], row[2]): row for row in decision_rows(path)} if path.exists() else {}
+    with whole_file(path) as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")
         table.writerow(COLUMNS)
         for pair in pairs:
-            decision = decisions.get((pair.train, pair.evaluation), DECISIONS[0])
+            decision = decided.pop((pair.train, pair.evaluation), DECISIONS)[0]
             table.writerow([decision, pair.train, pair.evaluation, pair.hit, pair.examples, f"{pair.share:.4f}"])
+        table.writerows(row for row in decided.values() if row[0] != DECISIONS[0])

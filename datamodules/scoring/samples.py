@@ -1,21 +1,24 @@
 """Sample files: responses of language models, one JSON object a line, all samples of an example in a row::
 
     {"task": "task001_copy", "id": "task001-7", "response": "a b c", "generator": "flan-t5-small",
-     "decoding": "nucleus", "sample": 0, "log_likelihood": -2.13, "tokens": 4}
+     "decoding": "nucleus", "sample": 0, "log_likelihood": -2.13, "tokens": 4, "prompt": "5f0c1a9e2b7d4463"}
 
 Training pairs are made of ``task``, ``id`` and ``response`` (``ModelSamples``). The other fields serve selection, and
 files of other programs may lack them.
 """
 
+import fcntl
 import hashlib
 import json
-import os
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from ..record_fields import number_field, text_field, whole_field
+from ..whole_files import naming, write_whole
 
 
 class Sample(NamedTuple):
@@ -28,6 +31,7 @@ class Sample(NamedTuple):
         sample: Its number among the samples of that decoding.
         log_likelihood: Of the response with eos, given the prompt, in nats at temperature 1; None if unknown.
         tokens: Number of tokens in that log-likelihood.
+        prompt: Digest of the prompt; None if unknown.
     """
 
     response: str
@@ -36,6 +40,7 @@ class Sample(NamedTuple):
     sample: int = 0
     log_likelihood: float | None = None
     tokens: int | None = None
+    prompt: str | None = None
 
     def line(self, task: str, example: str) -> str:
         """The sample as a line of a file."""
@@ -73,82 +78,174 @@ def read_sample(line: bytes, where: str) -> tuple[Key, Sample]:
         record = json.loads(text)
     except UnicodeDecodeError as error:
         raise ValueError(f"{where}: not UTF-8: {error}") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not valid JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and nesting without end
+        raise ValueError(f"{where}: not valid JSON: {error}") from error
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("task", "id", "response")):
         raise ValueError(f'{where}: expected an object with the texts "task", "id" and "response", got {text[:80]!r}')
-    fields = {key: record[key] for key in Sample._fields if key in record}
-    for key, kinds in (("sample", int), ("log_likelihood", int | float | None), ("tokens", int | None)):
-        if not isinstance(fields.get(key, 0), kinds):
-            raise ValueError(f"{where}: {key} should be a number, got {fields[key]!r}")
-    return (record["task"], record["id"]), Sample(**fields)._replace(response=record["response"].strip())
+    try:
+        sample = _checked_sample(record)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    return (record["task"], record["id"]), sample
+
+
+def _checked_sample(record: Mapping[str, Any]) -> Sample:
+    """The sample of a record whose fields have their types and ranges; others are a ValueError."""
+    given = {key: record[key] for key in Sample._fields if record.get(key) is not None}
+    for name in ("generator", "decoding", "prompt"):
+        if name in given:
+            text_field(given, name)
+    for name in ("sample", "tokens"):
+        if name in given:
+            whole_field(given, name)
+    if "log_likelihood" in given:
+        # A probability of 1 has log-likelihood 0; rounding in half precision can give a little more.
+        given["log_likelihood"] = number_field(given, "log_likelihood", -1e9, 1e-3)
+    return Sample(**given)._replace(response=text_field(record, "response").strip())
 
 
 class SampleFile:
     """A sample file that grows by whole examples, so that an interrupted run can resume.
 
-    The file ``<name>.about.json`` beside it holds the settings; a file with other settings is rejected.
+    The file ``<name>.about.json`` beside it holds the settings. A file of other settings, without settings, or with
+    lines that no interrupted run leaves, is rejected and not changed. It is locked for other processes.
 
     Args:
         path: The file.
         about: The settings that decide the samples.
         expected: Number of samples of each example.
+
+    Raises:
+        ValueError: The file is not of these settings, or another process writes it.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], *, expected: int) -> None:
         self.path, self.expected = path, expected
-        self.done: set[Key] = set()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._require_settings(path.with_suffix(".about.json"), json.dumps(about, sort_keys=True, indent=1))
-        if path.exists():
+        self.done: dict[Key, str | None] = {}
+        """Digest of the prompt of each example that has all its samples."""
+        require_settings(path, about)
+        with naming(path):
+            self._file = open(path, "ab")  # noqa: SIM115 - open and locked as long as this object
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"another process is writing {path}: wait for it, or name another output") from error
             self._keep_whole_examples()
 
-    def _require_settings(self, path: Path, about: str) -> None:
-        if not path.exists():
-            path.write_text(about, encoding="utf-8")
-        elif (written := path.read_text(encoding="utf-8")) != about:
-            ours, theirs = set(about.splitlines()), set(written.splitlines())
-            raise ValueError(
-                f"{self.path} holds samples of other settings: {', '.join(sorted(theirs - ours))[:300]}; expected "
-                f"{', '.join(sorted(ours - theirs))[:300]}; name another output"
-            )
-
     def _keep_whole_examples(self) -> None:
-        """Read which examples are complete, and truncate an incomplete last one."""
-        counts: Counter[Key] = Counter()
+        """Read which examples are complete, and cut off an incomplete last one.
+
+        Raises:
+            ValueError: Something else than the last example is incomplete.
+        """
+        incomplete: list[Key] = []
         whole = position = 0
         with open(self.path, "rb") as lines:
             for number, line in enumerate(lines, start=1):
                 position += len(line)
                 if not line.endswith(b"\n"):
                     break
-                key, _ = read_sample(line, f"{self.path}:{number}")
-                counts[key] += 1
-                if counts[key] == self.expected:
-                    self.done.add(key)
-                    whole = position
-        os.truncate(self.path, whole)
+                key, sample = read_sample(line, f"{self.path}:{number}")
+                if key in self.done or incomplete[:1] not in ([], [key]):
+                    raise ValueError(
+                        f"{self.path}:{number}: a sample of {key[0]} {key[1]} where {self.expected} samples of each "
+                        "example should be in a row: another program changed the file; name another output"
+                    )
+                incomplete.append(key)
+                if len(incomplete) == self.expected:
+                    self.done[key] = sample.prompt
+                    incomplete, whole = [], position
+        self._file.truncate(whole)
 
-    def write(self, key: Key, samples: Sequence[Sample]) -> None:
+    def holds(self, key: Key, prompt: str) -> bool:
+        """Whether the file has all samples of an example.
+
+        Raises:
+            ValueError: They are samples for another prompt.
+        """
+        if key in self.done and self.done[key] != prompt_digest(prompt):
+            raise ValueError(
+                f"{self.path} holds responses to another prompt of {key[0]} {key[1]}: the benchmark has changed since; "
+                "name another output"
+            )
+        return key in self.done
+
+    def write(self, key: Key, samples: Sequence[Sample], prompt: str) -> None:
         """Append the samples of one example."""
         assert len(samples) == self.expected, (key, len(samples))
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write("".join(sample.line(*key) for sample in samples))
-        self.done.add(key)
+        digest = prompt_digest(prompt)
+        with naming(self.path):
+            self._file.write("".join(s._replace(prompt=digest).line(*key) for s in samples).encode())
+            self._file.flush()
+        self.done[key] = digest
+
+    def close(self) -> None:
+        """Unlock the file."""
+        self._file.close()
+
+
+def prompt_digest(prompt: str) -> str:
+    """The digest of a prompt in sample files."""
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def file_digest(path: str) -> str:
+    """The digest of a file of responses.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no file {path} with model samples")
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def require_settings(path: Path, about: Mapping[str, Any]) -> None:
+    """Write the settings of a sample file beside it, or require that they are those of the samples in it.
+
+    Raises:
+        ValueError: The file holds samples of other settings, or its settings are unknown.
+    """
+    settings, text = path.with_suffix(".about.json"), json.dumps(about, sort_keys=True, indent=1)
+    with naming(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.stat().st_size == 0:
+        write_whole(settings, text)
+        return
+    if not settings.is_file():
+        raise ValueError(
+            f"{path} holds responses of unknown settings ({settings.name} is missing), and is not changed: name "
+            "another output"
+        )
+    if (written := settings.read_text(encoding="utf-8", errors="replace")) != text:
+        ours, theirs = set(text.splitlines()), set(written.splitlines())
+        raise ValueError(
+            f"{path} holds samples of other settings: {', '.join(sorted(theirs - ours))[:300]}; expected "
+            f"{', '.join(sorted(ours - theirs))[:300]}; name another output"
+        )
 
 
 def write_generator_info(path: Path, name: str, parameters: int) -> None:
     """Write the generator's name and size beside its sample file."""
-    path.with_suffix(".model.json").write_text(json.dumps({"generator": name, "parameters": parameters}))
+    write_whole(path.with_suffix(".model.json"), json.dumps({"generator": name, "parameters": parameters}))
 
 
 def generator_size(files: Iterable[str | Path]) -> int | None:
     """Number of parameters of the model that wrote sample files; None if unknown, or if the files differ."""
     notes = [Path(path).with_suffix(".model.json") for path in files]
-    generators = {json.dumps(json.loads(note.read_text())) if note.is_file() else "" for note in notes}
-    if len(generators) != 1 or generators == {""}:
-        return None
-    return int(json.loads(generators.pop())["parameters"])
+    generators = {_generator(note) if note.is_file() else None for note in notes}
+    generator = generators.pop() if len(generators) == 1 else None
+    return None if generator is None else generator[1]
+
+
+def _generator(path: Path) -> tuple[str, int]:
+    """The generator's name and its number of parameters."""
+    try:
+        record = json.loads(path.read_bytes())
+        return text_field(record, "generator"), whole_field(record, "parameters")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"{path} does not describe a generator ({error}): remove it") from error
 
 
 class ModelSamples:

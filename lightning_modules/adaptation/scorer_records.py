@@ -9,9 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ...datamodules.benchmarks import Benchmark
+from ...datamodules.record_fields import number_field
 from ...datamodules.rendering.prompts import PromptForm
+from ...datamodules.rendering.tokenization import load_tokenizer, tokenizer_fingerprint
 from ...datamodules.scoring.samples import ModelSamples
+from ...datamodules.whole_files import write_whole
 from ..huggingface_folder import export_huggingface
+from ..model_digest import model_digest
+from ..scoring.calibration import checked_calibration
 from ..scoring.sampled_responses import SampledResponses, score_responses
 from ..scoring.selection import SCORER
 from .scorer_training import ScorerTraining
@@ -19,6 +24,10 @@ from .task_scorer import AdaptedScorer, adapt
 
 Record = dict[str, Any]
 """A file's content: ``scores`` of all responses, ``calibration``, ``cost`` and ``settings``."""
+
+
+class OtherSettings(ValueError):
+    """A task was finished with other settings in the same folder."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class ScorerRecords:
         path, kept = self.folder / "tasks" / f"{file}.json", self.folder / "scorers" / file
         lines = self._training_answers(task, sampled)
         settings = self._settings(task, sampled, scorer, lines)
-        record = _read_record(path, settings) if path.exists() else None
+        record = _read_record(path, settings, sampled) if path.exists() else None
         if record is None or (self.keep and not kept.exists()):
             adapted = self._train(task, scorer, lines)
             record = _scored(adapted, self.trainings[scorer][0], sampled) | {"settings": settings}
@@ -67,18 +76,19 @@ class ScorerRecords:
                 export_huggingface(adapted.module, kept)
                 if adapted.calibration:
                     adapted.calibration.save(kept)
-            path.with_suffix(".part").write_text(json.dumps(record))
-            path.with_suffix(".part").replace(path)  # an interrupted run leaves a whole file, or none
+            write_whole(path, json.dumps(record))
             # Trainer and module refer to each other, and the garbage collector does not see the bytes of their weights.
             del adapted
             gc.collect()
         return record
 
     def _settings(self, task: str, sampled: Sequence[SampledResponses], scorer: str, lines: Sequence[str]) -> Record:
-        """The settings that decide a record."""
+        """The settings that decide a record; weights and tokenizer by their content, not by their place."""
         training, augmented = self.trainings[scorer]
         return {
             **asdict(training),
+            "pretrained": training.pretrained and model_digest(training.pretrained),
+            "tokenizer": tokenizer_fingerprint(load_tokenizer(training.tokenizer_name, eos=False))[:32],
             "augmentation": augmented,
             "test_examples": self.test_examples,
             "prompt": self.prompt.fingerprint(),
@@ -91,7 +101,7 @@ class ScorerRecords:
     def _train(self, task: str, scorer: str, lines: Sequence[str]) -> AdaptedScorer:
         training, augmented = self.trainings[scorer]
         answers = self.folder / "tasks" / f"{_plain(task)}.samples.jsonl"
-        answers.write_text("".join(lines), encoding="utf-8")
+        write_whole(answers, "".join(lines))
         return adapt(
             self.train,
             task,
@@ -132,15 +142,37 @@ def _digest(things: Sequence[Any]) -> str:
     return hashlib.sha256(repr(list(things)).encode()).hexdigest()[:16]
 
 
-def _read_record(path: Path, settings: Mapping[str, Any]) -> Record:
+def _read_record(path: Path, settings: Mapping[str, Any], sampled: Sequence[SampledResponses]) -> Record:
     """The record in a file.
 
     Raises:
-        ValueError: It was made with other settings.
+        OtherSettings: It was made with other settings.
+        ValueError: It is no record.
     """
-    record: Record = json.loads(path.read_text())
+    try:
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        written = dict(record["settings"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no record of `crosstask adapt` ({error}): remove it") from error
     wanted = json.loads(json.dumps(settings))
-    if changed := [name for name, value in wanted.items() if record["settings"].get(name) != value]:
-        differences = ", ".join(f"{name} {record['settings'].get(name)!r}, not {wanted[name]!r}" for name in changed)
-        raise ValueError(f"{path} was made with {differences}: remove it, or choose another output")
+    if changed := [name for name, value in wanted.items() if written.get(name) != value]:
+        differences = ", ".join(f"{name} {written.get(name)!r}, not {wanted[name]!r}" for name in changed)
+        raise OtherSettings(f"{path} was made with {differences}: remove it, or choose another output")
+    try:
+        _require_scores(record, [len(one.samples) for one in sampled])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no record of `crosstask adapt` ({error}): remove it") from error
     return record
+
+
+def _require_scores(record: Record, counts: Sequence[int]) -> None:
+    """Reject a record without a finite score for each sample, or without costs and a calibration."""
+    if [len(scores) for scores in record["scores"]] != list(counts):
+        raise ValueError(f"scores should be those of {sum(counts)} samples")
+    for scores in record["scores"]:
+        for place in range(len(scores)):
+            number_field({"score": scores[place]}, "score", -1e30, 1e30)
+    for name in record["cost"]:
+        number_field(record["cost"], name, 0, 1e30)
+    if record["calibration"] is not None:
+        checked_calibration(record["calibration"])

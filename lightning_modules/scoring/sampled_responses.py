@@ -20,6 +20,9 @@ from .selection import (
     vote_name,
 )
 
+UNNAMED = "unnamed decoding"
+"""Decoding of samples that have none."""
+
 
 class SampledResponses(NamedTuple):
     """An example with its samples, before they are scored."""
@@ -35,7 +38,7 @@ def read_sampled_responses(examples: SampledExamples, samples: ModelSamples) -> 
         ValueError: An example has no samples, or there are no examples.
     """
     sampled = [
-        SampledResponses(prompt, samples.samples(prompt.task.name).get(prompt.example.id, ()))
+        SampledResponses(prompt, list(map(_named, samples.samples(prompt.task.name).get(prompt.example.id, ()))))
         for prompt in examples.prompts()
     ]
     if not sampled:
@@ -61,6 +64,11 @@ def read_sampled_responses(examples: SampledExamples, samples: ModelSamples) -> 
     if len(counts) > 1:
         return [one._replace(samples=[_named_by_generator(sample) for sample in one.samples]) for one in sampled]
     return sampled
+
+
+def _named(sample: Sample) -> Sample:
+    """The sample with a decoding, which is a row of tables; files of other programs may not name it."""
+    return sample._replace(decoding=sample.decoding or UNNAMED)
 
 
 def _require_different_generators(sampled: SampledResponses) -> None:

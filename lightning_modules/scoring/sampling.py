@@ -17,7 +17,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from ...datamodules.packing.replicas import process_of_job
 from ...datamodules.rendering.tokenization import chat_prompt, load_tokenizer, tokenize_sources
 from ...datamodules.scoring.sampled_examples import SampledPrompt
-from ...datamodules.scoring.samples import Sample, SampleFile, read_samples
+from ...datamodules.scoring.samples import Sample, SampleFile, file_digest, read_samples, require_settings
+from ...datamodules.whole_files import whole_file
 from ..attention.packable import require_document_attention
 from ..evaluation.generation import Decoding, generate, prompt_seed
 from ..evaluation.likelihood import score_options
@@ -88,7 +89,7 @@ def sample_responses(
             f"the model's {positions} positions leave no room for a prompt beside {max_new_tokens} new tokens"
         )
     for chunk in _chunks(prompts):
-        left = [prompt for prompt in chunk if (prompt.task.name, prompt.example.id) not in file.done]
+        left = [prompt for prompt in chunk if not file.holds((prompt.task.name, prompt.example.id), prompt.source)]
         if not left:
             continue
         texts = [chat_prompt(tokenizer, prompt.source) if chat else prompt.source for prompt in left]
@@ -112,7 +113,8 @@ def sample_responses(
                 read, joint = [texts[place] for place, _ in batch], "" if chat else " "
                 samples = with_likelihoods(model, tokenizer, read, samples, bos=bos, joint=joint, longest=longest)
             for (place, _), of_prompt in zip(batch, samples, strict=True):
-                file.write((left[place].task.name, left[place].example.id), of_prompt)
+                prompt = left[place]
+                file.write((prompt.task.name, prompt.example.id), of_prompt, prompt.source)
     return cut
 
 
@@ -215,11 +217,12 @@ def import_responses(
         How many examples have a response.
 
     Raises:
-        ValueError: A line is not a sample, or belongs to an example that is not `known`.
+        ValueError: A line is not a sample, or belongs to an example that is not `known`; or `path` holds other
+            responses, and is not changed.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_settings(path, {"imported": [file_digest(file) for file in answers], "name": name})
     counts: Counter[tuple[str, str, str]] = Counter()
-    with open(path.with_suffix(".part"), "w", encoding="utf-8") as out:
+    with whole_file(path) as out:
         for key, sample in read_samples(answers):
             if key not in known:
                 raise ValueError(
@@ -232,7 +235,6 @@ def import_responses(
             counts[counted] += 1
             if _shard(key, size) == rank:
                 out.write(sample.line(*key))
-    path.with_suffix(".part").replace(path)
     return len({(task, example) for task, example, _ in counts})
 
 

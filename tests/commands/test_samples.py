@@ -1,6 +1,7 @@
 """Samples of language models: their files, and the command that writes them."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
 
 from crosstask.cli import main
@@ -66,14 +68,47 @@ def test_a_killed_run_goes_on_after_its_last_whole_example(tmp_path: Path) -> No
     path = tmp_path / "a.jsonl"
     file = SampleFile(path, {"seed": 0}, expected=2)
     for example in ("1", "2"):
-        file.write(("t", example), [Sample("x y"), Sample("z")])
+        file.write(("t", example), [Sample("x y"), Sample("z")], "prompt")
+    with pytest.raises(ValueError, match=r"another process is writing .*a\.jsonl"):
+        SampleFile(path, {"seed": 0}, expected=2)
+    file.close()
     whole = path.read_bytes()
     for torn in (Sample("half").line("t", "3").encode(), Sample("half").line("t", "3").encode()[:9]):
         path.write_bytes(whole + torn)
-        assert SampleFile(path, {"seed": 0}, expected=2).done == {("t", "1"), ("t", "2")}
+        file = SampleFile(path, {"seed": 0}, expected=2)
+        assert set(file.done) == {("t", "1"), ("t", "2")}
         assert path.read_bytes() == whole
+        file.close()
     with pytest.raises(ValueError, match=r'samples of other settings: +"seed": 0; expected +"seed": 1'):
         SampleFile(path, {"seed": 1}, expected=2)
+
+
+def line(example: str, text: str) -> str:
+    return Sample(text, "m", "beam").line("t", example)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "".join(line(str(number), "one response each") for number in range(4)),
+        "".join(line("1", text) for text in "ab") + line("2", "alone") + "".join(line("3", text) for text in "ab"),
+        "".join(line("1", text) for text in "abc"),
+    ],
+    ids=["another program's", "an example torn in the middle", "a third sample of two"],
+)
+def test_a_file_that_no_interrupted_run_leaves_is_not_changed(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(content)
+    path.with_suffix(".about.json").write_text(json.dumps({"seed": 0}, indent=1))
+    with pytest.raises(ValueError, match=r"a\.jsonl:\d: a sample of t .* another program changed the file"):
+        SampleFile(path, {"seed": 0}, expected=2)
+    assert path.read_text() == content
+
+
+def test_settings_of_a_file_without_samples_may_change(tmp_path: Path) -> None:
+    """A command with a wrong word that was stopped before its first sample does not occupy the name."""
+    SampleFile(tmp_path / "a.jsonl", {"seed": 0}, expected=2).close()
+    SampleFile(tmp_path / "a.jsonl", {"seed": 1}, expected=2).close()
 
 
 def test_samples_are_held_a_task_at_a_time(tmp_path: Path) -> None:
@@ -116,6 +151,7 @@ def test_samples_do_not_depend_on_processes_or_restarts(
     assert sorted(lines(tmp_path / "two")) == sorted(alone)
     assert len(alone) == 6 * 3
     records = [json.loads(line) for line in alone]
+    assert len({record["prompt"] for record in records}) == 6
     assert {(record["decoding"], record["sample"]) for record in records} == {
         ("greedy", 0),
         ("nucleus", 0),
@@ -139,6 +175,70 @@ def test_samples_do_not_depend_on_processes_or_restarts(
     assert calls == [4]  # nothing is left
     with pytest.raises(ValueError, match="holds samples of other settings"):
         run("alone", seed=1)
+
+
+def test_other_weights_under_the_same_path_do_not_resume(
+    generators: Path, examples: SampledExamples, tmp_path: Path
+) -> None:
+    """The same weights under another path do."""
+
+    def run(folder: Path, **options: Any) -> None:
+        write_samples(examples, str(tmp_path / "out"), str(folder), name="m", decodings=DECODINGS, max_new_tokens=5)
+
+    shutil.copytree(generators / "causal", tmp_path / "model")
+    run(tmp_path / "model")
+    [path] = (tmp_path / "out").glob("*.jsonl")
+    before = path.read_bytes()
+    (tmp_path / "model").rename(tmp_path / "moved")
+    run(tmp_path / "moved")
+    weights = load_file(tmp_path / "moved" / "model.safetensors")
+    save_file({name: value + 1e-3 for name, value in weights.items()}, tmp_path / "moved" / "model.safetensors")
+    with pytest.raises(ValueError, match=r'holds samples of other settings: +"weights": .*; name another output'):
+        run(tmp_path / "moved")
+    assert path.read_bytes() == before
+
+
+def test_samples_of_other_prompts_do_not_resume(
+    generators: Path, examples: SampledExamples, toybench: Path, tmp_path: Path
+) -> None:
+    """The ids of the examples stay equal when somebody corrects a definition or an input."""
+    for number, (old, new) in enumerate([("Definition", "Write "), ("input", "the ")]):
+        shutil.copytree(toybench, tmp_path / f"bench{number}")
+        task = tmp_path / f"bench{number}" / "tasks" / f"{TASK}.json"
+        mine = replace(examples, benchmark=NaturalInstructions(str(tmp_path / f"bench{number}")))
+        options: dict[str, Any] = {"decodings": {"greedy": Decoding()}, "max_new_tokens": 2}
+        write_samples(mine, str(tmp_path / f"out{number}"), str(generators / "causal"), **options)
+        record = json.loads(task.read_text())
+        if old == "Definition":
+            record["Definition"] = [new + record["Definition"][0]]
+        else:
+            record["Instances"] = [{**one, "input": new + one["input"]} for one in record["Instances"]]
+        task.write_text(json.dumps(record))
+        changed = replace(examples, benchmark=NaturalInstructions(str(tmp_path / f"bench{number}")))
+        with pytest.raises(ValueError, match=r"holds responses to another prompt of task001.*name another output"):
+            write_samples(changed, str(tmp_path / f"out{number}"), str(generators / "causal"), **options)
+
+
+def test_a_command_of_the_same_name_leaves_responses_alone(
+    generators: Path, examples: SampledExamples, tmp_path: Path
+) -> None:
+    sampled = [prompt.example.id for prompt in examples.prompts()]
+    answers = tmp_path / "paid.jsonl"
+    answers.write_text(json.dumps({"task": TASK, "id": sampled[0], "response": "paid for"}) + "\n")
+    options: dict[str, Any] = {"name": "m", "decodings": {"greedy": Decoding()}, "max_new_tokens": 2}
+    write_samples(examples, str(tmp_path / "a"), answers=[str(answers)], name="m")
+    write_samples(examples, str(tmp_path / "a"), answers=[str(answers)], name="m")
+    write_samples(examples, str(tmp_path / "b"), str(generators / "causal"), **options)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")}
+    with pytest.raises(ValueError, match="holds samples of other settings"):
+        write_samples(examples, str(tmp_path / "a"), str(generators / "causal"), **options)
+    with pytest.raises(ValueError, match="holds samples of other settings"):
+        write_samples(examples, str(tmp_path / "b"), answers=[str(answers)], name="m")
+    for settings in (tmp_path / "a").glob("*.about.json"):
+        settings.unlink()
+    with pytest.raises(ValueError, match="holds responses of unknown settings"):
+        write_samples(examples, str(tmp_path / "a"), str(generators / "causal"), **options)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.jsonl")} == before
 
 
 def test_the_scorer_learns_from_what_the_command_writes(
@@ -234,7 +334,7 @@ def test_answers_of_another_program_are_checked_and_taken_over(examples: Sampled
     assert found == [((TASK, sampled[0]), Sample(text, "api", "", n)) for n, text in enumerate("ab")]
     answers.write_text(json.dumps({"task": TASK, "id": "absent", "response": "a"}) + "\n")
     with pytest.raises(ValueError, match=f"a response to {TASK} absent, which is none of the 6 examples"):
-        write_samples(examples, str(tmp_path / "out"), answers=[str(answers)])
+        write_samples(examples, str(tmp_path / "absent"), answers=[str(answers)])
     with pytest.raises(ValueError, match="give either a generator or files of answers"):
         write_samples(examples, str(tmp_path / "out"))
 
@@ -250,7 +350,7 @@ def test_prompts_are_written_for_another_program(examples: SampledExamples, tmp_
     assert len(list(read_samples((tmp_path / "out").glob("*.jsonl")))) == len(sampled)
     answers.write_bytes('{"task": "é"}'.encode("latin-1"))
     with pytest.raises(ValueError, match=r"api\.jsonl:1: not UTF-8"):
-        write_samples(examples, str(tmp_path / "out"), answers=[str(answers)])
+        write_samples(examples, str(tmp_path / "latin"), answers=[str(answers)])
 
 
 def test_a_type_that_torch_does_not_have_is_named(generators: Path) -> None:

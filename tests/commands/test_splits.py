@@ -1,6 +1,7 @@
 """Searching splits and sweeping settings: runs of their own, the best by validation, nothing trained twice."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from argument_groups import with_changes
 
 import crosstask
 from crosstask.commands.shared.config_names import composed_settings
-from crosstask.commands.shared.recipe_runs import run_settings, try_recipes
+from crosstask.commands.shared.recipe_runs import _tree_digest, run_inputs, run_settings, try_recipes
 from crosstask.commands.splits import search_splits
 
 RECIPE = Path(crosstask.__file__).parent / "configs/instruction_optimization_toybench.yaml"
@@ -43,9 +44,9 @@ def finish(recipe: Path, folder: Path, losses: dict[int, float], groups: int, st
         run = folder / f"cluster-{group}"
         run.mkdir(parents=True)
         changes = {"data": {"init_args": {"split": split}}}
-        (run / "recipe.yaml").write_text(
-            yaml.safe_dump(run_settings(yaml.safe_load(recipe.read_text()), changes, run, steps))
-        )
+        settings = run_settings(yaml.safe_load(recipe.read_text()), changes, run, steps)
+        (run / "recipe.yaml").write_text(yaml.safe_dump(settings))
+        (run / "inputs.json").write_text(json.dumps(run_inputs(settings)))
     results = {f"cluster-{group}": {"validation/loss": loss} for group, loss in losses.items()}
     (folder / "results.json").write_text(json.dumps(results))
 
@@ -75,6 +76,27 @@ def test_the_best_split_is_the_best_by_validation_and_nothing_is_trained_twice(r
         try_recipes(str(recipe), str(folder), only, metric="validation/rouge_l", max_steps=3)
     with pytest.raises(ValueError, match=r"split\.init_args\.groups is 3 there and 2 here"):
         search_splits(str(recipe), str(folder), splits=2, kind="cluster", metric="validation/loss", max_steps=2)
+
+
+def test_runs_on_other_files_under_the_same_paths_are_rejected(recipe: Path, toybench: Path, tmp_path: Path) -> None:
+    settings = yaml.safe_load(recipe.read_text())
+    bench = tmp_path / "bench"
+    shutil.copytree(toybench, bench)
+    settings["data"]["init_args"]["benchmark"]["init_args"]["folder"] = str(bench)
+    recipe.write_text(yaml.safe_dump(settings))
+    finish(recipe, tmp_path / "search", {0: 2.0, 1: 1.0}, groups=2, steps=2)
+    options = {"splits": 2, "kind": "cluster", "metric": "validation/loss", "max_steps": 2}
+    search_splits(str(recipe), str(tmp_path / "search"), **options)
+    for name in ("tasks/task001_toy_copy_animals.json", "splits/default/train_tasks.txt"):
+        intact = (bench / name).read_text()
+        (bench / name).write_text(intact + "\n")
+        _tree_digest.cache_clear()
+        with pytest.raises(ValueError, match=r"cluster-0 holds a run on other files than those at .*bench"):
+            search_splits(str(recipe), str(tmp_path / "search"), **options)
+        (bench / name).write_text(intact)
+    (tmp_path / "search" / "results.json").write_text('{"cluster-0": {"validation/loss": NaN}}')
+    with pytest.raises(ValueError, match=r"results\.json holds no results of runs"):
+        search_splits(str(recipe), str(tmp_path / "search"), **options)
 
 
 def test_bad_input(recipe: Path, tmp_path: Path) -> None:

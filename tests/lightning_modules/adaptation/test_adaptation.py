@@ -1,6 +1,7 @@
 """Adapting a frozen model to tasks through a scorer: on responses where right and wrong can be told apart."""
 
 import json
+import shutil
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from crosstask.commands.adapt import adapt_tasks, all_trainings
 from crosstask.commands.select import select_samples
@@ -285,6 +287,27 @@ def test_scorers_of_other_answers_are_not_taken_for_these(
     with pytest.raises(SystemExit):
         adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
     assert "was made with answers" in capsys.readouterr().out
+
+
+def test_scorers_of_other_weights_are_not_taken_for_these(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The weights to start from change under the same path; the report stays that of the old ones."""
+    benchmark = NaturalInstructions(str(toybench))
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
+    adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), keep_scorers=True, **options)
+    weights = tmp_path / "weights"
+    shutil.copytree(tmp_path / "out" / "scorers" / TASKS[0], weights)
+    how = training(toybench, steps=1, config=None, pretrained=str(weights))
+    adapt_tasks(benchmark, [file], str(tmp_path / "second"), how, **options)
+    report = (tmp_path / "second" / "report.json").read_bytes()
+    tensors = load_file(weights / "model.safetensors")
+    save_file({name: value + 1e-3 for name, value in tensors.items()}, weights / "model.safetensors")
+    with pytest.raises(SystemExit):
+        adapt_tasks(benchmark, [file], str(tmp_path / "second"), how, **options)
+    assert "was made with pretrained" in capsys.readouterr().out
+    assert (tmp_path / "second" / "report.json").read_bytes() == report
 
 
 def test_answers_that_are_held_out_to_calibrate_train_nothing(

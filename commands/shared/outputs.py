@@ -1,0 +1,39 @@
+"""Checks of a command's output before it computes anything: results of something else are never overwritten."""
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+
+def require_new(path: Path) -> None:
+    """Reject an output that is there.
+
+    Raises:
+        ValueError: `path` is a file, or a folder that is not empty.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise ValueError(f"{path} is there and is not overwritten: name another output, or remove it first")
+
+
+def require_own_report(folder: Path, keys: Collection[str], command: str) -> None:
+    """Reject a folder with a report of something else.
+
+    Args:
+        folder: Folder of ``report.json`` and ``report.md``.
+        keys: Names in the ``report.json`` that this command writes.
+        command: Name of the command.
+
+    Raises:
+        ValueError: ``report.json`` lacks one of the names, or there is a ``report.md`` without it.
+    """
+    path = folder / "report.json"
+    if not path.is_file():
+        if (folder / "report.md").exists():
+            raise ValueError(f"{folder / 'report.md'} was not written by `crosstask {command}`: name another folder")
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # neither UTF-8 nor JSON
+        content = None
+    if not isinstance(content, dict) or not set(keys) <= set(content):
+        raise ValueError(f"{path} is no report of `crosstask {command}`: name another folder, or remove it first")
