@@ -1,7 +1,8 @@
 """Render and tokenize the training tasks of a run that the store lacks.
 
 Training does this itself where it is missing; with --processes it is done ahead. An interrupted preparation keeps the
-tasks that are complete. All options of `crosstask fit` are accepted, and those of the data are used.
+tasks that are complete. A damaged task is named and written again; with --verify, all files are read to find it. All
+options of `crosstask fit` are accepted, and those of the data are used.
 
 Example:
     crosstask prepare --config quickstart --processes 2
@@ -18,12 +19,14 @@ def run(words: Sequence[str]) -> None:
     run_on_settings(prepare_store, words)
 
 
-def prepare_store(settings: Settings, processes: int = 1) -> None:
+def prepare_store(settings: Settings, processes: int = 1, verify: bool = False) -> None:
     """Render and tokenize the training tasks that the store lacks.
 
     Args:
         settings: Of the run.
         processes: Processes that read, render and tokenize.
+        verify: Read all files of the store and compare their checksums; damaged tasks are named and written again.
+            Without it, and in training, the sizes of the files are compared.
     """
     from ..datamodules.base import StoredDataModule
 
@@ -31,7 +34,7 @@ def prepare_store(settings: Settings, processes: int = 1) -> None:
     if not isinstance(data, StoredDataModule):
         print(f"{type(data).__name__} has nothing to prepare: its instances are rendered and tokenized when drawn")
         return
-    data.processes = processes
+    data.processes, data.verify = processes, verify
     began = time.monotonic()
     data.prepare_data()
     seconds, done = time.monotonic() - began, data.prepared

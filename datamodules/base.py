@@ -276,6 +276,8 @@ class StoredDataModule(BenchmarkDataModule):
         super().__init__(benchmark, tokenizer, prompt, instances, seed)
         self.mixture, self.cache, self.processes = mixture, Path(cache).expanduser(), processes
         self.prepared = Prepared(0, 0, 0)
+        self.verify = False
+        """Whether ``prepare_data`` reads all files of the store and compares their checksums."""
         self._training: TrainingTasks | None = None
 
     @property
@@ -298,7 +300,7 @@ class StoredDataModule(BenchmarkDataModule):
     def prepare_data(self) -> None:
         """Render and tokenize the training tasks that the store lacks, over `processes`."""
         self._training = None
-        self.prepared = self.training_tasks.prepare(self.processes)
+        self.prepared = self.training_tasks.prepare(self.processes, verify=self.verify)
 
     def trained(self) -> list[Task]:
         """The training tasks that have documents."""

@@ -13,23 +13,25 @@ from typing import NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ..worker_processes import end_with_parent
 from .preparation import Preparation
 from .store import remove_abandoned
 
 
 class Job(NamedTuple):
-    """One training task, and whether some of its instances are held out."""
+    """One training task, whether some of its instances are held out, and whether its files are fully verified."""
 
     name: str
     validated: bool
     tested: bool
+    verified: bool = False
 
 
 class Prepared(NamedTuple):
     """The result of a preparation.
 
     Args:
-        written: Tasks that were missing.
+        written: Tasks that were missing or damaged.
         found: Tasks that the store held.
         examples: Examples written.
     """
@@ -75,7 +77,7 @@ def _counts(preparation: Preparation, jobs: Sequence[Job], processes: int) -> It
     """Examples written for each task as it is done; None for one that was there."""
     if processes == 1 or len(jobs) < 2:
         for job in jobs:
-            yield preparation.write(job.name, validated=job.validated, tested=job.tested)
+            yield preparation.write(**job._asdict())
         return
     # Forked from a server that has imported this module and nothing else: no thread or lock of this process is copied.
     context = get_context("forkserver")
@@ -100,10 +102,11 @@ _preparation: Preparation  # of a worker process
 
 def _start(preparation: Preparation) -> None:
     global _preparation
+    end_with_parent()
     # One process a core: a tokenizer that spreads over all of them would only get in the others' way.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _preparation = preparation
 
 
 def _write(job: Job) -> int | None:
-    return _preparation.write(job.name, validated=job.validated, tested=job.tested)
+    return _preparation.write(**job._asdict())

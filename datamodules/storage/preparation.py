@@ -1,5 +1,6 @@
 """From a benchmark's task to its folder in the store: choose instances, render, tokenize, write. Done once."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,7 +23,7 @@ from ..rendering.prompts import PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason, tokenize_joint, tokenize_pair, tokenizer_fingerprint
 from ..schema import Example, Prompt, Task, TokenizedExample
 from ..splits import Instances, InstanceSplit, choose_prompts
-from .store import content_key, folder_name, write_task
+from .store import content_key, damage, folder_name, remove_damaged, write_task
 
 TOKENIZED_AT_ONCE = 1024  # texts handed to the tokenizer in one call, which it spreads over the cores
 
@@ -129,11 +130,18 @@ class Preparation:
             return tokenize_pair(self.tokenizer, prompts)
         return tokenize_joint(self.tokenizer, prompts, bos=self.bos)
 
-    def write(self, name: str, *, validated: bool, tested: bool) -> int | None:
-        """Prepare one training task and return its number of documents; None if the store holds it."""
+    def write(self, name: str, *, validated: bool, tested: bool, verified: bool = False) -> int | None:
+        """Prepare one training task and return its number of documents; None if the store holds it.
+
+        A damaged folder is reported and written again; with `verified`, all of its files are read for this.
+        """
         folder = self.task_folder(name, validated=validated, tested=tested)
         if folder.exists():
-            return None
+            problem = damage(folder, fully=verified)
+            if problem is None:
+                return None
+            warnings.warn(f"{problem}; writing it again", stacklevel=2)
+            remove_damaged(folder)
         task = self.benchmark.task(name)
         examples = ExampleCache(lambda: self.benchmark.examples(name))
         rows = np.fromiter((example.index for example in examples), dtype=np.int64)

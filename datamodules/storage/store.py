@@ -2,10 +2,11 @@
 
 A folder holds ``tokens.bin`` (uint16 or uint32, all documents end to end), ``lengths.npy`` and ``n_sources.npy``
 (int32 [n]), ``labels.npy`` (float32 [n]) and ``groups.npy`` (int32 [n]) if the documents are scored pairs, and
-``meta.json``. Its name is a digest of everything that decides its content: a changed file, prompt form, seed or
-tokenizer gives another folder, and equal content is never tokenized twice.
+``meta.json`` with their checksums. Its name is a digest of everything that decides its content: a changed file, prompt
+form, seed or tokenizer gives another folder, and equal content is never tokenized twice.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -23,8 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..schema import TokenizedExample
+from ..whole_files import naming
+from .checksums import WAY_OUT, read_sealed, rename_sealed, seal_folder, verify_files
 
-STORE_VERSION = 1
+STORE_VERSION = 2
 """Raise it when the files' layout changes."""
 
 
@@ -63,7 +66,13 @@ class StoredTask:
 # Every memory map holds a file descriptor, and a mixture has more tasks than a process may have open files.
 @lru_cache(maxsize=256)
 def _tokens(folder: Path) -> NDArray[np.unsignedinteger]:
-    meta = json.loads((folder / "meta.json").read_text())
+    try:
+        meta = read_sealed(folder)
+    except ValueError as error:
+        raise ValueError(
+            f"{folder} cannot be read any more, was the store deleted during this run? Start the run again, with "
+            f"--ckpt_path last: it prepares what is missing ({error})"
+        ) from error
     if meta["tokens"] == 0:
         return np.empty(0, dtype=meta["dtype"])
     return np.memmap(folder / "tokens.bin", dtype=meta["dtype"], mode="r")
@@ -123,7 +132,7 @@ def write_task(
     groups: list[int] = []
     skipped: Counter[str] = Counter()
     try:
-        with open(partial / "tokens.bin", "wb") as file:
+        with naming(partial / "tokens.bin"), open(partial / "tokens.bin", "wb") as file:
             for document in documents:
                 if isinstance(document, str):
                     skipped[document] += 1
@@ -135,70 +144,62 @@ def write_task(
                     labels.append(document.label)
                 if document.group is not None:
                     groups.append(document.group)
-        np.save(partial / "lengths.npy", np.array(lengths, dtype=np.int32))
-        np.save(partial / "n_sources.npy", np.array(n_sources, dtype=np.int32))
-        if labels:
-            np.save(partial / "labels.npy", np.array(labels, dtype=np.float32))
-        if groups:
-            np.save(partial / "groups.npy", np.array(groups, dtype=np.int32))
-        meta = {"dtype": dtype.name, "tokens": sum(lengths), "skipped": dict(skipped), **about}
-        (partial / "meta.json").write_text(json.dumps(meta, indent=1))
-        partial.chmod(0o755)
-        os.rename(partial, folder)
+        columns = {"lengths": np.array(lengths, dtype=np.int32), "n_sources": np.array(n_sources, dtype=np.int32)}
+        columns |= {"labels": np.array(labels, dtype=np.float32)} if labels else {}
+        columns |= {"groups": np.array(groups, dtype=np.int32)} if groups else {}
+        for name, column in columns.items():
+            with naming(partial / f"{name}.npy"):
+                np.save(partial / f"{name}.npy", column)
+        seal_folder(partial, {"dtype": dtype.name, "tokens": sum(lengths), "skipped": dict(skipped), **about})
+        rename_sealed(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and folder.exists():
+        if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY) and folder.exists():
             return len(lengths)  # another process wrote the same content first
         raise
     return len(lengths)
 
 
-def read_meta(folder: Path) -> dict[str, Any]:
-    """The metadata of a stored task: ``tokens``, ``dtype``, ``skipped`` and the `about` of ``write_task``.
+def damage(folder: Path, *, fully: bool = False) -> str | None:
+    """What is wrong with a stored folder; None if nothing is.
 
-    Raises:
-        ValueError: The folder is not there, or its tokens are not as many as were written.
+    Args:
+        folder: A folder that is there.
+        fully: Whether to read all files, instead of comparing sizes.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} does not exist: call prepare_data() before setup()")
     try:
-        meta = json.loads((folder / "meta.json").read_text())
-        on_disk = (folder / "tokens.bin").stat().st_size // np.dtype(meta["dtype"]).itemsize
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder} is damaged ({error}); delete it and it will be prepared again") from error
-    if on_disk != meta["tokens"]:
-        raise ValueError(
-            f"{folder} is damaged: {on_disk} tokens on disk, {meta['tokens']} by its meta.json; "
-            "delete it and it will be prepared again"
-        )
-    return meta
+        meta = read_sealed(folder)
+        if fully:
+            verify_files(folder, meta)
+    except (ValueError, OSError) as error:
+        return str(error).removesuffix(f": {WAY_OUT}")
+    return None
+
+
+def remove_damaged(folder: Path) -> None:
+    """Delete a damaged folder. It is renamed first, so that it never lacks a part under its name."""
+    aside = partial_folder(folder)
+    os.rename(folder, aside / "damaged")
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def open_task(folder: Path) -> StoredTask:
     """Open what ``write_task`` wrote.
 
     Raises:
-        ValueError: The folder is not there, or its files contradict each other.
+        ValueError: The folder is not there, or a file of it is damaged; the tokens are not read for this.
     """
-    meta = read_meta(folder)
-    try:
-        lengths = np.load(folder / "lengths.npy")
-        n_sources = np.load(folder / "n_sources.npy")
-        labels, groups = (
-            np.load(folder / name) if (folder / name).exists() else None for name in ("labels.npy", "groups.npy")
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} is damaged ({error}); delete it and it will be prepared again") from error
-    if lengths.sum() != meta["tokens"] or len(lengths) != len(n_sources):
-        raise ValueError(
-            f"{folder} is damaged: {meta['tokens']} tokens on disk, {lengths.sum()} by its lengths; "
-            "delete it and it will be prepared again"
-        )
-    for name, of_pairs in (("labels", labels), ("groups", groups)):
-        if of_pairs is not None and len(of_pairs) != len(lengths):
-            raise ValueError(
-                f"{folder} is damaged: {len(of_pairs)} {name} for {len(lengths)} pairs; "
-                "delete it and it will be prepared again"
-            )
+    meta = read_sealed(folder)
+    verify_files(folder, meta, [name for name in meta["files"] if name != "tokens.bin"])
+    columns = {name.removesuffix(".npy"): np.load(folder / name) for name in meta["files"] if name != "tokens.bin"}
+    lengths = columns["lengths"]
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)[:-1]]) if len(lengths) else np.empty(0)
-    return StoredTask(folder, lengths, n_sources, starts.astype(np.int64), meta["skipped"], labels, groups)
+    return StoredTask(
+        folder,
+        lengths,
+        columns["n_sources"],
+        starts.astype(np.int64),
+        meta["skipped"],
+        columns.get("labels"),
+        columns.get("groups"),
+    )

@@ -5,10 +5,11 @@ the tasks, so that they are written once for a mixture; 18 million examples take
 of a machine, and no memory that cannot be freed.
 """
 
-import json
-import os
+import errno
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..schema import TokenizedExample
-from .store import StoredTask, content_key, open_task, partial_folder, read_meta
+from ..whole_files import naming
+from .checksums import read_sealed, rename_sealed, seal_folder
+from .store import StoredTask, content_key, damage, open_task, partial_folder, remove_damaged
 
 COLUMNS: dict[str, Any] = {
     "lengths": np.int32,
@@ -78,45 +81,55 @@ class StoredTasks(Sequence[StoredTask]):
 def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
     """Open tasks that ``write_task`` wrote, their lengths joined in a folder under `root`.
 
+    The joined files are read once and compared with their checksums and with the tasks. Damaged ones are reported and
+    joined again.
+
     Raises:
-        ValueError: A folder is not there, or its files contradict each other.
+        ValueError: A folder is not there, or a file of it is damaged.
     """
     listed = tuple(folders)
-    skipped = tuple(read_meta(folder)["skipped"] for folder in listed)
+    metas = [read_sealed(folder) for folder in listed]
     joined = root / f"joined-{content_key(tasks=[folder.name for folder in listed], columns=list(COLUMNS))}"
+    tasks = {folder.name: meta["files"] for folder, meta in zip(listed, metas, strict=True)}
+    if joined.is_dir() and (problem := _joined_damage(joined, tasks)):
+        warnings.warn(f"{problem}; joining the tasks again", stacklevel=2)
+        remove_damaged(joined)
     if not joined.is_dir():
-        _join(listed, joined)
-    try:
+        _join(listed, joined, tasks)
+    with naming(joined):
         firsts = np.load(joined / "firsts.npy")
         columns = {name: _mapped(joined / f"{name}.bin", dtype) for name, dtype in COLUMNS.items()}
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{joined} is damaged ({error}); delete it and it will be written again") from error
     labels, groups = (columns[name] if len(columns[name]) else None for name in ("labels", "groups"))
     arrays = columns["lengths"], columns["n_sources"], columns["starts"]
-    return StoredTasks(listed, firsts, *arrays, skipped, labels, groups)
+    return StoredTasks(listed, firsts, *arrays, tuple(meta["skipped"] for meta in metas), labels, groups)
 
 
-def _join(folders: Sequence[Path], joined: Path) -> None:
+def _joined_damage(joined: Path, tasks: Mapping[str, Any]) -> str | None:
+    """What is wrong with joined files; None if nothing is."""
+    if problem := damage(joined, fully=True):
+        return problem
+    return None if read_sealed(joined)["tasks"] == tasks else f"{joined} was joined from other files of its tasks"
+
+
+def _join(folders: Sequence[Path], joined: Path, tasks: Mapping[str, Any]) -> None:
     partial = partial_folder(joined)
     try:
         sizes = []
-        files = {name: open(partial / f"{name}.bin", "wb") for name in COLUMNS}  # noqa: SIM115 - closed below
-        for folder in folders:
-            task = open_task(folder)
-            sizes.append(len(task))
-            for name, file in files.items():
-                values = getattr(task, name)
-                if values is not None:
-                    values.astype(COLUMNS[name]).tofile(file)
-        for file in files.values():
-            file.close()
-        np.save(partial / "firsts.npy", np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64))
-        (partial / "meta.json").write_text(json.dumps({"tasks": [f.name for f in folders]}))
-        partial.chmod(0o755)
-        os.rename(partial, joined)
+        with naming(partial), ExitStack() as opened:
+            files = {name: opened.enter_context(open(partial / f"{name}.bin", "wb")) for name in COLUMNS}
+            for folder in folders:
+                task = open_task(folder)
+                sizes.append(len(task))
+                for name, file in files.items():
+                    values = getattr(task, name)
+                    if values is not None:
+                        file.write(values.astype(COLUMNS[name]).tobytes())
+            np.save(partial / "firsts.npy", np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64))
+        seal_folder(partial, {"tasks": tasks})
+        rename_sealed(partial, joined)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and joined.exists():
+        if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY) and joined.exists():
             return  # another process joined the same tasks first
         raise
 

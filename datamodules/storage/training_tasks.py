@@ -8,9 +8,9 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..benchmarks import Split
 from ..messages import some
+from .checksums import read_sealed
 from .parallel_preparation import Job, Prepared, prepare_tasks
 from .preparation import Preparation
-from .store import read_meta
 from .stored_tasks import StoredTasks, open_tasks
 
 
@@ -26,9 +26,14 @@ class TrainingTasks:
         self.preparation, self.names = preparation, names
         self._folders: dict[str, Path] = {}
 
-    def prepare(self, processes: int) -> Prepared:
-        """Write the tasks that the store lacks, over several processes, and join all of them for ``open``."""
-        jobs = [Job(name, **self._held_out(name)) for name in self.names["train"]]
+    def prepare(self, processes: int, *, verify: bool = False) -> Prepared:
+        """Write the tasks that the store lacks, over several processes, and join all of them for ``open``.
+
+        Args:
+            processes: Processes that read, render and tokenize.
+            verify: Whether to read all files of the store and compare their checksums, instead of their sizes alone.
+        """
+        jobs = [Job(name, **self._held_out(name), verified=verify) for name in self.names["train"]]
         prepared = prepare_tasks(self.preparation, jobs, processes=processes)
         self.open(self.names["train"])
         return prepared
@@ -50,7 +55,7 @@ class TrainingTasks:
             ValueError: A task has no instances left beside those held out.
         """
         folders = {name: self.folder(name) for name in self.names["train"]}
-        meta = {name: read_meta(folder) for name, folder in folders.items() if folder.is_dir()}
+        meta = {name: read_sealed(folder) for name, folder in folders.items() if folder.is_dir()}
         empty = [name for name, of in meta.items() if not of["tokens"]]
         if empty and (len(empty) == len(folders) or not all(meta[name]["skipped"] for name in empty)):
             held_out = self.preparation.instances

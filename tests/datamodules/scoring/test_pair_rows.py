@@ -159,5 +159,5 @@ def test_the_stores_documents_are_pairs(tmp_path: Path) -> None:
     write_task(tmp_path / "task", pairs, vocabulary=20, about={})
     assert open_task(tmp_path / "task").document(0).label == 0.25
     np.save(tmp_path / "task" / "labels.npy", np.zeros(3, dtype=np.float32))
-    with pytest.raises(ValueError, match="3 labels for 1 pairs"):
+    with pytest.raises(ValueError, match=r"labels\.npy is damaged, it has 140 bytes instead of 132"):
         open_task(tmp_path / "task")

@@ -4,6 +4,8 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from live_processes import processes_with, within
 
 from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions
@@ -52,6 +55,39 @@ def test_several_processes_write_what_one_writes(
     described = capsys.readouterr().out
     assert "super_natural_instructions" in described
     assert "warning: 73 of 73 tasks are drawn less than half a time" in described  # in one step
+
+
+@pytest.mark.parametrize(("name", "fully"), [("tokens.bin", True), ("lengths.npy", True), ("tokens.bin", False)])
+def test_a_damaged_task_is_named_and_written_again(make_datamodule: Any, name: str, fully: bool) -> None:
+    """A flipped bit is found by reading all files, a missing end also without."""
+    data = make_datamodule()
+    job = Job(data.benchmark.task_names("train")[0], True, False, fully)
+    prepare_tasks(data.preparation, [job])
+    (path,) = data.preparation.folder.glob(f"*/{name}")
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-1] + (bytes([intact[-1] ^ 1]) if fully else b""))
+    with pytest.warns(UserWarning, match=rf"{name} is damaged, .*; writing it again"):
+        assert prepare_tasks(data.preparation, [job]).written == 1
+    assert path.read_bytes() == intact
+    assert prepare_tasks(data.preparation, [job]).found == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_a_preparation(toybench: Path, tmp_path: Path, number: signal.Signals) -> None:
+    data = {"benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}}
+    data |= {"tokenizer": str(toybench / "tokenizer"), "cache": str(tmp_path / "store"), "rows": {"length": 128}}
+    config = tmp_path / "recipe.yaml"
+    config.write_text(yaml.safe_dump({"data": {"class_path": "InstructionTuningDataModule", "init_args": data}}))
+    command = [sys.executable, "-m", "crosstask.cli", "prepare", "--config", str(config), "--processes", "2"]
+    environment = {**os.environ, "CROSSTASK_TEST_RUN": str(tmp_path)}
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert within(200, lambda: any((tmp_path / "store").glob("[!.]*"))), "no task was written"
+    assert len(processes_with(f"CROSSTASK_TEST_RUN={tmp_path}")) > 3  # it, a server, and two workers
+    os.kill(running.pid, number)
+    running.wait(timeout=30)
+    assert within(20, lambda: not processes_with(f"CROSSTASK_TEST_RUN={tmp_path}")), processes_with(
+        f"CROSSTASK_TEST_RUN={tmp_path}"
+    )
 
 
 def test_a_yaml_joins_collections_and_says_their_shares(

@@ -1,13 +1,16 @@
 """Tokenized examples on disk."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from crosstask.datamodules.schema import TokenizedExample
-from crosstask.datamodules.storage.store import content_key, open_task, write_task
+from crosstask.datamodules.storage.store import content_key, damage, open_task, write_task
 from crosstask.datamodules.storage.stored_tasks import open_tasks
 
 DOCUMENTS = [TokenizedExample(np.array([5, 6, 7]), 2), "empty input", TokenizedExample(np.array([8]), 0)]
@@ -51,17 +54,80 @@ def test_the_second_of_two_writers_yields(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["task"]
 
 
-def test_damage_is_named(tmp_path: Path) -> None:
+def flip(path: Path, place: int) -> None:
+    """Flip one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_folder_that_is_not_prepared_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist: call prepare_data"):
         open_task(tmp_path / "task")
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (
+            lambda folder: (folder / "tokens.bin").write_bytes(b"\0\0"),
+            r"tokens\.bin is damaged, it has 2 bytes instead",
+        ),
+        (lambda folder: (folder / "n_sources.npy").unlink(), r"n_sources\.npy is missing"),
+        (lambda folder: flip(folder / "lengths.npy", -8), r"lengths\.npy is damaged, its checksum is another"),
+        (lambda folder: flip(folder / "meta.json", 30), r"meta\.json is damaged"),
+        (lambda folder: (folder / "meta.json").write_text("[]"), r"meta\.json is damaged"),
+        (lambda folder: (folder / "meta.json").unlink(), r"meta\.json is damaged"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, harm: Callable[[Path], Any], message: str) -> None:
     write_task(tmp_path / "task", DOCUMENTS, vocabulary=600, about={})
-    (tmp_path / "task" / "tokens.bin").write_bytes(b"\x00\x00")
-    with pytest.raises(ValueError, match=r"is damaged: 1 tokens on disk, 4 by its meta\.json; delete it"):
+    harm(tmp_path / "task")
+    with pytest.raises(ValueError, match=f"{message}.*`crosstask prepare` writes it again"):
         open_task(tmp_path / "task")
-    write_task(tmp_path / "other", DOCUMENTS, vocabulary=600, about={})
-    np.save(tmp_path / "other" / "lengths.npy", np.array([3, 2], dtype=np.int32))
-    with pytest.raises(ValueError, match="is damaged: 4 tokens on disk, 5 by its lengths; delete it"):
-        open_task(tmp_path / "other")
+
+
+def test_every_flipped_byte_of_a_stored_task_is_found(tmp_path: Path) -> None:
+    write_task(tmp_path / "task", DOCUMENTS, vocabulary=600, about={})
+    assert damage(tmp_path / "task", fully=True) is None
+    for path in (tmp_path / "task").iterdir():
+        intact = path.read_bytes()
+        for place in range(len(intact)):
+            flip(path, place)
+            assert path.name in (damage(tmp_path / "task", fully=True) or ""), (path.name, place)
+            path.write_bytes(intact)
+
+
+@pytest.mark.parametrize("name", ["lengths.bin", "starts.bin", "firsts.npy", "meta.json"])
+def test_joined_files_that_are_damaged_are_joined_again(tmp_path: Path, name: str) -> None:
+    write_task(tmp_path / "one", DOCUMENTS, vocabulary=600, about={})
+    open_tasks([tmp_path / "one"], tmp_path)
+    (path,) = tmp_path.glob(f"joined-*/{name}")
+    intact = path.read_bytes()
+    flip(path, len(intact) // 2)
+    with pytest.warns(UserWarning, match=rf"{name} is damaged.*joining the tasks again"):
+        assert open_tasks([tmp_path / "one"], tmp_path).lengths.tolist() == [3, 1]
+    assert path.read_bytes() == intact
+
+
+def test_joined_files_of_other_tasks_are_joined_again(tmp_path: Path) -> None:
+    """A folder of the same name holds other documents, e.g. after it was copied from elsewhere."""
+    write_task(tmp_path / "one", DOCUMENTS, vocabulary=600, about={})
+    open_tasks([tmp_path / "one"], tmp_path)
+    shutil.rmtree(tmp_path / "one")
+    write_task(tmp_path / "one", [TokenizedExample(np.array([9, 9]), 1)], vocabulary=600, about={})
+    with pytest.warns(UserWarning, match="was joined from other files of its tasks; joining the tasks again"):
+        assert open_tasks([tmp_path / "one"], tmp_path).lengths.tolist() == [2]
+
+
+def test_a_store_that_is_deleted_under_a_run_is_named(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_task(tmp_path / name, DOCUMENTS, vocabulary=600, about={})
+    tasks = open_tasks([tmp_path / "one", tmp_path / "two"], tmp_path)
+    assert tasks.document(0, 0).input_ids.tolist() == [5, 6, 7]
+    shutil.rmtree(tmp_path / "two")
+    with pytest.raises(ValueError, match="two cannot be read any more, was the store deleted during this run"):
+        tasks.document(1, 0)
 
 
 def test_tasks_are_joined_once_and_mapped(tmp_path: Path) -> None:
@@ -80,7 +146,7 @@ def test_tasks_are_joined_once_and_mapped(tmp_path: Path) -> None:
     open_tasks(folders, tmp_path)
     assert [path.stat().st_mtime_ns for path in tmp_path.glob("joined-*/lengths.bin")] == [stamp]
     (tmp_path / "two" / "tokens.bin").write_bytes(b"")
-    with pytest.raises(ValueError, match="two is damaged: 0 tokens on disk"):
+    with pytest.raises(ValueError, match=r"two/tokens\.bin is damaged, it has 0 bytes instead of 4"):
         open_tasks(folders, tmp_path)
 
 

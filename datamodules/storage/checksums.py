@@ -1,0 +1,94 @@
+"""Checksums of a stored folder's files, in its ``meta.json``::
+
+    {"dtype": "uint16", ..., "files": {"tokens.bin": [2048, "9f3c..."]}, "seal": "a01b..."}
+
+A file has its size in bytes and its SHA-256; the seal is the SHA-256 of everything else in ``meta.json``. Opening a
+folder compares the seal and all sizes. ``verify_files`` reads all files, too.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..whole_files import naming, sync_folder
+
+META = "meta.json"
+
+WAY_OUT = "`crosstask prepare` writes it again"
+
+
+def seal_folder(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Write ``meta.json`` with the checksums of a folder's files, and have the system write all of them to the disk."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        with naming(path), open(path, "rb") as file:
+            os.fsync(file.fileno())
+            files[path.name] = [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+    content = {**meta, "files": files}
+    path = folder / META
+    with naming(path), open(path, "w", encoding="utf-8") as out:
+        out.write(json.dumps({**content, "seal": _seal(content)}, indent=1))
+        out.flush()
+        os.fsync(out.fileno())
+    sync_folder(folder)
+
+
+def rename_sealed(partial: Path, folder: Path) -> None:
+    """Rename a sealed folder, so that also after a power failure it is complete or not there.
+
+    Raises:
+        OSError: There is a folder of that name.
+    """
+    partial.chmod(0o755)
+    os.rename(partial, folder)
+    sync_folder(folder.parent)
+
+
+def read_sealed(folder: Path) -> dict[str, Any]:
+    """The content of ``meta.json``; its seal and the sizes of all files are those that were written.
+
+    Raises:
+        ValueError: The folder is not there, or is damaged; the message names the file.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder} does not exist: call prepare_data() before setup()")
+    path = folder / META
+    try:
+        meta = json.loads(path.read_bytes())
+        seal = meta.pop("seal")
+        intact = seal == _seal(meta)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {WAY_OUT}") from error
+    if not intact:
+        raise ValueError(f"{path} is damaged, its checksum is another: {WAY_OUT}")
+    for name, (size, _) in meta["files"].items():
+        there = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if there != size:
+            state = "is missing" if there is None else f"is damaged, it has {there} bytes instead of {size}"
+            raise ValueError(f"{folder / name} {state}: {WAY_OUT}")
+    return dict(meta)
+
+
+def verify_files(folder: Path, meta: Mapping[str, Any], names: Collection[str] | None = None) -> None:
+    """Compare the content of files with their checksums.
+
+    Args:
+        folder: A sealed folder.
+        meta: What ``read_sealed`` returned.
+        names: Names of the files; all by default.
+
+    Raises:
+        ValueError: A file is damaged.
+    """
+    for name, (_, digest) in meta["files"].items():
+        if names is None or name in names:
+            with open(folder / name, "rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise ValueError(f"{folder / name} is damaged, its checksum is another: {WAY_OUT}")
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

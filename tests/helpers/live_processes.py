@@ -1,0 +1,26 @@
+"""Processes that run: waiting for a condition, and finding them by their environment, which children inherit."""
+
+import contextlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Whether a condition becomes true within some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def processes_with(variable: str) -> list[int]:
+    """Processes with a variable in their environment, given as NAME=VALUE."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if variable.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
