@@ -4,10 +4,12 @@ Three layouts exist: one file (one device, DDP, FSDP with state_dict_type full),
 DeepSpeed folder. A wrong one is refused before any weight is read, by name and with the way out.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.load import _load_distributed_checkpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
@@ -165,18 +167,15 @@ def require_readable(path: Path, strategy: object) -> None:
 class AnyLayoutIO(TorchCheckpointIO):
     """Lets one device and DDP go on from a folder of shards, too: each process reads all of it.
 
-    A file is written beside the one that it replaces: Lightning writes it elsewhere, and copies it over the older one
-    where that is another file system.
+    A file is written beside the one that it replaces. Lightning would assemble it in memory and write it in TMPDIR,
+    which may be small, and where a kill leaves it.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        write = super().save_checkpoint
-        replace_whole(
-            Path(path), lambda beside: write(checkpoint, beside, storage_options), moves=True, wait=lambda: None
-        )
+        replace_whole(Path(path), lambda beside: _write_file(checkpoint, beside), moves=True, wait=lambda: None)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         if require_whole_checkpoint(Path(path)) == "file":
@@ -200,3 +199,11 @@ def read_plain_values_alone(strategy: Strategy) -> None:
         return load(checkpoint_path, weights_only=True)
 
     strategy.load_checkpoint = load_checkpoint  # type: ignore[method-assign]
+
+
+def _write_file(checkpoint: Mapping[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        torch.save(checkpoint, file)
+        file.flush()
+        os.fsync(file.fileno())

@@ -5,13 +5,14 @@ the way under the name that it no longer needs, and the newer one takes its plac
 one call of the system, as a file can, so that between two of these renamings only ``whole-NAME`` is left.
 """
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.strategies import Strategy
+
+from ...datamodules.whole_files import naming, sync_folder
 
 PARTIAL, WHOLE = "half-written-", "whole-"
 
@@ -27,23 +28,12 @@ def whole_path(path: Path) -> Path:
 
 
 def newest_path(path: Path) -> Path:
-    """A checkpoint's path, or where the newer one lies whose process was ended before it had taken that place."""
-    whole = whole_path(path)
-    if whole.exists() and (not path.exists() or path.stat().st_mtime <= whole.stat().st_mtime):
-        return whole
-    return path
+    """A checkpoint's path, or where the newer one lies whose process was ended before it had taken that place.
 
-
-def last_checkpoint(folder: Path, name: str) -> Path | None:
-    """The newest of a folder's checkpoints by the name of the last one, as a run has counted its versions.
-
-    Args:
-        folder: Where a run's checkpoints are.
-        name: What the last one is called, without its suffix.
+    No times are compared, since clocks go back: a save that ends, and the next one that begins, leave no other one.
     """
-    pattern = re.compile(rf"({WHOLE})?{re.escape(name)}(-.*)?\.ckpt")
-    found = [path for path in folder.glob("*.ckpt") if pattern.fullmatch(path.name)]
-    return max(found, key=lambda path: (path.stat().st_mtime, path.name.startswith(WHOLE)), default=None)
+    whole = whole_path(path)
+    return whole if whole.exists() else path
 
 
 def replace_whole(path: Path, write: Callable[[Path], None], *, moves: bool, wait: Callable[[], None]) -> None:
@@ -58,21 +48,25 @@ def replace_whole(path: Path, write: Callable[[Path], None], *, moves: bool, wai
     if moves:
         clear_place(path)
     wait()
-    write(partial_path(path))
+    try:
+        with naming(path):
+            write(partial_path(path))
+    except OSError:
+        if moves:
+            _delete(partial_path(path))  # a part on a full disk would leave no room for anything else
+        raise
     wait()
     if moves:
         partial_path(path).rename(whole_path(path))
         take_place(path)
+        sync_folder(path.parent)
     wait()
 
 
 def clear_place(path: Path) -> None:
     """Finish what an ended process did not, and delete what it left half-written."""
     if whole_path(path).exists():
-        if newest_path(path) == path:
-            _delete(whole_path(path))
-        else:
-            take_place(path)
+        take_place(path)
     _delete(partial_path(path))
 
 

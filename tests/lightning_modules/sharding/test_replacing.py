@@ -1,20 +1,19 @@
 """A checkpoint that replaces another: whenever the process ends, a whole one is found, and the next save ends well."""
 
+import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO
-from crosstask.lightning_modules.sharding.replacing import (
-    last_checkpoint,
-    newest_path,
-    replace_whole,
-    save_through_replacing,
-)
+from crosstask.lightning_modules.sharding.last_checkpoint import last_checkpoint
+from crosstask.lightning_modules.sharding.replacing import newest_path, replace_whole, save_through_replacing
 
 PARTS = ("a", "b")
 
@@ -102,6 +101,30 @@ def test_the_first_checkpoint_of_a_run_is_found_too(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path, "last") is None
     folder("new")(tmp_path / "whole-last.ckpt")
     assert newest_path(tmp_path / "last.ckpt") == last_checkpoint(tmp_path, "last") == tmp_path / "whole-last.ckpt"
+
+
+@pytest.mark.parametrize("newer", ["last.ckpt", "last-v1.ckpt", "whole-last.ckpt", "whole-last-v2.ckpt"])
+def test_an_older_checkpoint_does_not_win_after_a_clock_went_back(tmp_path: Path, newer: str) -> None:
+    for steps, name in enumerate([*sorted({"last.ckpt", "last-v1.ckpt", "last-v2.ckpt"} - {newer}), newer]):
+        torch.save({"global_step": 10 * steps}, tmp_path / name)
+        os.utime(tmp_path / name, (2**30 - steps, 2**30 - steps))
+    assert last_checkpoint(tmp_path, "last") == tmp_path / newer
+
+
+def test_a_checkpoint_that_cannot_be_read_is_the_last_choice(tmp_path: Path) -> None:
+    torch.save({"global_step": 1}, tmp_path / "last.ckpt")
+    (tmp_path / "last-v1.ckpt").write_bytes((tmp_path / "last.ckpt").read_bytes()[:100])
+    (tmp_path / "last-v2.ckpt").write_text("no checkpoint")
+    assert last_checkpoint(tmp_path, "last") == tmp_path / "last.ckpt"
+
+
+@pytest.mark.parametrize("place", ["elsewhere", "beside"])
+def test_a_checkpoint_needs_no_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    AnyLayoutIO().save_checkpoint({"step": 1}, tmp_path / "run" / "last.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert AnyLayoutIO().load_checkpoint(tmp_path / "run" / "last.ckpt")["step"] == 1
 
 
 def test_lightnings_own_writers_write_beside_what_they_replace(tmp_path: Path) -> None:
