@@ -1,15 +1,17 @@
 """The program ``crosstask``: the first word names a command, and only the file of that command is imported."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from crosstask.commands.shared.command_docs import command_names, overview
 from crosstask.commands.shared.config_names import configs_folder, with_config_paths
-from crosstask.commands.shared.errors import is_rejection
-from crosstask.commands.shared.library_messages import silence_libraries
+from crosstask.commands.shared.errors import is_rejection, is_termination, sentence
+from crosstask.commands.shared.library_messages import show_hidden_characters, silence_libraries
 from crosstask.datamodules.messages import nearest
+from crosstask.datamodules.visible_text import visible
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -36,12 +38,24 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def program() -> None:
     """The program: settings that it rejects are reported in a sentence, without a traceback."""
+    show_hidden_characters()
     try:
         main()
+    except SystemExit as error:
+        if not is_termination(error):
+            raise
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except KeyboardInterrupt:
+        if os.environ.get("CROSSTASK_TRACEBACK"):
+            raise
+        print("crosstask: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except Exception as error:
         if os.environ.get("CROSSTASK_TRACEBACK") or not is_rejection(error):
             raise
-        raise SystemExit(f"crosstask: {error}\n(CROSSTASK_TRACEBACK=1 shows the traceback.)") from None
+        raise SystemExit(
+            f"crosstask: {visible(sentence(error))}\n(CROSSTASK_TRACEBACK=1 shows the traceback.)"
+        ) from None
 
 
 if __name__ == "__main__":

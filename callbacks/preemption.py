@@ -1,4 +1,4 @@
-"""Preemption: on a signal, a checkpoint at the end of the optimizer step or validation batch, and a requeued job."""
+"""Preemption: on a signal or Ctrl-C, a checkpoint after the optimizer step or validation batch, and a requeued job."""
 
 import os
 import signal
@@ -20,13 +20,17 @@ class Preemption(Callback):
     """Save ``last.ckpt`` and stop when a scheduler signals, and have SLURM requeue the job.
 
     SIGUSR1 announces the end of the job's time (``sbatch --signal=USR1@180``): the job is requeued. SIGTERM comes with
-    preemption, ``scontrol requeue`` and ``scancel``, where SLURM decides what happens to the job. The signal handler
-    only sets a flag; all processes save together between two optimizer steps, because the signal reaches them at
-    different times. Lightning's handler saves inside the signal handler, wherever the program is.
+    preemption, ``scontrol requeue`` and ``scancel``, where SLURM decides what happens to the job. SIGINT is Ctrl-C; a
+    second one stops at once, without a checkpoint. The signal handler only sets a flag; all processes save together
+    between two optimizer steps, because the signal reaches them at different times. Lightning's handler saves inside
+    the signal handler, wherever the program is.
 
     A validation stops after the current batch, and the resumed run starts it again. A resumed run does not repeat the
     validation after the last step; ``crosstask validate`` does. The announced time must suffice for the longest
     optimizer step or validation batch, which generates all of its answers, and for writing the checkpoint.
+
+    ``exit_status`` is that of a process that a signal ended, so that ``crosstask fit && crosstask test`` does not test
+    an unfinished model; it is 0 if SLURM has requeued the job, which then is not to fail.
 
     Args:
         requeue: Requeue the job on SIGUSR1.
@@ -34,6 +38,7 @@ class Preemption(Callback):
 
     def __init__(self, requeue: bool = True) -> None:
         self.requeue, self.preempted = requeue, False
+        self.exit_status = 0
         self._received: signal.Signals | None = None
         self._replaced: dict[int, Any] = {}
         self._validated = 0  # validation batches before the current validation
@@ -41,10 +46,14 @@ class Preemption(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if checkpoint_folder(trainer) is None:
             raise ValueError("Preemption needs a ModelCheckpoint with a dirpath, to write last.ckpt into")
-        for number in (signal.SIGUSR1, signal.SIGTERM):
+        for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             self._replaced[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self._received == signal.SIGINT:
+                raise KeyboardInterrupt
+            rank_zero_info("\nsaving a checkpoint after this step; Ctrl-C again stops at once, without a checkpoint")
         self._received = signal.Signals(number)
 
     def on_train_batch_end(
@@ -100,9 +109,11 @@ class Preemption(Callback):
         assert folder is not None
         trainer.save_checkpoint(folder / "last.ckpt")
         rank_zero_info(f"preempted at step {trainer.global_step}: saved {folder / 'last.ckpt'}")
+        received = trainer.strategy.broadcast(self._received)  # another process than the first one may have it alone
         out_of_time = trainer.strategy.reduce_boolean_decision(self._received == signal.SIGUSR1, all=False)
-        if out_of_time and self.requeue and trainer.is_global_zero:
-            requeue_job()
+        number = signal.SIGUSR1 if out_of_time else received or signal.SIGTERM
+        requeued = out_of_time and self.requeue and trainer.is_global_zero and requeue_job()
+        self.exit_status = 0 if trainer.strategy.broadcast(requeued) else 128 + number
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self._replaced.items():
@@ -118,13 +129,14 @@ def checkpoint_folder(trainer: L.Trainer) -> Path | None:
     return None
 
 
-def requeue_job() -> None:
-    """Have SLURM requeue this job; does nothing outside SLURM."""
+def requeue_job() -> bool:
+    """Have SLURM requeue this job, and return whether it did; does nothing outside SLURM."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
-        return
+        return False
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     name = job if array is None else f"{array}_{task}"
     done = subprocess.run(["scontrol", "requeue", name], capture_output=True, text=True, check=False)
     if done.returncode:
         rank_zero_info(f"SLURM did not requeue job {name}: {done.stderr.strip()}")
+    return done.returncode == 0

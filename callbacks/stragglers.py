@@ -138,7 +138,11 @@ class Stragglers(Callback):
         reported = 0.0
         while not self._ended.wait(interval):
             mine = self._report._replace(written=time.time())
-            (folder / f"{rank:05d}.json").write_text(json.dumps(mine))
+            try:
+                (folder / f"{rank:05d}.json").write_text(json.dumps(mine))
+            except OSError as error:  # the training itself can go on without this watch
+                log.warning("progress of rank %d is not written any more: %s", rank, error)
+                return
             if rank == 0 and mine.since != reported and mine.written - mine.since > self.stall_after:
                 reported = mine.since
                 log.error(missing_ranks(read_progress(folder, size), time.time(), silent_after=3 * interval))

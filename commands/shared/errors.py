@@ -1,7 +1,10 @@
 """Which errors are shown to users as a sentence, without a traceback."""
 
+import errno
 import sys
 import traceback
+
+from ...datamodules.whole_files import system_error
 
 PACKAGE = __name__.partition(".")[0]
 
@@ -12,8 +15,65 @@ def is_ours(error: BaseException) -> bool:
     return str(frame.f_globals.get("__name__")).startswith(f"{PACKAGE}.")
 
 
+DISK_FAULTS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENAMETOOLONG,
+    errno.EMFILE,
+    errno.ENFILE,
+}
+"""Errors of the system that a repetition would meet again: no space, no permission, a broken disk."""
+
+
+WAYS_OUT = {
+    errno.ENOSPC: "; free some space and run the command again: what was complete before is kept",
+    errno.EDQUOT: "; free some space and run the command again: what was complete before is kept",
+    errno.EFBIG: "; the file system or `ulimit -f` limits the size of a file",
+    errno.EROFS: "; name a folder that can be written to",
+    errno.EACCES: "; name a folder that this user may read and write",
+    errno.EPERM: "; name a folder that this user may read and write",
+    errno.EMFILE: "; raise `ulimit -n`",
+}
+
+
+def is_disk_fault(error: BaseException) -> bool:
+    """Whether a disk or its permissions caused an error."""
+    system = system_error(error)
+    return system is not None and system.errno in DISK_FAULTS
+
+
+def sentence(error: Exception) -> str:
+    """What a user reads of an error: of an error of the system, the file and the reason."""
+    system = system_error(error)
+    if system is None or system.strerror is None or not (isinstance(error, OSError) or is_disk_fault(error)):
+        return str(error)
+    where = f"{system.filename}: " if system.filename is not None else ""
+    return f"{where}{system.strerror}{WAYS_OUT.get(system.errno or 0, '')}"
+
+
+def is_termination(error: SystemExit) -> bool:
+    """Whether Lightning ends the program on SIGTERM; its exit status would be 0."""
+    if "lightning" not in sys.modules:
+        return False
+    from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+    return isinstance(error, SIGTERMException)
+
+
 def is_rejection(error: Exception) -> bool:
-    """Whether an error rejects settings of the user: a ValueError of this package, or Lightning's misconfiguration."""
+    """Whether the message of an error is enough for a user.
+
+    It is for a ValueError of this package, an error of the system (a full disk, a missing file, no network), and
+    Lightning's misconfiguration.
+    """
+    if isinstance(error, OSError) or is_disk_fault(error):
+        return True
     if isinstance(error, ValueError):
         return is_ours(error)
     if "lightning" not in sys.modules:  # its import takes seconds

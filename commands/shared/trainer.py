@@ -1,5 +1,6 @@
 """The commands of Lightning's trainer: fit, validate, test and predict."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 
+from ...callbacks.preemption import Preemption
 from ...callbacks.progress import TrainingBar
+from ...datamodules.worker_processes import end_when_parent_dies, is_copy_of_parent
 from ...lightning_modules.planned_training import PlannedTraining
 from ...lightning_modules.sharding.checkpoints import (
     AnyLayoutIO,
@@ -23,7 +26,8 @@ from ...lightning_modules.sharding.checkpoints import (
     require_readable,
     require_resumable,
 )
-from ...lightning_modules.sharding.replacing import last_checkpoint, newest_path, save_through_replacing
+from ...lightning_modules.sharding.last_checkpoint import last_checkpoint, most_steps
+from ...lightning_modules.sharding.replacing import newest_path, save_through_replacing
 from .command_docs import command_doc
 from .library_messages import silence_libraries
 from .linked_cli import LinkedCLI
@@ -75,6 +79,8 @@ class TrainerCLI(LinkedCLI):
             callbacks[callbacks.index(bar)] = TrainingBar()
         if isinstance(trainer.accelerator, CPUAccelerator):
             callbacks.insert(0, CpuThreads())
+        if self.command == "fit" and trainer.checkpoint_callbacks and preemption(trainer) is None:
+            callbacks.insert(0, Preemption())
         return trainer
 
     def _require_checkpoint(self) -> None:
@@ -99,8 +105,7 @@ class TrainerCLI(LinkedCLI):
         """The checkpoint that Lightning calls ``last``, or a newer one whose process ended before it was renamed."""
         writers = [writer for writer in self.trainer.checkpoint_callbacks if isinstance(writer, ModelCheckpoint)]
         folders = [(Path(writer.dirpath), writer.CHECKPOINT_NAME_LAST) for writer in writers if writer.dirpath]
-        paths = [path for folder, name in folders if (path := last_checkpoint(folder, name)) is not None]
-        return max(paths, key=lambda path: path.stat().st_mtime, default=None)
+        return most_steps(path for folder, name in folders if (path := last_checkpoint(folder, name)) is not None)
 
     before_fit = before_validate = before_test = before_predict = _require_checkpoint
 
@@ -167,8 +172,27 @@ def run_and_leave(words: Sequence[str]) -> None:
 
     Args:
         words: fit, validate, test or predict, and the words after it.
+
+    Raises:
+        SystemExit: A signal ended the run.
     """
-    run_trainer(words)
+    if is_copy_of_parent():
+        end_when_parent_dies()  # the others would wait for the first process in a collective
+    status = exit_status(run_trainer(words).trainer)
     # Lightning leaves a gloo group to the interpreter's exit, where its threads can abort a run that has succeeded.
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    if status:
+        sys.exit(status)
+
+
+def exit_status(trainer: Trainer) -> int:
+    """The exit status of a run: not 0 if a signal ended it, unless SLURM starts it again."""
+    callback = preemption(trainer)
+    return 0 if callback is None else callback.exit_status
+
+
+def preemption(trainer: Trainer) -> Preemption | None:
+    """The trainer's callback Preemption; None if it has none."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in callbacks if isinstance(callback, Preemption)), None)

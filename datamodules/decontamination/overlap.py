@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..worker_processes import end_with_parent
 from .ngrams import BATCH_BYTES, Ngrams, ngrams
 
 WORDS = 13
@@ -217,6 +218,7 @@ _worker: list[tuple[EvaluationIndex, Callable[[str], Iterable[Document]]]] = [] 
 
 
 def _start(folder: Path, read: Callable[[str], Iterable[Document]]) -> None:
+    end_with_parent()
     _worker.append((EvaluationIndex.open(folder), read))
 
 

@@ -19,11 +19,11 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model:
 def test_a_run_that_was_asked_to_stop_ends_as_an_undisturbed_one(recipe: Path, step: int, within: str) -> None:
     handler = signal.getsignal(signal.SIGUSR1)
     folder, name = recipe.parent, f"{within}_{step}"
-    run(recipe, f"{name}-0", *signalled(step, within))
+    assert run(recipe, f"{name}-0", *signalled(step, within)) == 128 + signal.SIGUSR1
     assert signal.getsignal(signal.SIGUSR1) == handler
     saved = torch.load(folder / name / "last.ckpt", weights_only=False)["global_step"]
     assert saved == step + (within == "training")
-    run(recipe, f"{name}-1")
+    assert run(recipe, f"{name}-1") == 0
     expected, found = logged(folder, ["undisturbed"]), logged(folder, [f"{name}-0", f"{name}-1"])
     assert [step for step, key in expected if key == "train/loss"] == [0, 1, 2, 3]
     assert len({step for step, key in expected if key.startswith("validation/")}) == 2

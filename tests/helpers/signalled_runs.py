@@ -94,8 +94,13 @@ def fit_words(recipe: Path, name: str) -> list[str]:
     ]
 
 
-def run(recipe: Path, name: str, *words: str) -> None:
-    main([*fit_words(recipe, name), *words])
+def run(recipe: Path, name: str, *words: str) -> int:
+    """Run a fit and return its exit status."""
+    try:
+        main([*fit_words(recipe, name), *words])
+    except SystemExit as error:
+        return int(error.code or 0)
+    return 0
 
 
 def signalled(step: int, within: str) -> list[str]:

@@ -1,0 +1,45 @@
+"""Processes that work for another one end with it, however it ends."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+from multiprocessing import parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+
+
+def end_with_parent() -> None:
+    """Have this process of a pool end when its parent does: SIGKILL gives the parent no chance to end its workers.
+
+    The system closes the parent's end of a pipe, which is this process's sentinel of the parent. A keyboard interrupt,
+    which reaches all processes of a terminal, ends it without a traceback.
+    """
+    parent = parent_process()
+    assert parent is not None, "only a process of multiprocessing has a parent to end with"
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def end_when_parent_dies() -> None:
+    """Have Linux end this process when the one that started it ends, also by SIGKILL; elsewhere, do nothing."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def is_copy_of_parent() -> bool:
+    """Whether the parent runs the same command, as Lightning starts the other processes of a machine."""
+    if "LOCAL_RANK" not in os.environ:
+        return False
+    try:
+        ours, theirs = (Path(f"/proc/{process}/cmdline").read_bytes() for process in ("self", os.getppid()))
+    except OSError:  # no /proc, or the parent has ended
+        return False
+    return ours.split(b"\0")[2:] == theirs.split(b"\0")[2:]  # after the interpreter and the script, as it was found
+
+
+def _end_after(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,86 @@
+"""Commands that a signal interrupts: a checkpoint, an exit status, and no traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from live_processes import processes_with, within
+from signalled_runs import fit_words, write_recipe
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model: dict[str, Any]) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("interruptions"), toybench, tiny_model)
+
+
+def interrupted(
+    words: list[str], number: signal.Signals, begun: Callable[[], bool]
+) -> subprocess.CompletedProcess[str]:
+    """A command that receives a signal once something is true."""
+    running = subprocess.Popen(
+        [sys.executable, "-m", "crosstask.cli", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    while not begun() and running.poll() is None:
+        time.sleep(0.1)
+    running.send_signal(number)
+    out, err = running.communicate(timeout=120)
+    return subprocess.CompletedProcess(words, running.returncode, out, err)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_signal_leaves_a_checkpoint_and_an_exit_status(
+    recipe: Path, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
+    """Ctrl-C is a signal, too; `fit && test` must not test the model of an interrupted training."""
+    checkpoints, metrics = tmp_path / "checkpoints", recipe.parent / "run" / f"at_{number.name}" / "metrics.csv"
+    words = [*fit_words(recipe, f"at_{number.name}"), f"--trainer.callbacks.init_args.dirpath={checkpoints}"]
+    words += ["--trainer.max_steps=100000", "--trainer.val_check_interval=100000"]
+    done = interrupted(words, number, lambda: metrics.is_file() and metrics.stat().st_size > 500)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert torch.load(checkpoints / "last.ckpt", weights_only=False)["global_step"] > 2
+
+
+def test_an_interrupted_command_ends_without_a_traceback(recipe: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    words = ["prepare", "--config", str(recipe), f"--data.cache={store}", "--processes=2"]
+    done = interrupted(words, signal.SIGINT, lambda: any(store.glob("[!.]*")))
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.distributed
+def test_the_other_process_ends_with_the_first(recipe: Path, tmp_path: Path) -> None:
+    """Lightning starts it as a copy of the first one; it would wait in a collective."""
+    words = [*fit_words(recipe, "two"), f"--trainer.callbacks.init_args.dirpath={tmp_path}", "--trainer.strategy=ddp"]
+    words += ["--trainer.devices=2", "--trainer.max_steps=100000", "--trainer.val_check_interval=100000"]
+    metrics = recipe.parent / "run" / "two" / "metrics.csv"
+    environment = {**os.environ, "CROSSTASK_TEST_RUN": str(tmp_path)}
+    command = [sys.executable, "-m", "crosstask.cli", *words]
+    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert within(120, metrics.is_file), "no step was logged"
+    assert len(processes_with(f"CROSSTASK_TEST_RUN={tmp_path}")) == 2
+    running.kill()
+    running.wait()
+    assert within(20, lambda: not processes_with(f"CROSSTASK_TEST_RUN={tmp_path}"))
+
+
+def test_a_control_sequence_in_a_log_is_shown(tmp_path: Path) -> None:
+    code = (
+        "import logging, warnings\n"
+        "from crosstask.commands.shared.library_messages import show_hidden_characters\n"
+        "show_hidden_characters()\n"
+        "logging.warning('task %s', chr(27) + '[2J')\n"
+        "warnings.warn('task ' + chr(155) + '2J')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.count("⟨U+001B⟩") == 1
+    assert done.stderr.count("⟨U+009B⟩") == 1
+    assert not set(done.stderr) & {chr(27), chr(155)}
