@@ -47,7 +47,8 @@ class Preemption(Callback):
         if checkpoint_folder(trainer) is None:
             raise ValueError("Preemption needs a ModelCheckpoint with a dirpath, to write last.ckpt into")
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
-            self._replaced[number] = signal.signal(number, self._note)
+            if signal.getsignal(number) != signal.SIG_IGN:  # a shell has its background processes ignore Ctrl-C
+                self._replaced[number] = signal.signal(number, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT:

@@ -25,7 +25,11 @@ def interrupted(
 ) -> subprocess.CompletedProcess[str]:
     """A command that receives a signal once something is true."""
     running = subprocess.Popen(
-        [sys.executable, "-m", "crosstask.cli", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "crosstask.cli", *words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it in the background
     )
     while not begun() and running.poll() is None:
         time.sleep(0.1)
