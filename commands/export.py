@@ -15,6 +15,7 @@ import torch
 
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..lightning_modules.adapters import adapted_model, merged_weights, prefixed_model
+from ..lightning_modules.generation_settings import published_settings
 from ..lightning_modules.prefixes import save_prefix
 from ..lightning_modules.sharding.checkpoint_weights import checkpoint_weights
 from ..lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
@@ -59,6 +60,8 @@ def export_checkpoint(
             f"{checkpoint} does not state its model's configuration: it was not written by a module of crosstask"
         )
     like = empty_model(extras["architecture"], extras["config"])
+    if extras.get("generation"):
+        like.generation_config = published_settings(extras["generation"])
     saved_tokenizer = load_tokenizer(tokenizer or extras["tokenizer"], eos=False)
     weights = checkpoint_weights(path)
     if "prefix" in extras.get("adapters", {}):

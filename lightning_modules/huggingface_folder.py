@@ -9,7 +9,7 @@ from .adapters import merged_weights
 from .instruction_tuning import InstructionTuningModule
 from .prefixes import save_prefix
 from .scorer import ScorerModule
-from .sharding.safetensors_folder import architecture_of, empty_model, whole_tensors, write_weights
+from .sharding.safetensors_folder import empty_copy, whole_tensors, write_weights
 
 
 def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> None:
@@ -26,7 +26,7 @@ def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> 
         for _ in tensors:
             pass
         return
-    write_weights(tensors, empty_model(architecture_of(model), model.config.to_dict()), folder)
+    write_weights(tensors, empty_copy(model), folder)
     tokenizer: Any = module.tokenizer
     tokenizer.save_pretrained(folder)
 
@@ -43,8 +43,7 @@ def export_huggingface(module: L.LightningModule, folder: Path) -> None:
     assert module.model is not None
     assert module.tokenizer is not None
     if isinstance(module, InstructionTuningModule) and module.lora is not None:
-        empty = empty_model(architecture_of(module.model), module.model.config.to_dict())
-        write_weights(merged_weights(module.model), empty, folder)
+        write_weights(merged_weights(module.model), empty_copy(module.model), folder)
     elif isinstance(module, InstructionTuningModule) and module.prefix is not None:
         assert module.pretrained is not None
         save_prefix(module.model, module.tokenizer, folder, weights=module.pretrained)

@@ -26,6 +26,7 @@ from .evaluation.likelihood import score_option_batch
 from .evaluation.metrics import Scores
 from .evaluation.option_scores import Score
 from .evaluation.weights_digest import weights_digest
+from .generation_settings import end_tokens, set_generation_settings
 from .hyperparameters import as_group
 from .models import Network, build_model, model_config, prepare_network, require_one_start, require_positions
 from .optimization import Optimization
@@ -123,9 +124,7 @@ class InstructionTuningModule(PlannedTraining):
         if self.prefix is not None and self.network.gradient_checkpointing:
             raise ValueError("recomputed blocks drop the prefix: set network.gradient_checkpointing to false")
         model = self.built(partial(self._build, config, vocabulary), self.pretrained)
-        # Targets end with the tokenizer's eos; a configuration of fields may have another one, or none.
-        model.config.eos_token_id = model.generation_config.eos_token_id = self.tokenizer.eos_token_id
-        model.generation_config.pad_token_id = self.tokenizer.pad_token_id
+        set_generation_settings(model, self.tokenizer, self.pretrained)
         prepare_network(model, self.network)
         # from_pretrained returns a model in evaluation mode, and Lightning keeps modes: dropout would be off.
         self.model = model.train()
@@ -248,7 +247,9 @@ class InstructionTuningModule(PlannedTraining):
 
     def answer_fingerprint(self) -> dict[str, str] | None:
         """Everything beside the prompt that decides an answer; every process must call it (``PredictionWriter``)."""
-        settings = (self.decoding, self.score, self.rouge, self.seed)
+        assert self.tokenizer is not None
+        ends = end_tokens(self.language_model, self.tokenizer)
+        settings = (self.decoding, self.score, self.rouge, self.seed, ends)
         return {
             "weights": weights_digest(self),
             "decoding": repr(settings),

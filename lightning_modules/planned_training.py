@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 
 from ..datamodules.base import run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
+from .generation_settings import published_settings, settings_as_fields
 from .hyperparameters import plain_values
 from .models import Network
 from .optimization import Optimization, accept_named_states, matrix_names, parameter_groups, scheduler
@@ -235,6 +236,7 @@ class PlannedTraining(L.LightningModule):
             "model": self._identity,
             "architecture": architecture_of(self.model),
             "config": config,
+            "generation": settings_as_fields(self.model),
             "tokenizer": self.tokenizer_name,
             "strategy": type(self.trainer.strategy).__name__,
             "skipped_steps": self.skipped_steps,
@@ -248,6 +250,8 @@ class PlannedTraining(L.LightningModule):
         """Check that the checkpoint is of this model, and restore the counters."""
         self._require_own(checkpoint, "ckpt_path")
         self.skipped_steps = checkpoint.get(KEY, {}).get("skipped_steps", 0)
+        if self.model is not None and (saved := checkpoint.get(KEY, {}).get("generation")):
+            self.model.generation_config = published_settings(saved)
         if self.attached_trainer is not None:
             realign_progress(checkpoint, replicas(self.attached_trainer))
 

@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -132,8 +133,8 @@ class _Tokens:
 
     eos_token_id, pad_token_id = 2, 1
 
-    def batch_decode(self, rows: torch.Tensor, **_: Any) -> list[str]:
-        return [" ".join(map(str, row)) for row in rows.tolist()]
+    def batch_decode(self, rows: Sequence[Sequence[int]], **_: Any) -> list[str]:
+        return [" ".join(map(str, row)) for row in rows]
 
 
 def answer(settings: argparse.Namespace) -> dict[str, float]:

@@ -55,6 +55,7 @@ ORDER = {
         "hyperparameters",
         "target_loss",
         "models",
+        "generation_settings",
         "optimization",
         "prefixes",
         "model_digest",

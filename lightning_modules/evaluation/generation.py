@@ -12,8 +12,9 @@ its samples (see prompt_cache.py).
 # R rows, V vocabulary, T generated tokens, L columns
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ from transformers import (
 
 from ...datamodules.evaluation.loaders import pad_prompts
 from ...datamodules.packing.budget_batches import budget_batches
+from ..generation_settings import end_tokens
 from .prompt_cache import PromptCache
 
 
@@ -46,7 +48,7 @@ class Decoding:
         top_k: Draw from so many most probable tokens; 0 is all.
         top_p: Draw from the most probable tokens that together have this probability (nucleus sampling).
         beams: Width of beam search.
-        stop: Texts that end an answer, beside eos; neither they nor what follows are part of it.
+        stop: Texts that end an answer, beside the model's end tokens; neither they nor what follows are part of it.
     """
 
     samples: int = 1
@@ -126,7 +128,7 @@ def generate(
         decodings: How each prompt is answered.
         seeds: The seed of each prompt, e.g. from ``prompt_seed``.
         max_new_tokens: Most tokens of an answer.
-        min_new_tokens: Fewest tokens before eos.
+        min_new_tokens: Fewest tokens before an end token.
         stop: Texts that end an answer; neither they nor what follows are part of it.
         budget: Most tokens of a batch, including all sequences and their answers.
 
@@ -185,14 +187,15 @@ def answer_batch(
         "max_new_tokens": max_new_tokens,
         # The model's own min_length counts the prompt, too: it is overridden unless min_new_tokens overrides it.
         **({"min_new_tokens": min_new_tokens} if min_new_tokens else {"min_length": 0}),
-        "eos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": (ends := end_tokens(model, tokenizer)),
         "pad_token_id": tokenizer.pad_token_id,
     }
     enders = [StopTexts(tokenizer, stop, cache.width)] if stop else []
     answers: list[list[list[str]]] = [[[] for _ in decodings] for _ in seeds]
 
     def add(places: Sequence[int], ids: Tensor) -> None:
-        texts = [cut_at_stop(text, stop).strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        rows = [before_end(row, ends) for row in ids.tolist()]
+        texts = [cut_at_stop(text, stop).strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
         of_row = [place for place in places for _ in range(decodings[place].samples)]
         for row, text in enumerate(texts):
             prompt, sequence = divmod(row, len(of_row))
@@ -306,6 +309,15 @@ def shared_stop(decodings: Sequence[Decoding]) -> tuple[str, ...]:
     if len(stops) > 1:
         raise ValueError(f"decodings that generate together must have the same stop texts, got {sorted(stops)}")
     return stops.pop() if stops else ()
+
+
+def before_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
+    """The tokens before the first end token, which need not be special to the tokenizer.
+
+    >>> before_end([7, 8, 2, 0, 0], ends=[1, 2])
+    [7, 8]
+    """
+    return list(takewhile(lambda token: token not in ends, ids))
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:

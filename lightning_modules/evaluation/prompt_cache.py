@@ -93,7 +93,7 @@ class PromptCache:
         *,
         enders: Sequence[Any],
         max_new_tokens: int,
-        eos_token_id: int,
+        eos_token_id: Sequence[int],
         pad_token_id: int,
         min_new_tokens: int = 0,
         **_: Any,
@@ -111,6 +111,7 @@ class PromptCache:
         node_R = row_R // rows
         token_BN, place_BN = self.input_ids[:, -1:], self.attention_mask.sum(dim=1, keepdim=True) - 1
         ids = torch.full((len(row_R), max_new_tokens), pad_token_id, device=seen_BNC.device)
+        ends = torch.tensor(eos_token_id, device=seen_BNC.device)
         for step in range(max_new_tokens):
             logits: Tensor = self.model(
                 input_ids=token_BN,
@@ -121,10 +122,10 @@ class PromptCache:
             ).logits.flatten(0, 1)
             logits = logits.to(torch.float32, copy=True)
             if step < min_new_tokens:
-                logits[:, eos_token_id] = -torch.inf
+                logits[:, ends] = -torch.inf
             chosen_R = choose(step, logits, node_R, row_R)
             ids[row_R, step] = chosen_R
-            running = chosen_R != eos_token_id
+            running = ~torch.isin(chosen_R, ends)
             for ended in enders:
                 running &= ~ended(ids[row_R, : step + 1], None)
             if step + 1 == max_new_tokens or not running.any():

@@ -28,6 +28,14 @@ def empty_model(architecture: str, config: dict[str, Any]) -> PreTrainedModel:
         return architecture_class(architecture)(AutoConfig.for_model(fields.pop("model_type"), **fields))
 
 
+def empty_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of the same architecture and settings, without memory for its weights."""
+    like = empty_model(architecture_of(model), model.config.to_dict())
+    if model.can_generate():
+        like.generation_config = model.generation_config
+    return like
+
+
 def write_weights(
     tensors: Iterable[tuple[str, Tensor]],
     like: PreTrainedModel,

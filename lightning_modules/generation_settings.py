@@ -1,0 +1,69 @@
+"""A model's settings of generation: kept as they were published, and the tokens that end an answer."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end an answer: the tokenizer's eos, which targets end with, and all of the model's generation_config.
+
+    A chat model ends its turn with another token than a document.
+    """
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+    return list(dict.fromkeys(number for number in ids if number is not None))
+
+
+def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pretrained: str | None) -> None:
+    """Give a model that will be trained its settings of generation, in place.
+
+    Published settings are kept whole. The tokenizer's eos, which targets end with, is added where they lack it. A model
+    of random weights gets the special tokens of its tokenizer, whatever the defaults of its architecture are.
+
+    Args:
+        model: The model, whose strategy may have built it without the files beside its weights.
+        tokenizer: Its tokenizer.
+        pretrained: Hub name or folder of its weights; None for random ones.
+    """
+    if pretrained is None:
+        model.config.eos_token_id = tokenizer.eos_token_id
+        model.generation_config = GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            decoder_start_token_id=getattr(model.config, "decoder_start_token_id", None),
+        )
+        return
+    try:
+        model.generation_config = GenerationConfig.from_pretrained(pretrained)
+    except OSError:  # no generation_config.json: transformers made the settings from config.json
+        assert model.generation_config is not None
+    ends = end_tokens(model, tokenizer)
+    configured = model.generation_config.eos_token_id
+    if tokenizer.eos_token_id not in (configured if isinstance(configured, list) else [configured]):
+        added = {"eos_token_id": [*ends[1:], ends[0]] if len(ends) > 1 else ends[0]}
+        model.generation_config = published_settings({**settings_as_fields(model), **added})
+
+
+def settings_as_fields(model: PreTrainedModel) -> dict[str, Any]:
+    """A model's settings of generation that are not defaults, as plain values; empty for one that cannot generate."""
+    if not model.can_generate() or model.generation_config is None:
+        return {}
+    fields: dict[str, Any] = json.loads(model.generation_config.to_json_string(keys_to_pop=["compile_config"]))
+    return fields
+
+
+def published_settings(fields: Mapping[str, Any]) -> GenerationConfig:
+    """Settings of generation as if read from a model's folder.
+
+    transformers refuses to save settings that contradict each other, as published ones often do (a temperature without
+    sampling), unless they are as they were read.
+    """
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "generation_config.json").write_text(json.dumps(dict(fields)), encoding="utf-8")
+        return GenerationConfig.from_pretrained(folder)
