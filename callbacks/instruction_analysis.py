@@ -16,6 +16,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from ..datamodules.bilevel.exemplars import InstructionInputs
 from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
+from ..datamodules.rendering.special_tokens import truncating_tokenizer
 from ..datamodules.schema import Task
 from ..datamodules.whole_files import write_whole
 from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
@@ -138,9 +139,10 @@ def definition_states(module: InstructionOptimizationModule, texts: Sequence[str
     """Mean last hidden states [n, W] of texts, one text at a time."""
     assert module.tokenizer is not None
     rows = []
-    for text in texts:
-        ids = module.tokenizer(text or " ", return_tensors="pt", truncation=True, max_length=module.row_length)
-        ids = ids["input_ids"].to(module.device)
+    with truncating_tokenizer(module.tokenizer, module.row_length) as backend:
+        encodings = backend.encode_batch_fast([text or " " for text in texts])
+    for encoding in encodings:
+        ids = torch.tensor([encoding.ids], device=module.device)
         states = reader(module.language_model).encode(ids, torch.ones_like(ids))
         rows.append(states.mean(dim=1)[0].double().cpu().numpy())
     return np.stack(rows)

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from ..datamodules.packing.replicas import process_of_job
+from ..datamodules.rendering.special_tokens import bos_departure
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import SampleFile, write_generator_info
 from ..datamodules.visible_text import terminal_text
@@ -53,7 +54,7 @@ def write_samples(
     max_new_tokens: int = 64,
     max_source: int | None = None,
     stop: Sequence[str] = (),
-    bos: bool = False,
+    bos: bool | None = None,
     chat: bool = False,
     likelihood: bool = True,
     seed: int = 0,
@@ -82,7 +83,7 @@ def write_samples(
         max_source: Tokens of the longest prompt; the beginning of a longer one is cut, and the cuts are counted. By
             default 1,024, or 512 with `faithful`.
         stop: Texts that end a response, beside eos.
-        bos: Whether a decoder-only prompt begins with the tokenizer's bos token.
+        bos: Whether the bos token begins a prompt; null for what the tokenizer adds by itself.
         chat: Render prompts as a user's message by the tokenizer's chat template, which adds bos itself.
         likelihood: Store the log-likelihood of every response, which self-scoring needs.
         seed: Seed of sampling.
@@ -97,7 +98,7 @@ def write_samples(
     if (generator is None) == (not answers):
         raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
     if chat and bos:
-        raise ValueError("a chat template adds bos itself: set bos to false with chat")
+        raise ValueError("a chat template adds bos itself: leave bos out with chat")
     console, (rank, size, _) = Console(), process_of_job()
     name = name or (Path(generator).name if generator else Path(answers[0]).stem)
     path = Path(output).expanduser() / f"{name}-{rank:04}-of-{size:04}.jsonl"
@@ -124,6 +125,8 @@ def write_samples(
     expected = sum(decoding.samples for decoding in settings["decodings"].values())
     file = SampleFile(path, about, expected=expected)
     model, tokenizer = load_generator(generator, dtype=dtype, device=device)
+    if not chat and (departure := bos_departure(tokenizer, bos)):
+        console.print(terminal_text(departure), highlight=False, markup=False)
     write_generator_info(path, name, model.num_parameters())
     began = len(file.done)
     mine = islice(examples.prompts(skipped), rank, None, size)

@@ -3,6 +3,8 @@
 from collections import Counter
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from .base import BenchmarkDataModule
 from .benchmarks import Benchmark, Split
 from .bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
@@ -15,6 +17,7 @@ from .evaluation.loaders import EvaluationLoaders, longest_source
 from .evaluation.prompt_stage import PromptStage, read_prompt_stage
 from .packing.row_settings import packing_of
 from .rendering.prompts import PromptForm, TkInstructPrompt
+from .rendering.special_tokens import bos_departure
 from .rendering.tokenization import load_tokenizer
 from .schema import Stage
 from .splits import Instances
@@ -39,7 +42,8 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         instructions: The texts that instructions are computed from.
         instances: How many instances of a task train, validate and test.
         evaluation: How prompts are evaluated.
-        bos: Whether a decoder-only document begins with the tokenizer's bos token.
+        bos: Whether the tokenizer's bos token begins a document; null for what the tokenizer adds by itself, behind
+            which its model was pre-trained.
         seed: Decides instances, order, exemplars and renderings.
     """
 
@@ -58,7 +62,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         instructions: InstructionTexts = InstructionTexts(),  # noqa: B008 - frozen
         instances: Instances = Instances(train=100),  # noqa: B008 - frozen
         evaluation: Evaluation = Evaluation(max_new_tokens=128),  # noqa: B008 - frozen
-        bos: bool = False,
+        bos: bool | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(benchmark, tokenizer, prompt, instances, seed)
@@ -102,10 +106,13 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         return {**names, "validation": names["train"]}
 
     def _prepare_how(self) -> Preparation:
+        tokenizer = load_tokenizer(self.tokenizer_name)
+        if departure := bos_departure(tokenizer, self.bos):
+            rank_zero_info(departure)
         return Preparation(
             self.benchmark,
             self.prompt,
-            load_tokenizer(self.tokenizer_name),
+            tokenizer,
             pair=self.rows.target_length is not None,
             bos=self.bos,
             instances=self.instances,

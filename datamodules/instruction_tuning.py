@@ -1,5 +1,7 @@
 """The LightningDataModule of instruction tuning: a benchmark's tasks as packed rows, and prompts to evaluate."""
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from .base import StoredDataModule
 from .benchmarks import Benchmark
 from .evaluation.evaluation_settings import Evaluation
@@ -10,6 +12,7 @@ from .packing.collate import CausalRows, Seq2SeqRows
 from .packing.row_settings import Rows
 from .rendering.demonstrations import Demonstrations
 from .rendering.prompts import OptImlPrompt, PromptForm
+from .rendering.special_tokens import bos_departure
 from .rendering.tokenization import load_tokenizer
 from .schema import Stage
 from .splits import Instances
@@ -32,7 +35,8 @@ class InstructionTuningDataModule(StoredDataModule):
         instances: How many instances of a task train, validate and test.
         evaluation: How prompts are evaluated.
         demonstrations: Demonstrations in training prompts (MetaICL); null for none.
-        bos: Whether a decoder-only document begins with the tokenizer's bos token.
+        bos: Whether the tokenizer's bos token begins a document; null for what the tokenizer adds by itself, behind
+            which its model was pre-trained.
         cache: Folder of the store.
         processes: Processes that prepare what the store lacks; ``crosstask prepare`` does it ahead of training.
         seed: Decides renderings, instances, mixture and packing.
@@ -50,7 +54,7 @@ class InstructionTuningDataModule(StoredDataModule):
         instances: Instances = Instances(),  # noqa: B008 - frozen
         evaluation: Evaluation = Evaluation(),  # noqa: B008 - frozen
         demonstrations: Demonstrations | None = None,
-        bos: bool = False,
+        bos: bool | None = None,
         cache: str = "~/.cache/crosstask",
         processes: int = 1,
         seed: int = 0,
@@ -74,10 +78,13 @@ class InstructionTuningDataModule(StoredDataModule):
         return self.evaluation_loaders.row_kind
 
     def _prepare_how(self) -> Preparation:
+        tokenizer = load_tokenizer(self.tokenizer_name)
+        if departure := bos_departure(tokenizer, self.bos):
+            rank_zero_info(departure)
         return Preparation(
             self.benchmark,
             self.prompt,
-            load_tokenizer(self.tokenizer_name),
+            tokenizer,
             pair=self.rows.target_length is not None,
             bos=self.bos,
             instances=self.instances,

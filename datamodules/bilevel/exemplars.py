@@ -8,9 +8,11 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from ..rendering.prompts import sentence
+from ..rendering.special_tokens import truncating_tokenizer
 from ..schema import Example
 
 
@@ -108,19 +110,12 @@ def encode_pairs(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], *, longest: int
 ) -> tuple[Tensor, Tensor]:
     """Tokens [n, P] of pairs of texts and their mask; pairs over `longest` tokens lose the end of their longer text."""
-    firsts, seconds = map(list, zip(*pairs, strict=True))
-    encoded = tokenizer(
-        firsts,
-        seconds,
-        add_special_tokens=False,
-        truncation="longest_first",
-        max_length=longest,
-        padding=True,
-        padding_side="right",
-        return_tensors="pt",
-        verbose=False,
-    )
-    return encoded["input_ids"], encoded["attention_mask"]
+    with truncating_tokenizer(tokenizer, longest) as backend:
+        encodings = backend.encode_batch_fast(list(pairs), add_special_tokens=False)
+    rows = [torch.tensor(encoding.ids, dtype=torch.int64) for encoding in encodings]
+    ids = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
 def encode_exemplars(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, PreTrainedModel
 
 from ..pretrained_weights import load_pretrained
+from ..rendering.special_tokens import truncating_tokenizer
 from ..rendering.tokenization import load_tokenizer
 from ..schema import Task
 
@@ -157,9 +158,10 @@ def embed_texts(texts: Sequence[str], encoder: str) -> NDArray[np.float64]:
     model: Any = load_pretrained(AutoModel, encoder, optional=_is_unread).eval()
     reader = model.encoder if _has_decoder_behind_encoder(model) else model
     rows = []
-    for text in texts:
-        ids = tokenizer(text or " ", return_tensors="pt", truncation=True)["input_ids"]
-        rows.append(reader(input_ids=ids).last_hidden_state.mean(dim=1)[0].double().numpy())
+    with truncating_tokenizer(tokenizer, min(tokenizer.model_max_length, 1 << 20)) as backend:
+        encodings = backend.encode_batch_fast([text or " " for text in texts])
+    for encoding in encodings:
+        rows.append(reader(input_ids=torch.tensor([encoding.ids])).last_hidden_state.mean(dim=1)[0].double().numpy())
     return np.stack(rows)
 
 

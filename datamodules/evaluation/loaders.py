@@ -19,6 +19,7 @@ from ..packing.best_fit import Packing, one_per_row
 from ..packing.budget_batches import budget_batches
 from ..packing.collate import CausalRows, RowBatch, RowKind, Seq2SeqRows
 from ..packing.replicas import Replicas
+from ..rendering.special_tokens import leading_tokens
 from ..rendering.tokenization import tokenize_sources, tokenizer_fingerprint
 from ..schema import EvaluationExample, PromptBatch, TokenizedExample
 from ..storage.preparation import Preparation
@@ -91,11 +92,12 @@ class EvaluationLoaders:
     def fingerprint(self, examples: EvaluationSet) -> dict[str, str]:
         """Digests and settings that decide the prompts of a stage and their batches."""
         evaluation = self.evaluation
+        leading = leading_tokens(self.preparation.tokenizer, self.preparation.bos)
         lengths = (evaluation.max_new_tokens, evaluation.batch_tokens, self.row_length, self.target_length)
         return {
             "prompts": hashlib.sha256(repr(examples.examples).encode()).hexdigest(),
             "tokenizer": tokenizer_fingerprint(self.preparation.tokenizer),
-            "batches": repr((*lengths, self.packing.__name__, self.preparation.bos, evaluation.ranking)),
+            "batches": repr((*lengths, self.packing.__name__, leading, evaluation.ranking)),
         }
 
     def _option_loader(

@@ -30,9 +30,10 @@ def tokenize_options(
     options: Sequence[Sequence[str]],
     *,
     pair: bool,
-    bos: bool = False,
+    bos: bool | None = None,
     eos: bool = True,
     joint: str = " ",
+    end: int | None = None,
 ) -> list[list[TokenizedExample]]:
     """Documents of every prompt's options, tokenized as training examples are.
 
@@ -41,9 +42,10 @@ def tokenize_options(
         sources: Prompts.
         options: Texts of each prompt's options.
         pair: Whether source and option are tokenized separately, for an encoder-decoder model.
-        bos: Whether a decoder-only document begins with the bos token.
+        bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
         eos: Whether an option ends in the eos token; without it, a longer continuation costs nothing.
         joint: Text between a decoder-only model's prompt and an option.
+        end: Token after a decoder-only model's option; None for the tokenizer's eos.
 
     Raises:
         ValueError: Two options of a prompt are the same tokens, or an option has no token before it.
@@ -51,7 +53,10 @@ def tokenize_options(
     prompts = [Prompt(source, text.strip()) for source, texts in zip(sources, options, strict=True) for text in texts]
     if not prompts:
         return [[] for _ in sources]
-    documents = tokenize_pair(tokenizer, prompts) if pair else tokenize_joint(tokenizer, prompts, bos=bos, joint=joint)
+    if pair:
+        documents = tokenize_pair(tokenizer, prompts, bos=bos)
+    else:
+        documents = tokenize_joint(tokenizer, prompts, bos=bos, joint=joint, end=end)
     if not eos:
         documents = [document._replace(input_ids=document.input_ids[:-1]) for document in documents]
     remaining = iter(documents)
@@ -140,8 +145,6 @@ def _tree(documents: Sequence[TokenizedExample], shared: int) -> OptionTree:
 
 def common_prefix(documents: Sequence[TokenizedExample]) -> int:
     """Length of the documents' common prefix, without target tokens and without any document's last token.
-
-    A token at the joint may belong to the source for one option and not for another: a branch then begins with it.
 
     >>> a, b = TokenizedExample(np.array([5, 6, 7, 1]), 2), TokenizedExample(np.array([5, 6, 7, 8, 1]), 2)
     >>> common_prefix([a, b])

@@ -2,17 +2,23 @@
 
 For a decoder-only model, ``source.rstrip(" ") + " " + target`` is tokenized as one text, because a tokenizer may treat
 a word differently at the start of a text. Released OPT-IML data was joined the same way (metaseq,
-``_tokenize_src_tgt_json``). For an encoder-decoder model, source and target are tokenized apart.
+``_tokenize_src_tgt_json``). For an encoder-decoder model, source and target are tokenized apart. In both, the tokens
+before the target are those of the source alone, so that a model is evaluated on the tokens that it was trained behind.
 """
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..schema import Example, Prompt, Task, TokenizedExample
+from .special_tokens import encode, leading_tokens, special_tokens
+
+ENCODING_VERSION = 2
+"""Part of every tokenizer's fingerprint; raise it when the same text gets other ids."""
 
 
 def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
@@ -49,8 +55,14 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of all that decides the token ids of a text."""
-    special = json.dumps([tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id])
-    return hashlib.sha256((tokenizer.backend_tokenizer.to_str() + special).encode()).hexdigest()
+    special = [
+        tokenizer.eos_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.pad_token_id,
+        *sorted(special_tokens(tokenizer)),
+    ]
+    definition = tokenizer.backend_tokenizer.to_str() + json.dumps([ENCODING_VERSION, *special])
+    return hashlib.sha256(definition.encode()).hexdigest()
 
 
 def skip_reason(task: Task, example: Example) -> str | None:
@@ -68,66 +80,100 @@ def skip_reason(task: Task, example: Example) -> str | None:
     return None
 
 
-def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """A text as a user's message in the tokenizer's chat template, up to where the answer begins.
+def tokenize_joint(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    *,
+    bos: bool | None = None,
+    joint: str = " ",
+    end: int | None = None,
+) -> list[TokenizedExample]:
+    """Documents of a decoder-only model: leading tokens, source, joint and target, end.
+
+    The tokens before the target are those of ``tokenize_sources``, which are read at evaluation. The target's tokens
+    are the rest of the text's. Where a tokenizer merges text across the joint, there is no such rest, and the target is
+    tokenized by itself.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompts: Sources and targets.
+        bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
+        joint: Text between source and target; empty behind a chat template.
+        end: Token after the target; None for the tokenizer's eos.
 
     Raises:
-        ValueError: The tokenizer has no chat template.
+        ValueError: The tokenizer merges text across the joint, and the target by itself has other text.
     """
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use plain prompts (chat: false), or "
-            "a model that was tuned on chats"
-        )
-    message = {"role": "user", "content": text}
-    prompt: str = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)  # type: ignore[assignment]
-    return prompt
-
-
-def tokenize_joint(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, bos: bool = False, joint: str = " "
-) -> list[TokenizedExample]:
-    """Documents of a decoder-only model: [bos] source joint target eos.
-
-    A token that covers both sides of the joint belongs to the target, since the model has to write it. Behind a chat
-    template the joint is empty.
-    """
-    sources = [prompt.source.rstrip(" ") for prompt in prompts]
-    texts = [f"{source}{joint}{prompt.target}" for source, prompt in zip(sources, prompts, strict=True)]
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    head = [tokenizer.bos_token_id] if bos else []
-    if bos and tokenizer.bos_token_id is None:
-        raise ValueError("bos is true, but the tokenizer has no bos token")
+    sources = [_stripped(prompt.source, joint) for prompt in prompts]
+    distinct = list(dict.fromkeys(sources))
+    source_ids = dict(zip(distinct, encode(tokenizer, distinct), strict=True))
+    whole = encode(
+        tokenizer, [f"{source}{joint}{prompt.target}" for source, prompt in zip(sources, prompts, strict=True)]
+    )
+    head, tail = leading_tokens(tokenizer, bos), [tokenizer.eos_token_id if end is None else end]
     documents = []
-    for source, ids, spans in zip(sources, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        n_source = sum(1 for _, end in spans if end <= len(source))
-        document = np.array([*head, *ids, tokenizer.eos_token_id], dtype=np.int64)
-        documents.append(TokenizedExample(document, len(head) + n_source))
+    for source, prompt, ids in zip(sources, prompts, whole, strict=True):
+        before = source_ids[source]
+        n_source = len(before)
+        if ids[:n_source] != before:
+            ids = before + _target_alone(tokenizer, before, ids, joint, prompt.target)
+        documents.append(TokenizedExample(np.array([*head, *ids, *tail], dtype=np.int64), len(head) + n_source))
     return documents
 
 
-def tokenize_pair(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[TokenizedExample]:
-    """Documents of an encoder-decoder model: source eos | target eos, each side tokenized alone."""
-    sides = [
-        tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        for texts in ([prompt.source for prompt in prompts], [prompt.target for prompt in prompts])
-    ]
-    eos = tokenizer.eos_token_id
+def _stripped(source: str, joint: str) -> str:
+    """A source without the spaces that the joint replaces; a chat template may end in a space."""
+    return source.rstrip(" ") if joint else source
+
+
+def _target_alone(
+    tokenizer: PreTrainedTokenizerBase, before: list[int], whole: list[int], joint: str, target: str
+) -> list[int]:
+    """A target's tokens by themselves, which continue the source's tokens to the same text as the whole."""
+    text = _visible(tokenizer, whole)
+    for ids in encode(tokenizer, [joint + target, target]):
+        if _visible(tokenizer, before + ids) == text:
+            return ids
+    raise ValueError(
+        f"the tokenizer {tokenizer.name_or_path!r} merges text across the joint of a source and its target, so that "
+        f"the tokens that are read at evaluation cannot be trained, e.g. before the target {target[:40]!r}: choose a "
+        "tokenizer that splits text at spaces"
+    )
+
+
+def _visible(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
+    """Decoded text without white space: SentencePiece begins a text by itself with a space."""
+    decoded = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return unicodedata.normalize("NFC", "".join(decoded.split()))
+
+
+def tokenize_pair(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, bos: bool | None = None
+) -> list[TokenizedExample]:
+    """Documents of an encoder-decoder model: source eos | target eos, each side tokenized alone.
+
+    Both sides begin with the leading tokens: BART's do, T5 has none.
+    """
+    head, eos = leading_tokens(tokenizer, bos), tokenizer.eos_token_id
+    sources = encode(tokenizer, [prompt.source for prompt in prompts])
+    targets = encode(tokenizer, [prompt.target for prompt in prompts])
     return [
-        TokenizedExample(np.array([*source, eos, *target, eos], dtype=np.int64), len(source) + 1)
-        for source, target in zip(*sides, strict=True)
+        TokenizedExample(
+            np.array([*head, *source, eos, *head, *target, eos], dtype=np.int64), len(head) + len(source) + 1
+        )
+        for source, target in zip(sources, targets, strict=True)
     ]
 
 
 def tokenize_sources(
-    tokenizer: PreTrainedTokenizerBase, sources: Sequence[str], *, pair: bool, bos: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    *,
+    pair: bool,
+    bos: bool | None = None,
+    joint: str = " ",
 ) -> list[list[int]]:
     """Token ids of the sources: the same ids that precede the target in training."""
-    if not sources:
-        return []
-    if pair:
-        ids = tokenizer(list(sources), add_special_tokens=False, verbose=False)["input_ids"]
-        return [[*source, tokenizer.eos_token_id] for source in ids]
-    stripped = [source.rstrip(" ") for source in sources]
-    ids = tokenizer(stripped, add_special_tokens=False, verbose=False)["input_ids"]
-    return [[tokenizer.bos_token_id, *source] if bos else source for source in ids]
+    head, end = leading_tokens(tokenizer, bos), [tokenizer.eos_token_id] if pair else []
+    texts = list(sources) if pair else [_stripped(source, joint) for source in sources]
+    return [[*head, *ids, *end] for ids in encode(tokenizer, texts)]

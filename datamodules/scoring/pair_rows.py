@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..packing.collate import Cuts, Lengths
+from ..rendering.special_tokens import encode
 from ..schema import ScoredBatch, TokenizedExample
 
 Truncation = Literal["instruction", "longest_first"]
@@ -85,10 +86,7 @@ def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
 def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, list[int]]:
     """Token ids of every distinct text, without special tokens."""
     distinct = list(dict.fromkeys(texts))
-    if not distinct:
-        return {}
-    encoded = tokenizer(distinct, add_special_tokens=False, return_attention_mask=False, verbose=False)
-    return dict(zip(distinct, encoded["input_ids"], strict=True))
+    return dict(zip(distinct, encode(tokenizer, distinct), strict=True))
 
 
 def kept_tokens(

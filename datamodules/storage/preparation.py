@@ -20,6 +20,7 @@ from ..rendering.demonstrations import (
 )
 from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import PromptForm, rendering_rng
+from ..rendering.special_tokens import leading_tokens
 from ..rendering.tokenization import skip_reason, tokenize_joint, tokenize_pair, tokenizer_fingerprint
 from ..schema import Example, Prompt, Task, TokenizedExample
 from ..splits import Instances, InstanceSplit, choose_prompts
@@ -37,7 +38,7 @@ class Preparation:
         prompt: The form they are rendered in.
         tokenizer: Turns text into ids.
         pair: Whether source and target are tokenized apart, for an encoder-decoder model.
-        bos: Whether a decoder-only document begins with the bos token.
+        bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
         instances: How many instances train, validate and test.
         seed: Decides renderings and which instances train.
         folder: Root of the store.
@@ -48,7 +49,7 @@ class Preparation:
     prompt: PromptForm
     tokenizer: PreTrainedTokenizerBase
     pair: bool
-    bos: bool
+    bos: bool | None
     instances: Instances
     seed: int
     folder: Path
@@ -61,7 +62,7 @@ class Preparation:
             prompt=self.prompt.fingerprint(),
             tokenizer=tokenizer_fingerprint(self.tokenizer),
             pair=self.pair,
-            bos=self.bos,
+            leading=leading_tokens(self.tokenizer, self.bos),
             counts=self._counts(name),
             validated=validated,
             tested=tested,
@@ -127,7 +128,7 @@ class Preparation:
 
     def tokenize(self, prompts: list[Prompt]) -> list[TokenizedExample]:
         if self.pair:
-            return tokenize_pair(self.tokenizer, prompts)
+            return tokenize_pair(self.tokenizer, prompts, bos=self.bos)
         return tokenize_joint(self.tokenizer, prompts, bos=self.bos)
 
     def write(self, name: str, *, validated: bool, tested: bool, verified: bool = False) -> int | None:

@@ -10,6 +10,7 @@ option, as in OPT-IML's evaluation and in Brown et al. (arXiv 2005.14165, sectio
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -153,9 +154,10 @@ def score_options(
     options: Sequence[Sequence[str]],
     *,
     unconditional: str | None = None,
-    bos: bool = False,
+    bos: bool | None = None,
     eos: bool = True,
     joint: str = " ",
+    end: int | None = None,
     longest: int | None = None,
     tokens_per_forward: int = 8192,
 ) -> list[OptionScores]:
@@ -169,9 +171,10 @@ def score_options(
         prompts: The text before the options.
         options: Texts of each prompt's options.
         unconditional: An unconditional prompt, e.g. ``"Answer:"``, for the scores ``pmi``.
-        bos: Whether a decoder-only document begins with the tokenizer's bos token.
+        bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
         eos: Whether an option ends in the eos token.
         joint: Text between a decoder-only model's prompt and an option; empty after a chat template.
+        end: Token after a decoder-only model's option; None for the tokenizer's eos.
         longest: Most tokens of prompt and option together (encoder-decoder: of the prompt); by default the model's
             positions.
         tokens_per_forward: Most tokens of a forward pass; a longer prompt has one to itself.
@@ -186,15 +189,14 @@ def score_options(
         require_options(texts, f"prompt {place}")
     rows = option_rows(model, tokenizer, longest=longest, columns=tokens_per_forward)
     pair = bool(model.config.is_encoder_decoder)
-    documents = tokenize_options(tokenizer, prompts, options, pair=pair, bos=bos, eos=eos, joint=joint)
+    tokenize = partial(tokenize_options, tokenizer, pair=pair, bos=bos, eos=eos, joint=joint, end=end)
+    documents = tokenize(prompts, options)
     sums, lengths = _score_trees(model, rows, [rows.trees(group) for group in documents], tokens_per_forward)
     _warn_of_cuts(rows, documents)
     prior: dict[str, float] = {}
     if unconditional is not None:
         texts = list(dict.fromkeys(text.strip() for group in options for text in group))
-        documents = tokenize_options(
-            tokenizer, [unconditional] * len(texts), [[t] for t in texts], pair=pair, bos=bos, eos=eos, joint=joint
-        )
+        documents = tokenize([unconditional] * len(texts), [[text] for text in texts])
         prior_sums, _ = _score_trees(model, rows, [rows.trees(group) for group in documents], tokens_per_forward)
         prior = {text: score for text, [score] in zip(texts, prior_sums, strict=True)}
     return [

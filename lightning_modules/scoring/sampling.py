@@ -15,7 +15,8 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.packing.replicas import process_of_job
-from ...datamodules.rendering.tokenization import chat_prompt, load_tokenizer, tokenize_sources
+from ...datamodules.rendering.special_tokens import chat_end, chat_prompt
+from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
 from ...datamodules.scoring.sampled_examples import SampledPrompt
 from ...datamodules.scoring.samples import Sample, SampleFile, file_digest, read_samples, require_settings
 from ...datamodules.whole_files import whole_file
@@ -68,7 +69,7 @@ def sample_responses(
     min_new_tokens: int,
     max_source: int,
     stop: Sequence[str],
-    bos: bool,
+    bos: bool | None,
     chat: bool,
     likelihood: bool,
     seed: int,
@@ -88,12 +89,15 @@ def sample_responses(
         raise ValueError(
             f"the model's {positions} positions leave no room for a prompt beside {max_new_tokens} new tokens"
         )
+    form: dict[str, Any] = {"bos": bos, "joint": " ", "end": None}
+    if chat:  # the template writes bos, the text before the answer, and the answer's end
+        form = {"bos": False, "joint": "", "end": chat_end(tokenizer)}
     for chunk in _chunks(prompts):
         left = [prompt for prompt in chunk if not file.holds((prompt.task.name, prompt.example.id), prompt.source)]
         if not left:
             continue
         texts = [chat_prompt(tokenizer, prompt.source) if chat else prompt.source for prompt in left]
-        sources = tokenize_sources(tokenizer, texts, pair=pair, bos=bos)
+        sources = tokenize_sources(tokenizer, texts, pair=pair, bos=form["bos"], joint=form["joint"])
         cut += sum(len(source) > room for source in sources)
         responses = generate(
             model,
@@ -110,8 +114,8 @@ def sample_responses(
         while batch := list(islice(responses, WRITTEN_AT_ONCE)):
             samples = [_to_samples(texts_by_decoding, generator, decodings) for _, texts_by_decoding in batch]
             if likelihood:
-                read, joint = [texts[place] for place, _ in batch], "" if chat else " "
-                samples = with_likelihoods(model, tokenizer, read, samples, bos=bos, joint=joint, longest=longest)
+                read = [texts[place] for place, _ in batch]
+                samples = with_likelihoods(model, tokenizer, read, samples, longest=longest, **form)
             for (place, _), of_prompt in zip(batch, samples, strict=True):
                 prompt = left[place]
                 file.write((prompt.task.name, prompt.example.id), of_prompt, prompt.source)
@@ -138,8 +142,9 @@ def with_likelihoods(
     sources: Sequence[str],
     samples: Sequence[Sequence[Sample]],
     *,
-    bos: bool = False,
+    bos: bool | None = None,
     joint: str = " ",
+    end: int | None = None,
     longest: int | None = None,
 ) -> list[list[Sample]]:
     """The samples of each source with their log-likelihoods; an empty text has none.
@@ -147,7 +152,7 @@ def with_likelihoods(
     Each distinct text is read once. It is tokenized as training targets are, whatever tokens it was generated in.
     """
     texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
-    scores = score_options(model, tokenizer, sources, texts, bos=bos, joint=joint, longest=longest)
+    scores = score_options(model, tokenizer, sources, texts, bos=bos, joint=joint, end=end, longest=longest)
     scored = []
     for group, distinct, of_texts in zip(samples, texts, scores, strict=True):
         pairs = zip(of_texts.sum, of_texts.token_mean, strict=True)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from crosstask.datamodules.rendering.tokenization import (
@@ -38,16 +38,6 @@ def test_what_is_read_before_an_answer_is_what_preceded_the_target_in_training(t
     documents = tokenize_joint(tokenizer, PROMPTS)
     sources = tokenize_sources(tokenizer, [prompt.source for prompt in PROMPTS], pair=False)
     assert [document.input_ids[: document.n_source].tolist() for document in documents] == sources
-
-
-def test_a_token_across_the_joint_is_a_target() -> None:
-    """Words of this vocabulary may hold a space: tokenizing the sides apart would never produce "a b"."""
-    words = Tokenizer(models.WordLevel({"a b": 0, "</s>": 1, "a": 2, "c": 3}, unk_token="c"))
-    words.pre_tokenizer = pre_tokenizers.Split("|", "removed")
-    whole = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
-    (document,) = tokenize_joint(whole, [Prompt("c|a", "b")])
-    assert document.input_ids.tolist() == [3, 0, 1]
-    assert document.n_source == 1
 
 
 def test_an_encoder_decoder_reads_two_texts_that_end(tokenizer: Any) -> None:

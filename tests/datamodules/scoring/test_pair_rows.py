@@ -1,5 +1,6 @@
 """Pairs in rows: the frame, the cuts, and the batch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,9 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from crosstask.datamodules.rendering.special_tokens import encode
 from crosstask.datamodules.schema import TokenizedExample
+from crosstask.datamodules.scoring import pair_rows
 from crosstask.datamodules.scoring.pair_rows import PairFrame, ScoredRows, Truncation, pair_frame, tokenize_texts
 from crosstask.datamodules.storage.store import open_task, write_task
 
@@ -142,13 +145,12 @@ def test_a_pair_must_hold_its_frame_and_fit_a_row(pair_length: int) -> None:
 def test_every_text_is_tokenized_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer = word_tokenizer("roberta")
     seen: list[str] = []
-    call = type(tokenizer).__call__
 
-    def counted(self: Any, texts: Any, *rest: Any, **options: Any) -> Any:
+    def counted(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
         seen.extend(texts)
-        return call(self, texts, *rest, **options)
+        return encode(tokenizer, texts)
 
-    monkeypatch.setattr(type(tokenizer), "__call__", counted)
+    monkeypatch.setattr(pair_rows, "encode", counted)
     assert tokenize_texts(tokenizer, ["a b", "c", "a b"]) == {"a b": [4, 5], "c": [6]}
     assert seen == ["a b", "c"]
     assert tokenize_texts(tokenizer, []) == {}

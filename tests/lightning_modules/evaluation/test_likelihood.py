@@ -203,12 +203,12 @@ def joint_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="</s>", pad_token="</s>")
 
 
-def test_a_token_over_the_joint_is_scored_with_its_option() -> None:
+def test_a_token_across_the_joint_is_divided_so_that_options_share_their_prompt() -> None:
     tokenizer = joint_tokenizer()
     (documents,) = tokenize_options(tokenizer, ["xa"], [["b", "c"]], pair=False)
-    assert [document.input_ids.tolist() for document in documents] == [[1, 6, 4, 0], [1, 2, 7, 0]]
-    assert [document.n_source for document in documents] == [1, 2]
-    assert common_prefix(documents) == 1
+    assert [document.input_ids.tolist() for document in documents] == [[1, 2, 3, 4, 0], [1, 2, 7, 0]]
+    assert [document.n_source for document in documents] == [2, 2]
+    assert common_prefix(documents) == 2
     model = build("llama")
     (scores,) = score_options(model, tokenizer, ["xa  "], [["b", "c "]])  # spaces at the joint do not count
     assert list(scores.sum) == pytest.approx(one_forward_each(model, tokenizer, ["xa"], [["b", "c"]])[0], abs=1e-10)

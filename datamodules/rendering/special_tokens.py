@@ -1,0 +1,152 @@
+"""Special tokens: no text of the data becomes one, and what a tokenizer adds before a text.
+
+``split_special_tokens`` of transformers does not suffice. It skips added tokens that are flagged special, but a model's
+vocabulary may spell them (a unigram vocabulary holds "</s>" as a piece, a word-level one as a word), normalization may
+produce them (NFKC makes "</s>" of full-width brackets), and a tokenizer.json may lack the flag. So texts are encoded by
+a copy of the tokenizer in which every special token is spelled with a secret mark before it. Only ``chat_prompt``
+writes that mark, for the special tokens of the chat template.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerBase
+
+MARK = f"\ufdd0{secrets.token_hex(8)}"
+"""Before the text of a special token of a chat template. No file can hold it: it is drawn in every process."""
+
+HIDDEN = f"\ufdd1{secrets.token_hex(8)}:"
+"""Stands for the text of a special token in a message while a chat template is rendered."""
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts, without special tokens: also where a text spells one."""
+    encodings = text_tokenizer(tokenizer).encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
+
+
+def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
+    """The tokenizer's copy for texts: equal but for the spelling of special tokens, and without truncation."""
+    return _text_tokenizer(tokenizer, frozenset(special_tokens(tokenizer)))
+
+
+@contextmanager
+def truncating_tokenizer(tokenizer: PreTrainedTokenizerBase, longest: int) -> Iterator[Tokenizer]:
+    """The copy for texts, which cuts a text to `longest` tokens, or the longer one of a pair."""
+    backend = text_tokenizer(tokenizer)
+    backend.enable_truncation(longest, strategy="longest_first", direction=tokenizer.truncation_side)
+    try:
+        yield backend
+    finally:
+        backend.no_truncation()
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Texts of the tokens that are flagged special or have a role such as eos."""
+    flagged = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return flagged | set(tokenizer.all_special_tokens)
+
+
+@lru_cache(maxsize=8)
+def _text_tokenizer(tokenizer: PreTrainedTokenizerBase, special: frozenset[str]) -> Tokenizer:
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    spelled = {text: MARK + text for text in special}
+    for token in definition["added_tokens"]:
+        if token["content"] in special:
+            token |= {"content": spelled[token["content"]], "normalized": False}
+    model = definition["model"]
+    if isinstance(model["vocab"], dict):
+        model["vocab"] = {spelled.get(text, text): number for text, number in model["vocab"].items()}
+    else:  # pieces of a unigram model with their scores
+        model["vocab"] = [[spelled.get(text, text), score] for text, score in model["vocab"]]
+    if model.get("unk_token") in special:
+        model["unk_token"] = spelled[model["unk_token"]]
+    if "merges" in model:
+        prefix = model.get("continuing_subword_prefix") or ""
+        model["merges"] = [merge for merge in model["merges"] if special.isdisjoint(_merged(merge, prefix))]
+    return Tokenizer.from_str(json.dumps({**definition, "truncation": None, "padding": None}))
+
+
+def _merged(merge: str | Sequence[str], prefix: str) -> tuple[str, str, str]:
+    """The two parts of a merge of byte-pair encoding, and what they become."""
+    first, second = merge.split(" ") if isinstance(merge, str) else merge
+    return first, second, first + second.removeprefix(prefix)
+
+
+def leading_tokens(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> list[int]:
+    """Ids before the text of a document: what the tokenizer adds there (None), its bos token (True), or none (False).
+
+    A model was pre-trained behind the tokens that its tokenizer adds by itself.
+
+    Raises:
+        ValueError: bos is true, and the tokenizer has no bos token.
+    """
+    if bos and tokenizer.bos_token_id is None:
+        raise ValueError(f"bos is true, but the tokenizer {tokenizer.name_or_path!r} has no bos token: leave bos out")
+    if bos is not None:
+        return [tokenizer.bos_token_id] if bos else []
+    for text in ("a", *tokenizer.get_vocab()):  # a small vocabulary may lack "a"
+        encoded = tokenizer(text)
+        sides = encoded.sequence_ids(0)
+        if 0 in sides:
+            return list(encoded["input_ids"][: sides.index(0)])
+    return []
+
+
+def bos_departure(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> str | None:
+    """A sentence for the log where `bos` is not what the tokenizer does by itself; None where it is."""
+    added, chosen = leading_tokens(tokenizer, None), leading_tokens(tokenizer, bos)
+    if added == chosen:
+        return None
+    names = [" ".join(tokenizer.convert_ids_to_tokens(ids)) or "no token" for ids in (added, chosen)]
+    return (
+        f"the tokenizer {tokenizer.name_or_path!r} begins a text with {names[0]}, and bos: {str(bos).lower()} makes "
+        f"documents begin with {names[1]}: leave bos out unless the model was trained so"
+    )
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """A text as a user's message in the tokenizer's chat template, up to where the answer begins.
+
+    The template's special tokens are marked for ``encode``; a special token's text in the message stays text.
+
+    Raises:
+        ValueError: The tokenizer has no chat template.
+    """
+    special = sorted(special_tokens(tokenizer), key=len, reverse=True)
+    pattern = re.compile("|".join(map(re.escape, special)))
+    hidden = pattern.sub(lambda match: f"{HIDDEN}{special.index(match[0])};", text)
+    rendered = _render(tokenizer, [{"role": "user", "content": hidden}], prompt=True)
+    marked = pattern.sub(lambda match: MARK + match[0], rendered)
+    return re.sub(f"{HIDDEN}(\\d+);", lambda match: special[int(match[1])], marked)
+
+
+def chat_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token with which the chat template ends an answer; the tokenizer's eos where the template writes none.
+
+    Raises:
+        ValueError: The tokenizer has no chat template.
+    """
+    answer = "answer"
+    chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+    behind = _render(tokenizer, chat, prompt=False).rpartition(answer)[2]
+    special = special_tokens(tokenizer)
+    first = min((text for text in special if text in behind), key=behind.index, default=tokenizer.eos_token)
+    number: int = tokenizer.convert_tokens_to_ids(first)
+    return number
+
+
+def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool) -> str:
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use plain prompts (chat: false), or "
+            "a model that was tuned on chats"
+        )
+    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+    assert isinstance(rendered, str)
+    return rendered
