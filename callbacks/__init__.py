@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from .generalization_report import GeneralizationReport
     from .huggingface_export import HuggingFaceExport
     from .instruction_analysis import InstructionAnalysis
+    from .loss_spikes import LossSpikes
     from .packing_summary import PackingSummary
     from .prediction_writer import PredictionWriter
     from .preemption import Preemption
@@ -21,6 +22,7 @@ else:
             "GeneralizationReport": "generalization_report",
             "HuggingFaceExport": "huggingface_export",
             "InstructionAnalysis": "instruction_analysis",
+            "LossSpikes": "loss_spikes",
             "PackingSummary": "packing_summary",
             "PredictionWriter": "prediction_writer",
             "Preemption": "preemption",
@@ -34,6 +36,7 @@ __all__ = [
     "GeneralizationReport",
     "HuggingFaceExport",
     "InstructionAnalysis",
+    "LossSpikes",
     "PackingSummary",
     "PredictionWriter",
     "Preemption",

@@ -5,6 +5,7 @@ modules and callbacks may ask (``schema.RunData``) is here.
 """
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from .packing.document_groups import Groups
 from .packing.mixture_plan import MixturePlan
 from .packing.replicas import Replicas, replicas
 from .packing.row_settings import PackingName, packing_of
+from .packing.train_stream import TrainStream
 from .rendering.prompts import PromptForm
 from .schema import Description, EvaluationExample, HasLength, ReportLines, RunData, Stage, Task
 from .splits import Instances
@@ -81,6 +83,7 @@ class BenchmarkDataModule(L.LightningDataModule, ABC):
 
     rows: HasLength
     plan: TrainingPlan | None
+    _stream: Any
 
     def __init__(
         self, benchmark: Benchmark, tokenizer: str, prompt: PromptForm, instances: Instances, seed: int
@@ -88,7 +91,7 @@ class BenchmarkDataModule(L.LightningDataModule, ABC):
         super().__init__()
         self.benchmark, self.tokenizer_name, self.prompt = benchmark, tokenizer, prompt
         self.instances, self.seed = instances, seed
-        self.plan = None
+        self.plan, self._stream = None, None
         self._tasks: dict[str, Task] = {}
         self._preparation: Preparation | None = None
         self._stages: dict[Stage, EvaluationStage] = {}
@@ -154,7 +157,12 @@ class BenchmarkDataModule(L.LightningDataModule, ABC):
 
     def train_dataloader(self) -> Any:
         """This replica's training batches for the trainer's ``max_steps``, or for an epoch without a trainer."""
-        return self._planned().stream(replicas(self.trainer), self._requested_steps())
+        self._stream = self._planned().stream(replicas(self.trainer), self._requested_steps())
+        return self._stream
+
+    @abstractmethod
+    def step_examples(self) -> list[tuple[str, str]]:
+        """(task, example id) of every example in the current optimizer step, over all replicas."""
 
     def val_dataloader(self) -> Any:
         """The validation; no loaders if no examples are held out."""
@@ -305,6 +313,20 @@ class StoredDataModule(BenchmarkDataModule):
     def trained(self) -> list[Task]:
         """The training tasks that have documents."""
         return [self.task(name) for name in self.training_tasks.with_documents()]
+
+    def step_examples(self) -> list[tuple[str, str]]:
+        plan = self._planned()
+        assert isinstance(plan, MixturePlan)
+        assert isinstance(self._stream, TrainStream)
+        documents = defaultdict[int, list[int]](list)
+        for task, document in self._stream.documents:
+            documents[task].append(document)
+        return [
+            (name, example)
+            for task, numbers in documents.items()
+            for name in (plan.mixture.names[task],)
+            for example in dict.fromkeys(self.training_tasks.example_ids(name, plan.stored[task], numbers))
+        ]
 
     def _plan_training(self) -> MixturePlan:
         trained = self.trained()

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from .base import BenchmarkDataModule
 from .benchmarks import Benchmark, Split
 from .bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
-from .bilevel.bilevel_stream import BilevelPlan, TextSettings, read_instances
+from .bilevel.bilevel_stream import BilevelPlan, BilevelStream, TextSettings, read_instances
 from .bilevel.exemplars import ExemplarPools
 from .bilevel.meta_split import CategorySplit, InnerOuter, MetaSplit
 from .bilevel.presets import Preset, choices
@@ -140,6 +140,12 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
             fresh=self.choices.curvature_batch == "fresh",
             skipped=Counter(inner_skipped) + Counter(outer_skipped),
         )
+
+    def step_examples(self) -> list[tuple[str, str]]:
+        plan = self._planned()
+        assert isinstance(plan, BilevelPlan)
+        assert isinstance(self._stream, BilevelStream)
+        return plan.examples(self._stream.step - 1)  # the stream counts a batch when it hands it out
 
     def _texts(self) -> TextSettings:
         texts = self.instructions

@@ -7,12 +7,14 @@ or a model without its ``lm_head``, would be trained, evaluated and reported as 
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pickle import UnpicklingError
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import WarningCache
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from .finite_values import require_finite_weights
 from .messages import some
 
 Optional = Callable[[PreTrainedModel, str], bool]
@@ -33,7 +35,7 @@ def load_pretrained(auto: Any, weights: str, *, optional: Optional | None = None
         options: Of ``from_pretrained``.
 
     Raises:
-        ValueError: There are no weights, they cannot be read, or they are not all of this architecture.
+        ValueError: There are no weights, they cannot be read, they are not all of this architecture, or not finite.
     """
     try:
         # Shapes are compared below: transformers' own error does not name them.
@@ -41,7 +43,7 @@ def load_pretrained(auto: Any, weights: str, *, optional: Optional | None = None
             model, loading = auto.from_pretrained(
                 weights, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
             )
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnpicklingError) as error:
         raise ValueError(
             f"no weights could be read from {weights!r}: expected a hub name or a folder with *.safetensors ({error})"
         ) from error
@@ -56,6 +58,7 @@ def load_pretrained(auto: Any, weights: str, *, optional: Optional | None = None
         reshaped={name: (tuple(theirs), tuple(ours)) for name, theirs, ours in loading["mismatched_keys"]},
         unused=loading["unexpected_keys"],
     )
+    require_finite_weights(model.named_parameters(), weights)
     return model
 
 

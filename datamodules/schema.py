@@ -307,6 +307,10 @@ class RunData(Protocol):
         """Digest of the beginning of the training stream, equal on every process; None before ``setup("fit")``."""
         ...
 
+    def step_examples(self) -> list[tuple[str, str]]:
+        """(task, example id) of every example in the current optimizer step, over all replicas."""
+        ...
+
     def report(self) -> ReportLines:
         """One epoch of training in numbers; after ``setup("fit")``."""
         ...

@@ -5,11 +5,13 @@ from typing import Any
 
 import lightning as L
 
+from ..datamodules.finite_values import require_finite_weights
 from .adapters import merged_weights
 from .instruction_tuning import InstructionTuningModule
 from .prefixes import save_prefix
 from .scorer import ScorerModule
 from .sharding.safetensors_folder import empty_copy, whole_tensors, write_weights
+from .step_guard import require_finite_everywhere
 
 
 def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> None:
@@ -21,6 +23,7 @@ def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> 
         writes: Whether this process writes; the others send their parts.
     """
     model: Any = module.model
+    require_finite_everywhere(model.named_parameters(), "the model that would be exported")
     tensors = whole_tensors(model)
     if not writes:
         for _ in tensors:
@@ -42,6 +45,7 @@ def export_huggingface(module: L.LightningModule, folder: Path) -> None:
     module.configure_model()
     assert module.model is not None
     assert module.tokenizer is not None
+    require_finite_weights(module.model.named_parameters(), "the model that would be exported")
     if isinstance(module, InstructionTuningModule) and module.lora is not None:
         write_weights(merged_weights(module.model), empty_copy(module.model), folder)
     elif isinstance(module, InstructionTuningModule) and module.prefix is not None:

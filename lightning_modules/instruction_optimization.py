@@ -9,9 +9,10 @@ respect to phi is the implicit one (hypergradients/).
 Source: Differentiable Instruction Optimization for Cross-Task Generalization (arXiv 2306.10098).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from math import nan
 from typing import Any, Literal
 
 from lightning.pytorch.trainer.states import TrainerFn
@@ -25,7 +26,7 @@ from ..datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch, Langu
 from ..datamodules.bilevel.presets import Preset, choices
 from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
 from ..datamodules.packing.replicas import replicas
-from .hypergradients import Hypergradient, Method, Vector, average_over_replicas
+from .hypergradients import Diagnostics, Hypergradient, Method, Vector, average_over_replicas
 from .hypergradients.parameter_vectors import cosine, norm
 from .hypergradients.passes import averaged, gradients, resharded, zeros_where_none
 from .hyperparameters import as_group
@@ -39,6 +40,8 @@ from .instructions.outer_methods import OuterSettings, outer_method
 from .instructions.outer_report import outer_numbers, outer_warnings
 from .models import Network
 from .optimization import Optimization, clipped_share
+from .sharding.checkpoints import KEY
+from .step_guard import optimizer_tensors
 from .target_loss import LossSum, target_loss
 
 STATE = "instruction_optimization"
@@ -126,13 +129,14 @@ class InstructionOptimizationModule(InstructionTuningModule):
         """Build the model, and in training the learnable instruction; a second call does nothing."""
         super().configure_model()
         if self.instruction is None and self._fits:
-            assert self.tokenizer is not None
-            self.instruction = build_instruction(
-                self.instruction_settings,
-                self.language_model,
-                tasks=len(self.trainer.datamodule.inner_tasks),  # type: ignore[attr-defined]
-                vocabulary=len(self.tokenizer),
-            )
+            self.add_instruction(len(self.trainer.datamodule.inner_tasks))  # type: ignore[attr-defined]
+
+    def add_instruction(self, tasks: int) -> None:
+        """Build the learnable instruction for so many inner tasks; the model must be built."""
+        assert self.tokenizer is not None
+        self.instruction = build_instruction(
+            self.instruction_settings, self.language_model, tasks=tasks, vocabulary=len(self.tokenizer)
+        )
 
     @property
     def _fits(self) -> bool:
@@ -212,6 +216,14 @@ class InstructionOptimizationModule(InstructionTuningModule):
             assert method is not None
             self._step_phi(level, method, batch)
 
+    def batch_losses(self, batch: BilevelBatch) -> dict[str, Tensor]:  # type: ignore[override]
+        losses = {"inner loss": self._inner_loss(batch.inner)}
+        if batch.curvature is not None:
+            losses["inner loss of the hypergradient"] = self._inner_loss(batch.curvature)
+        if batch.outer is not None:
+            losses["outer loss"] = self._outer_loss(batch.outer)
+        return losses
+
     @property
     def _optimizer(self) -> Optimizer:
         return self.optimizers().optimizer  # type: ignore[union-attr]
@@ -227,6 +239,8 @@ class InstructionOptimizationModule(InstructionTuningModule):
             loss = self.trainer.strategy.precision_plugin.pre_backward(self._inner_loss(batch), self)
             reduced = averaged(zeros_where_none(gradients(loss, moved), moved), self._reduce)
         length = norm(reduced)
+        [mean_loss] = self._reduce([loss.detach().reshape(1)])
+        self.guard.require_finite(self, {"inner loss": mean_loss, "inner gradient norm": length})
         share = clipped_share(length, largest=self.clip)
         for parameter, gradient in zip(theta, reduced, strict=False):  # phi's part only counts in the norm
             parameter.grad = gradient * share
@@ -237,7 +251,8 @@ class InstructionOptimizationModule(InstructionTuningModule):
         method = None if then_phi is None else then_phi.current_method(self._optimizer, theta, last_gradients)
         optimizer.zero_grad()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
-        self._log({"train/inner_loss": loss.detach()}, prog_bar=True)
+        self.step_loss = mean_loss[0]
+        self._log({"train/inner_loss": self.step_loss}, prog_bar=True)
         self._log({"train/inner_gradient_norm": length})
         return method
 
@@ -248,24 +263,37 @@ class InstructionOptimizationModule(InstructionTuningModule):
             similarity = cosine(*(self._hypergradient(level, method, batch, half).gradients for half in halves(outer)))
             self._log({"train/hypergradient_cosine": similarity})
         result = self._hypergradient(level, method, batch, outer, calibrate=level.calibrates)
+        self._require_finite_outer_step(result.diagnostics)
         joint = self.choices.clipping == "joint"
         length = result.diagnostics.hypergradient_norm
         level.step(result, share=clipped_share(length, largest=self.clip) if joint else 1.0)
         self._log_phi(result, batch)
+
+    def _require_finite_outer_step(self, diagnostics: Diagnostics) -> None:
+        [outer_loss] = self._reduce([tensor([diagnostics.outer_loss], device=self.device)])
+        values = {
+            "outer loss": outer_loss,
+            "outer gradient norm": diagnostics.outer_gradient_norm,
+            "hypergradient norm": diagnostics.hypergradient_norm,
+        }
+        self.guard.require_finite(self, values)
 
     def _hypergradient(
         self, level: OuterLevel, method: Method, batch: BilevelBatch, outer: LanguageRows, *, calibrate: bool = False
     ) -> Hypergradient:
         """The hypergradient of the mean loss over all replicas' outer rows."""
         inner, at_once = batch.curvature or batch.inner, self.outer.rows_at_once or len(batch.inner.rows.input_ids)
-        return level.hypergradient(
-            method,
-            [partial(self._inner_loss, chunk) for chunk in inner_chunks(inner, at_once)],
-            [partial(self._outer_loss, chunk) for chunk in outer_chunks(outer, at_once)],
-            self.theta,
-            self._reduce,
-            calibrate=calibrate,
-        )
+        try:
+            return level.hypergradient(
+                method,
+                [partial(self._inner_loss, chunk) for chunk in inner_chunks(inner, at_once)],
+                [partial(self._outer_loss, chunk) for chunk in outer_chunks(outer, at_once)],
+                self.theta,
+                self._reduce,
+                calibrate=calibrate,
+            )
+        except FloatingPointError as error:  # from reduced values: on every replica
+            self.guard.stop(self, {"hypergradient": nan}, str(error))
 
     def _inner_loss(self, batch: InnerBatch) -> Tensor:
         """This replica's part of the mean over all target tokens, scaled so that the replicas' mean is that mean."""
@@ -277,12 +305,12 @@ class InstructionOptimizationModule(InstructionTuningModule):
             return instructed_loss(model, instruction, rows)
 
         loss = run_as_forward(model, instructed)
-        return loss.sum / max(rows.step_targets, 1) * replicas(self.trainer).size
+        return loss.sum / max(rows.step_targets, 1) * replicas(self.attached_trainer).size
 
     def _outer_loss(self, rows: LanguageRows) -> Tensor:
         """The same for rows with human-written instructions, which do not depend on phi."""
         loss = target_loss(self.language_model, rows, packed=self.packed)
-        return loss.sum / max(rows.step_targets, 1) * replicas(self.trainer).size
+        return loss.sum / max(rows.step_targets, 1) * replicas(self.attached_trainer).size
 
     def _log_phi(self, result: Hypergradient, batch: BilevelBatch) -> None:
         outer_loss = tensor(result.diagnostics.outer_loss, device=self.device)
@@ -309,6 +337,12 @@ class InstructionOptimizationModule(InstructionTuningModule):
         super().on_save_checkpoint(checkpoint)
         if self.outer_level is not None:
             checkpoint[STATE] = self.outer_level.state_dict()
+            checkpoint[KEY]["inner_tasks"] = len(self.trainer.datamodule.inner_tasks)  # type: ignore[attr-defined]
+
+    def saved_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from super().saved_tensors()
+        if self.outer_level is not None:
+            yield from optimizer_tensors(self.outer_level.optimizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

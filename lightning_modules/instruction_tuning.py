@@ -197,9 +197,13 @@ class InstructionTuningModule(PlannedTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """This batch's part of the mean over all target tokens of the step."""
+        [loss] = self.batch_losses(batch).values()
+        return self.step_part(loss, batch_idx)
+
+    def batch_losses(self, batch: Batch) -> dict[str, Tensor]:
         self._check_kind(batch)
         loss = target_loss(self.language_model, batch, packed=self.packed)
-        return self.step_part(loss.sum / max(batch.step_targets, 1), batch_idx)
+        return {"loss": loss.sum / max(batch.step_targets, 1)}
 
     def validation_step(self, batch: Batch | EvaluationBatch, batch_idx: int) -> list[Answer] | None:  # type: ignore[override]
         return self._evaluate(batch)

@@ -5,7 +5,8 @@ strategy is a line of YAML.
 """
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,6 +31,7 @@ from .sharding.safetensors_folder import architecture_of
 from .sharding.sharded_models import build_sharded, is_cut
 from .sharding.strategies import sharding_of
 from .sharding.zero import build_partitioned
+from .step_guard import StepGuard, gradient_norm, optimizer_tensors, require_finite_everywhere
 from .trainer_checks import (
     reject_scaled_clipping,
     reject_two_optimizers,
@@ -74,6 +76,9 @@ class PlannedTraining(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._step_loss: Tensor | float = 0.0
+        self.step_loss: Tensor | None = None
+        """The loss of the last optimizer step, over all replicas; on the model's device."""
+        self.guard = StepGuard()
         self._matrices: frozenset[str] = frozenset()
         self._identity: dict[str, Any] = {}
         self._applied, self.skipped_steps = True, 0
@@ -164,7 +169,31 @@ class PlannedTraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(batch_seed(self.seed, batch_idx, replicas(self.trainer)))
+        here = replicas(self.trainer)
+        seed = batch_seed(self.seed, batch_idx, here)
+        if batch_idx % here.accumulation == 0:
+            self.guard.begin(self.trainer.global_step + 1)
+        self.guard.note(batch, seed)
+        torch.manual_seed(seed)
+
+    def on_train_start(self) -> None:
+        self._require_finite_weights("the model that training starts from")
+
+    def on_validation_start(self) -> None:
+        self._require_finite_weights("the model that is validated")
+
+    def on_test_start(self) -> None:
+        self._require_finite_weights("the model that is tested")
+
+    def on_predict_start(self) -> None:
+        self._require_finite_weights("the model that predicts")
+
+    def _require_finite_weights(self, where: str) -> None:
+        require_finite_everywhere(self.named_parameters(), where)
+
+    def batch_losses(self, batch: Any) -> dict[str, Tensor]:
+        """By name, this batch's part of each loss of the optimizer step; one replica needs no trainer."""
+        raise NotImplementedError(f"{type(self).__name__} does not state the losses of a batch")
 
     def step_part(self, part: Tensor, batch_idx: int) -> Tensor:
         """The loss that Lightning differentiates; the step's loss is logged at its last batch.
@@ -177,8 +206,9 @@ class PlannedTraining(L.LightningModule):
         self._step_loss += part.detach()
         if (batch_idx + 1) % here.accumulation == 0:
             # The mean over replicas of `size` times each part is the sum of the parts.
-            loss = self._step_loss * here.size
-            self.log("train/loss", loss, prog_bar=True, sync_dist=here.size > 1, batch_size=1)
+            loss = torch.as_tensor(self._step_loss * here.size)
+            self.step_loss = self.trainer.strategy.reduce(loss, reduce_op="mean") if here.size > 1 else loss
+            self.log("train/loss", self.step_loss, prog_bar=True, batch_size=1)
             self._step_loss = 0.0
         return part * here.loss_scale
 
@@ -189,7 +219,11 @@ class PlannedTraining(L.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """One step; under fp16 it is skipped where gradients overflowed, and the schedule skips it, too."""
+        """One step; under fp16 it is skipped where gradients overflowed, and the schedule skips it, too.
+
+        Raises:
+            ValueError: Gradients are not finite at any loss scale.
+        """
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # only the plugin of mixed precision has one
         scale = scaler.get_scale() if scaler is not None else 0.0
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
@@ -201,6 +235,12 @@ class PlannedTraining(L.LightningModule):
         if not self._applied:
             self.skipped_steps += 1
             self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
+            if scaler is not None and scaler.get_scale() < 1.0:  # lost at every scale: no overflow
+                self.guard.require_finite(self, {"loss": self._last_loss, "gradient norm": math.nan})
+        elif isinstance(self.trainer.strategy, DeepSpeedStrategy) and not self._skips_overflows:
+            norm = self.trainer.strategy.model.get_global_grad_norm()  # type: ignore[union-attr, operator]
+            if norm is not None:
+                self.guard.require_finite(self, {"loss": self._last_loss, "gradient norm": _deepspeed_norm(norm)})
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
         """Advance the schedule unless the optimizer's step was skipped."""
@@ -213,24 +253,55 @@ class PlannedTraining(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients by their norm over all processes, or by value; DeepSpeed clips by itself.
+        """Clip gradients by their norm over all processes, or by value, and stop at one that is not finite.
 
-        Lightning's own method rejects fused optimizers under bf16-mixed, where no scaler is involved, and FSDP's norm.
+        DeepSpeed clips by itself, and computes the norm later. Lightning's own method rejects fused optimizers under
+        bf16-mixed, where no scaler is involved, and FSDP's norm.
+
+        Raises:
+            ValueError: The step's loss or gradient is not finite, and no loss scaling will skip it.
         """
         strategy = self.trainer.strategy
-        if not gradient_clip_val or isinstance(strategy, DeepSpeedStrategy):
-            return
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if gradient_clip_algorithm == "value":
-            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
-        elif isinstance(strategy, FSDPStrategy):
-            strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]
-        else:
-            torch.nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+        values = {"loss": self._last_loss}
+        if not isinstance(strategy, DeepSpeedStrategy):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            if isinstance(strategy, FSDPStrategy):
+                largest = gradient_clip_val if gradient_clip_algorithm != "value" else None
+                norm = strategy.model.clip_grad_norm_(largest or math.inf)  # type: ignore[union-attr, operator]
+            else:
+                norm = gradient_norm(parameters)
+            values["gradient norm"] = norm
+            if gradient_clip_val and gradient_clip_algorithm == "value":
+                torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
+            elif gradient_clip_val and not isinstance(strategy, FSDPStrategy):
+                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        if not self._skips_overflows:
+            self.guard.require_finite(self, values)
+
+    @property
+    def _last_loss(self) -> Tensor:
+        assert self.step_loss is not None
+        return self.step_loss
+
+    @property
+    def _skips_overflows(self) -> bool:
+        """Whether losses are scaled dynamically, and a step with gradients that are not finite is skipped."""
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        return scaled or (
+            isinstance(self.trainer.strategy, DeepSpeedStrategy)
+            and "16-" in str(self.trainer.precision)
+            and "bf16" not in str(self.trainer.precision)
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe the model: to reject a checkpoint of another model, to export weights, to load without arguments."""
+        """Describe the model: to reject a checkpoint of another model, to export weights, to load without arguments.
+
+        Raises:
+            ValueError: Weights or optimizer states are not finite; the checkpoint that is there stays.
+        """
         assert self.model is not None
+        if not self.guard.dumping:
+            require_finite_everywhere(self.saved_tensors(), "the checkpoint that would be written")
         config = json.loads(self.model.config.to_json_string(use_diff=False))  # plain values alone
         checkpoint[KEY] = {
             "model": self._identity,
@@ -245,6 +316,13 @@ class PlannedTraining(L.LightningModule):
         # The weights are in the checkpoint: load_from_checkpoint builds the model from its configuration alone.
         arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**arguments, "pretrained": None, "config": config}
+
+    def saved_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Weights and optimizer states of this process, by names."""
+        yield from self.named_parameters()
+        optimizers = self.trainer.optimizers if self.attached_trainer is not None else []
+        for optimizer in optimizers:
+            yield from optimizer_tensors(optimizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this model, and restore the counters."""
@@ -262,6 +340,11 @@ class PlannedTraining(L.LightningModule):
     def restore_answers(self, answers: Any) -> None:
         """Count answers of an interrupted evaluation, where ``answer_fingerprint`` is not None."""
         raise ValueError(f"{type(self).__name__} cannot resume an evaluation: remove the predictions and start over")
+
+
+def _deepspeed_norm(norm: Tensor | float) -> float:
+    """DeepSpeed's norm of the gradients, which is -1 where they are not finite."""
+    return math.nan if float(norm) < 0 else float(norm)
 
 
 def wrap_blocks(strategy: FSDPStrategy, model: PreTrainedModel) -> None:

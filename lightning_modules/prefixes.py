@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..datamodules.finite_values import require_finite_weights
 from .attention.document_attention import IMPLEMENTATIONS
 
 NAME = "prefix"
@@ -188,6 +189,7 @@ def save_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     from safetensors.torch import save_file
 
     encoder: Any = model.get_submodule(NAME)
+    require_finite_weights(encoder.named_parameters(), "the prefix that would be exported")
     folder.mkdir(parents=True, exist_ok=True)
     encoder.config.base_model_name_or_path, encoder.config.inference_mode = weights, True
     encoder.config.save_pretrained(str(folder))

@@ -134,8 +134,12 @@ class ScorerModule(PlannedTraining):
 
     def training_step(self, batch: ScoredBatch, batch_idx: int) -> Tensor:
         """This batch's part of the mean loss over all pairs, or all instructions, of the step."""
+        [loss] = self.batch_losses(batch).values()
+        return self.step_part(loss, batch_idx)
+
+    def batch_losses(self, batch: ScoredBatch) -> dict[str, Tensor]:
         losses = self._losses(pair_scores(self.scorer, batch), batch.labels, batch.groups)
-        return self.step_part(losses.sum() / max(batch.step_count, 1), batch_idx)
+        return {"loss": losses.sum() / max(batch.step_count, 1)}
 
     def _losses(self, scores: Tensor, labels: Tensor, groups: Sequence[int]) -> Tensor:
         return scorer_losses(self.loss, scores, labels, groups, label_temperature=self.label_temperature)

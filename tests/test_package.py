@@ -25,6 +25,7 @@ MODULES_OF = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 ORDER = {
     "datamodules": (
         "messages",
+        "finite_values",
         "pretrained_weights",
         "lazy_names",
         "record_fields",
@@ -63,6 +64,8 @@ ORDER = {
         "sharding",
         "planning",
         "trainer_checks",
+        "step_dumps",
+        "step_guard",
         "planned_training",
         "evaluation",
         "instructions",
@@ -71,6 +74,7 @@ ORDER = {
         "instruction_optimization",
         "scorer",
         "huggingface_folder",
+        "step_replay",
         "adaptation",
     ),
 }

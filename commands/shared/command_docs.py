@@ -13,7 +13,7 @@ GROUPS = {
     "Data": ("prepare", "describe", "decontaminate", "tokenizer", "toybench"),
     "Scorer": ("samples", "adapt", "select", "classify", "scaling"),
     "Instruction optimization": ("splits",),
-    "Inspect": ("plan", "report", "export"),
+    "Inspect": ("plan", "report", "export", "replay"),
 }
 """Commands in the order of ``crosstask --help``."""
 

@@ -226,6 +226,18 @@ class BilevelPlan:
         fresh = self._inner_batch(self._curvature_order, first, self.outer_rows, here) if self.fresh else None
         return BilevelBatch(inner, self._outer_batch(first, here), fresh)
 
+    def examples(self, step: int) -> list[tuple[str, str]]:
+        """(task, example id) of every instance in the batch of a step, over all replicas; inner instances first."""
+        positions = range(step * self.inner_rows, (step + 1) * self.inner_rows)
+        drawn = [(self.inner, self._inner[self._inner_order.at(position)[0]]) for position in positions]
+        if (step + 1) % self.inner_steps == 0 and self._outer:
+            first = step // self.inner_steps * self.outer_rows
+            rows = range(first, first + self.outer_rows)
+            if self.fresh:
+                drawn += [(self.inner, self._inner[self._curvature_order.at(row)[0]]) for row in rows]
+            drawn += [(self.outer, self._outer[self._outer_order.at(row)[0]]) for row in rows]
+        return [(level[task].task.name, level[task].examples[example].id) for level, (task, example) in drawn]
+
     def first_inputs(self, task: int) -> InstructionInputs:
         """The inputs of the instruction for the first training instance of an inner task."""
         instance = Instance(task, 0)

@@ -178,6 +178,8 @@ class TrainStream:
         replicas.rows_per_batch(plan.rows_per_step)
         self.plan, self.replicas, self.steps = plan, replicas, steps
         self.position = Position()
+        self.documents: list[tuple[int, int]] = []
+        """(task, document) of every document in the current optimizer step, over all replicas."""
 
     def __len__(self) -> int:
         return self.steps * self.replicas.accumulation
@@ -186,6 +188,7 @@ class TrainStream:
         while True:
             rows, following = self.plan.step(self.position)
             batches = list(self._batches(rows))
+            self.documents = [document for row in rows for document in row.documents]
             yield from batches[:-1]
             self.position = following  # before the last batch: a checkpoint is saved after its step
             yield batches[-1]

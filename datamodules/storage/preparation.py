@@ -144,15 +144,19 @@ class Preparation:
             warnings.warn(f"{problem}; writing it again", stacklevel=2)
             remove_damaged(folder)
         task = self.benchmark.task(name)
-        examples = ExampleCache(lambda: self.benchmark.examples(name))
-        rows = np.fromiter((example.index for example in examples), dtype=np.int64)
-        chosen = self.split_instances(name, len(rows), trained=True, validated=validated, tested=tested, rows=rows)
         return write_task(
             folder,
-            self._documents(task, examples.subset(chosen.train)),
+            self._documents(task, self.training_examples(name, validated=validated, tested=tested)),
             vocabulary=len(self.tokenizer),
             about={"task": task.name, "category": task.category, "benchmark": task.benchmark},
         )
+
+    def training_examples(self, name: str, *, validated: bool, tested: bool) -> ExampleSubset:
+        """The training examples of a task in the order of its documents, with those that are skipped."""
+        examples = ExampleCache(lambda: self.benchmark.examples(name))
+        rows = np.fromiter((example.index for example in examples), dtype=np.int64)
+        chosen = self.split_instances(name, len(rows), trained=True, validated=validated, tested=tested, rows=rows)
+        return examples.subset(chosen.train)
 
     def _documents(self, task: Task, examples: ExampleSubset) -> Iterator[TokenizedExample | str]:
         render = self._training_renderer(task, examples)

@@ -8,9 +8,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..benchmarks import Split
 from ..messages import some
+from ..rendering.tokenization import skip_reason
 from .checksums import read_sealed
 from .parallel_preparation import Job, Prepared, prepare_tasks
 from .preparation import Preparation
+from .store import StoredTask
 from .stored_tasks import StoredTasks, open_tasks
 
 
@@ -47,6 +49,21 @@ class TrainingTasks:
         if name not in self._folders:
             self._folders[name] = self.preparation.task_folder(name, **self._held_out(name))
         return self._folders[name]
+
+    def example_ids(self, name: str, stored: StoredTask, documents: Iterable[int]) -> list[str]:
+        """The ids of the examples that documents of a task were made of; the benchmark's file is read for them.
+
+        Args:
+            name: The task.
+            stored: Its documents.
+            documents: Indices of documents.
+        """
+        examples = list(self.preparation.training_examples(name, **self._held_out(name)))
+        if stored.groups is not None:  # several pairs of one example
+            return [examples[stored.groups[document]].id for document in documents]
+        task = self.preparation.benchmark.task(name)
+        used = [example for example in examples if skip_reason(task, example) is None]
+        return [used[document].id for document in documents]
 
     def with_documents(self) -> list[str]:
         """Tasks that have documents, and those that are not prepared yet; tasks without documents are reported.

@@ -22,12 +22,17 @@ PREFIX = "model."
 
 def checkpoint_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
     """The model's weights in a checkpoint, by the model's own names, a few in memory at a time."""
-    layout = require_whole_checkpoint(path)
-    found = {"file": _of_file, "shards": _of_shards, "deepspeed": _of_deepspeed}[layout](path)
-    for name, tensor in found:
-        name = name.replace("_orig_mod.", "").replace("_fsdp_wrapped_module.", "")
+    for name, tensor in module_weights(path):
         if name.startswith(PREFIX):  # learnable instructions stand beside the model
             yield name.removeprefix(PREFIX), tensor
+
+
+def module_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """All weights of the module in a checkpoint, by the module's names, a few in memory at a time."""
+    layout = require_whole_checkpoint(path)
+    stored = {"file": _of_file, "shards": _of_shards, "deepspeed": _of_deepspeed}[layout](path)
+    for name, tensor in stored:
+        yield name.replace("_orig_mod.", "").replace("_fsdp_wrapped_module.", ""), tensor
 
 
 def _of_file(path: Path) -> Iterator[tuple[str, Tensor]]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, PreTrainedModel
 
+from ...datamodules.finite_values import require_finite_weights
 from ..models import architecture_class
 
 SHARD_BYTES = 5_000_000_000
@@ -72,6 +73,7 @@ def write_weights(
         if shapes.get(name) != tuple(tensor.shape):
             raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, expected {shapes.get(name, 'no such name')}")
         value = tensor.to(dtype or tensor.dtype).contiguous()
+        _require_finite(name, value, folder)
         if shard and size + value.nbytes > shard_bytes:
             _save(shard, folder, number)
             shard, size, number = {}, 0, number + 1
@@ -89,6 +91,16 @@ def write_weights(
     like.config.save_pretrained(folder)
     if like.can_generate() and like.generation_config is not None:
         like.generation_config.save_pretrained(folder)
+
+
+def _require_finite(name: str, value: Tensor, folder: Path) -> None:
+    """Reject a weight that is not finite in the type that is written; parts that are written already are removed."""
+    try:
+        require_finite_weights([(name, value)], "the model that would be exported")
+    except ValueError:
+        for part in folder.glob("part-*.safetensors"):
+            part.unlink()
+        raise
 
 
 def _save(shard: dict[str, Tensor], folder: Path, number: int) -> None:

@@ -1,0 +1,37 @@
+"""Run a step again that was not finite, from the dump that training wrote when it stopped.
+
+It prints the losses and gradient norms of the step and of each batch, and the first module whose output is not finite.
+The dump's folder is in the message with which training stopped.
+
+Example:
+    crosstask replay runs/quickstart/not-finite-step-12
+    crosstask replay runs/quickstart/not-finite-step-12 --device cuda
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..lightning_modules.step_replay import replay_step
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Replay by the words of a command line."""
+    run_function(replay, words)
+
+
+def replay(dump: Sequence[str], weights: str | None = None, device: str = "cpu") -> None:
+    """Run a step again that was not finite.
+
+    Args:
+        dump: The folder, not-finite-step-N.
+        weights: Checkpoint with the weights before the step, where the dump holds none (DeepSpeed).
+        device: Where it is computed, e.g. cuda.
+
+    Raises:
+        ValueError: The folder is no dump, or there are no weights.
+    """
+    if isinstance(dump, str) or len(dump) != 1:
+        raise ValueError(f"replay takes one folder, not-finite-step-N, got {dump}")
+    for line in replay_step(Path(dump[0]), weights=None if weights is None else Path(weights), device=device).lines():
+        print(line)

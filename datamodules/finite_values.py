@@ -1,0 +1,60 @@
+"""Which weights hold NaN or infinity; each process looks at the values that it holds."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from .messages import some
+
+
+def names_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
+    """The names of tensors with NaN or infinity in this process's part; one transfer from each device.
+
+    >>> names_not_finite([("good", torch.ones(2)), ("bad", torch.tensor([1.0, torch.inf])), ("ids", torch.arange(3))])
+    ['bad']
+    """
+    names: dict[torch.device, list[str]] = {}
+    flags: dict[torch.device, list[Tensor]] = {}
+    for name, tensor in tensors:
+        values = _held(tensor)
+        if values.is_floating_point() and values.numel() and not values.is_meta:
+            names.setdefault(values.device, []).append(name)
+            flags.setdefault(values.device, []).append(torch.isfinite(values).all())
+    return [
+        name
+        for device, checked in names.items()
+        for name, finite in zip(checked, torch.stack(flags[device]).tolist(), strict=True)
+        if not finite
+    ]
+
+
+def require_finite_weights(tensors: Iterable[tuple[str, Tensor]], where: object) -> None:
+    """Reject weights with values that are not finite.
+
+    Args:
+        tensors: Names and values.
+        where: Whose weights they are, for the message.
+
+    Raises:
+        ValueError: Names the first of them.
+    """
+    if names := names_not_finite(tensors):
+        raise ValueError(not_finite(where, names))
+
+
+def not_finite(where: object, names: Sequence[str]) -> str:
+    """The message for weights that are not finite."""
+    return (
+        f"{where} has values that are not finite (NaN or infinity) in {len(names)} of its tensors: {some(names)}. "
+        "Nothing that is computed with them has a meaning: take an earlier checkpoint"
+    )
+
+
+def _held(tensor: Tensor) -> Tensor:
+    """This process's part: DTensors hold shards, and ZeRO-3 keeps them in ``ds_tensor``."""
+    part: Any = getattr(tensor, "ds_tensor", tensor)
+    values = part.detach()
+    return values.to_local() if isinstance(values, DTensor) else values
