@@ -40,7 +40,7 @@ def test_a_run_warns_of_a_spike_and_goes_on(
     toybench: Path, tmp_path: Path, tiny_model: dict[str, Any], make_datamodule: Any
 ) -> None:
     spikes = LossSpikes(window=4, factor=8.0, every=3)
-    poison = Poison("norm.weight", step=(7,), value=300.0)
+    poison = Poison("norm.weight", step=(7,), value=1e4)
     module = InstructionTuningModule(str(toybench / "tokenizer"), config=tiny_model, row_length=128)
     fitted = trainer(8, callbacks=[poison, spikes], enable_checkpointing=False, default_root_dir=str(tmp_path))
     with pytest.warns(UserWarning, match=r"step 7: the loss .* deviations above .*, the median of the steps before it"):
@@ -58,7 +58,7 @@ def test_a_resumed_run_continues_the_window(make_bilevel: Make, tmp_path: Path) 
     begun.fit(module, data)
     begun.save_checkpoint(tmp_path / "four.ckpt")
     trainer(7, callbacks=[second], **options).fit(*make_bilevel(), ckpt_path=tmp_path / "four.ckpt", weights_only=True)
-    assert second.state_dict() == pytest.approx(whole.state_dict())
+    assert second.state_dict()["losses"] == pytest.approx(whole.state_dict()["losses"])
 
 
 def test_settings_and_other_modules_are_rejected() -> None:
