@@ -6,8 +6,9 @@ modules and callbacks may ask (``schema.RunData``) is here.
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -161,8 +162,8 @@ class BenchmarkDataModule(L.LightningDataModule, ABC):
         return self._stream
 
     @abstractmethod
-    def step_examples(self) -> list[tuple[str, str]]:
-        """(task, example id) of every example in the current optimizer step, over all replicas."""
+    def step_examples(self) -> Callable[[], list[tuple[str, str]]]:
+        """A function that reads (task, example id) of every example in the current optimizer step, of all replicas."""
 
     def val_dataloader(self) -> Any:
         """The validation; no loaders if no examples are held out."""
@@ -314,12 +315,15 @@ class StoredDataModule(BenchmarkDataModule):
         """The training tasks that have documents."""
         return [self.task(name) for name in self.training_tasks.with_documents()]
 
-    def step_examples(self) -> list[tuple[str, str]]:
+    def step_examples(self) -> Callable[[], list[tuple[str, str]]]:
+        assert isinstance(self._stream, TrainStream)
+        return partial(self._examples_of, self._stream.documents)
+
+    def _examples_of(self, step: Sequence[tuple[int, int]]) -> list[tuple[str, str]]:
         plan = self._planned()
         assert isinstance(plan, MixturePlan)
-        assert isinstance(self._stream, TrainStream)
         documents = defaultdict[int, list[int]](list)
-        for task, document in self._stream.documents:
+        for task, document in step:
             documents[task].append(document)
         return [
             (name, example)

@@ -1,6 +1,8 @@
 """The LightningDataModule of differentiable instruction optimization: training tasks at two levels."""
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -141,11 +143,11 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
             skipped=Counter(inner_skipped) + Counter(outer_skipped),
         )
 
-    def step_examples(self) -> list[tuple[str, str]]:
+    def step_examples(self) -> Callable[[], list[tuple[str, str]]]:
         plan = self._planned()
         assert isinstance(plan, BilevelPlan)
         assert isinstance(self._stream, BilevelStream)
-        return plan.examples(self._stream.step - 1)  # the stream counts a batch when it hands it out
+        return partial(plan.examples, self._stream.step - 1)  # the stream counts a batch when it hands it out
 
     def _texts(self) -> TextSettings:
         texts = self.instructions

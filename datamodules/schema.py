@@ -17,7 +17,7 @@ model that is handed ``labels`` shifts them a second time without an error. A do
 ignored, so no document can be trained to predict the first token of its neighbour.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -307,8 +307,8 @@ class RunData(Protocol):
         """Digest of the beginning of the training stream, equal on every process; None before ``setup("fit")``."""
         ...
 
-    def step_examples(self) -> list[tuple[str, str]]:
-        """(task, example id) of every example in the current optimizer step, over all replicas."""
+    def step_examples(self) -> Callable[[], list[tuple[str, str]]]:
+        """A function that reads (task, example id) of every example in the current optimizer step, of all replicas."""
         ...
 
     def report(self) -> ReportLines:

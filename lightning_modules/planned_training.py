@@ -172,14 +172,18 @@ class PlannedTraining(L.LightningModule):
         here = replicas(self.trainer)
         seed = batch_seed(self.seed, batch_idx, here)
         if batch_idx % here.accumulation == 0:
-            self.guard.begin(self.trainer.global_step + 1)
+            self.guard.begin(self.trainer.global_step + 1, run_data(self.trainer))
         self.guard.note(batch, seed)
         torch.manual_seed(seed)
 
     def on_train_start(self) -> None:
         self._require_finite_weights("the model that training starts from")
 
+    def on_train_end(self) -> None:
+        self.guard.read(self)
+
     def on_validation_start(self) -> None:
+        self.guard.read(self)
         self._require_finite_weights("the model that is validated")
 
     def on_test_start(self) -> None:
@@ -261,22 +265,23 @@ class PlannedTraining(L.LightningModule):
         Raises:
             ValueError: The step's loss or gradient is not finite, and no loss scaling will skip it.
         """
-        strategy = self.trainer.strategy
-        values = {"loss": self._last_loss}
-        if not isinstance(strategy, DeepSpeedStrategy):
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            if isinstance(strategy, FSDPStrategy):
-                largest = gradient_clip_val if gradient_clip_algorithm != "value" else None
-                norm = strategy.model.clip_grad_norm_(largest or math.inf)  # type: ignore[union-attr, operator]
-            else:
-                norm = gradient_norm(parameters)
-            values["gradient norm"] = norm
-            if gradient_clip_val and gradient_clip_algorithm == "value":
-                torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
-            elif gradient_clip_val and not isinstance(strategy, FSDPStrategy):
+        strategy, by_value = self.trainer.strategy, gradient_clip_algorithm == "value"
+        if isinstance(strategy, DeepSpeedStrategy):
+            if not self._skips_overflows:
+                self.guard.require_finite(self, {"loss": self._last_loss})
+            return
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if isinstance(strategy, FSDPStrategy):
+            largest = gradient_clip_val if gradient_clip_val and not by_value else math.inf
+            norm = strategy.model.clip_grad_norm_(largest)  # type: ignore[union-attr, operator]
+        else:
+            norm = gradient_norm(parameters)
+            if gradient_clip_val and not by_value:
                 torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        if gradient_clip_val and by_value:
+            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
         if not self._skips_overflows:
-            self.guard.require_finite(self, values)
+            self.guard.admit(self, {"loss": self._last_loss, "gradient norm": norm}, optimizer)
 
     @property
     def _last_loss(self) -> Tensor:
@@ -301,6 +306,7 @@ class PlannedTraining(L.LightningModule):
         """
         assert self.model is not None
         if not self.guard.dumping:
+            self.guard.read(self)
             require_finite_everywhere(self.saved_tensors(), "the checkpoint that would be written")
         config = json.loads(self.model.config.to_json_string(use_diff=False))  # plain values alone
         checkpoint[KEY] = {

@@ -1,14 +1,15 @@
-"""Training stops at a step whose loss or gradient is not finite, before the optimizer applies it.
+"""Training stops at a step whose loss or gradient is not finite, and the optimizer never applies it.
 
-The loss of the step and the norm of its gradient are read together, once an optimizer step, between the last backward
-pass and the optimizer. Weights and optimizer states are then those before the step: nothing that is not finite reaches
-them, and no checkpoint can hold it. All replicas have the same loss and norm, so that they stop together.
+The loss of the step and the norm of its gradient are read together, between the last backward pass and the optimizer.
+A fused optimizer skips such a step on the device, so that the host need not wait: it reads both numbers at the next
+step, at a checkpoint or a validation. Either way weights and optimizer states are those before the step: nothing that
+is not finite reaches them, and no checkpoint can hold it. All replicas have the same loss and norm, and stop together.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import lightning as L
 import torch
@@ -20,29 +21,93 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from ..datamodules.base import run_data
 from ..datamodules.finite_values import names_not_finite, not_finite
 from ..datamodules.messages import some
 from ..datamodules.packing.replicas import replicas
+from ..datamodules.schema import RunData
 from .step_dumps import WEIGHTS, StepFault, write_batches, write_fault
+
+
+class Step(NamedTuple):
+    """An optimizer step.
+
+    Args:
+        number: From 1.
+        examples: Reads (task, example id) of its examples.
+        batches: This replica's batches.
+        seeds: The seed of each one's dropout.
+    """
+
+    number: int
+    examples: Callable[[], list[tuple[str, str]]]
+    batches: list[Any]
+    seeds: list[int]
+
+
+class Unread(NamedTuple):
+    """Numbers on their way from the device.
+
+    Args:
+        step: The step that they belong to.
+        names: What they are.
+        numbers: float [n] in the host's memory, complete after the event.
+        event: None where the device is the host.
+    """
+
+    step: Step
+    names: list[str]
+    numbers: Tensor
+    event: torch.cuda.Event | None
 
 
 class StepGuard:
     """Keeps the batches of the current optimizer step, and stops at a step that is not finite."""
 
     def __init__(self) -> None:
-        self._step, self._batches, self._seeds = 0, list[Any](), list[int]()
+        self._step = Step(0, list, [], [])
+        self._unread: Unread | None = None
         self.dumping = False
         """Whether a dump is being written, whose weights may be the reason for it."""
 
-    def begin(self, step: int) -> None:
-        """Begin an optimizer step, counted from 1."""
-        self._step, self._batches, self._seeds = step, [], []
+    def begin(self, number: int, data: RunData | None) -> None:
+        """Begin an optimizer step, counted from 1; other projects' data does not name its examples."""
+        self._step = Step(number, list if data is None else data.step_examples(), [], [])
 
     def note(self, batch: Any, seed: int) -> None:
         """Note a batch of the step and the seed of its dropout."""
-        self._batches.append(batch)
-        self._seeds.append(seed)
+        self._step.batches.append(batch)
+        self._step.seeds.append(seed)
+
+    def admit(self, module: L.LightningModule, values: Mapping[str, Tensor], optimizer: Optimizer) -> None:
+        """Let an optimizer take its step if the values are finite; every process must call it with equal values.
+
+        Raises:
+            ValueError: They are not, or with a fused optimizer those of the step before.
+        """
+        self.read(module)
+        numbers = stacked(values)
+        if not all(group.get("fused") for group in optimizer.param_groups):
+            self._require(module, self._step, dict(zip(values, numbers.tolist(), strict=True)))
+            return
+        optimizer.found_inf = (~numbers.isfinite().all()).float()  # type: ignore[attr-defined]  # torch's own scaler, too
+        arrived = numbers.to("cpu", non_blocking=True)
+        event = torch.cuda.Event() if numbers.is_cuda else None
+        if event is not None:
+            event.record()
+        self._unread = Unread(self._step, list(values), arrived, event)
+
+    def read(self, module: L.LightningModule) -> None:
+        """Read the values of a step that a fused optimizer has taken or skipped; every process must call it.
+
+        Raises:
+            ValueError: They are not finite.
+        """
+        if self._unread is None:
+            return
+        (step, names, numbers, event), self._unread = self._unread, None
+        if event is not None:
+            event.synchronize()
+        self._require(module, step, dict(zip(names, numbers.tolist(), strict=True)))
 
     def require_finite(self, module: L.LightningModule, values: Mapping[str, Tensor | float]) -> None:
         """Require the losses and norms of a step to be finite; every process must call it with equal values.
@@ -50,48 +115,43 @@ class StepGuard:
         Raises:
             ValueError: One is not. Names the step, the values, the examples and the dump.
         """
-        numbers = _read(values)
-        if not all(map(math.isfinite, numbers.values())):
-            self.stop(module, numbers)
+        numbers = {name: float(value) for name, value in values.items()}
+        self._require(module, self._step, numbers)
 
-    def stop(self, module: L.LightningModule, numbers: dict[str, float], reason: str = "") -> NoReturn:
-        """Dump the step and stop; every process must call it.
+    def _require(self, module: L.LightningModule, step: Step, numbers: dict[str, float]) -> None:
+        if not all(map(math.isfinite, numbers.values())):
+            self.stop(module, numbers, step=step)
+
+    def stop(
+        self, module: L.LightningModule, numbers: dict[str, float], reason: str = "", step: Step | None = None
+    ) -> NoReturn:
+        """Dump a step and stop; every process must call it.
 
         Args:
             module: The module in training.
             numbers: What was computed, by name.
             reason: What else is known.
+            step: The current one if left out.
 
         Raises:
             ValueError: Always.
         """
-        fault, folder = self._describe(module, numbers), _folder(module.trainer)
+        step, folder = step or self._step, _folder(module.trainer)
+        fault = _describe(module, step, numbers)
         poisoned = _everywhere(names_not_finite(module.named_parameters()))
         reasons = _everywhere([reason] if reason else [])
         if poisoned:
             reasons.append(f"Weights were not finite before it: {some(poisoned)}")
-        raise ValueError(". ".join([fault.sentence(), *reasons, self._dump(module, fault, folder)]))
+        raise ValueError(". ".join([fault.sentence(), *reasons, self._dump(module, step, fault, folder)]))
 
-    def _describe(self, module: L.LightningModule, numbers: dict[str, float]) -> StepFault:
-        data = run_data(module.trainer)
-        keeps = not isinstance(module.trainer.strategy, DeepSpeedStrategy)  # it applies steps by itself
-        return StepFault(
-            step=self._step,
-            values=numbers,
-            examples=[] if data is None else data.step_examples(),
-            module=type(module).__name__,
-            precision=str(module.trainer.precision),
-            weights=WEIGHTS if keeps else _last_checkpoint(module.trainer),
-        )
-
-    def _dump(self, module: L.LightningModule, fault: StepFault, folder: Path) -> str:
+    def _dump(self, module: L.LightningModule, step: Step, fault: StepFault, folder: Path) -> str:
         """Write the dump, every process its part; returns the sentence that names it."""
         folder = folder / f"not-finite-step-{fault.step}"
         trainer, error = module.trainer, ""
         try:
             folder.mkdir(parents=True, exist_ok=True)
             part = folder / f"part-{trainer.global_rank}"
-            write_batches(part, self._batches, self._seeds)
+            write_batches(part, step.batches, step.seeds)
             part.rename(folder / f"batches-{replicas(trainer).rank:05d}.pt")
             if trainer.is_global_zero:
                 write_fault(folder, fault)
@@ -104,6 +164,18 @@ class StepGuard:
             trainer.save_checkpoint(folder / WEIGHTS, weights_only=True)
             self.dumping = False
         return f"`crosstask replay {folder}` runs it again alone"
+
+
+def _describe(module: L.LightningModule, step: Step, numbers: dict[str, float]) -> StepFault:
+    keeps = not isinstance(module.trainer.strategy, DeepSpeedStrategy)  # it applies steps by itself
+    return StepFault(
+        step=step.number,
+        values=numbers,
+        examples=step.examples(),
+        module=type(module).__name__,
+        precision=str(module.trainer.precision),
+        weights=WEIGHTS if keeps else _last_checkpoint(module.trainer),
+    )
 
 
 def gradient_norm(parameters: Iterable[Parameter]) -> Tensor:
@@ -130,15 +202,11 @@ def require_finite_everywhere(tensors: Iterable[tuple[str, Tensor]], where: str)
         raise ValueError(not_finite(where, names))
 
 
-def _read(values: Mapping[str, Tensor | float]) -> dict[str, float]:
-    """Numbers from tensors, in one transfer."""
-    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    if not tensors:
-        return {name: float(value) for name, value in values.items()}
-    device = next(iter(tensors.values())).device
-    read = torch.stack([value.detach().to(device, torch.float64).reshape(()) for value in tensors.values()]).tolist()
-    numbers = dict(zip(tensors, read, strict=True))
-    return {name: numbers[name] if name in numbers else float(value) for name, value in values.items()}
+def stacked(values: Mapping[str, Tensor]) -> Tensor:
+    """Scalars as one vector on the device of the first, in float64 if one of them is, else in float32."""
+    tensors = [value.detach() for value in values.values()]
+    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+    return torch.stack([tensor.to(tensors[0].device, dtype).reshape(()) for tensor in tensors])
 
 
 def _everywhere(items: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.planned_training import PlannedTraining
 from crosstask.lightning_modules.scorer import ScorerModule
 from crosstask.lightning_modules.sharding.checkpoint_weights import module_weights
+from crosstask.lightning_modules.step_dumps import read_batches
 from crosstask.lightning_modules.step_replay import replay_step
 
 FAST = Optimization(learning_rate=0.01)
@@ -102,10 +104,16 @@ def test_a_poisoned_weight_stops_the_step_that_reads_it(
     assert "loss: nan, gradient norm nan" in printed
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_an_infinite_gradient_changes_no_weight(value: float, make_pair: Callable[[str], Pair], tmp_path: Path) -> None:
+def test_an_infinite_gradient_changes_no_weight(
+    value: float, fused: bool, make_pair: Callable[[str], Pair], tmp_path: Path
+) -> None:
     poison = Poison("embed_tokens.weight", within="gradient", value=value)
-    message, dump = stopped(make_pair("tuning"), tmp_path, poison, gradient_clip_val=1.0)
+    module, data = make_pair("tuning")
+    module.optimization = replace(FAST, fused=fused)
+    message, dump = stopped((module, data), tmp_path, poison, gradient_clip_val=1.0)
+    assert message.startswith("step 2 is not finite")
     assert f"gradient norm {value}" in message
     before, after_one = dict(module_weights(dump / "weights.ckpt")), dict(module_weights(tmp_path / "saved/last.ckpt"))
     assert before.keys() == after_one.keys()
@@ -113,6 +121,28 @@ def test_an_infinite_gradient_changes_no_weight(value: float, make_pair: Callabl
     replayed = replay_step(dump)
     assert replayed.module is None
     assert replayed.lines()[-1].startswith("all values are finite here")
+
+
+@pytest.mark.parametrize(("steps", "reached"), [(2, 2), (4, 2)])
+def test_a_fused_optimizer_skips_the_step_and_the_run_stops_at_the_next_one(
+    steps: int, reached: int, make_pair: Callable[[str], Pair], tmp_path: Path
+) -> None:
+    module, data = make_pair("scorer")
+    module.optimization = replace(FAST, fused=True)
+    poison = Poison("classifier.dense.weight", within="gradient")
+    options = {**QUIET, "max_steps": steps, "enable_checkpointing": False}
+    trainer = L.Trainer(default_root_dir=str(tmp_path), callbacks=[poison], **options)
+    with pytest.raises(ValueError, match=r"step 2 is not finite: loss .*, gradient norm nan"):
+        trainer.fit(module, data)
+    assert trainer.global_step == reached
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+    state = next(iter(trainer.optimizers[0].state.values()))
+    assert state["step"].item() == 1
+    assert state["exp_avg"].isfinite().all()
+    fault = json.loads((tmp_path / "not-finite-step-2/fault.json").read_text())
+    batches = read_batches(tmp_path / "not-finite-step-2")
+    assert len(batches) == 1  # the second step's, not the third's
+    assert fault["step"] == 2
 
 
 @pytest.mark.parametrize("name", ["tuning", "scorer"])
