@@ -11,6 +11,7 @@ from poison import Poison
 
 from crosstask.callbacks.loss_spikes import LossSpikes, loss_spikes
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
+from crosstask.lightning_modules.optimization import Optimization
 
 
 def indices(losses: list[float], *, window: int = 20, factor: float = 8.0) -> list[int]:
@@ -41,7 +42,8 @@ def test_a_run_warns_of_a_spike_and_goes_on(
 ) -> None:
     spikes = LossSpikes(window=4, factor=8.0, every=3)
     poison = Poison("norm.weight", step=(7,), value=1e4)
-    module = InstructionTuningModule(str(toybench / "tokenizer"), config=tiny_model, row_length=128)
+    steady = Optimization(learning_rate=1e-4)
+    module = InstructionTuningModule(str(toybench / "tokenizer"), config=tiny_model, optimizer=steady, row_length=128)
     fitted = trainer(8, callbacks=[poison, spikes], enable_checkpointing=False, default_root_dir=str(tmp_path))
     with pytest.warns(UserWarning, match=r"step 7: the loss .* deviations above .*, the median of the steps before it"):
         fitted.fit(module, make_datamodule())
