@@ -41,7 +41,7 @@ def test_a_run_warns_of_a_spike_and_goes_on(
     toybench: Path, tmp_path: Path, tiny_model: dict[str, Any], make_datamodule: Any
 ) -> None:
     spikes = LossSpikes(window=4, factor=8.0, every=3)
-    poison = Poison("norm.weight", step=(7,), value=1e4)
+    poison = Poison("model.norm.weight", step=(7,), value=1e4)
     steady = Optimization(learning_rate=1e-4)
     module = InstructionTuningModule(str(toybench / "tokenizer"), config=tiny_model, optimizer=steady, row_length=128)
     fitted = trainer(8, callbacks=[poison, spikes], enable_checkpointing=False, default_root_dir=str(tmp_path))
