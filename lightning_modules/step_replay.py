@@ -16,7 +16,7 @@ from .planned_training import PlannedTraining
 from .scorer import ScorerModule
 from .sharding.checkpoint_weights import module_weights
 from .sharding.checkpoints import KEY, checkpoint_extras
-from .step_dumps import WEIGHTS, StepFault, read_batches, read_fault
+from .step_dumps import BATCHES, WEIGHTS, StepFault, read_batches, read_fault
 from .step_guard import gradient_norm
 
 MODULES: dict[str, type[PlannedTraining]] = {
@@ -171,6 +171,6 @@ def _on(batch: Any, device: torch.device) -> Any:
     """A batch with its tensors on a device."""
     if isinstance(batch, Tensor):
         return batch.to(device)
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+    if type(batch).__name__ in BATCHES:
         return type(batch)(*(_on(part, device) for part in batch))
     return batch
