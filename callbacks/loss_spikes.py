@@ -105,8 +105,8 @@ def loss_spikes(losses: Sequence[float], first: int, *, window: int, factor: flo
     hundredth of the median, so that noise on a flat curve is no spike. Losses that are not finite are left out.
 
     >>> losses = [2.0, 2.1, 1.9, 2.0, 2.1, 1.9, 5.0, 2.0]
-    >>> loss_spikes(losses, first=4, window=6, factor=8.0)
-    [Spike(index=6, loss=5.0, median=2.0, deviations=20.234722784298303)]
+    >>> [(spike.index, spike.median) for spike in loss_spikes(losses, first=4, window=6, factor=8.0)]
+    [(6, 2.0)]
     """
     spikes = []
     for index in range(first, len(losses)):
