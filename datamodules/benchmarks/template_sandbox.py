@@ -6,13 +6,18 @@ that no template can fill memory or run for long:
 
 - a new value (of a call, filter, operator or list) costs its size, including the values it contains;
 - an iteration of a loop and a call cost the template's length, since each may write that much;
-- products (``*``, ``replace``, ``join``) are charged before they are computed; numbers and formats are limited.
+- products (``*``, ``replace``, ``join``) and searches that take as long (``rfind``, ``rsplit``) are charged before they
+  are computed; numbers and formats are limited.
+
+Work that creates nothing (a search, a comparison, a sum) is free. Once, it takes little, since it is linear in values
+that were paid for or are in the row; in a loop, it ends after some seconds of processor time.
 
 Jinja's sandbox forbids changing lists and dicts. Twenty-four of PromptSource's 279 files build lists with ``append``,
 ``update`` or ``pop``, so these three are allowed, on copies that are used for one rendering.
 """
 
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -28,6 +33,12 @@ from jinja2.visitor import NodeTransformer
 
 BUDGET = 2**24
 """Budget of one rendering in characters, list items and iterations; published templates need a thousandth of it."""
+
+SECONDS = 5.0
+"""Processor time of one rendering; published templates need a thousandth of it."""
+
+CHECKED = 16
+"""Charges and iterations between two looks at the clock, which costs as much as a small charge."""
 
 LONGEST_INTEGER = 4096
 """Most bits of a number that a template may compute: a product of long numbers takes seconds."""
@@ -62,16 +73,28 @@ class State:
 
     def __init__(self, rng: Random, iteration_cost: int) -> None:
         self.rng, self.iteration_cost, self.left = rng, iteration_cost, BUDGET
+        self._deadline, self._calls = time.thread_time() + SECONDS, 0
 
     def spend(self, cost: int) -> None:
         """Charge a cost.
 
         Raises:
-            TemplateFault: The budget is exceeded.
+            TemplateFault: The budget or the processor time is exceeded.
         """
         self.left -= cost
         if self.left < 0:
             raise TemplateFault("it makes more text, lists or iterations than any prompt needs")
+        self.watch()
+
+    def watch(self) -> None:
+        """Look at the clock, now and then.
+
+        Raises:
+            TemplateFault: The processor time is exceeded.
+        """
+        self._calls += 1
+        if self._calls % CHECKED == 0 and time.thread_time() > self._deadline:
+            raise TemplateFault(f"it ran for {SECONDS:.0f} s of processor time, more than any prompt needs")
 
     def pay(self, value: Any) -> None:
         """Charge the size of a value and of all values that it contains."""
@@ -85,6 +108,8 @@ class State:
             self.spend(8 * (len(value) + 1))
             for item in value:
                 self.pay(item)
+        else:
+            self.watch()
 
 
 def _state(context: Context) -> State:
@@ -180,11 +205,13 @@ def _bits(operator: str, left: int, right: int) -> int:
 
 
 def _growth(text: str, method: str, args: Sequence[Any]) -> int:
-    """Largest number of characters that a method of `text` adds to it."""
+    """Largest number of characters that a method of `text` adds to it, or compares with its argument."""
     if method == "replace" and len(args) >= 2 and all(isinstance(arg, str) for arg in args[:2]):
         return text.count(args[0]) * len(args[1])
     if method == "join" and args and isinstance(args[0], str | list | tuple):
         return len(text) * len(args[0])
+    if method in ("rfind", "rsplit") and args and isinstance(args[0], str):
+        return len(text) * len(args[0])  # Python's search from the end tries every place
     return 0
 
 
@@ -240,8 +267,21 @@ def _charged_iterations(context: Context, values: Iterable[Any]) -> Iterator[Any
     state = _state(context)
     if isinstance(values, str | list | tuple | dict | range):
         state.spend(state.iteration_cost * len(values))
-        return list(values)  # the template may append to what it loops over
+        return _Watched(values, state)  # a copy: the template may append to what it loops over
     return _iterate(values, state)
+
+
+class _Watched(list[Any]):
+    """A list that looks at the clock in every iteration, and has a length, which ``loop.length`` reads."""
+
+    def __init__(self, values: Iterable[Any], state: State) -> None:
+        super().__init__(values)
+        self._state = state
+
+    def __iter__(self) -> Iterator[Any]:
+        for value in super().__iter__():
+            self._state.watch()
+            yield value
 
 
 def _iterate(values: Iterable[Any], state: State) -> Iterator[Any]:
@@ -302,7 +342,8 @@ def _choice(context: Context, values: Iterable[Any]) -> Any:
 def _most_frequent(values: Sequence[Any]) -> list[Any]:
     """The most frequent values, in the order of first occurrence, as in PromptSource."""
     counts = Counter(values)
-    return [value for value, count in counts.items() if count == max(counts.values())]
+    most = max(counts.values(), default=0)
+    return [value for value, count in counts.items() if count == most]
 
 
 def _environment() -> _Sandbox:

@@ -4,7 +4,7 @@ import re
 import pytest
 
 from crosstask.datamodules.benchmarks.jinja_templates import DoesNotApply, MissingColumn, PromptTemplate, RenderedPrompt
-from crosstask.datamodules.benchmarks.template_sandbox import BUDGET, TemplateFault
+from crosstask.datamodules.benchmarks.template_sandbox import BUDGET, ENVIRONMENT, TemplateFault
 
 
 def render(jinja: str, choices: str | None = None, **fields: object) -> RenderedPrompt:
@@ -168,6 +168,32 @@ BOMBS = [
 def test_a_bomb_is_stopped_in_time(expression: str) -> None:
     with pytest.raises(TemplateFault, match="'this one'"):
         written(expression)
+
+
+WORK = [
+    "{% if 'b' in text * 9 %}{% endif %}",
+    "{% set x = text.strip('a') %}",
+    "{% set x = numbers|sum %}",
+    "{% set x = numbers|sort|first %}",
+    "{% if numbers.count(3) %}{% endif %}",
+    "{% if -1 in numbers %}{% endif %}",
+    "{% if numbers == numbers|reverse|list %}{% endif %}",
+    "{% set x = text|wordcount %}{{ loop.length or '' }}",
+    "{% set x = (text ~ 'b').rfind('b' ~ text) %}",
+]
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_work_on_large_values_is_stopped_in_time(work: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crosstask.datamodules.benchmarks.template_sandbox.SECONDS", 0.2)
+    with pytest.raises(TemplateFault, match="'this one' was stopped"):
+        written("{% for i in range(99999) %}" + work + "{% endfor %}", text="a" * 99_999, numbers=list(range(99_999)))
+
+
+def test_the_most_frequent_of_many_are_found_at_once() -> None:
+    words = [str(number) for number in range(50_000)] * 2
+    assert ENVIRONMENT.filters["most_frequent"]([*words, "7"]) == ["7"]
+    assert ENVIRONMENT.filters["most_frequent"](words) == words[:50_000]
 
 
 def test_a_long_row_is_no_bomb() -> None:
