@@ -115,7 +115,8 @@ class FLAN(Benchmark):
         with error_prefix(self.name, name):
             dataset, templates = self._dataset(name), self._templates(name)
             rows = enumerate(separate_rows(template_rows(self._source(name), name), dataset))
-            for index, row in self._drawn(islice(rows, *(dataset.rows or (None,))), name):
+            first, end = dataset.rows or (0, None)
+            for index, row in self._drawn(islice(rows, first, end), name):
                 answered_row = answered(row, dataset)
                 rng = rendering_rng(self.seed, name, str(index))
                 drawn = templates if self.prompts == "all" else [rng.choice(templates)]
