@@ -1,15 +1,20 @@
-"""ROUGE-L with stemming: our own fast implementation, and Google's rouge-score package.
+"""ROUGE-L with stemming: our own fast implementation, Google's rouge-score package, and one for all scripts.
 
 Super-NaturalInstructions is scored with ``RougeScorer(["rougeL"], use_stemmer=True)``. Our implementation takes the
 same words, caches the stems of the same Porter stemmer, and takes the longest common subsequence from rapidfuzz. Both
 give the same floating-point numbers; ours is many times faster.
+
+Both read the letters a to z and digits only: Hindi scores 0 even against itself, and of "2019年" only the number is
+read. ``unicode_rouge_l`` reads every script, and equals the other two on ASCII text.
 """
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+import regex
 from rapidfuzz.distance import LCSseq
 
 if TYPE_CHECKING:
@@ -18,8 +23,18 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[a-z0-9]+")
 
 
-Rouge = Literal["exact", "rouge_score"]
-"""Which implementation computes ROUGE-L: ours, or Google's package."""
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+"""Scripts that are written without spaces between words."""
+
+
+_UNICODE_WORD = regex.compile(
+    rf"(?V1)[[{_UNSPACED}]--\p{{M}}]\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--[[{_UNSPACED}]--\p{{M}}]]+"
+)
+_FORMAT = regex.compile(r"\p{Cf}+")
+
+
+Rouge = Literal["exact", "rouge_score", "unicode"]
+"""Which implementation computes ROUGE-L: ours, Google's package, or ours for text in all scripts."""
 
 
 class _Stems(dict[str, str]):
@@ -57,6 +72,21 @@ def tokenize(text: str) -> tuple[str, ...]:
     return tuple(map(_STEMS.__getitem__, _WORD.findall(text.lower())))
 
 
+@lru_cache(maxsize=2**14)
+def unicode_tokenize(text: str) -> tuple[str, ...]:
+    """Words and numbers of any script, case-folded and in Unicode's form NFKC; ASCII words are stemmed.
+
+    Combining marks belong to their letter. In Chinese, Japanese, Thai, Lao, Khmer and Burmese each letter is a token,
+    since no space separates words. Joiners, soft hyphens and direction marks are left out.
+
+    >>> unicode_tokenize("The cats' naïve owner: 2019年, नमस्ते"), unicode_tokenize("東京")
+    (('the', 'cat', 'naïve', 'owner', '2019', '年', 'नमस्ते'), ('東', '京'))
+    """
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    words = _UNICODE_WORD.findall(_FORMAT.sub("", plain))
+    return tuple(_STEMS[word] if word.isascii() else word for word in words)
+
+
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
     """ROUGE-L F1 in [0, 1] against the best reference.
 
@@ -66,6 +96,17 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
     _require_references(prediction, references)
     predicted = tokenize(prediction)
     return max([_f1(tokenize(reference), predicted) for reference in references])
+
+
+def unicode_rouge_l(prediction: str, references: Sequence[str]) -> float:
+    """ROUGE-L F1 in [0, 1] against the best reference, for text in any script.
+
+    >>> unicode_rouge_l("我喜欢猫", ["我喜欢狗"]), rouge_l("我喜欢猫", ["我喜欢猫"])
+    (0.75, 0.0)
+    """
+    _require_references(prediction, references)
+    predicted = unicode_tokenize(prediction)
+    return max([_f1(unicode_tokenize(reference), predicted) for reference in references])
 
 
 def _f1(reference: tuple[str, ...], predicted: tuple[str, ...]) -> float:
@@ -100,5 +141,32 @@ def _require_references(prediction: str, references: Sequence[str]) -> None:
         raise ValueError(f"ROUGE-L needs at least one reference, got none for the prediction {prediction[:60]!r}")
 
 
-ROUGE_L: Mapping[Rouge, Callable[[str, Sequence[str]], float]] = {"exact": rouge_l, "rouge_score": google_rouge_l}
+ROUGE_L: Mapping[Rouge, Callable[[str, Sequence[str]], float]] = {
+    "exact": rouge_l,
+    "rouge_score": google_rouge_l,
+    "unicode": unicode_rouge_l,
+}
 """The implementations by name."""
+
+
+def reads_none(references: Sequence[str], rouge: Rouge = "exact") -> bool:
+    """Whether ROUGE-L cannot score against any of these references: it reads less than half of their letters.
+
+    A blank reference does not count.
+
+    >>> reads_none(["नमस्ते"]), reads_none(["2019年に"]), reads_none(["?"]), reads_none(["déjà vu"])
+    (True, True, True, False)
+    >>> reads_none(["नमस्ते"], "unicode")
+    False
+    """
+    texts = [reference for reference in references if reference.strip()]
+    return bool(texts) and not any(_reads(text, rouge) for text in texts)
+
+
+def _reads(text: str, rouge: Rouge) -> bool:
+    if rouge == "unicode":
+        return bool(unicode_tokenize(text))
+    if text.isascii():
+        return bool(tokenize(text))
+    letters = [letter for letter in text.lower() if letter.isalpha()]
+    return bool(tokenize(text)) and 2 * sum(map(str.isascii, letters)) >= len(letters)

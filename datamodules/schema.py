@@ -33,6 +33,11 @@ IGNORE_INDEX = -100
 Metric = Literal["rouge_l", "exact_match", "accuracy", "token_f1"]
 """How the answers to a task are scored; accuracy is of a choice among options."""
 
+MatchRule = Literal[
+    "text", "super_natural_instructions", "squad", "bbh", "bigbench", "gsm8k", "math", "unifiedskg", "rationale"
+]
+"""By whose rule an answer equals a reference, see ``lightning_modules/evaluation/answer_rules.py``."""
+
 Level = Literal["fully_supervised", "partially_supervised", "fully_held_out"]
 """How far an evaluation task lies from training, in the words of OPT-IML, section 2.3."""
 
@@ -65,6 +70,8 @@ class Task:
         metric: The headline metric, a ``Metric``.
         dataset: The dataset it was made from, under one name for all collections (``dataset_identities.py``), which a
             ``Bench`` sets; empty elsewhere.
+        match: By whose rule an answer equals a reference, a ``MatchRule``; ``"text"`` where the authors publish none.
+        answer_pattern: Regular expression whose first match in a generated text is the answer; empty: the whole text.
         level: How far it lies from training, where that is declared; None where it follows from what trains.
         licence: Licence of the instances, as the benchmark states it.
     """
@@ -80,6 +87,8 @@ class Task:
     sources: tuple[str, ...] = ()
     metric: Metric = "rouge_l"
     dataset: str = ""
+    match: MatchRule = "text"
+    answer_pattern: str = ""
     level: Level | None = None
     licence: str = ""
 
@@ -138,7 +147,8 @@ class EvaluationExample(NamedTuple):
     """An example to be answered and scored, with all that a report says of it.
 
     A NamedTuple, like the batch that carries it: Lightning refuses frozen dataclasses inside batches. ``benchmark``,
-    ``parent`` and ``metric`` are those of its task; ``shots`` is how many demonstrations it is asked with.
+    ``parent``, ``metric``, ``match`` and ``answer_pattern`` are those of its task; ``shots`` is the number of
+    demonstrations.
     """
 
     number: int
@@ -154,6 +164,8 @@ class EvaluationExample(NamedTuple):
     parent: str | None = None
     metric: Metric = "rouge_l"
     shots: int = 0
+    match: MatchRule = "text"
+    answer_pattern: str = ""
 
 
 class CausalBatch(NamedTuple):

@@ -61,7 +61,8 @@ class InstructionTuningModule(PlannedTraining):
         decoding: How prompts are answered at evaluation, greedily by default; the first of several answers is scored.
         score: How the options of an example are compared, where the datamodule ranks them: by their log-likelihood
             (sum), its mean over tokens or bytes, or by pmi, which needs the datamodule's unconditional prompt.
-        rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it.
+        rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it;
+            both read a to z and digits only, and unicode reads all scripts.
         seed: Decides what dropout drops, and sampled answers.
     """
 

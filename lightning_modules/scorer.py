@@ -51,7 +51,8 @@ class ScorerModule(PlannedTraining):
             probable. ListNet has 1.
         row_length: Columns of a packed row, checked against the model's attention window; linked to the datamodule's.
         total_steps: Optimizer steps of the whole training, for the schedule; -1 is trainer.max_steps.
-        rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it.
+        rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it;
+            both read a to z and digits only, and unicode reads all scripts.
         seed: Decides what dropout drops.
     """
 

@@ -11,10 +11,11 @@ import numpy as np
 from common import print_result, real_or_toy_benchmark
 
 from crosstask.datamodules.rouge import rouge_l
+from crosstask.lightning_modules.evaluation.answer_rules import exact_match
 from crosstask.lightning_modules.evaluation.significance import bootstrap
-from crosstask.lightning_modules.evaluation.text_metrics import exact_match
 
 INSTANCES = 100  # of each test task, in file order
+RULE = "super_natural_instructions"
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
             example for name in benchmark.task_names("test") for example in list(benchmark.examples(name))[:INSTANCES]
         ]
     rouge = bootstrap(np.array([rouge_l(example.input, example.targets) for example in examples]))
-    exact = bootstrap(np.array([float(exact_match(example.input, example.targets)) for example in examples]))
+    exact = bootstrap(np.array([float(exact_match(example.input, example.targets, RULE)) for example in examples]))
     print(f"{rouge.count} test instances, answered with their input")
     print(f"ROUGE-L {100 * rouge.mean:.2f} [{100 * rouge.low:.2f}, {100 * rouge.high:.2f}]")
     print_result(

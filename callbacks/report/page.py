@@ -29,6 +29,7 @@ from .page_tables import (
     summary_table,
     task_table,
 )
+from .score_limits import limits_text
 from .text import cell_name, level_name, metric_name, overall_means, plural, shared_instances_text, unscored_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -91,6 +92,7 @@ def _texts(report: SystemsReport) -> dict[str, Any]:
     return {
         "evaluated": _evaluated(report),
         "unscored": unscored_text(report.systems[0].report),
+        "limits": list(dict.fromkeys(text for system in report.systems for text in limits_text(system.report))),
         "incomplete": [line for system in report.systems for line in _incomplete_lines(system)],
         "levels_note": LEVELS_NOTE if any(system.report.coverage for system in report.systems) else "",
         "not_counted": list(dict.fromkeys(name for system in report.systems for name in system.report.not_counted)),

@@ -7,6 +7,7 @@ from ...lightning_modules.evaluation.significance import Estimate
 from .comparison import Comparison, SystemsReport
 from .coverage_text import COLUMN_HEADER, TASK_HEADER, coverage_rows, task_rows
 from .page_figures import cells_of_kind, estimates_in, estimates_of
+from .score_limits import limits_of
 from .scores import Group
 from .text import cell_name, interval_text, level_name, metric_name, overall_means, plural
 
@@ -111,7 +112,7 @@ def pooled_table(report: SystemsReport) -> PageTable:
 
 
 def task_table(report: SystemsReport) -> PageTable:
-    """A row for each task, system and number of shots."""
+    """A row for each task, system and number of shots, with the instances of which a score says nothing."""
     rows: list[list[TableCell]] = [
         [
             group.name,
@@ -121,12 +122,24 @@ def task_table(report: SystemsReport) -> PageTable:
             str(group.shots),
             str(group.instances),
             *(group.estimates[metric] for metric in ("score", "rouge_l", "exact_match")),
+            ", ".join(limits_of(group).values()),
         ]
         for system in report.systems
         for group in system.report.tasks
     ]
-    header = ["task", "category", "system", "metric", "shots", "instances", "score", "ROUGE-L", "exact match"]
-    return PageTable("Tasks", header, rows, text=(0, 1, 2, 3))
+    header = [
+        "task",
+        "category",
+        "system",
+        "metric",
+        "shots",
+        "instances",
+        "score",
+        "ROUGE-L",
+        "exact match",
+        "remarks",
+    ]
+    return PageTable("Tasks", header, rows, text=(0, 1, 2, 3, 9))
 
 
 def level_means_text(report: SystemsReport, level: str) -> str:

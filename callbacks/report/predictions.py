@@ -35,6 +35,7 @@ def prediction_line(answer: Answer) -> dict[str, Any]:
         "level": example.level,
         "shots": example.shots,
         "metric": example.metric,
+        "match": example.match,
         "id": example.id,
         "prompt": example.source,
         "references": list(example.references),
@@ -49,12 +50,17 @@ def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
     """The answer with all its scores, from the record that ``prediction_line`` made of it."""
     text = record["prediction"]
     if "options" not in record:
-        return Answer.of(example, text)._replace(rouge_l=record["rouge_l"])
+        return Answer.of(example, text)._replace(**_by_rouge(record))
     options = [option.strip() for option in example.options]
     by_option = [record["options"][option] for option in options]
     kinds = {kind: tuple(scores[kind] for scores in by_option) for kind in by_option[0]}
     answer = Answer.chosen(example, OptionScores(**kinds), options.index(text), record["tied"])
-    return answer._replace(rouge_l=record["rouge_l"])
+    return answer._replace(**_by_rouge(record))
+
+
+def _by_rouge(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields that the implementation of ROUGE-L decides."""
+    return {"rouge_l": record["rouge_l"], "unread": record.get("unread", False)}
 
 
 def is_prediction_of(record: Any, example: EvaluationExample) -> bool:
@@ -145,6 +151,7 @@ def _checked_prediction(record: Any) -> Prediction:
     more = {name: scores[name] for name in ("token_f1", "accuracy") if name in scores}
     score = score_by_metric(cast(Metric, texts["metric"]), rouge, exact, **more)
     belongs: dict[str, Any] = {**texts, "parent": record.get("parent"), "shots": whole_field(record, "shots")}
+    belongs |= {name: record.get(name) is True for name in ("unread", "erased")}
     instance = ScoredInstance(**belongs, score=score, rouge_l=rouge, exact_match=exact)
     return Prediction(instance, text_field(record, "prompt"), tuple(references), text_field(record, "prediction"))
 

@@ -29,7 +29,8 @@ METRICS = {"score": "Task metric", "rouge_l": "ROUGE-L", "exact_match": "Exact m
 class Group:
     """Pooled instances of `tasks` tasks, with an estimate for each metric.
 
-    ``metric``, ``level`` and ``category`` are those of the tasks, ``"mixed"`` if they differ.
+    ``metric``, ``level`` and ``category`` are those of the tasks, ``"mixed"`` if they differ. ``unread`` and ``erased``
+    count the instances of one run whose score by ROUGE-L or exact match says nothing, see ``ScoredInstance``.
     """
 
     name: str
@@ -39,6 +40,8 @@ class Group:
     estimates: Mapping[str, Estimate]
     level: str = ""
     category: str = ""
+    unread: int = 0
+    erased: int = 0
 
     @property
     def instances(self) -> int:
@@ -154,6 +157,8 @@ def _groups(runs: Runs, key: Callable[[ScoredInstance], tuple[object, ...]]) -> 
                 estimates={metric: pooled_estimate([_values(run, metric) for run in members]) for metric in METRICS},
                 level=_common_name(row.level for row in rows),
                 category=_common_name(row.category for row in rows),
+                unread=max(sum(row.unread for row in run) for run in members),
+                erased=max(sum(row.erased for row in run) for run in members),
             )
         )
     return pooled

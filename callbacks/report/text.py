@@ -20,6 +20,7 @@ from .coverage_text import (
     incomplete_note,
     task_rows,
 )
+from .score_limits import limits_of, limits_text
 from .scores import METRICS, Group, Mean, ScoreReport
 
 POOLED = {metric: METRICS[metric] for metric in ("rouge_l", "exact_match")}
@@ -90,7 +91,13 @@ def overall_means(report: ScoreReport) -> list[Mean]:
 
 def _row(group: Group, several_shots: bool) -> list[str]:
     name = level_name(group.name) + (f", {plural(group.shots, 'shot')}" if several_shots else "")
-    return [name, str(group.tasks), str(group.instances), *(percent(group.estimates.get(metric)) for metric in POOLED)]
+    return [name, str(group.tasks), str(group.instances), *(_pooled(group, metric) for metric in POOLED)]
+
+
+def _pooled(group: Group, metric: str) -> str:
+    """A group's score by a metric, with the number of instances of which it says nothing."""
+    remark = limits_of(group).get(metric)
+    return percent(group.estimates.get(metric)) + (f" ({remark})" if remark else "")
 
 
 def _overall(report: ScoreReport) -> list[Group]:
@@ -115,7 +122,7 @@ def render_terminal(report: ScoreReport, title: str) -> Table:
         f"{incomplete_note(report.coverage, mean.cell)}"
         for mean in overall_means(report)
     ]
-    table.caption = terminal_text("\n".join([*lines, *filter(None, [unscored_text(report)])]))
+    table.caption = terminal_text("\n".join([*lines, *filter(None, [unscored_text(report)]), *limits_text(report)]))
     return table
 
 
@@ -131,6 +138,8 @@ def render_markdown(report: ScoreReport, title: str) -> str:
     lines = [f"# {escape_markdown(title)}", "", f"Percent with 95% {over}.", ""]
     if missing := unscored_text(report):
         lines += [missing, ""]
+    for limit in limits_text(report):
+        lines += [escape_markdown(limit), ""]
     if report.coverage is not None:
         lines += _coverage_lines(report.coverage)
     lines += ["## Levels of generalization", "", "Instances are pooled.", ""]

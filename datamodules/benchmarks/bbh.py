@@ -125,6 +125,7 @@ DATASETS = {
         files={"test": (Files((f"bbh/{name}.json",), _examples),)},
         config=name,
         metric="exact_match",
+        match="bbh",
         licence="MIT",
     )
     for name in TASKS

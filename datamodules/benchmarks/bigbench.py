@@ -13,6 +13,7 @@ the task appends them, output prefix. White space around the prompt is removed, 
 import hashlib
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +45,9 @@ METRICS: Mapping[str, Literal["rouge_l", "exact_match", "accuracy"]] = {
 
 CAPPY = Path(__file__).parent / "data" / "cappy_bigbench.txt"
 """The 45 generative tasks that Cappy adapts to (arXiv 2311.06720, Figure 6)."""
+
+FIRST_SENTENCE = r"[^\.\?\!\;\n]+"
+"""The answer in a response to a task without ``output_regex`` and ``stop_string`` (bigbench/api/json_task.py)."""
 
 ROW_FILES = (".parquet", ".arrow", ".jsonl", ".json")
 
@@ -94,9 +98,12 @@ class BigBench(Benchmark):
     def task(self, name: str) -> Task:
         """Metadata of the task's JSON file; TaskSource's rows have none."""
         header: Mapping[str, Any] = {}
+        pattern = ""
         if path := self._raw(name):
             with error_prefix(self.name, name):
-                header = _document(path).fields
+                document = _document(path)
+                header = document.fields
+                pattern = answer_pattern(document) if header.get("preferred_score") == "exact_str_match" else ""
         else:
             self._parts(name)  # rejects an unknown name
         keywords = header.get("keywords") or [self.name]
@@ -109,6 +116,8 @@ class BigBench(Benchmark):
             parent=parent if part else None,
             sources=(parent,),
             metric=METRICS.get(header.get("preferred_score", ""), "rouge_l"),
+            match="bigbench",
+            answer_pattern=pattern,
             licence="Apache 2.0",
         )
 
@@ -211,6 +220,31 @@ class BigBench(Benchmark):
         documents = [":".join(path.relative_to(folder).parts[:-1]) for path in folder.rglob("task.json")]
         row_folders = [path.name for path in folder.iterdir() if path.is_dir() and list(_row_files(path, "train"))]
         return sorted({*documents, *row_folders})
+
+
+def answer_pattern(header: Row) -> str:
+    """Pattern of the answer in a response: a task's ``output_regex``, before its ``stop_string``.
+
+    >>> answer_pattern(Row({"output_regex": "[-+]?[0-9]+"}, "task.json"))
+    '[-+]?[0-9]+'
+
+    Raises:
+        ValueError: The expression is not valid, or has several groups.
+    """
+    regex, stop = header.text("output_regex", ""), header.text("stop_string", "")
+    if regex:
+        pattern = f"(?m:{regex})" if stop == "\n" else regex  # "$" ends a line, before the stop
+    elif stop:
+        pattern = rf"(?s:\A.+?)(?={re.escape(stop)}|\Z)"
+    else:
+        pattern = "" if "output_regex" in header.fields else FIRST_SENTENCE
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise header.error(f"'output_regex' is not a valid regular expression: {error}") from error
+    if groups > 1:
+        raise header.error(f"'output_regex' should have at most one group, which is the answer, got {groups}")
+    return pattern
 
 
 def validation_places(places: Sequence[int], *, task: str, seed: int) -> list[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
 from ..messages import MissingFiles, existing_folder, expanded, nearest, some
-from ..schema import Demonstration, Example, Task
+from ..schema import Demonstration, Example, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
 from .digests import file_digest, source_digest
 from .row_files import file_rows, read_rows
@@ -76,6 +76,7 @@ class Dataset:
         definition: The task's instruction; of an instance-level task, the text that begins every input.
         instruction_level: As in ``Task``.
         metric: As in ``Task``.
+        match: As in ``Task``.
         parent: As in ``Task``.
         sources: As in ``Task``; if empty, the dataset's name.
         licence: Licence of its rows.
@@ -89,7 +90,8 @@ class Dataset:
     hub_splits: Mapping[Split, str] = field(default_factory=dict)
     definition: str = ""
     instruction_level: Literal["task", "instance"] = "instance"
-    metric: Literal["rouge_l", "exact_match", "accuracy"] = "rouge_l"
+    metric: Metric = "rouge_l"
+    match: MatchRule = "text"
     parent: str | None = None
     sources: tuple[str, ...] = ()
     licence: str = ""
@@ -167,6 +169,7 @@ class Catalogue(Benchmark):
             parent=dataset.parent,
             sources=dataset.sources or (name,),
             metric=dataset.metric,
+            match=dataset.match,
             licence=dataset.licence,
         )
 

@@ -52,6 +52,8 @@ class ChainOfThought(Benchmark):
             category=shipped_taxonomy().category(self.name, name),
             definition=INSTRUCTION,
             sources=(name,),
+            metric="exact_match",
+            match="gsm8k" if name == "gsm8k" else "rationale",
         )
 
     def examples(self, name: str) -> Iterator[Example]:

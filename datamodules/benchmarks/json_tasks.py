@@ -13,10 +13,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, get_args
 
 from ..messages import MissingFiles, existing_folder, expanded, kind, nearest, some
-from ..schema import Demonstration, Example, Metric, Task
+from ..schema import Demonstration, Example, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
 from .digests import file_digest
 from .row_files import json_document, jsonl_rows
@@ -26,7 +26,7 @@ READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 TASK_FIELDS = (
-    "definition category positive_examples negative_examples instruction_level parent sources metric licence"
+    "definition category positive_examples negative_examples instruction_level parent sources metric match licence"
 ).split()
 EXAMPLE_FIELDS = "id input output options template".split()
 
@@ -71,7 +71,8 @@ class JsonTasks(Benchmark):
                 instruction_level="task" if level == "task" else "instance",
                 parent=row.text("parent", default="") or None,
                 sources=row.texts("sources", default=()),
-                metric=_metric(row),
+                metric=_one_of(row, "metric", Metric, default="rouge_l"),
+                match=_one_of(row, "match", MatchRule, default="text"),
                 licence=row.text("licence", default=""),
             )
 
@@ -148,11 +149,12 @@ def _demonstrations(row: Row, key: str) -> tuple[Demonstration, ...]:
     return tuple(demonstrations)
 
 
-def _metric(row: Row) -> Metric:
-    value = row.text("metric", default="rouge_l")
-    if value not in get_args(Metric):
-        raise row.error(f"'metric' should be one of {', '.join(get_args(Metric))}, got {value!r}")
-    return cast(Metric, value)
+def _one_of(row: Row, key: str, kinds: Any, default: str) -> Any:
+    """The text of a field, which must be one of a Literal's values."""
+    value = row.text(key, default=default)
+    if value not in get_args(kinds):
+        raise row.error(f"{key!r} should be one of {', '.join(get_args(kinds))}, got {value!r}")
+    return value
 
 
 def _reject_unknown(row: Row, allowed: list[str]) -> None:

@@ -92,6 +92,7 @@ class NaturalInstructions(Benchmark):
             negative_examples=file.demonstrations("Negative Examples"),
             sources=file.texts(record, "Source", default=()),
             metric="exact_match" if category in EXACT_MATCH_CATEGORIES else "rouge_l",
+            match="super_natural_instructions",
             licence=", ".join(file.texts(record, "Instance License", default=())),
         )
 

@@ -101,6 +101,8 @@ class PromptSource(Benchmark):
             metrics: list[Metric] = [
                 METRICS.get(metric, "rouge_l") for template in templates for metric in template.metrics[:1]
             ]
+            # Templates of one dataset may name different metrics; the most frequent one counts.
+            metric = Counter(metrics).most_common(1)[0][0] if metrics else "rouge_l"
             return Task(
                 benchmark=self.name,
                 name=name,
@@ -108,8 +110,8 @@ class PromptSource(Benchmark):
                 instruction_level="instance",
                 parent=source.parent,
                 sources=(file.subset if file.subset and file.dataset in COLLECTIONS else file.dataset,),
-                # Templates of one dataset may name different metrics; the most frequent one counts.
-                metric=Counter(metrics).most_common(1)[0][0] if metrics else "rouge_l",
+                metric=metric,
+                match="squad" if metric == "token_f1" else "text",
             )
 
     def examples(self, name: str) -> Iterator[Example]:

@@ -12,6 +12,7 @@ two of the fourteen, StrategyQA and GSM8K; the rules of a split decide that, not
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from ..schema import MatchRule, Metric
 from . import reasoning_rows
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Renderer, split_files
@@ -38,9 +39,14 @@ def _dataset(
     read: Callable[..., Iterable[Row]] = file_rows,
     flan: str = "",
     more: tuple[Layout, ...] = (),
+    metric: Metric = "accuracy",
+    match: MatchRule = "rationale",
     **fields: Any,
 ) -> Dataset:
-    """One dataset of the table below; `flan` names its table in FLAN, which holds the training split only."""
+    """One dataset of the table below; `flan` names its table in FLAN, which holds the training split only.
+
+    Its authors score the answer, not the rationale: the choice among options, unless the table names another metric.
+    """
     alternatives = split_files(files, read)
     if flan:
         alternatives["train"] = (*alternatives.get("train", ()), Files((f"flan_cot/{flan}_train.tsv",), flan_cot_rows))
@@ -51,6 +57,8 @@ def _dataset(
         files=alternatives,
         definition=INSTRUCTION,
         instruction_level="task",
+        metric=metric,
+        match=match,
         **fields,
     )
 
@@ -84,6 +92,8 @@ DATASETS: dict[str, Dataset] = {
             flan="gsm8k",
             config="main",
             licence="MIT",
+            metric="exact_match",
+            match="gsm8k",
         ),
         _dataset(
             "strategyqa",
@@ -92,6 +102,7 @@ DATASETS: dict[str, Dataset] = {
             _paths("strategyqa/{}.json", **TRAIN_VALIDATION),
             flan="strategyqa",
             licence="MIT",
+            metric="exact_match",
         ),
         _dataset(
             "aqua_rat",
@@ -108,6 +119,7 @@ DATASETS: dict[str, Dataset] = {
             reasoning_rows.coqa,
             _paths("coqa/coqa-{}-v1.0.json", **TRAIN_VALIDATION),
             read=reasoning_rows.coqa_rows,
+            metric="token_f1",
         ),
         _dataset(
             "cos_e",
@@ -155,6 +167,8 @@ DATASETS: dict[str, Dataset] = {
             {"train": "MATH/train", "test": "MATH/test"},
             read=reasoning_rows.math_rows,
             licence="MIT",
+            metric="exact_match",
+            match="math",
         ),
         _dataset(
             "proofwriter",
@@ -179,6 +193,7 @@ DATASETS: dict[str, Dataset] = {
             read=reasoning_rows.json_lines,
             flan="qed",
             licence="CC BY-SA 3.0",
+            metric="exact_match",
         ),
         _dataset(
             "sense_making",

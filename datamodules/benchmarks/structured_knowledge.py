@@ -153,6 +153,9 @@ SGD: Mapping[Split, tuple[Files, ...]] = {
     "test": (Files(("sgd/test",), dialogue_rows),),
 }
 
+ANSWERS: Mapping[str, Any] = {"metric": "exact_match", "match": "unifiedskg"}
+"""Answers that UnifiedSKG compares as sets of spans, with numbers by value (metrics/unified/evaluator.py)."""
+
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset
     for dataset in (
@@ -173,11 +176,11 @@ DATASETS: dict[str, Dataset] = {
         _dataset("webqsp", "Text to Code", "KG query"),
         _dataset("compwebq", "Text to Code", "KG query"),
         _dataset("mtop", "Text to Code", "API calls"),
-        _dataset("wikitq", "Question Answering", "answer"),
-        _dataset("hybridqa", "Question Answering", "answer"),
+        _dataset("wikitq", "Question Answering", "answer", **ANSWERS),
+        _dataset("hybridqa", "Question Answering", "answer", metric="exact_match", match="squad"),
         _dataset("mmqa", "Question Answering", "answer"),
         _dataset("fetaqa", "Question Answering", "answer"),
-        _dataset("sqa", "Question Answering", "answer"),
+        _dataset("sqa", "Question Answering", "answer", **ANSWERS),
         _dataset(
             "totto",
             "Data to Text",
@@ -198,8 +201,8 @@ DATASETS: dict[str, Dataset] = {
             multiwoz,
         ),
         _dataset("kvret", "Dialogue Generation", "response"),
-        _dataset("tab_fact", "Fact Verification", "verdict"),
-        _dataset("feverous", "Fact Verification", "verdict"),
+        _dataset("tab_fact", "Fact Verification", "verdict", metric="exact_match"),
+        _dataset("feverous", "Fact Verification", "verdict", metric="exact_match"),
         _dataset(
             "sgd_state",
             "Dialogue State Tracking",

@@ -133,4 +133,6 @@ def _evaluation_example(
         parent=task.parent,
         metric=task.metric,
         shots=shots,
+        match=task.match,
+        answer_pattern=task.answer_pattern,
     )

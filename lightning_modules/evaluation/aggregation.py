@@ -29,7 +29,10 @@ ZERO_SHOT_ONLY = ("Summarization",)
 
 
 class ScoredInstance(NamedTuple):
-    """One evaluated example, its groups, and its scores in [0, 1]; ``score`` is by its task's metric."""
+    """One evaluated example, its groups, and its scores in [0, 1]; ``score`` is by its task's metric.
+
+    ``unread`` and ``erased`` are those of ``Answer``: what ROUGE-L and exact match cannot tell of this example.
+    """
 
     benchmark: str
     task: str
@@ -42,6 +45,8 @@ class ScoredInstance(NamedTuple):
     score: float
     rouge_l: float
     exact_match: float
+    unread: bool = False
+    erased: bool = False
 
 
 class TaskScore(NamedTuple):
@@ -80,15 +85,17 @@ def scored_instances(scores: Scores, examples: Sequence[EvaluationExample]) -> l
         ScoredInstance(
             *(example.benchmark, example.task, example.parent, example.category, example.level, example.shots),
             *(example.metric, example.id, score_by_metric(example.metric, rouge, exact, token_f1=f1, accuracy=right)),
-            *(rouge, exact),
+            *(rouge, exact, unread == 1, erased == 1),
         )
-        for example, rouge, exact, f1, right in zip(
+        for example, rouge, exact, f1, right, unread, erased in zip(
             (by_number[number] for number in scores.number.tolist()),
-            *(scores.column(name).tolist() for name in ("rouge_l", "exact_match", "token_f1", "accuracy")),
+            *(scores.column(name).tolist() for name in _COLUMNS),
             strict=True,
         )
     ]
 
+
+_COLUMNS = ("rouge_l", "exact_match", "token_f1", "accuracy", "unread", "erased")
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)

@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
-from ...datamodules.rouge import ROUGE_L, Rouge
-from ...datamodules.schema import EvaluationExample, Metric
+from ...datamodules.rouge import ROUGE_L, Rouge, reads_none
+from ...datamodules.schema import EvaluationExample, MatchRule, Metric
+from .answer_rules import answer_text, erases, exact_match
 from .option_scores import OptionScores
-from .text_metrics import Degeneration, degeneration, exact_match, matched_option, score_by_metric, token_f1
+from .text_metrics import Degeneration, degeneration, matched_option, score_by_metric, token_f1
 
 
 class Answer(NamedTuple):
@@ -15,12 +16,14 @@ class Answer(NamedTuple):
         example: The evaluated example.
         prediction: The generated text, or the chosen option.
         rouge_l: ROUGE-L in [0, 1].
-        exact_match: Whether it equals a reference.
-        token_f1: In [0, 1].
+        exact_match: Whether it equals a reference by the task's rule, see ``answer_rules``.
+        token_f1: In [0, 1], of the answer without its rationale.
         accuracy: 1 if it is the right option, 0 if not, None for an example without options.
         degenerate: How the answer lost its form.
         options: Scores of the options, if they were ranked.
         tied: Whether another option has the same score as the chosen one.
+        unread: Whether ROUGE-L reads none of the references, e.g. text without Latin letters.
+        erased: Whether the task's rule leaves nothing of a reference, so that an empty answer equals it.
     """
 
     example: EvaluationExample
@@ -32,6 +35,8 @@ class Answer(NamedTuple):
     degenerate: Degeneration = ""
     options: "OptionScores | None" = None
     tied: bool = False
+    unread: bool = False
+    erased: bool = False
 
     @classmethod
     def of(cls, example: EvaluationExample, prediction: str, rouge: Rouge = "exact") -> "Answer":
@@ -42,16 +47,18 @@ class Answer(NamedTuple):
             prediction: The text.
             rouge: Which implementation computes ROUGE-L.
         """
-        references = example.references
-        right = None if example.answer is None else float(matched_option(prediction, example.options) == example.answer)
+        references, answer = example.references, answer_text(prediction, example)
+        right = None if example.answer is None else float(matched_option(answer, example.options) == example.answer)
         return cls(
             example,
             prediction,
             ROUGE_L[rouge](prediction, references),
-            exact_match(prediction, references),
-            token_f1(prediction, references),
+            exact_match(prediction, references, example.match, example.answer_pattern),
+            token_f1(answer, [answer_text(reference, example) for reference in references]),
             right,
             degeneration(prediction, example),
+            unread=reads_none(references, rouge),
+            erased=any(erases(_rule(example), reference) for reference in references),
         )
 
     @classmethod
@@ -61,7 +68,8 @@ class Answer(NamedTuple):
         """Score the choice of the option at `place`."""
         right = None if example.answer is None else float(place == example.answer)
         text = example.options[place].strip()
-        return cls.of(example, text, rouge)._replace(accuracy=right, options=scores, tied=tied)
+        answer = cls.of(example, text, rouge)
+        return answer._replace(accuracy=right, degenerate="", options=scores, tied=tied)
 
     def details(self) -> dict[str, Any]:
         """Further fields of a prediction's line of JSON, with all scores of ranked options."""
@@ -70,6 +78,7 @@ class Answer(NamedTuple):
             details |= {"accuracy": self.accuracy, "right_option": self.example.options[self.example.answer or 0]}
         if self.degenerate:
             details["degenerate"] = self.degenerate
+        details |= {name: True for name in ("unread", "erased") if getattr(self, name)}
         if self.options is not None:
             details["options"] = {
                 option.strip(): {name: values[place] for name, values in self.options._asdict().items() if values}
@@ -82,3 +91,8 @@ class Answer(NamedTuple):
         """The score by a task's metric, see ``score_by_metric``."""
         accuracy = float("nan") if self.accuracy is None else self.accuracy
         return score_by_metric(metric, self.rouge_l, self.exact_match, token_f1=self.token_f1, accuracy=accuracy)
+
+
+def _rule(example: EvaluationExample) -> MatchRule:
+    """The rule that can erase a reference: token F1 is of SQuAD's words."""
+    return "squad" if example.metric == "token_f1" else example.match

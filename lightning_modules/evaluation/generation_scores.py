@@ -51,4 +51,5 @@ def _row(answer: Answer) -> list[float]:
     """An answer's scores in the order of ``Scores``."""
     accuracy = float("nan") if answer.accuracy is None else answer.accuracy
     scores = [answer.rouge_l, float(answer.exact_match), answer.token_f1, accuracy]
-    return [float(answer.example.number), *scores, float(answer.degenerate != ""), float(answer.tied)]
+    flags = [answer.degenerate != "", answer.tied, answer.unread, answer.erased]
+    return [float(answer.example.number), *scores, *map(float, flags)]

@@ -20,6 +20,8 @@ class Scores(NamedTuple):
         accuracy: float64 [n], 0 or 1; NaN for an example without options.
         degenerate: float64 [n], 1 for an answer that lost its form, see ``text_metrics.degeneration``.
         tied: float64 [n], 1 if another option had the same score as the chosen one.
+        unread: float64 [n], 1 if ROUGE-L reads none of the example's references.
+        erased: float64 [n], 1 if the task's rule leaves nothing of one of the references.
     """
 
     number: NDArray[np.int64]
@@ -29,6 +31,8 @@ class Scores(NamedTuple):
     accuracy: NDArray[np.float64] = np.empty(0)
     degenerate: NDArray[np.float64] = np.empty(0)
     tied: NDArray[np.float64] = np.empty(0)
+    unread: NDArray[np.float64] = np.empty(0)
+    erased: NDArray[np.float64] = np.empty(0)
 
     def column(self, name: str) -> NDArray[np.float64]:
         """One kind of score [n]; NaN if it was not computed."""

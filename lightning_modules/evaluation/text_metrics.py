@@ -1,19 +1,12 @@
-"""Metrics of one prediction's text: exact match, token F1, the option it names, and degeneration."""
+"""Metrics of one prediction's text: token F1, the option it names, and degeneration."""
 
 import math
-import re
-import string
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
 from ...datamodules.schema import EvaluationExample, Metric
-
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-
+from .answer_rules import answer_text, bare, squad
 
 Degeneration = Literal["", "empty", "outside the options", "too short"]
 """How an answer can lose its form; ``""`` if it did not."""
@@ -27,35 +20,15 @@ SHORT_PART = 0.25
 """An answer with less than this share of the shortest reference's words is too short for a text."""
 
 
-def normalize_answer(text: str) -> str:
-    """Lower case, no ASCII punctuation, single spaces; articles stay (Super-NaturalInstructions' evaluation.py).
-
-    For exact match and token F1; ROUGE has its own tokenizer.
-
-    >>> normalize_answer(" The  Answer's: 'Yes'. ")
-    'the answers yes'
-    """
-    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
-
-
-def exact_match(prediction: str, references: Sequence[str]) -> bool:
-    """Whether a prediction equals any of its references after ``normalize_answer``."""
-    return normalize_answer(prediction) in {normalize_answer(reference) for reference in references}
-
-
 def token_f1(prediction: str, references: Sequence[str]) -> float:
     """Token F1 in [0, 1] against the best reference, as SQuAD's evaluate-v1.1 computes it.
 
-    Words are those of ``normalize_answer`` without articles. Two texts without words are equal.
+    Words are those of ``answer_rules.squad``. Two texts without words are equal.
 
     >>> token_f1("The cat sat.", ["a cat", "on the mat"])
     0.6666666666666666
     """
-    return max(_f1(_words(prediction), _words(reference)) for reference in references)
-
-
-def _words(text: str) -> list[str]:
-    return _ARTICLES.sub(" ", normalize_answer(text)).split()
+    return max(_f1(squad(prediction).split(), squad(reference).split()) for reference in references)
 
 
 def _f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
@@ -68,17 +41,17 @@ def _f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
 def matched_option(prediction: str, options: Sequence[str]) -> int | None:
     """Place of the option that a generated answer names; None if it names none.
 
-    An option is named by its text, or by being the only one that is equal after ``normalize_answer``.
+    An option is named by its text, or by being the only one with the same ``answer_rules.bare`` text.
 
-    >>> matched_option("yes.", ["Yes", "No"]), matched_option(">", ["<", ">"]), matched_option("maybe", ["Yes", "No"])
+    >>> matched_option("yes.", ["Yes", "No"]), matched_option(">", ["<", ">"]), matched_option("5", ["-5", "7"])
     (0, 1, None)
     """
     texts = [option.strip() for option in options]
     if prediction.strip() in texts:
         return texts.index(prediction.strip())
-    normal = [normalize_answer(option) for option in options]
-    wanted = normalize_answer(prediction)
-    return normal.index(wanted) if normal.count(wanted) == 1 else None
+    bare_options = [bare(option) for option in options]
+    wanted = bare(prediction)
+    return bare_options.index(wanted) if bare_options.count(wanted) == 1 else None
 
 
 def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
@@ -89,8 +62,8 @@ def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
     """
     if not prediction.strip():
         return "" if any(not reference.strip() for reference in example.references) else "empty"
-    if example.options:
-        return "outside the options" if matched_option(prediction, example.options) is None else ""
+    if example.options and matched_option(answer_text(prediction, example), example.options) is None:
+        return "outside the options"
     shortest = min(len(reference.split()) for reference in example.references)
     short = shortest >= RATIONALE_WORDS and len(prediction.split()) < SHORT_PART * shortest
     return "too short" if short else ""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...datamodules.rouge import rouge_l
 from ...datamodules.scoring.samples import Sample
-from ..evaluation.text_metrics import normalize_answer
+from ..evaluation.answer_rules import bare
 
 Values = NDArray[np.float64]
 
@@ -149,7 +149,10 @@ def by_mean_likelihood(responses: ScoredResponses) -> int:
 
 
 def by_self_consistency(responses: ScoredResponses) -> int:
-    """Self-consistency (Wang et al., arXiv 2203.11171): the most frequent answer after normalization."""
+    """Self-consistency (Wang et al., arXiv 2203.11171): the most frequent answer.
+
+    Case, white space, and punctuation around an answer do not tell two answers apart; signs and decimal points do.
+    """
     return _vote(responses, np.ones(len(responses.samples)))
 
 
@@ -191,7 +194,7 @@ def _nonzero(votes: Values) -> Values:
 
 
 def _vote(responses: ScoredResponses, weights: Values) -> int:
-    answers = [normalize_answer(sample.response) for sample in responses.samples]
+    answers = [bare(sample.response) for sample in responses.samples]
     totals: dict[str, float] = {}
     for answer, weight in zip(answers, weights, strict=True):
         totals[answer] = totals.get(answer, 0.0) + float(weight)

@@ -25,7 +25,7 @@ EXAMPLES = [
         [("a", "say yes", ("yes",)), ("b", "say no", ("no",)), ("c", "1\u20282", ("é",)), ("d", "3\x854", ("4 5",))]
     )
 ]
-ANSWERS = ["Yes!", "yes", "line\u2028separator\u2029and\x85more", "4"]
+ANSWERS = [" YES", "yes", "line\u2028separator\u2029and\x85more", "4"]
 BATCHES = [[3, 1], [], [2], [0]]  # not in order; the second asks nothing
 
 
@@ -98,13 +98,21 @@ def test_the_report_is_printed_and_written_after_test(tmp_path: Path, capsys: py
     assert all(level in printed for level in ("fully supervised", "partially supervised", "fully held out"))
     assert "no tasks" in printed
     report = json.loads((tmp_path / "report/test/report.json").read_text())
-    # copy: "Yes!" is right, the answer for é is not; sort: "yes" for "no" is wrong, "4" is half of "4 5" (F1 2/3).
+    # copy: " YES" is right, the answer for é is not; sort: "yes" for "no" is wrong, "4" is half of "4 5" (F1 2/3).
     means = {group["name"]: [group["estimates"][metric]["mean"] for metric in ("rouge_l", "exact_match")]
              for group in [*report["tasks"], *report["overall"]]}  # fmt: skip
     assert means["copy"] == [0.5, 0.5]
     assert means["sort"] == pytest.approx([1 / 3, 0.0])
     assert means["overall"] == pytest.approx([5 / 12, 0.25])
-    assert "| partially supervised | 0 | 0 | no tasks | no tasks |" in (tmp_path / "report/test/report.md").read_text()
+    markdown = (tmp_path / "report/test/report.md").read_text()
+    assert "| partially supervised | 0 | 0 | no tasks | no tasks |" in markdown
+    # ROUGE-L reads no letter of "é", and says so beside the score, in each format
+    assert [group["unread"] for group in [*report["overall"], *report["tasks"]]] == [1, 0, 1]
+    assert "(1 unread) |" in next(line for line in markdown.splitlines() if line.startswith("| sort |"))
+    assert "1 instance of 1 task: sort (1 of 2)" in markdown
+    assert "--model.rouge unicode" in " ".join(printed.split())
+    page = (tmp_path / "report/test/report.html").read_text()
+    assert page.count("1 unread") == page.count("1 instance of 1 task: sort (1 of 2)") == 1
 
 
 @pytest.mark.parametrize("stage", ["validation", "test", "predict"])
@@ -118,7 +126,8 @@ def test_predictions_are_one_line_each_in_the_order_of_the_examples(tmp_path: Pa
     assert [line["prompt"] for line in written] == [example.source for example in EXAMPLES]
     assert written[0] == {
         "number": 0, "benchmark": "", "task": "copy", "parent": None, "category": "Copy", "level": "fully_supervised",
-        "shots": 0, "metric": "rouge_l", "id": "a", "prompt": "say yes", "references": ["yes"], "prediction": "Yes!",
+        "shots": 0, "metric": "rouge_l", "match": "text", "id": "a", "prompt": "say yes", "references": ["yes"],
+        "prediction": " YES",
         "rouge_l": 1.0, "exact_match": True, "token_f1": 1.0,
     }  # fmt: skip
     assert [path.name for path in (tmp_path / "predictions").iterdir()] == [f"{stage}.jsonl"]  # no parts are left

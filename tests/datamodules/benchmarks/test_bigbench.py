@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from crosstask.datamodules.benchmarks.bigbench import CAPPY, REPEATED, UNDECIDED, BigBench, validation_places
+from crosstask.datamodules.benchmarks.bigbench import (
+    CAPPY,
+    FIRST_SENTENCE,
+    REPEATED,
+    UNDECIDED,
+    BigBench,
+    validation_places,
+)
 from crosstask.datamodules.schema import Example, Task
 
 GENERATIVE: dict[str, Any] = {
@@ -51,8 +58,37 @@ def test_a_generative_task_reads_as_its_file_says(tmp_path: Path) -> None:
         instruction_level="instance",
         sources=("sorting",),
         metric="exact_match",
+        match="bigbench",
+        answer_pattern=FIRST_SENTENCE,
         licence="Apache 2.0",
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "pattern"),
+    [
+        ({"output_regex": "[a-z]+"}, "[a-z]+"),
+        ({"output_regex": "([0-9]+)$", "stop_string": "\n"}, "(?m:([0-9]+)$)"),
+        ({"stop_string": "#"}, r"(?s:\A.+?)(?=\#|\Z)"),
+        ({"output_regex": ""}, ""),
+        ({"preferred_score": "multiple_choice_grade"}, ""),  # an option may have several sentences
+        ({"preferred_score": "rouge"}, ""),
+    ],
+)
+def test_the_answer_in_a_response_is_found_as_the_file_says(
+    tmp_path: Path, fields: dict[str, str], pattern: str
+) -> None:
+    write(tmp_path, "sorting", GENERATIVE | fields)
+    assert BigBench(str(tmp_path)).task("sorting").answer_pattern == pattern
+
+
+@pytest.mark.parametrize(
+    ("regex", "message"), [("[a-z", "not a valid regular expression"), ("(a)(b)", "at most one group")]
+)
+def test_a_pattern_that_cannot_be_used_is_rejected(tmp_path: Path, regex: str, message: str) -> None:
+    write(tmp_path, "sorting", GENERATIVE | {"output_regex": regex})
+    with pytest.raises(ValueError, match=rf"sorting.*'output_regex'.*{message}"):
+        BigBench(str(tmp_path)).task("sorting")
 
 
 def test_cappys_tasks_are_those_that_are_there(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ ABOUT: dict[str, Any] = {
     "category": "Poem Generation",
     "positive_examples": [{"input": "cat", "output": "hat", "explanation": "Both end in -at."}],
     "metric": "exact_match",
+    "match": "gsm8k",
     "sources": ["rhymes"],
 }
 
@@ -47,6 +48,7 @@ def test_tasks_read_as_their_files_say(folder: Path) -> None:
         positive_examples=(Demonstration("cat", "hat", "Both end in -at."),),
         sources=("rhymes",),
         metric="exact_match",
+        match="gsm8k",
     )
     assert list(reader.examples("rhymes")) == [
         Example("rhymes", "rhymes-0", 0, "cat", ("hat", "bat")),
@@ -92,6 +94,7 @@ def test_a_wrong_example_is_refused_with_its_place(folder: Path, row: object, me
         ({"definition": "a"}, "no 'category'"),
         (ABOUT | {"metrics": "bleu"}, "unknown field 'metrics'; nearest: metric"),
         (ABOUT | {"metric": "bleu"}, "'metric' should be one of rouge_l, exact_match, "),
+        (ABOUT | {"match": "GSM8K"}, "'match' should be one of text, super_natural_instructions, "),
         (ABOUT | {"positive_examples": [{"input": "a"}]}, "'positive_examples'[0]: no 'output'"),
         (
             ABOUT | {"positive_examples": ["a"]},

@@ -68,6 +68,7 @@ def test_a_task_reads_as_its_file_says(folder: Path) -> None:
         negative_examples=(Demonstration("dog", "cat", ""),),
         sources=("rhymes",),
         metric="exact_match",
+        match="super_natural_instructions",
         licence="Apache 2.0",
     )
     assert examples == [

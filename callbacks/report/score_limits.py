@@ -1,0 +1,45 @@
+"""What ROUGE-L and exact match cannot tell of some instances, said beside their scores."""
+
+from collections.abc import Sequence
+
+from .scores import Group, ScoreReport
+
+MOST_NAMED = 20
+"""Tasks that a sentence names."""
+
+
+def limits_of(group: Group) -> dict[str, str]:
+    """A remark beside the score of a group, by metric; without those that do not apply.
+
+    >>> limits_of(Group("task", 0, "rouge_l", 1, {}, unread=2))
+    {'rouge_l': '2 unread'}
+    """
+    remarks = {"rouge_l": (group.unread, "unread"), "exact_match": (group.erased, "erased")}
+    return {metric: f"{count} {word}" for metric, (count, word) in remarks.items() if count}
+
+
+def limits_text(report: ScoreReport) -> list[str]:
+    """A sentence for each remark of ``limits_of`` that occurs in the report."""
+    unread = [(group, group.unread) for group in report.tasks if group.unread]
+    erased = [(group, group.erased) for group in report.tasks if group.erased]
+    texts = []
+    if unread:
+        texts.append(
+            f"Unread: ROUGE-L reads the letters a to z and digits only, and less than half of the letters of the "
+            f"references of {_counted(unread)}. An equal answer may score 0 there, and a wrong one 100; "
+            "`--model.rouge unicode` reads all scripts."
+        )
+    if erased:
+        texts.append(
+            f"Erased: the benchmark's own rule of exact match leaves nothing of a reference of {_counted(erased)}. "
+            "An empty answer equals it."
+        )
+    return texts
+
+
+def _counted(counts: Sequence[tuple[Group, int]]) -> str:
+    """The number of instances and their tasks, each with its number."""
+    total = sum(count for _, count in counts)
+    names = [f"{group.name} ({count} of {group.instances})" for group, count in counts]
+    listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")
+    return f"{total} instance{'s' * (total != 1)} of {len(names)} task{'s' * (len(names) != 1)}: {listed}"

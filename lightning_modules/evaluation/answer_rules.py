@@ -1,0 +1,194 @@
+"""Whether an answer equals a reference, by the rule of each benchmark's authors.
+
+A rule takes the answer out of a text (a rationale ends in "The answer is 5") and brings it into a form in which equal
+answers are equal texts. Only two rules, those of Super-NaturalInstructions and SQuAD, can leave nothing of a text: such
+references are counted in the report. docs/numerics.md has the table of benchmarks and rules.
+"""
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from ...datamodules.schema import EvaluationExample, MatchRule
+from .latex_answers import comparable_latex, latex_answer
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_MARKER = re.compile(r"\banswer\s+is\b\s*:?|####", re.IGNORECASE)
+_NUMBER = re.compile(r"(?:(?<!\w)[-\u2212])?[$€£]?(?:(?:\d+(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+_DECIMAL = re.compile(r"[+-][0-9]+\.?[0-9]*|[0-9]+\.?[0-9]*|\.[0-9]+")
+_OPENING, _CLOSING = "\"'([{“‘«", "\"')]}”’».,;:!?"
+
+
+def folded(text: str) -> str:
+    """The text without differences in case and white space.
+
+    >>> folded(" The  Cat\\n")
+    'the cat'
+    """
+    return " ".join(text.casefold().split())
+
+
+def bare(text: str) -> str:
+    """The folded text without quotes, brackets and full stops around it; signs and decimal points stay.
+
+    >>> bare("(A)"), bare(" 'Yes'. "), bare("-1.5"), bare("?")
+    ('a', 'yes', '-1.5', '?')
+    """
+    plain = folded(text)
+    return plain.lstrip(_OPENING).rstrip(_CLOSING) or plain
+
+
+def super_natural_instructions(text: str) -> str:
+    """Lower case, no ASCII punctuation, single spaces; articles stay (Super-NaturalInstructions' evaluation.py).
+
+    >>> super_natural_instructions(" The  Answer's: 'Yes'. ")
+    'the answers yes'
+    """
+    return " ".join(text.lower().translate(_NO_PUNCTUATION).split())
+
+
+def squad(text: str) -> str:
+    """``super_natural_instructions`` without articles (SQuAD's evaluate-v1.1).
+
+    >>> squad("The cat's")
+    'cats'
+    """
+    return " ".join(_ARTICLES.sub(" ", super_natural_instructions(text)).split())
+
+
+def final_answer(text: str) -> str:
+    """The rest of the line after the last "answer is", without a full stop; the whole text if there is none.
+
+    >>> final_answer("Two and two are four. So the answer is (A)."), final_answer(" (A) ")
+    ('(A)', '(A)')
+    """
+    *before, last = _MARKER.split(text)
+    line = last.strip().partition("\n")[0] if before else last.strip()
+    return line.removesuffix(".").rstrip() or text.strip()
+
+
+def formula(text: str) -> str:
+    """Content of the last \\\\boxed{}; without one, the final answer."""
+    return latex_answer(text) or final_answer(text)
+
+
+def number(text: str) -> str:
+    """The number of the final answer, by value; the folded text if there is no number.
+
+    It is the last number in the last \\boxed{}, else the first one after the last "answer is" or "####" (of an
+    equation there: of its right side), else the last one of the text. Currency, units, per cent signs and thousands
+    separators do not count.
+
+    >>> number("48 + 24 = 72. The answer is $1,072.50 a week"), number("-5 clips"), number("It is \u22125%.")
+    ('1072.5', '-5', '-5')
+    """
+    *before, last = _MARKER.split(text)
+    after = last.strip().partition("\n")[0].rpartition("=")[2] if before else ""
+    candidates = _numbers(latex_answer(text) or "")[-1:] or _numbers(after) or _numbers(text)[-1:]
+    return candidates[0] if candidates else folded(text)
+
+
+def _numbers(text: str) -> list[str]:
+    return [_plain_number(match.group()) for match in _NUMBER.finditer(text.replace("{,}", ","))]
+
+
+def _plain_number(digits: str) -> str:
+    """A number without separators, currency, and zeros that do not change its value."""
+    sign = "-" if digits[0] in "-\u2212" else ""
+    whole, _, fraction = digits.lstrip("-\u2212$€£").replace(",", "").partition(".")
+    whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
+    value = f"{whole}.{fraction}" if fraction else whole
+    return value if value == "0" else sign + value
+
+
+def spans(text: str) -> str:
+    """The spans between commas in alphabetical order, numbers by value (UnifiedSKG, metrics/unified/evaluator.py).
+
+    >>> spans("Rome, 2") == spans("2.0, Rome")
+    True
+    """
+    parts = [part.strip() for part in text.split(", ")]
+    return ", ".join(sorted(str(float(part)) if _DECIMAL.fullmatch(part) else part for part in parts))
+
+
+class Rule(NamedTuple):
+    """How two texts are compared.
+
+    Args:
+        answer: Returns the part of a text that is the answer.
+        comparable: Returns the form of a text's answer in which equal answers are equal.
+    """
+
+    answer: Callable[[str], str]
+    comparable: Callable[[str], str]
+
+
+RULES: Mapping[MatchRule, Rule] = {
+    "text": Rule(str.strip, folded),
+    "super_natural_instructions": Rule(str.strip, super_natural_instructions),
+    "squad": Rule(str.strip, squad),
+    "bbh": Rule(final_answer, final_answer),
+    "bigbench": Rule(str.strip, str.strip),
+    "gsm8k": Rule(final_answer, number),
+    "math": Rule(formula, lambda text: comparable_latex(formula(text))),
+    "unifiedskg": Rule(str, spans),
+    "rationale": Rule(final_answer, lambda text: folded(final_answer(text))),
+}
+"""The rules by the authors' names."""
+
+UPSTREAM_ERASES: frozenset[MatchRule] = frozenset({"super_natural_instructions", "squad"})
+"""Rules that leave nothing of a text that is all punctuation (or articles), as their authors publish them."""
+
+
+def exact_match(prediction: str, references: Sequence[str], rule: MatchRule = "text", pattern: str = "") -> bool:
+    """Whether a prediction equals any of its references.
+
+    Args:
+        prediction: The generated text.
+        references: The accepted answers.
+        rule: By whose rule.
+        pattern: Regular expression of the answer in the prediction. A reference that the pattern would cut is compared
+            with the whole prediction: the sentences of BIG-bench's `tense` end in a full stop, and its default pattern
+            ends before one.
+    """
+    return any(
+        comparable(_matched(prediction, pattern, reference), rule) == comparable(reference, rule)
+        for reference in references
+    )
+
+
+def comparable(text: str, rule: MatchRule) -> str:
+    """The form of a text's answer that is compared by a rule."""
+    form = RULES[rule].comparable(text)
+    return form if form or rule in UPSTREAM_ERASES else folded(text)
+
+
+def erases(rule: MatchRule, reference: str) -> bool:
+    """Whether a rule leaves nothing of a reference, so that an empty answer would equal it."""
+    return bool(reference.strip()) and not comparable(reference, rule)
+
+
+def answer_text(text: str, example: EvaluationExample) -> str:
+    """The part of a text that answers an example: what follows its rationale, or its pattern's first match."""
+    return RULES[example.match].answer(_first_match(example.answer_pattern, text))
+
+
+def _matched(prediction: str, pattern: str, reference: str) -> str:
+    whole = not pattern or _first_match(pattern, reference) != reference.strip()
+    return prediction if whole else _first_match(pattern, prediction)
+
+
+def _first_match(pattern: str, text: str) -> str:
+    """The pattern's first match in a text, or its group; empty if there is none. The text without a pattern."""
+    if not pattern:
+        return text
+    match = _compiled(pattern).search(text.strip())
+    return match.group(match.re.groups).strip() if match else ""
+
+
+@lru_cache(maxsize=64)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
