@@ -71,7 +71,7 @@ def final_answer(text: str) -> str:
 
 
 def formula(text: str) -> str:
-    """Content of the last \\\\boxed{}; without one, the final answer."""
+    """Content of the last \\boxed{}; without one, the final answer."""
     return latex_answer(text) or final_answer(text)
 
 

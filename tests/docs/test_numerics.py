@@ -1,5 +1,6 @@
 """docs/numerics.md against the code: by whose rule each benchmark is scored."""
 
+import json
 import re
 from pathlib import Path
 from typing import get_args
@@ -45,12 +46,22 @@ def declared(reader: Benchmark) -> Scored:
     return {(task.metric, task.match) for task in map(reader.task, names)}
 
 
+def declared_of_category(category: str, toybench: Path, folder: Path) -> Scored:
+    """Metric and rule of a task of Super-NaturalInstructions in this category."""
+    record = json.loads(min((toybench / "tasks").glob("*.json")).read_text(encoding="utf-8"))
+    (folder / "tasks").mkdir()
+    (folder / "tasks/task1.json").write_text(json.dumps(record | {"Categories": [category]}), encoding="utf-8")
+    task = NaturalInstructions(str(folder)).task("task1")
+    return {(task.metric, task.match)}
+
+
 def test_every_reader_is_scored_as_the_page_says(tmp_path: Path, toybench: Path) -> None:
     write_families(tmp_path)
     readers = [*toy_benchmarks(tmp_path), NaturalInstructions(str(toybench))]
     scored: dict[str, Scored] = {}
     for reader in readers:
         scored[type(reader).__name__] = declared(reader)
+    scored["NaturalInstructions"] |= declared_of_category("Textual Entailment", toybench, tmp_path)
     scored["FLAN"] |= declared(FLAN(f"{tmp_path}/flan/templates.py", {"rte": FlanRows(f"{tmp_path}/flan/rte.jsonl")}))
     scored["JsonTasks"] = {("rouge_l", "text")}  # the default; the toy tasks name metrics of their own
     assert documented() == scored
