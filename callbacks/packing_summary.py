@@ -1,6 +1,7 @@
 """Summary of stored, skipped and cut examples and of the mixture, printed before training."""
 
 import json
+from typing import Any
 
 import lightning as L
 from lightning import Callback
@@ -8,9 +9,18 @@ from rich.console import Console
 from rich.table import Table
 
 from ..datamodules.base import run_data
+from ..datamodules.packing.packing_report import PackingReport
+from ..datamodules.schema import ReportLines
 from ..datamodules.visible_text import visible
 from ..datamodules.whole_files import write_whole
 from .run_folder import run_folder
+
+
+def _unknown_by_task(report: ReportLines) -> dict[str, Any]:
+    """What the tokenizer lost of each task; empty for a report of examples that are not stored."""
+    if not isinstance(report, PackingReport):
+        return {}
+    return {"unknown tokens by task": {name: counts._asdict() for name, counts in report.unknown.items()}}
 
 
 class PackingSummary(Callback):
@@ -23,12 +33,13 @@ class PackingSummary(Callback):
         folder, data = run_folder(trainer, ""), run_data(trainer)
         if data is None or not trainer.is_global_zero:
             return
-        lines = data.report().lines()
+        report = data.report()
+        lines = report.lines()
         table = Table("Training data", "", title_justify="left")
         for quantity, value in lines:
             table.add_row(quantity, value)
         Console().print(table)
-        write_whole(folder / "packing.json", json.dumps(dict(lines), indent=1) + "\n")
+        write_whole(folder / "packing.json", json.dumps({**dict(lines), **_unknown_by_task(report)}, indent=1) + "\n")
         mixture = data.describe()
         Console(soft_wrap=True).print(visible("\n".join(mixture.lines(depth=1))), markup=False, highlight=False)
         write_whole(folder / "mixture.txt", "\n".join(mixture.lines()) + "\n")

@@ -18,7 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ..datamodules.benchmarks import Benchmark, Split
+from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import PromptForm
+from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.visible_text import terminal_text
 from ..datamodules.whole_files import write_whole
@@ -28,6 +30,7 @@ from ..lightning_modules.scoring.classification import (
     accuracies_by_chance,
     choose_by_likelihood,
     choose_by_scorer,
+    distinguishable,
     read_questions,
 )
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder
@@ -76,6 +79,7 @@ def classify_tasks(
     """
     path = Path(output).expanduser()
     require_new(path)
+    require_positive("classify", max_length=max_length, examples=examples)
     scorers, generators = (
         {name: given} if isinstance(given, str) else given or {}
         for name, given in (("scorer", scorer), ("generator", generator))
@@ -89,6 +93,8 @@ def classify_tasks(
     questions = [
         question for name in names for question in read_questions(benchmark, name, prompt, seed, skipped, rows=examples)
     ]
+    for folder in {**scorers, **generators}.values():  # every model answers the same questions
+        questions = distinguishable(questions, load_tokenizer(folder, eos=False), skipped)
     if not questions:
         raise ValueError(f"none of {len(names)} tasks has an example with options and an answer: {dict(skipped)}")
     by_model: dict[str, Accuracies] = {}

@@ -134,13 +134,15 @@ class TokenizedExample(NamedTuple):
 
     ``input_ids [n]`` holds the first ``n_source`` tokens of the source and the n - n_source tokens of the target. A
     scored pair (source: the instruction, target: the response) has a ``label`` too, its correctness in [0, 1], and a
-    ``group``: the same number for all pairs of an example.
+    ``group``: the same number for all pairs of an example. ``unknown`` counts what the tokenizer lost of source and
+    target, where a preparation has counted it.
     """
 
     input_ids: NDArray[np.integer]
     n_source: int
     label: float | None = None
     group: int | None = None
+    unknown: tuple[int, int] = (0, 0)
 
 
 class EvaluationExample(NamedTuple):

@@ -12,7 +12,7 @@ from ...lightning_modules.evaluation.aggregation import Cell
 
 MISSING = "missing"
 COLUMN_HEADER = ["", "tasks listed", "evaluated", "instances expected", "available", "evaluated"]
-TASK_HEADER = ["task", "column", "expected", "available", "evaluated", "reason if missing"]
+TASK_HEADER = ["task", "column", "expected", "available", "evaluated", "remark"]
 LEVELS_NOTE = "Levels are those of the table's authors; the training tasks of this model are not known."
 """The note on levels that are declared by a table and not computed from training tasks."""
 
@@ -39,7 +39,7 @@ def coverage_rows(coverage: Coverage) -> list[list[str]]:
 
 
 def task_rows(coverage: Coverage) -> list[list[str]]:
-    """A row for each task: its column, its instances, and the reason if it is missing."""
+    """A row for each task: its column, its instances, and the reason if it is missing, or what its tokens lost."""
     return [
         [
             task.task,
@@ -47,10 +47,17 @@ def task_rows(coverage: Coverage) -> list[list[str]]:
             "?" if task.expected is None else str(task.expected),
             str(task.available),
             str(task.run) if task.run else MISSING,
-            task.missing or ("" if task.run else "none of its instances was evaluated"),
+            task.missing or (_lost(task) if task.run else "none of its instances was evaluated"),
         ]
         for task in coverage.tasks
     ]
+
+
+def _lost(task: TaskCoverage) -> str:
+    """The unknown tokens of an evaluated task; empty if there are none."""
+    if not (task.unknown_source or task.unknown_target):
+        return ""
+    return f"{task.unknown_source:,} unknown tokens in prompts, {task.unknown_target:,} in answers"
 
 
 def coverage_sentence(coverage: Coverage) -> str:
@@ -66,9 +73,13 @@ def coverage_sentence(coverage: Coverage) -> str:
     sentence = (
         f"Of {coverage.stated_by}, {tasks}, {evaluated_columns} of {len(columns)} columns, {instances} were evaluated"
     )
-    if not missing:
-        return f"{sentence}."
-    return f"{sentence}; averages are over these. Missing: {', '.join(task.task for task in missing)}."
+    if missing:
+        sentence += f"; averages are over these. Missing: {', '.join(task.task for task in missing)}"
+    lossy = [task for task in coverage.tasks if task.run and task.unknown_target]
+    if lossy:
+        lost = ", ".join(f"{task.task} {task.unknown_target:,}" for task in lossy)
+        sentence += f". The tokenizer has no token for parts of the answers, unknown tokens by task: {lost}"
+    return f"{sentence}."
 
 
 def incomplete_note(coverage: Coverage | None, cell: Cell) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from ..benchmarks.suite import Suite
+from ..rendering.unknown_tokens import NOTHING_LOST, UnknownTokens
 from ..schema import EvaluationExample, Level
 
 
@@ -19,6 +20,8 @@ class TaskCoverage:
         available: Instances in the local files that can be evaluated.
         run: Instances that were evaluated at every number of shots and in every template.
         missing: Why there is no file; empty if there is one.
+        unknown_source: Unknown tokens in the prompts of the evaluated instances.
+        unknown_target: Unknown tokens in their options, or references.
     """
 
     task: str
@@ -28,6 +31,8 @@ class TaskCoverage:
     available: int
     run: int
     missing: str = ""
+    unknown_source: int = 0
+    unknown_target: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def suite_coverage(
     rows: Iterable[int],
     available: Mapping[str, int],
     scored: Collection[int],
+    unknown: Mapping[str, UnknownTokens] | None = None,
 ) -> Coverage:
     """The coverage of a suite's table.
 
@@ -73,7 +79,9 @@ def suite_coverage(
         rows: The row of its task's file that each example comes from.
         available: How many rows of each task's file can be evaluated.
         scored: Numbers of the examples that were scored.
+        unknown: What the tokenizer lost of each task's examples.
     """
+    lost = unknown or {}
     evaluated: dict[str, set[int]] = {}
     incomplete: dict[str, set[int]] = {}
     for example, row in zip(examples, rows, strict=True):
@@ -91,6 +99,8 @@ def suite_coverage(
                 available=available.get(name, 0),
                 run=len(evaluated.get(name, set()) - incomplete.get(name, set())),
                 missing=suite.missing.get(name, ""),
+                unknown_source=lost.get(name, NOTHING_LOST).source,
+                unknown_target=lost.get(name, NOTHING_LOST).target,
             )
             for name, column in suite.expected.items()
         ],

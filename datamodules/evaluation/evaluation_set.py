@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from ..benchmarks import Split
 from ..rendering.tokenization import skip_reason
+from ..rendering.unknown_tokens import UnknownTokens
 from ..schema import EvaluationExample, Example, Level, Prompt, Task
 from ..splits import generalization_level
 from ..storage.preparation import Preparation
 from .few_shot import FewShotPreparation
+from .lost_text import equal_options_reason, lost_text, total
 from .options import OptionRanking, label_options, options_of, ranking_problem
 
 
@@ -23,6 +25,7 @@ class EvaluationSet(NamedTuple):
         skipped: How many examples cannot be scored, by reason.
         rows: The row of its task's file that each example comes from (``Example.index``).
         available: How many rows of each task's file can be evaluated.
+        unknown: What the tokenizer lost of the evaluated examples of each task.
     """
 
     examples: list[EvaluationExample]
@@ -30,6 +33,7 @@ class EvaluationSet(NamedTuple):
     skipped: Mapping[str, int]
     rows: Sequence[int] = ()
     available: Mapping[str, int] | None = None
+    unknown: Mapping[str, UnknownTokens] | None = None
 
     def part(self, *, options: bool) -> "EvaluationSet":
         """The examples with options, or those without, under their numbers in the whole set."""
@@ -60,7 +64,7 @@ def read_evaluation(
     """
     trained_names = {task.name for task in trained}
     evaluated: list[EvaluationExample] = []
-    prompts, rows, skipped, available = [], [], Counter[str](), {}
+    prompts, rows, skipped, available, unknown = [], [], Counter[str](), {}, {}
     for name in names[split]:
         task = preparation.benchmark.task(name)
         examples = list(preparation.benchmark.examples(name))
@@ -76,10 +80,21 @@ def read_evaluation(
         level = task.level or generalization_level(task, trained)
         options = _options(examples, ranking)
         problems = [_problem(task, *pair, ranking) for pair in zip(examples, options, strict=True)]
+        rendered = {
+            (k, place): _prompt(preparation, task, examples[place], k)
+            for k, place in product(shots, [place for place in places if not problems[place]])
+        }
+        ranked = {place for place in places if ranking is not None and options[place][0]}
+        texts = [options[place][0] if place in ranked else examples[place].targets for _, place in rendered]
+        lost = dict(zip(rendered, lost_text(preparation, list(rendered.values()), texts), strict=True))
+        for (_, place), (*_, equal) in lost.items():
+            if equal and place in ranked:
+                problems[place] = equal_options_reason(name)
         available[name] = len({e.index for e, problem in zip(examples, problems, strict=True) if not problem})
         skipped.update(reason for place in places if (reason := problems[place]))
+        unknown[name] = total([counts for (_, place), counts in lost.items() if not problems[place]])
         for k, place in product(shots, [place for place in places if not problems[place]]):
-            prompt = _prompt(preparation, task, examples[place], k)
+            prompt = rendered[k, place]
             prompts.append(prompt)
             rows.append(examples[place].index)
             evaluated.append(
@@ -90,7 +105,7 @@ def read_evaluation(
             f"no {split} example is left of {len(names[split])} tasks (skipped: {dict(skipped)}); "
             f"raise instances.{split}, or list other tasks"
         )
-    return EvaluationSet(evaluated, prompts, skipped, rows, available)
+    return EvaluationSet(evaluated, prompts, skipped, rows, available, unknown)
 
 
 Options = tuple[tuple[str, ...], int | None]

@@ -28,6 +28,11 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         require_positive("evaluation", max_new_tokens=self.max_new_tokens, batch_tokens=self.batch_tokens)
+        if self.batch_tokens <= self.max_new_tokens:
+            raise ValueError(
+                f"evaluation.batch_tokens = {self.batch_tokens} hold no prompt beside evaluation.max_new_tokens = "
+                f"{self.max_new_tokens}"
+            )
         numbers = self.shot_numbers
         if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
             raise ValueError(f"evaluation.shots must be different numbers of at least 0, got {self.shots}")

@@ -48,7 +48,7 @@ def tokenize_options(
         end: Token after a decoder-only model's option; None for the tokenizer's eos.
 
     Raises:
-        ValueError: Two options of a prompt are the same tokens, or an option has no token before it.
+        ValueError: An option has no token before it.
     """
     prompts = [Prompt(source, text.strip()) for source, texts in zip(sources, options, strict=True) for text in texts]
     if not prompts:
@@ -62,20 +62,12 @@ def tokenize_options(
     remaining = iter(documents)
     grouped = [[next(remaining) for _ in texts] for texts in options]
     for source, texts, group in zip(sources, options, grouped, strict=True):
-        _check_documents(source, texts, group)
-    return grouped
-
-
-def _check_documents(source: str, texts: Sequence[str], documents: Sequence[TokenizedExample]) -> None:
-    first_seen: dict[bytes, str] = {}
-    for text, document in zip(texts, documents, strict=True):
-        if document.n_source < 1:
+        if texts and group[0].n_source < 1:
             raise ValueError(
-                f"nothing precedes option {text!r} of the prompt {source[-40:]!r}, so its first token has no "
+                f"nothing precedes option {texts[0]!r} of the prompt {source[-40:]!r}, so its first token has no "
                 "likelihood: give a prompt, or documents that begin with bos"
             )
-        if (other := first_seen.setdefault(document.input_ids.tobytes(), text)) is not text:
-            raise ValueError(f"duplicate options: {other!r} and {text!r} are the same tokens to this tokenizer")
+    return grouped
 
 
 class OptionTree(NamedTuple):

@@ -21,6 +21,10 @@ class OptionRanking:
     unconditional: str | None = None
     eos: bool = True
 
+    def __post_init__(self) -> None:
+        if self.labels < 0 or self.labels == 1:
+            raise ValueError(f"ranking.labels must be 0 for no labels, or at least 2, got {self.labels}")
+
 
 def option_problem(options: Sequence[str], answer: int | None = None) -> str | None:
     """Why options cannot be ranked; None if they can, or if there are none.

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..benchmarks import Benchmark, Split
 from ..benchmarks.suite import Suite
 from ..packing.replicas import Replicas
+from ..rendering.unknown_tokens import unknown_lines
 from ..schema import EvaluationExample, Task
 from .coverage import Coverage, suite_coverage
 from .evaluation_set import EvaluationSet, read_evaluation
@@ -54,7 +55,9 @@ class PromptStage:
         if not isinstance(benchmark, Suite):
             return None
         evaluated = self.evaluated
-        return suite_coverage(benchmark, evaluated.examples, evaluated.rows, evaluated.available or {}, scored)
+        return suite_coverage(
+            benchmark, evaluated.examples, evaluated.rows, evaluated.available or {}, scored, evaluated.unknown
+        )
 
 
 def read_prompt_stage(
@@ -76,6 +79,10 @@ def read_prompt_stage(
     evaluated = read_evaluation(preparation, names, stage, trained, evaluation.ranking, shots)
     if isinstance(preparation, FewShotPreparation):
         _report_shots(preparation, stage, shots)
+    if lost := {name: counts for name, counts in (evaluated.unknown or {}).items() if any(counts)}:
+        rank_zero_info(
+            "; ".join(f"{quantity} of the {stage} examples: {value}" for quantity, value in unknown_lines(lost))
+        )
     return PromptStage(loaders, evaluated)
 
 

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..rendering.unknown_tokens import UnknownTokens, unknown_lines
 from .train_stream import TrainPlan
 
 MOST_WINDOWS = 32
@@ -29,6 +30,7 @@ class PackingReport:
         target_cut: Those of them that lose a part of the target too.
         steps: Optimizer steps of an epoch.
         planned: Share of the epoch that was planned; what is counted in draws and rows is scaled by it.
+        unknown: What the tokenizer lost of the stored examples, by task; tasks that lost nothing are left out.
     """
 
     tasks: int
@@ -43,6 +45,7 @@ class PackingReport:
     target_cut: int
     steps: int
     planned: float = 1.0
+    unknown: Mapping[str, UnknownTokens] = field(default_factory=dict)
 
     @property
     def efficiency(self) -> float:
@@ -61,6 +64,7 @@ class PackingReport:
             ("tasks", f"{self.tasks:,}"),
             ("examples stored", f"{self.examples:,}"),
             ("examples skipped", skipped),
+            *unknown_lines(self.unknown),
             ("examples in an epoch", f"{self.draws:,}"),
             ("rows in an epoch", f"{self.rows:,} ({self.draws / max(self.rows, 1):.1f} documents a row)"),
             ("optimizer steps in an epoch", f"{self.steps:,}"),
@@ -96,6 +100,7 @@ def packing_report(plan: TrainPlan, epoch: int, most_windows: int = MOST_WINDOWS
         target_cut=scaled["target_cut"],
         steps=-(-scaled["rows"] // plan.rows_per_step),
         planned=planned / windows,
+        unknown={name: counts for name, counts in plan.stored.unknown.items() if any(counts)},
     )
 
 

@@ -1,12 +1,14 @@
 """Preparing a benchmark's task as scored pairs in the store: render, pair, label, tokenize, write; done once."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from ..evaluation.lost_text import EQUAL_OPTIONS, are_equal
 from ..rendering.prompts import rendering_rng
 from ..rendering.tokenization import skip_reason
+from ..rendering.unknown_tokens import UnknownCounter
 from ..schema import Example, Task, TokenizedExample
 from ..storage.preparation import TOKENIZED_AT_ONCE, Preparation
 from ..storage.store import content_key, folder_name
@@ -71,7 +73,7 @@ class ScoredPreparation(Preparation):
         samples = self.samples.of(task.name)
         if samples:
             self.samples.require_examples(task.name, {example.id for example in self.benchmark.examples(task.name)})
-        references, distinct = References(examples), DistinctPairs()
+        references, distinct, counter = References(examples), DistinctPairs(), UnknownCounter(self.tokenizer)
         labelled = correctness_as_released if self.faithful else correctness_of_responses
         for place, example in enumerate(examples):
             if reason := skip_reason(task, example):
@@ -86,6 +88,9 @@ class ScoredPreparation(Preparation):
             if isinstance(responses, str):
                 yield responses
                 continue
+            if counter.loses_text and are_equal(self.answers([(instruction, response) for response in responses])):
+                yield EQUAL_OPTIONS
+                continue
             pairs = (ScoredPair(instruction, response, label, place) for response, label in responses.items())
             yield from filter(distinct.add, pairs)
 
@@ -96,8 +101,14 @@ class ScoredPreparation(Preparation):
             self.frame.join(ids[pair.instruction], ids[pair.response], pair.correctness, pair.example) for pair in pairs
         ]
 
+    def answers(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedExample]:
+        """Documents of (instruction, possible response)."""
+        return self.tokenize_scored([ScoredPair(source.strip(), text, 0.0) for source, text in pairs])
+
     def _documents(self, task: Task, examples: Iterable[Example]) -> Iterator[TokenizedExample | str]:
-        pairs = self.pairs(task, examples)
+        pairs, counter = self.pairs(task, examples), UnknownCounter(self.tokenizer)
         while chunk := list(islice(pairs, TOKENIZED_AT_ONCE)):
             yield from (item for item in chunk if isinstance(item, str))
-            yield from self.tokenize_scored([item for item in chunk if not isinstance(item, str)])
+            scored = [item for item in chunk if not isinstance(item, str)]
+            for pair, document in zip(scored, self.tokenize_scored(scored), strict=True):
+                yield document._replace(unknown=counter.of_document(document, pair.instruction, pair.response))

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from ..benchmarks import Benchmark
 from ..evaluation.evaluation_set import EvaluationSet
+from ..evaluation.lost_text import are_equal, equal_options_reason
 from ..packing.best_fit import Packing
 from ..packing.budget_batches import budget_batches
 from ..packing.replicas import Replicas
 from ..rendering.prompts import rendering_rng
+from ..rendering.unknown_tokens import UnknownCounter
 from ..schema import EvaluationExample, Example, Prompt, ScoredBatch, TokenizedExample
 from .pair_preparation import ScoredPreparation
 from .pair_rows import ScoredRows
@@ -96,6 +98,7 @@ def read_responses(evaluation: EvaluationSet, preparation: ScoredPreparation, *,
     """
     skipped = Counter(evaluation.skipped)
     ranked = ResponseSet([], [], skipped)
+    counter = UnknownCounter(preparation.tokenizer)
     prompted = zip(evaluation.examples, evaluation.prompts, strict=True)
     for name, members in groupby(prompted, key=lambda item: item[0].task):
         of_task = {example.id: example for example in preparation.benchmark.examples(name)}
@@ -105,8 +108,12 @@ def read_responses(evaluation: EvaluationSet, preparation: ScoredPreparation, *,
             if isinstance(responses, str):
                 skipped[responses] += 1
                 continue
+            pairs = _pairs(prompt, responses)
+            if counter.loses_text and are_equal(preparation.tokenize_scored(pairs)):
+                skipped[equal_options_reason(name)] += 1
+                continue
             ranked.examples.append(example._replace(number=len(ranked.examples)))
-            ranked.responses.append(_pairs(prompt, responses))
+            ranked.responses.append(pairs)
     if not ranked.examples:
         raise ValueError(f"none of {len(evaluation.examples)} examples can be ranked: {dict(ranked.skipped)}")
     return ranked

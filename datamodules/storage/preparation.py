@@ -22,6 +22,7 @@ from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import PromptForm, rendering_rng
 from ..rendering.special_tokens import leading_tokens
 from ..rendering.tokenization import skip_reason, tokenize_joint, tokenize_pair, tokenizer_fingerprint
+from ..rendering.unknown_tokens import UnknownCounter
 from ..schema import Example, Prompt, Task, TokenizedExample
 from ..splits import Instances, InstanceSplit, choose_prompts
 from .store import content_key, damage, folder_name, remove_damaged, write_task
@@ -131,6 +132,10 @@ class Preparation:
             return tokenize_pair(self.tokenizer, prompts, bos=self.bos)
         return tokenize_joint(self.tokenizer, prompts, bos=self.bos)
 
+    def answers(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedExample]:
+        """Documents of (source, possible answer)."""
+        return self.tokenize([Prompt(*pair) for pair in pairs]) if pairs else []
+
     def write(self, name: str, *, validated: bool, tested: bool, verified: bool = False) -> int | None:
         """Prepare one training task and return its number of documents; None if the store holds it.
 
@@ -159,14 +164,15 @@ class Preparation:
         return examples.subset(chosen.train)
 
     def _documents(self, task: Task, examples: ExampleSubset) -> Iterator[TokenizedExample | str]:
-        render = self._training_renderer(task, examples)
+        render, counter = self._training_renderer(task, examples), UnknownCounter(self.tokenizer)
         remaining = iter(examples)
         while chunk := list(islice(remaining, TOKENIZED_AT_ONCE)):
             reasons = [skip_reason(task, example) for example in chunk]
             yield from (reason for reason in reasons if reason)
             kept = [example for example, reason in zip(chunk, reasons, strict=True) if not reason]
-            if kept:
-                yield from self.tokenize([render(example) for example in kept])
+            prompts = [render(example) for example in kept]
+            for prompt, document in zip(prompts, self.tokenize(prompts) if prompts else (), strict=True):
+                yield document._replace(unknown=counter.of_document(document, prompt.source, prompt.target))
 
     def pool(self, task: Task, examples: ExampleSubset) -> list[Example]:
         """The training examples of a task that its demonstrations are drawn from."""

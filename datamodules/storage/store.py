@@ -2,8 +2,9 @@
 
 A folder holds ``tokens.bin`` (uint16 or uint32, all documents end to end), ``lengths.npy`` and ``n_sources.npy``
 (int32 [n]), ``labels.npy`` (float32 [n]) and ``groups.npy`` (int32 [n]) if the documents are scored pairs, and
-``meta.json`` with their checksums. Its name is a digest of everything that decides its content: a changed file, prompt
-form, seed or tokenizer gives another folder, and equal content is never tokenized twice.
+``meta.json`` with their checksums, and with what was skipped and what the tokenizer lost. Its name is a digest of
+everything that decides its content: a changed file, prompt form, seed or tokenizer gives another folder, and equal
+content is never tokenized twice.
 """
 
 import errno
@@ -23,11 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..rendering.unknown_tokens import NOTHING_LOST, UnknownTokens
 from ..schema import TokenizedExample
 from ..whole_files import naming
 from .checksums import WAY_OUT, read_sealed, rename_sealed, seal_folder, verify_files
 
-STORE_VERSION = 2
+STORE_VERSION = 3
 """Raise it when the files' layout changes."""
 
 
@@ -43,6 +45,7 @@ class StoredTask:
         skipped: Examples that were not stored, by reason; each value counts them.
         labels: float32 [n], correctness of scored pairs; None for other documents.
         groups: int32 [n], the same number for the scored pairs of an example, which stand together; None for others.
+        unknown: What the tokenizer lost of the task.
     """
 
     folder: Path
@@ -52,6 +55,7 @@ class StoredTask:
     skipped: Mapping[str, int]
     labels: NDArray[np.float32] | None = None
     groups: NDArray[np.int32] | None = None
+    unknown: UnknownTokens = NOTHING_LOST
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -131,6 +135,7 @@ def write_task(
     labels: list[float] = []
     groups: list[int] = []
     skipped: Counter[str] = Counter()
+    unknown = NOTHING_LOST
     try:
         with naming(partial / "tokens.bin"), open(partial / "tokens.bin", "wb") as file:
             for document in documents:
@@ -140,6 +145,7 @@ def write_task(
                 file.write(document.input_ids.astype(dtype).tobytes())
                 lengths.append(len(document.input_ids))
                 n_sources.append(document.n_source)
+                unknown = unknown.plus(*document.unknown)
                 if document.label is not None:
                     labels.append(document.label)
                 if document.group is not None:
@@ -150,7 +156,8 @@ def write_task(
         for name, column in columns.items():
             with naming(partial / f"{name}.npy"):
                 np.save(partial / f"{name}.npy", column)
-        seal_folder(partial, {"dtype": dtype.name, "tokens": sum(lengths), "skipped": dict(skipped), **about})
+        counts = {"tokens": sum(lengths), "skipped": dict(skipped), "unknown": unknown}
+        seal_folder(partial, {"dtype": dtype.name, **counts, **about})
         rename_sealed(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -202,4 +209,5 @@ def open_task(folder: Path) -> StoredTask:
         meta["skipped"],
         columns.get("labels"),
         columns.get("groups"),
+        UnknownTokens(*meta["unknown"]),
     )

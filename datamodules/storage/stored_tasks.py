@@ -10,13 +10,14 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..rendering.unknown_tokens import UnknownTokens
 from ..schema import TokenizedExample
 from ..whole_files import naming
 from .checksums import read_sealed, rename_sealed, seal_folder
@@ -45,6 +46,7 @@ class StoredTasks(Sequence[StoredTask]):
         skipped: Of each task, the examples that were not stored, by reason.
         labels: float32 [N], correctness of scored pairs; None for other documents.
         groups: int32 [N], the same number for the scored pairs of an example, within its task; None for others.
+        unknown: What the tokenizer lost of each task, by its name.
     """
 
     folders: tuple[Path, ...]
@@ -55,6 +57,7 @@ class StoredTasks(Sequence[StoredTask]):
     skipped: tuple[Mapping[str, int], ...]
     labels: NDArray[np.float32] | None = None
     groups: NDArray[np.int32] | None = None
+    unknown: Mapping[str, UnknownTokens] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -101,7 +104,10 @@ def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
         columns = {name: _mapped(joined / f"{name}.bin", dtype) for name, dtype in COLUMNS.items()}
     labels, groups = (columns[name] if len(columns[name]) else None for name in ("labels", "groups"))
     arrays = columns["lengths"], columns["n_sources"], columns["starts"]
-    return StoredTasks(listed, firsts, *arrays, tuple(meta["skipped"] for meta in metas), labels, groups)
+    skipped = tuple(meta["skipped"] for meta in metas)
+    names = [meta.get("task", folder.name) for meta, folder in zip(metas, listed, strict=True)]
+    unknown = {name: UnknownTokens(*meta["unknown"]) for name, meta in zip(names, metas, strict=True)}
+    return StoredTasks(listed, firsts, *arrays, skipped, labels, groups, unknown)
 
 
 def _joined_damage(joined: Path, tasks: Mapping[str, Any]) -> str | None:

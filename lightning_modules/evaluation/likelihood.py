@@ -163,6 +163,8 @@ def score_options(
 ) -> list[OptionScores]:
     """Scores of every prompt's options; empty scores for an empty list of options.
 
+    Options that are the same tokens to the tokenizer have the same score.
+
     A prompt that is too long loses its beginning, the same for all of its options, and a warning counts such prompts.
 
     Args:

@@ -13,10 +13,13 @@ from typing import NamedTuple
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.benchmarks import Benchmark
+from ...datamodules.evaluation.lost_text import equal_options_reason
 from ...datamodules.evaluation.options import option_problem
 from ...datamodules.rendering.prompts import PromptForm, rendering_rng
 from ...datamodules.rendering.tokenization import skip_reason
+from ...datamodules.rendering.unknown_tokens import UnknownCounter
 from ...datamodules.schema import Example
+from ...datamodules.scoring.pair_rows import tokenize_texts
 from ..evaluation.likelihood import score_options
 from .cross_encoder import CrossEncoder
 
@@ -101,6 +104,28 @@ def read_questions(
         text = prompt(task, example, rendering_rng(seed, name, example.id)).source if prompt else example.input
         assert example.answer is not None
         yield Question(name, example.template or "", text.strip(), example.options, example.answer)
+
+
+def distinguishable(
+    questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, skipped: Counter[str]
+) -> list[Question]:
+    """The questions whose options are different tokens; others are counted in `skipped`, by task.
+
+    Args:
+        questions: Questions.
+        tokenizer: Of a model that chooses among the options.
+        skipped: Receives the counts.
+    """
+    if not UnknownCounter(tokenizer).loses_text:
+        return list(questions)
+    ids = tokenize_texts(tokenizer, [option.strip() for question in questions for option in question.options])
+    kept = []
+    for question in questions:
+        if len({tuple(ids[option.strip()]) for option in question.options}) < len(question.options):
+            skipped[equal_options_reason(question.task)] += 1
+        else:
+            kept.append(question)
+    return kept
 
 
 def _options_problem(example: Example) -> str | None:

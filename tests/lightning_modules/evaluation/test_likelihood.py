@@ -236,11 +236,12 @@ def test_an_answer_that_is_no_option_is_named() -> None:
     assert option_problem(["a", "b"], 1) is None
 
 
-def test_options_of_the_same_tokens_are_refused() -> None:
+def test_options_of_the_same_tokens_have_the_same_score() -> None:
+    """Responses of a language model may differ in what the tokenizer does not tell apart, and each is scored."""
     tokenizer = joint_tokenizer()
     tokenizer.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Lowercase()
-    with pytest.raises(ValueError, match="'c' and 'C' are the same tokens"):
-        tokenize_options(tokenizer, ["xa"], [["c", "C"]], pair=False)
+    (scores,) = score_options(build("llama"), tokenizer, ["xa"], [["c", "C", "b"]])
+    assert scores.sum[0] == scores.sum[1] != scores.sum[2]
 
 
 # --- attention ---

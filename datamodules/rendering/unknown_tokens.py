@@ -1,0 +1,87 @@
+"""Text that a tokenizer loses: unknown tokens and line breaks, counted for sources and targets.
+
+T5's vocabulary has no ``{``, ``<`` or line break: a model cannot write a target that holds them, and reads a source
+without them. Byte-level vocabularies lose nothing.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from ..messages import N_NAMED
+from ..schema import TokenizedExample
+
+
+class UnknownTokens(NamedTuple):
+    """Unknown tokens of a task; a line break that the tokenizer drops counts as one.
+
+    Args:
+        source: In the sources.
+        target: In the targets; of a ranked example, in its options.
+        examples: Examples with unknown tokens in their target.
+    """
+
+    source: int = 0
+    target: int = 0
+    examples: int = 0
+
+    def plus(self, source: int, target: int) -> "UnknownTokens":
+        """The counts with one more example."""
+        return UnknownTokens(self.source + source, self.target + target, self.examples + bool(target))
+
+
+NOTHING_LOST = UnknownTokens()
+
+
+class UnknownCounter:
+    """Counts what a tokenizer loses of a text.
+
+    Args:
+        tokenizer: Its unknown token does not count if it is also the end, the beginning or padding (GPT-2, OPT): such
+            vocabularies are byte-level.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        special = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+        self.unknown = None if tokenizer.unk_token_id in special else tokenizer.unk_token_id
+        ids = tokenizer("a\nb", add_special_tokens=False, verbose=False)["input_ids"]
+        self.drops_breaks = "\n" not in tokenizer.decode(ids)
+        normalizes = tokenizer.backend_tokenizer.normalizer is not None
+        self.loses_text = self.unknown is not None or self.drops_breaks or normalizes
+        """Whether two different texts may become the same tokens."""
+
+    def of_document(self, document: TokenizedExample, source: str, target: str) -> tuple[int, int]:
+        """Unknown tokens of a document's source and target."""
+        ids, n_source = document.input_ids, document.n_source
+        return self._count(ids[:n_source], source), self._count(ids[n_source:], target)
+
+    def _count(self, ids: np.ndarray, text: str) -> int:
+        unknown = 0 if self.unknown is None else int(np.count_nonzero(ids == self.unknown))
+        return unknown + (text.count("\n") if self.drops_breaks else 0)
+
+
+def unknown_lines(tasks: Mapping[str, UnknownTokens]) -> list[tuple[str, str]]:
+    """(quantity, value) of the unknown tokens in sources and in targets, with the tasks that have the most.
+
+    >>> unknown_lines({"code": UnknownTokens(0, 7, 2), "tables": UnknownTokens(5, 1, 1)})
+    [('unknown tokens in sources', '5 in 1 tasks: tables 5'),
+     ('unknown tokens in targets', '8 in 3 examples of 2 tasks: code 7, tables 1')]
+    """
+    sources = {name: counts.source for name, counts in tasks.items() if counts.source}
+    targets = {name: counts.target for name, counts in tasks.items() if counts.target}
+    examples = sum(counts.examples for counts in tasks.values())
+    return [
+        ("unknown tokens in sources", _most(sources, "")),
+        ("unknown tokens in targets", _most(targets, f"{examples:,} examples of ")),
+    ]
+
+
+def _most(counts: Mapping[str, int], examples: str) -> str:
+    if not counts:
+        return "none"
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    named = ", ".join(f"{name} {count:,}" for name, count in ordered[:N_NAMED])
+    more = f" and {len(ordered) - N_NAMED} more tasks" if len(ordered) > N_NAMED else ""
+    return f"{sum(counts.values()):,} in {examples}{len(counts):,} tasks: {named}{more}"

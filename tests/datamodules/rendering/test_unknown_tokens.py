@@ -1,0 +1,203 @@
+"""What a tokenizer loses is counted by task, for sources and targets; options it cannot tell apart are not ranked."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from lossy_tokenizers import KINDS, saved
+from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+
+from crosstask.callbacks.report.coverage_text import coverage_sentence, task_rows
+from crosstask.commands.classify import classify_tasks
+from crosstask.datamodules import InstructionTuningDataModule, ScorerDataModule
+from crosstask.datamodules.benchmarks import Benchmark, Split
+from crosstask.datamodules.evaluation.coverage import suite_coverage
+from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
+from crosstask.datamodules.evaluation.options import OptionRanking
+from crosstask.datamodules.packing.row_settings import Rows
+from crosstask.datamodules.rendering.prompts import OptImlPrompt
+from crosstask.datamodules.rendering.unknown_tokens import UnknownCounter, UnknownTokens
+from crosstask.datamodules.schema import Example, Task
+from crosstask.datamodules.scoring.scorer_settings import PairRows
+from crosstask.datamodules.splits import Instances
+
+ROWS = {
+    "plain": [("which is right", "yes")] * 6,
+    "code": [("write a loop", "for x: { x }")] * 3 + [("write a line", "x = 1")] * 3,
+    "markup": [("the tag <b> is bold", "<b> and <i>")] * 6,
+    "lines": [("a list\nof two", "one\ntwo\nthree")] * 6,
+}
+OPTIONS = {"brackets": ("<", "{"), "braces": ("}", "{"), "words": ("yes", "no")}
+
+
+class Lossy(Benchmark):
+    """Tasks of six rows with targets, and tasks of options, all trained and tested."""
+
+    name = "lossy"
+
+    def __init__(self, tested: bool = False, options: bool = False) -> None:
+        self.tested, self.options = tested, options
+
+    def task_names(self, split: Split) -> list[str]:
+        if split == "validation" or (split == "test" and not self.tested):
+            return []
+        return list(OPTIONS if self.options else ROWS)
+
+    def task(self, name: str) -> Task:
+        return Task("lossy", name, "c", instruction_level="instance")
+
+    def examples(self, name: str) -> Iterator[Example]:
+        for place in range(6):
+            source, target = ROWS[name][place] if name in ROWS else ("choose one", OPTIONS[name][place % 2])
+            options, answer = (OPTIONS[name], place % 2) if name in OPTIONS else ((), None)
+            yield Example(name, str(place), place, f"{source} {place}", (target,), "", options, answer)
+
+    def fingerprint(self, name: str) -> str:
+        return name
+
+
+def data(kind: str, tmp_path: Path, *, tested: bool = False, **arguments: Any) -> InstructionTuningDataModule:
+    return InstructionTuningDataModule(
+        Lossy(tested, options="evaluation" in arguments and arguments["evaluation"].ranking is not None),
+        saved(kind, tmp_path / kind),
+        prompt=OptImlPrompt(),
+        rows=Rows(length=96, target_length=48, per_step=2),
+        cache=str(tmp_path / "store"),
+        **{"instances": Instances(validation=0, test=2), "evaluation": Evaluation(max_new_tokens=8), **arguments},
+    )
+
+
+# "code" has two braces in three of its six targets; WordPiece splits punctuation from words.
+EXPECTED = {
+    "unigram": {"code": (0, 6, 3), "markup": (12, 24, 6), "lines": (6, 12, 6)},
+    "wordpiece": {"code": (0, 6, 3), "markup": (12, 24, 6), "lines": (6, 12, 6)},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unknown_tokens_are_counted_once_and_stored(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = data(kind, tmp_path)
+    module.prepare_data()
+    monkeypatch.setattr(UnknownCounter, "of_document", None)  # what is read again is not counted again
+    again = data(kind, tmp_path)
+    again.prepare_data()
+    again.setup("fit")
+    report: Any = again.report()
+    assert report.unknown == {name: UnknownTokens(*counts) for name, counts in EXPECTED[kind].items()}
+    lines = dict(report.lines())
+    assert lines["unknown tokens in sources"] == "18 in 2 tasks: markup 12, lines 6"
+    assert lines["unknown tokens in targets"] == "42 in 15 examples of 3 tasks: markup 24, lines 12, code 6"
+
+
+def test_bytes_lose_nothing(make_datamodule: Any, tokenizer: Any) -> None:
+    assert not UnknownCounter(tokenizer).loses_text
+    module = make_datamodule()
+    module.prepare_data()
+    module.setup("fit")
+    assert dict(module.report().lines())["unknown tokens in targets"] == "none"
+
+
+def test_an_unknown_token_that_is_the_end_does_not_count() -> None:
+    """GPT-2 and OPT call their end token the unknown one, and every document ends with it."""
+    tokenizer = KINDS["unigram"]()
+    assert UnknownCounter(tokenizer).unknown == 2
+    tokenizer.unk_token = "</s>"
+    assert UnknownCounter(tokenizer).unknown is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pairs_of_a_scorer_are_counted(kind: str, tmp_path: Path) -> None:
+    module = ScorerDataModule(
+        Lossy(),
+        saved(kind, tmp_path / kind),
+        rows=PairRows(length=128, pair_length=96, per_step=1),
+        instances=Instances(validation=0, test=2),
+        cache=str(tmp_path / "store"),
+    )
+    module.prepare_data()
+    module.setup("fit")
+    report: Any = module.report()
+    assert report.unknown["code"].target > 0
+    assert report.unknown["markup"].source > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluated_tasks_are_counted_too(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = data(kind, tmp_path, tested=True)
+    module.prepare_data()
+    with caplog.at_level("INFO"):
+        module.setup("test")
+    unknown = module.stage("test").evaluated.unknown  # type: ignore[attr-defined]
+    assert unknown["markup"] == (4, 8, 2)  # two of six examples are tested
+    assert unknown["plain"] == (0, 0, 0)
+    assert "unknown tokens in targets of the test examples" in caplog.text
+
+    column = SimpleNamespace(column="c", level="fully_held_out", tasks=dict.fromkeys(ROWS, 2))
+    table: Any = SimpleNamespace(stated_by="a table", missing={}, expected=dict.fromkeys(ROWS, column))
+    examples = module.evaluation_examples("test")
+    coverage = suite_coverage(table, examples, range(len(examples)), {}, range(len(examples)), unknown)
+    assert "markup 8" in coverage_sentence(coverage)
+    assert ["markup", "c", "2", "0", "2", "4 unknown tokens in prompts, 8 in answers"] in task_rows(coverage)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_options_are_skipped_with_their_task(kind: str, tmp_path: Path) -> None:
+    """Two tasks of three; before, the first of them stopped the whole test."""
+    module = data(kind, tmp_path, tested=True, evaluation=Evaluation(max_new_tokens=8, ranking=OptionRanking()))
+    module.prepare_data()
+    module.setup("test")
+    stage = module.stage("test")
+    assert {example.task for example in stage.examples} == {"words"}
+    reason = "options that are the same tokens to this tokenizer, task"
+    assert stage.skipped == {f"{reason} brackets": 2, f"{reason} braces": 2}
+    assert len(list(module.test_dataloader())) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equal_responses_are_neither_trained_nor_ranked(kind: str, tmp_path: Path) -> None:
+    """One sequence of tokens would have the labels 0 and 1."""
+    module = ScorerDataModule(
+        Lossy(tested=True, options=True),
+        saved(kind, tmp_path / kind),
+        rows=PairRows(length=128, pair_length=96, per_step=1),
+        instances=Instances(validation=0, test=2),
+        cache=str(tmp_path / "store"),
+    )
+    module.prepare_data()
+    module.setup("fit")
+    report: Any = module.report()
+    assert report.skipped == {"options that are the same tokens": 8}
+    module.setup("test")
+    assert {example.task for example in module.stage("test").examples} == {"words"}
+    assert sum(module.stage("test").skipped.values()) == 4
+
+
+def test_models_classify_what_all_of_them_can_tell_apart(tokenizer: Any, tmp_path: Path) -> None:
+    """A scorer with WordPiece loses two tasks, and the language model beside it is asked the same questions."""
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    lossy = KINDS["wordpiece"]()
+    scorer = BertForSequenceClassification(BertConfig(vocab_size=len(lossy), num_labels=1, **sizes))
+    generator = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
+    for model, texts, name in ((scorer, lossy, "scorer"), (generator, tokenizer, "generator")):
+        model.save_pretrained(tmp_path / name)
+        texts.save_pretrained(tmp_path / name)
+    output = tmp_path / "out.json"
+    both = {"scorer": str(tmp_path / "scorer"), "generator": str(tmp_path / "generator")}
+    classify_tasks(Lossy(options=True), str(output), **both, max_length=64)
+    report = json.loads(output.read_text())
+    assert list(report["models"]["generator"]["tasks"]) == list(report["models"]["scorer"]["tasks"]) == ["words"]
+    reason = "options that are the same tokens to this tokenizer, task"
+    assert Counter(report["skipped"]) == {f"{reason} brackets": 6, f"{reason} braces": 6}
+    classify_tasks(Lossy(options=True), str(output), generator=both["generator"], max_length=64)
+    assert len(json.loads(output.read_text())["models"]["generator"]["tasks"]) == 3
