@@ -23,6 +23,7 @@ from ..callbacks.report.adaptation_report import write_adaptation
 from ..callbacks.report.selection_table import by_size, print_table
 from ..datamodules.benchmarks import Benchmark
 from ..datamodules.messages import nearest
+from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples, generator_size
@@ -86,6 +87,7 @@ def adapt_tasks(
         seed: Rendering seed of instructions; it must be that of the samples.
         cache: Folder of the store.
     """
+    require_positive("adapt", test_examples=test_examples, sizes=min(sizes, default=1))
     console, folder = Console(soft_wrap=True), Path(output).expanduser()
     trainings = all_trainings(training, augmentation, variants or {})
     require_own_report(folder, ("methods", "scorers", "advantages"), "adapt")

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 
 from ..datamodules.packing.replicas import process_of_job
+from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.special_tokens import bos_departure
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import SampleFile, write_generator_info
@@ -95,6 +96,7 @@ def write_samples(
     if prompts_only:
         write_prompts(examples, Path(output).expanduser())
         return
+    require_positive("samples", max_new_tokens=max_new_tokens, max_source=max_source, budget=budget)
     if (generator is None) == (not answers):
         raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
     if chat and bos:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..callbacks.report.selection_table import by_size, print_table, to_json, write_choices
+from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples
@@ -59,6 +60,7 @@ def select_samples(
     folder = Path(output).expanduser()
     for name in ("selection.json", "choices.jsonl"):
         require_new(folder / name)
+    require_positive("select", max_length=max_length, sizes=min(sizes, default=1))
     sampled = read_sampled_responses(examples, ModelSamples(samples))
     scores: list[dict[str, Sequence[float]]] = [{}] * len(sampled)
     calibrations: dict[str, Calibration] = {}

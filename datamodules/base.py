@@ -25,7 +25,7 @@ from .packing.collate import RowKind
 from .packing.document_groups import Groups
 from .packing.mixture_plan import MixturePlan
 from .packing.replicas import Replicas, replicas
-from .packing.row_settings import PackingName, packing_of
+from .packing.row_settings import PackingName, packing_of, require_positive
 from .packing.train_stream import TrainStream
 from .rendering.prompts import PromptForm
 from .schema import Description, EvaluationExample, HasLength, ReportLines, RunData, Stage, Task
@@ -283,6 +283,7 @@ class StoredDataModule(BenchmarkDataModule):
         seed: int,
     ) -> None:
         super().__init__(benchmark, tokenizer, prompt, instances, seed)
+        require_positive("data", processes=processes)
         self.mixture, self.cache, self.processes = mixture, Path(cache).expanduser(), processes
         self.prepared = Prepared(0, 0, 0)
         self.verify = False

@@ -16,22 +16,22 @@ from transformers import PreTrainedModel
 
 from .finite_values import require_finite_weights
 from .messages import some
-
-Optional = Callable[[PreTrainedModel, str], bool]
-"""Whether a caller does without a weight of a model, by the model and the name of the weight."""
+from .optional_packages import missing_package
 
 _REPORTED = WarningCache()
 """What was reported of weights: a model may be loaded twice, with another attention."""
 
 
-def load_pretrained(auto: Any, weights: str, *, optional: Optional | None = None, **options: Any) -> PreTrainedModel:
+def load_pretrained(
+    auto: Any, weights: str, *, optional: Callable[[PreTrainedModel, str], bool] | None = None, **options: Any
+) -> PreTrainedModel:
     """A model of transformers with its weights; none of them is drawn at random.
 
     Args:
         auto: Class with ``from_pretrained``, e.g. ``AutoModelForCausalLM``.
         weights: Hub name or folder of the weights.
-        optional: Which weights may be missing: of a new head that will be trained, or of parts that are not computed;
-            none by default.
+        optional: Whether a weight of the model may be missing, by its name: that of a new head that will be trained, or
+            of a part that is not computed. None may by default.
         options: Of ``from_pretrained``.
 
     Raises:
@@ -43,6 +43,8 @@ def load_pretrained(auto: Any, weights: str, *, optional: Optional | None = None
             model, loading = auto.from_pretrained(
                 weights, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
             )
+    except ImportError as error:
+        raise ValueError(f"{weights} cannot be loaded: {missing_package(error) or error}") from error
     except (OSError, SafetensorError, UnpicklingError) as error:
         raise ValueError(
             f"no weights could be read from {weights!r}: expected a hub name or a folder with *.safetensors ({error})"

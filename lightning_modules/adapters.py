@@ -6,6 +6,7 @@ belong to is found again where its weights came from.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -37,6 +38,15 @@ class LoRA:
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.r < 1 or not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1:
+            raise ValueError(
+                f"lora needs a rank r of at least 1, an alpha above 0 and a dropout in [0, 1), got {self.r}, "
+                f"{self.alpha} and {self.dropout}"
+            )
+        if self.target_modules is not None and not (self.target_modules and all(self.target_modules)):
+            raise ValueError(f"lora.target_modules needs names, or null for peft's choice, got {self.target_modules}")
 
 
 def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:

@@ -125,6 +125,16 @@ class InstructionOptimizationModule(InstructionTuningModule):
         self._theta: list[Parameter] = []
         self._restored: dict[str, Any] | None = None
 
+    def setup(self, stage: str) -> None:
+        """Reject a training in which the instruction would never move, before a model is built."""
+        super().setup(stage)
+        learned = self.instruction_settings.kind not in ("none", "first_exemplar")
+        if stage == "fit" and learned and self.total_steps < self.inner_steps:
+            raise ValueError(
+                f"total_steps (trainer.max_steps) = {self.total_steps} are fewer than inner_steps = "
+                f"{self.inner_steps}: phi would never move"
+            )
+
     def configure_model(self) -> None:
         """Build the model, and in training the learnable instruction; a second call does nothing."""
         super().configure_model()
@@ -170,11 +180,6 @@ class InstructionOptimizationModule(InstructionTuningModule):
         """Theta's optimizer and schedule; Lightning does not see phi's, so that it counts only theta's steps."""
         if not self.phi:
             return super().configure_optimizers()
-        if self.total_steps < self.inner_steps:
-            raise ValueError(
-                f"total_steps (trainer.max_steps) = {self.total_steps} are fewer than inner_steps = "
-                f"{self.inner_steps}: phi would never move"
-            )
         period = self.inner_steps if self.choices.outer_horizon == "outer_steps" else 1
         self.outer_level = OuterLevel(
             self.phi,

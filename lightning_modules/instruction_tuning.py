@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..datamodules.evaluation.option_batches import CausalOptionBatch, OptionBatch, Seq2SeqOptionBatch
+from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
 from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch, Stage
@@ -95,6 +96,9 @@ class InstructionTuningModule(PlannedTraining):
             raise ValueError(f"{kind} beside the weights of `pretrained`; random ones are not worth keeping")
         self.tokenizer_name, self.pretrained, self.config = tokenizer, pretrained, config
         self.network, self.optimization = as_group(Network, network), as_group(Optimization, optimizer)
+        require_positive("model", row_length=row_length)
+        if isinstance(config, dict):  # rejects fields that no model is built of, before data is prepared
+            model_config(config, vocabulary=1, dropout=self.network.dropout)
         self.row_length, self.total_steps, self.seed = row_length, total_steps, seed
         self.decoding, self.score = replace(as_group(Decoding, decoding), samples=1), score
         self.rouge = rouge

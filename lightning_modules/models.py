@@ -1,6 +1,6 @@
 """Language models of transformers: built from a hub name, a folder or a configuration, and made ready to train."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -10,8 +10,10 @@ import transformers
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -19,7 +21,9 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..datamodules.messages import nearest
 from ..datamodules.pretrained_weights import load_pretrained
+from .attention.document_attention import IMPLEMENTATIONS
 
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 
@@ -49,6 +53,11 @@ class Network:
         for name, value in (("dropout", self.dropout or 0.0), ("embedding_dropout", self.embedding_dropout)):
             if not 0.0 <= value < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
+        known = {*AttentionInterface().valid_keys(), *IMPLEMENTATIONS, "eager"}
+        if self.attention not in known and "/" not in self.attention:  # a kernel of the hub has its owner's name
+            raise ValueError(
+                f"no attention {self.attention!r}; {nearest(self.attention, known)}; e.g. document or sdpa"
+            )
         if self.dtype not in get_args(Dtype):
             raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {self.dtype!r}")
 
@@ -85,7 +94,14 @@ def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: f
         fields = {"vocab_size": vocabulary, **source}
         if "model_type" not in fields:
             raise ValueError(f"a model's fields must name its model_type, e.g. opt, llama or t5; got {sorted(source)}")
-        config = AutoConfig.for_model(fields.pop("model_type"), **fields)
+        if (model_type := fields.pop("model_type")) not in CONFIG_MAPPING:
+            raise ValueError(f"no model_type {model_type!r} in transformers; {nearest(model_type, CONFIG_MAPPING)}")
+        config = AutoConfig.for_model(model_type, **fields)
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        raise ValueError(
+            f"the configuration of {config.model_type} names no decoder_start_token_id, behind which targets are "
+            "trained and generated: set it, e.g. to the padding's id as T5 does (decoder_start_token_id: 0)"
+        )
     if dropout is not None:
         fields_of_dropout = [name for name in DROPOUT_FIELDS if hasattr(config, name)]
         if not fields_of_dropout:
@@ -171,6 +187,29 @@ def architecture_class(name: str) -> Any:
     if not isinstance(named, type) or not issubclass(named, PreTrainedModel):
         raise ValueError(f"transformers {transformers.__version__} has no architecture {name}")
     return named
+
+
+def untie_different(model: PreTrainedModel, stored: Callable[[str], Tensor | None]) -> list[str]:
+    """Separate tied weights whose stored values differ, and return their names.
+
+    The configurations of T5 1.1 and FLAN-T5 tie the output embeddings, and their folders store both tables:
+    transformers separates them while it loads a folder, and so must everything that loads weights without it.
+
+    Args:
+        model: Its parameters may have no memory.
+        stored: The stored values of a weight by its name, or None.
+    """
+    separated = []
+    for name, source in list(model.all_tied_weights_keys.items()):
+        theirs, shared = stored(name), stored(source)
+        if theirs is None or shared is None or torch.equal(theirs, shared):
+            continue
+        place, _, attribute = name.rpartition(".")
+        tied = model.get_parameter(name)
+        setattr(model.get_submodule(place), attribute, nn.Parameter(torch.empty_like(tied), tied.requires_grad))
+        del model.all_tied_weights_keys[name]
+        separated.append(name)
+    return separated
 
 
 def prepare_network(model: PreTrainedModel, network: Network) -> None:

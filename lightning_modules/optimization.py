@@ -35,9 +35,10 @@ class Optimization:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))
-        if not self.learning_rate >= 0 or not self.weight_decay >= 0:
+        if not 0 <= self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
             raise ValueError(
-                f"learning_rate and weight_decay must be at least 0, got {self.learning_rate} and {self.weight_decay}"
+                f"learning_rate and weight_decay must be finite and at least 0, got {self.learning_rate} and "
+                f"{self.weight_decay}"
             )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {self.betas}")

@@ -22,7 +22,7 @@ from ..datamodules.base import run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
 from .generation_settings import published_settings, settings_as_fields
 from .hyperparameters import plain_values
-from .models import Network
+from .models import Network, untie_different
 from .optimization import Optimization, accept_named_states, matrix_names, parameter_groups, scheduler
 from .sharding.agreement import require_agreement
 from .sharding.checkpoints import KEY, checkpoint_extras, model_identity, require_same_model
@@ -34,6 +34,7 @@ from .sharding.zero import build_partitioned
 from .step_guard import StepGuard, gradient_norm, optimizer_tensors, require_finite_everywhere
 from .trainer_checks import (
     reject_scaled_clipping,
+    reject_spawned_processes,
     reject_two_optimizers,
     require_same_rows,
     require_same_tokenizer,
@@ -107,6 +108,7 @@ class PlannedTraining(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Reject settings that cannot be trained or evaluated, before a model is built."""
+        reject_spawned_processes(self.trainer)
         strategy, data = self.trainer.strategy, run_data(self.trainer)
         if data is not None:  # another project's datamodule vouches for itself
             require_same_tokenizer(self.tokenizer_name, data)
@@ -116,6 +118,7 @@ class PlannedTraining(L.LightningModule):
             if data is not None:
                 require_same_rows(self.row_length, data)
             self.total_steps = training_steps(self.total_steps, self.trainer)
+            self.optimization.warmup_steps(self.total_steps)  # rejects a warm-up that is longer than the training
         if isinstance(strategy, DeepSpeedStrategy):
             # For its own log alone; Lightning would ask a training loader for it, and a test has none.
             strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)  # type: ignore[union-attr]
@@ -336,6 +339,9 @@ class PlannedTraining(L.LightningModule):
         self.skipped_steps = checkpoint.get(KEY, {}).get("skipped_steps", 0)
         if self.model is not None and (saved := checkpoint.get(KEY, {}).get("generation")):
             self.model.generation_config = published_settings(saved)
+        if self.model is not None and not any(map(is_cut, self.model.parameters())):
+            states = checkpoint.get("state_dict", {})
+            untie_different(self.model, lambda name: states.get(f"model.{name}"))
         if self.attached_trainer is not None:
             realign_progress(checkpoint, replicas(self.attached_trainer))
 

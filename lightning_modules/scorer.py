@@ -1,5 +1,6 @@
 """The scorer (Cappy): an encoder learns how correct a response is, and ranks responses with it."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
 from ..datamodules.schema import ScoredBatch, Stage
@@ -73,9 +75,12 @@ class ScorerModule(PlannedTraining):
         super().__init__()
         self.keep_arguments(locals())
         require_one_start(pretrained, config)
-        if label_temperature <= 0:
+        require_positive("model", row_length=row_length)
+        if not 0 < label_temperature < math.inf:
             raise ValueError(f"label_temperature must be positive, got {label_temperature}")
         self.network, self.optimization = as_group(Network, network), as_group(Optimization, optimizer)
+        if isinstance(config, dict):  # rejects fields that no model is built of, before data is prepared
+            model_config(config, vocabulary=1, dropout=self.network.dropout)
         if self.network.attention != "document":
             raise ValueError(
                 f"a scorer chooses its attention by its encoder, got network.attention = {self.network.attention!r}: "

@@ -1,7 +1,7 @@
 """Settings of a trainer and of its datamodule that a module rejects before a model is built."""
 
 import lightning as L
-from lightning.pytorch.strategies import DeepSpeedStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.schema import RunData
@@ -19,6 +19,22 @@ def training_steps(total_steps: int, trainer: L.Trainer) -> int:
             "Trainer(max_steps=...) and leave max_epochs out"
         )
     return total_steps if total_steps >= 1 else trainer.max_steps
+
+
+def reject_spawned_processes(trainer: L.Trainer) -> None:
+    """Reject strategies whose processes are copies of this one (ddp_spawn, ddp_fork, ddp_notebook).
+
+    What a copy has trained, scored or written into the module is lost when it ends.
+
+    Raises:
+        ValueError: With the way out.
+    """
+    strategy = trainer.strategy
+    if isinstance(strategy, DDPStrategy) and strategy._start_method != "popen":
+        raise ValueError(
+            f"the strategy starts copies of this process (ddp_{strategy._start_method}), whose weights and scores are "
+            "lost when they end: set trainer.strategy to ddp, or trainer.devices to 1 in a notebook"
+        )
 
 
 def reject_two_optimizers(module: L.LightningModule, trainer: L.Trainer) -> None:

@@ -26,6 +26,7 @@ ORDER = {
     "datamodules": (
         "messages",
         "finite_values",
+        "optional_packages",
         "pretrained_weights",
         "lazy_names",
         "record_fields",

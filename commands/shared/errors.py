@@ -4,6 +4,7 @@ import errno
 import sys
 import traceback
 
+from ...datamodules.optional_packages import missing_package
 from ...datamodules.whole_files import system_error
 
 PACKAGE = __name__.partition(".")[0]
@@ -49,7 +50,9 @@ def is_disk_fault(error: BaseException) -> bool:
 
 
 def sentence(error: Exception) -> str:
-    """What a user reads of an error: of an error of the system, the file and the reason."""
+    """What a user reads of an error: how to install a missing package; of the system, the file and the reason."""
+    if hint := missing_package(error):
+        return hint
     system = system_error(error)
     if system is None or system.strerror is None or not (isinstance(error, OSError) or is_disk_fault(error)):
         return str(error)
@@ -69,10 +72,10 @@ def is_termination(error: SystemExit) -> bool:
 def is_rejection(error: Exception) -> bool:
     """Whether the message of an error is enough for a user.
 
-    It is for a ValueError of this package, an error of the system (a full disk, a missing file, no network), and
-    Lightning's misconfiguration.
+    It is for a ValueError of this package, a missing package, an error of the system (a full disk, a missing file, no
+    network), and Lightning's misconfiguration.
     """
-    if isinstance(error, OSError) or is_disk_fault(error):
+    if isinstance(error, OSError) or is_disk_fault(error) or missing_package(error):
         return True
     if isinstance(error, ValueError):
         return is_ours(error)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 from ...datamodules.messages import unknown_class_hint
+from ...datamodules.optional_packages import missing_package
 from .errors import PACKAGE, is_ours
 
 ROOMS = ("datamodules", "datamodules.benchmarks", "lightning_modules", "callbacks")
@@ -59,6 +60,10 @@ def _build(class_type: type, *args: Any, **kwargs: Any) -> Any:
     except ValueError as error:
         if is_ours(error):
             raise _Rejected(class_type, error) from None
+        raise
+    except ImportError as error:
+        if hint := missing_package(error):
+            raise _Rejected(class_type, ValueError(hint)) from None
         raise
 
 

@@ -28,6 +28,7 @@ from ...lightning_modules.sharding.checkpoints import (
 )
 from ...lightning_modules.sharding.last_checkpoint import last_checkpoint, most_steps
 from ...lightning_modules.sharding.replacing import newest_path, save_through_replacing
+from ...lightning_modules.trainer_checks import reject_spawned_processes
 from .command_docs import command_doc
 from .library_messages import silence_libraries
 from .linked_cli import LinkedCLI
@@ -72,6 +73,7 @@ class TrainerCLI(LinkedCLI):
             trainer = super().instantiate_trainer(**kwargs)
         except ValueError as error:
             raise ValueError(f"the trainer cannot be built from its settings: {error}") from error
+        reject_spawned_processes(trainer)
         set_up_checkpoints(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         bar = trainer.progress_bar_callback

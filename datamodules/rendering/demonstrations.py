@@ -10,6 +10,7 @@ covers everything after it. The prompt's target is then a longer suffix of the s
 batches need no special case.
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ class Demonstrations:
     def __post_init__(self) -> None:
         if self.most < 1:
             raise ValueError(f"most must be at least 1, got {self.most}")
+        if not 0 <= self.exponent < math.inf:
+            raise ValueError(f"demonstrations.exponent must be finite and at least 0, got {self.exponent}")
 
     def number(self, rng: random.Random) -> int:
         """Draw the number of demonstrations of one prompt."""

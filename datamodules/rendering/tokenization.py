@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ..optional_packages import missing_package
 from ..schema import Example, Prompt, Task, TokenizedExample
 from .special_tokens import encode, leading_tokens, special_tokens
 
@@ -37,10 +38,14 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
         raise ValueError("no tokenizer is named: set `tokenizer`, or `pretrained`, whose folder may hold one")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except ImportError as error:
+        raise ValueError(f"the tokenizer {name!r} cannot be loaded: {missing_package(error) or error}") from error
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no tokenizer could be loaded from {name!r}: expected a hub name or a folder with tokenizer.json ({error})"
         ) from error
+    if not tokenizer("a 1", add_special_tokens=False)["input_ids"]:
+        raise ValueError(f"tokenizer {name!r} has no tokens for text: its vocabulary is empty, or special tokens alone")
     if eos and tokenizer.eos_token_id is None:
         raise ValueError(
             f"tokenizer {name!r} has no eos token, and eos ends every document; "

@@ -179,7 +179,7 @@ class ScoredRows:
 
     def cut(self, pair: TokenizedExample) -> TokenizedExample:
         """A pair of at most `pair_length` tokens."""
-        ids, n_source, label, group = pair
+        ids, n_source, label, group, _ = pair
         if len(ids) <= self.pair_length:
             return pair
         n_head, n_joint, n_tail = map(len, self.frame[:3])
@@ -206,7 +206,7 @@ class ScoredRows:
         scored, labels, paddings, groups, longest = [], [], [], list[int](), 0
         for r, row in enumerate(rows):
             column, last = 0, None
-            for ids, n_source, label, group in map(self.cut, row):
+            for ids, n_source, label, group, _ in map(self.cut, row):
                 end = column + len(ids)
                 input_ids[r, column:end] = ids
                 position_ids[r, column:end] = positions[: len(ids)]

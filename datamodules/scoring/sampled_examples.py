@@ -10,6 +10,7 @@ import numpy as np
 
 from ..benchmarks import Benchmark, Split
 from ..messages import nearest
+from ..packing.row_settings import require_positive
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
@@ -62,6 +63,15 @@ class SampledExamples:
     shots: int = 0
     demonstrations: Benchmark | None = None
     separator: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        require_positive("examples", train_examples=self.train_examples)
+        counts = {"validation_examples": self.validation_examples, "test_examples": self.test_examples}
+        for name, value in {**counts, "shots": self.shots}.items():
+            if value < 0:
+                raise ValueError(f"examples.{name} must be at least 0, got {value}")
+        if not self.parts or not {*self.parts} <= {*get_args(Part)}:
+            raise ValueError(f"examples.parts must be some of {list(get_args(Part))}, got {list(self.parts)}")
 
     def prompts(self, skipped: Counter[str] | None = None) -> Iterator[SampledPrompt]:
         """Yield rendered examples in a fixed order; those that cannot be rendered are counted by reason in `skipped`.

@@ -33,6 +33,10 @@ class PairRows:
     def __post_init__(self) -> None:
         require_positive("rows", length=self.length, pair_length=self.pair_length, per_step=self.per_step)
         packing_of(self.packing)
+        if self.pair_length > self.length:
+            raise ValueError(
+                f"rows.pair_length = {self.pair_length} exceeds rows.length = {self.length}: shorten pairs"
+            )
 
 
 @dataclass(frozen=True)

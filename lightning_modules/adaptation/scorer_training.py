@@ -5,7 +5,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
 
 from ...datamodules.messages import nearest
+from ...datamodules.packing.row_settings import require_positive
 from ...datamodules.scoring.pair_rows import Truncation
+from ...datamodules.scoring.scorer_settings import PairRows
+from ..optimization import Optimization
 from ..scoring.scorer_losses import ScorerLoss
 
 
@@ -61,9 +64,12 @@ class ScorerTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} of a scorer's training must be at least 1, got {getattr(self, name)}")
+        counts = {name: getattr(self, name) for name in ("steps", "batch", "accumulate", "schedule_steps")}
+        require_positive("training", **counts, row_length=self.row_length, train_examples=self.train_examples)
+        PairRows(self.row_length, self.pair_length)
+        Optimization(learning_rate=self.learning_rate)
+        if self.calibration_examples < 0:
+            raise ValueError(f"training.calibration_examples must be at least 0, got {self.calibration_examples}")
 
     def changed(self, changes: Mapping[str, Any], where: str) -> "ScorerTraining":
         """A copy with other values of some arguments.

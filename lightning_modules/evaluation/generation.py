@@ -12,6 +12,7 @@ its samples (see prompt_cache.py).
 # R rows, V vocabulary, T generated tokens, L columns
 
 import hashlib
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -65,7 +66,7 @@ class Decoding:
             raise ValueError(f"decoding.stop cannot hold an empty text, got {list(self.stop)}")
         if self.samples < 1 or self.beams < 1:
             raise ValueError(f"decoding needs at least one sample and one beam, got {self}")
-        if self.temperature <= 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        if not 0 < self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise ValueError(
                 f"a temperature above 0, a top_k of 0 or more and a top_p in (0, 1] are needed, got {self}"
             )

@@ -41,6 +41,10 @@ class Representation:
     width: int = 512
     pretrained: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"representation.width must be at least 1, got {self.width}")
+
 
 @dataclass(frozen=True)
 class InstructionSettings:

@@ -1,5 +1,6 @@
 """A Hugging Face folder written tensor by tensor: weights are never in memory twice, and rarely all at once."""
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def write_weights(
 ) -> None:
     """Write weights as safetensors, with config.json and generation_config.json, so that transformers loads them.
 
-    A tied table is written under one of its names.
+    A tied table is written under one of its names, unless its values differ (FLAN-T5).
 
     Args:
         tensors: Names, as the model calls its parameters, and values; each is let go once its file is written.
@@ -64,15 +65,20 @@ def write_weights(
         raise ValueError(f"{folder} holds weights already ({old[0].name}): choose another folder, or remove them")
     shapes = {name: tuple(tensor.shape) for name, tensor in like.state_dict().items()}
     tied = dict(like.all_tied_weights_keys)
+    tables: dict[str, bytes] = {}
     written: dict[str, int] = {}
     shard: dict[str, Tensor] = {}
     size, total, number = 0, 0, 0
     for name, tensor in tensors:
-        if name in tied and tied[name] in shapes:
+        if name in tied and tables.get(tied[name]) == _digest(tensor):
             continue
+        if name in tied.values():
+            tables[name] = _digest(tensor)
         if shapes.get(name) != tuple(tensor.shape):
             raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, expected {shapes.get(name, 'no such name')}")
         value = tensor.to(dtype or tensor.dtype).contiguous()
+        if name in tied:  # a file of safetensors holds no memory twice
+            value = value.clone()
         _require_finite(name, value, folder)
         if shard and size + value.nbytes > shard_bytes:
             _save(shard, folder, number)
@@ -101,6 +107,11 @@ def _require_finite(name: str, value: Tensor, folder: Path) -> None:
         for part in folder.glob("part-*.safetensors"):
             part.unlink()
         raise
+
+
+def _digest(tensor: Tensor) -> bytes:
+    """Tells the values of one table from another's."""
+    return hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy()).digest()
 
 
 def _save(shard: dict[str, Tensor], folder: Path, number: int) -> None:

@@ -6,6 +6,7 @@ so that a model larger than any device can start from published weights.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from ...datamodules.pretrained_weights import require_whole_weights
+from ..models import untie_different
 from .safetensors_folder import architecture_of
 from .tensor_parallel import parallelize
 
@@ -68,6 +70,7 @@ def build_sharded(
     with torch.device("meta"):
         model = build(None)
     names = stored_names(model, folder)  # before FSDP2 gives the model a class of its own
+    untie_different(model, partial(stored_tensor, stored_files(folder), names))
     shard(model, how)
     home = torch.device("cpu") if how.offload else how.device
     model.to_empty(device=home)
@@ -203,6 +206,21 @@ def stored_files(folder: Path) -> dict[str, Path]:
         with safe_open(path, framework="pt") as file:
             files |= dict.fromkeys(file.keys(), path)
     return files
+
+
+def stored_tensor(files: Mapping[str, Path], names: Mapping[str, str], name: str) -> Tensor | None:
+    """The stored values of a model's weight, whole, on the CPU; None if the folder lacks it.
+
+    Args:
+        files: The file of every stored tensor (``stored_files``).
+        names: What the folder calls the model's weights (``stored_names``).
+        name: What the model calls the weight.
+    """
+    if name not in names:
+        return None
+    with safe_open(files[names[name]], framework="pt") as file:
+        tensor: Tensor = file.get_tensor(names[name])
+    return tensor
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

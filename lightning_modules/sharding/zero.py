@@ -1,6 +1,7 @@
 """Models for DeepSpeed's ZeRO-3, whose parameters are partitioned while they are built."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from safetensors import safe_open
@@ -9,11 +10,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from ..models import untie_different
 from .sharded_models import (
     initialize_buffers,
     require_stored,
     stored_files,
     stored_names,
+    stored_tensor,
     table_of,
     weights_folder,
 )
@@ -54,6 +57,11 @@ def _fill(model: PreTrainedModel, weights: str) -> None:
 
     folder = weights_folder(weights)
     files, names = stored_files(folder), stored_names(model, folder)
+    if different := untie_different(model, partial(stored_tensor, files, names)):
+        raise ValueError(
+            f"{folder} stores {different[0]} apart from the table that its configuration ties it to, which ZeRO-3 "
+            "cannot load: set the strategy to ShardedStrategy, ddp or ZeRO-2"
+        )
     require_stored(model, folder, names)
     # A tied table is one parameter, stored under any of its names.
     of_tables = {table_of(model, name): stored for name, stored in names.items()}

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,17 @@ from crosstask.lightning_modules.instructions.instruction_kinds import (
     Representation,
     build_instruction,
 )
-from crosstask.lightning_modules.models import build_model, model_config
+from crosstask.lightning_modules.models import build_model, model_config, untie_different
 from crosstask.lightning_modules.prefixes import Prefix, add_prefix, load_prefix, save_prefix
 from crosstask.lightning_modules.scoring.sampling import load_generator
 from crosstask.lightning_modules.scoring.scorer_models import build_scorer
-from crosstask.lightning_modules.sharding.sharded_models import load_weights, stored_names
+from crosstask.lightning_modules.sharding.safetensors_folder import empty_model, write_weights
+from crosstask.lightning_modules.sharding.sharded_models import (
+    load_weights,
+    stored_files,
+    stored_names,
+    stored_tensor,
+)
 
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
 LLAMA = {**SIZES, "intermediate_size": 24, "tie_word_embeddings": False}
@@ -276,3 +283,40 @@ def test_a_folder_of_a_prefix_without_the_prefix_is_rejected(tokenizer: Any, tmp
     (tmp_path / "prefix" / "adapter_model.safetensors").unlink()
     with pytest.raises(ValueError, match="has no prefix: expected prompt_embeddings"):
         load_prefix(OPTForCausalLM(model.config), str(tmp_path / "prefix"))
+
+
+def test_tables_that_are_stored_apart_stay_apart(tokenizer: Any, tmp_path: Path) -> None:
+    """FLAN-T5's configuration ties its output embeddings, and its folder stores others: by slices, from a checkpoint
+    without the folder, and in an export, both tables are kept."""
+    torch.manual_seed(0)
+    model = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **T5, tie_word_embeddings=False))
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(len(tokenizer), 16))
+    folder = Path(write(tmp_path / "flan", model, tokenizer))
+
+    def require_both(loaded: Any) -> None:
+        assert loaded.lm_head.weight.equal(model.lm_head.weight)
+        for name in ("shared", "encoder.embed_tokens", "decoder.embed_tokens"):
+            assert loaded.get_submodule(name).weight.equal(model.shared.weight)
+
+    module = InstructionTuningModule(str(folder), pretrained=str(folder), row_length=32)
+    module.configure_model()
+    require_both(module.model)
+
+    drawn = T5ForConditionalGeneration(model.config)
+    names = stored_names(drawn, folder)
+    untie_different(drawn, partial(stored_tensor, stored_files(folder), names))
+    load_weights(drawn, folder, names)
+    require_both(drawn)
+
+    again = InstructionTuningModule(str(folder), config=model.config.to_dict(), row_length=32)
+    again.configure_model()
+    states = module.state_dict()
+    again.on_load_checkpoint({"state_dict": states})
+    again.load_state_dict(states)
+    require_both(again.model)
+
+    for kind, values in (("apart", module.language_model), ("tied", T5ForConditionalGeneration(model.config))):
+        empty = empty_model("T5ForConditionalGeneration", model.config.to_dict())
+        write_weights(values.state_dict().items(), empty, tmp_path / kind)
+        assert ("lm_head.weight" in load_file(tmp_path / kind / "model.safetensors")) == (kind == "apart")
+    require_both(T5ForConditionalGeneration.from_pretrained(tmp_path / "apart"))

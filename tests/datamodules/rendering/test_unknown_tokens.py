@@ -1,8 +1,10 @@
 """What a tokenizer loses is counted by task, for sources and targets; options it cannot tell apart are not ranked."""
 
 import json
+import random
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,9 +22,9 @@ from crosstask.datamodules.evaluation.coverage import suite_coverage
 from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.datamodules.packing.row_settings import Rows
-from crosstask.datamodules.rendering.prompts import OptImlPrompt
+from crosstask.datamodules.rendering.prompts import PromptForm
 from crosstask.datamodules.rendering.unknown_tokens import UnknownCounter, UnknownTokens
-from crosstask.datamodules.schema import Example, Task
+from crosstask.datamodules.schema import Example, Prompt, Task
 from crosstask.datamodules.scoring.scorer_settings import PairRows
 from crosstask.datamodules.splits import Instances
 
@@ -33,6 +35,14 @@ ROWS = {
     "lines": [("a list\nof two", "one\ntwo\nthree")] * 6,
 }
 OPTIONS = {"brackets": ("<", "{"), "braces": ("}", "{"), "words": ("yes", "no")}
+
+
+@dataclass(frozen=True)
+class Bare(PromptForm):
+    """An example's input alone: the delimiters of OPT-IML's prompts have line breaks and capitals of their own."""
+
+    def __call__(self, task: Task, example: Example, rng: random.Random) -> Prompt:
+        return Prompt(example.input, example.targets[0])
 
 
 class Lossy(Benchmark):
@@ -55,7 +65,16 @@ class Lossy(Benchmark):
         for place in range(6):
             source, target = ROWS[name][place] if name in ROWS else ("choose one", OPTIONS[name][place % 2])
             options, answer = (OPTIONS[name], place % 2) if name in OPTIONS else ((), None)
-            yield Example(name, str(place), place, f"{source} {place}", (target,), "", options, answer)
+            yield Example(
+                name,
+                str(place),
+                place,
+                f"{source} {place}",
+                (f"{target} {place}" if name in ROWS else target,),
+                "",
+                options,
+                answer,
+            )
 
     def fingerprint(self, name: str) -> str:
         return name
@@ -65,7 +84,7 @@ def data(kind: str, tmp_path: Path, *, tested: bool = False, **arguments: Any) -
     return InstructionTuningDataModule(
         Lossy(tested, options="evaluation" in arguments and arguments["evaluation"].ranking is not None),
         saved(kind, tmp_path / kind),
-        prompt=OptImlPrompt(),
+        prompt=Bare(),
         rows=Rows(length=96, target_length=48, per_step=2),
         cache=str(tmp_path / "store"),
         **{"instances": Instances(validation=0, test=2), "evaluation": Evaluation(max_new_tokens=8), **arguments},
@@ -115,6 +134,7 @@ def test_pairs_of_a_scorer_are_counted(kind: str, tmp_path: Path) -> None:
     module = ScorerDataModule(
         Lossy(),
         saved(kind, tmp_path / kind),
+        prompt=Bare(),
         rows=PairRows(length=128, pair_length=96, per_step=1),
         instances=Instances(validation=0, test=2),
         cache=str(tmp_path / "store"),
@@ -159,19 +179,24 @@ def test_equal_options_are_skipped_with_their_task(kind: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_responses_are_neither_trained_nor_ranked(kind: str, tmp_path: Path) -> None:
+def test_equal_responses_are_neither_trained_nor_ranked(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """One sequence of tokens would have the labels 0 and 1."""
     module = ScorerDataModule(
         Lossy(tested=True, options=True),
         saved(kind, tmp_path / kind),
+        prompt=Bare(),
         rows=PairRows(length=128, pair_length=96, per_step=1),
         instances=Instances(validation=0, test=2),
         cache=str(tmp_path / "store"),
     )
     module.prepare_data()
-    module.setup("fit")
+    with caplog.at_level("INFO"):
+        module.setup("fit")
     report: Any = module.report()
-    assert report.skipped == {"options that are the same tokens": 8}
+    assert report.tasks == 1
+    assert "brackets, braces (options that are the same tokens)" in caplog.text
     module.setup("test")
     assert {example.task for example in module.stage("test").examples} == {"words"}
     assert sum(module.stage("test").skipped.values()) == 4

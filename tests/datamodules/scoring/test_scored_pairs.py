@@ -232,7 +232,7 @@ def test_pairs_are_stored_with_their_labels(make_scorer_data: Callable[..., Scor
     assert stored.labels is not None
     assert stored.labels.tolist() == [1.0, 0.0] * 5
     tokenizer, frame = data.preparation.tokenizer, data.preparation.frame
-    ids, n_source, label, _ = stored.document(1)
+    ids, n_source, label, *_ = stored.document(1)
     assert label == 0.0
     assert tuple(ids[:1]) == frame.head
     assert tuple(ids[n_source - 2 : n_source]) == frame.joint
