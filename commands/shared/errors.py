@@ -53,7 +53,7 @@ def sentence(error: Exception) -> str:
     """What a user reads of an error: how to install a missing package; of the system, the file and the reason."""
     if hint := missing_package(error):
         return hint
-    system = system_error(error)
+    system = None if isinstance(error, ValueError) else system_error(error)
     if system is None or system.strerror is None or not (isinstance(error, OSError) or is_disk_fault(error)):
         return str(error)
     where = f"{system.filename}: " if system.filename is not None else ""
