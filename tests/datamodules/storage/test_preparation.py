@@ -76,6 +76,7 @@ def test_a_damaged_task_is_named_and_written_again(make_datamodule: Any, name: s
 def test_no_process_outlives_a_preparation(toybench: Path, tmp_path: Path, number: signal.Signals) -> None:
     data = {"benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}}
     data |= {"tokenizer": str(toybench / "tokenizer"), "cache": str(tmp_path / "store"), "rows": {"length": 128}}
+    data |= {"evaluation": {"max_new_tokens": 8}, "instances": {"validation": 2, "test": 3}}
     config = tmp_path / "recipe.yaml"
     config.write_text(yaml.safe_dump({"data": {"class_path": "InstructionTuningDataModule", "init_args": data}}))
     command = [sys.executable, "-m", "crosstask.cli", "prepare", "--config", str(config), "--processes", "2"]
