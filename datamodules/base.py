@@ -4,7 +4,7 @@ A child says how its examples are prepared, how its training is planned, and how
 modules and callbacks may ask (``schema.RunData``) is here.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -28,12 +28,14 @@ from .packing.replicas import Replicas, replicas
 from .packing.row_settings import PackingName, packing_of, require_positive
 from .packing.train_stream import TrainStream
 from .rendering.prompts import PromptForm
+from .rendering.tokenization import tokenizer_fingerprint
 from .schema import Description, EvaluationExample, HasLength, ReportLines, RunData, Stage, Task
 from .splits import Instances
 from .storage.parallel_preparation import Prepared
 from .storage.preparation import Preparation
 from .storage.stored_tasks import StoredTasks
 from .storage.training_tasks import TrainingTasks
+from .stream_changes import ResumableStream, Stream, described
 
 
 class TrainingPlan(Protocol):
@@ -45,6 +47,7 @@ class TrainingPlan(Protocol):
     def report(self) -> ReportLines: ...
     def describe(self, steps: int) -> Description: ...
     def fingerprint(self) -> str: ...
+    def contents(self) -> dict[str, dict[str, str]]: ...
 
 
 class StoredRows(HasLength, Protocol):
@@ -69,7 +72,7 @@ class EvaluationStage(Protocol):
     def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> Coverage | None: ...
 
 
-class BenchmarkDataModule(L.LightningDataModule, ABC):
+class BenchmarkDataModule(ResumableStream):
     """Training batches and evaluation stages of one benchmark.
 
     It also works without a trainer: ``prepare_data()``, ``setup("fit")``, ``train_dataloader()``.
@@ -93,6 +96,7 @@ class BenchmarkDataModule(L.LightningDataModule, ABC):
         self.benchmark, self.tokenizer_name, self.prompt = benchmark, tokenizer, prompt
         self.instances, self.seed = instances, seed
         self.plan, self._stream = None, None
+        self._description: Stream | None = None
         self._tasks: dict[str, Task] = {}
         self._preparation: Preparation | None = None
         self._stages: dict[Stage, EvaluationStage] = {}
@@ -149,7 +153,7 @@ class BenchmarkDataModule(L.LightningDataModule, ABC):
         if stage == "fit":
             for line in self.split_lines():
                 rank_zero_info(line)
-            self.plan = self._plan_training()
+            self.plan, self._description = self._plan_training(), None
             self.train_dataloader()  # rejects rows that cannot be divided before a model is built
         if stage in ("fit", "validate") and self.instances.validation:
             self._open_stage("validation")
@@ -207,6 +211,29 @@ class BenchmarkDataModule(L.LightningDataModule, ABC):
     def training_fingerprint(self) -> str | None:
         """Digest of the beginning of the training stream; None before ``setup("fit")``."""
         return None if self.plan is None else self.plan.fingerprint()
+
+    def stream_settings(self) -> dict[str, Any]:
+        """The arguments that decide the training stream, beside the documents of its tasks."""
+        tokenizer = self.preparation.tokenizer
+        trained = {name: value for name, value in asdict(self.instances).items() if name != "validation_prompts"}
+        return described(
+            tokenizer=f"one of {len(tokenizer)} tokens ({tokenizer_fingerprint(tokenizer)[:12]})",
+            prompt=repr(self.prompt),
+            rows=self.rows,
+            instances=trained,
+            seed=self.seed,
+        )
+
+    def training_stream(self) -> Stream | None:
+        """What the training stream is made of, computed once; None before ``setup("fit")``."""
+        if self._description is None and self.plan is not None:
+            plan = self.plan
+            self._description = {
+                "settings": self.stream_settings(),
+                "tasks": plan.contents(),
+                "beginning": plan.fingerprint(),
+            }
+        return self._description
 
     def report(self) -> ReportLines:
         """One epoch of training in numbers; after ``setup("fit")``."""
@@ -315,6 +342,9 @@ class StoredDataModule(BenchmarkDataModule):
     def trained(self) -> list[Task]:
         """The training tasks that have documents."""
         return [self.task(name) for name in self.training_tasks.with_documents()]
+
+    def stream_settings(self) -> dict[str, Any]:
+        return super().stream_settings() | described(mixture=self.mixture)
 
     def step_examples(self) -> Callable[[], list[tuple[str, str]]]:
         assert isinstance(self._stream, TrainStream)

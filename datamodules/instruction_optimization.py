@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -17,6 +19,7 @@ from .bilevel.presets import Preset, choices
 from .evaluation.evaluation_settings import Evaluation
 from .evaluation.loaders import EvaluationLoaders, longest_source
 from .evaluation.prompt_stage import PromptStage, read_prompt_stage
+from .messages import some
 from .packing.row_settings import packing_of
 from .rendering.prompts import PromptForm, TkInstructPrompt
 from .rendering.special_tokens import bos_departure
@@ -24,6 +27,7 @@ from .rendering.tokenization import load_tokenizer
 from .schema import Stage
 from .splits import Instances
 from .storage.preparation import Preparation
+from .stream_changes import Stream, described
 
 
 class InstructionOptimizationDataModule(BenchmarkDataModule):
@@ -101,6 +105,31 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         """What turns evaluated examples into batches."""
         packing = packing_of(self.rows.packing)
         return EvaluationLoaders(self.preparation, packing, self.rows.length, self.rows.target_length, self.evaluation)
+
+    def stream_settings(self) -> dict[str, Any]:
+        of_levels = {name: getattr(self.choices, name) for name in ("outer_rows", "keep_end", "curvature_batch")}
+        of_levels |= {"reserve": self.reserve, "inner_prompt": repr(self.levels.inner_prompt or self.prompt)}
+        return super().stream_settings() | described(
+            split=repr(self.split).partition(" at 0x")[0],
+            preset=self.preset,
+            levels=asdict(self.levels) | of_levels,
+            instructions=asdict(self.instructions) | {"exclude_self": self.choices.exclude_self},
+            bos=self.bos,
+        )
+
+    def compare_stream(self, saved: Stream, stream: Stream) -> None:
+        """Reject other inner tasks even where another stream is accepted: a learned instruction is of one task."""
+        old, new = (list(each["tasks"]["inner tasks"]) for each in (saved, stream))  # type: ignore[index]
+        if old != new:
+            was, now = (each["settings"]["split"] for each in (saved, stream))  # type: ignore[index]
+            moved = [*(task for task in old if task not in new), *(task for task in new if task not in old)]
+            difference = f"{some(moved)} are inner tasks of only one of the two" if moved else "their order differs"
+            raise ValueError(
+                f"the checkpoint's instructions are of {len(old)} inner tasks, this run's of {len(new)}: {difference}; "
+                f"the split was {was} and is {now}. Set the split back, or start a new run from the weights "
+                "(`crosstask export`)"
+            )
+        super().compare_stream(saved, stream)
 
     def task_names(self) -> dict[Split, list[str]]:
         """The tasks of each split; the training tasks are validated."""

@@ -1,5 +1,7 @@
 """The LightningDataModule of instruction tuning: a benchmark's tasks as packed rows, and prompts to evaluate."""
 
+from typing import Any
+
 from lightning.pytorch.utilities import rank_zero_info
 
 from .base import StoredDataModule
@@ -17,6 +19,7 @@ from .rendering.tokenization import load_tokenizer
 from .schema import Stage
 from .splits import Instances
 from .storage.preparation import Preparation
+from .stream_changes import described
 
 
 class InstructionTuningDataModule(StoredDataModule):
@@ -64,6 +67,9 @@ class InstructionTuningDataModule(StoredDataModule):
         self.rows, self.evaluation, self.demonstrations, self.bos = rows, evaluation, demonstrations, bos
         groups = {"rows": rows, "mixture": mixture, "instances": instances, "evaluation": evaluation}
         self._save_arguments(tokenizer=tokenizer, **groups, demonstrations=demonstrations, bos=bos, seed=seed)
+
+    def stream_settings(self) -> dict[str, Any]:
+        return super().stream_settings() | described(demonstrations=self.demonstrations, bos=self.bos)
 
     @property
     def evaluation_loaders(self) -> EvaluationLoaders:

@@ -17,7 +17,7 @@ model that is handed ``labels`` shifts them a second time without an error. A do
 ignored, so no document can be trained to predict the first token of its neighbour.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -319,6 +319,10 @@ class RunData(Protocol):
 
     def training_fingerprint(self) -> str | None:
         """Digest of the beginning of the training stream, equal on every process; None before ``setup("fit")``."""
+        ...
+
+    def require_same_stream(self, checkpoint: Mapping[str, Any]) -> None:
+        """Reject a checkpoint of another training stream, before a run resumes from it."""
         ...
 
     def step_examples(self) -> Callable[[], list[tuple[str, str]]]:

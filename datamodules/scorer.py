@@ -1,5 +1,7 @@
 """The LightningDataModule of the scorer (Cappy): a benchmark's tasks as scored pairs, and responses to rank."""
 
+from typing import Any
+
 from lightning.pytorch.utilities import rank_zero_info
 
 from .base import StoredDataModule
@@ -18,6 +20,7 @@ from .scoring.samples import ModelSamples
 from .scoring.scorer_settings import Augmentation, PairRows, ResponseEvaluation
 from .splits import Instances
 from .storage.stored_tasks import StoredTasks
+from .stream_changes import described
 
 
 class ScorerDataModule(StoredDataModule):
@@ -81,6 +84,9 @@ class ScorerDataModule(StoredDataModule):
             self.rows.truncation,
             keep_end=tokenizer.truncation_side == "left",
         )
+
+    def stream_settings(self) -> dict[str, Any]:
+        return super().stream_settings() | described(augmentation={"faithful": self.augmentation.faithful})
 
     def prepare_data(self) -> None:
         """Pair, label and tokenize the training tasks that the store lacks, over `processes`."""

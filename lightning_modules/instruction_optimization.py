@@ -15,7 +15,6 @@ from functools import partial
 from math import nan
 from typing import Any, Literal
 
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, clear_autocast_cache, no_grad, tensor
@@ -74,6 +73,8 @@ class InstructionOptimizationModule(InstructionTuningModule):
         clipping: Clip theta alone or jointly with phi, instead of the preset's choice.
         seed: Decides what dropout drops.
     """
+
+    fixed_settings = ("lora.", "prefix.", "instruction.")
 
     def __init__(
         self,
@@ -147,11 +148,6 @@ class InstructionOptimizationModule(InstructionTuningModule):
         self.instruction = build_instruction(
             self.instruction_settings, self.language_model, tasks=tasks, vocabulary=len(self.tokenizer)
         )
-
-    @property
-    def _fits(self) -> bool:
-        trainer = self.attached_trainer
-        return trainer is not None and trainer.state.fn == TrainerFn.FITTING
 
     @property
     def theta(self) -> list[Parameter]:

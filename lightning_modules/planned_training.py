@@ -13,6 +13,8 @@ from typing import Any, Self
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
@@ -20,10 +22,12 @@ from transformers import PreTrainedModel
 
 from ..datamodules.base import run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
+from ..datamodules.stream_changes import changed_values
 from .generation_settings import published_settings, settings_as_fields
 from .hyperparameters import plain_values
 from .models import Network, untie_different
 from .optimization import Optimization, accept_named_states, matrix_names, parameter_groups, scheduler
+from .resumed_settings import group_settings, restore_settings, run_settings
 from .sharding.agreement import require_agreement
 from .sharding.checkpoints import KEY, checkpoint_extras, model_identity, require_same_model
 from .sharding.plain_checkpoints import read_plain
@@ -71,6 +75,9 @@ class PlannedTraining(L.LightningModule):
     tokenizer_name: str
     """Hub name or folder of the tokenizer."""
 
+    fixed_settings: tuple[str, ...] = ("lora.", "prefix.")
+    """Beginnings of the names of arguments that decide the trained parameters; a resumed run cannot change them."""
+
     resumes_from: Path | None = None
     """The checkpoint that this run resumes from; it is compared with the model before weights are read."""
 
@@ -83,6 +90,8 @@ class PlannedTraining(L.LightningModule):
         self._matrices: frozenset[str] = frozenset()
         self._identity: dict[str, Any] = {}
         self._applied, self.skipped_steps = True, 0
+        self._group_settings: list[dict[str, Any]] = []
+        self._resumed = False
 
     def keep_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Make the constructor's arguments, its ``locals()``, the hyperparameters, as plain values."""
@@ -158,8 +167,47 @@ class PlannedTraining(L.LightningModule):
         return model
 
     def _require_own(self, checkpoint: dict[str, Any], where: object) -> None:
+        """Reject a checkpoint of another model or, to resume from, of another training stream or other parameters."""
         if KEY in checkpoint:
             require_same_model(self._identity, checkpoint[KEY]["model"], where)
+        if not self._fits:
+            return
+        if "lr_schedulers" not in checkpoint:
+            raise ValueError(
+                f"{where} holds weights without the optimizer (save_weights_only), so that no run can resume from it: "
+                "`crosstask export` it and set `pretrained` to the folder"
+            )
+        fixed = [change for change in self._changes(checkpoint) if change.startswith(self.fixed_settings)]
+        if fixed:
+            raise ValueError(
+                f"{where} has parameters of other settings: {'; '.join(fixed)}. Set them back, or start a new run from "
+                "the weights (`crosstask export`)"
+            )
+        data = run_data(self.trainer)
+        if data is not None:
+            data.require_same_stream(checkpoint)
+
+    @property
+    def _fits(self) -> bool:
+        trainer = self.attached_trainer
+        return trainer is not None and trainer.state.fn == TrainerFn.FITTING
+
+    def _settings(self) -> dict[str, Any]:
+        """This run's settings, as its checkpoints describe them."""
+        trainer = self.trainer
+        algorithm = trainer.gradient_clip_algorithm
+        return run_settings(
+            self.hparams,
+            total_steps=self.total_steps,
+            clip=trainer.gradient_clip_val,
+            clip_by=None if algorithm is None else str(algorithm),
+            precision=trainer.precision,
+        )
+
+    def _changes(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        """The settings of a checkpoint's run that this run has changed."""
+        saved = checkpoint.get(KEY, {}).get("settings")
+        return [] if saved is None else changed_values(saved, self._settings())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW, which decays only matrices, however a strategy has reshaped them since, and its schedule."""
@@ -169,7 +217,14 @@ class PlannedTraining(L.LightningModule):
         optimizer = AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=settings.fused)
         accept_named_states(optimizer, self)
         schedule = scheduler(optimizer, settings, total=self.total_steps)
+        self._group_settings = group_settings(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Train on with this run's learning rate, schedule, betas and decay, not with the checkpoint's."""
+        if self._resumed and self._group_settings:  # empty where a subclass has another optimizer
+            (optimizer,), (schedule,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
+            restore_settings(optimizer, schedule.scheduler, self._group_settings)  # type: ignore[arg-type]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         here = replicas(self.trainer)
@@ -321,6 +376,7 @@ class PlannedTraining(L.LightningModule):
             "strategy": type(self.trainer.strategy).__name__,
             "skipped_steps": self.skipped_steps,
             "pretrained": self.hparams.get("pretrained"),
+            "settings": self._settings(),
         }
         # The weights are in the checkpoint: load_from_checkpoint builds the model from its configuration alone.
         arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
@@ -336,6 +392,12 @@ class PlannedTraining(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this model, and restore the counters."""
         self._require_own(checkpoint, "ckpt_path")
+        if self._fits:
+            self._resumed = True
+            if changes := self._changes(checkpoint):
+                rank_zero_info(
+                    f"settings that differ from the checkpoint's, applied from here on: {'; '.join(changes)}"
+                )
         self.skipped_steps = checkpoint.get(KEY, {}).get("skipped_steps", 0)
         if self.model is not None and (saved := checkpoint.get(KEY, {}).get("generation")):
             self.model.generation_config = published_settings(saved)

@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
+from jsonargparse import SUPPRESS, Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 
 from ...callbacks.preemption import Preemption
 from ...callbacks.progress import TrainingBar
+from ...datamodules.base import BenchmarkDataModule
 from ...datamodules.worker_processes import end_when_parent_dies, is_copy_of_parent
 from ...lightning_modules.planned_training import PlannedTraining
 from ...lightning_modules.sharding.checkpoints import (
@@ -64,6 +65,14 @@ class TrainerCLI(LinkedCLI):
         """
         return {self.command: {*LightningCLI.subcommands()[self.command], "weights_only"}}
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        # Other commands accept it, too, since they read the config.yaml that fit has saved.
+        text = "Resume although mixture, tasks, rows or seed are not those of the checkpoint."
+        parser.add_argument(
+            "--changed_stream", type=bool, default=False, help=text if self.command == "fit" else SUPPRESS
+        )
+
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
         write_below_root(self.settings["trainer"])
@@ -87,6 +96,8 @@ class TrainerCLI(LinkedCLI):
 
     def _require_checkpoint(self) -> None:
         """Reject a checkpoint from which this run cannot resume, before anything is built."""
+        if isinstance(self.datamodule, BenchmarkDataModule):
+            self.datamodule.accepts_changed_stream = self.settings["changed_stream"]
         given = self.settings.get("ckpt_path")
         if given == "best":
             raise ValueError(

@@ -211,6 +211,14 @@ class BilevelPlan:
         outer_draws = steps // self.inner_steps * self.outer_rows
         return LevelTasks(self.inner, steps * self.inner_rows), LevelTasks(self.outer, outer_draws)
 
+    def contents(self) -> dict[str, dict[str, str]]:
+        """Digest of each task's file, in the order of each level."""
+        levels = {"inner tasks": self.inner, "outer tasks": self.outer}
+        return {name: {task.name: self._digest(task.name) for task, _ in tasks} for name, tasks in levels.items()}
+
+    def _digest(self, task: str) -> str:
+        return hashlib.sha256(self.preparation.benchmark.fingerprint(task).encode()).hexdigest()[:12]
+
     def fingerprint(self) -> str:
         """Digest of the tasks of both levels and of the first batch; the same on every process of a run."""
         names = [task.name for task, _ in (*self.inner, *self.outer)]

@@ -85,6 +85,11 @@ class MixturePlan(TrainPlan):
         rows_per_draw = float(np.dot(rates, [size.rows for size in self.sizes]))
         return mixture_report(self.sizes, rates, steps * self.rows_per_step / rows_per_draw, self.rules)
 
+    def contents(self) -> dict[str, dict[str, str]]:
+        """Digest of each task's documents, from the name of its folder in the store."""
+        keys = (folder.name.rpartition("-")[2][:12] for folder in self.stored.folders)
+        return {"training tasks": dict(zip(self.mixture.names, keys, strict=True))}
+
     def fingerprint(self) -> str:
         """Digest of the first window; the same on every process of a run."""
         window = self.window(0)

@@ -13,6 +13,7 @@ from torch.optim import AdamW, Optimizer
 
 from ..hypergradients import Hypergradient, Loss, Method, Reduce, finite_difference, hypergradient
 from ..optimization import Optimization, scheduler
+from ..resumed_settings import group_settings, restore_settings
 from .outer_methods import CURVATURES, OuterMethod, OuterSettings
 
 
@@ -42,6 +43,7 @@ class OuterLevel:
         self.curvature = CURVATURES[settings.curvature]
         self.optimizer = AdamW(self.phi, lr=settings.learning_rate, betas=betas, weight_decay=settings.weight_decay)
         self.schedule = scheduler(self.optimizer, Optimization(settings.learning_rate), total=total_steps)
+        self._group_settings = group_settings(self.optimizer)
         self.steps, self.radius = 0, 1e-3
         self.gamma: float | None = None  # the last value of gamma auto
         self.uses_curvature = True  # whether the Hessian was not negligible at the last calibration
@@ -117,8 +119,10 @@ class OuterLevel:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load moments, position and calibration; learning rate and decay stay this run's."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
+        restore_settings(self.optimizer, self.schedule, self._group_settings)
         self.steps, self.radius = state["outer_step"], state["radius"]
         self.gamma, self.uses_curvature = state["gamma"], state["uses_curvature"]
 

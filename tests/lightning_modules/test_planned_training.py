@@ -1,69 +1,30 @@
 """What all modules share, from a plain script: training, clipping, dropout, and checkpoints that load by their path."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from bilevel_runs import make_runs
 from recipes import save_model
+from small_runs import ENCODER, QUIET, SmallRuns
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from crosstask.cli import main
-from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
-from crosstask.datamodules.scorer import ScorerDataModule
-from crosstask.datamodules.scoring.scorer_settings import PairRows
-from crosstask.datamodules.splits import Instances
-from crosstask.lightning_modules.adapters import LoRA
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
 from crosstask.lightning_modules.models import Network
 from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.planned_training import PlannedTraining
-from crosstask.lightning_modules.prefixes import Prefix
 from crosstask.lightning_modules.scorer import ScorerModule
-
-ENCODER = {"model_type": "roberta", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
-ENCODER |= {"num_attention_heads": 2, "max_position_embeddings": 130}
-FAST = Optimization(learning_rate=0.01, warmup=0.5)
-QUIET: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-QUIET |= {"accelerator": "cpu", "devices": 1, "limit_val_batches": 0, "enable_checkpointing": False}
-Pair = tuple[PlannedTraining, L.LightningDataModule]
 
 
 @pytest.fixture
-def make_pair(
-    toybench: Path, tmp_path: Path, tiny_model: dict[str, Any], make_datamodule: Any
-) -> Callable[[str], Pair]:
+def make_pair(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> SmallRuns:
     """Module and datamodule of a name, as a script makes them: with nothing that the trainer has already."""
-    tokenizer = str(toybench / "tokenizer")
-
-    def make(name: str) -> Pair:
-        torch.manual_seed(0)
-        if name == "optimization":
-            return make_runs(toybench, tiny_model, total_steps=-1)
-        if name == "scorer":
-            folder = NaturalInstructions(str(toybench))
-            rows = PairRows(length=256, pair_length=96, per_step=2)
-            scorer = ScorerModule(tokenizer, config=ENCODER, optimizer=FAST, row_length=256)
-            held_out = Instances(validation=0)
-            pairs = ScorerDataModule(folder, tokenizer, rows=rows, instances=held_out, cache=str(tmp_path / "pairs"))
-            return scorer, pairs
-        if name == "tuning":
-            module = InstructionTuningModule(tokenizer, config=tiny_model, optimizer=FAST, row_length=128)
-            return module, make_datamodule()
-        weights = str(save_model("opt", tmp_path, len(load_tokenizer(tokenizer))))
-        adapters: dict[str, Any] = {"lora": LoRA(r=2, target_modules=["q_proj", "v_proj"])}
-        if name == "prefix":
-            adapters = {"prefix": Prefix(3), "network": Network(attention="sdpa")}
-        module = InstructionTuningModule(tokenizer, weights, optimizer=FAST, row_length=128, **adapters)
-        return module, make_datamodule(rows={"packing": "one_per_row" if name == "prefix" else "best_fit"})
-
-    return make
+    return SmallRuns(toybench, tmp_path, tiny_model)
 
 
 def logits(module: PlannedTraining) -> Tensor:
@@ -74,7 +35,7 @@ def logits(module: PlannedTraining) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["tuning", "scorer", "optimization", "lora", "prefix"])
-def test_a_checkpoint_loads_by_its_path_alone(name: str, make_pair: Callable[[str], Pair], tmp_path: Path) -> None:
+def test_a_checkpoint_loads_by_its_path_alone(name: str, make_pair: SmallRuns, tmp_path: Path) -> None:
     module, data = make_pair(name)
     trainer = L.Trainer(max_steps=3, **QUIET)  # no argument but its length
     trainer.fit(module, datamodule=data)
@@ -117,7 +78,7 @@ def test_a_checkpoint_does_not_need_the_weights_that_training_started_from(toybe
     ],
 )
 def test_a_trainer_or_data_that_do_not_fit_are_rejected(
-    options: dict[str, Any], change: dict[str, Any], said: str, make_pair: Callable[[str], Pair], make_datamodule: Any
+    options: dict[str, Any], change: dict[str, Any], said: str, make_pair: SmallRuns, make_datamodule: Any
 ) -> None:
     module, _ = make_pair("tuning")
     with pytest.raises(ValueError, match=said):
@@ -125,7 +86,7 @@ def test_a_trainer_or_data_that_do_not_fit_are_rejected(
 
 
 def test_another_tokenizer_is_rejected_and_a_copy_is_not(
-    toybench: Path, tmp_path: Path, make_pair: Callable[[str], Pair], make_datamodule: Any
+    toybench: Path, tmp_path: Path, make_pair: SmallRuns, make_datamodule: Any
 ) -> None:
     tokenizer = load_tokenizer(str(toybench / "tokenizer"))
     tokenizer.save_pretrained(tmp_path / "copy")
@@ -176,7 +137,7 @@ def test_weights_from_a_folder_train_with_dropout(toybench: Path, tmp_path: Path
         assert not torch.allclose(first.logits, second.logits)
 
 
-def test_instruction_optimization_loads_without_its_instruction(make_pair: Callable[[str], Pair]) -> None:
+def test_instruction_optimization_loads_without_its_instruction(make_pair: SmallRuns) -> None:
     module, _ = make_pair("optimization")
     assert isinstance(module, InstructionOptimizationModule)
     module.configure_model()

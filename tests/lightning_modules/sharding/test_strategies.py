@@ -63,8 +63,17 @@ def runs(recipe: Path, adam: Path, folder: Path) -> Path:
         {"words": fit(adam, f"adam_{name}", *TWO, *STRATEGIES[name], f"--ckpt_path={folder / source / HALFWAY}")}
         for name, source in RESUMED.items()
     ]
+    main(fit(adam, "slower_one", f"--ckpt_path={folder / 'adam_one' / HALFWAY}", *SLOWER))
+    commands += [
+        {
+            "words": fit(
+                adam, f"slower_{name}", *TWO, *STRATEGIES[name], f"--ckpt_path={folder / source / HALFWAY}", *SLOWER
+            )
+        }
+        for name, source in RESUMED.items()
+    ]
     commands.insert(len(PLAIN), {"words": fit(adam, "adam_whole_zero3", *TWO, *STRATEGIES["zero3"])})
-    run_on(2, commands + refusals(recipe, folder), folder)
+    run_on(2, commands + refusals(recipe, adam, folder), folder)
     return folder
 
 
@@ -72,10 +81,15 @@ HALFWAY = f"step={STEPS // 2}.ckpt"
 RESUMED = {"fsdp2": "adam_one", "tensor": "adam_one", "zero3": "adam_whole_zero3"}
 """Where each strategy goes on from: from the file of one process, or DeepSpeed from its own folder."""
 
+SLOWER = ["--model.init_args.optimizer.learning_rate=0.002", "--model.init_args.optimizer.weight_decay=0"]
+"""Settings with which a run resumes that has begun with others."""
+
+SEED = "--data.init_args.seed=9"
+
 PLAIN = ["ddp", "fsdp2", "tensor", "zero3"]
 
 
-def refusals(recipe: Path, folder: Path) -> list[dict[str, Any]]:
+def refusals(recipe: Path, adam: Path, folder: Path) -> list[dict[str, Any]]:
     """What two processes must reject at the start, each with its reason."""
     tensor = ["--trainer.strategy.class_path=ShardedStrategy"]
     size = "--trainer.strategy.init_args.tensor_parallel_size"
@@ -101,6 +115,17 @@ def refusals(recipe: Path, folder: Path) -> list[dict[str, Any]]:
             "words": fit(recipe, "no", *TWO, *STRATEGIES["fsdp2"], f"--ckpt_path={folder / 'zero3' / HALFWAY}"),
             "skipped": "crosstask export",
         },
+        *(
+            {
+                "words": fit(adam, "no", *TWO, *STRATEGIES[name], f"--ckpt_path={folder / source}", SEED),
+                "skipped": "the training stream is not that of the checkpoint: seed was 0 and is 9",
+            }
+            for name, source in (
+                ("fsdp2", f"adam_one/{HALFWAY}"),
+                ("ddp", f"adam_fsdp2/step={STEPS}.ckpt"),
+                ("zero3", f"adam_whole_zero3/{HALFWAY}"),
+            )
+        ),
     ]
 
 
@@ -123,6 +148,16 @@ def test_weights_are_those_of_one_process(runs: Path) -> None:
 def test_a_run_goes_on_under_another_strategy(runs: Path, name: str) -> None:
     undisturbed = losses(runs / "run/adam_one")
     assert losses(runs / f"run/adam_{name}") == pytest.approx(undisturbed[STEPS // 2 :], rel=1e-5)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", RESUMED)
+def test_every_strategy_resumes_with_the_settings_of_the_new_run(runs: Path, name: str) -> None:
+    """The loss of the last step depends on the learning rate of the one before."""
+    slower, undisturbed = losses(runs / "run/slower_one"), losses(runs / "run/adam_one")[STEPS // 2 :]
+    assert slower[0] == pytest.approx(undisturbed[0], rel=1e-6)
+    assert abs(slower[1] - undisturbed[1]) > 1e-3
+    assert losses(runs / f"run/slower_{name}") == pytest.approx(slower, rel=1e-5)
 
 
 @pytest.mark.distributed

@@ -1,0 +1,149 @@
+"""What a training stream is made of, in a checkpoint, and what of it has changed when a run resumes.
+
+The state is independent of the number of replicas and of accumulated batches, so that a run resumes on any number. ::
+
+    {"settings": {"rows.length": 2048, "mixture.cap": 4096, "seed": 0, ...},
+     "tasks": {"training tasks": {"boolq": "3f2a...", ...}},       digest of each task's documents
+     "beginning": "9c1e..."}                                       digest of the first rows
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+
+from .messages import some
+
+STREAM = "training_stream"
+"""Key in a datamodule's state."""
+
+Stream = Mapping[str, Mapping[str, Any] | str]
+"""The plain values above."""
+
+
+class ResumableStream(L.LightningDataModule, ABC):
+    """A datamodule whose training stream is described in checkpoints and compared when a run resumes."""
+
+    accepts_changed_stream: bool = False
+    """Whether a run may resume on another stream, at the position of its checkpoint; `crosstask fit
+    --changed_stream true`."""
+
+    @abstractmethod
+    def training_stream(self) -> Stream | None:
+        """What the training stream is made of; None before ``setup("fit")``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        stream = self.training_stream()
+        return {} if stream is None else {STREAM: stream}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the stream of a checkpoint; Lightning calls it in ``fit``, ``validate``, ``test`` and ``predict``."""
+        stream = self.training_stream()
+        if stream is not None and (self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING):
+            self.compare_stream(state_dict[STREAM], stream)
+
+    def require_same_stream(self, checkpoint: Mapping[str, Any]) -> None:
+        """Reject a checkpoint of another training stream, unless ``accepts_changed_stream``.
+
+        Raises:
+            ValueError: With the settings and tasks that differ, and their old and new values.
+        """
+        name = type(self).__qualname__
+        if STREAM in checkpoint.get(name, {}):
+            self.load_state_dict(checkpoint[name])
+        elif not self.accepts_changed_stream:
+            raise ValueError(
+                f"the checkpoint does not describe a training stream of {name}: it was trained on other data, or by "
+                f"another datamodule. {WAYS_OUT}"
+            )
+
+    def compare_stream(self, saved: Stream, stream: Stream) -> None:
+        """Reject a stream that differs from a checkpoint's, or report the differences where they are accepted."""
+        differences = stream_changes(saved, stream)
+        if not differences:
+            return
+        changed = "; ".join(differences)
+        if not self.accepts_changed_stream:
+            raise ValueError(f"the training stream is not that of the checkpoint: {changed}. {WAYS_OUT}")
+        rank_zero_info(f"training resumes on another stream, at the position of the checkpoint: {changed}")
+
+
+WAYS_OUT = (
+    "Set back what has changed; or accept the new stream by --changed_stream true (in Python: "
+    "datamodule.accepts_changed_stream = True); or start a new run from the weights (`crosstask export`)"
+)
+
+
+def stream_changes(saved: Stream, stream: Stream) -> list[str]:
+    """A phrase for each setting that differs and for each group of tasks that differ.
+
+    >>> old = {"settings": {"seed": 0, "rows.length": 64}, "tasks": {"training tasks": {"a": "1", "b": "2"}}}
+    >>> new = {"settings": {"seed": 1, "rows.length": 64}, "tasks": {"training tasks": {"b": "3", "c": "4"}}}
+    >>> for change in stream_changes({**old, "beginning": "x"}, {**new, "beginning": "y"}):
+    ...     print(change)
+    seed was 0 and is 1
+    training tasks: 1 added (c), 1 removed (a), 1 with other documents (b)
+    """
+    phrases = changed_values(saved["settings"], stream["settings"])  # type: ignore[arg-type]
+    old, new = saved["tasks"], stream["tasks"]
+    assert isinstance(old, Mapping)
+    assert isinstance(new, Mapping)
+    phrases += [phrase for group in {**old, **new} if (phrase := _changed_tasks(group, old, new))]
+    if not phrases and saved["beginning"] != stream["beginning"]:
+        phrases = ["all settings and tasks are equal, and the first rows differ: the code that draws or packs differs"]
+    return phrases
+
+
+def changed_values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A phrase for each value that differs.
+
+    >>> changed_values({"lr": 0.1, "warmup": 0}, {"lr": 0.1, "warmup": 60, "betas": [0.9, 0.95]})
+    ['warmup was 0 and is 60', 'betas was missing and is [0.9, 0.95]']
+    """
+    return [
+        f"{name} was {_shown(old, name)} and is {_shown(new, name)}"
+        for name in {**old, **new}
+        if _comparable(old.get(name)) != _comparable(new.get(name))
+    ]
+
+
+def described(**settings: Any) -> dict[str, Any]:
+    """Settings as plain values under flat names; what is no plain value becomes its text.
+
+    >>> described(seed=0, rows={"length": 64, "per_step": 8})
+    {'seed': 0, 'rows.length': 64, 'rows.per_step': 8}
+    """
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        value = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+        if isinstance(value, Mapping):
+            flat |= {f"{name}.{key}": item for key, item in described(**{str(k): v for k, v in value.items()}).items()}
+        else:
+            plain = value is None or isinstance(value, str | int | float | bool | list | tuple)
+            flat[name] = value if plain else repr(value)
+    return flat
+
+
+def _changed_tasks(group: str, saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    old, new = saved.get(group, {}), now.get(group, {})
+    parts = {
+        "added": [task for task in new if task not in old],
+        "removed": [task for task in old if task not in new],
+        "with other documents": [task for task in new if task in old and old[task] != new[task]],
+    }
+    phrases = [f"{len(tasks)} {what} ({some(tasks)})" for what, tasks in parts.items() if tasks]
+    if not phrases and list(old) != list(new):
+        phrases = ["in another order"]
+    return f"{group}: {', '.join(phrases)}" if phrases else ""
+
+
+def _comparable(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return str(values[name]) if name in values else "missing"

@@ -1,0 +1,59 @@
+"""Settings of a resumed run: the optimizer has this run's, and what differs from the checkpoint is reported.
+
+torch saves an optimizer's settings with its moments, and a schedule's peak learning rates with its position; loading
+them would silently replace what the user has set since.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from .hyperparameters import flat
+
+ELSEWHERE = ("pretrained", "config", "tokenizer", "row_length", "total_steps")
+"""Arguments that are compared with the model, with the training stream, or as the trainer completes them."""
+
+
+def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
+    """Everything but the parameters of each group of an optimizer: learning rates, betas, decay, implementation."""
+    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+
+
+def restore_settings(optimizer: Optimizer, schedule: LambdaLR, settings: list[dict[str, Any]]) -> None:
+    """Give an optimizer that has loaded a checkpoint its own settings again, at the schedule's current step.
+
+    Args:
+        optimizer: Its moments are kept.
+        schedule: Its position is kept.
+        settings: ``group_settings`` of the new optimizer with its schedule, before anything was loaded.
+    """
+    peaks = [own["initial_lr"] for own in settings]
+    rates = [peak * share(schedule.last_epoch) for peak, share in zip(peaks, schedule.lr_lambdas, strict=True)]
+    for group, own, rate in zip(optimizer.param_groups, settings, rates, strict=True):
+        group.update({**own, "lr": rate})
+    for group in optimizer.param_groups:
+        if group.get("fused"):  # steps of an optimizer that was not fused are on the CPU
+            for parameter in group["params"]:
+                state = optimizer.state.get(parameter, {})
+                if "step" in state:
+                    state["step"] = state["step"].to(parameter.device)
+    schedule.load_state_dict({**schedule.state_dict(), "base_lrs": peaks, "_last_lr": rates})
+
+
+def run_settings(
+    arguments: Mapping[str, Any], *, total_steps: int, clip: float | None, clip_by: str | None, precision: str
+) -> dict[str, Any]:
+    """What a checkpoint says of a run's settings, as plain values under flat names.
+
+    Args:
+        arguments: The module's.
+        total_steps: Length of the schedule, as the trainer completes it.
+        clip: trainer.gradient_clip_val.
+        clip_by: trainer.gradient_clip_algorithm.
+        precision: trainer.precision.
+    """
+    of_module = {name: value for name, value in arguments.items() if name not in ELSEWHERE}
+    of_trainer = {"gradient_clip_val": clip, "gradient_clip_algorithm": clip_by, "precision": precision}
+    return flat({**of_module, "total_steps": total_steps, "trainer": of_trainer})

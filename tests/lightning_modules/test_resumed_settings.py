@@ -1,0 +1,159 @@
+"""A resumed run has the settings that it is given, or is rejected: no setting is replaced by the checkpoint's."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from small_runs import SmallRuns, saved_run, small_trainer, weights_of
+
+from crosstask.lightning_modules.adapters import LoRA
+from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
+from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.optimization import Optimization
+
+KINDS = ("tuning", "scorer", "optimization")
+FLAT = Optimization(learning_rate=0.01, schedule="constant")
+
+
+@pytest.fixture(scope="module")
+def runs(toybench: Path, tiny_model: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
+    return SmallRuns(toybench, tmp_path_factory.mktemp("runs"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(runs: SmallRuns) -> dict[str, Path]:
+    """Each kind after two steps."""
+    return {kind: saved_run(runs(kind, optimizer=FLAT), runs.folder / f"{kind}.ckpt", 3) for kind in KINDS}
+
+
+def resumed(runs: SmallRuns, checkpoint: Path, kind: str, optimizer: Optimization, **arguments: Any) -> Any:
+    """The trainer after one more step."""
+    module, data = runs(kind, optimizer=optimizer, **arguments)
+    trainer = small_trainer(4)
+    trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint))
+    assert trainer.global_step == 4
+    return trainer
+
+
+def moved(trainer: Any, checkpoint: Path) -> dict[str, torch.Tensor]:
+    """How far the model's weights are from the checkpoint's."""
+    before = torch.load(checkpoint, weights_only=True)["state_dict"]
+    weights = weights_of(trainer.lightning_module)
+    return {name: value - before[name] for name, value in weights.items() if name.startswith("model.")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_learning_rate_moves_weights_in_proportion(
+    kind: str, runs: SmallRuns, checkpoints: dict[str, Path]
+) -> None:
+    """AdamW without decay moves by the learning rate times a direction that does not depend on it."""
+    path = checkpoints[kind]
+    once = moved(resumed(runs, path, kind, FLAT), path)
+    twice = moved(resumed(runs, path, kind, Optimization(learning_rate=0.02, schedule="constant")), path)
+    assert any(step.abs().max() > 1e-3 for step in once.values())
+    for name, step in once.items():
+        torch.testing.assert_close(twice[name], 2 * step, rtol=1e-3, atol=1e-6)
+    still = moved(resumed(runs, path, kind, Optimization(learning_rate=0.0, schedule="constant")), path)
+    assert all(step.abs().max() == 0 for step in still.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("optimizer", "expected"),
+    [
+        (Optimization(learning_rate=0.01, schedule="constant", weight_decay=0.3), {"weight_decay": 0.3, "lr": 0.01}),
+        (Optimization(learning_rate=0.01, schedule="constant", betas=(0.5, 0.6)), {"betas": (0.5, 0.6)}),
+        (Optimization(learning_rate=0.06, warmup=4, schedule="constant"), {"lr": 0.06}),  # step 4 of the warm-up
+        (Optimization(learning_rate=0.01, schedule="linear"), {"lr": 0.01 / 5}),  # the last of 4 steps: 1 / (4 + 1)
+        (Optimization(learning_rate=0.01, schedule="constant", fused=True), {"fused": True, "weight_decay": 0.0}),
+    ],
+)
+def test_every_setting_of_the_optimizer_is_this_runs(
+    kind: str, optimizer: Optimization, expected: dict[str, Any], runs: SmallRuns, checkpoints: dict[str, Path]
+) -> None:
+    module, data = runs(kind, optimizer=optimizer)
+    trainer = small_trainer(4)
+    used: list[dict[str, Any]] = []
+    step = torch.optim.AdamW.step
+
+    def noting(self: Any, *arguments: Any, **options: Any) -> Any:
+        used.append({name: value for name, value in self.param_groups[0].items() if name != "params"})
+        return step(self, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", noting)
+        trainer.fit(module, datamodule=data, ckpt_path=str(checkpoints[kind]))
+    (settings,) = used
+    for name, value in expected.items():
+        assert settings[name] == pytest.approx(value), name
+
+
+def test_biases_and_norms_still_do_not_decay(runs: SmallRuns, checkpoints: dict[str, Path]) -> None:
+    decayed = Optimization(learning_rate=0.01, schedule="constant", weight_decay=0.3)
+    trainer = resumed(runs, checkpoints["scorer"], "scorer", decayed)
+    assert [group["weight_decay"] for group in trainer.optimizers[0].param_groups] == [0.3, 0.0]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("setting", [{"learning_rate": 0.5}, {"weight_decay": 0.125}])
+def test_the_settings_of_phi_are_this_runs(
+    setting: dict[str, float],
+    late: bool,
+    runs: SmallRuns,
+    checkpoints: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sharded strategies restore a checkpoint when the optimizers are there already (`late`), others before."""
+    monkeypatch.setattr(SingleDeviceStrategy, "restore_checkpoint_after_setup", late)
+    outer = OuterSettings(calibrate_every=0, gamma=0.1, **setting)
+    trainer = resumed(runs, checkpoints["optimization"], "optimization", FLAT, outer=outer)
+    module = trainer.lightning_module
+    assert isinstance(module, InstructionOptimizationModule)
+    assert module.outer_level is not None
+    (group,) = module.outer_level.optimizer.param_groups
+    assert group["initial_lr"] == outer.learning_rate
+    assert module.outer_level.schedule.base_lrs == [outer.learning_rate]
+    assert group["weight_decay"] == outer.weight_decay
+    assert module.outer_step == 1  # moments and position are the checkpoint's
+
+
+def test_what_differs_is_reported_with_old_and_new_value(
+    runs: SmallRuns, checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        resumed(runs, checkpoints["tuning"], "tuning", Optimization(learning_rate=0.02, schedule="constant"))
+    assert "optimizer.learning_rate was 0.01 and is 0.02; total_steps was 3 and is 4" in caplog.text
+    caplog.clear()
+    module, data = runs("tuning", optimizer=FLAT)
+    with caplog.at_level(logging.INFO):
+        options: dict[str, Any] = {"gradient_clip_val": 0.5, "precision": "bf16-mixed"}
+        small_trainer(3, **options).fit(module, datamodule=data, ckpt_path=str(checkpoints["tuning"]))
+    assert (
+        "trainer.gradient_clip_val was None and is 0.5; trainer.precision was 32-true and is bf16-mixed" in caplog.text
+    )
+
+
+def test_settings_that_decide_the_parameters_are_rejected(
+    runs: SmallRuns, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    module, data = runs("optimization", {"instructions": {"length": 6}}, optimizer=FLAT)
+    with pytest.raises(ValueError, match=r"parameters of other settings: instruction\.length was 4 and is 6\. Set"):
+        small_trainer(4).fit(module, datamodule=data, ckpt_path=str(checkpoints["optimization"]))
+    module, data = runs("lora")
+    path = saved_run((module, data), tmp_path / "lora.ckpt", 1)
+    module, data = runs("lora", lora=LoRA(r=3, target_modules=["q_proj", "v_proj"]))
+    with pytest.raises(ValueError, match=r"lora\.r was 2 and is 3"):
+        small_trainer(2).fit(module, datamodule=data, ckpt_path=str(path))
+
+
+def test_weights_alone_cannot_be_resumed(runs: SmallRuns, tmp_path: Path) -> None:
+    module, data = runs("tuning")
+    trainer = small_trainer(1)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "weights.ckpt", weights_only=True)
+    module, data = runs("tuning")
+    with pytest.raises(ValueError, match=r"holds weights without the optimizer \(save_weights_only\)"):
+        small_trainer(2).fit(module, datamodule=data, ckpt_path=str(tmp_path / "weights.ckpt"))
