@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 from lightning import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
@@ -46,6 +46,12 @@ class Preemption(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if checkpoint_folder(trainer) is None:
             raise ValueError("Preemption needs a ModelCheckpoint with a dirpath, to write last.ckpt into")
+        before = trainer.callbacks[: trainer.callbacks.index(self)]  # type: ignore[attr-defined]
+        averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
+        if any(callback not in before for callback in averages):
+            raise ValueError(
+                f"Preemption saves after each step, before {type(averages[0]).__name__} has averaged it: list it after"
+            )
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(number) != signal.SIG_IGN:  # a shell has its background processes ignore Ctrl-C
                 self._replaced[number] = signal.signal(number, self._note)

@@ -191,10 +191,10 @@ class InstructionOptimizationModule(InstructionTuningModule):
         return super().configure_optimizers()
 
     def configure_callbacks(self) -> list[Any]:
-        """No callbacks; this is the first hook with a trainer, before Lightning warns about manual optimization."""
+        """No callbacks; also rejects what acts on automatic optimization, before Lightning warns about it."""
         if self._fits:
             reject_trainer(self.trainer)
-        return []
+        return super().configure_callbacks()
 
     def on_fit_start(self) -> None:
         """Reject settings that make the hypergradient inexact, before the first step."""

@@ -38,6 +38,7 @@ from .sharding.zero import build_partitioned
 from .step_guard import StepGuard, gradient_norm, optimizer_tensors, require_finite_everywhere
 from .trainer_checks import (
     reject_scaled_clipping,
+    reject_settings,
     reject_spawned_processes,
     reject_two_optimizers,
     require_same_rows,
@@ -114,6 +115,12 @@ class PlannedTraining(L.LightningModule):
     def attached_trainer(self) -> L.Trainer | None:
         """The trainer, or None outside of one."""
         return self._trainer  # Lightning's public property raises an error where there is none
+
+    def configure_callbacks(self) -> list[Any]:
+        """No callbacks; this is the first hook with a trainer, before anything is built or read."""
+        if self._fits:
+            reject_settings(self.trainer, automatic=self.automatic_optimization)
+        return []
 
     def setup(self, stage: str) -> None:
         """Reject settings that cannot be trained or evaluated, before a model is built."""

@@ -1,10 +1,110 @@
 """Settings of a trainer and of its datamodule that a module rejects before a model is built."""
 
+from collections.abc import Iterator
+
 import lightning as L
+from lightning.pytorch.plugins import BitsandbytesPrecision, TransformerEnginePrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy
 
+from ..datamodules.base import BenchmarkDataModule, run_data
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.schema import RunData
+from .callback_checks import reject_callbacks, require_checkpoints
+
+
+def reject_settings(trainer: L.Trainer, *, automatic: bool = True) -> None:
+    """Reject settings and callbacks of ``fit`` that would have no effect, or change the loss.
+
+    Training is one epoch of ``max_steps`` optimizer steps over a planned stream. docs/trainer_settings.md has a row for
+    every setting. Only what holds for any data is checked for a datamodule of another project.
+
+    Args:
+        trainer: In ``fit``, before anything is built.
+        automatic: Whether the module has automatic optimization.
+
+    Raises:
+        ValueError: With the setting and the way out.
+    """
+    planned = run_data(trainer) is not None
+    reason = next(_without_effect(trainer), None)
+    if reason is None and planned:
+        reason = next(_against_one_epoch(trainer), None)
+    if reason is not None:
+        raise ValueError(reason)
+    validates = not planned or _validates(trainer)
+    reject_callbacks(trainer, automatic=automatic, validates=validates)
+    if planned:
+        require_checkpoints(trainer, validates=validates)
+
+
+def _without_effect(trainer: L.Trainer) -> Iterator[str]:
+    """Why settings are rejected for any data."""
+    if trainer.gradient_clip_algorithm is not None and not trainer.gradient_clip_val:
+        yield "trainer.gradient_clip_algorithm has no effect without trainer.gradient_clip_val: set both, or neither"
+    if trainer.gradient_clip_algorithm == "value" and isinstance(trainer.strategy, DeepSpeedStrategy):
+        yield "DeepSpeed clips gradients by their norm: leave trainer.gradient_clip_algorithm out, or set it to norm"
+    if trainer._accelerator_connector._layer_sync is not None:
+        yield "trainer.sync_batchnorm has no effect: language models have no batch norm; leave it out"
+    if trainer._model_registry is not None:
+        yield "trainer.model_registry has no effect: --ckpt_path takes paths; leave it out"
+    if isinstance(trainer.precision_plugin, BitsandbytesPrecision | TransformerEnginePrecision):
+        yield (
+            f"{type(trainer.precision_plugin).__name__} replaces layers while a model is built, and transformers "
+            "builds this one: set trainer.precision to bf16-mixed, and network.dtype to bfloat16 for frozen weights"
+        )
+
+
+ONE_EPOCH = "training is one epoch of trainer.max_steps optimizer steps"
+VALIDATE = "set trainer.val_check_interval to a number of batches, and check_val_every_n_epoch to null"
+
+
+def _against_one_epoch(trainer: L.Trainer) -> Iterator[str]:
+    """Why settings are rejected that repeat, cut or count epochs."""
+    limit, accumulated = trainer.limit_train_batches, trainer.accumulate_grad_batches
+    if trainer.overfit_batches:
+        yield (
+            "trainer.overfit_batches repeats batches of a DataLoader, and training reads a stream: set the "
+            "datamodule's instances.train to a few, and trainer.limit_val_batches"
+        )
+    if trainer.fast_dev_run and int(trainer.fast_dev_run) % accumulated:
+        yield (
+            f"trainer.fast_dev_run = {int(trainer.fast_dev_run)} batches are no whole optimizer steps of "
+            f"{accumulated} accumulated batches: set it to a multiple"
+        )
+    if (limit != 1.0 or isinstance(limit, int)) and not trainer.fast_dev_run:
+        yield f"trainer.limit_train_batches would begin another epoch, and {ONE_EPOCH}: leave it out, and set max_steps"
+    if trainer.max_epochs not in (-1, None) and trainer.max_steps >= 1 and not trainer.fast_dev_run:
+        yield f"trainer.max_epochs = {trainer.max_epochs} has no effect, since {ONE_EPOCH}: leave it out"
+    if trainer.min_steps or trainer.min_epochs:
+        yield (
+            f"trainer.min_steps and min_epochs would keep a run from stopping early at all, since {ONE_EPOCH}: leave "
+            "them out, and set EarlyStopping's patience"
+        )
+    if trainer.check_val_every_n_epoch not in (None, 1):
+        yield f"trainer.check_val_every_n_epoch above 1 would never validate, since {ONE_EPOCH}: {VALIDATE}"
+    if trainer.reload_dataloaders_every_n_epochs:
+        yield f"trainer.reload_dataloaders_every_n_epochs has no effect, since {ONE_EPOCH}: leave it out"
+    if trainer._val_check_time_interval is not None and trainer.num_devices * trainer.num_nodes > 1:
+        yield f"trainer.val_check_interval is a time, and processes would not reach it at the same batch: {VALIDATE}"
+    if _interval(trainer) > trainer.max_steps * accumulated > 0:
+        yield (
+            f"trainer.val_check_interval = {_interval(trainer)} exceeds the {trainer.max_steps} x {accumulated} "
+            f"batches of the training, so that no validation would run: {VALIDATE}, or trainer.limit_val_batches to 0"
+        )
+
+
+def _interval(trainer: L.Trainer) -> int:
+    """Batches between validations, where they are a number that no epoch bounds; 0 in other cases."""
+    counted = trainer.check_val_every_n_epoch is None and trainer._val_check_time_interval is None
+    if not counted or not trainer.limit_val_batches or not isinstance(trainer.val_check_interval, int):
+        return 0
+    return trainer.val_check_interval
+
+
+def _validates(trainer: L.Trainer) -> bool:
+    data = run_data(trainer)
+    held_out = data.instances.validation if isinstance(data, BenchmarkDataModule) else 1
+    return bool(trainer.limit_val_batches) and held_out > 0
 
 
 def training_steps(total_steps: int, trainer: L.Trainer) -> int:

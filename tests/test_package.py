@@ -65,6 +65,7 @@ ORDER = {
         "adapters",
         "sharding",
         "planning",
+        "callback_checks",
         "trainer_checks",
         "resumed_settings",
         "step_dumps",

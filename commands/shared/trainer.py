@@ -10,7 +10,7 @@ from jsonargparse import SUPPRESS, Namespace
 from lightning import Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
@@ -84,6 +84,8 @@ class TrainerCLI(LinkedCLI):
             raise ValueError(f"the trainer cannot be built from its settings: {error}") from error
         reject_spawned_processes(trainer)
         set_up_checkpoints(trainer)
+        if self.command == "fit":
+            save_last_step(trainer)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         bar = trainer.progress_bar_callback
         if type(bar) is RichProgressBar:
@@ -91,7 +93,8 @@ class TrainerCLI(LinkedCLI):
         if isinstance(trainer.accelerator, CPUAccelerator):
             callbacks.insert(0, CpuThreads())
         if self.command == "fit" and trainer.checkpoint_callbacks and preemption(trainer) is None:
-            callbacks.insert(0, Preemption())
+            averages = [isinstance(callback, WeightAveraging) for callback in callbacks]
+            callbacks.insert(len(averages) - averages[::-1].index(True) if any(averages) else 0, Preemption())
         return trainer
 
     def _require_checkpoint(self) -> None:
@@ -103,8 +106,13 @@ class TrainerCLI(LinkedCLI):
             raise ValueError(
                 "--ckpt_path best has a meaning only within the run that saved it: give the path of the checkpoint"
             )
+        if given == "hpc" or str(given).startswith("registry"):
+            raise ValueError(
+                f"--ckpt_path {given} is not supported: Lightning saves hpc checkpoints wherever the program is, "
+                "within an optimizer step, too; use the callback Preemption and --ckpt_path last, or give a path"
+            )
         path = self._last_checkpoint() if given == "last" else given
-        if path is None or path == "hpc" or "://" in str(path):
+        if path is None or "://" in str(path):
             return
         self.checkpoint = newest_path(Path(path))
         if self.subcommand == "fit":
@@ -168,6 +176,23 @@ def set_up_checkpoints(trainer: Trainer) -> None:
     elif isinstance(strategy, DeepSpeedStrategy | FSDPStrategy):
         save_through_replacing(strategy)
     read_plain_values_alone(strategy)
+
+
+def save_last_step(trainer: Trainer) -> None:
+    """Save ``last.ckpt`` after the last step, too, where the steps or seconds of a ModelCheckpoint would miss it."""
+    for writer in [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]:
+        every, timed = writer._every_n_train_steps, writer._train_time_interval is not None
+        if writer.dirpath is not None and trainer.max_steps > 0 and (timed or (every and trainer.max_steps % every)):
+            final = ModelCheckpoint(
+                writer.dirpath,
+                every_n_train_steps=trainer.max_steps,
+                save_last=True,
+                save_top_k=0,
+                save_weights_only=writer.save_weights_only,
+                enable_version_counter=writer._enable_version_counter,
+            )
+            trainer.callbacks.append(final)  # type: ignore[attr-defined]
+            return
 
 
 def run_trainer(words: Sequence[str]) -> TrainerCLI:

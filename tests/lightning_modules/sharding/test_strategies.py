@@ -81,7 +81,7 @@ HALFWAY = f"step={STEPS // 2}.ckpt"
 RESUMED = {"fsdp2": "adam_one", "tensor": "adam_one", "zero3": "adam_whole_zero3"}
 """Where each strategy goes on from: from the file of one process, or DeepSpeed from its own folder."""
 
-SLOWER = ["--model.init_args.optimizer.learning_rate=0.002", "--model.init_args.optimizer.weight_decay=0"]
+SLOWER = ["--model.init_args.optimizer.learning_rate=0.002", "--model.init_args.optimizer.weight_decay=0.0"]
 """Settings with which a run resumes that has begun with others."""
 
 SEED = "--data.init_args.seed=9"

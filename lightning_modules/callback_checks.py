@@ -1,0 +1,142 @@
+"""Lightning's callbacks that would have no effect, change the loss or lose weights on a planned training.
+
+Training is one epoch of ``max_steps`` optimizer steps, its model is built after the callbacks are set up, and a
+checkpoint continues between two steps. docs/trainer_settings.md has a row for every callback.
+"""
+
+import lightning as L
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    BatchSizeFinder,
+    Callback,
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelCheckpoint,
+    ModelPruning,
+    OnExceptionCheckpoint,
+    SpikeDetection,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_info
+
+REJECTED: dict[type[Callback], str] = {
+    BaseFinetuning: "freezes layers before the model is built, and would freeze nothing: train adapters (`lora`, "
+    "`prefix`) instead",
+    BatchSizeFinder: "changes a batch_size, and a step has the datamodule's rows.per_step: leave it out, and set "
+    "trainer.accumulate_grad_batches to hold fewer rows at a time",
+    GradientAccumulationScheduler: "changes how many batches make a step after the steps are planned, so that the loss "
+    "would be multiplied: set trainer.accumulate_grad_batches",
+    LearningRateFinder: "trains steps of the stream that the run would not repeat: leave it out, and set "
+    "optimizer.learning_rate",
+    ModelPruning: "prunes layers before the model is built, and renames its weights: leave it out",
+    OnExceptionCheckpoint: "saves within an optimizer step, whose rows a resumed run would skip: use ModelCheckpoint "
+    "with every_n_train_steps, and Preemption",
+    SpikeDetection: "lists batches for a sampler to leave out, and the stream has none: leave it out",
+    StochasticWeightAveraging: "copies the model before it is built and averages over epochs, of which training has "
+    "one: use EMAWeightAveraging",
+}
+
+
+def reject_callbacks(trainer: L.Trainer, *, automatic: bool, validates: bool) -> None:
+    """Reject callbacks that cannot do what they promise.
+
+    Args:
+        trainer: In ``fit``, before anything is built.
+        automatic: Whether the module has automatic optimization.
+        validates: Whether a validation runs within or after the training.
+
+    Raises:
+        ValueError: With the callback, the reason and the way out.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        reason = next((reason for kind, reason in REJECTED.items() if isinstance(callback, kind)), None)
+        if isinstance(callback, EarlyStopping):
+            reason = _early_stopping(callback, trainer, validates=validates)
+        elif isinstance(callback, Timer) and callback._interval == "epoch":
+            reason = "looks at the time at the end of an epoch, and training is one epoch: set its interval to step"
+        elif isinstance(callback, WeightAveraging):
+            reason = _averaging(callback, trainer)
+        elif isinstance(callback, ModelCheckpoint):
+            reason = _checkpoint(callback, automatic=automatic, validates=validates)
+        if reason is not None:
+            trainer.callbacks.remove(callback)  # type: ignore[attr-defined]  # it may act on the exception, too
+            raise ValueError(f"{type(callback).__name__} {reason}")
+
+
+def require_checkpoints(trainer: L.Trainer, *, validates: bool) -> None:
+    """Reject a run whose checkpoints are never due, and report steps at its end that no checkpoint holds.
+
+    Raises:
+        ValueError: The run has a ModelCheckpoint, and none of them would ever save.
+    """
+    writers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    if not writers or trainer.fast_dev_run:
+        return
+    last = max(_last_save(writer, trainer, validates=validates) for writer in writers)
+    if last == 0:
+        raise ValueError(
+            f"ModelCheckpoint would never save in the {trainer.max_steps} steps of this run: set its "
+            "every_n_train_steps to at most as many, or trainer.enable_checkpointing to false"
+        )
+    if last < trainer.max_steps:
+        rank_zero_info(
+            f"the last checkpoint will be of step {last} of {trainer.max_steps}: an every_n_train_steps that divides "
+            "max_steps saves the last step, too"
+        )
+
+
+def _last_save(writer: ModelCheckpoint, trainer: L.Trainer, *, validates: bool) -> int:
+    """The last step after which a ModelCheckpoint saves; 0 for none."""
+    steps, every = trainer.max_steps, writer._every_n_train_steps
+    if every:
+        return steps - steps % every
+    if writer._train_time_interval is not None or validates or writer._save_on_train_epoch_end:
+        return steps
+    # Without a validation Lightning saves at the epoch's end, unless validations are counted across epochs.
+    return steps if trainer.check_val_every_n_epoch == 1 and writer._save_on_train_epoch_end is None else 0
+
+
+def _checkpoint(writer: ModelCheckpoint, *, automatic: bool, validates: bool) -> str | None:
+    if writer.save_on_exception:
+        return (
+            "with save_on_exception saves within an optimizer step, whose rows a resumed run would skip: leave it out"
+        )
+    if (writer._every_n_epochs or 0) > 1:
+        return f"saves every {writer._every_n_epochs} epochs, and training is one: set every_n_train_steps"
+    if writer._train_time_interval is not None and not automatic:
+        return "does not look at train_time_interval in manual optimization: set every_n_train_steps"
+    if writer.monitor is not None and writer.monitor.startswith("validation/") and not validates:
+        return f"monitors {writer.monitor}, and no validation runs: leave monitor out, or hold out instances"
+    return None
+
+
+def _early_stopping(callback: EarlyStopping, trainer: L.Trainer, *, validates: bool) -> str | None:
+    at_end = callback._check_on_train_epoch_end
+    if at_end is None:
+        at_end = trainer.check_val_every_n_epoch == 1 and trainer.val_check_interval == 1.0
+    if validates and not at_end:
+        return None
+    reason = "no validation runs" if not validates else "it would be checked at the end of the training alone"
+    return (
+        f"stops after a validation within the training, and {reason}: hold out instances (instances.validation), set "
+        "trainer.val_check_interval to fewer batches than the training has, and leave check_on_train_epoch_end out"
+    )
+
+
+def _averaging(callback: WeightAveraging, trainer: L.Trainer) -> str | None:
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        return f"holds the whole model twice: set the strategy to auto or ddp, got {type(trainer.strategy).__name__}"
+    if isinstance(callback, EMAWeightAveraging):
+        if callback.update_starting_at_epoch is not None:
+            return "counts epochs in update_starting_at_epoch, and training is one: leave it out"
+        if callback.update_starting_at_step or callback.update_every_n_steps < 1:
+            return (
+                "holds the initial weights until its first update, and validates, saves and exports those: leave "
+                "update_starting_at_step out, and set update_every_n_steps to 1 or more"
+            )
+    return None
