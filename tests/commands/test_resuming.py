@@ -35,7 +35,8 @@ def test_the_last_step_is_saved(due: list[str], last: int, recipe: Path, tmp_pat
     assert torch.load(path, weights_only=False)["global_step"] == last
     for name, weight in file_weights(path).items():
         assert torch.equal(weight, cli.model.state_dict()[name]), name
-    longer = run_trainer(fit(recipe, "run", *words, "--ckpt_path=last", "--trainer.max_steps=6"))
+    words += ["--trainer.callbacks.init_args.save_last=true", "--ckpt_path=last"]
+    longer = run_trainer(fit(recipe, "run", *words, "--trainer.max_steps=6"))
     assert longer.trainer.global_step == 6
     assert torch.load(path, weights_only=False)["global_step"] == 6
 
