@@ -107,7 +107,8 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         return EvaluationLoaders(self.preparation, packing, self.rows.length, self.rows.target_length, self.evaluation)
 
     def stream_settings(self) -> dict[str, Any]:
-        of_levels = {name: getattr(self.choices, name) for name in ("outer_rows", "keep_end", "curvature_batch")}
+        chosen = self.choices._asdict()
+        of_levels = {name: chosen[name] for name in ("outer_rows", "keep_end", "curvature_batch")}
         of_levels |= {"reserve": self.reserve, "inner_prompt": repr(self.levels.inner_prompt or self.prompt)}
         return super().stream_settings() | described(
             split=repr(self.split).partition(" at 0x")[0],
