@@ -228,7 +228,8 @@ class PlannedTraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Train on with this run's learning rate, schedule, betas and decay, not with the checkpoint's."""
+        """Train on with this run's learning rate, schedule, betas and decay; reject weights that are not finite."""
+        self._require_finite_weights("the model that training starts from")
         if self._resumed and self._group_settings:  # empty where a subclass has another optimizer
             (optimizer,), (schedule,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
             restore_settings(optimizer, schedule.scheduler, self._group_settings)  # type: ignore[arg-type]
@@ -240,9 +241,6 @@ class PlannedTraining(L.LightningModule):
             self.guard.begin(self.trainer.global_step + 1, run_data(self.trainer))
         self.guard.note(batch, seed)
         torch.manual_seed(seed)
-
-    def on_train_start(self) -> None:
-        self._require_finite_weights("the model that training starts from")
 
     def on_train_end(self) -> None:
         self.guard.read(self)
