@@ -29,7 +29,13 @@ from .models import Network, untie_different
 from .optimization import Optimization, accept_named_states, matrix_names, parameter_groups, scheduler
 from .resumed_settings import group_settings, restore_settings, run_settings
 from .sharding.agreement import require_agreement
-from .sharding.checkpoints import KEY, checkpoint_extras, model_identity, require_same_model
+from .sharding.checkpoints import (
+    KEY,
+    checkpoint_extras,
+    model_identity,
+    read_plain_values_alone,
+    require_same_model,
+)
 from .sharding.plain_checkpoints import read_plain
 from .sharding.safetensors_folder import architecture_of
 from .sharding.sharded_models import build_sharded, is_cut
@@ -126,6 +132,7 @@ class PlannedTraining(L.LightningModule):
         """Reject settings that cannot be trained or evaluated, before a model is built."""
         reject_spawned_processes(self.trainer)
         strategy, data = self.trainer.strategy, run_data(self.trainer)
+        read_plain_values_alone(strategy)  # the command line's trainers do it before a model is built
         if data is not None:  # another project's datamodule vouches for itself
             require_same_tokenizer(self.tokenizer_name, data)
         if stage == "fit":

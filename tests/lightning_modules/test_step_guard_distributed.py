@@ -12,7 +12,12 @@ from strategy_runs import TWO, fit, write_recipe
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.step_replay import replay_step
 
-NAMES = ["ddp", "fsdp2", "zero2"]
+NAMES = ["ddp", "fsdp2", "zero2", "fsdp2_fused"]
+
+
+def words(name: str) -> list[str]:
+    strategy, _, fused = name.partition("_")
+    return [*STRATEGIES[strategy], f"--model.init_args.optimizer.fused={'true' if fused else 'false'}"]
 
 
 @pytest.mark.distributed
@@ -31,7 +36,7 @@ def test_all_processes_stop_with_one_message(tmp_path: Path, toybench: Path) -> 
     output = run_on(
         2,
         [
-            {"words": fit(recipe, name, *TWO, *STRATEGIES[name], *poison), "skipped": "step 3 is not finite: loss nan"}
+            {"words": fit(recipe, name, *TWO, *words(name), *poison), "skipped": "step 3 is not finite: loss nan"}
             for name in NAMES
         ],
         tmp_path,
@@ -39,7 +44,7 @@ def test_all_processes_stop_with_one_message(tmp_path: Path, toybench: Path) -> 
     messages = re.findall(r"as expected: (ValueError: .*)", output)
     assert len(messages) == 2 * len(NAMES)
     assert len(set(messages)) == len(NAMES)
-    for name in ("ddp", "fsdp2"):
+    for name in ("ddp", "fsdp2", "fsdp2_fused"):
         dump = tmp_path / "run" / name / "not-finite-step-3"
         assert len(list(dump.glob("batches-*.pt"))) == 2
         replayed = replay_step(dump)

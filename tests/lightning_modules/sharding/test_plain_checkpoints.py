@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -131,6 +132,18 @@ def test_a_module_is_not_built_from_a_file_of_commands(module: Any, marker: Path
     save_file(tmp_path / "stranger.ckpt", Command(marker))
     with pytest.raises(ValueError, match="could run code"):
         module.load_from_checkpoint(tmp_path / "stranger.ckpt", weights_only=False)
+    assert not marker.exists()
+
+
+def test_a_script_does_not_run_a_file_either(
+    marker: Path, tmp_path: Path, toybench: Path, tiny_model: dict[str, Any], make_datamodule: Any
+) -> None:
+    save_file(tmp_path / "stranger.ckpt", Command(marker))
+    module = InstructionTuningModule(str(toybench / "tokenizer"), config=tiny_model, row_length=128)
+    trainer = L.Trainer(max_steps=1, logger=False, accelerator="cpu", enable_checkpointing=False)
+    for use in (trainer.fit, trainer.test):
+        with pytest.raises(ValueError, match="could run code"):
+            use(module, datamodule=make_datamodule(), ckpt_path=tmp_path / "stranger.ckpt", weights_only=False)
     assert not marker.exists()
 
 
