@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 
 from .messages import some
@@ -54,7 +55,11 @@ def not_finite(where: object, names: Sequence[str]) -> str:
 
 
 def _held(tensor: Tensor) -> Tensor:
-    """This process's part: DTensors hold shards, and ZeRO-3 keeps them in ``ds_tensor``."""
-    part: Any = getattr(tensor, "ds_tensor", tensor)
+    """This process's part: DTensors hold shards; ZeRO-3 keeps them in ``ds_tensor``, with padding of any value."""
+    part: Any = tensor
+    if hasattr(tensor, "ds_tensor"):
+        shard: Tensor = part.ds_tensor.detach()
+        begin = dist.get_rank(part.ds_process_group) * shard.numel()
+        return shard.view(-1)[: max(part.ds_numel - begin, 0)]
     values = part.detach()
     return values.to_local() if isinstance(values, DTensor) else values

@@ -38,12 +38,14 @@ def test_all_processes_stop_with_one_message(tmp_path: Path, toybench: Path) -> 
         [
             {"words": fit(recipe, name, *TWO, *words(name), *poison), "skipped": "step 3 is not finite: loss nan"}
             for name in NAMES
-        ],
+        ]
+        + [{"words": fit(recipe, "zero3", *TWO, *words("zero3"))}],
         tmp_path,
     )
     messages = re.findall(r"as expected: (ValueError: .*)", output)
     assert len(messages) == 2 * len(NAMES)
     assert len(set(messages)) == len(NAMES)
+    assert (tmp_path / "zero3" / "step=4.ckpt").is_dir()  # padding of shards is no weight
     for name in ("ddp", "fsdp2", "fsdp2_fused"):
         dump = tmp_path / "run" / name / "not-finite-step-3"
         assert len(list(dump.glob("batches-*.pt"))) == 2
