@@ -395,11 +395,11 @@ class PlannedTraining(L.LightningModule):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**arguments, "pretrained": None, "config": config}
 
     def saved_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights and optimizer states of this process, by names."""
+        """Weights and optimizer states of this process, by names; DeepSpeed's states hold padding of any value."""
         yield from self.named_parameters()
-        optimizers = self.trainer.optimizers if self.attached_trainer is not None else []
-        for optimizer in optimizers:
-            yield from optimizer_tensors(optimizer)
+        if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            for optimizer in self.trainer.optimizers:
+                yield from optimizer_tensors(optimizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this model, and restore the counters."""
