@@ -109,12 +109,12 @@ def test_the_report_is_printed_and_written_after_test(tmp_path: Path, capsys: py
     markdown = (tmp_path / "report/test/report.md").read_text()
     assert "| partially supervised | 0 | 0 | no tasks | no tasks |" in markdown
     # ROUGE-L reads no letter of "é", and says so beside the score, in each format
-    assert [group["unread"] for group in [*report["overall"], *report["tasks"]]] == [1, 0, 1]
-    assert "(1 unread) |" in next(line for line in markdown.splitlines() if line.startswith("| sort |"))
-    assert "1 instance of 1 task: sort (1 of 2)" in markdown
+    assert [group["unread"] for group in [*report["overall"], *report["tasks"]]] == [1, 1, 0]
+    assert "(1 unread) |" in next(line for line in markdown.splitlines() if line.startswith("| copy |"))
+    assert "1 instance of 1 task: copy (1 of 2)" in markdown
     assert "--model.rouge unicode" in " ".join(printed.split())
     page = (tmp_path / "report/test/report.html").read_text()
-    assert page.count("1 unread") == page.count("1 instance of 1 task: sort (1 of 2)") == 1
+    assert page.count("1 unread") == page.count("1 instance of 1 task: copy (1 of 2)") == 1
 
 
 @pytest.mark.parametrize("stage", ["validation", "test", "predict"])
