@@ -55,9 +55,10 @@ def test_the_papers_mixture_trains_on_every_collection_at_hand(
     rates = {line.split()[0]: line.split()[2] for line in described.splitlines() if line.startswith("  ")}
     assert rates["reasoning"] == "1.000%"
     kept = 1 - float(rates["pretraining"].rstrip("%")) / 100
-    share = 0.25 / 0.70  # FLAN and three others are absent, and UnifiedSKG's at hand only evaluate
-    assert float(rates["super_natural_instructions"].rstrip("%")) == pytest.approx(100 * share * kept, abs=0.4)
-    assert "no training task is of crossfit, exmix, flan, t5, unifiedskg: the others share" in described
+    ratios = {"super_natural_instructions": 0.25 / 0.72, "unifiedskg": 0.02 / 0.72}  # FLAN and three others are absent
+    for name, share in ratios.items():
+        assert float(rates[name].rstrip("%")) == pytest.approx(100 * share * kept, abs=0.4)
+    assert "no training task is of crossfit, exmix, flan, t5: the others share" in described
 
     main(["fit", "--config", recipe, *few, "--trainer.max_steps", "6", "--model.init_args.optimizer.warmup", "2"])
     runs = Path("runs/opt_iml_small")
