@@ -47,6 +47,7 @@ from crosstask.callbacks import HuggingFaceExport, Preemption
 from crosstask.commands.export import export_checkpoint
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
 from crosstask.lightning_modules.models import Network
+from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.trainer_checks import reject_settings
 
 PAGE = (Path(crosstask.__file__).parent / "docs" / "trainer_settings.md").read_text(encoding="utf-8")
@@ -274,13 +275,15 @@ def test_what_works_leaves_the_weights_as_they_are(
 @pytest.mark.parametrize(("kind", "accumulated"), [("tuning", 2), ("tuning", 4), ("scorer", 2)])
 def test_accumulated_batches_have_the_same_losses(kind: str, accumulated: int, runs: SmallRuns) -> None:
     losses = []
+    without_dropout = {"network": Network(dropout=0.0)} if kind == "scorer" else {}  # each batch drops other units
+    slow = Optimization(learning_rate=1e-4)  # Adam enlarges rounding
     for batches in (1, accumulated):
-        module, data = runs(kind, network=Network(dropout=0.0))  # each batch drops other units
+        module, data = runs(kind, optimizer=slow, **without_dropout)
         trainer = small_trainer(STEPS, accumulate_grad_batches=batches)
         trainer.fit(module, datamodule=data)
         losses.append(trainer.callback_metrics["train/loss"].item())
     together, apart = losses
-    assert apart == pytest.approx(together, rel=1e-4)  # the third loss depends on two steps of Adam
+    assert apart == pytest.approx(together, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
