@@ -128,7 +128,7 @@ def write_samples(
     file = SampleFile(path, about, expected=expected)
     model, tokenizer = load_generator(generator, dtype=dtype, device=device)
     if not chat and (departure := bos_departure(tokenizer, bos)):
-        console.print(terminal_text(departure), highlight=False, markup=False)
+        console.print(terminal_text(departure), highlight=False)
     write_generator_info(path, name, model.num_parameters())
     began = len(file.done)
     mine = islice(examples.prompts(skipped), rank, None, size)
