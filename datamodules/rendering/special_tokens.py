@@ -31,8 +31,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
 
 
 def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The tokenizer's copy for texts: equal but for the spelling of special tokens, and without truncation."""
-    return _text_tokenizer(tokenizer, frozenset(special_tokens(tokenizer)))
+    """The tokenizer's copy for texts: equal but for the spelling of special tokens, and without truncation.
+
+    It is made on first use, and again where another token has become bos, eos or padding.
+    """
+    return _text_tokenizer(tokenizer, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
 
 
 @contextmanager
@@ -53,7 +56,8 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
 
 @lru_cache(maxsize=8)
-def _text_tokenizer(tokenizer: PreTrainedTokenizerBase, special: frozenset[str]) -> Tokenizer:
+def _text_tokenizer(tokenizer: PreTrainedTokenizerBase, *roles: str | None) -> Tokenizer:
+    special = special_tokens(tokenizer)
     definition = json.loads(tokenizer.backend_tokenizer.to_str())
     spelled = {text: MARK + text for text in special}
     for token in definition["added_tokens"]:
@@ -90,12 +94,12 @@ def leading_tokens(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> list
         raise ValueError(f"bos is true, but the tokenizer {tokenizer.name_or_path!r} has no bos token: leave bos out")
     if bos is not None:
         return [tokenizer.bos_token_id] if bos else []
-    for text in ("a", *tokenizer.get_vocab()):  # a small vocabulary may lack "a"
-        encoded = tokenizer(text)
-        sides = encoded.sequence_ids(0)
-        if 0 in sides:
-            return list(encoded["input_ids"][: sides.index(0)])
-    return []
+    encoded = tokenizer("a")
+    if 0 not in encoded.sequence_ids(0):  # a small vocabulary may lack "a"
+        words = map(tokenizer, tokenizer.get_vocab())
+        encoded = next((word for word in words if 0 in word.sequence_ids(0)), encoded)
+    sides = encoded.sequence_ids(0)
+    return list(encoded["input_ids"][: sides.index(0)]) if 0 in sides else []
 
 
 def bos_departure(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> str | None:
@@ -132,9 +136,11 @@ def chat_end(tokenizer: PreTrainedTokenizerBase) -> int:
     Raises:
         ValueError: The tokenizer has no chat template.
     """
-    answer = "answer"
+    answer = f"{HIDDEN};"
     chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-    behind = _render(tokenizer, chat, prompt=False).rpartition(answer)[2]
+    _, found, behind = _render(tokenizer, chat, prompt=False).rpartition(answer)
+    if not found:  # the template drops an assistant's messages
+        return tokenizer.eos_token_id
     special = special_tokens(tokenizer)
     first = min((text for text in special if text in behind), key=behind.index, default=tokenizer.eos_token)
     number: int = tokenizer.convert_tokens_to_ids(first)

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from tokenizer_kinds import KINDS, bert, byte_level, llama, superwords, t5, whole_words
+from tokenizers import Tokenizer, models, processors
+from transformers import PreTrainedTokenizerFast
 
 from crosstask.datamodules.bilevel.exemplars import encode_pairs
 from crosstask.datamodules.evaluation.option_trees import tokenize_options
@@ -128,6 +130,13 @@ def test_documents_begin_as_the_tokenizer_begins_a_text(make: Any, expected: lis
     assert bos_departure(tokenizer, None) is None
 
 
+def test_a_vocabulary_without_a_shows_its_beginning_too() -> None:
+    backend = Tokenizer(models.BPE({"<s>": 0, "</s>": 1, "b": 2}, []))
+    backend.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 0))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    assert leading_tokens(tokenizer, None) == [0]
+
+
 def test_another_beginning_is_chosen_and_reported() -> None:
     tokenizer, without = llama(), t5()
     (source,) = tokenize_sources(tokenizer, ["the"], pair=False, bos=False)
@@ -189,6 +198,8 @@ def test_a_chat_ends_with_the_template_s_token() -> None:
     plain = byte_level()
     plain.chat_template = "{% for m in messages %}{{ m.content }}\n{% endfor %}"
     assert chat_end(plain) == plain.eos_token_id
+    plain.chat_template = "</s>{% for m in messages if m.role == 'user' %}<pad>{{ m.content }}{% endfor %}"
+    assert chat_end(plain) == plain.eos_token_id  # and not what begins the template
 
 
 JOINTS = [
