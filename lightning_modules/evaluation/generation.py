@@ -118,6 +118,7 @@ def generate(
     max_new_tokens: int,
     min_new_tokens: int = 0,
     stop: Sequence[str] = (),
+    ends: Sequence[int] = (),
     budget: int = 32_768,
 ) -> Iterator[tuple[int, list[list[str]]]]:
     """Answers to every prompt, in batches of similar length, the longest first: memory peaks at the first batch.
@@ -131,6 +132,7 @@ def generate(
         max_new_tokens: Most tokens of an answer.
         min_new_tokens: Fewest tokens before an end token.
         stop: Texts that end an answer; neither they nor what follows are part of it.
+        ends: Tokens that end an answer, beside those of ``end_tokens``.
         budget: Most tokens of a batch, including all sequences and their answers.
 
     Yields:
@@ -159,6 +161,7 @@ def generate(
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
             stop=stop,
+            ends=ends,
             share=True,
         )
         yield from zip(batch, answers, strict=True)
@@ -176,6 +179,7 @@ def answer_batch(
     max_new_tokens: int,
     min_new_tokens: int = 0,
     stop: Sequence[str] = (),
+    ends: Sequence[int] = (),
     share: bool = False,
 ) -> list[list[list[str]]]:
     """Answers to a padded batch: for each prompt and each decoding, its texts; arguments as those of ``generate``.
@@ -183,12 +187,13 @@ def answer_batch(
     With `share`, the common prefix of the prompts is read once (see ``PromptCache``).
     """
     stop = (*stop, *shared_stop(decodings))
+    ends = list(dict.fromkeys([*end_tokens(model, tokenizer), *ends]))
     cache = PromptCache(model, input_ids, attention_mask, share=share)
     options: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
         # The model's own min_length counts the prompt, too: it is overridden unless min_new_tokens overrides it.
         **({"min_new_tokens": min_new_tokens} if min_new_tokens else {"min_length": 0}),
-        "eos_token_id": (ends := end_tokens(model, tokenizer)),
+        "eos_token_id": ends,
         "pad_token_id": tokenizer.pad_token_id,
     }
     enders = [StopTexts(tokenizer, stop, cache.width)] if stop else []

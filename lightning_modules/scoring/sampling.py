@@ -108,6 +108,7 @@ def sample_responses(
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
             stop=stop,
+            ends=() if form["end"] is None else [form["end"]],
             budget=budget,
         )
         longest = room + (0 if pair else max_new_tokens)

@@ -324,6 +324,40 @@ def test_a_chat_model_is_asked_in_its_template_and_answers_right_behind_it(
         write_samples(examples, str(tmp_path / "none"), str(generators / "causal"), chat=True)
 
 
+TURNS = "{% for m in messages %}{{ m.content }}<turn>{% endfor %}{% if add_generation_prompt %}answer: {% endif %}"
+
+
+def test_a_chat_answer_ends_with_the_template_s_token(
+    generators: Path, examples: SampledExamples, tmp_path: Path
+) -> None:
+    """Not with the tokenizer's eos, neither in its likelihood nor when it is generated."""
+    model = AutoModelForCausalLM.from_pretrained(generators / "causal").eval()
+    tokenizer = AutoTokenizer.from_pretrained(generators / "causal")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    tokenizer.chat_template = TURNS
+    turn = tokenizer.convert_tokens_to_ids("<turn>")
+    model.resize_token_embeddings(len(tokenizer))
+    with torch.no_grad():
+        logits = model(torch.tensor([tokenizer("a")["input_ids"]])).logits[0, -1]
+        model.lm_head.weight[turn] = 0.9 * model.lm_head.weight[logits.argmax()]  # it is often the best token
+    model.save_pretrained(tmp_path / "chat")
+    tokenizer.save_pretrained(tmp_path / "chat")
+    settings: dict[str, Any] = {"decodings": {"drawn": Decoding(sampling=True, samples=4)}, "max_new_tokens": 5}
+    write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, **settings)
+    samples = {key[1]: sample for key, sample in read_samples((tmp_path / "out").glob("*.jsonl")) if sample.response}
+    assert samples
+    for prompt in examples.prompts():
+        if (sample := samples.get(prompt.example.id)) is None:
+            continue
+        message = [{"role": "user", "content": prompt.source}]
+        source = tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"]
+        answer = [*tokenizer(sample.response)["input_ids"], turn]
+        with torch.no_grad():
+            logs = model(torch.tensor([source + answer])).logits.log_softmax(-1)[0, len(source) - 1 : -1]
+        expected = float(logs.gather(1, torch.tensor(answer)[:, None]).sum())
+        assert sample.log_likelihood == pytest.approx(expected, abs=1e-3)
+
+
 def test_answers_of_another_program_are_checked_and_taken_over(examples: SampledExamples, tmp_path: Path) -> None:
     sampled = [prompt.example.id for prompt in examples.prompts()]
     answers = tmp_path / "api.jsonl"

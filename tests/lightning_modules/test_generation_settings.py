@@ -101,6 +101,16 @@ def test_every_place_that_generates_reads_the_list(tokenizer: Any) -> None:
     assert (after, first in end_tokens(model, tokenizer)) == ("", True)
 
 
+def test_a_caller_s_end_token_ends_answers_too(tokenizer: Any) -> None:
+    """That of a chat template, which the model's settings may lack."""
+    model, sources = build("llama", tokenizer), tokenizer(PROMPTS, add_special_tokens=False)["input_ids"]
+    ends = list(range(20, 200))
+    given = answers(model, tokenizer, sources, ends=ends)
+    assert given != answers(model, tokenizer, sources)
+    model.generation_config.eos_token_id = ends
+    assert given == answers(model, tokenizer, sources)
+
+
 PUBLISHED = [
     # As a chat model has it, with a temperature that greedy decoding contradicts.
     {"bos_token_id": 0, "eos_token_id": [1, 7, 9], "temperature": 0.6, "top_p": 0.9, "max_length": 77},
