@@ -138,13 +138,11 @@ def chat_end(tokenizer: PreTrainedTokenizerBase) -> int:
     """
     answer = f"{HIDDEN};"
     chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-    _, found, behind = _render(tokenizer, chat, prompt=False).rpartition(answer)
-    if not found:  # the template drops an assistant's messages
+    _, kept, behind = _render(tokenizer, chat, prompt=False).rpartition(answer)
+    special = [text for text in special_tokens(tokenizer) if text in behind]
+    if not kept or not special:  # the template drops an assistant's messages, or ends them with plain text
         return tokenizer.eos_token_id
-    special = special_tokens(tokenizer)
-    first = min((text for text in special if text in behind), key=behind.index, default=tokenizer.eos_token)
-    number: int = tokenizer.convert_tokens_to_ids(first)
-    return number
+    return tokenizer.get_vocab()[min(special, key=behind.index)]
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool) -> str:

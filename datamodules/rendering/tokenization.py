@@ -148,7 +148,7 @@ def _target_alone(
 
 def _visible(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
     """Decoded text without white space: SentencePiece begins a text by itself with a space."""
-    decoded = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    decoded = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
     return unicodedata.normalize("NFC", "".join(decoded.split()))
 
 
