@@ -48,7 +48,7 @@ def require_sentence(done: subprocess.CompletedProcess[str], text: str) -> None:
 
 @pytest.mark.parametrize(
     ("largest", "named"),
-    [(20 * KIB, ".ckpt: File too large"), (4 * KIB, "joined-")],
+    [(20 * KIB, ".ckpt: File too large"), (4 * KIB, "tokens.bin: File too large")],
     ids=["checkpoints", "the store"],
 )
 def test_a_file_that_cannot_be_written_ends_a_training_with_a_sentence(
