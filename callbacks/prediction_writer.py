@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..datamodules.base import run_data
+from ..datamodules.data_files import parse_json
 from ..datamodules.packing.replicas import process_number
 from ..datamodules.schema import EvaluationExample, ResumableModule, Stage
 from ..datamodules.whole_files import write_whole
@@ -156,7 +157,7 @@ def _predictions_of(lines: Mapping[int, str], examples: Sequence[EvaluationExamp
     usable = {
         number: line
         for number, line in lines.items()
-        if 0 <= number < len(examples) and is_prediction_of(json.loads(line), examples[number])
+        if 0 <= number < len(examples) and is_prediction_of(parse_json(line, f"prediction {number}"), examples[number])
     }
     if len(usable) < len(lines):
         rank_zero_warn(f"{len(lines) - len(usable)} damaged predictions of an interrupted run are evaluated again")

@@ -16,6 +16,7 @@ from lightning import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import distributed as dist
 
+from ..datamodules.data_files import read_json
 from .run_folder import run_folder
 
 log = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ def read_progress(folder: Path, size: int) -> list[ProgressReport | None]:
     reports: list[ProgressReport | None] = []
     for rank in range(size):
         try:
-            reports.append(ProgressReport(*json.loads((folder / f"{rank:05d}.json").read_text())))
+            reports.append(ProgressReport(*read_json(folder / f"{rank:05d}.json")))
         except (OSError, ValueError):
             reports.append(None)
     return reports

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from ..datamodules.data_files import parse_json
+
 Header = Mapping[str, str]
 
 
@@ -65,8 +67,8 @@ def read_part(path: Path) -> tuple[Header | None, dict[int, str]]:
 
 def _parsed(line: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_json(line, "a prediction")
+    except ValueError:
         return None
 
 
@@ -111,4 +113,4 @@ def _in_use(path: Path) -> bool:
 
 def records(lines: Mapping[int, str]) -> list[dict[str, Any]]:
     """The predictions, in the order of their numbers."""
-    return [json.loads(lines[number]) for number in sorted(lines)]
+    return [parse_json(lines[number], f"prediction {number}") for number in sorted(lines)]

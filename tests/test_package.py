@@ -27,6 +27,7 @@ ORDER = {
         "messages",
         "finite_values",
         "optional_packages",
+        "data_files",
         "pretrained_weights",
         "lazy_names",
         "record_fields",

@@ -16,7 +16,7 @@ Points = NDArray[np.float64]
 
 
 def category_distances(points: Points, categories: Sequence[str]) -> dict[str, float]:
-    """Mean cosine distances of pairs within a category and between categories; NaN if there is no such pair.
+    """Mean cosine distances of pairs within a category and between categories; a kind without pairs is left out.
 
     >>> distances = category_distances(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), ["a", "a", "b"])
     >>> distances["within"], distances["between"]
@@ -27,7 +27,8 @@ def category_distances(points: Points, categories: Sequence[str]) -> dict[str, f
     distances, labels = cosine_distances(points), np.array(categories)
     same = labels[:, None] == labels
     pairs = ~np.eye(len(points), dtype=bool)
-    return {"within": _mean(distances[same & pairs]), "between": _mean(distances[~same & pairs])}
+    kinds = {"within": distances[same & pairs], "between": distances[~same & pairs]}
+    return {name: float(values.mean()) for name, values in kinds.items() if values.size}
 
 
 def distance_to_nearest(tests: Points, points: Points) -> float:
@@ -54,7 +55,3 @@ def t_sne(points: Points, *, perplexity: float = 15.0, seed: int = 0) -> Points:
         perplexity=min(perplexity, (n - 1) / 3), init="pca" if width > 1 else "random", random_state=seed, n_jobs=1
     )
     return embedding.fit_transform(points).astype(np.float64)
-
-
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean()) if values.size else float("nan")

@@ -1,12 +1,12 @@
 """What InstructionAnalysis wrote in a run's training, read for the report's page."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
 
+from ...datamodules.data_files import read_json
 from .comparison import System
 from .svg import clean_svg
 
@@ -62,7 +62,7 @@ def _read_analysis(folder: Path) -> InstructionAnalysisFiles:
         if path.exists()
     ]
     path = folder / NUMBERS
-    numbers = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    numbers = read_json(path) if path.exists() else {}
     kinds = [kind for kind in ("human", "learned") if kind in numbers]
     measures = dict.fromkeys(measure for kind in kinds for measure in numbers[kind])
     distances = {measure: [numbers[kind][measure] for kind in kinds] for measure in measures}

@@ -1,10 +1,10 @@
 """Scores and model sizes from reports of `adapt` and `classify`, as points of a scaling curve."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...datamodules.data_files import read_json
 from ...datamodules.record_fields import number_field
 
 BEST_SINGLE = "best single decoding"
@@ -81,7 +81,7 @@ def read_report(report: str) -> Mapping[str, Any]:
     path = Path(report).expanduser()
     path = path / "report.json" if path.is_dir() else path
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no report of adapt (its folder) or classify (its file): {error}") from error
     if not isinstance(content, dict) or not {"models", "methods"} & set(content):

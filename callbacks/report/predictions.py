@@ -1,9 +1,9 @@
 """Lines of ``predictions/<stage>.jsonl``, written during evaluation and read by reports."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
+from ...datamodules.data_files import parse_json, read_json
 from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
 from ...datamodules.messages import kind
 from ...datamodules.record_fields import number_field, text_field, whole_field
@@ -98,7 +98,7 @@ def written_coverage(predictions: Path) -> Coverage | None:
     if not path.is_file():
         return None
     try:
-        coverage = json.loads(path.read_bytes()).get("coverage")
+        coverage = read_json(path).get("coverage")
         return None if coverage is None else _checked_coverage(coverage)
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no report of an evaluation ({error}): evaluate again, or remove it") from error
@@ -117,10 +117,7 @@ def _checked_coverage(coverage: Any) -> Coverage:
 
 
 def _prediction(line: str, where: str) -> Prediction:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not JSON ({error}); the file may be truncated: evaluate again") from error
+    record = parse_json(line, where, "the file may be truncated: evaluate again")
     try:
         return _checked_prediction(record)
     except ValueError as error:

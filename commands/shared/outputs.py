@@ -1,8 +1,9 @@
 """Checks of a command's output before it computes anything: results of something else are never overwritten."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
+
+from ...datamodules.data_files import read_json
 
 
 def require_new(path: Path) -> None:
@@ -32,7 +33,7 @@ def require_own_report(folder: Path, keys: Collection[str], command: str) -> Non
             raise ValueError(f"{folder / 'report.md'} was not written by `crosstask {command}`: name another folder")
         return
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except ValueError:  # neither UTF-8 nor JSON
         content = None
     if not isinstance(content, dict) or not set(keys) <= set(content):

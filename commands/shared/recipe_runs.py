@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
+from ...datamodules.data_files import read_json
 from ...datamodules.record_fields import number_field
 from ...datamodules.whole_files import write_whole
 from ...datamodules.worker_processes import end_when_parent_dies
@@ -72,7 +73,7 @@ def try_recipes(
 def _read_results(path: Path) -> dict[str, dict[str, float]]:
     """The metrics of finished runs, by the run's name and the metric's."""
     try:
-        results: dict[str, dict[str, float]] = json.loads(path.read_bytes())
+        results: dict[str, dict[str, float]] = read_json(path)
         for metrics in results.values():
             for metric in metrics:
                 number_field(metrics, metric, -1e30, 1e30)
@@ -118,7 +119,7 @@ def _require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
             "delete this one to train it again"
         )
     read, there = run_inputs(settings), folder / INPUTS
-    if not there.is_file() or json.loads(there.read_bytes()) != read:
+    if not there.is_file() or read_json(there) != read:
         raise ValueError(
             f"{folder} holds a run on other files than those at {', '.join(read)}: name another folder, or delete this "
             "one to train it again"

@@ -13,11 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, get_args
 
+from ..data_files import text_lines
 from ..messages import kind
 from ..schema import Demonstration
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
-from .row_files import json_rows, text_lines
+from .row_files import json_rows
 from .rows import Row, error_prefix
 
 TASKS = """

@@ -19,11 +19,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..data_files import read_json
 from ..messages import existing_folder, expanded, kind, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
 from .digests import file_digest, source_digest
-from .row_files import json_document, read_rows
+from .row_files import read_rows
 from .rows import Row, error_prefix
 
 READER_VERSION = 1
@@ -316,7 +317,7 @@ def _document(path: Path) -> Row:
 @lru_cache(maxsize=1)
 def _parsed(path: Path, modified: int, size: int) -> Row:
     """The object of a JSON file; `modified` and `size` are part of the cache's key."""
-    document = json_document(path)
+    document = read_json(path)
     if not isinstance(document, dict):
         raise ValueError(f"{path}: expected one JSON object, got {kind(document)}")
     return Row(document, str(path))

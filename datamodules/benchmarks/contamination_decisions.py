@@ -4,6 +4,8 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+from ..data_files import text_lines
+
 DECISIONS = ("undecided", "keep", "drop_train", "drop_evaluation")
 
 COLUMNS = ("decision", "training task", "evaluation task", "hit", "examples", "share")
@@ -29,8 +31,8 @@ def read_decisions(path: Path) -> Decisions:
 
 def decision_rows(path: Path) -> list[list[str]]:
     """The rows of a table of decisions, with the values of ``COLUMNS``."""
-    with open(path, newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file, delimiter="\t")) or [[]]
+    lines = (f"{line}\n" for _, line in text_lines(path))
+    header, *rows = list(csv.reader(lines, delimiter="\t")) or [[]]
     if tuple(header) != COLUMNS:
         raise ValueError(f"{path} is not a table of decisions: its first line should be {' | '.join(COLUMNS)}")
     for number, row in enumerate(rows, start=2):

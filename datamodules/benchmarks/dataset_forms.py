@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data_files import text_lines
 from ..messages import kind
-from .row_files import jsonl_rows, text_lines
+from .row_files import jsonl_rows
 from .rows import Row
 
 MENTION = re.compile(r"\[([^\[\]]*)\]")

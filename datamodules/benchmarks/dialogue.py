@@ -12,10 +12,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from ..data_files import text_lines
 from ..messages import kind
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Layout, RenderedExample, Renderer, split_files
-from .row_files import file_rows, json_rows, jsonl_rows, text_lines
+from .row_files import file_rows, json_rows, jsonl_rows
 from .rows import Row
 
 NO_TURNS = "no turns"

@@ -15,11 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+from ..data_files import read_json
 from ..messages import MissingFiles, existing_folder, expanded, kind, nearest, some
 from ..schema import Demonstration, Example, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
 from .digests import file_digest
-from .row_files import json_document, jsonl_rows
+from .row_files import jsonl_rows
 from .rows import Row, error_prefix
 
 READER_VERSION = 1
@@ -104,7 +105,7 @@ class JsonTasks(Benchmark):
         return paths[0]
 
     def _metadata(self, path: Path) -> Row:
-        document = json_document(path)
+        document = read_json(path)
         if not isinstance(document, dict):
             raise ValueError(f"{path}: expected an object that describes the task, got {kind(document)}")
         row = Row(document, str(path))

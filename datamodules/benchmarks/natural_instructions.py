@@ -9,12 +9,12 @@ The schema of the first release is read, too: its ``Definition`` is a string, an
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from ..data_files import decoded, listed_lines, parse_json
 from ..messages import N_NAMED, MissingFiles, existing_folder, expanded, kind, nearest, some
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
@@ -72,8 +72,7 @@ class NaturalInstructions(Benchmark):
                 f"no {path.name} in {folder}, which holds {some(files)}; "
                 "set `splits` to the folder that holds the lists"
             )
-        lines = path.read_text(encoding="utf-8").splitlines()
-        names = {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
+        names = dict(listed_lines(path))
         _check_split(path, names, self._available())
         return list(names.values())
 
@@ -151,15 +150,7 @@ class _TaskFile:
 
     @cached_property
     def record(self) -> Mapping[str, Any]:
-        try:
-            record = json.loads(self.content)
-        except json.JSONDecodeError as error:
-            raise self.error(
-                f"not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}; "
-                "mend the file or fetch it again"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise self.error(f"not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+        record = parse_json(decoded(self.content, str(self.path)), str(self.path))
         if not isinstance(record, dict):
             raise self.error(f"expected one JSON object, got {kind(record)}")
         return record
@@ -211,10 +202,11 @@ class _TaskFile:
         return ValueError(f"{self.path}: {message}")
 
     def _field(self, record: Mapping[str, Any], key: str, where: str, default: object = None) -> Any:
-        value = record.get(key, default)
-        if key not in record and default is None:
+        if key in record:
+            return record[key]
+        if default is None:
             raise self.error(f"{where} has no {key!r}; {nearest(key, record)}")
-        return value
+        return default
 
 
 def _check_split(path: Path, names: Mapping[int, str], available: set[str]) -> None:
@@ -248,7 +240,7 @@ def _joined(numbers: Sequence[int]) -> str:
 
 
 def _is_texts(value: object) -> TypeGuard[Sequence[str]]:
-    return isinstance(value, list | tuple) and all(isinstance(text, str) for text in value)
+    return isinstance(value, list | tuple) and set(map(type, value)) <= {str}
 
 
 def _signature(path: Path) -> tuple[int, int]:

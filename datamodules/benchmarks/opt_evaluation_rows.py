@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..data_files import text_lines
 from ..messages import kind
 from .catalogue import RenderedExample
 from .multiple_choice import ai2_question, ranked_example
-from .row_files import jsonl_rows, text_lines
+from .row_files import jsonl_rows
 from .rows import Row
 
 

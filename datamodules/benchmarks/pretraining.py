@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..data_files import format_of, read_text
 from ..messages import expanded, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
@@ -99,7 +100,7 @@ class PretrainingText(Benchmark):
             yield from read_rows(source, config=self.configs.get(name), split=self.split)
 
     def _file_rows(self, path: Path) -> Iterator[Row]:
-        if path.suffix != ".txt":
+        if format_of(path) != ".txt":
             yield from file_rows(path)
             return
         if path.stat().st_size > LONGEST_DOCUMENT:
@@ -107,10 +108,7 @@ class PretrainingText(Benchmark):
                 f"{path}: longer than {LONGEST_DOCUMENT // 2**20} MiB, and a .txt file is one document; "
                 'write its documents as JSONL, {"text": ...} a line'
             )
-        try:
-            yield Row({self.column: path.read_text(encoding="utf-8")}, str(path))
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+        yield Row({self.column: read_text(path)}, str(path))
 
 
 def _is_saved_dataset(folder: Path) -> bool:

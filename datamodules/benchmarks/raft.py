@@ -9,12 +9,12 @@ training rows. Instructions and prompts are those of the paper's baselines (ough
 in_context_classifier.py); data/raft.json holds them with the columns and labels of each task.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..data_files import read_json
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
 from .multiple_choice import UNLABELLED, answer_index
@@ -40,7 +40,7 @@ class RAFT(Catalogue):
 @lru_cache(maxsize=1)
 def _datasets() -> dict[str, Dataset]:
     path = Path(__file__).parent / "data/raft.json"
-    table = json.loads(path.read_text(encoding="utf-8"))
+    table = read_json(path)
     return {name: _dataset(name, entry) for name, entry in table.items()}
 
 

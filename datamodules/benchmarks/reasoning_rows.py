@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data_files import read_json, text_lines
 from ..messages import kind
 from .catalogue import RenderedExample
 from .multiple_choice import ai2_question
 from .rationales import NO_RATIONALE, lettered_rationale_example, rationale_example, sentences
-from .row_files import json_document, json_rows, jsonl_rows, table_rows, text_lines
+from .row_files import json_rows, jsonl_rows, table_rows
 from .rows import Row
 
 NO_ANSWER = "no answer"
@@ -172,7 +173,7 @@ def last_boxed(solution: str) -> str | None:
 def math_rows(folder: Path) -> Iterator[Row]:
     """Problems of a folder with a folder for each subject and a JSON file for each problem."""
     for path in sorted(folder.rglob("*.json")):
-        document = json_document(path)
+        document = read_json(path)
         if not isinstance(document, dict):
             raise ValueError(f"{path}: expected an object with named fields, got {kind(document)}")
         yield Row(document, str(path))

@@ -4,22 +4,17 @@ Every error is a ValueError that begins with the file and the row, e.g. ``rte.js
 """
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data_files import LONGEST_LINE, format_of, parse_json, read_json, text_lines
 from ..messages import MissingFiles, existing_folder, expanded, kind, some
 from .rows import Row
 
 SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".arrow")
-"""Suffixes of the files that ``read_rows`` reads."""
-
-LONGEST_LINE = 64 * 2**20
-"""Most bytes of a line; a file with a longer line is rejected, since such a line is rarely one record."""
-
-BYTE_ORDER_MARK = "\ufeff"  # begins the files of some editors and belongs to no value
+"""Suffixes of the files that ``read_rows`` reads, in upper or lower case; files of text may be compressed (``.gz``)."""
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w.-]+)?")
 
@@ -39,7 +34,7 @@ def read_rows(source: str, *, config: str | None = None, split: str | None = Non
     elif path.is_dir():
         saved = any((path / name).exists() for name in ("state.json", "dataset_dict.json"))
         yield from _saved_rows(path, split) if saved else _hub_rows(str(path), config, split)
-    elif _HUB_NAME.fullmatch(source) and path.suffix not in SUFFIXES:
+    elif _HUB_NAME.fullmatch(source) and format_of(path) not in SUFFIXES:
         name, _, revision = source.partition("@")
         yield from _hub_rows(name, config, split, revision or None)
     else:
@@ -51,7 +46,7 @@ def read_rows(source: str, *, config: str | None = None, split: str | None = Non
 
 def file_rows(path: Path) -> Iterator[Row]:
     """The rows of one file, in the format of its suffix; tables need a header."""
-    match path.suffix:
+    match format_of(path):
         case ".jsonl":
             yield from jsonl_rows(path)
         case ".json":
@@ -64,35 +59,16 @@ def file_rows(path: Path) -> Iterator[Row]:
             raise ValueError(f"{path}: expected a file of rows, with one of the endings {', '.join(SUFFIXES)}")
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of every line without its line end; the file must be UTF-8."""
-    with path.open("rb") as file:
-        number = 0
-        while line := file.readline(LONGEST_LINE + 1):
-            number += 1
-            if len(line) > LONGEST_LINE:
-                raise ValueError(
-                    f"{path}, line {number}: longer than {LONGEST_LINE // 2**20} MiB; expected one record a line"
-                )
-            text = _decoded(line, f"{path}, line {number}").rstrip("\r\n")
-            yield number, text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
-
-
 def jsonl_rows(path: Path) -> Iterator[Row]:
     """The object on every line that is not blank."""
     for number, line in text_lines(path):
         if line.strip():
-            yield _object(_parsed(line, f"{path}, line {number}"), f"{path}, line {number}")
-
-
-def json_document(path: Path) -> Any:
-    """The content of a JSON file."""
-    return _parsed(_decoded(path.read_bytes(), str(path)).removeprefix(BYTE_ORDER_MARK), str(path))
+            yield _object(parse_json(line, f"{path}, line {number}"), f"{path}, line {number}")
 
 
 def json_rows(path: Path, key: str | None = None) -> Iterator[Row]:
     """The objects that a JSON file lists, at its top level or under `key`; the file is read whole."""
-    document = json_document(path)
+    document = read_json(path)
     if key is not None:
         document = _object(document, str(path)).value(key)
     if not isinstance(document, list):
@@ -111,7 +87,7 @@ def table_rows(path: Path, columns: Sequence[str] | None = None, *, quoted: bool
         quoted: Whether values in double quotes may contain separators and line ends. None: in CSV only, since the TSV
             files of benchmarks quote nothing and contain plain quotation marks.
     """
-    comma = path.suffix != ".tsv"
+    comma = format_of(path) != ".tsv"
     records = (
         _quoted_records(path, "," if comma else "\t") if quoted or (quoted is None and comma) else _tsv_records(path)
     )
@@ -128,22 +104,6 @@ def table_rows(path: Path, columns: Sequence[str] | None = None, *, quoted: bool
                 f"{place}: expected {len(names)} values ({', '.join(names)}), got {len(values)}: {kind(values)}"
             )
         yield Row(dict(zip(names, values, strict=True)), place)
-
-
-def _decoded(content: bytes, place: str) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{place}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
-
-
-def _parsed(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        # A JSONL file has its line in `place` already.
-        at = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise ValueError(f"{place}: not valid JSON at {at}: {error.msg}; mend the file or fetch it again") from error
 
 
 def _object(record: object, place: str) -> Row:
@@ -180,7 +140,7 @@ def _columnar_rows(path: Path) -> Iterator[Row]:
 
     files = {"rows": str(path)}
     yield from _located(
-        str(path), lambda: datasets.load_dataset(path.suffix[1:], data_files=files, split="rows", streaming=True)
+        str(path), lambda: datasets.load_dataset(format_of(path)[1:], data_files=files, split="rows", streaming=True)
     )
 
 

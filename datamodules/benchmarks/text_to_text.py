@@ -11,17 +11,17 @@ collections hold.
 """
 
 import hashlib
-import json
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..data_files import read_json, text_lines
 from ..messages import expanded, kind, nearest
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample, Renderer
-from .row_files import file_rows, json_document, text_lines
+from .row_files import file_rows
 from .rows import Row
 
 SHIPPED = Path(__file__).parent / "data/text_to_text.json"
@@ -80,7 +80,7 @@ class TextToText(Catalogue):
 
     @cached_property
     def _section(self) -> Mapping[str, Any]:
-        return json.loads(SHIPPED.read_text(encoding="utf-8"))[self.collection]
+        return read_json(SHIPPED)[self.collection]
 
     @cached_property
     def _datasets(self) -> dict[str, Dataset]:
@@ -112,7 +112,7 @@ class T5(TextToText):
 
 
 def _own_instructions(path: Path) -> Mapping[str, Mapping[str, str]]:
-    entries = json_document(path)
+    entries = read_json(path)
     if not isinstance(entries, dict):
         raise ValueError(f"{path}: expected an object of tasks, got {kind(entries)}")
     for name, entry in entries.items():

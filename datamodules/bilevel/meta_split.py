@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoModel, PreTrainedModel
 
+from ..data_files import listed_lines
 from ..pretrained_weights import load_pretrained
 from ..rendering.special_tokens import truncating_tokenizer
 from ..rendering.tokenization import load_tokenizer
@@ -90,7 +91,7 @@ class FileSplit(MetaSplit):
         path = Path(self.outer).expanduser()
         if not path.is_file():
             raise ValueError(f"no file {path}; it should list the outer tasks, one name a line")
-        listed = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+        listed = {name for _, name in listed_lines(path)}
         unknown = sorted(listed - {task.name for task in tasks})
         if unknown:
             raise ValueError(

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..data_files import read_json
 from ..worker_processes import end_with_parent
 from .ngrams import BATCH_BYTES, Ngrams, ngrams
 
@@ -108,7 +109,7 @@ class EvaluationIndex:
     @classmethod
     def open(cls, folder: Path) -> "EvaluationIndex":
         """Open a saved index; its arrays are memory-mapped and shared by all processes that open it."""
-        metadata = json.loads((folder / "index.json").read_text())
+        metadata = read_json(folder / "index.json")
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
         return cls(metadata["n"], tuple(metadata["tasks"]), ids=tuple(metadata["ids"]), **arrays)
 

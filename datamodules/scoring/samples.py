@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..data_files import decoded, parse_json, read_json
 from ..record_fields import number_field, text_field, whole_field
 from ..whole_files import naming, write_whole
 
@@ -73,13 +74,8 @@ def read_sample(line: bytes, where: str) -> tuple[Key, Sample]:
     Raises:
         ValueError: The line is not JSON, or a field has another type; the message begins with `where`.
     """
-    try:
-        text = line.decode("utf-8-sig")  # some editors write a byte order mark
-        record = json.loads(text)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{where}: not UTF-8: {error}") from error
-    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, and nesting without end
-        raise ValueError(f"{where}: not valid JSON: {error}") from error
+    text = decoded(line, where)
+    record = parse_json(text, where)
     if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in ("task", "id", "response")):
         raise ValueError(f'{where}: expected an object with the texts "task", "id" and "response", got {text[:80]!r}')
     try:
@@ -242,7 +238,7 @@ def generator_size(files: Iterable[str | Path]) -> int | None:
 def _generator(path: Path) -> tuple[str, int]:
     """The generator's name and its number of parameters."""
     try:
-        record = json.loads(path.read_bytes())
+        record = read_json(path)
         return text_field(record, "generator"), whole_field(record, "parameters")
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} does not describe a generator ({error}): remove it") from error

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..data_files import read_json
 from ..whole_files import naming, sync_folder
 
 META = "meta.json"
@@ -57,7 +58,7 @@ def read_sealed(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} does not exist: call prepare_data() before setup()")
     path = folder / META
     try:
-        meta = json.loads(path.read_bytes())
+        meta = read_json(path)
         seal = meta.pop("seal")
         intact = seal == _seal(meta)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...datamodules.benchmarks import Benchmark
+from ...datamodules.data_files import read_json
 from ...datamodules.record_fields import number_field
 from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenizer_fingerprint
@@ -150,7 +151,7 @@ def _read_record(path: Path, settings: Mapping[str, Any], sampled: Sequence[Samp
         ValueError: It is no record.
     """
     try:
-        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        record: Record = read_json(path)
         written = dict(record["settings"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no record of `crosstask adapt` ({error}): remove it") from error

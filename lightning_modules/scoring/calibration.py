@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ...datamodules.data_files import read_json
 from ...datamodules.whole_files import write_whole
 
 Values = NDArray[np.float64]
@@ -51,7 +52,7 @@ def load_calibration(folder: str) -> Calibration | None:
     if not path.is_file():
         return None
     try:
-        return checked_calibration(json.loads(path.read_bytes()))
+        return checked_calibration(read_json(path))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} holds no calibration ({error}): fit it again, or remove it") from error
 

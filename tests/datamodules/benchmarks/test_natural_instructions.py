@@ -210,7 +210,7 @@ def test_a_wrong_record_is_refused_with_file_and_place(folder: Path, record: obj
 def test_malformed_files_are_refused_with_line_and_column(folder: Path) -> None:
     path = folder / "tasks" / "task1_rhyme.json"
     path.write_text('{\n  "Definition": ["a"\n}', encoding="utf-8")
-    with pytest.raises(ValueError, match=re.escape(f"{path}: not valid JSON at line 3, column 1")):
+    with pytest.raises(ValueError, match=re.escape(f"{path}, line 3: not valid JSON at column 1")):
         read_all(folder)
     path.write_bytes(b'{"Definition": "caf\xe9"}')
     with pytest.raises(ValueError, match=re.escape(f"{path}: not UTF-8 at byte 19")):

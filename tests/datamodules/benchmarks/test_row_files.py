@@ -65,7 +65,7 @@ def test_rows_are_streamed(tmp_path: Path) -> None:
     [
         ("a.jsonl", b'{"a": 1}\n\n{"a": ', "line 3: not valid JSON at column 7: Expecting value; mend the file"),
         ("a.jsonl", b'{"a": 1}\n[1]\n', "line 2: expected an object with named fields, got list [1]"),
-        ("a.json", b'[{"a": 1},\n {"a"', ": not valid JSON at line 2, column 6"),
+        ("a.json", b'[{"a": 1},\n {"a"', ", line 2: not valid JSON at column 6"),
         ("a.json", b'{"a": 1}', ": expected a list of objects, got dict {'a': 1}"),
         ("a.json", b'[{"a": 1}, "b"]', "record 1: expected an object with named fields, got str 'b'"),
         ("a.json", "[{'a': 'é'}]".encode("latin-1"), ": not UTF-8 at byte 8; save the file as UTF-8"),
