@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError, Undefined, UndefinedError, nodes
 
-from .template_sandbox import ENVIRONMENT, SEPARATOR, STATE, ChargeInserter, ColumnError, State, TemplateFault
+from .template_sandbox import (
+    ENVIRONMENT,
+    SEPARATOR,
+    STATE,
+    ChargeInserter,
+    ColumnError,
+    State,
+    TemplateFault,
+    WritesNull,
+)
 
 LONGEST_OUTPUT = 2**20
 """Characters of a rendered prompt with its answer."""
@@ -104,6 +113,8 @@ class PromptTemplate:
         except ColumnError as error:
             columns = ", ".join(sorted(fields.keys() - {"answer_choices"}))
             raise MissingColumn(f"template {self.name!r} reads a column: {error}; the row has {columns}") from error
+        except WritesNull as error:
+            raise DoesNotApply(f"template {self.name!r} would write a null of the row as the word None") from error
         except (UndefinedError, TypeError, LookupError, ZeroDivisionError, AttributeError) as error:
             raise DoesNotApply(f"template {self.name!r} fails: {type(error).__name__}") from error
         except (TemplateFault, TemplateError, RecursionError, MemoryError, OverflowError) as error:

@@ -1,5 +1,6 @@
 """One record of a data file with checked access to its fields; errors name the file and the row."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,19 @@ class Row:
     def error(self, message: str) -> ValueError:
         """A ValueError that begins with the row's location."""
         return ValueError(f"{self.location}: {message}")
+
+
+def holds_null(value: Any) -> bool:
+    """Whether a value is null or contains it; NaN counts, which tables have for missing values.
+
+    >>> [holds_null(value) for value in (None, float("nan"), ["a", None], {"a": {"b": None}}, "None", "", 0)]
+    [True, True, True, True, False, False, False]
+    """
+    if isinstance(value, list | tuple):
+        return any(map(holds_null, value))
+    if isinstance(value, Mapping):
+        return any(map(holds_null, value.values()))
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 @contextmanager

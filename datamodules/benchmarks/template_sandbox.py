@@ -31,6 +31,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace, missing
 from jinja2.visitor import NodeTransformer
 
+from .rows import holds_null
+
 BUDGET = 2**24
 """Budget of one rendering in characters, list items and iterations; published templates need a thousandth of it."""
 
@@ -60,12 +62,19 @@ PLAIN_FILTERS = """abs capitalize count d default dictsort first float int items
     reject rejectattr reverse select selectattr sort sum title trim unique upper wordcount""".split()
 """Jinja's filters whose results are no larger than their inputs; the other allowed filters are defined below."""
 
+TEXT_FILTERS = "capitalize lower title trim upper wordcount".split()
+"""Those of PLAIN_FILTERS that turn any value into text."""
+
 SEPARATOR = "\ufdd0"  # a noncharacter that replaces ||| in templates, so that ||| in a row does not split a prompt
 STATE = "\0state"  # a key that no template can write
 
 
 class TemplateFault(ValueError):
     """The template cannot be used: it does not compile, accesses a forbidden name, or exceeds its budget."""
+
+
+class WritesNull(ValueError):
+    """A null value would be written as the word None."""
 
 
 class State:
@@ -231,6 +240,8 @@ class ChargeInserter(NodeTransformer):
         creates = isinstance(node, nodes.Concat | nodes.List | nodes.Dict) or (
             isinstance(node, nodes.Tuple) and node.ctx == "load"
         )
+        if isinstance(node, nodes.Concat):
+            node.nodes = [_filter(part, "string") for part in node.nodes]
         if creates or (isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice)):
             return _filter(node, "_charged")
         if isinstance(node, nodes.Filter) and node.node is not None:
@@ -292,13 +303,26 @@ def _iterate(values: Iterable[Any], state: State) -> Iterator[Any]:
 
 @pass_context
 def _text(context: Context, value: Any) -> str:
-    """The text of a row's value in a prompt; values of other types than JSON's are rejected."""
+    """The text of a row's value in a prompt; null, and values of other types than JSON's, are rejected."""
     if not isinstance(value, str | int | float | list | tuple | dict | None):
         if isinstance(value, Undefined):
             return str(value)
         raise TypeError(f"no text for a {type(value).__name__}")
     _state(context).pay(value)
+    if not isinstance(value, str) and holds_null(value):
+        raise WritesNull
     return str(value)
+
+
+def _of_text(text_filter: Callable[..., Any]) -> Callable[..., Any]:
+    """The filter, which Jinja would hand null as the word None, with null rejected."""
+
+    def filtered(value: Any, *args: Any, **kwargs: Any) -> Any:
+        if holds_null(value):
+            raise WritesNull
+        return text_filter(value, *args, **kwargs)
+
+    return filtered
 
 
 @pass_context
@@ -358,7 +382,8 @@ def _environment() -> _Sandbox:
         "_charged": _charged,
         "_charged_iterations": _charged_iterations,
     }
-    environment.filters = {name: FILTERS[name] for name in PLAIN_FILTERS} | filters
+    plain = {name: FILTERS[name] for name in PLAIN_FILTERS}
+    environment.filters = plain | {name: _of_text(plain[name]) for name in TEXT_FILTERS} | filters
     environment.globals = {
         "range": environment.globals["range"],
         "dict": partial(dict),  # not the class itself, whose attributes would be accessible

@@ -57,7 +57,7 @@ def test_the_separator_in_a_row_splits_nothing() -> None:
         ("{{ people[0].name.split('n')|length }} {{ people[0]['items'] }}", "3 7"),
         ("{{ people[7].name or 'nobody' if false else 'empty' }}{{ people[0].nickname }}", "empty"),
         ("{% if words[0] == 'b' %}{% set found = 1 %}{% endif %}[{{ found }}]", "[]"),
-        ("{{ number }} {{ nothing }} {{ words }}", "2.5 None ['a', 'b']"),
+        ("{{ number }} {{ nothing or 'no one' }} {{ words }}", "2.5 no one ['a', 'b']"),
         ("{{ a_b }}", "joined"),
         ("{% macro shout(x) %}{{ x }}!{% endmacro %}{{ shout(words[0]) }}", "a!"),
     ],
@@ -78,9 +78,9 @@ def test_chance_comes_from_the_generator_alone() -> None:
 def test_a_row_is_not_changed_by_its_templates() -> None:
     row: dict[str, object] = {"words": ["a"], "map": {"k": 1}}
     template = PromptTemplate(
-        "greedy", "{{ words.append('b') }}{{ map.pop('k') }}{{ map.update({'n': 2}) }}{{ words }} ||| x"
+        "greedy", "{{ words.append('b') or '' }}{{ map.pop('k') }}{{ map.update({'n': 2}) or '' }}{{ words }} ||| x"
     )
-    assert template.render(row, random.Random(0)).source == "None1None['a', 'b']"
+    assert template.render(row, random.Random(0)).source == "1['a', 'b']"
     assert row == {"words": ["a"], "map": {"k": 1}}
 
 
@@ -219,6 +219,29 @@ def test_a_long_row_is_no_bomb() -> None:
 def test_a_template_that_does_not_apply_says_so(jinja: str, message: str) -> None:
     with pytest.raises(DoesNotApply, match=f"^{re.escape(message)}$"):
         render(jinja, a="text", l=[])
+
+
+@pytest.mark.parametrize(
+    "jinja",
+    [
+        "Who is {{ nothing }}? ||| x",
+        "{{ nothing ~ '!' }} ||| x",
+        "x ||| {{ nothing | upper }}",
+        "{{ [1, nothing] | join(', ') }} ||| x",
+        "{{ record }} ||| x",
+        "{{ record.who | string }} ||| x",
+        "{{ score }} ||| x",
+        "{{ 'so ' ~ (score | string | replace('a', 'b')) }} ||| x",
+    ],
+)
+def test_a_null_of_a_row_is_not_written_as_a_word(jinja: str) -> None:
+    with pytest.raises(DoesNotApply, match=r"^template 'this one' would write a null of the row as the word None$"):
+        render(jinja, nothing=None, record={"who": None}, score=float("nan"))
+
+
+def test_a_template_may_ask_whether_a_value_is_null() -> None:
+    jinja = "{% if nothing is none %}{{ nothing or 'nobody' }}{{ nothing|default('!', true) }}{% endif %} ||| None"
+    assert render(jinja, nothing=None)[:2] == ("nobody!", "None")
 
 
 def test_a_missing_column_is_named() -> None:
