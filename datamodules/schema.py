@@ -38,6 +38,9 @@ MatchRule = Literal[
 ]
 """By whose rule an answer equals a reference, see ``lightning_modules/evaluation/answer_rules.py``."""
 
+InstructionLevel = Literal["task", "instance", "none"]
+"""Where the instruction of an example is: with its task, in its input, or nowhere."""
+
 Level = Literal["fully_supervised", "partially_supervised", "fully_held_out"]
 """How far an evaluation task lies from training, in the words of OPT-IML, section 2.3."""
 
@@ -64,7 +67,8 @@ class Task:
         definition: The instruction of a task-level benchmark; empty where each example brings its own.
         positive_examples: Demonstrations to imitate.
         negative_examples: Demonstrations of what not to answer.
-        instruction_level: Whether one instruction serves the whole task or each example is rendered with its own.
+        instruction_level: Whether one instruction serves the whole task, each example is rendered with its own, or
+            there is none and no input: all text is target (dialogue, pre-training text).
         parent: The task whose score this one is a part of (a subject of MMLU), or None.
         sources: Names of the data the task was made from; tasks of one source should not straddle a split.
         metric: The headline metric, a ``Metric``.
@@ -82,7 +86,7 @@ class Task:
     definition: str = ""
     positive_examples: tuple[Demonstration, ...] = ()
     negative_examples: tuple[Demonstration, ...] = ()
-    instruction_level: Literal["task", "instance"] = "task"
+    instruction_level: InstructionLevel = "task"
     parent: str | None = None
     sources: tuple[str, ...] = ()
     metric: Metric = "rouge_l"

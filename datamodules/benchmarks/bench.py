@@ -89,6 +89,10 @@ class Bench(Benchmark):
         for example in collection.examples(inner):
             yield replace(example, task=name)
 
+    def unread_lines(self) -> list[str]:
+        """The lines of the collections; of one folder that several read, the first."""
+        return list(dict.fromkeys(line for reader in self.collections.values() for line in reader.unread_lines()))
+
     def fingerprint(self, name: str) -> str:
         """The fingerprint of the collection: rules and other tasks do not change a task's examples."""
         collection, inner = self._inner(name)

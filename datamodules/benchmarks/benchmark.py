@@ -37,6 +37,10 @@ class Benchmark(ABC):
         """Reason, by dataset, why a dataset of the collection is no task; nothing in most collections."""
         return {}
 
+    def unread_lines(self) -> list[str]:
+        """How many data files in the benchmark's folder no task reads, by kind; no lines if there are none."""
+        return []
+
     @abstractmethod
     def fingerprint(self, name: str) -> str:
         """A digest that changes with the task's content and with the way it is read."""

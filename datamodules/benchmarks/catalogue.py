@@ -10,14 +10,15 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 from ..messages import MissingFiles, existing_folder, expanded, nearest, some
-from ..schema import Demonstration, Example, MatchRule, Metric, Task
+from ..schema import Demonstration, Example, InstructionLevel, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
 from .digests import file_digest, source_digest
 from .row_files import file_rows, read_rows
 from .rows import Row, error_prefix
+from .unread_files import unread_files, unread_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,7 @@ class Dataset:
     config: str | None = None
     hub_splits: Mapping[Split, str] = field(default_factory=dict)
     definition: str = ""
-    instruction_level: Literal["task", "instance"] = "instance"
+    instruction_level: InstructionLevel = "instance"
     metric: Metric = "rouge_l"
     match: MatchRule = "text"
     parent: str | None = None
@@ -196,6 +197,22 @@ class Catalogue(Benchmark):
             content = file_digest(*(file for path in self._paths(name)[1] for file in _files_in(path)))
         settings = f"{self.split} {self.settings()} {dataset.definition!r} {self.demonstrations(name)}"
         return hashlib.sha256(f"{self.name} {self.version} {name} {settings} {content}".encode()).hexdigest()
+
+    def unread_lines(self) -> list[str]:
+        """The files in the folders of known datasets that belong to none of their splits."""
+        if (folder := self._root()) is None:
+            return []
+        patterns = {
+            path
+            for dataset in self.datasets().values()
+            for alternatives in dataset.files.values()
+            for files in alternatives
+            for path in files.paths
+        }
+        read = [match for path in patterns for match in _matches(folder, path)]
+        places = sorted({folder / Path(path).parts[0] for path in patterns})
+        files = [file for place in places if place.is_dir() for file in unread_files(place, read)]
+        return [unread_line(folder, files)] if files else []
 
     def settings(self) -> str:
         """Arguments of a subclass that change its examples, for the fingerprint."""

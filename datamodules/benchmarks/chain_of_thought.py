@@ -18,6 +18,7 @@ from .digests import file_digest
 from .rationales import INSTRUCTION, flan_cot_example, flan_cot_rows
 from .rows import error_prefix
 from .taxonomy import shipped_taxonomy
+from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -75,6 +76,11 @@ class ChainOfThought(Benchmark):
     def fingerprint(self, name: str) -> str:
         content = file_digest(self._path(name))
         return hashlib.sha256(f"{self.name} {READER_VERSION} {name} {content}".encode()).hexdigest()
+
+    def unread_lines(self) -> list[str]:
+        """The files that do not end as the tables do."""
+        files = unread_files(self.folder, self._files().values())
+        return [unread_line(self.folder, files)] if files else []
 
     def _files(self) -> dict[str, Path]:
         folder = existing_folder(self.folder, "the tables")

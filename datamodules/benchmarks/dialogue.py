@@ -148,6 +148,7 @@ def _dataset(
         category="Dialogue Generation",
         layouts=(Layout(tuple(columns), render), *more, Layout(("turns",), plain)),
         files=split_files(files, read),
+        instruction_level="none",
         licence=licence,
     )
 

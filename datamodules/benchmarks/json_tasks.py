@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from ..data_files import read_json
+from ..data_files import format_of, read_json, task_name_of
 from ..messages import MissingFiles, existing_folder, expanded, kind, nearest, some
-from ..schema import Demonstration, Example, MatchRule, Metric, Task
+from ..schema import Demonstration, Example, InstructionLevel, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
 from .digests import file_digest
 from .row_files import jsonl_rows
 from .rows import Row, error_prefix
+from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -51,17 +52,28 @@ class JsonTasks(Benchmark):
         """Names of the files in the split's folder; a task may be in two splits, with the same file."""
         if split not in get_args(Split):
             raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
-        folder = existing_folder(self.folder, "the folders train, validation and test") / split
-        return sorted(path.stem for path in folder.glob("*.jsonl"))
+        existing_folder(self.folder, "the folders train, validation and test")
+        if not any(self._files(each) for each in get_args(Split)) and (lines := self.unread_lines()):
+            raise ValueError(
+                f"no task in {self.folder}: {lines[0]}; expected a .jsonl file for each task in train, validation or "
+                "test"
+            )
+        return sorted(self._files(split))
+
+    def unread_lines(self) -> list[str]:
+        """The files in other folders, of other formats, and metadata without a task."""
+        tasks = [path for split in get_args(Split) for path in self._files(split).values()]
+        about = [self._metadata_path(path) for path in tasks]
+        files = unread_files(self.folder, [*tasks, *about])
+        return [unread_line(self.folder, files)] if files else []
 
     def task(self, name: str) -> Task:
         """Metadata of the task's JSON file; without one, an instance-level task in the category of the collection."""
         with error_prefix(self.name, name):
-            path = self._path(name).with_suffix(".json")
+            path = self._metadata_path(self._path(name))
             row = self._metadata(path) if path.is_file() else Row({"category": self.name}, str(path))
-            level = row.text("instruction_level", default="task" if row.fields.get("definition") else "instance")
-            if level not in ("task", "instance"):
-                raise row.error(f"'instruction_level' should be 'task' or 'instance', got {level!r}")
+            usual = "task" if row.fields.get("definition") else "instance"
+            level = _one_of(row, "instruction_level", InstructionLevel, default=usual)
             return Task(
                 benchmark=self.name,
                 name=name,
@@ -69,7 +81,7 @@ class JsonTasks(Benchmark):
                 definition=row.text("definition", default=""),
                 positive_examples=_demonstrations(row, "positive_examples"),
                 negative_examples=_demonstrations(row, "negative_examples"),
-                instruction_level="task" if level == "task" else "instance",
+                instruction_level=level,
                 parent=row.text("parent", default="") or None,
                 sources=row.texts("sources", default=()),
                 metric=_one_of(row, "metric", Metric, default="rouge_l"),
@@ -91,18 +103,32 @@ class JsonTasks(Benchmark):
     def fingerprint(self, name: str) -> str:
         with error_prefix(self.name, name):
             path = self._path(name)
-            metadata = path.with_suffix(".json")
+            metadata = self._metadata_path(path)
             content = file_digest(path, metadata) if metadata.is_file() else file_digest(path)
             return hashlib.sha256(f"{self.name} {READER_VERSION} {name} {content}".encode()).hexdigest()
 
     def _path(self, name: str) -> Path:
-        paths = [path for split in get_args(Split) if (path := self.folder / split / f"{name}.jsonl").is_file()]
+        files = [self._files(split) for split in get_args(Split)]
+        paths = [of_split[name] for of_split in files if name in of_split]
         if not paths:
-            available = [path.stem for path in self.folder.glob("*/*.jsonl")]
+            available = [task for of_split in files for task in of_split]
             raise MissingFiles(f"no file for it among {len(available)} in {self.folder}; {nearest(name, available)}")
         if len(paths) > 1 and len({path.read_bytes() for path in paths}) > 1:
             raise ValueError(f"{some([str(path) for path in paths])} differ; a task in two splits needs equal files")
         return paths[0]
+
+    def _files(self, split: str) -> dict[str, Path]:
+        """The files of a split by task, in the order of their names."""
+        files: dict[str, Path] = {}
+        for path in sorted((self.folder / split).glob("*")):
+            if format_of(path) == ".jsonl" and path.is_file():
+                if (name := task_name_of(path)) in files:
+                    raise ValueError(f"{files[name]} and {path} are both the task {name!r}; remove one")
+                files[name] = path
+        return files
+
+    def _metadata_path(self, path: Path) -> Path:
+        return path.with_name(f"{task_name_of(path)}.json")
 
     def _metadata(self, path: Path) -> Row:
         document = read_json(path)

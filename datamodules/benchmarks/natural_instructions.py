@@ -18,6 +18,7 @@ from ..data_files import decoded, listed_lines, parse_json
 from ..messages import N_NAMED, MissingFiles, existing_folder, expanded, kind, nearest, some
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
+from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -121,6 +122,11 @@ class NaturalInstructions(Benchmark):
         """SHA-256 of reader version, task name and file."""
         header = f"{self.name} {READER_VERSION} {name}\n".encode()
         return hashlib.sha256(header + self._file(name).content).hexdigest()
+
+    def unread_lines(self) -> list[str]:
+        """The files among the tasks that are no task file, e.g. in folders below or compressed."""
+        files = unread_files(self.tasks, self.tasks.glob("*.json"))
+        return [unread_line(self.tasks, files)] if files else []
 
     def _file(self, name: str) -> "_TaskFile":
         path = self.tasks / f"{name}.json"

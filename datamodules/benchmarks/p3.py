@@ -18,6 +18,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ..data_files import format_of, task_name_of
 from ..messages import expanded, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
@@ -26,6 +27,7 @@ from .digests import source_digest
 from .row_files import SUFFIXES, read_rows
 from .rows import Row, error_prefix
 from .taxonomy import shipped_taxonomy
+from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -110,6 +112,14 @@ class P3(Benchmark):
             ]
             return hashlib.sha256("\n".join([settings, *digests]).encode()).hexdigest()
 
+    def unread_lines(self) -> list[str]:
+        """The files of a folder that are no rows of a template; none for the hub."""
+        folder = Path(self.source)
+        if not folder.is_dir():
+            return []
+        files = unread_files(folder, (path for path in folder.iterdir() if format_of(path) in SUFFIXES))
+        return [unread_line(folder, files)] if files else []
+
     def _drawn(self, name: str, index: int, labelled: list[tuple[str, Row]]) -> Example:
         """The row of a random template, if possible one that is not skipped."""
         rng = rendering_rng(self.seed, name, str(index))
@@ -152,12 +162,12 @@ class P3(Benchmark):
     def _all_templates(self) -> list["_Template"]:
         folder = Path(self.source)
         if folder.is_dir():
-            files = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+            files = sorted(path for path in folder.iterdir() if format_of(path) in SUFFIXES)
             if not files:
                 raise ValueError(
                     f"{folder} holds no file of rows; expected one for each template, e.g. wiki_qa_exercise.jsonl"
                 )
-            return [_Template(path.stem, str(path), None) for path in files]
+            return [_Template(task_name_of(path), str(path), None) for path in files]
         if folder.is_absolute():
             raise ValueError(f"no folder {folder}; expected a folder with a file for each template, or a hub name")
         import datasets  # takes seconds to import

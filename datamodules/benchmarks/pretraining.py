@@ -58,11 +58,9 @@ class PretrainingText(Benchmark):
         return list(self.sources) if split == "train" else []
 
     def task(self, name: str) -> Task:
-        """An instance-level task without instructions, in the category "Pre-training"."""
+        """A task without instructions, in the category "Pre-training"."""
         self._source(name)
-        return Task(
-            benchmark=self.name, name=name, category="Pre-training", instruction_level="instance", sources=(name,)
-        )
+        return Task(benchmark=self.name, name=name, category="Pre-training", instruction_level="none", sources=(name,))
 
     def examples(self, name: str) -> Iterator[Example]:
         """Every document, uncut, in the order of the files."""

@@ -119,6 +119,10 @@ class Suite(Benchmark):
         # Negative indices: these are rows of another file than the evaluated examples.
         return [replace(example, task=name, index=-1 - example.index) for example in examples]
 
+    def unread_lines(self) -> list[str]:
+        """The lines of the collections; of one folder that several read, the first."""
+        return list(dict.fromkeys(line for reader in self.collections.values() for line in reader.unread_lines()))
+
     def fingerprint(self, name: str) -> str:
         collection, inner = self._inner(name)
         return collection.fingerprint(inner)

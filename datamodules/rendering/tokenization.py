@@ -73,12 +73,11 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 def skip_reason(task: Task, example: Example) -> str | None:
     """Why an example is skipped: the reader's reason, or an empty input or target; None if it is used.
 
-    A task-level example needs an input. An instance-level example may have none: dialogue and pre-training text have an
-    empty source, and all of the text is target.
+    Dialogue and pre-training text have an empty source, and all of the text is target. Other examples need an input.
     """
     if example.skipped:
         return example.skipped
-    if task.instruction_level == "task" and not example.input.strip():
+    if task.instruction_level != "none" and not example.input.strip():
         return "empty input"
     if not any(target.strip() for target in example.targets):
         return "empty target"

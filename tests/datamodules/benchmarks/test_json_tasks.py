@@ -100,7 +100,7 @@ def test_a_wrong_example_is_refused_with_its_place(folder: Path, row: object, me
             ABOUT | {"positive_examples": ["a"]},
             "'positive_examples'[0] should be an object with input and output, got str",
         ),
-        (ABOUT | {"instruction_level": "row"}, "'instruction_level' should be 'task' or 'instance', got 'row'"),
+        (ABOUT | {"instruction_level": "row"}, "'instruction_level' should be one of task, instance, none, got 'row'"),
     ],
 )
 def test_a_wrong_description_is_refused_with_its_file(folder: Path, about: object, message: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from crosstask.datamodules.benchmarks import row_files
+from crosstask.datamodules import data_files
 from crosstask.datamodules.benchmarks.digests import file_digest, source_digest
 from crosstask.datamodules.benchmarks.row_files import json_rows, read_rows, table_rows
 from crosstask.datamodules.benchmarks.rows import Row, error_prefix
@@ -86,7 +86,7 @@ def test_a_broken_file_is_refused_with_its_place(tmp_path: Path, name: str, cont
 
 
 def test_a_line_without_end_is_refused_before_it_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_files, "LONGEST_LINE", 2**20)
+    monkeypatch.setattr(data_files, "LONGEST_LINE", 2**20)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": "' + b"x" * 2**20)
     with pytest.raises(ValueError, match=r"line 2: longer than 1 MiB; expected one record a line"):

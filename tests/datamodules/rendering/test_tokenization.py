@@ -60,7 +60,9 @@ def test_bos_is_only_there_when_asked_for(tokenizer: Any) -> None:
     [
         ("task", "x", ("y",), None),
         ("task", " \n", ("y",), "empty input"),
-        ("instance", "", ("y",), None),
+        ("instance", "x", ("y",), None),
+        ("instance", "\n \t", ("y",), "empty input"),  # a template that renders nothing
+        ("none", "", ("y",), None),  # a dialogue
         ("task", "x", (), "empty target"),
         ("task", "x", ("", " "), "empty target"),
         ("task", "x", ("", "y"), None),

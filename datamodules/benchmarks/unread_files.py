@@ -1,0 +1,41 @@
+"""Data files in a benchmark's folder that no task reads: counted, so that a misspelt name is seen."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..data_files import format_of
+from ..messages import some
+
+DATA_FORMATS = frozenset(
+    ".jsonl .json .jsonlines .ndjson .tsv .csv .txt .parquet .arrow .bz2 .xz .zst .zip .tar .tgz .gz".split()
+)
+"""Endings of files that may hold examples, or packed ones."""
+
+
+def unread_files(folder: Path, read: Iterable[Path]) -> list[Path]:
+    """The data files below a folder that are not among those `read`; hidden files and texts about the data are none.
+
+    Args:
+        folder: Folder of a benchmark.
+        read: Files and folders of files that some task reads.
+    """
+    known = set(read)
+    files = (path for path in folder.rglob("*") if path.is_file() and format_of(path) in DATA_FORMATS)
+    return sorted(path for path in files if not (known & {path, *path.parents} or _is_about_data(path, folder)))
+
+
+def unread_line(folder: Path, files: Iterable[Path]) -> str:
+    """A sentence that counts unread files by their folder and ending.
+
+    >>> unread_line(Path("mine"), [Path("mine/dev/a.jsonl"), Path("mine/dev/b.jsonl"), Path("mine/a.tsv")])
+    '3 data files in mine are not read: 2 dev/*.jsonl, 1 *.tsv'
+    """
+    kinds = Counter(str(path.relative_to(folder).with_name(f"*{path.suffix}")) for path in files)
+    counts = [f"{count} {kind}" for kind, count in kinds.most_common()]
+    return f"{sum(kinds.values())} data files in {folder} are not read: {some(counts)}"
+
+
+def _is_about_data(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return hidden or path.stem.lower() in ("readme", "license", "licence", "requirements", "dataset_info")

@@ -1,0 +1,68 @@
+"""Files that lie in a benchmark's folder and are not read are counted, or are an error if nothing else is there."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosstask.datamodules.benchmarks import P3, ChainOfThought, JsonTasks, NaturalInstructions, OptEvaluation
+from crosstask.datamodules.benchmarks.bench import Bench
+
+LINE = json.dumps({"input": "cat", "output": "hat"}) + "\n"
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        content = LINE.encode() * 30
+        (folder / name).write_bytes(gzip.compress(content) if name.lower().endswith(".gz") else content)
+
+
+def test_upper_case_and_compressed_tasks_are_read(tmp_path: Path) -> None:
+    write(tmp_path, "train/a.JSONL", "train/b.v2.jsonl.gz", "test/c.jsonl")
+    (tmp_path / "train/b.v2.json").write_text('{"category": "Rhymes"}')
+    reader = JsonTasks(str(tmp_path))
+    assert (reader.task_names("train"), reader.task_names("test")) == (["a", "b.v2"], ["c"])
+    assert reader.task("b.v2").category == "Rhymes"
+    assert [len(list(reader.examples(name))) for name in ("a", "b.v2", "c")] == [30, 30, 30]
+    assert reader.fingerprint("b.v2") != reader.fingerprint("a")
+    assert reader.unread_lines() == []
+    write(tmp_path, "train/a.jsonl.gz")
+    with pytest.raises(ValueError, match=r"a\.JSONL and .*a\.jsonl\.gz are both the task 'a'; remove one"):
+        reader.task_names("train")
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [
+        (
+            ["dev/a.jsonl", "dev/b.jsonl", "train/c.tsv"],
+            "3 data files in {} are not read: 2 dev/*.jsonl, 1 train/*.tsv",
+        ),
+        (["train/a.jsonl.zst", "train/c.json"], "2 data files in {} are not read: 1 train/*.zst, 1 train/*.json"),
+    ],
+)
+def test_what_is_not_read_is_counted(names: list[str], line: str, tmp_path: Path, make_datamodule: Any) -> None:
+    write(tmp_path, *names, ".cache/d.jsonl", "README.txt", "train/notes.md")
+    reader = JsonTasks(str(tmp_path))
+    with pytest.raises(ValueError, match=r"expected a \.jsonl file for each task in train, validation or test"):
+        reader.task_names("train")
+    write(tmp_path, "train/read.jsonl")
+    assert reader.unread_lines() == [line.format(tmp_path)]
+    assert make_datamodule(benchmark=reader).split_lines() == reader.unread_lines()
+    assert Bench({"mine": reader}, rules="all").unread_lines() == reader.unread_lines()
+
+
+def test_other_readers_count_theirs(tmp_path: Path) -> None:
+    write(tmp_path, "tasks/task1.json", "tasks/task2.JSON.gz", "tasks/more/task3.json")
+    assert NaturalInstructions(str(tmp_path)).unread_lines() == [
+        f"2 data files in {tmp_path / 'tasks'} are not read: 1 more/*.json, 1 *.gz"
+    ]
+    write(tmp_path, "cot/gsm8k_train.tsv", "cot/gsm8k_test.tsv")
+    assert ChainOfThought(str(tmp_path / "cot")).unread_lines()[0].endswith("not read: 1 *.tsv")
+    write(tmp_path, "p3/wiki_qa_x.jsonl", "p3/wiki_qa_y.txt")
+    assert P3(str(tmp_path / "p3")).unread_lines()[0].endswith("not read: 1 *.txt")
+    write(tmp_path, "opt/superglue/RTE/val_2.jsonl", "opt/elsewhere/a.jsonl")
+    assert OptEvaluation(str(tmp_path / "opt")).unread_lines()[0].endswith("not read: 1 superglue/RTE/*.jsonl")
