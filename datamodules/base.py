@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
+from .benchmarks.shared_sources import split_names
 from .evaluation.coverage import Coverage
 from .messages import some
 from .mixture.rates import MixtureRules
@@ -123,9 +124,12 @@ class BenchmarkDataModule(ResumableStream):
 
     def task_names(self) -> dict[Split, list[str]]:
         """The tasks of each split; a benchmark without validation tasks validates on its training tasks."""
-        splits: tuple[Split, ...] = ("train", "validation", "test")
-        names = {split: self.benchmark.task_names(split) for split in splits}
+        names, _ = self._split_names
         return {**names, "validation": names["validation"] or names["train"]}
+
+    @cached_property
+    def _split_names(self) -> tuple[dict[Split, list[str]], Mapping[str, str]]:
+        return split_names(self.benchmark, self.task)
 
     def task(self, name: str) -> Task:
         """A task of the benchmark, read once."""
@@ -248,12 +252,17 @@ class BenchmarkDataModule(ResumableStream):
         return self._planned().describe(self._requested_steps() if steps is None else steps)
 
     def split_lines(self) -> list[str]:
-        """How the rules of a ``Bench`` split its tasks, or which datasets of another benchmark are no tasks."""
+        """How a ``Bench`` splits its tasks; which tasks and datasets of another benchmark are none; unread files."""
+        unread = self.benchmark.unread_lines()
         if isinstance(self.benchmark, Bench):
-            return self.benchmark.split.lines()
+            return [*self.benchmark.split.lines(), *unread]
+        _, shared = self._split_names
+        sources = some([f"{name} ({why})" for name, why in shared.items()])
+        lines = [f"{len(shared)} tasks do not train, their source evaluates: {sources}"] if shared else []
         left_out = self.benchmark.left_out()
         names_of = {reason: [name for name in left_out if left_out[name] == reason] for reason in left_out.values()}
-        return [f"{len(names)} datasets are left out, {reason}: {some(names)}" for reason, names in names_of.items()]
+        lines += [f"{len(names)} datasets are left out, {reason}: {some(names)}" for reason, names in names_of.items()]
+        return [*lines, *unread]
 
     def _planned(self) -> TrainingPlan:
         if self.plan is None:

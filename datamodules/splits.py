@@ -2,14 +2,15 @@
 
 import hashlib
 import random
-from collections.abc import Collection
+from array import array
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .schema import Level, Task
+from .schema import Example, Level, Task
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,69 @@ class Instances:
         return (self.train_of or {}).get(task.partition("/")[0], self.train)
 
 
+EVALUATED = "equal to an evaluated example"
+"""Why an example neither trains nor is a demonstration."""
+
+
 class InstanceSplit(NamedTuple):
-    """Places in a task's file, disjoint."""
+    """Places in a task's file, disjoint.
+
+    Args:
+        train: Places that train.
+        validation: Places that validate.
+        test: Places that are tested.
+        repeated: Places that do not train, because a validation or test example has the same text.
+    """
 
     train: list[int]
     validation: list[int]
     test: list[int]
+    repeated: tuple[int, ...] = ()
+
+
+def answered_texts(example: Example) -> frozenset[str]:
+    """The input with each reference, by which an example is recognized if its file has it again; none if it is skipped.
+
+    White space does not count. The input alone would not do: the prompts of "Write a review." are all equal.
+
+    >>> one, other = Example("t", "7", 7, "Who  is it?", ("Ann",)), Example("t", "9", 9, "Who is it?", ("Bo", "Ann"))
+    >>> answered_texts(one) & answered_texts(other)
+    frozenset({'Who is it?\\nAnn'})
+    """
+    if example.skipped:
+        return frozenset()
+    text = " ".join(example.input.split())
+    return frozenset(f"{text}\n{' '.join(target.split())}" for target in example.targets if target.strip())
+
+
+class PromptKeys(NamedTuple):
+    """What tells the prompts of a task apart. A prompt with several references has several texts.
+
+    Args:
+        rows: int64 [prompts], the row that each prompt shows (``Example.index``).
+        prompts: int64 [texts], the prompt of each text.
+        texts: int64 [texts], digests of ``answered_texts``.
+    """
+
+    rows: NDArray[np.int64]
+    prompts: NDArray[np.int64]
+    texts: NDArray[np.int64]
+
+
+def prompt_keys(examples: Iterable[Example]) -> PromptKeys:
+    """The keys of a task's examples."""
+    rows, prompts, digests = array("q"), array("q"), array("q")
+    for place, example in enumerate(examples):
+        rows.append(example.index)
+        for text in answered_texts(example):
+            digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            prompts.append(place)
+            digests.append(int.from_bytes(digest, "little", signed=True))
+    return PromptKeys(*(np.array(values, dtype=np.int64) for values in (rows, prompts, digests)))
+
+
+def _no_repetitions(places: Collection[int]) -> set[int]:
+    return set(places)
 
 
 def choose_instances(
@@ -69,13 +127,15 @@ def choose_instances(
     test: int,
     limit: int | None = None,
     seed: int = 0,
+    equal_to: Callable[[Collection[int]], set[int]] = _no_repetitions,
 ) -> InstanceSplit:
     """Deal the instances of a task.
 
     Test takes the first `test` in file order: Super-NaturalInstructions orders its test files so that the first 100
     are balanced over labels, and published scores are on them. The rest is shuffled by (seed, task), because
     training files may be sorted by label; validation takes its share first, and training at most `limit` of what is
-    left. A task that is both trained and tested is thereby tested on instances that were never trained.
+    left. A task that is both trained and tested is thereby tested on instances that were never trained: neither they
+    nor others with the same text.
 
     Args:
         task: Name; every task is shuffled in another order.
@@ -85,18 +145,22 @@ def choose_instances(
         test: Instances to test, 0 if the task is not tested.
         limit: Most training instances, or None for all.
         seed: Another seed is another choice.
+        equal_to: The places whose text is that of one of the given places, those places included.
     """
     tested = list(range(min(test, total)))
-    rest = list(range(len(tested), total))
+    repeated = equal_to(tested) - set(tested)
+    rest = [place for place in range(len(tested), total) if place not in repeated]
     digest = hashlib.sha256(repr((seed, "instances", task)).encode()).digest()
     random.Random(digest).shuffle(rest)
     validated, rest = rest[:validation], rest[validation:]
-    return InstanceSplit(rest[:limit] if trained else [], validated, tested)
+    repeated |= equal_to(validated) - {*validated, *tested}
+    rest = [place for place in rest if place not in repeated]
+    return InstanceSplit(rest[:limit] if trained else [], validated, tested, tuple(sorted(repeated)))
 
 
 def choose_prompts(
     task: str,
-    rows: NDArray[np.int64],
+    keys: PromptKeys,
     *,
     trained: bool,
     validation: int,
@@ -108,14 +172,15 @@ def choose_prompts(
 ) -> InstanceSplit:
     """Deal the prompts of a task of which several may show one row, each by another template.
 
-    Rows are dealt as ``choose_instances`` does, so that no row is trained by one template and tested by another. Of the
+    Rows are dealt as ``choose_instances`` does, so that no row is trained by one template and tested by another, and no
+    row is trained that has a prompt in common with an evaluated one. Of the
     prompts of N training rows N are drawn, whichever rows and templates they show, so that templates do not make a task
     larger (OPT-IML, section 4.1); at most `validation_prompts` of the validation rows' prompts are kept; all prompts
     of the test rows are.
 
     Args:
         task: Name; every task has another choice.
-        rows: int64 [prompts], the row that each prompt shows.
+        keys: What tells the prompts apart.
         trained: As in ``choose_instances``, and so are `validation`, `test`, `limit` and `seed`, in rows.
         validation: Rows to hold out for validation.
         test: Rows to test.
@@ -124,8 +189,14 @@ def choose_prompts(
         every_prompt: Train on every prompt of the training rows instead, as T0's mixture and Cappy's pretraining do.
         seed: Another seed is another choice.
     """
-    numbers, first, row_of = np.unique(rows, return_index=True, return_inverse=True)
+    numbers, first, row_of = np.unique(keys.rows, return_index=True, return_inverse=True)
     place = np.argsort(np.argsort(first))[row_of]  # rows by their first prompt: file order
+
+    def equal_to(rows: Collection[int]) -> set[int]:
+        row_of_text = place[keys.prompts]
+        texts = keys.texts[np.isin(row_of_text, list(rows))]
+        return set(rows).union(row_of_text[np.isin(keys.texts, texts)].tolist())
+
     dealt = choose_instances(
         task,
         len(numbers),
@@ -134,13 +205,15 @@ def choose_prompts(
         test=test,
         limit=None if every_prompt else limit,
         seed=seed,
+        equal_to=equal_to,
     )
-    if len(numbers) == len(rows):
+    if len(numbers) == len(keys.rows):
         # One prompt a row: the places are those of the rows, in the order of the draw.
         return dealt._replace(train=dealt.train[:limit], validation=dealt.validation[:validation_prompts])
-    pools = [np.flatnonzero(np.isin(place, part)) for part in dealt]
+    pools = [np.flatnonzero(np.isin(place, part)) for part in dealt]  # prompts of the rows
     train = _drawn(pools[0], limit if every_prompt else len(dealt.train), task, "train", seed)
-    return InstanceSplit(train, _drawn(pools[1], validation_prompts, task, "validation", seed), pools[2].tolist())
+    validated = _drawn(pools[1], validation_prompts, task, "validation", seed)
+    return InstanceSplit(train, validated, pools[2].tolist(), tuple(pools[3].tolist()))
 
 
 def _drawn(pool: NDArray[np.int64], number: int | None, task: str, split: str, seed: int) -> list[int]:

@@ -25,6 +25,7 @@ from ..packing.replicas import Replicas
 from ..rendering.prompts import PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
 from ..schema import CausalBatch, Prompt, Seq2SeqBatch, TokenizedExample
+from ..splits import EVALUATED
 from ..storage.preparation import Preparation
 from .bilevel_report import BilevelDescription, BilevelReport, LevelTasks, TaskInstances
 from .exemplars import ExemplarPools, InstructionInputs, encode_exemplars, encode_pairs, pair_texts
@@ -72,13 +73,11 @@ def read_instances(
     tasks, skipped = [], Counter[str]()
     for name in names:
         task, examples = preparation.benchmark.task(name), list(preparation.benchmark.examples(name))
-        rows = [example.index for example in examples]
-        chosen = preparation.split_instances(
-            name, len(examples), trained=True, validated=validated, tested=name in tested, rows=rows
-        )
+        chosen = preparation.split_instances(name, examples, trained=True, validated=validated, tested=name in tested)
         reasons = [skip_reason(task, examples[place]) for place in chosen.train]
         trained = [examples[place] for place, reason in zip(chosen.train, reasons, strict=True) if reason is None]
         skipped.update(reason for reason in reasons if reason is not None)
+        skipped.update([EVALUATED] * len(chosen.repeated))
         if not trained:
             raise ValueError(
                 f"training task {name!r} has no training instances left of its {len(examples)}: the usable ones are "
@@ -170,7 +169,7 @@ class BilevelPlan:
         self.skipped = skipped or {}
         if text.pools is not None:
             for task, examples in inner:
-                text.pools.require(task.name, len(examples))
+                text.pools.require(task.name, examples)
         self._inner, self._outer = _instances(inner), _instances(outer)
         seed = preparation.seed
         self._inner_order = Shuffled(len(self._inner), seed=seed, name="inner")

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..rendering.prompts import sentence
 from ..rendering.special_tokens import truncating_tokenizer
 from ..schema import Example
+from ..splits import answered_texts
 
 
 class InstructionInputs(NamedTuple):
@@ -43,8 +45,8 @@ class ExemplarPools:
         of: Whether the instances of a ``task`` share their exemplars, or every ``instance`` draws others.
         blanks: Whether all exemplars but the last are blank: as many attended padding tokens as the last one has
             tokens (the proof of concept of the paper's section 4.2).
-        exclude_self: Whether an instance is replaced by another one among its exemplars, which would contain its
-            target.
+        exclude_self: Whether an instance, and others with its text, are replaced by another one among its exemplars,
+            which would contain its target.
         seed: Another seed draws other exemplars.
     """
 
@@ -59,18 +61,19 @@ class ExemplarPools:
         if self.exemplars < least:
             raise ValueError(f"exemplars must be at least {least}, got {self.exemplars}")
 
-    def require(self, task: str, instances: int) -> None:
+    def require(self, task: str, examples: Sequence[Example]) -> None:
         """Check that a task has enough instances to draw from.
 
         Raises:
             ValueError: It has too few.
         """
-        needed = self._real + self.exclude_self
-        if instances < needed:
+        most = _most_equal(examples) if self.exclude_self else 0
+        if len(examples) < self._real + most:
             spare = " and one to replace the instance itself" if self.exclude_self else ""
+            spare = f" and {most} to replace the instance itself and its repetitions" if most > 1 else spare
             raise ValueError(
-                f"task {task!r} has {instances} training instances, and {self._real} exemplars{spare} are drawn from "
-                "them: set fewer exemplars, or train on more instances"
+                f"task {task!r} has {len(examples)} training instances, and {self._real} exemplars{spare} are drawn "
+                "from them: set fewer exemplars, or train on more instances"
             )
 
     def draw(self, examples: Sequence[Example], index: int) -> list[Example | None]:
@@ -80,14 +83,25 @@ class ExemplarPools:
         order = list(range(len(examples)))
         random.Random(hashlib.sha256(repr(key).encode()).digest()).shuffle(order)
         chosen, spare = order[: self._real], order[self._real :]
-        if self.exclude_self and index in chosen:
-            chosen[chosen.index(index)] = spare[0]
+        if self.exclude_self:
+            own = answered_texts(example)
+            others = (i for i in spare if own.isdisjoint(answered_texts(examples[i])))
+            chosen = [i if own.isdisjoint(answered_texts(examples[i])) else next(others) for i in chosen]
         blank: list[Example | None] = [None] * (self.exemplars - self._real)
         return [*blank, *(examples[i] for i in chosen)]
 
     @property
     def _real(self) -> int:
         return 1 if self.blanks else self.exemplars
+
+
+def _most_equal(examples: Sequence[Example]) -> int:
+    """The most instances that share an answered text with one instance, itself included."""
+    places: dict[str, set[int]] = defaultdict(set)
+    for place, example in enumerate(examples):
+        for text in answered_texts(example):
+            places[text].add(place)
+    return max((len(set().union(*(places[text] for text in answered_texts(e)))) for e in examples), default=0)
 
 
 def pair_texts(example: Example, target: str | None) -> tuple[str, str]:

@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from ..benchmarks import Benchmark, Split
+from ..benchmarks.shared_sources import split_names
 from ..rendering.example_cache import ExampleCache
-from ..splits import Instances, choose_prompts
+from ..splits import Instances, choose_prompts, prompt_keys
 from .overlap import Document
 
 
@@ -32,10 +31,8 @@ class TaskTexts:
     @cached_property
     def names(self) -> dict[Split, list[str]]:
         """Names of the tasks of each split; without validation tasks, the training tasks validate."""
-        splits: tuple[Split, ...] = ("train", "validation", "test")
-        names = {split: self.benchmark.task_names(split) for split in splits}
-        names["validation"] = names["validation"] or names["train"]
-        return names
+        names, _ = split_names(self.benchmark)
+        return {**names, "validation": names["validation"] or names["train"]}
 
     @property
     def train_tasks(self) -> list[str]:
@@ -55,10 +52,9 @@ class TaskTexts:
 
     def _documents(self, name: str, *, train: bool) -> Iterator[Document]:
         examples = ExampleCache(lambda: self.benchmark.examples(name))
-        rows = np.fromiter((example.index for example in examples), dtype=np.int64)
         places = choose_prompts(
             name,
-            rows,
+            prompt_keys(examples),
             trained=name in self.names["train"],
             validation=self.instances.validation if name in self.names["validation"] else 0,
             test=self.instances.test if name in self.names["test"] else 0,

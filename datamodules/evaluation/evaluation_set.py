@@ -70,11 +70,10 @@ def read_evaluation(
         examples = list(preparation.benchmark.examples(name))
         instances = preparation.split_instances(
             name,
-            len(examples),
+            examples,
             trained=name in trained_names,
             validated=name in names["validation"],
             tested=name in names["test"],
-            rows=[example.index for example in examples],
         )
         places = instances.test if split == "test" else instances.validation
         level = task.level or generalization_level(task, trained)

@@ -1,20 +1,17 @@
 """Few-shot prompts: the same demonstrations for all examples of a task, and as many of them as fit."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..benchmarks import Split
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations
-from ..rendering.example_cache import ExampleCache
+from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import rendering_rng
 from ..rendering.tokenization import skip_reason, tokenize_sources
 from ..schema import Example, Prompt, Task
-from ..splits import InstanceSplit
+from ..splits import InstanceSplit, answered_texts, prompt_keys
 from ..storage.preparation import Preparation
 
 
@@ -33,6 +30,7 @@ class FewShotPreparation(Preparation):
         room: Most tokens of a prompt; whole demonstrations are dropped, the last one first, until it fits.
         names: The tasks of each split.
         counts_by_shots: How many prompts were rendered, by (demonstrations requested, demonstrations that fit).
+        repeated: Examples that are no demonstrations because an evaluated example has the same text, by task.
     """
 
     shots: int
@@ -40,6 +38,7 @@ class FewShotPreparation(Preparation):
     room: int
     names: Mapping[Split, Collection[str]]
     counts_by_shots: Counter[tuple[int, int]] = field(default_factory=Counter, kw_only=True)
+    repeated: Counter[str] = field(default_factory=Counter, kw_only=True)
     _pools: dict[str, tuple[list[Example], list[Example]]] = field(default_factory=dict, kw_only=True, repr=False)
 
     def few_shot_prompt(self, task: Task, example: Example, shots: int) -> Prompt:
@@ -59,28 +58,20 @@ class FewShotPreparation(Preparation):
         return prompt(fitting)
 
     def split_instances(
-        self,
-        name: str,
-        total: int,
-        *,
-        trained: bool,
-        validated: bool,
-        tested: bool,
-        rows: Sequence[int] | NDArray[np.int64] | None = None,
+        self, name: str, examples: Iterable[Example], *, trained: bool, validated: bool, tested: bool
     ) -> InstanceSplit:
         """As for zero-shot prompts, without the rows of a held-out task that are needed as demonstrations."""
-        instances = super().split_instances(name, total, trained=trained, validated=validated, tested=tested, rows=rows)
+        instances = super().split_instances(name, examples, trained=trained, validated=validated, tested=tested)
         if trained or not (needed := self._needed(self.benchmark.task(name))):
             return instances
-        row_of = np.arange(total) if rows is None else np.asarray(rows)
+        row_of = prompt_keys(examples).rows
         evaluated = list(dict.fromkeys(row_of[sorted([*instances.validation, *instances.test])].tolist()))
-        held_back = needed - (len(set(row_of.tolist())) - len(evaluated))
-        if held_back <= 0:
-            return instances
-        reserved = set(evaluated[-min(held_back, len(evaluated) // 2) :])  # half of a small task is still evaluated
+        repeated = set(row_of[list(instances.repeated)].tolist())
+        held_back = needed - (len(set(row_of.tolist())) - len(evaluated) - len(repeated))
+        reserved = set(evaluated[reserved_from(len(evaluated), held_back) :])
         held_out = (instances.validation, instances.test)
         kept = [[place for place in places if row_of[place] not in reserved] for places in held_out]
-        return InstanceSplit(instances.train, *kept)
+        return InstanceSplit(instances.train, *kept, instances.repeated)
 
     def _needed(self, task: Task) -> int:
         """How many of the task's own instances are needed as demonstrations."""
@@ -100,27 +91,45 @@ class FewShotPreparation(Preparation):
         # An example of no row, so that all prompts of a template get the same demonstrations.
         like = Example(example.task, "", -1, "", (), template=example.template)
         rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DEMONSTRATION_STREAM)
-        demonstrations = [*first, *choose_demonstrations(pool, like, self.shots, rng)]
-        return [one for one in demonstrations if one.index != example.index][: self.shots]
+        demonstrations = [*first, *choose_demonstrations(pool, like, self.shots, rng)]  # a prefix for fewer shots
+        own = answered_texts(example)
+        others = [one for one in demonstrations if one.index != example.index]
+        return [one for one in others if own.isdisjoint(answered_texts(one))][: self.shots]
 
     def _pool(self, task: Task) -> tuple[list[Example], list[Example]]:
         """Demonstrations that come first, and others to draw from."""
         trained = task.name in self.names["train"]
-        if not trained and (solved := self.benchmark.demonstration_pool(task.name)) is not None:
-            return [], [example for example in solved if skip_reason(task, example) is None]
-        if not trained and not self._needed(task):
+        if not trained and not self._needed(task) and self.benchmark.demonstration_pool(task.name) is None:
             return _published(task), []
         examples = ExampleCache(lambda: self.benchmark.examples(task.name))
-        rows = np.fromiter((example.index for example in examples), dtype=np.int64)
         validated, tested = (task.name in self.names[split] for split in ("validation", "test"))
-        instances = self.split_instances(
-            task.name, len(rows), trained=trained, validated=validated, tested=tested, rows=rows
-        )
+        instances = self.split_instances(task.name, examples, trained=trained, validated=validated, tested=tested)
         if trained:
             return [], self.pool(task, examples.subset(instances.train))
-        evaluated = set(rows[[*instances.validation, *instances.test]].tolist())
-        rest = [place for place, row in enumerate(rows.tolist()) if row not in evaluated]
-        return _published(task), self.pool(task, examples.subset(rest))
+        held_out = frozenset([*instances.validation, *instances.test])
+        evaluated = list(ExampleSubset(examples, held_out))
+        if (solved := self.benchmark.demonstration_pool(task.name)) is not None:
+            return [], self._unevaluated(task, evaluated, solved)
+        rows = {example.index for example in evaluated}
+        rest = [place for place, example in enumerate(examples) if example.index not in rows]
+        return _published(task), self._unevaluated(task, evaluated, self.pool(task, examples.subset(rest)))
+
+    def _unevaluated(self, task: Task, evaluated: Iterable[Example], pool: Iterable[Example]) -> list[Example]:
+        """The examples of a pool that can be demonstrations and have not the text of an evaluated example."""
+        texts = {text for example in evaluated for text in answered_texts(example)}
+        usable = [example for example in pool if skip_reason(task, example) is None]
+        kept = [example for example in usable if texts.isdisjoint(answered_texts(example))]
+        self.repeated[task.name] += len(usable) - len(kept)
+        return kept
+
+
+def reserved_from(evaluated: int, held_back: int) -> int:
+    """The place from which evaluated rows become demonstrations: the last `held_back`, and at most half of them.
+
+    >>> [reserved_from(10, 3), reserved_from(4, 3), reserved_from(1, 3), reserved_from(10, 0)]
+    [7, 2, 1, 10]
+    """
+    return evaluated - min(max(held_back, 0), evaluated // 2)
 
 
 def few_shot_preparation(

@@ -7,9 +7,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..benchmarks import Benchmark, Split
 from ..benchmarks.suite import Suite
+from ..messages import some
 from ..packing.replicas import Replicas
 from ..rendering.unknown_tokens import unknown_lines
 from ..schema import EvaluationExample, Task
+from ..splits import EVALUATED
 from .coverage import Coverage, suite_coverage
 from .evaluation_set import EvaluationSet, read_evaluation
 from .few_shot import FewShotPreparation, few_shot_preparation
@@ -91,3 +93,6 @@ def _report_shots(preparation: FewShotPreparation, stage: str, shots: Sequence[i
         counts = {number: count for (k, number), count in sorted(preparation.counts_by_shots.items()) if k == wanted}
         text = ", ".join(f"{count} have {number}" for number, count in counts.items())
         rank_zero_info(f"demonstrations of {stage} prompts at {wanted} shots: {text}")
+    if left_out := sum(preparation.repeated.values()):
+        tasks = some([task for task, count in preparation.repeated.items() if count])
+        rank_zero_info(f"{left_out} examples are no demonstrations, {EVALUATED}, of {tasks}")

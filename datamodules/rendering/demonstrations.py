@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ..schema import Example, Prompt, Task
+from ..splits import answered_texts
 from .prompts import PromptForm, PromptParts
 
 Item = TypeVar("Item")
@@ -77,11 +78,11 @@ def number_shares(exponent: float, most: int) -> list[float]:
 def choose_demonstrations(
     pool: Sequence[Example], example: Example | None, number: int, rng: random.Random
 ) -> list[Example]:
-    """Draw up to `number` demonstrations of different rows for an example, never of the example's own row.
+    """Draw up to `number` demonstrations of different rows and texts for an example, none with the example's own.
 
     Examples with the template of `example` come first, so that a prompt has one wording from beginning to end.
     """
-    rows = {example.index} if example is not None else set()
+    rows, texts = ({example.index}, {*answered_texts(example)}) if example is not None else (set(), set())
     groups = [list(pool)]
     if example is not None and example.template is not None:
         groups = [
@@ -92,8 +93,9 @@ def choose_demonstrations(
     for group in groups:
         while group and len(demonstrations) < number:
             drawn = _pop_random(group, rng)
-            if drawn.index not in rows:
+            if drawn.index not in rows and texts.isdisjoint(own := answered_texts(drawn)):
                 rows.add(drawn.index)
+                texts |= own
                 demonstrations.append(drawn)
     return demonstrations
 

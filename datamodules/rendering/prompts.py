@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from ..schema import Demonstration, Example, Prompt, Task
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 2
 """Part of every form's fingerprint: raise it when a form of this file renders differently."""
 
 OPT_IML_DELIMITERS = (
@@ -164,7 +164,8 @@ class TkInstructPrompt(PromptForm):
     """The form of Tk-Instruct (arXiv 2204.07705): definition, demonstrations, then the input to complete.
 
     A line that does not end in punctuation gets a full stop; the target is unchanged. The definition is
-    ``task.definition``, which is the first one where a task's file lists several.
+    ``task.definition``, which is the first one where a task's file lists several. A demonstration that shows
+    the example with its answer is replaced by the task's next one.
 
     Args:
         positive_examples: Number of positive demonstrations; fewer where the task has fewer.
@@ -203,8 +204,8 @@ class TkInstructPrompt(PromptForm):
         tail = f"Now complete the following example -\n{query}\nOutput: "
         body = ""
         for kind, demonstrations in (
-            ("Positive", task.positive_examples[: self.positive_examples]),
-            ("Negative", task.negative_examples[: self.negative_examples]),
+            ("Positive", _of_others(task.positive_examples, example)[: self.positive_examples]),
+            ("Negative", _of_others(task.negative_examples, example)[: self.negative_examples]),
         ):
             for number, demonstration in enumerate(demonstrations, start=1):
                 longer = body + f" {kind} Example {number} -\n" + self._solved_text(demonstration)
@@ -230,6 +231,12 @@ def rendering_rng(seed: int, task: str, example_id: str, rendering: int = 0) -> 
     """
     key = json.dumps([seed, task, example_id, rendering]).encode()
     return random.Random(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest()))
+
+
+def _of_others(demonstrations: Sequence[Demonstration], example: Example) -> list[Demonstration]:
+    """The demonstrations with another input than the example, or another output than its references."""
+    words, answers = example.input.split(), [target.split() for target in example.targets]
+    return [d for d in demonstrations if d.input.split() != words or d.output.split() not in answers]
 
 
 def _drawn_target(example: Example, rng: random.Random) -> str:

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, NamedTuple, get_args
 
-import numpy as np
-
 from ..benchmarks import Benchmark, Split
+from ..benchmarks.shared_sources import split_names
 from ..messages import nearest
 from ..packing.row_settings import require_positive
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
 from ..schema import Example, Task
-from ..splits import InstanceSplit, choose_prompts
+from ..splits import InstanceSplit, answered_texts, choose_prompts, prompt_keys
 
 Part = Literal["train", "validation", "test"]
 
@@ -79,7 +78,7 @@ class SampledExamples:
         Raises:
             ValueError: A named task is in none of the splits, or a task has too few demonstrations.
         """
-        splits: dict[Split, list[str]] = {split: self.benchmark.task_names(split) for split in get_args(Part)}
+        splits, _ = split_names(self.benchmark)
         splits["validation"] = splits["validation"] or splits["train"]
         names = list(dict.fromkeys(name for part in self.parts for name in splits[part]))
         if unknown := [name for name in self.tasks if name not in names]:
@@ -130,14 +129,16 @@ class SampledExamples:
             task, held_out = self.benchmark.task(name), {*instances.validation, *instances.test}
             places = instances.train or [place for place in range(len(examples)) if place not in held_out]
             pool = [examples[place] for place in places]
-        return [example for example in pool if skip_reason(task, example) is None]
+        evaluated = (examples[place] for place in (*instances.validation, *instances.test))
+        texts = {text for example in evaluated for text in answered_texts(example)}
+        return [e for e in pool if skip_reason(task, e) is None and texts.isdisjoint(answered_texts(e))]
 
     def _instances(
         self, name: str, examples: Sequence[Example], splits: Mapping[Split, Sequence[str]]
     ) -> InstanceSplit:
         return choose_prompts(
             name,
-            np.array([example.index for example in examples], dtype=np.int64),
+            prompt_keys(examples),
             trained=name in splits["train"],
             validation=self.validation_examples if name in splits["validation"] else 0,
             test=self.test_examples if name in splits["test"] else 0,

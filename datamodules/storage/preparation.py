@@ -1,13 +1,11 @@
 """From a benchmark's task to its folder in the store: choose instances, render, tokenize, write. Done once."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..benchmarks import Benchmark
@@ -24,7 +22,7 @@ from ..rendering.special_tokens import leading_tokens
 from ..rendering.tokenization import skip_reason, tokenize_joint, tokenize_pair, tokenizer_fingerprint
 from ..rendering.unknown_tokens import UnknownCounter
 from ..schema import Example, Prompt, Task, TokenizedExample
-from ..splits import Instances, InstanceSplit, choose_prompts
+from ..splits import EVALUATED, Instances, InstanceSplit, choose_prompts, prompt_keys
 from .store import content_key, damage, folder_name, remove_damaged, write_task
 
 TOKENIZED_AT_ONCE = 1024  # texts handed to the tokenizer in one call, which it spreads over the cores
@@ -72,28 +70,20 @@ class Preparation:
         return self.folder / folder_name(name, key)
 
     def split_instances(
-        self,
-        name: str,
-        total: int,
-        *,
-        trained: bool,
-        validated: bool,
-        tested: bool,
-        rows: Sequence[int] | NDArray[np.int64] | None = None,
+        self, name: str, examples: Iterable[Example], *, trained: bool, validated: bool, tested: bool
     ) -> InstanceSplit:
-        """Which of a task's `total` prompts train, validate and test.
+        """Which of a task's prompts train, validate and test.
 
         Args:
             name: Task.
-            total: Its prompts.
+            examples: All its examples.
             trained: Whether it is a training task.
             validated: Whether it is a validation task.
             tested: Whether it is a test task.
-            rows: The row that each prompt shows (``Example.index``); by default each its own.
         """
         return choose_prompts(
             name,
-            np.arange(total) if rows is None else np.asarray(rows, dtype=np.int64),
+            prompt_keys(examples),
             trained=trained,
             validation=self.instances.validation if validated else 0,
             test=self.instances.test if tested else 0,
@@ -149,19 +139,22 @@ class Preparation:
             warnings.warn(f"{problem}; writing it again", stacklevel=2)
             remove_damaged(folder)
         task = self.benchmark.task(name)
+        examples, chosen = self._chosen(name, validated=validated, tested=tested)
         return write_task(
             folder,
-            self._documents(task, self.training_examples(name, validated=validated, tested=tested)),
+            chain([EVALUATED] * len(chosen.repeated), self._documents(task, examples.subset(chosen.train))),
             vocabulary=len(self.tokenizer),
             about={"task": task.name, "category": task.category, "benchmark": task.benchmark},
         )
 
     def training_examples(self, name: str, *, validated: bool, tested: bool) -> ExampleSubset:
         """The training examples of a task in the order of its documents, with those that are skipped."""
-        examples = ExampleCache(lambda: self.benchmark.examples(name))
-        rows = np.fromiter((example.index for example in examples), dtype=np.int64)
-        chosen = self.split_instances(name, len(rows), trained=True, validated=validated, tested=tested, rows=rows)
+        examples, chosen = self._chosen(name, validated=validated, tested=tested)
         return examples.subset(chosen.train)
+
+    def _chosen(self, name: str, *, validated: bool, tested: bool) -> tuple[ExampleCache, InstanceSplit]:
+        examples = ExampleCache(lambda: self.benchmark.examples(name))
+        return examples, self.split_instances(name, examples, trained=True, validated=validated, tested=tested)
 
     def _documents(self, task: Task, examples: ExampleSubset) -> Iterator[TokenizedExample | str]:
         render, counter = self._training_renderer(task, examples), UnknownCounter(self.tokenizer)

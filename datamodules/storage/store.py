@@ -29,8 +29,8 @@ from ..schema import TokenizedExample
 from ..whole_files import naming
 from .checksums import WAY_OUT, read_sealed, rename_sealed, seal_folder, verify_files
 
-STORE_VERSION = 3
-"""Raise it when the files' layout changes."""
+STORE_VERSION = 4
+"""Raise it when the files' layout changes, or when other instances of a task are stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -301,7 +301,9 @@ def test_a_task_is_cut_to_a_random_part(bench: Bench, make_datamodule) -> None: 
         "two/a": 4,
         "two/c": 4,
     }
-    chosen = data.preparation.split_instances("two/a", 20, trained=True, validated=False, tested=False).train
+    chosen = data.preparation.split_instances(
+        "two/a", bench.examples("two/a"), trained=True, validated=False, tested=False
+    ).train
     assert sorted(chosen) != [0, 1, 2, 3]
 
 

@@ -20,7 +20,7 @@ from crosstask.datamodules.rendering.demonstrations import (
 )
 from crosstask.datamodules.rendering.example_cache import ExampleCache
 from crosstask.datamodules.schema import IGNORE_INDEX, Demonstration, Example, Task
-from crosstask.datamodules.splits import Instances, choose_prompts
+from crosstask.datamodules.splits import Instances, choose_prompts, prompt_keys
 from crosstask.datamodules.storage.preparation import Preparation
 
 TASK = Task("b", "t", "QA", definition="Add.")
@@ -98,7 +98,8 @@ def test_an_example_never_demonstrates_itself_in_any_template() -> None:
 
 def test_a_row_is_dealt_with_all_its_templates() -> None:
     rows = np.repeat(np.arange(20), 3)  # 20 rows in 3 templates each
-    chosen = choose_prompts("t", rows, trained=True, validation=4, test=5, validation_prompts=7)
+    keys = prompt_keys(example(int(row), template=name) for row in range(20) for name in "xyz")
+    chosen = choose_prompts("t", keys, trained=True, validation=4, test=5, validation_prompts=7)
     by_row = [{int(rows[place]) for place in part} for part in chosen]
     assert not by_row[0] & by_row[1]
     assert not by_row[0] & by_row[2]
@@ -107,17 +108,22 @@ def test_a_row_is_dealt_with_all_its_templates() -> None:
     assert len(set(chosen.train)) == 11
     assert len(chosen.validation) == 7
     assert chosen.test == list(range(15))  # the first 5 rows, all templates
-    assert chosen == choose_prompts("t", rows, trained=True, validation=4, test=5, validation_prompts=7)
+    assert chosen == choose_prompts("t", keys, trained=True, validation=4, test=5, validation_prompts=7)
 
 
 def test_every_prompt_of_the_training_rows_trains_where_that_is_asked_for() -> None:
     rows = np.repeat(np.arange(20), 3)
-    every = choose_prompts("t", rows, trained=True, validation=4, test=5, every_prompt=True)
+    keys = prompt_keys(example(int(row), template=name) for row in range(20) for name in "xyz")
+    every = choose_prompts("t", keys, trained=True, validation=4, test=5, every_prompt=True)
     held_out = {int(rows[place]) for place in [*every.validation, *every.test]}
     assert every.train == [place for place in range(60) if rows[place] not in held_out]  # 11 rows, 33 prompts
-    assert len(choose_prompts("t", rows, trained=True, validation=4, test=5, every_prompt=True, limit=25).train) == 25
-    plain = choose_prompts("t", np.arange(20), trained=True, validation=0, test=0, every_prompt=True, limit=7)
-    assert plain == choose_prompts("t", np.arange(20), trained=True, validation=0, test=0, limit=7)
+    assert len(choose_prompts("t", keys, trained=True, validation=4, test=5, every_prompt=True, limit=25).train) == 25
+    plain = choose_prompts(
+        "t", prompt_keys(map(example, range(20))), trained=True, validation=0, test=0, every_prompt=True, limit=7
+    )
+    assert plain == choose_prompts(
+        "t", prompt_keys(map(example, range(20))), trained=True, validation=0, test=0, limit=7
+    )
 
 
 def test_examples_are_kept_while_they_are_few() -> None:
@@ -145,7 +151,7 @@ class Sums(Benchmark):
         return {"train": ["seen"], "validation": [], "test": ["seen", "unseen", "published"]}[split]
 
     def task(self, name: str) -> Task:
-        shown = (Demonstration("1+1", "2"), Demonstration("2+2", "4"))
+        shown = (Demonstration("1+50", "51"), Demonstration("2+2", "4"))
         return Task("sums", name, name, definition="Add.", positive_examples=shown if name == "published" else ())
 
     def examples(self, name: str) -> Iterator[Example]:
@@ -195,7 +201,7 @@ def test_evaluation_prompts_of_a_task_show_the_same_demonstrations(make_datamodu
         assert last == f"Input: 1+{question.id}\nA:"
         asked.setdefault(question.task, set()).add("\n\n".join(shown))
     assert {task: len(shown) for task, shown in asked.items()} == {"seen": 1, "unseen": 1, "published": 1}
-    assert asked["published"] == {"Input: 1+1\nA: 2\n\nInput: 2+2\nA: 4"}  # upstream's own
+    assert asked["published"] == {"Input: 1+50\nA: 51\n\nInput: 2+2\nA: 4"}  # upstream's own
     for task in ("seen", "unseen"):
         (shown,) = asked[task]
         assert not any(f"Input: 1+{tested}\n" in f"{shown}\n" for tested in range(10))

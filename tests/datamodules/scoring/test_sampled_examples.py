@@ -60,11 +60,10 @@ def test_of_a_row_with_several_prompts_the_data_modules_are_answered(tmp_path: P
     examples = list(benchmark.examples(TASK))
     dealt = data.preparation.split_instances(
         TASK,
-        len(examples),
+        examples,
         trained=True,
         validated=not benchmark.task_names("validation"),
         tested=TASK in benchmark.task_names("test"),
-        rows=[example.index for example in examples],
     )
     assert len(dealt.train) == 5
     sampled = SampledExamples(benchmark, parts=["train"], tasks=[TASK], **counts).prompts()

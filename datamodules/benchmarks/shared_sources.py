@@ -1,0 +1,47 @@
+"""The tasks of a benchmark by split, without training tasks that were made from the data of a held-out task."""
+
+from collections.abc import Callable, Mapping
+from typing import get_args
+
+from ..messages import some
+from ..schema import Task
+from .bench import Bench
+from .benchmark import Benchmark, Split
+from .suite import Suite
+from .task_splits import source_key
+
+
+def split_names(
+    benchmark: Benchmark, task: Callable[[str], Task] | None = None
+) -> tuple[dict[Split, list[str]], Mapping[str, str]]:
+    """The tasks of each split, and why tasks of the training list do not train: their source evaluates.
+
+    Training and held-out evaluation tasks share no source (``Task.sources``), whatever reads them. A ``Bench`` has
+    rules of its own for it; in a ``Suite`` nothing trains.
+
+    Args:
+        benchmark: The reader.
+        task: The reader's ``task``, or one that remembers the tasks it has read.
+
+    Raises:
+        ValueError: No training task is left.
+    """
+    names: dict[Split, list[str]] = {split: benchmark.task_names(split) for split in get_args(Split)}
+    trained = set(names["train"])
+    held_out = [name for name in dict.fromkeys([*names["validation"], *names["test"]]) if name not in trained]
+    if isinstance(benchmark, Bench | Suite) or not held_out or not trained:
+        return names, {}
+    read = task or benchmark.task
+    owners = {source_key(source): name for name in held_out for source in read(name).sources}
+    shared = {}
+    for name in names["train"] if owners else ():
+        if key := next((key for key in map(source_key, read(name).sources) if key in owners), None):
+            shared[name] = f"{key} of {owners[key]}"
+    kept = [name for name in names["train"] if name not in shared]
+    if not kept:
+        listed = some([f"{name} ({why})" for name, why in shared.items()])
+        raise ValueError(
+            f"all {len(shared)} training tasks were made from data of evaluated tasks: {listed}; correct their "
+            "sources, or evaluate other tasks"
+        )
+    return {**names, "train": kept}, shared
