@@ -24,11 +24,22 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
+from ..data_files import format_of, read_json, read_text
 from ..messages import MissingFiles, expanded, kind, nearest
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .flan_datasets import FIELD, OPTIONS, AnsweredRow, FlanDataset, answered, filled, flan_datasets, separate_rows
+from .flan_datasets import (
+    FIELD,
+    OPTIONS,
+    AnsweredRow,
+    FlanDataset,
+    answered,
+    filled,
+    flan_datasets,
+    reads_null,
+    separate_rows,
+)
 from .rows import Row, error_prefix
 from .taxonomy import shipped_taxonomy
 from .template_rows import RowSource, template_rows, template_rows_digest
@@ -223,7 +234,10 @@ def original_templates(templates: Sequence[_Pattern], constants: Collection[str]
 
 def _example(task: str, id: str, index: int, template: _Pattern, answered: AnsweredRow) -> Example:
     text, target = filled(template.source, answered.row), filled(template.target, answered.row)
-    skipped = answered.skipped or ("" if target.strip() else "no answer")
+    null = reads_null(template.source + template.target, answered.row)
+    skipped = answered.skipped or (
+        "a column of the template is null" if null else "" if target.strip() else "no answer"
+    )
     if skipped:
         return Example(task, id, index, text, (), template.label, skipped=skipped)
     # The options belong to the answer; an inverted template has another target.
@@ -236,16 +250,20 @@ def _mapping(path: Path) -> Mapping[str, Any]:
     """The content of a file of templates: pairs of patterns by task."""
     if not path.is_file():
         raise MissingFiles(f"no file {path}; expected FLAN's flan/templates.py, or a .yaml or .json file of patterns")
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = _python_literal(text) if path.suffix == ".py" else yaml.safe_load(text)
-    except (SyntaxError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: PATTERNS must hold literals only, since no code is run: {error}") from error
+    content = read_json(path) if format_of(path) == ".json" else _python_or_yaml(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected PATTERNS to map tasks to pairs of patterns, got {kind(content)}")
     return content
+
+
+def _python_or_yaml(path: Path) -> object:
+    text = read_text(path)
+    try:
+        return _python_literal(text) if path.suffix == ".py" else yaml.safe_load(text)
+    except (SyntaxError, yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: PATTERNS must hold literals only, since no code is run: {error}") from error
 
 
 def _python_literal(text: str) -> object:

@@ -15,7 +15,7 @@ import yaml
 
 from .benchmark import Split
 from .column_recipes import MISSING, Recipe, made, value_at, with_columns
-from .rows import Row
+from .rows import Row, holds_null
 
 SHIPPED = Path(__file__).parent / "data" / "flan_datasets.yaml"
 
@@ -123,8 +123,13 @@ def filled(pattern: str, row: Row) -> str:
     return FIELD.sub(lambda match: _text(row.value(match[1])), pattern)
 
 
+def reads_null(pattern: str, row: Row) -> bool:
+    """Whether a column that the pattern reads is null, which would be written as the word None."""
+    return any(holds_null(row.fields.get(name, "")) for name in FIELD.findall(pattern))
+
+
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else str(value)
+    return value if isinstance(value, str) else "" if holds_null(value) else str(value)
 
 
 def _given_options(row: Row) -> tuple[str, ...]:

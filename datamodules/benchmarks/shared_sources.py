@@ -7,8 +7,9 @@ from ..messages import some
 from ..schema import Task
 from .bench import Bench
 from .benchmark import Benchmark, Split
+from .dataset_identities import source_key
+from .split_rules import read_rules
 from .suite import Suite
-from .task_splits import source_key
 
 
 def split_names(
@@ -16,8 +17,8 @@ def split_names(
 ) -> tuple[dict[Split, list[str]], Mapping[str, str]]:
     """The tasks of each split, and why tasks of the training list do not train: their source evaluates.
 
-    Training and held-out evaluation tasks share no source (``Task.sources``), whatever reads them. A ``Bench`` has
-    rules of its own for it; in a ``Suite`` nothing trains.
+    Training and held-out evaluation tasks share no source (``Task.sources``), whatever reads them, apart from the broad
+    ones of OPT-IML's rules (Wikipedia, news). A ``Bench`` has rules of its own for it; in a ``Suite`` nothing trains.
 
     Args:
         benchmark: The reader.
@@ -32,7 +33,9 @@ def split_names(
     if isinstance(benchmark, Bench | Suite) or not held_out or not trained:
         return names, {}
     read = task or benchmark.task
-    owners = {source_key(source): name for name in held_out for source in read(name).sources}
+    broad = {source_key(source) for source in read_rules("opt_iml").broad_sources}
+    keys = {name: {*map(source_key, read(name).sources)} - broad for name in held_out}
+    owners = {key: name for name, of_task in keys.items() for key in of_task}
     shared = {}
     for name in names["train"] if owners else ():
         if key := next((key for key in map(source_key, read(name).sources) if key in owners), None):

@@ -72,6 +72,14 @@ def reader(folder: Path, **options: Any) -> FLAN:
     return FLAN(str(folder / "templates.py"), **{"rows": rows, "prompts": "all", **options})
 
 
+@pytest.mark.parametrize(("column", "templates"), [("premise", 2), ("hypothesis", 2)])
+def test_a_null_is_not_written_as_a_word(column: str, templates: int, folder: Path) -> None:
+    write(folder, "rte", {**RTE[0], column: None}, RTE[0])
+    examples = list(reader(folder).examples("rte"))
+    assert [e.skipped for e in examples] == ["a column of the template is null"] * templates + [""] * templates
+    assert not [e for e in examples if "None" in e.input]
+
+
 def test_rows_are_rendered_with_their_options(folder: Path) -> None:
     flan = reader(folder)
     prompt = 'It {rains}.\n\nDoes "It is wet." follow?\n\nOPTIONS:\n- yes\n- no'
