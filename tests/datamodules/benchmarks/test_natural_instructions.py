@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from crosstask.datamodules.benchmarks import natural_instructions
 from crosstask.datamodules.benchmarks.natural_instructions import NaturalInstructions
+from crosstask.datamodules.data_files import parse_json
 from crosstask.datamodules.schema import Demonstration, Example, Task
 
 RECORD: dict[str, Any] = {
@@ -142,14 +144,13 @@ def test_a_fingerprint_follows_the_file_and_its_name(folder: Path) -> None:
 
 
 def test_a_file_is_parsed_once_and_a_fingerprint_parses_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    parsed: list[bytes] = []
-    parse = json.loads
+    parsed: list[str] = []
 
-    def counting_parse(content: bytes) -> object:
-        parsed.append(content)
-        return parse(content)
+    def counting_parse(text: str, place: str) -> object:
+        parsed.append(place)
+        return parse_json(text, place)
 
-    monkeypatch.setattr(json, "loads", counting_parse)
+    monkeypatch.setattr(natural_instructions, "parse_json", counting_parse)
     reader = NaturalInstructions(str(folder))
     reader.fingerprint("task1_rhyme")
     assert parsed == []
