@@ -141,14 +141,17 @@ def test_a_coverage_that_is_none_is_named(tmp_path: Path, content: str) -> None:
 def test_a_response_with_a_field_of_another_type_or_range_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"task": "t", "id": "1", "response": "a", **change}) + "\n")
-    with pytest.raises(ValueError, match=rf"a\.jsonl:1: {next(iter(change))} should be"):
+    with pytest.raises(ValueError, match=rf"a\.jsonl:1: ({next(iter(change))} should be|\S+ is no number of JSON)"):
         list(read_samples([path]))
 
 
 @pytest.mark.parametrize("line", ["[" * 100_000, "1" * 5000, "null", "{"])
 def test_a_line_that_is_no_response_is_named(tmp_path: Path, line: str) -> None:
     (tmp_path / "a.jsonl").write_text(line)
-    with pytest.raises(ValueError, match=r"a\.jsonl:1: (not valid JSON|expected an object)"):
+    with pytest.raises(
+        ValueError,
+        match=r"a\.jsonl:1: (not valid JSON|expected an object|lists and objects are nested|a whole number of more)",
+    ):
         list(read_samples([tmp_path / "a.jsonl"]))
 
 
