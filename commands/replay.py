@@ -11,7 +11,6 @@ Example:
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..lightning_modules.step_replay import replay_step
 from .shared.function_command import run_function
 
 
@@ -33,5 +32,7 @@ def replay(dump: Sequence[str], weights: str | None = None, device: str = "cpu")
     """
     if isinstance(dump, str) or len(dump) != 1:
         raise ValueError(f"replay takes one folder, not-finite-step-N, got {dump}")
+    from ..lightning_modules.step_replay import replay_step  # torch, which the help does not need
+
     for line in replay_step(Path(dump[0]), weights=None if weights is None else Path(weights), device=device).lines():
         print(line)

@@ -23,7 +23,7 @@ def words(name: str) -> list[str]:
 @pytest.mark.distributed
 def test_all_processes_stop_with_one_message(tmp_path: Path, toybench: Path) -> None:
     model = save_model("opt", tmp_path, len(load_tokenizer(str(toybench / "tokenizer"))))
-    arguments = {"pretrained": str(model), "optimizer": {"learning_rate": 0.01}}
+    arguments = {"pretrained": str(model), "optimizer": {"learning_rate": 0.01, "warmup": 0}}
     recipe = write_recipe(
         tmp_path / "opt.yaml", toybench, {"class_path": "InstructionTuningModule", "init_args": arguments}, {}
     )

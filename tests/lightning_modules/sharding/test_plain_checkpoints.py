@@ -20,6 +20,7 @@ from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.storage.store import open_task
 from crosstask.lightning_modules import InstructionTuningModule, ScorerModule
 from crosstask.lightning_modules.models import architecture_class, model_config
+from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.sharding.checkpoints import AnyLayoutIO, read_plain_values_alone
 from crosstask.lightning_modules.sharding.plain_checkpoints import read_index
 
@@ -139,7 +140,8 @@ def test_a_script_does_not_run_a_file_either(
     marker: Path, tmp_path: Path, toybench: Path, tiny_model: dict[str, Any], make_datamodule: Any
 ) -> None:
     save_file(tmp_path / "stranger.ckpt", Command(marker))
-    module = InstructionTuningModule(str(toybench / "tokenizer"), config=tiny_model, row_length=128)
+    tokenizer, steady = str(toybench / "tokenizer"), Optimization(learning_rate=1e-3)
+    module = InstructionTuningModule(tokenizer, config=tiny_model, optimizer=steady, row_length=128)
     trainer = L.Trainer(max_steps=1, logger=False, accelerator="cpu", enable_checkpointing=False)
     for use in (trainer.fit, trainer.test):
         with pytest.raises(ValueError, match="could run code"):
