@@ -22,13 +22,13 @@ class Spike(NamedTuple):
     """A loss far above the losses before it.
 
     Args:
-        index: Its place in the sequence.
+        position: Index of the loss in the sequence.
         loss: The loss.
         median: The median of the losses before it.
         deviations: How many robust standard deviations it is above the median.
     """
 
-    index: int
+    position: int
     loss: float
     median: float
     deviations: float
@@ -92,7 +92,7 @@ class LossSpikes(Callback):
         for spike in loss_spikes(losses, len(self._losses), window=self.window, factor=self.factor):
             self.spikes += 1
             rank_zero_warn(
-                f"step {step - len(losses) + spike.index + 1}: the loss {spike.loss:.4g} is {spike.deviations:.1f} "
+                f"step {step - len(losses) + spike.position + 1}: the loss {spike.loss:.4g} is {spike.deviations:.1f} "
                 f"deviations above {spike.median:.4g}, the median of the steps before it"
             )
         self._losses = losses[-self.window :]
@@ -105,7 +105,7 @@ def loss_spikes(losses: Sequence[float], first: int, *, window: int, factor: flo
     hundredth of the median, so that noise on a flat curve is no spike. Losses that are not finite are left out.
 
     >>> losses = [2.0, 2.1, 1.9, 2.0, 2.1, 1.9, 5.0, 2.0]
-    >>> [(spike.index, spike.median) for spike in loss_spikes(losses, first=4, window=6, factor=8.0)]
+    >>> [(spike.position, spike.median) for spike in loss_spikes(losses, first=4, window=6, factor=8.0)]
     [(6, 2.0)]
     """
     spikes = []

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from .messages import kind
 
@@ -231,7 +231,7 @@ def _utf8(content: bytes, place: str) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
-    with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+    with cast("IO[bytes]", gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")) as file:
         try:
             yield file
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:

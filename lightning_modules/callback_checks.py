@@ -75,7 +75,7 @@ def require_checkpoints(trainer: L.Trainer, *, validates: bool) -> None:
         ValueError: The run has a ModelCheckpoint, and none of them would ever save.
     """
     writers = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    if not writers or trainer.fast_dev_run:
+    if not writers or trainer.fast_dev_run:  # type: ignore[attr-defined]  # not declared by its class
         return
     last = max(_last_save(writer, trainer, validates=validates) for writer in writers)
     if last == 0:

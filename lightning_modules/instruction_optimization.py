@@ -272,7 +272,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
 
     def _require_finite_outer_step(self, diagnostics: Diagnostics) -> None:
         [outer_loss] = self._reduce([tensor([diagnostics.outer_loss], device=self.device)])
-        values = {
+        values: dict[str, Tensor | float] = {
             "outer loss": outer_loss,
             "outer gradient norm": diagnostics.outer_gradient_norm,
             "hypergradient norm": diagnostics.hypergradient_norm,

@@ -107,7 +107,7 @@ class PlannedTraining(L.LightningModule):
         self.save_hyperparameters(plain_values(given))
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
         """Build the module of a checkpoint; the arguments are Lightning's, without ``weights_only``, which stays true.
 
         Raises:

@@ -22,8 +22,10 @@ from ..datamodules.messages import some
 from ..datamodules.schema import CausalBatch, ScoredBatch, Seq2SeqBatch
 from .sharding.plain_checkpoints import read_plain
 
-BATCHES = {kind.__name__: kind for kind in (CausalBatch, Seq2SeqBatch, ScoredBatch, BilevelBatch, InnerBatch)}
-BATCHES[InstructionInputs.__name__] = InstructionInputs
+BATCHES: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (CausalBatch, Seq2SeqBatch, ScoredBatch, BilevelBatch, InnerBatch, InstructionInputs)
+}
 """Classes of batches and their parts, by name."""
 
 WEIGHTS = "weights.ckpt"

@@ -1,6 +1,7 @@
 """Settings of a trainer and of its datamodule that a module rejects before a model is built."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.plugins import BitsandbytesPrecision, TransformerEnginePrecision
@@ -58,7 +59,7 @@ ONE_EPOCH = "training is one epoch of trainer.max_steps optimizer steps"
 VALIDATE = "set trainer.val_check_interval to a number of batches, and check_val_every_n_epoch to null"
 
 
-def _against_one_epoch(trainer: L.Trainer) -> Iterator[str]:
+def _against_one_epoch(trainer: Any) -> Iterator[str]:  # Lightning sets attributes that its class does not declare
     """Why settings are rejected that repeat, cut or count epochs."""
     limit, accumulated = trainer.limit_train_batches, trainer.accumulate_grad_batches
     if trainer.overfit_batches:
@@ -93,12 +94,12 @@ def _against_one_epoch(trainer: L.Trainer) -> Iterator[str]:
         )
 
 
-def _interval(trainer: L.Trainer) -> int:
+def _interval(trainer: Any) -> int:
     """Batches between validations, where they are a number that no epoch bounds; 0 in other cases."""
     counted = trainer.check_val_every_n_epoch is None and trainer._val_check_time_interval is None
     if not counted or not trainer.limit_val_batches or not isinstance(trainer.val_check_interval, int):
         return 0
-    return trainer.val_check_interval
+    return int(trainer.val_check_interval)
 
 
 def _validates(trainer: L.Trainer) -> bool:

@@ -69,9 +69,11 @@ class FewShotPreparation(Preparation):
         repeated = set(row_of[list(instances.repeated)].tolist())
         held_back = needed - (len(set(row_of.tolist())) - len(evaluated) - len(repeated))
         reserved = set(evaluated[reserved_from(len(evaluated), held_back) :])
-        held_out = (instances.validation, instances.test)
-        kept = [[place for place in places if row_of[place] not in reserved] for places in held_out]
-        return InstanceSplit(instances.train, *kept, instances.repeated)
+        validation, test = (
+            [place for place in places if row_of[place] not in reserved]
+            for places in (instances.validation, instances.test)
+        )
+        return instances._replace(validation=validation, test=test)
 
     def _needed(self, task: Task) -> int:
         """How many of the task's own instances are needed as demonstrations."""

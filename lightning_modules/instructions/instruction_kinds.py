@@ -1,7 +1,7 @@
 """Builds the learnable instruction of a name, and the representation of texts that it uses."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from transformers import AutoModel, PreTrainedModel
@@ -127,7 +127,7 @@ def _text_representation(representation: Representation, model: PreTrainedModel,
         return ModelStates(model.config.hidden_size)
     if representation.pretrained is None:
         return MeanEmbedding(vocabulary, representation.width)
-    published = load_pretrained(AutoModel, representation.pretrained, optional=_is_no_input_embedding)
+    published: Any = load_pretrained(AutoModel, representation.pretrained, optional=_is_no_input_embedding)
     table = published.get_input_embeddings().weight
     texts = MeanEmbedding(*table.shape)
     with torch.no_grad():

@@ -111,7 +111,7 @@ def _require_finite(name: str, value: Tensor, folder: Path) -> None:
 
 def _digest(tensor: Tensor) -> bytes:
     """Tells the values of one table from another's."""
-    return hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy()).digest()
+    return hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy().data).digest()
 
 
 def _save(shard: dict[str, Tensor], folder: Path, number: int) -> None:

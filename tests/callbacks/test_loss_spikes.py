@@ -15,7 +15,7 @@ from crosstask.lightning_modules.optimization import Optimization
 
 
 def indices(losses: list[float], *, window: int = 20, factor: float = 8.0) -> list[int]:
-    return [spike.index for spike in loss_spikes(losses, 0, window=window, factor=factor)]
+    return [spike.position for spike in loss_spikes(losses, 0, window=window, factor=factor)]
 
 
 def test_spikes_are_found_in_noise_and_their_like_does_not_hide_them() -> None:
