@@ -96,7 +96,7 @@ class InstructionTuningModule(PlannedTraining):
             raise ValueError(f"{kind} beside the weights of `pretrained`; random ones are not worth keeping")
         self.tokenizer_name, self.pretrained, self.config = tokenizer, pretrained, config
         self.network, self.optimization = as_group(Network, network), as_group(Optimization, optimizer)
-        require_positive("model", row_length=row_length)
+        require_positive("rows", length=row_length)  # the option that it is linked to
         if isinstance(config, dict):  # rejects fields that no model is built of, before data is prepared
             model_config(config, vocabulary=1, dropout=self.network.dropout)
         self.row_length, self.total_steps, self.seed = row_length, total_steps, seed

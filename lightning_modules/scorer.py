@@ -75,7 +75,7 @@ class ScorerModule(PlannedTraining):
         super().__init__()
         self.keep_arguments(locals())
         require_one_start(pretrained, config)
-        require_positive("model", row_length=row_length)
+        require_positive("rows", length=row_length)  # the option that it is linked to
         if not 0 < label_temperature < math.inf:
             raise ValueError(f"label_temperature must be positive, got {label_temperature}")
         self.network, self.optimization = as_group(Network, network), as_group(Optimization, optimizer)

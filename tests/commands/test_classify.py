@@ -100,14 +100,14 @@ def test_a_scorer_answers_with_its_best_option(toybench: Path, tmp_path: Path) -
     model.save_pretrained(tmp_path / "contrary")
     tokenizer.save_pretrained(tmp_path / "contrary")
     both = {"cappy": str(tmp_path / "scorer"), "contrary": str(tmp_path / "contrary")}
-    classify_tasks(Templated(), str(tmp_path / "out.json"), scorer=both, max_length=64)
-    models = json.loads((tmp_path / "out.json").read_text())["models"]
+    classify_tasks(Templated(), str(tmp_path / "both.json"), scorer=both, max_length=64)
+    models = json.loads((tmp_path / "both.json").read_text())["models"]
     assert models["cappy"] == found
     assert models["contrary"]["mean"]["pooled"] == 1 - found["mean"]["pooled"]
     with pytest.raises(ValueError, match="a scorer and a generator are both called cappy"):
         classify_tasks(Templated(), "out.json", scorer=both, generator={"cappy": "model"})
     with pytest.raises(ValueError, match="none of 1 tasks has an example with options"):
-        classify_tasks(Templated(), str(tmp_path / "out.json"), scorer=str(tmp_path / "scorer"), tasks=["free"])
+        classify_tasks(Templated(), str(tmp_path / "free.json"), scorer=str(tmp_path / "scorer"), tasks=["free"])
 
 
 def test_a_language_model_answers_with_its_likeliest_option(

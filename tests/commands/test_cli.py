@@ -234,7 +234,7 @@ def test_the_program_says_what_it_refuses_without_the_calls_that_led_there(
         (
             "fit",
             ["--data.init_args.rows.length=-5"],
-            "Rows: rows.length must be at least 1, got -5",
+            "InstructionTuningModule: rows.length must be at least 1, got -5",
         ),
         ("describe", ["--data.init_args.rows.length=-5"], "Rows: rows.length must be at least 1, got -5"),
         (

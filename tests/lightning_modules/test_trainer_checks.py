@@ -35,7 +35,7 @@ LONGT5 = {"model_type": "longt5", "d_model": 16, "d_kv": 8, "d_ff": 24, "num_lay
 REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
     "t5 without a start": (lambda: InstructionTuningModule("t", config=T5), "t5 names no decoder_start_token_id"),
     "longt5 without": (lambda: InstructionTuningModule("t", config=LONGT5), "longt5 names no decoder_start_token_id"),
-    "scorer of t5": (lambda: ScorerModule("t", config=T5, row_length=0), "model.row_length must be at least 1, got 0"),
+    "scorer of t5": (lambda: ScorerModule("t", config=T5, row_length=0), "rows.length must be at least 1, got 0"),
     "model type": (
         lambda: InstructionTuningModule("t", config={"model_type": "lama"}),
         "'lama' in transformers; nearest",

@@ -150,7 +150,7 @@ BOMBS = [
     "{% set ns = namespace(t='aa') %}{% for i in range(99) %}{% set ns.t = ns.t|join(ns.t) %}{% endfor %}",
     "{% set ns = namespace(l=[1]) %}{% for i in range(99) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}",
     "{% set ns = namespace(l=[1]) %}{% for i in range(99) %}{% set ns.l = ns.l + ns.l %}{% endfor %}{{ ns.l }}",
-    "{% set l = [1] %}{% for i in l %}{{ l.append(l) }}{% endfor %}{{ l.append(l) }}{{ l }}{{ l.append(l) }}",
+    "{% set l = [1] %}{% for i in l %}{% if l.append(l) %}{% endif %}{% endfor %}{{ l.append(l) or l }}",
     "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
     "{{ '%1000000000d'|format(1) }}",

@@ -36,9 +36,12 @@ LISTED = {  # tasks, columns, instances as the papers and datasets state them
 }
 
 
-def write_task(folder: Path, name: str, count: int) -> None:
+def write_task(folder: Path, name: str, count: int, first: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [{"input": f"{name} {i}: yes or no?", "output": "yes", "options": ["yes", "no"]} for i in range(count)]
+    rows = [
+        {"input": f"{name} {i}: yes or no?", "output": "yes", "options": ["yes", "no"]}
+        for i in range(first, first + count)
+    ]
     (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / f"{name}.json").write_text(json.dumps({"category": "Own", "metric": "accuracy"}))
 
@@ -48,7 +51,7 @@ def suite(tmp_path: Path) -> Suite:
     """Column A has both of its tasks, B one of two, C none."""
     for name, count in {"one": 3, "two": 4, "three": 30}.items():
         write_task(tmp_path / "asked/test", name, count)
-    write_task(tmp_path / "shown/train", "three", 6)
+    write_task(tmp_path / "shown/train", "three", 6, first=100)  # none of the evaluated ones
     expected = [
         ExpectedColumn("A", {"own/one": 3, "own/two": 4}, "partially_supervised"),
         ExpectedColumn("B", {"own/three": 100, "own/four": None}),

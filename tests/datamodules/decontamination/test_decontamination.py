@@ -182,7 +182,7 @@ def test_the_report_names_the_dataset_of_both_tasks() -> None:
     index = index_evaluation(evaluation)
     page = markdown(compare(index, overlaps(index, ["flan/bool_q"], {"flan/bool_q": words}.__getitem__)))
     assert page.count("Both are made from") == 1
-    assert page.index("flan/bool_q -> promptsource/super_glue_boolq") < page.index("Both are made from boolq.")
+    assert page.index(r"flan/bool\_q -> promptsource/super\_glue\_boolq") < page.index("Both are made from boolq.")
 
 
 def test_a_task_is_not_its_own_pair() -> None:

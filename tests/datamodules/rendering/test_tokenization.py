@@ -81,7 +81,8 @@ def test_a_reader_s_reason_comes_first() -> None:
 
 
 def test_a_tokenizer_that_cannot_end_a_document_is_refused(tmp_path: Any) -> None:
-    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE())).save_pretrained(tmp_path)
+    letters = Tokenizer(models.BPE({"a": 0}, []))
+    PreTrainedTokenizerFast(tokenizer_object=letters).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no eos token"):
         load_tokenizer(str(tmp_path))
 
