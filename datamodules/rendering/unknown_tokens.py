@@ -5,13 +5,15 @@ without them. Byte-level vocabularies lose nothing.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from ..messages import N_NAMED
 from ..schema import TokenizedExample
+
+if TYPE_CHECKING:  # a report needs no transformers
+    from transformers import PreTrainedTokenizerBase
 
 
 class UnknownTokens(NamedTuple):
@@ -43,7 +45,7 @@ class UnknownCounter:
             vocabularies are byte-level.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         special = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
         self.unknown = None if tokenizer.unk_token_id in special else tokenizer.unk_token_id
         ids = tokenizer("a\nb", add_special_tokens=False, verbose=False)["input_ids"]
