@@ -26,8 +26,8 @@ def is_private(name: str) -> bool:
 
 
 def own_names() -> set[str]:
-    """Names that the package defines or assigns, and those of named tuples."""
-    names = {"_replace", "_asdict", "_fields"}
+    """Names that the package defines or assigns, and documented ones: those of named tuples, and ``os._exit``."""
+    names = {"_replace", "_asdict", "_fields", "_exit"}
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):

@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple, get_args
 from ..benchmarks import Benchmark, Split
 from ..benchmarks.shared_sources import split_names
 from ..messages import nearest
-from ..packing.row_settings import require_positive
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
 from ..rendering.tokenization import skip_reason
@@ -64,10 +63,8 @@ class SampledExamples:
     separator: str = "\n\n"
 
     def __post_init__(self) -> None:
-        require_positive("examples", train_examples=self.train_examples)
-        counts = {"validation_examples": self.validation_examples, "test_examples": self.test_examples}
-        for name, value in {**counts, "shots": self.shots}.items():
-            if value < 0:
+        for name in ("train_examples", "validation_examples", "test_examples", "shots"):
+            if (value := getattr(self, name)) < 0:
                 raise ValueError(f"examples.{name} must be at least 0, got {value}")
         if not self.parts or not {*self.parts} <= {*get_args(Part)}:
             raise ValueError(f"examples.parts must be some of {list(get_args(Part))}, got {list(self.parts)}")

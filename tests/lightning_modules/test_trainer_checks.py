@@ -40,7 +40,10 @@ REJECTED: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: InstructionTuningModule("t", config={"model_type": "lama"}),
         "'lama' in transformers; nearest",
     ),
-    "row": (lambda: InstructionTuningModule("t", pretrained="p", row_length=0), "row_length must be at least 1, got 0"),
+    "row": (
+        lambda: InstructionTuningModule("t", pretrained="p", row_length=0),
+        "rows.length must be at least 1, got 0",
+    ),
     "attention": (lambda: Network(attention="documents"), "no attention 'documents'; nearest: document"),
     "rate nan": (lambda: Optimization(learning_rate=NAN), "learning_rate .* at least 0, got nan"),
     "rate inf": (lambda: Optimization(learning_rate=INF), "learning_rate .* finite .*, got inf"),

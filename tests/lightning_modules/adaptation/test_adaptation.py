@@ -136,7 +136,7 @@ def test_variants_change_what_a_training_has(toybench: Path) -> None:
     for taken in ("scorer", "calibrated", "oracle", "a/b"):
         with pytest.raises(ValueError, match=f"a variant cannot be called '{taken}'"):
             all_trainings(given, True, {taken: {}})
-    with pytest.raises(ValueError, match="batch of a scorer's training must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"training\.batch must be at least 1, got 0"):
         training(toybench, batch=0)
 
 
