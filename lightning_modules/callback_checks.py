@@ -94,7 +94,9 @@ def _last_save(writer: ModelCheckpoint, trainer: L.Trainer, *, validates: bool) 
     """The last step after which a ModelCheckpoint saves; 0 for none."""
     steps, every = trainer.max_steps, writer._every_n_train_steps
     if every:
-        return steps - steps % every
+        return (steps - steps % every) or (steps if writer.save_last else 0)
+    if writer.save_last:  # Lightning saves it at the end of the training if it was never saved
+        return steps
     if writer._train_time_interval is not None or validates or writer._save_on_train_epoch_end:
         return steps
     # Without a validation Lightning saves at the epoch's end, unless validations are counted across epochs.
