@@ -6,7 +6,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning import Callback
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process's shard: an operation on the whole of a sharded tensor would wait for the other processes."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class Poison(Callback):
@@ -39,10 +45,10 @@ class Poison(Callback):
         parameter = self._parameter(trainer, pl_module)
         if self.within == "weights" and parameter is not None:
             with torch.no_grad():
-                parameter.view(-1)[-1] = self.value
+                _local(parameter).view(-1)[-1] = self.value
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         parameter = self._parameter(trainer, pl_module)
         if self.within == "gradient" and parameter is not None:
             assert parameter.grad is not None
-            parameter.grad.view(-1)[-1] = self.value
+            _local(parameter.grad).view(-1)[-1] = self.value
