@@ -73,7 +73,7 @@ class InstructionTuningModule(PlannedTraining):
         pretrained: str | None = None,
         config: str | dict[str, Any] | None = None,
         network: Network = Network(),  # noqa: B008 - frozen
-        optimizer: Optimization = Optimization(learning_rate=5e-5, warmup=60, betas=(0.9, 0.95)),  # noqa: B008 - frozen
+        optimizer: Optimization = Optimization(learning_rate=5e-5, warmup=0.015, betas=(0.9, 0.95)),  # noqa: B008 - frozen
         row_length: int = 2048,
         total_steps: int = -1,
         lora: LoRA | None = None,

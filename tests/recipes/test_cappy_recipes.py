@@ -39,8 +39,10 @@ def test_every_dataset_of_the_recipe_has_templates() -> None:
     from crosstask.datamodules.benchmarks import PromptSource
 
     recipe = composed_settings("papers/cappy_base")
-    named = recipe["data"]["init_args"]["benchmark"]["init_args"]["rows"]
-    assert set(named) <= set(PromptSource("$CROSSTASK_DATA/promptsource/templates").task_names("train"))
+    benchmark = recipe["data"]["init_args"]["benchmark"]["init_args"]
+    templates = "$CROSSTASK_DATA/promptsource/templates"
+    published = PromptSource(templates, original_task=benchmark["original_task"]).task_names("train")
+    assert set(benchmark["rows"]) <= set(published)
 
 
 @pytest.mark.parametrize("command", ["samples", "adapt"])
