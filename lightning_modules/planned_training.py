@@ -92,7 +92,7 @@ class PlannedTraining(L.LightningModule):
         super().__init__()
         self._step_loss: Tensor | float = 0.0
         self.step_loss: Tensor | None = None
-        """The loss of the last optimizer step, over all replicas; on the model's device."""
+        """The loss of the optimizer step over all replicas, on the model's device; None until its last batch."""
         self.guard = StepGuard()
         self._matrices: frozenset[str] = frozenset()
         self._identity: dict[str, Any] = {}
@@ -278,6 +278,7 @@ class PlannedTraining(L.LightningModule):
         """
         here = replicas(self.trainer)
         self._step_loss += part.detach()
+        self.step_loss = None  # until the step is whole: DeepSpeed is called after each of its batches
         if (batch_idx + 1) % here.accumulation == 0:
             # The mean over replicas of `size` times each part is the sum of the parts.
             loss = torch.as_tensor(self._step_loss * here.size)
@@ -311,7 +312,9 @@ class PlannedTraining(L.LightningModule):
             self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
             if scaler is not None and scaler.get_scale() < 1.0:  # lost at every scale: no overflow
                 self.guard.require_finite(self, {"loss": self._last_loss, "gradient norm": math.nan})
-        elif isinstance(self.trainer.strategy, DeepSpeedStrategy) and not self._skips_overflows:
+        elif self.step_loss is not None and isinstance(self.trainer.strategy, DeepSpeedStrategy):
+            if self._skips_overflows:
+                return
             norm = self.trainer.strategy.model.get_global_grad_norm()  # type: ignore[union-attr, operator]
             if norm is not None:
                 self.guard.require_finite(self, {"loss": self._last_loss, "gradient norm": _deepspeed_norm(norm)})
@@ -337,8 +340,8 @@ class PlannedTraining(L.LightningModule):
         """
         strategy, by_value = self.trainer.strategy, gradient_clip_algorithm == "value"
         if isinstance(strategy, DeepSpeedStrategy):
-            if not self._skips_overflows:
-                self.guard.require_finite(self, {"loss": self._last_loss})
+            if self.step_loss is not None and not self._skips_overflows:
+                self.guard.require_finite(self, {"loss": self.step_loss})
             return
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if isinstance(strategy, FSDPStrategy):
