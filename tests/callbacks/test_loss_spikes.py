@@ -37,7 +37,7 @@ def test_a_falling_loss_a_flat_one_and_nan_are_no_spikes() -> None:
     assert indices([1.0] * 10 + [3.0]) == [10]
 
 
-def test_a_run_warns_of_a_spike_and_goes_on(
+def test_a_run_warns_of_a_spike_and_continues(
     toybench: Path, tmp_path: Path, tiny_model: dict[str, Any], make_datamodule: Any
 ) -> None:
     spikes = LossSpikes(window=4, factor=8.0, every=3)

@@ -16,7 +16,7 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model:
 
 
 @pytest.mark.parametrize(("step", "within"), [(1, "training"), (2, "validation")])
-def test_a_run_that_was_asked_to_stop_ends_as_an_undisturbed_one(recipe: Path, step: int, within: str) -> None:
+def test_a_run_that_was_terminated_ends_as_an_undisturbed_one(recipe: Path, step: int, within: str) -> None:
     handler = signal.getsignal(signal.SIGUSR1)
     folder, name = recipe.parent, f"{within}_{step}"
     assert run(recipe, f"{name}-0", *signalled(step, within)) == 128 + signal.SIGUSR1
@@ -30,7 +30,7 @@ def test_a_run_that_was_asked_to_stop_ends_as_an_undisturbed_one(recipe: Path, s
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_validation_that_no_run_will_repeat_is_told_of(recipe: Path) -> None:
+def test_a_validation_that_no_run_will_repeat_is_reported(recipe: Path) -> None:
     with pytest.warns(UserWarning, match="preempted in the validation after the last step, which a resumed run does"):
         run(recipe, "last-0", *signalled(4, "validation"))
     assert (recipe.parent / "last" / "last.ckpt").is_file()

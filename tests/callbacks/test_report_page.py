@@ -112,7 +112,7 @@ def test_runs_of_unlike_skill_differ_and_a_run_does_not_differ_from_itself(tmp_p
     assert "worse" in markdown
 
 
-def test_a_run_without_predictions_is_refused(tmp_path: Path) -> None:
+def test_a_run_without_predictions_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run `crosstask test` first"):
         main(["report", str(tmp_path)])
 

@@ -87,7 +87,7 @@ def test_the_suffix_chooses_the_format(tmp_path: Path, suffix: str, start: bytes
         plot_scaling([report], str(tmp_path / "out.jpg"))
 
 
-def test_what_says_no_size_or_is_no_report_is_refused(tmp_path: Path) -> None:
+def test_what_says_no_size_or_is_no_report_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run `crosstask adapt` again with generator_parameters"):
         plot_scaling([adapted(tmp_path / "a", None, 0.3, "beam")])
     (tmp_path / "b.json").write_text("[]")
@@ -108,7 +108,7 @@ def test_the_size_of_a_generator_is_noted_beside_its_samples(tmp_path: Path) -> 
     assert generator_size(files) is None
 
 
-def test_reports_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
+def test_reports_that_do_not_belong_together_are_rejected(tmp_path: Path) -> None:
     one = adapted(tmp_path / "a", 1e6, 0.3, "beam")
     with pytest.raises(ValueError, match="a report is given twice"):
         plot_scaling([one, f"{one}/"], str(tmp_path / "out.svg"))

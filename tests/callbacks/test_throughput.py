@@ -145,6 +145,6 @@ def test_an_unknown_device_has_no_peak_rather_than_a_guessed_one() -> None:
     assert peak_flops(torch.device("cpu")) is None
 
 
-def test_an_impossible_interval_is_refused() -> None:
+def test_an_impossible_interval_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 1 optimizer step"):
         Throughput(every=0)

@@ -211,12 +211,12 @@ def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> Non
         (["--data.init_args.rows.target_length", "16"], "leave out the datamodule's target_length"),
     ],
 )
-def test_impossible_settings_are_refused_before_training(config: Path, words: list[str], said: str) -> None:
+def test_impossible_settings_are_rejected_before_training(config: Path, words: list[str], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         main(["fit", "--config", str(config), *words])
 
 
-def test_the_program_says_what_it_refuses_without_the_calls_that_led_there(
+def test_the_program_says_what_it_rejects_without_the_calls_that_led_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     words = ["crosstask", "report", str(tmp_path)]

@@ -291,7 +291,7 @@ def test_log_likelihoods_are_those_of_transformers(generators: Path) -> None:
 CHAT = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content }}\n{% endfor %}assistant\n"
 
 
-def test_a_chat_model_is_asked_in_its_template_and_answers_right_behind_it(
+def test_a_chat_model_is_evaluated_in_its_template_and_answers_right_behind_it(
     generators: Path, examples: SampledExamples, tmp_path: Path
 ) -> None:
     """As transformers itself would: no space stands between the template and the answer, and bos is there once."""
@@ -358,7 +358,7 @@ def test_a_chat_answer_ends_with_the_template_s_token(
         assert sample.log_likelihood == pytest.approx(expected, abs=1e-3)
 
 
-def test_answers_of_another_program_are_checked_and_taken_over(examples: SampledExamples, tmp_path: Path) -> None:
+def test_answers_of_another_program_are_checked_and_reused(examples: SampledExamples, tmp_path: Path) -> None:
     sampled = [prompt.example.id for prompt in examples.prompts()]
     answers = tmp_path / "api.jsonl"
     records = [{"task": TASK, "id": sampled[0], "response": text, "model": "x"} for text in (" a", "b")]

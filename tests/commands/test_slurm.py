@@ -220,7 +220,7 @@ def test_signals_and_requeues_change_no_loss(cluster: Cluster, recipe: Path, und
         assert losses(folders[name]) == pytest.approx(undisturbed, rel=1e-5)
 
 
-def test_a_lost_node_ends_the_job_with_a_message_and_the_requeued_job_goes_on(
+def test_a_lost_node_ends_the_job_with_a_message_and_the_requeued_job_resumes(
     cluster: Cluster, recipe: Path, undisturbed: dict[int, float]
 ) -> None:
     folder = cluster.folder.parent / "lost"

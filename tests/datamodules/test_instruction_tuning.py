@@ -160,7 +160,7 @@ def test_a_prompt_that_is_too_long_keeps_its_end(make_datamodule: Make) -> None:
         ({"tokenizer": "/no/such/tokenizer"}, "no tokenizer could be loaded"),
     ],
 )
-def test_impossible_arguments_are_refused(make_datamodule: Make, arguments: dict[str, Any], said: str) -> None:
+def test_impossible_arguments_are_rejected(make_datamodule: Make, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         prepared(make_datamodule(**arguments))
 

@@ -110,12 +110,12 @@ def test_merged_weights_answer_as_the_adapters_do(trained: PreTrainedModel, fold
     assert not torch.allclose(logits(AutoModelForCausalLM.from_pretrained(folder / "opt")), expected, atol=1e-3)
 
 
-def test_a_run_of_adapters_goes_on(trained: PreTrainedModel, recipe: Path, folder: Path) -> None:
+def test_a_run_of_adapters_resumes(trained: PreTrainedModel, recipe: Path, folder: Path) -> None:
     main(fit(recipe, "half", f"--ckpt_path={folder / f'whole/step={STEPS // 2}.ckpt'}"))
     assert losses(folder / "run/half") == pytest.approx(losses(folder / "run/whole")[STEPS // 2 :], rel=1e-6)
 
 
-def test_what_adapters_do_not_belong_to_is_refused(trained: PreTrainedModel, recipe: Path, folder: Path) -> None:
+def test_what_adapters_do_not_belong_to_is_rejected(trained: PreTrainedModel, recipe: Path, folder: Path) -> None:
     lora = LoRA(r=4, alpha=8, target_modules=TARGETS)
     described = describe_adapters(trained, lora, "somewhere")
     require_same_base(trained, lora, described, "it")

@@ -214,7 +214,7 @@ def state(module: InstructionOptimizationModule) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("preset", "late"), [("paper", False), ("paper", True), ("released_code", False)])
-def test_a_run_resumed_between_steps_of_phi_goes_on_as_if_undisturbed(
+def test_a_run_resumed_between_steps_of_phi_ends_as_an_undisturbed_one(
     make_bilevel: Make, preset: str, late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Dropout is on, and the radius of the finite differences is looked for: both are the same after resuming.
@@ -326,7 +326,7 @@ def test_a_hessian_that_changes_nothing_is_looked_at_between_searches_only(make_
         assert fitted.callback_metrics["train/curvature_ratio"] >= ratio
 
 
-def test_a_growing_series_is_told(make_bilevel: Make) -> None:
+def test_a_growing_series_is_reported(make_bilevel: Make) -> None:
     module, datamodule = make_bilevel(gamma=1e5)
     with pytest.warns(UserWarning, match="the series of the hypergradient grew"):
         trainer(INNER_STEPS).fit(module, datamodule)
@@ -367,7 +367,7 @@ def test_impossible_settings_of_the_module(make_bilevel: Make, arguments: dict[s
         ),
     ],
 )
-def test_what_lightning_does_for_its_own_steps_is_refused(
+def test_what_lightning_does_for_its_own_steps_is_rejected(
     make_bilevel: Make, options: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(ValueError, match=said):
@@ -383,7 +383,7 @@ def test_a_clip_of_0_clips_nothing(make_bilevel: Make) -> None:
     assert losses[0.0] == losses[1e9]
 
 
-def test_what_finite_differences_and_the_loop_cannot_do_is_refused(
+def test_what_finite_differences_and_the_loop_cannot_do_is_rejected(
     make_bilevel: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(

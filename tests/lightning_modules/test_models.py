@@ -94,7 +94,7 @@ def test_a_model_that_is_not_there_is_named(source: Any, said: str) -> None:
         model_config(source, vocabulary=40, dropout=None)
 
 
-def test_rows_longer_than_the_models_positions_are_refused() -> None:
+def test_rows_longer_than_the_models_positions_are_rejected() -> None:
     config = model_config(OPT, vocabulary=40, dropout=None)
     require_positions(config, 32)
     with pytest.raises(ValueError, match="row_length = 33 exceeds the 32 positions"):

@@ -40,7 +40,7 @@ def test_the_schedule_rises_to_its_peak_and_falls_to_zero() -> None:
         (11, 10, "warmup = 11 steps exceeds the 10 steps of the training: shorten it, or set a share"),
     ],
 )
-def test_impossible_schedules_are_refused(warmup: int, total: int, said: str) -> None:
+def test_impossible_schedules_are_rejected(warmup: int, total: int, said: str) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     with pytest.raises(ValueError, match=said):
         scheduler(optimizer, Optimization(warmup=warmup), total=total)

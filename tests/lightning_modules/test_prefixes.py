@@ -194,7 +194,7 @@ def log_likelihood(model: Any, tokenizer: Any, text: list[int], prompt: str, ans
     return float(logs[len(source) - 1 : -1].gather(1, target[:, None]).sum())
 
 
-def test_a_prefix_that_would_be_read_wrongly_is_refused() -> None:
+def test_a_prefix_that_would_be_read_wrongly_is_rejected() -> None:
     packed = AutoModelForCausalLM.from_config(make("opt").config, attn_implementation="document")
     with pytest.raises(
         ValueError, match="set the model's attention to sdpa and the datamodule's packing to one_per_row"

@@ -131,7 +131,7 @@ def test_a_bare_encoder_gets_a_new_head(
         assert torch.equal(theirs[name], weight), name
 
 
-def test_a_head_of_another_size_is_refused(
+def test_a_head_of_another_size_is_rejected(
     toybench: Path, tmp_path: Path, make_module: Callable[..., ScorerModule]
 ) -> None:
     saved_by_transformers(toybench, tmp_path, RobertaForSequenceClassification, num_labels=2)
@@ -222,7 +222,7 @@ def test_the_same_model_scores_outside_lightning(plan: TrainPlan, make_module: C
     torch.testing.assert_close(scores[0], pair_scores(module.scorer, batch)[1].detach(), atol=1e-10, rtol=0)
 
 
-def test_pairs_without_positions_are_refused(plan: TrainPlan, make_module: Callable[..., ScorerModule]) -> None:
+def test_pairs_without_positions_are_rejected(plan: TrainPlan, make_module: Callable[..., ScorerModule]) -> None:
     module = make_module(config={"model_type": "roberta", **FIELDS, "max_position_embeddings": 12})
     batch = next(iter(TrainStream(plan, Replicas(), steps=1)))
     assert isinstance(batch, ScoredBatch)

@@ -150,7 +150,7 @@ def test_decoder_inputs_are_the_targets_moved_inside_their_documents() -> None:
     assert shift_right(targets, torch.tensor([0, 2, 3, 4, 8, 8]), start=0).tolist() == [[0, 5, 0, 0], [0, 8, 9, 4]]
 
 
-def test_padded_attention_refuses_rows_of_several_documents() -> None:
+def test_padded_attention_rejects_rows_of_several_documents() -> None:
     batch = CausalRows(30, PAD).collate([documents(3)], step_targets=1)
     with pytest.raises(ValueError, match="packing to one_per_row"):
         padding_mask(batch.offsets, batch.input_ids)

@@ -84,7 +84,7 @@ def test_cappys_eleven_tasks_are_classified_in_all_their_templates(model: Path, 
 
 
 @pytest.mark.parametrize("name", ["flan", "raft"])
-def test_a_recipe_without_any_data_is_refused(name: str, model: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_recipe_without_any_data_is_rejected(name: str, model: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"none of the \d+ tasks of .* is available: .*"):
         main(["test", "--config", str(RECIPES / f"{name}.yaml"), "--model.init_args.pretrained", str(model)])

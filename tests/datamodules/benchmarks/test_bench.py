@@ -68,20 +68,20 @@ def test_each_task_lands_in_one_group_and_the_rest_trains() -> None:
     assert "1 tasks do not train, its category is held out: t5/mnli" in split.lines()
 
 
-def test_what_is_listed_and_not_at_hand_is_told() -> None:
+def test_a_listed_task_that_is_missing_is_reported() -> None:
     rules = SplitRules(
         held_out_categories=("Analogy",), partially_supervised=Evaluated(test=(Entry("*/race"), Entry("*/boolq")))
     )
     assert split_tasks(FOUR, rules).missing == ["*/race (partially_supervised)", "category Analogy"]
 
 
-def test_a_task_of_two_levels_is_refused() -> None:
+def test_a_task_of_two_levels_is_rejected() -> None:
     rules = SplitRules(held_out_categories=("Entailment",), partially_supervised=Evaluated(test=(Entry("*/rte"),)))
     with pytest.raises(ValueError, match=r"'flan/rte' of category 'Entailment' is in fully_held_out and in partially"):
         split_tasks(FOUR, rules)
 
 
-def test_a_partially_supervised_task_whose_category_does_not_train_is_told() -> None:
+def test_a_partially_supervised_task_whose_category_does_not_train_is_reported() -> None:
     split = split_tasks(FOUR, SplitRules(partially_supervised=Evaluated(test=(Entry("*/rte"), Entry("*/mnli")))))
     assert split.remarks == [
         "no task of 'Entailment' trains: flan/rte, t5/mnli should be partially supervised and count as fully held out"
@@ -202,7 +202,7 @@ def test_all_trains_everything_and_tests_only_what_cannot_train() -> None:
         ("fully_held_out: {test: rte}", "fully_held_out, test: expected a list of texts, got 'rte'"),
     ],
 )
-def test_rules_that_say_something_else_are_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_rules_that_say_something_else_are_rejected(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "rules.yaml"
     path.write_text(text)
     with pytest.raises(ValueError, match=said):
@@ -237,7 +237,7 @@ def test_categories_are_the_taxonomys_where_it_knows_them() -> None:
         Bench({"flan": Listed({"none": ""})}).task("flan/none")
 
 
-def test_a_task_that_a_collection_lists_twice_is_refused() -> None:
+def test_a_task_that_a_collection_lists_twice_is_rejected() -> None:
     with pytest.raises(ValueError, match="collection 'one' lists tasks twice in train: a"):
         Bench({"one": Listed({"a": "QA"}, twice=True)}).task_names("train")
 
@@ -251,7 +251,7 @@ def test_a_task_that_a_collection_lists_twice_is_refused() -> None:
         ({"collections": {"a": Listed({"a": "QA"})}, "train_tasks": 1, "train_categories": 1}, "set one of them"),
     ],
 )
-def test_impossible_benches_are_refused(arguments: dict, said: str) -> None:
+def test_impossible_benches_are_rejected(arguments: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Bench(**arguments)
 

@@ -117,7 +117,7 @@ def test_choices_are_shown_in_an_order_that_does_not_tell_the_answer(tmp_path: P
     assert hidden[0].input == "Q: Is it?\nA:"
 
 
-def test_what_upstream_drops_is_refused_and_counted(tmp_path: Path) -> None:
+def test_what_upstream_drops_is_skipped_and_counted(tmp_path: Path) -> None:
     record = GENERATIVE | {"examples": [*GENERATIVE["examples"], GENERATIVE["examples"][0]]}
     assert [example.skipped for example in examples(tmp_path, record)] == ["", "", REPEATED]
     record = CHOICE | {"examples": [{"input": "x", "target_scores": {"a": 0, "b": 0}}]}
@@ -214,7 +214,7 @@ def test_a_fingerprint_follows_content_name_and_arguments(tmp_path: Path) -> Non
         (CHOICE | {"choice_prefix": 3}, "'choice_prefix' should be text, got int 3"),
     ],
 )
-def test_a_wrong_record_is_refused_with_family_task_file_and_place(
+def test_a_wrong_record_is_rejected_with_family_task_file_and_place(
     tmp_path: Path, record: object, message: str
 ) -> None:
     path = write(tmp_path, "sorting", record)
@@ -223,7 +223,7 @@ def test_a_wrong_record_is_refused_with_family_task_file_and_place(
     assert str(error.value).startswith(f"bigbench, task sorting: {path}")
 
 
-def test_broken_files_are_refused(tmp_path: Path) -> None:
+def test_broken_files_are_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, "sorting", GENERATIVE)
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"task sorting: .*task\.json: not valid JSON at column"):

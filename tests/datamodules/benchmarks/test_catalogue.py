@@ -70,7 +70,7 @@ def write(folder: Path, name: str, *records: Any) -> Path:
 SUM = {"terms": "1 and 2", "sum": 3}
 
 
-def test_a_family_lists_what_is_at_hand(tmp_path: Path) -> None:
+def test_a_family_lists_the_tasks_of_its_folder(tmp_path: Path) -> None:
     write(tmp_path, "sums/train.jsonl", SUM, {"pairs": [["a", "b"], ["c", ""]]})
     reader = Numbers(str(tmp_path))
     assert (reader.task_names("train"), reader.task_names("test")) == (["sums"], [])
@@ -136,7 +136,7 @@ def test_a_later_place_is_read_where_the_first_is_missing(tmp_path: Path) -> Non
         (b"[1, 2]\n", "line 1: expected an object with named fields, got list [1, 2]"),
     ],
 )
-def test_broken_files_are_refused_with_family_task_file_and_row(tmp_path: Path, content: bytes, message: str) -> None:
+def test_broken_files_are_rejected_with_family_task_file_and_row(tmp_path: Path, content: bytes, message: str) -> None:
     path = write(tmp_path, "sums/train.jsonl")
     path.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(f"numbers, task sums: {path}, {message}")):
@@ -151,7 +151,7 @@ def test_broken_files_are_refused_with_family_task_file_and_row(tmp_path: Path, 
         (["yes", "no"], "maybe", "the answer 'maybe' is none of the choices ['yes', 'no']"),
     ],
 )
-def test_empty_choices_and_answers_outside_them_are_refused(
+def test_empty_choices_and_answers_outside_them_are_rejected(
     tmp_path: Path, options: list[str], answer: str, message: str
 ) -> None:
     path = write(tmp_path, "c.jsonl", {"question": "Is it?", "options": options, "answer": answer})

@@ -53,7 +53,7 @@ def test_brackets_become_spans_of_tokens(tmp_path: Path) -> None:
         ({"qas": [{"answers": []}]}, "line 1, qas[0]: no 'query'"),
     ],
 )
-def test_a_wrong_passage_is_refused_with_its_place(path: Path, change: dict[str, object], message: str) -> None:
+def test_a_wrong_passage_is_rejected_with_its_place(path: Path, change: dict[str, object], message: str) -> None:
     path.write_text(json.dumps({**PASSAGE, **change}))
     with pytest.raises(ValueError, match=re.escape(f"{path}, {message}")):
         list(record(path))

@@ -144,7 +144,7 @@ def test_rows_of_the_hub_and_of_ones_own_are_read(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_dialogues_are_refused(tmp_path: Path, name: str, record: object, message: str) -> None:
+def test_wrong_dialogues_are_rejected(tmp_path: Path, name: str, record: object, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"dialogue, task {name}: {tmp_path}/rows.jsonl, line 1")) as error:
         read(tmp_path, name, record)
     assert message in str(error.value)
@@ -176,7 +176,7 @@ def test_documents_are_targets_whole(tmp_path: Path) -> None:
     assert reader.fingerprint("books") != before
 
 
-def test_broken_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_text_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"caf\xe9")
     reader = PretrainingText({"a": str(path), "b": str(tmp_path / "empty")})

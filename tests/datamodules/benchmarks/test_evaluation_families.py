@@ -73,7 +73,7 @@ def test_mmlu_reads_the_rows_of_the_hub(tmp_path: Path) -> None:
         ("Which?,a,b,c,d,\n", "line 1: 'answer' should be one of A, B, C, D, got str ''"),
     ],
 )
-def test_mmlu_refuses_broken_files(tmp_path: Path, text: str, message: str) -> None:
+def test_mmlu_rejects_broken_files(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, "test/anatomy_test.csv", text)
     with pytest.raises(ValueError, match=re.escape(f"mmlu, task anatomy: {path}, {message}")):
         list(MMLU(str(tmp_path)).examples("anatomy"))
@@ -135,7 +135,7 @@ def test_big_bench_hard_without_prompt_files_asks_the_question_alone(tmp_path: P
         BigBenchHard(str(tmp_path), prompting="all")  # type: ignore[arg-type]
 
 
-def test_big_bench_hard_refuses_what_is_broken_and_counts_what_is_dirty(tmp_path: Path) -> None:
+def test_big_bench_hard_rejects_what_is_broken_and_counts_what_is_dirty(tmp_path: Path) -> None:
     path = write_navigate(tmp_path, {"examples": [{"input": "Back?\nOptions:\n- Yes\n- No", "target": "Maybe"}]})
     (example,) = BigBenchHard(str(tmp_path)).examples("navigate")
     assert (example.skipped, example.targets) == (OUTSIDE, ())
@@ -168,7 +168,7 @@ def test_raft_reads_a_task(tmp_path: Path) -> None:
     assert second.input.endswith("university\n\nPaper title: A display\nLabel:")  # an empty column is not shown
 
 
-def test_raft_refuses_rows_without_a_label_and_labels_that_are_none(tmp_path: Path) -> None:
+def test_raft_rejects_rows_without_a_label_and_labels_that_are_none(tmp_path: Path) -> None:
     write(tmp_path, "twitter_complaints/test_unlabeled.csv", "Tweet text,ID\nHello,50\n")
     (example,) = RAFT(str(tmp_path), split="test").examples("twitter_complaints")
     assert example.skipped == UNLABELLED

@@ -148,7 +148,7 @@ def test_rows_may_bring_options_and_answer(folder: Path) -> None:
         ({"premise": "a", "hypothesis": "b", "label": "x"}, "the label is 'x', and there are 2 options"),
     ],
 )
-def test_a_wrong_row_is_refused_with_its_place(folder: Path, row: object, message: str) -> None:
+def test_a_wrong_row_is_rejected_with_its_place(folder: Path, row: object, message: str) -> None:
     write(folder, "rte", RTE[0], row)
     place = f"flan, task rte: {folder}/rte.jsonl, line 2: {message}"
     with pytest.raises(ValueError, match=re.escape(place)):
@@ -166,7 +166,7 @@ def test_a_wrong_row_is_refused_with_its_place(folder: Path, row: object, messag
         ("PATTERNS = {'rt': [('a', 'b')]}", "has no templates 'rte'; nearest: rt"),
     ],
 )
-def test_wrong_templates_are_refused_with_their_file(folder: Path, text: str, message: str) -> None:
+def test_wrong_templates_are_rejected_with_their_file(folder: Path, text: str, message: str) -> None:
     (folder / "templates.py").write_text(text)
     with pytest.raises(ValueError, match=f"flan, task rte: {re.escape(str(folder))}.*{re.escape(message)}"):
         list(reader(folder).examples("rte"))

@@ -80,7 +80,7 @@ def test_examples_suffice(folder: Path) -> None:
         ({"id": "rhymes-0", "input": "a", "output": "b"}, "the id 'rhymes-0' is already used at "),
     ],
 )
-def test_a_wrong_example_is_refused_with_its_place(folder: Path, row: object, message: str) -> None:
+def test_a_wrong_example_is_rejected_with_its_place(folder: Path, row: object, message: str) -> None:
     write(folder, "train/rhymes", {"input": "cat", "output": "hat"}, row)
     place = f"json_tasks, task rhymes: {folder}/train/rhymes.jsonl, line 2: {message}"
     with pytest.raises(ValueError, match=re.escape(place)):
@@ -103,7 +103,7 @@ def test_a_wrong_example_is_refused_with_its_place(folder: Path, row: object, me
         (ABOUT | {"instruction_level": "row"}, "'instruction_level' should be one of task, instance, none, got 'row'"),
     ],
 )
-def test_a_wrong_description_is_refused_with_its_file(folder: Path, about: object, message: str) -> None:
+def test_a_wrong_description_is_rejected_with_its_file(folder: Path, about: object, message: str) -> None:
     path = folder / "train/rhymes.json"
     path.write_text(json.dumps(about))
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{re.escape(message)}"):

@@ -202,13 +202,13 @@ INSTANCES = RECORD["Instances"]
         ),
     ],
 )
-def test_a_wrong_record_is_refused_with_file_and_place(folder: Path, record: object, message: str) -> None:
+def test_a_wrong_record_is_rejected_with_file_and_place(folder: Path, record: object, message: str) -> None:
     path = write_task(folder, "task1_rhyme", record)
     with pytest.raises(ValueError, match=re.escape(f"{path}: {message}")):
         read_all(folder)
 
 
-def test_malformed_files_are_refused_with_line_and_column(folder: Path) -> None:
+def test_malformed_files_are_rejected_with_line_and_column(folder: Path) -> None:
     path = folder / "tasks" / "task1_rhyme.json"
     path.write_text('{\n  "Definition": ["a"\n}', encoding="utf-8")
     with pytest.raises(ValueError, match=re.escape(f"{path}, line 3: not valid JSON at column 1")):
@@ -255,14 +255,14 @@ def test_a_missing_list_is_answered_with_what_is_there(folder: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_split_is_refused_with_its_lines(folder: Path, text: str, message: str) -> None:
+def test_a_wrong_split_is_rejected_with_its_lines(folder: Path, text: str, message: str) -> None:
     write_split(folder, "train", text)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         NaturalInstructions(str(folder)).task_names("train")
     assert str(folder / "splits/default/train_tasks.txt") in str(error.value)
 
 
-def test_an_unknown_split_is_refused(folder: Path) -> None:
+def test_an_unknown_split_is_rejected(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"split must be one of \['train', 'validation', 'test'\], got 'dev'"):
         NaturalInstructions(str(folder)).task_names("dev")
 

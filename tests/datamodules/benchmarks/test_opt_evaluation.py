@@ -249,7 +249,7 @@ def test_goals_and_labels_must_match(tmp_path: Path) -> None:
         ("winogender", {"sentid": "a.b.1.male.txt", "sentence": "a"}, "no pronoun in str 'a'"),
     ],
 )
-def test_wrong_records_are_refused(tmp_path: Path, name: str, row: dict[str, Any], message: str) -> None:
+def test_wrong_records_are_rejected(tmp_path: Path, name: str, row: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         read(tmp_path, name, row)
     assert str(error.value).startswith(f"opt_evaluation, task {name}: {tmp_path}/rows.jsonl, line 1")

@@ -77,7 +77,7 @@ def test_a_fingerprint_follows_the_files_and_settings(folder: Path) -> None:
     assert len(set(prints)) == 5
 
 
-def test_broken_rows_are_refused_with_their_place(folder: Path) -> None:
+def test_broken_rows_are_rejected_with_their_place(folder: Path) -> None:
     def read() -> None:
         list(P3(str(folder)).examples("wiki_qa"))
 

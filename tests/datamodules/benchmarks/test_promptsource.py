@@ -235,7 +235,7 @@ def test_a_fingerprint_follows_rows_templates_and_settings(folder: Path) -> None
         ),
     ],
 )
-def test_broken_templates_are_refused_with_their_names(folder: Path, old: str, new: str, message: str) -> None:
+def test_broken_templates_are_rejected_with_their_names(folder: Path, old: str, new: str, message: str) -> None:
     path = folder / "templates/super_glue/rte/templates.yaml"
     assert old in TEMPLATES
     path.write_text(TEMPLATES.replace(old, new, 1))
@@ -252,7 +252,7 @@ def test_a_yaml_of_a_billion_entries_is_named_shortly(folder: Path) -> None:
         read(folder)
 
 
-def test_broken_rows_are_refused_with_their_place(folder: Path) -> None:
+def test_broken_rows_are_rejected_with_their_place(folder: Path) -> None:
     path = folder / "rows.jsonl"
     path.write_text(json.dumps(ROWS[0]) + '\n{"premise": "It r')
     with pytest.raises(
@@ -269,7 +269,7 @@ def test_broken_rows_are_refused_with_their_place(folder: Path) -> None:
     assert [example.skipped for example in read(folder)] == ["no template applies"]
 
 
-def test_an_empty_choice_is_refused_and_counted(folder: Path) -> None:
+def test_an_empty_choice_is_skipped_and_counted(folder: Path) -> None:
     path = folder / "templates/super_glue/rte/templates.yaml"
     path.write_text(TEMPLATES.replace("answer_choices: Yes ||| No", "answer_choices: Yes |||"))
     first = read(folder, prompts="all")[0]

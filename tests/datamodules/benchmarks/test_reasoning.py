@@ -333,7 +333,7 @@ def test_records_without_a_rationale_are_counted(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_records_are_refused(tmp_path: Path, name: str, record: dict[str, Any], message: str) -> None:
+def test_wrong_records_are_rejected(tmp_path: Path, name: str, record: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         read(tmp_path, name, record)
     assert str(error.value).startswith(f"reasoning, task {name}: {tmp_path}/rows.jsonl, line 1")

@@ -77,7 +77,7 @@ def test_rows_are_streamed(tmp_path: Path) -> None:
         ("a.txt", b"1", ": expected a file of rows, with one of the endings .jsonl, .json, .tsv"),
     ],
 )
-def test_a_broken_file_is_refused_with_its_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_broken_file_is_rejected_with_its_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(message)) as error:
@@ -85,7 +85,7 @@ def test_a_broken_file_is_refused_with_its_place(tmp_path: Path, name: str, cont
     assert str(error.value).startswith(str(path))
 
 
-def test_a_line_without_end_is_refused_before_it_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_without_end_is_rejected_before_it_fills_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_files, "LONGEST_LINE", 2**20)
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": "' + b"x" * 2**20)
@@ -125,7 +125,7 @@ def test_records_may_stand_under_a_key(tmp_path: Path) -> None:
         (lambda row: row.integer("yes"), "'yes' should be a whole number, got bool True"),
     ],
 )
-def test_a_wrong_field_is_refused_with_its_row(read: object, message: str) -> None:
+def test_a_wrong_field_is_rejected_with_its_row(read: object, message: str) -> None:
     row = Row({"text": "one", "label": 7, "yes": True}, "rte.jsonl, line 7")
     with (
         pytest.raises(ValueError, match=re.escape(f"bench, task rte: rte.jsonl, line 7: {message}")),

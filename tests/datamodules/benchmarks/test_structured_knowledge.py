@@ -186,7 +186,7 @@ def test_constructed_rows_of_every_task_are_read(tmp_path: Path) -> None:
         ("sgd_state", {"schemas": {}, "turns": [{"speaker": "USER"}]}, "turn 0: no 'frames'"),
     ],
 )
-def test_wrong_records_are_refused(tmp_path: Path, name: str, record: object, message: str) -> None:
+def test_wrong_records_are_rejected(tmp_path: Path, name: str, record: object, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         read(tmp_path, name, record)
     assert str(error.value).startswith(f"unifiedskg, task {name}: {tmp_path}/rows.jsonl, line 1")

@@ -67,7 +67,7 @@ def coverage_of(data: InstructionTuningDataModule, answered: Callable[[int], boo
     return found
 
 
-def test_what_is_listed_is_missing_at_hand_or_run(suite: Suite, make_datamodule: Any) -> None:
+def test_a_listed_task_is_missing_available_or_run(suite: Suite, make_datamodule: Any) -> None:
     data = make_datamodule(benchmark=suite, instances={"test": 10})
     data.prepare_data()  # nothing trains, and nothing is prepared
     data.setup("test")
@@ -101,7 +101,7 @@ def test_a_part_is_never_taken_for_the_whole(suite: Suite, make_datamodule: Any)
     assert "| C | 1 | missing | 7 | 0 | 0 |" in text
 
 
-def test_everything_is_asked_at_every_number_of_shots(suite: Suite, make_datamodule: Any) -> None:
+def test_everything_is_evaluated_at_every_number_of_shots(suite: Suite, make_datamodule: Any) -> None:
     data = make_datamodule(
         benchmark=suite, evaluation={"shots": [0, 2], "ranking": OptionRanking()}, instances={"test": 10}
     )
@@ -122,7 +122,7 @@ def test_everything_is_asked_at_every_number_of_shots(suite: Suite, make_datamod
         assert not any(f" {number}: " in text for number in own for text in shown)
 
 
-def test_a_suite_without_any_files_and_a_misspelt_task_are_refused(suite: Suite, tmp_path: Path) -> None:
+def test_a_suite_without_any_files_and_a_misspelt_task_are_rejected(suite: Suite, tmp_path: Path) -> None:
     reader = JsonTasks(str(tmp_path / "asked"))
     nothing = Suite({"own": reader}, [ExpectedColumn("C", {"own/five": 7})], "Table 1")
     with pytest.raises(ValueError, match=r"none of the 1 tasks of Table 1 is available: .*five"):

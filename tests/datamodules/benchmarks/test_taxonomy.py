@@ -81,14 +81,14 @@ def test_a_task_without_category_names_the_file_to_edit(tmp_path: Path) -> None:
         ({"extra": {}}, "expected the sections categories, called, datasets, collections, tasks, got "),
     ],
 )
-def test_a_taxonomy_that_contradicts_itself_is_refused(
+def test_a_taxonomy_that_contradicts_itself_is_rejected(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         Taxonomy.read(written(tmp_path, **changes))
 
 
-def test_a_broken_file_is_refused(tmp_path: Path) -> None:
+def test_a_broken_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
     path.write_text("called: {a: b, a: c}")
     with pytest.raises(ValueError, match="'a' is there twice"):

@@ -90,7 +90,7 @@ def test_tasks_of_ones_own_need_an_instruction(tmp_path: Path) -> None:
         CrossFit(str(tmp_path / "tasks"), instructions=str(path)).datasets()
 
 
-def test_broken_files_are_refused(tmp_path: Path) -> None:
+def test_broken_files_are_rejected(tmp_path: Path) -> None:
     path = write(tmp_path, "cogs/train.jsonl", '{"inputs": "a", "target": "b"}\n')
     with pytest.raises(ValueError, match=r"exmix, task cogs: .*train.jsonl, line 1: no 'targets'; nearest: target"):
         list(ExMix(str(tmp_path)).examples("cogs"))

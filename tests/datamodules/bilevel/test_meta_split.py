@@ -44,7 +44,7 @@ def test_a_share_of_the_categories() -> None:
 
 
 @pytest.mark.parametrize("outer", [0, 3, 0.1, -1, 1.0 - 1e-9])
-def test_a_level_without_tasks_is_refused(outer: float) -> None:
+def test_a_level_without_tasks_is_rejected(outer: float) -> None:
     with pytest.raises(ValueError, match=r"takes -?\d of the 3 training categories.*choose 1 to 2"):
         CategorySplit(outer=outer)(TASKS)
 
@@ -103,7 +103,7 @@ def test_k_means_finds_separate_clusters() -> None:
     [ClusterSplit(groups=1), ClusterSplit(groups=6), ClusterSplit(groups=3, group=3)],
     ids=["one group", "more groups than tasks", "no such group"],
 )
-def test_impossible_groups_are_refused(split: ClusterSplit) -> None:
+def test_impossible_groups_are_rejected(split: ClusterSplit) -> None:
     with pytest.raises(ValueError, match=r"groups = \d must lie between 2 and the 5 training tasks"):
         split(TASKS)
 

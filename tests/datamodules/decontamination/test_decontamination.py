@@ -205,7 +205,7 @@ def test_decisions_survive_a_second_comparison(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a\tb\n", "\t".join(COLUMNS) + "\nperhaps\ta\tb\t1\t2\t0.5\n"])
-def test_a_broken_table_of_decisions_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_broken_table_of_decisions_is_rejected(tmp_path: Path, text: str) -> None:
     (tmp_path / "decisions.tsv").write_text(text)
     with pytest.raises(ValueError, match=r"expected one of|not a table of decisions"):
         read_decisions(tmp_path / "decisions.tsv")

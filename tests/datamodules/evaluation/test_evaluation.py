@@ -31,7 +31,7 @@ def loader(size: int = 1, rank: int = 0, *, pad_left: bool = True, budget: int =
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 40])
-def test_every_prompt_is_asked_once_and_replicas_stay_in_step(size: int) -> None:
+def test_every_prompt_is_evaluated_once_and_replicas_stay_in_step(size: int) -> None:
     loaders = [loader(size, rank) for rank in range(size)]
     asked = [example.number for one in loaders for batch in one for example in batch.examples]
     assert sorted(asked) == list(range(len(SOURCES)))

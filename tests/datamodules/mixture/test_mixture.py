@@ -86,6 +86,6 @@ def test_a_billion_examples_take_no_memory() -> None:
         ((["a"], [3], [1.0], 0, 0), "positive number of draws"),
     ],
 )
-def test_an_inconsistent_mixture_is_refused(arguments: tuple, said: str) -> None:
+def test_an_inconsistent_mixture_is_rejected(arguments: tuple, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         Mixture(*arguments)

@@ -44,7 +44,7 @@ def test_a_cap_counts_at_most_so_many_examples_of_a_task() -> None:
     ("sizes", "cap", "said"),
     [({"a": 1}, 0, "cap must be a positive"), ({}, 5, "at least one task"), ({"a": 1, "b": 0}, 5, r"no examples.*b")],
 )
-def test_impossible_rates_are_refused(sizes: dict[str, int], cap: int, said: str) -> None:
+def test_impossible_rates_are_rejected(sizes: dict[str, int], cap: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         mixing_rates(sizes, cap=cap)
 
@@ -70,7 +70,7 @@ def test_who_is_not_named_shares_what_is_left_by_capped_size() -> None:
         ({"flan": -0.5}, "must not be negative: flan"),
     ],
 )
-def test_proportions_that_do_not_add_up_are_refused(proportions: dict[str, float], said: str) -> None:
+def test_proportions_that_do_not_add_up_are_rejected(proportions: dict[str, float], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         task_rates(TASKS, MixtureRules(proportions=proportions))
 
@@ -119,7 +119,7 @@ def test_a_share_counts_what_it_says(unit: Any, paid_by: str | None) -> None:
         assert rates[2] == pytest.approx(0.6 * 0.98)  # only the talk is paid by all
 
 
-def test_extra_streams_that_cannot_be_paid_are_refused() -> None:
+def test_extra_streams_that_cannot_be_paid_are_rejected() -> None:
     rules = MixtureRules(proportions={"flan": 0.005, "sni": 0.995}, extra={"t5": ExtraStream(0.01, paid_by="flan")})
     with pytest.raises(ValueError, match="flan cannot pay for the extra streams"):
         task_rates(TASKS, rules)
@@ -129,7 +129,7 @@ def test_extra_streams_that_cannot_be_paid_are_refused() -> None:
         MixtureRules(proportions={"t5": 0.1}, extra={"t5": ExtraStream(0.1)})
 
 
-def test_the_share_of_an_absent_benchmark_is_refused_or_shared() -> None:
+def test_the_share_of_an_absent_benchmark_is_rejected_or_shared() -> None:
     proportions = {"flan": 0.3, "sni": 0.5, "t5": 0.1, "crossfit": 0.1}
     with pytest.raises(ValueError, match="proportions names crossfit"):
         task_rates(TASKS, MixtureRules(proportions=proportions))

@@ -69,6 +69,6 @@ def test_no_documents_make_no_rows(packing: Packing) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[0, 3], [9, 3]])
-def test_sizes_that_no_row_can_hold_are_refused(sizes: list[int]) -> None:
+def test_sizes_that_no_row_can_hold_are_rejected(sizes: list[int]) -> None:
     with pytest.raises(ValueError, match="1 to 8 columns"):
         rows_of(best_fit, np.array(sizes), 8)

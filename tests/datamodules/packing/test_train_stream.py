@@ -60,9 +60,7 @@ def test_no_row_is_lost_or_repeated_where_windows_meet(plan: TrainPlan) -> None:
 
 
 @pytest.mark.parametrize("resumed", [Replicas(), Replicas(2, 0, 1), Replicas(1, 0, 4)])
-def test_a_resumed_stream_goes_on_with_the_next_step_on_any_number_of_replicas(
-    plan: TrainPlan, resumed: Replicas
-) -> None:
+def test_a_stream_resumes_at_the_next_step_on_any_number_of_replicas(plan: TrainPlan, resumed: Replicas) -> None:
     undisturbed = take(TrainStream(plan, Replicas(1, 0, 2), steps=12), 24)
     first = TrainStream(plan, Replicas(1, 0, 2), steps=12)
     iterator = iter(first)
@@ -95,7 +93,7 @@ def test_the_stream_is_as_long_as_the_requested_steps(plan: TrainPlan) -> None:
     assert len(TrainStream(plan, Replicas(2, 0, 4), steps=10)) == 40
 
 
-def test_rows_that_cannot_be_dealt_are_refused(plan: TrainPlan) -> None:
+def test_rows_that_cannot_be_dealt_are_rejected(plan: TrainPlan) -> None:
     with pytest.raises(ValueError, match=r"rows\.per_step = 8 cannot be dealt to 3 replicas x 1 .* multiple of 3"):
         TrainStream(plan, Replicas(3, 0, 1), steps=1)
 

@@ -82,7 +82,7 @@ def test_text_without_a_source_gets_no_demonstrations() -> None:
     assert (prompt.source, prompt.target) == ("", "Once upon a time.")
 
 
-def test_a_form_with_its_own_demonstrations_refuses_others() -> None:
+def test_a_form_with_its_own_demonstrations_rejects_others() -> None:
     with pytest.raises(ValueError, match="TkInstructPrompt has no place for demonstrations of other examples"):
         with_demonstrations(TkInstructPrompt(), TASK, example(1), [example(2)], lambda: random.Random(0), "")
 
@@ -111,7 +111,7 @@ def test_a_row_is_dealt_with_all_its_templates() -> None:
     assert chosen == choose_prompts("t", keys, trained=True, validation=4, test=5, validation_prompts=7)
 
 
-def test_every_prompt_of_the_training_rows_trains_where_that_is_asked_for() -> None:
+def test_every_prompt_of_the_training_rows_trains_on_request() -> None:
     rows = np.repeat(np.arange(20), 3)
     keys = prompt_keys(example(int(row), template=name) for row in range(20) for name in "xyz")
     every = choose_prompts("t", keys, trained=True, validation=4, test=5, every_prompt=True)

@@ -71,7 +71,7 @@ def test_no_delimiter_follows_a_colon() -> None:
     assert all(render(form, example).source.endswith(OPT_IML_DELIMITERS) for example in many(50))
 
 
-def test_the_eight_delimiters_are_drawn_alike() -> None:
+def test_the_eight_delimiters_are_drawn_equally() -> None:
     form = replace(PLAIN, delimiters=OPT_IML_DELIMITERS)
     body = "Write a word that rhymes with the given word\nhouse"
     drawn = Counter(render(form, example).source.removeprefix(body) for example in many(8000))
@@ -220,7 +220,7 @@ def test_every_argument_of_the_generator_matters() -> None:
 
 
 @pytest.mark.parametrize("form", [OptImlPrompt(), TkInstructPrompt()])
-def test_references_are_drawn_alike_and_blank_ones_never(form: PromptForm) -> None:
+def test_references_are_drawn_equally_and_blank_ones_never(form: PromptForm) -> None:
     drawn = Counter(render(form, example).target for example in many(3000, targets=("a", " ", "b", "c")))
     assert drawn.keys() == {"a", "b", "c"}
     # 1000 each; five standard deviations are 5 * sqrt(3000 * 1/3 * 2/3) = 129.
@@ -228,7 +228,7 @@ def test_references_are_drawn_alike_and_blank_ones_never(form: PromptForm) -> No
 
 
 @pytest.mark.parametrize("targets", [(), ("", " \n")])
-def test_an_example_without_reference_is_refused_by_name(targets: tuple[str, ...]) -> None:
+def test_an_example_without_reference_is_rejected_by_name(targets: tuple[str, ...]) -> None:
     with pytest.raises(ValueError, match="example 'task7-0' of task 'task7_rhyme' has no reference"):
         render(OptImlPrompt(), replace(EXAMPLE, targets=targets))
 
@@ -263,6 +263,6 @@ def test_a_form_that_could_not_be_found_again_has_no_fingerprint() -> None:
         (TkInstructPrompt, {"negative_examples": -1}, "got 2 and -1"),
     ],
 )
-def test_impossible_settings_are_refused(form: type, settings: dict[str, object], message: str) -> None:
+def test_impossible_settings_are_rejected(form: type, settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         form(**settings)

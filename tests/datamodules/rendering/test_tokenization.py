@@ -80,7 +80,7 @@ def test_a_reader_s_reason_comes_first() -> None:
     assert skip_reason(Task("b", "t", "c"), broken) == "the template does not apply"
 
 
-def test_a_tokenizer_that_cannot_end_a_document_is_refused(tmp_path: Any) -> None:
+def test_a_tokenizer_that_cannot_end_a_document_is_rejected(tmp_path: Any) -> None:
     letters = Tokenizer(models.BPE({"a": 0}, []))
     PreTrainedTokenizerFast(tokenizer_object=letters).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="no eos token"):

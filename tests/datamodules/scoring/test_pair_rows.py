@@ -50,7 +50,7 @@ def test_eos_stands_in_for_a_missing_start_token(tokenizer: PreTrainedTokenizerB
     assert pair_frame(tokenizer) == PairFrame((eos,), (eos, eos), (eos,), False)
 
 
-def test_a_tokenizer_without_special_tokens_is_refused() -> None:
+def test_a_tokenizer_without_special_tokens_is_rejected() -> None:
     bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 1}, unk_token="a")))
     with pytest.raises(ValueError, match="needs bos or cls, and eos or sep"):
         pair_frame(bare)
@@ -82,7 +82,7 @@ def test_a_row_without_pairs_scores_nothing() -> None:
 
 
 @pytest.mark.parametrize("label", [-0.1, 1.5, 80.0, float("nan")])
-def test_a_label_that_is_no_correctness_is_refused(label: float) -> None:
+def test_a_label_that_is_no_correctness_is_rejected(label: float) -> None:
     frame = pair_frame(word_tokenizer("roberta"))
     with pytest.raises(ValueError, match=rf"a label must be a correctness in \[0, 1\], got {label}"):
         ScoredRows(16, 16, 1, frame).collate([[frame.join([4], [5], label)]], 1)

@@ -85,7 +85,7 @@ def test_a_mismatch_is_no_reference_of_the_same_input() -> None:
     assert all(responses(twice, seed=seed) == {"a": 1.0, "c": 0.0} for seed in range(50))
 
 
-def test_a_task_without_other_references_is_refused_by_name() -> None:
+def test_a_task_without_other_references_is_rejected_by_name() -> None:
     assert responses([example(0, "yes"), example(1, "yes")]) == "no mismatch in its task"
     assert responses([example(0, "yes", options=("yes",))]) == "no wrong option"
 
@@ -148,7 +148,7 @@ def test_a_malformed_sample_is_named_by_file_and_line(tmp_path: Path, line: obje
         ModelSamples([written(tmp_path, line)]).of("t")
 
 
-def test_samples_of_unknown_tasks_and_examples_are_refused(tmp_path: Path) -> None:
+def test_samples_of_unknown_tasks_and_examples_are_rejected(tmp_path: Path) -> None:
     samples = ModelSamples([written(tmp_path, {"task": "t", "id": "1", "response": "a"})])
     with pytest.raises(ValueError, match=r"samples of 1 tasks that no split lists, e.g. 't'"):
         samples.require_tasks(["u"])

@@ -185,7 +185,7 @@ def test_a_folder_that_holds_the_benchmark_is_left_alone(toybench: Path) -> None
     assert {path: path.stat().st_mtime_ns for path in toybench.rglob("*")} == before
 
 
-def test_a_folder_that_holds_anything_else_is_refused(toybench: Path, tmp_path: Path) -> None:
+def test_a_folder_that_holds_anything_else_is_rejected(toybench: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("three years of work")
     with pytest.raises(ValueError, match=rf"{tmp_path} should be new.*something else; name another folder"):
         write_toybench(tmp_path)
@@ -195,7 +195,7 @@ def test_a_folder_that_holds_anything_else_is_refused(toybench: Path, tmp_path: 
         write_toybench(toybench, instances=INSTANCES, seed=1)
 
 
-def test_too_few_and_too_many_instances_are_refused(tmp_path: Path) -> None:
+def test_too_few_and_too_many_instances_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must exceed the 100 that test a task, got 100"):
         write_toybench(tmp_path / "new", instances=100)
     with pytest.raises(ValueError, match=r"copy_animals has only about 20.. different inputs"):

@@ -228,7 +228,7 @@ def test_attention_dropout_is_random_in_training_and_absent_in_evaluation() -> N
     assert_same(packed, read_alone(model))
 
 
-def test_the_flash_kernel_is_asked_for_the_documents(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flash_kernel_is_called_with_the_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """On any device: with a loop over documents in the kernel's place, its arguments give the exact result."""
 
     def kernel(query: Tensor, key: Tensor, value: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int,

@@ -65,7 +65,7 @@ def evaluate(
     return module, (folder / "predictions/test.jsonl").read_text(encoding="utf-8")
 
 
-def test_a_run_goes_on_from_what_an_interrupted_one_answered(
+def test_a_run_resumes_from_what_an_interrupted_one_answered(
     make_datamodule: Callable[..., InstructionTuningDataModule], tiny_model: dict[str, Any], tmp_path: Path
 ) -> None:
     """Ranked and written answers, at two numbers of shots; also where a line was cut off in its middle."""
@@ -93,7 +93,7 @@ def test_a_run_goes_on_from_what_an_interrupted_one_answered(
 
 
 @pytest.mark.parametrize("other", ["weights", "decoding", "prompts"])
-def test_another_runs_predictions_are_not_taken_over(
+def test_another_runs_predictions_are_not_reused(
     other: str,
     make_datamodule: Callable[..., InstructionTuningDataModule],
     tiny_model: dict[str, Any],

@@ -98,7 +98,9 @@ def test_what_prompts_begin_with_is_read_once(kind: str, tokenizer: Any) -> None
     assert with_itself == [[found[0][0]]] * 2
 
 
-def test_the_model_is_called_for_what_is_different_and_goes_on(tokenizer: Any, sources: list[list[int]]) -> None:
+def test_only_different_samples_that_have_not_ended_are_passed_to_the_model(
+    tokenizer: Any, sources: list[list[int]]
+) -> None:
     model, plain = build("llama", tokenizer, "document"), build("llama", tokenizer)
     for each in (model, plain):
         with torch.no_grad():
@@ -220,12 +222,12 @@ def test_a_models_own_settings_do_not_decide(tokenizer: Any, sources: list[list[
         ({"sampling": True, "beams": 4}, "not both"),
     ],
 )
-def test_a_decoding_that_means_nothing_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_a_decoding_that_means_nothing_is_rejected(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Decoding(**fields)
 
 
-def test_bad_prompts_and_stops_are_refused(tokenizer: Any, sources: list[list[int]]) -> None:
+def test_bad_prompts_and_stops_are_rejected(tokenizer: Any, sources: list[list[int]]) -> None:
     model = AutoModelForCausalLM.from_config(LlamaConfig(vocab_size=len(tokenizer), **CAUSAL["llama"]))
     with pytest.raises(ValueError, match="1 prompts have no token to continue"):
         answers(model, tokenizer, [sources[0], []], [GREEDY])

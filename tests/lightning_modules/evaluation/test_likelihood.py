@@ -181,7 +181,7 @@ def test_scores_are_those_of_their_definitions(tokenizer: Any) -> None:
         option_scores([-1.0], [1], ["a"]).best("pmi")
 
 
-def test_of_equal_scores_the_first_is_chosen_and_the_tie_is_told() -> None:
+def test_of_equal_scores_the_first_is_chosen_and_the_tie_is_reported() -> None:
     assert option_scores([-2.0, -1.0, -1.0], [1, 1, 1], ["a", "b", "c"]).best() == Choice(1, True)
     assert option_scores([-1.0], [1], ["a"]).best() == Choice(0, False)
     with pytest.raises(ValueError, match="no options to choose from"):
@@ -224,7 +224,7 @@ def test_a_token_across_the_joint_is_divided_so_that_options_share_their_prompt(
         (["a"], [["yes", "one two three four five six seven " * 4]], "an option of .* leaves no room for its prompt"),
     ],
 )
-def test_what_cannot_be_ranked_is_refused(
+def test_what_cannot_be_ranked_is_rejected(
     tokenizer: Any, prompts: list[str], options: list[list[str]], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

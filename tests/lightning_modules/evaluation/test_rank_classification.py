@@ -170,7 +170,7 @@ def test_encoder_decoder_models_rank_with_and_without_packing(
         assert [each["sum"] for each in line["options"].values()] == pytest.approx(expected.sum, abs=1e-10)
 
 
-def test_shared_rows_are_refused_by_a_model_that_reads_one_option_a_row(
+def test_shared_rows_are_rejected_by_a_model_that_reads_one_option_a_row(
     make_datamodule: Callable[..., InstructionTuningDataModule], tiny_model: dict[str, Any], tmp_path: Path
 ) -> None:
     data = make_datamodule(benchmark=Quiz(), instances={"test": 6}, evaluation={"ranking": OptionRanking()})

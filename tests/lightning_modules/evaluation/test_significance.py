@@ -89,7 +89,7 @@ def test_repeated_runs_are_averaged_on_what_they_share() -> None:
     assert (row.id, row.score, row.rouge_l) == ("0", 0.75, 0.75)
 
 
-def test_an_instance_that_stands_twice_is_refused() -> None:
+def test_an_instance_that_stands_twice_is_rejected() -> None:
     require_single(instances("t", [0.0]) + instances("t", [0.0], shots=5), "here")
     with pytest.raises(ValueError, match="here holds 2 predictions for instance '0' of b t at 0 shots"):
         require_single(instances("t", [0.0]) + instances("t", [1.0]), "here")

@@ -191,7 +191,7 @@ def test_a_strategy_is_a_layout(trainer: dict[str, Any], expected: Layout) -> No
         ({}, -4, "--devices must be at least 1, got -4"),
     ],
 )
-def test_a_layout_that_cannot_be_planned_is_refused(trainer: dict[str, Any], devices: int, message: str) -> None:
+def test_a_layout_that_cannot_be_planned_is_rejected(trainer: dict[str, Any], devices: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         layout_of(BASE | trainer, devices=devices, fused=False)
 

@@ -42,7 +42,7 @@ def test_a_score_that_ranks_backwards_is_worth_the_mean() -> None:
     assert found == Calibration([0.0, 3.0], [0.5, 0.5])
 
 
-def test_nothing_to_fit_is_refused() -> None:
+def test_nothing_to_fit_is_rejected() -> None:
     with pytest.raises(ValueError, match="got 0 and 0"):
         fit_calibration(np.array([]), np.array([]))
 

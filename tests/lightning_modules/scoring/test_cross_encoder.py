@@ -213,7 +213,7 @@ def test_no_pairs_have_no_scores(folder: Path) -> None:
         (lambda scorer: scorer.rank("a", "cat"), "a list of at least one response, got 'cat'"),
     ],
 )
-def test_what_is_no_list_of_pairs_is_refused(folder: Path, call: Callable[[CrossEncoder], Any], message: str) -> None:
+def test_what_is_no_list_of_pairs_is_rejected(folder: Path, call: Callable[[CrossEncoder], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(encoder(folder))
 
@@ -252,7 +252,7 @@ def test_longest_first_cuts_as_the_released_program(folder: Path) -> None:
 # --- what is no scorer ---
 
 
-def test_pairs_longer_than_the_models_positions_are_refused(folder: Path) -> None:
+def test_pairs_longer_than_the_models_positions_are_rejected(folder: Path) -> None:
     # 64 positions, of which RoBERTa leaves those of padding and before it unused: pad_token_id is 0 here.
     assert encoder(folder, max_length=63)
     with pytest.raises(ValueError, match="pairs of 64 tokens exceed the 63 positions of the model"):
@@ -267,7 +267,7 @@ def test_an_encoder_without_a_trained_head_scores_nothing(toybench: Path, tmp_pa
         encoder(tmp_path)
 
 
-def test_a_head_of_another_size_is_refused(toybench: Path, tmp_path: Path) -> None:
+def test_a_head_of_another_size_is_rejected(toybench: Path, tmp_path: Path) -> None:
     tokenizer = tokenizer_like("roberta", toybench)
     RobertaForSequenceClassification(tiny("roberta", tokenizer, num_labels=3)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
@@ -299,7 +299,7 @@ def test_what_cannot_read_packed_pairs_reads_them_padded(kind: str, toybench: Pa
         torch.testing.assert_close(scores, expected, atol=1e-10, rtol=0)
 
 
-def test_weights_that_lack_their_head_are_refused(folder: Path) -> None:
+def test_weights_that_lack_their_head_are_rejected(folder: Path) -> None:
     model = RobertaForSequenceClassification.from_pretrained(folder)
     model.save_pretrained(folder, state_dict={k: v for k, v in model.state_dict().items() if "out_proj" not in k})
     with pytest.raises(
@@ -309,14 +309,14 @@ def test_weights_that_lack_their_head_are_refused(folder: Path) -> None:
         encoder(folder)
 
 
-def test_scores_that_are_no_numbers_are_refused(folder: Path) -> None:
+def test_scores_that_are_no_numbers_are_rejected(folder: Path) -> None:
     scorer = encoder(folder)
     torch.nn.init.constant_(scorer.model.get_parameter("classifier.out_proj.bias"), float("nan"))
     with pytest.raises(ValueError, match="12 of 12 scores are not finite: the scorer's weights diverged"):
         scorer.score(*columns(PAIRS))
 
 
-def test_a_model_with_another_attention_is_refused(folder: Path) -> None:
+def test_a_model_with_another_attention_is_rejected(folder: Path) -> None:
     model = RobertaForSequenceClassification.from_pretrained(folder)
     with pytest.raises(ValueError, match="build it with attn_implementation='document', got 'sdpa'"):
         CrossEncoder(model, AutoTokenizer.from_pretrained(folder), max_length=LONGEST)

@@ -148,7 +148,7 @@ def test_one_response_is_everyones_choice() -> None:
     }
 
 
-def test_bad_responses_are_refused() -> None:
+def test_bad_responses_are_rejected() -> None:
     with pytest.raises(ValueError, match="t 1 has no responses"):
         ScoredResponses.of("t", "1", [], REFERENCE)
     with pytest.raises(ValueError, match="t 1 has 5 responses and 1 scores"):

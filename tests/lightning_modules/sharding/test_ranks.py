@@ -39,7 +39,7 @@ def output(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model:
     return recipe.parent, run_on(2, commands, recipe.parent, timeout=600)
 
 
-def test_processes_that_were_started_otherwise_are_refused_on_each(output: tuple[Path, str]) -> None:
+def test_processes_that_were_started_otherwise_are_rejected_on_each(output: tuple[Path, str]) -> None:
     said = re.findall(r"command 4 on rank (\d): as expected: ValueError: the processes of this run disagree", output[1])
     assert sorted(said) == ["0", "1"]
 

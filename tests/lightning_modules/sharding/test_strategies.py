@@ -145,7 +145,7 @@ def test_weights_are_those_of_one_process(runs: Path) -> None:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", RESUMED)
-def test_a_run_goes_on_under_another_strategy(runs: Path, name: str) -> None:
+def test_a_run_resumes_under_another_strategy(runs: Path, name: str) -> None:
     undisturbed = losses(runs / "run/adam_one")
     assert losses(runs / f"run/adam_{name}") == pytest.approx(undisturbed[STEPS // 2 :], rel=1e-5)
 
@@ -161,7 +161,7 @@ def test_every_strategy_resumes_with_the_settings_of_the_new_run(runs: Path, nam
 
 
 @pytest.mark.distributed
-def test_one_process_goes_on_from_shards(runs: Path, adam: Path) -> None:
+def test_one_process_resumes_from_shards(runs: Path, adam: Path) -> None:
     """A folder that two processes under FSDP2 have written, itself resumed from a file."""
     for name, source in (("adam_from_shards", "adam_fsdp2"), ("adam_from_file", "adam_one")):
         checkpoint = runs / source / f"step={STEPS}.ckpt"
@@ -188,7 +188,7 @@ def test_every_checkpoint_becomes_a_hugging_face_folder(
 
 
 @pytest.mark.distributed
-def test_what_is_no_checkpoint_of_this_model_is_refused(runs: Path, adam: Path, tmp_path: Path) -> None:
+def test_what_is_no_checkpoint_of_this_model_is_rejected(runs: Path, adam: Path, tmp_path: Path) -> None:
     whole = runs / "adam_fsdp2" / f"step={STEPS}.ckpt"
     wider = AutoConfig.from_pretrained(runs / "opt", hidden_size=64, word_embed_proj_dim=64)
     AutoModelForCausalLM.from_config(wider).save_pretrained(tmp_path / "wider")
@@ -211,7 +211,7 @@ def test_what_is_no_checkpoint_of_this_model_is_refused(runs: Path, adam: Path, 
 
 
 @pytest.mark.distributed
-def test_last_is_the_newest_whole_checkpoint_or_refused(runs: Path, adam: Path) -> None:
+def test_last_is_the_newest_whole_checkpoint_or_rejected(runs: Path, adam: Path) -> None:
     """As a job that is started again resumes: its process may have ended while one folder replaced another."""
     last = runs / "adam_cut_short" / "last.ckpt"
     shutil.copytree(runs / "adam_fsdp2" / f"step={STEPS}.ckpt", whole_path(last))
@@ -229,7 +229,7 @@ def test_last_is_the_newest_whole_checkpoint_or_refused(runs: Path, adam: Path) 
 
 
 @pytest.mark.distributed
-def test_an_unfinished_folder_of_deepspeed_is_refused(runs: Path, tmp_path: Path) -> None:
+def test_an_unfinished_folder_of_deepspeed_is_rejected(runs: Path, tmp_path: Path) -> None:
     half = shutil.copytree(runs / "zero3" / HALFWAY, tmp_path / "half.ckpt")
     require_whole_checkpoint(half)
     next((half / "checkpoint").glob("*rank_1*optim_states.pt")).unlink()
@@ -245,7 +245,7 @@ def test_hypergradients_do_not_pass_through_lightnings_fsdp() -> None:
         reject_strategy(FSDPStrategy(), curvature="finite_difference", reads_with_model=False)
 
 
-def test_heads_and_widths_that_cannot_be_cut_are_refused() -> None:
+def test_heads_and_widths_that_cannot_be_cut_are_rejected() -> None:
     config = AutoConfig.for_model("llama", **SMALL["llama"])
     require_tensor_parallel(config, 2)
     for size, reason in ((3, "the 4 attention heads"), (4, "the 2 key-value heads")):

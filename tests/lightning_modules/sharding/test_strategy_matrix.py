@@ -196,7 +196,7 @@ def test_the_callback_exports_the_parts_of_all_processes(runs: Path, kind: str, 
 
 
 @pytest.mark.parametrize("loss", ["train/inner_loss", "train/outer_loss"])
-def test_instruction_optimization_is_exact_where_it_is_not_refused(runs: Path, loss: str) -> None:
+def test_instruction_optimization_is_exact_where_it_is_not_rejected(runs: Path, loss: str) -> None:
     alone = losses(runs / "run/bilevel_one", loss)
     assert alone
     for name in EXACT:
@@ -253,7 +253,7 @@ def test_what_demands_cuda_trains_as_a_cpu_does(
     assert losses(folder / f"run/cuda_{kind}_{strategy}") == pytest.approx(alone, rel=1e-3)
 
 
-def test_a_file_may_be_written_while_training_goes_on(runs: Path, adam: Path) -> None:
+def test_a_file_may_be_written_during_training(runs: Path, adam: Path) -> None:
     """It holds what it would, had training waited; and two processes go on from it."""
     main(fit(adam, "waited"))
     main(fit(adam, "async_one", ASYNCHRONOUS))
