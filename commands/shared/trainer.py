@@ -84,8 +84,7 @@ class TrainerCLI(LinkedCLI):
             raise ValueError(f"the trainer cannot be built from its settings: {error}") from error
         reject_spawned_processes(trainer)
         set_up_checkpoints(trainer)
-        if self.command == "fit":
-            save_last_step(trainer)
+        save_last_step(trainer)  # by every command: a checkpoint holds the states of all of fit's callbacks
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         bar = trainer.progress_bar_callback
         if type(bar) is RichProgressBar:
