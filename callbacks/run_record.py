@@ -14,8 +14,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning import Callback
-from torch import distributed as dist
 
+from ..datamodules.packing.replicas import gathered
 from ..datamodules.whole_files import write_whole
 from .run_folder import run_folder
 
@@ -25,9 +25,7 @@ class RunRecord(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         host = f"{socket.gethostname()}:{os.environ.get('SLURMD_NODENAME', '')}".rstrip(":")
-        hosts: list[Any] = [host] * trainer.world_size
-        if dist.is_available() and dist.is_initialized():
-            dist.all_gather_object(hosts, host)
+        hosts = gathered(host)
         folder = run_folder(trainer, ".")
         if trainer.is_global_zero:
             write_whole(folder / "run.json", json.dumps(run_record(trainer, hosts), indent=2))

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import distributed as dist
 
 from ..datamodules.data_files import read_json
+from ..datamodules.packing.replicas import gathered
 from .run_folder import run_folder
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class Stragglers(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._mark, self._read_at = time.monotonic(), trainer.global_step
         folder = run_folder(trainer, "progress")
-        rank, size = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+        distributed = dist.is_available() and dist.is_initialized()
+        rank, size = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         self._ended.clear()
         self._thread = threading.Thread(target=self._watch, args=(folder, rank, size), daemon=True)
         self._thread.start()
@@ -111,7 +113,7 @@ class Stragglers(Callback):
         self._at(batch_idx + 1, STAGES[0])
         if trainer.global_step - self._read_at >= self.every:
             steps = trainer.global_step - self._read_at
-            times = gather(StepTimes(self._data / steps, self._work / steps, self._report.host))
+            times = gathered(StepTimes(self._data / steps, self._work / steps, self._report.host))
             for name, value in time_statistics(times).items():
                 pl_module.log(f"stragglers/{name}", value, batch_size=1)
             for sentence in slow_ranks(times, self.factor):
@@ -147,19 +149,6 @@ class Stragglers(Callback):
             if rank == 0 and mine.since != reported and mine.written - mine.since > self.stall_after:
                 reported = mine.since
                 log.error(missing_ranks(read_progress(folder, size), time.time(), silent_after=3 * interval))
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def gather(times: StepTimes) -> list[StepTimes]:
-    """The times of all processes by rank; every process must call it."""
-    if not _distributed():
-        return [times]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, tuple(times))
-    return [StepTimes(*fields) for fields in gathered]
 
 
 def time_statistics(times: Sequence[StepTimes]) -> dict[str, float]:

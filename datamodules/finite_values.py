@@ -20,7 +20,7 @@ def names_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
     names: dict[torch.device, list[str]] = {}
     flags: dict[torch.device, list[Tensor]] = {}
     for name, tensor in tensors:
-        values = _held(tensor)
+        values = held(tensor)
         if values.is_floating_point() and values.numel() and not values.is_meta:
             names.setdefault(values.device, []).append(name)
             flags.setdefault(values.device, []).append(torch.isfinite(values).all())
@@ -54,7 +54,7 @@ def not_finite(where: object, names: Sequence[str]) -> str:
     )
 
 
-def _held(tensor: Tensor) -> Tensor:
+def held(tensor: Tensor) -> Tensor:
     """This process's part: DTensors hold shards; ZeRO-3 keeps them in ``ds_tensor``, with padding of any value."""
     part: Any = tensor
     if hasattr(tensor, "ds_tensor"):

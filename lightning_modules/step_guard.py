@@ -16,14 +16,13 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
-from torch import distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from ..datamodules.finite_values import names_not_finite, not_finite
 from ..datamodules.messages import some
-from ..datamodules.packing.replicas import replicas
+from ..datamodules.packing.replicas import gathered, replicas
 from ..datamodules.schema import RunData
 from .step_dumps import WEIGHTS, StepFault, write_batches, write_fault
 
@@ -211,11 +210,7 @@ def stacked(values: Mapping[str, Tensor]) -> Tensor:
 
 def _everywhere(items: list[str]) -> list[str]:
     """The items of all processes, each once; every process must call it."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return items
-    gathered: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(gathered, items)
-    return list(dict.fromkeys(item for part in gathered for item in part))
+    return list(dict.fromkeys(item for part in gathered(items) for item in part))
 
 
 def _folder(trainer: L.Trainer) -> Path:

@@ -9,8 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from lightning import Trainer
+from torch import distributed as dist
 
 Item = TypeVar("Item")
+
+
+def gathered(item: Item) -> list[Item]:
+    """The items of all processes, by rank; every process must call it. Without a process group, the item alone."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [item]
+    items: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(items, item)
+    return items
 
 
 class Replicas(NamedTuple):

@@ -185,18 +185,6 @@ def prompt_digest(prompt: str) -> str:
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def file_digest(path: str) -> str:
-    """The digest of a file of responses.
-
-    Raises:
-        ValueError: There is no such file.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"no file {path} with model samples")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-
-
 def require_settings(path: Path, about: Mapping[str, Any]) -> None:
     """Write the settings of a sample file beside it, or require that they are those of the samples in it.
 

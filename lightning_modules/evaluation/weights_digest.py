@@ -3,9 +3,10 @@
 import hashlib
 
 import torch
-from torch import distributed as dist
 from torch import nn
-from torch.distributed.tensor import DTensor
+
+from ...datamodules.finite_values import held
+from ...datamodules.packing.replicas import gathered
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -16,14 +17,7 @@ def weights_digest(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for parameter in model.parameters():
-        local = getattr(
-            parameter, "ds_tensor", parameter
-        )  # DeepSpeed's ZeRO-3 keeps the shard in ds_tensor, and an empty parameter
-        local = local.to_local() if isinstance(local, DTensor) else local
+        local = held(parameter)
         digest.update(repr((tuple(local.shape), str(local.dtype))).encode())
         digest.update(local.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    digests: list[str] = [digest.hexdigest()]
-    if dist.is_available() and dist.is_initialized():
-        digests = [""] * dist.get_world_size()
-        dist.all_gather_object(digests, digest.hexdigest())
-    return hashlib.sha256(" ".join(sorted(set(digests))).encode()).hexdigest()
+    return hashlib.sha256(" ".join(sorted(set(gathered(digest.hexdigest())))).encode()).hexdigest()

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...datamodules.benchmarks.digests import file_digest
 from ...datamodules.packing.replicas import process_of_job
 from ...datamodules.rendering.special_tokens import chat_end, chat_prompt
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
 from ...datamodules.scoring.sampled_examples import SampledPrompt
-from ...datamodules.scoring.samples import Sample, SampleFile, file_digest, read_samples, require_settings
+from ...datamodules.scoring.samples import Sample, SampleFile, read_samples, require_settings
 from ...datamodules.whole_files import whole_file
 from ..attention.packable import require_document_attention
 from ..evaluation.generation import Decoding, generate, prompt_seed
@@ -226,7 +227,7 @@ def import_responses(
         ValueError: A line is not a sample, or belongs to an example that is not `known`; or `path` holds other
             responses, and is not changed.
     """
-    require_settings(path, {"imported": [file_digest(file) for file in answers], "name": name})
+    require_settings(path, {"imported": [file_digest(Path(file)) for file in answers], "name": name})
     counts: Counter[tuple[str, str, str]] = Counter()
     with whole_file(path) as out:
         for key, sample in read_samples(answers):

@@ -10,9 +10,9 @@ from typing import Any
 import lightning as L
 import torch
 import transformers
-from torch import distributed as dist
 
 from ...datamodules.base import run_data
+from ...datamodules.packing.replicas import gathered
 from ..hyperparameters import flat
 
 
@@ -22,11 +22,7 @@ def require_agreement(module: L.LightningModule, trainer: L.Trainer) -> None:
     Raises:
         ValueError: On every process, with the settings that differ and their ranks.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return
-    everyone: list[dict[str, str]] = [{} for _ in range(dist.get_world_size())]
-    dist.all_gather_object(everyone, started_with(module, trainer))
-    if differences := disagreements(everyone):
+    if differences := disagreements(gathered(started_with(module, trainer))):
         raise ValueError("the processes of this run disagree: " + "; ".join(differences))
 
 
