@@ -21,6 +21,7 @@ from .benchmarks.shared_sources import split_names
 from .evaluation.coverage import Coverage
 from .messages import some
 from .mixture.rates import MixtureRules
+from .mixture.task_subset import subset_of
 from .packing.best_fit import Packing
 from .packing.collate import RowKind
 from .packing.document_groups import Groups
@@ -372,8 +373,19 @@ class StoredDataModule(BenchmarkDataModule):
             for example in dict.fromkeys(self.training_tasks.example_ids(name, plan.stored[task], numbers))
         ]
 
+    def _subset(self) -> list[Task]:
+        """The training tasks that train: all of them, or the mixture's subset."""
+        trained, subset = self.trained(), self.mixture.subset
+        if subset is None:
+            return trained
+        names, _ = self._split_names
+        evaluated = [self.task(name) for name in {*names["validation"], *names["test"]}]
+        kept = set(subset_of(subset, trained, evaluated, self.mixture.extra or {}))
+        rank_zero_info(f"{len(kept)} of {len(trained)} training tasks train, those of mixture.subset")
+        return [task for task in trained if task.name in kept]
+
     def _plan_training(self) -> MixturePlan:
-        trained = self.trained()
+        trained = self._subset()
         stored = self.training_tasks.open([task.name for task in trained])
         return MixturePlan(
             stored,

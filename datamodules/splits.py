@@ -234,9 +234,14 @@ def generalization_level(task: Task, trained: Collection[Task]) -> Level:
         task: The evaluated task.
         trained: All training tasks.
     """
-    if any(task.name == other.name or _same_dataset(task, other) for other in trained):
+    if shares_data(task, trained):
         return "fully_supervised"
     return "partially_supervised" if any(task.category == o.category for o in trained) else "fully_held_out"
+
+
+def shares_data(task: Task, others: Collection[Task]) -> bool:
+    """Whether a task is among others, or shares its dataset with one of another collection in the same category."""
+    return any(task.name == other.name or _same_dataset(task, other) for other in others)
 
 
 def _same_dataset(task: Task, other: Task) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..messages import nearest, some
+from .task_subset import TaskSubset
 
 Unit = Literal["examples", "rows", "tokens"]
 
@@ -74,6 +75,7 @@ class MixtureRules:
         temperature: Rates within a benchmark go with size ** (1 / temperature): 1 for the sizes themselves, more for
             flatter rates.
         uniform_categories: Whether the categories of a benchmark are drawn equally often, whatever their sizes.
+        subset: How many of the training tasks train; null for all.
     """
 
     cap: int | None = None
@@ -82,6 +84,7 @@ class MixtureRules:
     temperature: float = 1.0
     uniform_categories: bool = False
     absent: Literal["rejected", "shared"] = "rejected"
+    subset: TaskSubset | None = None
 
     def __post_init__(self) -> None:
         if self.absent not in ("rejected", "shared"):

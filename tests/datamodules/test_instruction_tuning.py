@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions, TkInstructPrompt
+from crosstask.datamodules.mixture.task_subset import TaskSubset
 from crosstask.datamodules.packing.best_fit import best_fit
 from crosstask.datamodules.packing.packing_report import packing_report
 from crosstask.datamodules.packing.train_stream import TrainPlan
@@ -127,6 +128,21 @@ def test_a_cap_is_what_an_epoch_draws(make_datamodule: Make) -> None:
     datamodule = prepared(make_datamodule(mixture={"cap": 5}))
     report = datamodule.report()
     assert report.draws == 5 * report.tasks
+
+
+def test_a_subset_trains_fewer_tasks_and_moves_no_level(make_datamodule: Make) -> None:
+    everything = prepared(make_datamodule())
+    part = prepared(make_datamodule(mixture={"subset": TaskSubset(tasks=20)}))
+    assert everything.plan is not None
+    assert part.plan is not None
+    assert set(part.plan.mixture.names) < set(everything.plan.mixture.names)
+    assert len(part.plan.mixture.names) == 20
+    for stage in ("validation", "test"):
+        levels = [
+            [(example.task, example.id, example.level) for example in data.evaluation_examples(stage)]  # type: ignore[arg-type]
+            for data in (everything, part)
+        ]
+        assert levels[0] == levels[1]
 
 
 def test_prompts_end_where_the_answer_begins(make_datamodule: Make) -> None:

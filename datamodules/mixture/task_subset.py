@@ -1,0 +1,96 @@
+"""A part of the training tasks, for studies of how generalization grows with their number."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from ..messages import nearest
+from ..schema import Task
+from ..splits import shares_data
+
+
+@dataclass(frozen=True)
+class TaskSubset:
+    """How many of the training tasks train (arXiv 2212.12017, Figures 2 and 3).
+
+    A smaller subset is a part of a larger one. Tasks whose data is also evaluated are in every subset, so that what is
+    fully supervised stays so. Levels of generalization are those of all training tasks, whatever the subset, so that
+    runs with different subsets are compared on the same tasks. Extra streams always train and are not counted.
+
+    Args:
+        tasks: Number of tasks, in a random order; null for all.
+        categories: Number of categories, those with the most tasks first; null for all.
+        always: Categories that come before those with more tasks.
+        seed: Decides the order of the tasks.
+    """
+
+    tasks: int | None = None
+    categories: int | None = None
+    always: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.tasks is None) == (self.categories is None):
+            raise ValueError("mixture.subset needs either tasks or categories, the number of those that train")
+        for name, number in (("tasks", self.tasks), ("categories", self.categories)):
+            if number is not None and number < 1:
+                raise ValueError(f"mixture.subset.{name} must be at least 1, got {number}")
+
+
+def subset_of(
+    subset: TaskSubset, tasks: Sequence[Task], evaluated: Sequence[Task], extra: Collection[str]
+) -> list[str]:
+    """Names of the tasks that train, in the order of `tasks`.
+
+    Args:
+        subset: How many.
+        tasks: The training tasks.
+        evaluated: The tasks that are validated or tested.
+        extra: Collections that are extra streams.
+
+    Raises:
+        ValueError: There are fewer tasks or categories, or more of them are evaluated than should train.
+    """
+    counted = [task for task in tasks if task.benchmark not in extra]
+    if subset.tasks is not None:
+        supervised = [task.name for task in counted if shares_data(task, evaluated)]
+        chosen = set(_first_tasks(subset.tasks, supervised, [task.name for task in counted], subset.seed))
+        kept = [task.name for task in counted if task.name in chosen]
+    else:
+        assert subset.categories is not None
+        categories = _first_categories(subset.categories, subset.always, [task.category for task in counted])
+        kept = [task.name for task in counted if task.category in categories]
+    names = {*kept, *(task.name for task in tasks if task.benchmark in extra)}
+    return [task.name for task in tasks if task.name in names]
+
+
+def _first_tasks(number: int, supervised: Sequence[str], names: Sequence[str], seed: int) -> list[str]:
+    """The supervised tasks, then the others in the order of digests of their names."""
+    if number > len(names):
+        raise ValueError(f"mixture.subset.tasks is {number}, but {len(names)} tasks train")
+    if number < len(supervised):
+        raise ValueError(
+            f"mixture.subset.tasks is {number}, but {len(supervised)} of the training tasks are evaluated, too, and "
+            f"are in every subset: ask for at least {len(supervised)}"
+        )
+    others = set(names) - set(supervised)
+    ordered = sorted(others, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    return [*supervised, *ordered[: number - len(supervised)]]
+
+
+def _first_categories(number: int, always: Sequence[str], categories: Sequence[str]) -> set[str]:
+    """The categories in `always`, then the others by falling number of tasks, equal ones by name."""
+    counts = Counter(categories)
+    for name in always:
+        if name not in counts:
+            raise ValueError(
+                f"mixture.subset.always names {name!r}, which has no training task; {nearest(name, counts)}"
+            )
+    if not len(always) <= number <= len(counts):
+        raise ValueError(
+            f"mixture.subset.categories is {number}, expected {max(len(always), 1)} (those in always) to {len(counts)} "
+            "(those of the training tasks)"
+        )
+    others = sorted(set(counts) - set(always), key=lambda name: (-counts[name], name))
+    return {*always, *others[: number - len(always)]}
