@@ -155,7 +155,7 @@ def learned_states(module: InstructionOptimizationModule, data: InstructionOptim
     assert module.instruction is not None
     rows = []
     for task in range(len(plan.inner)):
-        inputs = [None if tensor is None else tensor.to(module.device) for tensor in plan.first_inputs(task)]
+        inputs = [None if tensor is None else tensor.to(module.device) for tensor in plan.first_batch(task).inputs]
         instruction = module.instruction(InstructionInputs(*inputs), reader(model))  # type: ignore[arg-type]
         states = stack_states(model, instruction.embeddings.to(model.dtype), instruction.mask)
         rows.append(masked_mean(states, instruction.mask)[0].double().cpu().numpy())

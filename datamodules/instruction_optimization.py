@@ -11,9 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .base import BenchmarkDataModule
 from .benchmarks import Benchmark, Split
+from .bilevel.bilevel_report import fewer_demonstrations
 from .bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
-from .bilevel.bilevel_stream import BilevelPlan, BilevelStream, TextSettings, read_instances
+from .bilevel.bilevel_stream import BilevelPlan, BilevelStream, TextSettings
 from .bilevel.exemplars import ExemplarPools
+from .bilevel.level_instances import read_instances
 from .bilevel.meta_split import CategorySplit, InnerOuter, MetaSplit
 from .bilevel.presets import Preset, choices
 from .evaluation.evaluation_settings import Evaluation
@@ -195,9 +197,15 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
             pair_target=texts.pair_target,
             exemplar_length=texts.length,
             pools=pools,
+            numbered=texts.numbered,
         )
 
     def _read_stage(self, stage: Stage) -> PromptStage:
         names = self.task_names()
         trained = [self.task(name) for name in names["train"]]
+        if fewer := fewer_demonstrations(self.prompt, [self.task(name) for name in names[stage]]):
+            rank_zero_info(
+                f"{len(fewer)} of {len(names[stage])} {stage} tasks have fewer demonstrations than the prompt shows: "
+                f"{some(fewer)}"
+            )
         return read_prompt_stage(self.evaluation_loaders, stage, names, trained)

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from ..mixture.mixture_report import in_columns
+from ..rendering.prompts import PromptForm, TkInstructPrompt
 from ..schema import Example, Task
 
 COLUMNS = ("tasks", "instances", "draws", "epochs")
@@ -33,6 +34,17 @@ class LevelTasks(NamedTuple):
         return sum(len(task.examples) for task in self.tasks)
 
 
+def fewer_demonstrations(form: PromptForm, tasks: Sequence[Task]) -> list[str]:
+    """Names of the tasks that have fewer positive or negative examples than prompts of this form show."""
+    if not isinstance(form, TkInstructPrompt):
+        return []
+    return [
+        task.name
+        for task in tasks
+        if len(task.positive_examples) < form.positive_examples or len(task.negative_examples) < form.negative_examples
+    ]
+
+
 @dataclass(frozen=True)
 class BilevelReport:
     """One training in numbers.
@@ -43,6 +55,8 @@ class BilevelReport:
         skipped: Training instances that are skipped, by reason.
         steps: Theta steps.
         inner_steps: Theta steps for one step of phi.
+        repeated_pools: Inner tasks with fewer instances than exemplars, which repeat them.
+        fewer_demonstrations: Outer tasks with fewer positive or negative examples than the prompt's form shows.
     """
 
     inner: LevelTasks
@@ -50,6 +64,8 @@ class BilevelReport:
     skipped: Mapping[str, int]
     steps: int
     inner_steps: int
+    repeated_pools: int = 0
+    fewer_demonstrations: int = 0
 
     def lines(self) -> list[tuple[str, str]]:
         """(quantity, value) for printing."""
@@ -59,6 +75,8 @@ class BilevelReport:
             ("inner instances", f"{self.inner.instances:,}"),
             ("outer tasks", f"{len(self.outer.tasks):,}"),
             ("outer instances", f"{self.outer.instances:,}"),
+            ("inner tasks that repeat exemplars", f"{self.repeated_pools:,}"),
+            ("outer tasks with fewer demonstrations", f"{self.fewer_demonstrations:,}"),
             ("training instances skipped", skipped),
             ("theta steps in an epoch", f"{self.steps:,}"),
             ("phi steps in an epoch", f"{self.steps // self.inner_steps if self.outer.tasks else 0:,}"),

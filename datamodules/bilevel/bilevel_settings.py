@@ -65,6 +65,8 @@ class InstructionTexts:
         exemplars: Exemplars an extractor chooses among, N, or 0 for an embedder; linked to the module's.
         exemplars_of: Whether the instances of a task share their exemplars, or each instance has other ones.
         blank: Whether all exemplars but the last are blank.
+        numbered: Whether exemplars are headed "Positive Example 1 -", as the demonstration of a one-shot prompt, or
+            "Positive Example -", as in the released program.
         exclude_self: Whether an instance is excluded from its own exemplars; null for the preset's choice.
         pair_length: Longest text z of an instance in tokens, input and target together.
         pair_target: Whether z contains the target, as in the paper's Eq. 4.
@@ -74,6 +76,7 @@ class InstructionTexts:
     exemplars: int = 0
     exemplars_of: Literal["task", "instance"] = "task"
     blank: bool = False
+    numbered: bool = False
     exclude_self: bool | None = None
     pair_length: int = 128
     pair_target: bool = True

@@ -12,7 +12,6 @@ Rows hold one example each, padded and not packed, because a learnable instructi
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -23,12 +22,11 @@ import torch
 from ..packing.collate import CausalRows, Seq2SeqRows
 from ..packing.replicas import Replicas
 from ..rendering.prompts import PromptForm, rendering_rng
-from ..rendering.tokenization import skip_reason
 from ..schema import CausalBatch, Prompt, Seq2SeqBatch, TokenizedExample
-from ..splits import EVALUATED
 from ..storage.preparation import Preparation
-from .bilevel_report import BilevelDescription, BilevelReport, LevelTasks, TaskInstances
+from .bilevel_report import BilevelDescription, BilevelReport, LevelTasks, TaskInstances, fewer_demonstrations
 from .exemplars import ExemplarPools, InstructionInputs, encode_exemplars, encode_pairs, pair_texts
+from .level_instances import Instance, Shuffled, instances_of
 
 LanguageRows = CausalBatch | Seq2SeqBatch
 """Rows of a causal or an encoder-decoder language model."""
@@ -55,60 +53,6 @@ class BilevelBatch(NamedTuple):
     curvature: InnerBatch | None = None
 
 
-class Instance(NamedTuple):
-    """An instance of a level: the index of its task in the level, and of its example in the task."""
-
-    task: int
-    example: int
-
-
-def read_instances(
-    preparation: Preparation, names: Sequence[str], *, validated: bool, tested: Sequence[str]
-) -> tuple[list[TaskInstances], Counter[str]]:
-    """The training instances of tasks, and how many instances are skipped by reason.
-
-    Raises:
-        ValueError: A task has no training instances.
-    """
-    tasks, skipped = [], Counter[str]()
-    for name in names:
-        task, examples = preparation.benchmark.task(name), list(preparation.benchmark.examples(name))
-        chosen = preparation.split_instances(name, examples, trained=True, validated=validated, tested=name in tested)
-        reasons = [skip_reason(task, examples[place]) for place in chosen.train]
-        trained = [examples[place] for place, reason in zip(chosen.train, reasons, strict=True) if reason is None]
-        skipped.update(reason for reason in reasons if reason is not None)
-        skipped.update([EVALUATED] * len(chosen.repeated))
-        if not trained:
-            raise ValueError(
-                f"training task {name!r} has no training instances left of its {len(examples)}: the usable ones are "
-                "held out; hold out fewer, or remove it from the training list"
-            )
-        tasks.append(TaskInstances(task, trained))
-    return tasks, skipped
-
-
-class Shuffled:
-    """Endless epochs over `size` items, each in another order; every position is computed directly.
-
-    >>> order = Shuffled(3, seed=0, name="inner")
-    >>> sorted(order.at(position)[0] for position in range(3, 6)), order.at(4)[1]
-    ([0, 1, 2], 1)
-    """
-
-    def __init__(self, size: int, *, seed: int, name: str) -> None:
-        self.size, self.key = size, [seed, *name.encode()]
-        self._epoch = -1
-        self._order = np.empty(0, np.int64)
-
-    def at(self, position: int) -> tuple[int, int]:
-        """(item, epoch) at a position."""
-        epoch, index = divmod(position, self.size)
-        if epoch != self._epoch:
-            self._epoch = epoch
-            self._order = np.random.default_rng([*self.key, epoch]).permutation(self.size)
-        return int(self._order[index]), epoch
-
-
 @dataclass(frozen=True)
 class TextSettings:
     """How instances of both levels are rendered and tokenized.
@@ -123,6 +67,7 @@ class TextSettings:
         pair_target: Whether z contains the target.
         exemplar_length: Most tokens of an exemplar.
         pools: Draws the exemplars; None if the instruction uses none.
+        numbered: Whether exemplars are headed as a prompt's first demonstration.
     """
 
     prompt: PromptForm
@@ -134,6 +79,7 @@ class TextSettings:
     pair_target: bool
     exemplar_length: int
     pools: ExemplarPools | None
+    numbered: bool = False
 
 
 class BilevelPlan:
@@ -167,10 +113,9 @@ class BilevelPlan:
         self.preparation, self.inner, self.outer, self.text = preparation, inner, outer, text
         self.inner_steps, self.inner_rows, self.outer_rows, self.fresh = inner_steps, inner_rows, outer_rows, fresh
         self.skipped = skipped or {}
-        if text.pools is not None:
-            for task, examples in inner:
-                text.pools.require(task.name, examples)
-        self._inner, self._outer = _instances(inner), _instances(outer)
+        pools = text.pools
+        self.repeated = 0 if pools is None else sum(pools.repeats(task.name, examples) for task, examples in inner)
+        self._inner, self._outer = instances_of(inner), instances_of(outer)
         seed = preparation.seed
         self._inner_order = Shuffled(len(self._inner), seed=seed, name="inner")
         self._outer_order = Shuffled(len(self._outer), seed=seed, name="outer")
@@ -200,7 +145,14 @@ class BilevelPlan:
     def report(self) -> BilevelReport:
         """One epoch over the inner instances in numbers."""
         steps = self.epoch_steps()
-        return BilevelReport(*self._levels(steps), self.skipped, steps, self.inner_steps)
+        return BilevelReport(
+            *self._levels(steps),
+            self.skipped,
+            steps,
+            self.inner_steps,
+            repeated_pools=self.repeated,
+            fewer_demonstrations=len(fewer_demonstrations(self.text.prompt, [task for task, _ in self.outer])),
+        )
 
     def describe(self, steps: int) -> BilevelDescription:
         """The tasks of both levels, with what `steps` theta steps draw of each."""
@@ -245,10 +197,12 @@ class BilevelPlan:
             drawn += [(self.outer, self._outer[self._outer_order.at(row)[0]]) for row in rows]
         return [(level[task].task.name, level[task].examples[example].id) for level, (task, example) in drawn]
 
-    def first_inputs(self, task: int) -> InstructionInputs:
-        """The inputs of the instruction for the first training instance of an inner task."""
+    def first_batch(self, task: int) -> InnerBatch:
+        """The first training instance of an inner task, as a batch of one row."""
         instance = Instance(task, 0)
-        return self._inputs([instance], [self._render(self.text.inner_prompt, self.inner, instance, epoch=0)])
+        prompts = [self._render(self.text.inner_prompt, self.inner, instance, epoch=0)]
+        rows = self._rows(prompts, Replicas(), reserve=self.text.reserve)
+        return InnerBatch(rows, self._inputs([instance], prompts))
 
     def _outer_batch(self, first: int, here: Replicas) -> LanguageRows:
         drawn = [self._outer_order.at(first + row) for row in range(self.outer_rows)]
@@ -276,7 +230,7 @@ class BilevelPlan:
         if text.pools is None:
             return inputs
         drawn = [text.pools.draw(self.inner[task].examples, index) for task, index in instances]
-        ids, mask = encode_exemplars(tokenizer, drawn, longest=text.exemplar_length)
+        ids, mask = encode_exemplars(tokenizer, drawn, longest=text.exemplar_length, numbered=text.numbered)
         return inputs._replace(exemplar_ids=ids, exemplar_mask=mask)
 
     def _render(self, form: PromptForm, tasks: Sequence[TaskInstances], instance: Instance, *, epoch: int) -> Prompt:
@@ -358,10 +312,6 @@ def cut_source(document: TokenizedExample, room: int, *, keep_end: bool, pair: b
     else:
         source = np.concatenate([source[: kept - 1], source[-1:]]) if pair and kept else source[:kept]
     return TokenizedExample(np.concatenate([source, ids[n_source:]]), kept)
-
-
-def _instances(tasks: Sequence[TaskInstances]) -> list[Instance]:
-    return [Instance(task, index) for task, (_, examples) in enumerate(tasks) for index in range(len(examples))]
 
 
 def _measures(documents: Sequence[TokenizedExample]) -> tuple[np.ndarray, np.ndarray]:

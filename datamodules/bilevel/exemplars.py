@@ -5,6 +5,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Literal, NamedTuple
 
 import torch
@@ -61,32 +62,36 @@ class ExemplarPools:
         if self.exemplars < least:
             raise ValueError(f"exemplars must be at least {least}, got {self.exemplars}")
 
-    def require(self, task: str, examples: Sequence[Example]) -> None:
-        """Check that a task has enough instances to draw from.
+    def repeats(self, task: str, examples: Sequence[Example]) -> bool:
+        """Whether a task has fewer instances than are drawn, so that some are drawn again.
 
         Raises:
-            ValueError: It has too few.
+            ValueError: An instance of the task has no other instance to be its exemplar.
         """
         most = _most_equal(examples) if self.exclude_self else 0
-        if len(examples) < self._real + most:
-            spare = " and one to replace the instance itself" if self.exclude_self else ""
-            spare = f" and {most} to replace the instance itself and its repetitions" if most > 1 else spare
+        if len(examples) == most:
             raise ValueError(
-                f"task {task!r} has {len(examples)} training instances, and {self._real} exemplars{spare} are drawn "
-                "from them: set fewer exemplars, or train on more instances"
+                f"task {task!r} has {len(examples)} training instances, and every other instance has the text of one "
+                "of them, so that it has no exemplar: train on more instances, remove the task from the training "
+                "list, or set exclude_self to false"
             )
+        return len(examples) < self._real + most
 
     def draw(self, examples: Sequence[Example], index: int) -> list[Example | None]:
-        """The N exemplars of ``examples[index]``, None for a blank."""
+        """The N exemplars of ``examples[index]``, None for a blank; a task with fewer instances repeats them in order.
+
+        An excluded instance is replaced by one that is not drawn, or else by the first others again.
+        """
         example = examples[index]
         key = (self.seed, "exemplars", example.task, example.id if self.of == "instance" else "")
         order = list(range(len(examples)))
         random.Random(hashlib.sha256(repr(key).encode()).digest()).shuffle(order)
-        chosen, spare = order[: self._real], order[self._real :]
+        chosen = list(islice(cycle(order), self._real))
         if self.exclude_self:
             own = answered_texts(example)
-            others = (i for i in spare if own.isdisjoint(answered_texts(examples[i])))
-            chosen = [i if own.isdisjoint(answered_texts(examples[i])) else next(others) for i in chosen]
+            usable = [i for i in order if own.isdisjoint(answered_texts(examples[i]))]
+            others = cycle([i for i in usable if i not in chosen] + [i for i in usable if i in chosen])
+            chosen = [i if i in usable else next(others) for i in chosen]
         blank: list[Example | None] = [None] * (self.exemplars - self._real)
         return [*blank, *(examples[i] for i in chosen)]
 
@@ -109,15 +114,20 @@ def pair_texts(example: Example, target: str | None) -> tuple[str, str]:
     return f"Input: {example.input.strip()}", "" if target is None else f" Output: {target}"
 
 
-def exemplar_texts(example: Example) -> tuple[str, str]:
-    """Input and output part of an exemplar, worded as in Tk-Instruct but without a number.
+def exemplar_texts(example: Example, *, numbered: bool = False) -> tuple[str, str]:
+    """Input and output part of an exemplar, worded as a demonstration of Tk-Instruct.
+
+    Args:
+        example: The solved example.
+        numbered: Whether the heading is that of a prompt's first demonstration, "Positive Example 1 -".
 
     >>> exemplar_texts(Example("reverse", "a", 0, "c a f", ("f a c",)))
     (' Positive Example -\\nInput: c a f.\\n', ' Output: f a c.\\n\\n')
     """
     target = next(target for target in example.targets if target.strip())
     source, output = sentence(f"Input: {example.input.strip()}"), sentence(f" Output: {target.strip()}")
-    return f" Positive Example -\n{source}\n", f"{output}\n\n"
+    heading = " Positive Example 1 -" if numbered else " Positive Example -"
+    return f"{heading}\n{source}\n", f"{output}\n\n"
 
 
 def encode_pairs(
@@ -133,11 +143,16 @@ def encode_pairs(
 
 
 def encode_exemplars(
-    tokenizer: PreTrainedTokenizerBase, exemplars: Sequence[Sequence[Example | None]], *, longest: int
+    tokenizer: PreTrainedTokenizerBase,
+    exemplars: Sequence[Sequence[Example | None]],
+    *,
+    longest: int,
+    numbered: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Tokens [B, N, C] of exemplars and their mask; a blank is as long as the last exemplar of its row."""
     real = [example for row in exemplars for example in row if example is not None]
-    ids_RC, mask_RC = encode_pairs(tokenizer, [exemplar_texts(example) for example in real], longest=longest)
+    pairs = [exemplar_texts(example, numbered=numbered) for example in real]
+    ids_RC, mask_RC = encode_pairs(tokenizer, pairs, longest=longest)
     blank_C = torch.full_like(ids_RC[0], tokenizer.pad_token_id)
     ids, masks, first = [], [], 0
     for row in exemplars:

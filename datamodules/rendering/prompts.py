@@ -173,6 +173,8 @@ class TkInstructPrompt(PromptForm):
         explanations: Whether demonstrations include their explanations.
         definition: Whether the prompt begins with the task's definition.
         task_name: Whether the prompt begins with the task's name.
+        demonstrations_first: Whether the demonstrations precede the definition, where a learned exemplar stands in
+            training (instruction optimization).
     """
 
     positive_examples: int = 2
@@ -180,6 +182,7 @@ class TkInstructPrompt(PromptForm):
     explanations: bool = False
     definition: bool = True
     task_name: bool = False
+    demonstrations_first: bool = False
 
     def __post_init__(self) -> None:
         if min(self.positive_examples, self.negative_examples) < 0:
@@ -197,11 +200,13 @@ class TkInstructPrompt(PromptForm):
         As in Tk-Instruct, the first positive demonstration that does not fit ends the positive ones, and likewise the
         negative ones. Definition and input are kept even if they do not fit by themselves.
         """
-        head = f"{task.name}. " if self.task_name else ""
+        name = f"{task.name}. " if self.task_name else ""
+        definition = ""
         if self.definition and task.definition:
-            head += sentence(f"Definition: {task.definition.strip()}") + "\n\n"
+            definition = sentence(f"Definition: {task.definition.strip()}") + "\n\n"
+        before, after = (name, definition) if self.demonstrations_first else (name + definition, "")
         query = sentence(f"Input: {example.input.strip()}")
-        tail = f"Now complete the following example -\n{query}\nOutput: "
+        tail = f"{after}Now complete the following example -\n{query}\nOutput: "
         body = ""
         for kind, demonstrations in (
             ("Positive", _of_others(task.positive_examples, example)[: self.positive_examples]),
@@ -209,10 +214,10 @@ class TkInstructPrompt(PromptForm):
         ):
             for number, demonstration in enumerate(demonstrations, start=1):
                 longer = body + f" {kind} Example {number} -\n" + self._solved_text(demonstration)
-                if not fits(head + longer + tail):
+                if not fits(before + longer + tail):
                     break
                 body = longer
-        return Prompt(head + body + tail, _drawn_target(example, rng))
+        return Prompt(before + body + tail, _drawn_target(example, rng))
 
     def _solved_text(self, demonstration: Demonstration) -> str:
         lines = [f"Input: {demonstration.input.strip()}", f" Output: {demonstration.output.strip()}"]

@@ -111,6 +111,34 @@ def test_exemplars_of_a_task_and_of_an_instance() -> None:
     assert ExemplarPools(3, seed=1).draw(EXAMPLES, 0) != ExemplarPools(3).draw(EXAMPLES, 0)
 
 
+def test_a_task_with_few_instances_repeats_them_but_never_the_instance_itself() -> None:
+    """6 instances and 8 exemplars: the released program's list repetition, without the instance's own answer."""
+    whole = ExemplarPools(8, exclude_self=False)
+    drawn = [example.id for example in whole.draw(EXAMPLES, 0) if example]
+    assert drawn == [*drawn[:6], *drawn[:2]]
+    assert sorted(drawn[:6]) == [example.id for example in EXAMPLES]
+    pools = ExemplarPools(8)
+    assert pools.repeats("task", EXAMPLES)
+    assert not ExemplarPools(5).repeats("task", EXAMPLES)
+    for own in range(6):
+        others = pools.draw(EXAMPLES, own)
+        assert EXAMPLES[own] not in others
+        assert {e.id for e in others if e} == {e.id for e in EXAMPLES} - {str(own)}
+        assert len(others) == 8
+        assert [e for e, other in zip(whole.draw(EXAMPLES, own), others, strict=True) if e == other]  # places are kept
+
+
+def test_repeated_exemplars_and_missing_demonstrations_are_reported(make_bilevel: Make) -> None:
+    datamodule = planned(
+        make_bilevel, prompt=TkInstructPrompt(positive_examples=9), instructions={"exemplars": 8, "length": 40}
+    )
+    report = dict(datamodule.report().lines())
+    assert report["inner tasks that repeat exemplars"] == report["inner tasks"]
+    assert report["outer tasks with fewer demonstrations"] == report["outer tasks"]
+    report = dict(planned(make_bilevel, prompt=TkInstructPrompt(positive_examples=1)).report().lines())
+    assert report["inner tasks that repeat exemplars"] == report["outer tasks with fewer demonstrations"] == "0"
+
+
 def test_blank_exemplars_are_as_long_as_the_exemplar(tokenizer: Any) -> None:
     rows = [ExemplarPools(3, blanks=True).draw(EXAMPLES, own) for own in range(2)]
     assert [[e is None for e in row] for row in rows] == [[True, True, False]] * 2
@@ -150,11 +178,7 @@ def test_the_reserve_leaves_room_for_the_instruction(make_bilevel: Make) -> None
         ({"levels": {"inner_steps": 0}}, "inner_steps must be at least 1, got 0"),
         ({"levels": {"outer_rows": 0}}, "outer_rows must be at least 1, got 0"),
         ({"levels": {"reserve": 3}}, "3 columns that the text leaves free must hold the instruction of 4"),
-        (
-            {"instructions": {"exemplars": 8}},
-            "has 8 training instances, and 8 exemplars and one to replace the instance itself are drawn",
-        ),
-        ({"instructions": {"exemplars": 9, "exclude_self": False}}, "has 8 training instances, and 9 exemplars"),
+        ({"instructions": {"exemplars": 3}, "instances": {"train": 1}}, "has 1 training instances, and every other"),
         ({"split": CategorySplit(90)}, "takes 90 of the"),
         ({"levels": {"inner_steps": 8}}, "set trainer.max_steps to at least inner_steps = 8"),
     ],

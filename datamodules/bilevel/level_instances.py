@@ -1,0 +1,71 @@
+"""The training instances of a level, and the order in which they are drawn."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..rendering.tokenization import skip_reason
+from ..splits import EVALUATED
+from ..storage.preparation import Preparation
+from .bilevel_report import TaskInstances
+
+
+class Instance(NamedTuple):
+    """An instance of a level: the index of its task in the level, and of its example in the task."""
+
+    task: int
+    example: int
+
+
+def instances_of(tasks: Sequence[TaskInstances]) -> list[Instance]:
+    """All instances of a level, task by task."""
+    return [Instance(task, index) for task, (_, examples) in enumerate(tasks) for index in range(len(examples))]
+
+
+def read_instances(
+    preparation: Preparation, names: Sequence[str], *, validated: bool, tested: Sequence[str]
+) -> tuple[list[TaskInstances], Counter[str]]:
+    """The training instances of tasks, and how many instances are skipped by reason.
+
+    Raises:
+        ValueError: A task has no training instances.
+    """
+    tasks, skipped = [], Counter[str]()
+    for name in names:
+        task, examples = preparation.benchmark.task(name), list(preparation.benchmark.examples(name))
+        chosen = preparation.split_instances(name, examples, trained=True, validated=validated, tested=name in tested)
+        reasons = [skip_reason(task, examples[place]) for place in chosen.train]
+        trained = [examples[place] for place, reason in zip(chosen.train, reasons, strict=True) if reason is None]
+        skipped.update(reason for reason in reasons if reason is not None)
+        skipped.update([EVALUATED] * len(chosen.repeated))
+        if not trained:
+            raise ValueError(
+                f"training task {name!r} has no training instances left of its {len(examples)}: the usable ones are "
+                "held out; hold out fewer, or remove it from the training list"
+            )
+        tasks.append(TaskInstances(task, trained))
+    return tasks, skipped
+
+
+class Shuffled:
+    """Endless epochs over `size` items, each in another order; every position is computed directly.
+
+    >>> order = Shuffled(3, seed=0, name="inner")
+    >>> sorted(order.at(position)[0] for position in range(3, 6)), order.at(4)[1]
+    ([0, 1, 2], 1)
+    """
+
+    def __init__(self, size: int, *, seed: int, name: str) -> None:
+        self.size, self.key = size, [seed, *name.encode()]
+        self._epoch = -1
+        self._order = np.empty(0, np.int64)
+
+    def at(self, position: int) -> tuple[int, int]:
+        """(item, epoch) at a position."""
+        epoch, index = divmod(position, self.size)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._order = np.random.default_rng([*self.key, epoch]).permutation(self.size)
+        return int(self._order[index]), epoch
