@@ -1,6 +1,6 @@
 """Fixtures: the embedded benchmark, written once per run of the tests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from argument_groups import build
 from bilevel_runs import Make, make_runs
+from warm_program import WarmProgram
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
@@ -39,6 +40,14 @@ def toybench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(toybench: Path) -> Any:
     return load_tokenizer(str(toybench / "tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProgram]:
+    """Starts commands in processes."""
+    program = WarmProgram(tmp_path_factory.mktemp("program"))
+    yield program
+    program.close()
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """Full disks and folders that cannot be written to: a sentence, an exit status, and nothing lost."""
 
 import os
-import resource
 import subprocess
-import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from signalled_runs import fit_words, write_recipe
+from warm_program import WarmProgram
 
 from crosstask.cli import main
 
@@ -22,20 +20,6 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model:
     path = write_recipe(tmp_path_factory.mktemp("faults"), toybench, tiny_model)
     main(["prepare", "--config", str(path)])
     return path
-
-
-def crosstask(*words: str, largest: int | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command in a process, whose files may have `largest` bytes: what is larger fails as on a full disk."""
-    limit = largest and partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest))
-    return subprocess.run(
-        [sys.executable, "-m", "crosstask.cli", *words],
-        env={**os.environ, **environment},
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
 
 
 def require_sentence(done: subprocess.CompletedProcess[str], text: str) -> None:
@@ -52,26 +36,28 @@ def require_sentence(done: subprocess.CompletedProcess[str], text: str) -> None:
     ids=["checkpoints", "the store"],
 )
 def test_a_file_that_cannot_be_written_ends_a_training_with_a_sentence(
-    recipe: Path, tmp_path: Path, largest: int, named: str
+    program: WarmProgram, recipe: Path, tmp_path: Path, largest: int, named: str
 ) -> None:
     words = [*fit_words(recipe, "full"), f"--trainer.callbacks.init_args.dirpath={tmp_path / 'checkpoints'}"]
     if largest < 20 * KIB:
         words.append(f"--data.cache={tmp_path / 'store'}")
-    require_sentence(crosstask(*words, largest=largest), named)
+    require_sentence(program.run(*words, largest=largest), named)
     assert not [path for path in (tmp_path / "checkpoints").glob("*") if path.name.startswith("half-written")]
 
 
-def test_a_checkpoint_survives_a_full_disk_and_needs_no_temporary_folder(recipe: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_survives_a_full_disk_and_needs_no_temporary_folder(
+    program: WarmProgram, recipe: Path, tmp_path: Path
+) -> None:
     words = [*fit_words(recipe, "kept"), f"--trainer.callbacks.init_args.dirpath={tmp_path / 'checkpoints'}"]
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    done = crosstask(*words, "--trainer.max_steps=2", TMPDIR=str(temporary))
+    done = program.run(*words, "--trainer.max_steps=2", TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
     last = tmp_path / "checkpoints" / "last.ckpt"
     before = last.read_bytes()
-    require_sentence(crosstask(*words, largest=20 * KIB, TMPDIR=str(temporary)), "File too large")
+    require_sentence(program.run(*words, largest=20 * KIB, TMPDIR=str(temporary)), "File too large")
     assert last.read_bytes() == before
-    done = crosstask(*words, TMPDIR="/nowhere")
+    done = program.run(*words, TMPDIR="/nowhere")
     assert done.returncode == 0, done.stderr
     assert torch.load(last, weights_only=False)["global_step"] == 4
     assert not [path for path in temporary.iterdir() if path.is_file()]
@@ -79,7 +65,9 @@ def test_a_checkpoint_survives_a_full_disk_and_needs_no_temporary_folder(recipe:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 @pytest.mark.parametrize("logged", [False, True])
-def test_a_full_file_system_ends_with_a_sentence(recipe: Path, tmp_path: Path, logged: bool) -> None:
+def test_a_full_file_system_ends_with_a_sentence(
+    program: WarmProgram, recipe: Path, tmp_path: Path, logged: bool
+) -> None:
     mounted = tmp_path / "small"
     mounted.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(mounted)], check=False).returncode:
@@ -89,14 +77,16 @@ def test_a_full_file_system_ends_with_a_sentence(recipe: Path, tmp_path: Path, l
         if logged:  # loggers write while the error is handled
             words.append(f"--trainer.logger.init_args.save_dir={mounted / 'logs'}")
             (mounted / "filler").write_bytes(bytes(40 * KIB))
-        require_sentence(crosstask(*words), "No space left on device; free some space")
+        require_sentence(program.run(*words), "No space left on device; free some space")
     finally:
         subprocess.run(["umount", "-l", str(mounted)], check=True)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 @pytest.mark.parametrize("command", ["prepare", "toybench", "fit"])
-def test_a_folder_that_cannot_be_written_to_is_named(recipe: Path, tmp_path: Path, command: str) -> None:
+def test_a_folder_that_cannot_be_written_to_is_named(
+    program: WarmProgram, recipe: Path, tmp_path: Path, command: str
+) -> None:
     mounted = tmp_path / "readonly"
     mounted.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(mounted)], check=False).returncode:
@@ -107,6 +97,6 @@ def test_a_folder_that_cannot_be_written_to_is_named(recipe: Path, tmp_path: Pat
         "fit": [*fit_words(recipe, "ro")[1:], f"--trainer.callbacks.init_args.dirpath={mounted / 'checkpoints'}"],
     }
     try:
-        require_sentence(crosstask(command, *words[command]), f"{mounted}")
+        require_sentence(program.run(command, *words[command]), f"{mounted}")
     finally:
         subprocess.run(["umount", "-l", str(mounted)], check=True)

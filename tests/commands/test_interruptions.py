@@ -13,6 +13,7 @@ import pytest
 import torch
 from live_processes import processes_with, within
 from signalled_runs import fit_words, write_recipe
+from warm_program import WarmProgram
 
 
 @pytest.fixture(scope="module")
@@ -21,41 +22,34 @@ def recipe(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model:
 
 
 def interrupted(
-    words: list[str], number: signal.Signals, begun: Callable[[], bool]
+    program: WarmProgram, words: list[str], number: signal.Signals, begun: Callable[[], bool]
 ) -> subprocess.CompletedProcess[str]:
     """A command that receives a signal once something is true."""
-    running = subprocess.Popen(
-        [sys.executable, "-m", "crosstask.cli", *words],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it in the background
-    )
+    running = program.start(*words)
     while not begun() and running.poll() is None:
-        time.sleep(0.1)
+        time.sleep(0.05)
     running.send_signal(number)
-    out, err = running.communicate(timeout=120)
-    return subprocess.CompletedProcess(words, running.returncode, out, err)
+    return running.finish(timeout=120)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_leaves_a_checkpoint_and_an_exit_status(
-    recipe: Path, tmp_path: Path, number: signal.Signals, status: int
+    program: WarmProgram, recipe: Path, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
     """Ctrl-C is a signal, too; `fit && test` must not test the model of an interrupted training."""
     checkpoints, metrics = tmp_path / "checkpoints", recipe.parent / "run" / f"at_{number.name}" / "metrics.csv"
     words = [*fit_words(recipe, f"at_{number.name}"), f"--trainer.callbacks.init_args.dirpath={checkpoints}"]
     words += ["--trainer.max_steps=100000", "--trainer.val_check_interval=100000"]
-    done = interrupted(words, number, lambda: metrics.is_file() and metrics.stat().st_size > 500)
+    done = interrupted(program, words, number, lambda: metrics.is_file() and metrics.stat().st_size > 500)
     assert done.returncode == status, done.stderr
     assert "Traceback" not in done.stderr
     assert torch.load(checkpoints / "last.ckpt", weights_only=False)["global_step"] > 2
 
 
-def test_an_interrupted_command_ends_without_a_traceback(recipe: Path, tmp_path: Path) -> None:
+def test_an_interrupted_command_ends_without_a_traceback(program: WarmProgram, recipe: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     words = ["prepare", "--config", str(recipe), f"--data.cache={store}", "--processes=2"]
-    done = interrupted(words, signal.SIGINT, lambda: any(store.glob("[!.]*")))
+    done = interrupted(program, words, signal.SIGINT, lambda: any(store.glob("[!.]*")))
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
 

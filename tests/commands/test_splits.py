@@ -104,10 +104,6 @@ def test_bad_input(recipe: Path, tmp_path: Path) -> None:
         search_splits(str(recipe), str(tmp_path), splits=1)
     with pytest.raises(ValueError, match=r"no configuration .*nowhere\.yaml"):
         try_recipes("nowhere.yaml", str(tmp_path), {}, metric="validation/loss")
-    with pytest.raises(ValueError, match=r"(?s)failed:.*inner_steps"):
-        try_recipes(
-            str(recipe),
-            str(tmp_path / "runs"),
-            {"bad": {"data": {"init_args": {"levels": {"inner_steps": 0}}}}},
-            metric="validation/loss",
-        )
+    bad = {"bad": {"include": ["nowhere"]}}  # rejected before the run has imported its libraries
+    with pytest.raises(ValueError, match=r"(?s)failed:.*no configuration 'nowhere'"):
+        try_recipes(str(recipe), str(tmp_path / "runs"), bad, metric="validation/loss")

@@ -1,7 +1,5 @@
 """A package that only some settings need and that is missing: one sentence, with the command that installs it."""
 
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +7,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CometLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.plugins import BitsandbytesPrecision, TransformerEnginePrecision
+from warm_program import WarmProgram
 
 from crosstask.datamodules.optional_packages import missing_package
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
@@ -74,14 +73,15 @@ def test_a_tokenizer_that_needs_a_package_names_it(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("module", "logger"), [("tensorboard", "TensorBoardLogger"), ("wandb", "WandbLogger")])
-def test_the_program_says_it_in_a_sentence(module: str, logger: str, toybench: Path, tmp_path: Path) -> None:
+def test_the_program_says_it_in_a_sentence(
+    program: WarmProgram, module: str, logger: str, toybench: Path, tmp_path: Path
+) -> None:
     if find_spec(module):
         pytest.skip(f"{module} is installed here")
     words = ["fit", "--config", "quickstart", "--trainer.logger", logger]
     if module == "tensorboard":
         words += ["--trainer.logger.save_dir", str(tmp_path)]
-    code = f"import sys; sys.argv[1:] = {words!r}; from crosstask.cli import program; program()"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    run = program.run(*words, cwd=tmp_path)
     assert run.returncode == 1
     assert f"pip install {module}" in run.stderr.splitlines()[-2]
     assert "Traceback" not in run.stderr

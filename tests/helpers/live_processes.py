@@ -1,4 +1,4 @@
-"""Processes that run: waiting for a condition, and finding them by their environment, which children inherit."""
+"""Processes that run: waiting for a condition, and finding them by what their children inherit."""
 
 import contextlib
 import time
@@ -22,5 +22,16 @@ def processes_with(variable: str) -> list[int]:
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             if variable.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+def processes_in(session: int) -> list[int]:
+    """Processes of a session, which is named after the process that began it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, its_session = path.read_text().rpartition(")")[2].split()[:4]
+            if int(its_session) == session and state != "Z":
                 found.append(int(path.parent.name))
     return found

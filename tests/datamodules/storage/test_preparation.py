@@ -4,8 +4,6 @@ import json
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from live_processes import processes_with, within
+from live_processes import processes_in, within
+from warm_program import WarmProgram
 
 from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions
@@ -73,22 +72,20 @@ def test_a_damaged_task_is_named_and_written_again(make_datamodule: Any, name: s
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_no_process_outlives_a_preparation(toybench: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_no_process_outlives_a_preparation(
+    program: WarmProgram, toybench: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     data = {"benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}}
     data |= {"tokenizer": str(toybench / "tokenizer"), "cache": str(tmp_path / "store"), "rows": {"length": 128}}
     data |= {"evaluation": {"max_new_tokens": 8}, "instances": {"validation": 2, "test": 3}}
     config = tmp_path / "recipe.yaml"
     config.write_text(yaml.safe_dump({"data": {"class_path": "InstructionTuningDataModule", "init_args": data}}))
-    command = [sys.executable, "-m", "crosstask.cli", "prepare", "--config", str(config), "--processes", "2"]
-    environment = {**os.environ, "CROSSTASK_TEST_RUN": str(tmp_path)}
-    running = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    running = program.start("prepare", "--config", str(config), "--processes", "2")
     assert within(200, lambda: any((tmp_path / "store").glob("[!.]*"))), "no task was written"
-    assert len(processes_with(f"CROSSTASK_TEST_RUN={tmp_path}")) > 3  # it, a server, and two workers
-    os.kill(running.pid, number)
-    running.wait(timeout=30)
-    assert within(20, lambda: not processes_with(f"CROSSTASK_TEST_RUN={tmp_path}")), processes_with(
-        f"CROSSTASK_TEST_RUN={tmp_path}"
-    )
+    assert len(processes_in(running.pid)) > 3  # it, a server, and two workers
+    running.send_signal(number)
+    assert running.finish(timeout=30).returncode
+    assert within(20, lambda: not processes_in(running.pid)), processes_in(running.pid)
 
 
 def test_a_yaml_joins_collections_and_says_their_shares(
