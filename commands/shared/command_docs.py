@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 COMMANDS = Path(__file__).parents[1]
 GROUPS = {
-    "Train and evaluate": ("fit", "validate", "test", "predict"),
+    "Train and evaluate": ("fit", "validate", "test", "predict", "sweep"),
     "Data": ("prepare", "describe", "decontaminate", "tokenizer", "toybench"),
     "Scorer": ("samples", "adapt", "select", "classify", "scaling"),
     "Instruction optimization": ("splits",),

@@ -57,7 +57,7 @@ def try_recipes(
     results = _read_results(results_file) if results_file.exists() else {}
     done = {name for name in runs if name in results and (home / name / "recipe.yaml").is_file()}
     for name in sorted(done):
-        _require_same_settings(home / name, runs[name])
+        require_same_settings(home / name, runs[name])
     home.mkdir(parents=True, exist_ok=True)
     for name, run in runs.items():
         if name not in done:
@@ -102,7 +102,7 @@ def run_settings(
     return settings
 
 
-def _require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+def require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Reject a finished run that has other settings; only its folder may differ."""
     places = {"trainer": {"default_root_dir": "", "logger": ""}}
     finished = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
@@ -149,6 +149,9 @@ def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(settings, Mapping) and settings:
         for key, value in settings.items():
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(settings, list) and settings:
+        for place, value in enumerate(settings):
+            yield from _leaves(value, f"{name}[{place}]")
     else:
         yield name, str(settings)
 

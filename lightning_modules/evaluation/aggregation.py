@@ -28,6 +28,10 @@ ZERO_SHOT_ONLY = ("Summarization",)
 """Categories that OPT-IML counts zero-shot only: five articles do not fit into a row."""
 
 
+OWN_COLUMNS = {"mmlu": "MMLU"}
+"""Tasks that are a column by themselves in OPT-IML's Tables 4, 7 and 8, beside the column of their category."""
+
+
 class ScoredInstance(NamedTuple):
     """One evaluated example, its groups, and its scores in [0, 1]; ``score`` is by its task's metric.
 
@@ -182,20 +186,24 @@ def columns(
 
     Args:
         tasks: Scores of tasks from ``task_scores``; subtypes and benchmarks are merged here.
-        by: Whether a column is a category, as in Tables 4, 7 and 8, or a benchmark, as in Table 5, where a task of
-            several benchmarks counts in each of them.
+        by: Whether a column is a category or MMLU, as in Tables 4, 7 and 8, or a benchmark, as in Table 5, where a task
+            of several benchmarks counts in each of them.
         zero_shot_only: Categories that count zero-shot only.
     """
     counted = [task for task in tasks if counts(task, zero_shot_only)]
     joined = join_subtypes(counted)
     if by == "category":
         joined = join_benchmarks(joined)
-    groups = grouped(joined, lambda task: (task.level, getattr(task, by), task.shots))
+    groups = grouped(joined, lambda task: (task.level, _column_name(task, by), task.shots))
     means = [
         Column(level, name, shots, mean_of([task.score for task in members]), len(members))
         for (level, name, shots), members in groups.items()
     ]
     return sorted(means, key=lambda column: (LEVELS.index(column.level), column.name, column.shots))
+
+
+def _column_name(task: TaskScore, by: Literal["category", "benchmark"]) -> str:
+    return task.benchmark if by == "benchmark" else OWN_COLUMNS.get(task.task, task.category)
 
 
 def counts(task: TaskScore, zero_shot_only: Collection[str] = ZERO_SHOT_ONLY) -> bool:

@@ -111,6 +111,15 @@ def test_a_column_weighs_its_tasks_equally_however_many_instances_they_have() ->
     assert column.score == 0.5
 
 
+def test_mmlu_is_a_column_beside_the_other_question_answering() -> None:
+    subjects = [
+        instance(f"mmlu/{name}", "Question Answering", 1.0)._replace(parent="mmlu") for name in ("law", "physics")
+    ]
+    race = instance("sni/race", "Question Answering", 0.5)
+    found = columns(task_scores([*subjects, race]))
+    assert [(column.name, column.tasks) for column in found] == [("MMLU", 1), ("Question Answering", 1)]
+
+
 def test_every_step_takes_resampled_scores_as_well() -> None:
     rows = [instance("a", "X", 1.0), instance("a", "X", 0.0), instance("b", "Y", 1.0)]
     found = columns(task_scores(rows, lambda scores: np.array([scores.min(), scores.max()])))

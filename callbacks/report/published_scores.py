@@ -1,0 +1,108 @@
+"""The scores that a paper reports for the arms of an experiment, beside those of our runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...datamodules.visible_text import escape_markdown
+from ...lightning_modules.evaluation.aggregation import Cell
+from ...lightning_modules.evaluation.significance import Estimate
+from .comparison import System
+from .text import level_name, markdown_table, percent
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Percentages of a paper's table.
+
+    Args:
+        source: Paper and table.
+        shots: The numbers of shots whose scores the table shows, in its order.
+        columns: By name, the cell of a report that a column is, without its shots.
+        scores: By arm and column, a percentage for each of the shots, or for the first ones.
+    """
+
+    source: str
+    shots: tuple[int, ...]
+    columns: Mapping[str, Cell]
+    scores: Mapping[str, Mapping[str, tuple[float, ...]]]
+
+
+@dataclass(frozen=True)
+class ComparedScore:
+    """A published score and ours.
+
+    Args:
+        arm: Name of the arm.
+        column: Name of the column.
+        level: Level of the column; empty for an average.
+        shots: Number of shots.
+        published: The paper's percentage; None if it reports none.
+        ours: Our score; None if nothing of this column was evaluated.
+        change: How far ours is from the first arm's, in percentage points; None where one of both is missing.
+        published_change: The same of the paper's.
+    """
+
+    arm: str
+    column: str
+    level: str
+    shots: int
+    published: float | None
+    ours: Estimate | None
+    change: float | None
+    published_change: float | None
+
+
+def compare_with_published(table: PublishedTable, systems: Sequence[System]) -> list[ComparedScore]:
+    """Every cell of the table for the arms that were run; the first system is the base of the changes."""
+    ours = {system.name: _estimates(system) for system in systems}
+    base = systems[0].name
+    compared = []
+    for name, cell in table.columns.items():
+        for place, shots in enumerate(table.shots):
+            at_shots = replace_shots(cell, shots)
+            for arm, estimates in ours.items():
+                here, there = estimates.get(at_shots), ours[base].get(at_shots)
+                change = None if here is None or there is None else 100 * (here.mean - there.mean)
+                paper, paper_base = _published(table, arm, name, place), _published(table, base, name, place)
+                paper_change = None if paper is None or paper_base is None else paper - paper_base
+                level = cell.level or ""
+                compared.append(ComparedScore(arm, name, level, shots, paper, here, change, paper_change))
+    return [score for score in compared if score.published is not None or score.ours is not None]
+
+
+def replace_shots(cell: Cell, shots: int) -> Cell:
+    """The cell at a number of shots."""
+    return cell._replace(shots=shots)
+
+
+def _published(table: PublishedTable, arm: str, column: str, place: int) -> float | None:
+    numbers = table.scores.get(arm, {}).get(column, ())
+    return numbers[place] if place < len(numbers) else None
+
+
+def _estimates(system: System) -> dict[Cell, Estimate]:
+    means = [*system.report.columns, *system.report.averages]
+    return {replace_shots(mean.cell, mean.cell.shots or 0): mean.estimate for mean in means}
+
+
+def published_lines(table: PublishedTable, compared: Sequence[ComparedScore]) -> list[str]:
+    """The comparison as Markdown."""
+    head = ["column", "shots", "arm", "published", "ours", "published change", "our change"]
+    rows = [
+        [
+            escape_markdown(f"{score.column} ({level_name(score.level)})" if score.level else score.column),
+            str(score.shots),
+            escape_markdown(score.arm),
+            "" if score.published is None else f"{score.published:.1f}",
+            "not evaluated" if score.ours is None else percent(score.ours),
+            _signed(score.published_change),
+            _signed(score.change),
+        ]
+        for score in compared
+    ]
+    first = f"Published scores are those of {table.source}, in percent. Changes are from the first arm, in points."
+    return [first, "", *markdown_table(head, rows)]
+
+
+def _signed(number: float | None) -> str:
+    return "" if number is None else f"{number:+.1f}"

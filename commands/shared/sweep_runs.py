@@ -1,0 +1,162 @@
+"""The runs of a sweep: each arm with each seed in its own folder, trained, evaluated, and resumed where it stopped."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...callbacks.report.predictions import find_predictions
+from ...datamodules.messages import nearest, some
+from ...datamodules.whole_files import write_whole
+from ...datamodules.worker_processes import end_when_parent_dies
+from .config_names import composed_settings, merged
+from .recipe_runs import INPUTS, require_same_settings, run_inputs
+from .sweep_declarations import Sweep
+
+WRITERS = {"PredictionWriter": {}, "ModelCheckpoint": {"save_last": True, "save_top_k": 0, "every_n_train_steps": 500}}
+"""Callbacks that a run of a sweep needs, with their arguments where the recipe lacks them."""
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """One arm with one seed.
+
+    Args:
+        arm: Name of the arm.
+        folder: Folder of the run.
+        settings: Settings of ``crosstask fit``.
+        stage: What is evaluated: validation or test.
+    """
+
+    arm: str
+    folder: Path
+    settings: Mapping[str, Any]
+    stage: str
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the predictions of its evaluation are complete."""
+        try:
+            return find_predictions(self.folder, self.stage).is_file()
+        except ValueError:
+            return False
+
+
+def sweep_runs(
+    sweep: Sweep,
+    output: Path,
+    *,
+    model: str | None = None,
+    configs: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    arms: Sequence[str] = (),
+) -> list[SweepRun]:
+    """The runs of a sweep, seeds within arms.
+
+    Args:
+        sweep: What it declares.
+        output: Folder of all runs.
+        model: Hub name or folder of the pretrained model; the recipe's if None.
+        configs: Configurations over the settings of the recipe and of all arms, by path or by name.
+        seeds: Seeds of the repetitions; the recipe's own if empty.
+        arms: Names of arms; all if empty.
+
+    Raises:
+        ValueError: There is no such arm, or an arm gives a share to a collection that the recipe lacks.
+    """
+    for name in arms:
+        if name not in sweep.arms:
+            raise ValueError(f"the sweep has no arm {name!r}; {nearest(name, sweep.arms)}")
+    common = merged(composed_settings(sweep.recipe), sweep.settings)
+    for config in configs:
+        common = merged(common, composed_settings(config))
+    if model is not None:
+        common = merged(common, {"model": {"init_args": {"pretrained": model, "config": None}}})
+    runs = []
+    for name in arms or sweep.arms:
+        settings = merged(common, sweep.arms[name])
+        _require_collections(name, settings)
+        for seed in seeds or (None,):
+            folder = output / folder_name(name) / ("run" if seed is None else f"seed-{seed}")
+            runs.append(SweepRun(name, folder, _run_settings(settings, folder, seed), sweep.stage))
+    return runs
+
+
+def folder_name(arm: str) -> str:
+    """The name of an arm as that of a folder.
+
+    >>> folder_name("4/2/20/25/45/2/2")
+    '4-2-20-25-45-2-2'
+    """
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in arm)
+
+
+def _run_settings(settings: Mapping[str, Any], folder: Path, seed: int | None) -> dict[str, Any]:
+    of_run = merged(settings, {"trainer": {"default_root_dir": str(folder), "enable_progress_bar": False}})
+    if seed is not None:
+        seeds = {"seed_everything": seed, "model": {"init_args": {"seed": seed}}, "data": {"init_args": {"seed": seed}}}
+        of_run = merged(of_run, seeds)
+    callbacks = list(of_run["trainer"].get("callbacks") or [])
+    there = {callback["class_path"].rpartition(".")[2] for callback in callbacks}
+    missing = [{"class_path": name, "init_args": dict(WRITERS[name])} for name in WRITERS if name not in there]
+    of_run["trainer"]["callbacks"] = callbacks + missing
+    return of_run
+
+
+def _require_collections(arm: str, settings: Mapping[str, Any]) -> None:
+    """Reject shares of collections that are not in the arm's benchmark, unless absent ones are shared by the others."""
+    data = settings.get("data", {}).get("init_args", {})
+    mixture, benchmark = data.get("mixture") or {}, data.get("benchmark") or {}
+    collections = (benchmark.get("init_args") or {}).get("collections")
+    if collections is None or mixture.get("absent") == "shared":
+        return
+    shares = {**(mixture.get("proportions") or {}), **(mixture.get("extra") or {})}
+    if absent := [name for name in shares if name not in collections]:
+        raise ValueError(
+            f"the arm {arm!r} mixes {some(absent)}, and the benchmark has only {some(list(collections))}: name the "
+            "collection in data.init_args.benchmark, or set mixture.absent to shared"
+        )
+
+
+def write_run(run: SweepRun) -> None:
+    """Write the run's recipe.yaml and the digests of what it reads.
+
+    Raises:
+        ValueError: The folder holds a run with other settings or on other files.
+    """
+    if (run.folder / "recipe.yaml").is_file():
+        require_same_settings(run.folder, run.settings)
+        return
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_whole(run.folder / INPUTS, json.dumps(run_inputs(run.settings), indent=1))
+    write_whole(run.folder / "recipe.yaml", yaml.safe_dump(dict(run.settings)))
+
+
+def train_and_evaluate(run: SweepRun) -> None:
+    """Train a run and evaluate it, each in a process of its own; a run that was interrupted goes on.
+
+    Raises:
+        ValueError: A process failed; the error shows the end of what it said.
+    """
+    for words in run_commands(run):
+        log = run.folder / f"{words[0]}.log"
+        with open(log, "a", encoding="utf-8") as file:
+            command = [sys.executable, "-m", "crosstask.cli", *words]
+            done = subprocess.run(
+                command, stdout=file, stderr=subprocess.STDOUT, check=False, preexec_fn=end_when_parent_dies
+            )
+        if done.returncode:
+            end = log.read_text(encoding="utf-8", errors="replace")[-1500:].strip()
+            raise ValueError(f"`crosstask {words[0]}` failed for {run.folder} ({log}):\n{end}")
+
+
+def run_commands(run: SweepRun) -> Iterator[list[str]]:
+    """The words of the commands that train and evaluate a run."""
+    evaluate = "validate" if run.stage == "validation" else "test"
+    for command in ("fit", evaluate):
+        yield [command, "--config", str(run.folder / "recipe.yaml"), "--ckpt_path", "last"]

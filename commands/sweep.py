@@ -1,0 +1,111 @@
+"""Train and evaluate the arms of an experiment, and report them side by side, with a paper's scores.
+
+A sweep is a YAML that lists arms: settings that change a recipe. Each arm is trained and evaluated in its own folder.
+Started again, the command resumes where it was interrupted. The ablations of OPT-IML are in papers/ablations.
+
+Example:
+    crosstask sweep papers/ablations/proportions --model facebook/opt-1.3b --output runs/proportions
+    crosstask sweep papers/ablations/proportions --model facebook/opt-1.3b --output runs/proportions --write_only true
+    sbatch --array 1-10 --gpus-per-node 8 configs/slurm/ablations.sbatch runs/proportions
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from ..callbacks.report.published_scores import compare_with_published, published_lines
+from ..callbacks.report.systems import read_system, systems_report
+from ..datamodules.messages import some
+from ..datamodules.whole_files import write_whole
+from .report import write_report_files
+from .shared.function_command import run_function
+from .shared.outputs import require_own_report
+from .shared.sweep_declarations import Sweep, read_sweep
+from .shared.sweep_runs import SweepRun, sweep_runs, train_and_evaluate, write_run
+
+
+def run(words: Sequence[str]) -> None:
+    """Sweep by the words of a command line."""
+    run_function(run_sweep, words)
+
+
+def run_sweep(
+    sweep: list[str],
+    output: str,
+    recipe: str | None = None,
+    model: str | None = None,
+    settings: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    arms: Sequence[str] = (),
+    write_only: bool = False,
+) -> None:
+    """Train and evaluate the arms of a sweep, one after another, and report them.
+
+    Args:
+        sweep: YAML that declares the sweep, by path or by name.
+        output: Folder of the runs, and of report.html, report.md and report.json.
+        recipe: YAML of `crosstask fit` in place of the sweep's, by path or by name, e.g. that of a smaller model.
+        model: Hub name or folder of the pretrained model; the recipe's by default.
+        settings: YAML files whose settings override those of the recipe in all arms, by path or by name.
+        seeds: Seeds of the repetitions of each arm; one run with the recipe's seeds by default.
+        arms: Names of the arms to run; all by default.
+        write_only: Write the recipes and runs.txt, the list of their folders, for a cluster's job; run nothing.
+
+    Raises:
+        ValueError: There is no such sweep or arm, the folder holds other results, or a run failed; the others are
+            finished and reported first.
+    """
+    if len(sweep) != 1:
+        raise ValueError(f"name one sweep, got {some(sweep)}")
+    declared, home = read_sweep(sweep[0]), Path(output).expanduser().absolute()
+    require_own_report(home, ("systems", "comparisons"), "sweep")
+    declared = replace(declared, recipe=recipe or declared.recipe)
+    runs = sweep_runs(declared, home, model=model, configs=settings, seeds=seeds, arms=arms)
+    for each in runs:
+        write_run(each)
+    write_whole(home / "runs.txt", "".join(f"{each.folder}\n" for each in runs))
+    if write_only:
+        print(f"{len(runs)} runs are written: {home / 'runs.txt'}")
+        return
+    failures = _run_all(runs)
+    _report(declared, runs, home)
+    if failures:
+        raise ValueError(f"{len(failures)} of {len(runs)} runs failed: {failures[0]}")
+
+
+def _run_all(runs: Sequence[SweepRun]) -> list[str]:
+    """Finish all runs; returns what failed."""
+    failures = []
+    for number, each in enumerate(runs, start=1):
+        state = "is finished" if each.is_evaluated else "trains"
+        print(f"{number} of {len(runs)}: {each.arm} {state} ({each.folder})", flush=True)
+        try:
+            if not each.is_evaluated:
+                train_and_evaluate(each)
+        except ValueError as error:
+            print(error, flush=True)
+            failures.append(str(error))
+    return failures
+
+
+def _report(sweep: Sweep, runs: Sequence[SweepRun], home: Path) -> None:
+    """Report the arms whose runs are all evaluated, the first of them as the base."""
+    by_arm: dict[str, list[SweepRun]] = {}
+    for each in runs:
+        by_arm.setdefault(each.arm, []).append(each)
+    finished = {arm: of_arm for arm, of_arm in by_arm.items() if all(each.is_evaluated for each in of_arm)}
+    if not finished:
+        return
+    systems = [read_system(arm, [each.folder for each in of_arm], sweep.stage) for arm, of_arm in finished.items()]
+    report = systems_report(systems, stage=sweep.stage, by=sweep.by)
+    write_report_files(report, home, sweep.title)
+    if left := [arm for arm in by_arm if arm not in finished]:
+        print(f"not in the report, since they are not evaluated: {some(left)}")
+    if sweep.published is not None:
+        compared = compare_with_published(sweep.published, report.systems)
+        lines = [f"# {sweep.title}", "", *published_lines(sweep.published, compared)]
+        write_whole(home / "published.md", "\n".join(lines) + "\n")
+        write_whole(home / "published.json", json.dumps([asdict(score) for score in compared], indent=1) + "\n")
+        print(home / "published.md")
+    print(home / "report.html")

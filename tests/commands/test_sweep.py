@@ -1,0 +1,168 @@
+"""A sweep trains its arms, evaluates them, resumes, and reports them beside a paper's scores."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from crosstask.callbacks.report.comparison import System
+from crosstask.callbacks.report.published_scores import PublishedTable, compare_with_published
+from crosstask.callbacks.report.scores import build_report
+from crosstask.commands.shared.sweep_declarations import read_sweep
+from crosstask.commands.shared.sweep_runs import sweep_runs
+from crosstask.commands.sweep import run_sweep
+from crosstask.lightning_modules.evaluation.aggregation import Cell, ScoredInstance
+
+SWEEP: dict[str, Any] = {
+    "title": "Caps in small",
+    "source": "a table",
+    "recipe": "quickstart",
+    "settings": {"data.init_args.rows": {"length": 128, "per_step": 4}},
+    "arms": {
+        "cap/8": {"data.init_args.mixture.cap": 8},
+        "no cap": {"data.init_args.mixture.cap": None},
+    },
+    "published": {"columns": {"Average": {}}, "scores": {"cap/8": [12.5], "no cap": ["10"]}},
+}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    return written(tmp_path, SWEEP)
+
+
+def written(folder: Path, content: Any) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def small(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> str:
+    """Settings that make the recipe small."""
+    data = {
+        "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
+        "tokenizer": str(toybench / "tokenizer"),
+        "evaluation": {"max_new_tokens": 4},
+        "instances": {"test": 1, "validation": 1},
+        "cache": str(tmp_path / "store"),
+    }
+    changes = {
+        "trainer": {"max_steps": 2, "limit_val_batches": 0, "log_every_n_steps": 1},
+        "model": {"init_args": {"config": {**tiny_model, "num_hidden_layers": 1}, "optimizer": {"warmup": 1}}},
+        "data": {"init_args": data},
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(changes))
+    return str(path)
+
+
+def test_arms_are_trained_once_and_reported_beside_the_published_scores(
+    sweep: Path, small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = tmp_path / "runs"
+    run_sweep([str(sweep)], str(home), settings=[small], arms=["cap/8"])
+    recipe = yaml.safe_load((home / "cap-8/run/recipe.yaml").read_text())
+    assert recipe["data"]["init_args"]["mixture"] == {"cap": 8}
+    assert recipe["data"]["init_args"]["rows"] == {"length": 128, "per_step": 4}
+    trained = (home / "cap-8/run/checkpoints/last.ckpt").stat().st_mtime_ns
+
+    broken = {"bad": {"trainer.max_steps": "many"}, **SWEEP["arms"]}
+    with pytest.raises(ValueError, match=r"(?s)1 of 3 runs failed: `crosstask fit` failed for .*bad.*max_steps"):
+        run_sweep([str(written(tmp_path, SWEEP | {"arms": broken}))], str(home), settings=[small])
+    assert (home / "cap-8/run/checkpoints/last.ckpt").stat().st_mtime_ns == trained  # nothing is trained twice
+    said = capsys.readouterr().out
+    assert "cap/8 is finished" in said
+    assert "not in the report, since they are not evaluated: bad" in said
+
+    report = json.loads((home / "report.json").read_text())
+    assert [system["name"] for system in report["systems"]] == ["cap/8", "no cap"]
+    assert report["comparisons"][0]["shared"] > 0
+    assert "Caps in small" in (home / "report.html").read_text()
+    rows = {row["arm"]: row for row in json.loads((home / "published.json").read_text())}
+    assert (rows["cap/8"]["published"], rows["no cap"]["published_change"]) == (12.5, -2.5)
+    assert rows["no cap"]["change"] == pytest.approx(
+        100 * (rows["no cap"]["ours"]["mean"] - rows["cap/8"]["ours"]["mean"])
+    )
+    assert "| Average | 0 | no cap | 10.0 |" in (home / "published.md").read_text()
+
+    other = str(written(tmp_path, SWEEP | {"arms": SWEEP["arms"] | {"cap/8": {"data.init_args.mixture.cap": 9}}}))
+    with pytest.raises(ValueError, match=r"holds a run of other settings: .*mixture\.cap is 8 there and 9 here"):
+        run_sweep([other], str(home), settings=[small])
+
+
+def test_a_job_of_the_cluster_gets_the_recipes_and_their_list(sweep: Path, small: str, tmp_path: Path) -> None:
+    run_sweep([str(sweep)], str(tmp_path / "runs"), settings=[small], seeds=[1, 2], write_only=True)
+    folders = (tmp_path / "runs/runs.txt").read_text().split("\n")[:-1]
+    assert [str(Path(folder).relative_to(tmp_path / "runs")) for folder in folders] == [
+        "cap-8/seed-1",
+        "cap-8/seed-2",
+        "no-cap/seed-1",
+        "no-cap/seed-2",
+    ]
+    recipe = yaml.safe_load((Path(folders[1]) / "recipe.yaml").read_text())
+    seeds = recipe["seed_everything"], recipe["model"]["init_args"]["seed"], recipe["data"]["init_args"]["seed"]
+    assert seeds == (2, 2, 2)
+    assert recipe["trainer"]["default_root_dir"] == folders[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arm": {}}, "unknown field 'arm'; nearest: arms"),
+        ({"arms": {"one": {}}}, "arms should be at least two"),
+        ({"arms": {"one": {}, "two": 3}}, "the arm 'two' should be a mapping of settings, got 3"),
+        ({"stage": "train"}, "stage is validation or test"),
+        ({"source": ""}, "the sweep a source"),
+        (
+            {"published": {"columns": {"Average": {}}, "scores": {"cap/9": [1]}}},
+            "names the arm 'cap/9'; nearest: cap/8",
+        ),
+        (
+            {"published": {"columns": {"Average": {}}, "scores": {"cap/8": [1, 2]}}},
+            "has 2 columns for 'cap/8', expected 1",
+        ),
+        ({"published": {"columns": {"Average": {}}, "scores": {"cap/8": ["1/2"]}}}, "1 to 1 percentages joined by /"),
+        ({"published": {"columns": {"QA": {"level": "held out", "column": "QA"}}, "scores": {}}}, "'QA' needs a level"),
+    ],
+)
+def test_a_file_that_declares_no_sweep_is_rejected_by_its_field(tmp_path: Path, changes: dict, message: str) -> None:
+    path = written(tmp_path, SWEEP | changes)
+    with pytest.raises(ValueError, match=rf"sweep.yaml declares no sweep: .*{message}"):
+        read_sweep(str(path))
+
+
+def test_a_share_of_a_collection_that_is_not_there_is_rejected_before_anything_runs(tmp_path: Path) -> None:
+    bench = {"data.init_args.benchmark": {"class_path": "Bench", "init_args": {"collections": {"toy": {}, "flan": {}}}}}
+    arms = {"a": {}, "b": {"data.init_args.mixture.proportions": {"toy": 0.5, "exmix": 0.5}}}
+    declared = read_sweep(str(written(tmp_path, SWEEP | {"settings": bench, "arms": arms, "published": None})))
+    with pytest.raises(ValueError, match="the arm 'b' mixes exmix, and the benchmark has only toy, flan"):
+        sweep_runs(declared, tmp_path)
+    with pytest.raises(ValueError, match="no arm 'c'"):
+        sweep_runs(declared, tmp_path, arms=["c"])
+
+
+def test_a_published_score_stands_beside_ours_at_the_same_level_and_shots() -> None:
+    def rows(score: float) -> list[ScoredInstance]:
+        return [
+            ScoredInstance("sni", "t", None, "Poems", "fully_held_out", shots, "rouge_l", "1", up, up, up)
+            for shots, up in ((0, score), (5, score + 0.25))
+        ]
+
+    systems = [System(name, [], build_report([rows(score)])) for name, score in (("base", 0.25), ("other", 0.5))]
+    table = PublishedTable(
+        "Table 1",
+        (0, 5),
+        {"Poems": Cell("column", "fully_held_out", "Poems"), "Titles": Cell("column", "fully_held_out", "Titles")},
+        {"base": {"Poems": (20.0, 30.0), "Titles": (50.0,)}, "other": {"Poems": (21.5,)}},
+    )
+    compared = {(score.column, score.shots, score.arm): score for score in compare_with_published(table, systems)}
+    zero, five = compared["Poems", 0, "other"], compared["Poems", 5, "other"]
+    assert (zero.published, zero.published_change, zero.change) == (21.5, 1.5, 25.0)
+    assert zero.ours is not None
+    assert zero.ours.mean == 0.5
+    assert (five.published, five.published_change, five.change) == (None, None, 25.0)
+    assert compared["Titles", 0, "base"].ours is None  # published, and not evaluated by us
+    assert ("Titles", 5, "base") not in compared
