@@ -28,6 +28,7 @@ ORDER = {
         "finite_values",
         "optional_packages",
         "data_files",
+        "hub_names",
         "pretrained_weights",
         "lazy_names",
         "record_fields",
@@ -52,6 +53,7 @@ ORDER = {
         "instruction_tuning",
         "instruction_optimization",
         "scorer",
+        "inspection",
     ),
     "lightning_modules": (
         "attention",
@@ -79,8 +81,10 @@ ORDER = {
         "instruction_optimization",
         "scorer",
         "huggingface_folder",
+        "checkpoint_export",
         "step_replay",
         "adaptation",
+        "answering",
     ),
 }
 """Folders and files of a room: each imports only what stands before it."""

@@ -56,7 +56,7 @@ def render_page(report: SystemsReport, title: str, figures: Sequence[ReportFigur
     analyses = instruction_analyses(report.systems)
     drawn = report_figures(report) if figures is None else figures
     return (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -115,8 +115,9 @@ def _tables(report: SystemsReport) -> dict[str, Any]:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """jinja2 with escaping, hidden characters as numbers, and the templates of pages."""
+    templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -124,13 +125,13 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    templates.filters |= {
         "plural": plural,
         "level_name": level_name,
         "metric_name": metric_name,
         "middle_left_out": middle_left_out,
     }
-    return environment
+    return templates
 
 
 def _visible_value(value: Any) -> Any:

@@ -204,6 +204,29 @@ class BilevelPlan:
         rows = self._rows(prompts, Replicas(), reserve=self.text.reserve)
         return InnerBatch(rows, self._inputs([instance], prompts))
 
+    def first_drawn(self, tasks: Sequence[TaskInstances], number: int) -> list[Instance]:
+        """The first distinct instances that the training draws of a level, ``inner`` or ``outer``."""
+        instances, order = (self._inner, self._inner_order) if tasks is self.inner else (self._outer, self._outer_order)
+        return [instances[order.at(position)[0]] for position in range(min(number, len(instances)))]
+
+    def task_rows(
+        self, tasks: Sequence[TaskInstances], instances: Sequence[Instance]
+    ) -> tuple[LanguageRows, InstructionInputs | None]:
+        """Some instances of a level as the model reads them in the first epoch.
+
+        Args:
+            tasks: The tasks of the level, ``inner`` or ``outer``.
+            instances: Indices of the instances.
+
+        Returns:
+            Rows of one instance each, and the inputs of their learnable instructions; None for those of outer tasks.
+        """
+        inner = tasks is self.inner
+        form = self.text.inner_prompt if inner else self.text.prompt
+        prompts = [self._render(form, tasks, instance, epoch=0) for instance in instances]
+        rows = self._rows(prompts, Replicas(), reserve=self.text.reserve if inner else 0)
+        return rows, self._inputs(instances, prompts) if inner else None
+
     def _outer_batch(self, first: int, here: Replicas) -> LanguageRows:
         drawn = [self._outer_order.at(first + row) for row in range(self.outer_rows)]
         prompts = [self._render(self.text.prompt, self.outer, self._outer[item], epoch=epoch) for item, epoch in drawn]

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..benchmarks import Split
 from ..messages import some
 from ..rendering.tokenization import skip_reason
+from ..schema import Example
 from .checksums import read_sealed
 from .parallel_preparation import Job, Prepared, prepare_tasks
 from .preparation import Preparation
@@ -58,12 +59,16 @@ class TrainingTasks:
             stored: Its documents.
             documents: Indices of documents.
         """
+        examples = self.document_examples(name, stored)
+        return [examples[document].id for document in documents]
+
+    def document_examples(self, name: str, stored: StoredTask) -> list[Example]:
+        """The example that each document of a task was made of; the benchmark's file is read for them."""
         examples = list(self.preparation.training_examples(name, **self._held_out(name)))
         if stored.groups is not None:  # several pairs of one example
-            return [examples[stored.groups[document]].id for document in documents]
+            return [examples[group] for group in stored.groups]
         task = self.preparation.benchmark.task(name)
-        used = [example for example in examples if skip_reason(task, example) is None]
-        return [used[document].id for document in documents]
+        return [example for example in examples if skip_reason(task, example) is None]
 
     def with_documents(self) -> list[str]:
         """Tasks that have documents, and those that are not prepared yet; tasks without documents are reported.

@@ -1,0 +1,69 @@
+"""Show what the model will read: documents, packed rows, lengths and the mixture.
+
+Trained tokens and special tokens are colored. Everything is read from the batches of the training, and needs neither
+weights nor a GPU. Tasks that the store lacks are prepared; with --task, that task alone.
+
+Example:
+    crosstask inspect --config quickstart
+    crosstask inspect --config quickstart --task task001_toy_copy_animals --examples 2 --output page.html
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .shared.run_settings import Settings, build_data, run_on_settings
+
+
+def run(words: Sequence[str]) -> None:
+    """Inspect by the words of a command line."""
+    run_on_settings(inspect_data, words)
+
+
+def inspect_data(
+    settings: Settings,
+    task: str | None = None,
+    template: str | None = None,
+    examples: int = 3,
+    rows: int = 1,
+    depth: int = 2,
+    output: str | None = None,
+) -> None:
+    """Print or write what the model of a run will read.
+
+    Args:
+        settings: Of the run.
+        task: Show documents of this task, trained or evaluated, instead of the first of the training.
+        template: Show examples of this template of the task.
+        examples: Documents in full; of instruction optimization, for each level.
+        rows: Rows of the first optimizer step whose documents are listed.
+        depth: Of the mixture's tree: 1 for benchmarks, 2 for categories, 3 for tasks.
+        output: An HTML page is written here, instead of the text on the terminal.
+    """
+    from ..datamodules.inspection.run_inspection import inspect_run, inspect_task
+    from ..datamodules.packing.row_settings import require_positive
+
+    require_positive("inspect", examples=examples, depth=depth)
+    if rows < 0:
+        raise ValueError(f"inspect: rows must be 0 or more, got {rows}")
+    if template is not None and task is None:
+        raise ValueError(f"a template belongs to a task: give --task beside --template {template}")
+    data = build_data(settings)
+    if task is not None:
+        inspection = inspect_task(data, task, template=template, examples=examples)
+    else:
+        steps = settings.trainer.max_steps
+        inspection = inspect_run(data, examples=examples, rows=rows, steps=steps if steps > 0 else None, depth=depth)
+    if output is None:
+        from rich.console import Console
+
+        from ..callbacks.report.inspection_text import print_inspection
+
+        print_inspection(inspection, Console())
+        return
+    from ..callbacks.report.inspection_page import render_inspection
+    from ..datamodules.whole_files import write_whole
+
+    path = Path(output).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, render_inspection(inspection, f"What the model reads: {task or 'the first rows'}"))
+    print(path)

@@ -1,0 +1,112 @@
+"""What the models of instruction optimization read: instances of both levels, and the inputs of instructions."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..bilevel.bilevel_report import TaskInstances
+from ..bilevel.bilevel_stream import BilevelPlan
+from ..bilevel.exemplars import InstructionInputs
+from ..bilevel.level_instances import Instance
+from ..instruction_optimization import InstructionOptimizationDataModule
+from ..rendering.prompts import rendering_rng
+from .lengths import Lengths, histograms
+from .read_rows import ReadDocument, Side, read_batch, text_side
+from .shown_documents import ShownDocument, few_of_template
+
+MOST_MEASURED = 2000
+"""Instances that are tokenized for histograms: they are stored nowhere."""
+
+
+def first_bilevel_batch(data: InstructionOptimizationDataModule, number: int) -> list[ShownDocument]:
+    """The first instances of each level, in the order of training."""
+    plan = _plan(data)
+    levels = {"inner": plan.inner, "outer": plan.outer}
+    return [
+        document
+        for level, tasks in levels.items()
+        for document in _shown(data, level, tasks, plan.first_drawn(tasks, number))
+    ]
+
+
+def task_instances(
+    data: InstructionOptimizationDataModule, name: str, template: str | None, number: int
+) -> list[ShownDocument]:
+    """The first instances of a task, at its level."""
+    level, tasks, place = _place(data, name)
+    chosen = few_of_template(name, tasks[place].examples, template, number)
+    return _shown(data, level, tasks, [Instance(place, index) for index, _ in chosen])
+
+
+def bilevel_lengths(data: InstructionOptimizationDataModule, name: str | None = None) -> Lengths:
+    """Lengths of training instances, of all tasks or one: at most `MOST_MEASURED`, evenly spread over all."""
+    plan = _plan(data)
+    levels = [(plan.text.inner_prompt, plan.inner), (plan.text.prompt, plan.outer)]
+    instances = [
+        (form, task, example)
+        for form, tasks in levels
+        for task, examples in tasks
+        if name in (None, task.name)
+        for example in examples
+    ]
+    measured = instances[:: -(-len(instances) // MOST_MEASURED)] if instances else []
+    prompts = [
+        form(task, example, rendering_rng(data.seed, task.name, example.id, 0)) for form, task, example in measured
+    ]
+    documents = data.preparation.tokenize(prompts)
+    lengths = np.array([len(document.input_ids) for document in documents])
+    n_sources = np.array([document.n_source for document in documents])
+    kind = plan.text.rows
+    cuts = kind.cuts(lengths, n_sources)
+    counts = (int(np.count_nonzero(each)) for each in (cuts.truncated, cuts.target_cut))
+    return Lengths(len(measured), len(instances), histograms(kind, lengths, n_sources), *counts, plan.skipped)
+
+
+def _plan(data: InstructionOptimizationDataModule) -> BilevelPlan:
+    assert data.plan is not None
+    return data.plan
+
+
+def _place(data: InstructionOptimizationDataModule, name: str) -> tuple[str, Sequence[TaskInstances], int]:
+    """Level of a training task, the tasks of this level, and its place among them."""
+    plan = _plan(data)
+    level, tasks = ("inner", plan.inner) if name in data.inner_tasks else ("outer", plan.outer)
+    return level, tasks, [task.name for task, _ in tasks].index(name)
+
+
+def _shown(
+    data: InstructionOptimizationDataModule, level: str, tasks: Sequence[TaskInstances], instances: Sequence[Instance]
+) -> list[ShownDocument]:
+    if not instances:
+        return []
+    tokenizer = data.preparation.tokenizer
+    rows, inputs = _plan(data).task_rows(tasks, instances)
+    shown = []
+    for place, row in enumerate(read_batch(rows, [1] * len(instances), tokenizer)):
+        task, index = instances[place]
+        example, document = tasks[task].examples[index], row.documents[0]
+        sides = (*_input_sides(inputs, place, tokenizer), *document.sides)
+        shown.append(
+            ShownDocument(example.task, example.id, ReadDocument(sides), level=level, template=example.template or "")
+        )
+    return shown
+
+
+def _input_sides(inputs: InstructionInputs | None, place: int, tokenizer: PreTrainedTokenizerBase) -> list[Side]:
+    """The texts from which the learnable instruction of an inner instance is computed."""
+    if inputs is None:
+        return []
+    sides = [
+        _masked_side("z, from which its instruction is computed", inputs.pair_ids, inputs.pair_mask, place, tokenizer)
+    ]
+    if inputs.exemplar_ids is not None and inputs.exemplar_mask is not None:
+        for number in range(inputs.exemplar_ids.shape[1]):
+            ids, mask = inputs.exemplar_ids[:, number], inputs.exemplar_mask[:, number]
+            sides.append(_masked_side(f"exemplar {number + 1}", ids, mask, place, tokenizer))
+    return sides
+
+
+def _masked_side(name: str, ids: Tensor, mask: Tensor, place: int, tokenizer: PreTrainedTokenizerBase) -> Side:
+    return text_side(name, ids[place][mask[place].bool()].tolist(), None, tokenizer)

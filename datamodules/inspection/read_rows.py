@@ -1,0 +1,184 @@
+"""Batches as text: the documents of each row as the model reads them, and which of their tokens are trained.
+
+Everything is read from the tensors that a training step gets, so that a wrong mask or a wrong cut is visible.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby, pairwise
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from ..packing.collate import RowBatch
+from ..rendering.special_tokens import special_tokens
+from ..schema import IGNORE_INDEX, CausalBatch, ScoredBatch, Seq2SeqBatch
+from ..scoring.pair_rows import PairFrame
+
+
+class Span(NamedTuple):
+    """Neighbouring tokens with the same role, as text.
+
+    Args:
+        text: Their text; a span of special tokens holds one of them.
+        trained: Whether they are targets.
+        special: Whether they are special tokens.
+    """
+
+    text: str
+    trained: bool = False
+    special: bool = False
+
+
+class Side(NamedTuple):
+    """One sequence of a document: the only one of a decoder, or the encoder's or decoder's.
+
+    Args:
+        name: What reads it.
+        spans: Its text.
+        tokens: Number of tokens.
+        targets: How many of them are trained.
+    """
+
+    name: str
+    spans: tuple[Span, ...]
+    tokens: int
+    targets: int = 0
+
+
+class ReadDocument(NamedTuple):
+    """A document of a row.
+
+    Args:
+        sides: Its sequences.
+        column: The first column that it has in its row.
+        label: Correctness of a scored pair; None for other documents.
+    """
+
+    sides: tuple[Side, ...]
+    column: int = 0
+    label: float | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sides."""
+        return sum(side.tokens for side in self.sides)
+
+    @property
+    def targets(self) -> int:
+        """Tokens that are trained."""
+        return sum(side.targets for side in self.sides)
+
+
+class ReadRow(NamedTuple):
+    """A row: its documents, its columns, and how many of them are padding."""
+
+    documents: tuple[ReadDocument, ...]
+    columns: int
+    padding: int
+
+
+def text_side(
+    name: str, ids: Sequence[int], trained: Sequence[bool] | None, tokenizer: PreTrainedTokenizerBase
+) -> Side:
+    """A sequence of token ids as text.
+
+    Args:
+        name: What reads the sequence.
+        ids: Its tokens.
+        trained: Whether each of them is a target; None if none is.
+        tokenizer: Decodes them.
+    """
+    trained = [False] * len(ids) if trained is None else trained
+    vocabulary = tokenizer.get_vocab()
+    special_ids = {vocabulary[text] for text in special_tokens(tokenizer) if text in vocabulary}
+    # A special token is a span by itself: its place is part of the key.
+    keys = [(bool(trained[i]), i if ids[i] in special_ids else -1) for i in range(len(ids))]
+    spans, done = [], 0
+    for (is_target, special), members in groupby(keys):
+        end = done + len(list(members))
+        spans.append(Span(_text_between(tokenizer, ids, done, end), is_target, special >= 0))
+        done = end
+    return Side(name, tuple(spans), len(ids), sum(map(bool, trained)))
+
+
+def _text_between(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], begin: int, end: int) -> str:
+    """The text of tokens where they stand: by itself, SentencePiece would drop the space before the first word."""
+    before, upto = (_decoded(tokenizer, ids[:place]) for place in (begin, end))
+    return upto[len(before) :] if upto.startswith(before) else _decoded(tokenizer, ids[begin:end])
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def read_batch(
+    batch: RowBatch, counts: Sequence[int], tokenizer: PreTrainedTokenizerBase, frame: PairFrame | None = None
+) -> list[ReadRow]:
+    """The rows of a batch as text.
+
+    Args:
+        batch: What a training step gets.
+        counts: Number of documents of each row; padding behind them is none.
+        tokenizer: Decodes the tokens.
+        frame: The special tokens of scored pairs, which divide a pair into instruction and response.
+    """
+    if isinstance(batch, Seq2SeqBatch):
+        return _encoder_decoder_rows(batch, counts, tokenizer)
+    rows, width = [], batch.input_ids.shape[1]
+    labels = iter(batch.labels.tolist()) if isinstance(batch, ScoredBatch) else None
+    for row, count in enumerate(counts):
+        ids, documents = batch.input_ids[row].tolist(), []
+        borders = _borders(batch.offsets.tolist(), row * width, width)
+        for begin, end in list(pairwise(borders))[:count]:
+            if isinstance(batch, CausalBatch):
+                trained = _trained(batch, row, begin, end)
+                documents.append(ReadDocument((text_side("text", ids[begin:end], trained, tokenizer),), begin))
+            else:
+                assert labels is not None
+                documents.append(ReadDocument(pair_sides(ids[begin:end], tokenizer, frame), begin, next(labels)))
+        rows.append(ReadRow(tuple(documents), width, width - sum(document.tokens for document in documents)))
+    return rows
+
+
+def pair_sides(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, frame: PairFrame | None) -> tuple[Side, ...]:
+    """A scored pair as instruction and response, each with its special tokens; one side where no token parts them."""
+    joint = list(frame.joint) if frame is not None else []
+    places = [place for place in range(1, len(ids)) if joint and list(ids[place : place + len(joint)]) == joint]
+    if not places:
+        return (text_side("pair", ids, None, tokenizer),)
+    end = places[0] + len(joint)  # texts hold no special tokens
+    return text_side("instruction", ids[:end], None, tokenizer), text_side("response", ids[end:], None, tokenizer)
+
+
+def _borders(offsets: Sequence[int], first: int, width: int) -> list[int]:
+    """Columns where the documents of a row begin, and its width."""
+    return [*(offset - first for offset in offsets if first <= offset < first + width), width]
+
+
+def _trained(batch: CausalBatch, row: int, begin: int, end: int) -> list[bool]:
+    """Whether each token of a document is a target: that of the column before it, since targets are shifted."""
+    targets = batch.targets[row].tolist()
+    return [column > begin and targets[column - 1] != IGNORE_INDEX for column in range(begin, end)]
+
+
+def _encoder_decoder_rows(
+    batch: Seq2SeqBatch, counts: Sequence[int], tokenizer: PreTrainedTokenizerBase
+) -> list[ReadRow]:
+    """The rows of an encoder-decoder model; documents of both sides have the same numbers."""
+    sources, targets = batch.input_ids.flatten().tolist(), batch.targets.flatten().tolist()
+    starts, target_starts = batch.offsets.tolist(), batch.target_offsets.tolist()
+    width, columns = batch.input_ids.shape[1], batch.input_ids.shape[1] + batch.targets.shape[1]
+    rows = []
+    for row, count in enumerate(counts):
+        first = starts.index(row * width)
+        documents = []
+        for place in range(first, first + count):
+            source = sources[starts[place] : starts[place + 1]]
+            target = [t for t in targets[target_starts[place] : target_starts[place + 1]] if t != IGNORE_INDEX]
+            sides = (
+                text_side("encoder", source, None, tokenizer),
+                text_side("decoder", target, [True] * len(target), tokenizer),
+            )
+            documents.append(ReadDocument(sides, starts[place] - row * width))
+        rows.append(ReadRow(tuple(documents), columns, columns - sum(document.tokens for document in documents)))
+    return rows

@@ -1,0 +1,166 @@
+"""What a run's model reads: documents, packed rows, lengths and the mixture, for each kind of datamodule."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from ..base import BenchmarkDataModule, StoredDataModule
+from ..instruction_optimization import InstructionOptimizationDataModule
+from ..messages import nearest
+from ..packing.collate import RowKind
+from ..packing.mixture_plan import MixturePlan
+from ..packing.train_stream import Position
+from ..schema import Example
+from ..scoring.pair_rows import PairFrame, ScoredRows
+from ..storage.store import StoredTask
+from ..storage.stored_tasks import StoredTasks
+from ..storage.training_tasks import TrainingTasks
+from .bilevel_inspection import bilevel_lengths, first_bilevel_batch, task_instances
+from .evaluated_prompts import evaluated_documents
+from .lengths import Lengths, histograms
+from .read_rows import ReadRow, read_batch
+from .shown_documents import ShownDocument, few_of_template
+
+
+class ShownRow(NamedTuple):
+    """A packed row of the first optimizer step.
+
+    Args:
+        row: Its documents.
+        titles: (task, example id) of each of them.
+    """
+
+    row: ReadRow
+    titles: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a model reads.
+
+    Args:
+        documents: Documents in full.
+        rows: Rows of the first optimizer step, if a whole run is inspected and its rows are packed.
+        lengths: Of the training documents; None if only evaluated prompts are shown.
+        numbers: (quantity, value) of an epoch, if a whole run is inspected.
+        mixture: Lines of the mixture's tree, if a whole run is inspected.
+    """
+
+    documents: Sequence[ShownDocument]
+    rows: Sequence[ShownRow] = ()
+    lengths: Lengths | None = None
+    numbers: Sequence[tuple[str, str]] = field(default_factory=list)
+    mixture: Sequence[str] = field(default_factory=list)
+
+
+def inspect_run(data: BenchmarkDataModule, *, examples: int, rows: int, steps: int | None, depth: int) -> Inspection:
+    """The beginning of a run's training.
+
+    Args:
+        data: The run's datamodule; tasks that its store lacks are prepared.
+        examples: Documents in full.
+        rows: Packed rows.
+        steps: Optimizer steps of the run; None for an epoch.
+        depth: Levels of the mixture's tree.
+    """
+    data.prepare_data()
+    data.setup("fit")
+    numbers, mixture = data.report().lines(), data.describe(steps).lines(depth)
+    if isinstance(data, InstructionOptimizationDataModule):
+        return Inspection(first_bilevel_batch(data, examples), (), bilevel_lengths(data), numbers, mixture)
+    assert isinstance(data, StoredDataModule)
+    assert isinstance(data.plan, MixturePlan)
+    first_rows = _first_rows(data, data.plan, rows)
+    documents = [
+        ShownDocument(*title, document)
+        for shown in first_rows
+        for title, document in zip(shown.titles, shown.row.documents, strict=True)
+    ]
+    lengths = _stored_lengths(data.row_kind, data.plan.stored)
+    return Inspection(documents[:examples], first_rows, lengths, numbers, mixture)
+
+
+def inspect_task(data: BenchmarkDataModule, name: str, *, template: str | None, examples: int) -> Inspection:
+    """The documents of one task, which alone is prepared if the store lacks it.
+
+    Args:
+        data: The run's datamodule.
+        name: A training task, or an evaluated one, whose prompts are shown.
+        template: Only examples of this template; None for any.
+        examples: Documents in full.
+
+    Raises:
+        ValueError: There is no such task or template, or the task has no documents.
+    """
+    names = data.task_names()
+    known = sorted({each for of_split in names.values() for each in of_split})
+    if name not in known:
+        raise ValueError(f"the benchmark lists no task {name!r} for training or evaluation, {nearest(name, known)}")
+    if name not in names["train"]:
+        return Inspection(evaluated_documents(data, name, template, examples))
+    if isinstance(data, InstructionOptimizationDataModule):
+        data.setup("fit")
+        return Inspection(task_instances(data, name, template, examples), lengths=bilevel_lengths(data, name))
+    assert isinstance(data, StoredDataModule)
+    tasks = TrainingTasks(data.preparation, {**names, "train": [name]})
+    tasks.prepare(data.processes)
+    stored = tasks.open([name])[0]
+    if not len(stored):
+        raise ValueError(f"task {name!r} has no training document; examples skipped: {dict(stored.skipped)}")
+    shown = few_of_template(name, tasks.document_examples(name, stored), template, examples)
+    return Inspection(_documents(data, stored, shown), lengths=_stored_lengths(data.row_kind, stored))
+
+
+def _frame(kind: RowKind) -> PairFrame | None:
+    return kind.frame if isinstance(kind, ScoredRows) else None
+
+
+def _first_rows(data: StoredDataModule, plan: MixturePlan, number: int) -> list[ShownRow]:
+    """The first rows of the first optimizer step."""
+    rows = plan.step(Position())[0][:number]
+    if not rows:
+        return []
+    documents = [plan.documents(row) for row in rows]
+    batch = plan.kind.collate(documents, sum(row.targets for row in rows))
+    read = read_batch(batch, [len(each) for each in documents], data.preparation.tokenizer, _frame(plan.kind))
+    drawn = {task for row in rows for task, _ in row.documents}
+    made_of = {task: _document_examples(data, plan, task) for task in drawn}
+    return [
+        ShownRow(each, tuple((plan.mixture.names[task], made_of[task][index].id) for task, index in row.documents))
+        for each, row in zip(read, rows, strict=True)
+    ]
+
+
+def _document_examples(data: StoredDataModule, plan: MixturePlan, task: int) -> list[Example]:
+    return data.training_tasks.document_examples(plan.mixture.names[task], plan.stored[task])
+
+
+def _documents(data: StoredDataModule, stored: StoredTask, shown: Sequence[tuple[int, Example]]) -> list[ShownDocument]:
+    """Documents of a task, each in a row by itself, as training would collate it."""
+    kind, tokenizer = data.row_kind, data.preparation.tokenizer
+    documents = [stored.document(place) for place, _ in shown]
+    read = read_batch(kind.collate([[each] for each in documents], 1), [1] * len(documents), tokenizer, _frame(kind))
+    return [
+        ShownDocument(example.task, example.id, row.documents[0], template=example.template or "", stored=len(ids))
+        for row, (_, example), (ids, *_) in zip(read, shown, documents, strict=True)
+    ]
+
+
+def _stored_lengths(kind: RowKind, stored: StoredTask | StoredTasks) -> Lengths:
+    """Lengths of the documents of one task or of all."""
+    lengths, n_sources = np.asarray(stored.lengths), np.asarray(stored.n_sources)
+    cuts = kind.cuts(lengths, n_sources)
+    skipped: dict[str, int] = {}
+    for reasons in [stored.skipped] if isinstance(stored, StoredTask) else stored.skipped:
+        for reason, count in reasons.items():
+            skipped[reason] = skipped.get(reason, 0) + count
+    return Lengths(
+        len(lengths),
+        len(lengths),
+        histograms(kind, lengths, n_sources),
+        int(np.count_nonzero(cuts.truncated)),
+        int(np.count_nonzero(cuts.target_cut)),
+        skipped,
+    )
