@@ -10,6 +10,7 @@ from crosstask.commands.shared.command_docs import command_names, overview
 from crosstask.commands.shared.config_names import configs_folder, with_config_paths
 from crosstask.commands.shared.errors import is_rejection, is_termination, sentence
 from crosstask.commands.shared.library_messages import show_hidden_characters, silence_libraries
+from crosstask.commands.shared.static_help import static_help
 from crosstask.datamodules.messages import nearest
 from crosstask.datamodules.visible_text import visible
 
@@ -30,6 +31,9 @@ def main(args: Sequence[str] | None = None) -> None:
     name = words[0]
     if name not in (names := command_names()):
         raise ValueError(f"no command {name!r}, {nearest(name, names)}; there are {', '.join(names)}")
+    if {"-h", "--help"} & {*words[1:]} and (text := static_help(name)):
+        print(text, end="")
+        sys.exit()
     configs_folder()  # sets $CROSSTASK_CONFIGS, which a YAML may use
     silence_libraries()
     with_config_paths(words[1:])  # rejects an unknown name at once; the command would first import its libraries

@@ -1,0 +1,178 @@
+"""Help of commands from their source, and Lightning's: nothing is imported, so that it appears at once.
+
+An option that is a dataclass of the package is followed by its fields, and a named Literal by its values.
+"""
+
+import ast
+import json
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+from .command_docs import COMMANDS, GROUPS, command_doc
+
+
+class Option(NamedTuple):
+    """An option as its help shows it.
+
+    Args:
+        name: Without dashes; with dots for a field of a dataclass.
+        type: Its annotation.
+        default: None if it is required.
+        sentence: From the docstring's ``Args:``.
+    """
+
+    name: str
+    type: str
+    default: str | None
+    sentence: str
+
+
+def static_help(name: str) -> str | None:
+    """The help of a command that is one function or runs Lightning's trainer; None for other commands.
+
+    Args:
+        name: Of the command.
+    """
+    path = COMMANDS / f"{name}.py"
+    function, doc = _called_function(_parsed(path)), command_doc(name)
+    if function is not None:
+        options = list(_function_options(path, function))
+        leading = f" {options[0].name.upper()} ..." if options[0].type.startswith(("list[", "Sequence[")) else ""
+        usage = f"crosstask {name}{leading} [options]"
+    elif name in GROUPS["Train and evaluate"]:
+        options, usage = list(_trainer_options(name)), f"crosstask {name} --config FILE [options]"
+    else:
+        return None
+    parser = ArgumentParser(
+        prog=f"crosstask {name}",
+        usage=usage,
+        description=doc.description,
+        epilog=doc.example,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", metavar="FILE", help="YAML of options, by path or by name; later ones override.")
+    for option in options:
+        given = "required" if option.default is None else f"default: {option.default}"
+        text = f"{option.sentence} (type: {option.type}, {given})"
+        parser.add_argument(f"--{option.name}", metavar=option.name.rpartition(".")[2].upper(), help=_escaped(text))
+    return parser.format_help()
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+@cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _called_function(tree: ast.Module) -> ast.FunctionDef | None:
+    """The function that the command's ``run`` hands to ``run_function``."""
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for node in ast.walk(functions["run"]):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "run_function":
+            return functions[ast.unparse(node.args[0])]
+    return None
+
+
+def _trainer_options(name: str) -> Iterator[Option]:
+    """The options of a command of the trainer: classes of model and data, checkpoint, and Lightning's settings."""
+    for part, room in (("model", "lightning_modules"), ("data", "datamodules")):
+        imported = ast.walk(_parsed(COMMANDS.parent / room / "__init__.py"))
+        names = [alias.name for node in imported if isinstance(node, ast.ImportFrom) for alias in node.names]
+        classes = ", ".join(sorted(each for each in names if each.endswith("Module")))
+        sentence = f"--{part}.help CLASS shows the arguments of a class, which are options, e.g. --{part}.seed 1."
+        yield Option(part, classes, None, sentence)
+    yield Option(
+        "ckpt_path", "str | None", "null", "Checkpoint to resume from or to load weights from; last for the last."
+    )
+    if name == "fit":
+        text = "Resume although mixture, tasks, rows or seed are not those of the checkpoint."
+        yield Option("changed_stream", "bool", "false", text)
+    yield Option("seed_everything", "bool | int", "true", "Seed of the generators of random numbers.")
+    lightning = find_spec("lightning")  # finds the folder, and imports nothing
+    assert lightning is not None
+    assert lightning.origin is not None
+    path = Path(lightning.origin).parent / "pytorch/trainer/trainer.py"
+    trainer = next(node for node in _parsed(path).body if isinstance(node, ast.ClassDef) and node.name == "Trainer")
+    functions = {node.name: node for node in trainer.body if isinstance(node, ast.FunctionDef)}
+    for option in _function_options(path, functions["__init__"]):
+        yield option._replace(name=f"trainer.{option.name}")
+
+
+def _function_options(path: Path, function: ast.FunctionDef) -> Iterator[Option]:
+    sentences = argument_sentences(ast.get_docstring(function) or "")
+    arguments, defaults = [each for each in function.args.args if each.arg != "self"], function.args.defaults
+    padded = [None] * (len(arguments) - len(defaults)) + [*defaults, *function.args.kw_defaults]
+    for argument, default in zip([*arguments, *function.args.kwonlyargs], padded, strict=True):
+        yield from _options(path, argument.arg, argument.annotation, default, sentences.get(argument.arg, ""))
+
+
+def _options(
+    path: Path, name: str, annotation: ast.expr | None, default: ast.expr | None, sentence: str
+) -> Iterator[Option]:
+    """An option, and the fields of the dataclass that it is."""
+    assert annotation is not None
+    definition, where = _definition(path, annotation)
+    shown = definition.value if isinstance(definition, ast.Assign) else annotation
+    is_class = isinstance(definition, ast.ClassDef)
+    is_dataclass = is_class and any("dataclass" in ast.unparse(each) for each in definition.decorator_list)
+    if is_class and not is_dataclass:
+        sentence += f" --{name}.help CLASS shows the options of a class."
+    yield Option(name, ast.unparse(shown), None if default is None else _value(default), sentence)
+    if is_dataclass:
+        sentences = argument_sentences(ast.get_docstring(definition) or "")
+        for node in definition.body:
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                field = node.target.id
+                yield from _options(where, f"{name}.{field}", node.annotation, node.value, sentences.get(field, ""))
+
+
+def _definition(path: Path, annotation: ast.expr) -> tuple[ast.stmt | None, Path]:
+    """Where the package defines what an annotation names, and the file; None for types of other packages."""
+    if not isinstance(annotation, ast.Name):
+        return None, path
+    for node in ast.walk(_parsed(path)):  # a package imports its names for type checkers alone
+        if isinstance(node, ast.ClassDef) and node.name == annotation.id:
+            return node, path
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == annotation.id:
+            return node, path
+        if isinstance(node, ast.ImportFrom) and node.level and annotation.id in [alias.name for alias in node.names]:
+            module = path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+            source = module / "__init__.py" if module.is_dir() else module.with_suffix(".py")
+            return _definition(source, annotation) if source.is_file() else (None, path)
+    return None, path
+
+
+def _value(default: ast.expr) -> str:
+    """A default as YAML spells it."""
+    try:
+        return json.dumps(ast.literal_eval(default)).strip('"') or '""'
+    except ValueError:  # an object
+        return ast.unparse(default)
+
+
+def argument_sentences(docstring: str) -> dict[str, str]:
+    """The sentence of each argument in a docstring's ``Args:``.
+
+    >>> argument_sentences("Do.\\n\\nArgs:\\n    one: A number,\\n        above 0.\\n    two: B.\\n\\nNotes.")
+    {'one': 'A number, above 0.', 'two': 'B.'}
+    """
+    _, _, section = docstring.partition("Args:\n")
+    sentences: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if line and not line.startswith("    "):
+            break
+        text = line.strip()
+        if line.startswith("    ") and not line.startswith("     "):
+            name, _, text = text.partition(": ")
+            sentences[name] = text
+        elif text:
+            sentences[name] += f" {text}"
+    return sentences
