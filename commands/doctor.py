@@ -1,0 +1,52 @@
+"""Check this machine: packages, devices, kernels, disks, SLURM; what will work and what will not.
+
+Each line is ok, a note (some runs will not work, or not well) or broken (no run will work), with the way out. The exit
+status is 1 if anything is broken.
+
+Example:
+    crosstask doctor --root runs
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..datamodules.visible_text import visible
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Check by the words of a command line."""
+    run_function(check_machine, words)
+
+
+def check_machine(cache: str = "~/.cache/crosstask", root: str = ".") -> None:
+    """Check what a run needs of this machine, and print the results.
+
+    Args:
+        cache: Folder of the store (data.init_args.cache).
+        root: Folder of runs (trainer.default_root_dir).
+
+    Raises:
+        SystemExit: With the status 1, if something is broken.
+    """
+    from .shared.machine_checks import all_findings
+
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    folders = {
+        "store": Path(cache).expanduser(),
+        "runs": Path(root).expanduser(),
+        "temporary files": Path(tempfile.gettempdir()),
+        "models": home,
+    }
+    broken = 0
+    for finding in all_findings(folders):
+        broken += finding.state == "broken"
+        print(visible(f"{finding.state:<7} {finding.topic}: {finding.text}"), flush=True)
+        if finding.way_out:
+            print(visible(f"{'':<7} -> {finding.way_out}"))
+    print(f"{broken} things are broken" if broken else "nothing is broken")
+    if broken:
+        sys.exit(1)
