@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from .finite_values import require_finite_weights
+from .hub_names import hub_source
 from .messages import some
 from .optional_packages import missing_package
 
@@ -29,7 +30,7 @@ def load_pretrained(
 
     Args:
         auto: Class with ``from_pretrained``, e.g. ``AutoModelForCausalLM``.
-        weights: Hub name or folder of the weights.
+        weights: Hub name, possibly with @revision, or folder of the weights.
         optional: Whether a weight of the model may be missing, by its name: that of a new head that will be trained, or
             of a part that is not computed. None may by default.
         options: Of ``from_pretrained``.
@@ -37,11 +38,13 @@ def load_pretrained(
     Raises:
         ValueError: There are no weights, they cannot be read, they are not all of this architecture, or not finite.
     """
+    source, revision = hub_source(weights)
+    options |= revision
     try:
         # Shapes are compared below: transformers' own error does not name them.
         with _without_report():
             model, loading = auto.from_pretrained(
-                weights, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
+                source, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
             )
     except ImportError as error:
         raise ValueError(f"{weights} cannot be loaded: {missing_package(error) or error}") from error

@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..datamodules.hub_names import hub_source
+
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end an answer: the tokenizer's eos, which targets end with, and all of the model's generation_config.
@@ -40,7 +42,8 @@ def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         )
         return
     try:
-        model.generation_config = GenerationConfig.from_pretrained(pretrained)
+        name, revision = hub_source(pretrained)
+        model.generation_config = GenerationConfig.from_pretrained(name, **revision)
     except OSError:  # no generation_config.json: transformers made the settings from config.json
         assert model.generation_config is not None
     ends = end_tokens(model, tokenizer)

@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from ..datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch, LanguageRows
 from ..datamodules.bilevel.presets import Preset, choices
 from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
+from ..datamodules.hub_names import pinned
 from ..datamodules.packing.replicas import replicas
 from .hypergradients import Diagnostics, Hypergradient, Method, Vector, average_over_replicas
 from .hypergradients.parameter_vectors import cosine, norm
@@ -57,6 +58,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
     Args:
         tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
         pretrained: Hub name or folder of the weights to start from.
+        revision: Branch, tag or commit of `pretrained` on the hub; NAME@REVISION says the same, for tokenizers, too.
         config: Start from random weights instead: hub name or folder of a configuration, or its fields with
             model_type.
         network: How the model computes. attention is document, or sdpa for models that cannot be packed (with
@@ -80,6 +82,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
         self,
         tokenizer: str,
         pretrained: str | None = None,
+        revision: str | None = None,
         config: str | dict[str, Any] | None = None,
         network: Network = Network(),  # noqa: B008 - frozen
         optimizer: Optimization = Optimization(learning_rate=1e-5, warmup=8000),  # noqa: B008 - frozen
@@ -93,6 +96,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
         clipping: Literal["theta", "joint"] | None = None,
         seed: int = 0,
     ) -> None:
+        pretrained, revision = pinned(pretrained, revision), None
         super().__init__(
             tokenizer,
             pretrained=pretrained,

@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..datamodules.evaluation.option_batches import CausalOptionBatch, OptionBatch, Seq2SeqOptionBatch
+from ..datamodules.hub_names import pinned
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
@@ -49,6 +50,7 @@ class InstructionTuningModule(PlannedTraining):
     Args:
         tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
         pretrained: Hub name or folder of the weights to start from.
+        revision: Branch, tag or commit of `pretrained` on the hub; NAME@REVISION says the same, for tokenizers, too.
         config: Start from random weights instead: hub name or folder of a configuration, or its fields with
             model_type.
         network: How the model computes: attention, dropout, memory, type of the parameters.
@@ -71,6 +73,7 @@ class InstructionTuningModule(PlannedTraining):
         self,
         tokenizer: str,
         pretrained: str | None = None,
+        revision: str | None = None,
         config: str | dict[str, Any] | None = None,
         network: Network = Network(),  # noqa: B008 - frozen
         optimizer: Optimization = Optimization(learning_rate=5e-5, warmup=0.015, betas=(0.9, 0.95)),  # noqa: B008 - frozen
@@ -84,6 +87,7 @@ class InstructionTuningModule(PlannedTraining):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        pretrained, revision = pinned(pretrained, revision), None
         self.keep_arguments(locals())
         require_one_start(pretrained, config)
         self.lora, self.prefix = as_group(LoRA, lora), as_group(Prefix, prefix)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers.utils import cached_file
 
+from ..datamodules.hub_names import hub_source
 from .prefixes import base_of_prefix
 
 SUFFIXES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
@@ -45,7 +46,8 @@ def _files_digest(folder: Path, state: tuple[tuple[str, int, int], ...]) -> str:
 def _commit(name: str) -> str:
     """The commit of a model of the hub, by the path of its configuration in the cache."""
     try:
-        path = cached_file(name, "config.json")
+        source, revision = hub_source(name)
+        path = cached_file(source, "config.json", **revision)
     except (OSError, ValueError) as error:
         raise ValueError(f"no model {name!r}: expected a hub name or a folder with config.json ({error})") from error
     snapshot = Path(str(path)).parent

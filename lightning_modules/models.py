@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from ..datamodules.hub_names import hub_source
 from ..datamodules.messages import nearest
 from ..datamodules.pretrained_weights import load_pretrained
 from .attention.document_attention import IMPLEMENTATIONS
@@ -85,7 +86,8 @@ def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: f
     """
     if isinstance(source, str):
         try:
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            name, revision = hub_source(source)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False, **revision)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"there is no model at {source!r}: expected a hub name or a folder with config.json ({error})"

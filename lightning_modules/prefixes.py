@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..datamodules.finite_values import require_finite_weights
+from ..datamodules.hub_names import hub_source, pinned
 from .attention.document_attention import IMPLEMENTATIONS
 
 NAME = "prefix"
@@ -191,7 +192,9 @@ def save_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
     encoder: Any = model.get_submodule(NAME)
     require_finite_weights(encoder.named_parameters(), "the prefix that would be exported")
     folder.mkdir(parents=True, exist_ok=True)
-    encoder.config.base_model_name_or_path, encoder.config.inference_mode = weights, True
+    source, pin = hub_source(weights)
+    encoder.config.base_model_name_or_path, encoder.config.revision = source, pin.get("revision")
+    encoder.config.inference_mode = True
     encoder.config.save_pretrained(str(folder))
     embeddings = encoder.embedding.weight.detach().cpu().contiguous()
     save_file({"prompt_embeddings": embeddings}, folder / "adapter_model.safetensors")
@@ -213,7 +216,7 @@ def base_of_prefix(folder: str) -> str | None:
         raise ValueError(
             f"{folder} holds an adapter of peft that is not a prefix: {config.peft_type}; merge it and save all weights"
         )
-    return str(config.base_model_name_or_path)
+    return pinned(str(config.base_model_name_or_path), config.revision)
 
 
 def load_prefix(model: PreTrainedModel, folder: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..datamodules.hub_names import pinned
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
@@ -41,6 +42,7 @@ class ScorerModule(PlannedTraining):
     Args:
         tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
         pretrained: Hub name or folder of the weights to start from, a bare encoder or a scorer.
+        revision: Branch, tag or commit of `pretrained` on the hub; NAME@REVISION says the same, for tokenizers, too.
         config: Start from random weights instead: hub name or folder of a configuration, or its fields with
             model_type.
         network: How the model computes: dropout, memory, type of the parameters. Its attention stays document: an
@@ -62,6 +64,7 @@ class ScorerModule(PlannedTraining):
         self,
         tokenizer: str,
         pretrained: str | None = None,
+        revision: str | None = None,
         config: str | dict[str, Any] | None = None,
         network: Network = Network(),  # noqa: B008 - frozen
         optimizer: Optimization = Optimization(learning_rate=2e-5, warmup=0.1),  # noqa: B008 - frozen
@@ -73,6 +76,7 @@ class ScorerModule(PlannedTraining):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        pretrained, revision = pinned(pretrained, revision), None
         self.keep_arguments(locals())
         require_one_start(pretrained, config)
         require_positive("rows", length=row_length)  # the option that it is linked to

@@ -9,6 +9,7 @@ import yaml
 from jsonargparse import SUPPRESS
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from ...datamodules.hub_names import pinned
 from .config_names import with_config_paths
 from .parser import ROOMS, SentenceParser, import_classes
 
@@ -73,10 +74,11 @@ class LinkedCLI(LightningCLI):
         return self.config[self.config["subcommand"]] if "subcommand" in self.config else self.config
 
     def before_instantiate_classes(self) -> None:
-        """Replace an empty tokenizer, as in the recipes of evaluation, by the one in the model's folder."""
+        """Replace an empty tokenizer, as in the recipes of evaluation, by the model's, at the model's revision."""
         data, model = ((self.settings.get(part) or {}).get("init_args", {}) for part in ("data", "model"))
-        if data.get("tokenizer") == "" and model.get("pretrained"):
-            data["tokenizer"] = model["tokenizer"] = model["pretrained"]
+        pretrained = model.get("pretrained")
+        if pretrained and data.get("tokenizer") in ("", pretrained):
+            data["tokenizer"] = model["tokenizer"] = pinned(pretrained, model.get("revision"))
 
 
 def overridden_source(words: Sequence[str]) -> str | None:

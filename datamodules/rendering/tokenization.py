@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from ..hub_names import hub_source
 from ..optional_packages import missing_package
 from ..schema import Example, Prompt, Task, TokenizedExample
 from .special_tokens import encode, leading_tokens, special_tokens
@@ -28,7 +29,7 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
     A tokenizer without a padding token gets the end-of-sequence token for it, since padding is never a target.
 
     Args:
-        name: Hub name or folder.
+        name: Hub name, possibly with @revision, or folder.
         eos: Whether an eos token is required; a BERT tokenizer has none, and scored pairs need none.
 
     Raises:
@@ -37,7 +38,8 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
     if not name:
         raise ValueError("no tokenizer is named: set `tokenizer`, or `pretrained`, whose folder may hold one")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        source, revision = hub_source(name)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **revision)
     except ImportError as error:
         raise ValueError(f"the tokenizer {name!r} cannot be loaded: {missing_package(error) or error}") from error
     except (OSError, ValueError) as error:

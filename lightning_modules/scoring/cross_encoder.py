@@ -16,6 +16,7 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ...datamodules.hub_names import hub_source
 from ...datamodules.packing.budget_batches import budget_batches
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ...datamodules.schema import TokenizedExample
@@ -91,7 +92,8 @@ class CrossEncoder:
             ValueError: There is no scorer of that name, e.g. an encoder without a trained head.
         """
         try:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+            source, revision = hub_source(name)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **revision)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no scorer {name!r}: expected a hub name or a folder with config.json, as HuggingFaceExport writes "

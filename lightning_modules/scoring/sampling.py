@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.benchmarks.digests import file_digest
+from ...datamodules.hub_names import hub_source
 from ...datamodules.packing.replicas import process_of_job
 from ...datamodules.rendering.special_tokens import chat_end, chat_prompt
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
@@ -186,7 +187,8 @@ def load_generator(
         raise ValueError(f"dtype must be a type of torch, e.g. float32 or bfloat16, got {dtype!r}")
     base = base_of_prefix(generator)
     try:
-        config = AutoConfig.from_pretrained(base or generator, trust_remote_code=False)
+        source, revision = hub_source(base or generator)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **revision)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no model {base or generator!r}: expected a hub name or a folder with config.json ({error})"

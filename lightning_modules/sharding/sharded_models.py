@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
+from ...datamodules.hub_names import hub_source
 from ...datamodules.pretrained_weights import require_whole_weights
 from ..models import untie_different
 from .safetensors_folder import architecture_of
@@ -117,7 +118,8 @@ def weights_folder(weights: str) -> Path:
     """
     folder = Path(weights)
     if not folder.is_dir():
-        folder = Path(snapshot_download(weights, allow_patterns=["*.safetensors", "*.json"]))
+        name, revision = hub_source(weights)
+        folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"], **revision))
     if not any(folder.glob("*.safetensors")):
         raise ValueError(
             f"{weights} has no *.safetensors, which sharded strategies read by slices: write them once with "

@@ -1,0 +1,38 @@
+"""Hub names with a revision, ``owner/name@revision``: wherever a model or a tokenizer is named, it may be pinned."""
+
+from pathlib import Path
+
+
+def hub_source(name: str) -> tuple[str, dict[str, str]]:
+    """What ``from_pretrained`` gets for a name: the name alone, and the revision as an option.
+
+    The path of a folder has no revision, whatever characters it holds.
+
+    >>> hub_source("facebook/opt-1.3b@main"), hub_source("facebook/opt-1.3b")
+    (('facebook/opt-1.3b', {'revision': 'main'}), ('facebook/opt-1.3b', {}))
+    """
+    alone, at, revision = name.rpartition("@")
+    if not at or not alone or not revision or "/" in revision or Path(name).expanduser().exists():
+        return name, {}
+    return alone, {"revision": revision}
+
+
+def pinned(name: str | None, revision: str | None) -> str | None:
+    """A hub name with a revision.
+
+    >>> pinned("facebook/opt-1.3b", "8c7b10754972749675d22364c25c428b29face51")
+    'facebook/opt-1.3b@8c7b10754972749675d22364c25c428b29face51'
+
+    Raises:
+        ValueError: There is no hub name to pin, or another revision in it.
+    """
+    if revision is None:
+        return name
+    if name is None:
+        raise ValueError(f"revision = {revision!r} is one of `pretrained`, which is not given")
+    if Path(name).expanduser().exists():
+        raise ValueError(f"{name} is a folder and has no revision {revision!r}: give the name of a model on the hub")
+    alone, of_name = hub_source(name)
+    if of_name.get("revision", revision) != revision:
+        raise ValueError(f"{name} names a revision, and revision = {revision!r} is another one: give one of them")
+    return f"{alone}@{revision}"
