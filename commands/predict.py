@@ -1,16 +1,133 @@
-"""Generate answers to the test set of a run.
+"""Generate answers to the prompts of a file with any model, or to the test set of a run.
 
-The settings are those of `crosstask fit`. With the callback PredictionWriter the answers are written as JSON lines.
+With --inputs, the prompts are JSON lines, each with `prompt` (a text) or `messages` (role and content), and optionally
+`id`; MODEL is a Hugging Face folder, a hub name, the folder of a run or a checkpoint. Every line gets an answer, or the
+reason why it has none. Started again, it resumes where it was interrupted.
+
+Without --inputs, the settings are those of `crosstask fit`, and the test set is answered; with the callback
+PredictionWriter the answers are written as JSON lines.
 
 Example:
+    crosstask predict runs/quickstart --inputs my.jsonl --output answers.jsonl
     crosstask predict --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .shared.trainer import run_and_leave
+from ..datamodules.visible_text import visible
+from .shared.function_command import run_function
+from .shared.outputs import require_new
+
+if TYPE_CHECKING:  # torch and transformers, which the help does not need
+    from ..lightning_modules.answering.answer_file import AnswerFile
+    from ..lightning_modules.answering.answering_model import AnsweringModel
+    from ..lightning_modules.answering.prompt_file import Question
+    from ..lightning_modules.evaluation.generation import Decoding
+
+AT_ONCE = 1024
+"""Prompts that are sorted by length and answered together."""
 
 
 def run(words: Sequence[str]) -> None:
     """Predict by the words of a command line."""
+    if any(word.partition("=")[0] == "--inputs" for word in words):
+        run_function(answer_inputs, words)
+        return
+    from .shared.trainer import run_and_leave
+
     run_and_leave(["predict", *words])
+
+
+def answer_inputs(
+    model: Sequence[str],
+    inputs: str,
+    output: str,
+    system: str | None = None,
+    chat: bool | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    stop: Sequence[str] = (),
+    seed: int = 0,
+    budget: int = 32_768,
+    dtype: str = "float32",
+    device: str | None = None,
+) -> None:
+    """Answer the prompts of a file.
+
+    Args:
+        model: Folder of a model, of a run or of a checkpoint, or a hub name.
+        inputs: JSON lines with prompt or messages, and optionally id.
+        output: JSON lines in the order of the inputs, each with line, id, answer (or skipped, the reason why there is
+            no answer) and messages; it is never overwritten.
+        system: System message of conversations that have none.
+        chat: Whether the tokenizer's chat template renders the prompts; by default if it has one.
+        max_new_tokens: Most tokens of an answer.
+        temperature: 0 takes the most probable token; above, tokens are drawn.
+        top_p: Draw from the most probable tokens that together have this probability.
+        stop: Texts that end an answer.
+        seed: Seed of the draws.
+        budget: Tokens of the largest batch.
+        dtype: Type of the model's parameters, e.g. bfloat16.
+        device: By default the GPU if there is one.
+
+    Raises:
+        ValueError: A line of the inputs cannot be read; nothing is generated then.
+    """
+    from ..lightning_modules.answering.answer_file import AnswerFile
+    from ..lightning_modules.answering.loading import answering_model, decoding_of
+    from ..lightning_modules.answering.model_sources import model_folder
+    from ..lightning_modules.answering.prompt_file import read_questions_file
+    from ..lightning_modules.model_digest import model_digest
+
+    if isinstance(model, str) or len(model) != 1:
+        raise ValueError(f"predict takes one model before its options, got {model}")
+    path, source = Path(output).expanduser(), Path(inputs).expanduser()
+    require_new(path)
+    decoding = decoding_of(temperature, top_p)
+    questions = read_questions_file(source, system)
+    with model_folder(model[0]) as folder:
+        settings = {"chat": chat, "max_new_tokens": max_new_tokens, "stop": tuple(stop)}
+        answering = answering_model(folder, dtype=dtype, device=device, **settings)
+        about = {**settings, "weights": model_digest(folder), "dtype": dtype, "seed": seed, "chat": answering.chat}
+        about |= {"temperature": temperature, "top_p": top_p, "inputs": [question.messages for question in questions]}
+        file = AnswerFile(path, about)
+        resumed = len(file.results)
+        answer_missing(answering, questions, file, decoding, seed=seed, budget=budget)
+    file.finish(questions)
+    reasons = Counter(result["skipped"] for result in file.results.values() if "skipped" in result)
+    earlier = f", {resumed} of them by an earlier run" if resumed else ""
+    print(f"{path}: {len(questions) - reasons.total()} of {len(questions)} prompts answered{earlier}")
+    for reason, count in reasons.most_common():
+        print(visible(f"{count} without an answer: {reason}"))
+
+
+def answer_missing(
+    answering: "AnsweringModel",
+    questions: "Sequence[Question]",
+    file: "AnswerFile",
+    decoding: "Decoding",
+    *,
+    seed: int,
+    budget: int,
+) -> None:
+    """Answer the questions that a file lacks, in parts of `AT_ONCE`."""
+    from ..lightning_modules.evaluation.generation import prompt_seed
+
+    missing = [question for question in questions if question.line not in file.results]
+    for begin in range(0, len(missing), AT_ONCE):
+        part = missing[begin : begin + AT_ONCE]
+        prompts: dict[int, list[int]] = {}
+        for place, question in enumerate(part):
+            ids, reason = answering.prompt(question.messages)
+            if reason:
+                file.add(question, {"skipped": reason})
+            else:
+                prompts[place] = ids
+        places = list(prompts)
+        seeds = [prompt_seed(seed, "predict", str(part[place].line)) for place in places]
+        for number, [text] in answering.answers(list(prompts.values()), decoding, seeds, budget):
+            file.add(part[places[number]], {"answer": text})

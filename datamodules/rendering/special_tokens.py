@@ -10,10 +10,11 @@ writes that mark, for the special tokens of the chat template.
 import json
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
+from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -117,15 +118,38 @@ def bos_departure(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> str |
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """A text as a user's message in the tokenizer's chat template, up to where the answer begins.
 
-    The template's special tokens are marked for ``encode``; a special token's text in the message stays text.
-
     Raises:
         ValueError: The tokenizer has no chat template.
     """
+    return messages_prompt(tokenizer, [{"role": "user", "content": text}])
+
+
+def messages_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
+    """A conversation in the tokenizer's chat template, up to where the next answer begins.
+
+    The template's special tokens are marked for ``encode``; a special token's text in a message stays text.
+
+    Args:
+        tokenizer: Has a chat template.
+        messages: Role and content of each; the last one is the user's.
+
+    Raises:
+        ValueError: The tokenizer has no chat template, or its template rejects the conversation.
+    """
     special = sorted(special_tokens(tokenizer), key=len, reverse=True)
     pattern = re.compile("|".join(map(re.escape, special)))
-    hidden = pattern.sub(lambda match: f"{HIDDEN}{special.index(match[0])};", text)
-    rendered = _render(tokenizer, [{"role": "user", "content": hidden}], prompt=True)
+
+    def hidden(text: str) -> str:
+        return pattern.sub(lambda match: f"{HIDDEN}{special.index(match[0])};", text)
+
+    hidden_messages = [{"role": message["role"], "content": hidden(message["content"])} for message in messages]
+    try:
+        rendered = _render(tokenizer, hidden_messages, prompt=True)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ValueError(
+            f"the chat template of {tokenizer.name_or_path!r} rejects messages of {roles}: {error}"
+        ) from error
     marked = pattern.sub(lambda match: MARK + match[0], rendered)
     return re.sub(f"{HIDDEN}(\\d+);", lambda match: special[int(match[1])], marked)
 

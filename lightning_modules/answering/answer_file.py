@@ -1,0 +1,74 @@
+"""Answers on disk: each is appended as it is generated, and an interrupted command resumes with the missing ones."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...datamodules.data_files import parse_json
+from ...datamodules.whole_files import naming, whole_file
+from .prompt_file import Question
+
+
+class AnswerFile:
+    """The answers to the questions of a file, in ``<output>.part`` until all are there.
+
+    Args:
+        path: The output, which does not exist yet.
+        about: What decides the answers: model, settings and questions. A part of other settings is rejected.
+
+    Raises:
+        ValueError: There is a part with other settings.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self.path, self.part = path, path.with_name(f"{path.name}.part")
+        self.results: dict[int, dict[str, Any]] = {}
+        """What is known of each question, by its line: its answer, or why it has none."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = json.loads(json.dumps(dict(about)))
+        if self.part.exists():
+            self._resume(header)
+        with naming(self.part):
+            self._file = open(self.part, "a", encoding="utf-8")  # noqa: SIM115 - closed by finish
+            if not self.part.stat().st_size:
+                self._write(header)
+
+    def _resume(self, header: Mapping[str, Any]) -> None:
+        """Read the complete lines of a part; the last line of a killed process is dropped."""
+        content = self.part.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            with open(self.part, "r+b") as file:
+                file.truncate(len(whole))
+        if not whole:
+            return
+        lines = [parse_json(line, str(self.part)) for line in whole.decode().splitlines()]
+        if lines[0] != header:
+            changed = [name for name in {**lines[0], **header} if lines[0].get(name) != header.get(name)]
+            raise ValueError(
+                f"{self.part} holds answers of an interrupted command with another {', '.join(changed)}: "
+                "remove it, or name another output"
+            )
+        self.results = {line["line"]: line for line in lines[1:]}
+
+    def add(self, question: Question, result: Mapping[str, Any]) -> None:
+        """Keep what is known of a question: ``{"answer": text}``, or why there is none, ``{"skipped": text}``."""
+        line = {"line": question.line, **({} if question.id is None else {"id": question.id}), **result}
+        self.results[question.line] = line
+        self._write(line)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        with naming(self.part):
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def finish(self, questions: Sequence[Question]) -> None:
+        """Write the output with a line for every question, in their order, and remove the part."""
+        self._file.close()
+        assert {question.line for question in questions} == set(self.results)
+        with whole_file(self.path) as file:
+            for question in questions:
+                line = {**self.results[question.line], "messages": question.messages}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self.part.unlink()

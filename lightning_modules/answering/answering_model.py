@@ -1,0 +1,154 @@
+"""A loaded model with its prompt form: conversations to token ids, in its chat template or as plain prompts."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...datamodules.rendering.special_tokens import chat_end, messages_prompt
+from ...datamodules.rendering.tokenization import tokenize_sources
+from ..evaluation.generation import Decoding, DrawTokens, before_end, cut_at_stop, generate
+from ..evaluation.prompt_cache import PromptCache
+from ..generation_settings import end_tokens
+from ..prefixes import virtual_tokens
+from .prompt_file import Messages
+
+
+@dataclass(frozen=True)
+class AnsweringModel:
+    """A language model that answers conversations.
+
+    Args:
+        model: Causal or encoder-decoder, in evaluation mode.
+        tokenizer: Its tokenizer.
+        chat: Whether conversations are rendered by the tokenizer's chat template; otherwise the last message alone is
+            the prompt, preceded by a system message.
+        max_new_tokens: Most tokens of an answer.
+        stop: Texts that end an answer.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    chat: bool
+    max_new_tokens: int = 256
+    stop: tuple[str, ...] = ()
+
+    @property
+    def room(self) -> int:
+        """Most tokens of a prompt; 0 or less if the model has no room beside an answer."""
+        config, pair = self.model.config, bool(self.model.config.is_encoder_decoder)
+        positions = getattr(config, "max_position_embeddings", None) or 2**20
+        return positions if pair else positions - self.max_new_tokens - virtual_tokens(self.model)
+
+    @property
+    def ends(self) -> list[int]:
+        """Tokens that end an answer."""
+        ids = end_tokens(self.model, self.tokenizer)
+        return list(dict.fromkeys([*ids, *([chat_end(self.tokenizer)] if self.chat else [])]))
+
+    def text(self, messages: Messages) -> str:
+        """The prompt of a conversation."""
+        if self.chat:
+            return messages_prompt(self.tokenizer, messages)
+        before = [messages[0]["content"]] if messages[0]["role"] == "system" and len(messages) > 1 else []
+        return "\n".join([*before, messages[-1]["content"]])
+
+    def prompt(self, messages: Messages) -> tuple[list[int], str]:
+        """Token ids of a conversation's prompt, and why it cannot be answered; empty where it can."""
+        turns = sum(message["role"] != "system" for message in messages)
+        if not self.chat and turns > 1:
+            return [], "the model has no chat template, and would read the last of several messages alone"
+        try:
+            text = self.text(messages)
+        except ValueError as error:
+            return [], str(error)
+        pair = bool(self.model.config.is_encoder_decoder)
+        form = {"bos": False, "joint": ""} if self.chat else {"bos": None, "joint": " "}
+        [ids] = tokenize_sources(self.tokenizer, [text], pair=pair, **form)  # type: ignore[arg-type]
+        if len(ids) > self.room:
+            return ids, f"the prompt is longer than the {self.room:,} tokens beside {self.max_new_tokens:,} new ones"
+        return (ids, "") if ids else (ids, "the tokenizer makes no token of the prompt")
+
+    def answers(
+        self, prompts: Sequence[Sequence[int]], decoding: Decoding, seeds: Sequence[int], budget: int
+    ) -> Iterator[tuple[int, list[str]]]:
+        """(place of the prompt, ``decoding.samples`` answers), batch by batch."""
+        generated = generate(
+            self.model,
+            self.tokenizer,
+            prompts,
+            [decoding],
+            seeds=seeds,
+            max_new_tokens=self.max_new_tokens,
+            stop=self.stop,
+            ends=self.ends,
+            budget=budget,
+        )
+        return ((place, texts) for place, [texts] in generated)
+
+    @torch.no_grad()
+    def stream(self, prompt: Sequence[int], decoding: Decoding, seed: int, write: Callable[[str], None]) -> str:
+        """The answer to a prompt, whose text is written as it is generated.
+
+        Args:
+            prompt: Token ids.
+            decoding: Greedy, or one sample.
+            seed: Of the sample.
+            write: Gets the text in parts.
+        """
+        ids = torch.tensor([list(prompt)], device=self.model.device)
+        cache = PromptCache(self.model, ids, torch.ones_like(ids), share=False)
+        draw = DrawTokens([decoding], [seed], self.max_new_tokens, cache.width)
+        streamed = StreamedText(self, cache.width, write)
+        generated = cache.generate(
+            1,
+            processors=[draw],
+            enders=[streamed],
+            max_new_tokens=self.max_new_tokens,
+            min_length=0,
+            eos_token_id=self.ends,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        return streamed.close(generated[0].tolist())
+
+
+class StreamedText:
+    """Writes the text of an answer as it grows, and ends it at a stop text.
+
+    It is called as a stopping criterion is, after every token. Text is held back while it may be the beginning of a
+    stop text, or of a character of several tokens.
+
+    Args:
+        answering: The model.
+        width: Columns before the first generated token.
+        write: Gets the text in parts.
+    """
+
+    def __init__(self, answering: AnsweringModel, width: int, write: Callable[[str], None]) -> None:
+        self.answering, self.width, self.write = answering, width, write
+        self.written = ""
+        self.held = max((len(text) for text in answering.stop), default=0)
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+        whole = self._decoded(input_ids[0, self.width :].tolist())
+        text = cut_at_stop(whole, self.answering.stop)
+        ended = text != whole
+        # The beginning of a character of several tokens is held back, and white space that may be the last.
+        self._write_upto((text if ended else text[: len(text) - self.held]).rstrip("�").rstrip())
+        return torch.tensor([ended], device=input_ids.device)
+
+    def close(self, ids: Sequence[int]) -> str:
+        """The whole answer; what was held back is written."""
+        text = cut_at_stop(self._decoded(ids), self.answering.stop).rstrip()
+        self._write_upto(text)
+        return text
+
+    def _decoded(self, ids: Sequence[int]) -> str:
+        kept = before_end(ids, self.answering.ends)
+        return str(self.answering.tokenizer.decode(kept, skip_special_tokens=True)).lstrip()
+
+    def _write_upto(self, text: str) -> None:
+        if text.startswith(self.written) and len(text) > len(self.written):
+            self.write(text[len(self.written) :])
+            self.written = text

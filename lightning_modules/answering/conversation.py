@@ -1,0 +1,101 @@
+"""A conversation with a model: its history, answers as they are generated, and the best of several candidates."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..evaluation.generation import Decoding, prompt_seed
+from ..scoring.cross_encoder import CrossEncoder
+from .answering_model import AnsweringModel
+from .prompt_file import Messages
+
+
+class Candidate(NamedTuple):
+    """A candidate answer and its score."""
+
+    text: str
+    score: float
+
+
+@dataclass
+class Conversation:
+    """A conversation.
+
+    Args:
+        answering: The model.
+        decoding: How answers are generated.
+        system: System message; None for none.
+        seed: Seed of the draws.
+        messages: The messages so far, without the system message.
+        dropped: Messages at the beginning that the model has no room for any more.
+    """
+
+    answering: AnsweringModel
+    decoding: Decoding
+    system: str | None = None
+    seed: int = 0
+    messages: Messages = field(default_factory=list)
+    dropped: int = 0
+
+    def reply(self, text: str, write: Callable[[str], None]) -> str:
+        """The answer to a message, written as it is generated; both become part of the conversation.
+
+        An interrupt ends the answer, and what was written is kept.
+
+        Raises:
+            ValueError: The message alone is too long; the conversation stays as it was.
+        """
+        ids, seed = self._begin(text)
+        written: list[str] = []
+
+        def keep(part: str) -> None:
+            written.append(part)
+            write(part)
+
+        try:
+            answer = self.answering.stream(ids, self.decoding, seed, keep)
+        except KeyboardInterrupt:
+            answer = "".join(written)
+        self._end(answer)
+        return answer
+
+    def best_of(self, text: str, scorer: CrossEncoder) -> list[Candidate]:
+        """Distinct candidate answers to a message, the best first, which becomes part of the conversation.
+
+        Raises:
+            ValueError: The message alone is too long.
+        """
+        ids, seed = self._begin(text)
+        [(_, texts)] = self.answering.answers([ids], self.decoding, [seed], budget=2**20)
+        distinct = list(dict.fromkeys(texts))
+        ranked = [Candidate(distinct[place], score) for place, score in scorer.rank(text, distinct)]
+        self._end(ranked[0].text)
+        return ranked
+
+    def forget(self) -> None:
+        """Begin again, with the same system message."""
+        self.messages.clear()
+        self.dropped = 0
+
+    def _begin(self, text: str) -> tuple[Sequence[int], int]:
+        """Prompt and seed of an answer; the oldest messages are dropped where the model has no room for all."""
+        added: Messages = [*self.messages, {"role": "user", "content": text}]
+        if not self.answering.chat:
+            added = added[-1:]  # without a chat template, every message is a prompt by itself
+        begin = 0
+        ids, reason = self._prompt(added)
+        while reason and begin + 2 < len(added):
+            begin += 2
+            ids, reason = self._prompt(added[begin:])
+        if reason:
+            raise ValueError(reason)
+        self.dropped += begin
+        self.messages = added[begin:]
+        return ids, prompt_seed(self.seed, "chat", repr(self.messages))
+
+    def _prompt(self, messages: Messages) -> tuple[list[int], str]:
+        before = [] if self.system is None else [{"role": "system", "content": self.system}]
+        return self.answering.prompt([*before, *messages])
+
+    def _end(self, answer: str) -> None:
+        self.messages.append({"role": "assistant", "content": answer})

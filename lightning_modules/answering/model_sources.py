@@ -1,0 +1,57 @@
+"""Where an answering model is read from: a Hugging Face folder, a hub name, a run's folder or a checkpoint."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..checkpoint_export import write_checkpoint_folder
+from ..sharding.last_checkpoint import most_steps
+
+CONFIGURATIONS = ("config.json", "adapter_config.json")
+"""A folder with one of these files is loaded as it is: a model, or a prefix."""
+
+
+@contextmanager
+def model_folder(source: str) -> Iterator[str]:
+    """What transformers loads for a source; a checkpoint is exported into a temporary folder.
+
+    Args:
+        source: Folder of a model or a prefix, folder of a run, a checkpoint, or a hub name.
+
+    Raises:
+        ValueError: The path exists and holds no model, or it is a path and does not exist.
+    """
+    path = Path(source).expanduser()
+    if not path.exists():
+        if source.startswith(("/", "./", "../", "~")) or path.suffix == ".ckpt":
+            raise ValueError(f"no model at {path}: expected a Hugging Face folder, a run's folder or a checkpoint")
+        yield source
+        return
+    found = path if path.is_file() or path.suffix == ".ckpt" else folder_of_run(path)
+    if found.is_dir() and found.suffix != ".ckpt":
+        yield str(found)
+        return
+    with TemporaryDirectory(prefix="crosstask-model-") as folder:
+        write_checkpoint_folder(found, Path(folder))
+        yield folder
+
+
+def folder_of_run(path: Path) -> Path:
+    """The model in a folder: the folder itself, the newest export below it, or the checkpoint with the most steps.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if any((path / name).is_file() for name in CONFIGURATIONS):
+        return path
+    exported = [each.parent for name in CONFIGURATIONS for each in path.glob(f"**/huggingface/{name}")]
+    if exported:
+        return max(exported, key=lambda folder: folder.stat().st_mtime)
+    checkpoint = most_steps(sorted(path.glob("**/*.ckpt")))
+    if checkpoint is None:
+        raise ValueError(
+            f"{path} holds no model: neither {' nor '.join(CONFIGURATIONS)}, nor an export (huggingface/), nor a "
+            "checkpoint (*.ckpt)"
+        )
+    return checkpoint

@@ -1,0 +1,48 @@
+"""The model of a checkpoint as a Hugging Face folder, with few weights in memory at a time."""
+
+from pathlib import Path
+
+import torch
+
+from ..datamodules.rendering.tokenization import load_tokenizer
+from .adapters import adapted_model, merged_weights, prefixed_model
+from .generation_settings import published_settings
+from .prefixes import save_prefix
+from .sharding.checkpoint_weights import checkpoint_weights
+from .sharding.checkpoints import KEY, checkpoint_extras
+from .sharding.safetensors_folder import empty_model, write_weights
+
+
+def write_checkpoint_folder(
+    checkpoint: Path, folder: Path, *, tokenizer: str | None = None, dtype: str | None = None
+) -> None:
+    """Write a checkpoint's model and tokenizer; adapters are merged, and a prefix is written alone, as peft writes it.
+
+    Args:
+        checkpoint: A file, a folder of shards or a folder of DeepSpeed.
+        folder: Folder to write, new or empty.
+        tokenizer: Hub name or folder of the tokenizer; that of the training by default.
+        dtype: Type of the weights; that of the checkpoint by default.
+
+    Raises:
+        ValueError: The checkpoint is incomplete, or crosstask did not write it.
+    """
+    extras = checkpoint_extras(checkpoint).get(KEY)
+    if extras is None or "config" not in extras:
+        raise ValueError(
+            f"{checkpoint} does not state its model's configuration: it was not written by a module of crosstask"
+        )
+    like = empty_model(extras["architecture"], extras["config"])
+    if extras.get("generation"):
+        like.generation_config = published_settings(extras["generation"])
+    saved_tokenizer = load_tokenizer(tokenizer or extras["tokenizer"], eos=False)
+    weights, where = checkpoint_weights(checkpoint), str(checkpoint)
+    if "prefix" in extras.get("adapters", {}):
+        described = extras["adapters"]
+        model = prefixed_model(extras["architecture"], described, dict(weights), saved_tokenizer, where)
+        save_prefix(model, saved_tokenizer, folder, weights=described["weights"])
+        return
+    if "adapters" in extras:
+        weights = merged_weights(adapted_model(extras["architecture"], extras["adapters"], dict(weights), where))
+    write_weights(weights, like, folder, dtype=None if dtype is None else getattr(torch, dtype))
+    saved_tokenizer.save_pretrained(folder)
