@@ -1,25 +1,21 @@
-"""Write the model of a checkpoint as a Hugging Face folder.
+"""Write the model of a checkpoint as a Hugging Face folder, and upload it to the hub with a model card.
 
 The folder is loaded by ``AutoModelForCausalLM.from_pretrained``. Checkpoints of every layout are read: a file, a folder
 of shards, a folder of DeepSpeed. Adapters are merged into the weights; a prefix is written alone, as peft writes it.
 
+With --push, the folder gets a model card (README.md) from the files of its run: data, licences, settings, scores.
+Read it before you publish: --dry_run writes it, lists the files, and uploads nothing. The hub's token is that of
+`hf auth login`.
+
 Example:
     crosstask export runs/quickstart/checkpoints/last.ckpt runs/quickstart/huggingface --dtype bfloat16
+    crosstask export runs/quickstart/checkpoints/last.ckpt runs/quickstart/published --push me/quickstart --dry_run true
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
-
-from ..datamodules.rendering.tokenization import load_tokenizer
-from ..lightning_modules.adapters import adapted_model, merged_weights, prefixed_model
-from ..lightning_modules.generation_settings import published_settings
-from ..lightning_modules.prefixes import save_prefix
-from ..lightning_modules.sharding.checkpoint_weights import checkpoint_weights
-from ..lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
-from ..lightning_modules.sharding.safetensors_folder import empty_model, write_weights
 from .shared.function_command import run_function
 from .shared.outputs import require_new
 
@@ -33,6 +29,11 @@ def export_checkpoint(
     paths: Sequence[str],
     tokenizer: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    push: str | None = None,
+    dry_run: bool = False,
+    private: bool = True,
+    licence: str | None = None,
+    run: str | None = None,
 ) -> None:
     """Write the model of a checkpoint as a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
 
@@ -45,31 +46,70 @@ def export_checkpoint(
             safetensors, configuration and tokenizer. It must be new or empty.
         tokenizer: Hub name or folder of the tokenizer; that of the training by default.
         dtype: Type of the weights; that of the checkpoint by default.
+        push: Repository of the hub, owner/name, to which the folder is uploaded with a model card.
+        dry_run: Write the card, list the files, and upload nothing.
+        private: Whether a new repository is private.
+        licence: Identifier of the licence of the weights in the card, e.g. apache-2.0; by default it names none.
+        run: Folder of the run, for the card; by default the one above the checkpoint.
 
     Raises:
         ValueError: The checkpoint is incomplete, or crosstask did not write it.
     """
+    from ..lightning_modules.checkpoint_export import write_checkpoint_folder
+
+    if push is not None:
+        require_repository(push)
+    elif dry_run or licence is not None or run is not None:
+        raise ValueError("dry_run, licence and run belong to a model card: give --push owner/name, too")
+
     if isinstance(paths, str) or len(paths) != 2:
         raise ValueError(f"export takes two paths, a checkpoint and the folder to write, got {paths}")
-    checkpoint, folder = paths
-    require_new(Path(folder))
-    path = Path(checkpoint)
-    extras = checkpoint_extras(path).get(KEY)
-    if extras is None or "config" not in extras:
-        raise ValueError(
-            f"{checkpoint} does not state its model's configuration: it was not written by a module of crosstask"
-        )
-    like = empty_model(extras["architecture"], extras["config"])
-    if extras.get("generation"):
-        like.generation_config = published_settings(extras["generation"])
-    saved_tokenizer = load_tokenizer(tokenizer or extras["tokenizer"], eos=False)
-    weights = checkpoint_weights(path)
-    if "prefix" in extras.get("adapters", {}):
-        described = extras["adapters"]
-        model = prefixed_model(extras["architecture"], described, dict(weights), saved_tokenizer, checkpoint)
-        save_prefix(model, saved_tokenizer, Path(folder), weights=described["weights"])
+    checkpoint, folder = map(Path, paths)
+    require_new(folder)
+    write_checkpoint_folder(checkpoint, folder, tokenizer=tokenizer, dtype=dtype)
+    if push is not None:
+        write_card(checkpoint, folder, push, licence, None if run is None else Path(run).expanduser())
+        publish(folder, push, private=private, dry_run=dry_run)
+
+
+def require_repository(name: str) -> None:
+    """Reject what is no name of a repository, before weights are written.
+
+    Raises:
+        ValueError: It is not owner/name, or the hub allows no such name.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        raise ValueError(f"--push takes the name of a repository, owner/name, got {name!r}: {error}") from error
+    if "/" not in name:
+        raise ValueError(f"--push takes owner/name, got {name!r}")
+
+
+def write_card(checkpoint: Path, folder: Path, name: str, licence: str | None, run: Path | None) -> None:
+    """Write README.md into an exported folder."""
+    from ..callbacks.report.model_card import model_card, read_run_files, run_of_checkpoint
+    from ..datamodules.whole_files import write_whole
+    from ..lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
+
+    extras = checkpoint_extras(checkpoint)
+    files = read_run_files(run or run_of_checkpoint(checkpoint))
+    card = model_card(name, extras[KEY], files, steps=int(extras["global_step"]), licence=licence)
+    write_whole(folder / "README.md", card)
+
+
+def publish(folder: Path, name: str, *, private: bool, dry_run: bool) -> None:
+    """Print the files of a folder, and upload them unless it is a dry run."""
+    for path in sorted(folder.iterdir()):
+        print(f"{path.stat().st_size:>14,} {path.name}")
+    if dry_run:
+        print(f"dry run: nothing was uploaded to {name}; the card is {folder / 'README.md'}")
         return
-    if "adapters" in extras:
-        weights = merged_weights(adapted_model(extras["architecture"], extras["adapters"], dict(weights), checkpoint))
-    write_weights(weights, like, Path(folder), dtype=None if dtype is None else getattr(torch, dtype))
-    saved_tokenizer.save_pretrained(folder)
+    from huggingface_hub import HfApi
+
+    hub = HfApi()
+    hub.create_repo(name, private=private, exist_ok=True)
+    print(hub.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload the model").commit_url)

@@ -1,0 +1,206 @@
+"""The model card of an exported model: README.md in a repository of the hub, written from its run's files."""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...datamodules.hub_names import hub_source
+from ...datamodules.visible_text import markdown_code, visible
+
+SHOWN_VERSIONS = ("crosstask", "torch", "transformers", "lightning", "tokenizers", "peft")
+LONGEST_MIXTURE = 80  # lines of the mixture's tree; the others are counted
+TRAINER_SETTINGS = ("max_steps", "precision", "strategy", "accumulate_grad_batches", "gradient_clip_val")
+PLACES = ("cache", "folder", "path", "dirpath", "save_dir", "source")
+"""Settings that name places of the machine of the training, which a card does not publish."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """What the callbacks of a run have written.
+
+    Args:
+        settings: Its configuration (config.yaml).
+        record: Commit and versions (run.json).
+        mixture: The tree of its training data with licences (mixture.txt).
+        scores: Markdown of the report of each stage (report.md).
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+    mixture: str = ""
+    scores: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_run_files(folder: Path) -> RunFiles:
+    """The newest files of a run, of all versions below its folder; empty parts where there are none."""
+
+    def newest(pattern: str) -> str:
+        paths = sorted(folder.glob(f"**/{pattern}"), key=lambda path: path.stat().st_mtime)
+        return paths[-1].read_text(encoding="utf-8") if paths else ""
+
+    trained = sorted(folder.glob("**/mixture.txt"), key=lambda path: path.stat().st_mtime)
+    configuration = trained[-1].with_name("config.yaml") if trained else folder / "config.yaml"
+    settings = configuration.read_text(encoding="utf-8") if configuration.is_file() else newest("config.yaml")
+    reports = {stage: newest(f"report/{stage}/report.md") for stage in ("test", "validation")}
+    return RunFiles(
+        settings=yaml.safe_load(settings) or {},
+        record=json.loads(newest("run.json") or "{}"),
+        mixture=newest("mixture.txt"),
+        scores={stage: text for stage, text in reports.items() if text},
+    )
+
+
+def run_of_checkpoint(checkpoint: Path) -> Path:
+    """The folder of the run that wrote a checkpoint: the nearest one above it that holds a configuration."""
+    parents = list(checkpoint.absolute().parents)[:3]
+    return next(
+        (each for each in parents if any(each.glob("*config.yaml")) or any(each.glob("*/config.yaml"))), parents[0]
+    )
+
+
+def model_card(name: str, extras: Mapping[str, Any], run: RunFiles, *, steps: int, licence: str | None = None) -> str:
+    """README.md of a model.
+
+    Args:
+        name: Of its repository.
+        extras: What the checkpoint says of its model (``checkpoint_extras(path)[KEY]``).
+        run: Files of the run.
+        steps: Optimizer steps of the checkpoint.
+        licence: Identifier of the licence of the weights, for the hub; None leaves it to be chosen.
+    """
+    sections = [
+        _front_matter(extras, licence),
+        f"# {visible(name)}",
+        _origin(extras, steps, run.record),
+        *_use(name, extras),
+        *_data(run),
+        *_settings(run.settings),
+        *_scores(run.scores),
+        *_versions(run.record),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def published_base(extras: Mapping[str, Any]) -> str | None:
+    """Name of the model that was trained further, without its revision; None if it has no name on the hub."""
+    source = extras.get("pretrained")
+    if not source or Path(source).expanduser().exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_source(source)[0]):
+        return None
+    return hub_source(source)[0]
+
+
+def _kind(extras: Mapping[str, Any]) -> str:
+    architecture = extras["architecture"]
+    if architecture.endswith("ForSequenceClassification"):
+        return "text-classification"
+    return "text2text-generation" if "ConditionalGeneration" in architecture else "text-generation"
+
+
+def _front_matter(extras: Mapping[str, Any], licence: str | None) -> str:
+    fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": _kind(extras)}
+    if licence is not None:
+        fields["license"] = licence
+    if base := published_base(extras):
+        fields["base_model"] = base
+    fields["tags"] = ["crosstask", "scorer" if _kind(extras) == "text-classification" else "instruction-tuning"]
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
+
+
+def _origin(extras: Mapping[str, Any], steps: int, record: Mapping[str, Any]) -> str:
+    source = extras.get("pretrained")
+    begun = "random weights"
+    if source:
+        _, pin = hub_source(source)
+        base = published_base(extras)
+        begun = markdown_code(base) if base else "weights of its authors"
+        begun += f" at revision {markdown_code(pin['revision'])}" if base and pin else ""
+    adapters = next((kind for kind in ("lora", "prefix") if kind in extras.get("adapters", {})), None)
+    how = {None: "", "lora": ", by low-rank adapters that are merged into them", "prefix": ", as a trained prefix"}
+    commit = f" (commit {str(record['commit'])[:12]})" if record.get("commit") else ""
+    return (
+        f"{markdown_code(extras['architecture'])}, trained from {begun} for {steps:,} optimizer steps"
+        f"{how[adapters]} with crosstask{commit}."
+    )
+
+
+def _use(name: str, extras: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Use"
+    if _kind(extras) == "text-classification":
+        lines = ["from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder", ""]
+        lines += [f'scorer = CrossEncoder.from_pretrained("{name}")', 'scorer.rank("instruction", ["one", "another"])']
+        yield _fenced("\n".join(lines), "python")
+    else:
+        yield f"```bash\ncrosstask chat {name}\ncrosstask predict {name} --inputs my.jsonl --output answers.jsonl\n```"
+
+
+def _data(run: RunFiles) -> Iterator[str]:
+    yield "## Training data"
+    if not run.mixture:
+        yield "The run's folder holds no mixture.txt (callback PackingSummary)."
+        return
+    lines = run.mixture.splitlines()
+    licences = [line for line in lines if line.startswith("licences of ")]
+    tree = [line for line in lines if line not in licences]
+    more = [f"... and {len(tree) - LONGEST_MIXTURE:,} more lines"] if len(tree) > LONGEST_MIXTURE else []
+    yield _fenced("\n".join([*tree[:LONGEST_MIXTURE], *more]))
+    yield "### Licences of the data"
+    yield "\n".join(f"- {_plain(line)}" for line in licences) or "The collections state no licence."
+
+
+def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
+    if not settings:
+        return
+    trainer = settings.get("trainer") or {}
+    shown = {"trainer": {name: trainer[name] for name in TRAINER_SETTINGS if trainer.get(name) is not None}}
+    shown |= {part: without_places(settings.get(part) or {}) for part in ("model", "data")}
+    yield "## Settings"
+    yield _fenced(yaml.safe_dump(shown, sort_keys=False), "yaml")
+
+
+def without_places(value: Any) -> Any:
+    """Settings without the places of files.
+
+    >>> without_places({"folder": "/home/me/data", "seed": 0, "tokenizer": "/home/me/runs/tokenizer"})
+    {'seed': 0, 'tokenizer': 'tokenizer'}
+    """
+    if isinstance(value, Mapping):
+        return {name: without_places(each) for name, each in value.items() if name not in PLACES}
+    if isinstance(value, list | tuple):
+        return [without_places(each) for each in value]
+    if isinstance(value, str) and (value.startswith(("/", "~", "$", ".")) or os.path.exists(value)):
+        return Path(value).name
+    return value
+
+
+def _scores(scores: Mapping[str, str]) -> Iterator[str]:
+    yield "## Scores"
+    if not scores:
+        yield "The run's folder holds no report (callback GeneralizationReport, `crosstask test`)."
+    for stage, text in scores.items():
+        body = text.partition("\n## Categories")[0].partition("\n")[2].strip()  # without its heading
+        yield f"### {stage.capitalize()}"
+        yield re.sub(r"^## ", "#### ", body, flags=re.MULTILINE)
+
+
+def _versions(record: Mapping[str, Any]) -> Iterator[str]:
+    packages = record.get("packages", {})
+    if listed := [f"{name} {packages[name]}" for name in SHOWN_VERSIONS if name in packages]:
+        yield "## Versions"
+        yield _plain(f"Python {record.get('python')}, {', '.join(listed)}.")
+
+
+def _plain(text: str) -> str:
+    return " ".join(visible(text).split())
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A block of code between more backticks than follow each other in it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{visible(text).rstrip()}\n{fence}"
