@@ -1,4 +1,4 @@
-"""Check the files of a run's benchmark: what is read, what is skipped and why, duplicates, errors that stop a training.
+"""Check a run's data files: what is read, skipped and repeated, and what would stop a training.
 
 The exit status is 1 where an error would stop `crosstask fit`. All options of `crosstask fit` are accepted, and those
 of the data are used.

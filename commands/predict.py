@@ -15,7 +15,7 @@ Example:
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..datamodules.visible_text import visible
 from .shared.function_command import run_function
@@ -90,7 +90,7 @@ def answer_inputs(
     decoding = decoding_of(temperature, top_p)
     questions = read_questions_file(source, system)
     with model_folder(model[0]) as folder:
-        settings = {"chat": chat, "max_new_tokens": max_new_tokens, "stop": tuple(stop)}
+        settings: dict[str, Any] = {"chat": chat, "max_new_tokens": max_new_tokens, "stop": tuple(stop)}
         answering = answering_model(folder, dtype=dtype, device=device, **settings)
         about = {**settings, "weights": model_digest(folder), "dtype": dtype, "seed": seed, "chat": answering.chat}
         about |= {"temperature": temperature, "top_p": top_p, "inputs": [question.messages for question in questions]}

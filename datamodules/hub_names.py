@@ -1,9 +1,10 @@
 """Hub names with a revision, ``owner/name@revision``: wherever a model or a tokenizer is named, it may be pinned."""
 
 from pathlib import Path
+from typing import Any
 
 
-def hub_source(name: str) -> tuple[str, dict[str, str]]:
+def hub_source(name: str) -> tuple[str, dict[str, Any]]:
     """What ``from_pretrained`` gets for a name: the name alone, and the revision as an option.
 
     The path of a folder has no revision, whatever characters it holds.

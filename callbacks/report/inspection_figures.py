@@ -20,10 +20,15 @@ def length_bars(histogram: LengthHistogram) -> "Figure":
     figure, axes = new_figure(max(len(bins), 1) * BAR + 0.55, margins=(1.3, 0.9, 0.45, 0.1))
     places = range(len(bins))
     colors = [COLORS[1] if limit is not None and each.first > limit else COLORS[0] for each in bins]
-    axes.barh(places, [each.count for each in bins], height=0.7, color=[lightened(color) for color in colors])
+    axes.barh(places, [each.documents for each in bins], height=0.7, color=[lightened(color) for color in colors])
     for place, each in zip(places, bins, strict=True):
         axes.annotate(
-            f"{each.count:,}", (each.count, place), xytext=(4, 0), textcoords="offset points", va="center", color=INK
+            f"{each.documents:,}",
+            (each.documents, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            color=INK,
         )
     axes.set_yticks(list(places), [bin_name(each.first, each.last) for each in bins], color=INK)
     axes.tick_params(axis="y", length=0)

@@ -79,7 +79,7 @@ def _print_lengths(lengths: Lengths, console: Console) -> None:
     console.print(Text(visible(lengths.sentence()), style="bold"), soft_wrap=True)
     for histogram in lengths.histograms:
         console.print(Text(length_caption(histogram)), soft_wrap=True)
-        most = max((each.count for each in histogram.bins), default=1)
+        most = max((each.documents for each in histogram.bins), default=1)
         for each in histogram.bins:
-            bar = "█" * max(round(WIDEST_BAR * each.count / most), int(each.count > 0))
-            console.print(Text(f"{bin_name(each.first, each.last):>17} {bar} {each.count:,}"), soft_wrap=True)
+            bar = "█" * max(round(WIDEST_BAR * each.documents / most), int(each.documents > 0))
+            console.print(Text(f"{bin_name(each.first, each.last):>17} {bar} {each.documents:,}"), soft_wrap=True)

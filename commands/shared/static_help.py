@@ -120,17 +120,35 @@ def _options(
     assert annotation is not None
     definition, where = _definition(path, annotation)
     shown = definition.value if isinstance(definition, ast.Assign) else annotation
-    is_class = isinstance(definition, ast.ClassDef)
-    is_dataclass = is_class and any("dataclass" in ast.unparse(each) for each in definition.decorator_list)
-    if is_class and not is_dataclass:
+    fields = _fields(definition)
+    if isinstance(definition, ast.ClassDef) and fields is None:
         sentence += f" --{name}.help CLASS shows the options of a class."
     yield Option(name, ast.unparse(shown), None if default is None else _value(default), sentence)
-    if is_dataclass:
-        sentences = argument_sentences(ast.get_docstring(definition) or "")
-        for node in definition.body:
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                field = node.target.id
-                yield from _options(where, f"{name}.{field}", node.annotation, node.value, sentences.get(field, ""))
+    for field in fields or ():
+        yield from _options(where, f"{name}.{field.name}", field.annotation, field.default, field.sentence)
+
+
+class _Field(NamedTuple):
+    """A field of a dataclass."""
+
+    name: str
+    annotation: ast.expr
+    default: ast.expr | None
+    sentence: str
+
+
+def _fields(definition: ast.stmt | None) -> list[_Field] | None:
+    """The fields of a dataclass; None for anything else."""
+    if not isinstance(definition, ast.ClassDef):
+        return None
+    if not any("dataclass" in ast.unparse(decorator) for decorator in definition.decorator_list):
+        return None
+    sentences = argument_sentences(ast.get_docstring(definition) or "")
+    return [
+        _Field(node.target.id, node.annotation, node.value, sentences.get(node.target.id, ""))
+        for node in definition.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    ]
 
 
 def _definition(path: Path, annotation: ast.expr) -> tuple[ast.stmt | None, Path]:

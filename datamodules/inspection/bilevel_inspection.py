@@ -60,8 +60,8 @@ def bilevel_lengths(data: InstructionOptimizationDataModule, name: str | None = 
     n_sources = np.array([document.n_source for document in documents])
     kind = plan.text.rows
     cuts = kind.cuts(lengths, n_sources)
-    counts = (int(np.count_nonzero(each)) for each in (cuts.truncated, cuts.target_cut))
-    return Lengths(len(measured), len(instances), histograms(kind, lengths, n_sources), *counts, plan.skipped)
+    cut, target_cut = (int(np.count_nonzero(each)) for each in (cuts.truncated, cuts.target_cut))
+    return Lengths(len(measured), len(instances), histograms(kind, lengths, n_sources), cut, target_cut, plan.skipped)
 
 
 def _plan(data: InstructionOptimizationDataModule) -> BilevelPlan:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..base import BenchmarkDataModule
-from ..evaluation.evaluation_set import read_evaluation
+from ..evaluation.evaluation_set import EvaluationSet, read_evaluation
 from ..evaluation.prompt_stage import PromptStage, read_prompt_stage
 from ..instruction_optimization import InstructionOptimizationDataModule
 from ..instruction_tuning import InstructionTuningDataModule
@@ -64,9 +64,9 @@ def _prompts(stage: PromptStage, places: Sequence[int]) -> list[ShownDocument]:
 
 
 def _pairs(
-    data: ScorerDataModule, evaluation: object, name: str, template: str | None, number: int
+    data: ScorerDataModule, evaluation: EvaluationSet, name: str, template: str | None, number: int
 ) -> list[ShownDocument]:
-    responses = read_responses(evaluation, data.preparation, mismatches=data.evaluation.mismatches)  # type: ignore[arg-type]
+    responses = read_responses(evaluation, data.preparation, mismatches=data.evaluation.mismatches)
     places = _chosen(data, name, responses.examples, template, number)
     kind, shown = data.row_kind, []
     for place in places:

@@ -16,7 +16,7 @@ class Bin(NamedTuple):
 
     first: int
     last: int
-    count: int
+    documents: int
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ def length_histogram(name: str, lengths: NDArray[np.integer], limit: int | None 
     """The histogram of some lengths.
 
     >>> length_histogram("source", np.array([0, 1, 5, 6, 9]), limit=8).bins
-    (Bin(first=0, last=0, count=1), Bin(first=1, last=1, count=1), Bin(first=2, last=3, count=0),
-     Bin(first=4, last=7, count=2), Bin(first=8, last=15, count=1))
+    (Bin(first=0, last=0, documents=1), Bin(first=1, last=1, documents=1), Bin(first=2, last=3, documents=0),
+     Bin(first=4, last=7, documents=2), Bin(first=8, last=15, documents=1))
     """
     if not len(lengths):
         return LengthHistogram(name, (), 0, 0.0, 0, limit)

@@ -65,7 +65,7 @@ class AnsweringModel:
             return [], str(error)
         pair = bool(self.model.config.is_encoder_decoder)
         form = {"bos": False, "joint": ""} if self.chat else {"bos": None, "joint": " "}
-        [ids] = tokenize_sources(self.tokenizer, [text], pair=pair, **form)  # type: ignore[arg-type]
+        [ids] = tokenize_sources(self.tokenizer, [text], pair=pair, **form)
         if len(ids) > self.room:
             return ids, f"the prompt is longer than the {self.room:,} tokens beside {self.max_new_tokens:,} new ones"
         return (ids, "") if ids else (ids, "the tokenizer makes no token of the prompt")

@@ -77,7 +77,7 @@ def test_targets_special_tokens_and_padding_are_read_from_the_batch(tokenizer: A
 
 def test_a_histogram_counts_every_length_once() -> None:
     histogram = length_histogram("source", np.array([3, 3, 4, 100]), limit=50)
-    assert sum(each.count for each in histogram.bins) == 4
+    assert sum(each.documents for each in histogram.bins) == 4
     assert [(each.first, each.last) for each in histogram.bins[:2]] == [(2, 3), (4, 7)]
     assert (histogram.shortest, histogram.median, histogram.longest, histogram.over) == (3, 3.5, 100, 1)
     assert length_histogram("target", np.array([], dtype=int)).bins == ()
