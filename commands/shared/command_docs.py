@@ -11,7 +11,6 @@ COMMANDS = Path(__file__).parents[1]
 GROUPS = {
     "Train and evaluate": ("fit", "validate", "test", "predict", "chat", "sweep"),
     "Data": ("check", "inspect", "prepare", "describe", "decontaminate", "tokenizer", "toybench"),
-    "Data": ("check", "inspect", "prepare", "describe", "decontaminate", "tokenizer", "toybench"),
     "Scorer": ("samples", "adapt", "select", "classify", "scaling"),
     "Instruction optimization": ("splits",),
     "Inspect": ("plan", "report", "export", "replay", "doctor"),

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from .command_docs import COMMANDS, GROUPS, command_doc
+from .command_docs import COMMANDS, command_doc
 
 
 class Option(NamedTuple):
@@ -41,9 +41,9 @@ def static_help(name: str) -> str | None:
     function, doc = _called_function(_parsed(path)), command_doc(name)
     if function is not None:
         options = list(_function_options(path, function))
-        leading = f" {options[0].name.upper()} ..." if options[0].type.startswith(("list[", "Sequence[")) else ""
+        leading = f" {options[0].name.upper()}" if options[0].type.startswith(("list[", "Sequence[")) else ""
         usage = f"crosstask {name}{leading} [options]"
-    elif name in GROUPS["Train and evaluate"]:
+    elif "run_and_leave" in path.read_text(encoding="utf-8"):
         options, usage = list(_trainer_options(name)), f"crosstask {name} --config FILE [options]"
     else:
         return None
