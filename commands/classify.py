@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..datamodules.benchmarks import Benchmark, Split
+from ..datamodules.benchmarks.file_tasks import opened
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import PromptForm
 from ..datamodules.rendering.tokenization import load_tokenizer
@@ -45,7 +46,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def classify_tasks(
-    benchmark: Benchmark,
+    benchmark: Benchmark | str,
     output: str,
     scorer: str | dict[str, str] | None = None,
     generator: str | dict[str, str] | None = None,
@@ -89,6 +90,7 @@ def classify_tasks(
     if shared := sorted(set(scorers) & set(generators)):
         raise ValueError(f"a scorer and a generator are both called {', '.join(shared)}")
     skipped: Counter[str] = Counter()
+    benchmark = opened(benchmark)
     names = list(tasks) or benchmark.task_names(split)
     questions = [
         question for name in names for question in read_questions(benchmark, name, prompt, seed, skipped, rows=examples)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..datamodules.benchmarks import Benchmark
+from ..datamodules.benchmarks.file_tasks import opened
 from .shared.function_command import run_function
 from .shared.outputs import require_new
 
@@ -18,7 +19,7 @@ def run(words: Sequence[str]) -> None:
     run_function(train_tokenizer, words, benchmarks=True)
 
 
-def train_tokenizer(benchmark: Benchmark, folder: str, vocabulary: int = 8192, longest: int = 2048) -> None:
+def train_tokenizer(benchmark: Benchmark | str, folder: str, vocabulary: int = 8192, longest: int = 2048) -> None:
     """Train a byte-level BPE tokenizer on the training tasks of a benchmark.
 
     Args:
@@ -30,7 +31,7 @@ def train_tokenizer(benchmark: Benchmark, folder: str, vocabulary: int = 8192, l
     from ..datamodules.rendering.bpe import write_bpe
 
     require_new(Path(folder))
-    write_bpe(_texts(benchmark), Path(folder), vocabulary=vocabulary, longest=longest)
+    write_bpe(_texts(opened(benchmark)), Path(folder), vocabulary=vocabulary, longest=longest)
 
 
 def _texts(benchmark: Benchmark) -> Iterator[str]:

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
+from .benchmarks.file_tasks import opened
 from .benchmarks.shared_sources import split_names
 from .evaluation.coverage import Coverage
 from .messages import some
@@ -80,7 +81,7 @@ class BenchmarkDataModule(ResumableStream):
     It also works without a trainer: ``prepare_data()``, ``setup("fit")``, ``train_dataloader()``.
 
     Args:
-        benchmark: Reader of the benchmark's files.
+        benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer.
         prompt: How examples are rendered.
         instances: How many instances of a task train, validate and test.
@@ -92,10 +93,10 @@ class BenchmarkDataModule(ResumableStream):
     _stream: Any
 
     def __init__(
-        self, benchmark: Benchmark, tokenizer: str, prompt: PromptForm, instances: Instances, seed: int
+        self, benchmark: Benchmark | str, tokenizer: str, prompt: PromptForm, instances: Instances, seed: int
     ) -> None:
         super().__init__()
-        self.benchmark, self.tokenizer_name, self.prompt = benchmark, tokenizer, prompt
+        self.benchmark, self.tokenizer_name, self.prompt = opened(benchmark), tokenizer, prompt
         self.instances, self.seed = instances, seed
         self.plan, self._stream = None, None
         self._description: Stream | None = None
@@ -295,7 +296,7 @@ class StoredDataModule(BenchmarkDataModule):
     """Training documents from a store on disk: prepared once, drawn by a mixture, in packed rows.
 
     Args:
-        benchmark: Reader of the benchmark's files.
+        benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer.
         prompt: How examples are rendered.
         instances: How many instances of a task train, validate and test.
@@ -310,7 +311,7 @@ class StoredDataModule(BenchmarkDataModule):
 
     def __init__(
         self,
-        benchmark: Benchmark,
+        benchmark: Benchmark | str,
         tokenizer: str,
         prompt: PromptForm,
         instances: Instances,

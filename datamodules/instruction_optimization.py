@@ -40,7 +40,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
     the prompts of the outer instances, since learnable instructions exist in training only.
 
     Args:
-        benchmark: Reader of the benchmark's files.
+        benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer.
         split: Which training tasks are outer ones; null for none, to compare with instructions that are not learned.
         prompt: How outer and evaluated instances are rendered; with one positive example for an extractor.
@@ -60,7 +60,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
 
     def __init__(
         self,
-        benchmark: Benchmark,
+        benchmark: Benchmark | str,
         tokenizer: str,
         split: MetaSplit | None = CategorySplit(),  # noqa: B008 - frozen
         prompt: PromptForm = TkInstructPrompt(positive_examples=0),  # noqa: B008 - frozen

@@ -30,7 +30,7 @@ class InstructionTuningDataModule(StoredDataModule):
     trained.
 
     Args:
-        benchmark: Reader of the benchmark's files.
+        benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer; on the command line, empty for that of the model's `pretrained`.
         prompt: How examples are rendered, in training and evaluation.
         rows: Length, number and packing of the training rows.
@@ -49,7 +49,7 @@ class InstructionTuningDataModule(StoredDataModule):
 
     def __init__(
         self,
-        benchmark: Benchmark,
+        benchmark: Benchmark | str,
         tokenizer: str,
         prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
         rows: Rows = Rows(),  # noqa: B008 - frozen

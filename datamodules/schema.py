@@ -97,6 +97,18 @@ class Task:
     licence: str = ""
 
 
+Role = Literal["system", "user", "assistant"]
+"""Who speaks in a turn of a conversation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """One instance of a task, as the benchmark's files hold it.
@@ -112,6 +124,8 @@ class Example:
         answer: Place of the gold option in ``options``, or None.
         skipped: Why this record of the upstream file cannot be used, e.g. ``"the template does not apply"``; such an
             example is counted by that reason wherever it would have been used. Empty for a good one.
+        turns: The turns of a conversation, which ends with an assistant's turn: an optional system turn, then user and
+            assistant in alternation. `input` is then the text before the last turn, and that turn the one target.
     """
 
     task: str
@@ -123,6 +137,7 @@ class Example:
     options: tuple[str, ...] = ()
     answer: int | None = None
     skipped: str = ""
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

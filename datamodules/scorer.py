@@ -30,7 +30,7 @@ class ScorerDataModule(StoredDataModule):
     pairs. All pairs of a task have the same rate in the mixture.
 
     Args:
-        benchmark: Reader of the benchmark's files.
+        benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer.
         prompt: How instructions are rendered, in training and evaluation.
         rows: Length, number and packing of the training rows.
@@ -47,7 +47,7 @@ class ScorerDataModule(StoredDataModule):
 
     def __init__(
         self,
-        benchmark: Benchmark,
+        benchmark: Benchmark | str,
         tokenizer: str,
         prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
         rows: PairRows = PairRows(),  # noqa: B008 - frozen

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from .bigbench import BigBench
     from .chain_of_thought import ChainOfThought
     from .dialogue import Dialogue
+    from .file_tasks import FileTasks
     from .flan import FLAN, FlanRows
-    from .json_tasks import JsonTasks
     from .mmlu import MMLU
     from .natural_instructions import NaturalInstructions
     from .opt_evaluation import OptEvaluation
@@ -36,7 +36,7 @@ else:
             "ExMix": "text_to_text",
             "FLAN": "flan",
             "FlanRows": "flan",
-            "JsonTasks": "json_tasks",
+            "FileTasks": "file_tasks",
             "MMLU": "mmlu",
             "NaturalInstructions": "natural_instructions",
             "OptEvaluation": "opt_evaluation",
@@ -65,8 +65,8 @@ __all__ = [
     "CrossFit",
     "Dialogue",
     "ExMix",
+    "FileTasks",
     "FlanRows",
-    "JsonTasks",
     "NaturalInstructions",
     "OptEvaluation",
     "PretrainingText",

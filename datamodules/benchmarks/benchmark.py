@@ -38,7 +38,7 @@ class Benchmark(ABC):
         return {}
 
     def unread_lines(self) -> list[str]:
-        """How many data files in the benchmark's folder no task reads, by kind; no lines if there are none."""
+        """Data files of the benchmark's folder that no task reads, by kind, and columns that are not read."""
         return []
 
     @abstractmethod

@@ -34,7 +34,7 @@ def read_rows(source: str, *, config: str | None = None, split: str | None = Non
     elif path.is_dir():
         saved = any((path / name).exists() for name in ("state.json", "dataset_dict.json"))
         yield from _saved_rows(path, split) if saved else _hub_rows(str(path), config, split)
-    elif _HUB_NAME.fullmatch(source) and format_of(path) not in SUFFIXES:
+    elif is_hub_name(source):
         name, _, revision = source.partition("@")
         yield from _hub_rows(name, config, split, revision or None)
     else:
@@ -42,6 +42,11 @@ def read_rows(source: str, *, config: str | None = None, split: str | None = Non
         raise MissingFiles(
             f"no {path.name} in {folder}, which holds {some(sorted(file.name for file in folder.iterdir()))}"
         )
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether a source that is no path is the name of a hub dataset: ``"owner/name"`` or ``"owner/name@revision"``."""
+    return bool(_HUB_NAME.fullmatch(source)) and format_of(Path(source)) not in SUFFIXES
 
 
 def file_rows(path: Path) -> Iterator[Row]:

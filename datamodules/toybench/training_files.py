@@ -193,6 +193,6 @@ def templates(folder: Path, rng: Random, count: int) -> None:
 def own_tasks(folder: Path, rng: Random, count: int) -> None:
     about = {"definition": "Name the color of the animals.", "category": "Question Answering", "metric": "exact_match"}
     for split in ("train", "test"):
-        write_json(folder, f"json_tasks/{split}/{split}_colors.json", about)
+        write_json(folder, f"file_tasks/{split}/{split}_colors.json", about)
         rows = ({"input": fact.sentence, "output": [fact.color]} for fact in facts(rng, count))
-        write_lines(folder, f"json_tasks/{split}/{split}_colors.jsonl", rows)
+        write_lines(folder, f"file_tasks/{split}/{split}_colors.jsonl", rows)

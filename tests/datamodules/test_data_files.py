@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import crosstask
-from crosstask.datamodules.benchmarks import JsonTasks, NaturalInstructions
+from crosstask.datamodules.benchmarks import FileTasks, NaturalInstructions
 from crosstask.datamodules.data_files import format_of, listed_lines, parse_json, read_json, read_text, text_lines
 from crosstask.datamodules.scoring.samples import read_samples
 
@@ -44,7 +44,7 @@ def test_what_json_leaves_open_is_rejected_with_its_line(value: str, tmp_path: P
     rows.parent.mkdir()
     rows.write_text(f'{{"input": "a", "output": "b"}}\n{{"input": "c", "output": {value}}}\n')
     with pytest.raises(ValueError, match=re.escape(f"{rows}, line 2: ")):
-        list(JsonTasks(str(tmp_path)).examples("rows"))
+        list(FileTasks(str(tmp_path)).examples("rows"))
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '[{"b":['])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule, TkInstructPrompt
-from crosstask.datamodules.benchmarks import JsonTasks
+from crosstask.datamodules.benchmarks import FileTasks
 from crosstask.datamodules.benchmarks.shared_sources import split_names
 from crosstask.datamodules.bilevel.exemplars import ExemplarPools
 from crosstask.datamodules.evaluation.few_shot import few_shot_preparation, reserved_from
@@ -116,7 +116,7 @@ def repeated(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("shots", [0, 2])
 def test_a_run_counts_them_and_trains_on_none(repeated: Path, shots: int, make_datamodule: Any) -> None:
     data: InstructionTuningDataModule = make_datamodule(
-        benchmark=JsonTasks(str(repeated)),
+        benchmark=FileTasks(str(repeated)),
         instances={"validation": 2, "test": 5},
         demonstrations=Demonstrations(exponent=1.0) if shots else None,
     )
@@ -132,7 +132,7 @@ def test_a_run_counts_them_and_trains_on_none(repeated: Path, shots: int, make_d
 def test_few_shot_prompts_do_not_show_evaluated_examples(repeated: Path, make_datamodule: Any) -> None:
     records = [*map(record, range(8)), *map(record, range(4))]
     write_tasks(repeated, test__held=records)
-    data = make_datamodule(benchmark=JsonTasks(str(repeated)), instances={"validation": 0, "test": 4})
+    data = make_datamodule(benchmark=FileTasks(str(repeated)), instances={"validation": 0, "test": 4})
     names = data.task_names()
     preparation = few_shot_preparation(data.preparation, shots=3, separator="\n\n", room=10_000, names=names)
     task = data.task("held")
@@ -152,7 +152,7 @@ def test_a_published_demonstration_does_not_answer_the_example(repeated: Path, m
     write_tasks(repeated, test__told=list(map(record, range(4))))
     shown = [record(1), record(90)]
     (repeated / "test/told.json").write_text(json.dumps({"category": "QA", "positive_examples": shown}))
-    data = make_datamodule(benchmark=JsonTasks(str(repeated)))
+    data = make_datamodule(benchmark=FileTasks(str(repeated)))
     preparation = few_shot_preparation(
         data.preparation, shots=2, separator="\n\n", room=10_000, names=data.task_names()
     )
@@ -174,12 +174,12 @@ def test_training_tasks_of_an_evaluated_source_are_excluded(source: str, tmp_pat
     write_tasks(tmp_path, train__own=records, train__kin=records, test__held=records)
     for name, sources in (("train/own", ["imdb"]), ("train/kin", ["news", source]), ("test/held", ["SQUAD_V2"])):
         (tmp_path / f"{name}.json").write_text(json.dumps({"category": "QA", "sources": sources}))
-    names, shared = split_names(JsonTasks(str(tmp_path)))
+    names, shared = split_names(FileTasks(str(tmp_path)))
     assert names == {"train": ["own"], "validation": [], "test": ["held"]}
     assert shared == {"kin": "squad_v2 of held"}
-    data = make_datamodule(benchmark=JsonTasks(str(tmp_path)))
+    data = make_datamodule(benchmark=FileTasks(str(tmp_path)))
     assert data.task_names()["train"] == ["own"]
-    assert data.split_lines() == ["1 tasks do not train, their source evaluates: kin (squad_v2 of held)"]
+    assert data.split_lines()[0] == "1 tasks do not train, their source evaluates: kin (squad_v2 of held)"
     (tmp_path / "train/own.json").write_text(json.dumps({"category": "QA", "sources": [source]}))
     with pytest.raises(ValueError, match="all 2 training tasks were made from data of evaluated tasks: kin"):
-        split_names(JsonTasks(str(tmp_path)))
+        split_names(FileTasks(str(tmp_path)))

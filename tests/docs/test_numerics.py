@@ -63,7 +63,7 @@ def test_every_reader_is_scored_as_the_page_says(tmp_path: Path, toybench: Path)
         scored[type(reader).__name__] = declared(reader)
     scored["NaturalInstructions"] |= declared_of_category("Textual Entailment", toybench, tmp_path)
     scored["FLAN"] |= declared(FLAN(f"{tmp_path}/flan/templates.py", {"common_gen": FlanRows()}))
-    scored["JsonTasks"] = {("rouge_l", "text")}  # the default; the toy tasks name metrics of their own
+    scored["FileTasks"] = {("rouge_l", "text")}  # the default; the toy tasks name metrics of their own
     assert documented() == scored
 
 

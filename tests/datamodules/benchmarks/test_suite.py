@@ -15,7 +15,7 @@ from crosstask.callbacks.report.scores import build_report
 from crosstask.callbacks.report.text import render_markdown
 from crosstask.cli import main
 from crosstask.datamodules import InstructionTuningDataModule, Suite
-from crosstask.datamodules.benchmarks import JsonTasks
+from crosstask.datamodules.benchmarks import FileTasks
 from crosstask.datamodules.benchmarks.suite import ExpectedColumn
 from crosstask.datamodules.evaluation.coverage import Coverage
 from crosstask.datamodules.evaluation.options import OptionRanking
@@ -57,8 +57,8 @@ def suite(tmp_path: Path) -> Suite:
         ExpectedColumn("B", {"own/three": 100, "own/four": None}),
         ExpectedColumn("C", {"own/five": 7}),
     ]
-    shown: Any = {"own": JsonTasks(str(tmp_path / "shown"))}
-    return Suite({"own": JsonTasks(str(tmp_path / "asked"))}, expected, "Table 1", shown)
+    shown: Any = {"own": FileTasks(str(tmp_path / "shown"))}
+    return Suite({"own": FileTasks(str(tmp_path / "asked"))}, expected, "Table 1", shown)
 
 
 def coverage_of(data: InstructionTuningDataModule, answered: Callable[[int], bool] = lambda number: True) -> Coverage:
@@ -123,7 +123,7 @@ def test_everything_is_evaluated_at_every_number_of_shots(suite: Suite, make_dat
 
 
 def test_a_suite_without_any_files_and_a_misspelt_task_are_rejected(suite: Suite, tmp_path: Path) -> None:
-    reader = JsonTasks(str(tmp_path / "asked"))
+    reader = FileTasks(str(tmp_path / "asked"))
     nothing = Suite({"own": reader}, [ExpectedColumn("C", {"own/five": 7})], "Table 1")
     with pytest.raises(ValueError, match=r"none of the 1 tasks of Table 1 is available: .*five"):
         nothing.task_names("test")
@@ -170,7 +170,7 @@ def test_a_recipe_parses_and_builds(path: Path, tmp_path: Path, monkeypatch: pyt
 def test_a_model_brings_its_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_task(tmp_path / "asked/test", "one", 3)
     suite = {
-        "collections": {"own": {"class_path": "JsonTasks", "init_args": {"folder": str(tmp_path / "asked")}}},
+        "collections": {"own": {"class_path": "FileTasks", "init_args": {"source": str(tmp_path / "asked")}}},
         "expected": [{"column": "A", "tasks": {"own/one": 3}}],
         "stated_by": "Table 1",
     }

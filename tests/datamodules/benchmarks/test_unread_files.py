@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from crosstask.datamodules.benchmarks import P3, ChainOfThought, JsonTasks, NaturalInstructions, OptEvaluation
+from crosstask.datamodules.benchmarks import P3, ChainOfThought, FileTasks, NaturalInstructions, OptEvaluation
 from crosstask.datamodules.benchmarks.bench import Bench
 
 LINE = json.dumps({"input": "cat", "output": "hat"}) + "\n"
@@ -23,34 +23,37 @@ def write(folder: Path, *names: str) -> None:
 def test_upper_case_and_compressed_tasks_are_read(tmp_path: Path) -> None:
     write(tmp_path, "train/a.JSONL", "train/b.v2.jsonl.gz", "test/c.jsonl")
     (tmp_path / "train/b.v2.json").write_text('{"category": "Rhymes"}')
-    reader = JsonTasks(str(tmp_path))
+    reader = FileTasks(str(tmp_path))
     assert (reader.task_names("train"), reader.task_names("test")) == (["a", "b.v2"], ["c"])
     assert reader.task("b.v2").category == "Rhymes"
     assert [len(list(reader.examples(name))) for name in ("a", "b.v2", "c")] == [30, 30, 30]
     assert reader.fingerprint("b.v2") != reader.fingerprint("a")
-    assert reader.unread_lines() == []
+    assert reader.unread_lines() == ["a, b.v2, c: the form of the rows is input_output"]
     write(tmp_path, "train/a.jsonl.gz")
     with pytest.raises(ValueError, match=r"a\.JSONL and .*a\.jsonl\.gz are both the task 'a'; remove one"):
-        reader.task_names("train")
+        FileTasks(str(tmp_path)).task_names("train")
 
 
 @pytest.mark.parametrize(
     ("names", "line"),
     [
         (
-            ["dev/a.jsonl", "dev/b.jsonl", "train/c.tsv"],
-            "3 data files in {} are not read: 2 dev/*.jsonl, 1 train/*.tsv",
+            ["dev/a.jsonl", "dev/b.jsonl", "train/c.txt"],
+            "3 data files in {} are not read: 2 dev/*.jsonl, 1 train/*.txt",
         ),
         (["train/a.jsonl.zst", "train/c.json"], "2 data files in {} are not read: 1 train/*.zst, 1 train/*.json"),
     ],
 )
 def test_what_is_not_read_is_counted(names: list[str], line: str, tmp_path: Path, make_datamodule: Any) -> None:
     write(tmp_path, *names, ".cache/d.jsonl", "README.txt", "train/notes.md")
-    reader = JsonTasks(str(tmp_path))
-    with pytest.raises(ValueError, match=r"expected a \.jsonl file for each task in train, validation or test"):
+    reader = FileTasks(str(tmp_path))
+    with pytest.raises(
+        ValueError, match=r"expected files of rows \(\.jsonl, .*\), in the folder or in train, validation"
+    ):
         reader.task_names("train")
     write(tmp_path, "train/read.jsonl")
-    assert reader.unread_lines() == [line.format(tmp_path)]
+    reader = FileTasks(str(tmp_path))
+    assert reader.unread_lines() == [line.format(tmp_path), "read: the form of the rows is input_output"]
     assert make_datamodule(benchmark=reader).split_lines() == reader.unread_lines()
     assert Bench({"mine": reader}, rules="all").unread_lines() == reader.unread_lines()
 

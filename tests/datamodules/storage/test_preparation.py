@@ -95,7 +95,7 @@ def test_a_yaml_joins_collections_and_says_their_shares(
     rows = [{"input": f"{number} and 1?", "output": str(number + 1)} for number in range(40)]
     (tmp_path / "own/train/sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     toy = {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}}
-    own = {"class_path": "JsonTasks", "init_args": {"folder": str(tmp_path / "own")}}
+    own = {"class_path": "FileTasks", "init_args": {"source": str(tmp_path / "own")}}
     text = {"class_path": "PretrainingText", "init_args": {"sources": {"text": str(tmp_path / "text.jsonl")}}}
     (tmp_path / "text.jsonl").write_text(json.dumps({"text": "Once upon a time there was a cat."}) + "\n")
     bench = {

@@ -27,7 +27,7 @@ EXPECTED: dict[str, tuple[int, int, dict[str, int]]] = {
     "reasoning": (14, 24 * 12 + 48 * 2, {"no rationale": 24, "its reason is a wrong one": 12}),
     "dialogue": (8, 24 * 7 + 72, {}),
     "pretraining": (1, 24, {}),
-    "json_tasks": (2, 48, {}),
+    "file_tasks": (2, 48, {}),
     "mmlu": (3, 72, {}),
     "bigbench": (2, 49, {"a repetition of an earlier example": 1}),
     "bbh": (1, 24, {}),

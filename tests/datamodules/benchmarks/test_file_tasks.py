@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from crosstask.datamodules.benchmarks.json_tasks import JsonTasks
+from crosstask.datamodules.benchmarks.file_tasks import FileTasks
 from crosstask.datamodules.schema import Demonstration, Example, Task
 
 ABOUT: dict[str, Any] = {
@@ -38,7 +38,7 @@ def write(folder: Path, name: str, *rows: object) -> None:
 
 
 def test_tasks_read_as_their_files_say(folder: Path) -> None:
-    reader = JsonTasks(str(folder), benchmark="mine")
+    reader = FileTasks(str(folder), benchmark="mine")
     assert [reader.task_names(split) for split in ("train", "validation", "test")] == [["rhymes"], [], ["colours"]]
     assert reader.task("rhymes") == Task(
         benchmark="mine",
@@ -57,8 +57,8 @@ def test_tasks_read_as_their_files_say(folder: Path) -> None:
 
 
 def test_examples_suffice(folder: Path) -> None:
-    reader = JsonTasks(str(folder), benchmark="mine")
-    assert reader.task("colours") == Task("mine", "colours", category="mine", instruction_level="instance")
+    reader = FileTasks(str(folder), benchmark="mine")
+    assert reader.task("colours") == Task("mine", "colours", category="colours", instruction_level="instance")
     expected = Example("colours", "colours-0", 0, "Grass is", ("green",), options=("blue", "green"), answer=1)
     assert list(reader.examples("colours")) == [expected]
 
@@ -82,16 +82,14 @@ def test_examples_suffice(folder: Path) -> None:
 )
 def test_a_wrong_example_is_rejected_with_its_place(folder: Path, row: object, message: str) -> None:
     write(folder, "train/rhymes", {"input": "cat", "output": "hat"}, row)
-    place = f"json_tasks, task rhymes: {folder}/train/rhymes.jsonl, line 2: {message}"
+    place = f"file_tasks, task rhymes: {folder}/train/rhymes.jsonl, line 2: {message}"
     with pytest.raises(ValueError, match=re.escape(place)):
-        list(JsonTasks(str(folder)).examples("rhymes"))
+        list(FileTasks(str(folder)).examples("rhymes"))
 
 
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ([1], "expected an object that describes the task, got list [1]"),
-        ({"definition": "a"}, "no 'category'"),
         (ABOUT | {"metrics": "bleu"}, "unknown field 'metrics'; nearest: metric"),
         (ABOUT | {"metric": "bleu"}, "'metric' should be one of rouge_l, exact_match, "),
         (ABOUT | {"match": "GSM8K"}, "'match' should be one of text, super_natural_instructions, "),
@@ -107,26 +105,35 @@ def test_a_wrong_description_is_rejected_with_its_file(folder: Path, about: obje
     path = folder / "train/rhymes.json"
     path.write_text(json.dumps(about))
     with pytest.raises(ValueError, match=f"{re.escape(str(path))}.*{re.escape(message)}"):
-        JsonTasks(str(folder)).task("rhymes")
+        FileTasks(str(folder)).task("rhymes")
 
 
 def test_wrong_names_are_answered(folder: Path) -> None:
-    reader = JsonTasks(str(folder))
+    reader = FileTasks(str(folder))
     with pytest.raises(ValueError, match=r"task rhyme: no file for it among 2 in .*; nearest: rhymes"):
         reader.task("rhyme")
     with pytest.raises(ValueError, match=r"split must be one of \['train', 'validation', 'test'\], got 'dev'"):
         reader.task_names("dev")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="where the folders train, validation and test should be"):
-        JsonTasks(f"{folder}/none").task_names("train")
+    with pytest.raises(ValueError, match=r"where files of rows \(.jsonl, .*\) should be"):
+        FileTasks(f"{folder}/none").task_names("train")
     write(folder, "test/rhymes", {"input": "other", "output": "mother"})
     with pytest.raises(ValueError, match="differ; a task in two splits needs equal files"):
-        reader.task("rhymes")
+        FileTasks(str(folder)).task("rhymes")
 
 
 def test_a_fingerprint_follows_both_files(folder: Path) -> None:
-    prints = [JsonTasks(str(folder)).fingerprint("rhymes")]
+    prints = [FileTasks(str(folder)).fingerprint("rhymes")]
     (folder / "train/rhymes.json").write_text(json.dumps(ABOUT | {"definition": "Rhyme!"}))
-    prints.append(JsonTasks(str(folder)).fingerprint("rhymes"))
+    prints.append(FileTasks(str(folder)).fingerprint("rhymes"))
     write(folder, "train/rhymes", {"input": "dog", "output": "fog"})
-    prints.append(JsonTasks(str(folder)).fingerprint("rhymes"))
+    prints.append(FileTasks(str(folder)).fingerprint("rhymes"))
     assert len(set(prints)) == 3
+
+
+def test_a_task_is_its_own_category_or_what_is_said(folder: Path) -> None:
+    (folder / "train/rhymes.json").write_text('{"definition": "Rhyme."}')
+    assert FileTasks(str(folder)).task("rhymes").category == "rhymes"
+    assert FileTasks(str(folder), category="Poems").task("rhymes").category == "Poems"
+    reader = FileTasks(str(folder), definition="Answer.")
+    assert (reader.task("rhymes").definition, reader.task("colours").definition) == ("Rhyme.", "Answer.")
+    assert reader.task("colours").instruction_level == "task"

@@ -1,0 +1,112 @@
+"""Conversations of chat files: turns from lists of messages, and why a conversation is skipped."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from ..data_files import parse_json
+from ..messages import kind, nearest
+from ..schema import Example, Role, Turn
+from .rows import Row
+
+ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "human": "user",  # ShareGPT
+    "gpt": "assistant",
+}
+"""Roles of published files."""
+
+MESSAGE_KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
+"""Keys of role and text in a message, by the form of the file."""
+
+
+def messages_of(row: Row, column: str) -> list[Row]:
+    """The messages in a column: a list of objects, its JSON in a text, or a table of lists.
+
+    >>> row = Row({"chat": '[{"role": "user", "content": "Hello"}]'}, "chats.csv, line 2")
+    >>> [message.fields for message in messages_of(row, "chat")]
+    [{'role': 'user', 'content': 'Hello'}]
+    """
+    value = row.value(column)
+    if isinstance(value, str):
+        value = parse_json(value, f"{row.location}, {column!r}")
+    if isinstance(value, Mapping):  # how `datasets` returns a Sequence of objects
+        value = [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
+    if value is None:
+        return []
+    if not isinstance(value, list | tuple) or not all(isinstance(message, Mapping) for message in value):
+        raise row.error(f"{column!r} should be a list of messages, got {kind(value)}")
+    return [Row(message, f"{row.location}, {column!r}[{place}]") for place, message in enumerate(value)]
+
+
+def turns_of(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[str, Role]) -> tuple[Turn, ...]:
+    """The turns of a conversation.
+
+    Args:
+        messages: Its messages.
+        keys: Keys of role and text in a message.
+        roles: Names of the roles in the file.
+    """
+    return tuple(Turn(_role(message, keys[0], roles), _content(message, keys[1])) for message in messages)
+
+
+def conversation(task: str, index: int, turns: Sequence[Turn], definition: str = "") -> Example:
+    """The example of a conversation: its last assistant turn is the target.
+
+    User turns after the last assistant turn are left out, since no model reads them. A conversation that no chat
+    template renders is skipped.
+
+    Args:
+        task: Name of the task.
+        index: Place in the file.
+        turns: All turns of the conversation.
+        definition: System turn of a conversation without one; empty for none.
+    """
+    last = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
+    kept = tuple(turns[: last + 1])
+    if kept and definition and kept[0].role != "system":
+        kept = (Turn("system", definition), *kept)
+    reason = _problem(turns, kept)
+    if reason:
+        return Example(task, f"{task}-{index}", index, "", (), skipped=reason)
+    return Example(task, f"{task}-{index}", index, transcript(kept[:-1]), (kept[-1].content,), turns=kept)
+
+
+def transcript(turns: Sequence[Turn]) -> str:
+    """The turns as text, for models without a chat template; a single turn is its own text.
+
+    >>> transcript([Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", "Who are you?")])
+    'User: Hello\\nAssistant: Hi\\nUser: Who are you?'
+    """
+    if len(turns) == 1:
+        return turns[0].content
+    return "\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in turns)
+
+
+def _problem(turns: Sequence[Turn], kept: Sequence[Turn]) -> str:
+    if not turns:
+        return "an empty conversation"
+    if not kept:
+        return "a conversation without an assistant turn"
+    spoken = [turn.role for turn in (kept[1:] if kept[0].role == "system" else kept)]
+    if spoken != ["user", "assistant"] * (len(spoken) // 2):
+        return "a conversation whose user and assistant turns do not alternate"
+    return ""
+
+
+def _role(message: Row, key: str, roles: Mapping[str, Role]) -> Role:
+    name = message.text(key)
+    if name not in roles:
+        raise message.error(
+            f"unknown role {name!r}; {nearest(name, roles)}; roles are {', '.join(roles)}; map it to one of "
+            f"{', '.join(get_args(Role))}, e.g. `roles: {{{name}: user}}`"
+        )
+    return roles[name]
+
+
+def _content(message: Row, key: str) -> str:
+    value: Any = message.value(key)
+    if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
+        return "".join(Row(part, message.location).text("text") for part in value)
+    return message.text(key)

@@ -1,0 +1,232 @@
+"""A user's own tasks: files of rows in any known form, and optional JSON files with the tasks' metadata.
+
+::
+
+    mine.jsonl                    {"messages": [{"role": "user", "content": "Hello"}, ...]}   one task
+    folder/reviews.csv            every file of a folder is a task
+    folder/train/rhymes.jsonl     {"input": "cat", "output": ["hat", "bat"]}                  tasks by split
+    folder/train/rhymes.json      {"definition": "Write a word that rhymes.", "category": "Poem Generation"}
+
+docs/data_formats.md has an example of every form and the tables of fields.
+"""
+
+import hashlib
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, get_args
+
+from ..data_files import read_json
+from ..messages import expanded, kind, nearest, some
+from ..schema import Demonstration, Example, InstructionLevel, MatchRule, Metric, Task
+from .benchmark import Benchmark, Split
+from .digests import source_digest
+from .row_files import SUFFIXES, read_rows
+from .row_forms import Form, RowForm, declared, recognised, unread_columns
+from .rows import Row, error_prefix
+from .task_files import Sources, TaskSource, source_of, task_sources
+from .unread_files import unread_files, unread_line
+
+READER_VERSION = 2
+"""Part of every fingerprint: raise it when the same file is to be read differently."""
+
+TASK_FIELDS = (
+    "definition category positive_examples negative_examples instruction_level parent sources metric match licence"
+).split()
+
+ROWS_LOOKED_AT = 1000
+"""Rows whose columns are reported before training; a column that begins later is reported when it is read."""
+
+
+class FileTasks(Benchmark):
+    """Reads tasks from a user's own files.
+
+    Args:
+        source: A file of rows; a folder of them, each a task; a folder with the folders ``train``, ``validation`` and
+            ``test`` of such files; a saved dataset; or a hub name, ``"owner/name"``.
+        benchmark: Name of the collection in mixtures and reports.
+        form: Form of the rows; by default recognised from the columns, and reported.
+        columns: Column of the file for a field of the form, e.g. ``{input: question, output: answer}``.
+        roles: Role (system, user or assistant) of other names in conversations, e.g. ``{bot: assistant}``.
+        definition: Instruction of tasks without one of their own; in conversations, the system turn.
+        category: Category of tasks whose metadata has none; by default a task is a category of its own.
+        config: Configuration of a hub dataset.
+        split: Split of a hub dataset or of a saved one; by default ``train``.
+    """
+
+    name = "file_tasks"
+
+    def __init__(
+        self,
+        source: str,
+        benchmark: str = "file_tasks",
+        form: Form | None = None,
+        columns: dict[str, str] | None = None,
+        roles: dict[str, str] | None = None,
+        definition: str = "",
+        category: str | None = None,
+        config: str | None = None,
+        split: str | None = None,
+    ) -> None:
+        self.source, self.name = source, benchmark
+        self.form, self.columns, self.roles = form, columns or {}, roles or {}
+        self.definition, self.category, self.config, self.split = definition, category, config, split
+        self._forms: dict[str, RowForm] = {}
+        if form is not None:
+            declared(form, self.columns, self.roles, definition)  # rejects wrong names before a file is read
+
+    def task_names(self, split: Split) -> list[str]:
+        """Names of the split's tasks; a task of two splits has its instances divided between them."""
+        if split not in get_args(Split):
+            raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
+        if not any(self._sources.values()):
+            lines = self.unread_lines()
+            raise ValueError(
+                f"no task in {self.source}{': ' + lines[0] if lines else ''}; expected files of rows "
+                f"({', '.join(SUFFIXES)}), in the folder or in train, validation and test"
+            )
+        return sorted(self._sources[split])
+
+    def unread_lines(self) -> list[str]:
+        """The files that are not read, and the form and the unread columns of those that are."""
+        sources = {name: source for tasks in self._sources.values() for name, source in tasks.items()}
+        lines = []
+        if (folder := Path(expanded(self.source))).is_dir():
+            read = [path for source in sources.values() for path in (Path(source.source), source.metadata) if path]
+            files = unread_files(folder, read)
+            lines = [unread_line(folder, files)] if files else []
+        names_of: dict[str, list[str]] = defaultdict(list)
+        for name, source in sorted(sources.items()):
+            form = self._form(name)
+            unread = unread_columns(form, islice(self._rows(source), ROWS_LOOKED_AT))
+            names_of[f"{form}{'; columns that are not read: ' + ', '.join(unread) if unread else ''}"].append(name)
+        return lines + [f"{some(names)}: the form of the rows is {form}" for form, names in names_of.items()]
+
+    def task(self, name: str) -> Task:
+        """Metadata of the task's JSON file, where there is one, and of the reader's arguments."""
+        with error_prefix(self.name, name):
+            source = self._source(name)
+            row = self._metadata(source)
+            definition = row.text("definition", default="") or self.definition
+            if self._form(name).conversations:
+                definition = ""  # the system turn of every conversation
+            level = _one_of(row, "instruction_level", InstructionLevel, default="task" if definition else "instance")
+            return Task(
+                benchmark=self.name,
+                name=name,
+                category=row.text("category", default=self.category or source.category),
+                definition=definition,
+                positive_examples=_demonstrations(row, "positive_examples"),
+                negative_examples=_demonstrations(row, "negative_examples"),
+                instruction_level=level,
+                parent=row.text("parent", default="") or None,
+                sources=row.texts("sources", default=()),
+                metric=_one_of(row, "metric", Metric, default="rouge_l"),
+                match=_one_of(row, "match", MatchRule, default="text"),
+                level="fully_supervised" if source.trained_apart else None,
+                licence=row.text("licence", default=""),
+            )
+
+    def examples(self, name: str) -> Iterator[Example]:
+        """Every row of the task; a column that is not read and begins late is a warning."""
+        with error_prefix(self.name, name):
+            form, source = self._form(name), self._source(name)
+            places: dict[str, str] = {}  # location by id
+            reported = set(form.read_columns())
+            for index, row in enumerate(self._rows(source)):
+                example = form.example(name, index, row)
+                if example.id in places:
+                    raise row.error(f"the id {example.id!r} is already used at {places[example.id]}; rename one")
+                places[example.id] = row.location
+                if (late := row.fields.keys() - reported) and index >= ROWS_LOOKED_AT:
+                    warnings.warn(f"{row.location}: columns that are not read: {some(sorted(late))}", stacklevel=2)
+                reported |= late
+                yield example
+
+    def fingerprint(self, name: str) -> str:
+        with error_prefix(self.name, name):
+            source = self._source(name)
+            digests = [source_digest(source.source, config=self.config, split=source.split)]
+            digests += [source_digest(str(source.metadata))] if source.metadata else []
+            read = f"{self.name} {READER_VERSION} {name} {self._form(name)!r} {' '.join(digests)}"
+            return hashlib.sha256(read.encode()).hexdigest()
+
+    @cached_property
+    def _sources(self) -> Sources:
+        return task_sources(self.source, self.split)
+
+    def _source(self, name: str) -> TaskSource:
+        return source_of(name, self._sources, self.source)
+
+    def _rows(self, source: TaskSource) -> Iterator[Row]:
+        return read_rows(source.source, config=self.config, split=source.split)
+
+    def _form(self, name: str) -> RowForm:
+        """The form of a task's rows, read once."""
+        if name not in self._forms:
+            source = self._source(name)
+            definition = self._metadata(source).text("definition", default="") or self.definition
+            if self.form is not None:
+                form = declared(self.form, self.columns, self.roles, definition)
+            elif (first := next(self._rows(source), None)) is not None:
+                form = recognised(first, self.columns, self.roles, definition)
+            else:
+                raise ValueError(f"{source.source} has no rows")
+            self._forms[name] = form
+        return self._forms[name]
+
+    def _metadata(self, source: TaskSource) -> Row:
+        path = source.metadata
+        if path is None:
+            return Row({}, source.source)
+        row = Row(read_json(path), str(path))
+        for key in row.fields:
+            if key not in TASK_FIELDS:
+                raise row.error(
+                    f"unknown field {key!r}; {nearest(key, TASK_FIELDS)}; fields are {', '.join(TASK_FIELDS)}"
+                )
+        return row
+
+
+def opened(benchmark: Benchmark | str) -> Benchmark:
+    """The reader itself, or the ``FileTasks`` of a path.
+
+    Raises:
+        ValueError: The text is neither a path of files nor a hub name.
+    """
+    if isinstance(benchmark, Benchmark):
+        return benchmark
+    from . import __all__ as readers
+
+    if not Path(expanded(benchmark)).exists() and "/" not in benchmark and not benchmark.lower().endswith(SUFFIXES):
+        raise ValueError(
+            f"no reader or file is called {benchmark!r}, {nearest(benchmark, readers)}; expected the name of a reader, "
+            f"or a file or folder of rows ({', '.join(SUFFIXES)})"
+        )
+    return FileTasks(benchmark)
+
+
+def _demonstrations(row: Row, key: str) -> tuple[Demonstration, ...]:
+    values = row.fields.get(key, [])
+    if not isinstance(values, list):
+        raise row.error(f"{key!r} should be a list of objects with input and output, got {kind(values)}")
+    demonstrations = []
+    for index, value in enumerate(values):
+        if not isinstance(value, Mapping):
+            raise row.error(f"{key!r}[{index}] should be an object with input and output, got {kind(value)}")
+        item = Row(value, f"{row.location}, {key!r}[{index}]")
+        demonstrations.append(
+            Demonstration(item.text("input"), item.text("output"), item.text("explanation", default=""))
+        )
+    return tuple(demonstrations)
+
+
+def _one_of(row: Row, key: str, kinds: Any, default: str) -> Any:
+    """The text of a field, which must be one of a Literal's values."""
+    value = row.text(key, default=default)
+    if value not in get_args(kinds):
+        raise row.error(f"{key!r} should be one of {', '.join(get_args(kinds))}, got {value!r}")
+    return value

@@ -1,0 +1,237 @@
+"""Known forms of a user's rows: recognised by their columns, and read as examples.
+
+::
+
+    input_output        {"input": "cat", "output": ["hat", "bat"]}            ours: also options, id, template
+    prompt_completion   {"prompt": "Rhyme cat:", "completion": "hat"}         texts, or lists of messages
+    alpaca              {"instruction": "Rhyme.", "input": "cat", "output": "hat"}
+    messages            {"messages": [{"role": "user", "content": "Hello"}, ...]}
+    sharegpt            {"conversations": [{"from": "human", "value": "Hello"}, ...]}
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ..data_files import parse_json
+from ..messages import nearest, some
+from ..schema import Example, Role, Turn
+from .conversations import MESSAGE_KEYS, ROLES, conversation, messages_of, turns_of
+from .rows import Row, holds_null
+
+Form = Literal["input_output", "prompt_completion", "alpaca", "messages", "sharegpt"]
+
+FIELDS: Mapping[Form, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "messages": (("messages",), ("system",)),
+    "sharegpt": (("conversations",), ("system",)),
+    "alpaca": (("instruction", "output"), ("input",)),
+    "prompt_completion": (("prompt", "completion"), ()),
+    "input_output": (("input", "output"), ("id", "options", "template")),
+}
+"""Required and optional fields of each form, in the order of recognition."""
+
+
+@dataclass(frozen=True)
+class RowForm:
+    """How the rows of a file become examples.
+
+    Args:
+        name: The form.
+        columns: Column of the file for each field of the form whose name differs.
+        roles: Names of the roles in the file's conversations.
+        strict: Whether a column that is not read is an error, since it may be a misspelt field.
+        definition: System turn of conversations without one; empty for none.
+    """
+
+    name: Form
+    columns: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, Role] = field(default_factory=lambda: ROLES)
+    strict: bool = False
+    definition: str = ""
+
+    @property
+    def conversations(self) -> bool:
+        """Whether every row is a conversation."""
+        return self.name in MESSAGE_KEYS
+
+    def column(self, name: str) -> str:
+        """The column that holds a field."""
+        return self.columns.get(name, name)
+
+    def read_columns(self) -> list[str]:
+        """The columns that are read, where a file has them."""
+        required, optional = FIELDS[self.name]
+        return [self.column(name) for name in (*required, *optional)]
+
+    def __str__(self) -> str:
+        renamed = ", ".join(f"{name} from {column!r}" for name, column in self.columns.items())
+        return f"{self.name} ({renamed})" if renamed else self.name
+
+    def example(self, task: str, index: int, row: Row) -> Example:
+        """The example of a row; a skipped one if the row holds none.
+
+        Raises:
+            ValueError: A field is missing or of another type; names file and row.
+        """
+        if self.strict:
+            self._reject_unread(row)
+        required, optional = FIELDS[self.name]
+        for name in required:
+            if _is_null(row.value(self.column(name))):
+                return Example(task, f"{task}-{index}", index, "", (), skipped=f"null in {self.column(name)!r}")
+        names = {name: self.column(name) for name in (*required, *optional) if self.column(name) in row.fields}
+        fields = {name: row.fields[column] for name, column in names.items()}
+        known = Row({name: value for name, value in fields.items() if not _is_null(value)}, row.location)
+        match self.name:
+            case "messages" | "sharegpt":
+                return self._conversation(task, index, known)
+            case "prompt_completion":
+                return self._completion(task, index, known)
+            case "alpaca":
+                parts = known.text("instruction"), known.text("input", default="")
+                text = "\n".join(part for part in parts if part.strip())
+                return Example(task, f"{task}-{index}", index, text, (known.text("output"),))
+            case "input_output":
+                return _example(task, index, known)
+
+    def _conversation(self, task: str, index: int, row: Row) -> Example:
+        (column,), _ = FIELDS[self.name]
+        turns = turns_of(messages_of(row, column), MESSAGE_KEYS[self.name], self.roles)
+        if turns and turns[0].role != "system" and (system := row.text("system", default="")):
+            turns = (Turn("system", system), *turns)
+        return conversation(task, index, turns, self.definition)
+
+    def _completion(self, task: str, index: int, row: Row) -> Example:
+        if isinstance(row.value("prompt"), str) and isinstance(row.value("completion"), str):
+            return Example(task, f"{task}-{index}", index, row.text("prompt"), (row.text("completion"),))
+        messages = [*messages_of(row, "prompt"), *messages_of(row, "completion")]
+        return conversation(task, index, turns_of(messages, MESSAGE_KEYS["messages"], self.roles), self.definition)
+
+    def _reject_unread(self, row: Row) -> None:
+        known = self.read_columns()
+        for column in row.fields:
+            if column not in known:
+                raise row.error(
+                    f"unknown field {column!r}; {nearest(column, known)}; fields are {', '.join(sorted(known))}; with "
+                    f"`form: {self.name}` other fields are not read, and reported"
+                )
+
+
+def recognised(first: Row, columns: Mapping[str, str], roles: Mapping[str, str], definition: str) -> RowForm:
+    """The form of a file by its first row.
+
+    Args:
+        first: The file's first row.
+        columns: Columns that the user maps to fields.
+        roles: Roles that the user maps to system, user or assistant.
+        definition: The task's instruction, the system turn of its conversations.
+
+    Raises:
+        ValueError: The columns are those of no known form.
+    """
+    present = {name for name in first.fields if name not in columns.values()} | set(columns)
+    for name, (required, _) in FIELDS.items():
+        if present.issuperset(required):
+            form, mapping = _by_messages(name, first, columns)
+            return declared(form, mapping, roles, definition, strict=form == "input_output" and not columns)
+    if "conversations" not in present and "messages" not in present and {"input", "output"} & present:
+        missing = next(name for name in ("input", "output") if name not in present)
+        raise first.error(f"no {missing!r}; {nearest(missing, first.fields)}; there are {some(list(first.fields))}")
+    raise first.error(
+        f"the columns {', '.join(first.fields)} are those of no known form ({_listed_forms()}); name the columns, e.g. "
+        "`columns: {input: question, output: answer}`"
+    )
+
+
+def declared(
+    form: Form, columns: Mapping[str, str], roles: Mapping[str, str], definition: str, *, strict: bool = False
+) -> RowForm:
+    """The form that the user names.
+
+    Raises:
+        ValueError: The form has no field of a mapped name, or a role is mapped to none of the three.
+    """
+    required, optional = FIELDS[form]
+    for name in columns:
+        if name not in (*required, *optional):
+            known = [*required, *optional]
+            raise ValueError(
+                f"columns: {form} has no field {name!r}; {nearest(name, known)}; fields are {', '.join(known)}"
+            )
+    for name, role in roles.items():
+        if role not in get_args(Role):
+            raise ValueError(f"roles: {name!r} should be one of {', '.join(get_args(Role))}, got {role!r}")
+    return RowForm(form, dict(columns), {**ROLES, **roles}, strict, definition)  # type: ignore[dict-item]
+
+
+def unread_columns(form: RowForm, rows: Iterable[Row]) -> list[str]:
+    """The columns of rows, and the keys of their messages, that are not read."""
+    read = set(form.read_columns())
+    unread: dict[str, None] = {}
+    for row in rows:
+        unread.update(dict.fromkeys(column for column in row.fields if column not in read))
+        if form.conversations:
+            (name,), _ = FIELDS[form.name]
+            column = form.column(name)
+            keys = (key for message in messages_of(row, column) for key in message.fields)
+            others = (key for key in keys if key not in MESSAGE_KEYS[form.name])
+            unread.update(dict.fromkeys(f"{column}[].{key}" for key in others))
+    return list(unread)
+
+
+def _by_messages(form: Form, first: Row, columns: Mapping[str, str]) -> tuple[Form, dict[str, str]]:
+    """The form of a conversation by the keys of its messages, since ``conversations`` may hold either."""
+    mapping = dict(columns)
+    if form not in MESSAGE_KEYS:
+        return form, mapping
+    (name,), _ = FIELDS[form]
+    column = mapping.pop(name, name)
+    keys = {key for message in messages_of(first, column) for key in message.fields}
+    fitting = [other for other, pair in MESSAGE_KEYS.items() if keys.issuperset(pair)]
+    if keys and not fitting:
+        raise first.error(
+            f"the messages in {column!r} have the keys {', '.join(sorted(keys))}; expected role and content, or from "
+            "and value"
+        )
+    actual: Form = "sharegpt" if fitting == ["sharegpt"] else "messages" if fitting else form
+    (actual_name,), _ = FIELDS[actual]
+    return actual, {**mapping, **({actual_name: column} if column != actual_name else {})}
+
+
+def _is_null(value: object) -> bool:
+    return not isinstance(value, list | tuple | Mapping) and holds_null(value)
+
+
+def _listed_forms() -> str:
+    return "; ".join(f"{form}: {', '.join(required)}" for form, (required, _) in FIELDS.items())
+
+
+def _example(task: str, index: int, row: Row) -> Example:
+    targets = row.texts("output")
+    options = _listed(row, "options")
+    if not targets or not all(target.strip() for target in targets):
+        raise row.error("'output' is empty; an example needs an answer")
+    if options and targets[0] not in options:
+        raise row.error(f"the answer {targets[0]!r} is none of the options {json.dumps(options, ensure_ascii=False)}")
+    if options and (len(set(options)) < len(options) or not all(option.strip() for option in options)):
+        raise row.error("'options' holds an option twice, or an empty one")
+    return Example(
+        task=task,
+        id=row.text("id", default="") or f"{task}-{index}",
+        index=index,
+        input=row.text("input"),
+        targets=targets,
+        template=row.text("template", default="") or None,
+        options=options,
+        answer=options.index(targets[0]) if options else None,
+    )
+
+
+def _listed(row: Row, key: str) -> tuple[str, ...]:
+    """The texts of a list, which a table holds as JSON."""
+    value = row.fields.get(key, ())
+    if isinstance(value, str):
+        listed = parse_json(value, f"{row.location}, {key!r}") if value.strip() else []
+        return Row({key: listed}, row.location).texts(key)
+    return row.texts(key, default=())

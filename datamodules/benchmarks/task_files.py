@@ -1,0 +1,134 @@
+"""Where a user's tasks are: one file, a folder of files, folders of splits, or a dataset; and their metadata files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from ..data_files import BYTE_ORDER_MARK, format_of, read_text, task_name_of
+from ..messages import MissingFiles, existing_folder, expanded, nearest
+from .benchmark import Split
+from .row_files import SUFFIXES, is_hub_name
+
+LIKE_SPLITS: Mapping[str, Split] = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""Files of a dataset that is one task, by their names."""
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Where the rows of a task are.
+
+    Args:
+        source: A file, a saved dataset, or a hub name.
+        split: Split of a dataset; None for a file.
+        trained_apart: Whether another file with the same form trains, so that the task is fully supervised.
+        category: Category of the task, if its files say nothing.
+    """
+
+    source: str
+    category: str
+    split: str | None = None
+    trained_apart: bool = False
+
+    @property
+    def metadata(self) -> Path | None:
+        """The file of the task's metadata; None if there is none."""
+        path = Path(self.source)
+        if self.split is not None or format_of(path) == ".json":
+            return None
+        about = path.with_name(f"{task_name_of(path)}.json")
+        return about if about.is_file() else None
+
+
+Sources = dict[Split, dict[str, TaskSource]]
+
+
+def task_sources(source: str, split: str | None) -> Sources:
+    """The tasks of each split, by name.
+
+    A file or a dataset without splits is one task, whose instances are divided between training and test.
+
+    Args:
+        source: A file, a folder, or a hub name.
+        split: Split of a dataset to read; None for the training split.
+
+    Raises:
+        MissingFiles: It does not exist.
+        ValueError: It holds no file of rows, or two files of one task.
+    """
+    path = Path(expanded(source))
+    if path.is_file():
+        return _both({task_name_of(path): TaskSource(str(path), task_name_of(path))})
+    if not path.is_dir():
+        if is_hub_name(source):
+            name = source.partition("@")[0].rpartition("/")[2]
+            return _both({name: TaskSource(source, name, split or "train")})
+        existing_folder(path if not format_of(path) else path.parent, f"files of rows ({', '.join(SUFFIXES)})")
+        raise MissingFiles(f"no file {path}")
+    if any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
+        return _both({path.name: TaskSource(str(path), path.name, split or "train")})
+    folders: Sources = {each: _files(path / each) for each in get_args(Split)}
+    if any(folders.values()):
+        return folders
+    files = _files(path)
+    if not files and (path / "data").is_dir():  # a copy of a hub dataset
+        return _both({path.name: TaskSource(str(path), path.name, split or "train")})
+    if files and set(files) <= set(LIKE_SPLITS):
+        return _splits_of_one_task(path, files)
+    return _both(files)
+
+
+def _both(tasks: dict[str, TaskSource]) -> Sources:
+    return {"train": tasks, "validation": {}, "test": tasks}
+
+
+def _splits_of_one_task(folder: Path, files: Mapping[str, TaskSource]) -> Sources:
+    """``train.jsonl`` and ``test.jsonl`` in a folder: one task, whose other splits are fully supervised."""
+    name = folder.resolve().name
+    sources: Sources = {each: {} for each in get_args(Split)}
+    for stem, file in files.items():
+        part = LIKE_SPLITS[stem]
+        apart = part != "train" and "train" in files
+        task = name if part == "train" else f"{name}_{stem}"
+        sources[part][task] = TaskSource(file.source, name, trained_apart=apart)
+    return sources
+
+
+def _files(folder: Path) -> dict[str, TaskSource]:
+    """The files of rows in a folder by task, in the order of their names."""
+    files: dict[str, TaskSource] = {}
+    for path in sorted(folder.glob("*")):
+        if path.is_file() and format_of(path) in SUFFIXES and not _describes(path) and not path.name.startswith("."):
+            if (name := task_name_of(path)) in files:
+                raise ValueError(f"{files[name].source} and {path} are both the task {name!r}; remove one")
+            files[name] = TaskSource(str(path), name)
+    return files
+
+
+def _describes(path: Path) -> bool:
+    """Whether a JSON file describes a task, as an object, instead of listing rows."""
+    return format_of(path) == ".json" and read_text(path).lstrip(BYTE_ORDER_MARK).lstrip().startswith("{")
+
+
+def source_of(name: str, sources: Sources, place: str) -> TaskSource:
+    """Where a task is; a task of two splits has equal files.
+
+    Raises:
+        MissingFiles: There is no such task.
+        ValueError: Two splits have different files of it.
+    """
+    listed = list({tasks[name].source: tasks[name] for tasks in sources.values() if name in tasks}.values())
+    if not listed:
+        available = [task for tasks in sources.values() for task in tasks]
+        raise MissingFiles(f"no file for it among {len(set(available))} in {place}; {nearest(name, available)}")
+    if len(listed) > 1 and len({Path(one.source).read_bytes() for one in listed}) > 1:
+        paths = ", ".join(one.source for one in listed)
+        raise ValueError(f"{paths} differ; a task in two splits needs equal files")
+    return listed[0]

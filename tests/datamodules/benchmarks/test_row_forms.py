@@ -1,0 +1,226 @@
+"""A user's files in every known form and format: what is read, reported, skipped and rejected."""
+
+import csv
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from crosstask.datamodules.benchmarks import FileTasks
+from crosstask.datamodules.schema import Example, Turn
+
+HELLO = (Turn("user", "Hello"), Turn("assistant", "Hi"))
+MESSAGES = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+SHAREGPT = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
+
+ROWS: dict[str, dict[str, Any]] = {
+    "input_output": {"input": "Hello", "output": "Hi"},
+    "prompt_completion": {"prompt": "Hello", "completion": "Hi"},
+    "alpaca": {"instruction": "Hello", "input": "", "output": "Hi"},
+    "messages": {"messages": MESSAGES},
+    "sharegpt": {"conversations": SHAREGPT},
+}
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match path.name.partition(".")[2]:
+        case "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        case "jsonl.gz":
+            path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+        case "json":
+            path.write_text(json.dumps(rows, indent=1))
+        case "csv":
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                for row in rows:
+                    writer.writerow({k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()})
+        case "tsv":
+            lines = [list(rows[0]), *([v if isinstance(v, str) else json.dumps(v) for v in r.values()] for r in rows)]
+            path.write_text("".join("\t".join(line) + "\n" for line in lines))
+        case "parquet":
+            datasets.Dataset.from_list(rows).to_parquet(path)
+        case "arrow":
+            datasets.Dataset.from_list(rows).save_to_disk(str(path.with_suffix("")))
+            next(path.with_suffix("").glob("*.arrow")).rename(path)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "json", "csv", "tsv", "parquet", "arrow"])
+@pytest.mark.parametrize("form", list(ROWS))
+def test_every_form_is_recognised_in_every_format(form: str, ending: str, tmp_path: Path) -> None:
+    reader = FileTasks(str(write(tmp_path / f"mine.{ending}", [ROWS[form], ROWS[form]])))
+    assert (reader.task_names("train"), reader.task_names("validation"), reader.task_names("test")) == (
+        ["mine"],
+        [],
+        ["mine"],
+    )
+    turns = HELLO if form in ("messages", "sharegpt") else ()
+    assert list(reader.examples("mine")) == [
+        Example("mine", f"mine-{index}", index, "Hello", ("Hi",), turns=turns) for index in (0, 1)
+    ]
+    assert reader.unread_lines() == [f"mine: the form of the rows is {form}"]
+
+
+def test_columns_are_mapped_and_the_others_reported(tmp_path: Path) -> None:
+    path = write(tmp_path / "qa.csv", [{"question": "Hello", "answer": "Hi", "source": "web", "id": "7"}])
+    with pytest.raises(ValueError, match=r"qa\.csv, line 2: the columns question, answer, source, id are those of no"):
+        FileTasks(str(path)).task("qa")
+    reader = FileTasks(str(path), columns={"input": "question", "output": "answer"})
+    assert [(e.input, e.targets, e.id) for e in reader.examples("qa")] == [("Hello", ("Hi",), "7")]
+    assert reader.unread_lines() == [
+        "qa: the form of the rows is input_output (input from 'question', output from 'answer'); "
+        "columns that are not read: source"
+    ]
+    assert reader.fingerprint("qa") != FileTasks(str(path), columns={"input": "answer", "output": "id"}).fingerprint(
+        "qa"
+    )
+    with pytest.raises(ValueError, match="input_output has no field 'inputs'; nearest: input"):
+        FileTasks(str(path), form="input_output", columns={"inputs": "question"})
+    with pytest.raises(ValueError, match=r"line 2: no 'questions'; nearest: question"):
+        list(
+            FileTasks(str(path), form="input_output", columns={"input": "questions", "output": "answer"}).examples("qa")
+        )
+
+
+def test_fields_of_messages_are_reported(tmp_path: Path) -> None:
+    rows = [{"messages": [{**MESSAGES[0], "name": "Bo"}, MESSAGES[1]], "source": "web", "system": "Be kind."}]
+    reader = FileTasks(str(write(tmp_path / "chat.jsonl", rows)))
+    assert reader.unread_lines()[0].endswith("messages; columns that are not read: source, messages[].name")
+    (example,) = reader.examples("chat")
+    assert example.turns == (Turn("system", "Be kind."), *HELLO)
+    assert example.input == "System: Be kind.\nUser: Hello"
+
+
+def test_a_column_that_begins_late_is_a_warning(tmp_path: Path) -> None:
+    rows = [ROWS["alpaca"]] * 1001 + [ROWS["alpaca"] | {"note": "late"}]
+    reader = FileTasks(str(write(tmp_path / "late.jsonl", rows)))
+    with pytest.warns(UserWarning, match=r"late\.jsonl, line 1002: columns that are not read: note"):
+        assert len(list(reader.examples("late"))) == 1002
+
+
+@pytest.mark.parametrize(
+    ("row", "input", "turns"),
+    [
+        ({"instruction": "Add.", "input": "1 1", "output": "Hi"}, "Add.\n1 1", ()),
+        ({"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}, "Hello", HELLO),
+        ({"messages": [*MESSAGES, MESSAGES[0]]}, "Hello", HELLO),  # a question without an answer
+        ({"conversations": MESSAGES}, "Hello", HELLO),
+        ({"messages": SHAREGPT}, "Hello", HELLO),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}, MESSAGES[1]]},
+            "Hello",
+            HELLO,
+        ),
+    ],
+)
+def test_published_variants_are_read(row: dict[str, Any], input: str, turns: tuple[Turn, ...], tmp_path: Path) -> None:
+    (example,) = FileTasks(str(write(tmp_path / "mine.jsonl", [row]))).examples("mine")
+    assert (example.input, example.targets, example.turns) == (input, ("Hi",), turns)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": []}, "an empty conversation"),
+        ({"messages": None}, "null in 'messages'"),
+        ({"messages": MESSAGES[:1]}, "a conversation without an assistant turn"),
+        ({"messages": [*MESSAGES, MESSAGES[1]]}, "a conversation whose user and assistant turns do not alternate"),
+        ({"messages": MESSAGES[1:]}, "a conversation whose user and assistant turns do not alternate"),
+    ],
+)
+def test_an_unusable_conversation_is_skipped_by_reason(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    first, second = FileTasks(str(write(tmp_path / "mine.jsonl", [ROWS["messages"], row]))).examples("mine")
+    assert (first.skipped, second.skipped) == ("", reason)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"messages": [{"role": "bot", "content": "Hi"}]}, "'messages'[0]: unknown role 'bot'; none has a similar"),
+        ({"messages": [{"role": "user"}]}, "'messages'[0]: no 'content'"),
+        ({"messages": [{"role": "user", "content": None}]}, "'messages'[0]: 'content' should be text, got NoneType"),
+        ({"messages": "Hello"}, "'messages': not valid JSON"),
+        ({"messages": ["Hello"]}, "'messages' should be a list of messages, got list ['Hello']"),
+        ({"conversations": SHAREGPT}, "no 'messages'"),
+    ],
+)
+def test_a_wrong_conversation_is_rejected_with_its_place(row: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", [ROWS["messages"], row])
+    with pytest.raises(ValueError, match=re.escape(f"{path}, line 2") + ".*" + re.escape(message)):
+        list(FileTasks(str(path)).examples("mine"))
+
+
+def test_roles_are_mapped(tmp_path: Path) -> None:
+    rows = [{"messages": [MESSAGES[0], {"role": "bot", "content": "Hi"}]}]
+    path = write(tmp_path / "mine.jsonl", rows)
+    (example,) = FileTasks(str(path), roles={"bot": "assistant"}).examples("mine")
+    assert example.turns == HELLO
+    with pytest.raises(ValueError, match="roles: 'bot' should be one of system, user, assistant, got 'robot'"):
+        FileTasks(str(path), form="messages", roles={"bot": "robot"})
+
+
+def test_a_definition_is_the_system_turn_of_conversations(tmp_path: Path) -> None:
+    reader = FileTasks(str(write(tmp_path / "mine.jsonl", [ROWS["messages"]])), definition="Be kind.")
+    (example,) = reader.examples("mine")
+    assert example.turns[0] == Turn("system", "Be kind.")
+    assert reader.task("mine").definition == ""  # nor a second time in a prompt
+
+
+def test_a_declared_form_leaves_other_columns_unread(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", [ROWS["input_output"] | {"source": "web"}])
+    with pytest.raises(ValueError, match=r"unknown field 'source'; .*with `form: input_output` other fields are not"):
+        list(FileTasks(str(path)).examples("mine"))
+    reader = FileTasks(str(path), form="input_output")
+    assert len(list(reader.examples("mine"))) == 1
+    assert "columns that are not read: source" in reader.unread_lines()[0]
+
+
+def test_a_table_holds_options_as_json(tmp_path: Path) -> None:
+    row = {"input": "Grass is", "output": "green", "options": ["blue", "green"]}
+    plain = {"input": "Sky", "output": "blue", "options": ""}
+    first, second = FileTasks(str(write(tmp_path / "mine.csv", [row, plain]))).examples("mine")
+    assert (first.options, first.answer, second.options) == (("blue", "green"), 1, ())
+
+
+def test_a_folder_of_files_and_a_folder_of_one_dataset(tmp_path: Path) -> None:
+    write(tmp_path / "many/a.csv", [ROWS["alpaca"]])
+    write(tmp_path / "many/b.jsonl", [ROWS["messages"]])
+    (tmp_path / "many/a.json").write_text('{"category": "Poems"}')
+    many = FileTasks(str(tmp_path / "many"))
+    assert many.task_names("train") == many.task_names("test") == ["a", "b"]
+    assert (many.task("a").category, many.task("b").category) == ("Poems", "b")
+
+    write(tmp_path / "one/train.jsonl", [ROWS["alpaca"]])
+    write(tmp_path / "one/test.jsonl", [ROWS["alpaca"]])
+    one = FileTasks(str(tmp_path / "one"))
+    assert (one.task_names("train"), one.task_names("test")) == (["one"], ["one_test"])
+    assert (one.task("one").level, one.task("one_test").level) == (None, "fully_supervised")
+    assert one.task("one").category == one.task("one_test").category == "one"
+
+
+def test_a_saved_dataset_is_read(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list([ROWS["messages"]])
+    rows.save_to_disk(str(tmp_path / "plain"))
+    datasets.DatasetDict({"train_sft": rows}).save_to_disk(str(tmp_path / "splits"))
+    for reader in (FileTasks(str(tmp_path / "plain")), FileTasks(str(tmp_path / "splits"), split="train_sft")):
+        (name,) = reader.task_names("train")
+        assert next(reader.examples(name)).turns == HELLO
+        assert reader.fingerprint(name)
+    with pytest.raises(ValueError, match="holds the splits train_sft; set `split`"):
+        list(FileTasks(str(tmp_path / "splits")).examples("splits"))
+
+
+def test_a_wrong_path_is_answered(tmp_path: Path, make_datamodule: Any) -> None:
+    write(tmp_path / "mine.jsonl", [ROWS["messages"]])
+    with pytest.raises(ValueError, match=r"no file .*my\.jsonl"):
+        FileTasks(str(tmp_path / "my.jsonl")).task_names("train")
+    with pytest.raises(ValueError, match="no reader or file is called 'FileTask', nearest: FileTasks"):
+        make_datamodule(benchmark="FileTask")
+    assert make_datamodule(benchmark=str(tmp_path / "mine.jsonl")).benchmark.task_names("train") == ["mine"]
