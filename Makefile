@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # A short spin before they sleep: without one, a quiet virtual machine trained 2.6 times slower.
 export GOMP_SPINCOUNT := 30000
 
-.PHONY: quickstart test test-distributed test-slurm lint types perf real-data clean
+.PHONY: quickstart test test-distributed test-slurm lint types docs dist perf real-data clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/crosstask toybench --folder runs/quickstart/toybench
@@ -40,6 +40,15 @@ types: $(VENV)/ready
 	mkdir -p .types && ln -sfn .. .types/crosstask
 	MYPYPATH=.types $(BIN)/mypy -p crosstask.datamodules -p crosstask.lightning_modules -p crosstask.callbacks -p crosstask.commands -m crosstask.cli
 
+docs: $(VENV)/ready  # the site, in build/site
+	$(BIN)/python -m pip install -q -e ".[docs]" -c constraints.txt
+	mkdir -p .types && ln -sfn .. .types/crosstask
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
+dist: $(VENV)/ready  # the files of a release, in dist
+	$(BIN)/python -m pip install -q -e ".[release]" -c constraints.txt
+	rm -rf dist && $(BIN)/python -m build -q --no-isolation && $(BIN)/twine check --strict dist/*
+
 perf: $(VENV)/ready
 	$(BIN)/pip install -q -e ".[perf]" -c constraints.txt
 	for script in perf/*.py; do $(BIN)/python $$script || exit 1; done
@@ -50,4 +59,4 @@ $(VENV)/ready: setup.cfg constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .types .mypy_cache .ruff_cache .pytest_cache runs
+	rm -rf $(VENV) .types .mypy_cache .ruff_cache .pytest_cache build dist runs
