@@ -1,4 +1,4 @@
-"""Pages of the site that no file in docs/ holds: the README, the commands, the API, and every source file that a page links.
+"""Pages of the site that no file in docs/ holds: README, commands, API, and every source file that a page links.
 
 Hooks of MkDocs (``mkdocs.yml``). Links are those of the repository, so that the same pages are read there.
 """
