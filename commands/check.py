@@ -1,22 +1,47 @@
-"""Check a run's data files: what is read, skipped and repeated, and what would stop a training.
+"""Check data files: what is read, skipped and repeated, and what would stop a training.
 
-The exit status is 1 where an error would stop `crosstask fit`. All options of `crosstask fit` are accepted, and those
-of the data are used.
+DATA is a file or a folder of your own tasks, or a dataset of the hub; with --config, the benchmark of a run is checked,
+and all options of `crosstask fit` are accepted. The exit status is 1 where an error would stop `crosstask fit`.
 
 Example:
+    crosstask check mine.jsonl
     crosstask check --config quickstart
 """
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..datamodules.visible_text import visible
+from .shared.function_command import run_function
 from .shared.run_settings import Settings, build_data, run_on_settings
+
+if TYPE_CHECKING:
+    from ..datamodules.benchmarks import Benchmark
 
 
 def run(words: Sequence[str]) -> None:
     """Check by the words of a command line."""
-    run_on_settings(check_run, words)
+    if words and not words[0].startswith("-"):
+        run_function(check_files, words)
+    else:
+        run_on_settings(check_run, words)
+
+
+def check_files(data: Sequence[str]) -> None:
+    """Check files of your own tasks, and print the result.
+
+    Args:
+        data: A file, a folder or a hub name.
+
+    Raises:
+        SystemExit: With the status 1, if an error would stop a training.
+    """
+    from ..datamodules.benchmarks.file_tasks import opened
+
+    if isinstance(data, str) or len(data) != 1:
+        raise ValueError(f"check takes one file or folder, got {data}")
+    print_check(opened(data[0]))
 
 
 def check_run(settings: Settings) -> None:
@@ -28,9 +53,18 @@ def check_run(settings: Settings) -> None:
     Raises:
         SystemExit: With the status 1, if an error would stop a training.
     """
+    print_check(build_data(settings).benchmark)
+
+
+def print_check(benchmark: "Benchmark") -> None:
+    """Print the result of a check.
+
+    Raises:
+        SystemExit: With the status 1, if there are errors.
+    """
     from ..datamodules.inspection.benchmark_check import check_benchmark
 
-    check = check_benchmark(build_data(settings).benchmark)
+    check = check_benchmark(benchmark)
     print(visible("\n".join(check.lines())))
     if check.errors:
         sys.exit(1)

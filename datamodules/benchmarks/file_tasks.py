@@ -146,6 +146,10 @@ class FileTasks(Benchmark):
                 reported |= late
                 yield example
 
+    def location(self, name: str, index: int) -> str:
+        """File and row of an example, by its index."""
+        return next(islice(self._rows(self._source(name)), index, None)).location
+
     def fingerprint(self, name: str) -> str:
         with error_prefix(self.name, name):
             source = self._source(name)

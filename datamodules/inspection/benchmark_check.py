@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..benchmarks import Benchmark
+from ..benchmarks.file_tasks import FileTasks
 from ..benchmarks.shared_sources import split_names
 from ..messages import some
 from ..rendering.tokenization import skip_reason
@@ -25,7 +26,7 @@ class TaskCheck:
         examples: Examples of its file.
         usable: Those that are not skipped.
         skipped: How many are skipped, by reason.
-        first: The row of the first one that is skipped, by reason, from 1.
+        first: Where the first one that is skipped is, by reason.
         repeated: Usable examples whose input occurs before in the task.
         error: The error with which reading the task ends; empty if there is none.
     """
@@ -35,7 +36,7 @@ class TaskCheck:
     examples: int = 0
     usable: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
-    first: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
     repeated: int = 0
     error: str = ""
 
@@ -97,7 +98,7 @@ class BenchmarkCheck:
         for task in self.tasks:
             for reason, count in task.skipped.most_common():
                 lines.append(
-                    f"skipped: {count:,} of {task.examples:,} in {task.name}, {reason}, first row {task.first[reason]}"
+                    f"skipped: {count:,} of {task.examples:,} in {task.name}, {reason}, first: {task.first[reason]}"
                 )
         return lines
 
@@ -143,7 +144,8 @@ def _check_task(benchmark: Benchmark, name: str, splits: tuple[str, ...], inputs
             check.examples += 1
             if reason := skip_reason(task, example):
                 check.skipped[reason] += 1
-                check.first.setdefault(reason, example.index + 1)
+                if reason not in check.first:
+                    check.first[reason] = _place(benchmark, example)
                 continue
             check.usable += 1
             key = input_key(task, example)
@@ -155,6 +157,13 @@ def _check_task(benchmark: Benchmark, name: str, splits: tuple[str, ...], inputs
         for key in here:
             inputs.setdefault(key, []).append(name)
     return check
+
+
+def _place(benchmark: Benchmark, example: Example) -> str:
+    """File and row of an example; the row alone where a reader has many files."""
+    if isinstance(benchmark, FileTasks):
+        return benchmark.location(example.task, example.index)
+    return f"row {example.index + 1}"
 
 
 def input_key(task: Task, example: Example) -> bytes:

@@ -48,8 +48,8 @@ def test_what_is_skipped_repeated_and_shared_is_counted_with_its_first_place() -
     lines = check.lines()
     assert lines[0] == "4 tasks (3 train, 2 test); 49 examples can be used"
     assert "1 data files are not read: 1 dev/*.jsonl" in lines
-    assert "skipped: 2 of 16 in train/a, the template does not apply, first row 14" in lines
-    assert "skipped: 1 of 16 in train/a, empty input, first row 13" in lines
+    assert "skipped: 2 of 16 in train/a, the template does not apply, first: row 14" in lines
+    assert "skipped: 1 of 16 in train/a, empty input, first: row 13" in lines
     assert "1 tasks have fewer than 10 usable examples: train/few (1)" in lines
     assert any(
         line.startswith("3 examples have the input of another example of their task: test/b, train/a") for line in lines

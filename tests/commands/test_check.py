@@ -1,0 +1,64 @@
+"""`crosstask check` on a user's own files: what is wrong is named with its place, and decides the exit status."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from crosstask.cli import main
+
+
+def chats(count: int) -> list[dict[str, list[dict[str, str]]]]:
+    return [
+        {"messages": [{"role": "user", "content": f"Hello {number}"}, {"role": "assistant", "content": "Hi"}]}
+        for number in range(count)
+    ]
+
+
+def write(path: Path, rows: list[object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_file_is_checked_by_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*chats(12), {"messages": []}, {"messages": None}]
+    main(["check", str(write(tmp_path / "mine.jsonl", rows))])
+    shown = capsys.readouterr().out
+    assert shown.startswith("1 tasks (1 train, 1 test); 12 examples can be used\n")
+    assert "the form of the rows is messages" in shown
+    assert "skipped: 1 of 14 in mine, " in shown
+    assert "first: " in shown
+    assert "mine.jsonl, line 13" in shown
+
+
+def test_a_broken_line_is_named_and_is_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path / "data/train/good.jsonl", list(chats(12)))
+    bad = write(tmp_path / "data/train/bad.jsonl", list(chats(3)))
+    bad.write_text(bad.read_text() + '{"messages": [{"role": "user"\n')
+    with pytest.raises(SystemExit) as end:
+        main(["check", str(tmp_path / "data")])
+    assert end.value.code == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "bad.jsonl, line 4" in last
+
+
+def test_test_examples_that_train_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"input": f"question {number}", "output": "answer"} for number in range(12)]
+    write(tmp_path / "data/train/mine.jsonl", list(rows))
+    write(tmp_path / "data/test/held.jsonl", [*rows[:3], *({"input": f"new {n}", "output": "a"} for n in range(9))])
+    (tmp_path / "data/notes.csv.bak.csv").write_text("a,b\n")
+    main(["check", str(tmp_path / "data")])
+    shown = capsys.readouterr().out
+    assert "duplicates: 3 test examples of held have the input of a training example of mine, e.g. held-0" in shown
+    assert "data files in" in shown
+    with pytest.raises(ValueError, match="no reader or file is called 'nothing'"):
+        main(["check", "nothing"])
+
+
+def test_the_benchmark_of_a_run(toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = f'{{"class_path": "NaturalInstructions", "init_args": {{"folder": "{toybench}"}}}}'
+    words = ["--data", "InstructionTuningDataModule", "--data.benchmark", benchmark, "--data.tokenizer", "none"]
+    main(["check", *words])
+    assert " examples can be used" in capsys.readouterr().out
