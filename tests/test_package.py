@@ -40,6 +40,7 @@ ORDER = {
         "splits",
         "rendering",
         "benchmarks",
+        "downloads",
         "toybench",
         "storage",
         "mixture",

@@ -10,7 +10,7 @@ from typing import NamedTuple
 COMMANDS = Path(__file__).parents[1]
 GROUPS = {
     "Train and evaluate": ("fit", "validate", "test", "predict", "chat", "sweep"),
-    "Data": ("check", "inspect", "prepare", "describe", "decontaminate", "tokenizer", "toybench"),
+    "Data": ("download", "check", "inspect", "prepare", "describe", "decontaminate", "tokenizer", "toybench"),
     "Scorer": ("samples", "adapt", "select", "classify", "scaling"),
     "Instruction optimization": ("splits",),
     "Inspect": ("plan", "report", "export", "replay", "doctor"),

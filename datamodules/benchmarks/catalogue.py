@@ -205,8 +205,8 @@ class Catalogue(Benchmark):
         patterns = {
             path
             for dataset in self.datasets().values()
-            for alternatives in dataset.files.values()
-            for files in alternatives
+            for split in get_args(Split)
+            for files in self._alternatives(dataset, split)
             for path in files.paths
         }
         read = [match for path in patterns for match in _matches(folder, path)]
@@ -235,13 +235,17 @@ class Catalogue(Benchmark):
         )
 
     def _files(self, name: str, folder: Path) -> Files | None:
-        for files in self.datasets()[name].files.get(self.split, ()):
+        for files in self._alternatives(self.datasets()[name], self.split):
             if all(_matches(folder, path) for path in files.paths):
                 return files
         return None
 
     def _expected(self, name: str) -> list[str]:
         return [" + ".join(files.paths) for files in self.datasets()[name].files.get(self.split, ())]
+
+    def _alternatives(self, dataset: Dataset, split: Split) -> tuple[Files, ...]:
+        """The files of a split, last the hub's rows as ``crosstask download`` writes them."""
+        return (*dataset.files.get(split, ()), Files((f"{dataset.name}/{split}.jsonl",)))
 
     def _root(self) -> Path | None:
         return existing_folder(Path(self.folder), f"the files of {self.name}") if self.folder else None

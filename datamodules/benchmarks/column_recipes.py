@@ -6,6 +6,7 @@
       title: {from: passage, before: " -- "}              the text before the first " -- "
       text: {from: [answer.en, en], replace: [["_", " "]]}  the first path that the row has; regular expressions
       concepts: {from: concepts, join: ", "}              a list as one text
+      targets: {from: label, named: {"0": "no", "1": "yes"}}    a number as the text that it stands for
 
 Steps are done in the order in which they are written. ``data/flan_datasets.yaml`` has the recipes of FLAN's datasets.
 """
@@ -137,6 +138,13 @@ def _rounded(value: Any, digits: int, row: Row) -> str:
         raise row.error(f"expected a number to make a column from, got {kind(value)}") from error
 
 
+def _named(value: Any, names: Mapping[str, str], row: Row) -> str:
+    """The name of a value, e.g. of a label's number."""
+    if str(value) not in names:
+        raise row.error(f"expected one of {', '.join(names)} to make a column from, got {kind(value)}")
+    return names[str(value)]
+
+
 def _pattern(value: Any, pattern: str, row: Row) -> Any:
     """A pattern with the value as ``{value}`` and the row's columns; of each text of a list."""
     if isinstance(value, list):
@@ -156,6 +164,7 @@ STEPS: Mapping[str, Callable[[Any, Any, Row], Any]] = {
     "pattern": _pattern,
     "replace": _replace,
     "round": _rounded,
+    "named": _named,
     "strip": lambda value, _, row: _text(value, row).strip(),
     "until": _until,
 }

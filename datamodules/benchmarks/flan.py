@@ -42,7 +42,7 @@ from .flan_datasets import (
 )
 from .rows import Row, error_prefix
 from .taxonomy import shipped_taxonomy
-from .template_rows import RowSource, template_rows, template_rows_digest
+from .template_rows import RowSource, files_of_rows, template_rows, template_rows_digest
 
 READER_VERSION = 2
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -79,6 +79,8 @@ class FLAN(Benchmark):
         cap: Most rows of a task, drawn at random, since files may be sorted by label; FLAN and OPT-IML use 30,000.
             None: all.
         prompts: Whether a row is rendered with one template or with all.
+        rows_folder: Instead of `rows`: a folder with the files ``<split>/<task>.jsonl``, as ``crosstask download``
+            writes them. Datasets without a file are left out and reported.
         seed: Seed of the choices of rows and templates.
     """
 
@@ -92,8 +94,11 @@ class FLAN(Benchmark):
         inverted: bool = False,
         cap: int | None = 30_000,
         prompts: Literal["one", "all"] = "one",
+        rows_folder: str = "",
         seed: int = 0,
     ) -> None:
+        if rows is not None and rows_folder:
+            raise ValueError("rows and rows_folder both name the rows: set one of them")
         if prompts not in ("one", "all"):
             raise ValueError(f"prompts must be 'one' or 'all', got {prompts!r}")
         if cap is not None and cap <= 0:
@@ -101,12 +106,28 @@ class FLAN(Benchmark):
         if split not in get_args(Split):
             raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
         self.path = Path(expanded(templates))
-        self.rows = dict(rows) if rows is not None else _rows_of_hub(split)
+        self._configured, self.rows_folder = rows, expanded(rows_folder)
         self.split, self.inverted, self.cap, self.prompts, self.seed = split, inverted, cap, prompts, seed
 
     def task_names(self, split: Split) -> list[str]:
         """All tasks, under the split that is read; the rules of a split hold out FLAN's clusters."""
         return sorted(self.rows) if split == self.split else []
+
+    @cached_property
+    def rows(self) -> dict[str, FlanRows]:
+        """The sources by task; by default those of every dataset of FLAN in this split."""
+        if self._configured is not None:
+            return dict(self._configured)
+        of_hub = _rows_of_hub(self.split)
+        if not self.rows_folder:
+            return of_hub
+        files = files_of_rows(self.rows_folder, self.split)
+        return {name: FlanRows(source=files[name]) for name in of_hub if name in files}
+
+    def left_out(self) -> Mapping[str, str]:
+        """Datasets of FLAN without a file in `rows_folder`."""
+        names = _rows_of_hub(self.split) if self.rows_folder else {}
+        return {name: f"no rows in {self.rows_folder}" for name in names if name not in self.rows}
 
     def task(self, name: str) -> Task:
         with error_prefix(self.name, name):

@@ -29,7 +29,7 @@ from .digests import file_digest
 from .jinja_templates import DoesNotApply, MissingColumn, PromptTemplate, RenderedPrompt
 from .rows import Row, error_prefix
 from .taxonomy import shipped_taxonomy
-from .template_rows import RowSource, template_rows, template_rows_digest
+from .template_rows import RowSource, files_of_rows, template_rows, template_rows_digest
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -60,6 +60,8 @@ class PromptSource(Benchmark):
         split: The datasets' split to read from the hub, under which the tasks are listed.
         prompts: Whether a row is rendered with one template or with all.
         without: Names of templates to leave out, by task.
+        rows_folder: Instead of `rows`: a folder with the files ``<split>/<task>.jsonl``, as ``crosstask download``
+            writes them. Datasets without a file are left out and reported.
         seed: Seed of the choice of templates, and of random choices within templates.
     """
 
@@ -73,8 +75,11 @@ class PromptSource(Benchmark):
         split: Split = "train",
         prompts: Literal["one", "all"] = "one",
         without: dict[str, list[str]] | None = None,
+        rows_folder: str = "",
         seed: int = 0,
     ) -> None:
+        if rows is not None and rows_folder:
+            raise ValueError("rows and rows_folder both name the rows: set one of them")
         if prompts not in ("one", "all"):
             raise ValueError(f"prompts must be 'one' or 'all', got {prompts!r}")
         if split not in get_args(Split):
@@ -82,17 +87,23 @@ class PromptSource(Benchmark):
         self.folder = Path(expanded(templates))
         self.original_task, self.split, self.prompts, self.seed = original_task, split, prompts, seed
         self.without = dict(without or {})
-        self._configured = rows
+        self._configured, self.rows_folder = rows, expanded(rows_folder)
 
     def task_names(self, split: Split) -> list[str]:
         """All tasks, under the split that is read; PromptSource has no split of tasks."""
         return sorted(self._rows) if split == self.split else []
 
     def left_out(self) -> Mapping[str, str]:
-        """Datasets without a template of the original task, where no `rows` name the tasks."""
-        if self._configured is not None or not self.original_task:
+        """Datasets without a template of the original task, or without a file in `rows_folder`."""
+        if self._configured is not None:
             return {}
-        return {name: "no template of the original task" for name in self._folders if name not in self._rows}
+        left_out = {name: "no template of the original task" for name in self._folders if name not in self.datasets()}
+        return left_out | {name: f"no rows in {self.rows_folder}" for name in self.datasets() if name not in self._rows}
+
+    def datasets(self) -> Mapping[str, tuple[str, str]]:
+        """Hub dataset and configuration (empty for the only one) of every task that has a template to use."""
+        files = {name: _read_templates(path) for name, path in self._folders.items()}
+        return {name: (file.dataset, file.subset or "") for name, file in files.items() if self._usable(file)}
 
     def task(self, name: str) -> Task:
         with error_prefix(self.name, name):
@@ -176,8 +187,10 @@ class PromptSource(Benchmark):
         """The sources by task; by default the hub dataset of every folder that has a template to use."""
         if self._configured is not None:
             return dict(self._configured)
-        names = [name for name, path in self._folders.items() if self._usable(_read_templates(path))]
-        return {name: RowSource(split=self.split) for name in names}
+        if not self.rows_folder:
+            return {name: RowSource(split=self.split) for name in self.datasets()}
+        files = files_of_rows(self.rows_folder, self.split)
+        return {name: RowSource(source=files[name], split=self.split) for name in self.datasets() if name in files}
 
     def _usable(self, file: "_TemplateFile") -> list["_Template"]:
         return [template for template in file.templates if template.original_task or not self.original_task]

@@ -49,7 +49,9 @@ def _dataset(
     """
     alternatives = split_files(files, read)
     if flan:
-        alternatives["train"] = (*alternatives.get("train", ()), Files((f"flan_cot/{flan}_train.tsv",), flan_cot_rows))
+        # The hub's rows, as `crosstask download` writes them, have all columns: they come before FLAN's table.
+        original = (*alternatives.get("train", ()), Files((f"{name}/train.jsonl",)))
+        alternatives["train"] = (*original, Files((f"flan_cot/{flan}_train.tsv",), flan_cot_rows))
     return Dataset(
         name=name,
         category="Reasoning",

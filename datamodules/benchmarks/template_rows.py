@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..messages import MissingFiles, expanded, kind
+from ..messages import MissingFiles, existing_folder, expanded, kind
 from .dataset_forms import FORMS
 from .digests import source_digest
 from .row_files import read_rows
@@ -55,6 +55,19 @@ def template_rows(source: RowSource, name: str, config: str | None = None) -> It
 def template_rows_digest(source: RowSource, name: str, config: str | None = None) -> str:
     """A digest of the source's rows before adaptation; the reader adds its settings."""
     return source_digest(source.source or name, config=source.config or config, split=source.split)
+
+
+def files_of_rows(folder: str, split: str) -> dict[str, str]:
+    """The files of a split by task: ``<folder>/<split>/<task>.jsonl``, as ``crosstask download`` writes them.
+
+    Raises:
+        MissingFiles: There is no such folder, or it holds no file.
+    """
+    root = existing_folder(Path(folder) / split, "a .jsonl file of rows for each task")
+    files = {path.name.removesuffix(".jsonl"): str(path) for path in sorted(root.glob("*.jsonl"))}
+    if not files:
+        raise MissingFiles(f"{root} holds no .jsonl file of rows; `crosstask download` fills it")
+    return files
 
 
 def adapted(row: Row, source: RowSource) -> Row:

@@ -1,0 +1,52 @@
+"""Obtain collections into a data folder, by git or from the Hugging Face hub, and explain what is placed by hand.
+
+The folder is what CROSSTASK_DATA names. Every part appears whole or not at all; an interrupted download resumes, and
+files that were placed by hand are kept. docs/data.md lists the collections.
+
+Example:
+    crosstask download super_natural_instructions flan reasoning --to ~/crosstask_data
+    crosstask download opt_iml --to ~/crosstask_data --dry_run
+    export CROSSTASK_DATA=~/crosstask_data
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from .shared.function_command import run_function
+
+
+def run(words: Sequence[str]) -> None:
+    """Download by the words of a command line."""
+    run_function(download_collections, words)
+
+
+def download_collections(
+    collections: list[str], to: str, dry_run: bool = False, verify: bool = False, sources: str = ""
+) -> None:
+    """Obtain collections into a data folder.
+
+    Args:
+        collections: Names of collections; opt_iml for all of them.
+        to: The data folder.
+        dry_run: Whether to only list sources, sizes, licences and targets.
+        verify: Whether to compare what was obtained earlier with its recorded digests.
+        sources: Table of sources of your own, in the format of the shipped one (datamodules/downloads/sources.py).
+    """
+    from ..datamodules.downloads.downloading import chosen, download, listing
+    from ..datamodules.downloads.sources import read_sources
+    from ..datamodules.messages import expanded
+
+    wanted = chosen(collections, read_sources(sources))
+    if dry_run:
+        print("\n".join(listing(wanted)))
+        return
+    outcomes = []
+    for outcome in download(wanted, Path(expanded(to)), verify=verify):
+        print(outcome, flush=True)
+        outcomes.append(outcome)
+    counts = Counter(outcome.status for outcome in outcomes)
+    summary = ", ".join(f"{number} {status}" for status, number in counts.items())
+    print(f"{summary}; export CROSSTASK_DATA={to}")
+    if counts["failed"]:
+        raise ValueError(f"{counts['failed']} of {len(outcomes)} parts were not obtained, for the reasons above")

@@ -1,0 +1,120 @@
+"""Collections into a data folder: every part is obtained whole, or reported with the reason why not."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from ..messages import nearest, some
+from .git_files import fetch_git
+from .hub_rows import fetch_hub
+from .placed_files import PartFolder
+from .sources import Collection, GitPart, HandPart, HubPart, Part, TemplateRowsPart
+from .template_parts import template_parts
+
+Status = Literal["placed", "complete", "kept", "by hand", "failed"]
+"""Obtained now, obtained earlier, placed by a person, to be placed by a person, or not obtained."""
+
+
+class Outcome(NamedTuple):
+    """What became of one part.
+
+    Args:
+        collection: Name of its collection.
+        part: Its name.
+        status: What became of it.
+        message: Where it is, what to do, or what went wrong.
+    """
+
+    collection: str
+    part: str
+    status: Status
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.collection}/{self.part}: {self.status}: {self.message}"
+
+
+def chosen(names: Sequence[str], sources: Mapping[str, Collection]) -> list[Collection]:
+    """The collections of these names; all of OPT-IML Bench for ``opt_iml``.
+
+    Raises:
+        ValueError: There is no such collection.
+    """
+    if unknown := [name for name in names if name not in sources and name != OPT_IML]:
+        raise ValueError(
+            f"no collection {unknown[0]!r}; {nearest(unknown[0], [*sources, OPT_IML])}; there are "
+            f"{', '.join(sources)}, and {OPT_IML} for all that OPT-IML trains and evaluates"
+        )
+    if not names:
+        raise ValueError(f"name at least one collection; there are {', '.join(sources)}, and {OPT_IML}")
+    return [sources[name] for name in sources if name in names or OPT_IML in names]
+
+
+OPT_IML = "opt_iml"
+"""Name that stands for all collections."""
+
+
+def download(collections: Iterable[Collection], folder: Path, *, verify: bool = False) -> Iterator[Outcome]:
+    """Obtain the parts of collections one after the other, and report each.
+
+    Args:
+        collections: What to obtain.
+        folder: Data folder.
+        verify: Whether to read what was obtained earlier and compare its digests.
+    """
+    for collection in collections:
+        for part in collection.parts:
+            yield from _outcomes(collection.name, part, folder, verify)
+
+
+def _outcomes(collection: str, part: Part, folder: Path, verify: bool) -> Iterator[Outcome]:
+    try:
+        if isinstance(part, TemplateRowsPart):
+            for dataset in template_parts(part, folder):
+                yield from _outcomes(collection, dataset, folder, verify)
+        else:
+            yield Outcome(collection, part.name, *_obtain(part, PartFolder(folder, collection, part), verify))
+    except ValueError as error:
+        yield Outcome(collection, part.name, "failed", str(error))
+
+
+def _obtain(part: Part, place: PartFolder, verify: bool) -> tuple[Status, str]:
+    targets = some(list(part.targets), len(part.targets))
+    if isinstance(part, HandPart):
+        if missing := [target for target in part.targets if not (place.folder / target).exists()]:
+            return (
+                "by hand",
+                f"{part.how} ({part.by_hand}; licence: {part.licence}). Place {some(missing)} below the folder",
+            )
+        return "kept", targets
+    record = place.record()
+    if record is not None and place.finish(record):
+        if verify:
+            place.require_unchanged(record)
+        return "complete", targets
+    if record is not None:
+        place.require_gone(record)
+    if record is None and all((place.folder / target).exists() for target in part.targets):
+        return "kept", f"{targets} (placed by hand: not compared with {part.origin})"
+    revision = record.revision if record is not None else ""
+    if isinstance(part, GitPart):
+        files = fetch_git(part, place.unfinished)
+        licence = place.unfinished / "repository" / part.licence_file
+        if part.licence_file:
+            files[f"licences/{place.path.parent.name}-{part.name}.txt"] = licence
+        placed = place.place(place.free_targets(files), part.commit)
+        return "placed", f"{targets}: {len(placed.files)} files of {part.origin}"
+    if isinstance(part, HubPart):
+        rows = fetch_hub(part, place.unfinished, revision)
+        place.place({part.to: rows.path}, rows.revision, rows.rows)
+        return "placed", f"{targets}: {rows.kept} of {rows.rows} rows of {part.origin} @ {rows.revision[:12]}"
+    raise AssertionError(f"no such kind of part: {part}")
+
+
+def listing(collections: Iterable[Collection]) -> Iterator[str]:
+    """A line for every part: licence, size, source and targets."""
+    for collection in collections:
+        yield f"{collection.name} ({collection.title}), read by {collection.reader}"
+        for part in collection.parts:
+            size = f"{part.megabytes:g} MB" if part.megabytes is not None else "size not measured"
+            yield f"  {part.name}: {part.origin} -> {some(list(part.targets))}; {size}; licence: {part.licence}"

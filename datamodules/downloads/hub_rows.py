@@ -1,0 +1,164 @@
+"""Rows of a hub dataset as JSONL, from the parquet files that the hub makes of every public dataset.
+
+No code of a dataset is run, and ``huggingface_hub`` resumes interrupted files and verifies them. The commit that a
+branch stands for is recorded, so that the same rows are obtained again.
+"""
+
+import heapq
+import random
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..benchmarks.row_files import file_rows
+from ..benchmarks.rows import Row
+from ..messages import some
+from .row_output import made_columns, write_rows
+from .sources import HubPart
+
+
+class FetchedRows(NamedTuple):
+    """Rows that were written.
+
+    Args:
+        path: The JSONL file.
+        revision: Commit of the dataset.
+        rows: Rows of the split.
+        kept: Rows written.
+    """
+
+    path: Path
+    revision: str
+    rows: int
+    kept: int
+
+
+def fetch_hub(part: HubPart, staging: Path, revision: str = "") -> FetchedRows:
+    """Write the part's rows into `staging`.
+
+    Args:
+        part: What to obtain.
+        staging: Folder of unfinished files.
+        revision: Commit of an earlier download, in place of the part's revision.
+
+    Raises:
+        ValueError: The dataset, configuration, split or a column does not exist, access is not granted, there is no
+            connection, or the number of rows is another.
+    """
+    snapshot = _snapshot(part, revision or part.revision)
+    files = parquet_files(part, snapshot)
+    counts = {"rows": 0}
+    path = staging / Path(part.to).name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = write_rows(path, converted(part, _counted(files, counts)))
+    if part.rows is not None and counts["rows"] != part.rows:
+        path.unlink()
+        raise ValueError(
+            f"{part.origin}: {counts['rows']} rows, and there were {part.rows} when the table was written, so upstream "
+            "has changed; look at its history, and set `rows` or an older `revision` in a table of your own (--sources)"
+        )
+    return FetchedRows(path, snapshot.name, counts["rows"], kept)
+
+
+def parquet_files(part: HubPart, snapshot: Path) -> list[Path]:
+    """The files of the configuration and split; ``partial-`` marks the beginning of a dataset above 5 GB."""
+    for prefix in ("", "partial-"):
+        files = sorted(snapshot.glob(f"{part.config or '*'}/{prefix}{part.split}/{part.parquet}"))
+        configs = sorted({file.parent.parent.name for file in files})
+        if len(configs) > 1 and part.config != "*":
+            raise ValueError(f"{part.origin}: the dataset has the configurations {some(configs)}: set `config` to one")
+        if files:
+            return files
+    raise ValueError(f"{part.origin}: no such configuration and split; there are {some(_splits(part, snapshot.name))}")
+
+
+def _splits(part: HubPart, revision: str) -> list[str]:
+    """Configurations and splits that the hub has, e.g. ``aidayago2/train``."""
+    from huggingface_hub import HfApi
+
+    files = HfApi().list_repo_files(part.hub, repo_type="dataset", revision=revision)
+    return sorted({str(Path(file).parent) for file in files if file.endswith(".parquet")})
+
+
+def converted(part: HubPart, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    """The records to write: columns made, rows skipped, merged, and drawn as the part says."""
+    kept = (row for row in rows if not _skipped(part, row))
+    records: Iterable[dict[str, Any]] = (_record(part, index, row) for index, row in enumerate(kept))
+    if part.merged:
+        records = _merged(records)
+    return iter(records) if part.most is None else _drawn(records, part.most, part.to)
+
+
+def _record(part: HubPart, index: int, row: Row) -> dict[str, Any]:
+    if not part.columns and not part.one_of:
+        return dict(row.fields)
+    # A string seeds the same numbers in every Python.
+    recipes = random.Random(f"{part.to} {index}").choice(part.one_of) if part.one_of else part.columns
+    return made_columns(row, recipes)
+
+
+def _skipped(part: HubPart, row: Row) -> bool:
+    return any(re.search(pattern, row.text(column)) for column, pattern in part.skip.items())
+
+
+def _merged(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    targets: dict[str, list[str]] = {}
+    for record in records:
+        new = record["targets"] if isinstance(record["targets"], list) else [record["targets"]]
+        targets.setdefault(record["inputs"], []).extend(new)
+    return ({"inputs": inputs, "targets": texts} for inputs, texts in targets.items())
+
+
+def _drawn(records: Iterable[dict[str, Any]], most: int, seed: str) -> Iterator[dict[str, Any]]:
+    """At most `most` records in their order, drawn at random; the others are not kept in memory."""
+    rng = random.Random(seed)
+    keyed = ((rng.random(), index, record) for index, record in enumerate(records))
+    smallest = heapq.nsmallest(most, keyed, key=lambda item: item[:2])
+    return (record for _, _, record in sorted(smallest, key=lambda item: item[1]))
+
+
+def _counted(files: Iterable[Path], counts: dict[str, int]) -> Iterator[Row]:
+    for file in files:
+        for row in file_rows(file):
+            counts["rows"] += 1
+            yield row
+
+
+def _snapshot(part: HubPart, revision: str) -> Path:
+    """Folder of the dataset's files in the hub's cache; its name is the commit."""
+    from huggingface_hub import snapshot_download  # takes a second to import
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    patterns = [f"{part.config or '*'}/{prefix}{part.split}/{part.parquet}" for prefix in ("", "partial-")]
+    try:
+        folder = snapshot_download(part.hub, repo_type="dataset", revision=revision, allow_patterns=patterns)
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{part.origin}: access is asked for on https://huggingface.co/datasets/{part.hub}; accept the licence "
+            f"({part.licence}) there, log in with `hf auth login`, and run the command again"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"{part.origin}: no such dataset on the hub, or it is private; if it was renamed, correct `hub` in a table "
+            "of your own (--sources)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ValueError(
+            f"{part.origin}: no revision {revision!r}: the hub has made no parquet files of it, or its history was "
+            "rewritten; set another `revision` in a table of your own (--sources)"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
+            raise  # a full disk
+        raise ValueError(
+            f"{part.origin}: no connection to the hub ({type(error).__name__}); "
+            "run the command again: what arrived is kept"
+        ) from error
+    return Path(folder)

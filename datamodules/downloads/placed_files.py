@@ -1,0 +1,157 @@
+"""Files that a download places below the data folder, whole, and the record of what it placed.
+
+::
+
+    data/.downloads/bbh/tasks.json          where the files came from, and size and digest of each
+    data/.downloads/bbh/tasks.unfinished/   what an interrupted download left; readers never look here
+
+The record is written when all files of a part are in the unfinished folder, and then these are renamed. So a file
+without a record was placed by hand, and is never replaced; a record whose files are missing is completed or repeated.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..data_files import read_json
+from ..messages import some
+from ..whole_files import write_whole
+from .sources import Part
+
+RECORDS = ".downloads"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What was placed.
+
+    Args:
+        origin: Where it came from.
+        licence: Its licence when it was obtained.
+        revision: Commit of the repository or dataset.
+        rows: Rows of a dataset; 0 for files.
+        targets: Files and folders that were placed.
+        files: Size in bytes and SHA-256 of every file, by path below the data folder.
+    """
+
+    origin: str
+    licence: str
+    revision: str
+    rows: int = 0
+    targets: tuple[str, ...] = ()
+    files: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+
+class PartFolder:
+    """The record and the unfinished files of one part.
+
+    Args:
+        folder: Data folder.
+        collection: Name of the collection.
+        part: The part.
+    """
+
+    def __init__(self, folder: Path, collection: str, part: Part) -> None:
+        self.folder, self.part = folder, part
+        self.path = folder / RECORDS / collection / f"{part.name}.json"
+        self.unfinished = self.path.with_suffix(".unfinished")
+
+    def record(self) -> Record | None:
+        """The record of an earlier download; None if there is none."""
+        if not self.path.is_file():
+            return None
+        content = read_json(self.path)
+        files = {path: (int(size), str(digest)) for path, (size, digest) in content.pop("files").items()}
+        return Record(**{**content, "targets": tuple(content["targets"]), "files": files})
+
+    def missing(self, record: Record) -> list[str]:
+        """Recorded files that are not there or have another size."""
+        paths = {path: self.folder / path for path in record.files}
+        sizes = {path: file.stat().st_size if file.is_file() else -1 for path, file in paths.items()}
+        return [path for path, (size, _) in record.files.items() if sizes[path] != size]
+
+    def changed(self, record: Record) -> list[str]:
+        """Recorded files that are missing or whose content is another."""
+        missing = self.missing(record)
+        present = {path: self.folder / path for path in record.files if path not in missing}
+        return missing + [path for path, file in present.items() if _sha256(file) != record.files[path][1]]
+
+    def free_targets(self, files: Mapping[str, Path]) -> dict[str, Path]:
+        """The files whose target does not exist; existing ones were placed by hand and are kept."""
+        return {target: file for target, file in files.items() if not (self.folder / target).exists()}
+
+    def place(self, files: Mapping[str, Path], revision: str, rows: int = 0) -> Record:
+        """Record finished files and rename each to its target."""
+        ready = self.unfinished / "ready"
+        shutil.rmtree(ready, ignore_errors=True)
+        for target, file in files.items():
+            (ready / target).parent.mkdir(parents=True, exist_ok=True)
+            file.rename(ready / target)
+        contents = {
+            str(file.relative_to(ready)): (file.stat().st_size, _sha256(file))
+            for file in sorted(ready.rglob("*"))
+            if file.is_file()
+        }
+        earlier = self.record()
+        kept = (
+            {}
+            if earlier is None
+            else {path: earlier.files[path] for path in earlier.files if (self.folder / path).exists()}
+        )
+        record = Record(
+            origin=self.part.origin,
+            licence=self.part.licence,
+            revision=revision,
+            rows=rows,
+            targets=tuple(dict.fromkeys([*(earlier.targets if earlier else ()), *files])),
+            files=kept | contents,
+        )
+        write_whole(self.path, json.dumps(asdict(record), indent=1) + "\n")
+        self.finish(record)
+        return record
+
+    def finish(self, record: Record) -> bool:
+        """Rename recorded files that an interrupted download left; whether all are then in their places."""
+        for target in record.targets:
+            waiting, place = self.unfinished / "ready" / target, self.folder / target
+            if waiting.exists() and not place.exists():
+                place.parent.mkdir(parents=True, exist_ok=True)
+                waiting.rename(place)
+        if left := self.missing(record):
+            return not left
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        return True
+
+    def require_gone(self, record: Record) -> None:
+        """Check that a part whose files are missing can be obtained again without replacing a file.
+
+        Raises:
+            ValueError: Some of its files are there.
+        """
+        missing = [Path(path) for path in self.missing(record)]
+        incomplete = [target for target in record.targets if any(path.is_relative_to(target) for path in missing)]
+        if left := [target for target in incomplete if (self.folder / target).exists()]:
+            raise self._changed_error(list(map(str, missing)), left)
+
+    def require_unchanged(self, record: Record) -> None:
+        """Check the digests of all recorded files.
+
+        Raises:
+            ValueError: A file was changed or removed after the download.
+        """
+        if changed := self.changed(record):
+            raise self._changed_error(changed, list(record.targets))
+
+    def _changed_error(self, changed: list[str], targets: list[str]) -> ValueError:
+        return ValueError(
+            f"{some(changed, len(changed))} changed after the download, or was removed; remove "
+            f"{some(targets, len(targets))} below {self.folder} and run the command again"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,35 @@
+"""Rows as JSONL files, with the columns that recipes make."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..benchmarks.column_recipes import Recipe, with_columns
+from ..benchmarks.rows import Row
+from ..whole_files import whole_file
+
+
+def made_columns(row: Row, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
+    """The columns that recipes make of a row, and no others.
+
+    Raises:
+        ValueError: The row lacks a column that a recipe reads; the error names the nearest ones.
+    """
+    made = with_columns(row, recipes)
+    for column, recipe in recipes.items():
+        if column not in made.fields:
+            paths = [recipe["from"]] if isinstance(recipe["from"], str) else recipe["from"]
+            row.value(paths[0].split(".")[0])
+            raise row.error(f"nothing at {' or '.join(paths)}, which {column!r} is made from")
+    return {column: made.fields[column] for column in recipes}
+
+
+def write_rows(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Write a record a line, and return their number; dates are written as text."""
+    number = 0
+    with whole_file(path) as output:
+        for record in records:
+            output.write(json.dumps(record, ensure_ascii=False, default=str) + "\n")
+            number += 1
+    return number

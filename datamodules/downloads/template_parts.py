@@ -1,0 +1,61 @@
+"""The hub datasets under the templates of FLAN and PromptSource, as parts of their own: one for each task and split."""
+
+from pathlib import Path
+
+from ..benchmarks.flan_datasets import flan_datasets
+from ..benchmarks.promptsource import PromptSource
+from ..messages import MissingFiles
+from .sources import HubPart, TemplateRowsPart
+
+FLAN_LARGE = 1_000_000
+"""Rows that FLAN reads of a parallel corpus; the first file of the hub has about as many."""
+
+
+def template_parts(part: TemplateRowsPart, folder: Path) -> list[HubPart]:
+    """The parts of a collection's rows.
+
+    Args:
+        part: The part that stands for them.
+        folder: Data folder; PromptSource's templates are read there.
+
+    Raises:
+        ValueError: PromptSource's templates are not there yet.
+    """
+    return _flan(part) if part.rows_of == "flan" else _promptsource(part, folder)
+
+
+def _flan(part: TemplateRowsPart) -> list[HubPart]:
+    return [
+        HubPart(
+            name=f"{task}-{split}",
+            licence=part.licence,
+            hub=dataset.source,
+            config=dataset.config or "",
+            split=dataset.splits[split],  # type: ignore[index]  # names of splits
+            to=f"{part.to}/{split}/{task}.jsonl",
+            parquet="0000.parquet" if dataset.rows else "*.parquet",
+        )
+        for task, dataset in flan_datasets().items()
+        for split in part.splits
+        if dataset.source and split in dataset.splits
+    ]
+
+
+def _promptsource(part: TemplateRowsPart, folder: Path) -> list[HubPart]:
+    templates = folder / "promptsource" / "templates"
+    try:
+        tasks = PromptSource(str(templates)).datasets()
+    except MissingFiles as error:
+        raise ValueError(f"the rows are those of the templates, which come first: {error}") from error
+    return [
+        HubPart(
+            name=f"{task}-{split}",
+            licence=part.licence,
+            hub=dataset,
+            config=subset,
+            split=split,
+            to=f"{part.to}/{split}/{task}.jsonl",
+        )
+        for task, (dataset, subset) in tasks.items()
+        for split in part.splits
+    ]
