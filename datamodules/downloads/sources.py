@@ -8,7 +8,7 @@
       reader: BigBenchHard
       parts:
         - {name: tasks, licence: MIT, git: https://github.com/..., commit: 9ee0..., files: {bbh: bbh/bbh}}
-        - {name: cb, licence: CC0, hub: owner/name, split: train, to: t5/cb/train.jsonl, columns: {inputs: {from: text}}}
+        - {name: cb, licence: CC0, hub: owner/name, to: t5/cb/train.jsonl, columns: {inputs: {from: text}}}
         - {name: form, licence: LDC, by_hand: https://..., how: Fill in the form, files: {a.csv: story_cloze/a.csv}}
 """
 
