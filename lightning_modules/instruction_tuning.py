@@ -26,7 +26,7 @@ from .evaluation.generation import Decoding, answer_batch, prompt_seed
 from .evaluation.generation_scores import GenerationScores
 from .evaluation.likelihood import score_option_batch
 from .evaluation.metrics import Scores
-from .evaluation.option_scores import Score
+from .evaluation.option_scores import Score, score_of
 from .evaluation.weights_digest import weights_digest
 from .generation_settings import end_tokens, set_generation_settings
 from .hyperparameters import as_group
@@ -63,7 +63,8 @@ class InstructionTuningModule(PlannedTraining):
             device or under ddp; with attention sdpa and one document a row.
         decoding: How prompts are answered at evaluation, greedily by default; the first of several answers is scored.
         score: How the options of an example are compared, where the datamodule ranks them: by their log-likelihood
-            (sum), its mean over tokens or bytes, or by pmi, which needs the datamodule's unconditional prompt.
+            (sum), its mean over tokens or bytes, or by pmi, which needs the datamodule's unconditional prompt. A
+            mapping of patterns of task names compares them by task, as GPT-3 does; the first match counts.
         rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it;
             both read a to z and digits only, and unicode reads all scripts.
         seed: Decides what dropout drops, and sampled answers.
@@ -82,7 +83,7 @@ class InstructionTuningModule(PlannedTraining):
         lora: LoRA | None = None,
         prefix: Prefix | None = None,
         decoding: Decoding = Decoding(),  # noqa: B008 - frozen
-        score: Score = "sum",
+        score: Score | dict[str, Score] = "sum",
         rouge: Rouge = "exact",
         seed: int = 0,
     ) -> None:
@@ -297,7 +298,8 @@ class InstructionTuningModule(PlannedTraining):
         scores = score_option_batch(self.language_model, batch)
         pairs = zip(batch.ranked, scores, strict=True)
         return [
-            Answer.chosen(ranked.example, options, *options.best(self.score), self.rouge) for ranked, options in pairs
+            Answer.chosen(ranked.example, options, *options.best(score_of(self.score, ranked.example.task)), self.rouge)
+            for ranked, options in pairs
         ]
 
     def _check_kind(self, batch: Batch) -> None:

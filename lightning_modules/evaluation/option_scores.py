@@ -1,12 +1,30 @@
 """Scores of a prompt's options from their log-likelihoods, and the choice of the best one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple, get_args
 
 Score = Literal["sum", "token_mean", "byte_mean", "pmi"]
 """How options are compared, the four ways of Brown et al. (arXiv 2005.14165, section 2.4): by log-likelihood (as
 OPT-IML), by its mean over tokens or UTF-8 bytes, or by pointwise mutual information with the prompt."""
+
+
+def score_of(score: Score | Mapping[str, Score], task: str) -> Score:
+    """How the options of a task are compared: of a mapping, by the first pattern that matches its name.
+
+    >>> score_of({"opt/arc_*": "pmi", "*": "token_mean"}, "opt/piqa")
+    'token_mean'
+
+    Raises:
+        ValueError: No pattern matches.
+    """
+    if isinstance(score, str):
+        return score
+    for pattern, kind in score.items():
+        if fnmatchcase(task, pattern):
+            return kind
+    raise ValueError(f"score has no pattern for the task {task!r}, only {', '.join(score)}; end it with '*': sum")
 
 
 class OptionScores(NamedTuple):

@@ -24,6 +24,7 @@ RUN: dict[str, tuple[int, int, list[int]]] = {
     "cappy_eleven": (8, 11, [0]),
     "mmlu": (57, 57, [0, 5]),
     "opt_tasks": (8, 14, [0, 32]),
+    "opt_tasks_gpt3": (8, 14, [0, 32]),
     "promptsource": (8, 12, [0, 5]),
     "super_natural_instructions_119": (80, 119, [0]),
     "super_natural_instructions_44": (28, 44, [0, 2, 5]),
