@@ -123,7 +123,7 @@ def weights_folder(weights: str) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise ValueError(
             f"{weights} has no *.safetensors, which sharded strategies read by slices: write them once with "
-            f"AutoModel.from_pretrained({weights!r}).save_pretrained(FOLDER), and set `pretrained` to FOLDER"
+            f"AutoModel.from_pretrained(NAME).save_pretrained(FOLDER), and set `pretrained` to FOLDER"
         )
     return folder
 
