@@ -186,6 +186,6 @@ def _duplicates(
                 trained.update(names)
                 ids.append(example.id)
         if ids:
-            names = tuple(name for name, _ in trained.most_common())
-            duplicates.append(Duplicates(check.name, names, len(ids), ids[0]))
+            of_training = tuple(name for name, _ in trained.most_common())
+            duplicates.append(Duplicates(check.name, of_training, len(ids), ids[0]))
     return duplicates
