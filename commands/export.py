@@ -2,6 +2,7 @@
 
 The folder is loaded by ``AutoModelForCausalLM.from_pretrained``. Checkpoints of every layout are read: a file, a folder
 of shards, a folder of DeepSpeed. Adapters are merged into the weights; a prefix is written alone, as peft writes it.
+Learned instructions are written beside the model, into the folder learned_instructions.
 
 With --push, the folder gets a model card (README.md) from the files of its run: data, licences, settings, scores.
 Read it before you publish: --dry_run writes it, lists the files, and uploads nothing. The hub's token is that of

@@ -7,8 +7,9 @@ import torch
 from ..datamodules.rendering.tokenization import load_tokenizer
 from .adapters import adapted_model, merged_weights, prefixed_model
 from .generation_settings import published_settings
+from .instructions.stored_instructions import FOLDER, write_instructions
 from .prefixes import save_prefix
-from .sharding.checkpoint_weights import checkpoint_weights
+from .sharding.checkpoint_weights import checkpoint_weights, instruction_values
 from .sharding.checkpoints import KEY, checkpoint_extras
 from .sharding.safetensors_folder import empty_model, write_weights
 
@@ -17,6 +18,9 @@ def write_checkpoint_folder(
     checkpoint: Path, folder: Path, *, tokenizer: str | None = None, dtype: str | None = None
 ) -> None:
     """Write a checkpoint's model and tokenizer; adapters are merged, and a prefix is written alone, as peft writes it.
+
+    Learned instructions are written into the folder learned_instructions: their values, and as JSON their tasks and the
+    texts of the chosen exemplars.
 
     Args:
         checkpoint: A file, a folder of shards or a folder of DeepSpeed.
@@ -46,3 +50,5 @@ def write_checkpoint_folder(
         weights = merged_weights(adapted_model(extras["architecture"], extras["adapters"], dict(weights), where))
     write_weights(weights, like, folder, dtype=None if dtype is None else getattr(torch, dtype))
     saved_tokenizer.save_pretrained(folder)
+    if "instruction" in extras and (values := instruction_values(checkpoint)):
+        write_instructions(folder / FOLDER, extras["instruction"], values)

@@ -7,7 +7,10 @@ import lightning as L
 
 from ..datamodules.finite_values import require_finite_weights
 from .adapters import merged_weights
+from .instructed_training import InstructedTraining
 from .instruction_tuning import InstructionTuningModule
+from .instructions.stored_instructions import FOLDER as LEARNED
+from .instructions.stored_instructions import write_instructions
 from .prefixes import save_prefix
 from .scorer import ScorerModule
 from .sharding.safetensors_folder import empty_copy, whole_tensors, write_weights
@@ -32,13 +35,15 @@ def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> 
     write_weights(tensors, empty_copy(model), folder)
     tokenizer: Any = module.tokenizer
     tokenizer.save_pretrained(folder)
+    _export_instructions(module, folder)
 
 
 def export_huggingface(module: L.LightningModule, folder: Path) -> None:
     """Save a module's model and tokenizer with transformers.
 
     The attention that packed the rows is a matter of training and not part of the folder; adapters are added to the
-    weights they stand beside, and a prefix is written alone, as peft writes it.
+    weights they stand beside, and a prefix is written alone, as peft writes it. Learned instructions are written into
+    the folder learned_instructions.
     """
     if not isinstance(module, InstructionTuningModule | ScorerModule):
         raise ValueError(f"only a module around a model of transformers can be exported, got {type(module).__name__}")
@@ -54,3 +59,11 @@ def export_huggingface(module: L.LightningModule, folder: Path) -> None:
     else:
         module.model.save_pretrained(folder)
     module.tokenizer.save_pretrained(folder)
+    _export_instructions(module, folder)
+
+
+def _export_instructions(module: L.LightningModule, folder: Path) -> None:
+    """Write learned instructions, which exist in training, beside the model."""
+    if isinstance(module, InstructedTraining) and module.instruction is not None and module.instruction.state_dict():
+        values = module.instruction.state_dict()
+        write_instructions(folder / LEARNED, module.described_instruction(), values)

@@ -26,29 +26,28 @@ from ..datamodules.bilevel.presets import Preset, choices
 from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
 from ..datamodules.hub_names import pinned
 from ..datamodules.packing.replicas import replicas
-from .hypergradients import Diagnostics, Hypergradient, Method, Vector, average_over_replicas
+from .hypergradients import Diagnostics, Hypergradient, Method
 from .hypergradients.parameter_vectors import cosine, norm
 from .hypergradients.passes import averaged, gradients, resharded, zeros_where_none
 from .hyperparameters import as_group
-from .instruction_tuning import InstructionTuningModule
+from .instructed_training import InstructedTraining
 from .instructions.fit_checks import reject_low_precision, reject_strategy, reject_trainer, require_agreement
-from .instructions.instructed_loss import instructed_loss, reader, run_as_forward
-from .instructions.instruction_kinds import InstructionSettings, build_instruction
-from .instructions.learnable_instructions import Extractor, Instruction, LearnableInstruction
+from .instructions.instructed_loss import reader
+from .instructions.instruction_kinds import InstructionSettings
+from .instructions.learnable_instructions import Extractor
 from .instructions.outer_level import OuterLevel
 from .instructions.outer_methods import OuterSettings, outer_method
 from .instructions.outer_report import outer_numbers, outer_warnings
 from .models import Network
 from .optimization import Optimization, clipped_share
-from .sharding.checkpoints import KEY
 from .step_guard import optimizer_tensors
-from .target_loss import LossSum, target_loss
+from .target_loss import target_loss
 
 STATE = "instruction_optimization"
 """Key in a checkpoint of phi's optimizer, its schedule and the counters, which Lightning does not save."""
 
 
-class InstructionOptimizationModule(InstructionTuningModule):
+class InstructionOptimizationModule(InstructedTraining):
     """A language model (theta) trained behind learnable instructions (phi), which are trained to generalize to tasks.
 
     Evaluation answers prompts with the model alone: learnable instructions exist only in training. The trainer's
@@ -125,56 +124,23 @@ class InstructionOptimizationModule(InstructionTuningModule):
         self.method = outer_method(self.outer, self.choices, inner_steps=inner_steps, compiled=self.network.compile)
         self.preset, self.inner_steps, self.clip = preset, inner_steps, clip
         self.instruction_settings = replace(settings, exemplar_padding=self.choices.exemplar_padding)
-        self.instruction: LearnableInstruction | None = None
+        self.instruction = None
         self.outer_level: OuterLevel | None = None
-        self._theta: list[Parameter] = []
         self._restored: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
         """Reject a training in which the instruction would never move, before a model is built."""
         super().setup(stage)
-        learned = self.instruction_settings.kind not in ("none", "first_exemplar")
-        if stage == "fit" and learned and self.total_steps < self.inner_steps:
+        if stage == "fit" and self.instruction_settings.learns and self.total_steps < self.inner_steps:
             raise ValueError(
                 f"total_steps (trainer.max_steps) = {self.total_steps} are fewer than inner_steps = "
                 f"{self.inner_steps}: phi would never move"
             )
 
-    def configure_model(self) -> None:
-        """Build the model, and in training the learnable instruction; a second call does nothing."""
-        super().configure_model()
-        if self.instruction is None and self._fits:
-            self.add_instruction(len(self.trainer.datamodule.inner_tasks))  # type: ignore[attr-defined]
-
-    def add_instruction(self, tasks: int) -> None:
-        """Build the learnable instruction for so many inner tasks; the model must be built."""
-        assert self.tokenizer is not None
-        self.instruction = build_instruction(
-            self.instruction_settings, self.language_model, tasks=tasks, vocabulary=len(self.tokenizer)
-        )
-
-    @property
-    def theta(self) -> list[Parameter]:
-        """The inner parameters: the language model's."""
-        if self._theta:
-            return self._theta
-        return [parameter for parameter in self.language_model.parameters() if parameter.requires_grad]
-
-    @property
-    def phi(self) -> list[Parameter]:
-        """The outer parameters: the learnable instruction's."""
-        return list(self._learned.parameters())
-
     @property
     def outer_step(self) -> int:
         """Steps that phi has made."""
         return 0 if self.outer_level is None else self.outer_level.steps
-
-    @property
-    def _learned(self) -> LearnableInstruction:
-        if self.instruction is None:
-            raise RuntimeError("the learnable instruction exists only in training: fit builds it")
-        return self.instruction
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Theta's optimizer and schedule; Lightning does not see phi's, so that it counts only theta's steps."""
@@ -253,6 +219,9 @@ class InstructionOptimizationModule(InstructionTuningModule):
         optimizer.step()  # type: ignore[union-attr]
         # Before the schedule sets the learning rate of another step.
         last_gradients = [parameter.grad for parameter in theta]
+        if not length or not self._optimizer.param_groups[0]["lr"]:
+            cause = "its learning rate is 0" if length else "its gradient is 0"
+            rank_zero_warn(f"a step of theta moved nothing, since {cause}: the hypergradient is that of the same theta")
         method = None if then_phi is None else then_phi.current_method(self._optimizer, theta, last_gradients)
         optimizer.zero_grad()  # type: ignore[union-attr]
         schedule.step()  # type: ignore[union-attr]
@@ -266,12 +235,15 @@ class InstructionOptimizationModule(InstructionTuningModule):
         assert outer is not None
         if level.measures_noise:
             similarity = cosine(*(self._hypergradient(level, method, batch, half).gradients for half in halves(outer)))
-            self._log({"train/hypergradient_cosine": similarity})
+            self._log_outer({"train/hypergradient_cosine": similarity})
         result = self._hypergradient(level, method, batch, outer, calibrate=level.calibrates)
         self._require_finite_outer_step(result.diagnostics)
         joint = self.choices.clipping == "joint"
         length = result.diagnostics.hypergradient_norm
+        rate = level.optimizer.param_groups[0]["lr"]
         level.step(result, share=clipped_share(length, largest=self.clip) if joint else 1.0)
+        for warning in outer_warnings(result.diagnostics, self.method.name, rate=rate):
+            rank_zero_warn(warning)
         self._log_phi(result, batch)
 
     def _require_finite_outer_step(self, diagnostics: Diagnostics) -> None:
@@ -300,49 +272,34 @@ class InstructionOptimizationModule(InstructionTuningModule):
         except FloatingPointError as error:  # from reduced values: on every replica
             self.guard.stop(self, {"hypergradient": nan}, str(error))
 
-    def _inner_loss(self, batch: InnerBatch) -> Tensor:
-        """This replica's part of the mean over all target tokens, scaled so that the replicas' mean is that mean."""
-        model, rows = self.language_model, batch.rows
-        self._check_kind(rows)
-
-        def instructed() -> LossSum:
-            instruction: Instruction = self._learned(batch.inputs, reader(model))
-            return instructed_loss(model, instruction, rows)
-
-        loss = run_as_forward(model, instructed)
-        return loss.sum / max(rows.step_targets, 1) * replicas(self.attached_trainer).size
-
     def _outer_loss(self, rows: LanguageRows) -> Tensor:
         """The same for rows with human-written instructions, which do not depend on phi."""
         loss = target_loss(self.language_model, rows, packed=self.packed)
         return loss.sum / max(rows.step_targets, 1) * replicas(self.attached_trainer).size
 
     def _log_phi(self, result: Hypergradient, batch: BilevelBatch) -> None:
-        outer_loss = tensor(result.diagnostics.outer_loss, device=self.device)
-        self._log({"train/outer_loss": outer_loss}, prog_bar=True)
-        self._log({**outer_numbers(result.diagnostics), "train/outer_step": float(self.outer_step)})
-        for warning in outer_warnings(result.diagnostics, self.method.name):
-            rank_zero_warn(warning)
+        [outer_loss] = self._reduce([tensor([result.diagnostics.outer_loss], device=self.device)])
+        self._log({"train/outer_loss": outer_loss[0]}, prog_bar=True, logger=False)
+        values = {**outer_numbers(result.diagnostics), "train/outer_step": float(self.outer_step)}
         if isinstance(self.instruction, Extractor):
             with no_grad():
-                share = self.instruction.share_of_last(
-                    (batch.curvature or batch.inner).inputs, reader(self.language_model)
+                inputs = (batch.curvature or batch.inner).inputs
+                values["train/last_exemplar_share"] = self.instruction.share_of_last(
+                    inputs, reader(self.language_model)
                 )
-            self._log({"train/last_exemplar_share": share})
+        self._log_outer(values, outer_loss=outer_loss.item())
 
-    def _log(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False) -> None:
-        """Log means over replicas."""
-        several = replicas(self.trainer).size > 1
-        self.log_dict(values, prog_bar=prog_bar, sync_dist=several, batch_size=1)
-
-    def _reduce(self, tensors: Vector) -> Vector:
-        return average_over_replicas(tensors) if replicas(self.trainer).size > 1 else tensors
+    def _log_outer(self, values: Mapping[str, float], *, outer_loss: float | None = None) -> None:
+        """Log values at this step of phi alone: Lightning would repeat them at every theta step until the next."""
+        self._log(values, logger=False)
+        loss = {} if outer_loss is None else {"train/outer_loss": outer_loss}
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**values, **loss}, step=self.trainer.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self.outer_level is not None:
             checkpoint[STATE] = self.outer_level.state_dict()
-            checkpoint[KEY]["inner_tasks"] = len(self.trainer.datamodule.inner_tasks)  # type: ignore[attr-defined]
 
     def saved_tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from super().saved_tensors()
@@ -351,11 +308,7 @@ class InstructionOptimizationModule(InstructionTuningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if not self._fits:  # phi exists only in training
-            weights = checkpoint.get("state_dict", {})
-            for name in [name for name in weights if name.startswith("instruction.")]:
-                del weights[name]
-        elif STATE in checkpoint:
+        if self._fits and STATE in checkpoint:
             if self.trainer.strategy.restore_checkpoint_after_setup:  # sharded: the optimizers are there already
                 assert self.outer_level is not None
                 self.outer_level.load_state_dict(checkpoint[STATE])

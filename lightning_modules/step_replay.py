@@ -10,18 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..datamodules.finite_values import names_not_finite
-from .instruction_optimization import InstructionOptimizationModule
-from .instruction_tuning import InstructionTuningModule
 from .planned_training import PlannedTraining
-from .scorer import ScorerModule
-from .sharding.checkpoint_weights import module_weights
-from .sharding.checkpoints import KEY, checkpoint_extras
+from .restored_modules import restored_module
 from .step_dumps import BATCHES, WEIGHTS, StepFault, read_batches, read_fault
 from .step_guard import gradient_norm
-
-MODULES: dict[str, type[PlannedTraining]] = {
-    kind.__name__: kind for kind in (InstructionTuningModule, InstructionOptimizationModule, ScorerModule)
-}
 
 
 @dataclass(frozen=True)
@@ -117,16 +109,7 @@ def _weights(folder: Path, fault: StepFault, weights: Path | None) -> Path:
 
 def _module(fault: StepFault, weights: Path) -> PlannedTraining:
     """The module of a dump with its weights, as in training."""
-    if fault.module not in MODULES:
-        raise ValueError(f"a step of {', '.join(MODULES)} can be replayed, and this one is of {fault.module}")
-    extras = checkpoint_extras(weights)
-    module = MODULES[fault.module](**extras["hyper_parameters"])
-    module.configure_model()
-    if isinstance(module, InstructionOptimizationModule) and "inner_tasks" in extras[KEY]:
-        module.add_instruction(extras[KEY]["inner_tasks"])
-    unknown = module.load_state_dict(dict(module_weights(weights)), strict=False).unexpected_keys
-    if unknown:
-        raise ValueError(f"{weights} does not fit {fault.module}: it has {unknown[0]}")
+    module = restored_module(fault.module, weights)
     dtypes = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
     return module.to(dtypes.get(fault.precision, next(module.parameters()).dtype)).train()
 

@@ -25,7 +25,7 @@ from ..rendering.prompts import PromptForm, rendering_rng
 from ..schema import CausalBatch, Prompt, Seq2SeqBatch, TokenizedExample
 from ..storage.preparation import Preparation
 from .bilevel_report import BilevelDescription, BilevelReport, LevelTasks, TaskInstances, fewer_demonstrations
-from .exemplars import ExemplarPools, InstructionInputs, encode_exemplars, encode_pairs, pair_texts
+from .exemplars import ExemplarPools, InstructionInputs, encode_exemplars, encode_pairs, exemplar_texts, pair_texts
 from .level_instances import Instance, Shuffled, instances_of
 
 LanguageRows = CausalBatch | Seq2SeqBatch
@@ -226,6 +226,17 @@ class BilevelPlan:
         prompts = [self._render(form, tasks, instance, epoch=0) for instance in instances]
         rows = self._rows(prompts, Replicas(), reserve=self.text.reserve if inner else 0)
         return rows, self._inputs(instances, prompts) if inner else None
+
+    def exemplar_texts(self) -> list[list[str]]:
+        """The exemplars of each inner task, "" for a blank; empty if there are none or every instance has others."""
+        pools = self.text.pools
+        if pools is None or pools.of != "task":
+            return []
+        numbered = self.text.numbered
+        return [
+            ["" if e is None else "".join(exemplar_texts(e, numbered=numbered)) for e in pools.of_task(examples)]
+            for _, examples in self.inner
+        ]
 
     def _outer_batch(self, first: int, here: Replicas) -> LanguageRows:
         drawn = [self._outer_order.at(first + row) for row in range(self.outer_rows)]

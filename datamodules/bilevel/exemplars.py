@@ -83,17 +83,29 @@ class ExemplarPools:
         An excluded instance is replaced by one that is not drawn, or else by the first others again.
         """
         example = examples[index]
-        key = (self.seed, "exemplars", example.task, example.id if self.of == "instance" else "")
-        order = list(range(len(examples)))
-        random.Random(hashlib.sha256(repr(key).encode()).digest()).shuffle(order)
+        order = self._order(example, len(examples))
         chosen = list(islice(cycle(order), self._real))
         if self.exclude_self:
             own = answered_texts(example)
             usable = [i for i in order if own.isdisjoint(answered_texts(examples[i]))]
             others = cycle([i for i in usable if i not in chosen] + [i for i in usable if i in chosen])
             chosen = [i if i in usable else next(others) for i in chosen]
-        blank: list[Example | None] = [None] * (self.exemplars - self._real)
-        return [*blank, *(examples[i] for i in chosen)]
+        return self._behind_blanks([examples[i] for i in chosen])
+
+    def of_task(self, examples: Sequence[Example]) -> list[Example | None]:
+        """The N exemplars that all instances of a task share, where none replaces an instance itself."""
+        order = self._order(examples[0], len(examples))
+        return self._behind_blanks([examples[i] for i in islice(cycle(order), self._real)])
+
+    def _order(self, example: Example, size: int) -> list[int]:
+        """The shuffled places of a task's examples: of every instance, or one for all."""
+        key = (self.seed, "exemplars", example.task, example.id if self.of == "instance" else "")
+        order = list(range(size))
+        random.Random(hashlib.sha256(repr(key).encode()).digest()).shuffle(order)
+        return order
+
+    def _behind_blanks(self, chosen: list[Example]) -> list[Example | None]:
+        return [*[None] * (self.exemplars - self._real), *chosen]
 
     @property
     def _real(self) -> int:

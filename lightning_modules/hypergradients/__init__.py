@@ -23,6 +23,7 @@ from .implicit import Diagnostics, Hypergradient, hypergradient
 from .inverse_hessian import (
     Direction,
     HessianProduct,
+    LargestCurvature,
     Method,
     adam_preconditioned,
     adam_sensitivity,
@@ -42,6 +43,7 @@ __all__ = [
     "Direction",
     "HessianProduct",
     "Hypergradient",
+    "LargestCurvature",
     "Loss",
     "Method",
     "Reduce",

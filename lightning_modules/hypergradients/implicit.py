@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from .curvature import CurvatureBackend, InnerProblem, Loss, calibrate_radius, finite_difference
-from .inverse_hessian import Method
+from .inverse_hessian import LargestCurvature, Method
 from .parameter_vectors import Reduce, Vector, add, is_sharded, norm, unreduced
 from .passes import averaged, full_precision, resharded, summed_gradients, zeros_where_none
 from .rng import PassState, capture_state, preserve_state, restore_state
@@ -24,6 +24,7 @@ class Diagnostics(NamedTuple):
         hypergradient_norm: Euclidean norm of the result.
         curvature_ratio: See `Direction`.
         terms: See `Direction`.
+        hessian_products: See `Direction`.
         stopped_early: See `Direction`.
         gamma: See `Direction`.
         largest_curvature: See `Direction`.
@@ -34,11 +35,12 @@ class Diagnostics(NamedTuple):
     outer_loss: float
     outer_gradient_norm: float
     hypergradient_norm: float
-    curvature_ratio: float
+    curvature_ratio: float | None
     terms: int
+    hessian_products: int
     stopped_early: bool
     gamma: float | None
-    largest_curvature: float | None
+    largest_curvature: LargestCurvature | None
     radius: float
     fd_relative_error: float | None
 
@@ -125,6 +127,7 @@ def hypergradient(
             hypergradient_norm=norm(result),
             curvature_ratio=direction.curvature_ratio,
             terms=direction.terms,
+            hessian_products=direction.hessian_products,
             stopped_early=direction.stopped_early,
             gamma=direction.gamma,
             largest_curvature=direction.largest_curvature,

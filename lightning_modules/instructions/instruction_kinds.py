@@ -1,19 +1,23 @@
 """Builds the learnable instruction of a name, and the representation of texts that it uses."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import torch
 from transformers import AutoModel, PreTrainedModel
 
 from ...datamodules.pretrained_weights import load_pretrained
+from ..named_classes import imported
 from .fixed_instructions import FirstExemplar, NoInstruction
 from .instructed_loss import input_embeddings
+from .instruction_start import InstructionStart
 from .learnable_instructions import (
     DirectEmbedder,
     DirectExtractor,
     InstanceEmbedder,
     InstanceExtractor,
+    InstructionShape,
     LearnableInstruction,
     MeanEmbedding,
     ModelStates,
@@ -53,29 +57,43 @@ class InstructionSettings:
     Args:
         kind: Instructions as embeddings (embedder) or the choice of an exemplar (extractor), for each task (direct) or
             computed from each instance. Not learned, for comparison: the first exemplar (first_exemplar), or only the
-            text (none).
+            text (none). Also the import path of another LearnableInstruction, called with an InstructionShape.
+        options: Further keyword arguments of a class that is given by its import path.
         length: Embeddings of an embedder's instruction, l; linked to the datamodule's.
         exemplars: Exemplars an extractor chooses among, N; linked to the datamodule's.
         representation: What an instance parameterization represents texts by.
         soft: Read the expectation of the exemplars instead of the chosen one (footnote 2 of the paper).
         exemplar_padding: Whether padding behind a chosen exemplar is masked, instead of the preset's choice.
+        start: The values that it starts from.
     """
 
-    kind: Kind = "direct_embedder"
+    kind: Kind | str = "direct_embedder"
+    options: Mapping[str, Any] = field(default_factory=dict)
     length: int = 64
     exemplars: int = 0
     representation: Representation = Representation()
     soft: bool = False
     exemplar_padding: Literal["masked", "attended"] | None = None
+    start: InstructionStart = InstructionStart()  # noqa: RUF009 - frozen
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"instruction.kind must be one of {list(get_args(Kind))}, got {self.kind!r}")
+        if self.kind not in get_args(Kind) and "." not in self.kind:
+            raise ValueError(
+                f"instruction.kind must be one of {list(get_args(Kind))}, or the import path of a class, got "
+                f"{self.kind!r}"
+            )
+        if self.options and self.kind in get_args(Kind):
+            raise ValueError(f"instruction.options are for a class by its import path, and kind is {self.kind}")
         if self.length < 1 or self.exemplars < 0:
             raise ValueError(
                 f"instruction.length must be at least 1 and instruction.exemplars at least 0, got {self.length} and "
                 f"{self.exemplars}"
             )
+
+    @property
+    def learns(self) -> bool:
+        """Whether there are parameters to train."""
+        return self.kind not in ("none", "first_exemplar") and not self.start.frozen
 
     @property
     def attend_padding(self) -> bool:
@@ -105,6 +123,12 @@ def build_instruction(
 
 def _built(settings: InstructionSettings, model: PreTrainedModel, tasks: int, vocabulary: int) -> LearnableInstruction:
     width = int(input_embeddings(model).weight.shape[1])  # type: ignore[index]
+    if settings.kind not in get_args(Kind):
+        shape = InstructionShape(tasks, settings.length, settings.exemplars, width, vocabulary)
+        built = imported(settings.kind, "instruction.kind")(shape, **settings.options)
+        if not isinstance(built, LearnableInstruction):
+            raise ValueError(f"instruction.kind {settings.kind} is no LearnableInstruction, got {type(built).__name__}")
+        return built
     if settings.kind == "none":
         return NoInstruction()
     if settings.kind.endswith(("extractor", "exemplar")) and settings.exemplars < 1:

@@ -57,8 +57,29 @@ class Reader(NamedTuple):
     encode: Callable[[Tensor, Tensor], Tensor]
 
 
+class InstructionShape(NamedTuple):
+    """Sizes that a learnable instruction of a user's project is built for.
+
+    Args:
+        tasks: Inner tasks, T; ``inputs.tasks`` are below it.
+        length: Embeddings of an instruction, l.
+        exemplars: Exemplars in the inputs, N; 0 for none.
+        width: Width of the model's input embeddings, D.
+        vocabulary: Tokens of the tokenizer.
+    """
+
+    tasks: int
+    length: int
+    exemplars: int
+    width: int
+    vocabulary: int
+
+
 class LearnableInstruction(nn.Module, ABC):
     """A module that maps the inputs of B instances to their instructions."""
+
+    task_parameters: tuple[str, ...] = ()
+    """Names of the parameters whose first dimension are the inner tasks."""
 
     @abstractmethod
     def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction: ...
@@ -72,6 +93,8 @@ class DirectEmbedder(LearnableInstruction):
         length: Embeddings of an instruction, l.
         width: Width of the model's input embeddings, D.
     """
+
+    task_parameters = ("table",)
 
     def __init__(self, tasks: int, length: int, width: int) -> None:
         super().__init__()
@@ -144,6 +167,8 @@ class DirectExtractor(Extractor):
         soft: See ``Extractor``.
         attend_padding: See ``Extractor``.
     """
+
+    task_parameters = ("logits",)
 
     def __init__(self, tasks: int, exemplars: int, *, soft: bool = False, attend_padding: bool = False) -> None:
         super().__init__(soft=soft, attend_padding=attend_padding)

@@ -1,10 +1,10 @@
 """The settings of the outer level, and the method of the hypergradient that they select."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 from torch.nn import Parameter
@@ -27,10 +27,12 @@ from ..hypergradients import (
     neumann,
     sama,
 )
+from ..named_classes import imported
 
 MethodName = Literal["neumann", "identity", "conjugate_gradient", "adam_preconditioned", "sama"]
 CurvatureName = Literal["finite_difference", "exact"]
 CURVATURES: dict[CurvatureName, CurvatureBackend] = {"finite_difference": finite_difference, "exact": exact}
+METHODS = get_args(MethodName)
 ADAM_METHODS: tuple[MethodName, ...] = ("adam_preconditioned", "sama")
 """Methods that read the moments of theta's optimizer."""
 
@@ -46,8 +48,11 @@ class OuterSettings:
         when: Whether phi's step comes before or after the K-th theta step of a period.
         horizon: Steps over which phi's learning rate falls to 0: its own (outer_steps) or theta's (inner_steps).
         method: Approximation of the inverse Hessian of the inner loss: the paper's neumann, or identity,
-            conjugate_gradient, adam_preconditioned (the series of theta's optimizer) or sama.
-        hessian_products: M. A series has M + 1 terms, conjugate_gradient M iterations.
+            conjugate_gradient, adam_preconditioned (the series of theta's optimizer) or sama. Also the import path of
+            another function ``method(v, hessian_product) -> Direction``.
+        options: Keyword arguments of a method that is given by its import path.
+        hessian_products: M. A series has M + 1 terms.
+        iterations: Most iterations of conjugate_gradient, each a Hessian product.
         gamma: Step of neumann's series, which multiplies all of it. auto estimates the largest safe one at every
             calibration of the radius.
         damping: Added to the Hessian's diagonal by conjugate_gradient.
@@ -66,8 +71,10 @@ class OuterSettings:
     weight_decay: float = 0.0
     when: Literal["after", "before"] | None = None
     horizon: Literal["outer_steps", "inner_steps"] | None = None
-    method: MethodName = "neumann"
+    method: MethodName | str = "neumann"
+    options: Mapping[str, Any] = field(default_factory=dict)
     hessian_products: int | None = None
+    iterations: int = 10
     gamma: float | Literal["auto"] | None = None
     damping: float = 0.0
     rng: Literal["same", "independent"] | None = None
@@ -86,7 +93,8 @@ class OuterSettings:
 
 def without_curvature(v: Vector, hessian_product: HessianProduct, *, gamma: float, hessian_products: int) -> Direction:
     """Neumann's series where the Hessian is negligible: (M + 1) gamma v."""
-    return identity(v, hessian_product, scale=gamma * (hessian_products + 1))._replace(gamma=gamma)
+    direction = identity(v, hessian_product, scale=gamma * (hessian_products + 1))
+    return direction._replace(gamma=gamma, terms=hessian_products + 1)
 
 
 @dataclass(frozen=True)
@@ -94,16 +102,20 @@ class OuterMethod:
     """An approximation of the inverse Hessian, with its settings.
 
     Args:
-        name: See inverse_hessian.py.
+        name: See inverse_hessian.py; or an import path.
         gamma: Step of the Neumann series, or ``"auto"`` to estimate it; the scale of `identity` is (M + 1) gamma.
-        hessian_products: M of the series, and the iterations of conjugate gradients.
+        hessian_products: M of the series.
+        iterations: Most iterations of conjugate gradients.
         damping: Added to the Hessian's diagonal by conjugate gradients.
+        options: Keyword arguments of a method that is given by its import path.
     """
 
-    name: MethodName
+    name: MethodName | str
     gamma: float | Literal["auto"]
     hessian_products: int
+    iterations: int
     damping: float
+    options: Mapping[str, Any]
 
     def bound(
         self,
@@ -132,19 +144,21 @@ class OuterMethod:
             assert step is not None
             return partial(identity, scale=step * (self.hessian_products + 1))
         if self.name == "conjugate_gradient":
-            return partial(conjugate_gradient, iterations=self.hessian_products, damping=self.damping)
+            return partial(conjugate_gradient, iterations=self.iterations, damping=self.damping)
+        if self.name not in METHODS:
+            return partial(imported(self.name, "outer.method"), **self.options)
         assert optimizer is not None
         if self.name == "sama":
             return partial(sama, sensitivity=adam_sensitivity(optimizer, theta, gradient))
         sizes = adam_step_sizes(optimizer, theta)
         return partial(adam_preconditioned, step_sizes=sizes, hessian_products=self.hessian_products)
 
-    def changed_by(self, curvature_ratio: float) -> float:
+    def changed_by(self, curvature_ratio: float | None) -> float:
         """Estimated change of the direction by the Hessian, as a share of its length.
 
         With r = ||gamma H p|| / ||p||, the m-th term of Neumann's series differs from v by at most about m r.
         """
-        return curvature_ratio * self.hessian_products / 2 if self.name == "neumann" else math.inf
+        return (curvature_ratio or 0.0) * self.hessian_products / 2 if self.name == "neumann" else math.inf
 
     def reject(
         self, *, outer_step: Literal["after", "before"], inner_steps: int, curvature: CurvatureName, compiled: bool
@@ -167,8 +181,16 @@ class OuterMethod:
             )
         if self.gamma == "auto" and self.name != "neumann":
             raise ValueError(f"outer.gamma auto estimates the step of neumann's series: set a number for {self.name}")
-        if self.name == "conjugate_gradient" and self.hessian_products < 1:
-            raise ValueError("conjugate_gradient needs iterations: set outer.hessian_products to 1 or more")
+        if self.iterations < 1:
+            raise ValueError(f"outer.iterations of conjugate_gradient must be 1 or more, got {self.iterations}")
+        if self.name not in METHODS:
+            if "." not in self.name:
+                raise ValueError(
+                    f"outer.method must be one of {list(METHODS)}, or the import path of a function, got {self.name!r}"
+                )
+            imported(self.name, "outer.method")
+        elif self.options:
+            raise ValueError(f"outer.options are for a method by its import path, and outer.method is {self.name}")
         if self.damping and self.name != "conjugate_gradient":
             raise ValueError(f"outer.damping = {self.damping} is for conjugate_gradient: leave it out for {self.name}")
         if self.name in ADAM_METHODS and outer_step == "before" and inner_steps == 1:
@@ -204,7 +226,9 @@ def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int,
         name=settings.method,
         gamma="auto" if settings.gamma == "auto" else choices.gamma,
         hessian_products=choices.hessian_products,
+        iterations=settings.iterations,
         damping=settings.damping,
+        options=settings.options,
     )
     method.reject(
         outer_step=choices.outer_step, inner_steps=inner_steps, curvature=settings.curvature, compiled=compiled

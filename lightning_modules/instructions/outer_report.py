@@ -1,42 +1,61 @@
 """Metrics and warnings of a step of phi."""
 
 from ..hypergradients import Diagnostics
-from .outer_methods import MethodName
 
 _SERIES = (
     "the series of the hypergradient grew and was stopped early: lower {}, or outer.hessian_products; it converges "
     "below 2 / (largest eigenvalue of the inner Hessian)"
 )
-STOPPED_EARLY: dict[MethodName, str] = {
+STOPPED_EARLY: dict[str, str] = {
     "neumann": _SERIES.format("outer.gamma"),
     "adam_preconditioned": _SERIES.format("learning_rate"),
     "conjugate_gradient": "the inner Hessian is not positive along a direction of conjugate_gradient, which stopped "
     "early: raise outer.damping, or set outer.method to neumann or identity",
 }
 """The warning for a method that stopped early."""
+UNRELIABLE = 0.5
+"""Relative error of the largest curvature above which gamma auto is warned of."""
 
 
 def outer_numbers(diagnostics: Diagnostics) -> dict[str, float]:
-    """The diagnostics to log, by metric name."""
+    """The diagnostics to log, by metric name; what a step did not measure is missing."""
     numbers = {
         "train/outer_gradient_norm": diagnostics.outer_gradient_norm,
         "train/hypergradient_norm": diagnostics.hypergradient_norm,
-        "train/curvature_ratio": diagnostics.curvature_ratio,
-        "train/terms": float(diagnostics.terms),
+        "train/hessian_products": float(diagnostics.hessian_products),
+        "train/stopped_early": float(diagnostics.stopped_early),
     }
+    if diagnostics.curvature_ratio is not None:
+        numbers["train/curvature_ratio"] = diagnostics.curvature_ratio
     if diagnostics.largest_curvature is not None and diagnostics.gamma is not None:
-        numbers |= {"train/gamma": diagnostics.gamma, "train/largest_curvature": diagnostics.largest_curvature}
+        value, error = diagnostics.largest_curvature
+        numbers |= {"train/gamma": diagnostics.gamma, "train/largest_curvature": value}
+        numbers["train/largest_curvature_error"] = error
     if diagnostics.fd_relative_error is not None:
         numbers |= {"train/fd_relative_error": diagnostics.fd_relative_error, "train/fd_radius": diagnostics.radius}
     return numbers
 
 
-def outer_warnings(diagnostics: Diagnostics, method: MethodName) -> list[str]:
-    """Warnings about a hypergradient that may be unreliable."""
-    warnings = [STOPPED_EARLY[method]] if diagnostics.stopped_early else []
-    if diagnostics.largest_curvature is not None and diagnostics.largest_curvature < 0:
+def outer_warnings(diagnostics: Diagnostics, method: str, *, rate: float) -> list[str]:
+    """Warnings about a hypergradient that may be unreliable, or whose step moves nothing.
+
+    Args:
+        diagnostics: Of the hypergradient.
+        method: Name of the method.
+        rate: Learning rate of phi at this step.
+    """
+    warnings = [STOPPED_EARLY.get(method, f"{method} stopped early")] if diagnostics.stopped_early else []
+    if not rate:
+        warnings.append("phi's learning rate is 0, so that its step moves nothing: set outer.learning_rate")
+    largest = diagnostics.largest_curvature
+    if largest is not None and largest.error > UNRELIABLE:
         warnings.append(
-            f"the largest curvature of the inner loss is negative ({diagnostics.largest_curvature:.2e}): the series "
+            f"gamma auto is estimated from a largest curvature of {largest.value:.2e} with a relative error of "
+            f"{largest.error:.0%}: set outer.gamma to a number below 2 / (largest eigenvalue of the inner Hessian)"
+        )
+    if largest is not None and largest.value < 0:
+        warnings.append(
+            f"the largest curvature of the inner loss is negative ({largest.value:.2e}): the series "
             "grows along its eigenvector for every gamma; lower outer.hessian_products, or set outer.method to identity"
         )
     return warnings

@@ -19,12 +19,21 @@ READ_BYTES = 2**29
 PREFIX = "model."
 """What the module's parameters are called before the model's own names."""
 
+INSTRUCTION = "instruction."
+"""What the parameters of a learned instruction are called before its own names."""
+
 
 def checkpoint_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
     """The model's weights in a checkpoint, by the model's own names, a few in memory at a time."""
     for name, tensor in module_weights(path):
         if name.startswith(PREFIX):  # learnable instructions stand beside the model
             yield name.removeprefix(PREFIX), tensor
+
+
+def instruction_values(path: Path) -> dict[str, Tensor]:
+    """The parameters of a learned instruction in a checkpoint, by its own names; empty if it has none."""
+    stored = ((name.partition(INSTRUCTION), tensor) for name, tensor in module_weights(path))
+    return {name: tensor for (before, beginning, name), tensor in stored if beginning and not before}
 
 
 def module_weights(path: Path) -> Iterator[tuple[str, Tensor]]:

@@ -66,6 +66,8 @@ def make_runs(
     options |= {"optimizer": Optimization(learning_rate=1e-2, warmup=1), "network": Network(**network)}
     instruction = {"length": texts["length"], "exemplars": texts.get("exemplars", 0)}
     instruction |= {"kind": arguments.pop("instruction", "direct_embedder")}
+    if "start" in arguments:
+        instruction["start"] = arguments.pop("start")
     options["instruction"] = InstructionSettings(**instruction, representation=Representation(width=8))
     outer: dict[str, Any] = {"learning_rate": 1e-2, "calibrate_every": 0, "gamma": 0.1}
     outer |= {name: arguments.pop(name) for name in OUTER if name in arguments}

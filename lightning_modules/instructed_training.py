@@ -1,0 +1,128 @@
+"""A language model that is trained behind instructions: how they are built, started, described and kept."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import Parameter
+
+from ..datamodules.bilevel.bilevel_stream import InnerBatch
+from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
+from ..datamodules.packing.replicas import replicas
+from .hypergradients import Vector, average_over_replicas
+from .instruction_tuning import InstructionTuningModule
+from .instructions.instructed_loss import input_embeddings, instructed_loss, reader, run_as_forward
+from .instructions.instruction_kinds import InstructionSettings, build_instruction
+from .instructions.instruction_start import start_instruction
+from .instructions.learnable_instructions import Instruction, LearnableInstruction
+from .instructions.stored_instructions import chosen_exemplars
+from .sharding.checkpoint_weights import INSTRUCTION
+from .sharding.checkpoints import KEY
+from .target_loss import LossSum
+
+
+class InstructedTraining(InstructionTuningModule):
+    """A language model (theta) trained on texts that follow an instruction, whose parameters are phi.
+
+    The instruction exists only in training. Checkpoints describe it, so that it can be exported and used again.
+    """
+
+    instruction_settings: InstructionSettings
+    instruction: LearnableInstruction | None
+    _theta: Sequence[Parameter] = ()
+
+    def configure_model(self) -> None:
+        """Build the model, and in training the learnable instruction at its start; a second call does nothing."""
+        super().configure_model()
+        if self.instruction is None and self._fits:
+            data = self._data
+            self.add_instruction(len(data.inner_tasks))
+            plan, settings = data.plan, self.instruction_settings
+            assert plan is not None
+            assert self.tokenizer is not None
+            tasks = [task for task, _ in plan.inner]
+            start_instruction(
+                settings.start,
+                self._learned,
+                settings.kind,
+                self.language_model,
+                self.tokenizer,
+                tasks,
+                plan.exemplar_texts(),
+            )
+
+    def add_instruction(self, tasks: int) -> None:
+        """Build the learnable instruction, at random values, for so many inner tasks; the model must be built."""
+        assert self.tokenizer is not None
+        self.instruction = build_instruction(
+            self.instruction_settings, self.language_model, tasks=tasks, vocabulary=len(self.tokenizer)
+        )
+
+    @property
+    def theta(self) -> list[Parameter]:
+        """The inner parameters: the language model's."""
+        if self._theta:
+            return list(self._theta)
+        return [parameter for parameter in self.language_model.parameters() if parameter.requires_grad]
+
+    @property
+    def phi(self) -> list[Parameter]:
+        """The outer parameters: the learnable instruction's, and none if it is frozen."""
+        return [parameter for parameter in self._learned.parameters() if parameter.requires_grad]
+
+    @property
+    def _learned(self) -> LearnableInstruction:
+        if self.instruction is None:
+            raise RuntimeError("the learnable instruction exists only in training: fit builds it")
+        return self.instruction
+
+    def _inner_loss(self, batch: InnerBatch) -> Tensor:
+        """This replica's part of the mean over all target tokens, scaled so that the replicas' mean is that mean."""
+        model, rows = self.language_model, batch.rows
+        self._check_kind(rows)
+
+        def instructed() -> LossSum:
+            instruction: Instruction = self._learned(batch.inputs, reader(model))
+            return instructed_loss(model, instruction, rows)
+
+        loss = run_as_forward(model, instructed)
+        return loss.sum / max(rows.step_targets, 1) * replicas(self.attached_trainer).size
+
+    def _log(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False, logger: bool = True) -> None:
+        """Log means over replicas."""
+        several = replicas(self.trainer).size > 1
+        self.log_dict(values, prog_bar=prog_bar, logger=logger, sync_dist=several, batch_size=1)
+
+    def _reduce(self, tensors: Vector) -> Vector:
+        return average_over_replicas(tensors) if replicas(self.trainer).size > 1 else tensors
+
+    def described_instruction(self) -> dict[str, Any]:
+        """What the instruction's values belong to, as plain values (instructions/stored_instructions.py)."""
+        settings, plan = self.instruction_settings, self._data.plan
+        assert plan is not None
+        described = {
+            "kind": settings.kind,
+            "length": settings.length,
+            "exemplars": settings.exemplars,
+            "width": int(input_embeddings(self.language_model).weight.shape[1]),  # type: ignore[index]
+            "tokenizer": self.tokenizer_name,
+            "tasks": self._data.inner_tasks,
+        }
+        chosen = chosen_exemplars(self._learned, self._data.inner_tasks, plan.exemplar_texts())
+        return described | ({"chosen": chosen} if chosen else {})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.instruction is not None:
+            checkpoint[KEY]["instruction"] = self.described_instruction()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if not self._fits:
+            weights = checkpoint.get("state_dict", {})
+            for name in [name for name in weights if name.startswith(INSTRUCTION)]:
+                del weights[name]
+
+    @property
+    def _data(self) -> InstructionOptimizationDataModule:
+        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]

@@ -1,0 +1,106 @@
+"""The values that a learnable instruction starts from: random, stored, or embedded human-written definitions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...datamodules.messages import some
+from ...datamodules.schema import Task
+from .instructed_loss import input_embeddings
+from .learnable_instructions import DirectEmbedder, LearnableInstruction
+from .stored_instructions import apply_stored, read_instructions, require_same_exemplars
+
+
+@dataclass(frozen=True)
+class InstructionStart:
+    """The values that a learnable instruction starts from; random ones by default.
+
+    Args:
+        stored: Folder of learned instructions, as `crosstask export` writes them, to start from.
+        definitions: Start a direct_embedder from the input embeddings of the human-written definitions. A definition
+            of fewer tokens than the instruction is repeated; a longer one loses its end.
+        noise: Gaussian noise added to the start, as a share of each parameter's root mean square.
+        frozen: Leave the instruction as it starts: only the model is trained. With `stored`, it tests whether
+            instructions transfer to another model.
+    """
+
+    stored: str | None = None
+    definitions: bool = False
+    noise: float = 0.0
+    frozen: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stored is not None and self.definitions:
+            raise ValueError("instruction.start has stored and definitions: set one of them")
+        if not self.noise >= 0:
+            raise ValueError(f"instruction.start.noise must be a share of 0 or more, got {self.noise}")
+
+
+@torch.no_grad()
+def start_instruction(
+    start: InstructionStart,
+    instruction: LearnableInstruction,
+    kind: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[Task],
+    texts: Sequence[Sequence[str]],
+) -> None:
+    """Set the instruction's parameters to their start.
+
+    Args:
+        start: The settings.
+        instruction: Changed in place.
+        kind: Kind of the instruction.
+        model: The language model, whose table embeds definitions; every process must call it if it is sharded.
+        tokenizer: Its tokenizer.
+        tasks: The inner tasks, in the order of rows.
+        texts: The exemplars of each task; empty where every instance has others.
+
+    Raises:
+        ValueError: The kind cannot start so, stored values do not fit, or a frozen instruction lacks tasks.
+    """
+    if start.stored is not None:
+        stored = read_instructions(Path(start.stored).expanduser())
+        names = [task.name for task in tasks]
+        require_same_exemplars(stored, names, texts)
+        if missing := apply_stored(instruction, stored, kind, names):
+            state = f"{len(missing)} of {len(tasks)} inner tasks have no stored instruction: {some(missing)}"
+            if start.frozen:
+                raise ValueError(f"{state}; set the datamodule's split as it was, or frozen to false")
+            rank_zero_info(f"{state}; they start at random values")
+    if start.definitions:
+        if not isinstance(instruction, DirectEmbedder):
+            raise ValueError(f"only a direct_embedder starts from definitions, and instruction.kind is {kind}")
+        embedded = embedded_definitions(model, tokenizer, tasks, instruction.table.shape[1])
+        instruction.table.copy_(embedded)
+    if start.noise:
+        for parameter in instruction.parameters():
+            parameter += torch.randn_like(parameter) * (start.noise * parameter.square().mean().sqrt())
+    instruction.requires_grad_(not start.frozen)
+
+
+def embedded_definitions(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], length: int
+) -> Tensor:
+    """Input embeddings [tasks, length, D] of the definitions; short ones are repeated, long ones lose their end.
+
+    Raises:
+        ValueError: A task has no definition.
+    """
+    table = input_embeddings(model).weight.detach()
+    table_VD = table.full_tensor() if isinstance(table, DTensor) else table
+    rows = []
+    for task in tasks:
+        ids = tokenizer(task.definition.strip(), add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise ValueError(f"task {task.name!r} has no definition to start from: set instruction.start otherwise")
+        repeated = (ids * -(-length // len(ids)))[:length]
+        rows.append(table_VD[torch.tensor(repeated, device=table_VD.device)])
+    return torch.stack(rows)

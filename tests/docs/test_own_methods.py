@@ -1,0 +1,42 @@
+"""The page on learned instructions, followed: a hypergradient, an instruction and a split of a user's project."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import crosstask
+from crosstask.cli import main
+from crosstask.commands.export import export_checkpoint
+from crosstask.commands.shared.trainer import run_trainer
+from crosstask.lightning_modules.instructions.stored_instructions import read_instructions
+
+PAGE = Path(crosstask.__file__).parent / "docs/learned_instructions.md"
+
+
+def test_a_method_is_added_by_following_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section = PAGE.read_text().split("## Add a method of your own")[1].split("\n## ")[0]
+    [code], [settings] = (re.findall(f"```{kind}\n(.*?)```", section, re.DOTALL) for kind in ("python", "yaml"))
+    (tmp_path / "my_methods.py").write_text(code)
+    (tmp_path / "my_methods.yaml").write_text(settings)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    main(["toybench", "--folder", "runs/instruction_optimization/toybench"])
+    small = {"max_steps": 4, "limit_val_batches": 0, "enable_progress_bar": False, "logger": False}
+    words = [f"--trainer.{name}={value}" for name, value in small.items()]
+    words += ["--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {dirpath: kept, save_last: true}}]"]
+    words += ["--data.init_args.levels.inner_steps=2", "--data.init_args.levels.inner_rows=2"]
+    words += ["--data.init_args.levels.outer_rows=2", "--model.init_args.optimizer.warmup=1"]
+    cli = run_trainer(["fit", "--config", "instruction_optimization_toybench", "--config", "my_methods.yaml", *words])
+    module: Any = cli.model
+    assert type(module.instruction).__name__ == "LowRankEmbedder"
+    assert (module.outer_step, module.instruction.tasks.shape[2]) == (2, 2)
+    inner, outer = cli.datamodule.task_levels
+    assert len(outer) == -(-(len(inner) + len(outer)) // 5)
+    # (M + 1) v of the preset would have another length: p has the length of the page's option.
+    assert module.method.options == {"length": 0.01}
+    export_checkpoint(["kept/last.ckpt", "exported"])
+    stored = read_instructions(Path("exported"))
+    assert stored.description["kind"] == "my_methods.LowRankEmbedder"
+    assert set(stored.values) == {"tasks", "shared"}

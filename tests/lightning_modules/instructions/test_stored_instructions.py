@@ -1,0 +1,147 @@
+"""Learned instructions as a result: exported by callback and command, started from, and applied to another model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from bilevel_runs import INNER_STEPS, Make, trainer
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.testing import assert_close
+
+from crosstask.callbacks import HuggingFaceExport
+from crosstask.commands.export import export_checkpoint
+from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
+from crosstask.lightning_modules.instructions.instructed_loss import input_embeddings
+from crosstask.lightning_modules.instructions.instruction_start import InstructionStart
+from crosstask.lightning_modules.instructions.stored_instructions import read_instructions
+
+EXTRACTS: dict[str, Any] = {"instructions": {"exemplars": 3, "length": 24}}
+
+
+class FirstValues(L.Callback):
+    """The parameters of the instruction before the first step."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert isinstance(pl_module, InstructionOptimizationModule)
+        assert pl_module.instruction is not None
+        self.values = {name: value.clone() for name, value in pl_module.instruction.state_dict().items()}
+
+
+def trained(make_bilevel: Make, folder: Path, **options: Any) -> InstructionOptimizationModule:
+    """A short training that leaves ``folder/huggingface`` by the callback and ``folder/exported`` by the command."""
+    module, datamodule = make_bilevel(**options)
+    saved = L.pytorch.callbacks.ModelCheckpoint(folder, every_n_train_steps=INNER_STEPS, filename="last")
+    trainer(INNER_STEPS, callbacks=[saved, HuggingFaceExport(str(folder / "huggingface"))]).fit(module, datamodule)
+    export_checkpoint([str(folder / "last.ckpt"), str(folder / "exported")])
+    return module
+
+
+def started(make_bilevel: Make, start: InstructionStart, **options: Any) -> tuple[Any, dict[str, Tensor]]:
+    """A short training, and the values with which its instruction started."""
+    module, datamodule = make_bilevel(start=start, **options)
+    first = FirstValues()
+    trainer(INNER_STEPS, callbacks=[first], enable_checkpointing=False).fit(module, datamodule)
+    return module, first.values
+
+
+def test_callback_and_command_export_what_was_learned(make_bilevel: Make, tmp_path: Path) -> None:
+    module = trained(make_bilevel, tmp_path, instruction="direct_extractor", data=EXTRACTS)
+    stored = read_instructions(tmp_path / "exported")
+    again = read_instructions(tmp_path / "huggingface/learned_instructions")
+    assert stored.description == again.description
+    assert_close(stored.values, again.values)
+    assert_close(stored.values["logits"], module.phi[0].detach())
+    assert (stored.description["kind"], stored.description["exemplars"]) == ("direct_extractor", 3)
+    plan = module.trainer.datamodule.plan  # type: ignore[attr-defined]
+    assert stored.tasks == [task.name for task, _ in plan.inner]
+    for place, (task, examples) in enumerate(plan.inner):
+        chosen = stored.description["chosen"][task.name]
+        assert chosen["exemplar"] == module.phi[0][place, 0].argmax()
+        # An instance's own exemplar is replaced, so that the text is in the batches of most of a task's instances.
+        drawn = [plan.text.pools.draw(examples, index)[chosen["exemplar"]] for index in range(len(examples))]
+        assert sum(f"Input: {e.input}" in chosen["text"] for e in drawn) >= len(examples) - 1
+    assert (tmp_path / "exported/config.json").exists()
+
+
+def test_a_run_starts_from_stored_values_and_trains_them(make_bilevel: Make, tmp_path: Path) -> None:
+    module = trained(make_bilevel, tmp_path)
+    learned = module.phi[0].detach()
+    start = InstructionStart(stored=str(tmp_path / "exported"))
+    again, first = started(make_bilevel, start)
+    assert_close(first["table"], learned)
+    assert not torch.equal(again.phi[0], learned)
+    _, noisy = started(make_bilevel, InstructionStart(stored=start.stored, noise=0.1))
+    moved = (noisy["table"] - learned).square().mean().sqrt() / learned.square().mean().sqrt()
+    assert moved.item() == pytest.approx(0.1, rel=0.1)
+
+
+def test_frozen_instructions_are_read_by_another_model_and_stay(make_bilevel: Make, tmp_path: Path) -> None:
+    learned = trained(make_bilevel, tmp_path).phi[0].detach()
+    frozen = InstructionStart(stored=str(tmp_path / "exported"), frozen=True)
+    module, _ = started(make_bilevel, frozen, clip=0.5)
+    assert (module.phi, module.outer_step, module.outer_level) == ([], 0, None)
+    assert_close(module.instruction.table.detach(), learned)
+    other, _ = started(make_bilevel, InstructionStart(stored=frozen.stored, frozen=True, noise=1.0), clip=0.5)
+    assert not torch.equal(module.theta[0], other.theta[0])  # the instructions make a difference
+
+
+def test_definitions_are_embedded_repeated_and_cut(make_bilevel: Make) -> None:
+    data: dict[str, Any] = {"instructions": {"length": 40}}
+    module, first = started(make_bilevel, InstructionStart(definitions=True), data=data)
+    tasks = [task for task, _ in module.trainer.datamodule.plan.inner]
+    fresh, _ = make_bilevel(data=data)
+    fresh.configure_model()
+    table = input_embeddings(fresh.language_model).weight
+    lengths = set()
+    for task, row in zip(tasks, first["table"], strict=True):
+        ids = module.tokenizer(task.definition, add_special_tokens=False)["input_ids"]
+        lengths.add(len(ids) < 40)
+        assert_close(row, table[torch.tensor((ids * 40)[:40])].detach())
+    assert True in lengths
+
+
+def test_a_checkpoint_names_its_tasks_and_resumes_over_a_start(make_bilevel: Make, tmp_path: Path) -> None:
+    trained(make_bilevel, tmp_path)
+    module, datamodule = make_bilevel(start=InstructionStart(noise=0.5))
+    module.fixed_settings = ()  # else another start is rejected
+    first = FirstValues()
+    path = str(tmp_path / "last.ckpt")
+    trainer(7, callbacks=[first], enable_checkpointing=False).fit(module, datamodule, ckpt_path=path)
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert_close(first.values["table"], saved["state_dict"]["instruction.table"])
+    assert saved["crosstask"]["instruction"]["tasks"] == datamodule.inner_tasks
+
+
+def test_what_does_not_fit_is_rejected(make_bilevel: Make, tmp_path: Path) -> None:
+    trained(make_bilevel, tmp_path / "table")
+    trained(make_bilevel, tmp_path / "choices", instruction="direct_extractor", data=EXTRACTS)
+    table, choices = (str(tmp_path / name / "exported") for name in ("table", "choices"))
+    other_seed: dict[str, Any] = {**EXTRACTS, "seed": 5}
+    cases: list[tuple[InstructionStart, dict[str, Any], str]] = [
+        (InstructionStart(stored=table), {"data": EXTRACTS, "instruction": "direct_extractor"}, "are of kind direct_e"),
+        (InstructionStart(stored=table), {"data": {"instructions": {"length": 5}}}, r"is \(4, 16\), and .* \(5, 16\)"),
+        (InstructionStart(stored=str(tmp_path)), {}, "no learned instructions in"),
+        (InstructionStart(stored=choices), {"data": other_seed, "instruction": "direct_extractor"}, "has another text"),
+        (InstructionStart(definitions=True), {"instruction": "instance_embedder"}, "only a direct_embedder starts"),
+    ]
+    for start, options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            started(make_bilevel, start, **options)
+    path = Path(table) / "learned_instructions/instructions.json"
+    described = json.loads(path.read_text())
+    path.write_text(json.dumps(described | {"tasks": ["other", *described["tasks"][1:]]}))
+    with pytest.raises(ValueError, match=r"inner tasks have no stored instruction: .*set the datamodule's split as it"):
+        started(make_bilevel, InstructionStart(stored=table, frozen=True))
+    values = load_file(path.with_name("instructions.safetensors"))["table"] + 1.0
+    save_file({"table": values}, path.with_name("instructions.safetensors"))
+    _, first = started(make_bilevel, InstructionStart(stored=table))  # the other tasks start from it
+    assert torch.equal(first["table"][1:], values[1:])
+    assert not torch.isclose(first["table"][0], values[0]).any()
+    with pytest.raises(ValueError, match="has stored and definitions: set one"):
+        InstructionStart(stored=table, definitions=True)
+    with pytest.raises(ValueError, match="noise must be a share of 0 or more"):
+        InstructionStart(noise=-1.0)
