@@ -7,18 +7,25 @@
 `length` trains with 1 to 256 embeddings, for which a row must have room. `outer` trains with 1 to 59 of the paper's 60
 categories as outer tasks, or the same shares of --categories (arXiv 2306.10098, section 5). `diversity` compares outer
 tasks of randomly drawn categories with outer tasks of similar definitions (k-means clusters). Each setting is trained
-once with the recipe; the ROUGE-L of the validation at its end is printed. Finished runs in the folder are not repeated.
+with the recipe for every seed; the ROUGE-L of the validation at its end is printed. `length` and `outer` are drawn as
+FOLDER/<sweep>.svg, .pdf and .png, as in the paper's figures 5 and 6, with the 95 percent interval over seeds. Finished
+runs in the folder are not repeated.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from crosstask.callbacks.report.figure_style import write_figure_files
+from crosstask.callbacks.report.instruction_figures import sweep_figure
+from crosstask.commands.shared.config_names import merged
 from crosstask.commands.shared.recipe_runs import try_recipes
 
 LENGTHS = tuple(2**power for power in range(9))
 OUTER = (1, 10, 20, 30, 40, 50, 59)  # of 60
 SPLITS = 4  # of each kind
+SETTINGS = {"length": "length of instructions (embeddings)", "outer": "categories of the outer tasks"}
+"""What a sweep varies, by its name; the others are not drawn."""
 
 
 def variants(sweep: str, categories: int) -> dict[str, dict[str, Any]]:
@@ -40,17 +47,44 @@ def _split(kind: str, **arguments: int) -> dict[str, Any]:
     return {"data": {"init_args": {"split": split}}}
 
 
+def with_seeds(variants: dict[str, dict[str, Any]], seeds: int) -> dict[str, dict[str, Any]]:
+    """Each variant with each seed, of weights, dropout, order and exemplars; the split keeps its own."""
+    return {
+        f"{name}-seed-{seed}": merged(changes, _seed(seed))
+        for name, changes in variants.items()
+        for seed in range(seeds)
+    }
+
+
+def _seed(seed: int) -> dict[str, Any]:
+    arguments = {"init_args": {"seed": seed}}
+    return {"seed_everything": seed, "model": arguments, "data": arguments}
+
+
+def draw(sweep: str, results: dict[str, float], folder: Path) -> None:
+    """Draw the results of a sweep, named "<sweep>-<value>-seed-<seed>"."""
+    by_value: dict[float, list[float]] = {}
+    for name, result in results.items():
+        value = float(name.removeprefix(f"{sweep}-").partition("-seed-")[0])
+        by_value.setdefault(value, []).append(result)
+    figure = sweep_figure(by_value, SETTINGS[sweep], "ROUGE-L of the validation", logarithmic=sweep == "length")
+    write_figure_files(figure, folder, sweep, f"{SETTINGS[sweep]}: mean and 95% interval over seeds")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("folder", type=Path)
     parser.add_argument("sweep", choices=["length", "outer", "diversity"])
     parser.add_argument("--categories", type=int, default=60, help="training categories of the benchmark")
+    parser.add_argument("--seeds", type=int, default=8, help="seeds of each setting")
     parser.add_argument("--max_steps", type=int, help="theta steps of a run; the recipe's if left out")
     arguments = parser.parse_args()
     folder = str(arguments.folder / arguments.sweep)
-    tried = variants(arguments.sweep, arguments.categories)
-    try_recipes(arguments.recipe, folder, tried, metric="validation/rouge_l", max_steps=arguments.max_steps)
+    tried = with_seeds(variants(arguments.sweep, arguments.categories), arguments.seeds)
+    results = try_recipes(arguments.recipe, folder, tried, metric="validation/rouge_l", max_steps=arguments.max_steps)
+    if arguments.sweep in SETTINGS:
+        draw(arguments.sweep, results, arguments.folder)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,17 @@ def distance_to_nearest(tests: Points, points: Points) -> float:
     return float(cosine_distances(tests, points).min(axis=1).mean())
 
 
+def paired_distance(first: Points, second: Points) -> float:
+    """Mean cosine distance of each of the points [n, W] to the one of the same row in the others.
+
+    >>> paired_distance(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[1.0, 0.0], [3.0, 0.0]]))
+    0.5
+    """
+    from sklearn.metrics.pairwise import paired_cosine_distances
+
+    return float(paired_cosine_distances(first, second).mean())
+
+
 def t_sne(points: Points, *, perplexity: float = 15.0, seed: int = 0) -> Points:
     """The t-SNE embedding of points in the plane, [n, 2]; of fewer than four points, their first two coordinates.
 

@@ -8,37 +8,91 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datamodules.visible_text import shortened, visible
-from .figure_style import COLORS, INK, new_figure, styled
+from ...lightning_modules.evaluation.significance import seed_interval
+from .figure_style import COLORS, INK, PALE, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SHAPES = "osD^vPX"
+MARKS = len(COLORS) * len(SHAPES)
+"""Categories with different marks: six colors and seven shapes have no common divisor."""
 LONGEST_NAME = 30  # characters of a category in the legend
 
 
 @styled
-def instruction_map(human: NDArray[np.float64], learned: NDArray[np.float64], categories: Sequence[str]) -> "Figure":
-    """Points [n, 2] of human-written instructions as circles and of learned ones as crosses, colored by category."""
-    from matplotlib import colormaps
+def instruction_map(points: Mapping[str, NDArray[np.float64]], categories: Sequence[str]) -> "Figure":
+    """Instructions in the plane, with a mark for each category: human-written filled, learned hollow, initial as dots.
+
+    Args:
+        points: By kind (human, initial, learned), [n, 2].
+        categories: Categories of the n tasks.
+    """
     from matplotlib.lines import Line2D
 
     names = sorted(set(categories))
-    palette = [colormaps["tab20"](place % 20) for place in range(len(names))]
-    colors = [palette[names.index(category)] for category in categories]
+    marks = {name: category_mark(place) for place, name in enumerate(names)}
     figure, axes = new_figure(6.4, margins=(0.4, 2.9, 0.4, 0.15))
-    axes.scatter(human[:, 0], human[:, 1], s=26, color=colors, marker="o", linewidth=0, gid="human")
-    axes.scatter(learned[:, 0], learned[:, 1], s=30, color=colors, marker="x", linewidth=1.6, gid="learned")
+    if "initial" in points:
+        axes.scatter(*points["initial"].T, s=7, color=PALE, marker=".", gid="initial")
+    for name in names:
+        rows = [place for place, category in enumerate(categories) if category == name]
+        color, shape = marks[name]
+        human, learned = points["human"][rows], points["learned"][rows]
+        axes.scatter(*human.T, s=26, color=color, marker=shape, linewidth=0, gid="human")
+        axes.scatter(*learned.T, s=26, facecolors="none", edgecolors=color, marker=shape, linewidth=1.1, gid="learned")
     axes.set(xticks=[], yticks=[], xlabel="t-SNE dimension 1", ylabel="t-SNE dimension 2")
     kinds = [
-        Line2D([], [], linestyle="", color=INK, marker=marker, label=label)
-        for marker, label in (("o", "human-written"), ("x", "learned"))
+        Line2D([], [], linestyle="", color=INK, marker="o", label="human-written"),
+        Line2D([], [], linestyle="", color=INK, marker="o", markerfacecolor="none", label="learned"),
     ]
-    marks = [
-        Line2D([], [], linestyle="", marker="s", color=color, label=shortened(visible(name), LONGEST_NAME))
-        for name, color in zip(names, palette, strict=True)
+    if "initial" in points:
+        kinds.append(Line2D([], [], linestyle="", color=PALE, marker=".", label="initial, of any category"))
+    shown = [
+        Line2D([], [], linestyle="", marker=shape, color=color, label=shortened(visible(name), LONGEST_NAME))
+        for name, (color, shape) in marks.items()
     ]
-    axes.legend(handles=[*kinds, *marks], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    axes.legend(handles=[*kinds, *shown], loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
+    return figure
+
+
+def category_mark(place: int) -> tuple[str, str]:
+    """Color and shape of a category; neighbors differ in both.
+
+    >>> len({category_mark(place) for place in range(MARKS)}) == MARKS
+    True
+    """
+    return COLORS[place % len(COLORS)], SHAPES[place % len(SHAPES)]
+
+
+@styled
+def sweep_figure(
+    results: Mapping[float, Sequence[float]], setting: str, quantity: str, *, logarithmic: bool
+) -> "Figure":
+    """Mean over seeds and its 95 percent t-interval for each value of a setting; dots are the seeds.
+
+    Args:
+        results: By the setting's value, the result of each seed; an interval needs two.
+        setting: What is varied, below the axis.
+        quantity: What is measured, beside the axis.
+        logarithmic: Whether the setting's axis has base 2.
+    """
+    figure, axes = new_figure(3.6, margins=(0.75, 0.4, 0.55, 0.15))
+    values = sorted(results)
+    means = [float(np.mean(results[value])) for value in values]
+    for value in values:
+        axes.scatter([value] * len(results[value]), results[value], s=8, color=PALE, linewidth=0, gid="seed")
+    seeds = [results[value] for value in values]
+    widths = [math.nan if len(s) < 2 else seed_interval(s, count=1).high - m for s, m in zip(seeds, means, strict=True)]
+    axes.errorbar(values, means, yerr=widths, color=COLORS[0], linewidth=1.4, marker="o", markersize=4, capsize=3)
+    if logarithmic:
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(values, labels=[f"{value:g}" for value in values])
+        axes.minorticks_off()
+    axes.grid(axis="y")
+    axes.set_xlabel(setting)
+    axes.set_ylabel(quantity)
     return figure
 
 

@@ -12,11 +12,14 @@ from .svg import clean_svg
 
 FOLDER, NUMBERS = "instructions", "analysis.json"
 CAPTIONS = {
-    "map": "Instructions by category (t-SNE of mean last hidden states): circles are human-written, crosses learned.",
+    "map": "Instructions by category (t-SNE of mean last hidden states): filled marks are human-written, hollow ones "
+    "learned, dots the initial values of the learned ones.",
     "curves-losses": "Losses over the steps of training.",
     "curves-gradient-norms": "Norms of the inner and the outer gradient, and of the hypergradient.",
     "curves-hypergradient": "Cosine between the hypergradients of half outer batches (near 0: noise), and the share of "
     "an extractor's choices on the last exemplar; each if it was logged.",
+    "curves-distances": "Mean cosine distances within and between categories during training, of learned, initial and "
+    "human-written instructions in the model of that step.",
 }
 
 
@@ -27,14 +30,16 @@ class InstructionAnalysisFiles:
     Args:
         folder: The folder they were read from.
         figures: Captions and SVG elements of the figures.
-        kinds: Human-written and learned, the columns of `distances`.
+        kinds: Human-written, initial and learned, the columns of `distances`.
         distances: By measure, a mean cosine distance for each kind.
+        moved: How far the learned instructions are from their start, by measure; empty if unknown.
     """
 
     folder: Path
     figures: list[dict[str, str]]
     kinds: list[str]
     distances: dict[str, list[float]]
+    moved: dict[str, float]
 
 
 def instruction_analyses(systems: Sequence[System]) -> list[InstructionAnalysisFiles]:
@@ -63,7 +68,7 @@ def _read_analysis(folder: Path) -> InstructionAnalysisFiles:
     ]
     path = folder / NUMBERS
     numbers = read_json(path) if path.exists() else {}
-    kinds = [kind for kind in ("human", "learned") if kind in numbers]
+    kinds = [kind for kind in ("human", "initial", "learned") if kind in numbers]
     measures = dict.fromkeys(measure for kind in kinds for measure in numbers[kind])
     distances = {measure: [numbers[kind][measure] for kind in kinds] for measure in measures}
-    return InstructionAnalysisFiles(folder, figures, kinds, distances)
+    return InstructionAnalysisFiles(folder, figures, kinds, distances, numbers.get("moved", {}))

@@ -12,7 +12,7 @@ GROUPS = {
     "Train and evaluate": ("fit", "validate", "test", "predict", "chat", "sweep"),
     "Data": ("download", "check", "inspect", "prepare", "describe", "decontaminate", "tokenizer", "toybench"),
     "Scorer": ("samples", "adapt", "select", "classify", "scaling"),
-    "Instruction optimization": ("splits",),
+    "Instruction optimization": ("splits", "instructions"),
     "Inspect": ("plan", "report", "export", "replay", "doctor"),
 }
 """Commands in the order of ``crosstask --help``."""

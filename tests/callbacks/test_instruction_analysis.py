@@ -8,11 +8,14 @@ from xml.etree import ElementTree
 import lightning as L
 import numpy as np
 import pytest
+import torch
+import yaml
 
 from crosstask.callbacks.instruction_analysis import InstructionAnalysis
 from crosstask.callbacks.report.figure_style import svg_element
 from crosstask.callbacks.report.instruction_distances import category_distances, distance_to_nearest, t_sne
-from crosstask.callbacks.report.instruction_figures import training_curves
+from crosstask.callbacks.report.instruction_figures import category_mark, sweep_figure, training_curves
+from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
@@ -57,6 +60,15 @@ def test_a_run_leaves_its_map_and_numbers(
     tokenizer, extracts = str(toybench / "tokenizer"), instruction.endswith("extractor")
     shared: dict[str, Any] = {"row_length": 160, "inner_steps": 2}
     length, exemplars = (24, 3) if extracts else (3, 0)
+    settings: dict[str, Any] = {
+        "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
+        "tokenizer": tokenizer,
+        "split": {"class_path": "CategorySplit", "init_args": {"outer": 4}},
+        "rows": {"length": 160},
+        "levels": {"inner_steps": 2, "outer_rows": 2},
+        "instructions": {"length": length, "exemplars": exemplars},
+        "instances": {"train": 100, "validation": 0},
+    }
     data = InstructionOptimizationDataModule(
         NaturalInstructions(str(toybench)),
         tokenizer,
@@ -75,30 +87,89 @@ def test_a_run_leaves_its_map_and_numbers(
         outer=OuterSettings(noise_every=1),
         **shared,
     )
+    saved = L.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1, filename="{step}")
+    analysis = InstructionAnalysis(str(tmp_path), categories=5, every=1)
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=4,
         max_epochs=-1,
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         limit_val_batches=0,
-        callbacks=[InstructionAnalysis(str(tmp_path), categories=5)],
+        callbacks=[analysis, saved],
     )
     trainer.fit(module, data)
     numbers = json.loads((tmp_path / "analysis.json").read_text())
-    assert set(numbers) == {"human", "learned"} | (set() if extracts else {"nearest tokens"})
-    for kind in ("human", "learned"):
+    kinds = ("human", "initial", "learned")
+    assert set(numbers) == {*kinds, "moved", "step"} | (set() if extracts else {"nearest tokens"})
+    for kind in kinds:
         assert all(0 <= value <= 2 for value in numbers[kind].values())
-    assert numbers["human"] != numbers["learned"]
+    assert numbers["human"] != numbers["learned"] != numbers["initial"] or extracts
+    assert 0 < numbers["moved"]["distance of parameters"] < 1
     if not extracts:
         assert set(numbers["nearest tokens"]) == set(data.inner_tasks)
         assert {len(tokens) for rows in numbers["nearest tokens"].values() for tokens in rows} == {3}
-    groups = {group.get("class"): group for group in ElementTree.parse(tmp_path / "map.svg").getroot().iter(f"{SVG}g")}
-    human, learned = len(list(groups["human"].iter(f"{SVG}use"))), len(list(groups["learned"].iter(f"{SVG}path")))
-    assert human == learned > 5  # matplotlib draws circles as uses of one path, crosses as paths
+        assert numbers["moved"]["cosine distance of states"] > 0
+    assert 5 < count_marks(tmp_path / "map.svg", "human") == count_marks(tmp_path / "map.svg", "learned")
+    assert json.loads((tmp_path / "step-2/analysis.json").read_text())["step"] == 2  # phi's first step
     for suffix in ("svg", "pdf", "png"):
         curves = {path.stem for path in tmp_path.glob(f"curves-*.{suffix}")}
-        assert curves == {"curves-losses", "curves-gradient-norms", "curves-hypergradient"}
+        assert curves == {f"curves-{name}" for name in ("losses", "gradient-norms", "hypergradient", "distances")}
     assert module.language_model.training
+
+    checkpoint = tmp_path / "step=2.ckpt"
+    resumed = InstructionAnalysis()
+    resumed.load_state_dict(torch.load(checkpoint, weights_only=True)["callbacks"]["InstructionAnalysis"])
+    assert resumed.curves["train/outer_loss"] == analysis.curves["train/outer_loss"][:1]
+    assert analysis.initial is not None
+    for name, value in (resumed.initial or {}).items():
+        assert torch.equal(value, analysis.initial[name])
+    assert set(resumed.initial or {}) == {name for name, _ in module.instruction.named_parameters()}  # type: ignore[union-attr]
+
+    # The command draws them again.
+    config = {"data": {"class_path": "InstructionOptimizationDataModule", "init_args": {**settings}}}
+    path = tmp_path / "data.yaml"
+    path.write_text(yaml.safe_dump(config))
+    drawn = tmp_path / "drawn"
+    given = ["--config", str(path), "--checkpoint", str(tmp_path / "step=4.ckpt"), "--folder", str(drawn)]
+    main(["instructions", *given, "--categories", "5"])
+    again = json.loads((drawn / "analysis.json").read_text())
+    for kind in kinds:
+        assert again[kind] == pytest.approx(numbers[kind], abs=1e-6)
+    assert again["moved"] == pytest.approx(numbers["moved"], abs=1e-6)
+    assert (drawn / "map.pdf").exists()
+    with pytest.raises(ValueError, match=r"inner tasks, and the data has .* or others"):
+        main(
+            [
+                "instructions",
+                *given[:4],
+                "--folder",
+                str(tmp_path / "other"),
+                "--data.init_args.split.init_args.outer=3",
+            ]
+        )
+
+
+def count_marks(path: Path, kind: str) -> int:
+    """Marks of a kind of instructions on a map; matplotlib draws several equal ones as uses of one path."""
+    groups = [g for g in ElementTree.parse(path).getroot().iter(f"{SVG}g") if (g.get("class") or "").startswith(kind)]
+    return sum(max(len(list(g.iter(f"{SVG}use"))), len(list(g.iter(f"{SVG}path")))) for g in groups)
+
+
+def test_twenty_categories_have_twenty_marks() -> None:
+    assert len({category_mark(place) for place in range(20)}) == 20
+    for place in range(19):
+        assert all(a != b for a, b in zip(category_mark(place), category_mark(place + 1), strict=True))
+    with pytest.raises(ValueError, match="categories must be 1 to 42, which have different marks, got 60"):
+        InstructionAnalysis(categories=60)
+
+
+def test_a_sweep_shows_the_interval_over_seeds() -> None:
+    figure = sweep_figure({1: [0.2, 0.4], 4: [0.5]}, "length", "ROUGE-L", logarithmic=True)
+    (axes,) = figure.axes
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_xscale()) == ("length", "ROUGE-L", "log")
+    (bars,) = axes.containers[0].lines[2]  # type: ignore[union-attr]
+    low, high = bars.get_segments()[0][:, 1]
+    half = 12.706 * 0.1  # t of one degree of freedom, times the standard error
+    assert (low, high) == pytest.approx((0.3 - half, 0.3 + half), abs=1e-3)

@@ -1,0 +1,159 @@
+"""Where instructions are in a model's states: human-written, initial and learned ones, and how far they moved."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..datamodules.bilevel.bilevel_stream import BilevelPlan
+from ..datamodules.bilevel.exemplars import InstructionInputs
+from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
+from ..datamodules.rendering.special_tokens import truncating_tokenizer
+from ..datamodules.schema import Task
+from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
+from ..lightning_modules.instructions.instructed_loss import input_embeddings, reader
+from ..lightning_modules.instructions.learnable_instructions import (
+    DirectEmbedder,
+    DirectExtractor,
+    LearnableInstruction,
+    masked_mean,
+)
+from .report.instruction_distances import category_distances, distance_to_nearest, paired_distance
+
+
+class InstructionStates(NamedTuple):
+    """Mean last hidden states of instructions.
+
+    Args:
+        points: By kind (human, initial, learned), [n, W] of the inner tasks; initial ones only if they are known.
+        categories: Categories of the inner tasks.
+        tests: [m, W] of the definitions of the test tasks.
+        numbers: What `analysis.json` holds.
+    """
+
+    points: dict[str, np.ndarray]
+    categories: list[str]
+    tests: np.ndarray
+    numbers: dict[str, Any]
+
+
+@torch.no_grad()
+def instruction_states(
+    module: InstructionOptimizationModule,
+    data: InstructionOptimizationDataModule,
+    initial: Mapping[str, Tensor] | None,
+    tokens: int,
+) -> InstructionStates:
+    """The states of all instructions in the model as it is, with their distances.
+
+    Every number of the learned instructions has the same number of the initial parameters and of the human-written
+    definitions beside it: the model moves, too, so that only the difference is the instructions'.
+
+    Args:
+        module: The model and its learned instructions.
+        data: The data, after ``setup("fit")``.
+        initial: The parameters with which the instruction started; None if unknown.
+        tokens: Number of nearest tokens for each embedding of a direct embedder.
+    """
+    plan, learned = data.plan, module.instruction
+    assert plan is not None
+    assert learned is not None
+    tasks = [task for task, _ in plan.inner]
+    training = module.language_model.training
+    module.language_model.eval()
+    points = {"human": definition_states(module, [task.definition for task in tasks])}
+    moved: dict[str, float] = {}
+    if initial:
+        start = copy.deepcopy(learned)
+        start.load_state_dict(dict(initial))
+        points["initial"] = learned_states(module, plan, start)
+        moved = parameter_changes(start, learned)
+    points["learned"] = learned_states(module, plan, learned)
+    names = data.benchmark.task_names("test")
+    tests = definition_states(module, [data.benchmark.task(name).definition for name in names])
+    module.language_model.train(training)
+    categories = [task.category for task in tasks]
+    numbers: dict[str, Any] = dict(instruction_distances(points, tests, categories))
+    if initial:
+        moved["cosine distance of states"] = paired_distance(points["learned"], points["initial"])
+        numbers["moved"] = moved
+    if isinstance(learned, DirectEmbedder):
+        numbers["nearest tokens"] = nearest_tokens(module, tasks, tokens)
+    return InstructionStates(points, categories, tests, numbers)
+
+
+def parameter_changes(start: LearnableInstruction, learned: LearnableInstruction) -> dict[str, float]:
+    """Distance of the parameters from their start as a share of its norm; of an extractor also its changed choices."""
+    pairs = [(a.double(), b.double()) for a, b in zip(start.parameters(), learned.parameters(), strict=True)]
+    squared = sum(a.square().sum().item() for a, _ in pairs)
+    apart = sum((b - a).square().sum().item() for a, b in pairs)
+    changes = {"distance of parameters": (apart / squared) ** 0.5 if squared else 0.0}
+    if isinstance(learned, DirectExtractor) and isinstance(start, DirectExtractor):
+        same = start.logits.argmax(dim=2) == learned.logits.argmax(dim=2)
+        changes["share of tasks with another exemplar"] = 1.0 - same.double().mean().item()
+    return changes
+
+
+def instruction_distances(
+    points: Mapping[str, np.ndarray], tests: np.ndarray, categories: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """By kind, cosine distances of instructions [n, W], and of test definitions [m, W] to them."""
+    return {
+        kind: {
+            **category_distances(of_kind, categories),
+            "distance of test definitions to the nearest": distance_to_nearest(tests, of_kind),
+        }
+        for kind, of_kind in points.items()
+    }
+
+
+def definition_states(module: InstructionOptimizationModule, texts: Sequence[str]) -> np.ndarray:
+    """Mean last hidden states [n, W] of texts, one text at a time."""
+    assert module.tokenizer is not None
+    rows = []
+    with truncating_tokenizer(module.tokenizer, module.row_length) as backend:
+        encodings = backend.encode_batch_fast([text or " " for text in texts])
+    for encoding in encodings:
+        ids = torch.tensor([encoding.ids], device=module.device)
+        states = reader(module.language_model).encode(ids, torch.ones_like(ids))
+        rows.append(states.mean(dim=1)[0].double().cpu().numpy())
+    return np.stack(rows)
+
+
+def learned_states(
+    module: InstructionOptimizationModule, plan: BilevelPlan, learned: LearnableInstruction
+) -> np.ndarray:
+    """Mean last hidden states [n, W] of the instruction of each inner task, at its first training instance."""
+    model, rows = module.language_model, []
+    for task in range(len(plan.inner)):
+        inputs = [None if tensor is None else tensor.to(module.device) for tensor in plan.first_batch(task).inputs]
+        instruction = learned(InstructionInputs(*inputs), reader(model))  # type: ignore[arg-type]
+        states = stack_states(model, instruction.embeddings.to(model.dtype), instruction.mask)
+        rows.append(masked_mean(states, instruction.mask)[0].double().cpu().numpy())
+    return np.stack(rows)
+
+
+def stack_states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor:
+    """Last hidden states [B, I, W] of the model's encoder, or of its only stack, for embeddings [B, I, D]."""
+    stack: nn.Module = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
+    extra = {} if model.config.is_encoder_decoder else {"use_cache": False}
+    return stack(inputs_embeds=embeddings, attention_mask=mask, **extra).last_hidden_state
+
+
+def nearest_tokens(
+    module: InstructionOptimizationModule, tasks: Sequence[Task], count: int
+) -> dict[str, list[list[str]]]:
+    """By task, the tokens whose input embeddings have the largest cosine with each embedding of its instruction."""
+    assert isinstance(module.instruction, DirectEmbedder)
+    assert module.tokenizer is not None
+    table: Any = input_embeddings(module.language_model).weight
+    table_VD = torch.nn.functional.normalize(table.float(), dim=-1)
+    tokens = module.tokenizer.convert_ids_to_tokens(range(len(module.tokenizer)))  # type: ignore[arg-type]
+    nearest: dict[str, list[list[str]]] = {}
+    for task, embeddings_ID in zip(tasks, module.instruction.table.to(table_VD.dtype), strict=False):
+        best = (torch.nn.functional.normalize(embeddings_ID, dim=-1) @ table_VD.T).topk(count, dim=-1).indices
+        nearest[task.name] = [[str(tokens[id]) for id in row] for row in best.tolist()]
+    return nearest

@@ -1,0 +1,65 @@
+"""Draw and measure the learned instructions of a checkpoint.
+
+The map, the distances and the curves are those that the callback InstructionAnalysis writes when training ends. All
+options of `crosstask fit` are accepted, and those of the data are used: they must be those of the training.
+
+Example:
+    crosstask instructions --config instruction_optimization_toybench \\
+      --checkpoint runs/instruction_optimization/checkpoints/last.ckpt --folder runs/instructions
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .shared.outputs import require_new
+from .shared.run_settings import Settings, build_data, run_on_settings
+
+
+def run(words: Sequence[str]) -> None:
+    """Draw by the words of a command line."""
+    run_on_settings(draw_instructions, words)
+
+
+def draw_instructions(settings: Settings, checkpoint: str, folder: str, categories: int = 20, tokens: int = 3) -> None:
+    """Write the analysis of a checkpoint's learned instructions.
+
+    Args:
+        settings: Of the run.
+        checkpoint: Checkpoint of a training with InstructionOptimizationModule; with the callback InstructionAnalysis
+            it also holds the initial instructions and the curves.
+        folder: Output folder; it must be new or empty.
+        categories: Number of categories on the map, those with most tasks.
+        tokens: Number of nearest tokens for each embedding of a task.
+
+    Raises:
+        ValueError: The checkpoint has no learned instructions, or those of other tasks than the data's.
+    """
+    from ..callbacks.instruction_analysis import InstructionAnalysis, draw_curves, write_analysis
+    from ..callbacks.instruction_states import instruction_states
+    from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
+    from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
+    from ..lightning_modules.restored_modules import restored_module
+    from ..lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
+
+    require_new(Path(folder))
+    path = Path(checkpoint)
+    extras = checkpoint_extras(path)
+    tasks = extras.get(KEY, {}).get("instruction", {}).get("tasks")
+    if tasks is None:
+        raise ValueError(f"{checkpoint} has no learned instructions: it was written by another module or command")
+    data = build_data(settings)
+    if not isinstance(data, InstructionOptimizationDataModule):
+        raise ValueError(f"learned instructions are of InstructionOptimizationDataModule, got {type(data).__name__}")
+    data.setup("fit")
+    if data.inner_tasks != tasks:
+        raise ValueError(
+            f"the checkpoint has instructions of {len(tasks)} inner tasks, and the data has {len(data.inner_tasks)} or "
+            "others: give the configuration of the training"
+        )
+    module = restored_module(InstructionOptimizationModule.__name__, path)
+    assert isinstance(module, InstructionOptimizationModule)
+    kept = extras.get("callbacks", {}).get(InstructionAnalysis.__qualname__, {})
+    states = instruction_states(module, data, kept.get("initial"), tokens)
+    write_analysis(states, Path(folder), step=extras["global_step"], categories=categories)
+    draw_curves(kept.get("curves", {}), Path(folder))
+    print(f"map and distances of learned instructions: {folder}")
