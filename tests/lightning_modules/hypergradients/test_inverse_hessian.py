@@ -142,12 +142,12 @@ def test_conjugate_gradient_keeps_the_scale_of_the_inverse_where_the_hessian_is_
     stopped = conjugate_gradient(v, lambda p: [-4.0 * p[0]], iterations=5)
     assert stopped.stopped_early
     assert (stopped.terms, stopped.hessian_products) == (0, 1)
-    close(stopped.p[0], v[0] / 4)  # |H|^-1 v, where v itself would be four times as long
+    close(stopped.p[0], v[0] / 4, atol=1e-15)  # |H|^-1 v, where v itself would be four times as long
     H = torch.diag(torch.tensor([2.0, -1.0], dtype=torch.float64))
     v = [torch.tensor([1.0, 0.5], dtype=torch.float64)]
     stopped = conjugate_gradient(v, lambda p: [H @ p[0]], iterations=5)
     assert stopped.stopped_early
-    close(stopped.p[0], v[0] * (1.25 / 1.75))  # one step of v'v / v'Hv, before the second direction
+    close(stopped.p[0], v[0] * (1.25 / 1.75), atol=1e-15)  # one step of v'v / v'Hv, before the second direction
     with pytest.raises(ValueError, match="the inner Hessian is 0 along the outer gradient"):
         conjugate_gradient(v, lambda p: [0.0 * p[0]], iterations=5)
 
@@ -161,4 +161,4 @@ def test_the_estimate_of_the_largest_curvature_knows_its_error() -> None:
         value = 3 * math.cos(angle) ** 2 + math.sin(angle) ** 2
         assert estimate.value == pytest.approx(value, rel=1e-12)
         assert estimate.error == pytest.approx(2 * math.cos(angle) * math.sin(angle) / value, rel=1e-9)
-        assert abs(3 - estimate.value) <= estimate.error * estimate.value
+        assert abs(3 - estimate.value) <= estimate.error * estimate.value * (1 + 1e-12)  # an equality after one product
