@@ -104,8 +104,8 @@ def write_card(checkpoint: Path, folder: Path, name: str, licence: str | None, r
 
 def publish(folder: Path, name: str, *, private: bool, dry_run: bool) -> None:
     """Print the files of a folder, and upload them unless it is a dry run."""
-    for path in sorted(folder.iterdir()):
-        print(f"{path.stat().st_size:>14,} {path.name}")
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        print(f"{path.stat().st_size:>14,} {path.relative_to(folder)}")
     if dry_run:
         print(f"dry run: nothing was uploaded to {name}; the card is {folder / 'README.md'}")
         return

@@ -14,6 +14,7 @@ Rows hold one example each, padded and not packed, because a learnable instructi
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -199,10 +200,9 @@ class BilevelPlan:
 
     def first_batch(self, task: int) -> InnerBatch:
         """The first training instance of an inner task, as a batch of one row."""
-        instance = Instance(task, 0)
-        prompts = [self._render(self.text.inner_prompt, self.inner, instance, epoch=0)]
-        rows = self._rows(prompts, Replicas(), reserve=self.text.reserve)
-        return InnerBatch(rows, self._inputs([instance], prompts))
+        rows, inputs = self.task_rows(self.inner, [Instance(task, 0)])
+        assert inputs is not None
+        return InnerBatch(rows, inputs)
 
     def first_drawn(self, tasks: Sequence[TaskInstances], number: int) -> list[Instance]:
         """The first distinct instances that the training draws of a level, ``inner`` or ``outer``."""
@@ -232,11 +232,9 @@ class BilevelPlan:
         pools = self.text.pools
         if pools is None or pools.of != "task":
             return []
-        numbered = self.text.numbered
-        return [
-            ["" if e is None else "".join(exemplar_texts(e, numbered=numbered)) for e in pools.of_task(examples)]
-            for _, examples in self.inner
-        ]
+        texts = partial(exemplar_texts, numbered=self.text.numbered)
+        drawn = [pools.of_task(examples) for _, examples in self.inner]
+        return [["" if e is None else "".join(texts(e)) for e in of_task] for of_task in drawn]
 
     def _outer_batch(self, first: int, here: Replicas) -> LanguageRows:
         drawn = [self._outer_order.at(first + row) for row in range(self.outer_rows)]
