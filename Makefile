@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # A short spin before they sleep: without one, a quiet virtual machine trained 2.6 times slower.
 export GOMP_SPINCOUNT := 30000
 
-.PHONY: quickstart test test-distributed test-slurm lint types docs dist perf real-data clean
+.PHONY: quickstart test test-faults test-distributed test-slurm lint types docs dist perf real-data clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/crosstask toybench --folder runs/quickstart/toybench
@@ -15,8 +15,13 @@ quickstart: $(VENV)/ready
 	$(BIN)/crosstask test --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
 
 test: export OMP_NUM_THREADS := 1
-test: $(VENV)/ready  # two processes share the files of tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not real_data and not distributed and not slurm"
+test: $(VENV)/ready  # two processes share the files of tests, in the order of their names: the last ones are short
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not real_data and not distributed and not slurm and not faults"
+
+CASES ?= 15
+test-faults: export OMP_NUM_THREADS := 1
+test-faults: $(VENV)/ready  # kills, flipped bits, any input, a long run; CASES of each kind
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "faults and not distributed" --fault-cases $(CASES)
 
 test-distributed: export OMP_NUM_THREADS := 1  # a sum by two threads differs in its last digit from one by two processes
 test-distributed: $(VENV)/ready  # every cell of docs/strategies.md that processes on a CPU can run

@@ -14,6 +14,8 @@ from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructio
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.toybench.writer import write_toybench
 
+pytest_plugins = ["fault_table"]
+
 
 @pytest.fixture(scope="session")
 def tiny_model() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from ...datamodules.data_files import read_json
+from ...datamodules.data_files import read_json, read_text
 from .comparison import System
 from .svg import clean_svg
 
@@ -62,7 +62,7 @@ def _read_analysis(folder: Path) -> InstructionAnalysisFiles:
     paths = {caption: folder / f"{name}.svg" for name, caption in CAPTIONS.items()}
     figures = [
         # Cleaned again, as anybody may have changed the file.
-        {"caption": caption, "svg": Markup(clean_svg(path.read_text(encoding="utf-8"), caption))}
+        {"caption": caption, "svg": Markup(clean_svg(read_text(path), caption))}
         for caption, path in paths.items()
         if path.exists()
     ]

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
-from ...datamodules.data_files import parse_json, read_json
+from ...datamodules.data_files import parse_json, read_json, read_text
 from ...datamodules.evaluation.coverage import Coverage, TaskCoverage
 from ...datamodules.messages import kind
 from ...datamodules.record_fields import number_field, text_field, whole_field
@@ -81,7 +81,7 @@ def read_predictions(path: Path) -> list[Prediction]:
         ValueError: A line is no prediction, or there is none.
     """
     # Lines end at "\n" only: splitlines would also split at U+2028, which JSON does not escape.
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = read_text(path).split("\n")
     predictions = [_prediction(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1) if line]
     if not predictions:
         raise ValueError(f"{path} has no predictions: run `crosstask test` with the callback PredictionWriter")

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ...datamodules.data_files import read_text
 from ...datamodules.messages import nearest
 
 VARIABLE = "CROSSTASK_CONFIGS"
@@ -102,8 +103,23 @@ def composed_settings(name: str) -> dict[str, Any]:
     """The settings of a configuration and of all that it includes, as nested dictionaries."""
     settings: dict[str, Any] = {}
     for path in composed_paths(name):
-        settings = merged(settings, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+        settings = merged(settings, read_settings(Path(path)))
     settings.pop("include", None)
+    return settings
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a YAML file.
+
+    Raises:
+        ValueError: The file is no YAML of named settings.
+    """
+    try:
+        settings = yaml.safe_load(read_text(path)) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} must hold named settings, got {settings!r:.80}")
     return settings
 
 

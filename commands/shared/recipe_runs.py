@@ -21,7 +21,7 @@ from ...datamodules.data_files import read_json
 from ...datamodules.record_fields import number_field
 from ...datamodules.whole_files import write_whole
 from ...datamodules.worker_processes import end_when_parent_dies
-from .config_names import composed_settings, merged
+from .config_names import composed_settings, merged, read_settings
 
 INPUTS = "inputs.json"
 """Digests of the files that a run reads, in its folder."""
@@ -105,7 +105,7 @@ def run_settings(
 def require_same_settings(folder: Path, settings: Mapping[str, Any]) -> None:
     """Reject a finished run that has other settings; only its folder may differ."""
     places = {"trainer": {"default_root_dir": "", "logger": ""}}
-    finished = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    finished = read_settings(folder / "recipe.yaml")
     theirs, ours = (dict(_leaves(merged(run, places))) for run in (finished, settings))
     differences = [
         f"{name} is {theirs.get(name, 'missing')} there and {ours.get(name, 'missing')} here"

@@ -93,6 +93,13 @@ def test_a_line_that_is_no_prediction_is_named(tmp_path: Path, line: str) -> Non
         read_predictions(path)
 
 
+def test_a_flipped_bit_that_leaves_no_utf_8_is_located(tmp_path: Path) -> None:
+    path = write_predictions(tmp_path, json.dumps(PREDICTION))
+    path.write_bytes(path.read_bytes().replace(b'"p"', b'"\xba"'))
+    with pytest.raises(ValueError, match=r"test\.jsonl.*: not UTF-8"):
+        read_predictions(path)
+
+
 def test_whole_and_missing_scores_are_read(tmp_path: Path) -> None:
     path = write_predictions(tmp_path, json.dumps(PREDICTION | {"rouge_l": 1, "exact_match": 1.0}))
     (prediction,) = read_predictions(path)

@@ -68,7 +68,9 @@ def test_fit_validate_test_and_predict(config: Path, tmp_path: Path, capfd: pyte
     fitted = next(runs.glob("version_0/huggingface"))
     assert yaml.safe_load((runs / "version_0/config.yaml").read_text())["trainer"]["max_steps"] == 4
 
-    main(["test", "--config", str(config), "--ckpt_path", checkpoint])
+    faster = ["--model.init_args.optimizer.learning_rate", "0.5"]
+    cli = run_trainer(["test", "--config", str(config), "--ckpt_path", checkpoint, *faster])
+    assert cli.model.optimization.learning_rate == 0.5  # a checkpoint does not change the model's arguments
     report = json.loads((runs / "version_1/report/test/report.json").read_text())
     assert [level["name"] for level in report["levels"]] == [
         "fully_supervised",
@@ -170,21 +172,6 @@ def plain(config: Path) -> Path:
 def test_what_model_and_data_must_agree_on_is_linked(plain: Path, source: str, value: str, target: str) -> None:
     linked = parsed(plain, f"--{source}", value)["model"]["init_args"][target]
     assert str(linked) == value
-
-
-def test_a_checkpoint_does_not_change_the_models_arguments(config: Path, tmp_path: Path) -> None:
-    main(["fit", "--config", str(config)])
-    checkpoint = str(tmp_path / "checkpoints" / "last.ckpt")
-    words = [
-        "test",
-        "--config",
-        str(config),
-        "--ckpt_path",
-        checkpoint,
-        "--model.init_args.optimizer.learning_rate",
-        "0.5",
-    ]
-    assert run_trainer(words).model.optimization.learning_rate == 0.5
 
 
 def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> None:

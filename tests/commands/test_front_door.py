@@ -123,6 +123,16 @@ def test_a_configuration_overrides_what_it_includes(tmp_path: Path, monkeypatch:
         composed_paths("base.yaml")
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"trainer: {", "no valid YAML"), (b"[1]", "named settings"), (b"seed: \xba", "UTF-8")],
+)
+def test_a_damaged_configuration_is_named(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "damaged.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"damaged\.yaml.*{problem}"):
+        composed_settings(str(tmp_path / "damaged.yaml"))
+
+
 def test_another_folder_of_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers/ours.yaml").write_text("seed_everything: 1")

@@ -4,13 +4,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from recipes import save_model
 from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+from warm_program import WarmProgram
 
 import crosstask
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
@@ -39,20 +40,13 @@ SHRINK = {
 }
 """Appended to every command that trains or evaluates."""
 
-CROSSTASK = """#!/usr/bin/env bash
-case "$1" in
-  fit|test) exec {python} -m crosstask.cli "$@" --config {shrink} ;;
-  *) exec {python} -m crosstask.cli "$@" ;;
-esac
-"""
-
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def home(toybench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(toybench: Path, tmp_path_factory: pytest.TempPathFactory, program: WarmProgram) -> Iterator[Path]:
     """A folder where the README's names exist: upstream's files, models of the hub, and programs that run quickly."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(toybench, folder / "natural-instructions")
@@ -76,27 +70,28 @@ def home(toybench: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     programs = folder / "programs"
     programs.mkdir()
     (programs / "git").write_text("#!/usr/bin/env bash\nexit 0\n")  # what it would clone is there
-    (programs / "crosstask").write_text(CROSSTASK.format(python=sys.executable, shrink=folder / "shrink.yaml"))
-    for program in programs.iterdir():
-        program.chmod(0o755)
-    return folder
+    (programs / "git").chmod(0o755)
+    shrink = ["--config", str(folder / "shrink.yaml")]
+    with program.command(programs / "crosstask", appended={"fit": shrink, "test": shrink}):
+        yield folder
 
 
-def run(words: list[str], home: Path) -> str:
-    environment = os.environ | {"PATH": f"{home / 'programs'}:{os.environ['PATH']}", "HOME": str(home)}
-    done = subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False)
+def require_success(done: "subprocess.CompletedProcess[str]") -> str:
+    """What a finished process has printed."""
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return done.stdout
 
 
 @pytest.mark.parametrize("block", blocks("bash"), ids=lambda block: block.split("\n")[0][:40])
 def test_a_block_of_commands_runs(block: str, home: Path) -> None:
-    run(["bash", "-euo", "pipefail", "-c", block], home)
+    environment = os.environ | {"PATH": f"{home / 'programs'}:{os.environ['PATH']}", "HOME": str(home)}
+    words = ["bash", "-euo", "pipefail", "-c", block]
+    require_success(subprocess.run(words, cwd=home, env=environment, capture_output=True, text=True, check=False))
 
 
 @pytest.mark.parametrize("block", blocks("python"), ids=lambda block: block.split("\n")[0][:60])
-def test_a_block_of_python_runs(block: str, home: Path) -> None:
-    assert run([sys.executable, "-c", block], home).strip()
+def test_a_block_of_python_runs(block: str, home: Path, program: WarmProgram) -> None:
+    assert require_success(program.script(block, cwd=home, HOME=str(home))).strip()
 
 
 def test_the_readme_has_both_kinds_of_snippets_and_stays_short() -> None:

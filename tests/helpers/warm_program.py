@@ -8,13 +8,47 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+COMMAND = """#!{python} -IS
+import json, os, socket, sys
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect("{socket}")
+    stream = server.makefile("rw")
+    print(json.dumps((sys.argv[1:], os.getcwd(), dict(os.environ))), file=stream, flush=True)
+    out, err, status = json.load(stream)
+sys.stdout.write(out)
+sys.stderr.write(err)
+sys.exit(status)
+"""
+
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate"}
+"""Events of Python's audit that change a file system, beside opening a file for writing."""
+
+
+class Death(NamedTuple):
+    """When a process is killed: at one of its changes of files, so that a seed chooses the same place again.
+
+    Args:
+        below: Only changes below this folder are counted.
+        change: The change before which it is killed, from 0; a negative number only counts.
+        delay: Seconds after that change, which end within what follows it.
+        counted: A file that gets a byte for every change.
+    """
+
+    below: str
+    change: int
+    delay: float
+    counted: str
 
 
 class WarmProgram:
@@ -31,7 +65,12 @@ class WarmProgram:
         )
 
     def start(
-        self, *words: str, cwd: Path | None = None, largest: int | None = None, **environment: str
+        self,
+        *words: str,
+        cwd: Path | None = None,
+        largest: int | None = None,
+        death: Death | None = None,
+        **environment: str,
     ) -> "WarmProcess":
         """Start a command.
 
@@ -39,12 +78,42 @@ class WarmProgram:
             words: What follows ``crosstask`` on the command line.
             cwd: Its working directory; that of the tests by default.
             largest: Most bytes of a file: writing more fails, as on a full disk.
+            death: When it is killed.
             environment: Variables beside those of the tests.
         """
         self.started += 1
         streams = [str(self.folder / f"{self.started}.{name}") for name in ("out", "err")]
         request = {"words": words, "cwd": str(cwd or Path.cwd()), "largest": largest, "streams": streams}
+        request["death"] = death and death._asdict()
         return WarmProcess(self, words, self.answer(request | {"environment": {**os.environ, **environment}}), streams)
+
+    def script(self, code: str, *, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Run Python code to its end, as ``python -c`` does; other arguments as of `start`."""
+        return self.start("-c", code, cwd=cwd, **environment).finish()
+
+    @contextmanager
+    def command(self, path: Path, *, appended: Mapping[str, Sequence[str]]) -> Iterator[None]:
+        """Writes a command for a shell, which runs the program here.
+
+        Args:
+            path: Where the command is written.
+            appended: By the first word, words that are added at the end.
+        """
+        path.write_text(COMMAND.format(python=sys.executable, socket=f"{path}.socket"))
+        path.chmod(0o755)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(f"{path}.socket")
+            listening.listen()
+            threading.Thread(target=self._serve, args=(listening, appended), daemon=True).start()
+            yield
+
+    def _serve(self, listening: socket.socket, appended: Mapping[str, Sequence[str]]) -> None:
+        while True:
+            connection, _ = listening.accept()
+            with connection, connection.makefile("rw") as stream:
+                words, cwd, environment = json.loads(stream.readline())
+                done = self.run(*words, *appended.get(words[0], ()), cwd=Path(cwd), **environment)
+                json.dump((done.stdout, done.stderr, done.returncode), stream)
 
     def run(
         self, *words: str, cwd: Path | None = None, largest: int | None = None, **environment: str
@@ -139,10 +208,36 @@ def become(request: Mapping[str, Any]) -> None:
         os.close(opened)
     if (largest := request["largest"]) is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+    if request["death"] is not None:
+        die(Death(**request["death"]))
+
+
+def die(death: Death) -> None:
+    """Have this process kill itself when a death says so."""
+    counted = os.open(death.counted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    changes = 0
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal changes
+        writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if not (writes or event in CHANGES) or not os.fsdecode(str(arguments[0])).startswith(death.below):
+            return
+        if changes == death.change:
+            if not death.delay:
+                os.kill(os.getpid(), signal.SIGKILL)
+            threading.Timer(death.delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        os.write(counted, b".")
+        changes += 1
+
+    sys.addaudithook(count)
 
 
 if __name__ == "__main__":
     serve()
-    from crosstask.cli import program
+    if sys.argv[1:2] == ["-c"]:
+        code = sys.argv.pop(2)
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    else:
+        from crosstask.cli import program
 
-    program()
+        program()

@@ -1,0 +1,28 @@
+"""A callback that writes what a process holds during a long training: resident memory and open files."""
+
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+
+class ResourceWatch(L.Callback):
+    """Adds a line of (step, resident bytes, open files) to a file.
+
+    Args:
+        file: Where to write.
+        every: Steps between lines.
+    """
+
+    def __init__(self, file: str, every: int) -> None:
+        self.file, self.every = file, every
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.global_step % self.every == 0:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            line = (trainer.global_step, pages * resource.getpagesize(), len(os.listdir("/proc/self/fd")))
+            with open(self.file, "a") as file:
+                file.write(json.dumps(line) + "\n")
