@@ -13,6 +13,9 @@ import pytest
 
 from crosstask.callbacks.report.figure_style import write_figure
 from crosstask.callbacks.report.instruction_figures import instruction_map, training_curves
+from crosstask.callbacks.report.page import render_page
+from crosstask.callbacks.report.page_figures import report_figures
+from crosstask.callbacks.report.systems import parse_systems, read_system, systems_report
 from crosstask.cli import main
 from crosstask.datamodules.schema import LEVELS
 
@@ -44,6 +47,13 @@ def write_run(folder: Path, *, tasks: int = 12, shots: Iterable[int] = (0,), ski
     return folder
 
 
+def page_of(*runs: Path) -> str:
+    """The page of some runs, as `crosstask report` writes it, without the files of its figures: they take longer."""
+    systems = [read_system(name, folders, "test") for name, folders in parse_systems(list(map(str, runs))).items()]
+    report = systems_report(systems, stage="test", by="category", examples=5)
+    return render_page(report, "A report", report_figures(report))
+
+
 class Elements(HTMLParser):
     """What a browser would make of a page: every opened and closed element must match."""
 
@@ -70,9 +80,7 @@ class Elements(HTMLParser):
 def test_a_page_stands_alone_and_runs_nothing_of_what_it_shows(
     tmp_path: Path, shape: dict[str, Any], systems: int
 ) -> None:
-    runs = [str(write_run(tmp_path / f"run{i}", skill=0.4 + 0.1 * i, seed=i, **shape)) for i in range(systems)]
-    main(["report", *runs, "--folder", str(tmp_path / "report")])
-    page = (tmp_path / "report" / "report.html").read_text()
+    page = page_of(*(write_run(tmp_path / f"run{i}", skill=0.4 + 0.1 * i, seed=i, **shape) for i in range(systems)))
     read = Elements(page)
     assert not read.open
     assert not [attributes for tag, attributes in read.found if tag in ("script", "img", "iframe", "link")]
@@ -87,6 +95,11 @@ def test_a_page_stands_alone_and_runs_nothing_of_what_it_shows(
     drawn = [attributes for tag, attributes in read.found if tag == "svg"]
     assert len(drawn) > 1
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in drawn)
+
+
+def test_every_figure_of_the_page_is_a_file_too(tmp_path: Path) -> None:
+    main(["report", str(write_run(tmp_path / "run", shots=(0, 5))), "--folder", str(tmp_path / "report")])
+    drawn = [tag for tag, _ in Elements((tmp_path / "report/report.html").read_text()).found if tag == "svg"]
     names = {path.stem for path in (tmp_path / "report/figures").glob("*.pdf")}
     assert names == {path.stem for path in (tmp_path / "report/figures").glob("*.png")}
     assert len(names) == len(drawn)
@@ -144,8 +157,7 @@ def test_figures_of_learned_instructions_are_on_the_page(tmp_path: Path) -> None
         (folder / "analysis.json").write_text(json.dumps(numbers))
     plain = write_run(tmp_path / "c", tasks=3)
     for runs, expected in (([trained], 1), ([tested], 1), ([trained, tested, plain], 2), ([plain], 0)):
-        main(["report", *map(str, runs), "--folder", str(tmp_path / "report")])
-        page = (tmp_path / "report/report.html").read_text()
+        page = page_of(*runs)
         assert Elements(page).open == []
         assert page.count("<figcaption>Instructions by category") == page.count("<td>0.500</td>") == expected
         assert page.count('class="curve"') == expected
