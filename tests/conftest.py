@@ -16,6 +16,13 @@ from crosstask.datamodules.toybench.writer import write_toybench
 
 pytest_plugins = ["fault_table"]
 
+LONG = {"test_wheel.py", "test_readme.py"}
+"""Files that take a minute: they begin, since two processes share the files, and one would wait for a long last one."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture(scope="session")
 def tiny_model() -> dict[str, Any]:
