@@ -10,7 +10,7 @@ Recorder = Callable[..., None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fault-cases", type=int, default=20, help="Cases of every kind of fault (tests marked faults).")
+    parser.addoption("--fault-cases", type=int, default=1, help="Cases of every kind of fault (tests marked faults).")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
