@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crosstask.datamodules import NaturalInstructions
-from crosstask.datamodules.benchmarks import Benchmark, JsonTasks
+from crosstask.datamodules.benchmarks import Benchmark, FileTasks
 from crosstask.datamodules.packing.best_fit import Packing, best_fit, in_order, one_per_row
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
@@ -124,6 +124,6 @@ def test_rows_of_own_tasks_are_read_or_rejected_in_a_sentence(rows: list[Any], t
     path = tmp_path / "train/own.jsonl"
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    reader = JsonTasks(str(tmp_path))
+    reader = FileTasks(str(tmp_path))
     (name,) = reader.task_names("train")
     assert "own" in rejection(reader, name, otherwise="own")
