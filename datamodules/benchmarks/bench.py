@@ -21,12 +21,13 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class Bench(Benchmark):
     """A benchmark of several collections: tasks are named ``collection/task``, and rules choose which of them train.
 
-    To add a collection, write a reader (``benchmarks/benchmark.py``) and list it under `collections`.
+    A collection that the rules do not name keeps its own splits: what it lists for test alone never trains. To add a
+    collection, write a reader (``benchmarks/benchmark.py``) and list it under `collections`.
 
     Args:
         collections: Readers by name; the name is the first part of their tasks' names, and proportions refer to it.
         rules: Rules of the split: ``opt_iml`` (the paper's), ``all`` (OPT-IML-Max), or a YAML file of your own
-            (``split_rules.py`` has an example).
+            (docs/data_formats.md, "Rules").
         held_out_category: Instead of `rules`: the one category that is evaluated and does not train (FLAN's protocol).
         train_tasks: Number of training tasks to keep; a smaller subset is part of a larger one.
         train_categories: Number of categories whose tasks train, the largest ones.
@@ -103,13 +104,13 @@ class Bench(Benchmark):
         """The split of the tasks by rules, decisions and subset."""
         tasks = list(self._tasks.values())
         readers = {name: collection.name for name, collection in self.collections.items()}
-        split = split_tasks(tasks, self.rules, untrainable=self._untrainable, readers=readers)
+        split = split_tasks(tasks, self.rules, listed=self._listed, readers=readers)
         split = split._replace(excluded=self._left_out | split.excluded)
-        if self.held_out_category is not None and split.missing:
-            categories = {task.category for task in tasks}
-            raise ValueError(
-                f"no task is of the category {self.held_out_category!r}; {nearest(self.held_out_category, categories)}"
-            )
+        if self.held_out_category is not None:
+            if split.missing:
+                close = nearest(self.held_out_category, {task.category for task in tasks})
+                raise ValueError(f"no task is of the category {self.held_out_category!r}; {close}")
+            split = self._of_held_out_category(split)
         if self.decisions is not None:
             split = apply_decisions(split, self.decisions)
         evaluated = {*split.validation, *split.test}
@@ -122,25 +123,44 @@ class Bench(Benchmark):
             return subset_of_categories(split, categories_of, self.train_categories, always=always)
         return split
 
+    def _of_held_out_category(self, split: TaskSplit) -> TaskSplit:
+        """The split without the evaluation tasks of other categories."""
+
+        def of_category(names: list[str]) -> list[str]:
+            return [name for name in names if self.task(name).category == self.held_out_category]
+
+        kept = {*split.train, *of_category(split.validation), *of_category(split.test)}
+        dropped = [name for name in dict.fromkeys([*split.validation, *split.test]) if name not in kept]
+        return split._replace(
+            validation=of_category(split.validation),
+            test=of_category(split.test),
+            excluded=split.excluded
+            | dict.fromkeys(dropped, "it only evaluates, and its category is not the held-out one"),
+        )
+
     @cached_property
-    def _names(self) -> dict[str, list[str]]:
-        """Every task of each collection, in whichever of the collection's splits."""
-        names_of = {}
-        for name, collection in self.collections.items():
-            listed = {split: collection.task_names(split) for split in SPLITS}
-            for split, names in listed.items():
+    def _listed(self) -> dict[Split, list[str]]:
+        """The tasks that the collections list in each split."""
+        listed: dict[Split, list[str]] = {}
+        for split in SPLITS:
+            listed[split] = []
+            for name, collection in self.collections.items():
+                names = collection.task_names(split)
                 if repeated := [task for task, times in Counter(names).items() if times > 1]:
                     raise ValueError(f"collection {name!r} lists tasks twice in {split}: {some(repeated)}")
-            names_of[name] = list(dict.fromkeys(task for names in listed.values() for task in names))
-        return names_of
+                listed[split] += [f"{name}/{task}" for task in names]
+        return listed
 
     @cached_property
     def _tasks(self) -> dict[str, Task]:
-        return {
-            f"{name}/{inner}": self._qualified(name, collection.task(inner))
-            for name, collection in self.collections.items()
-            for inner in self._names[name]
-        }
+        """All tasks by name: by collection, and within it in the order of its splits."""
+        places = {name: place for place, name in enumerate(self.collections)}
+        listed = dict.fromkeys(name for names in self._listed.values() for name in names)
+        tasks = {}
+        for name in sorted(listed, key=lambda name: places[name.partition("/")[0]]):
+            collection, _, inner = name.partition("/")
+            tasks[name] = self._qualified(collection, self.collections[collection].task(inner))
+        return tasks
 
     @property
     def _left_out(self) -> dict[str, str]:
@@ -150,12 +170,6 @@ class Bench(Benchmark):
             for name, collection in self.collections.items()
             for inner, reason in collection.left_out().items()
         }
-
-    @cached_property
-    def _untrainable(self) -> set[str]:
-        """Tasks of collections without training tasks, such as MMLU and BIG-bench."""
-        evaluating = [name for name, collection in self.collections.items() if not collection.task_names("train")]
-        return {f"{name}/{inner}" for name in evaluating for inner in self._names[name]}
 
     def _qualified(self, collection: str, task: Task) -> Task:
         try:

@@ -2,6 +2,7 @@
 
 ::
 
+    collections: [flan, promptsource*]    # for these the rules decide: their own lists of test tasks do not count
     fully_held_out:                       # no task of these categories trains
       categories: [Textual Entailment, Word Analogy]
       validation: [wino_bias]             # evaluated: datasets of data/dataset_identities.yaml,
@@ -14,16 +15,21 @@
     evaluation_only:                      # never trained, at whatever level follows from the training tasks
       test: ["bbh/*"]
     not_trained: [banking77]           # more datasets that do not train, since evaluation tables hold them
-    also_train: [reasoning/esnli]         # tasks that train although their dataset is evaluated
+    also_train: [reasoning/esnli]         # train although their dataset, or their collection's own split, is a test's
     broad_sources: [wikipedia]            # data that training and evaluation tasks may share
 
-All other tasks train. A dataset that is named under ``fully_held_out``, ``partially_supervised`` or ``not_trained``
-trains in no collection and in no category, whether or not its evaluation task is available.
+In the collections under ``collections``, all other tasks train, including those that their collection lists for test.
+A dataset that is named under ``fully_held_out``, ``partially_supervised`` or ``not_trained`` trains in none of them and
+in no category, whether or not its evaluation task is available.
+
+The tasks of any other collection keep their own splits: those that it lists for training train, those that it lists
+for test alone do not. Of these collections, the rules decide only for tasks that a pattern with a slash matches.
+Without ``collections``, categories and datasets hold out and evaluate tasks of all collections, and all other tasks
+keep their own splits. ``*`` stands for whole words (``name_patterns.py``): ``*/*wic*`` is not ``mine/copy_twice``.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,10 +37,13 @@ import yaml
 
 from ..messages import nearest
 from ..schema import Task
+from .name_patterns import matches_any, name_matches
 
 SHIPPED = Path(__file__).parent / "data"
 
 LISTS = ("not_trained", "also_train", "broad_sources")
+
+COLLECTIONS = "collections"
 
 GROUPS = ("fully_held_out", "partially_supervised", "fully_supervised", "evaluation_only")
 
@@ -43,7 +52,7 @@ class Entry(NamedTuple):
     """Tasks that the rules name.
 
     Args:
-        name: A dataset, or a pattern of ``collection/task`` if it has a slash; ``*`` matches any text.
+        name: A dataset, or a pattern of ``collection/task`` if it has a slash; ``*`` matches whole words.
         category: Only tasks of this category; empty for all.
     """
 
@@ -57,7 +66,7 @@ class Entry(NamedTuple):
 
     def matches(self, task: Task) -> bool:
         """Whether the entry names the task."""
-        named = task.dataset == self.name if self.dataset else fnmatchcase(task.name, self.name)
+        named = task.dataset == self.name if self.dataset else name_matches(task.name, self.name)
         return named and self.category in ("", task.category)
 
     def __str__(self) -> str:
@@ -87,8 +96,11 @@ class SplitRules:
         fully_supervised: Evaluation tasks that also train.
         evaluation_only: Evaluation tasks that never train.
         not_trained: More datasets that do not train.
-        also_train: Patterns of tasks that train although their dataset is evaluated.
+        also_train: Patterns of tasks that train although their dataset is evaluated, or although their collection
+            lists them for test alone.
         broad_sources: Sources that training and evaluation tasks may share.
+        collections: Patterns of the collections whose own splits do not count; None for no collection, while
+            categories and datasets are those of all.
     """
 
     held_out_categories: tuple[str, ...] = ()
@@ -99,6 +111,24 @@ class SplitRules:
     not_trained: tuple[str, ...] = ()
     also_train: tuple[str, ...] = ()
     broad_sources: tuple[str, ...] = ()
+    collections: tuple[str, ...] | None = None
+
+    def decides(self, task: Task) -> bool:
+        """Whether categories and datasets of the rules are those of the task's collection, too."""
+        return self.collections is None or self.replaces_splits(task)
+
+    def replaces_splits(self, task: Task) -> bool:
+        """Whether the rules replace the splits of the task's collection."""
+        return matches_any(task.name.partition("/")[0], self.collections or ())
+
+    def name(self, entry: Entry, task: Task) -> bool:
+        """Whether an entry names a task: a dataset only in the collections that the rules decide for."""
+        return (entry.dataset is None or self.decides(task)) and entry.matches(task)
+
+    def of_group(self, group: str) -> Evaluated:
+        """The evaluation tasks of a group, which is one of ``GROUPS``."""
+        evaluated: Evaluated = getattr(self, group)
+        return evaluated
 
     @property
     def held_out_datasets(self) -> frozenset[str]:
@@ -143,6 +173,7 @@ def without_held_out_tasks(rules: SplitRules) -> SplitRules:
         fully_supervised=Evaluated(validation=validation),
         evaluation_only=rules.evaluation_only,
         broad_sources=rules.broad_sources,
+        collections=rules.collections,
     )
 
 
@@ -152,7 +183,7 @@ def leave_one_category_out(category: str) -> SplitRules:
 
 
 def _rules(document: Mapping[str, Any], where: str) -> SplitRules:
-    allowed_keys = (*GROUPS, *LISTS)
+    allowed_keys = (COLLECTIONS, *GROUPS, *LISTS)
     for key in document:
         if key not in allowed_keys:
             close = nearest(str(key), allowed_keys)
@@ -174,6 +205,7 @@ def _rules(document: Mapping[str, Any], where: str) -> SplitRules:
         fully_supervised=evaluated("fully_supervised"),
         evaluation_only=evaluated("evaluation_only"),
         **{key: _texts(document, key, where) for key in LISTS},
+        collections=_texts(document, COLLECTIONS, where) if COLLECTIONS in document else None,
     )
 
 

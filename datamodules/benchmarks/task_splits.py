@@ -1,4 +1,4 @@
-"""Training and evaluation tasks of several collections: the rules of ``split_rules.py`` applied to tasks.
+"""Training and evaluation tasks of several collections, by the rules of ``split_rules.py`` and their own splits.
 
 The level that a report prints is computed from the tasks that really train (``splits.py``). The groups of the rules
 state an intention; ``TaskSplit.remarks`` reports where the two differ.
@@ -6,14 +6,18 @@ state an intention; ``TaskSplit.remarks`` reports where the two differ.
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from ..messages import some
 from ..schema import Task
+from .benchmark import Split
 from .contamination_decisions import Decisions
-from .dataset_identities import source_key
-from .split_rules import GROUPS, Evaluated, SplitRules
+from .name_patterns import matches_any, name_matches
+from .own_splits import OwnSplits
+from .split_rules import GROUPS, SplitRules
+
+MOST_NAMED = 12
+"""Entries of rules of which none matches that are named one by one."""
 
 
 class TaskSplit(NamedTuple):
@@ -75,34 +79,38 @@ def split_tasks(
     tasks: Sequence[Task],
     rules: SplitRules,
     *,
-    untrainable: Iterable[str] = (),
+    listed: Mapping[Split, Collection[str]] | None = None,
     readers: Mapping[str, str] | None = None,
 ) -> TaskSplit:
-    """Apply rules to the available tasks.
+    """Apply rules to the available tasks; the other tasks keep the splits of their collections.
 
-    No dataset that is evaluated at a held-out level trains, whatever its name and category: neither those that the
-    rules name nor those of the available evaluation tasks. A task of a training file is evaluated on its dataset's
-    official held-out file where a collection of the same reader reads it, and else on instances of its own file that do
-    not train.
+    No dataset that is evaluated at a held-out level trains in the collections that the rules decide for, whatever its
+    name and category: neither those that the rules name nor those of the available evaluation tasks. Tasks of other
+    collections do not train if their metadata names such a dataset as a source. A task of a training file is evaluated
+    on its dataset's official held-out file where a collection of the same reader reads it, and else on instances of its
+    own file that do not train.
 
     Args:
         tasks: All tasks, named ``"collection/task"``, with their datasets (``dataset_identities.py``).
         rules: Rules for training and evaluation.
-        untrainable: Names of tasks that never train, whatever the rules.
+        listed: Names of the tasks that the collections list in each split; by default all train.
         readers: Name of the reader of each collection; by default the collection's.
 
     Raises:
         ValueError: A task is in two groups, or no task is left to train.
     """
-    groups = {task.name: _group(task, rules) for task in tasks}
-    only = set(untrainable)
+    own = OwnSplits(tasks, rules, listed or {"train": [task.name for task in tasks]})
+    groups, only = own.groups, own.not_trained
     named = {stage: [t for t in tasks if _evaluated(t, groups, rules, stage)] for stage in ("validation", "test")}
     official = {stage: _with_official_files(of_stage, only, readers or {}) for stage, of_stage in named.items()}
-    validation, test = ([t.name for t in named[stage] if t.name not in official[stage]] for stage in named)
+    chosen = {stage: {task.name for task in of_stage} - official[stage] for stage, of_stage in named.items()}
+    validation, test = (
+        [t.name for t in tasks if t.name in chosen[stage] or own.evaluates(t, stage)] for stage in named
+    )
     evaluated = set(validation) | set(test)
     candidates = [t for t in tasks if groups[t.name] in (None, "fully_supervised") and t.name not in only]
-    shared = _shared_data(candidates, [t for t in tasks if t.name in evaluated], groups, rules)
-    also = [name for name in shared if _matches(name, rules.also_train)]
+    shared = _shared_data(candidates, [t for t in tasks if t.name in evaluated], own, rules)
+    also = [name for name in shared if matches_any(name, rules.also_train)]
     shared = {name: reason for name, reason in shared.items() if name not in also}
     for name, reason in shared.items():
         if groups[name] == "fully_supervised":
@@ -120,12 +128,15 @@ def split_tasks(
         "its official file is evaluated",
     )
     excluded = {name: why for name, why in (excluded | shared).items() if name not in evaluated}
-    remarks = _remarks(tasks, groups, set(names), evaluated)
+    missing, entries = _missing(tasks, rules)
+    remarks = [*_remarks(tasks, groups, set(names), evaluated), *own.remarks(set(names))]
+    if len(missing) == entries > MOST_NAMED:  # shipped rules in a bench without their collections
+        missing, remarks = [], [f"none of the {entries} entries of the rules matches a task", *remarks]
     if also:
         remarks.append(f"{len(also)} tasks train although their datasets are evaluated: {some(also)}")
     if alone := _untrained(tasks, groups, set(names), only):
         remarks.append(f"should be fully supervised, but their collections only evaluate: {some(alone)}")
-    return TaskSplit(names, validation, test, excluded, _missing(tasks, rules), remarks)
+    return TaskSplit(names, validation, test, excluded, missing, remarks)
 
 
 def subset_of_tasks(split: TaskSplit, number: int, *, always: Iterable[str] = (), seed: int = 0) -> TaskSplit:
@@ -182,30 +193,9 @@ def _digest(seed: int, name: str) -> str:
     return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
 
 
-def _matches(name: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _group(task: Task, rules: SplitRules) -> str | None:
-    """The task's group in the rules; None if it trains and is not evaluated."""
-    groups = ["fully_held_out"] if task.category in rules.held_out_categories else []
-    groups += [group for group in GROUPS[1:] if any(entry.matches(task) for entry in _of_group(rules, group).entries)]
-    if len(groups) > 1:
-        raise ValueError(
-            f"task {task.name!r} of category {task.category!r} is in {' and in '.join(groups)}: "
-            "narrow the entries that match it, or the held-out categories"
-        )
-    return groups[0] if groups else None
-
-
-def _of_group(rules: SplitRules, group: str) -> Evaluated:
-    evaluated: Evaluated = getattr(rules, group)
-    return evaluated
-
-
 def _evaluated(task: Task, groups: Mapping[str, str | None], rules: SplitRules, stage: str) -> bool:
     group = groups[task.name]
-    return group is not None and any(entry.matches(task) for entry in getattr(_of_group(rules, group), stage))
+    return group is not None and any(rules.name(entry, task) for entry in getattr(rules.of_group(group), stage))
 
 
 def _with_official_files(evaluated: Sequence[Task], only: Collection[str], readers: Mapping[str, str]) -> set[str]:
@@ -228,33 +218,38 @@ def _untrained(
 
 
 def _shared_data(
-    candidates: Sequence[Task], evaluated: Sequence[Task], groups: Mapping[str, str | None], rules: SplitRules
+    candidates: Sequence[Task], evaluated: Sequence[Task], own: OwnSplits, rules: SplitRules
 ) -> dict[str, str]:
     """Reason, by task, why a candidate for training does not train: its data is evaluated at a held-out level."""
-    owners = dict.fromkeys(rules.held_out_datasets, "")
+    owners, listed = dict.fromkeys(rules.held_out_datasets, ""), set[str]()
+    also_trained = {task.name for task in candidates}
     for task in evaluated:
-        if groups[task.name] != "fully_supervised":
-            owners |= dict.fromkeys(_data(task, rules), f" in {task.name}")
+        if own.groups[task.name] != "fully_supervised" and task.name not in also_trained:
+            listed |= {key for key in own.data(task) if own.keeps(task) and key not in owners}
+            owners |= dict.fromkeys(own.data(task), f" in {task.name}")
     shared = {}
     for task in candidates:
-        key = next((key for key in _data(task, rules) if key in owners), None)
+        # What the rules train stays trained where another collection tests on the same data.
+        ignored = listed if own.groups[task.name] == "fully_supervised" else ()
+        key = next((key for key in own.data(task) if key in owners and key not in ignored), None)
         if key is not None:
             shared[task.name] = f"its dataset is evaluated: {key}{owners[key]}"
     return shared
 
 
-def _data(task: Task, rules: SplitRules) -> list[str]:
-    """The dataset and the sources of a task, without broad ones."""
-    broad = {source_key(source) for source in rules.broad_sources}
-    keys = dict.fromkeys(map(source_key, (task.dataset, *task.sources)))
-    return [key for key in keys if key and key not in broad]
-
-
-def _missing(tasks: Sequence[Task], rules: SplitRules) -> list[str]:
-    categories = {task.category for task in tasks}
-    listed = [(group, entry) for group in GROUPS for entry in _of_group(rules, group).entries]
-    missing = [f"{entry} ({group})" for group, entry in listed if not any(entry.matches(task) for task in tasks)]
-    return missing + [f"category {c}" for c in rules.held_out_categories if c not in categories]
+def _missing(tasks: Sequence[Task], rules: SplitRules) -> tuple[list[str], int]:
+    """The entries of the rules that match no task, and the number of all entries."""
+    categories = {task.category for task in tasks if rules.decides(task)}
+    collections = {task.name.partition("/")[0] for task in tasks}
+    matched: list[tuple[str, bool]] = [
+        (f"{entry} ({group})", any(rules.name(entry, task) for task in tasks))
+        for group in GROUPS
+        for entry in rules.of_group(group).entries
+    ]
+    matched += [(f"{p} (also_train)", any(name_matches(t.name, p) for t in tasks)) for p in rules.also_train]
+    matched += [(f"{p} (collections)", any(name_matches(c, p) for c in collections)) for p in rules.collections or ()]
+    matched += [(f"category {category}", category in categories) for category in rules.held_out_categories]
+    return [entry for entry, any_task in matched if not any_task], len(matched)
 
 
 def _remarks(

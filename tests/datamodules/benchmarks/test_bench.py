@@ -57,7 +57,7 @@ def test_each_task_lands_in_one_group_and_the_rest_trains() -> None:
     rules = SplitRules(
         held_out_categories=("Entailment",),
         fully_held_out=Evaluated(validation=(Entry("*/rte"),)),
-        partially_supervised=Evaluated(test=(Entry("flan/bool*"),)),
+        partially_supervised=Evaluated(test=(Entry("flan/boolq*"),)),
         fully_supervised=Evaluated(test=(Entry("*/squad"),)),
     )
     split = split_tasks(FOUR, rules)
@@ -134,6 +134,7 @@ def test_a_trained_task_is_tested_on_its_official_file_where_there_is_one() -> N
     rules = SplitRules(
         fully_supervised=Evaluated(test=(Entry("spider"), Entry("squad_v1"))),
         partially_supervised=Evaluated(test=(Entry("arc"), Entry("skg/race"))),
+        collections=("skg*", "flan"),
     )
     collections = {
         "skg": Listed({"spider": "Text to Code", "sql": "Text to Code", "arc": "QA", "race": "QA"}),
@@ -194,6 +195,93 @@ def test_all_trains_everything_and_tests_only_what_cannot_train() -> None:
     assert bench.task_names("test") == ["bbh/snarks"]
 
 
+class Own(Listed):
+    """A collection with its own splits: names of tasks by split."""
+
+    def __init__(
+        self, train: str = "", validation: str = "", test: str = "", sources: dict[str, str] | None = None
+    ) -> None:
+        self.splits = {"train": train.split(), "validation": validation.split(), "test": test.split()}
+        names = {name for names in self.splits.values() for name in names}
+        self.sources = sources or {}
+        super().__init__({name: self.category(name) for name in names})
+
+    @staticmethod
+    def category(name: str) -> str:
+        return {"nli": "Textual Entailment"}.get(name, "Mine")
+
+    def task_names(self, split: Split) -> list[str]:
+        return self.splits[split]
+
+    def task(self, name: str) -> Task:
+        return replace(super().task(name), sources=tuple(self.sources.get(name, "").split()))
+
+
+MINE = {"train": "rhymes sounds boolq_quiz nli", "test": "sounds secret"}
+
+
+def own_part(bench: Bench, collection: str = "mine") -> dict[str, list[str]]:
+    """The collection's tasks of each split."""
+    names = {split: bench.task_names(split) for split in ("train", "validation", "test")}
+    return {split: [n.partition("/")[2] for n in of if n.startswith(f"{collection}/")] for split, of in names.items()}
+
+
+@pytest.mark.parametrize("rules", ["opt_iml", "all"])
+def test_a_collection_that_the_rules_do_not_name_keeps_its_own_splits(rules: str, toybench: Path) -> None:
+    bench = Bench(
+        {"mine": Own(**MINE), "toy": NaturalInstructions(str(toybench)), "flan": Own(train="bool_q rte", test="squad")},
+        rules=rules,
+    )
+    assert own_part(bench) == {
+        "train": ["rhymes", "sounds", "boolq_quiz", "nli"], "validation": [], "test": ["sounds", "secret"]
+    }  # fmt: skip
+    toy = NaturalInstructions(str(toybench))
+    assert {split: set(names) for split, names in own_part(bench, "toy").items()} == {
+        split: set(toy.task_names(split)) for split in ("train", "validation", "test")
+    }
+    trained = {"opt_iml": ["squad"], "all": ["bool_q", "rte", "squad"]}
+    assert own_part(bench, "flan")["train"] == trained[rules]  # the rules name FLAN: its list of tests does not count
+    assert "the rules do not name mine, toy, which keep their own splits" in bench.split.remarks
+
+
+def test_a_task_that_looks_like_an_evaluated_one_is_reported() -> None:
+    remarks = Bench({"mine": Own(**MINE)}).split.remarks
+    assert "1 tasks train whose names are those of held-out datasets: mine/boolq_quiz" in remarks[2]
+    assert remarks[3] == (
+        "1 tasks train in held-out categories, whose evaluated tasks count as partially supervised: mine/nli"
+    )
+    assert remarks[0] == "none of the 61 entries of the rules matches a task"
+
+
+def test_a_source_that_is_evaluated_does_not_train_in_any_collection() -> None:
+    sourced = Own(train="quiz other", test="secret", sources={"quiz": "boolq", "secret": "squad", "other": "squad"})
+    bench = Bench({"mine": sourced, "flan": Own(train="bool_q squad coqa")}, rules="opt_iml")
+    assert own_part(bench)["test"] == ["secret"]
+    assert own_part(bench, "flan")["train"] == ["squad", "coqa"]  # the rules train SQuAD, whatever others test
+    assert bench.split.excluded["mine/quiz"] == "its dataset is evaluated: boolq in flan/bool_q"
+    assert bench.split.excluded["mine/other"] == "its dataset is evaluated: squad_v1 in mine/secret"
+
+
+def test_rules_name_single_tasks_of_a_collection_with_its_own_splits(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "collections: [flan]\npartially_supervised: {test: [mine/rhymes, '*/*ound*']}\nalso_train: [mine/secret]\n"
+    )
+    bench = Bench({"mine": Own(**MINE), "flan": Own(train="coqa")}, rules=str(rules))
+    assert own_part(bench) == {
+        "train": ["sounds", "boolq_quiz", "nli", "secret"], "validation": [], "test": ["rhymes", "sounds", "secret"]
+    }  # fmt: skip
+    assert "1 entries of the rules match no available task: */*ound* (partially_supervised)" in bench.split.lines()
+
+
+def test_one_held_out_category_is_evaluated_alone(toybench: Path) -> None:
+    collections = {"mine": Own(**MINE), "toy": NaturalInstructions(str(toybench))}
+    bench = Bench(collections, held_out_category="Mine")  # the taxonomy calls the quiz Question Answering
+    assert own_part(bench) == {"train": ["boolq_quiz", "nli"], "validation": [], "test": ["rhymes", "sounds", "secret"]}
+    assert own_part(bench, "toy")["test"] == []
+    assert not set(own_part(bench, "toy")["train"]) - set(collections["toy"].task_names("train"))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -213,10 +301,12 @@ def test_rules_that_say_something_else_are_rejected(tmp_path: Path, text: str, s
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("fully_held_out: {categories: [Word Analogy]}")
     return Bench(
         {"one": Listed({"a": "QA", "b": "Word Analogy"}), "two": Listed({"a": "QA", "c": "QA"}),
          "bbh": Listed({"snarks": "Humor"}, train=False)},
-        rules="opt_iml",
+        rules=str(rules),
     )  # fmt: skip
 
 
@@ -312,4 +402,3 @@ def test_a_split_prints_what_there_is_to_know(bench: Bench) -> None:
     text = "\n".join(split.lines())
     assert "3 tasks train, 0 validate, 1 are tested" in text
     assert "1 tasks do not train, its category is held out: one/b" in text
-    assert "entries of the rules match no available task: " in text
