@@ -13,6 +13,9 @@ from .rates import MixtureRules, TaskSize, absent_benchmarks
 
 COLUMNS = ("examples", "rate", "draws", "epochs", "tokens")
 
+MANY_EPOCHS = 20
+"""Times each example of a task is drawn on average, beyond which the task is warned of."""
+
 
 class MixtureLine(NamedTuple):
     """One node of the tree: the whole, a benchmark, a category of it, or a task.
@@ -121,10 +124,17 @@ def _grouped(members: Sequence[int], key: Callable[[int], str]) -> dict[str, lis
 
 
 def _warnings(lines: Sequence[MixtureLine], draws: float) -> list[str]:
-    never = [line.name for line in lines if line.draws < 0.5]
-    if not never:
-        return []
-    return [
-        f"{len(never)} of {len(lines)} tasks are drawn less than half a time in {draws:,.0f} draws, that is, "
-        f"hardly ever: {some(never)}; train longer, lower the cap, or leave them out"
-    ]
+    warnings = []
+    if never := [line.name for line in lines if line.draws < 0.5]:
+        warnings.append(
+            f"{len(never)} of {len(lines)} tasks are drawn less than half a time in {draws:,.0f} draws, that is, "
+            f"hardly ever: {some(never)}; train longer, lower the cap, or leave them out"
+        )
+    if often := sorted((line for line in lines if line.epochs > MANY_EPOCHS), key=lambda line: -line.epochs):
+        named = [f"{line.name} ({line.epochs:,.0f} times over {line.examples:,} examples)" for line in often]
+        warnings.append(
+            f"{len(often)} of {len(lines)} tasks are drawn more than {MANY_EPOCHS} times over: {some(named)}; give "
+            "their benchmark a smaller share (mixture.proportions, mixture.extra), raise mixture.cap, or train fewer "
+            "steps"
+        )
+    return warnings

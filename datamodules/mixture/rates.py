@@ -195,7 +195,8 @@ def _proportions(counted: Mapping[str, float], named: Mapping[str, float]) -> di
     left = _sums_to_one(named, unnamed)
     if unnamed and not left:
         raise ValueError(
-            f"proportions sum to 1 and leave nothing for {some(unnamed)}: name each with its share, 0 to leave it out"
+            f"proportions sum to 1 and leave nothing for {some(unnamed)}: name each with its share, 0 to leave it out, "
+            "or as a stream in mixture.extra, whose share all others give up in proportion"
         )
     total = sum(counted[name] for name in unnamed)
     return dict(named) | {name: left * counted[name] / total for name in unnamed}
@@ -210,6 +211,7 @@ def _sums_to_one(named: Mapping[str, float], unnamed: Collection[str]) -> float:
         raise ValueError(
             f"proportions must sum to 1, got {sum(named.values()):g} for {', '.join(named)}"
             + ("" if unnamed else "; none is left to take the rest")
+            + ("; a collection in mixture.extra takes its share from all others in proportion" if left < 0 else "")
         )
     return left
 

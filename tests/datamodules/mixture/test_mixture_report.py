@@ -40,6 +40,17 @@ def test_rates_that_round_to_nothing_are_warned_of() -> None:
     assert mixture_report(TASKS, rates, draws=1000).warnings == []
 
 
+def test_a_task_that_is_drawn_many_times_over_is_warned_of() -> None:
+    tasks = [TaskSize("mine/few", "mine", "a", 26), TaskSize("flan/a", "flan", "b", 100_000)]
+    rates = task_rates(tasks, MixtureRules(proportions={"mine": 0.5, "flan": 0.5}))
+    (warning,) = mixture_report(tasks, rates, draws=2 * 26 * 226).warnings
+    assert warning == (
+        "1 of 2 tasks are drawn more than 20 times over: mine/few (226 times over 26 examples); give their benchmark a "
+        "smaller share (mixture.proportions, mixture.extra), raise mixture.cap, or train fewer steps"
+    )
+    assert mixture_report(tasks, rates, draws=2 * 26 * 20).warnings == []
+
+
 def test_it_prints_in_columns() -> None:
     lines = mixture_report(TASKS, np.array([0.2, 0.3, 0.5]), draws=1000).lines(depth=1)
     assert lines == [
