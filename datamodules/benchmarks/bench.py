@@ -13,7 +13,7 @@ from .contamination_decisions import read_decisions
 from .dataset_identities import DatasetIdentities, shipped_identities
 from .split_rules import leave_one_category_out, read_rules
 from .task_splits import TaskSplit, apply_decisions, split_tasks, subset_of_categories, subset_of_tasks
-from .taxonomy import Taxonomy
+from .taxonomy import Taxonomy, qualified_category
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -33,8 +33,8 @@ class Bench(Benchmark):
         train_categories: Number of categories whose tasks train, the largest ones.
         decisions: Table of decisions that ``crosstask decontaminate`` wrote and a person edited: dropped tasks do not
             train, or are not evaluated.
-        taxonomy: File of the tasks' categories; by default the shipped one. A task that it does not list keeps the
-            category of its collection.
+        taxonomy: File of categories that override the shipped ones. A task that neither lists has the category that
+            its collection states, or is a category of its own.
         identities: File of the names by which collections call one dataset; by default the shipped one.
         seed: Seed of the choice of `train_tasks`.
     """
@@ -59,7 +59,8 @@ class Bench(Benchmark):
             raise ValueError(f"a collection's name must not be empty or contain a slash, got {some(odd)}")
         if train_tasks is not None and train_categories is not None:
             raise ValueError("train_tasks and train_categories exclude each other: set one of them")
-        self.collections, self.taxonomy = dict(collections), Taxonomy.read(taxonomy)
+        self.collections = dict(collections)
+        self.taxonomy = Taxonomy.read(taxonomy) if taxonomy is not None else None
         self.identities = shipped_identities() if identities is None else DatasetIdentities.read(identities)
         self.rules = leave_one_category_out(held_out_category) if held_out_category is not None else read_rules(rules)
         self.identities.require(self.rules.datasets(), f"rules {rules!r}")
@@ -105,7 +106,9 @@ class Bench(Benchmark):
         tasks = list(self._tasks.values())
         readers = {name: collection.name for name, collection in self.collections.items()}
         split = split_tasks(tasks, self.rules, listed=self._listed, readers=readers)
-        split = split._replace(excluded=self._left_out | split.excluded)
+        split = split._replace(
+            excluded=self._left_out | split.excluded, remarks=[*split.remarks, *self._own_categories]
+        )
         if self.held_out_category is not None:
             if split.missing:
                 close = nearest(self.held_out_category, {task.category for task in tasks})
@@ -122,6 +125,12 @@ class Bench(Benchmark):
             always = {categories_of[name] for name in supervised}
             return subset_of_categories(split, categories_of, self.train_categories, always=always)
         return split
+
+    @property
+    def _own_categories(self) -> list[str]:
+        """A line of the tasks for which neither a taxonomy nor their collection has a category."""
+        names = [name for name, task in self._tasks.items() if name == f"{task.benchmark}/{task.category}"]
+        return [f"{len(names)} tasks are categories of their own: {some(names)}"] if names else []
 
     def _of_held_out_category(self, split: TaskSplit) -> TaskSplit:
         """The split without the evaluation tasks of other categories."""
@@ -172,12 +181,7 @@ class Bench(Benchmark):
         }
 
     def _qualified(self, collection: str, task: Task) -> Task:
-        try:
-            category = self.taxonomy.category(self.collections[collection].name, task.name, task.category)
-        except ValueError:
-            if not task.category:
-                raise
-            category = task.category  # a collection of your own may have categories that the taxonomy lacks
+        category = qualified_category(collection, self.collections[collection].name, task, self.taxonomy)
         identified = self.identities.identified(task)
         return replace(identified, benchmark=collection, name=f"{collection}/{task.name}", category=category)
 

@@ -17,7 +17,7 @@ from .benchmark import Benchmark, Split
 from .digests import file_digest
 from .rationales import INSTRUCTION, flan_cot_example, flan_cot_rows
 from .rows import error_prefix
-from .taxonomy import shipped_taxonomy
+from .taxonomy import category_of_name
 from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1
@@ -50,7 +50,7 @@ class ChainOfThought(Benchmark):
         return Task(
             benchmark=self.name,
             name=name,
-            category=shipped_taxonomy().category(self.name, name),
+            category=category_of_name(self.name, name),
             definition=INSTRUCTION,
             sources=(name,),
             metric="exact_match",

@@ -41,7 +41,7 @@ from .flan_datasets import (
     separate_rows,
 )
 from .rows import Row, error_prefix
-from .taxonomy import shipped_taxonomy
+from .taxonomy import category_of_name
 from .template_rows import RowSource, files_of_rows, template_rows, template_rows_digest
 
 READER_VERSION = 2
@@ -135,7 +135,7 @@ class FLAN(Benchmark):
             return Task(
                 benchmark=self.name,
                 name=name,
-                category=shipped_taxonomy().category(self.name, name),
+                category=category_of_name(self.name, name),
                 instruction_level="instance",
                 parent=source.parent,
                 sources=(source.parent or name,),

@@ -12,7 +12,6 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
@@ -24,9 +23,10 @@ from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
 from .digests import source_digest
+from .name_patterns import name_matches
 from .row_files import SUFFIXES, read_rows
 from .rows import Row, error_prefix
-from .taxonomy import shipped_taxonomy
+from .taxonomy import category_of_name
 from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1
@@ -37,6 +37,9 @@ DATASETS = Path(__file__).parent / "data" / "p3_datasets.txt"
 
 COLUMNS = (("prompt", "completion"), ("inputs_pretokenized", "targets_pretokenized"), ("inputs", "targets"))
 """Columns of prompt and answer in different copies of P3; the first pair that a row has is read."""
+
+SCORE_EVAL = ("*_score_eval",)
+"""P3's templates for ranking, which repeat others."""
 
 END = "<|endoftext|>"  # ends the answers in copies for GPT-3
 
@@ -53,7 +56,7 @@ class P3(Benchmark):
         source: Folder with a file for each template, or a hub dataset with a configuration for each:
             ``bigscience/P3``, ``"bigscience/P3@revision"``.
         prompts: Whether to read one template or all of them for each row number.
-        without: Patterns of templates to leave out, ``*`` for any text; by default P3's templates for ranking.
+        without: Patterns of templates to leave out, ``*`` for whole words; by default P3's templates for ranking.
         datasets: Dataset names that template names may begin with, by default PromptSource's; the longest match counts.
         split: Split of a hub dataset.
         seed: Seed of the choice of templates.
@@ -65,7 +68,7 @@ class P3(Benchmark):
         self,
         source: str,
         prompts: Literal["one", "all"] = "one",
-        without: Sequence[str] = ("*_score_eval",),
+        without: Sequence[str] = SCORE_EVAL,
         datasets: list[str] | None = None,
         split: str = "train",
         seed: int = 0,
@@ -85,7 +88,7 @@ class P3(Benchmark):
         return Task(
             benchmark=self.name,
             name=name,
-            category=shipped_taxonomy().category(self.name, name),
+            category=category_of_name(self.name, name),
             instruction_level="instance",
             sources=(name,),
         )
@@ -142,9 +145,10 @@ class P3(Benchmark):
         """The templates of each dataset, sorted by name."""
         templates: dict[str, list[_Template]] = defaultdict(list)
         longest_first = sorted(self.datasets, key=len, reverse=True)
-        unmatched = []
+        unmatched, unused = [], {*self.without} - {*SCORE_EVAL}
         for template in self._all_templates():
-            if any(fnmatchcase(template.label, pattern) for pattern in self.without):
+            if matched := [pattern for pattern in self.without if name_matches(template.label, pattern)]:
+                unused -= {*matched}
                 continue
             dataset = next((d for d in longest_first if template.label.startswith(f"{d}_")), None)
             if dataset is None:
@@ -157,6 +161,8 @@ class P3(Benchmark):
                 f"{self.source}: {len(unmatched)} templates begin with no known dataset's name: {some(unmatched)}; "
                 f"list their datasets in `datasets`, or the templates in `without`"
             )
+        if unused:
+            raise ValueError(f"{self.source}: no template is called {some(sorted(unused))}, which `without` names")
         return dict(templates)
 
     def _all_templates(self) -> list["_Template"]:

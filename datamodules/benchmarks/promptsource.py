@@ -28,7 +28,7 @@ from .benchmark import Benchmark, Split
 from .digests import file_digest
 from .jinja_templates import DoesNotApply, MissingColumn, PromptTemplate, RenderedPrompt
 from .rows import Row, error_prefix
-from .taxonomy import shipped_taxonomy
+from .taxonomy import category_of_name
 from .template_rows import RowSource, files_of_rows, template_rows, template_rows_digest
 
 READER_VERSION = 1
@@ -117,7 +117,7 @@ class PromptSource(Benchmark):
             return Task(
                 benchmark=self.name,
                 name=name,
-                category=shipped_taxonomy().category(self.name, name),
+                category=category_of_name(self.name, name),
                 instruction_level="instance",
                 parent=source.parent,
                 sources=(file.subset if file.subset and file.dataset in COLLECTIONS else file.dataset,),

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from ..messages import expanded, kind, nearest
+from ..schema import Task
 
 SHIPPED = Path(__file__).parent / "data" / "taxonomy.yaml"
 SECTIONS = ("categories", "called", "datasets", "collections", "tasks")
@@ -25,7 +26,7 @@ class Taxonomy:
     """Categories, and the mappings from tasks to categories.
 
     >>> taxonomy = Taxonomy.read()
-    >>> taxonomy.category("promptsource", "super_glue_rte", "")
+    >>> taxonomy.category("promptsource", "super_glue_rte")
     'Textual Entailment'
     >>> taxonomy.category("super_natural_instructions", "task1146_country_capital", "Country Capital Prediction")
     'Misc.'
@@ -60,41 +61,42 @@ class Taxonomy:
             content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not a YAML file in UTF-8: {error}") from error
-        if not isinstance(content, dict) or set(content) != set(SECTIONS):
+        if not isinstance(content, dict) or not set(content) <= set(SECTIONS):
             sections = ", ".join(map(str, content)) if isinstance(content, dict) else kind(content)
-            raise ValueError(f"{path}: expected the sections {', '.join(SECTIONS)}, got {sections}")
+            raise ValueError(f"{path}: expected some of the sections {', '.join(SECTIONS)}, got {sections}")
         taxonomy = cls(
             file=path,
-            categories=tuple(content["categories"]),
-            called=content["called"],
-            datasets=_inverted(path, content["datasets"]),
-            collections=content["collections"],
-            tasks=content["tasks"],
+            categories=tuple(content.get("categories") or ()),
+            called=content.get("called") or {},
+            datasets=_inverted(path, content.get("datasets") or {}),
+            collections=content.get("collections") or {},
+            tasks=content.get("tasks") or {},
         )
-        taxonomy._check_names()
+        taxonomy._check_names(() if file is None else shipped_taxonomy().categories)
         return taxonomy
 
-    def category(self, benchmark: str, task: str, upstream: str = "") -> str:
-        """The category of a task: by task, by collection, by dataset, or by the collection's category.
+    def category(self, benchmark: str, task: str, stated: str = "") -> str | None:
+        """The category of a task by the file: by task, by collection, by stated category, or by dataset.
 
         Args:
             benchmark: Name of the collection.
             task: Name of the task in the collection.
-            upstream: The collection's category of the task; empty if it has none.
-
-        Raises:
-            ValueError: No mapping has the task.
+            stated: The category that the collection states; empty if it states none.
         """
-        category = self.tasks.get(f"{benchmark}/{task}") or self.collections.get(benchmark) or self._of_dataset(task)
-        if category is None:
-            category = upstream if upstream in self._known else self.called.get(upstream)
-        if category is None:
-            close = f" ({nearest(upstream, {*self._known, *self.called})})" if upstream else ""
-            raise ValueError(
-                f"task {benchmark}/{task} has no category: its name begins with no known dataset's, and its collection "
-                f"calls it {upstream!r}{close}; add it to {self.file}, under `tasks`, `datasets` or `called`"
-            )
-        return category
+        by_name = self.tasks.get(f"{benchmark}/{task}") or self.collections.get(benchmark)
+        by_category = stated if stated in self._known else self.called.get(stated)
+        return by_name or by_category or (self._of_dataset(task) if not stated else None)
+
+    def overriding(self, benchmarks: Iterable[str], task: str, stated: str = "") -> str | None:
+        """The category by which a user's taxonomy overrides any other: its datasets come before what is stated.
+
+        Args:
+            benchmarks: Names of the collection: in the bench, and its reader's.
+            task: Name of the task in the collection.
+            stated: The category that the collection states; empty if it states none.
+        """
+        named = [self.tasks.get(f"{name}/{task}") or self.collections.get(name) for name in benchmarks]
+        return next(filter(None, named), None) or self._of_dataset(task) or self.called.get(stated)
 
     @cached_property
     def _known(self) -> frozenset[str]:
@@ -108,22 +110,45 @@ class Taxonomy:
                 return category
         return None
 
-    def _check_names(self) -> None:
+    def _check_names(self, more: Iterable[str]) -> None:
+        known = {*self._known, *more}
         if len(self._known) != len(self.categories):
             raise ValueError(f"{self.file}: `categories` names a category twice")
         for section in SECTIONS[1:]:
             for key, category in getattr(self, section).items():
-                if category not in self._known:
-                    close = nearest(str(category), self._known)
+                if category not in known:
                     raise ValueError(
-                        f"{self.file}: {section} has {key!r} in {category!r}, which is no category; {close}"
+                        f"{self.file}: {section} has {key!r} in {category!r}, which is no category; "
+                        f"{nearest(str(category), known)}; add it to `categories`"
                     )
 
 
 @cache
 def shipped_taxonomy() -> Taxonomy:
-    """The shipped taxonomy, for readers of collections without categories."""
+    """The shipped taxonomy."""
     return Taxonomy.read()
+
+
+def category_of_name(benchmark: str, task: str) -> str:
+    """The category of a task whose collection states none: the shipped taxonomy's, or one of its own.
+
+    >>> category_of_name("flan", "rte"), category_of_name("flan", "my_rhymes")
+    ('Textual Entailment', 'my_rhymes')
+    """
+    return shipped_taxonomy().category(benchmark, task) or task
+
+
+def qualified_category(collection: str, reader: str, task: Task, taxonomy: Taxonomy | None) -> str:
+    """The category of a task in a bench: a user's taxonomy, then the shipped one and what the task states, or its name.
+
+    Args:
+        collection: Name of its collection in the bench.
+        reader: Name of its collection's reader.
+        task: As the reader gives it.
+        taxonomy: The user's; None if there is none.
+    """
+    own = taxonomy.overriding((collection, reader), task.name, task.category) if taxonomy is not None else None
+    return own or shipped_taxonomy().category(reader, task.name, task.category) or task.category or task.name
 
 
 class _UniqueKeys(yaml.SafeLoader):

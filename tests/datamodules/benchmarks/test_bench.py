@@ -208,7 +208,8 @@ class Own(Listed):
 
     @staticmethod
     def category(name: str) -> str:
-        return {"nli": "Textual Entailment"}.get(name, "Mine")
+        answering = dict.fromkeys(["squad", "bool_q"], "Question Answering")
+        return {"nli": "Textual Entailment", **answering}.get(name, "Mine")
 
     def task_names(self, split: Split) -> list[str]:
         return self.splits[split]
@@ -276,8 +277,8 @@ def test_rules_name_single_tasks_of_a_collection_with_its_own_splits(tmp_path: P
 
 def test_one_held_out_category_is_evaluated_alone(toybench: Path) -> None:
     collections = {"mine": Own(**MINE), "toy": NaturalInstructions(str(toybench))}
-    bench = Bench(collections, held_out_category="Mine")  # the taxonomy calls the quiz Question Answering
-    assert own_part(bench) == {"train": ["boolq_quiz", "nli"], "validation": [], "test": ["rhymes", "sounds", "secret"]}
+    bench = Bench(collections, held_out_category="Mine")
+    assert own_part(bench) == {"train": ["nli"], "validation": [], "test": ["rhymes", "sounds", "boolq_quiz", "secret"]}
     assert own_part(bench, "toy")["test"] == []
     assert not set(own_part(bench, "toy")["train"]) - set(collections["toy"].task_names("train"))
 
@@ -323,8 +324,9 @@ def test_names_are_qualified_so_that_collections_may_share_them(bench: Bench) ->
 def test_categories_are_the_taxonomys_where_it_knows_them() -> None:
     bench = Bench({"flan": Listed({"rte": "Natural Language Inference", "mine": "My Own"})})
     assert [bench.task(f"flan/{name}").category for name in ("rte", "mine")] == ["Textual Entailment", "My Own"]
-    with pytest.raises(ValueError, match="task listed/none has no category"):
-        Bench({"flan": Listed({"none": ""})}).task("flan/none")
+    own = Bench({"flan": Listed({"none": ""})})
+    assert own.task("flan/none").category == "none"
+    assert own.split.remarks == ["1 tasks are categories of their own: flan/none"]
 
 
 def test_a_task_that_a_collection_lists_twice_is_rejected() -> None:

@@ -77,6 +77,11 @@ def test_a_fingerprint_follows_the_files_and_settings(folder: Path) -> None:
     assert len(set(prints)) == 5
 
 
+def test_a_pattern_without_a_template_is_named(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"no template is called \*ound\*, which `without` names"):
+        P3(str(folder), without=["*ound*"]).task_names("train")
+
+
 def test_broken_rows_are_rejected_with_their_place(folder: Path) -> None:
     def read() -> None:
         list(P3(str(folder)).examples("wiki_qa"))

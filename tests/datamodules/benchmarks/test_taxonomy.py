@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from crosstask.datamodules.benchmarks import (
+    FLAN,
     MMLU,
     RAFT,
     T5,
@@ -14,10 +15,14 @@ from crosstask.datamodules.benchmarks import (
     CrossFit,
     Dialogue,
     ExMix,
+    FlanRows,
+    PromptSource,
     Reasoning,
+    RowSource,
     StructuredKnowledge,
 )
-from crosstask.datamodules.benchmarks.taxonomy import SHIPPED, Taxonomy
+from crosstask.datamodules.benchmarks.bench import Bench
+from crosstask.datamodules.benchmarks.taxonomy import SHIPPED, Taxonomy, qualified_category
 from crosstask.datamodules.schema import Task
 
 SMALL = {
@@ -40,7 +45,8 @@ def written(folder: Path, **changes: object) -> str:
     [
         ("flan", "wmt", "", "Translation"),
         ("flan", "wmt_odd_14", "", "Misc."),  # the longest beginning decides
-        ("flan", "glue/qa-long", "Translation", "Question Answering"),  # the file decides before the collection
+        ("flan", "glue/qa-long", "", "Question Answering"),
+        ("flan", "glue/qa-long", "Translation", "Translation"),  # names are for tasks without a stated category
         ("flan", "wmtx", "Misc.", "Misc."),  # whole words only
         ("flan", "drop", "Reading Comprehension", "Question Answering"),
         ("oddities", "wmt", "Translation", "Misc."),
@@ -51,19 +57,58 @@ def test_a_task_finds_its_category(tmp_path: Path, benchmark: str, task: str, up
     assert Taxonomy.read(written(tmp_path)).category(benchmark, task, upstream) == category
 
 
-def category_of(taxonomy: Taxonomy, task: Task) -> str:
-    """The category of a task; an error if it has none."""
+def category_of(taxonomy: Taxonomy, task: Task) -> str | None:
+    """The category of a task; None if it has none."""
     return taxonomy.category(task.benchmark, task.name, task.category)
 
 
-def test_a_task_without_category_names_the_file_to_edit(tmp_path: Path) -> None:
-    path = written(tmp_path)
-    taxonomy = Taxonomy.read(path)
-    with pytest.raises(
-        ValueError, match=re.escape("calls it 'Translations' (nearest: Translation); add it to " + path)
-    ):
-        taxonomy.category("flan", "europarl", "Translations")
+def test_a_task_without_category_is_one_of_its_own(tmp_path: Path) -> None:
+    taxonomy = Taxonomy.read(written(tmp_path))
+    assert taxonomy.category("flan", "europarl", "Translations") is None
     assert taxonomy.category("flan", "wmt_14") == "Translation"
+    assert qualified_category("mine", "flan", Task("flan", "hats", ""), None) == "hats"
+    assert qualified_category("mine", "flan", Task("flan", "arc_welding", "Metal"), None) == "Metal"
+
+
+def test_a_user_s_taxonomy_beats_the_shipped_one_and_what_a_collection_states(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "categories: [Riddles]\ncollections: {mine: Riddles}\ntasks: {flan/rte: Riddles}\n"
+        "datasets: {Riddles: [hats]}\ncalled: {Metal: Riddles}\n"
+    )
+    taxonomy = Taxonomy.read(str(path))
+
+    def category(collection: str, name: str, stated: str) -> str:
+        return qualified_category(collection, "flan", Task("flan", name, stated), taxonomy)
+
+    assert category("mine", "boolq", "Question Answering") == "Riddles"
+    assert category("flan", "rte", "Textual Entailment") == "Riddles"
+    assert category("flan", "hats_2", "Question Answering") == "Riddles"
+    assert category("flan", "welding", "Metal") == "Riddles"
+    assert (
+        category("flan", "boolq", "Question Answering") == "Question Answering"
+    )  # the shipped one, where it is silent
+
+
+def test_readers_without_categories_need_no_entry_in_the_taxonomy(tmp_path: Path) -> None:
+    (tmp_path / "templates/hats").mkdir(parents=True)
+    (tmp_path / "templates/hats/templates.yaml").write_text(
+        "dataset: hats\ntemplates: {a: !Template {name: a, jinja: 'x ||| y', answer_choices: null, "
+        "metadata: !TemplateMetadata {original_task: true}}}\n"
+    )
+    (tmp_path / "flan.yaml").write_text("hats: [['{x}', '{answer}']]")
+    readers = {
+        "flan": FLAN(f"{tmp_path}/flan.yaml", {"hats": FlanRows("x.jsonl")}),
+        "source": PromptSource(f"{tmp_path}/templates", {"hats": RowSource("x.jsonl")}),
+    }
+    assert {name: reader.task("hats").category for name, reader in readers.items()} == {
+        "flan": "hats",
+        "source": "hats",
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text("categories: [Riddles]\ntasks: {flan/hats: Riddles, source/hats: Riddles}\n")
+    bench = Bench(readers, taxonomy=str(path))  # type: ignore[arg-type]
+    assert {bench.task(f"{name}/hats").category for name in readers} == {"Riddles"}
 
 
 @pytest.mark.parametrize(
@@ -71,14 +116,14 @@ def test_a_task_without_category_names_the_file_to_edit(tmp_path: Path) -> None:
     [
         (
             {"called": {"MT": "Translations"}},
-            "called has 'MT' in 'Translations', which is no category; nearest: Translation",
+            "called has 'MT' in 'Translations', which is no category; nearest: Translation, Explanation; add it to",
         ),
         ({"categories": ["Misc.", "Misc."]}, "`categories` names a category twice"),
         (
             {"datasets": {"Misc.": ["wmt"], "Translation": ["WMT"]}},
             "dataset 'WMT' is listed in 'Misc.' and in 'Translation'",
         ),
-        ({"extra": {}}, "expected the sections categories, called, datasets, collections, tasks, got "),
+        ({"extra": {}}, "expected some of the sections categories, called, datasets, collections, tasks, got "),
     ],
 )
 def test_a_taxonomy_that_contradicts_itself_is_rejected(
@@ -94,7 +139,7 @@ def test_a_broken_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'a' is there twice"):
         Taxonomy.read(str(path))
     path.write_text("[1]")
-    with pytest.raises(ValueError, match=r"expected the sections .* got list \[1\]"):
+    with pytest.raises(ValueError, match=r"expected some of the sections .* got list \[1\]"):
         Taxonomy.read(str(path))
     with pytest.raises(ValueError, match=re.escape(f"no taxonomy {tmp_path}/none.yaml; copy {SHIPPED}")):
         Taxonomy.read(f"{tmp_path}/none.yaml")
