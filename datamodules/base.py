@@ -131,7 +131,9 @@ class BenchmarkDataModule(ResumableStream):
 
     @cached_property
     def _split_names(self) -> tuple[dict[Split, list[str]], Mapping[str, str]]:
-        return split_names(self.benchmark, self.task)
+        names, shared = split_names(self.benchmark, self.task)
+        self.instances.require_collections(name for of_split in names.values() for name in of_split)
+        return names, shared
 
     def task(self, name: str) -> Task:
         """A task of the benchmark, read once."""
@@ -161,7 +163,7 @@ class BenchmarkDataModule(ResumableStream):
                 rank_zero_info(line)
             self.plan, self._description = self._plan_training(), None
             self.train_dataloader()  # rejects rows that cannot be divided before a model is built
-        if stage in ("fit", "validate") and self.instances.validation:
+        if stage in ("fit", "validate") and self.instances.validates:
             self._open_stage("validation")
         if stage in ("test", "predict"):
             self._open_stage("test")
@@ -177,7 +179,7 @@ class BenchmarkDataModule(ResumableStream):
 
     def val_dataloader(self) -> Any:
         """The validation; no loaders if no examples are held out."""
-        if not self.instances.validation:
+        if not self.instances.validates:
             return []
         return self.stage("validation").validation_loader(replicas(self.trainer), self._answered["validation"])
 

@@ -10,7 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .messages import nearest
 from .schema import Example, Level, Task
+
+OPTION = "data.init_args.instances"
+"""Path of the counts in a YAML file."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +26,12 @@ class Instances:
         train_of: The same for the tasks of some collections of a ``Bench``, e.g. 30,000 for FLAN as in OPT-IML.
         validation: Instances that a validation task holds out, or 0. A benchmark without validation tasks holds them
             out of every training task.
+        validation_of: The same for the tasks of some collections of a ``Bench``.
         validation_prompts: Most prompts of a validation task whose instances have several templates; null for all.
         test: Instances of a test task: the first ones of its file, in all their templates.
+        test_of: The same for the tasks of some collections of a ``Bench``.
+        held_out_share: Largest share of a training task's instances that it holds out for test, and again for
+            validation, so that small tasks train, too; null to hold out the numbers above whatever its size.
         every_prompt: Whether all templates of a training instance are trained, as in T0's mixture and Cappy's
             pretraining. Without it, a task has as many training prompts as instances, as in OPT-IML.
     """
@@ -34,15 +42,54 @@ class Instances:
     validation_prompts: int | None = 250
     test: int = 100
     every_prompt: bool = False
+    validation_of: dict[str, int] | None = None
+    test_of: dict[str, int] | None = None
+    held_out_share: float | None = 0.2
 
     def __post_init__(self) -> None:
-        limits = {"train": self.train, **{f"train_of.{name}": limit for name, limit in (self.train_of or {}).items()}}
+        limits = {"train": self.train, **_by_option("train_of", self.train_of)}
         for name, value in {**limits, "validation_prompts": self.validation_prompts}.items():
             if value is not None and value < 1:
-                raise ValueError(f"instances.{name} must be at least 1, or null for all, got {value}")
-        for name, value in (("validation", self.validation), ("test", self.test)):
+                raise ValueError(f"{OPTION}.{name} must be at least 1, or null for all, got {value}")
+        counts = {"validation": self.validation, "test": self.test, **_by_option("validation_of", self.validation_of)}
+        for name, value in {**counts, **_by_option("test_of", self.test_of)}.items():
             if value < 0:
-                raise ValueError(f"instances.{name} must be at least 0, got {value}")
+                raise ValueError(f"{OPTION}.{name} must be at least 0, got {value}")
+        if self.held_out_share is not None and not 0 < self.held_out_share < 0.5:
+            raise ValueError(
+                f"{OPTION}.held_out_share must be above 0 and below 0.5, so that instances are left to train, or null; "
+                f"got {self.held_out_share}"
+            )
+
+    @property
+    def validates(self) -> bool:
+        """Whether any task holds out instances for validation."""
+        return any((self.validation, *(self.validation_of or {}).values()))
+
+    def held_out(self, task: str, *, validated: bool, tested: bool) -> dict[str, int]:
+        """Instances of a task for validation and for test, as far as its size allows.
+
+        >>> Instances(test=100, test_of={"mine": 7}).held_out("mine/rhymes", validated=False, tested=True)
+        {'validation': 0, 'test': 7}
+        """
+        collection = task.partition("/")[0]
+        validation = (self.validation_of or {}).get(collection, self.validation)
+        test = (self.test_of or {}).get(collection, self.test)
+        return {"validation": validation if validated else 0, "test": test if tested else 0}
+
+    def require_collections(self, tasks: Iterable[str]) -> None:
+        """Reject counts for collections that no task is of.
+
+        Raises:
+            ValueError: An option names an unknown collection; the error names the nearest.
+        """
+        known = {task.partition("/")[0] for task in tasks}
+        for option in ("train_of", "validation_of", "test_of"):
+            for name in getattr(self, option) or {}:
+                if name not in known:
+                    raise ValueError(
+                        f"{OPTION}.{option} names {name!r}, which is no collection here; {nearest(name, known)}"
+                    )
 
     def most(self, task: str) -> int | None:
         """Most training instances of a task; None for all.
@@ -51,6 +98,10 @@ class Instances:
         30
         """
         return (self.train_of or {}).get(task.partition("/")[0], self.train)
+
+
+def _by_option(option: str, counts: dict[str, int] | None) -> dict[str, int]:
+    return {f"{option}.{name}": count for name, count in (counts or {}).items()}
 
 
 EVALUATED = "equal to an evaluated example"
@@ -65,12 +116,14 @@ class InstanceSplit(NamedTuple):
         validation: Places that validate.
         test: Places that are tested.
         repeated: Places that do not train, because a validation or test example has the same text.
+        reduced: What a small task holds out in place of the numbers that were set; empty where it holds out these.
     """
 
     train: list[int]
     validation: list[int]
     test: list[int]
     repeated: tuple[int, ...] = ()
+    reduced: str = ""
 
 
 def answered_texts(example: Example) -> frozenset[str]:
@@ -126,6 +179,7 @@ def choose_instances(
     validation: int,
     test: int,
     limit: int | None = None,
+    held_out_share: float | None = None,
     seed: int = 0,
     equal_to: Callable[[Collection[int]], set[int]] = _no_repetitions,
 ) -> InstanceSplit:
@@ -144,9 +198,15 @@ def choose_instances(
         validation: Instances to hold out for validation, 0 if the task is not validated.
         test: Instances to test, 0 if the task is not tested.
         limit: Most training instances, or None for all.
+        held_out_share: Largest share of a trained task's instances for test, and again for validation; None for all
+            that `test` and `validation` say.
         seed: Another seed is another choice.
         equal_to: The places whose text is that of one of the given places, those places included.
     """
+    requested = validation, test
+    if trained and held_out_share is not None:
+        validation, test = (min(number, int(held_out_share * total)) for number in requested)
+    reduced = f"{test} for test and {validation} for validation of {total}" if (validation, test) != requested else ""
     tested = list(range(min(test, total)))
     repeated = equal_to(tested) - set(tested)
     rest = [place for place in range(len(tested), total) if place not in repeated]
@@ -155,7 +215,7 @@ def choose_instances(
     validated, rest = rest[:validation], rest[validation:]
     repeated |= equal_to(validated) - {*validated, *tested}
     rest = [place for place in rest if place not in repeated]
-    return InstanceSplit(rest[:limit] if trained else [], validated, tested, tuple(sorted(repeated)))
+    return InstanceSplit(rest[:limit] if trained else [], validated, tested, tuple(sorted(repeated)), reduced)
 
 
 def choose_prompts(
@@ -168,6 +228,7 @@ def choose_prompts(
     limit: int | None = None,
     validation_prompts: int | None = None,
     every_prompt: bool = False,
+    held_out_share: float | None = None,
     seed: int = 0,
 ) -> InstanceSplit:
     """Deal the prompts of a task of which several may show one row, each by another template.
@@ -181,7 +242,8 @@ def choose_prompts(
     Args:
         task: Name; every task has another choice.
         keys: What tells the prompts apart.
-        trained: As in ``choose_instances``, and so are `validation`, `test`, `limit` and `seed`, in rows.
+        trained: As in ``choose_instances``, and so are `validation`, `test`, `limit`, `held_out_share` and `seed`, in
+            rows.
         validation: Rows to hold out for validation.
         test: Rows to test.
         limit: Most training rows; most training prompts where `every_prompt`.
@@ -204,16 +266,17 @@ def choose_prompts(
         validation=validation,
         test=test,
         limit=None if every_prompt else limit,
+        held_out_share=held_out_share,
         seed=seed,
         equal_to=equal_to,
     )
     if len(numbers) == len(keys.rows):
         # One prompt a row: the places are those of the rows, in the order of the draw.
         return dealt._replace(train=dealt.train[:limit], validation=dealt.validation[:validation_prompts])
-    pools = [np.flatnonzero(np.isin(place, part)) for part in dealt]  # prompts of the rows
+    pools = [np.flatnonzero(np.isin(place, part)) for part in dealt[:4]]  # prompts of the rows
     train = _drawn(pools[0], limit if every_prompt else len(dealt.train), task, "train", seed)
     validated = _drawn(pools[1], validation_prompts, task, "validation", seed)
-    return InstanceSplit(train, validated, pools[2].tolist(), tuple(pools[3].tolist()))
+    return InstanceSplit(train, validated, pools[2].tolist(), tuple(pools[3].tolist()), dealt.reduced)
 
 
 def _drawn(pool: NDArray[np.int64], number: int | None, task: str, split: str, seed: int) -> list[int]:

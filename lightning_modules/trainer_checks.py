@@ -104,8 +104,8 @@ def _interval(trainer: Any) -> int:
 
 def _validates(trainer: L.Trainer) -> bool:
     data = run_data(trainer)
-    held_out = data.instances.validation if isinstance(data, BenchmarkDataModule) else 1
-    return bool(trainer.limit_val_batches) and held_out > 0
+    held_out = data.instances.validates if isinstance(data, BenchmarkDataModule) else True
+    return bool(trainer.limit_val_batches) and held_out
 
 
 def training_steps(total_steps: int, trainer: L.Trainer) -> int:

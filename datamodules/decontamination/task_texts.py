@@ -56,8 +56,10 @@ class TaskTexts:
             name,
             prompt_keys(examples),
             trained=name in self.names["train"],
-            validation=self.instances.validation if name in self.names["validation"] else 0,
-            test=self.instances.test if name in self.names["test"] else 0,
+            **self.instances.held_out(
+                name, validated=name in self.names["validation"], tested=name in self.names["test"]
+            ),
+            held_out_share=self.instances.held_out_share,
             limit=self.instances.most(name),
             validation_prompts=self.instances.validation_prompts,
             every_prompt=self.instances.every_prompt,

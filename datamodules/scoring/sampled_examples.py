@@ -42,6 +42,7 @@ class SampledExamples:
         every_prompt: Whether every prompt of a row is a training example, as in the datamodule.
         validation_examples: Validation examples of a task, as in the datamodule.
         test_examples: Test examples of a task, as in the datamodule.
+        held_out_share: Largest share of a training task's examples for test and for validation, as in the datamodule.
         seed: Decides renderings and instances, as in the datamodule.
         shots: Demonstrations in each prompt, drawn once for a task (and template) from its training instances, or, for
             a task without, from the instances that are not held out.
@@ -57,6 +58,7 @@ class SampledExamples:
     every_prompt: bool = False
     validation_examples: int = 10
     test_examples: int = 100
+    held_out_share: float | None = 0.2
     seed: int = 0
     shots: int = 0
     demonstrations: Benchmark | None = None
@@ -141,5 +143,6 @@ class SampledExamples:
             test=self.test_examples if name in splits["test"] else 0,
             limit=self.train_examples,
             every_prompt=self.every_prompt,
+            held_out_share=self.held_out_share,
             seed=self.seed,
         )

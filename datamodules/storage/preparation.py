@@ -85,18 +85,18 @@ class Preparation:
             name,
             prompt_keys(examples),
             trained=trained,
-            validation=self.instances.validation if validated else 0,
-            test=self.instances.test if tested else 0,
+            **self.instances.held_out(name, validated=validated, tested=tested),
+            held_out_share=self.instances.held_out_share,
             limit=self.instances.most(name),
             validation_prompts=self.instances.validation_prompts,
             every_prompt=self.instances.every_prompt,
             seed=self.seed,
         )
 
-    def _counts(self, name: str) -> dict[str, int | None]:
+    def _counts(self, name: str) -> dict[str, float | None]:
         """What decides which instances of a task train."""
-        counts: dict[str, int | None] = {"validation": self.instances.validation, "test": self.instances.test}
-        counts |= {"limit": self.instances.most(name), "seed": self.seed}
+        counts: dict[str, float | None] = {**self.instances.held_out(name, validated=True, tested=True)}
+        counts |= {"limit": self.instances.most(name), "share": self.instances.held_out_share, "seed": self.seed}
         return {**counts, "every_prompt": True} if self.instances.every_prompt else counts
 
     def render(self, task: Task, example: Example) -> Prompt:
@@ -144,7 +144,12 @@ class Preparation:
             folder,
             chain([EVALUATED] * len(chosen.repeated), self._documents(task, examples.subset(chosen.train))),
             vocabulary=len(self.tokenizer),
-            about={"task": task.name, "category": task.category, "benchmark": task.benchmark},
+            about={
+                "task": task.name,
+                "category": task.category,
+                "benchmark": task.benchmark,
+                "reduced": chosen.reduced,
+            },
         )
 
     def training_examples(self, name: str, *, validated: bool, tested: bool) -> ExampleSubset:

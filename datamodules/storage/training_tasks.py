@@ -10,6 +10,7 @@ from ..benchmarks import Split
 from ..messages import some
 from ..rendering.tokenization import skip_reason
 from ..schema import Example
+from ..splits import OPTION
 from .checksums import read_sealed
 from .parallel_preparation import Job, Prepared, prepare_tasks
 from .preparation import Preparation
@@ -80,11 +81,16 @@ class TrainingTasks:
         meta = {name: read_sealed(folder) for name, folder in folders.items() if folder.is_dir()}
         empty = [name for name, of in meta.items() if not of["tokens"]]
         if empty and (len(empty) == len(folders) or not all(meta[name]["skipped"] for name in empty)):
-            held_out = self.preparation.instances
+            counts = self.preparation.instances.held_out(empty[0], **self._held_out(empty[0]))
             raise ValueError(
-                f"{len(empty)} training tasks have no instances left beside {held_out.test} for test and "
-                f"{held_out.validation} for validation: {some(empty)}; hold out fewer, or take them off the "
-                "training list"
+                f"{len(empty)} training tasks have no instances left beside {counts['test']} for test and "
+                f"{counts['validation']} for validation: {some(empty)}; hold out fewer ({OPTION}.test and .validation, "
+                "or test_of and validation_of for a collection), or take them off the training list"
+            )
+        if reduced := {name: of["reduced"] for name, of in meta.items() if of["reduced"]}:
+            rank_zero_info(
+                f"{len(reduced)} small training tasks hold out fewer instances than {OPTION} says (held_out_share): "
+                f"{some([f'{name} ({of})' for name, of in reduced.items()])}"
             )
         if empty:
             reasons = Counter(reason for name in empty for reason in meta[name]["skipped"])

@@ -202,6 +202,7 @@ def _part(data: ScorerDataModule, part: Part) -> SampledExamples:
         train_examples=counts.train or 0,
         validation_examples=counts.validation,
         test_examples=counts.test,
+        held_out_share=counts.held_out_share,
         seed=data.seed,
     )
 
@@ -266,7 +267,10 @@ def _data(
             grouped=training.loss != "regression",
         ),
         instances=Instances(
-            train=training.train_examples, validation=training.calibration_examples, test=max(test_examples, 1)
+            train=training.train_examples,
+            validation=training.calibration_examples,
+            test=max(test_examples, 1),
+            held_out_share=None if test_examples else Instances().held_out_share,  # the tested ones are sampled before
         ),
         augmentation=Augmentation(samples=samples, faithful=training.faithful),
         cache=cache,

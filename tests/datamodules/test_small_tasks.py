@@ -1,0 +1,91 @@
+"""A user's small tasks: what they hold out, and how many instances of each collection do."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosstask.datamodules import InstructionTuningDataModule
+from crosstask.datamodules.benchmarks import FileTasks
+from crosstask.datamodules.benchmarks.bench import Bench
+from crosstask.datamodules.splits import Instances, choose_instances
+
+Make = Callable[..., InstructionTuningDataModule]
+
+
+@pytest.mark.parametrize(
+    ("total", "train", "validation", "test"),
+    [(1, 1, 0, 0), (4, 4, 0, 0), (5, 3, 1, 1), (20, 12, 4, 4), (200, 150, 10, 40), (500, 390, 10, 100)],
+)
+def test_a_training_task_holds_out_a_fifth_at_most(total: int, train: int, validation: int, test: int) -> None:
+    chosen = choose_instances("t", total, trained=True, validation=10, test=100, held_out_share=0.2)
+    assert [len(part) for part in chosen[:3]] == [train, validation, test]
+    assert bool(chosen.reduced) == (total < 500)
+
+
+def test_a_task_that_only_evaluates_is_not_reduced() -> None:
+    chosen = choose_instances("t", 110, trained=False, validation=0, test=100, held_out_share=0.2)
+    assert (chosen.test, chosen.reduced) == (list(range(100)), "")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> FileTasks:
+    """Own tasks: one of 20 examples in train and test, one that trains, one that is tested."""
+    for split, name in (("train", "sounds"), ("test", "sounds"), ("train", "rhymes"), ("test", "secret")):
+        path = tmp_path / "mine" / split / f"{name}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"input": f"What is {name} {i}?", "output": f"It is {i}."} for i in range(20)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return FileTasks(str(tmp_path / "mine"))
+
+
+def test_a_task_of_twenty_examples_trains_and_is_tested(
+    mine: FileTasks, make_datamodule: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = make_datamodule(benchmark=Bench({"mine": mine}), instances={})
+    data.prepare_data()
+    with caplog.at_level(logging.INFO):
+        data.setup("fit")
+        data.setup("test")
+    assert data.plan is not None
+    assert dict(zip(data.plan.mixture.names, data.plan.mixture.sizes, strict=True)) == {
+        "mine/rhymes": 16, "mine/sounds": 12
+    }  # fmt: skip
+    tested = [example.task for example in data.evaluation_examples("test")]
+    assert {name: tested.count(name) for name in tested} == {"mine/secret": 20, "mine/sounds": 4}
+    assert {example.task: example.level for example in data.evaluation_examples("test")} == {
+        "mine/secret": "fully_held_out", "mine/sounds": "fully_supervised"
+    }  # fmt: skip
+    assert "2 small training tasks hold out fewer instances than data.init_args.instances says" in caplog.text
+    assert "mine/sounds (4 for test and 4 for validation of 20)" in caplog.text
+
+
+def test_collections_hold_out_their_own_numbers(mine: FileTasks, make_datamodule: Make) -> None:
+    counts: dict[str, Any] = {"test": 9, "validation": 0, "test_of": {"mine": 2}, "validation_of": {"mine": 1}}
+    data = make_datamodule(benchmark=Bench({"mine": mine, "yours": mine}), instances=counts)
+    data.prepare_data()
+    data.setup("fit")
+    data.setup("test")
+    tested = [example.task for example in data.evaluation_examples("test")]
+    assert {name: tested.count(name) for name in tested} == {
+        "mine/secret": 2, "mine/sounds": 2, "yours/secret": 9, "yours/sounds": 4
+    }  # fmt: skip
+    validated = [example.task for example in data.evaluation_examples("validation")]
+    assert sorted(validated) == ["mine/rhymes", "mine/sounds"]
+
+
+def test_counts_that_no_task_can_have_are_rejected(mine: FileTasks, make_datamodule: Make) -> None:
+    data = make_datamodule(benchmark=Bench({"mine": mine}), instances={"test_of": {"mien": 2}})
+    with pytest.raises(ValueError, match=r"data.init_args.instances.test_of names 'mien', .*; nearest: mine"):
+        data.prepare_data()
+    with pytest.raises(ValueError, match=r"data.init_args.instances.validation_of.mine must be at least 0, got -1"):
+        Instances(validation_of={"mine": -1})
+    with pytest.raises(ValueError, match=r"data.init_args.instances.held_out_share must be above 0 and below 0.5"):
+        Instances(held_out_share=0.5)
+    data = make_datamodule(benchmark=Bench({"mine": mine}), instances={"held_out_share": None})
+    data.prepare_data()
+    with pytest.raises(ValueError, match=r"hold out fewer \(data.init_args.instances.test and .validation"):
+        data.setup("fit")
