@@ -323,7 +323,7 @@ def shrink(kinds: Path, toybench: Path, tmp_path: Path, **trainer: Any) -> Path:
         "tokenizer": str(toybench / "tokenizer"),
         "cache": str(tmp_path / "store"),
         "rows": {"length": 256, "per_step": 4},
-        "instances": {"validation": 60, "test": 24},
+        "instances": {"validation": 60, "test": 24, "held_out_share": None},
         "evaluation": {"mismatches": 2},
     }
     recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], changes)

@@ -87,7 +87,11 @@ def data(kind: str, tmp_path: Path, *, tested: bool = False, **arguments: Any) -
         prompt=Bare(),
         rows=Rows(length=96, target_length=48, per_step=2),
         cache=str(tmp_path / "store"),
-        **{"instances": Instances(validation=0, test=2), "evaluation": Evaluation(max_new_tokens=8), **arguments},
+        **{
+            "instances": Instances(validation=0, test=2, held_out_share=None),
+            "evaluation": Evaluation(max_new_tokens=8),
+            **arguments,
+        },
     )
 
 
@@ -136,7 +140,7 @@ def test_pairs_of_a_scorer_are_counted(kind: str, tmp_path: Path) -> None:
         saved(kind, tmp_path / kind),
         prompt=Bare(),
         rows=PairRows(length=128, pair_length=96, per_step=1),
-        instances=Instances(validation=0, test=2),
+        instances=Instances(validation=0, test=2, held_out_share=None),
         cache=str(tmp_path / "store"),
     )
     module.prepare_data()
@@ -188,7 +192,7 @@ def test_equal_responses_are_neither_trained_nor_ranked(
         saved(kind, tmp_path / kind),
         prompt=Bare(),
         rows=PairRows(length=128, pair_length=96, per_step=1),
-        instances=Instances(validation=0, test=2),
+        instances=Instances(validation=0, test=2, held_out_share=None),
         cache=str(tmp_path / "store"),
     )
     module.prepare_data()
