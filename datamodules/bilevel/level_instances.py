@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..rendering.tokenization import skip_reason
-from ..splits import EVALUATED
+from ..splits import EVALUATED, OPTION
 from ..storage.preparation import Preparation
 from .bilevel_report import TaskInstances
 
@@ -43,7 +43,7 @@ def read_instances(
         if not trained:
             raise ValueError(
                 f"training task {name!r} has no training instances left of its {len(examples)}: the usable ones are "
-                "held out; hold out fewer, or remove it from the training list"
+                f"held out; hold out fewer ({OPTION}), or remove it from the training list"
             )
         tasks.append(TaskInstances(task, trained))
     return tasks, skipped

@@ -9,7 +9,7 @@ from ..benchmarks import Split
 from ..rendering.tokenization import skip_reason
 from ..rendering.unknown_tokens import UnknownTokens
 from ..schema import EvaluationExample, Example, Level, Prompt, Task
-from ..splits import generalization_level
+from ..splits import OPTION, generalization_level
 from ..storage.preparation import Preparation
 from .few_shot import FewShotPreparation
 from .lost_text import equal_options_reason, lost_text, total
@@ -102,7 +102,7 @@ def read_evaluation(
     if not evaluated:
         raise ValueError(
             f"no {split} example is left of {len(names[split])} tasks (skipped: {dict(skipped)}); "
-            f"raise instances.{split}, or list other tasks"
+            f"raise {OPTION}.{split}, or list other tasks"
         )
     return EvaluationSet(evaluated, prompts, skipped, rows, available, unknown)
 
