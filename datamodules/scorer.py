@@ -52,7 +52,7 @@ class ScorerDataModule(StoredDataModule):
         prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
         rows: PairRows = PairRows(),  # noqa: B008 - frozen
         mixture: MixtureRules = MixtureRules(),  # noqa: B008 - frozen
-        instances: Instances = Instances(train=500_000),  # noqa: B008 - frozen
+        instances: Instances = Instances(train=500_000, held_out_share=None),  # noqa: B008 - frozen
         augmentation: Augmentation = Augmentation(),  # noqa: B008 - frozen
         evaluation: ResponseEvaluation = ResponseEvaluation(),  # noqa: B008 - frozen
         cache: str = "~/.cache/crosstask",

@@ -58,7 +58,7 @@ class SampledExamples:
     every_prompt: bool = False
     validation_examples: int = 10
     test_examples: int = 100
-    held_out_share: float | None = 0.2
+    held_out_share: float | None = None
     seed: int = 0
     shots: int = 0
     demonstrations: Benchmark | None = None

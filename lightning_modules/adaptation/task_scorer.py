@@ -270,7 +270,7 @@ def _data(
             train=training.train_examples,
             validation=training.calibration_examples,
             test=max(test_examples, 1),
-            held_out_share=None if test_examples else Instances().held_out_share,  # the tested ones are sampled before
+            held_out_share=None,  # the numbers for which responses were sampled
         ),
         augmentation=Augmentation(samples=samples, faithful=training.faithful),
         cache=cache,
