@@ -95,7 +95,8 @@ class FileTasks(Benchmark):
         sources = {name: source for tasks in self._sources.values() for name, source in tasks.items()}
         lines = []
         if (folder := Path(expanded(self.source))).is_dir():
-            read = [path for source in sources.values() for path in (Path(source.source), source.metadata) if path]
+            every = [source for tasks in self._sources.values() for source in tasks.values()]  # one task may have two
+            read = [path for source in every for path in (Path(source.source), source.metadata) if path]
             files = unread_files(folder, read)
             lines = [unread_line(folder, files)] if files else []
         names_of: dict[str, list[str]] = defaultdict(list)

@@ -15,6 +15,8 @@ from crosstask.datamodules.splits import Instances, choose_instances
 
 Make = Callable[..., InstructionTuningDataModule]
 
+DEFAULTS = {"validation": 10, "test": 100}
+
 
 @pytest.mark.parametrize(
     ("total", "train", "validation", "test"),
@@ -45,7 +47,7 @@ def mine(tmp_path: Path) -> FileTasks:
 def test_a_task_of_twenty_examples_trains_and_is_tested(
     mine: FileTasks, make_datamodule: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = make_datamodule(benchmark=Bench({"mine": mine}), instances={})
+    data = make_datamodule(benchmark=Bench({"mine": mine}), instances=DEFAULTS)
     data.prepare_data()
     with caplog.at_level(logging.INFO):
         data.setup("fit")
@@ -61,6 +63,7 @@ def test_a_task_of_twenty_examples_trains_and_is_tested(
     }  # fmt: skip
     assert "2 small training tasks hold out fewer instances than data.init_args.instances says" in caplog.text
     assert "mine/sounds (4 for test and 4 for validation of 20)" in caplog.text
+    assert "are not read" not in caplog.text  # the file of a task in train and test is read
 
 
 def test_collections_hold_out_their_own_numbers(mine: FileTasks, make_datamodule: Make) -> None:
@@ -85,7 +88,7 @@ def test_counts_that_no_task_can_have_are_rejected(mine: FileTasks, make_datamod
         Instances(validation_of={"mine": -1})
     with pytest.raises(ValueError, match=r"data.init_args.instances.held_out_share must be above 0 and below 0.5"):
         Instances(held_out_share=0.5)
-    data = make_datamodule(benchmark=Bench({"mine": mine}), instances={"held_out_share": None})
+    data = make_datamodule(benchmark=Bench({"mine": mine}), instances={**DEFAULTS, "held_out_share": None})
     data.prepare_data()
     with pytest.raises(ValueError, match=r"hold out fewer \(data.init_args.instances.test and .validation"):
         data.setup("fit")
