@@ -72,7 +72,7 @@ def test_mine_plus_the_toy_benchmark_with_rules_of_ones_own(here: Path) -> None:
 @pytest.mark.skipif("CROSSTASK_DATA" not in os.environ, reason="set CROSSTASK_DATA to the data folder")
 def test_opt_iml_plus_mine(here: Path) -> None:
     command = re.findall(r"```bash\n(.*?)```", PAGE.partition("**OPT-IML plus mine.**")[2], flags=re.DOTALL)[0]
-    bench = benchmark(*shlex.split(command)[2:])
+    bench = benchmark(*shlex.split(command.replace("\\\n", " "))[2:])
     assert part(bench, "train", "mine") == {"mine/rhymes", "mine/sounds"}
     assert part(bench, "test", "mine") == {"mine/sounds", "mine/secret", "mine/other"}
     assert len(part(bench, "train", "super_natural_instructions")) > 300
