@@ -12,7 +12,7 @@ from . import Benchmark, Split
 from .contamination_decisions import read_decisions
 from .dataset_identities import DatasetIdentities, shipped_identities
 from .split_rules import leave_one_category_out, read_rules
-from .task_splits import TaskSplit, apply_decisions, split_tasks, subset_of_categories, subset_of_tasks
+from .task_splits import TaskSplit, apply_decisions, split_tasks
 from .taxonomy import Taxonomy, qualified_category
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -29,14 +29,11 @@ class Bench(Benchmark):
         rules: Rules of the split: ``opt_iml`` (the paper's), ``all`` (OPT-IML-Max), or a YAML file of your own
             (docs/data_formats.md, "Rules").
         held_out_category: Instead of `rules`: the one category that is evaluated and does not train (FLAN's protocol).
-        train_tasks: Number of training tasks to keep; a smaller subset is part of a larger one.
-        train_categories: Number of categories whose tasks train, the largest ones.
         decisions: Table of decisions that ``crosstask decontaminate`` wrote and a person edited: dropped tasks do not
             train, or are not evaluated.
         taxonomy: File of categories that override the shipped ones. A task that neither lists has the category that
             its collection states, or is a category of its own.
         identities: File of the names by which collections call one dataset; by default the shipped one.
-        seed: Seed of the choice of `train_tasks`.
     """
 
     name = "bench"
@@ -46,19 +43,14 @@ class Bench(Benchmark):
         collections: dict[str, Benchmark],
         rules: str = "opt_iml",
         held_out_category: str | None = None,
-        train_tasks: int | None = None,
-        train_categories: int | None = None,
         decisions: str | None = None,
         taxonomy: str | None = None,
         identities: str | None = None,
-        seed: int = 0,
     ) -> None:
         if not collections:
             raise ValueError("a bench needs at least one collection")
         if odd := [name for name in collections if not name or "/" in name]:
             raise ValueError(f"a collection's name must not be empty or contain a slash, got {some(odd)}")
-        if train_tasks is not None and train_categories is not None:
-            raise ValueError("train_tasks and train_categories exclude each other: set one of them")
         self.collections = dict(collections)
         self.taxonomy = Taxonomy.read(taxonomy) if taxonomy is not None else None
         self.identities = shipped_identities() if identities is None else DatasetIdentities.read(identities)
@@ -67,12 +59,7 @@ class Bench(Benchmark):
         if decisions is not None and not Path(expanded(decisions)).is_file():
             raise ValueError(f"no table of decisions {decisions!r}; `crosstask decontaminate` writes one")
         self.decisions = read_decisions(Path(expanded(decisions))) if decisions is not None else None
-        self.held_out_category, self.train_tasks, self.train_categories, self.seed = (
-            held_out_category,
-            train_tasks,
-            train_categories,
-            seed,
-        )
+        self.held_out_category = held_out_category
 
     def task_names(self, split: Split) -> list[str]:
         """Names of a split's tasks, by collection."""
@@ -102,7 +89,7 @@ class Bench(Benchmark):
 
     @cached_property
     def split(self) -> TaskSplit:
-        """The split of the tasks by rules, decisions and subset."""
+        """The split of the tasks by rules and decisions."""
         tasks = list(self._tasks.values())
         readers = {name: collection.name for name, collection in self.collections.items()}
         split = split_tasks(tasks, self.rules, listed=self._listed, readers=readers)
@@ -114,17 +101,7 @@ class Bench(Benchmark):
                 close = nearest(self.held_out_category, {task.category for task in tasks})
                 raise ValueError(f"no task is of the category {self.held_out_category!r}; {close}")
             split = self._of_held_out_category(split)
-        if self.decisions is not None:
-            split = apply_decisions(split, self.decisions)
-        evaluated = {*split.validation, *split.test}
-        supervised = [name for name in split.train if name in evaluated]
-        if self.train_tasks is not None:
-            return subset_of_tasks(split, self.train_tasks, always=supervised, seed=self.seed)
-        if self.train_categories is not None:
-            categories_of = {name: self.task(name).category for name in split.train}
-            always = {categories_of[name] for name in supervised}
-            return subset_of_categories(split, categories_of, self.train_categories, always=always)
-        return split
+        return split if self.decisions is None else apply_decisions(split, self.decisions)
 
     @property
     def _own_categories(self) -> list[str]:

@@ -4,8 +4,7 @@ The level that a report prints is computed from the tasks that really train (``s
 state an intention; ``TaskSplit.remarks`` reports where the two differ.
 """
 
-import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from ..messages import some
@@ -137,60 +136,6 @@ def split_tasks(
     if alone := _untrained(tasks, groups, set(names), only):
         remarks.append(f"should be fully supervised, but their collections only evaluate: {some(alone)}")
     return TaskSplit(names, validation, test, excluded, missing, remarks)
-
-
-def subset_of_tasks(split: TaskSplit, number: int, *, always: Iterable[str] = (), seed: int = 0) -> TaskSplit:
-    """Train on `number` tasks; a smaller subset is part of a larger one (OPT-IML's scaling study: 16, 64, 256, 1024).
-
-    Tasks in `always` are in every subset, like the paper's fully supervised evaluation tasks.
-    """
-    first = set(always) & set(split.train)
-    if not len(first) <= number <= len(split.train) or number < 1:
-        raise ValueError(
-            f"expected at least the {len(first)} supervised tasks and at most all {len(split.train)} training tasks, "
-            f"got {number}"
-        )
-    order = sorted(split.train, key=lambda name: (name not in first, _digest(seed, name)))
-    return _reduced(split, set(order[:number]), f"{number} of {len(split.train)} training tasks are kept")
-
-
-def subset_of_categories(
-    split: TaskSplit, categories: Mapping[str, str], number: int, *, always: Iterable[str] = ()
-) -> TaskSplit:
-    """Train on the tasks of the `number` largest categories (OPT-IML: 4, 16, 64, 93 clusters).
-
-    Args:
-        split: The full split.
-        categories: Category of each training task.
-        number: Number of categories to keep.
-        always: Categories in every subset, like those of the paper's fully supervised evaluation tasks.
-    """
-    sizes: dict[str, int] = {}
-    for name in split.train:
-        sizes[categories[name]] = sizes.get(categories[name], 0) + 1
-    first = set(always) & set(sizes)
-    if not len(first) <= number <= len(sizes) or number < 1:
-        raise ValueError(
-            f"expected at least the {len(first)} categories of supervised tasks and at most all {len(sizes)} training "
-            f"categories, got {number}"
-        )
-    kept = set(sorted(sizes, key=lambda c: (c not in first, -sizes[c], c))[:number])
-    names = {name for name in split.train if categories[name] in kept}
-    return _reduced(split, names, f"the {number} largest of {len(sizes)} training categories are kept")
-
-
-def _reduced(split: TaskSplit, kept: set[str], remark: str) -> TaskSplit:
-    dropped = {name: "it is not in the subset" for name in split.train if name not in kept}
-    # A fully supervised task that is dropped is still evaluated; its level is computed from the tasks that train.
-    return split._replace(
-        train=[name for name in split.train if name in kept],
-        excluded=split.excluded | dropped,
-        remarks=[*split.remarks, remark],
-    )
-
-
-def _digest(seed: int, name: str) -> str:
-    return hashlib.sha256(f"{seed} {name}".encode()).hexdigest()
 
 
 def _evaluated(task: Task, groups: Mapping[str, str | None], rules: SplitRules, stage: str) -> bool:

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ..messages import nearest
 from ..schema import Task
 from ..splits import shares_data
 
@@ -14,20 +13,19 @@ from ..splits import shares_data
 class TaskSubset:
     """How many of the training tasks train (arXiv 2212.12017, Figures 2 and 3).
 
-    A smaller subset is a part of a larger one. Tasks whose data is also evaluated are in every subset, so that what is
-    fully supervised stays so. Levels of generalization are those of all training tasks, whatever the subset, so that
-    runs with different subsets are compared on the same tasks. Extra streams always train and are not counted.
+    A smaller subset is a part of a larger one. Tasks whose data is also evaluated, or their categories, are in every
+    subset, so that what is fully supervised stays so. Levels of generalization are those of all training tasks,
+    whatever the subset, so that runs with different subsets are compared on the same tasks. Extra streams always train
+    and are not counted.
 
     Args:
         tasks: Number of tasks, in a random order; null for all.
         categories: Number of categories, those with the most tasks first; null for all.
-        always: Categories that come before those with more tasks.
         seed: Decides the order of the tasks.
     """
 
     tasks: int | None = None
     categories: int | None = None
-    always: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -53,19 +51,19 @@ def subset_of(
         ValueError: There are fewer tasks or categories, or more of them are evaluated than should train.
     """
     counted = [task for task in tasks if task.benchmark not in extra]
+    supervised = [task for task in counted if shares_data(task, evaluated)]
     if subset.tasks is not None:
-        supervised = [task.name for task in counted if shares_data(task, evaluated)]
-        chosen = set(_first_tasks(subset.tasks, supervised, [task.name for task in counted], subset.seed))
-        kept = [task.name for task in counted if task.name in chosen]
+        names = [task.name for task in counted]
+        kept = _first_tasks(subset.tasks, [task.name for task in supervised], names, subset.seed)
     else:
         assert subset.categories is not None
-        categories = _first_categories(subset.categories, subset.always, [task.category for task in counted])
-        kept = [task.name for task in counted if task.category in categories]
-    names = {*kept, *(task.name for task in tasks if task.benchmark in extra)}
-    return [task.name for task in tasks if task.name in names]
+        first = list(dict.fromkeys(task.category for task in supervised))
+        categories = _first_categories(subset.categories, first, [task.category for task in counted])
+        kept = {task.name for task in counted if task.category in categories}
+    return [task.name for task in tasks if task.name in kept or task.benchmark in extra]
 
 
-def _first_tasks(number: int, supervised: Sequence[str], names: Sequence[str], seed: int) -> list[str]:
+def _first_tasks(number: int, supervised: Sequence[str], names: Sequence[str], seed: int) -> set[str]:
     """The supervised tasks, then the others in the order of digests of their names."""
     if number > len(names):
         raise ValueError(f"mixture.subset.tasks is {number}, but {len(names)} tasks train")
@@ -76,21 +74,16 @@ def _first_tasks(number: int, supervised: Sequence[str], names: Sequence[str], s
         )
     others = set(names) - set(supervised)
     ordered = sorted(others, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
-    return [*supervised, *ordered[: number - len(supervised)]]
+    return {*supervised, *ordered[: number - len(supervised)]}
 
 
-def _first_categories(number: int, always: Sequence[str], categories: Sequence[str]) -> set[str]:
-    """The categories in `always`, then the others by falling number of tasks, equal ones by name."""
+def _first_categories(number: int, supervised: Sequence[str], categories: Sequence[str]) -> set[str]:
+    """The supervised categories, then the others by falling number of tasks, equal ones by name."""
     counts = Counter(categories)
-    for name in always:
-        if name not in counts:
-            raise ValueError(
-                f"mixture.subset.always names {name!r}, which has no training task; {nearest(name, counts)}"
-            )
-    if not len(always) <= number <= len(counts):
+    if not len(supervised) <= number <= len(counts):
         raise ValueError(
-            f"mixture.subset.categories is {number}, expected {max(len(always), 1)} (those in always) to {len(counts)} "
-            "(those of the training tasks)"
+            f"mixture.subset.categories is {number}, expected {max(len(supervised), 1)} (those with evaluated tasks) "
+            f"to {len(counts)} (those of the training tasks)"
         )
-    others = sorted(set(counts) - set(always), key=lambda name: (-counts[name], name))
-    return {*always, *others[: number - len(always)]}
+    others = sorted(set(counts) - set(supervised), key=lambda name: (-counts[name], name))
+    return {*supervised, *others[: number - len(supervised)]}

@@ -18,7 +18,7 @@ from crosstask.datamodules.benchmarks.split_rules import (
     read_rules,
     without_held_out_tasks,
 )
-from crosstask.datamodules.benchmarks.task_splits import TaskSplit, split_tasks, subset_of_categories, subset_of_tasks
+from crosstask.datamodules.benchmarks.task_splits import TaskSplit, split_tasks
 from crosstask.datamodules.mixture.rates import ExtraStream
 from crosstask.datamodules.schema import Example, Task
 from crosstask.datamodules.splits import generalization_level
@@ -153,24 +153,6 @@ def test_a_trained_task_is_tested_on_its_official_file_where_there_is_one() -> N
     trained = [bench.task(name) for name in bench.task_names("train")]
     assert generalization_level(bench.task("skg_dev/spider"), trained) == "fully_supervised"
     assert generalization_level(bench.task("skg_dev/spider"), trained[1:]) == "partially_supervised"
-
-
-def test_subsets_are_nested_and_keep_what_is_supervised() -> None:
-    split = split_tasks(tasks(**{f"b__t{i}": f"c{i % 7}" for i in range(100)}), SplitRules())
-    sizes = {n: subset_of_tasks(split, n, always=["b/t3", "b/t50"]) for n in (2, 16, 64, 100)}
-    assert set(sizes[2].train) == {"b/t3", "b/t50"}
-    assert set(sizes[2].train) < set(sizes[16].train) < set(sizes[64].train) < set(sizes[100].train)
-    assert sizes[16].train != subset_of_tasks(split, 16, always=["b/t3", "b/t50"], seed=1).train
-    assert len(sizes[16].excluded) == 84
-    with pytest.raises(ValueError, match="at least the 0 supervised tasks and at most all 100 training tasks, got 101"):
-        subset_of_tasks(split, 101)
-
-
-def test_categories_are_kept_by_falling_size() -> None:
-    split = split_tasks(tasks(b__a1="A", b__a2="A", b__b1="B", b__b2="B", b__b3="B", b__c1="C"), SplitRules())
-    categories = {name: name[2].upper() for name in split.train}
-    assert subset_of_categories(split, categories, 1).train == ["b/b1", "b/b2", "b/b3"]
-    assert subset_of_categories(split, categories, 2, always=["C"]).train == ["b/b1", "b/b2", "b/b3", "b/c1"]
 
 
 def test_one_category_is_left_out() -> None:
@@ -340,7 +322,6 @@ def test_a_task_that_a_collection_lists_twice_is_rejected() -> None:
         ({"collections": {}}, "at least one collection"),
         ({"collections": {"a/b": Listed({"a": "QA"})}}, "must not be empty or contain a slash, got a/b"),
         ({"collections": {"a": Listed({"a": "QA"})}, "decisions": "none.tsv"}, "no table of decisions 'none.tsv'"),
-        ({"collections": {"a": Listed({"a": "QA"})}, "train_tasks": 1, "train_categories": 1}, "set one of them"),
     ],
 )
 def test_impossible_benches_are_rejected(arguments: dict, said: str) -> None:
