@@ -93,16 +93,18 @@ def test_an_interrupted_file_resumes_with_equal_answers(
 
     def interrupted(*arguments: Any) -> Any:
         for count, answer in enumerate(whole(*arguments)):
-            if count == 2:
+            if count == 1:
                 raise KeyboardInterrupt
             yield answer
 
     monkeypatch.setattr(AnsweringModel, "answers", interrupted)
     with pytest.raises(KeyboardInterrupt):
         main([*words, "--output", str(tmp_path / "parts.jsonl")])
-    monkeypatch.undo()
     with open(tmp_path / "parts.jsonl.part", "a") as file:
         file.write('{"line": 4, "ans')  # a killed process wrote half a line
+    with pytest.raises(KeyboardInterrupt):
+        main([*words, "--output", str(tmp_path / "parts.jsonl")])
+    monkeypatch.undo()
     with pytest.raises(ValueError, match="of an interrupted command with another seed"):
         main([*words, "--output", str(tmp_path / "parts.jsonl"), "--seed", "1"])
     main([*words, "--output", str(tmp_path / "parts.jsonl")])
