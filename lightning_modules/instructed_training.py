@@ -125,4 +125,4 @@ class InstructedTraining(InstructionTuningModule):
 
     @property
     def _data(self) -> InstructionOptimizationDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
+        return self.trainer.datamodule  # type: ignore[attr-defined]

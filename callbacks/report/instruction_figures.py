@@ -35,13 +35,15 @@ def instruction_map(points: Mapping[str, NDArray[np.float64]], categories: Seque
     marks = {name: category_mark(place) for place, name in enumerate(names)}
     figure, axes = new_figure(6.4, margins=(0.4, 2.9, 0.4, 0.15))
     if "initial" in points:
-        axes.scatter(*points["initial"].T, s=7, color=PALE, marker=".", gid="initial")
+        initial = points["initial"]
+        axes.scatter(initial[:, 0], initial[:, 1], s=7, color=PALE, marker=".", gid="initial")
     for name in names:
         rows = [place for place, category in enumerate(categories) if category == name]
         color, shape = marks[name]
         human, learned = points["human"][rows], points["learned"][rows]
-        axes.scatter(*human.T, s=26, color=color, marker=shape, linewidth=0, gid="human")
-        axes.scatter(*learned.T, s=26, facecolors="none", edgecolors=color, marker=shape, linewidth=1.1, gid="learned")
+        axes.scatter(human[:, 0], human[:, 1], s=26, color=color, marker=shape, linewidth=0, gid="human")
+        x, y = learned[:, 0], learned[:, 1]
+        axes.scatter(x, y, s=26, facecolors="none", edgecolors=color, marker=shape, linewidth=1.1, gid="learned")
     axes.set(xticks=[], yticks=[], xlabel="t-SNE dimension 1", ylabel="t-SNE dimension 2")
     kinds = [
         Line2D([], [], linestyle="", color=INK, marker="o", label="human-written"),

@@ -35,14 +35,14 @@ class Diagnostics(NamedTuple):
     outer_loss: float
     outer_gradient_norm: float
     hypergradient_norm: float
-    curvature_ratio: float | None
-    terms: int
-    hessian_products: int
-    stopped_early: bool
-    gamma: float | None
-    largest_curvature: LargestCurvature | None
-    radius: float
-    fd_relative_error: float | None
+    curvature_ratio: float | None = None
+    terms: int = 1
+    hessian_products: int = 0
+    stopped_early: bool = False
+    gamma: float | None = None
+    largest_curvature: LargestCurvature | None = None
+    radius: float = 1e-3
+    fd_relative_error: float | None = None
 
 
 class Hypergradient(NamedTuple):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -82,7 +83,7 @@ def start_instruction(
         instruction.table.copy_(embedded)
     if start.noise:
         for parameter in instruction.parameters():
-            parameter += torch.randn_like(parameter) * (start.noise * parameter.square().mean().sqrt())
+            parameter.add_(torch.randn_like(parameter) * (start.noise * parameter.square().mean().sqrt()))
     instruction.requires_grad_(not start.frozen)
 
 
@@ -94,8 +95,8 @@ def embedded_definitions(
     Raises:
         ValueError: A task has no definition.
     """
-    table = input_embeddings(model).weight.detach()
-    table_VD = table.full_tensor() if isinstance(table, DTensor) else table
+    table: Any = input_embeddings(model).weight
+    table_VD = (table.full_tensor() if isinstance(table, DTensor) else table).detach()
     rows = []
     for task in tasks:
         ids = tokenizer(task.definition.strip(), add_special_tokens=False)["input_ids"]

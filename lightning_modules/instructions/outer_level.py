@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
 from ..hypergradients import Hypergradient, Loss, Method, Reduce, finite_difference, hypergradient
+from ..named_classes import imported
 from ..optimization import Optimization, scheduler
 from ..resumed_settings import group_settings, restore_settings
 from .outer_methods import CURVATURES, OuterMethod, OuterSettings
@@ -81,6 +82,12 @@ class OuterLevel:
         calibrate: bool = False,
     ) -> Hypergradient:
         """The gradient of the outer losses' sum with respect to phi, averaged over replicas."""
+        if self.settings.gradient is not None:
+            whole = imported(self.settings.gradient, "outer.gradient")
+            result: Hypergradient = whole(
+                inner_losses, outer_losses, theta, self.phi, reduce=reduce, **self.settings.options
+            )
+            return result
         return hypergradient(
             method,
             inner_losses,

@@ -50,7 +50,9 @@ class OuterSettings:
         method: Approximation of the inverse Hessian of the inner loss: the paper's neumann, or identity,
             conjugate_gradient, adam_preconditioned (the series of theta's optimizer) or sama. Also the import path of
             another function ``method(v, hessian_product) -> Direction``.
-        options: Keyword arguments of a method that is given by its import path.
+        gradient: Import path of a function that computes the whole hypergradient instead, such as a penalty method:
+            ``gradient(inner_losses, outer_losses, theta, phi, reduce=..., **options) -> Hypergradient``.
+        options: Keyword arguments of a method or gradient that is given by its import path.
         hessian_products: M. A series has M + 1 terms.
         iterations: Most iterations of conjugate_gradient, each a Hessian product.
         gamma: Step of neumann's series, which multiplies all of it. auto estimates the largest safe one at every
@@ -72,6 +74,7 @@ class OuterSettings:
     when: Literal["after", "before"] | None = None
     horizon: Literal["outer_steps", "inner_steps"] | None = None
     method: MethodName | str = "neumann"
+    gradient: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     hessian_products: int | None = None
     iterations: int = 10
@@ -222,13 +225,15 @@ def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int,
     Raises:
         ValueError: Two settings are incompatible, with the way out.
     """
+    if settings.gradient is not None:
+        imported(settings.gradient, "outer.gradient")
     method = OuterMethod(
         name=settings.method,
         gamma="auto" if settings.gamma == "auto" else choices.gamma,
         hessian_products=choices.hessian_products,
         iterations=settings.iterations,
         damping=settings.damping,
-        options=settings.options,
+        options=settings.options if settings.gradient is None else {},
     )
     method.reject(
         outer_step=choices.outer_step, inner_steps=inner_steps, curvature=settings.curvature, compiled=compiled
