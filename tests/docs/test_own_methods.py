@@ -50,7 +50,8 @@ def test_a_method_is_added_by_following_the_page(tmp_path: Path, monkeypatch: py
     assert module.method.options == {"length": 0.01}
     whole = "{gradient: my_methods.one_step, options: {rate: 0.01}}"
     assert f"outer: {whole}" in section
-    again = [*words, "--trainer.callbacks=[]", f"--model.init_args.outer={whole}"]
+    again = [*words, "--trainer.callbacks=[]", "--trainer.enable_checkpointing=false"]
+    again += [f"--model.init_args.outer={whole}"]
     cli = run_trainer(["fit", "--config", "instruction_optimization_toybench", "--config", "my_methods.yaml", *again])
     assert cli.model.outer_step == 2
     assert 0 < cli.trainer.callback_metrics["train/hypergradient_norm"] < float("inf")
