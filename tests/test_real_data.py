@@ -71,3 +71,18 @@ def test_the_papers_mixture_trains_on_every_available_collection(
     lines = (runs / "version_1/predictions/test.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
     ranked = {("options" in answer, answer["shots"]) for answer in map(json.loads, lines)}
     assert ranked == {(True, 0), (False, 0), (True, 5), (False, 5)}
+
+    # The same prepared tasks serve two ablations; levels stay those of all tasks when fewer train.
+    changes = {"trainer": {"max_steps": 4}, "model": {"init_args": {"optimizer": {"warmup": 2}}}}
+    held_out = {"test": 1, "validation_prompts": 1}
+    changes["data"] = {"init_args": {"instances": held_out, "evaluation": {"max_new_tokens": 4}}}
+    Path("small.yaml").write_text(yaml.safe_dump(changes))
+    for name, arms in (("reasoning", ["0%", "1%"]), ("tasks", ["64", "all"])):
+        words = ["--recipe", recipe, "--settings", '["small.yaml"]', "--arms", json.dumps(arms)]
+        main(["sweep", f"papers/ablations/{name}", "--output", f"runs/{name}", *words])
+        report = json.loads(Path(f"runs/{name}/report.json").read_text())
+        assert [system["name"] for system in report["systems"]] == arms
+        (comparison,) = report["comparisons"]
+        assert comparison["only_base"] == comparison["only_other"] == 0
+        scores = json.loads(Path(f"runs/{name}/published.json").read_text())
+        assert {score["arm"] for score in scores if score["ours"] is not None} == set(arms)
