@@ -19,14 +19,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import yaml
 
 from ...callbacks.report.published_scores import PublishedTable
 from ...datamodules.data_files import read_text
 from ...datamodules.messages import nearest
-from ...datamodules.schema import LEVELS, Level
+from ...datamodules.schema import LEVELS
 from ...lightning_modules.evaluation.aggregation import Cell
 from .config_names import config_path, merged
 
@@ -124,7 +124,7 @@ def _cell(name: str, content: Mapping[str, str]) -> Cell:
         return Cell("average")
     if set(content) != {"level", "column"} or content["level"] not in LEVELS:
         raise ValueError(f"the published column {name!r} needs a level ({', '.join(LEVELS)}) and a column")
-    return Cell("column", cast(Level, content["level"]), content["column"])
+    return Cell("column", content["level"], content["column"])
 
 
 def _numbers(text: Any, most: int) -> tuple[float, ...]:
