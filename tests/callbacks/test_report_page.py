@@ -148,7 +148,7 @@ def test_figures_of_learned_instructions_are_on_the_page(tmp_path: Path) -> None
     for folder in (trained / "instructions", tmp_path / "b/instructions"):
         folder.mkdir()
         points = np.eye(4)[:, :2]
-        write_figure(instruction_map(points, -points, [HOSTILE] * 4), folder / "map.svg", HOSTILE)
+        write_figure(instruction_map({"human": points, "learned": -points}, [HOSTILE] * 4), folder / "map.svg", HOSTILE)
         curves = training_curves({"inner_loss": [(1, 2.0), (2, 1.0)]}, "loss")
         write_figure(curves, folder / "curves-losses.svg", "losses")
         for path in folder.glob("*.svg"):  # as an attacker would change it
