@@ -99,13 +99,13 @@ def _fit(path: Path, module: tuple[str, dict[str, Any]], data: dict[str, Any]) -
 def _training(folder: Path) -> Any:
     """Weights, optimizer and losses of all starts; a step that was trained twice has one loss."""
     checkpoint = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)
-    losses: dict[int, set[str]] = {}
+    losses: dict[tuple[int, str], set[str]] = {}
     for path in (folder / "logs").glob("*/metrics.csv"):
         with open(path) as file:
             for row in csv.DictReader(file):
-                logged = {name: value for name, value in row.items() if name.startswith("train/") and "loss" in name}
-                if any(logged.values()):
-                    losses.setdefault(int(row["step"]), set()).add(str(logged))
+                for name, value in row.items():
+                    if value and name.startswith("train/") and "loss" in name:
+                        losses.setdefault((int(row["step"]), name), set()).add(value)
     assert all(len(values) == 1 for values in losses.values()), losses
     state = {name: _digest(checkpoint[name]) for name in ("state_dict", "optimizer_states", "lr_schedulers")}
     return state | {"steps": checkpoint["global_step"], "last loss": losses[max(losses)]}
