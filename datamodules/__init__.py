@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .benchmarks.suite import Suite
     from .instruction_optimization import InstructionOptimizationDataModule
     from .instruction_tuning import InstructionTuningDataModule
-    from .rendering.prompts import OptImlPrompt, PromptForm, TkInstructPrompt
+    from .rendering.prompts import ChatPrompt, OptImlPrompt, PromptForm, TkInstructPrompt
     from .scorer import ScorerDataModule
 else:
     __getattr__ = lazy_names(
@@ -18,6 +18,7 @@ else:
         {
             "Bench": "benchmarks.bench",
             "Benchmark": "benchmarks.benchmark",
+            "ChatPrompt": "rendering.prompts",
             "InstructionOptimizationDataModule": "instruction_optimization",
             "InstructionTuningDataModule": "instruction_tuning",
             "NaturalInstructions": "benchmarks.natural_instructions",
@@ -32,6 +33,7 @@ else:
 __all__ = [
     "Bench",
     "Benchmark",
+    "ChatPrompt",
     "InstructionOptimizationDataModule",
     "InstructionTuningDataModule",
     "NaturalInstructions",

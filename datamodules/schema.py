@@ -142,10 +142,19 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A rendered example: what the model reads, and what it should write."""
+    """A rendered example: what the model reads, and what it should write.
+
+    Args:
+        source: Text before the target.
+        target: The text that the model should write.
+        turns: Turns of a conversation that a chat template renders instead; source and target are then its text.
+        all_turns: Whether all answers of the conversation are trained, or the last one.
+    """
 
     source: str
     target: str
+    turns: tuple[Turn, ...] = ()
+    all_turns: bool = True
 
 
 class TokenizedExample(NamedTuple):
@@ -154,7 +163,11 @@ class TokenizedExample(NamedTuple):
     ``input_ids [n]`` holds the first ``n_source`` tokens of the source and the n - n_source tokens of the target. A
     scored pair (source: the instruction, target: the response) has a ``label`` too, its correctness in [0, 1], and a
     ``group``: the same number for all pairs of an example. ``unknown`` counts what the tokenizer lost of source and
-    target, where a preparation has counted it.
+    target, where a preparation has counted it. A conversation has several targets: ``holes`` are the (begin, end) of
+    the tokens between them, which are read and not trained::
+
+        input_ids   user Hi bot Hello <end> user Bye bot Bye <end>     n_source 3, holes ((5, 8),)
+        trained                 ----- -----              --- -----
     """
 
     input_ids: NDArray[np.integer]
@@ -162,6 +175,7 @@ class TokenizedExample(NamedTuple):
     label: float | None = None
     group: int | None = None
     unknown: tuple[int, int] = (0, 0)
+    holes: tuple[tuple[int, int], ...] = ()
 
 
 class EvaluationExample(NamedTuple):

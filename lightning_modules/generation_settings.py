@@ -9,15 +9,17 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..datamodules.hub_names import hub_source
+from ..datamodules.rendering.chat import chat_end
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids that end an answer: the tokenizer's eos, which targets end with, and all of the model's generation_config.
 
-    A chat model ends its turn with another token than a document.
+    A chat model ends its turn with another token than a document, which is that of its template.
     """
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
+    ids += [chat_end(tokenizer)] if tokenizer.chat_template else []
     return list(dict.fromkeys(number for number in ids if number is not None))
 
 
@@ -48,7 +50,7 @@ def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         assert model.generation_config is not None
     ends = end_tokens(model, tokenizer)
     configured = model.generation_config.eos_token_id
-    if tokenizer.eos_token_id not in (configured if isinstance(configured, list) else [configured]):
+    if not set(ends) <= set(configured if isinstance(configured, list) else [configured]):
         added = {"eos_token_id": [*ends[1:], ends[0]] if len(ends) > 1 else ends[0]}
         model.generation_config = published_settings({**settings_as_fields(model), **added})
 

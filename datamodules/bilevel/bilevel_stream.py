@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ..packing.collate import CausalRows, Seq2SeqRows
+from ..packing.collate import CausalRows, Seq2SeqRows, holes_of
 from ..packing.replicas import Replicas
 from ..rendering.prompts import PromptForm, rendering_rng
 from ..schema import CausalBatch, Prompt, Seq2SeqBatch, TokenizedExample
@@ -281,7 +281,7 @@ class BilevelPlan:
             for document in self.preparation.tokenize(prompts)
         ]
         lengths, n_sources = _measures(documents)
-        step_targets = int(kind.target_counts(lengths, n_sources).sum())
+        step_targets = int(kind.target_counts(lengths, n_sources, holes_of(documents)).sum())
         mine = here.share(documents)
         lengths, n_sources = _measures(mine)
         narrow: CausalRows | Seq2SeqRows
@@ -343,7 +343,8 @@ def cut_source(document: TokenizedExample, room: int, *, keep_end: bool, pair: b
         source = source[n_source - kept :]
     else:
         source = np.concatenate([source[: kept - 1], source[-1:]]) if pair and kept else source[:kept]
-    return TokenizedExample(np.concatenate([source, ids[n_source:]]), kept)
+    holes = tuple((begin - n_source + kept, end - n_source + kept) for begin, end in document.holes)
+    return TokenizedExample(np.concatenate([source, ids[n_source:]]), kept, holes=holes)
 
 
 def _measures(documents: Sequence[TokenizedExample]) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from ..benchmarks import Split
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations
 from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import rendering_rng
-from ..rendering.tokenization import skip_reason, tokenize_sources
+from ..rendering.tokenization import skip_reason
 from ..schema import Example, Prompt, Task
 from ..splits import InstanceSplit, answered_texts, prompt_keys
 from ..storage.preparation import Preparation
@@ -82,7 +82,7 @@ class FewShotPreparation(Preparation):
         return max(self.shots - len(_published(task)), 0)
 
     def _fits(self, prompt: Prompt) -> bool:
-        (source,) = tokenize_sources(self.tokenizer, [prompt.source], pair=self.pair, bos=self.bos)
+        (source,) = self.tokenize_sources([prompt])
         return len(source) <= self.room
 
     def _demonstrations(self, task: Task, example: Example) -> list[Example]:

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from ..packing.best_fit import Packing, one_per_row
 from ..packing.budget_batches import budget_batches
-from ..packing.collate import CausalRows, RowBatch, RowKind, Seq2SeqRows
+from ..packing.collate import CausalRows, RowBatch, RowKind, Seq2SeqRows, holes_of
 from ..packing.replicas import Replicas
+from ..rendering.chat import chat_end, chat_prompt
 from ..rendering.special_tokens import leading_tokens
-from ..rendering.tokenization import tokenize_sources, tokenizer_fingerprint
+from ..rendering.tokenization import tokenizer_fingerprint
 from ..schema import EvaluationExample, PromptBatch, TokenizedExample
 from ..storage.preparation import Preparation
 from .evaluation_set import EvaluationSet
@@ -106,7 +107,17 @@ class EvaluationLoaders:
         tokenizer, pair = self.preparation.tokenizer, self.target_length is not None
         tokenize = partial(tokenize_options, tokenizer, pair=pair, bos=self.preparation.bos, eos=ranking.eos)
         options = [example.options for example in examples.examples]
-        documents = tokenize([prompt.source for prompt in examples.prompts], options)
+        chats = [bool(prompt.turns) for prompt in examples.prompts]
+        documents = tokenize(
+            [prompt.source for prompt, chat in zip(examples.prompts, chats, strict=True) if not chat],
+            [of_one for of_one, chat in zip(options, chats, strict=True) if not chat],
+        )
+        if any(chats):
+            rendered = [chat_prompt(tokenizer, prompt.turns[:-1]) for prompt in examples.prompts if prompt.turns]
+            of_chats = [of_one for of_one, chat in zip(options, chats, strict=True) if chat]
+            ranked = tokenize(rendered, of_chats, bos=False, joint="", end=chat_end(tokenizer))
+            parts = {True: iter(ranked), False: iter(documents)}
+            documents = [next(parts[chat]) for chat in chats]
         unconditional: dict[str, TokenizedExample] = {}
         if ranking.unconditional is not None:
             texts = list(dict.fromkeys(option.strip() for group in options for option in group))
@@ -127,8 +138,7 @@ class EvaluationLoaders:
     def _prompt_loader(self, examples: EvaluationSet, replicas: Replicas, skip: Collection[int]) -> "PromptLoader":
         tokenizer = self.preparation.tokenizer
         longest = self.longest_source
-        texts = [prompt.source for prompt in examples.prompts]
-        sources = tokenize_sources(tokenizer, texts, pair=bool(self.target_length), bos=self.preparation.bos)
+        sources = self.preparation.tokenize_sources(examples.prompts)
         if cut := sum(len(source) > longest for source in sources):
             rank_zero_info(f"{cut} of {len(sources)} prompts lose their beginning to {longest} tokens")
         return PromptLoader(
@@ -306,7 +316,7 @@ class RowLoader:
         self.documents, self.kind = documents, kind
         lengths = np.array([len(document.input_ids) for document in documents])
         n_sources = np.array([document.n_source for document in documents])
-        self._targets = int(kind.target_counts(lengths, n_sources).sum())
+        self._targets = int(kind.target_counts(lengths, n_sources, holes_of(documents)).sum())
         packed = packing(kind.sizes(lengths, n_sources), kind.capacity, np.random.default_rng(0))
         rows = [packed.row(r).tolist() for r in range(len(packed))]
         rows_per_batch = max(budget // kind.columns, 1)

@@ -8,7 +8,6 @@ from ..evaluation.evaluation_set import EvaluationSet, read_evaluation
 from ..evaluation.prompt_stage import PromptStage, read_prompt_stage
 from ..instruction_optimization import InstructionOptimizationDataModule
 from ..instruction_tuning import InstructionTuningDataModule
-from ..rendering.tokenization import tokenize_sources
 from ..schema import EvaluationExample, Stage
 from ..scorer import ScorerDataModule
 from ..scoring.response_sets import read_responses
@@ -50,8 +49,7 @@ def _chosen(
 def _prompts(stage: PromptStage, places: Sequence[int]) -> list[ShownDocument]:
     loaders, evaluated = stage.loaders, stage.evaluated
     tokenizer, pair = loaders.preparation.tokenizer, loaders.target_length is not None
-    texts = [evaluated.prompts[place].source for place in places]
-    sources = tokenize_sources(tokenizer, texts, pair=pair, bos=loaders.preparation.bos)
+    sources = loaders.preparation.tokenize_sources([evaluated.prompts[place] for place in places])
     shown = []
     for place, ids in zip(places, sources, strict=True):
         example = evaluated.examples[place]

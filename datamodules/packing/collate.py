@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..schema import IGNORE_INDEX, CausalBatch, ScoredBatch, Seq2SeqBatch, TokenizedExample
 
 Lengths = NDArray[np.integer]
+NO_HOLES: Lengths = np.empty((0, 3), dtype=np.int64)
 RowBatch = CausalBatch | Seq2SeqBatch | ScoredBatch
 
 
@@ -26,12 +27,15 @@ class Cuts(NamedTuple):
 
 
 class RowKind(Protocol):
-    """A kind of row. `lengths` int [n] are the tokens of documents, `n_sources` int [n] those of their sources."""
+    """A kind of row. `lengths` int [n] are the tokens of documents, `n_sources` int [n] those of their sources.
+
+    `holes` int [h, 3] are (document, begin, end) of the tokens between the targets of conversations.
+    """
 
     @property
     def capacity(self) -> int: ...
     def sizes(self, lengths: Lengths, n_sources: Lengths) -> Lengths: ...
-    def target_counts(self, lengths: Lengths, n_sources: Lengths) -> Lengths: ...
+    def target_counts(self, lengths: Lengths, n_sources: Lengths, holes: Lengths = NO_HOLES) -> Lengths: ...
     def real_tokens(self, lengths: Lengths, n_sources: Lengths) -> Lengths: ...
     def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts: ...
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> RowBatch: ...
@@ -40,6 +44,12 @@ class RowKind(Protocol):
     def columns(self) -> int:
         """Columns of a row, encoder and decoder together."""
         ...
+
+
+def holes_of(documents: Sequence[TokenizedExample]) -> Lengths:
+    """int64 [h, 3]: (document, begin, end) of the tokens between the targets of documents."""
+    holes = [(place, *hole) for place, document in enumerate(documents) for hole in document.holes]
+    return np.array(holes, dtype=np.int64) if holes else NO_HOLES
 
 
 @dataclass(frozen=True)
@@ -67,9 +77,15 @@ class CausalRows:
     def real_tokens(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
         return self.sizes(lengths, n_sources)
 
-    def target_counts(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+    def target_counts(self, lengths: Lengths, n_sources: Lengths, holes: Lengths = NO_HOLES) -> Lengths:
         kept = self.sizes(lengths, n_sources)
-        return kept - np.maximum(n_sources - (lengths - kept), 1)
+        first = np.maximum(n_sources - (lengths - kept), 1)
+        counts = kept - first
+        if len(holes):
+            document, begin, end = np.asarray(holes).T
+            cut = (lengths - kept)[document]
+            np.subtract.at(counts, document, np.maximum(end - np.maximum(begin, first[document] + cut), 0))
+        return counts
 
     def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts:
         return Cuts(lengths > self.length, lengths - n_sources > self.length)
@@ -87,9 +103,13 @@ class CausalRows:
             for document in row:
                 ids = document.input_ids[-self.length :]
                 end = column + len(ids)
-                n_source = max(document.n_source - (len(document.input_ids) - len(ids)), 1)
+                cut = len(document.input_ids) - len(ids)
+                n_source = max(document.n_source - cut, 1)
                 input_ids[r, column:end] = ids
                 targets[r, column + n_source - 1 : end - 1] = ids[n_source:]
+                for hole_begin, hole_end in document.holes:
+                    begins, ends = max(hole_begin - cut, n_source), max(hole_end - cut, n_source)
+                    targets[r, column + begins - 1 : column + ends - 1] = IGNORE_INDEX
                 position_ids[r, column:end] = np.arange(len(ids))
                 offsets.append(r * self.length + column)
                 column = end
@@ -142,7 +162,7 @@ class Seq2SeqRows:
         sources, targets = self._kept(lengths, n_sources)
         return sources + targets
 
-    def target_counts(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+    def target_counts(self, lengths: Lengths, n_sources: Lengths, holes: Lengths = NO_HOLES) -> Lengths:
         return self._kept(lengths, n_sources)[1]
 
     def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts:

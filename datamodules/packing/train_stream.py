@@ -106,7 +106,8 @@ class TrainPlan:
         generator = np.random.default_rng([self.mixture.seed, index])
         if groups is None or not len(groups):
             rows = self.packing(sizes, self.kind.capacity, generator)
-            targets = self.kind.target_counts(lengths, n_sources).astype(np.int64)
+            holes = self.stored.holes_at(self.stored.firsts[tasks] + examples)
+            targets = self.kind.target_counts(lengths, n_sources, holes).astype(np.int64)
         else:
             rows = pack_together(self.packing, groups, sizes, self.kind.capacity, generator)
             targets = np.diff(groups, prepend=-1)  # 1 at the first document of each group

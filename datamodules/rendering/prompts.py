@@ -14,9 +14,9 @@ import string
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
-from ..schema import Demonstration, Example, Prompt, Task
+from ..schema import Demonstration, Example, Prompt, Task, Turn
 
 PROMPT_VERSION = 2
 """Part of every form's fingerprint: raise it when a form of this file renders differently."""
@@ -224,6 +224,33 @@ class TkInstructPrompt(PromptForm):
         if self.explanations and demonstration.explanation:
             lines.append(f" Explanation: {demonstration.explanation.strip()}")
         return "".join(sentence(line) + "\n" for line in lines) + "\n"
+
+
+PLAIN = OptImlPrompt(delimiters=("",), instructions_share=0.0, task_share=0.0, input_share=0.0)
+"""Definition and input, without field names and delimiter."""
+
+
+@dataclass(frozen=True)
+class ChatPrompt(PromptForm):
+    """Every example as a conversation, which the tokenizer's chat template renders.
+
+    An example that is no conversation becomes a user's message and its answer.
+
+    Args:
+        form: Form of the user's message of an example that is no conversation.
+        loss_on: Whether all of the assistant's turns are trained, or the last one.
+    """
+
+    form: PromptForm = PLAIN
+    loss_on: Literal["all_assistant_turns", "last_assistant_turn"] = "all_assistant_turns"
+
+    def __call__(self, task: Task, example: Example, rng: random.Random) -> Prompt:
+        all_turns = self.loss_on == "all_assistant_turns"
+        if example.turns:
+            return Prompt(example.input, example.targets[0], example.turns, all_turns)
+        prompt = self.form(task, example, rng)
+        source, target = prompt.source, prompt.target
+        return Prompt(source, target, (Turn("user", source), Turn("assistant", target)), all_turns)
 
 
 def rendering_rng(seed: int, task: str, example_id: str, rendering: int = 0) -> random.Random:

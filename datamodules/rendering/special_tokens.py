@@ -3,18 +3,16 @@
 ``split_special_tokens`` of transformers does not suffice. It skips added tokens that are flagged special, but a model's
 vocabulary may spell them (a unigram vocabulary holds "</s>" as a piece, a word-level one as a word), normalization may
 produce them (NFKC makes "</s>" of full-width brackets), and a tokenizer.json may lack the flag. So texts are encoded by
-a copy of the tokenizer in which every special token is spelled with a secret mark before it. Only ``chat_prompt``
-writes that mark, for the special tokens of the chat template.
+a copy of the tokenizer in which every special token is spelled with a secret mark before it. Only ``chat.py`` writes
+that mark, for the special tokens of the chat template.
 """
 
 import json
-import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
@@ -113,68 +111,3 @@ def bos_departure(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> str |
         f"the tokenizer {tokenizer.name_or_path!r} begins a text with {names[0]}, and bos: {str(bos).lower()} makes "
         f"documents begin with {names[1]}: leave bos out unless the model was trained so"
     )
-
-
-def chat_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """A text as a user's message in the tokenizer's chat template, up to where the answer begins.
-
-    Raises:
-        ValueError: The tokenizer has no chat template.
-    """
-    return messages_prompt(tokenizer, [{"role": "user", "content": text}])
-
-
-def messages_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, str]]) -> str:
-    """A conversation in the tokenizer's chat template, up to where the next answer begins.
-
-    The template's special tokens are marked for ``encode``; a special token's text in a message stays text.
-
-    Args:
-        tokenizer: Has a chat template.
-        messages: Role and content of each; the last one is the user's.
-
-    Raises:
-        ValueError: The tokenizer has no chat template, or its template rejects the conversation.
-    """
-    special = sorted(special_tokens(tokenizer), key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, special)))
-
-    def hidden(text: str) -> str:
-        return pattern.sub(lambda match: f"{HIDDEN}{special.index(match[0])};", text)
-
-    hidden_messages = [{"role": message["role"], "content": hidden(message["content"])} for message in messages]
-    try:
-        rendered = _render(tokenizer, hidden_messages, prompt=True)
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise ValueError(
-            f"the chat template of {tokenizer.name_or_path!r} rejects messages of {roles}: {error}"
-        ) from error
-    marked = pattern.sub(lambda match: MARK + match[0], rendered)
-    return re.sub(f"{HIDDEN}(\\d+);", lambda match: special[int(match[1])], marked)
-
-
-def chat_end(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token with which the chat template ends an answer; the tokenizer's eos where the template writes none.
-
-    Raises:
-        ValueError: The tokenizer has no chat template.
-    """
-    answer = f"{HIDDEN};"
-    chat = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
-    _, kept, behind = _render(tokenizer, chat, prompt=False).rpartition(answer)
-    special = [text for text in special_tokens(tokenizer) if text in behind]
-    if not kept or not special:  # the template drops an assistant's messages, or ends them with plain text
-        return tokenizer.eos_token_id
-    return tokenizer.get_vocab()[min(special, key=behind.index)]
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool) -> str:
-    if not tokenizer.chat_template:
-        raise ValueError(
-            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template: use plain prompts (chat: false), or "
-            "a model that was tuned on chats"
-        )
-    rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
-    assert isinstance(rendered, str)
-    return rendered

@@ -61,14 +61,15 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of all that decides the token ids of a text."""
+    """A digest of all that decides the token ids of a text or a conversation."""
     special = [
         tokenizer.eos_token_id,
         tokenizer.bos_token_id,
         tokenizer.pad_token_id,
         *sorted(special_tokens(tokenizer)),
     ]
-    definition = tokenizer.backend_tokenizer.to_str() + json.dumps([ENCODING_VERSION, *special])
+    template = [tokenizer.chat_template] if tokenizer.chat_template else []
+    definition = tokenizer.backend_tokenizer.to_str() + json.dumps([ENCODING_VERSION, *special, *template])
     return hashlib.sha256(definition.encode()).hexdigest()
 
 

@@ -56,8 +56,10 @@ class UnknownCounter:
 
     def of_document(self, document: TokenizedExample, source: str, target: str) -> tuple[int, int]:
         """Unknown tokens of a document's source and target."""
-        ids, n_source = document.input_ids, document.n_source
-        return self._count(ids[:n_source], source), self._count(ids[n_source:], target)
+        trained = np.arange(len(document.input_ids)) >= document.n_source
+        for begin, end in document.holes:
+            trained[begin:end] = False
+        return self._count(document.input_ids[~trained], source), self._count(document.input_ids[trained], target)
 
     def _count(self, ids: np.ndarray, text: str) -> int:
         unknown = 0 if self.unknown is None else int(np.count_nonzero(ids == self.unknown))

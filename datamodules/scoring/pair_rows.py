@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from ..packing.collate import Cuts, Lengths
+from ..packing.collate import NO_HOLES, Cuts, Lengths
 from ..rendering.special_tokens import encode
 from ..schema import ScoredBatch, TokenizedExample
 
@@ -163,7 +163,7 @@ class ScoredRows:
     def real_tokens(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
         return self.sizes(lengths, n_sources)
 
-    def target_counts(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+    def target_counts(self, lengths: Lengths, n_sources: Lengths, holes: Lengths = NO_HOLES) -> Lengths:
         return np.ones_like(lengths)
 
     def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts:
@@ -179,7 +179,7 @@ class ScoredRows:
 
     def cut(self, pair: TokenizedExample) -> TokenizedExample:
         """A pair of at most `pair_length` tokens."""
-        ids, n_source, label, group, _ = pair
+        ids, n_source, label, group, *_ = pair
         if len(ids) <= self.pair_length:
             return pair
         n_head, n_joint, n_tail = map(len, self.frame[:3])
@@ -206,7 +206,7 @@ class ScoredRows:
         scored, labels, paddings, groups, longest = [], [], [], list[int](), 0
         for r, row in enumerate(rows):
             column, last = 0, None
-            for ids, n_source, label, group, _ in map(self.cut, row):
+            for ids, n_source, label, group, *_ in map(self.cut, row):
                 end = column + len(ids)
                 input_ids[r, column:end] = ids
                 position_ids[r, column:end] = positions[: len(ids)]

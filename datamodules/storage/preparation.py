@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from ..benchmarks import Benchmark
+from ..rendering.chat import tokenize_chat_sources, tokenize_chats
 from ..rendering.demonstrations import (
     DEMONSTRATION_STREAM,
     POOL_SIZE,
@@ -17,9 +19,9 @@ from ..rendering.demonstrations import (
     with_demonstrations,
 )
 from ..rendering.example_cache import ExampleCache, ExampleSubset
-from ..rendering.prompts import PromptForm, rendering_rng
+from ..rendering.prompts import ChatPrompt, PromptForm, rendering_rng
 from ..rendering.special_tokens import leading_tokens
-from ..rendering.tokenization import skip_reason, tokenize_joint, tokenize_pair, tokenizer_fingerprint
+from ..rendering.tokenization import skip_reason, tokenize_joint, tokenize_pair, tokenize_sources, tokenizer_fingerprint
 from ..rendering.unknown_tokens import UnknownCounter
 from ..schema import Example, Prompt, Task, TokenizedExample
 from ..splits import EVALUATED, Instances, InstanceSplit, choose_prompts, prompt_keys
@@ -100,13 +102,16 @@ class Preparation:
         return {**counts, "every_prompt": True} if self.instances.every_prompt else counts
 
     def render(self, task: Task, example: Example) -> Prompt:
-        """The prompt of an example by itself."""
-        return self.prompt(task, example, rendering_rng(self.seed, task.name, example.id))
+        """The prompt of an example by itself; a conversation is one in every form."""
+        form = ChatPrompt() if example.turns and not isinstance(self.prompt, ChatPrompt) else self.prompt
+        return form(task, example, rendering_rng(self.seed, task.name, example.id))
 
     def render_after(
         self, task: Task, example: Example, shown: Sequence[Example], separator: str, *, suffix_loss: bool = False
     ) -> Prompt:
-        """The prompt of an example after solved ones."""
+        """The prompt of an example after solved ones; a conversation by itself."""
+        if example.turns:
+            return self.render(task, example)
         return with_demonstrations(
             self.prompt,
             task,
@@ -118,9 +123,29 @@ class Preparation:
         )
 
     def tokenize(self, prompts: list[Prompt]) -> list[TokenizedExample]:
-        if self.pair:
-            return tokenize_pair(self.tokenizer, prompts, bos=self.bos)
-        return tokenize_joint(self.tokenizer, prompts, bos=self.bos)
+        """Documents of prompts; conversations in the tokenizer's chat template."""
+        self._reject_pairs(prompts)
+        tokenize = tokenize_pair if self.pair else tokenize_joint
+        return _by_kind(
+            prompts,
+            chats=lambda chats: tokenize_chats(self.tokenizer, chats),
+            texts=lambda texts: tokenize(self.tokenizer, texts, bos=self.bos),
+        )
+
+    def tokenize_sources(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids up to where the targets of prompts begin; of a conversation, its last answer."""
+        self._reject_pairs(prompts)
+        return _by_kind(
+            prompts,
+            chats=lambda chats: tokenize_chat_sources(self.tokenizer, chats),
+            texts=lambda texts: tokenize_sources(
+                self.tokenizer, [prompt.source for prompt in texts], pair=self.pair, bos=self.bos
+            ),
+        )
+
+    def _reject_pairs(self, prompts: Sequence[Prompt]) -> None:
+        if self.pair and any(prompt.turns for prompt in prompts):
+            raise ValueError("an encoder-decoder model reads no conversations: tune a decoder-only model on them")
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedExample]:
         """Documents of (source, possible answer)."""
@@ -189,3 +214,21 @@ class Preparation:
             return self.render_after(task, example, shown, settings.separator, suffix_loss=settings.suffix_loss)
 
         return render
+
+
+Tokens = TypeVar("Tokens")
+
+
+def _by_kind(
+    prompts: Sequence[Prompt],
+    *,
+    chats: Callable[[list[Prompt]], list[Tokens]],
+    texts: Callable[[list[Prompt]], list[Tokens]],
+) -> list[Tokens]:
+    """The tokens of conversations and of other prompts, in the order of the prompts."""
+    kinds = [bool(prompt.turns) for prompt in prompts]
+    parts = {
+        kind: iter(tokenize([prompt for prompt in prompts if bool(prompt.turns) == kind]) if kind in kinds else [])
+        for kind, tokenize in ((True, chats), (False, texts))
+    }
+    return [next(parts[kind]) for kind in kinds]

@@ -1,7 +1,8 @@
 """Tokenized examples on disk: one folder per task, memory-mapped, addressed by content, written atomically.
 
 A folder holds ``tokens.bin`` (uint16 or uint32, all documents end to end), ``lengths.npy`` and ``n_sources.npy``
-(int32 [n]), ``labels.npy`` (float32 [n]) and ``groups.npy`` (int32 [n]) if the documents are scored pairs, and
+(int32 [n]), ``holes.npy`` (int32 [h, 3]) if some are conversations of several targets, ``labels.npy`` (float32 [n]) and
+``groups.npy`` (int32 [n]) if the documents are scored pairs, and
 ``meta.json`` with their checksums, and with what was skipped and what the tokenizer lost. Its name is a digest of
 everything that decides its content: a changed file, prompt form, seed or tokenizer gives another folder, and equal
 content is never tokenized twice.
@@ -14,6 +15,7 @@ import os
 import shutil
 import socket
 import tempfile
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -46,6 +48,8 @@ class StoredTask:
         labels: float32 [n], correctness of scored pairs; None for other documents.
         groups: int32 [n], the same number for the scored pairs of an example, which stand together; None for others.
         unknown: What the tokenizer lost of the task.
+        holes: int32 [h, 3], (document, begin, end) of the tokens between the targets of conversations, in the order of
+            the documents; None if each document has one target.
     """
 
     folder: Path
@@ -56,6 +60,7 @@ class StoredTask:
     labels: NDArray[np.float32] | None = None
     groups: NDArray[np.int32] | None = None
     unknown: UnknownTokens = NOTHING_LOST
+    holes: NDArray[np.integer] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -64,7 +69,14 @@ class StoredTask:
         start = self.starts[index]
         tokens = _tokens(self.folder)[start : start + self.lengths[index]]
         label = None if self.labels is None else float(self.labels[index])
-        return TokenizedExample(tokens, int(self.n_sources[index]), label)
+        holes = () if self.holes is None else rows_of(self.holes, index, index + 1)[:, 1:].tolist()
+        return TokenizedExample(tokens, int(self.n_sources[index]), label, holes=tuple(map(tuple, holes)))
+
+
+def rows_of(holes: NDArray[np.integer], first: int, last: int) -> NDArray[np.integer]:
+    """The holes of documents `first` to `last` - 1; by bisection, since ``np.searchsorted`` would copy the column."""
+    begin, end = (bisect_left(holes, document, key=lambda hole: hole[0]) for document in (first, last))
+    return holes[begin:end]
 
 
 # Every memory map holds a file descriptor, and a mixture has more tasks than a process may have open files.
@@ -134,6 +146,7 @@ def write_task(
     n_sources: list[int] = []
     labels: list[float] = []
     groups: list[int] = []
+    holes: list[tuple[int, int, int]] = []
     skipped: Counter[str] = Counter()
     unknown = NOTHING_LOST
     try:
@@ -143,6 +156,7 @@ def write_task(
                     skipped[document] += 1
                     continue
                 file.write(document.input_ids.astype(dtype).tobytes())
+                holes += [(len(lengths), *hole) for hole in document.holes]
                 lengths.append(len(document.input_ids))
                 n_sources.append(document.n_source)
                 unknown = unknown.plus(*document.unknown)
@@ -153,6 +167,7 @@ def write_task(
         columns = {"lengths": np.array(lengths, dtype=np.int32), "n_sources": np.array(n_sources, dtype=np.int32)}
         columns |= {"labels": np.array(labels, dtype=np.float32)} if labels else {}
         columns |= {"groups": np.array(groups, dtype=np.int32)} if groups else {}
+        columns |= {"holes": np.array(holes, dtype=np.int32)} if holes else {}
         for name, column in columns.items():
             with naming(partial / f"{name}.npy"):
                 np.save(partial / f"{name}.npy", column)
@@ -210,4 +225,5 @@ def open_task(folder: Path) -> StoredTask:
         columns.get("labels"),
         columns.get("groups"),
         UnknownTokens(*meta["unknown"]),
+        columns.get("holes"),
     )

@@ -21,7 +21,7 @@ from ..rendering.unknown_tokens import UnknownTokens
 from ..schema import TokenizedExample
 from ..whole_files import naming
 from .checksums import read_sealed, rename_sealed, seal_folder
-from .store import StoredTask, content_key, damage, open_task, partial_folder, remove_damaged
+from .store import StoredTask, content_key, damage, open_task, partial_folder, remove_damaged, rows_of
 
 COLUMNS: dict[str, Any] = {
     "lengths": np.int32,
@@ -29,8 +29,9 @@ COLUMNS: dict[str, Any] = {
     "starts": np.int64,
     "labels": np.float32,
     "groups": np.int32,
+    "holes": np.int64,
 }
-"""Columns of the joined files; the last two are empty unless documents are scored pairs."""
+"""Columns of the joined files; the last three are empty unless documents are scored pairs, or conversations."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class StoredTasks(Sequence[StoredTask]):
         labels: float32 [N], correctness of scored pairs; None for other documents.
         groups: int32 [N], the same number for the scored pairs of an example, within its task; None for others.
         unknown: What the tokenizer lost of each task, by its name.
+        holes: int64 [h, 3], (place, begin, end) of the tokens between the targets of conversations; None without any.
     """
 
     folders: tuple[Path, ...]
@@ -58,6 +60,7 @@ class StoredTasks(Sequence[StoredTask]):
     labels: NDArray[np.float32] | None = None
     groups: NDArray[np.int32] | None = None
     unknown: Mapping[str, UnknownTokens] = field(default_factory=dict)
+    holes: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -67,7 +70,10 @@ class StoredTasks(Sequence[StoredTask]):
         labels = None if self.labels is None else self.labels[place]
         groups = None if self.groups is None else self.groups[place]
         arrays = self.lengths[place], self.n_sources[place], self.starts[place]
-        return StoredTask(self.folders[task], *arrays, self.skipped[task], labels, groups)
+        holes = (
+            None if self.holes is None else rows_of(self.holes, place.start, place.stop) - np.array([place.start, 0, 0])
+        )
+        return StoredTask(self.folders[task], *arrays, self.skipped[task], labels, groups, holes=holes)
 
     def __iter__(self) -> Iterator[StoredTask]:
         return (self[task] for task in range(len(self)))
@@ -76,6 +82,15 @@ class StoredTasks(Sequence[StoredTask]):
     def sizes(self) -> list[int]:
         """Documents of each task."""
         return np.diff(self.firsts).tolist()
+
+    def holes_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """int64 [h, 3]: the holes of the documents at `places`, by their position among these."""
+        if self.holes is None:
+            return np.empty((0, 3), dtype=np.int64)
+        begins, ends = (np.searchsorted(self.holes[:, 0], places, side=side) for side in ("left", "right"))
+        counts = ends - begins
+        rows = np.repeat(begins - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        return np.column_stack([np.repeat(np.arange(len(places)), counts), np.asarray(self.holes[rows])[:, 1:]])
 
     def document(self, task: int, index: int) -> TokenizedExample:
         return self[task].document(index)
@@ -102,12 +117,13 @@ def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
     with naming(joined):
         firsts = np.load(joined / "firsts.npy")
         columns = {name: _mapped(joined / f"{name}.bin", dtype) for name, dtype in COLUMNS.items()}
-    labels, groups = (columns[name] if len(columns[name]) else None for name in ("labels", "groups"))
+    labels, groups, holes = (columns[name] if len(columns[name]) else None for name in ("labels", "groups", "holes"))
+    holes = None if holes is None else holes.reshape(-1, 3)
     arrays = columns["lengths"], columns["n_sources"], columns["starts"]
     skipped = tuple(meta["skipped"] for meta in metas)
     names = [meta.get("task", folder.name) for meta, folder in zip(metas, listed, strict=True)]
     unknown = {name: UnknownTokens(*meta["unknown"]) for name, meta in zip(names, metas, strict=True)}
-    return StoredTasks(listed, firsts, *arrays, skipped, labels, groups, unknown)
+    return StoredTasks(listed, firsts, *arrays, skipped, labels, groups, unknown, holes)
 
 
 def _joined_damage(joined: Path, tasks: Mapping[str, Any]) -> str | None:
@@ -129,6 +145,7 @@ def _join(folders: Sequence[Path], joined: Path, tasks: Mapping[str, Any]) -> No
                 for name, file in files.items():
                     values = getattr(task, name)
                     if values is not None:
+                        values = np.add(values, [sum(sizes[:-1]), 0, 0]) if name == "holes" else values
                         file.write(values.astype(COLUMNS[name]).tobytes())
             np.save(partial / "firsts.npy", np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64))
         seal_folder(partial, {"tasks": tasks})

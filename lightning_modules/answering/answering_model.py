@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...datamodules.rendering.special_tokens import chat_end, messages_prompt
+from ...datamodules.rendering.chat import chat_prompt
 from ...datamodules.rendering.tokenization import tokenize_sources
 from ..evaluation.generation import Decoding, DrawTokens, before_end, cut_at_stop, generate
 from ..evaluation.prompt_cache import PromptCache
 from ..generation_settings import end_tokens
 from ..prefixes import virtual_tokens
-from .prompt_file import Messages
+from .prompt_file import Messages, turns_from
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,12 @@ class AnsweringModel:
     @property
     def ends(self) -> list[int]:
         """Tokens that end an answer."""
-        ids = end_tokens(self.model, self.tokenizer)
-        return list(dict.fromkeys([*ids, *([chat_end(self.tokenizer)] if self.chat else [])]))
+        return end_tokens(self.model, self.tokenizer)
 
     def text(self, messages: Messages) -> str:
         """The prompt of a conversation."""
         if self.chat:
-            return messages_prompt(self.tokenizer, messages)
+            return chat_prompt(self.tokenizer, turns_from(messages))
         before = [messages[0]["content"]] if messages[0]["role"] == "system" and len(messages) > 1 else []
         return "\n".join([*before, messages[-1]["content"]])
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, get_args
 
 from ...datamodules.data_files import parse_json
 from ...datamodules.messages import kind, some
+from ...datamodules.schema import Role, Turn
 
-ROLES = ("system", "user", "assistant")
+ROLES = get_args(Role)
 Messages = list[dict[str, str]]
 
 
@@ -28,6 +29,11 @@ class Question(NamedTuple):
     def prompt(self) -> str:
         """The text of the last message."""
         return self.messages[-1]["content"]
+
+
+def turns_from(messages: Messages) -> list[Turn]:
+    """The messages as turns of a conversation."""
+    return [Turn(cast("Role", message["role"]), message["content"]) for message in messages]
 
 
 def read_questions_file(path: Path, system: str | None = None) -> list[Question]:

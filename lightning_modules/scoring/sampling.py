@@ -17,8 +17,9 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from ...datamodules.benchmarks.digests import file_digest
 from ...datamodules.hub_names import hub_source
 from ...datamodules.packing.replicas import process_of_job
-from ...datamodules.rendering.special_tokens import chat_end, chat_prompt
+from ...datamodules.rendering.chat import chat_end, chat_prompt
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
+from ...datamodules.schema import Turn
 from ...datamodules.scoring.sampled_examples import SampledPrompt
 from ...datamodules.scoring.samples import Sample, SampleFile, read_samples, require_settings
 from ...datamodules.whole_files import whole_file
@@ -98,7 +99,7 @@ def sample_responses(
         left = [prompt for prompt in chunk if not file.holds((prompt.task.name, prompt.example.id), prompt.source)]
         if not left:
             continue
-        texts = [chat_prompt(tokenizer, prompt.source) if chat else prompt.source for prompt in left]
+        texts = [chat_prompt(tokenizer, _turns(prompt)) if chat else prompt.source for prompt in left]
         sources = tokenize_sources(tokenizer, texts, pair=pair, bos=form["bos"], joint=form["joint"])
         cut += sum(len(source) > room for source in sources)
         responses = generate(
@@ -123,6 +124,11 @@ def sample_responses(
                 prompt = left[place]
                 file.write((prompt.task.name, prompt.example.id), of_prompt, prompt.source)
     return cut
+
+
+def _turns(prompt: SampledPrompt) -> Sequence[Turn]:
+    """The conversation to answer: the example's own, or its prompt as a user's message."""
+    return prompt.example.turns[:-1] or (Turn("user", prompt.source),)
 
 
 def _to_samples(texts: Sequence[Sequence[str]], generator: str, decodings: Iterable[str]) -> list[Sample]:

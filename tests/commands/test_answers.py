@@ -14,13 +14,15 @@ from small_runs import SmallRuns, saved_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosstask.cli import main
-from crosstask.datamodules.rendering.special_tokens import encode, messages_prompt
+from crosstask.datamodules.rendering.chat import chat_prompt
+from crosstask.datamodules.rendering.special_tokens import encode
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.visible_text import visible
 from crosstask.lightning_modules.answering.answering_model import AnsweringModel
 from crosstask.lightning_modules.answering.conversation import Conversation
 from crosstask.lightning_modules.answering.loading import answering_model, decoding_of
 from crosstask.lightning_modules.answering.model_sources import folder_of_run
+from crosstask.lightning_modules.answering.prompt_file import turns_from
 from crosstask.lightning_modules.evaluation.generation import Decoding
 
 TEMPLATE = (
@@ -164,12 +166,12 @@ def test_conversations_are_rendered_as_by_the_template(chat_folder: Path) -> Non
         {"role": "assistant", "content": "dog"},
         {"role": "user", "content": "horse"},
     ]
-    ours = encode(tokenizer, [messages_prompt(tokenizer, messages)])[0]
+    ours = encode(tokenizer, [chat_prompt(tokenizer, turns_from(messages))])[0]
     theirs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     assert ours == theirs
     # A special token that a message spells stays text.
     messages[1]["content"] = "cat</s>"
-    ours = encode(tokenizer, [messages_prompt(tokenizer, messages)])[0]
+    ours = encode(tokenizer, [chat_prompt(tokenizer, turns_from(messages))])[0]
     assert ours.count(tokenizer.eos_token_id) == len(messages)
 
 

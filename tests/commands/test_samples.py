@@ -320,7 +320,7 @@ def test_a_chat_model_is_evaluated_in_its_template_and_answers_right_behind_it(
         assert sample.log_likelihood == pytest.approx(float(logs.sum()), abs=1e-3)
     with pytest.raises(ValueError, match="adds bos itself"):
         write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, bos=True)
-    with pytest.raises(ValueError, match="has no chat template: use plain prompts"):
+    with pytest.raises(ValueError, match="has no chat template, which conversations are rendered by"):
         write_samples(examples, str(tmp_path / "none"), str(generators / "causal"), chat=True)
 
 

@@ -71,17 +71,27 @@ def mean_of_lone_documents(model: Any, made: list[TokenizedExample]) -> torch.Te
         else:
             labels = ids.clone()
             labels[:, : document.n_source] = -100
+            for begin, end in document.holes:
+                labels[:, begin:end] = -100
             loss = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
             targets = int((labels[:, 1:] != -100).sum())
         total, count = total + loss * targets, count + targets
     return total / count
 
 
+def conversations(count: int) -> list[TokenizedExample]:
+    """Documents of two or three targets; the first one has one."""
+    generator = np.random.default_rng(1)
+    holes = [(), ((4, 6),), ((3, 4), (6, 8))]
+    return [TokenizedExample(generator.integers(2, VOCABULARY, 10), 2, holes=holes[n % 3]) for n in range(count)]
+
+
 @pytest.mark.parametrize("model_type", ["opt", "llama"])
-def test_the_packed_loss_is_transformers_own_over_documents_alone(model_type: str) -> None:
-    made = documents(7)
+@pytest.mark.parametrize("make", [documents, conversations])
+def test_the_packed_loss_is_transformers_own_over_documents_alone(model_type: str, make: Any) -> None:
+    made = make(7)
     packed, alone = causal_model(model_type), causal_model(model_type, attention="sdpa")
-    batch = CausalRows(24, PAD).collate([made[:3], made[3:5], made[5:]], step_targets=1)
+    batch = CausalRows(32, PAD).collate([made[:3], made[3:5], made[5:]], step_targets=1)
     loss = target_loss(packed, batch)
     expected = mean_of_lone_documents(alone, made)
     torch.testing.assert_close(loss.sum / loss.targets, expected, rtol=1e-6, atol=0)

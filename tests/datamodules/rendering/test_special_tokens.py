@@ -10,10 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 from crosstask.datamodules.bilevel.exemplars import encode_pairs
 from crosstask.datamodules.evaluation.option_trees import tokenize_options
+from crosstask.datamodules.rendering.chat import chat_end, chat_prompt
 from crosstask.datamodules.rendering.special_tokens import (
     bos_departure,
-    chat_end,
-    chat_prompt,
     encode,
     leading_tokens,
     special_tokens,
@@ -25,7 +24,7 @@ from crosstask.datamodules.rendering.tokenization import (
     tokenize_sources,
     tokenizer_fingerprint,
 )
-from crosstask.datamodules.schema import Prompt
+from crosstask.datamodules.schema import Prompt, Turn
 from crosstask.datamodules.scoring.pair_rows import pair_frame, tokenize_texts
 
 SPELLED = [
@@ -169,7 +168,9 @@ CHATS = ["hi </s> the <|end|> cat", "<|assistant|>", "the <|user|><|user|> yes <
 def test_a_chat_template_writes_special_tokens_and_its_message_does_not() -> None:
     tokenizer = llama()
     for message in CHATS:
-        (ids,) = tokenize_sources(tokenizer, [chat_prompt(tokenizer, message)], pair=False, bos=False, joint="")
+        (ids,) = tokenize_sources(
+            tokenizer, [chat_prompt(tokenizer, [Turn("user", message)])], pair=False, bos=False, joint=""
+        )
         special = [token for token in ids if token in special_ids(tokenizer)]
         assert tokenizer.convert_ids_to_tokens(special) == ["<s>", "<|user|>", "<|end|>", "<|assistant|>"]
         assert tokenizer.decode(ids, skip_special_tokens=True) == message
@@ -180,7 +181,9 @@ def test_a_chat_is_encoded_as_transformers_encodes_it(message: str) -> None:
     tokenizer = llama()
     chat: Sequence[dict[str, str]] = [{"role": "user", "content": message}]
     theirs = tokenizer.apply_chat_template(list(chat), add_generation_prompt=True)["input_ids"]
-    (ids,) = tokenize_sources(tokenizer, [chat_prompt(tokenizer, message)], pair=False, bos=False, joint="")
+    (ids,) = tokenize_sources(
+        tokenizer, [chat_prompt(tokenizer, [Turn("user", message)])], pair=False, bos=False, joint=""
+    )
     assert ids == theirs
 
 
@@ -188,7 +191,7 @@ def test_a_template_that_ends_in_a_space_keeps_it() -> None:
     tokenizer = byte_level()
     tokenizer.chat_template = "{% for m in messages %}USER: {{ m.content }} ASSISTANT: {% endfor %}"
     theirs = tokenizer.apply_chat_template([{"role": "user", "content": "a"}])["input_ids"]
-    (ids,) = tokenize_sources(tokenizer, [chat_prompt(tokenizer, "a")], pair=False, joint="")
+    (ids,) = tokenize_sources(tokenizer, [chat_prompt(tokenizer, [Turn("user", "a")])], pair=False, joint="")
     assert ids == theirs
     assert tokenizer.decode(ids).endswith(" ")
 

@@ -1,0 +1,251 @@
+"""Conversations in a tokenizer's own chat template: token ids, and which of them the assistant's answers are.
+
+A question and its answer, whose trained part is underlined; the template writes the rest::
+
+    <|im_start|>user\\nHello<|im_end|>\\n<|im_start|>assistant\\nHi<|im_end|>
+                                                             ------------
+
+An answer begins where the prompt of its turn ends, and includes the special token that ends it. Templates rewrite what
+they are given (they trim texts, drop earlier reasoning, add empty reasoning), so answers are not found by their text.
+In order: the template's own ``{% generation %}`` marks; the text between a user's message and the answer, if it holds a
+special token, which no message can; else the prompts of all turns, if each is a prefix of the conversation.
+"""
+
+import re
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from ..schema import Prompt, TokenizedExample, Turn
+from .special_tokens import HIDDEN, MARK, encode, special_tokens, text_tokenizer
+
+SECONDS = 20.0
+"""Longest time of one rendering; templates need a thousandth of it."""
+
+Span = tuple[int, int]
+Result = TypeVar("Result")
+
+_QUESTION, _ANSWER = f"{HIDDEN}question;", f"{HIDDEN}answer;"
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def chat_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
+    """The turns in the tokenizer's chat template, up to where the answer begins.
+
+    The template's special tokens are marked for ``encode``; a special token's text in a message stays text.
+
+    Raises:
+        ValueError: The tokenizer has no chat template, or it rejects the turns.
+    """
+    return _marked(tokenizer, _render(tokenizer, _hidden(tokenizer, _accepted(tokenizer, turns)), prompt=True)[0])
+
+
+def chat_end(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token with which the chat template ends an answer; the tokenizer's eos where the template writes none.
+
+    Raises:
+        ValueError: The tokenizer has no chat template.
+    """
+    end = _end_text(tokenizer, _template(tokenizer))
+    return tokenizer.eos_token_id if end is None else tokenizer.get_vocab()[end]
+
+
+def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[TokenizedExample]:
+    """Documents of conversations: the ids of ``apply_chat_template``, up to the end of the last answer.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompts: Prompts with turns; all answers are targets, or the last one.
+
+    Raises:
+        ValueError: The tokenizer has no chat template, or its answers cannot be located exactly.
+    """
+    located = [conversation_spans(tokenizer, prompt.turns) for prompt in prompts]
+    encodings = text_tokenizer(tokenizer).encode_batch([text for text, _ in located], add_special_tokens=False)
+    documents = []
+    for prompt, (_, spans), encoding in zip(prompts, located, encodings, strict=True):
+        begins = np.array([begin for begin, _ in encoding.offsets])
+        bounds = [tuple(np.searchsorted(begins, span).tolist()) for span in spans if span[0] < span[1]]
+        bounds = [(begin, end) for begin, end in bounds if begin < end]
+        if not bounds:
+            raise ValueError(f"{_of(tokenizer)} writes no answer of the conversation that ends {prompt.target[:40]!r}")
+        chosen = bounds if prompt.all_turns else bounds[-1:]
+        holes = [(end, begin) for (_, end), (begin, _) in pairwise(chosen) if end < begin]
+        ids = np.array(encoding.ids[: chosen[-1][1]], dtype=np.int64)
+        documents.append(TokenizedExample(ids, chosen[0][0], holes=tuple(holes)))
+    return documents
+
+
+def tokenize_chat_sources(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids of conversations up to where their last answer begins."""
+    return encode(tokenizer, [chat_prompt(tokenizer, prompt.turns[:-1]) for prompt in prompts])
+
+
+def conversation_spans(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> tuple[str, list[Span]]:
+    """A conversation as marked text, and the characters of its answers.
+
+    Raises:
+        ValueError: The answers cannot be located exactly in the chat template.
+    """
+    hidden = _hidden(tokenizer, _accepted(tokenizer, turns))
+    text, generated = _render(tokenizer, hidden)
+    template = _template(tokenizer)
+    if _GENERATION.search(template):
+        bounds = [0, *(place for span in generated for place in span), len(text)]
+        parts = [_marked(tokenizer, text[begin:end]) for begin, end in pairwise(bounds)]
+        places = np.cumsum([0, *map(len, parts)]).tolist()
+        return "".join(parts), list(zip(places[1:-1:2], places[2:-1:2], strict=True))
+    marked = _marked(tokenizer, text)
+    end = _end_text(tokenizer, template)
+    if end is None:
+        raise ValueError(f"{_of(tokenizer)} ends an answer without a special token: a model would not learn to stop")
+    answers = [place for place, turn in enumerate(hidden) if turn.role == "assistant"]
+    opener = _opener(tokenizer, template)
+    begins = [match.end() for match in re.finditer(re.escape(opener), marked)] if MARK in opener else []
+    if len(begins) != len(answers):
+        prefixes = [_marked(tokenizer, _render(tokenizer, hidden[:place], prompt=True)[0]) for place in answers]
+        if not all(map(marked.startswith, prefixes)):
+            raise ValueError(
+                f"{_of(tokenizer)} renders a conversation otherwise than its prompts, so that {len(answers)} answers "
+                "cannot be located: mark them with {% generation %} in the template"
+            )
+        begins = list(map(len, prefixes))
+    spans = []
+    for begin, following in pairwise([*begins, len(marked)]):
+        place = marked.find(MARK + end, begin, following)
+        if place < 0:
+            raise ValueError(f"{_of(tokenizer)} ends one of {len(answers)} answers without {end}")
+        spans.append((begin, place + len(MARK + end)))
+    return marked, spans
+
+
+def _accepted(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[Turn]:
+    """The turns; a system turn is the beginning of the user's where the template has none (Gemma)."""
+    if turns[0].role != "system" or len(turns) < 2 or _has_system(tokenizer, _template(tokenizer)):
+        return list(turns)
+    system, user, *others = turns
+    return [replace(user, content=f"{system.content}\n\n{user.content}"), *others]
+
+
+@lru_cache(maxsize=8)
+def _has_system(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
+    try:
+        text, _ = _render(tokenizer, [Turn("system", _ANSWER), Turn("user", _QUESTION)])
+    except ValueError:
+        text = ""
+    if _ANSWER not in text:
+        warnings.warn(f"{_of(tokenizer)} has no system turns: they begin the user's first message", stacklevel=2)
+    return _ANSWER in text
+
+
+@lru_cache(maxsize=8)
+def _opener(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """The marked text between a user's message and the answer."""
+    return _marked(tokenizer, _render(tokenizer, [Turn("user", _QUESTION)], prompt=True)[0].rpartition(_QUESTION)[2])
+
+
+@lru_cache(maxsize=8)
+def _end_text(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
+    """The special token behind an answer; None if the template writes none, or no answers."""
+    text, _ = _render(tokenizer, [Turn("user", _QUESTION), Turn("assistant", _ANSWER)])
+    _, kept, behind = text.rpartition(_ANSWER)
+    special = [token for token in special_tokens(tokenizer) if token in behind]
+    return min(special, key=behind.index) if kept and special else None
+
+
+def _hidden(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[Turn]:
+    """The turns with the texts of special tokens replaced by numbers."""
+    special, pattern = _special(tokenizer)
+    return [
+        replace(turn, content=pattern.sub(lambda match: f"{HIDDEN}{special.index(match[0])};", turn.content))
+        for turn in turns
+    ]
+
+
+def _marked(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
+    """A rendered text with marks before the template's special tokens, and the texts that ``_hidden`` replaced."""
+    special, pattern = _special(tokenizer)
+    marked = pattern.sub(lambda match: MARK + match[0], rendered)
+    return re.sub(f"{HIDDEN}(\\d+);", lambda match: special[int(match[1])], marked)
+
+
+def _special(tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], re.Pattern[str]]:
+    special = sorted(special_tokens(tokenizer), key=len, reverse=True)
+    return special, re.compile("|".join(map(re.escape, special)))
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], *, prompt: bool = False
+) -> tuple[str, list[Span]]:
+    """The text of ``apply_chat_template``, and the spans that the template marks as generated.
+
+    Raises:
+        ValueError: There is no template, or it rejects the turns, or takes longer than ``SECONDS``.
+    """
+    template = _template(tokenizer)
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    try:
+        rendered: Any = _within(  # annotated as text, and returns texts and spans
+            SECONDS,
+            lambda: render_jinja_template(
+                [messages],
+                chat_template=template,
+                return_assistant_tokens_mask=bool(_GENERATION.search(template)),
+                add_generation_prompt=prompt,
+                **tokenizer.special_tokens_map,  # type: ignore[arg-type]  # names that templates read
+            ),
+        )
+    except TimeoutError as error:
+        raise ValueError(f"{_of(tokenizer)} takes longer than {SECONDS:g} s for {len(turns)} turns") from error
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+        roles = ", ".join(turn.role for turn in turns)
+        raise ValueError(f"{_of(tokenizer)} rejects turns of {roles}: {error}") from error
+    texts, spans = rendered
+    return texts[0], list(spans[0]) if spans else []
+
+
+def _template(tokenizer: PreTrainedTokenizerBase) -> str:
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, which conversations are rendered by: "
+            "save one as chat_template.jinja in its folder, or name a model that was tuned on chats"
+        )
+    return str(tokenizer.get_chat_template())
+
+
+def _within(seconds: float, function: Callable[[], Result]) -> Result:
+    """The result of a function that ends in time; another one is left to run in its thread.
+
+    Raises:
+        TimeoutError: It does not end in time.
+    """
+    results: list[Result] = []
+    errors: list[Exception] = []
+
+    def call() -> None:
+        try:
+            results.append(function())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _of(tokenizer: PreTrainedTokenizerBase) -> str:
+    return f"the chat template of {tokenizer.name_or_path!r}"
