@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from .packing_summary import PackingSummary
     from .prediction_writer import PredictionWriter
     from .preemption import Preemption
+    from .progress_lines import ProgressLines
     from .run_record import RunRecord
+    from .run_summary import RunSummary
     from .stragglers import Stragglers
     from .throughput import Throughput
 else:
@@ -26,7 +28,9 @@ else:
             "PackingSummary": "packing_summary",
             "PredictionWriter": "prediction_writer",
             "Preemption": "preemption",
+            "ProgressLines": "progress_lines",
             "RunRecord": "run_record",
+            "RunSummary": "run_summary",
             "Stragglers": "stragglers",
             "Throughput": "throughput",
         },
@@ -40,7 +44,9 @@ __all__ = [
     "PackingSummary",
     "PredictionWriter",
     "Preemption",
+    "ProgressLines",
     "RunRecord",
+    "RunSummary",
     "Stragglers",
     "Throughput",
 ]

@@ -5,7 +5,6 @@ from dataclasses import asdict
 
 import lightning as L
 from lightning import Callback
-from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 
 from ..datamodules.base import run_data
@@ -20,7 +19,7 @@ from .report.page import render_page
 from .report.predictions import read_predictions
 from .report.scores import ScoreReport, build_report
 from .report.text import render_markdown, render_terminal
-from .run_folder import run_folder
+from .run_folder import is_written, run_folder
 
 EXAMPLES = 5  # qualitative examples under each heading of the page
 
@@ -28,9 +27,10 @@ EXAMPLES = 5  # qualitative examples under each heading of the page
 class GeneralizationReport(Callback):
     """Print scores at the three levels of generalization, and write report.json, report.md and report.html.
 
-    The report follows ``validate`` and ``test``; validation during ``fit`` only logs its means. Scores come from the
-    module (``pl_module.scores``), the evaluation set from the datamodule (``evaluation_examples(stage)``). The page
-    shows predictions, so it is written only if the trainer has a PredictionWriter.
+    The report follows ``validate``, ``test`` and the validation after the last step of ``fit``; earlier validations
+    only log their means. Scores come from the module (``pl_module.scores``), the evaluation set from the datamodule
+    (``evaluation_examples(stage)``). The page shows predictions, so it is written only if the trainer has a
+    PredictionWriter.
 
     Args:
         folder: Where to write; by default ``report/<stage>`` in the run's folder.
@@ -53,7 +53,7 @@ class GeneralizationReport(Callback):
             )
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING:
+        if is_written(trainer) and run_data(trainer) is not None:
             self._report(trainer, pl_module, "validation")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -7,7 +7,6 @@ from typing import IO, Any
 
 import lightning as L
 from lightning import Callback
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..datamodules.base import run_data
@@ -17,12 +16,14 @@ from ..datamodules.schema import EvaluationExample, ResumableModule, Stage
 from ..datamodules.whole_files import write_whole
 from ..lightning_modules.evaluation.answers import Answer
 from .report.predictions import answer_of, is_prediction_of, prediction_line
-from .run_folder import run_folder
+from .run_folder import is_written, run_folder
 from .unfinished_predictions import Unfinished, find_unfinished, open_part, part_path, read_part, records
 
 
 class PredictionWriter(Callback):
     """Write predictions of ``validate``, ``test`` and ``predict`` as JSONL, in the order of the examples.
+
+    So are those of the validation after the last step of ``fit``.
 
     Every process writes a part as batches end; the first process joins the parts. The parts of an interrupted run are
     reused by the next run with equal weights, prompts, decoding, batches and precision, in the same folder or in
@@ -42,7 +43,7 @@ class PredictionWriter(Callback):
         return run_folder(trainer, "predictions", self.folder) / f"{stage}.jsonl"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.state.fn == TrainerFn.VALIDATING:
+        if is_written(trainer):
             self._open(trainer, pl_module, "validation")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 
 
 def run_folder(trainer: L.Trainer, name: str, override: str | None = None) -> Path:
@@ -14,3 +15,10 @@ def run_folder(trainer: L.Trainer, name: str, override: str | None = None) -> Pa
     folder = Path(override or Path(log_dir) / name)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def is_written(trainer: L.Trainer) -> bool:
+    """Whether predictions and scores of the running validation are written: of ``validate``, and of fit's last step."""
+    if trainer.state.fn == TrainerFn.VALIDATING:
+        return True
+    return not trainer.sanity_checking and 0 < trainer.max_steps <= trainer.global_step

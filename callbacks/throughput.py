@@ -14,6 +14,7 @@ from ..datamodules.bilevel.bilevel_stream import BilevelBatch
 from ..datamodules.packing.replicas import replicas
 from ..datamodules.schema import CausalBatch, Seq2SeqBatch
 from ..lightning_modules.planning.flops import peak_flops, training_flops
+from .token_counts import language_rows
 
 
 class Throughput(Callback):
@@ -49,7 +50,8 @@ class Throughput(Callback):
             return
         for rows in language_rows(batch):
             self._counts.update(batch_counts(rows))
-        if trainer.global_step - self._read_at < self.every:
+        ends = trainer.global_step == trainer.max_steps > self._read_at  # a short run is measured, too
+        if trainer.global_step - self._read_at < self.every and not ends:
             return
         _synchronize(pl_module.device)
         seconds = time.monotonic() - self._since
@@ -77,14 +79,6 @@ class Throughput(Callback):
             }  # those of the encoder
             flops = training_flops(model, counts) / replicas(trainer).processes
             pl_module.log("throughput/model_flops_utilization", flops / seconds / peak, batch_size=1)
-
-
-def language_rows(batch: CausalBatch | Seq2SeqBatch | BilevelBatch) -> list[CausalBatch | Seq2SeqBatch]:
-    """The rows of a batch that a language model processes, of one level or two."""
-    if not isinstance(batch, BilevelBatch):
-        return [batch]
-    inner = [part.rows for part in (batch.inner, batch.curvature) if part is not None]
-    return inner if batch.outer is None else [*inner, batch.outer]
 
 
 def batch_counts(batch: CausalBatch | Seq2SeqBatch) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Print the training data of a run as a tree, with the expected draws of each task.
 
-Tasks that the store lacks are prepared. The number of steps is trainer.max_steps, or an epoch's where that is -1. All
+Tasks that the store lacks are prepared. The number of steps is trainer.max_steps, or the epochs' where that is -1. All
 options of `crosstask fit` are accepted, and those of the data are used.
 
 Example:

@@ -4,6 +4,7 @@ A child says how its examples are prepared, how its training is planned, and how
 modules and callbacks may ask (``schema.RunData``) is here.
 """
 
+import math
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -90,6 +91,8 @@ class BenchmarkDataModule(ResumableStream):
 
     rows: HasLength
     plan: TrainingPlan | None
+    epochs: float | None = None
+    """Epochs to train, in place of the trainer's ``max_steps``."""
     _stream: Any
 
     def __init__(
@@ -162,6 +165,7 @@ class BenchmarkDataModule(ResumableStream):
             for line in self.split_lines():
                 rank_zero_info(line)
             self.plan, self._description = self._plan_training(), None
+            self._count_steps()
             self.train_dataloader()  # rejects rows that cannot be divided before a model is built
         if stage in ("fit", "validate") and self.instances.validates:
             self._open_stage("validation")
@@ -273,10 +277,31 @@ class BenchmarkDataModule(ResumableStream):
             raise ValueError('there is no training plan yet: call prepare_data() and setup("fit") first')
         return self.plan
 
+    def _count_steps(self) -> None:
+        """Set the trainer's ``max_steps`` to the optimizer steps of `epochs`.
+
+        Raises:
+            ValueError: Both are given.
+        """
+        if self.epochs is None or self.trainer is None or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        steps = self._epoch_steps()
+        if self.trainer.max_steps not in (-1, steps):
+            raise ValueError(
+                f"epochs = {self.epochs:g} are {steps} steps and trainer.max_steps is {self.trainer.max_steps}: give "
+                "one of them (--trainer.max_steps -1 takes back that of a recipe)"
+            )
+        self.trainer.fit_loop.epoch_loop.max_steps = steps
+        rank_zero_info(f"{self.epochs:g} epochs are {steps} optimizer steps")
+
+    def _epoch_steps(self) -> int:
+        """Optimizer steps of `epochs`, or of one epoch; a part of a step counts as one."""
+        return max(1, math.ceil((self.epochs or 1.0) * self._planned().epoch_steps()))
+
     def _requested_steps(self) -> int:
         plan = self._planned()
         if self.trainer is None:
-            return plan.epoch_steps()
+            return self._epoch_steps()
         plan.require_steps(self.trainer.max_steps)
         return self.trainer.max_steps
 

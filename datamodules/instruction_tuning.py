@@ -11,7 +11,7 @@ from .evaluation.loaders import EvaluationLoaders, longest_source
 from .evaluation.prompt_stage import PromptStage, read_prompt_stage
 from .mixture.rates import MixtureRules
 from .packing.collate import CausalRows, Seq2SeqRows
-from .packing.row_settings import Rows
+from .packing.row_settings import Rows, require_epochs
 from .rendering.demonstrations import Demonstrations
 from .rendering.prompts import OptImlPrompt, PromptForm
 from .rendering.special_tokens import bos_departure
@@ -42,6 +42,8 @@ class InstructionTuningDataModule(StoredDataModule):
             which its model was pre-trained.
         cache: Folder of the store.
         processes: Processes that prepare what the store lacks; ``crosstask prepare`` does it ahead of training.
+        epochs: Epochs to train, in place of trainer.max_steps: the mixture's examples, each counted up to its cap; null
+            for max_steps.
         seed: Decides renderings, instances, mixture and packing.
     """
 
@@ -60,9 +62,12 @@ class InstructionTuningDataModule(StoredDataModule):
         bos: bool | None = None,
         cache: str = "~/.cache/crosstask",
         processes: int = 1,
+        epochs: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(benchmark, tokenizer, prompt, instances, mixture, cache, processes, seed)
+        require_epochs(epochs)
+        self.epochs = epochs
         longest_source(rows.length, rows.target_length, evaluation.max_new_tokens)
         self.rows, self.evaluation, self.demonstrations, self.bos = rows, evaluation, demonstrations, bos
         groups = {"rows": rows, "mixture": mixture, "instances": instances, "evaluation": evaluation}

@@ -9,6 +9,7 @@ from .benchmarks import Benchmark
 from .evaluation.evaluation_set import read_evaluation
 from .mixture.rates import MixtureRules
 from .packing.document_groups import Groups
+from .packing.row_settings import require_epochs
 from .rendering.prompts import OptImlPrompt, PromptForm
 from .rendering.tokenization import load_tokenizer
 from .schema import Stage
@@ -40,6 +41,8 @@ class ScorerDataModule(StoredDataModule):
         evaluation: How responses are ranked.
         cache: Folder of the store.
         processes: Processes that prepare what the store lacks.
+        epochs: Epochs to train, in place of trainer.max_steps: the mixture's examples, each counted up to its cap; null
+            for max_steps.
         seed: Decides renderings, mismatches, instances, mixture and packing.
     """
 
@@ -57,9 +60,12 @@ class ScorerDataModule(StoredDataModule):
         evaluation: ResponseEvaluation = ResponseEvaluation(),  # noqa: B008 - frozen
         cache: str = "~/.cache/crosstask",
         processes: int = 1,
+        epochs: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(benchmark, tokenizer, prompt, instances, mixture, cache, processes, seed)
+        require_epochs(epochs)
+        self.epochs = epochs
         self.rows, self.augmentation, self.evaluation = rows, augmentation, evaluation
         self.samples = ModelSamples(augmentation.samples)
         groups = {"rows": rows, "mixture": mixture, "instances": instances, "evaluation": evaluation}

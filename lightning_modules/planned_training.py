@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
 
-from ..datamodules.base import run_data
+from ..datamodules.base import BenchmarkDataModule, run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
 from ..datamodules.stream_changes import changed_values
 from .generation_settings import published_settings, settings_as_fields
@@ -43,6 +43,7 @@ from .sharding.strategies import sharding_of
 from .sharding.zero import build_partitioned
 from .step_guard import StepGuard, gradient_norm, optimizer_tensors, require_finite_everywhere
 from .trainer_checks import (
+    reject_lengths,
     reject_scaled_clipping,
     reject_settings,
     reject_spawned_processes,
@@ -140,6 +141,8 @@ class PlannedTraining(L.LightningModule):
             reject_scaled_clipping(self.trainer, fused=self.optimization.fused)
             if data is not None:
                 require_same_rows(self.row_length, data)
+            if isinstance(data, BenchmarkDataModule) and data.epochs is not None:
+                reject_lengths(self.trainer)  # the datamodule has just counted the steps
             self.total_steps = training_steps(self.total_steps, self.trainer)
             self.optimization.warmup_steps(self.total_steps)  # rejects a warm-up that is longer than the training
         if isinstance(strategy, DeepSpeedStrategy):

@@ -32,10 +32,20 @@ def reject_settings(trainer: L.Trainer, *, automatic: bool = True) -> None:
         reason = next(_against_one_epoch(trainer), None)
     if reason is not None:
         raise ValueError(reason)
-    validates = not planned or _validates(trainer)
-    reject_callbacks(trainer, automatic=automatic, validates=validates)
-    if planned:
-        require_checkpoints(trainer, validates=validates)
+    reject_callbacks(trainer, automatic=automatic, validates=not planned or _validates(trainer))
+    if planned and trainer.max_steps > 0:
+        reject_lengths(trainer)
+
+
+def reject_lengths(trainer: L.Trainer) -> None:
+    """Reject intervals of validations and checkpoints that do not come within the steps of the training.
+
+    Raises:
+        ValueError: With the setting and the way out.
+    """
+    if (reason := next(_beyond_the_end(trainer), None)) is not None:
+        raise ValueError(reason)
+    require_checkpoints(trainer, validates=_validates(trainer))
 
 
 def _without_effect(trainer: L.Trainer) -> Iterator[str]:
@@ -87,6 +97,11 @@ def _against_one_epoch(trainer: Any) -> Iterator[str]:  # Lightning sets attribu
         yield f"trainer.reload_dataloaders_every_n_epochs has no effect, since {ONE_EPOCH}: leave it out"
     if trainer._val_check_time_interval is not None and trainer.num_devices * trainer.num_nodes > 1:
         yield f"trainer.val_check_interval is a time, and processes would not reach it at the same batch: {VALIDATE}"
+
+
+def _beyond_the_end(trainer: Any) -> Iterator[str]:
+    """Why an interval between validations is rejected: the training ends before."""
+    accumulated = trainer.accumulate_grad_batches
     if _interval(trainer) > trainer.max_steps * accumulated > 0:
         yield (
             f"trainer.val_check_interval = {_interval(trainer)} exceeds the {trainer.max_steps} x {accumulated} "

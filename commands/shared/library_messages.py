@@ -13,6 +13,8 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # It warns that a model may have been stepped before it is saved, which is what a checkpoint should hold here.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
+    # It recommends other products of its maker.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_recommendation)
     # accelerate imports DeepSpeed where transformers saves a model, with whatever strategy it was trained.
     logging.getLogger("DeepSpeed").addFilter(_not_of_the_accelerator)
 
@@ -35,3 +37,7 @@ def show_hidden_characters() -> None:
 
 def _not_of_the_accelerator(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(("Setting ds_accelerator", "Setting accelerator"))
+
+
+def _no_recommendation(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()

@@ -2,15 +2,14 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import SUPPRESS
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from ...datamodules.hub_names import pinned
 from .config_names import with_config_paths
+from .default_settings import fill_open_settings, given_settings, mapping_of, options, with_default_config
 from .parser import ROOMS, SentenceParser, import_classes
 
 LINKS = {
@@ -63,7 +62,9 @@ class LinkedCLI(LightningCLI):
         with warnings.catch_warnings():
             # Lightning takes them for a second set of words beside the program's own.
             warnings.filterwarnings("ignore", message="LightningCLI's args parameter is intended")
-            super().parse_arguments(parser, words)
+            super().parse_arguments(parser, with_default_config(words))
+        self.given = given_settings(words)
+        """Names of the settings that files or options contain; the others are defaults."""
         self.settings["include"] = None  # a saved configuration holds what it composed
         if overridden := overridden_source(words):
             self.settings["model"]["init_args"][overridden] = None
@@ -74,9 +75,13 @@ class LinkedCLI(LightningCLI):
         return self.config[self.config["subcommand"]] if "subcommand" in self.config else self.config
 
     def before_instantiate_classes(self) -> None:
-        """Replace an empty tokenizer, as in the recipes of evaluation, by the model's, at the model's revision."""
+        """Fill what the words leave open; an empty tokenizer is the model's, at the model's revision."""
+        self.defaults = fill_open_settings(self.settings, self.given)
+        """What was chosen for this run, a sentence each."""
         data, model = ((self.settings.get(part) or {}).get("init_args", {}) for part in ("data", "model"))
         pretrained = model.get("pretrained")
+        if data.get("tokenizer") == "" and not pretrained:
+            raise ValueError("no tokenizer is given, and no `pretrained` to take it from: set --data.tokenizer")
         if pretrained and data.get("tokenizer") in ("", pretrained):
             data["tokenizer"] = model["tokenizer"] = pinned(pretrained, model.get("revision"))
 
@@ -96,16 +101,11 @@ def overridden_source(words: Sequence[str]) -> str | None:
 def _mentions(words: Sequence[str]) -> list[list[str]]:
     """For each word with its value, the sources of weights that it sets."""
     mentions = []
-    for place, word in enumerate(words):
-        if not word.startswith("-"):
-            continue
-        option, equals, value = word.partition("=")
-        value = value if equals else next(iter(words[place + 1 : place + 2]), "")
-        name = option.lstrip("-").rstrip("+")
+    for name, value in options(words):
         if name in ("config", "c"):
-            mentions.append(_sources(_mapping(value).get("model")))
+            mentions.append(_sources(mapping_of(value).get("model")))
         elif name == "model":
-            mentions.append(_sources(_mapping(value)))
+            mentions.append(_sources(mapping_of(value)))
         elif name.startswith("model."):
             argument = name.removeprefix("model.").removeprefix("init_args.").partition(".")[0]
             mentions.append([argument] if argument in SOURCES and value not in ("null", "None", "") else [])
@@ -115,13 +115,3 @@ def _mentions(words: Sequence[str]) -> list[list[str]]:
 def _sources(model: Any) -> list[str]:
     arguments = model.get("init_args") if isinstance(model, Mapping) else None
     return [name for name in SOURCES if isinstance(arguments, Mapping) and arguments.get(name)]
-
-
-def _mapping(value: str) -> Mapping[str, Any]:
-    """What a YAML file or text holds; empty for a class name, or what the parser rejects."""
-    try:
-        path = Path(value)
-        content = yaml.safe_load(path.read_text(encoding="utf-8") if path.is_file() else value)
-    except (OSError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, Mapping) else {}

@@ -28,7 +28,7 @@ class SettingsReader(LinkedCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        for name in ("ckpt_path", "changed_stream"):  # a saved config.yaml has them
+        for name in ("ckpt_path", "changed_stream", "without"):  # a saved config.yaml has them
             parser.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
         if self.add_options is not None:
             self.add_options(parser)

@@ -94,7 +94,8 @@ def _trainer_options(name: str) -> Iterator[Option]:
     if name == "fit":
         text = "Resume although mixture, tasks, rows or seed are not those of the checkpoint."
         yield Option("changed_stream", "bool", "false", text)
-    yield Option("seed_everything", "bool | int", "true", "Seed of the generators of random numbers.")
+    yield Option("without", "list[str]", "[]", "Callbacks to leave out of trainer.callbacks, by class name.")
+    yield Option("seed_everything", "bool | int", "0", "Seed of the generators of random numbers.")
     lightning = find_spec("lightning")  # finds the folder, and imports nothing
     assert lightning is not None
     assert lightning.origin is not None

@@ -1,5 +1,6 @@
 """The commands of Lightning's trainer: fit, validate, test and predict."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,18 +8,21 @@ from typing import Any
 
 import torch
 from jsonargparse import SUPPRESS, Namespace
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities import rank_zero_info
 
 from ...callbacks.preemption import Preemption
 from ...callbacks.progress import TrainingBar
+from ...callbacks.progress_lines import ProgressLines
 from ...datamodules.base import BenchmarkDataModule
+from ...datamodules.messages import nearest
 from ...datamodules.worker_processes import end_when_parent_dies, is_copy_of_parent
 from ...lightning_modules.planned_training import PlannedTraining
 from ...lightning_modules.sharding.checkpoints import (
@@ -31,9 +35,20 @@ from ...lightning_modules.sharding.last_checkpoint import last_checkpoint, most_
 from ...lightning_modules.sharding.replacing import newest_path, save_through_replacing
 from ...lightning_modules.trainer_checks import reject_spawned_processes
 from .command_docs import command_doc
+from .default_settings import log_interval
+from .errors import PACKAGE
 from .library_messages import silence_libraries
 from .linked_cli import LinkedCLI
 from .parser import HelpFormatter
+from .run_folders import (
+    FolderInUse,
+    NewFolders,
+    SavedConfig,
+    needs_root,
+    new_root,
+    remove_empty,
+    require_own_checkpoints,
+)
 from .threads import CpuThreads
 
 
@@ -52,11 +67,23 @@ class TrainerCLI(LinkedCLI):
             "epilog": doc.example,
             "formatter_class": HelpFormatter,
         }
-        super().__init__(
-            words,
-            save_config_kwargs={"overwrite": True},
-            parser_kwargs={"prog": "crosstask", self.command: help_texts},
-        )
+        self.new_root: Path | None = None
+        """The folder that this run has taken because it named none."""
+        self.unused: list[NewFolders] = []
+        """Folders that this run creates and removes again if it is rejected before its first batch."""
+        try:
+            super().__init__(
+                words,
+                save_config_callback=SavedConfig,
+                save_config_kwargs={"overwrite": True, "unused": self.unused},
+                parser_kwargs={"prog": "crosstask", self.command: help_texts},
+            )
+        except BaseException:
+            for folders in self.unused:
+                folders.remove()
+            if self.new_root is not None:
+                remove_empty(self.new_root)
+            raise
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there: it lists all of them
         """The command that runs; parsers of the others would take a second to build.
@@ -72,29 +99,68 @@ class TrainerCLI(LinkedCLI):
         parser.add_argument(
             "--changed_stream", type=bool, default=False, help=text if self.command == "fit" else SUPPRESS
         )
+        parser.add_argument(
+            "--without",
+            type=str | list[str],
+            default=[],
+            help="Callbacks to leave out of trainer.callbacks, by class name.",
+        )
 
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
-        write_below_root(self.settings["trainer"])
+        trainer = self.settings["trainer"]
+        if "trainer.callbacks" not in self.given:
+            leave_out_unusable(trainer, str(self.settings["model"]["class_path"]))
+        without = self.settings["without"]
+        leave_out(trainer, [without] if isinstance(without, str) else without)
+        self.settings["without"] = []  # a saved configuration lists the callbacks that are left
+        self._choose_root()
+        write_below_root(trainer)
+        if self.command == "fit":
+            for line in self.defaults:
+                rank_zero_info(line)
+
+    def _choose_root(self) -> None:
+        trainer = self.settings["trainer"]
+        if trainer["default_root_dir"] is not None or trainer["fast_dev_run"] or not needs_root(trainer):
+            return
+        if self.settings.get("ckpt_path") == "last":
+            raise ValueError(
+                "--ckpt_path last is looked for in the run's folder, and the run names none: set "
+                "trainer.default_root_dir, or give the path of the checkpoint"
+            )
+        root = new_root(self.command)
+        trainer["default_root_dir"] = str(root)
+        if self.command == "fit":
+            self.new_root = root
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except ValueError as error:
             raise ValueError(f"the trainer cannot be built from its settings: {error}") from error
+        self.unused.append(NewFolders.of(trainer))
         reject_spawned_processes(trainer)
         set_up_checkpoints(trainer)
         save_last_step(trainer)  # by every command: a checkpoint holds the states of all of fit's callbacks
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        if self.command == "fit":
+            callbacks.insert(0, FolderInUse())
+            if self.settings["trainer"]["log_every_n_steps"] is None:
+                callbacks.insert(0, LogInterval())
         bar = trainer.progress_bar_callback
-        if type(bar) is RichProgressBar:
-            callbacks[callbacks.index(bar)] = TrainingBar()
+        if isinstance(bar, RichProgressBar | TQDMProgressBar) and not self._names_bar():
+            callbacks[callbacks.index(bar)] = TrainingBar() if sys.stdout.isatty() else ProgressLines()
         if isinstance(trainer.accelerator, CPUAccelerator):
             callbacks.insert(0, CpuThreads())
         if self.command == "fit" and trainer.checkpoint_callbacks and preemption(trainer) is None:
             averages = [isinstance(callback, WeightAveraging) for callback in callbacks]
             callbacks.insert(len(averages) - averages[::-1].index(True) if any(averages) else 0, Preemption())
         return trainer
+
+    def _names_bar(self) -> bool:
+        """Whether the settings have a progress bar of their own."""
+        return any(each["class_path"].endswith("ProgressBar") for each in self.settings["trainer"]["callbacks"] or ())
 
     def _require_checkpoint(self) -> None:
         """Reject a checkpoint from which this run cannot resume, before anything is built."""
@@ -112,9 +178,12 @@ class TrainerCLI(LinkedCLI):
             )
         path = self._last_checkpoint() if given == "last" else given
         if path is None or "://" in str(path):
+            if self.subcommand == "fit":
+                require_own_checkpoints(self.trainer, None)
             return
         self.checkpoint = newest_path(Path(path))
         if self.subcommand == "fit":
+            require_own_checkpoints(self.trainer, self.checkpoint)
             require_resumable(self.checkpoint, self.trainer.strategy)
         else:
             require_readable(self.checkpoint, self.trainer.strategy)
@@ -137,17 +206,68 @@ class TrainerCLI(LinkedCLI):
         """Keep the command line's model: a checkpoint brings weights and does not change arguments silently."""
 
 
+def leave_out_unusable(trainer: Any, module: str) -> None:
+    """Leave out of the default callbacks what the trainer's other settings or another project's module rule out."""
+    if trainer["fast_dev_run"] or trainer["barebones"] or not module.startswith(f"{PACKAGE}."):
+        trainer["callbacks"] = None
+        return
+    unusable = [
+        *(["ModelCheckpoint"] if trainer["enable_checkpointing"] is False else []),
+        *(["LearningRateMonitor"] if trainer["logger"] is False else []),
+    ]
+    leave_out(trainer, unusable)
+
+
+def leave_out(trainer: Any, names: Sequence[str]) -> None:
+    """Remove callbacks by the names of their classes from the trainer's settings.
+
+    Raises:
+        ValueError: The trainer has no such callback.
+    """
+    listed = {each["class_path"].rpartition(".")[2] for each in trainer["callbacks"] or ()}
+    for name in names:
+        if name not in listed:
+            raise ValueError(f"--without {name}: trainer.callbacks has no {name}; {nearest(name, sorted(listed))}")
+    if names:
+        kept = [each for each in trainer["callbacks"] if each["class_path"].rpartition(".")[2] not in names]
+        trainer["callbacks"] = kept
+
+
 def write_below_root(trainer: Any) -> None:
     """Write logs and checkpoints below ``default_root_dir``, unless the trainer's settings name another place."""
     root = trainer["default_root_dir"]
     if root is None:
         return
-    if trainer["logger"] is None:
-        logger = {"save_dir": str(root), "name": None}
-        trainer["logger"] = Namespace(class_path=class_path(CSVLogger), init_args=Namespace(logger))
+    trainer["logger"] = loggers_below(str(root), trainer["logger"])
     for callback in trainer["callbacks"] or ():
         if callback["class_path"].endswith("ModelCheckpoint") and callback["init_args"].get("dirpath") is None:
             callback["init_args"]["dirpath"] = str(Path(root) / "checkpoints")
+
+
+DEFAULT_PLACES = {"WandbLogger": ("save_dir", ".", ""), "MLFlowLogger": ("save_dir", "./mlruns", "mlruns")}
+"""By logger, its argument for a folder, the default of Lightning, and where the folder is below a run's root."""
+
+
+def loggers_below(root: str, loggers: Any) -> Any:
+    """A run's loggers: a CSVLogger, whose numbered folder is the run's, before loggers of other kinds.
+
+    Args:
+        root: The run's root.
+        loggers: What the settings say: None or true, false for none, a logger or several.
+    """
+    if loggers is False:
+        return False
+    listed = [] if loggers in (None, True) else loggers if isinstance(loggers, list) else [loggers]
+    names = [each["class_path"].rpartition(".")[2] for each in listed]
+    for name, each in zip(names, listed, strict=True):
+        argument, default, below = DEFAULT_PLACES.get(name, ("", "", ""))
+        if argument and each["init_args"].get(argument) == default and not each["init_args"].get("tracking_uri"):
+            each["init_args"][argument] = str(Path(root) / below)
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 prefers a database, which files are not
+    if "CSVLogger" in names:
+        return loggers
+    csv = Namespace(class_path=class_path(CSVLogger), init_args=Namespace({"save_dir": root, "name": None}))
+    return [csv, *listed] if listed else csv
 
 
 def class_path(cls: type) -> str:
@@ -177,14 +297,34 @@ def set_up_checkpoints(trainer: Trainer) -> None:
     read_plain_values_alone(strategy)
 
 
+class LogInterval(Callback):
+    """Logs short runs more often, also where epochs decide their steps, which the data has counted by ``setup``."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        trainer.log_every_n_steps = log_interval(trainer.max_steps)  # type: ignore[attr-defined]
+
+
+class LastStep(ModelCheckpoint):
+    """Saves ``last.ckpt`` after the last step, whose number is known once the data is set up."""
+
+    @property
+    def state_key(self) -> str:
+        """One for trainings of any length, so that a longer one resumes from it."""
+        return type(self).__name__
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._every_n_train_steps = max(0, trainer.max_steps)
+        super().setup(trainer, pl_module, stage)
+
+
 def save_last_step(trainer: Trainer) -> None:
     """Save ``last.ckpt`` after the last step, too, where the steps or seconds of a ModelCheckpoint would miss it."""
     for writer in [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]:
         every, timed = writer._every_n_train_steps, writer._train_time_interval is not None
-        if writer.dirpath is not None and trainer.max_steps > 0 and (timed or (every and trainer.max_steps % every)):
-            final = ModelCheckpoint(
+        if writer.dirpath is not None and (timed or (every and (trainer.max_steps < 0 or trainer.max_steps % every))):
+            final = LastStep(
                 writer.dirpath,
-                every_n_train_steps=trainer.max_steps,
+                every_n_train_steps=1,
                 save_last=True,
                 save_top_k=0,
                 save_weights_only=writer.save_weights_only,

@@ -68,7 +68,7 @@ class MixturePlan(TrainPlan):
         if steps < 1:
             raise ValueError(
                 "the length of training is counted in optimizer steps: set trainer.max_steps "
-                f"(an epoch of this mixture has {self.epoch_steps()})"
+                f"(an epoch of this mixture has {self.epoch_steps()}), or the datamodule's epochs"
             )
 
     def stream(self, here: Replicas, steps: int) -> TrainStream:

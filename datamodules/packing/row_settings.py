@@ -1,5 +1,6 @@
 """How long rows are, how many an optimizer step has, and how documents share them."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,3 +51,13 @@ def require_positive(group: str, **values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
             raise ValueError(f"{group}.{name} must be at least 1, got {value}")
+
+
+def require_epochs(epochs: float | None) -> None:
+    """Reject a number of epochs that trains nothing; None is accepted.
+
+    Raises:
+        ValueError: With the value.
+    """
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise ValueError(f"epochs must be a positive number, or null for trainer.max_steps, got {epochs}")

@@ -15,7 +15,8 @@ from transformers import (
     T5Config,
 )
 
-from crosstask.callbacks.throughput import Throughput, batch_counts, language_rows
+from crosstask.callbacks.throughput import Throughput, batch_counts
+from crosstask.callbacks.token_counts import language_rows
 from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch
 from crosstask.datamodules.schema import CausalBatch, Seq2SeqBatch
 from crosstask.lightning_modules.planning.flops import attention_width, peak_flops, training_flops, weight_flops

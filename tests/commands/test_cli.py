@@ -30,6 +30,7 @@ def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **d
     """A recipe as it ships, with what makes it small laid over it; saved, so that one --config runs it."""
     recipe = composed_settings(name)
     trainer = recipe["trainer"]
+    trainer.setdefault("callbacks", composed_settings("run/default")["trainer"]["callbacks"])
     trainer |= {"accelerator": "cpu", "devices": 1, "precision": "32-true", "max_steps": 4}
     trainer |= {"val_check_interval": 2, "check_val_every_n_epoch": None, "limit_val_batches": 2}
     trainer |= {"log_every_n_steps": 1}

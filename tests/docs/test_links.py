@@ -70,7 +70,8 @@ def missing_recipes(page: str) -> list[str]:
     for code in code_of(page):
         for name in re.findall(r"--config[ =]([\w./-]+)", code):
             installed = (RECIPES / name).is_file() or (RECIPES / f"{name}.yaml").is_file() or (ROOT / name).is_file()
-            if not (installed or name.isupper() or name in USER_FILE.findall(page)):  # CONFIG stands for any
+            written = name.startswith("runs/")  # by a run, as its config.yaml
+            if not (installed or written or name.isupper() or name in USER_FILE.findall(page)):  # CONFIG stands for any
                 missing.append(name)
     return missing
 

@@ -93,12 +93,14 @@ def test_two_processes_and_accumulation_give_the_losses_and_weights_of_one(confi
     main(["fit", "--config", str(config)])
     alone, expected = losses(tmp_path / "run/version_0"), weights(tmp_path / f"epoch=0-step={STEPS}.ckpt")
     assert len(alone) == STEPS
-    main(["fit", "--config", str(config), "--trainer.accumulate_grad_batches", "4"])
+    folder = "--trainer.callbacks.init_args.dirpath"
+    main(["fit", "--config", str(config), "--trainer.accumulate_grad_batches", "4", folder, str(tmp_path / "four")])
     assert losses(tmp_path / "run/version_1") == pytest.approx(alone, rel=1e-9)
 
-    two_processes("fit", "--config", str(config), "--trainer.accumulate_grad_batches", "2")
+    words = ["--trainer.accumulate_grad_batches", "2", folder, str(tmp_path / "both")]
+    two_processes("fit", "--config", str(config), *words)
     assert losses(tmp_path / "run/version_2") == pytest.approx(alone, rel=1e-9)
-    got = weights(tmp_path / f"epoch=0-step={STEPS}-v2.ckpt")
+    got = weights(tmp_path / f"both/epoch=0-step={STEPS}.ckpt")
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, rtol=1e-7, atol=1e-9)
 

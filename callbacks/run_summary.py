@@ -1,0 +1,129 @@
+"""What a training did and where its files are, printed at its end with the commands that come next."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from ..datamodules.base import BenchmarkDataModule, run_data
+from ..datamodules.instruction_tuning import InstructionTuningDataModule
+from ..datamodules.packing.replicas import replicas
+from ..lightning_modules.instruction_tuning import InstructionTuningModule
+from .huggingface_export import HuggingFaceExport
+from .prediction_writer import PredictionWriter
+from .preemption import Preemption, checkpoint_folder
+from .progress_lines import clock
+from .run_folder import run_folder
+from .token_counts import token_count
+
+
+class RunSummary(Callback):
+    """Print steps, tokens, time, final metrics, the run's files and the next commands at the end of ``fit``.
+
+    List it after the callbacks whose files it names. Commands are printed if LightningCLI has written the run's
+    config.yaml.
+    """
+
+    def __init__(self) -> None:
+        self._begun, self._first_step, self._ended = 0.0, 0, False
+        self._tokens: int | Tensor = 0
+        self._metrics: dict[str, float] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._begun, self._first_step = time.monotonic(), trainer.global_step
+        self._tokens, self._ended = 0, False
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._tokens += token_count(batch)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._metrics = {name: float(value) for name, value in trainer.progress_bar_metrics.items()}
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._ended = True
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Print the summary: all callbacks have written their files."""
+        if not self._ended:
+            return
+        self._ended = False
+        folder = run_folder(trainer, "")
+        if trainer.is_global_zero:
+            files = run_files(trainer, folder)
+            width = max(map(len, files), default=0)
+            lines = [self._trained(trainer), *(f"  {name:<{width}}  {path}" for name, path in files.items())]
+            print("\n".join(["", *lines, *next_commands(trainer, folder)]), flush=True)
+
+    def _trained(self, trainer: L.Trainer) -> str:
+        steps, seconds = trainer.global_step - self._first_step, time.monotonic() - self._begun
+        tokens = int(self._tokens) * replicas(trainer).size
+        metrics = [f"{name} {value:.4g}" for name, value in self._metrics.items()]
+        counted = f"{steps} steps" + (f", {tokens:,} tokens" if tokens else "")
+        return f"Trained {counted} in {clock(seconds)}: {', '.join(metrics) or 'no metrics'}"
+
+
+def run_files(trainer: L.Trainer, folder: Path) -> dict[str, Path]:
+    """What a training has written, by what it is; files that are missing are left out."""
+    files = {"run": folder}
+    if (checkpoint := last_path(trainer)) is not None:
+        files["checkpoint"] = checkpoint
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, HuggingFaceExport):
+            files["Hugging Face folder"] = Path(callback.folder or folder / "huggingface")
+        elif isinstance(callback, PredictionWriter):
+            files["predictions"] = Path(callback.folder or folder / "predictions") / "validation.jsonl"
+    files["report"] = folder / "report" / "validation" / "report.html"
+    return {name: path for name, path in files.items() if path.exists()}
+
+
+def last_path(trainer: L.Trainer) -> Path | None:
+    """The last checkpoint that the training has written; None if there is none."""
+    folder = checkpoint_folder(trainer)
+    writers = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
+    preempted = any(isinstance(each, Preemption) and each.preempted for each in trainer.callbacks)  # type: ignore[attr-defined]
+    if preempted and folder is not None:
+        return shown(folder / "last.ckpt")
+    paths = [path for writer in writers for path in (writer.last_model_path, writer.best_model_path) if path]
+    return shown(Path(paths[0])) if paths else None
+
+
+def shown(path: Path) -> Path:
+    """A path from the working directory, where it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def next_commands(trainer: L.Trainer, folder: Path) -> list[str]:
+    """The commands that evaluate, predict with and export the trained model, or resume an interrupted training."""
+    config, checkpoint = folder / "config.yaml", last_path(trainer)
+    if checkpoint is None or not config.is_file():
+        return []
+    run = f"--config {config} --ckpt_path {checkpoint}"
+    if trainer.global_step < trainer.max_steps and any(
+        isinstance(callback, Preemption) and callback.preempted
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    ):
+        return ["Interrupted; resume with", f"  crosstask fit --config {config} --ckpt_path last"]
+    tested, root = has_test(trainer), shown(Path(trainer.default_root_dir))
+    stage = "test" if tested else "validation"
+    commands = [f"crosstask {'test' if tested else 'validate'} {run}"]
+    commands.append(f"crosstask report {root} --stage {stage} --folder {root / 'report'}")
+    if isinstance(trainer.lightning_module, InstructionTuningModule):
+        data = run_data(trainer)
+        most = data.evaluation.max_new_tokens if isinstance(data, InstructionTuningDataModule) else 256
+        answers = f"--output {root / 'answers.jsonl'} --max_new_tokens {most}"
+        commands.append(f"crosstask predict {checkpoint} --inputs prompts.jsonl {answers}")
+        commands.append(f"crosstask chat {checkpoint} --max_new_tokens {most}")
+    commands.append(f"crosstask export {checkpoint} {root / 'export'} --dtype bfloat16")
+    return ["Next:", *(f"  {command}" for command in commands)]
+
+
+def has_test(trainer: L.Trainer) -> bool:
+    """Whether the data has test tasks."""
+    data = run_data(trainer)
+    return not isinstance(data, BenchmarkDataModule) or bool(data.instances.test and data.task_names()["test"])

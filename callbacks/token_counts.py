@@ -1,0 +1,28 @@
+"""How many tokens a training batch has."""
+
+from typing import Any
+
+from torch import Tensor
+
+from ..datamodules.bilevel.bilevel_stream import BilevelBatch
+from ..datamodules.schema import CausalBatch, ScoredBatch, Seq2SeqBatch
+
+
+def language_rows(batch: CausalBatch | Seq2SeqBatch | BilevelBatch) -> list[CausalBatch | Seq2SeqBatch]:
+    """The rows of a batch that a language model processes, of one level or two."""
+    if not isinstance(batch, BilevelBatch):
+        return [batch]
+    inner = [part.rows for part in (batch.inner, batch.curvature) if part is not None]
+    return inner if batch.outer is None else [*inner, batch.outer]
+
+
+def token_count(batch: Any) -> int | Tensor:
+    """Tokens of a training batch, padding not counted; 0 for a batch of another project.
+
+    The count of pairs is a tensor on their device, so that nothing waits for it.
+    """
+    if isinstance(batch, ScoredBatch):
+        return (batch.position_ids > 0).sum() + len(batch.scored)  # positions restart at 0, and padding stays there
+    if isinstance(batch, CausalBatch | Seq2SeqBatch | BilevelBatch):
+        return sum(rows.n_tokens for rows in language_rows(batch))
+    return 0

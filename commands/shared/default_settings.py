@@ -1,0 +1,165 @@
+"""What a run begins with, and what its words leave open: rows for its model and devices, and steps between two logs."""
+
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoConfig
+
+from ...datamodules.hub_names import hub_source, pinned
+from .config_names import INSTALLED
+
+DEFAULT = INSTALLED / "run" / "default.yaml"
+"""Settings that every other file and option overrides."""
+
+LONGEST_ROW = 2048
+"""Columns of a row by default, where the model has as many positions: as in OPT-IML."""
+
+ROWS_PER_STEP = 16
+"""Rows of a step by default, over all devices."""
+
+TOKENS_AT_ONCE = 4096
+"""Columns that a device holds at a time by default: two rows of 2,048."""
+
+
+def with_default_config(words: Sequence[str]) -> list[str]:
+    """Words of a command line behind the settings of ``run/default``; a subcommand stays the first word.
+
+    >>> with_default_config(["fit", "--trainer.max_steps", "5"])[2:]
+    ['--trainer.max_steps', '5']
+    """
+    subcommand = 1 if words and not words[0].startswith("-") else 0
+    return [*words[:subcommand], f"--config={DEFAULT}", *words[subcommand:]]
+
+
+def given_settings(words: Sequence[str]) -> set[str]:
+    """Names of the settings in words and in the files that they name, without ``init_args``.
+
+    >>> sorted(given_settings(["--data.init_args.rows.length", "64", "--trainer.max_steps=5"]))
+    ['data.rows.length', 'trainer.max_steps']
+    """
+    names: set[str] = set()
+    for name, value in options(words):
+        inner = mapping_of(value)
+        base = "" if name in ("config", "c") else name
+        names.update(_leaves(inner, base) if inner else [base])
+    return {".".join(part for part in name.split(".") if part != "init_args") for name in names}
+
+
+def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Name and value of every option, "" for one without a value.
+
+    >>> list(options(["fit", "--trainer.devices", "1", "--data.rows.length=8", "--trainer.callbacks+=Throughput"]))
+    [('trainer.devices', '1'), ('data.rows.length', '8'), ('trainer.callbacks', 'Throughput')]
+    """
+    for place, word in enumerate(words):
+        if word.startswith("-"):
+            option, equals, value = word.partition("=")
+            yield option.lstrip("-").rstrip("+"), value if equals else next(iter(words[place + 1 : place + 2]), "")
+
+
+def mapping_of(value: str) -> Mapping[str, Any]:
+    """What a YAML file or text holds; empty for a class name, or what the parser rejects."""
+    try:
+        path = Path(value)
+        is_settings = path.suffix in (".yaml", ".yml") and path.is_file()  # data files may be large
+        content = yaml.safe_load(path.read_text(encoding="utf-8") if is_settings else value)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, Mapping) else {}
+
+
+def _leaves(settings: Mapping[str, Any], name: str) -> Iterator[str]:
+    for key, value in settings.items():
+        inner = f"{name}.{key}" if name else str(key)
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, inner)
+        else:
+            yield inner
+
+
+def fill_open_settings(settings: Any, given: Collection[str]) -> list[str]:
+    """Fill what a run of instruction tuning leaves open.
+
+    Args:
+        settings: Parsed settings of trainer, model and data; changed in place.
+        given: Names of the settings that files or options contain.
+
+    Returns:
+        What was chosen, a sentence each.
+    """
+    trainer, model, data = (settings.get(part) for part in ("trainer", "model", "data"))
+    kinds = [str((part or {}).get("class_path")).rpartition(".")[2] for part in (model, data)]
+    if trainer is None or kinds != ["InstructionTuningModule", "InstructionTuningDataModule"]:
+        return []
+    _fit_rows_to_model(model["init_args"], data["init_args"], given)
+    length = data["init_args"]["rows"]["length"]
+    if not {"data.rows.per_step", "trainer.accumulate_grad_batches", "trainer.val_check_interval"} & {*given}:
+        per_step, batches = rows_of_step(length, process_count(trainer))
+        data["init_args"]["rows"]["per_step"], trainer["accumulate_grad_batches"] = per_step, batches
+        return [
+            f"A step has {per_step} rows of {length} tokens in {batches} batches: --data.rows.length, "
+            "--data.rows.per_step and --trainer.accumulate_grad_batches set others."
+        ]
+    return []
+
+
+def log_interval(max_steps: int) -> int:
+    """Steps between two logged steps: twenty logs of a short run, and every tenth step of a long one.
+
+    >>> [log_interval(steps) for steps in (1, 10, 100, 4000, -1)]
+    [1, 1, 5, 10, 10]
+    """
+    return 10 if max_steps < 0 else max(1, min(10, max_steps // 20))
+
+
+def rows_of_step(length: int, processes: int) -> tuple[int, int]:
+    """Rows of a step over all processes, and in how many batches each process reads its share.
+
+    >>> rows_of_step(2048, 1), rows_of_step(256, 1), rows_of_step(2048, 3), rows_of_step(2048, 64)
+    ((16, 8), (16, 1), (18, 3), (64, 1))
+    """
+    share = math.ceil(ROWS_PER_STEP / processes)
+    most = max(1, TOKENS_AT_ONCE // length)
+    at_once = next(rows for rows in range(min(most, share), 0, -1) if share % rows == 0)
+    return share * processes, share // at_once
+
+
+def process_count(trainer: Mapping[str, Any]) -> int:
+    """Processes that a trainer will have, from its settings and from what starts it."""
+    if os.environ.get("WORLD_SIZE", "").isdigit():
+        return int(os.environ["WORLD_SIZE"])
+    devices = trainer["devices"]
+    if str(devices) in ("auto", "-1"):
+        count = 1 if trainer["accelerator"] == "cpu" else max(1, torch.cuda.device_count())
+    elif isinstance(devices, str):
+        count = int(devices) if devices.isdigit() else len([part for part in devices.split(",") if part.strip()])
+    else:
+        count = len(devices) if isinstance(devices, list) else int(devices)
+    return max(1, count) * int(trainer["num_nodes"])
+
+
+def _fit_rows_to_model(model: Any, data: Any, given: Collection[str]) -> None:
+    """Rows as long as the model has positions, and room in them for prompts and answers."""
+    source = pinned(model.get("pretrained"), model.get("revision")) if model.get("pretrained") else model.get("config")
+    if not isinstance(source, str):
+        return
+    name, revision = hub_source(source)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **revision)
+    except (OSError, ValueError):
+        return  # the module says what is wrong with it
+    rows, evaluation = data["rows"], data["evaluation"]
+    if "data.rows.length" not in given:
+        positions = getattr(config, "max_position_embeddings", None) or LONGEST_ROW
+        prefix = (model.get("prefix") or {}).get("virtual_tokens", 0)
+        rows["length"] = model["row_length"] = max(1, min(LONGEST_ROW, positions - prefix))
+    if config.is_encoder_decoder and "data.rows.target_length" not in given:
+        rows["target_length"] = max(1, rows["length"] // 4)
+    if "data.evaluation.max_new_tokens" not in given:
+        room = rows["target_length"] or rows["length"] // 4
+        evaluation["max_new_tokens"] = max(1, min(evaluation["max_new_tokens"], room))
