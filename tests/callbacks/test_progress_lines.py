@@ -35,7 +35,7 @@ def test_evaluated_examples_are_counted(runs: SmallRuns, capsys: pytest.CaptureF
     trainer = small_trainer(1, callbacks=[ProgressLines(0.0), Throughput()], enable_progress_bar=True)
     trainer.test(module, datamodule=data, verbose=False)
     lines = re.findall(r"^test: batch (\d+) of (\d+), (\d+) of (\d+) examples$", capsys.readouterr().out, re.M)
-    assert len(lines) > 1
+    assert lines
     assert lines[-1] == (lines[0][1], lines[0][1], str(len(data.evaluation_examples("test"))), lines[0][3])
 
 

@@ -100,7 +100,7 @@ def test_a_configuration_goes_by_name_wherever_the_command_runs(
     assert Path(installed).name == "quickstart.yaml"
     words = with_config_paths(["--config", "quickstart", "--depth", "1"])
     assert words[-3:] == [f"--config={installed}", "--depth", "1"]
-    assert [Path(word).stem for word in words[:-2]] == ["tiny_llama", "evaluated", "quickstart"]  # what it includes
+    assert [Path(word).stem for word in words[:-2]] == ["tiny_llama", "quickstart"]  # what it includes
     (tmp_path / "quickstart.yaml").write_text("seed_everything: 1")
     assert config_path("quickstart.yaml") == "quickstart.yaml"  # a file is preferred
     assert config_path("quickstart") == installed
