@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from ..messages import expanded, nearest, some
+from ..messages import MissingFiles, expanded, nearest, some
 from ..schema import Example, Task
 from . import Benchmark, Split
 from .contamination_decisions import read_decisions
@@ -34,6 +34,7 @@ class Bench(Benchmark):
         taxonomy: File of categories that override the shipped ones. A task that neither lists has the category that
             its collection states, or is a category of its own.
         identities: File of the names by which collections call one dataset; by default the shipped one.
+        partial: Whether a collection whose files are missing is left out and reported; otherwise it stops the run.
     """
 
     name = "bench"
@@ -46,6 +47,7 @@ class Bench(Benchmark):
         decisions: str | None = None,
         taxonomy: str | None = None,
         identities: str | None = None,
+        partial: bool = False,
     ) -> None:
         if not collections:
             raise ValueError("a bench needs at least one collection")
@@ -54,6 +56,7 @@ class Bench(Benchmark):
         self.collections = dict(collections)
         self.taxonomy = Taxonomy.read(taxonomy) if taxonomy is not None else None
         self.identities = shipped_identities() if identities is None else DatasetIdentities.read(identities)
+        self.partial, self.missing = partial, dict[str, str]()
         self.rules = leave_one_category_out(held_out_category) if held_out_category is not None else read_rules(rules)
         self.identities.require(self.rules.datasets(), f"rules {rules!r}")
         if decisions is not None and not Path(expanded(decisions)).is_file():
@@ -80,7 +83,7 @@ class Bench(Benchmark):
 
     def unread_lines(self) -> list[str]:
         """The lines of the collections; of one folder that several read, the first."""
-        return list(dict.fromkeys(line for reader in self.collections.values() for line in reader.unread_lines()))
+        return list(dict.fromkeys(line for reader in self._present.values() for line in reader.unread_lines()))
 
     def fingerprint(self, name: str) -> str:
         """The fingerprint of the collection: rules and other tasks do not change a task's examples."""
@@ -125,13 +128,26 @@ class Bench(Benchmark):
         )
 
     @cached_property
+    def _names_of(self) -> dict[str, dict[Split, list[str]]]:
+        """The tasks of each collection whose files are there, by split; the others are in ``missing``."""
+        names_of: dict[str, dict[Split, list[str]]] = {}
+        for name, collection in self.collections.items():
+            try:
+                names_of[name] = {split: collection.task_names(split) for split in SPLITS}
+            except MissingFiles as error:
+                if not self.partial:
+                    raise
+                self.missing[name] = f"no files: {error}"
+        if not names_of:
+            raise MissingFiles(f"none of the collections has files; {next(iter(self.missing.values()))}")
+        return names_of
+
+    @cached_property
     def _listed(self) -> dict[Split, list[str]]:
         """The tasks that the collections list in each split."""
-        listed: dict[Split, list[str]] = {}
-        for split in SPLITS:
-            listed[split] = []
-            for name, collection in self.collections.items():
-                names = collection.task_names(split)
+        listed: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        for name, names_of_split in self._names_of.items():
+            for split, names in names_of_split.items():
                 if repeated := [task for task, times in Counter(names).items() if times > 1]:
                     raise ValueError(f"collection {name!r} lists tasks twice in {split}: {some(repeated)}")
                 listed[split] += [f"{name}/{task}" for task in names]
@@ -149,13 +165,19 @@ class Bench(Benchmark):
         return tasks
 
     @property
+    def _present(self) -> dict[str, Benchmark]:
+        """The collections whose files are there."""
+        return {name: self.collections[name] for name in self._names_of}
+
+    @property
     def _left_out(self) -> dict[str, str]:
         """Reason, by name, why datasets of the collections are no tasks."""
-        return {
+        datasets = {
             f"{name}/{inner}": reason
-            for name, collection in self.collections.items()
+            for name, collection in self._present.items()
             for inner, reason in collection.left_out().items()
         }
+        return datasets | {f"{name}/*": reason for name, reason in self.missing.items()}
 
     def _qualified(self, collection: str, task: Task) -> Task:
         category = qualified_category(collection, self.collections[collection].name, task, self.taxonomy)

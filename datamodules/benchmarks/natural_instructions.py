@@ -47,7 +47,8 @@ class NaturalInstructions(Benchmark):
         folder: Folder with the task files and the splits; environment variables and ``~`` are expanded,
             e.g. ``$CROSSTASK_DATA/superni``.
         splits: Folder of train_tasks.txt, test_tasks.txt and, optionally, dev_tasks.txt with the validation
-            tasks; relative to ``folder``, or absolute.
+            tasks; relative to ``folder``, or absolute. Empty: every task file trains, as in OPT-IML Bench, whose rules
+            divide the tasks.
         tasks: Folder of the task files; relative to ``folder``, or absolute.
     """
 
@@ -55,7 +56,7 @@ class NaturalInstructions(Benchmark):
 
     def __init__(self, folder: str, splits: str = "splits/default", tasks: str = "tasks") -> None:
         self.folder = Path(expanded(folder))
-        self.splits = self.folder / expanded(splits)
+        self.splits = self.folder / expanded(splits) if splits else None
         self.tasks = self.folder / expanded(tasks)
         self._open: _TaskFile | None = None
 
@@ -63,6 +64,8 @@ class NaturalInstructions(Benchmark):
         """Names of a split's tasks in the order of its file; without dev_tasks.txt there are no validation tasks."""
         if split not in SPLIT_FILES:
             raise ValueError(f"split must be one of {list(SPLIT_FILES)}, got {split!r}")
+        if self.splits is None:
+            return sorted(self._available()) if split == "train" else []
         folder = existing_folder(self.splits, "the split lists")
         path = folder / SPLIT_FILES[split]
         if split == "validation" and not path.exists():

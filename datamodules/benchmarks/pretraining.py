@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..data_files import format_of, read_text
-from ..messages import expanded, nearest
+from ..messages import MissingFiles, expanded, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
 from .digests import file_digest, source_digest
-from .row_files import file_rows, read_rows
+from .row_files import SUFFIXES, file_rows, read_rows
 from .rows import Row, error_prefix
 
 READER_VERSION = 1
@@ -54,7 +54,15 @@ class PretrainingText(Benchmark):
         self.split = split
 
     def task_names(self, split: Split) -> list[str]:
-        """All sources are training tasks."""
+        """All sources are training tasks.
+
+        Raises:
+            MissingFiles: A source with the ending of a file is no file.
+        """
+        for source in self.sources.values():
+            path = Path(expanded(source))
+            if format_of(path) in (".txt", *SUFFIXES) and not path.is_file():
+                raise MissingFiles(f"no file {path} of documents")
         return list(self.sources) if split == "train" else []
 
     def task(self, name: str) -> Task:
