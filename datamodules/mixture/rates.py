@@ -71,7 +71,7 @@ class MixtureRules:
             what is left by their capped sizes; without any, all do.
         extra: Streams beside them, by benchmark.
         absent: What becomes of the share of a benchmark that is named and has no training tasks: ``rejected``, or
-            ``shared`` by the others as they share the rest.
+            ``shared`` by the others as they share the rest, like the share of a stream that it pays for.
         temperature: Rates within a benchmark go with size ** (1 / temperature): 1 for the sizes themselves, more for
             flatter rates.
         uniform_categories: Whether the categories of a benchmark are drawn equally often, whatever their sizes.
@@ -148,7 +148,12 @@ def _without(rules: MixtureRules, absent: Collection[str], benchmarks: Collectio
         left = _sums_to_one(named, [name for name in benchmarks if name not in named and name not in extra])
         total = sum(present.values()) + left
         present = {name: share / total for name, share in present.items()} if total else {}
-    return replace(rules, proportions=present, extra={name: extra[name] for name in extra if name not in absent})
+    streams = {
+        name: replace(stream, paid_by=None) if stream.paid_by in absent else stream  # all pay for an absent payer
+        for name, stream in extra.items()
+        if name not in absent
+    }
+    return replace(rules, proportions=present, extra=streams)
 
 
 def _within(tasks: Sequence[TaskSize], rules: MixtureRules) -> NDArray[np.float64]:

@@ -129,6 +129,17 @@ def test_extra_streams_that_cannot_be_paid_are_rejected() -> None:
         MixtureRules(proportions={"t5": 0.1}, extra={"t5": ExtraStream(0.1)})
 
 
+def test_all_pay_for_a_stream_whose_payer_is_absent() -> None:
+    proportions = {"sni": 0.5, "flan": 0.2, "crossfit": 0.3}
+    by_crossfit = MixtureRules(
+        proportions=proportions, extra={"t5": ExtraStream(0.1, paid_by="crossfit")}, absent="shared"
+    )
+    by_all = MixtureRules(proportions=proportions, extra={"t5": ExtraStream(0.1)}, absent="shared")
+    assert task_rates(TASKS, by_crossfit) == pytest.approx(task_rates(TASKS, by_all))
+    with pytest.raises(ValueError, match="'t5' is paid by 'crossfits'"):
+        task_rates(TASKS, MixtureRules(proportions=proportions, extra={"t5": ExtraStream(0.1, paid_by="crossfits")}))
+
+
 def test_the_share_of_an_absent_benchmark_is_rejected_or_shared() -> None:
     proportions = {"flan": 0.3, "sni": 0.5, "t5": 0.1, "crossfit": 0.1}
     with pytest.raises(ValueError, match="proportions names crossfit"):
