@@ -166,5 +166,5 @@ def test_a_table_is_evaluated_on_small_files(
     few += ["--data.init_args.evaluation.shots", "1"]
     main(["test", "--config", f"evaluation/{name}", "--model.init_args.pretrained", str(folder / "model"), *few])
     report = json.loads((tmp_path / f"runs/evaluation/{name}/version_0/report/test/report.json").read_text())
-    run = {task["name"]: task["run"] for task in report["coverage"]["tasks"] if task["run"]}
+    run = {task["task"]: task["run"] for task in report["coverage"]["tasks"] if task["run"]}
     assert run == {"raft/twitter_complaints": 2} if name == "raft" else run["opt/rte"] == run["opt_test/arc_easy"] == 2

@@ -136,8 +136,8 @@ def test_all_pay_for_a_stream_whose_payer_is_absent() -> None:
     )
     by_all = MixtureRules(proportions=proportions, extra={"t5": ExtraStream(0.1)}, absent="shared")
     assert task_rates(TASKS, by_crossfit) == pytest.approx(task_rates(TASKS, by_all))
+    extra = {"t5": ExtraStream(0.1, paid_by="crossfits")}
     with pytest.raises(ValueError, match="'t5' is paid by 'crossfits'"):
-        extra = {"t5": ExtraStream(0.1, paid_by="crossfits")}
         task_rates(TASKS, MixtureRules(proportions=proportions, extra=extra, absent="shared"))
 
 
