@@ -264,7 +264,7 @@ def test_the_scorer_learns_from_what_the_command_writes(
             NaturalInstructions(str(toybench)),
             str(toybench / "tokenizer"),
             rows=PairRows(length=256, pair_length=128),
-            instances=Instances(train=6),
+            instances=Instances(train=6, held_out_share=None),
             cache=str(tmp_path / "store"),
             **samples,
         )
