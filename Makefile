@@ -11,7 +11,7 @@ export GOMP_SPINCOUNT := 30000
 
 quickstart: $(VENV)/ready
 	$(BIN)/crosstask toybench --folder runs/quickstart/toybench
-	$(BIN)/crosstask fit --config quickstart
+	$(BIN)/crosstask fit --config quickstart --ckpt_path last  # a finished or interrupted run is not trained again
 	$(BIN)/crosstask test --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
 
 test: export OMP_NUM_THREADS := 1

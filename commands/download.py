@@ -1,7 +1,7 @@
-"""Obtain collections into a data folder, by git or from the Hugging Face hub, and explain what is placed by hand.
+"""Obtain collections by git or from the Hugging Face hub, and explain what is placed by hand.
 
-The folder is what CROSSTASK_DATA names. Every part appears whole or not at all; an interrupted download resumes, and
-files that were placed by hand are kept. docs/data.md lists the collections.
+The data folder is what CROSSTASK_DATA names. Every part appears whole or not at all; an interrupted download resumes,
+and files that were placed by hand are kept. docs/data.md lists the collections.
 
 Example:
     crosstask download super_natural_instructions flan reasoning --to ~/crosstask_data
