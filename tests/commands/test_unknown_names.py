@@ -18,9 +18,8 @@ def test_an_unknown_reader_is_answered_with_the_nearest(tmp_path: Path, capsys: 
         with pytest.raises(SystemExit):
             main([command, "--config", str(tmp_path / "run.yaml")])
         assert "no class is called PromptSorce, nearest: PromptSource" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main(["tokenizer", "--benchmark", "BigBenchHrd", "--folder", str(tmp_path)])
-    assert "no class is called BigBenchHrd, nearest: BigBenchHard" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no reader or file is called 'BigBenchHrd', nearest: BigBenchHard"):
+        main(["tokenizer", "--benchmark", "BigBenchHrd", "--folder", str(tmp_path / "tokenizer")])
 
 
 def test_an_unknown_command_is_answered_with_the_nearest() -> None:

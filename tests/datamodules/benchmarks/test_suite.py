@@ -14,6 +14,7 @@ from crosstask.callbacks.report.coverage_text import coverage_sentence, incomple
 from crosstask.callbacks.report.scores import build_report
 from crosstask.callbacks.report.text import render_markdown
 from crosstask.cli import main
+from crosstask.commands.shared.config_names import composed_settings
 from crosstask.datamodules import InstructionTuningDataModule, Suite
 from crosstask.datamodules.benchmarks import FileTasks
 from crosstask.datamodules.benchmarks.suite import ExpectedColumn
@@ -22,12 +23,14 @@ from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.lightning_modules.evaluation.aggregation import Cell
 
 RECIPES = sorted((Path(crosstask.__file__).parent / "configs/evaluation").glob("*.yaml"))
+OPT_TASKS = (14, 14, 1871 + 1838 + 2376 + 1172 + 500 + 273 + 1267 + 3270 + 56 + 100 + 277 + 638 + 104 + 4848)
 LISTED = {  # tasks, columns, instances as the papers and datasets state them
     "bbh": (27, 1, 6511),
     "cappy_eleven": (11, 11, 1000 + 1000 + 1200 + 56 + 277 + 1871 + 104 + 638 + 1267 + 356 + 1508),
     "flan": (15, 4, 3200 + 56 + 9815 + 9832 + 277 + 9842 + 71 + 3270 + 500 + 2376 + 1172 + 1267 + 273),
     "mmlu": (57, 1, 14042),
-    "opt_tasks": (14, 14, 1871 + 1838 + 570 + 299 + 500 + 273 + 1267 + 3270 + 56 + 100 + 277 + 638 + 104 + 4848),
+    "opt_tasks": OPT_TASKS,
+    "opt_tasks_gpt3": OPT_TASKS,
     "promptsource": (12, 12, 1000 + 1000 + 1200 + 56 + 277 + 1871 + 104 + 638 + 1267 + 356 + 1508 + 980),
     "raft": (11, 1, 28712),
     "super_natural_instructions_119": (119, 12, 11900),
@@ -135,7 +138,7 @@ def test_a_suite_without_any_files_and_a_misspelt_task_are_rejected(suite: Suite
 
 def recipe_data(path: Path) -> dict[str, Any]:
     """The data of a recipe; its benchmark may stand in a file of its own, which `crosstask classify` reads, too."""
-    data: dict[str, Any] = yaml.safe_load(path.read_text())["data"]
+    data: dict[str, Any] = composed_settings(str(path))["data"]
     benchmark = data["init_args"]["benchmark"]
     if isinstance(benchmark, str):
         data["init_args"]["benchmark"] = yaml.safe_load((path.parent / benchmark).read_text())
@@ -181,5 +184,5 @@ def test_a_model_brings_its_tokenizer(tmp_path: Path, monkeypatch: pytest.Monkey
     folder = str(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no tokenizer could be loaded from .*nowhere"):
         main(["test", "--config", str(tmp_path / "recipe.yaml"), "--model.init_args.pretrained", folder])
-    with pytest.raises(ValueError, match="give either `pretrained`"):
+    with pytest.raises(ValueError, match="no tokenizer is given, and no `pretrained` to take it from"):
         main(["test", "--config", str(tmp_path / "recipe.yaml")])
