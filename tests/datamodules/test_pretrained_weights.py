@@ -241,7 +241,7 @@ def test_encoders_of_texts_need_what_they_compute_with(tokenizer: Any, tmp_path:
     reader = OPTForCausalLM(OPTConfig(**vocab, **OPT))
 
     def instruction(folder: str) -> Any:
-        settings = InstructionSettings("instance_embedder", 4, representation=Representation(pretrained=folder))
+        settings = InstructionSettings("instance_embedder", length=4, representation=Representation(pretrained=folder))
         return build_instruction(settings, reader, tasks=2, vocabulary=len(tokenizer))
 
     assert instruction(broken).texts.table.weight.equal(bert.get_input_embeddings().weight)

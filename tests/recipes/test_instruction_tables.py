@@ -105,7 +105,7 @@ def test_a_row_starts_and_trains_two_steps(row: str, toybench: Path) -> None:
     for name in FEW:
         place = data.inner_tasks.index(name)
         (examples,) = (task.examples for task in data.plan.inner if task.task.name == name)
-        assert len(examples) < 32
+        assert len(examples) <= 32  # and the instance itself is none of them
         pools = data.plan.text.pools
         assert pools is not None
         for index, example in enumerate(examples):
