@@ -1,6 +1,5 @@
 """The model card of an exported model: README.md in a repository of the hub, written from its run's files."""
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ...datamodules.data_files import parse_json
 from ...datamodules.hub_names import hub_source
 from ...datamodules.visible_text import markdown_code, visible
 
@@ -50,7 +50,7 @@ def read_run_files(folder: Path) -> RunFiles:
     reports = {stage: newest(f"report/{stage}/report.md") for stage in ("test", "validation")}
     return RunFiles(
         settings=yaml.safe_load(settings) or {},
-        record=json.loads(newest("run.json") or "{}"),
+        record=parse_json(newest("run.json") or "{}", f"run.json of {folder}"),
         mixture=newest("mixture.txt"),
         scores={stage: text for stage, text in reports.items() if text},
     )
