@@ -129,7 +129,7 @@ def plain_t5(model: Any, source: torch.Tensor, decoder: torch.Tensor, cache: Any
 class Numbers:
     """What ``generate`` asks of a tokenizer, for ids without words."""
 
-    eos_token_id, pad_token_id = 2, 1
+    eos_token_id, pad_token_id, chat_template = 2, 1, None
 
     def batch_decode(self, rows: Sequence[Sequence[int]], **_: Any) -> list[str]:
         return [" ".join(map(str, [i for i in row if i != 1])) for row in rows]
