@@ -211,7 +211,9 @@ def fitted(
     }
     module = (ShuffledModule if control else InstructionOptimizationModule)(
         tokenizer,
-        instruction=InstructionSettings(kind, LENGTH, exemplars, Representation(width=setting.width)),
+        instruction=InstructionSettings(
+            kind, length=LENGTH, exemplars=exemplars, representation=Representation(width=setting.width)
+        ),
         row_length=192,
         total_steps=setting.steps,
         inner_steps=setting.inner_steps,

@@ -1,5 +1,10 @@
 """Fixtures: the embedded benchmark, written once per run of the tests."""
 
+import os
+
+# Read when huggingface_hub is imported: without a network, it looks a name that is not cached up for half a minute.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
