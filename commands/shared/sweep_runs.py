@@ -153,10 +153,12 @@ def train_and_evaluate(run: SweepRun) -> None:
         if done.returncode:
             end = log.read_text(encoding="utf-8", errors="replace")[-1500:].strip()
             raise ValueError(f"`crosstask {words[0]}` failed for {run.folder} ({log}):\n{end}")
+    if not run.is_evaluated:
+        raise ValueError(f"{run.folder} has no predictions of the {run.stage} stage, which its recipe may limit")
 
 
 def run_commands(run: SweepRun) -> Iterator[list[str]]:
-    """The words of the commands that train and evaluate a run."""
-    evaluate = "validate" if run.stage == "validation" else "test"
-    for command in ("fit", evaluate):
-        yield [command, "--config", str(run.folder / "recipe.yaml"), "--ckpt_path", "last"]
+    """The words of the commands that train and evaluate a run; recipes may leave out the validation of a training."""
+    words = ["--config", str(run.folder / "recipe.yaml"), "--ckpt_path", "last"]
+    yield ["fit", *words]
+    yield ["validate", *words, "--trainer.limit_val_batches", "1.0"] if run.stage == "validation" else ["test", *words]

@@ -19,6 +19,7 @@ SWEEP: dict[str, Any] = {
     "title": "Caps in small",
     "source": "a table",
     "recipe": "quickstart",
+    "stage": "validation",
     "settings": {"data.init_args.rows": {"length": 128, "per_step": 4}},
     "arms": {
         "cap/8": {"data.init_args.mixture.cap": 8},
