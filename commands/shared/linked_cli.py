@@ -80,10 +80,18 @@ class LinkedCLI(LightningCLI):
         """What was chosen for this run, a sentence each."""
         data, model = ((self.settings.get(part) or {}).get("init_args", {}) for part in ("data", "model"))
         pretrained = model.get("pretrained")
-        if data.get("tokenizer") == "" and not pretrained:
-            raise ValueError("no tokenizer is given, and no `pretrained` to take it from: set --data.tokenizer")
         if pretrained and data.get("tokenizer") in ("", pretrained):
             data["tokenizer"] = model["tokenizer"] = pinned(pretrained, model.get("revision"))
+
+
+def require_tokenizer(settings: Any) -> None:
+    """Reject settings whose data is to be read without a tokenizer; a plan needs none.
+
+    Raises:
+        ValueError: The tokenizer is still empty.
+    """
+    if ((settings.get("data") or {}).get("init_args") or {}).get("tokenizer") == "":
+        raise ValueError("no tokenizer is given, and no `pretrained` to take it from: set --data.tokenizer")
 
 
 def overridden_source(words: Sequence[str]) -> str | None:

@@ -46,12 +46,14 @@ def build_data(settings: Settings) -> "BenchmarkDataModule":
     """The datamodule of a run.
 
     Raises:
-        ValueError: It is none of crosstask's.
+        ValueError: It is none of crosstask's, or it lacks a tokenizer.
     """
     from lightning import LightningDataModule
 
     from ...datamodules.base import BenchmarkDataModule
+    from .linked_cli import require_tokenizer
 
+    require_tokenizer(settings)
     parser = SentenceParser()
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
     data = parser.instantiate(Namespace(data=settings["data"])).data

@@ -38,7 +38,7 @@ from .command_docs import command_doc
 from .default_settings import log_interval
 from .errors import PACKAGE
 from .library_messages import silence_libraries
-from .linked_cli import LinkedCLI
+from .linked_cli import LinkedCLI, require_tokenizer
 from .parser import HelpFormatter
 from .run_folders import (
     FolderInUse,
@@ -108,6 +108,7 @@ class TrainerCLI(LinkedCLI):
 
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
+        require_tokenizer(self.settings)
         trainer = self.settings["trainer"]
         if "trainer.callbacks" not in self.given:
             leave_out_unusable(trainer, str(self.settings["model"]["class_path"]))
