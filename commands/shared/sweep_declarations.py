@@ -56,6 +56,15 @@ class Sweep:
     published: PublishedTable | None = None
 
 
+def folder_name(arm: str) -> str:
+    """The name of an arm as that of a folder.
+
+    >>> folder_name("4/2/20/25/45/2/2")
+    '4-2-20-25-45-2-2'
+    """
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in arm)
+
+
 def read_sweep(name: str) -> Sweep:
     """A sweep of a YAML file, by path or by name.
 
@@ -85,6 +94,9 @@ def _sweep(content: Any) -> Sweep:
     if not isinstance(listed, dict) or len(listed) < 2:
         raise ValueError("arms should be at least two, by name")
     arms = {str(name): _settings(settings, f"the arm {name!r}") for name, settings in listed.items()}
+    folders = [folder_name(name) for name in arms]
+    if shared := next((name for name in arms if folders.count(folder_name(name)) > 1), None):
+        raise ValueError(f"another arm would have the folder of {shared!r}, {folder_name(shared)}: rename one")
     published = content.get("published")
     table = None if published is None else _published(published, str(content.get("source", "")), set(arms))
     settings = _settings(content.get("settings"), "settings")

@@ -16,7 +16,7 @@ from ...datamodules.whole_files import write_whole
 from ...datamodules.worker_processes import end_when_parent_dies
 from .config_names import composed_settings, merged
 from .recipe_runs import INPUTS, require_same_settings, run_inputs
-from .sweep_declarations import Sweep
+from .sweep_declarations import Sweep, folder_name
 
 WRITERS = {"PredictionWriter": {}, "ModelCheckpoint": {"save_last": True, "save_top_k": 0, "every_n_train_steps": 500}}
 """Callbacks that a run of a sweep needs, with their arguments where the recipe lacks them."""
@@ -85,15 +85,6 @@ def sweep_runs(
             folder = output / folder_name(name) / ("run" if seed is None else f"seed-{seed}")
             runs.append(SweepRun(name, folder, _run_settings(settings, folder, seed), sweep.stage))
     return runs
-
-
-def folder_name(arm: str) -> str:
-    """The name of an arm as that of a folder.
-
-    >>> folder_name("4/2/20/25/45/2/2")
-    '4-2-20-25-45-2-2'
-    """
-    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in arm)
 
 
 def _run_settings(settings: Mapping[str, Any], folder: Path, seed: int | None) -> dict[str, Any]:

@@ -115,6 +115,7 @@ def test_a_job_of_the_cluster_gets_the_recipes_and_their_list(sweep: Path, small
         ({"arm": {}}, "unknown field 'arm'; nearest: arms"),
         ({"arms": {"one": {}}}, "arms should be at least two"),
         ({"arms": {"one": {}, "two": 3}}, "the arm 'two' should be a mapping of settings, got 3"),
+        ({"arms": {"1%": {}, "1-": {}}}, "another arm would have the folder of '1%', 1-"),
         ({"stage": "train"}, "stage is validation or test"),
         ({"source": ""}, "the sweep a source"),
         (
