@@ -199,6 +199,9 @@ class SavedConfig(SaveConfigCallback):
         self._save(trainer, pl_module)
 
     def _save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write it, unless the run has neither a logger nor a root: the working directory may hold a config.yaml."""
+        if not trainer.loggers and Path(trainer.default_root_dir) == Path.cwd():
+            return
         super().setup(trainer, pl_module, str(trainer.state.fn))
 
     def on_train_batch_start(self, *_: Any) -> None:

@@ -174,3 +174,12 @@ def test_rows_fit_the_model_unless_they_are_given(words: list[str]) -> None:
     assert given == {"data.rows.length"}
     fill_open_settings(settings, given)
     assert rows["length"] == 100
+
+
+def test_a_run_without_logger_and_root_leaves_the_working_directorys_config_as_it_is(words: list[str]) -> None:
+    Path("config.yaml").write_text("mine: 1\n")
+    kept = '[{"class_path": "ModelCheckpoint", "init_args": {"dirpath": "kept", "save_last": true}}]'
+    options = ["--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--trainer.logger=false"]
+    run_trainer([*words, *ONE_ROW, *options, f"--trainer.callbacks={kept}"])
+    assert Path("kept/last.ckpt").is_file()
+    assert Path("config.yaml").read_text() == "mine: 1\n"
