@@ -59,7 +59,7 @@ def compare_with_published(table: PublishedTable, systems: Sequence[System]) -> 
     compared = []
     for name, cell in table.columns.items():
         for place, shots in enumerate(table.shots):
-            at_shots = replace_shots(cell, shots)
+            at_shots = cell._replace(shots=shots)
             for arm, estimates in ours.items():
                 here, there = estimates.get(at_shots), ours[base].get(at_shots)
                 change = None if here is None or there is None else 100 * (here.mean - there.mean)
@@ -70,11 +70,6 @@ def compare_with_published(table: PublishedTable, systems: Sequence[System]) -> 
     return [score for score in compared if score.published is not None or score.ours is not None]
 
 
-def replace_shots(cell: Cell, shots: int) -> Cell:
-    """The cell at a number of shots."""
-    return cell._replace(shots=shots)
-
-
 def _published(table: PublishedTable, arm: str, column: str, place: int) -> float | None:
     numbers = table.scores.get(arm, {}).get(column, ())
     return numbers[place] if place < len(numbers) else None
@@ -82,7 +77,7 @@ def _published(table: PublishedTable, arm: str, column: str, place: int) -> floa
 
 def _estimates(system: System) -> dict[Cell, Estimate]:
     means = [*system.report.columns, *system.report.averages]
-    return {replace_shots(mean.cell, mean.cell.shots or 0): mean.estimate for mean in means}
+    return {mean.cell: mean.estimate for mean in means}
 
 
 def published_lines(table: PublishedTable, compared: Sequence[ComparedScore]) -> list[str]:
