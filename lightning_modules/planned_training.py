@@ -5,8 +5,7 @@ strategy is a line of YAML.
 """
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,13 +16,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import AdamW, Optimizer
+from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from ..datamodules.base import BenchmarkDataModule, run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
 from ..datamodules.stream_changes import changed_values
 from .generation_settings import published_settings, settings_as_fields
+from .guarded_steps import GuardedSteps
 from .hyperparameters import plain_values
 from .models import Network, untie_different
 from .optimization import Optimization, accept_named_states, matrix_names, parameter_groups, scheduler
@@ -41,7 +41,6 @@ from .sharding.safetensors_folder import architecture_of
 from .sharding.sharded_models import build_sharded, is_cut
 from .sharding.strategies import sharding_of
 from .sharding.zero import build_partitioned
-from .step_guard import StepGuard, gradient_norm, optimizer_tensors, require_finite_everywhere
 from .trainer_checks import (
     reject_lengths,
     reject_scaled_clipping,
@@ -54,7 +53,7 @@ from .trainer_checks import (
 )
 
 
-class PlannedTraining(L.LightningModule):
+class PlannedTraining(GuardedSteps):
     """A module whose batches are parts of planned optimizer steps.
 
     A batch's loss is its part of one mean over the whole step. Subclasses compute such parts in ``training_step`` and
@@ -92,12 +91,8 @@ class PlannedTraining(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self._step_loss: Tensor | float = 0.0
-        self.step_loss: Tensor | None = None
-        """The loss of the optimizer step over all replicas, on the model's device; None until its last batch."""
-        self.guard = StepGuard()
         self._matrices: frozenset[str] = frozenset()
         self._identity: dict[str, Any] = {}
-        self._applied, self.skipped_steps = True, 0
         self._group_settings: list[dict[str, Any]] = []
         self._resumed = False
 
@@ -239,7 +234,7 @@ class PlannedTraining(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Train on with this run's learning rate, schedule, betas and decay; reject weights that are not finite."""
-        self._require_finite_weights("the model that training starts from")
+        self.require_finite_weights("the model that training starts from")
         if self._resumed and self._group_settings:  # empty where a subclass has another optimizer
             (optimizer,), (schedule,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
             restore_settings(optimizer, schedule.scheduler, self._group_settings)  # type: ignore[arg-type]
@@ -251,22 +246,6 @@ class PlannedTraining(L.LightningModule):
             self.guard.begin(self.trainer.global_step + 1, run_data(self.trainer))
         self.guard.note(batch, seed)
         torch.manual_seed(seed)
-
-    def on_train_end(self) -> None:
-        self.guard.read(self)
-
-    def on_validation_start(self) -> None:
-        self.guard.read(self)
-        self._require_finite_weights("the model that is validated")
-
-    def on_test_start(self) -> None:
-        self._require_finite_weights("the model that is tested")
-
-    def on_predict_start(self) -> None:
-        self._require_finite_weights("the model that predicts")
-
-    def _require_finite_weights(self, where: str) -> None:
-        require_finite_everywhere(self.named_parameters(), where)
 
     def batch_losses(self, batch: Any) -> dict[str, Tensor]:
         """By name, this batch's part of each loss of the optimizer step; one replica needs no trainer."""
@@ -290,90 +269,6 @@ class PlannedTraining(L.LightningModule):
             self._step_loss = 0.0
         return part * here.loss_scale
 
-    def optimizer_step(
-        self,
-        epoch: int,
-        batch_idx: int,
-        optimizer: Any,
-        optimizer_closure: Callable[[], Any] | None = None,
-    ) -> None:
-        """One step; under fp16 it is skipped where gradients overflowed, and the schedule skips it, too.
-
-        Raises:
-            ValueError: Gradients are not finite at any loss scale.
-        """
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # only the plugin of mixed precision has one
-        scale = scaler.get_scale() if scaler is not None else 0.0
-        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self._applied = True
-        if scaler is not None:
-            self._applied = scaler.get_scale() >= scale
-        elif isinstance(self.trainer.strategy, DeepSpeedStrategy):
-            self._applied = bool(self.trainer.strategy.model.was_step_applied())  # type: ignore[union-attr, operator]
-        if not self._applied:
-            self.skipped_steps += 1
-            self.log("train/skipped_steps", float(self.skipped_steps), batch_size=1)
-            if scaler is not None and scaler.get_scale() < 1.0:  # lost at every scale: no overflow
-                self.guard.require_finite(self, {"loss": self._last_loss, "gradient norm": math.nan})
-        elif self.step_loss is not None and isinstance(self.trainer.strategy, DeepSpeedStrategy):
-            if self._skips_overflows:
-                return
-            norm = self.trainer.strategy.model.get_global_grad_norm()  # type: ignore[union-attr, operator]
-            if norm is not None:
-                self.guard.require_finite(self, {"loss": self._last_loss, "gradient norm": _deepspeed_norm(norm)})
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any | None) -> None:
-        """Advance the schedule unless the optimizer's step was skipped."""
-        if self._applied:
-            super().lr_scheduler_step(scheduler, metric)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip gradients by their norm over all processes, or by value, and stop at one that is not finite.
-
-        DeepSpeed clips by itself, and computes the norm later. Lightning's own method rejects fused optimizers under
-        bf16-mixed, where no scaler is involved, and FSDP's norm.
-
-        Raises:
-            ValueError: The step's loss or gradient is not finite, and no loss scaling will skip it.
-        """
-        strategy, by_value = self.trainer.strategy, gradient_clip_algorithm == "value"
-        if isinstance(strategy, DeepSpeedStrategy):
-            if self.step_loss is not None and not self._skips_overflows:
-                self.guard.require_finite(self, {"loss": self.step_loss})
-            return
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if isinstance(strategy, FSDPStrategy):
-            largest = gradient_clip_val if gradient_clip_val and not by_value else math.inf
-            norm = strategy.model.clip_grad_norm_(largest)  # type: ignore[union-attr, operator]
-        else:
-            norm = gradient_norm(parameters)
-            if gradient_clip_val and not by_value:
-                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
-        if gradient_clip_val and by_value:
-            torch.nn.utils.clip_grad_value_(parameters, gradient_clip_val)
-        if not self._skips_overflows:
-            self.guard.admit(self, {"loss": self._last_loss, "gradient norm": norm}, optimizer)
-
-    @property
-    def _last_loss(self) -> Tensor:
-        assert self.step_loss is not None
-        return self.step_loss
-
-    @property
-    def _skips_overflows(self) -> bool:
-        """Whether losses are scaled dynamically, and a step with gradients that are not finite is skipped."""
-        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        return scaled or (
-            isinstance(self.trainer.strategy, DeepSpeedStrategy)
-            and "16-" in str(self.trainer.precision)
-            and "bf16" not in str(self.trainer.precision)
-        )
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Describe the model: to reject a checkpoint of another model, to export weights, to load without arguments.
 
@@ -381,9 +276,7 @@ class PlannedTraining(L.LightningModule):
             ValueError: Weights or optimizer states are not finite; the checkpoint that is there stays.
         """
         assert self.model is not None
-        if not self.guard.dumping:
-            self.guard.read(self)
-            require_finite_everywhere(self.saved_tensors(), "the checkpoint that would be written")
+        self.require_finite_checkpoint()
         config = json.loads(self.model.config.to_json_string(use_diff=False))  # plain values alone
         checkpoint[KEY] = {
             "model": self._identity,
@@ -399,13 +292,6 @@ class PlannedTraining(L.LightningModule):
         # The weights are in the checkpoint: load_from_checkpoint builds the model from its configuration alone.
         arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**arguments, "pretrained": None, "config": config}
-
-    def saved_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights and optimizer states of this process, by names; DeepSpeed's states hold padding of any value."""
-        yield from self.named_parameters()
-        if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
-            for optimizer in self.trainer.optimizers:
-                yield from optimizer_tensors(optimizer)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this model, and restore the counters."""
@@ -432,11 +318,6 @@ class PlannedTraining(L.LightningModule):
     def restore_answers(self, answers: Any) -> None:
         """Count answers of an interrupted evaluation, where ``answer_fingerprint`` is not None."""
         raise ValueError(f"{type(self).__name__} cannot resume an evaluation: remove the predictions and start over")
-
-
-def _deepspeed_norm(norm: Tensor | float) -> float:
-    """DeepSpeed's norm of the gradients, which is -1 where they are not finite."""
-    return math.nan if float(norm) < 0 else float(norm)
 
 
 def wrap_blocks(strategy: FSDPStrategy, model: PreTrainedModel) -> None:

@@ -75,6 +75,7 @@ ORDER = {
         "resumed_settings",
         "step_dumps",
         "step_guard",
+        "guarded_steps",
         "planned_training",
         "evaluation",
         "instructions",
