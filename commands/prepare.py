@@ -28,7 +28,7 @@ def prepare_store(settings: Settings, processes: int = 1, verify: bool = False) 
         verify: Read all files of the store and compare their checksums; damaged tasks are named and written again.
             Without it, and in training, the sizes of the files are compared.
     """
-    from ..datamodules.base import StoredDataModule
+    from ..datamodules.stored_training import StoredDataModule
 
     data = build_data(settings)
     if not isinstance(data, StoredDataModule):

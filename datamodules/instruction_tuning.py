@@ -4,7 +4,6 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from .base import StoredDataModule
 from .benchmarks import Benchmark
 from .evaluation.evaluation_settings import Evaluation
 from .evaluation.loaders import EvaluationLoaders, longest_source
@@ -19,6 +18,7 @@ from .rendering.tokenization import load_tokenizer
 from .schema import Stage
 from .splits import Instances
 from .storage.preparation import Preparation
+from .stored_training import StoredDataModule
 from .stream_changes import described
 
 

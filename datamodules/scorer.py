@@ -4,7 +4,6 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from .base import StoredDataModule
 from .benchmarks import Benchmark
 from .evaluation.evaluation_set import read_evaluation
 from .mixture.rates import MixtureRules
@@ -21,6 +20,7 @@ from .scoring.samples import ModelSamples
 from .scoring.scorer_settings import Augmentation, PairRows, ResponseEvaluation
 from .splits import Instances
 from .storage.stored_tasks import StoredTasks
+from .stored_training import StoredDataModule
 from .stream_changes import described
 
 

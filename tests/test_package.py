@@ -51,6 +51,7 @@ ORDER = {
         "bilevel",
         "stream_changes",
         "base",
+        "stored_training",
         "instruction_tuning",
         "instruction_optimization",
         "scorer",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..base import BenchmarkDataModule, StoredDataModule
+from ..base import BenchmarkDataModule
 from ..instruction_optimization import InstructionOptimizationDataModule
 from ..messages import nearest
 from ..packing.collate import RowKind
@@ -17,6 +17,7 @@ from ..scoring.pair_rows import PairFrame, ScoredRows
 from ..storage.store import StoredTask
 from ..storage.stored_tasks import StoredTasks
 from ..storage.training_tasks import TrainingTasks
+from ..stored_training import StoredDataModule
 from .bilevel_inspection import bilevel_lengths, first_bilevel_batch, task_instances
 from .evaluated_prompts import evaluated_documents
 from .lengths import Lengths, histograms
