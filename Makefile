@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # A short spin before they sleep: without one, a quiet virtual machine trained 2.6 times slower.
 export GOMP_SPINCOUNT := 30000
 
-.PHONY: quickstart test test-faults test-distributed test-slurm lint types docs dist perf real-data clean
+.PHONY: quickstart test test-faults test-distributed test-harness test-slurm lint types docs dist perf real-data clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/crosstask toybench --folder runs/quickstart/toybench
@@ -26,6 +26,10 @@ test-faults: $(VENV)/ready  # kills, flipped bits, any input, a long run; CASES 
 test-distributed: export OMP_NUM_THREADS := 1  # a sum by two threads differs in its last digit from one by two processes
 test-distributed: $(VENV)/ready  # every cell of docs/strategies.md that processes on a CPU can run
 	$(BIN)/python -m pytest -m distributed
+
+test-harness: $(VENV)/ready  # the evaluation's page with lm-evaluation-harness, equal log-likelihoods
+	$(BIN)/python -m pip install -q -e ".[harness]" -c constraints.txt
+	$(BIN)/python -m pytest tests/examples/test_in_lm_evaluation_harness.py
 
 test-slurm: $(VENV)/ready  # starts a SLURM cluster of two nodes on this machine, where it may
 	@command -v slurmctld >/dev/null || { [ "$$(id -u)" = 0 ] && timeout 300 apt-get update -qq && \
