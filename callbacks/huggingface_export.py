@@ -5,14 +5,18 @@ from lightning import Callback
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..datamodules.whole_files import require_new
 from ..lightning_modules.huggingface_folder import export_huggingface, export_sharded
 from ..lightning_modules.sharding.sharded_models import is_cut
 from .preemption import Preemption
-from .run_folder import run_folder
+from .run_folder import run_folder, run_path
 
 
 class HuggingFaceExport(Callback):
     """Write model, tokenizer and configuration as a Hugging Face folder at the end of training.
+
+    The folder must be new or empty, which is checked before the first step. A resumed run replaces the weights that it
+    exported before.
 
     Args:
         folder: Output folder; by default ``huggingface`` in the run's folder.
@@ -21,6 +25,11 @@ class HuggingFaceExport(Callback):
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        folder = run_path(trainer, "huggingface", self.folder)
+        if trainer.ckpt_path is None:  # on every process, before any of them trains
+            require_new(folder)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if any(isinstance(callback, Preemption) and callback.preempted for callback in trainer.callbacks):  # type: ignore[attr-defined]
             return  # the requeued run exports
@@ -28,6 +37,9 @@ class HuggingFaceExport(Callback):
         if isinstance(trainer.strategy, FSDPStrategy):
             rank_zero_info("no export: FSDP has freed its shards; export with `crosstask export CHECKPOINT FOLDER`")
             return
+        if trainer.ckpt_path is not None and trainer.is_global_zero:
+            for weights in folder.glob("*.safetensors"):
+                weights.unlink()
         model = getattr(pl_module, "model", None)
         if model is not None and any(map(is_cut, model.parameters())):
             export_sharded(pl_module, folder, writes=trainer.is_global_zero)

@@ -6,13 +6,18 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 
-def run_folder(trainer: L.Trainer, name: str, override: str | None = None) -> Path:
-    """The folder `name` of the run, or `override`; created if it is missing.
+def run_path(trainer: L.Trainer, name: str, override: str | None = None) -> Path:
+    """Path of the folder `name` of the run, or `override`.
 
     Every process must call it: ``trainer.log_dir`` is broadcast from the first one.
     """
     log_dir = trainer.log_dir or trainer.default_root_dir
-    folder = Path(override or Path(log_dir) / name)
+    return Path(override or Path(log_dir) / name)
+
+
+def run_folder(trainer: L.Trainer, name: str, override: str | None = None) -> Path:
+    """The folder of `run_path`, created if it is missing."""
+    folder = run_path(trainer, name, override)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -24,7 +24,7 @@ from ..datamodules.rendering.prompts import PromptForm
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.visible_text import terminal_text
-from ..datamodules.whole_files import write_whole
+from ..datamodules.whole_files import require_new, write_whole
 from ..lightning_modules.scoring.classification import (
     Accuracies,
     accuracies,
@@ -37,7 +37,6 @@ from ..lightning_modules.scoring.classification import (
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder
 from ..lightning_modules.scoring.sampling import load_generator
 from .shared.function_command import run_function
-from .shared.outputs import require_new
 
 
 def run(words: Sequence[str]) -> None:

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
-from .shared.outputs import require_new
 
 
 def run(words: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ Example:
 from collections.abc import Sequence
 from pathlib import Path
 
-from .shared.outputs import require_new
+from ..datamodules.whole_files import require_new
 from .shared.run_settings import Settings, build_data, run_on_settings
 
 

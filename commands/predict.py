@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..datamodules.visible_text import visible
+from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
-from .shared.outputs import require_new
 
 if TYPE_CHECKING:  # torch and transformers, which the help does not need
     from ..lightning_modules.answering.answer_file import AnswerFile

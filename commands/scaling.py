@@ -15,6 +15,7 @@ from ..callbacks.report.model_sizes import ModelScore, default_rows, read_model_
 from ..callbacks.report.score_figures import size_curves
 from ..datamodules.messages import some
 from ..datamodules.visible_text import visible
+from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
 
 
@@ -29,12 +30,13 @@ def plot_scaling(reports: list[str], output: str = "scaling.svg", rows: Sequence
     Args:
         reports: Folders of ``crosstask adapt``, whose size is that of the language model that generated the samples,
             and files of ``crosstask classify``, which give a size for each model.
-        output: The figure; its suffix chooses the format: .svg, .png or .pdf.
+        output: The figure, a new file; its suffix chooses the format: .svg, .png or .pdf.
         rows: Rows of the tables; by default all models of classify, and of adapt the scorers, "self-score, sum" and
             "best single decoding".
     """
     path = Path(output).expanduser()
     figure_format(path)
+    require_new(path)
     metric = _shared_metric(reports)
     scores = _scores_by_row(reports, rows)
     write_figure(size_curves(scores, metric), path, f"{metric} in percent over the number of parameters")

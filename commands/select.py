@@ -16,14 +16,13 @@ from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples
-from ..datamodules.whole_files import write_whole
+from ..datamodules.whole_files import require_new, write_whole
 from ..lightning_modules.scoring.calibration import Calibration, load_calibration
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder
 from ..lightning_modules.scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
 from ..lightning_modules.scoring.selection import SCORER
 from ..lightning_modules.scoring.selection_scores import selection_table
 from .shared.function_command import run_function
-from .shared.outputs import require_new
 
 
 def run(words: Sequence[str]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..datamodules.benchmarks import Benchmark
 from ..datamodules.benchmarks.file_tasks import opened
+from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
-from .shared.outputs import require_new
 
 
 def run(words: Sequence[str]) -> None:

@@ -84,3 +84,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def require_new(path: Path) -> None:
+    """Reject an output that is there.
+
+    Raises:
+        ValueError: `path` is a file, or a folder that is not empty.
+    """
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise ValueError(f"{path} is there and is not overwritten: name another output, or remove it first")

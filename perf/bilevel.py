@@ -1,6 +1,6 @@
 """Time and memory of the outer level: a cycle of K theta steps and a step of phi, divided by K theta steps.
 
-    python perf/bilevel.py [--inner_steps 20] [--rounds 5] [--memory]
+    python perf/bilevel.py [--inner_steps 20] [--rounds 5] [--memory] [--error]
 
 The model is a small T5 with a learnable instruction, the paper's numbers of rows (2 inner, 8 outer) and presets, and
 lognormal lengths. The peer is Betty (betty-ml 0.1.1), which differentiates twice, with the same model, instruction,
@@ -10,8 +10,9 @@ negligible Hessian products, as the module does between two searches for the rad
 
 Measures processor time of one thread, medians over rounds in which all variants take turns. Cycles are run for the
 presets, and computed from K theta steps and a step of phi for the other variants and for a K five times as large.
-`--memory` measures each variant's peak in a separate process. Betty cannot be installed by a pip newer than 24.0: use a
-virtual environment with ``pip<24.1``. Without Betty, the comparison is skipped with a message.
+`--memory` measures each variant's peak in a separate process; `--error` first prints the error of each method beside
+its cost (hypergradient_error.py). Betty cannot be installed by a pip newer than 24.0: use a virtual environment with
+``pip<24.1``. Without Betty, the comparison is skipped with a message.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import print_result
+from hypergradient_error import print_errors
 from torch import Tensor
 
 from crosstask.datamodules.bilevel.bilevel_stream import InnerBatch
@@ -45,6 +47,7 @@ from crosstask.lightning_modules.hypergradients import (
     hypergradient,
     identity,
     neumann,
+    penalty,
     sama,
 )
 from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
@@ -70,7 +73,8 @@ TASKS, INSTRUCTION, INNER_ROWS, OUTER_ROWS, GAMMA = 32, 32, 2, 8, 1e-5
 PRESETS = ("paper", "fast")
 EXACT = ("exact, M = 1", "exact, M = 0")
 AS_BETTY = ("rows of the step", "rows of the step, every Hessian product")
-OTHERS = ("paper, every Hessian product", *AS_BETTY, "conjugate_gradient", "adam_preconditioned", "sama")
+PENALTY = {"penalty, 1 step": 1, "penalty, 4 steps": 4}
+OTHERS = ("paper, every Hessian product", *AS_BETTY, "conjugate_gradient", "adam_preconditioned", "sama", *PENALTY)
 BETTY = ("betty neumann", "betty darts")
 
 
@@ -134,15 +138,15 @@ class Bench:
         if name in AS_BETTY:
             inner = self.inner[(self.steps - 1) % len(self.inner)]
         at_once = OUTER_ROWS if name in EXACT else INNER_ROWS
-        result = hypergradient(
-            self.method(name),
+        losses = (
             [partial(self.inner_loss, part) for part in inner_chunks(inner, at_once)],
             [partial(self.outer_loss, part) for part in outer_chunks(self.outer[self.round % 4], at_once)],
-            self.theta,
-            self.phi,
-            curvature=exact if name in EXACT else finite_difference,
-            radius=3e-3,
         )
+        if name in PENALTY:
+            result = penalty(*losses, self.theta, self.phi, alpha=1e-2, rate=GAMMA, steps=PENALTY[name])
+        else:
+            curvature = exact if name in EXACT else finite_difference
+            result = hypergradient(self.method(name), *losses, self.theta, self.phi, curvature=curvature, radius=3e-3)
         for parameter, gradient in zip(self.phi, result.gradients, strict=True):
             parameter.grad = gradient
         self.outer_optimizer.step()
@@ -296,12 +300,15 @@ def main() -> None:
     parser.add_argument("--inner_steps", type=int, default=20, help="K")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--error", action="store_true")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.peak:
         print(peak(arguments.peak))
         return
+    if arguments.error:
+        print_errors()
     if arguments.memory:
         measure_memory()
     times = measure_times(arguments.inner_steps, arguments.rounds)

@@ -6,16 +6,6 @@ from pathlib import Path
 from ...datamodules.data_files import read_json
 
 
-def require_new(path: Path) -> None:
-    """Reject an output that is there.
-
-    Raises:
-        ValueError: `path` is a file, or a folder that is not empty.
-    """
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise ValueError(f"{path} is there and is not overwritten: name another output, or remove it first")
-
-
 def require_own_report(folder: Path, keys: Collection[str], command: str) -> None:
     """Reject a folder with a report of something else.
 

@@ -13,13 +13,16 @@ A method is a function ``method(v, hessian_product) -> Direction`` (inverse_hess
 
 A call changes neither theta, nor any ``.grad``, nor the random generators: training continues as without it.
 
+`penalty` is another hypergradient, of first-order gradients alone; `unrolled` differentiates through inner steps.
+
 Sources: Differentiable Instruction Optimization (arXiv 2306.10098), whose letters are theta, phi, gamma and M;
 Lorraine et al., Optimizing Millions of Hyperparameters by Implicit Differentiation (arXiv 1911.02590); Choe et al.,
-Making Scalable Meta Learning Practical (SAMA, arXiv 2310.05674).
+Making Scalable Meta Learning Practical (SAMA, arXiv 2310.05674); Pan et al., ScaleBiO (arXiv 2406.19976).
 """
 
-from .curvature import CurvatureBackend, Loss, exact, finite_difference
+from .curvature import CurvatureBackend, exact, finite_difference
 from .implicit import Diagnostics, Hypergradient, hypergradient
+from .inner_problem import Loss
 from .inverse_hessian import (
     Direction,
     HessianProduct,
@@ -35,6 +38,7 @@ from .inverse_hessian import (
     sama,
 )
 from .parameter_vectors import Reduce, Vector, average_over_replicas, unreduced
+from .penalty_method import penalty
 from .unrolling import unrolled
 
 __all__ = [
@@ -59,6 +63,7 @@ __all__ = [
     "identity",
     "largest_curvature",
     "neumann",
+    "penalty",
     "sama",
     "unreduced",
     "unrolled",

@@ -22,30 +22,21 @@ from torch.autograd.function import once_differentiable
 from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .parameter_vectors import Reduce, Vector, is_sharded, local, norm, relative_difference
-from .passes import averaged, frozen, gradients, resharded, scalar, summed_gradients, zeros_where_none
-
-Loss = Callable[[], Tensor]
-"""Returns a scalar loss at the current values of the parameters, on a batch that the caller has bound."""
+from .inner_problem import (
+    InnerProblem,
+    describe,
+    move_theta,
+    phi_gradient,
+    require_precise,
+    require_used,
+    restored,
+    theta_gradient,
+)
+from .parameter_vectors import Vector, is_sharded, norm, relative_difference
+from .passes import averaged, gradients, scalar, zeros_where_none
 
 TOLERABLE = 0.1
 """Largest relative error of a finite difference that passes without a warning."""
-
-
-class InnerProblem(NamedTuple):
-    """The inner loss, with the parameters that it is differentiated by.
-
-    Args:
-        losses: Their sum is the inner loss. Called in order, they draw the same random numbers every time.
-        theta: Distinct inner parameters.
-        phi: Distinct outer parameters.
-        reduce: Averages tensors over replicas.
-    """
-
-    losses: list[Loss]
-    theta: list[Parameter]
-    phi: list[Parameter]
-    reduce: Reduce
 
 
 class Curvature(NamedTuple):
@@ -76,16 +67,10 @@ def finite_difference(problem: InnerProblem, *, radius: float) -> Curvature:
     Raises:
         ValueError: A parameter has low precision, or (raised by a product) the loss does not use an outer parameter.
     """
-    for name, parameters in (("theta", problem.theta), ("phi", problem.phi)):
-        for index, parameter in enumerate(parameters):
-            if parameter.dtype in (torch.bfloat16, torch.float16):
-                raise ValueError(
-                    f"finite differences need float32 weights, and {_describe(name, index, parameter)} is "
-                    f"{parameter.dtype}: keep the weights in float32 (precision bf16-mixed does), or use exact"
-                )
+    require_precise(problem, "finite differences need")
     return Curvature(
-        hessian_product=partial(_difference, problem, partial(_theta_gradient, problem), radius),
-        mixed_product=partial(_difference, problem, partial(_phi_gradient, problem), radius),
+        hessian_product=partial(_difference, problem, partial(theta_gradient, problem), radius),
+        mixed_product=partial(_difference, problem, partial(phi_gradient, problem), radius),
     )
 
 
@@ -106,14 +91,14 @@ def exact(problem: InnerProblem, *, radius: float = math.nan) -> Curvature:
         if is_sharded(parameter):
             raise ValueError(
                 f"exact second derivatives cannot pass through sharded parameters, and "
-                f"{_describe('theta', index, parameter)} is a DTensor: use finite_difference"
+                f"{describe('theta', index, parameter)} is a DTensor: use finite_difference"
             )
     with _twice_differentiable():
         loss = sum((scalar("inner_loss", part()) for part in problem.losses), torch.zeros(()))
         _reject_once_differentiable(loss)
         both = gradients(loss, [*problem.theta, *problem.phi], create_graph=True)
     slopes = both[: len(problem.theta)]
-    _require_used(both[len(problem.theta) :], problem.phi)
+    require_used(both[len(problem.theta) :], problem.phi)
     if not any(slope is not None and slope.requires_grad for slope in slopes):
         raise ValueError(
             "the inner loss has no second derivative: either it is linear in theta and phi does not interact with "
@@ -171,37 +156,13 @@ def _difference(problem: InnerProblem, gradient: Callable[[], Vector], radius: f
     if length == 0:
         return [torch.zeros_like(tensor) for tensor in gradient()]
     step = radius / length
-    backup = [local(parameter).clone() for parameter in problem.theta]
-    try:
-        _set_theta(problem.theta, backup, direction, step)
+    with restored(problem.theta) as start:
+        move_theta(problem.theta, start, direction, step)
         ahead = gradient()
-        _set_theta(problem.theta, backup, direction, -step)
+        move_theta(problem.theta, start, direction, -step)
         behind = gradient()
-    finally:
-        # Restored from a copy: subtracting the step would add a rounding error to theta each time.
-        for parameter, values in zip(problem.theta, backup, strict=True):
-            local(parameter).copy_(values)
     apart = [(a - b).div_(2 * step) for a, b in zip(ahead, behind, strict=True)]
     return averaged(apart, problem.reduce)
-
-
-def _set_theta(theta: Sequence[Parameter], origin: Vector, direction: Vector, step: float) -> None:
-    """theta <- origin + step * direction."""
-    for parameter, start, part in zip(theta, origin, direction, strict=True):
-        torch.add(start, local(part), alpha=step, out=local(parameter))
-
-
-def _theta_gradient(problem: InnerProblem) -> Vector:
-    with resharded(problem.theta), frozen(problem.phi):
-        _, slopes = summed_gradients("inner_loss", problem.losses, problem.theta)
-        return zeros_where_none(slopes, problem.theta)
-
-
-def _phi_gradient(problem: InnerProblem) -> Vector:
-    with resharded(problem.theta), frozen(problem.theta):
-        _, slopes = summed_gradients("inner_loss", problem.losses, problem.phi)
-        _require_used(slopes, problem.phi)
-        return zeros_where_none(slopes, problem.phi)
 
 
 def _second_derivative(
@@ -262,15 +223,3 @@ def _twice_differentiable() -> Iterator[None]:
         if not any(words in str(error) for words in missing):
             raise
         raise ValueError(_no_second_derivative(str(error))) from error
-
-
-def _require_used(gradients: Sequence[Tensor | None], phi: Sequence[Parameter]) -> None:
-    unused = [_describe("phi", index, phi[index]) for index, gradient in enumerate(gradients) if gradient is None]
-    if unused:
-        raise ValueError(
-            f"inner_loss does not depend on {', '.join(unused)}: leave such parameters out of phi, or use them in it"
-        )
-
-
-def _describe(name: str, index: int, parameter: Tensor) -> str:
-    return f"{name}[{index}] of shape {tuple(parameter.shape)}"

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .curvature import CurvatureBackend, InnerProblem, Loss, calibrate_radius, finite_difference
+from .curvature import CurvatureBackend, calibrate_radius, finite_difference
+from .inner_problem import InnerProblem, Loss
 from .inverse_hessian import LargestCurvature, Method
 from .parameter_vectors import Reduce, Vector, add, is_sharded, norm, unreduced
 from .passes import averaged, full_precision, resharded, summed_gradients, zeros_where_none
@@ -101,14 +102,14 @@ def hypergradient(
         raise ValueError("calibrate searches for the radius of finite_difference; other curvature backends have none")
     if not radius > 0:
         raise ValueError(f"radius must be a positive distance, got {radius}")
-    distinct_theta, distinct_phi = _distinct(theta, phi)
+    distinct_theta, distinct_phi = distinct_levels(theta, phi)
     devices = list(dict.fromkeys(parameter.device for parameter in [*distinct_theta, *distinct_phi]))
 
     error: float | None = None
     with preserve_state(devices, buffers) as before, torch.enable_grad():
-        loss, v, direct = _outer_gradients(_parts(outer_loss), distinct_theta, distinct_phi, reduce)
+        loss, v, direct = outer_gradients(loss_parts(outer_loss), distinct_theta, distinct_phi, reduce)
         inner_state = before if rng == "same" else capture_state(devices)._replace(buffers=before.buffers)
-        problem = InnerProblem(_repeated(_parts(inner_loss), inner_state), distinct_theta, distinct_phi, reduce)
+        problem = InnerProblem(repeated(loss_parts(inner_loss), inner_state), distinct_theta, distinct_phi, reduce)
         with full_precision(devices):
             if calibrate:
                 radius, error = calibrate_radius(
@@ -137,7 +138,7 @@ def hypergradient(
     )
 
 
-def _distinct(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
+def distinct_levels(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
     """Theta and phi without duplicates; checks what needs no pass."""
     for name, parameters in (("theta", theta), ("phi", phi)):
         if not parameters:
@@ -155,7 +156,7 @@ def _distinct(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tuple[lis
     return list(dict.fromkeys(theta)), list(dict.fromkeys(phi))
 
 
-def _outer_gradients(
+def outer_gradients(
     outer_losses: list[Loss], theta: list[Parameter], phi: list[Parameter], reduce: Reduce
 ) -> tuple[float, Vector, Vector]:
     """This replica's loss, and the averaged gradients with respect to theta and phi."""
@@ -184,18 +185,19 @@ def _reject_gathered(theta: Sequence[Parameter]) -> None:
             )
 
 
-def _parts(loss: Loss | Sequence[Loss]) -> list[Loss]:
+def loss_parts(loss: Loss | Sequence[Loss]) -> list[Loss]:
+    """The losses whose sum is the loss."""
     parts = list(loss) if isinstance(loss, Sequence) else [loss]
     if not parts:
         raise ValueError("a loss given as a sequence needs at least one element")
     return parts
 
 
-def _repeated(inner_losses: list[Loss], state: PassState) -> list[Loss]:
-    """The inner losses, of which the first restores the state: called in order, they draw the same numbers."""
+def repeated(losses: list[Loss], state: PassState) -> list[Loss]:
+    """The losses, of which the first restores the state: called in order, they draw the same numbers."""
 
     def first() -> Tensor:
         restore_state(state)
-        return inner_losses[0]()
+        return losses[0]()
 
-    return [first, *inner_losses[1:]]
+    return [first, *losses[1:]]

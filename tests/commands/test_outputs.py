@@ -23,11 +23,20 @@ from crosstask.lightning_modules.model_digest import model_digest
         "adapt --train NaturalInstructions --train.folder {toybench} --samples [a.jsonl] --output {there}",
         "decontaminate --config quickstart --folder {there}",
         "toybench --folder {there}",
+        "scaling {there} --output {there}/figure.svg",
     ],
     ids=lambda words: words.split()[0],
 )
 def test_no_command_overwrites_what_another_wrote(words: str, toybench: Path, tmp_path: Path) -> None:
-    for name in ("notes.json", "selection.json", "config.json", "tokenizer.json", "report.json", "report.md"):
+    for name in (
+        "notes.json",
+        "selection.json",
+        "config.json",
+        "tokenizer.json",
+        "report.json",
+        "report.md",
+        "figure.svg",
+    ):
         (tmp_path / name).write_text(f'{{"kept": "{name}"}}')
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(ValueError, match=r"is there and is not overwritten|no report of|was not written by|new, empty"):

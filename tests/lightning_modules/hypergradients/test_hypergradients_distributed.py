@@ -30,6 +30,7 @@ from crosstask.lightning_modules.hypergradients import (
     hypergradient,
     identity,
     neumann,
+    penalty,
 )
 
 ROWS = 4
@@ -146,6 +147,20 @@ def check_methods(strategy: str, rank: int) -> None:
         assert not torch.allclose(alone.gradients[0], truth.gradients[0], rtol=0.01)
 
 
+def check_penalty(strategy: str, rank: int) -> None:
+    """Several steps of both copies, which end where those of one process do; theta is as before."""
+    first_order = partial(penalty, alpha=10.0, rate=0.1, steps=3)
+    whole_batch, half = Bilevel(), shared(strategy, rank)
+    truth = first_order(whole_batch.inner, whole_batch.outer, whole_batch.theta, whole_batch.phi)
+    before = whole(half.theta)
+    result = first_order(half.inner, half.outer, half.theta, half.phi, reduce=average_over_replicas)
+    assert_close(result.gradients, truth.gradients, rtol=1e-6, atol=1e-12)
+    assert result.diagnostics.outer_gradient_norm == pytest.approx(truth.diagnostics.outer_gradient_norm)
+    assert_close(whole(half.theta), before, rtol=0, atol=0)
+    alone = first_order(half.inner, half.outer, half.theta, half.phi)
+    assert not torch.allclose(alone.gradients[0], truth.gradients[0], rtol=0.01)
+
+
 def check_checkpoints(strategy: str, rank: int) -> None:
     truth, half = Bilevel().run(METHODS["neumann"]), shared(strategy, rank)
     half.model.checkpoints = True
@@ -204,6 +219,7 @@ def check_refusals(rank: int) -> None:
 def main(strategy: str, rank: int, rendezvous: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
     check_methods(strategy, rank)
+    check_penalty(strategy, rank)
     check_checkpoints(strategy, rank)
     check_gradients_are_kept(strategy, rank)
     check_after_training(strategy, rank)
