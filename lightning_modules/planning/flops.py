@@ -10,17 +10,22 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 DEVICES = {
     "A100": (312e12, ("A100",)),
-    "H100": (989.4e12, ("H100 80GB HBM3", "H100 SXM")),
-    "H100 PCIe": (756e12, ("H100 PCIe",)),
-    "H100 NVL": (835e12, ("H100 NVL",)),
+    "H100": (989.5e12, ("H100 80GB HBM3", "H100 SXM")),
+    "H100 PCIe": (756.5e12, ("H100 PCIe",)),
+    "H100 NVL": (835.5e12, ("H100 NVL",)),
     "H200": (989.5e12, ("H200", "GH200")),
     "H200 NVL": (835.5e12, ("H200 NVL",)),
     "B200": (2250e12, ("B200",)),
+    "GB200": (2500e12, ("GB200",)),
     "L40S": (362e12, ("L40S",)),
     "A10G": (70e12, ("A10G",)),
     "V100": (125e12, ("V100",)),
 }
 """Dense half-precision peak in FLOP/s from NVIDIA's data sheets, and the parts of device names that identify it.
+
+The data sheets print the peak with sparsity, twice this: H100 1,979 (SXM), 1,513 (PCIe) and 1,671 TFLOP/s (NVL), H200
+1,979 and 1,671, HGX B200 36 PFLOP/s for 8 GPUs, GB200 NVL72 360 for 72; A100 (624), L40S, A10G and V100 print the dense
+one beside it or alone.
 
 These override Lightning's table, which lacks B200 and L40S, lists the peak with sparsity (twice the dense one) for
 H100 NVL and H200, and does not recognize torch's name of an H200.
@@ -107,7 +112,7 @@ def named_peak(device_name: str) -> float | None:
     """Peak of a device by torch's name of it; the longest matching part of DEVICES decides.
 
     >>> named_peak("NVIDIA H100 PCIe"), named_peak("NVIDIA H100 80GB HBM3"), named_peak("Tesla T4")
-    (756000000000000.0, 989400000000000.0, None)
+    (756500000000000.0, 989500000000000.0, None)
     """
     peaks = {part: peak for peak, parts in DEVICES.values() for part in parts if part in device_name}
     return peaks[max(peaks, key=len)] if peaks else None

@@ -19,7 +19,13 @@ from crosstask.callbacks.throughput import Throughput, batch_counts
 from crosstask.callbacks.token_counts import language_rows
 from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch
 from crosstask.datamodules.schema import CausalBatch, Seq2SeqBatch
-from crosstask.lightning_modules.planning.flops import attention_width, peak_flops, training_flops, weight_flops
+from crosstask.lightning_modules.planning.flops import (
+    attention_width,
+    named_peak,
+    peak_flops,
+    training_flops,
+    weight_flops,
+)
 
 
 def test_padding_is_not_work() -> None:
@@ -140,6 +146,25 @@ def test_the_operations_of_a_model_are_those_of_its_matrices() -> None:
     counts = {"tokens": 10, "targets": 3, "squares": 50}
     expected = 6 * (blocks * 10 + 100 * 8 * 3) + 6 * 1 * 8 * 50
     assert training_flops(LlamaForCausalLM(config), counts) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "teraflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989.5),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA H100 NVL", 835.5),
+        ("NVIDIA H200", 989.5),
+        ("NVIDIA H200 NVL", 835.5),
+        ("NVIDIA GH200 480GB", 989.5),
+        ("NVIDIA B200", 2250),
+        ("NVIDIA GB200", 2500),
+        ("NVIDIA L40S", 362),
+    ],
+)
+def test_a_device_has_the_dense_peak_of_its_own_form(name: str, teraflops: float) -> None:
+    assert named_peak(name) == teraflops * 1e12
 
 
 def test_an_unknown_device_has_no_peak_rather_than_a_guessed_one() -> None:

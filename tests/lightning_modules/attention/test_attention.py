@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 import torch._dynamo.testing
+from devices import REHEARSED
 from packed_models import (
     MODELS,
+    OFFSETS,
     SMALL,
     assert_same,
     block_diagonal_mask,
@@ -291,22 +293,26 @@ def test_documented_examples() -> None:
     assert doctest.testmod(document_offsets).failed == 0
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("device", REHEARSED)
 @pytest.mark.parametrize("name", ["opt", "llama", "bert"])
-def test_the_flash_kernel_equals_the_grouped_calls(name: str) -> None:
-    model = build(name).to("cuda", torch.bfloat16)
+def test_half_precision_differs_by_its_rounding_alone(name: str, device: str) -> None:
+    """On CUDA it is the flash kernel, compared with the grouped calls in float32."""
+    model = build(name).to(device, torch.bfloat16)
     exact = copy.deepcopy(model).float()
 
-    def packed(reader: PreTrainedModel) -> tuple[Tensor, list[Tensor]]:
-        inputs = inputs_for(reader)
-        documents = Documents(inputs.pop("documents").offsets.cuda())
-        inputs = {key: value.cuda() if isinstance(value, Tensor) else value for key, value in inputs.items()}
-        outputs = read_packed(reader, **inputs, documents=documents)
-        return outputs.float(), [g.float() for g in gradients(reader, outputs.float().square().mean())]
+    def packed(reader: PreTrainedModel, offsets: list[int] = OFFSETS) -> tuple[Tensor, list[Tensor]]:
+        documents = Documents(torch.tensor(offsets, dtype=torch.int32, device=device))
+        inputs = inputs_for(reader) | {"documents": documents}
+        inputs = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in inputs.items()}
+        outputs = read_packed(reader, **inputs).float()
+        return outputs.detach(), [gradient.float() for gradient in gradients(reader, loss_of(outputs))]
 
-    outputs, grads = packed(model)
+    def error(outputs: Tensor, grads: list[Tensor]) -> float:
+        """The largest over all tensors, relative; some gradients are 0 in mathematics (of a key's bias)."""
+        least = 0.01 * torch.stack([each.norm() for each in expected_grads]).norm()
+        pairs = [(outputs, expected_outputs), *zip(grads, expected_grads, strict=True)]
+        return max(float((got - each).norm() / (each.norm() + least)) for got, each in pairs)
+
     expected_outputs, expected_grads = packed(exact)
-    for got, expected in zip([outputs, *grads], [expected_outputs, *expected_grads], strict=True):
-        # bfloat16 keeps 8 bits: two layers of it stay within a few percent of the whole tensor.
-        assert (got - expected).norm() <= 0.05 * expected.norm() + 1e-6
+    assert error(*packed(model)) < 0.1  # bfloat16 keeps 8 bits: 0.05 on a CPU
+    assert error(*packed(model, [0, 9, *OFFSETS[3:]])) > 0.3  # two documents that see each other

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from devices import REHEARSED
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from torch import Tensor
@@ -329,11 +330,12 @@ def test_continuations_that_do_not_fit_their_documents_are_rejected(starts: list
         document_attention(Layer(), states, states, states, None, documents=documents)
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("device", REHEARSED)
 @pytest.mark.parametrize("name", ["opt", "llama"])
-def test_the_flash_kernel_ranks_as_the_grouped_calls_do(name: str, tokenizer: Any) -> None:
-    exact = score_options(build(name).float().cuda(), tokenizer, PROMPTS, OPTIONS)
-    fast = score_options(build(name).to("cuda", torch.bfloat16), tokenizer, PROMPTS, OPTIONS)
+def test_options_rank_in_half_precision_as_in_float32(name: str, device: str, tokenizer: Any) -> None:
+    """On CUDA two flash calls are merged by their log-sum-exps, compared with the grouped calls in float32."""
+    model = build(name).to(device, torch.bfloat16)
+    fast = score_options(model, tokenizer, PROMPTS, OPTIONS)
+    exact = score_options(model.float(), tokenizer, PROMPTS, OPTIONS)
     for got, expected in zip(fast, exact, strict=True):
         assert list(got.sum) == pytest.approx(expected.sum, rel=0.05, abs=0.5)  # bfloat16 keeps 8 bits
