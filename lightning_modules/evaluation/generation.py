@@ -168,6 +168,7 @@ def generate(
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # a growing cache would use up the recompilations that training needs
 def answer_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -40,6 +40,7 @@ LOGITS_AT_ONCE = 1024  # columns that one softmax covers, to bound its memory
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # rows of ever new shapes would use up the recompilations of training
 def option_log_likelihoods(model: PreTrainedModel, batch: OptionBatch) -> tuple[Tensor, Tensor]:
     """Log-likelihood in nats and number of scored tokens of every option, float64 [C] and int64 [C], on the CPU.
 
