@@ -19,13 +19,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..data_files import read_json
+from ..data_files import format_of, read_json
 from ..messages import existing_folder, expanded, kind, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
 from .digests import file_digest, source_digest
-from .row_files import read_rows
+from .row_files import SUFFIXES, read_rows
 from .rows import Row, error_prefix
+from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -49,8 +50,6 @@ CAPPY = Path(__file__).parent / "data" / "cappy_bigbench.txt"
 
 FIRST_SENTENCE = r"[^\.\?\!\;\n]+"
 """The answer in a response to a task without ``output_regex`` and ``stop_string`` (bigbench/api/json_task.py)."""
-
-ROW_FILES = (".parquet", ".arrow", ".jsonl", ".json")
 
 
 class BigBench(Benchmark):
@@ -139,6 +138,16 @@ class BigBench(Benchmark):
             )
         header = f"{self.name} {READER_VERSION} {name} {self.part} {self.seed} {content}"
         return hashlib.sha256(header.encode()).hexdigest()
+
+    def unread_lines(self) -> list[str]:
+        """The data files that belong to no task of the folder; other parts and other tasks of it are known."""
+        folder = self._folder()
+        if not folder:
+            return []
+        tasks = [folder / name.replace(":", "/") for name in self._available()]
+        read = [path for task in tasks for path in (task / "task.json", *_row_files(task, "train"))]
+        files = unread_files(folder, [*read, *(path for task in tasks for path in _row_files(task, "validation"))])
+        return [unread_line(folder, files)] if files else []
 
     def _raw_examples(self, name: str, path: Path) -> Iterator[Example]:
         header = _document(path)
@@ -306,7 +315,7 @@ def _first_places(records: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def _row_files(folder: Path, split: str) -> list[Path]:
-    return sorted(path for path in folder.glob(f"{split}*") if path.suffix in ROW_FILES)
+    return sorted(path for path in folder.glob(f"{split}*") if format_of(path) in SUFFIXES)
 
 
 def _document(path: Path) -> Row:

@@ -15,11 +15,15 @@ from .benchmark import Benchmark, Split
 from .digests import file_digest, source_digest
 from .row_files import SUFFIXES, file_rows, read_rows
 from .rows import Row, error_prefix
+from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 NO_TEXT = "no text"
+
+FORMATS = (".txt", *SUFFIXES)
+"""Endings of files of documents."""
 
 LONGEST_DOCUMENT = 64 * 2**20
 """Most bytes of a .txt file, which is one document and is held in memory."""
@@ -61,7 +65,7 @@ class PretrainingText(Benchmark):
         """
         for source in self.sources.values():
             path = Path(expanded(source))
-            if format_of(path) in (".txt", *SUFFIXES) and not path.is_file():
+            if format_of(path) in FORMATS and not path.is_file():
                 raise MissingFiles(f"no file {path} of documents")
         return list(self.sources) if split == "train" else []
 
@@ -78,6 +82,13 @@ class PretrainingText(Benchmark):
                 text = row.text(self.column)
                 skipped = "" if text.strip() else NO_TEXT
                 yield Example(name, str(index), index, "", () if skipped else (text,), skipped=skipped)
+
+    def unread_lines(self) -> list[str]:
+        """The data files in folders of documents that have no format of documents."""
+        folders = [Path(expanded(source)) for source in self.sources.values()]
+        folders = [folder for folder in folders if folder.is_dir() and not _is_saved_dataset(folder)]
+        unread = [(folder, unread_files(folder, _files(folder))) for folder in folders]
+        return [unread_line(folder, files) for folder, files in unread if files]
 
     def fingerprint(self, name: str) -> str:
         """SHA-256 of reader version, arguments and files."""
@@ -123,7 +134,8 @@ def _is_saved_dataset(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in paths if format_of(path) in FORMATS)
     if not files:
-        raise ValueError(f"{folder} holds no files of text")
+        raise ValueError(f"{folder} holds no documents: files that end in {', '.join(FORMATS)}")
     return files

@@ -21,15 +21,18 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
+from ..data_files import format_of, task_name_of
 from ..messages import existing_folder, expanded, kind, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Metric, Task
 from .benchmark import Benchmark, Split
 from .digests import file_digest
 from .jinja_templates import DoesNotApply, MissingColumn, PromptTemplate, RenderedPrompt
+from .row_files import SUFFIXES
 from .rows import Row, error_prefix
 from .taxonomy import category_of_name
 from .template_rows import RowSource, files_of_rows, template_rows, template_rows_digest
+from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
@@ -99,6 +102,16 @@ class PromptSource(Benchmark):
             return {}
         left_out = {name: "no template of the original task" for name in self._folders if name not in self.datasets()}
         return left_out | {name: f"no rows in {self.rows_folder}" for name in self.datasets() if name not in self._rows}
+
+    def unread_lines(self) -> list[str]:
+        """The data files of `rows_folder` that are of no dataset with a template, in any split."""
+        if not self.rows_folder:
+            return []
+        folder, datasets = Path(self.rows_folder), self.datasets()
+        files = (path for split in get_args(Split) for path in (folder / split).glob("*"))
+        known = [path for path in files if format_of(path) in SUFFIXES and task_name_of(path) in datasets]
+        unread = unread_files(folder, known)
+        return [unread_line(folder, unread)] if unread else []
 
     def datasets(self) -> Mapping[str, tuple[str, str]]:
         """Hub dataset and configuration (empty for the only one) of every task that has a template to use."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..data_files import format_of, task_name_of
 from ..messages import MissingFiles, existing_folder, expanded, kind
 from .dataset_forms import FORMS
 from .digests import source_digest
-from .row_files import read_rows
+from .row_files import SUFFIXES, read_rows
 from .rows import Row
 
 
@@ -60,11 +61,14 @@ def template_rows_digest(source: RowSource, name: str, config: str | None = None
 def files_of_rows(folder: str, split: str) -> dict[str, str]:
     """The files of a split by task: ``<folder>/<split>/<task>.jsonl``, as ``crosstask download`` writes them.
 
+    The files may be of any format of rows, and compressed.
+
     Raises:
         MissingFiles: There is no such folder, or it holds no file.
     """
     root = existing_folder(Path(folder) / split, "a .jsonl file of rows for each task")
-    files = {path.name.removesuffix(".jsonl"): str(path) for path in sorted(root.glob("*.jsonl"))}
+    paths = sorted(path for path in root.iterdir() if path.is_file() and format_of(path) in SUFFIXES)
+    files = {task_name_of(path): str(path) for path in paths}
     if not files:
         raise MissingFiles(f"{root} holds no .jsonl file of rows; `crosstask download` fills it")
     return files

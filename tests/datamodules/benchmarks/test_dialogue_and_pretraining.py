@@ -186,7 +186,7 @@ def test_broken_text_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ValueError, match=r"a.txt: longer than 0 MiB, and a .txt file is one document"):
         list(reader.examples("a"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="empty holds no files of text"):
+    with pytest.raises(ValueError, match="empty holds no documents"):
         list(reader.examples("b"))
     with pytest.raises(ValueError, match="no task 'c' in pretraining"):
         reader.task("c")

@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from crosstask.datamodules.benchmarks import P3, ChainOfThought, FileTasks, NaturalInstructions, OptEvaluation
+from crosstask.datamodules.benchmarks import (
+    P3,
+    BigBench,
+    ChainOfThought,
+    FileTasks,
+    NaturalInstructions,
+    OptEvaluation,
+    PretrainingText,
+    PromptSource,
+)
 from crosstask.datamodules.benchmarks.bench import Bench
 
 LINE = json.dumps({"input": "cat", "output": "hat"}) + "\n"
@@ -69,3 +78,20 @@ def test_other_readers_count_theirs(tmp_path: Path) -> None:
     assert P3(str(tmp_path / "p3")).unread_lines()[0].endswith("not read: 1 *.txt")
     write(tmp_path, "opt/superglue/RTE/val_2.jsonl", "opt/elsewhere/a.jsonl")
     assert OptEvaluation(str(tmp_path / "opt")).unread_lines()[0].endswith("not read: 1 superglue/RTE/*.jsonl")
+    write(tmp_path, "big/sums/task.json", "big/sums/results/a.json", "big/rows/train-0.jsonl.gz", "big/rows/dev.jsonl")
+    assert set(BigBench(str(tmp_path / "big")).unread_lines()[0].partition(": ")[2].split(", ")) == {
+        "1 sums/results/*.json",
+        "1 rows/*.jsonl",
+    }
+    write(tmp_path, "text/a.txt", "text/b.JSONL", "text/c.zip", "text/README.md")
+    assert PretrainingText({"books": str(tmp_path / "text")}).unread_lines()[0].endswith("not read: 1 *.zip")
+
+
+def test_rows_of_no_template_are_counted(tmp_path: Path) -> None:
+    template = "!Template {name: a, jinja: '{{q}} ||| {{a}}', answer_choices: null, metadata: !TemplateMetadata {}}"
+    (tmp_path / "templates/sums").mkdir(parents=True)
+    (tmp_path / "templates/sums/templates.yaml").write_text(f"dataset: sums\ntemplates:\n  1: {template}\n")
+    write(tmp_path, "rows/train/sums.jsonl.gz", "rows/train/sum.jsonl", "rows/dev/sums.jsonl")
+    reader = PromptSource(str(tmp_path / "templates"), rows_folder=str(tmp_path / "rows"), original_task=False)
+    assert reader.task_names("train") == ["sums"]
+    assert set(reader.unread_lines()[0].partition(": ")[2].split(", ")) == {"1 train/*.jsonl", "1 dev/*.jsonl"}
