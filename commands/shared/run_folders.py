@@ -18,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from ...datamodules.packing.replicas import process_of_job
 from ...datamodules.worker_processes import is_copy_of_parent
+from .run_places import without_places_below_root
 
 RUNS = Path("runs")
 """Where runs are that name no default_root_dir, below the working directory."""
@@ -202,6 +203,8 @@ class SavedConfig(SaveConfigCallback):
         """Write it, unless the run has neither a logger nor a root: the working directory may hold a config.yaml."""
         if not trainer.loggers and Path(trainer.default_root_dir) == Path.cwd():
             return
+        self.config = self.config.clone()
+        self.config["trainer"] = without_places_below_root(self.config["trainer"])
         super().setup(trainer, pl_module, str(trainer.state.fn))
 
     def on_train_batch_start(self, *_: Any) -> None:

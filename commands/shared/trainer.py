@@ -1,19 +1,17 @@
 """The commands of Lightning's trainer: fit, validate, test and predict."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import SUPPRESS, Namespace
+from jsonargparse import SUPPRESS
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, TQDMProgressBar, WeightAveraging
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
@@ -49,6 +47,7 @@ from .run_folders import (
     remove_empty,
     require_own_checkpoints,
 )
+from .run_places import write_below_root
 from .threads import CpuThreads
 
 
@@ -232,47 +231,6 @@ def leave_out(trainer: Any, names: Sequence[str]) -> None:
     if names:
         kept = [each for each in trainer["callbacks"] if each["class_path"].rpartition(".")[2] not in names]
         trainer["callbacks"] = kept
-
-
-def write_below_root(trainer: Any) -> None:
-    """Write logs and checkpoints below ``default_root_dir``, unless the trainer's settings name another place."""
-    root = trainer["default_root_dir"]
-    if root is None:
-        return
-    trainer["logger"] = loggers_below(str(root), trainer["logger"])
-    for callback in trainer["callbacks"] or ():
-        if callback["class_path"].endswith("ModelCheckpoint") and callback["init_args"].get("dirpath") is None:
-            callback["init_args"]["dirpath"] = str(Path(root) / "checkpoints")
-
-
-DEFAULT_PLACES = {"WandbLogger": ("save_dir", ".", ""), "MLFlowLogger": ("save_dir", "./mlruns", "mlruns")}
-"""By logger, its argument for a folder, the default of Lightning, and where the folder is below a run's root."""
-
-
-def loggers_below(root: str, loggers: Any) -> Any:
-    """A run's loggers: a CSVLogger, whose numbered folder is the run's, before loggers of other kinds.
-
-    Args:
-        root: The run's root.
-        loggers: What the settings say: None or true, false for none, a logger or several.
-    """
-    if loggers is False:
-        return False
-    listed = [] if loggers in (None, True) else loggers if isinstance(loggers, list) else [loggers]
-    names = [each["class_path"].rpartition(".")[2] for each in listed]
-    for name, each in zip(names, listed, strict=True):
-        argument, default, below = DEFAULT_PLACES.get(name, ("", "", ""))
-        if argument and each["init_args"].get(argument) == default and not each["init_args"].get("tracking_uri"):
-            each["init_args"][argument] = str(Path(root) / below)
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3 prefers a database, which files are not
-    if "CSVLogger" in names:
-        return loggers
-    csv = Namespace(class_path=class_path(CSVLogger), init_args=Namespace({"save_dir": root, "name": None}))
-    return [csv, *listed] if listed else csv
-
-
-def class_path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def set_up_checkpoints(trainer: Trainer) -> None:

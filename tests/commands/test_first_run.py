@@ -87,6 +87,10 @@ def test_each_run_has_its_own_folder(words: list[str]) -> None:
     )
     assert longer.trainer.global_step == 3
     assert sorted(path.name for path in Path("runs").iterdir()) == ["fit-1", "fit-2"]
+    config = "--config=runs/fit-2/version_0/config.yaml"
+    run_trainer(["fit", config, "--trainer.default_root_dir=runs/other", "--trainer.limit_val_batches=0"])
+    assert (Path("runs/other/checkpoints/last.ckpt").is_file(), Path("runs/other/version_0").is_dir()) == (True, True)
+    assert not Path("runs/fit-2/version_1").exists()
 
 
 def test_two_runs_cannot_write_checkpoints_into_one_folder(words: list[str]) -> None:
