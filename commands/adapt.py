@@ -25,6 +25,7 @@ from ..datamodules.benchmarks import Benchmark
 from ..datamodules.messages import nearest
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
+from ..datamodules.rouge import Rouge
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples, generator_size
 from ..datamodules.visible_text import terminal_text
@@ -57,6 +58,7 @@ def adapt_tasks(
     augmentation: bool = True,
     sizes: Sequence[int] = (1, 4),
     keep_scorers: bool = False,
+    rouge: Rouge = "exact",
     generator_parameters: float | None = None,
     seed: int = 0,
     cache: str = "~/.cache/crosstask",
@@ -82,6 +84,8 @@ def adapt_tasks(
         sizes: Also choose among these numbers of nucleus samples alone.
         keep_scorers: Keep each task's scorers in ``scorers``, as folders that `crosstask select` and ``CrossEncoder``
             load, beside their scores; scorers that an earlier run did not keep are trained again.
+        rouge: Implementation of ROUGE-L, which labels the responses in training and is the score of the table: exact
+            equals Google's rouge_score, and both read a to z and digits only; unicode reads all scripts.
         generator_parameters: Parameters of the language model, for `crosstask scaling`; by default as `crosstask
             samples` stored it.
         seed: Rendering seed of instructions; it must be that of the samples.
@@ -104,6 +108,7 @@ def adapt_tasks(
         test_examples=test_examples,
         seed=seed,
         keep=keep_scorers,
+        rouge=rouge,
         cache=cache,
     )
     responses: list[SampledResponses] = []
@@ -119,7 +124,7 @@ def adapt_tasks(
             sampled = read_sampled_responses(_test_part(test or train, name, prompt, test_examples, seed), answers)
             _require_rows(sampled, trainings)
             records = {scorer: scorers.record(name, sampled, scorer) for scorer in trainings}
-            scored = scored_responses(sampled, records)
+            scored = scored_responses(sampled, records, rouge=rouge)
             for scorer, record in records.items():
                 about[scorer]["costs"][name] = record["cost"]
             responses += sampled
@@ -185,7 +190,9 @@ def all_trainings(
     return trainings
 
 
-def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, Record]) -> list[ScoredResponses]:
+def scored_responses(
+    sampled: Sequence[SampledResponses], records: Mapping[str, Record], *, rouge: Rouge = "exact"
+) -> list[ScoredResponses]:
     """Responses of a task with the scores of all scorers, and the calibration of each scorer."""
     scored = []
     for place, responses in enumerate(sampled):
@@ -200,6 +207,7 @@ def scored_responses(sampled: Sequence[SampledResponses], records: Mapping[str, 
                     for name, record in records.items()
                     if record["calibration"]
                 },
+                rouge=rouge,
             )
         )
     return scored

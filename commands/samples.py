@@ -30,6 +30,7 @@ from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.scoring.sampling import (
     CAPPY_DECODINGS,
     RELEASED_DECODINGS,
+    RELEASED_MAX_NEW_TOKENS,
     RELEASED_MAX_SOURCE,
     RELEASED_MIN_NEW_TOKENS,
     import_responses,
@@ -52,7 +53,7 @@ def write_samples(
     prompts_only: bool = False,
     decodings: dict[str, Decoding] | None = None,
     faithful: bool = False,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     max_source: int | None = None,
     stop: Sequence[str] = (),
     bos: bool | None = None,
@@ -78,11 +79,12 @@ def write_samples(
             datamodules/scoring/samples.py lists optional fields. White space around a response is removed.
         prompts_only: Only write ``prompts.jsonl`` with task, id and prompt on each line, for another program.
         decodings: Decodings by name; by default the five of Cappy, which give 17 responses.
-        faithful: Sample as Cappy's released program does: from the 50 most probable tokens, at least 3 tokens, from
-            prompts of at most 512 tokens.
-        max_new_tokens: Tokens of the longest response.
-        max_source: Tokens of the longest prompt; the beginning of a longer one is cut, and the cuts are counted. By
-            default 1,024, or 512 with `faithful`.
+        faithful: Sample as Cappy's released program does: from the 50 most probable tokens, at least 3 and at most 63
+            tokens, from the first 512 tokens of a prompt.
+        max_new_tokens: Tokens of the longest response; by default 64, or 63 with `faithful`, whose 64 positions begin
+            with the decoder's start.
+        max_source: Tokens of the longest prompt; the beginning of a longer one is cut, with `faithful` its end, and the
+            cuts are counted. By default 1,024, or 512 with `faithful`.
         stop: Texts that end a response, beside eos.
         bos: Whether the bos token begins a prompt; null for what the tokenizer adds by itself.
         chat: Render prompts as a user's message by the tokenizer's chat template, which adds bos itself.
@@ -113,9 +115,10 @@ def write_samples(
         return
     settings: dict[str, Any] = {
         "decodings": decodings or (RELEASED_DECODINGS if faithful else CAPPY_DECODINGS),
-        "max_new_tokens": max_new_tokens,
+        "max_new_tokens": max_new_tokens or (RELEASED_MAX_NEW_TOKENS if faithful else 64),
         "min_new_tokens": RELEASED_MIN_NEW_TOKENS if faithful else 0,
         "max_source": max_source or (RELEASED_MAX_SOURCE if faithful else 1024),
+        "keep_start": faithful,
         "stop": tuple(stop),
         "bos": bos,
         "chat": chat,
@@ -136,7 +139,7 @@ def write_samples(
     file.close()
     line = (
         f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from an earlier run; "
-        f"the beginning of {cut} prompts was cut; not sampled: {dict(skipped) or 'none'}"
+        f"the {'end' if faithful else 'beginning'} of {cut} prompts was cut; not sampled: {dict(skipped) or 'none'}"
     )
     console.print(terminal_text(line))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..callbacks.report.selection_table import by_size, print_table, to_json, write_choices
 from ..datamodules.packing.row_settings import require_positive
+from ..datamodules.rouge import Rouge
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples
@@ -39,6 +40,7 @@ def select_samples(
     truncation: Truncation = "instruction",
     device: str = "cpu",
     sizes: Sequence[int] = (1, 4),
+    rouge: Rouge = "exact",
 ) -> None:
     """Choose among the responses of every example by each method, and print the methods' scores.
 
@@ -55,6 +57,8 @@ def select_samples(
         truncation: What is cut from a longer pair.
         device: Device of the scorer.
         sizes: Also choose among these numbers of nucleus samples alone.
+        rouge: Implementation of ROUGE-L: exact equals Google's rouge_score, and both read a to z and digits only;
+            unicode reads all scripts.
     """
     folder = Path(output).expanduser()
     for name in ("selection.json", "choices.jsonl"):
@@ -69,7 +73,7 @@ def select_samples(
         if calibration := load_calibration(scorer):
             calibrations = {SCORER: calibration}
     everything = [
-        to_scored_responses(responses, by_scorer, calibrations=calibrations)
+        to_scored_responses(responses, by_scorer, calibrations=calibrations, rouge=rouge)
         for responses, by_scorer in zip(sampled, scores, strict=True)
     ]
     table = selection_table(everything)

@@ -1,5 +1,6 @@
 """The LightningDataModule of the scorer (Cappy): a benchmark's tasks as scored pairs, and responses to rank."""
 
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -17,7 +18,7 @@ from .scoring.pair_preparation import ScoredPreparation
 from .scoring.pair_rows import ScoredRows, pair_frame
 from .scoring.response_sets import ResponseStage, read_responses
 from .scoring.samples import ModelSamples
-from .scoring.scorer_settings import Augmentation, PairRows, ResponseEvaluation
+from .scoring.scorer_settings import Augmentation, PairRows, ResponseEvaluation, pair_truncation
 from .splits import Instances
 from .storage.stored_tasks import StoredTasks
 from .stored_training import StoredDataModule
@@ -66,7 +67,8 @@ class ScorerDataModule(StoredDataModule):
         super().__init__(benchmark, tokenizer, prompt, instances, mixture, cache, processes, seed)
         require_epochs(epochs)
         self.epochs = epochs
-        self.rows, self.augmentation, self.evaluation = rows, augmentation, evaluation
+        self.augmentation, self.evaluation = augmentation, evaluation
+        self.rows = replace(rows, truncation=pair_truncation(rows.truncation, faithful=augmentation.faithful))
         self.samples = ModelSamples(augmentation.samples)
         groups = {"rows": rows, "mixture": mixture, "instances": instances, "evaluation": evaluation}
         self._save_arguments(tokenizer=tokenizer, **groups, augmentation=augmentation, seed=seed)
@@ -82,6 +84,7 @@ class ScorerDataModule(StoredDataModule):
     def row_kind(self) -> ScoredRows:
         """What a row of pairs holds."""
         tokenizer = self.preparation.tokenizer
+        assert self.rows.truncation is not None  # chosen in __init__
         return ScoredRows(
             self.rows.length,
             self.rows.pair_length,
@@ -92,7 +95,8 @@ class ScorerDataModule(StoredDataModule):
         )
 
     def stream_settings(self) -> dict[str, Any]:
-        return super().stream_settings() | described(augmentation={"faithful": self.augmentation.faithful})
+        settings = {"faithful": self.augmentation.faithful, "option_samples": self.augmentation.option_samples}
+        return super().stream_settings() | described(augmentation=settings)
 
     def prepare_data(self) -> None:
         """Pair, label and tokenize the training tasks that the store lacks, over `processes`."""
@@ -113,6 +117,7 @@ class ScorerDataModule(StoredDataModule):
             frame=pair_frame(tokenizer),
             samples=self.samples,
             label=self.augmentation.label,
+            option_samples=self.augmentation.option_samples,
             faithful=self.augmentation.faithful,
         )
 

@@ -18,7 +18,7 @@ from ...lightning_modules.scoring.selection_scores import (
 )
 from .figure_style import COLORS, write_figure_files
 from .score_figures import difference_intervals
-from .selection_table import to_json, write_choices
+from .selection_table import to_json, unread_text, write_choices
 
 SHOWN_WORST, SHOWN_EXAMPLES = 3, 3
 
@@ -110,7 +110,7 @@ def _methods(table: SelectionTable, report: Mapping[str, Any]) -> list[str]:
             *fewer,
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return [*lines, "", escape_markdown(unread_text(table))] if table.unread else lines
 
 
 def _scorers(report: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Table
 
+from ...datamodules.messages import some
 from ...datamodules.visible_text import terminal_text
 from ...datamodules.whole_files import whole_file
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
@@ -56,6 +57,7 @@ def to_json(table: SelectionTable) -> dict[str, Any]:
             for name in table.recovered
         },
         "rank_correlations": table.rank_correlations,
+        "unread": table.unread,
     }
 
 
@@ -112,6 +114,18 @@ def print_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]])
             "in ROUGE-L",
             highlight=False,
         )
+    if table.unread:
+        console.print(terminal_text(unread_text(table)), highlight=False)
+
+
+def unread_text(table: SelectionTable) -> str:
+    """How many instances have references that ROUGE-L cannot read, by task, and the way out."""
+    tasks = some([f"{name} ({count})" for name, count in table.unread.items()])
+    return (
+        "Unread: ROUGE-L reads the letters a to z and digits only, and less than half of the letters of the references "
+        f"of {sum(table.unread.values())} of {table.instances} instances: {tasks}. A right response may score 0 there; "
+        "`--rouge unicode` reads all scripts."
+    )
 
 
 def _methods_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]]) -> Table:

@@ -31,6 +31,7 @@ class PackingReport:
         steps: Optimizer steps of an epoch.
         planned: Share of the epoch that was planned; what is counted in draws and rows is scaled by it.
         unknown: What the tokenizer lost of the stored examples, by task; tasks that lost nothing are left out.
+        remarks: Counted remarks on stored examples, such as samples that a scorer does not train on.
     """
 
     tasks: int
@@ -46,6 +47,7 @@ class PackingReport:
     steps: int
     planned: float = 1.0
     unknown: Mapping[str, UnknownTokens] = field(default_factory=dict)
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def efficiency(self) -> float:
@@ -64,6 +66,7 @@ class PackingReport:
             ("tasks", f"{self.tasks:,}"),
             ("examples stored", f"{self.examples:,}"),
             ("examples skipped", skipped),
+            *((remark, f"{count:,}") for remark, count in sorted(self.remarks.items())),
             *unknown_lines(self.unknown),
             ("examples in an epoch", f"{self.draws:,}"),
             ("rows in an epoch", f"{self.rows:,} ({self.draws / max(self.rows, 1):.1f} documents a row)"),
@@ -101,6 +104,7 @@ def packing_report(plan: TrainPlan, epoch: int, most_windows: int = MOST_WINDOWS
         steps=-(-scaled["rows"] // plan.rows_per_step),
         planned=planned / windows,
         unknown={name: counts for name, counts in plan.stored.unknown.items() if any(counts)},
+        remarks=plan.stored.remarks,
     )
 
 

@@ -9,25 +9,35 @@ from ..evaluation.lost_text import EQUAL_OPTIONS, are_equal
 from ..rendering.prompts import rendering_rng
 from ..rendering.tokenization import skip_reason
 from ..rendering.unknown_tokens import UnknownCounter
+from ..rouge import ROUGE_L, reads_none
 from ..schema import Example, Task, TokenizedExample
 from ..storage.preparation import TOKENIZED_AT_ONCE, Preparation
-from ..storage.store import content_key, folder_name
+from ..storage.store import Remark, content_key, folder_name
 from .pair_rows import PairFrame, tokenize_texts
 from .pairs import (
     CorrectnessLabel,
     DistinctPairs,
     References,
     ScoredPair,
-    correctness_as_released,
+    UnlabelledExample,
+    correct_responses,
     correctness_of_responses,
+    pairs_as_released,
 )
 from .samples import ModelSamples
 
-PAIRS_VERSION = 2
+PAIRS_VERSION = 3
 """Part of every folder's name; raise it when the same examples give other pairs."""
 
 MISMATCHES = 1
 """Index of the random stream that draws mismatches; prompts have another one."""
+
+UNUSED_SAMPLES = Remark("examples with options, whose samples are not trained on (augmentation.option_samples)")
+
+UNREAD_REFERENCES = Remark(
+    "examples with samples whose references ROUGE-L cannot read (augmentation.label: "
+    "crosstask.datamodules.rouge.unicode_rouge_l reads all scripts)"
+)
 
 
 @dataclass(frozen=True)
@@ -38,12 +48,14 @@ class ScoredPreparation(Preparation):
         frame: The special tokens of a pair.
         samples: Responses of language models.
         label: Correctness of a sampled response.
-        faithful: Whether mismatches are drawn as Cappy's released program draws them.
+        option_samples: Whether samples of an example with options are trained on, too.
+        faithful: Whether pairs are labelled as Cappy's released program labels them.
     """
 
     frame: PairFrame
     samples: ModelSamples
     label: CorrectnessLabel
+    option_samples: bool
     faithful: bool
 
     def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
@@ -54,7 +66,7 @@ class ScoredPreparation(Preparation):
             pairs=PAIRS_VERSION,
             frame=self.frame,
             samples=self.samples.fingerprint(name),
-            label=self._label_name() if self.samples.of(name) else None,
+            label=(self._label_name(), self.option_samples) if self.samples.of(name) else None,
             faithful=self.faithful,
         )
         return examples.with_name(folder_name(name, key))
@@ -68,31 +80,70 @@ class ScoredPreparation(Preparation):
         return name
 
     def pairs(self, task: Task, examples: Iterable[Example]) -> Iterator[ScoredPair | str]:
-        """The training pairs of a task, each (instruction, response) once; a skipped example gives its reason."""
+        """The training pairs of a task, each (instruction, response) once; a skipped example gives its reason.
+
+        If `faithful`, equal references of equal instructions stay several pairs. A ``Remark`` is about samples.
+        """
         examples = list(examples)
-        samples = self.samples.of(task.name)
-        if samples:
+        if self.samples.of(task.name):
             self.samples.require_examples(task.name, {example.id for example in self.benchmark.examples(task.name)})
         references, distinct, counter = References(examples), DistinctPairs(), UnknownCounter(self.tokenizer)
-        labelled = correctness_as_released if self.faithful else correctness_of_responses
-        for place, example in enumerate(examples):
-            if reason := skip_reason(task, example):
-                yield reason
+        labelled = self._as_released if self.faithful else self._one_by_one
+        for item in labelled(task, examples, references):
+            if isinstance(item, str):
+                yield item
+            elif counter.loses_text and are_equal(self.answers(list(dict.fromkeys(pair[:2] for pair in item)))):
+                yield EQUAL_OPTIONS
+            else:
+                yield from item if self.faithful else filter(distinct.add, item)
+
+    def _one_by_one(
+        self, task: Task, examples: Sequence[Example], references: References
+    ) -> Iterator[list[ScoredPair] | str]:
+        """The pairs of each example; every instruction has a wrong response beside a right one."""
+        for item in self._unlabelled(task, examples):
+            if isinstance(item, str):
+                yield item
                 continue
-            instruction = self.render(task, example).source.strip()
-            if not instruction:
-                yield "empty instruction"
-                continue
-            rng = rendering_rng(self.seed, task.name, example.id, MISMATCHES)
-            responses = labelled(example, references, samples.get(example.id, ()), rng, label=self.label)
+            place, one = item
+            responses = correctness_of_responses(one.example, references, one.samples, one.rng, label=self.label)
             if isinstance(responses, str):
                 yield responses
                 continue
-            if counter.loses_text and are_equal(self.answers([(instruction, response) for response in responses])):
-                yield EQUAL_OPTIONS
+            yield [ScoredPair(one.instruction, text, label, place) for text, label in responses.items()]
+
+    def _as_released(
+        self, task: Task, examples: Sequence[Example], references: References
+    ) -> Iterator[list[ScoredPair] | str]:
+        """The pairs of each example, with labels that are claimed over the whole task."""
+        items = list(self._unlabelled(task, examples))
+        yield from (item for item in items if isinstance(item, str))
+        left = [item for item in items if not isinstance(item, str)]
+        labelled = pairs_as_released([one for _, one in left], references, label=self.label)
+        for (place, one), responses in zip(left, labelled, strict=True):
+            yield [ScoredPair(one.instruction, text, label, place) for text, label in responses]
+
+    def _unlabelled(self, task: Task, examples: Sequence[Example]) -> Iterator[tuple[int, UnlabelledExample] | str]:
+        """The rendered examples with their places and samples, the reasons of skipped ones, and remarks on samples."""
+        samples = self.samples.of(task.name)
+        rouge = next((name for name, label in ROUGE_L.items() if label is self.label), None)
+        for place, example in enumerate(examples):
+            instruction = self.render(task, example).source.strip() if not skip_reason(task, example) else ""
+            if not instruction:
+                yield skip_reason(task, example) or "empty instruction"
                 continue
-            pairs = (ScoredPair(instruction, response, label, place) for response, label in responses.items())
-            yield from filter(distinct.add, pairs)
+            sampled = samples.get(example.id, ())
+            if sampled and example.options and not self.option_samples:
+                sampled = ()
+                yield UNUSED_SAMPLES
+            if sampled and rouge and reads_none(correct_responses(example), rouge):
+                yield UNREAD_REFERENCES
+            yield (
+                place,
+                UnlabelledExample(
+                    example, instruction, sampled, rendering_rng(self.seed, task.name, example.id, MISMATCHES)
+                ),
+            )
 
     def tokenize_scored(self, pairs: list[ScoredPair]) -> list[TokenizedExample]:
         """Pairs as documents of any length; each distinct text is tokenized once."""

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from random import Random
 from typing import NamedTuple
 
@@ -118,24 +119,61 @@ def correct_responses(example: Example) -> list[str]:
     return list(dict.fromkeys(stripped((*example.targets, *gold))))
 
 
-def correctness_as_released(
-    example: Example, references: References, samples: Sequence[str], rng: Random, *, label: CorrectnessLabel
-) -> dict[str, float] | str:
-    """The same as Cappy's released program: one mismatch for each reference, drawn from all references of the task.
+class UnlabelledExample(NamedTuple):
+    """An example before its responses are labelled.
 
-    A draw that is a reference of the example is dropped, so that some examples have no wrong response; a sample that
-    equals a mismatch keeps the label 0.0.
+    Args:
+        example: The example.
+        instruction: Its rendered instruction.
+        samples: Responses of language models.
+        rng: Draws its mismatches.
     """
-    correct = correct_responses(example)
-    responses = dict.fromkeys(correct, 1.0)
-    for option in stripped(example.options):
-        responses.setdefault(option, 0.0)
-    for _ in () if example.options else correct:
-        responses.setdefault(references.texts[int(rng.random() * len(references.texts))], 0.0)
-    for response in samples:
-        if response not in responses:
-            responses[response] = _checked(label, response, correct)
-    return responses
+
+    example: Example
+    instruction: str
+    samples: Sequence[str]
+    rng: Random
+
+
+def pairs_as_released(
+    examples: Sequence[UnlabelledExample], references: References, *, label: CorrectnessLabel
+) -> list[list[tuple[str, float]]]:
+    """(response, correctness) of every example of a task, labelled as in Cappy's released program.
+
+    A pair of instruction and response keeps the label that claims it first, over the whole task: all references claim
+    before all mismatches, and these before all samples. Equal references of equal instructions stay several pairs. For
+    each reference one mismatch is drawn from all references of the task, and dropped if its pair is claimed, so that
+    some examples have no wrong response. A sample is labelled against the references of its own example. Wrong options
+    are labelled where mismatches are; that program has no options.
+
+    Source: tanyuqian/cappy, cappy_bigbench.py, get_cappy_dataset.
+    """
+    pairs = [[(text, 1.0) for text in _released_references(one.example)] for one in examples]
+    claimed = {(one.instruction, text) for one, of_one in zip(examples, pairs, strict=True) for text, _ in of_one}
+
+    def claim(place: int, response: str, correctness: Callable[[], float]) -> None:
+        key = (examples[place].instruction, response)
+        if key not in claimed:
+            claimed.add(key)
+            pairs[place].append((response, correctness()))
+
+    for place, one in enumerate(examples):
+        wrong = stripped(one.example.options) or [
+            references.texts[int(one.rng.random() * len(references.texts))] for _ in pairs[place]
+        ]
+        for response in wrong:
+            claim(place, response, lambda: 0.0)
+    for place, one in enumerate(examples):
+        right = correct_responses(one.example)
+        for response in one.samples:
+            claim(place, response, partial(_checked, label, response, right))
+    return pairs
+
+
+def _released_references(example: Example) -> list[str]:
+    """The references of an example as often as it has them, and its gold option."""
+    texts = stripped(example.targets)
+    return texts + [text for text in correct_responses(example) if text not in texts]
 
 
 def _checked(label: CorrectnessLabel, response: str, references: Sequence[str]) -> float:

@@ -17,6 +17,9 @@ from ..splits import InstanceSplit, answered_texts, choose_prompts, prompt_keys
 
 Part = Literal["train", "validation", "test"]
 
+HAS_OPTIONS = "has options (option_examples is false)"
+"""Why an example is not sampled for a scorer's training."""
+
 SPARE = 8
 """Further demonstrations to draw, in place of those with the same input as the example."""
 
@@ -48,6 +51,7 @@ class SampledExamples:
             a task without, from the instances that are not held out.
         demonstrations: Benchmark to read demonstrations from instead, if this one has no instances to spare.
         separator: Text between examples.
+        option_examples: Whether examples with options are sampled, too; a scorer does not train on their samples.
     """
 
     benchmark: Benchmark
@@ -63,6 +67,7 @@ class SampledExamples:
     shots: int = 0
     demonstrations: Benchmark | None = None
     separator: str = "\n\n"
+    option_examples: bool = True
 
     def __post_init__(self) -> None:
         for name in ("train_examples", "validation_examples", "test_examples", "shots"):
@@ -92,11 +97,15 @@ class SampledExamples:
             pool = self._pool(name, examples, instances)
             for place in sorted(place for part in set(self.parts) for place in getattr(instances, part)):
                 example = examples[place]
-                if reason := skip_reason(task, example):
+                if reason := skip_reason(task, example) or self._left_out(example):
                     if skipped is not None:
                         skipped[reason] += 1
                     continue
                 yield SampledPrompt(task, example, self._source(task, example, pool))
+
+    def _left_out(self, example: Example) -> str | None:
+        """Why an example that could be sampled is not."""
+        return HAS_OPTIONS if example.options and not self.option_examples else None
 
     def _source(self, task: Task, example: Example, pool: Sequence[Example]) -> str:
         """The prompt: the example after the demonstrations of its task."""

@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..benchmarks.digests import file_digest
 from ..data_files import decoded, parse_json, read_json
 from ..record_fields import number_field, text_field, whole_field
 from ..whole_files import naming, write_whole
@@ -29,7 +30,7 @@ class Sample(NamedTuple):
         response: The text, without surrounding white space.
         generator: Name of the model.
         decoding: Name of the decoding, e.g. ``"nucleus"``.
-        sample: Its number among the samples of that decoding.
+        sample: Its number among the samples of that decoding; None if unknown.
         log_likelihood: Of the response with eos, given the prompt, in nats at temperature 1; None if unknown.
         tokens: Number of tokens in that log-likelihood.
         prompt: Digest of the prompt; None if unknown.
@@ -38,7 +39,7 @@ class Sample(NamedTuple):
     response: str
     generator: str = ""
     decoding: str = ""
-    sample: int = 0
+    sample: int | None = None
     log_likelihood: float | None = None
     tokens: int | None = None
     prompt: str | None = None
@@ -233,7 +234,7 @@ def _generator(path: Path) -> tuple[str, int]:
 
 
 class ModelSamples:
-    """Samples of language models from files, one task in memory at a time.
+    """Samples of language models from files, one task in memory at a time; a sample that is there twice is an error.
 
     A first pass indexes the files, in 16 bytes for each run of lines of one task; `crosstask samples` writes task by
     task.
@@ -250,10 +251,17 @@ class ModelSamples:
         self._loaded: tuple[str, dict[str, list[Sample]]] = "", {}
 
     def require_files(self) -> None:
-        """Raise ValueError if a file is missing."""
+        """Raise ValueError if a file is missing, or a copy of another one."""
+        by_size: dict[int, list[Path]] = {}
         for path in map(Path, self.files):
             if not path.is_file():
                 raise ValueError(f"no file {path} with model samples")
+            by_size.setdefault(path.stat().st_size, []).append(path)
+        for paths in by_size.values():
+            copies: dict[str, Path] = {}
+            for path in paths if len(paths) > 1 else ():
+                if (first := copies.setdefault(file_digest(path), path)) != path and path.stat().st_size:
+                    raise ValueError(f"{path} is a copy of {first}, and each sample would count twice: name one")
 
     @cached_property
     def _runs(self) -> dict[str, list["array[int]"]]:
@@ -291,8 +299,21 @@ class ModelSamples:
                         for line in filter(bytes.strip, file.read(end - start).split(b"\n")):
                             (_, example), sample = read_sample(line, path)
                             samples.setdefault(example, []).append(sample)
+            self._require_different(task, samples)
             self._loaded = task, samples
         return self._loaded[1]
+
+    def _require_different(self, task: str, samples: Mapping[str, Sequence[Sample]]) -> None:
+        """Raise ValueError if an example has a numbered sample twice."""
+        for example, drawn in samples.items():
+            numbers = Counter((one.generator, one.decoding, one.sample) for one in drawn if one.sample is not None)
+            if twice := [name for name, count in numbers.items() if count > 1]:
+                generator, decoding, number = twice[0]
+                raise ValueError(
+                    f"{', '.join(self.files)}: {task} {example} has sample {number} of {decoding or 'no decoding'} by "
+                    f"{generator!r} twice: remove the copy, or give generators different names (crosstask samples "
+                    "--name)"
+                )
 
     def fingerprint(self, task: str) -> str:
         """A digest of the samples of one task."""

@@ -9,6 +9,11 @@ from .pair_rows import Truncation
 from .pairs import CorrectnessLabel
 
 
+def pair_truncation(truncation: Truncation | None, *, faithful: bool) -> Truncation:
+    """What a pair that is too long loses; by default the instruction, or the longer side if `faithful`."""
+    return truncation or ("longest_first" if faithful else "instruction")
+
+
 @dataclass(frozen=True)
 class PairRows:
     """Packed rows of scored pairs.
@@ -16,7 +21,8 @@ class PairRows:
     Args:
         length: Columns of a row, which holds several pairs.
         pair_length: Most tokens of a pair, special ones included; longer pairs are cut and counted.
-        truncation: What a longer pair loses: instruction keeps the response whole, longest_first is Cappy's rule.
+        truncation: What a longer pair loses: instruction (the default) keeps the response whole, longest_first is the
+            rule of Cappy's released program, and the default with ``augmentation.faithful``.
         per_step: Rows of one optimizer step, over all devices and accumulated batches.
         packing: best_fit fills rows, in_order opens a new row for a pair that does not fit, one_per_row pads.
         grouped: Whether the pairs of an instruction are drawn and packed together, as ranking losses need them; on the
@@ -25,7 +31,7 @@ class PairRows:
 
     length: int = 2048
     pair_length: int = 512
-    truncation: Truncation = "instruction"
+    truncation: Truncation | None = None
     per_step: int = 64
     packing: PackingName = "best_fit"
     grouped: bool = False
@@ -46,11 +52,15 @@ class Augmentation:
     Args:
         samples: JSONL files of language models' responses: one object with task, id, response and generator a line.
         label: Correctness of such a response, a function of it and the references.
-        faithful: Whether mismatches are drawn as in Cappy's released program, which leaves some examples without one.
+        option_samples: Whether samples of an example with options are trained on, too, labelled against its right
+            option. Cappy augments generation examples only: an option is right or wrong.
+        faithful: Whether pairs are made as in Cappy's released program: drawn, labelled and cut as it does, which
+            leaves some examples without a mismatch.
     """
 
     samples: Sequence[str] = ()
     label: CorrectnessLabel = rouge_l
+    option_samples: bool = False
     faithful: bool = False
 
 

@@ -3,8 +3,8 @@
 A folder holds ``tokens.bin`` (uint16 or uint32, all documents end to end), ``lengths.npy`` and ``n_sources.npy``
 (int32 [n]), ``holes.npy`` (int32 [h, 3]) if some are conversations of several targets, ``labels.npy`` (float32 [n]) and
 ``groups.npy`` (int32 [n]) if the documents are scored pairs, and
-``meta.json`` with their checksums, and with what was skipped and what the tokenizer lost. Its name is a digest of
-everything that decides its content: a changed file, prompt form, seed or tokenizer gives another folder, and equal
+``meta.json`` with their checksums, and with what was skipped, remarked and lost by the tokenizer. Its name is a digest
+of everything that decides its content: a changed file, prompt form, seed or tokenizer gives another folder, and equal
 content is never tokenized twice.
 """
 
@@ -31,8 +31,12 @@ from ..schema import TokenizedExample
 from ..whole_files import naming
 from .checksums import WAY_OUT, read_sealed, rename_sealed, seal_folder, verify_files
 
-STORE_VERSION = 5
+STORE_VERSION = 6
 """Raise it when the files' layout changes, or when other instances of a task are stored."""
+
+
+class Remark(str):
+    """What is counted about an example that is stored, as reasons are of one that is skipped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +142,8 @@ def write_task(
 ) -> int:
     """Write a task's documents, and return how many; an item that is a string is a skipped example's reason.
 
+    A ``Remark`` is counted apart.
+
     The folder appears complete or not at all: it is filled under another name and renamed.
     """
     dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
@@ -148,12 +154,13 @@ def write_task(
     groups: list[int] = []
     holes: list[tuple[int, int, int]] = []
     skipped: Counter[str] = Counter()
+    remarks: Counter[str] = Counter()
     unknown = NOTHING_LOST
     try:
         with naming(partial / "tokens.bin"), open(partial / "tokens.bin", "wb") as file:
             for document in documents:
                 if isinstance(document, str):
-                    skipped[document] += 1
+                    (remarks if isinstance(document, Remark) else skipped)[document] += 1
                     continue
                 file.write(document.input_ids.astype(dtype).tobytes())
                 holes += [(len(lengths), *hole) for hole in document.holes]
@@ -171,7 +178,7 @@ def write_task(
         for name, column in columns.items():
             with naming(partial / f"{name}.npy"):
                 np.save(partial / f"{name}.npy", column)
-        counts = {"tokens": sum(lengths), "skipped": dict(skipped), "unknown": unknown}
+        counts = {"tokens": sum(lengths), "skipped": dict(skipped), "remarks": dict(remarks), "unknown": unknown}
         seal_folder(partial, {"dtype": dtype.name, **counts, **about})
         rename_sealed(partial, folder)
     except BaseException as error:

@@ -8,6 +8,7 @@ of a machine, and no memory that cannot be freed.
 import errno
 import shutil
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class StoredTasks(Sequence[StoredTask]):
         groups: int32 [N], the same number for the scored pairs of an example, within its task; None for others.
         unknown: What the tokenizer lost of each task, by its name.
         holes: int64 [h, 3], (place, begin, end) of the tokens between the targets of conversations; None without any.
+        remarks: Counted remarks on stored examples, of all tasks together.
     """
 
     folders: tuple[Path, ...]
@@ -61,6 +63,7 @@ class StoredTasks(Sequence[StoredTask]):
     groups: NDArray[np.int32] | None = None
     unknown: Mapping[str, UnknownTokens] = field(default_factory=dict)
     holes: NDArray[np.int64] | None = None
+    remarks: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.folders)
@@ -123,7 +126,8 @@ def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
     skipped = tuple(meta["skipped"] for meta in metas)
     names = [meta.get("task", folder.name) for meta, folder in zip(metas, listed, strict=True)]
     unknown = {name: UnknownTokens(*meta["unknown"]) for name, meta in zip(names, metas, strict=True)}
-    return StoredTasks(listed, firsts, *arrays, skipped, labels, groups, unknown, holes)
+    remarks = sum((Counter[str](meta["remarks"]) for meta in metas), Counter[str]())
+    return StoredTasks(listed, firsts, *arrays, skipped, labels, groups, unknown, holes, dict(remarks))
 
 
 def _joined_damage(joined: Path, tasks: Mapping[str, Any]) -> str | None:

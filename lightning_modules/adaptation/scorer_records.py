@@ -13,7 +13,9 @@ from ...datamodules.data_files import read_json
 from ...datamodules.record_fields import number_field
 from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenizer_fingerprint
+from ...datamodules.rouge import Rouge
 from ...datamodules.scoring.samples import ModelSamples
+from ...datamodules.scoring.scorer_settings import pair_truncation
 from ...datamodules.whole_files import write_whole
 from ..huggingface_folder import export_huggingface
 from ..model_digest import model_digest
@@ -46,6 +48,7 @@ class ScorerRecords:
         seed: Decides how instructions are rendered.
         keep: Whether to keep the scorers' weights.
         cache: Folder of the store.
+        rouge: Implementation of ROUGE-L that labels the responses.
     """
 
     folder: Path
@@ -58,6 +61,7 @@ class ScorerRecords:
     seed: int
     keep: bool
     cache: str
+    rouge: Rouge = "exact"
 
     def record(self, task: str, sampled: Sequence[SampledResponses], scorer: str) -> Record:
         """The record of a task and a scorer, read from its file or made by training.
@@ -92,6 +96,7 @@ class ScorerRecords:
             "tokenizer": tokenizer_fingerprint(load_tokenizer(training.tokenizer_name, eos=False))[:32],
             "augmentation": augmented,
             "test_examples": self.test_examples,
+            "rouge": self.rouge,
             "prompt": self.prompt.fingerprint(),
             "rendering_seed": self.seed,
             "instances": self.train.fingerprint(task),
@@ -113,6 +118,7 @@ class ScorerRecords:
             test_examples=0 if self.tested_apart else self.test_examples,
             rendering_seed=self.seed,
             cache=self.cache,
+            rouge=self.rouge,
         )
 
     def _training_answers(self, task: str, sampled: Sequence[SampledResponses]) -> list[str]:
@@ -130,7 +136,8 @@ def _plain(task: str) -> str:
 
 def _scored(adapted: AdaptedScorer, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
     """Scores of the responses, and the scorer's cost."""
-    encoder = adapted.module.cross_encoder(max_length=training.pair_length, truncation=training.truncation)
+    truncation = pair_truncation(training.truncation, faithful=training.faithful)
+    encoder = adapted.module.cross_encoder(max_length=training.pair_length, truncation=truncation)
     return {
         "scores": score_responses(encoder, sampled),
         "calibration": adapted.calibration and adapted.calibration._asdict(),

@@ -32,11 +32,13 @@ class ScorerTraining:
         row_length: Columns of a packed row; a ranking loss takes longer rows if an instruction's responses need them,
             at most those of a whole batch.
         pair_length: Most tokens of a pair.
-        truncation: What is cut from a longer pair, in training and selection.
+        truncation: What is cut from a longer pair, in training and selection: by default the instruction, and the
+            longer side with `faithful`.
         train_examples: Most training examples of a task.
         calibration_examples: Training examples to hold out for calibrating scores on the responses to them; 0 for no
             calibration.
-        faithful: Draw mismatches as Cappy's released program does.
+        option_samples: Also train on responses to examples with options, labelled against the right option.
+        faithful: Draw, label and cut pairs as Cappy's released program does.
         accelerator: The trainer's accelerator.
         precision: The trainer's precision.
         seed: Seed of dropout, mixture and a new head.
@@ -55,9 +57,10 @@ class ScorerTraining:
     schedule_steps: int | None = None
     row_length: int = 2048
     pair_length: int = 512
-    truncation: Truncation = "instruction"
+    truncation: Truncation | None = None
     train_examples: int = 500_000
     calibration_examples: int = 0
+    option_samples: bool = False
     faithful: bool = False
     accelerator: str = "auto"
     precision: str = "32-true"

@@ -17,8 +17,10 @@ import torch
 
 from ...datamodules.benchmarks import Benchmark, Split
 from ...datamodules.rendering.prompts import PromptForm
+from ...datamodules.rouge import ROUGE_L, Rouge
 from ...datamodules.schema import Example, Task
 from ...datamodules.scorer import ScorerDataModule
+from ...datamodules.scoring.pair_preparation import UNREAD_REFERENCES, UNUSED_SAMPLES
 from ...datamodules.scoring.sampled_examples import Part, SampledExamples
 from ...datamodules.scoring.samples import ModelSamples
 from ...datamodules.scoring.scorer_settings import Augmentation, PairRows
@@ -64,6 +66,8 @@ class AdaptedScorer(NamedTuple):
         calibration: Calibration of its scores; None without calibration examples.
         pairs: Number of distinct training pairs.
         unanswered: Training examples without a response of the language model; 0 without augmentation.
+        option_examples: Training examples with options, whose responses are not trained on.
+        unread: Training examples with responses whose references ROUGE-L cannot read.
         cut: Pairs that were longer than `pair_length`.
         response_cut: Pairs that lost a part of the response.
         parted: Instructions whose responses a ranking loss compared in parts, because no row could hold all.
@@ -78,6 +82,8 @@ class AdaptedScorer(NamedTuple):
     calibration: Calibration | None
     pairs: int
     unanswered: int
+    option_examples: int
+    unread: int
     cut: int
     response_cut: int
     parted: int
@@ -103,6 +109,7 @@ def adapt(
     rendering_seed: int,
     cache: str,
     augmentation: bool = True,
+    rouge: Rouge = "exact",
 ) -> AdaptedScorer:
     """Train a scorer on one task; it remains on the training device.
 
@@ -116,12 +123,13 @@ def adapt(
         rendering_seed: Decides how instructions are rendered, and which instances train.
         cache: Folder of the store.
         augmentation: Whether to train on the responses, too; training without them is an ablation of the paper.
+        rouge: Implementation of ROUGE-L that labels the responses.
 
     Raises:
         ValueError: The task has no training pairs, or there are no responses to train on or to calibrate with.
     """
     learned = samples if augmentation else []
-    data = _data(benchmark, task, training, prompt, learned, test_examples, rendering_seed, cache)
+    data = _data(benchmark, task, training, prompt, learned, test_examples, rendering_seed, cache, rouge)
     unanswered = len(_without_responses(data, task)) if augmentation else 0
     pairs_per_row = set_rows_per_step(data, training.batch, training.accumulate)
     L.seed_everything(training.seed, verbose=False)
@@ -165,9 +173,11 @@ def adapt(
     weights = list(module.scorer.parameters())
     return AdaptedScorer(
         module.eval(),
-        calibrated(module, data, samples) if training.calibration_examples else None,
+        calibrated(module, data, samples, rouge) if training.calibration_examples else None,
         pairs=report.examples,
         unanswered=unanswered,
+        option_examples=report.remarks.get(UNUSED_SAMPLES, 0),
+        unread=report.remarks.get(UNREAD_REFERENCES, 0),
         cut=report.truncated,
         response_cut=report.target_cut,
         parted=data.plan.groups.cut if data.plan.groups else 0,
@@ -179,16 +189,16 @@ def adapt(
     )
 
 
-def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str]) -> Calibration:
+def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str], rouge: Rouge) -> Calibration:
     """Fit a calibration on the language model's responses to the held-out training examples.
 
     Raises:
         ValueError: A held-out example has no response.
     """
     sampled = read_sampled_responses(_part(data, "validation"), ModelSamples(samples))
-    encoder = module.cross_encoder(max_length=data.rows.pair_length, truncation=data.rows.truncation)
+    encoder = module.cross_encoder(max_length=data.rows.pair_length, truncation=data.row_kind.truncation)
     scores = score_responses(encoder, sampled)
-    quality = [to_scored_responses(one).quality for one in sampled]
+    quality = [to_scored_responses(one, rouge=rouge).quality for one in sampled]
     return fit_calibration(np.concatenate(scores), np.concatenate(quality))
 
 
@@ -253,6 +263,7 @@ def _data(
     test_examples: int,
     rendering_seed: int,
     cache: str,
+    rouge: Rouge,
 ) -> ScorerDataModule:
     """The datamodule of the training, with one row a step."""
     data = ScorerDataModule(
@@ -272,7 +283,12 @@ def _data(
             test=max(test_examples, 1),
             held_out_share=None,  # the numbers for which responses were sampled
         ),
-        augmentation=Augmentation(samples=samples, faithful=training.faithful),
+        augmentation=Augmentation(
+            samples=samples,
+            label=ROUGE_L[rouge],
+            option_samples=training.option_samples,
+            faithful=training.faithful,
+        ),
         cache=cache,
         seed=rendering_seed,
     )

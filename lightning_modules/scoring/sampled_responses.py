@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...datamodules.rouge import Rouge
 from ...datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
 from ...datamodules.scoring.samples import ModelSamples, Sample
 from .calibration import Calibration
 from .cross_encoder import CrossEncoder
 from .selection import (
+    RESERVED,
     ScoredResponses,
     calibrated_name,
     correctness_votes,
@@ -35,7 +37,8 @@ def read_sampled_responses(examples: SampledExamples, samples: ModelSamples) -> 
     """Every example with its samples, in the order of the examples.
 
     Raises:
-        ValueError: An example has no samples, or there are no examples.
+        ValueError: An example has no samples, a decoding has the name of another row of tables, or there are no
+            examples.
     """
     sampled = [
         SampledResponses(prompt, list(map(_named, samples.samples(prompt.task.name).get(prompt.example.id, ()))))
@@ -53,8 +56,8 @@ def read_sampled_responses(examples: SampledExamples, samples: ModelSamples) -> 
             "examples that were sampled"
         )
     counts = Counter(name for one in sampled for name in {sample.generator for sample in one.samples})
-    for one in sampled:
-        _require_different_generators(one)
+    _require_decodings(sampled)
+    _warn_of_likelihoods(sampled)
     if partial := [f"{name} {count}" for name, count in counts.items() if count < len(sampled)]:
         warnings.warn(
             f"not every generator has responses to all {len(sampled)} examples ({', '.join(partial)}): rows of single "
@@ -71,15 +74,24 @@ def _named(sample: Sample) -> Sample:
     return sample._replace(decoding=sample.decoding or UNNAMED)
 
 
-def _require_different_generators(sampled: SampledResponses) -> None:
-    """Reject files of different generators with the same name; files of other programs may not number samples."""
-    names = Counter((one.generator, one.decoding, one.sample) for one in sampled.samples if one.sample)
-    if twice := [name for name, count in names.items() if count > 1]:
-        generator, decoding, _ = twice[0]
+def _require_decodings(sampled: Sequence[SampledResponses]) -> None:
+    """Reject decodings that are called as a method is; files of other programs name decodings as they like."""
+    names = {sample.decoding for one in sampled for sample in one.samples}
+    if reserved := sorted(names & RESERVED):
         raise ValueError(
-            f"{sampled.prompt.task.name} {sampled.prompt.example.id} has samples of {decoding} by {generator!r} twice: "
-            "give generators different names (crosstask samples --name)"
+            f"samples have the decoding {reserved[0]!r}, which is the name of a method in tables: rename it in the "
+            f"files; other such names are {', '.join(sorted(RESERVED - {reserved[0]}))}"
         )
+
+
+def _warn_of_likelihoods(sampled: Sequence[SampledResponses]) -> None:
+    """Warn of rows of self-scoring that a part of the samples leaves out; without any likelihood, none is expected."""
+    samples = [sample for one in sampled for sample in one.samples if sample.response]
+    for field, rows in (("log_likelihood", "self-scoring is"), ("tokens", "self-scoring by the mean over tokens is")):
+        known = [sample for sample in samples if sample.log_likelihood is not None]
+        lacking = sum(getattr(sample, field) is None for sample in (samples if field == "log_likelihood" else known))
+        if known and lacking:
+            warnings.warn(f"{rows} left out: {lacking} of {len(samples)} samples have no {field}", stacklevel=3)
 
 
 def _named_by_generator(sample: Sample) -> Sample:
@@ -99,6 +111,7 @@ def to_scored_responses(
     *,
     ranked: Collection[str] = (),
     calibrations: Mapping[str, Calibration] = MappingProxyType({}),
+    rouge: Rouge = "exact",
 ) -> ScoredResponses:
     """An example's responses with their quality, scores and votes.
 
@@ -107,6 +120,7 @@ def to_scored_responses(
         scores: Scores of the samples by each scorer, by its name.
         ranked: Names of scorers with a ranking loss, whose scores have no level.
         calibrations: Calibrations of scorers, by name.
+        rouge: Implementation of ROUGE-L.
     """
     example = sampled.prompt.example
     arrays = {name: np.array(values, dtype=float) for name, values in scores.items()}
@@ -115,4 +129,5 @@ def to_scored_responses(
         votes[vote_name(name)] = preference_votes(values) if name in ranked else correctness_votes(values)
         if name in calibrations:
             votes[calibrated_name(name)] = correctness_votes(calibrations[name](values))
-    return ScoredResponses.of(sampled.prompt.task.name, example.id, sampled.samples, example.targets, arrays, votes)
+    name, references = sampled.prompt.task.name, example.targets
+    return ScoredResponses.of(name, example.id, sampled.samples, references, arrays, votes, rouge)

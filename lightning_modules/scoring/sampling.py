@@ -5,7 +5,6 @@ will do. ``sample_responses`` runs a model of transformers; ``import_responses``
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
@@ -50,8 +49,11 @@ RELEASED_DECODINGS: dict[str, Decoding] = {
 RELEASED_MIN_NEW_TOKENS = 3
 """Fewest tokens of a response in that program."""
 
+RELEASED_MAX_NEW_TOKENS = 63
+"""Most tokens of a response in that program, whose 64 positions begin with the decoder's start."""
+
 RELEASED_MAX_SOURCE = 512
-"""Most tokens of a prompt in that program."""
+"""Most tokens of a prompt in that program, which keeps its beginning."""
 
 PROMPTS_AT_ONCE = 4096
 """Most prompts of a task that are sorted by length and sampled together; larger tasks are sampled in parts."""
@@ -71,6 +73,7 @@ def sample_responses(
     max_new_tokens: int,
     min_new_tokens: int,
     max_source: int,
+    keep_start: bool,
     stop: Sequence[str],
     bos: bool | None,
     chat: bool,
@@ -81,7 +84,7 @@ def sample_responses(
     """Sample responses to the prompts that a file lacks, task by task, and write them in batches.
 
     Returns:
-        How many prompts were too long and lost their beginning.
+        How many prompts were too long and lost their beginning, or their end if `keep_start`.
     """
     cut, pair = 0, bool(model.config.is_encoder_decoder)
     prefix = 0 if pair else virtual_tokens(model)
@@ -105,7 +108,7 @@ def sample_responses(
         responses = generate(
             model,
             tokenizer,
-            [source[-room:] for source in sources],
+            [_shortened(source, room, pair=pair, keep_start=keep_start) for source in sources],
             list(decodings.values()),
             seeds=[prompt_seed(seed, prompt.task.name, prompt.example.id) for prompt in left],
             max_new_tokens=max_new_tokens,
@@ -119,11 +122,30 @@ def sample_responses(
             samples = [_to_samples(texts_by_decoding, generator, decodings) for _, texts_by_decoding in batch]
             if likelihood:
                 read = [texts[place] for place, _ in batch]
+                if keep_start:
+                    read = [text_of_first_tokens(tokenizer, text, room, pair=pair, bos=form["bos"]) for text in read]
                 samples = with_likelihoods(model, tokenizer, read, samples, longest=longest, **form)
             for (place, _), of_prompt in zip(batch, samples, strict=True):
                 prompt = left[place]
                 file.write((prompt.task.name, prompt.example.id), of_prompt, prompt.source)
     return cut
+
+
+def _shortened(source: Sequence[int], room: int, *, pair: bool, keep_start: bool) -> Sequence[int]:
+    """The last `room` tokens, or the first ones; the eos of an encoder-decoder model's source is kept."""
+    if not keep_start or len(source) <= room:
+        return source[-room:]
+    return [*source[: room - 1], source[-1]] if pair else source[:room]
+
+
+def text_of_first_tokens(
+    tokenizer: PreTrainedTokenizerBase, text: str, room: int, *, pair: bool, bos: bool | None = None
+) -> str:
+    """The beginning of a text that `room` tokens hold beside the special ones of a source; all of it if it fits."""
+    [special] = tokenize_sources(tokenizer, [""], pair=pair, bos=bos)
+    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    kept = room - len(special)
+    return text if len(offsets) <= kept else text[: offsets[kept - 1][1]]
 
 
 def _turns(prompt: SampledPrompt) -> Sequence[Turn]:
@@ -236,7 +258,7 @@ def import_responses(
             responses, and is not changed.
     """
     require_settings(path, {"imported": [file_digest(Path(file)) for file in answers], "name": name})
-    counts: Counter[tuple[str, str, str]] = Counter()
+    numbers: dict[tuple[str, str, str, str], set[int]] = {}
     with whole_file(path) as out:
         for key, sample in read_samples(answers):
             if key not in known:
@@ -245,12 +267,19 @@ def import_responses(
                     "examples: set the parts and counts of examples that were sampled"
                 )
             sample = sample._replace(generator=sample.generator or name)
-            counted = (*key, sample.decoding)
-            sample = sample._replace(sample=counts[counted])
-            counts[counted] += 1
+            taken = numbers.setdefault((*key, sample.generator, sample.decoding), set())
+            number = len(taken) if sample.sample is None else sample.sample
+            if number in taken:
+                decoding = sample.decoding or "no decoding"
+                raise ValueError(
+                    f"{', '.join(answers)}: {key[0]} {key[1]} has sample {number} of {decoding} twice: remove the "
+                    "copy, or leave `sample` out of all lines"
+                )
+            taken.add(number)
+            sample = sample._replace(sample=number)
             if _shard(key, size) == rank:
                 out.write(sample.line(*key))
-    return len({(task, example) for task, example, _ in counts})
+    return len({key[:2] for key in numbers})
 
 
 def _shard(key: tuple[str, str], size: int) -> int:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datamodules.rouge import rouge_l
+from ...datamodules.rouge import ROUGE_L, Rouge, reads_none
 from ...datamodules.scoring.samples import Sample
 from ..evaluation.answer_rules import bare
 
@@ -38,6 +38,8 @@ class ScoredResponses(NamedTuple):
         quality: float64 [n], ROUGE-L against the references, in [0, 1].
         scores: float64 [n] of each scorer, by its name.
         votes: float64 [n] by name, the weights of responses in self-consistency and minimum Bayes risk.
+        rouge: Implementation of ROUGE-L that gave the quality.
+        unread: Whether that ROUGE-L cannot read the references, e.g. text without Latin letters.
     """
 
     task: str
@@ -46,6 +48,8 @@ class ScoredResponses(NamedTuple):
     quality: Values
     scores: Mapping[str, Values] = NO_SCORES
     votes: Mapping[str, Values] = NO_SCORES
+    rouge: Rouge = "exact"
+    unread: bool = False
 
     @classmethod
     def of(
@@ -56,6 +60,7 @@ class ScoredResponses(NamedTuple):
         references: Sequence[str],
         scores: Mapping[str, Values] = NO_SCORES,
         votes: Mapping[str, Values] = NO_SCORES,
+        rouge: Rouge = "exact",
     ) -> "ScoredResponses":
         """Responses with their ROUGE-L against the references.
 
@@ -66,6 +71,7 @@ class ScoredResponses(NamedTuple):
             references: The references of the example.
             scores: Scores of each scorer, by its name.
             votes: Weights of the responses, by the name of their row.
+            rouge: Implementation of ROUGE-L.
 
         Raises:
             ValueError: There is no response, or there are not as many scores as responses.
@@ -78,9 +84,9 @@ class ScoredResponses(NamedTuple):
                 raise ValueError(f"a scorer cannot be called {name!r}, the name of another row of the table")
             if len(of_scorer) != len(samples):
                 raise ValueError(f"{task} {example} has {len(samples)} responses and {len(of_scorer)} scores")
-        rouge = {text: rouge_l(text, references) for text in {sample.response for sample in samples}}
-        quality = np.array([rouge[sample.response] for sample in samples])
-        return cls(task, example, samples, quality, scores, votes)
+        by_text = {text: ROUGE_L[rouge](text, references) for text in {sample.response for sample in samples}}
+        quality = np.array([by_text[sample.response] for sample in samples])
+        return cls(task, example, samples, quality, scores, votes, rouge, reads_none(references, rouge))
 
     def likelihoods(self, *, mean: bool = False) -> Values:
         """Log-likelihoods [n], or their means over tokens; -inf if unknown."""
@@ -171,11 +177,8 @@ def by_weighted_minimum_bayes_risk(responses: ScoredResponses, votes: str = SCOR
     return _least_risk(responses, _nonzero(responses.votes[votes]))
 
 
-LIKELIHOOD_METHODS: Mapping[str, Callable[[ScoredResponses], int]] = {
-    "self-score, sum": by_likelihood,
-    "self-score, mean": by_mean_likelihood,
-}
-"""Methods that need the model's likelihoods."""
+SELF_SCORE, MEAN_SELF_SCORE = "self-score, sum", "self-score, mean"
+"""Names of the methods that need the model's likelihoods, and the numbers of their tokens."""
 
 UNSCORED_METHODS: Mapping[str, Callable[[ScoredResponses], int]] = {
     "self-consistency": by_self_consistency,
@@ -184,7 +187,7 @@ UNSCORED_METHODS: Mapping[str, Callable[[ScoredResponses], int]] = {
 """Methods that need the responses only."""
 
 
-RESERVED = frozenset({SCORER, SCORED, CALIBRATED, "random", "oracle", *LIKELIHOOD_METHODS, *UNSCORED_METHODS})
+RESERVED = frozenset({SCORER, SCORED, CALIBRATED, "random", "oracle", SELF_SCORE, MEAN_SELF_SCORE, *UNSCORED_METHODS})
 """Names of rows and votes, which no scorer can have."""
 
 
@@ -206,21 +209,24 @@ def _least_risk(responses: ScoredResponses, weights: Values) -> int:
     weight = dict.fromkeys(texts, 0.0)
     for sample, added in zip(responses.samples, weights, strict=True):
         weight[sample.response] += float(added)
-    gain = [sum(weight[other] * _similarity(text, other) for other in texts) for text in texts]
+    gain = [sum(weight[other] * _similarity(text, other, responses.rouge) for other in texts) for text in texts]
     best = texts[int(np.argmax(gain))]
     return [sample.response for sample in responses.samples].index(best)
 
 
 @lru_cache(maxsize=2**20)  # every method and every table compares the same responses
-def _similarity(text: str, other: str) -> float:
-    return rouge_l(text, [other])
+def _similarity(text: str, other: str, rouge: Rouge) -> float:
+    return ROUGE_L[rouge](text, [other])
 
 
 def choices(responses: ScoredResponses) -> dict[str, int]:
     """The place of each method's choice, by the method's name; a single decoding chooses its first sample."""
     methods = dict(UNSCORED_METHODS)
-    if all(sample.log_likelihood is not None for sample in responses.samples if sample.response):
-        methods |= LIKELIHOOD_METHODS
+    texts = [sample for sample in responses.samples if sample.response]
+    if all(sample.log_likelihood is not None for sample in texts):
+        methods[SELF_SCORE] = by_likelihood
+        if all(sample.tokens is not None for sample in texts):
+            methods[MEAN_SELF_SCORE] = by_mean_likelihood
     for name in responses.scores:
         methods[name] = partial(by_score, scorer=name)
     for name in responses.votes:

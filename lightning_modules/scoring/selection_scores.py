@@ -1,5 +1,6 @@
 """What selection methods achieve: quality of their choices, averaged over tasks, with intervals."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -36,6 +37,7 @@ class SelectionTable(NamedTuple):
         recovered: Share of (oracle - best single decoding) that each scorer gains; NaN if that is 0.
         spearman: Mean rank correlation of each scorer with quality, over instances whose quality varies; or NaN.
         rank_correlations: Number of those instances.
+        unread: Instances whose references ROUGE-L cannot read, by task; tasks without any are left out.
     """
 
     methods: list[str]
@@ -50,6 +52,7 @@ class SelectionTable(NamedTuple):
     recovered: dict[str, float]
     spearman: dict[str, float]
     rank_correlations: int
+    unread: dict[str, int]
 
 
 def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1000, seed: int = 0) -> SelectionTable:
@@ -93,6 +96,7 @@ def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1
         recovered={name: (mean[name] - mean[best]) / gap if gap > 0 else float("nan") for name in scorers},
         spearman={name: _mean([spearman(c.scores[name], c.quality) for c in varied]) for name in scorers},
         rank_correlations=len(varied) if scorers else 0,
+        unread=dict(Counter(responses.task for responses in everything if responses.unread)),
     )
 
 

@@ -122,7 +122,16 @@ def test_samples_are_held_a_task_at_a_time(tmp_path: Path) -> None:
     assert samples.of("t") == {"1": ["a", "b", "d"], "2": ["c"]}
 
 
-@pytest.mark.parametrize("field", [{"sample": "0"}, {"log_likelihood": "low"}, {"tokens": 1.5}])
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"sample": "0"},
+        {"sample": True},
+        {"log_likelihood": "low"},
+        {"log_likelihood": False},
+        {"tokens": 1.5},
+    ],
+)
 def test_a_field_of_another_type_is_named(tmp_path: Path, field: dict[str, Any]) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"task": "t", "id": "1", "response": "a", **field}) + "\n")
@@ -130,7 +139,52 @@ def test_a_field_of_another_type_is_named(tmp_path: Path, field: dict[str, Any])
         list(read_samples([path]))
 
 
+def test_a_number_that_is_none_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"task": "t", "id": "1", "response": "a", "log_likelihood": NaN}\n')
+    with pytest.raises(ValueError, match=r"a\.jsonl:1: .*NaN"):
+        list(read_samples([path]))
+
+
+def test_a_sample_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    first, second, copy = (tmp_path / f"{name}.jsonl" for name in ("first", "second", "copy"))
+    first.write_text("".join(Sample("a", "m", "nucleus", n).line("t", "1") for n in range(2)))
+    second.write_text(Sample("b", "m", "nucleus", 1).line("t", "1"))
+    copy.write_bytes(first.read_bytes())
+    message = r"t 1 has sample 1 of nucleus by 'm' twice: remove the copy, or give generators different names"
+    with pytest.raises(ValueError, match=message):
+        ModelSamples([str(first), str(second)]).samples("t")
+    with pytest.raises(ValueError, match=r"copy\.jsonl is a copy of .*first\.jsonl"):
+        ModelSamples([str(first), str(copy)]).samples("t")
+    second.write_text("".join(Sample("b", "m").line("t", "1") for _ in range(2)))  # not numbered: two draws of one text
+    assert ModelSamples([str(second)]).of("t") == {"1": ["b", "b"]}
+
+
 # --- the command ---
+
+
+@pytest.mark.parametrize("kind", ["causal", "pair"])
+def test_faithful_samples_read_the_beginning_of_a_prompt_and_write_63_tokens(
+    kind: str, generators: Path, examples: SampledExamples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[Any] = []
+
+    def recorded(model: Any, tokenizer: Any, sources: Any, *args: Any, **options: Any) -> Any:
+        prompts.extend(sources)
+        assert (options["min_new_tokens"], options["max_new_tokens"]) == (3, 63)
+        return iter((place, [["a"], ["a"] * 4, ["a"] * 4, ["a"] * 4, ["a"] * 4]) for place in range(len(sources)))
+
+    monkeypatch.setattr(sampling, "generate", recorded)
+    short = {"max_source": 8, "faithful": True}
+    write_samples(replace(examples, train_examples=2), str(tmp_path), str(generators / kind), **short)  # type: ignore[arg-type]
+    tokenizer = AutoTokenizer.from_pretrained(generators / kind)
+    for source, prompt in zip(prompts, replace(examples, train_examples=2).prompts(), strict=True):
+        whole = tokenizer(prompt.source, add_special_tokens=False)["input_ids"]
+        eos = [tokenizer.eos_token_id] * (kind == "pair")
+        assert list(source) == whole[: 8 - len(eos)] + eos
+        text = sampling.text_of_first_tokens(tokenizer, prompt.source, 8, pair=kind == "pair")
+        assert prompt.source.startswith(text)
+        assert tokenizer(text, add_special_tokens=False)["input_ids"] == whole[: 8 - len(eos)]
 
 
 @pytest.mark.parametrize("kind", ["causal", "pair"])
@@ -366,6 +420,10 @@ def test_answers_of_another_program_are_checked_and_reused(examples: SampledExam
     write_samples(examples, str(tmp_path / "out"), answers=[str(answers)], name="api")
     found = list(read_samples((tmp_path / "out").glob("*.jsonl")))
     assert found == [((TASK, sampled[0]), Sample(text, "api", "", n)) for n, text in enumerate("ab")]
+    numbered = [{**record, "sample": 3, "decoding": "api"} for record in records]
+    answers.write_text("".join(json.dumps(record) + "\n" for record in numbered))
+    with pytest.raises(ValueError, match="has sample 3 of api twice: remove the copy, or leave `sample` out"):
+        write_samples(examples, str(tmp_path / "twice"), answers=[str(answers)])
     answers.write_text(json.dumps({"task": TASK, "id": "absent", "response": "a"}) + "\n")
     with pytest.raises(ValueError, match=f"a response to {TASK} absent, which is none of the 6 examples"):
         write_samples(examples, str(tmp_path / "absent"), answers=[str(answers)])
@@ -469,6 +527,25 @@ def test_generators_are_candidates_together(examples: SampledExamples, tmp_path:
     ]
 
 
+def test_a_decoding_that_is_called_as_a_method_is_named(examples: SampledExamples, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(Sample("a", "m", "oracle").line(TASK, p.example.id) for p in examples.prompts()))
+    with pytest.raises(ValueError, match="the decoding 'oracle', which is the name of a method in tables: rename it"):
+        read_sampled_responses(examples, ModelSamples([str(path)]))
+
+
+def test_likelihoods_of_some_samples_only_are_reported(examples: SampledExamples, tmp_path: Path) -> None:
+    ids = [prompt.example.id for prompt in examples.prompts()]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(Sample("a", "m", "d", 0, None if id_ == ids[0] else -1.0).line(TASK, id_) for id_ in ids))
+    with pytest.warns(UserWarning) as warned:
+        read_sampled_responses(examples, ModelSamples([str(path)]))
+    assert [str(warning.message) for warning in warned] == [
+        "self-scoring is left out: 1 of 6 samples have no log_likelihood",
+        "self-scoring by the mean over tokens is left out: 5 of 6 samples have no tokens",
+    ]
+
+
 def test_generators_that_cannot_be_told_apart_or_answer_in_part_are_told(
     examples: SampledExamples, tmp_path: Path
 ) -> None:
@@ -478,7 +555,8 @@ def test_generators_that_cannot_be_told_apart_or_answer_in_part_are_told(
     Path(first).write_text("".join(lines))
     Path(second).write_text("".join(lines))
     Path(third).write_text(Sample("b", "bart", "nucleus", 0).line(TASK, ids[0]))
-    with pytest.raises(ValueError, match="has samples of nucleus by 'flan' twice: give generators different names"):
+    Path(second).write_text("".join([*lines[1:], lines[0]]))
+    with pytest.raises(ValueError, match=r"sample 0 of nucleus by 'flan' twice: remove the copy, or give generators"):
         read_sampled_responses(examples, ModelSamples([first, second]))
     with pytest.raises(ValueError, match=r"0\.jsonl is given twice"):
         ModelSamples([first, first])

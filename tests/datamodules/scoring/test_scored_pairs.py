@@ -1,6 +1,7 @@
 """Pairs of instruction and response: which are made, how they are labelled, and how they are stored."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,29 +16,39 @@ from argument_groups import build
 from crosstask.datamodules import NaturalInstructions, OptImlPrompt
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.packing.train_stream import TrainStream
-from crosstask.datamodules.rouge import rouge_l
+from crosstask.datamodules.rouge import rouge_l, unicode_rouge_l
 from crosstask.datamodules.schema import Example, ScoredBatch
 from crosstask.datamodules.scorer import ScorerDataModule
+from crosstask.datamodules.scoring.pair_preparation import UNREAD_REFERENCES, UNUSED_SAMPLES
 from crosstask.datamodules.scoring.pairs import (
     References,
     ScoredPair,
-    correctness_as_released,
+    UnlabelledExample,
     correctness_of_responses,
+    pairs_as_released,
 )
 from crosstask.datamodules.scoring.response_sets import ResponseLoader, responses_to_rank
 from crosstask.datamodules.scoring.samples import ModelSamples
-from crosstask.datamodules.storage.store import open_task
+from crosstask.datamodules.scoring.scorer_settings import Augmentation, PairRows
+from crosstask.datamodules.storage.store import Remark, open_task
 
 
 def example(number: int, *targets: str, text: str = "", **fields: Any) -> Example:
     return Example("t", str(number), number, text or f"input {number}", targets, **fields)
 
 
-def responses(
-    examples: Sequence[Example], samples: Sequence[str] = (), seed: int = 0, make: Callable = correctness_of_responses
-) -> Any:
+def responses(examples: Sequence[Example], samples: Sequence[str] = (), seed: int = 0) -> Any:
     """Responses to the first of a task's examples."""
-    return make(examples[0], References(examples), samples, Random(seed), label=rouge_l)
+    return correctness_of_responses(examples[0], References(examples), samples, Random(seed), label=rouge_l)
+
+
+def released(examples: Sequence[Example], samples: Sequence[str] = (), seed: int = 0) -> dict[str, float]:
+    """The same as the released program, with each example's input as its instruction."""
+    unlabelled = [
+        UnlabelledExample(one, one.input, samples if place == 0 else (), Random(f"{seed} {place}"))
+        for place, one in enumerate(examples)
+    ]
+    return dict(pairs_as_released(unlabelled, References(examples), label=rouge_l)[0])
 
 
 def test_a_classification_example_has_every_wrong_option() -> None:
@@ -75,8 +86,7 @@ def test_no_positive_without_negative() -> None:
     """98% of this task's references are the example's own; the released program draws one and drops it."""
     assert all(responses(YES_NO, seed=seed) == {"yes": 1.0, "no": 0.0} for seed in range(200))
 
-    released = [responses(YES_NO, seed=seed, make=correctness_as_released) for seed in range(200)]
-    alone = sum(found == {"yes": 1.0} for found in released)
+    alone = sum(released(YES_NO, seed=seed) == {"yes": 1.0} for seed in range(200))
     assert 60 < alone < 140  # one of the two different references is its own
 
 
@@ -109,8 +119,31 @@ def test_a_mismatch_is_no_sample_as_long_as_there_is_another() -> None:
     examples = [example(0, "the cat sat"), example(1, "the cat"), example(2, "fish")]
     assert all(responses(examples, ["the cat"], seed)["the cat"] == pytest.approx(0.8) for seed in range(50))
     assert responses(examples[:2], ["the cat"])["the cat"] == 0.0  # there is no other
-    released = [responses(examples, ["the cat"], seed, correctness_as_released)["the cat"] for seed in range(50)]
-    assert 0.0 in released  # the released program keeps the label that came first
+    # The released program keeps the label that came first.
+    assert 0.0 in [released(examples, ["the cat"], seed)["the cat"] for seed in range(50)]
+
+
+def test_in_the_released_program_all_references_claim_their_texts_before_any_mismatch() -> None:
+    """Instruction "same" has the references a and b in two examples: b is never wrong, and a stays twice."""
+    examples = [example(n, text, text="same") for n, text in enumerate(["a", "b", "a"])]
+    for seed in range(20):
+        unlabelled = [UnlabelledExample(one, "same", ["b", "c"], Random(seed)) for one in examples]
+        pairs = pairs_as_released(unlabelled, References(examples), label=lambda response, right: 0.25)
+        assert pairs == [[("a", 1.0), ("c", 0.25)], [("b", 1.0)], [("a", 1.0)]]
+
+
+def test_in_the_released_program_all_mismatches_claim_their_texts_before_any_sample() -> None:
+    one, two, other = example(0, "a", text="same"), example(1, "b", "c", text="same"), example(2, "d")
+
+    def labels(seed: int) -> list[float | None]:
+        """The labels of ("same", "d"), which both examples sampled, and some drew as a mismatch."""
+        unlabelled = [UnlabelledExample(e, e.input, ["d"], Random(f"{seed} {e.id}")) for e in (one, two, other)]
+        pairs = pairs_as_released(unlabelled, References([one, two, other]), label=lambda response, right: 0.5)
+        return [dict(of_one).get("d") for of_one in pairs[:2]]
+
+    found = [labels(seed) for seed in range(40)]
+    assert [None, 0.0] in found  # the second example's mismatch, not the first one's sample
+    assert {tuple(of_seed) for of_seed in found} == {(None, 0.0), (0.0, None), (0.5, None)}
 
 
 def test_the_label_is_an_argument_and_its_range_is_checked() -> None:
@@ -267,6 +300,70 @@ def test_what_decides_the_pairs_decides_their_folder(
 
 def one_half(response: str, references: Sequence[str]) -> float:
     return 0.5
+
+
+def test_augmentation_is_for_examples_without_options(tmp_path: Path, toybench: Path) -> None:
+    """A task of both kinds: samples of the options are counted, and trained on when that is set."""
+
+    class Mixed(NaturalInstructions):
+        def examples(self, name: str) -> Any:
+            for number, one in enumerate(super().examples(name)):
+                wrong = {"options": (*one.targets[:1], "wrong"), "answer": 0} if number % 2 else {}
+                yield replace(one, **wrong)
+
+    name = "task001_toy_copy_animals"
+    texts = [{"task": name, "id": one.id, "response": "a sample"} for one in Mixed(str(toybench)).examples(name)]
+    samples = [written(tmp_path, *texts)]
+
+    def labels(**augmentation: Any) -> tuple[dict[bool, set[float]], dict[str, int]]:
+        data = ScorerDataModule(
+            Mixed(str(toybench)),
+            str(toybench / "tokenizer"),
+            rows=PairRows(length=256, pair_length=96),
+            augmentation=Augmentation(samples=samples, **augmentation),
+            cache=str(tmp_path / "store"),
+        )
+        task, examples = data.benchmark.task(name), list(data.benchmark.examples(name))[:10]
+        items = list(data.preparation.pairs(task, examples))
+        pairs = [item for item in items if isinstance(item, ScoredPair) and item.response == "a sample"]
+        remarks = Counter(item for item in items if isinstance(item, Remark))
+        return {bool(examples[pair.example].options): {pair.correctness} for pair in pairs}, remarks
+
+    assert labels() == ({False: {0.0}}, {UNUSED_SAMPLES: 5})
+    assert labels(option_samples=True, label=one_half) == ({False: {0.5}, True: {0.5}}, {})
+
+
+def test_samples_to_references_that_rouge_l_cannot_read_are_counted(tmp_path: Path, toybench: Path) -> None:
+    class Hindi(NaturalInstructions):
+        def examples(self, name: str) -> Any:
+            for one in super().examples(name):
+                yield replace(one, targets=("नमस्ते दुनिया",) if one.index else ("hello",))
+
+    name = "task001_toy_copy_animals"
+    examples = list(Hindi(str(toybench)).examples(name))[:4]
+    samples = [written(tmp_path, *({"task": name, "id": one.id, "response": "नमस्ते"} for one in examples))]
+
+    def found(**label: Any) -> tuple[set[float], int]:
+        data = ScorerDataModule(
+            Hindi(str(toybench)),
+            str(toybench / "tokenizer"),
+            rows=PairRows(length=256, pair_length=96),
+            augmentation=Augmentation(samples=samples, **label),
+        )
+        items = list(data.preparation.pairs(data.benchmark.task(name), examples))
+        pairs = [item for item in items if isinstance(item, ScoredPair) and item.response == "नमस्ते"]
+        return {pair.correctness for pair in pairs[1:]}, items.count(UNREAD_REFERENCES)
+
+    assert found() == ({0.0}, 3)
+    assert found(label=unicode_rouge_l) == ({2 / 3}, 0)
+
+
+def test_faithful_pairs_are_cut_as_in_the_released_program(make_scorer_data: Callable[..., ScorerDataModule]) -> None:
+    released = {"faithful": True}
+    assert make_scorer_data().row_kind.truncation == "instruction"
+    assert make_scorer_data(augmentation=released).row_kind.truncation == "longest_first"
+    kept = make_scorer_data(augmentation=released, rows={"truncation": "instruction"})
+    assert kept.row_kind.truncation == "instruction"
 
 
 @pytest.mark.parametrize(("size", "accumulation"), [(1, 1), (2, 1), (2, 2)])
