@@ -65,6 +65,7 @@ class PromptSource(Benchmark):
         without: Names of templates to leave out, by task.
         rows_folder: Instead of `rows`: a folder with the files ``<split>/<task>.jsonl``, as ``crosstask download``
             writes them. Datasets without a file are left out and reported.
+        tasks: Instead of `rows`: names of the tasks to read, from the hub or from `rows_folder`; all if empty.
         seed: Seed of the choice of templates, and of random choices within templates.
     """
 
@@ -79,10 +80,13 @@ class PromptSource(Benchmark):
         prompts: Literal["one", "all"] = "one",
         without: dict[str, list[str]] | None = None,
         rows_folder: str = "",
+        tasks: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
         if rows is not None and rows_folder:
             raise ValueError("rows and rows_folder both name the rows: set one of them")
+        if rows is not None and tasks:
+            raise ValueError("rows and tasks both name the tasks: set one of them")
         if prompts not in ("one", "all"):
             raise ValueError(f"prompts must be 'one' or 'all', got {prompts!r}")
         if split not in get_args(Split):
@@ -90,7 +94,7 @@ class PromptSource(Benchmark):
         self.folder = Path(expanded(templates))
         self.original_task, self.split, self.prompts, self.seed = original_task, split, prompts, seed
         self.without = dict(without or {})
-        self._configured, self.rows_folder = rows, expanded(rows_folder)
+        self._configured, self.rows_folder, self._named = rows, expanded(rows_folder), tuple(tasks)
 
     def task_names(self, split: Split) -> list[str]:
         """All tasks, under the split that is read; PromptSource has no split of tasks."""
@@ -100,7 +104,7 @@ class PromptSource(Benchmark):
         """Datasets without a template of the original task, or without a file in `rows_folder`."""
         if self._configured is not None:
             return {}
-        left_out = {name: "no template of the original task" for name in self._folders if name not in self.datasets()}
+        left_out = {name: "no template of the original task" for name in self._chosen if name not in self.datasets()}
         return left_out | {name: f"no rows in {self.rows_folder}" for name in self.datasets() if name not in self._rows}
 
     def unread_lines(self) -> list[str]:
@@ -115,7 +119,7 @@ class PromptSource(Benchmark):
 
     def datasets(self) -> Mapping[str, tuple[str, str]]:
         """Hub dataset and configuration (empty for the only one) of every task that has a template to use."""
-        files = {name: _read_templates(path) for name, path in self._folders.items()}
+        files = {name: _read_templates(path) for name, path in self._chosen.items()}
         return {name: (file.dataset, file.subset or "") for name, file in files.items() if self._usable(file)}
 
     def task(self, name: str) -> Task:
@@ -194,6 +198,13 @@ class PromptSource(Benchmark):
         if not paths:
             raise ValueError(f"no templates.yaml below {root}; name the folder that holds a folder for each dataset")
         return paths
+
+    @cached_property
+    def _chosen(self) -> dict[str, Path]:
+        """The files of templates that `tasks` names, or all."""
+        if unknown := [name for name in self._named if name not in self._folders]:
+            raise ValueError(f"no templates {unknown[0]!r} below {self.folder}; {nearest(unknown[0], self._folders)}")
+        return {name: self._folders[name] for name in self._named or self._folders}
 
     @cached_property
     def _rows(self) -> dict[str, RowSource]:

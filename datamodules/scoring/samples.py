@@ -233,6 +233,24 @@ def _generator(path: Path) -> tuple[str, int]:
         raise ValueError(f"{path} does not describe a generator ({error}): remove it") from error
 
 
+def _sample_files(name: str) -> list[str]:
+    """The path of a file, or the sample files in a folder.
+
+    Raises:
+        ValueError: The folder holds no sample file.
+    """
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return [name]
+    files = sorted(str(path) for path in folder.glob("*-of-*.jsonl"))
+    if not files:
+        raise ValueError(
+            f"no sample file (<name>-<process>-of-<processes>.jsonl) in the folder {folder}: `crosstask samples` "
+            "writes them; or name other files"
+        )
+    return files
+
+
 class ModelSamples:
     """Samples of language models from files, one task in memory at a time; a sample that is there twice is an error.
 
@@ -240,12 +258,13 @@ class ModelSamples:
     task.
 
     Args:
-        files: Paths of sample files; may be empty.
+        files: Paths of sample files, and of folders, of which all that `crosstask samples` wrote there; may be empty.
     """
 
     def __init__(self, files: Sequence[str] = ()) -> None:
-        self.files = tuple(files)
-        if twice := [path for path, count in Counter(Path(path).absolute() for path in files).items() if count > 1]:
+        self.files = tuple(path for name in files for path in _sample_files(name))
+        paths = Counter(Path(path).absolute() for path in self.files)
+        if twice := [path for path, count in paths.items() if count > 1]:
             raise ValueError(f"the file of samples {twice[0]} is given twice, and each sample would count twice")
         self._fingerprints: dict[str, str] = {}
         self._loaded: tuple[str, dict[str, list[Sample]]] = "", {}
@@ -255,7 +274,7 @@ class ModelSamples:
         by_size: dict[int, list[Path]] = {}
         for path in map(Path, self.files):
             if not path.is_file():
-                raise ValueError(f"no file {path} with model samples")
+                raise ValueError(f"no file or folder {path} with model samples: `crosstask samples` writes them")
             by_size.setdefault(path.stat().st_size, []).append(path)
         for paths in by_size.values():
             copies: dict[str, Path] = {}

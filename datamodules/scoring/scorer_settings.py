@@ -50,7 +50,8 @@ class Augmentation:
     """Training responses beside the references.
 
     Args:
-        samples: JSONL files of language models' responses: one object with task, id, response and generator a line.
+        samples: JSONL files of language models' responses, one object with task, id, response and generator a line; or
+            folders of `crosstask samples`.
         label: Correctness of such a response, a function of it and the references.
         option_samples: Whether samples of an example with options are trained on, too, labelled against its right
             option. Cappy augments generation examples only: an option is right or wrong.

@@ -538,7 +538,7 @@ def test_likelihoods_of_some_samples_only_are_reported(examples: SampledExamples
     ids = [prompt.example.id for prompt in examples.prompts()]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(Sample("a", "m", "d", 0, None if id_ == ids[0] else -1.0).line(TASK, id_) for id_ in ids))
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="left out") as warned:
         read_sampled_responses(examples, ModelSamples([str(path)]))
     assert [str(warning.message) for warning in warned] == [
         "self-scoring is left out: 1 of 6 samples have no log_likelihood",

@@ -187,7 +187,7 @@ def test_samples_of_unknown_tasks_and_examples_are_rejected(tmp_path: Path) -> N
         samples.require_tasks(["u"])
     with pytest.raises(ValueError, match=r"samples of 1 examples that t does not have, e.g. '1'"):
         samples.require_examples("t", ["0"])
-    with pytest.raises(ValueError, match=r"no file .*absent.jsonl"):
+    with pytest.raises(ValueError, match=r"no file or folder .*absent.jsonl"):
         ModelSamples([str(tmp_path / "absent.jsonl")]).of("t")
 
 

@@ -336,7 +336,7 @@ def test_tasks_and_files_are_looked_for_before_anything_is_trained(toybench: Pat
         ValueError, match=r"no task 'task001_toy_copy_animal' among .* nearest: task001_toy_copy_animals"
     ):
         adapt_tasks(benchmark, [], out, training(toybench), tasks=[*TASKS, "task001_toy_copy_animal"])
-    with pytest.raises(ValueError, match=r"no file .*absent\.jsonl with model samples"):
+    with pytest.raises(ValueError, match=r"no file or folder .*absent\.jsonl with model samples"):
         adapt_tasks(benchmark, [str(tmp_path / "absent.jsonl")], out, training(toybench), tasks=TASKS)
     (tmp_path / "add").mkdir()
     (tmp_path / "add" / "task.json").write_text(json.dumps({"examples": [{"input": "1", "target": "2"}] * 40}))
