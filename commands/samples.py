@@ -18,6 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..datamodules.messages import some
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.special_tokens import bos_departure
@@ -104,6 +105,9 @@ def write_samples(
     if chat and bos:
         raise ValueError("a chat template adds bos itself: leave bos out with chat")
     console, (rank, size, _) = Console(), process_of_job()
+    if left_out := examples.benchmark.left_out():
+        names = some([f"{name} ({reason})" for name, reason in left_out.items()])
+        console.print(terminal_text(f"{len(left_out)} datasets are left out: {names}"), highlight=False)
     name = name or (Path(generator).name if generator else Path(answers[0]).stem)
     path = Path(output).expanduser() / f"{name}-{rank:04}-of-{size:04}.jsonl"
     skipped: Counter[str] = Counter()
