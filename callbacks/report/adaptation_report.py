@@ -138,6 +138,21 @@ def _costs(report: Mapping[str, Any]) -> list[str]:
         memory, storage = (max(cost[key] for cost in costs) for key in ("memory", "storage"))
         numbers = f"{len(costs)} | {seconds:.0f} | {storage:.1f} | {memory:.0f} | {pairs} | {cut}"
         lines.append(f"| {escape_markdown(name)} | {numbers} |")
+    return [*lines, *_untrained(report)]
+
+
+def _untrained(report: Mapping[str, Any]) -> list[str]:
+    """What scorers could not learn from the responses to training instances, for each scorer and reason."""
+    reasons = {
+        "unanswered": "have no response",
+        "option_examples": "have options, and the responses to them are not trained on (`training.option_samples`)",
+        "unread": "have references that ROUGE-L cannot read: right responses may have label 0 (`--rouge unicode`)",
+    }
+    lines = []
+    for name, own in report["scorers"].items():
+        for key, text in reasons.items():
+            if count := sum(cost[key] for cost in own["costs"].values()):
+                lines += ["", f"{escape_markdown(name)}: {count} training instances {text}."]
     return lines
 
 

@@ -128,9 +128,10 @@ class ScoredPreparation(Preparation):
         samples = self.samples.of(task.name)
         rouge = next((name for name, label in ROUGE_L.items() if label is self.label), None)
         for place, example in enumerate(examples):
-            instruction = self.render(task, example).source.strip() if not skip_reason(task, example) else ""
+            reason = skip_reason(task, example)
+            instruction = "" if reason else self.render(task, example).source.strip()
             if not instruction:
-                yield skip_reason(task, example) or "empty instruction"
+                yield reason or "empty instruction"
                 continue
             sampled = samples.get(example.id, ())
             if sampled and example.options and not self.option_samples:

@@ -328,6 +328,7 @@ def test_answers_that_are_held_out_to_calibrate_train_nothing(
     adapt_tasks(benchmark, [file], str(tmp_path / "b"), how, **options)
     found = json.loads((tmp_path / "b" / "report.json").read_text())
     assert found["costs"][TASKS[0]]["unanswered"] == 4
+    assert "scorer: 4 training instances have no response." in (tmp_path / "b" / "report.md").read_text()
 
 
 def test_tasks_and_files_are_looked_for_before_anything_is_trained(toybench: Path, tmp_path: Path) -> None:

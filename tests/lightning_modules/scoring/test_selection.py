@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from crosstask.callbacks.report.selection_table import by_size
+from crosstask.callbacks.report.selection_table import by_size, unread_text
 from crosstask.datamodules.scoring.samples import Sample
 from crosstask.lightning_modules.scoring.selection import ScoredResponses, choices, correctness_votes, preference_votes
 from crosstask.lightning_modules.scoring.selection_scores import (
@@ -105,6 +105,20 @@ def test_a_black_box_has_no_likelihood_and_an_unscored_file_no_scorer() -> None:
 def test_an_empty_answer_is_never_the_most_likely() -> None:
     samples = [Sample("", "m", "beam", 0), *SAMPLES]
     assert quality_of_choices(ScoredResponses.of("t", "1", samples, REFERENCE))["self-score, sum"] == pytest.approx(0.4)
+
+
+def test_references_that_rouge_l_cannot_read_are_counted_and_read_by_the_other_one() -> None:
+    samples = [Sample(text, "m", "beam", n) for n, text in enumerate(["cat", "काली बिल्ली", "बिल्ली"])]
+    ascii_only, unicode = (
+        ScoredResponses.of("hindi", "1", samples, ["काली बिल्ली"], rouge=rouge) for rouge in ("exact", "unicode")
+    )
+    assert ascii_only.quality.tolist() == [0.0, 0.0, 0.0]
+    assert unicode.quality.tolist() == [0.0, 1.0, pytest.approx(2 / 3)]
+    assert [choices(each)["minimum Bayes risk"] for each in (ascii_only, unicode)] == [0, 1]
+    table = selection_table([ascii_only, responses()], resamples=1)
+    assert table.unread == {"hindi": 1}
+    assert "less than half of the letters of the references of 1 of 2 instances: hindi (1)" in unread_text(table)
+    assert selection_table([unicode], resamples=1).unread == {}
 
 
 def test_several_scorers_stand_side_by_side() -> None:
