@@ -63,12 +63,12 @@ def t0_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def write_templates(folder: Path, task: str) -> None:
     """Two small templates of a dataset: one that generates a text, one with options if the dataset has labels."""
-    texts = [name for name, value in t0_row(task, 0).items() if isinstance(value, str)]
     columns = t0_row(task, 0)
-    templates = {"write": (f"Text: {{{{{texts[0]}}}}} What now? ||| {{{{{texts[-1]}}}}}", None)}
+    text = next(name for name, value in columns.items() if isinstance(value, str))
+    templates = {"write": (f"Repeat: {{{{{text}}}}} ||| {{{{{text}}}}}", None)}
     if "label" in columns:
         choices = " ||| ".join("zero one two three four five six seven eight nine ten eleven twelve thirteen".split())
-        templates["choose"] = (f"{{{{{texts[0]}}}}} Which? ||| {{{{answer_choices[label|int]}}}}", choices)
+        templates["choose"] = (f"{{{{{text}}}}} Which? ||| {{{{answer_choices[label|int]}}}}", choices)
     original = json.dumps(task not in ("quarel", "kilt_tasks_hotpotqa", "app_reviews"))
     entries = [
         f"  {name}: !Template\n    name: {name}\n    answer_choices: {json.dumps(choices)}\n"
@@ -93,7 +93,7 @@ def test_two_commands_lead_from_upstream_files_to_a_pretrained_scorer(
     generator = save_model("t5", tmp_path, len(tokenizer))
     tokenizer.save_pretrained(generator)
     samples = ["--output", str(tmp_path / "samples"), "--generator", str(generator), "--max_new_tokens", "4"]
-    main(["samples", "--config", "papers/cappy_pretraining_samples", *samples, "--examples.train_examples", "4"])
+    main(["samples", "--config", "papers/cappy_pretraining_samples", *samples, "--examples.train_examples", "8"])
     printed = " ".join(capsys.readouterr().out.split())
     assert "has options (option_examples is false)" in printed
     assert "1 datasets are left out: xsum (no rows in" in printed
@@ -110,16 +110,22 @@ def test_two_commands_lead_from_upstream_files_to_a_pretrained_scorer(
         "model.init_args": {"pretrained": None, "config": tiny, "optimizer.fused": False},
         "data.init_args": {"tokenizer": str(toybench / "tokenizer"), "cache": str(tmp_path / "store")},
         "data.init_args.rows": {"length": 256, "pair_length": 64, "per_step": 4},
-        "data.init_args.instances": {"train": 4},
+        "data.init_args.instances": {"train": 8},
         "data.init_args.augmentation": {"samples": [str(tmp_path / "samples")]},
     }
     changes["trainer"]["default_root_dir"] = str(tmp_path / "runs")
-    words = [f"--{group}.{name}={json.dumps(value)}" for group, of in changes.items() for name, value in of.items()]
+    words = [
+        f"--{group}.{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for group, of_group in changes.items()
+        for name, value in of_group.items()
+    ]
     main(["fit", "--config", "papers/cappy_base", *words])
     stored = {path.name.rpartition("-")[0] for path in (tmp_path / "store").iterdir() if path.name[0] != "."}
     assert stored >= tasks
     [folder] = (tmp_path / "runs").rglob("huggingface")
-    scores = CrossEncoder.from_pretrained(str(folder), max_length=64).score(["Text: It grows."] * 2, ["apple", "lemon"])
+    scores = CrossEncoder.from_pretrained(str(folder), max_length=64).score(
+        ["Repeat: It grows."] * 2, ["apple", "lemon"]
+    )
     assert scores.isfinite().all()
 
 
