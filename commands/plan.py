@@ -24,11 +24,13 @@ def plan_training(
     settings: Settings,
     memory: float = 80.0,
     device: Literal[
-        "A100", "H100", "H100 PCIe", "H100 NVL", "H200", "H200 NVL", "B200", "L40S", "A10G", "V100"
+        "A100", "H100", "H100 PCIe", "H100 NVL", "H200", "H200 NVL", "B200", "GB200", "L40S", "A10G", "V100"
     ] = "A100",
     utilization: float = 0.4,
     targets: float = 0.15,
     devices: int | None = None,
+    node_bandwidth: float = 300.0,
+    network_bandwidth: float = 25.0,
 ) -> None:
     """Print what a run of InstructionTuningModule needs of each device, and what it costs.
 
@@ -39,7 +41,10 @@ def plan_training(
         utilization: Share of the peak that the run reaches (MFU).
         targets: Share of a row's tokens that are targets.
         devices: Number of all devices, where the configuration does not state it.
+        node_bandwidth: GB/s that a device sends to others of its node of 8; the default is NVLink of an A100.
+        network_bandwidth: GB/s that a device sends to other nodes; the default is 200 Gb/s for each device.
     """
+    from ..lightning_modules.planning.communication import Links
     from ..lightning_modules.planning.flops import DEVICES
     from ..lightning_modules.planning.training_plan import GIB, make_plan
 
@@ -47,12 +52,15 @@ def plan_training(
         raise ValueError(f"utilization and targets are shares in (0, 1], got {utilization} and {targets}")
     if memory <= 0:
         raise ValueError(f"memory must be a positive number of GiB, got {memory}")
+    if node_bandwidth <= 0 or network_bandwidth <= 0:
+        raise ValueError(f"bandwidths must be positive GB/s, got {node_bandwidth} and {network_bandwidth}")
     print_plan(
         make_plan(
             settings.as_dict(),
             capacity=round(memory * GIB),
             rate=DEVICES[device][0] * utilization,
             targets=targets,
+            links=Links(node_bandwidth * 1e9, network_bandwidth * 1e9),
             devices=devices,
         )
     )
@@ -67,12 +75,12 @@ def print_plan(plan: "TrainingPlan") -> None:
     from ..lightning_modules.planning.training_plan import GIB
 
     layout, shape = plan.layout, plan.shape
-    table = Table(title=f"One of {layout.devices} devices, GiB", title_justify="left")
-    for column in ("", "activations kept", "recomputed"):
+    table = Table(title=f"One of {layout.devices} devices, GiB; recomputed:", title_justify="left")
+    for column in ("", *map(_named, plan.memories)):
         table.add_column(column, justify="left" if not column else "right")
     for name in Memory._fields:
-        table.add_row(name, *(f"{getattr(memory, name) / GIB:.2f}" for memory in (plan.kept, plan.recomputed)))
-    table.add_row("total", *(f"{memory.total / GIB:.2f}" for memory in (plan.kept, plan.recomputed)))
+        table.add_row(name, *(f"{getattr(memory, name) / GIB:.2f}" for memory in plan.memories.values()))
+    table.add_row("total", *(f"{memory.total / GIB:.2f}" for memory in plan.memories.values()))
     rich_print(table)
     parallel = (
         f"{layout.kind}, {layout.replicas} replicas x {layout.tensor_parallel} tensor parallel, {layout.precision}"
@@ -81,9 +89,29 @@ def print_plan(plan: "TrainingPlan") -> None:
     print(
         f"a device reads {shape.rows} rows of {shape.columns} at a time; their logits take {plan.logits / GIB:.2f} GiB"
     )
-    verdict = "fits" if plan.fits else "does NOT fit"
-    how = "with" if plan.checkpointing else "without"
     need = f"{plan.memory.total / GIB:.1f} of {plan.capacity / GIB:.0f} GiB"
-    print(f"{verdict} {how} gradient checkpointing: {need} (a twentieth is reserved for the allocator)")
+    verdict, how = "fits" if plan.fits else "does NOT fit", _named(plan.recomputation)
+    print(f"{verdict} with {how} recomputed: {need} (a twentieth is reserved for the allocator)")
+    if plan.least is not None and plan.least != plan.recomputation:
+        print(f"network.gradient_checkpointing: {_setting(plan.least)} fits and recomputes the least")
     print(f"{plan.steps:,} steps of {plan.tokens:,} tokens: {plan.steps * plan.tokens / 1e9:.2f}B tokens")
     print(f"{plan.flops:.3g} operations a step, {plan.device_hours:,.0f} device hours")
+    if layout.devices == 1:
+        return
+    weights, gradients, activations = plan.exchange
+    print(
+        f"a step computes for {plan.compute:.3g} s and communicates for {plan.exchange.total:.3g} s if none overlaps:"
+    )
+    print(f"weights {weights:.3g} s, gradients {gradients:.3g} s, tensor-parallel activations {activations:.3g} s")
+
+
+def _named(choice: bool | int | str) -> str:
+    """A choice of recomputation in words."""
+    if choice == "selective":
+        return "all but products"
+    return {0: "nothing", 1: "all blocks", 2: "every second block"}.get(int(choice), f"every {choice}th block")
+
+
+def _setting(choice: bool | int | str) -> str:
+    """A choice of recomputation as YAML."""
+    return str(choice).lower()

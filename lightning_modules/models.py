@@ -25,6 +25,7 @@ from ..datamodules.hub_names import hub_source
 from ..datamodules.messages import nearest
 from ..datamodules.pretrained_weights import load_pretrained
 from .attention.document_attention import IMPLEMENTATIONS
+from .recomputation import Recomputation, recompute_blocks, require_recomputation
 
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
 
@@ -37,7 +38,8 @@ class Network:
         attention: Packed rows need document; sdpa and others read one document a row (packing one_per_row).
         dropout: Residual dropout that replaces the model's own setting.
         embedding_dropout: Dropout of the token embeddings.
-        gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
+        gradient_checkpointing: What the backward pass recomputes instead of keeping it: true for every block, n for
+            every n-th one, selective for all but matrix products and attention. `crosstask plan` compares their memory.
         compile: Compile the model's blocks.
         dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision. With ``lora`` it
             is the type of the frozen parameters, and bfloat16 halves their memory.
@@ -46,7 +48,7 @@ class Network:
     attention: str = "document"
     dropout: float | None = None
     embedding_dropout: float = 0.0
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Recomputation = False
     compile: bool = False
     dtype: Dtype = "float32"
 
@@ -54,6 +56,7 @@ class Network:
         for name, value in (("dropout", self.dropout or 0.0), ("embedding_dropout", self.embedding_dropout)):
             if not 0.0 <= value < 1.0:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
+        require_recomputation(self.gradient_checkpointing)
         known = {*AttentionInterface().valid_keys(), *IMPLEMENTATIONS, "eager"}
         if self.attention not in known and "/" not in self.attention:  # a kernel of the hub has its owner's name
             raise ValueError(
@@ -217,8 +220,7 @@ def untie_different(model: PreTrainedModel, stored: Callable[[str], Tensor | Non
 def prepare_network(model: PreTrainedModel, network: Network) -> None:
     """Add embedding dropout, gradient checkpointing and compilation to a built model, in place."""
     add_embedding_dropout(model, network.embedding_dropout)
-    if network.gradient_checkpointing:
-        model.activation_checkpointing_enable()
+    recompute_blocks(model, network.gradient_checkpointing)
     if network.compile:
         compile_layers(model)
 

@@ -63,6 +63,7 @@ ORDER = {
         "hyperparameters",
         "named_classes",
         "target_loss",
+        "recomputation",
         "models",
         "generation_settings",
         "optimization",

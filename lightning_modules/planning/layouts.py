@@ -39,6 +39,7 @@ def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool) -
             copies=settings.get("copies", 1),
             compute_dtype=dtype,
             offload=settings.get("offload", False),
+            reduce_once=settings.get("reduce_once", False),
         )
         require_divisible(layout)
         return layout

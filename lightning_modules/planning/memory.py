@@ -47,6 +47,7 @@ class Layout(NamedTuple):
         compute_dtype: Type in which ``sharded`` gathers and computes; that of the parameters if None.
         offload: Whether optimizer state is in the host's memory, with the shards of ``sharded`` and the gradients of
             ZeRO-2 and 3.
+        reduce_once: Whether ``sharded`` reduces gradients at the last accumulated batch of a step alone.
         offload_weights: Whether the weights of ZeRO-3 are in the host's memory, too.
         foreach: Whether the optimizer updates all parameters in one call, which takes one more copy of them;
             torch's default on CUDA, unless the optimizer is fused.
@@ -60,6 +61,7 @@ class Layout(NamedTuple):
     precision: Precision = "32-true"
     compute_dtype: torch.dtype | None = None
     offload: bool = False
+    reduce_once: bool = False
     offload_weights: bool = False
     foreach: bool = False
     reduce_bucket: int = 0
@@ -154,7 +156,7 @@ def require_divisible(layout: Layout) -> None:
 
 def head_memory(width: int, vocabulary: int, columns: int, layout: Layout) -> int:
     """Peak bytes of logits, softmax and their gradients for `columns` targets."""
-    dtype = _compute_dtype(layout)
+    dtype = compute_dtype(layout)
     with FakeTensorMode():
         table = nn.Parameter(torch.empty(vocabulary, width, dtype=dtype))
         hidden = torch.empty(columns, width, dtype=dtype, requires_grad=True)
@@ -190,18 +192,20 @@ def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> 
             _learn_shapes(model, layout, shape)
             tracker = ShardedPhaseTracker(model)
             tracker.track_inputs((torch.zeros(1),))
-            tracker.record = PhaseRecord(whole_blocks, _cut(here, shape))
+            wide = 4 / compute_dtype(layout).itemsize if layout.compute_dtype is not None else 1
+            whole = round(held * shards * wide) if layout.reduce_once and shape.accumulated else 0
+            tracker.record = PhaseRecord(whole_blocks, _cut(here, shape, whole))
             phases = _phases(model, layout, shape, tracker)
     return {**phases, Phase("step"): Memory(here, here, 2 * here, 0, here if layout.foreach else 0)}
 
 
-def _cut(here: int, shape: StepShape) -> Measure:
-    """Measure of a sharded model with `here` bytes of weights on this device."""
+def _cut(here: int, shape: StepShape, whole: int) -> Measure:
+    """Measure of a sharded model: `here` bytes of weights on this device, `whole` of gradients that are not reduced."""
 
     def measure(sizes: Mapping[str, int]) -> Memory:
         return Memory(
             weights=here,
-            gradients=here if shape.accumulated else min(sizes["Sharded Grad"], here),
+            gradients=whole or (here if shape.accumulated else min(sizes["Sharded Grad"], here)),
             optimizer=2 * here,
             gathered=sum(sizes[name] for name in ("Unsharded Param", "Unsharded Grad", "All Gather", "Reduce Scatter")),
             activations=_activations(sizes),
@@ -228,7 +232,7 @@ def _divided(model: PreTrainedModel, layout: Layout, shape: StepShape) -> tuple[
 def _partitioned(model: PreTrainedModel, layout: Layout) -> tuple[Measure, Memory]:
     """Measure of the passes, and memory of the optimizer step, under DeepSpeed."""
     count = sum(parameter.numel() for parameter in model.parameters())
-    stage, share, compute = int(layout.kind[-1]), layout.devices, _compute_dtype(layout).itemsize
+    stage, share, compute = int(layout.kind[-1]), layout.devices, compute_dtype(layout).itemsize
     stages = [*blocks(model), model.get_input_embeddings()]
     largest = max(sum(parameter.numel() for parameter in module.parameters()) for module in stages)
     weights = count * compute // (share if stage == 3 else 1) if not layout.offload_weights else 0
@@ -297,10 +301,10 @@ def _wide(logits: Tensor) -> Tensor:
 def _converted(model: PreTrainedModel, layout: Layout) -> PreTrainedModel:
     """A model with weights of the type that Lightning or DeepSpeed, which always computes in them, gives them."""
     true = layout.precision.endswith("true") and layout.precision != "32-true"
-    return model.to(_compute_dtype(layout)) if true or layout.kind.startswith("zero") else model  # type: ignore[arg-type]
+    return model.to(compute_dtype(layout)) if true or layout.kind.startswith("zero") else model  # type: ignore[arg-type]
 
 
-def _compute_dtype(layout: Layout) -> torch.dtype:
+def compute_dtype(layout: Layout) -> torch.dtype:
     if layout.compute_dtype is not None:
         return layout.compute_dtype
     wide = {"32-true": torch.float32, "64-true": torch.float64}

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.nn import Parameter
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...datamodules.hub_names import pinned
@@ -20,12 +21,16 @@ from ..adapters import LoRA, add_adapters
 from ..hyperparameters import as_group
 from ..models import Network, add_embedding_dropout, build_model, model_config
 from ..optimization import Optimization
+from ..recomputation import Recomputation, recompute_blocks, recomputed_share
+from .communication import Exchange, Links, step_exchange
 from .flops import training_flops
 from .layouts import layout_of
-from .memory import Finish, Layout, StepShape, head_memory, step_phases
+from .memory import Finish, Layout, StepShape, compute_dtype, head_memory, step_phases
 from .phases import Memory, Phases, deeper, most
 
 GIB = 2**30
+RECOMPUTATIONS: tuple[Recomputation, ...] = (False, "selective", 2, True)
+"""What plans compare: nothing, all but matrix products and attention, every second block, every block."""
 FEW_BLOCKS = 4  # with fewer, prefetched blocks and the head have another share
 
 
@@ -37,45 +42,70 @@ class TrainingPlan:
         parameters: Parameters of the whole model.
         layout: How the model is divided over devices.
         shape: Micro-batch of a device.
-        kept: Memory with all activations kept.
-        recomputed: Memory with gradient checkpointing.
-        checkpointing: Whether the configuration sets gradient checkpointing.
+        memories: Memory by what the backward pass recomputes (``RECOMPUTATIONS``, and the configuration's own).
+        recomputation: The configuration's.
         logits: The part of the activations that logits and their softmax take.
         capacity: Memory of a device.
         steps: Optimizer steps.
         tokens: Tokens of a step, padding included.
         flops: Floating-point operations of a step (PaLM's definition: recomputation is not counted).
         device_hours: Hours summed over all devices, at the stated utilization.
+        exchange: Seconds of communication in a step.
+        compute: Seconds of computation in a step at the stated utilization.
     """
 
     parameters: int
     layout: Layout
     shape: StepShape
-    kept: Memory
-    recomputed: Memory
-    checkpointing: bool
+    memories: Mapping[Recomputation, Memory]
+    recomputation: Recomputation
     logits: int
     capacity: int
     steps: int
     tokens: int
     flops: float
     device_hours: float
+    exchange: Exchange
+    compute: float
 
     @property
     def memory(self) -> Memory:
-        """Peak memory with the configuration's setting of checkpointing."""
-        return self.recomputed if self.checkpointing else self.kept
+        """Peak memory with the configuration's recomputation."""
+        return self.memories[self.recomputation]
 
     @property
     def fits(self) -> bool:
         """Whether 5% of the device stays free, for fragmentation of the allocator and for libraries."""
-        return self.memory.total <= 0.95 * self.capacity
+        return self._fits(self.memory)
+
+    @property
+    def least(self) -> Recomputation | None:
+        """The recomputation with the fewest operations that fits; None if none does."""
+        fitting = [choice for choice, memory in self.memories.items() if self._fits(memory)]
+        return min(fitting, key=lambda choice: (recomputed_share(choice), choice is not False), default=None)
+
+    def _fits(self, memory: Memory) -> bool:
+        return memory.total <= 0.95 * self.capacity
 
 
 def make_plan(
-    configuration: Mapping[str, Any], *, capacity: int, rate: float, targets: float, devices: int | None = None
+    configuration: Mapping[str, Any],
+    *,
+    capacity: int,
+    rate: float,
+    targets: float,
+    links: Links,
+    devices: int | None = None,
 ) -> TrainingPlan:
     """The plan of a parsed configuration.
+
+    Args:
+        configuration: Settings of trainer, data and model, by name.
+        capacity: Bytes of a device.
+        rate: Floating-point operations a second of a device.
+        targets: Share of a row's tokens that are targets.
+        links: Bandwidths.
+        devices: Number of all devices, where the configuration does not state it.
 
     Raises:
         ValueError: The module is not InstructionTuningModule, or the rows of a step cannot be divided.
@@ -97,9 +127,11 @@ def make_plan(
         raise ValueError("a plan can be made for training all weights or lora, not for a prefix")
     build = partial(_build, own=network.torch_dtype, lora=lora)
     finish = partial(add_embedding_dropout, probability=network.embedding_dropout)
-    kept, recomputed = (
-        memory_of_depth(config, build, how, layout, shape) for how in (finish, partial(_checkpointed, finish=finish))
-    )
+    choice = network.gradient_checkpointing
+    memories = {
+        each: memory_of_depth(config, build, partial(_recomputing, finish=finish, choice=each), layout, shape)
+        for each in dict.fromkeys((*RECOMPUTATIONS, choice))
+    }
     with torch.device("meta"):
         whole = build(config, None)
     columns = shape.rows * (shape.target_columns or shape.targets)
@@ -109,15 +141,25 @@ def make_plan(
         parameters=sum(parameter.numel() for parameter in whole.parameters()),
         layout=layout,
         shape=shape,
-        kept=kept,
-        recomputed=recomputed,
-        checkpointing=network.gradient_checkpointing,
+        memories=memories,
+        recomputation=choice,
         logits=head_memory(config.hidden_size, config.vocab_size, columns, layout),
         capacity=capacity,
         steps=steps,
         tokens=tokens,
         flops=flops,
         device_hours=steps * flops / rate / 3600,
+        exchange=step_exchange(
+            config,
+            layout,
+            shape,
+            links,
+            weight_bytes=sum(parameter.numel() for parameter in whole.parameters()) * compute_dtype(layout).itemsize,
+            trained_bytes=sum(_gradient_bytes(parameter, layout) for parameter in whole.parameters()),
+            batches=trainer["accumulate_grad_batches"],
+            recomputed=recomputed_share(choice),
+        ),
+        compute=flops / rate / layout.devices,
     )
 
 
@@ -183,9 +225,17 @@ def _shallow(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
     return fewer
 
 
-def _checkpointed(model: PreTrainedModel, finish: Finish) -> None:
+def _recomputing(model: PreTrainedModel, finish: Finish, choice: Recomputation) -> None:
     finish(model)
-    model.activation_checkpointing_enable()
+    recompute_blocks(model, choice)
+
+
+def _gradient_bytes(parameter: Parameter, layout: Layout) -> int:
+    """Bytes of a gradient as it is reduced: in the compute type by DeepSpeed, else in that of the weights."""
+    if not parameter.requires_grad:
+        return 0
+    itemsize = compute_dtype(layout).itemsize if layout.kind.startswith("zero") else parameter.dtype.itemsize
+    return parameter.numel() * itemsize
 
 
 def _step_counts(rows: int, shape: StepShape) -> dict[str, int]:

@@ -1,5 +1,7 @@
 """The sharded strategy: FSDP2, with tensor parallelism, hybrid sharding and host offload, chosen in a YAML."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
 from ..optimization import name_states
@@ -36,6 +39,9 @@ class ShardedStrategy(ModelParallelStrategy):
             data-parallel processes; the number of nodes keeps gathering within nodes.
         compute_dtype: Type in which blocks are gathered and computed, e.g. bfloat16, with float32 weights and sums.
         offload: Keep shards and optimizer state in the host's memory.
+        reduce_once: Reduce gradients over processes at the last accumulated batch of a step alone. Until then each
+            device holds the gradients of whole matrices, in float32 where `compute_dtype` is set; `crosstask plan`
+            counts them. Copies of the model exchange gradients once a step either way.
         save_distributed_checkpoint: Whether each process writes its part; otherwise process 0 gathers everything into
             one file.
         process_group_backend: nccl on CUDA and gloo on a CPU where it is left out.
@@ -48,6 +54,7 @@ class ShardedStrategy(ModelParallelStrategy):
         copies: int = 1,
         compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         offload: bool = False,
+        reduce_once: bool = False,
         save_distributed_checkpoint: bool = True,
         process_group_backend: str | None = None,
         timeout: timedelta | None = default_pg_timeout,
@@ -64,6 +71,7 @@ class ShardedStrategy(ModelParallelStrategy):
                 f"tensor_parallel_size and copies must be at least 1, got {tensor_parallel_size} and {copies}"
             )
         self.tensor_parallel, self.copies, self.offload = tensor_parallel_size, copies, offload
+        self.reduce_once = reduce_once
         self.compute_dtype = getattr(torch, compute_dtype) if compute_dtype else None
 
     def setup_environment(self) -> None:
@@ -88,6 +96,19 @@ class ShardedStrategy(ModelParallelStrategy):
     def model_to_device(self) -> None:
         if not self.offload:
             super().model_to_device()
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """Lightning's frame around every accumulated batch of a step but the last.
+
+        Gradients of shards are summed by each copy of the model before copies exchange them: this costs no memory.
+        """
+        sharded = [module for module in self.lightning_module.modules() if isinstance(module, FSDPModule)]
+        _communicate(sharded, shards=not self.reduce_once, copies=False)
+        try:
+            yield
+        finally:
+            _communicate(sharded, shards=True, copies=True)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Write under another name, and put it in an older one's place once every process is done."""
@@ -124,6 +145,13 @@ class ShardedStrategy(ModelParallelStrategy):
             if named["state"]:
                 set_optimizer_state_dict(self.model, optimizer, optim_state_dict=named, options=options)
         return checkpoint
+
+
+def _communicate(sharded: list[FSDPModule], *, shards: bool, copies: bool) -> None:
+    """Whether backward passes reduce gradients over shards, and over copies."""
+    for module in sharded:
+        module.set_requires_gradient_sync(shards, recurse=False)
+        module.set_requires_all_reduce(copies, recurse=False)
 
 
 def sharding_of(strategy: object) -> Sharding | None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from crosstask.commands.shared.settings_reader import SettingsReader
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.adapters import LoRA, add_adapters
 from crosstask.lightning_modules.models import build_model
+from crosstask.lightning_modules.planning.communication import Exchange, Links, step_exchange
 from crosstask.lightning_modules.planning.layouts import layout_of
 from crosstask.lightning_modules.planning.memory import (
     Finish,
@@ -36,6 +38,7 @@ ROOT = Path(__file__).parents[3]
 WIDTH, BLOCKS, VOCABULARY = 64, 3, 500
 DEEPSPEED_BUCKET = 500_000_000  # its default reduce_bucket_size, which ZeRO-3 holds in one buffer
 SHAPE = StepShape(rows=2, columns=32, targets=4)
+LINKS = Links(node=300e9, network=25e9)
 HALF = Layout("sharded", 2, precision="bf16-mixed", compute_dtype=torch.bfloat16)
 PARAMETERS = (
     (VOCABULARY + 66 + 2) * WIDTH  # tokens (tied), 64 positions behind two that OPT skips, and the last norm
@@ -325,7 +328,10 @@ def test_the_command_reads_a_fits_configuration(
     assert "args parameter" not in told
     printed = capsys.readouterr().out
     assert "One of 2 devices" in printed
-    assert "fits without gradient checkpointing" in printed
+    assert "fits with nothing recomputed" in printed
+    assert "communicates for" in printed
+    with pytest.raises(ValueError, match="bandwidths must be positive GB/s"):
+        main(["plan", *words, "--network_bandwidth", "0"])
     with pytest.raises(ValueError, match=r"trainer.max_steps = -1: set the number of optimizer steps"):
         main(["plan", *words, "--trainer.max_steps", "-1"])
 
@@ -370,8 +376,9 @@ def test_opt_iml_fits_where_it_was_trained(model: str, nodes: int, fits: bool) -
     words += ["--trainer.devices=8", f"--trainer.num_nodes={nodes}"]
     plan = plan_of(words, gibibytes=40)
     assert plan.fits is fits
-    assert min(*plan.kept, *plan.recomputed) >= 0
-    assert plan.kept.total > 40 * 2**30  # none fits with all activations kept
+    assert min(size for memory in plan.memories.values() for size in memory) >= 0
+    assert plan.memories[False].total > 40 * 2**30  # none fits with all activations kept
+    assert (plan.least is not None) is fits
 
 
 @pytest.mark.distributed
@@ -383,4 +390,51 @@ def test_adapters_fit_one_device_of_24_gib_and_all_weights_do_not() -> None:
 
 def plan_of(words: list[str], *, gibibytes: int) -> TrainingPlan:
     configuration = SettingsReader("crosstask plan", words).settings.as_dict()
-    return make_plan(configuration, capacity=gibibytes * 2**30, rate=312e12 * 0.4, targets=0.15)
+    return make_plan(configuration, capacity=gibibytes * 2**30, rate=312e12 * 0.4, targets=0.15, links=LINKS)
+
+
+def test_a_plan_recommends_what_recomputes_the_least(tmp_path: Path, toybench: Path) -> None:
+    """Each choice keeps less than the one before; the first one that fits is recommended."""
+    words = [f"--config={recipe(tmp_path, toybench, 64)}", "--trainer.devices=1", "--data.init_args.rows.per_step=64"]
+    plan = plan_of(words, gibibytes=1)
+    totals = [plan.memories[choice].total for choice in (False, "selective", 2, True)]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == 4
+    for choice, total in plan.memories.items():
+        assert replace(plan, capacity=round(total.total / 0.95) + 1).least == choice
+    assert replace(plan, capacity=1000).least is None
+
+
+def test_gradients_that_wait_for_the_last_batch_are_whole() -> None:
+    shape = SHAPE._replace(accumulated=True)
+    shards, waiting = (memory(Layout("sharded", 4, reduce_once=once), shape) for once in (False, True))
+    assert waiting.gradients == pytest.approx(4 * PARAMETERS, rel=0.02)
+    assert shards.gradients == pytest.approx(PARAMETERS, rel=0.02)
+    assert waiting._replace(gradients=0) == shards._replace(gradients=0)
+
+
+def exchange(layout: Layout, **changes: Any) -> Exchange:
+    """Communication of OPT-175B's step of 8 batches of one row of 2,048 columns, in bfloat16 with float32 gradients."""
+    fields = {"num_hidden_layers": 96, "hidden_size": 12288, "ffn_dim": 49152, "num_attention_heads": 96}
+    sizes = {"weight_bytes": 2 * 175 * 10**9, "trained_bytes": 4 * 175 * 10**9, "batches": 8, "recomputed": 1.0}
+    config = AutoConfig.for_model("opt", **fields)
+    return step_exchange(config, layout, StepShape(1, 2048, 300), LINKS, **(sizes | changes))
+
+
+def test_communication_is_what_rings_send() -> None:
+    """16 replicas of 8: for each batch 2 gathers of 2 * 175e9 / 8 bytes and a reduction of twice that, 15/16 each."""
+    layout = Layout("sharded", 128, tensor_parallel=8, compute_dtype=torch.bfloat16)
+    each, once = exchange(layout), exchange(layout._replace(reduce_once=True))
+    sent = 175e9 / 8 * 15 / 16
+    assert each.weights == once.weights == pytest.approx(8 * 2 * 2 * sent / 25e9)
+    assert each.gradients == pytest.approx(8 * once.gradients) == pytest.approx(8 * 4 * sent / 25e9)
+    # Two sums a block, forward, recomputed and backward, each by an all-reduce within the node.
+    assert each.activations == pytest.approx(8 * 96 * 2 * 3 * 2048 * 12288 * 2 * 2 * 7 / 8 / 300e9)
+    assert exchange(layout, recomputed=0.0).activations == pytest.approx(each.activations * 2 / 3)
+
+    copies = exchange(layout._replace(copies=16))
+    assert copies.weights == 0
+    assert copies.gradients == pytest.approx(2 * 4 * sent / 25e9)
+    assert exchange(Layout("single")).total == 0
+    assert exchange(Layout("ddp", 8)).gradients == pytest.approx(2 * 4 * 175e9 * 7 / 8 / 300e9)
+    assert exchange(Layout("zero_3", 128)).weights == pytest.approx(8 * exchange(Layout("zero_2", 128)).weights * 2)

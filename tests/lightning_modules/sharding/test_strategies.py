@@ -3,6 +3,7 @@
 Two processes are started once, for four strategies; test_strategy_matrix.py has the other cells of docs/strategies.md.
 """
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,10 @@ def runs(recipe: Path, adam: Path, folder: Path) -> Path:
         {"words": fit(recipe, name, *TWO, *STRATEGIES[name], accumulate)} for name in PLAIN
     ]
     commands += [
+        {"words": fit(recipe, name, *TWO, *STRATEGIES["fsdp2"], accumulate, *words, *counted(folder, name))}
+        for name, words in REDUCED.items()
+    ]
+    commands += [
         {"words": fit(adam, f"adam_{name}", *TWO, *STRATEGIES[name], f"--ckpt_path={folder / source / HALFWAY}")}
         for name, source in RESUMED.items()
     ]
@@ -75,6 +80,22 @@ def runs(recipe: Path, adam: Path, folder: Path) -> Path:
     commands.insert(len(PLAIN), {"words": fit(adam, "adam_whole_zero3", *TWO, *STRATEGIES["zero3"])})
     run_on(2, commands + refusals(recipe, adam, folder), folder)
     return folder
+
+
+REDUCED = {
+    "each_batch": [],
+    "reduced_once": ["--trainer.strategy.init_args.reduce_once=true"],
+    "copied": ["--trainer.strategy.init_args.copies=2"],
+}
+"""FSDP2 over two accumulated batches: two shards, which reduce gradients for each or once a step; and two copies."""
+
+
+def counted(folder: Path, name: str) -> list[str]:
+    """Words that write a run's collectives."""
+    return [
+        "--trainer.callbacks+=counted_collectives.CountedCollectives",
+        f"--trainer.callbacks.init_args.file={folder / name}.json",
+    ]
 
 
 HALFWAY = f"step={STEPS // 2}.ckpt"
@@ -135,6 +156,21 @@ def test_losses_are_those_of_one_process(runs: Path, name: str) -> None:
     alone = losses(runs / "run/one")
     assert len(alone) == STEPS
     assert losses(runs / f"run/{name}") == pytest.approx(alone, rel=2e-6)
+
+
+@pytest.mark.distributed
+def test_accumulated_batches_reduce_no_more_gradients_than_they_must(runs: Path) -> None:
+    """Two blocks and the rest of the model are reduced one by one: 3 times a step, or 3 times for each of 2 batches."""
+    alone = losses(runs / "run/one")
+    counts = {}
+    for name in REDUCED:
+        assert losses(runs / f"run/{name}") == pytest.approx(alone, rel=2e-6)
+        counts[name] = json.loads((runs / f"{name}.json").read_text())
+    reduced = {name: count.get("_reduce_scatter_base_", 0) for name, count in counts.items()}
+    assert reduced == {"each_batch": 3 * 2 * STEPS, "reduced_once": 3 * STEPS, "copied": 0}
+    # The step's loss is summed by an all-reduce, too.
+    assert counts["copied"]["allreduce_"] - counts["each_batch"]["allreduce_"] == 3 * STEPS
+    require_equal_weights(runs, "one", list(REDUCED), 2e-6)
 
 
 @pytest.mark.distributed
