@@ -61,6 +61,7 @@ dist: $(VENV)/ready  # the files of a release, in dist
 perf: $(VENV)/ready
 	$(BIN)/pip install -q -e ".[perf]" -c constraints.txt
 	for script in perf/*.py; do $(BIN)/python $$script || exit 1; done
+	perf/gpu.sh build/gpu-toy.json --toy
 
 $(VENV)/ready: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

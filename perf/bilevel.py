@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from common import print_result
 from hypergradient_error import print_errors
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
 from crosstask.datamodules.bilevel.bilevel_stream import InnerBatch
@@ -81,11 +82,12 @@ BETTY = ("betty neumann", "betty darts")
 class Bench:
     """A model, an instruction, their optimizers and rows; one object for each attention."""
 
-    def __init__(self, attention: str) -> None:
+    def __init__(self, attention: str, device: str = "cpu") -> None:
         torch.manual_seed(0)
         config = model_config(T5, vocabulary=0, dropout=0.1)
-        self.model = build_model(config, weights=None, vocabulary=0, attention=attention, dtype=torch.float32).train()
-        self.instruction = DirectEmbedder(TASKS, INSTRUCTION, T5["d_model"])  # type: ignore[arg-type]
+        model = build_model(config, weights=None, vocabulary=0, attention=attention, dtype=torch.float32)
+        self.model = model.train().to(device)  # type: ignore[arg-type]
+        self.instruction = DirectEmbedder(TASKS, INSTRUCTION, T5["d_model"]).to(device)  # type: ignore[arg-type]
         self.theta, self.phi = list(self.model.parameters()), list(self.instruction.parameters())
         self.optimizer = torch.optim.AdamW(self.theta, lr=1e-4, weight_decay=0.0)
         self.outer_optimizer = torch.optim.AdamW(self.phi, lr=1e-4, weight_decay=0.0)
@@ -93,6 +95,7 @@ class Bench:
         self.inner = [InnerBatch(rows(rng, INNER_ROWS), inputs(rng, INNER_ROWS)) for _ in range(16)]
         self.fresh = [InnerBatch(rows(rng, OUTER_ROWS), inputs(rng, OUTER_ROWS)) for _ in range(4)]
         self.outer = [rows(rng, OUTER_ROWS) for _ in range(4)]
+        self.inner, self.fresh, self.outer = move_data_to_device((self.inner, self.fresh, self.outer), device)
         self.steps, self.gradient, self.round = 0, [torch.zeros_like(p) for p in self.theta], 0
 
     def inner_loss(self, batch: InnerBatch, targets: int | None = None) -> Tensor:
@@ -202,11 +205,14 @@ def betty_engine(bench: Bench, kind: str, inner_steps: int) -> Any:
     return engine
 
 
-def seconds(work: Callable[[], None]) -> float:
-    """Processor time, which excludes other programs on the machine."""
-    started = time.process_time()
+def seconds(work: Callable[[], None], device: str) -> float:
+    """Processor time, which excludes other programs on the machine; on a GPU, time until it has finished."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    started = clock()
     work()
-    return time.process_time() - started
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return clock() - started
 
 
 def repeated(work: Callable[[], None], times: int) -> None:
@@ -223,15 +229,15 @@ def has_betty() -> bool:
     return True
 
 
-def measure_times(inner_steps: int, rounds: int) -> dict[str, dict[str, float]]:
+def measure_times(inner_steps: int, rounds: int, device: str) -> dict[str, dict[str, float]]:
     """For each variant, seconds of the step of phi, of the cycle, and of K theta steps with the same attention."""
-    ours, twice = Bench("sdpa"), Bench("eager")
-    betties = {name: Bench("eager") for name in BETTY} if has_betty() else {}
+    ours, twice = Bench("sdpa", device), Bench("eager", device)
+    betties = {name: Bench("eager") for name in BETTY} if device == "cpu" and has_betty() else {}
     engines = {name: betty_engine(bench, name.split()[1], FEW) for name, bench in betties.items()}
     found: dict[str, list[float]] = {}
 
     def record(name: str, work: Callable[[], None]) -> None:
-        found.setdefault(name, []).append(seconds(work))
+        found.setdefault(name, []).append(seconds(work, device))
 
     def cycle(name: str) -> None:
         ours.steps = 0
@@ -300,6 +306,7 @@ def main() -> None:
     parser.add_argument("--inner_steps", type=int, default=20, help="K")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--device", default="cpu", help="a GPU is not compared with Betty")
     parser.add_argument("--error", action="store_true")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -311,7 +318,7 @@ def main() -> None:
         print_errors()
     if arguments.memory:
         measure_memory()
-    times = measure_times(arguments.inner_steps, arguments.rounds)
+    times = measure_times(arguments.inner_steps, arguments.rounds, arguments.device)
     rare = 5 * arguments.inner_steps
     heads = f"{'phi step':>10}{'cycle':>9}{'K steps':>9}{'ratio':>7}{f'K = {rare}':>9}"
     print(f"{f'K = {arguments.inner_steps}':42}{heads}")
@@ -328,9 +335,10 @@ def main() -> None:
         "bilevel_cycle_over_plain_steps",
         ours=times["paper"]["cycle"],
         peer=times["paper"]["plain"],
-        unit="processor seconds of a cycle, preset paper, over K theta steps (less is better)",
+        unit=f"{'processor ' if arguments.device == 'cpu' else ''}seconds of a cycle, preset paper, over K theta steps "
+        "(less is better)",
         setting=f"T5 of {size:.1f}M parameters, K = {arguments.inner_steps}, {INNER_ROWS} inner and {OUTER_ROWS} outer "
-        f"rows, instruction of {INSTRUCTION}, 1 CPU thread, fp32",
+        f"rows, instruction of {INSTRUCTION}, 1 CPU thread, fp32 on {arguments.device}",
     )
 
 

@@ -81,12 +81,20 @@ class CrossEncoder:
         name: str,
         *,
         device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
+        dtype: torch.dtype | None = None,
         max_length: int = 512,
         truncation: Truncation = "instruction",
         tokens_per_forward: int = 8192,
     ) -> "CrossEncoder":
         """Load model and tokenizer from a hub name or a folder; in half precision the head stays in float32.
+
+        Args:
+            name: Hub name or folder.
+            device: Where pairs are scored.
+            dtype: Of the weights; None is ``scoring_dtype``.
+            max_length: Most tokens of a pair.
+            truncation: What a longer pair loses.
+            tokens_per_forward: Most tokens of a forward pass.
 
         Raises:
             ValueError: There is no scorer of that name, e.g. an encoder without a trained head.
@@ -103,6 +111,7 @@ class CrossEncoder:
             raise ValueError(
                 f"{name} is not a trained scorer but {config.architectures}: its scores would come from a random head"
             )
+        dtype = dtype or scoring_dtype(torch.device(device))
         model = build_scorer(config, weights=name, dtype=dtype)
         if dtype.itemsize == 2:
             keep_head_in_float32(model)
@@ -189,3 +198,12 @@ class CrossEncoder:
 
 def _count(texts: Sequence[str]) -> str:
     return f"the text {texts[:40]!r}" if isinstance(texts, str) else str(len(texts))
+
+
+def scoring_dtype(device: torch.device) -> torch.dtype:
+    """Type of a scorer's weights where none is given: on CUDA the packed kernel of attention needs half precision.
+
+    >>> scoring_dtype(torch.device("cuda")), scoring_dtype(torch.device("cpu"))
+    (torch.bfloat16, torch.float32)
+    """
+    return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -1,0 +1,162 @@
+"""Runs every measurement that needs a GPU, each in its own process within its time, and writes one JSON.
+
+    python perf/gpu/measure.py build/gpu.json [--toy] [--sections training_125m ranking]
+
+The file is written after every section, so that an interruption keeps what was measured. A section that fails or
+exceeds its time is recorded with its error, and the others run. A section whose peer is not installed fails by itself.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+PERF = Path(__file__).resolve().parents[1]
+BUDGET = 530
+"""Seconds of all sections together."""
+
+STEPS = ["gpu/step_speed.py"]
+BF16 = ["--device=cuda", "--dtype=bfloat16"]
+
+
+class Section(NamedTuple):
+    """A measurement.
+
+    Args:
+        command: Script in perf/ and its words.
+        toy: The words at toy size, on a CPU.
+        limit: Seconds.
+    """
+
+    command: list[str]
+    toy: list[str]
+    limit: int
+
+
+TOY = ["--rows=1", "--length=128", "--steps=1"]
+SECTIONS = {
+    "tests": Section(
+        ["-m", "pytest", "-q", "-m", "cuda", "-p", "no:cacheprovider", "tests"], ["-c", "print('{}')"], 110
+    ),
+    "training_125m": Section([*STEPS, "--size=125m", "--rows=32", "--compile"], [*STEPS, "--size=toy", *TOY], 60),
+    "training_1.3b": Section(
+        [*STEPS, "--size=1.3b", "--rows=8", "--batches=4", "--steps=6", "--compile"],
+        [*STEPS, "--size=toy", "--batches=2", *TOY],
+        80,
+    ),
+    "training_6.7b": Section(
+        [*STEPS, "--size=6.7b", "--rows=4", "--batches=4", "--steps=3", "--compile", "--recompute=true"],
+        [*STEPS, "--size=toy", "--recompute=true", *TOY],
+        90,
+    ),
+    "training_llama": Section(
+        [*STEPS, "--size=llama-1.3b", "--rows=8", "--steps=8", "--compile"], [*STEPS, "--size=llama-toy", *TOY], 60
+    ),
+    "training_llama_trl": Section(
+        [*STEPS, "--size=llama-1.3b", "--rows=8", "--steps=8", "--peer"],
+        [*STEPS, "--size=llama-toy", "--peer", *TOY],
+        60,
+    ),
+    "ranking": Section(
+        [
+            "rank_classification.py",
+            *BF16,
+            "--kinds=decoder-only",
+            "--layers=24",
+            "--width=1024",
+            "--examples=64",
+            "--prompts",
+            "220",
+            "1000",
+            "--options=4",
+        ],
+        [
+            "rank_classification.py",
+            "--prompts=20",
+            "--options=2",
+            "--examples=2",
+            "--rounds=1",
+            "--layers=1",
+            "--width=64",
+        ],
+        70,
+    ),
+    "scoring": Section(
+        ["scoring.py", *BF16, "--layers=24", "--width=1024", "--pairs=4000", "--rounds=3", "--distinct"],
+        ["scoring.py", "--layers=1", "--width=64", "--pairs=64", "--rounds=1", "--distinct"],
+        70,
+    ),
+    "bilevel": Section(
+        ["bilevel.py", "--device=cuda", "--rounds=3"], ["bilevel.py", "--rounds=1", "--inner_steps=1"], 50
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--toy", action="store_true", help="tiny sizes on the CPU")
+    parser.add_argument("--sections", nargs="*", choices=SECTIONS, default=list(SECTIONS))
+    given = parser.parse_args()
+    given.results.parent.mkdir(parents=True, exist_ok=True)
+    began, results = time.monotonic(), dict[str, Any]()
+    for name in given.sections:
+        section = SECTIONS[name]
+        left = BUDGET - (time.monotonic() - began)
+        words = section.toy if given.toy else section.command
+        results[name] = run(words, min(section.limit, left)) if left > 10 else {"error": "no time was left"}
+        print(f"{name}: {json.dumps(results[name])[:300]}", flush=True)
+        content = {"toy": given.toy, "machine": machine(), "sections": results}
+        given.results.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def run(words: list[str], limit: float) -> dict[str, Any]:
+    """The lines of JSON that a script printed, or its error."""
+    words = words if words[0].startswith("-") else [str(PERF / words[0]), *words[1:]]
+    began = time.monotonic()
+    paths = [str(PERF), os.environ.get("PYTHONPATH", "")]
+    try:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=PERF.parent,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"no result within {limit:.0f} s", "seconds": round(limit)}
+    seconds = round(time.monotonic() - began, 1)
+    lines = [line for line in done.stdout.splitlines() if line.strip()]
+    results = [json.loads(line) for line in lines if line.startswith("{")]
+    result: dict[str, Any] = {"seconds": seconds, "results": results}
+    if not results:
+        result["last_line"] = lines[-1] if lines else ""
+    if done.returncode:
+        result["error"] = (done.stderr or done.stdout).strip().splitlines()[-1]
+    return result
+
+
+def machine() -> dict[str, Any]:
+    """The device and the versions that decide speeds."""
+    import torch
+    import transformers
+
+    cuda = torch.cuda.is_available()
+    return {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "memory_gib": round(torch.cuda.get_device_properties(0).total_memory / 2**30) if cuda else None,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "transformers": transformers.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Speed of training steps: real tokens a second, model FLOPs utilization and peak memory.
+
+    python perf/gpu/step_speed.py --size 1.3b --rows 8 --compile
+    python perf/gpu/step_speed.py --size llama-1.3b --rows 8 --peer
+
+A step reads `--batches` batches of `--rows` packed rows, clips the norm and updates all weights by fused AdamW:
+bfloat16 autocast over float32 weights. Documents are random tokens of lognormal lengths, mean 220, of which 15% are
+targets. Weights are random; only real tokens count. `--peer` trains the same model on the same documents with TRL's
+SFTTrainer: packing `bfd`, loss on completions, fused AdamW and the fastest attention that transformers finds. The last
+line is JSON. Without CUDA everything runs in float32 on the CPU, where only its end is of interest.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections import Counter
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim import AdamW
+from transformers import PreTrainedModel
+
+from crosstask.callbacks.throughput import batch_counts
+from crosstask.datamodules.packing.best_fit import best_fit
+from crosstask.datamodules.packing.collate import CausalRows
+from crosstask.datamodules.schema import CausalBatch, TokenizedExample
+from crosstask.lightning_modules.models import Network, build_model, model_config, prepare_network
+from crosstask.lightning_modules.planning.flops import peak_flops, training_flops
+from crosstask.lightning_modules.target_loss import target_loss
+
+SIZES = {
+    "125m": ("opt", 12, 768, 12),
+    "1.3b": ("opt", 24, 2048, 32),
+    "6.7b": ("opt", 32, 4096, 32),
+    "llama-125m": ("llama", 12, 768, 12),
+    "llama-1.3b": ("llama", 24, 2048, 16),
+    "toy": ("opt", 2, 64, 2),
+    "llama-toy": ("llama", 2, 64, 2),
+}
+"""Model type, blocks, width and heads."""
+WARM_UP = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="toy")
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--batches", type=int, default=1, help="accumulated batches of a step")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps")
+    parser.add_argument("--recompute", default="false", help="network.gradient_checkpointing")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--peer", action="store_true", help="train with TRL")
+    given = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    fields, vocabulary = model_fields(given.size, given.length)
+    steps = packed_steps(given, vocabulary)
+    with torch.device(device):  # random weights of 6.7B take a minute on a CPU
+        model = build_model(
+            model_config(fields, vocabulary=vocabulary, dropout=None),
+            weights=None,
+            vocabulary=vocabulary,
+            attention=peer_attention(device) if given.peer else "document",
+            dtype=torch.float32,
+        ).train()
+    seconds = peer_seconds(model, steps, given) if given.peer else own_seconds(model, steps, given)
+    counts = Counter[str]()
+    for step in steps[WARM_UP:]:
+        for batch in step:
+            counts.update(batch_counts(batch))
+    peak = peak_flops(device)
+    result = {
+        "benchmark": "training",
+        "program": "trl" if given.peer else "crosstask",
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "setting": vars(given),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "tokens_per_second": round(counts["tokens"] / seconds, 1),
+        "seconds_per_step": round(seconds / given.steps, 4),
+        "utilization": round(float(training_flops(model, counts)) / seconds / peak, 4) if peak else None,
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if device.type == "cuda" else None,
+    }
+    print(json.dumps(result))
+
+
+def model_fields(size: str, length: int) -> tuple[dict[str, Any], int]:
+    """Fields of the model's configuration, and its vocabulary."""
+    kind, layers, width, heads = SIZES[size]
+    vocabulary = 1_000 if size.endswith("toy") else 50_272 if kind == "opt" else 32_000
+    fields = {"model_type": kind, "hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    fields |= {"max_position_embeddings": length, "use_cache": False}
+    if kind == "opt":
+        return fields | {"word_embed_proj_dim": width, "ffn_dim": 4 * width, "dropout": 0.0}, vocabulary
+    fields |= {
+        "num_key_value_heads": heads,
+        "intermediate_size": width * 8 // 3 // 64 * 64,
+        "tie_word_embeddings": True,
+    }
+    return fields, vocabulary
+
+
+def packed_steps(given: argparse.Namespace, vocabulary: int) -> list[list[CausalBatch]]:
+    """The batches of every step, warm-up included."""
+    rng = np.random.default_rng(0)
+    wanted = (WARM_UP + given.steps) * given.batches * given.rows
+    lengths = np.clip(rng.lognormal(np.log(180), 0.65, wanted * (given.length // 100 + 2)), 16, given.length).astype(
+        int
+    )
+    documents = [
+        TokenizedExample(rng.integers(4, vocabulary, n), n - max(round(0.15 * n), 1)) for n in lengths.tolist()
+    ]
+    rows, kind = best_fit(lengths, given.length, rng), CausalRows(given.length, pad_token_id=1)
+    full = [[documents[place] for place in rows.row(number)] for number in range(wanted)]
+    batches = [kind.collate(full[first : first + given.rows], 1) for first in range(0, wanted, given.rows)]
+    return [batches[first : first + given.batches] for first in range(0, len(batches), given.batches)]
+
+
+def own_seconds(model: PreTrainedModel, steps: list[list[CausalBatch]], given: argparse.Namespace) -> float:
+    """Seconds of the measured steps."""
+    recompute = json.loads(given.recompute) if given.recompute != "selective" else "selective"
+    prepare_network(model, Network(gradient_checkpointing=recompute, compile=given.compile))
+    cuda = model.device.type == "cuda"
+    optimizer = AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), fused=cuda)
+    began = time.perf_counter()
+    for number, step in enumerate(steps):
+        if number == WARM_UP:
+            began = now(cuda)
+        targets = sum(batch_counts(batch)["targets"] for batch in step)
+        for batch in step:
+            moved = batch._replace(
+                **{
+                    name: getattr(batch, name).to(model.device, non_blocking=True)
+                    for name in ("input_ids", "targets", "position_ids", "offsets")
+                }
+            )
+            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=cuda):
+                loss = target_loss(model, moved).sum / targets
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return now(cuda) - began
+
+
+def now(cuda: bool) -> float:
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peer_attention(device: torch.device) -> str:
+    """FlashAttention where it is installed, else torch's fused attention."""
+    from transformers.utils import is_flash_attn_2_available
+
+    return "flash_attention_2" if device.type == "cuda" and is_flash_attn_2_available() else "sdpa"
+
+
+def peer_seconds(model: PreTrainedModel, steps: list[list[CausalBatch]], given: argparse.Namespace) -> float:
+    """Seconds of the measured steps in TRL, which packs the same documents again."""
+    from datasets import Dataset
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    cuda = model.device.type == "cuda"
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(now(cuda))
+
+    documents = [document for step in steps for batch in step for document in unpacked(batch)]
+    with tempfile.TemporaryDirectory() as folder:
+        settings = SFTConfig(
+            output_dir=folder,
+            packing=True,
+            packing_strategy="bfd",
+            max_length=given.length,
+            per_device_train_batch_size=given.rows,
+            gradient_accumulation_steps=given.batches,
+            max_steps=len(steps),
+            bf16=cuda,
+            use_cpu=not cuda,
+            optim="adamw_torch_fused" if cuda else "adamw_torch",
+            gradient_checkpointing=given.recompute == "true",
+            torch_compile=given.compile,
+            completion_only_loss=True,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=cuda,
+        )
+        trainer = SFTTrainer(
+            model=model,
+            args=settings,
+            train_dataset=Dataset.from_list(documents),
+            processing_class=words(model.config.vocab_size),
+            callbacks=[Clock()],
+        )
+        trainer.train()
+    return times[-1] - times[WARM_UP - 1]
+
+
+def unpacked(batch: CausalBatch) -> list[dict[str, list[int]]]:
+    """The documents of a batch without its padding, as TRL reads them: token ids, and 1 for the tokens of targets."""
+    ids, trained = batch.input_ids.flatten().tolist(), (batch.targets.flatten() >= 0).tolist()
+    bounds, documents = batch.offsets.tolist(), []
+    for start, end in pairwise(bounds):
+        if any(trained[start:end]):
+            mask = [0, *map(int, trained[start : end - 1])]  # a column's target is the next token
+            documents.append({"input_ids": ids[start:end], "completion_mask": mask})
+    return documents
+
+
+def words(vocabulary: int) -> Any:
+    """A tokenizer of so many words; the documents are token ids already."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    table = {"<pad>": 0, "</s>": 1, **{f"w{number}": number for number in range(2, vocabulary)}}
+    tokenizer = Tokenizer(models.WordLevel(table, unk_token="<pad>"))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>")
+
+
+if __name__ == "__main__":
+    main()
