@@ -6,6 +6,7 @@ step needs no communication between replicas.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,11 +189,12 @@ class TrainStream:
     def __iter__(self) -> Iterator[RowBatch]:
         while True:
             rows, following = self.plan.step(self.position)
-            batches = list(self._batches(rows))
+            batches = self._batches(rows)  # made one by one, while the device computes the one before
             self.documents = [document for row in rows for document in row.documents]
-            yield from batches[:-1]
+            yield from islice(batches, self.replicas.accumulation - 1)
+            last = next(batches)
             self.position = following  # before the last batch: a checkpoint is saved after its step
-            yield batches[-1]
+            yield last
 
     def _batches(self, rows: list[Row]) -> Iterator[RowBatch]:
         step_targets = sum(row.targets for row in rows)

@@ -83,8 +83,8 @@ def rows_of(holes: NDArray[np.integer], first: int, last: int) -> NDArray[np.int
     return holes[begin:end]
 
 
-# Every memory map holds a file descriptor, and a mixture has more tasks than a process may have open files.
-@lru_cache(maxsize=256)
+# Linux allows a process 65,530 maps; a mixture has up to a few thousand tasks, and all stay mapped.
+@lru_cache(maxsize=16_384)
 def _tokens(folder: Path) -> NDArray[np.unsignedinteger]:
     try:
         meta = read_sealed(folder)
@@ -95,7 +95,20 @@ def _tokens(folder: Path) -> NDArray[np.unsignedinteger]:
         ) from error
     if meta["tokens"] == 0:
         return np.empty(0, dtype=meta["dtype"])
-    return np.memmap(folder / "tokens.bin", dtype=meta["dtype"], mode="r")
+    return _mapped(folder / "tokens.bin").view(meta["dtype"])
+
+
+def _mapped(path: Path) -> NDArray[np.uint8]:
+    """The bytes of a file in a memory map without a file descriptor, of which ``np.memmap`` holds one each.
+
+    A mixture has more tasks than a process may have open files. The map is private: a write would not reach the file.
+    """
+    import torch
+
+    tensor = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    values: NDArray[np.uint8] = tensor.numpy()
+    values.flags.writeable = False
+    return values
 
 
 def content_key(**parts: Any) -> str:

@@ -42,6 +42,15 @@ def test_padding_is_not_work() -> None:
     assert counts == {"examples": 2, "tokens": 7, "targets": 4, "columns": 8, "squares": 16 + 9}
 
 
+def test_counting_waits_for_no_device() -> None:
+    """Tensors without data: whatever had to be read before the measurement is due would fail."""
+    ids, offsets = torch.zeros(2, 4, dtype=torch.long, device="meta"), torch.zeros(4, dtype=torch.int32, device="meta")
+    batch_counts(CausalBatch(ids, ids, ids, offsets, step_targets=4, n_documents=2, n_tokens=7))
+    batch_counts(Seq2SeqBatch(ids, offsets, ids, offsets, step_targets=4, n_documents=2, n_tokens=7))
+    with pytest.raises(RuntimeError):
+        ids.nonzero().tolist()  # so the calls above mean something
+
+
 def test_both_sides_of_a_document_are_counted() -> None:
     """Documents of (3, 2) and (2, 3) tokens, then padding."""
     batch = Seq2SeqBatch(

@@ -89,6 +89,19 @@ def test_the_state_moves_on_with_complete_steps_only(plan: TrainPlan) -> None:
     assert states[3] == Position(0, 16)
 
 
+def test_batches_of_a_step_are_made_one_by_one(plan: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each reads its own two rows, so that the device never waits for those of a whole step."""
+    read: list[object] = []
+    documents = plan.documents
+    monkeypatch.setattr(plan, "documents", lambda row: (read.append(row), documents(row))[1])
+    batches = iter(TrainStream(plan, Replicas(1, 0, 4), steps=2))
+    counts = []
+    for _ in range(8):
+        next(batches)
+        counts.append(len(read))
+    assert counts == [2, 4, 6, 8, 10, 12, 14, 16]
+
+
 def test_the_stream_is_as_long_as_the_requested_steps(plan: TrainPlan) -> None:
     assert len(TrainStream(plan, Replicas(2, 0, 4), steps=10)) == 40
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from crosstask.datamodules.schema import TokenizedExample
-from crosstask.datamodules.storage.store import content_key, damage, open_task, write_task
+from crosstask.datamodules.storage.store import _tokens, content_key, damage, open_task, write_task
 from crosstask.datamodules.storage.stored_tasks import open_tasks
 
 DOCUMENTS = [TokenizedExample(np.array([5, 6, 7]), 2), "empty input", TokenizedExample(np.array([8]), 0)]
@@ -36,6 +36,20 @@ def test_ids_take_two_bytes_while_the_vocabulary_allows(tmp_path: Path, vocabula
 def test_a_task_of_refusals_alone_is_stored_too(tmp_path: Path) -> None:
     write_task(tmp_path / "task", ["empty target"] * 3, vocabulary=600, about={})
     assert len(open_task(tmp_path / "task")) == 0
+
+
+def test_hundreds_of_tasks_stay_open_without_file_descriptors(tmp_path: Path) -> None:
+    """A mixture has more tasks than a process may have open files, and opening one again takes three reads."""
+    folders = [tmp_path / f"task{number}" for number in range(300)]
+    for folder in folders:
+        write_task(folder, DOCUMENTS, vocabulary=600, about={})
+    tasks = [open_task(folder) for folder in folders]
+    opened, descriptors = _tokens.cache_info().misses, len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(2):
+        assert all(task.document(0).input_ids.tolist() == [5, 6, 7] for task in tasks)
+    assert _tokens.cache_info().misses - opened == 300
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
+    assert not tasks[0].document(0).input_ids.flags.writeable
 
 
 def test_an_interrupted_writer_leaves_nothing_behind(tmp_path: Path) -> None:
