@@ -1,4 +1,4 @@
-"""Kernels of document attention: torch's varlen kernel, or one sdpa call per group of documents of equal lengths."""
+"""Kernels of document attention: torch's varlen kernel, or one sdpa call per group of documents."""
 
 # B rows, L columns, H heads, E width of a head, T = B * L flattened tokens
 
@@ -105,9 +105,10 @@ def attend_grouped(
     scaling: float | None,
     math: bool,
 ) -> Tensor:
-    """Attention with one sdpa call per group of documents of equal lengths; shapes as in ``document_attention``.
+    """Attention with one sdpa call per group of documents; shapes as in ``document_attention``.
 
-    Only the groups of continuations have a mask, over the tokens of the prefix and of the continuations.
+    Documents of a group have equal lengths, or on a GPU similar ones, where a mask hides what fills them up. The groups
+    of continuations have one, too, over the tokens of the prefix and of the continuations.
     """
     plan = documents.plan(kind, query, key)
     query_sizes = [group.documents * group.queries for group in plan.groups]
@@ -134,12 +135,19 @@ def attend_grouped(
                 attended.append(queries.new_zeros(*queries.shape[:2], value.shape[-1]))
                 continue
             as_batch = partial(torch.unflatten, dim=0, sizes=(group.documents, -1))
-            bias = group.mask
+            # What fills up a document follows its last token, so that causal attention hides it by itself.
+            bias = None if plan.filled and kind == "decoder" else group.mask
             if position_bias is not None:
-                bias = _document_bias(position_bias, as_batch(query_indices), as_batch(key_indices))
+                query_batch, key_batch = as_batch(query_indices), as_batch(key_indices)
+                if plan.filled and len(position_bias) == 1:  # filled up, the first document repeats a position
+                    query_batch, key_batch = (
+                        torch.arange(n, device=query.device)[None] for n in (group.queries, group.keys)
+                    )
+                hidden = None if bias is None else ~bias
                 if kind == "decoder":
-                    later = torch.ones(group.queries, group.keys, dtype=torch.bool, device=query.device).triu(1)
-                    bias = bias.masked_fill(later, float("-inf"))
+                    hidden = torch.ones(group.queries, group.keys, dtype=torch.bool, device=query.device).triu(1)
+                bias = _document_bias(position_bias, query_batch, key_batch)
+                bias = bias if hidden is None else bias.masked_fill(hidden, float("-inf"))
             out = scaled_dot_product_attention(
                 as_batch(queries).transpose(1, 2),
                 as_batch(keys).transpose(1, 2),
