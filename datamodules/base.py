@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark, Split
@@ -20,6 +21,7 @@ from .benchmarks.file_tasks import opened
 from .benchmarks.shared_sources import split_names
 from .evaluation.coverage import Coverage
 from .messages import some
+from .packing.collate import RowBatch, pinned
 from .packing.replicas import Replicas, replicas
 from .rendering.prompts import PromptForm
 from .rendering.tokenization import tokenizer_fingerprint
@@ -158,6 +160,12 @@ class BenchmarkDataModule(ResumableStream):
     @abstractmethod
     def step_examples(self) -> Callable[[], list[tuple[str, str]]]:
         """A function that reads (task, example id) of every example in the current optimizer step, of all replicas."""
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The batch on a device; rows go through pinned memory, so that the host does not wait for their copy."""
+        if device.type == "cuda" and isinstance(batch, RowBatch):
+            batch = pinned(batch)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def val_dataloader(self) -> Any:
         """The validation; no loaders if no examples are held out."""

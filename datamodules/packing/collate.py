@@ -46,6 +46,12 @@ class RowKind(Protocol):
         ...
 
 
+def pinned(batch: RowBatch) -> RowBatch:
+    """The batch in pinned memory, from which a GPU copies it while it computes."""
+    values = batch._asdict().items()
+    return batch._replace(**{name: value.pin_memory() for name, value in values if isinstance(value, torch.Tensor)})
+
+
 def holes_of(documents: Sequence[TokenizedExample]) -> Lengths:
     """int64 [h, 3]: (document, begin, end) of the tokens between the targets of documents."""
     holes = [(place, *hole) for place, document in enumerate(documents) for hole in document.holes]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from itertools import islice
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -100,6 +101,20 @@ def test_batches_of_a_step_are_made_one_by_one(plan: TrainPlan, monkeypatch: pyt
         next(batches)
         counts.append(len(read))
     assert counts == [2, 4, 6, 8, 10, 12, 14, 16]
+
+
+def test_rows_go_to_a_gpu_through_pinned_memory(
+    make_datamodule: Callable[..., InstructionTuningDataModule], plan: TrainPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned: list[torch.Tensor] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (pinned.append(tensor), tensor)[1])
+    monkeypatch.setattr(L.LightningDataModule, "transfer_batch_to_device", lambda self, batch, *_: batch)
+    [batch] = take(TrainStream(plan, Replicas(), steps=1), 1)
+    data = make_datamodule()
+    assert data.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
+    assert not pinned
+    data.transfer_batch_to_device(batch, torch.device("cuda"), 0)
+    assert len(pinned) == 4
 
 
 def test_the_stream_is_as_long_as_the_requested_steps(plan: TrainPlan) -> None:
