@@ -7,12 +7,17 @@ import pytest
 import torch
 import torch._dynamo
 from lightning import Callback, LightningModule, Trainer
+from packed_models import build, inputs_for, loss_of, read_packed
 from small_runs import QUIET
+from torch import Tensor
 
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.evaluation.options import OptionRanking
+from crosstask.lightning_modules.attention import backends, document_attention
+from crosstask.lightning_modules.attention.documents import Documents
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
-from crosstask.lightning_modules.models import Network
+from crosstask.lightning_modules.models import Network, prepare_network
+from crosstask.lightning_modules.recomputation import Recomputation
 
 Graph = Callable[..., Any]
 
@@ -67,3 +72,33 @@ def test_training_runs_compiled_graphs_after_evaluations(
     assert len(graphs.calls_of_step) == 3
     assert len(set(graphs.calls_of_step)) == 1
     assert graphs.calls_of_step[0] >= 2  # at least one graph in each of the two blocks
+
+
+@torch.library.custom_op("crosstask_tests::varlen", mutates_args=())
+def stand_in(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor) -> Tensor:
+    """In place of the kernel of CUDA: opaque to the compiler, with gradients, and quick."""
+    return 0.1 * (query + key + value)
+
+
+stand_in.register_fake(lambda query, key, value, offsets: torch.empty_like(query))
+stand_in.register_autograd(lambda context, gradient: (0.1 * gradient, 0.1 * gradient, 0.1 * gradient, None))
+
+
+@pytest.mark.parametrize(("choice", "compiled"), [(False, 2), (True, 2), ("selective", 2), (2, 4)])
+def test_a_block_compiles_twice_whatever_its_documents_and_recomputation(
+    choice: Recomputation, compiled: int, graphs: CountedGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the first offsets and for any number of them; with every second block recomputed, there are two kinds."""
+
+    def varlen(query: Tensor, key: Tensor, value: Tensor, offsets: Tensor, *_: Any, **__: Any) -> Tensor:
+        return stand_in(query, key, value, offsets)
+
+    monkeypatch.setattr(backends, "varlen_attn", varlen)
+    monkeypatch.setattr(document_attention, "varlen_applies", lambda *_: True)
+    model = build("opt").train()
+    prepare_network(model, Network(gradient_checkpointing=choice, compile=True))
+    for starts in ([0, 5, 12], [0, 3, 9, 12], [0, 2, 4, 6, 12], [0, 1, 2, 3, 4, 12]):
+        offsets = torch.tensor([*starts, 24], dtype=torch.int32)
+        loss_of(read_packed(model, **(inputs_for(model) | {"documents": Documents(offsets)}))).backward()
+    assert graphs.compiled == compiled
+    assert graphs.calls == 4 * 2  # one graph a block: nothing breaks it
