@@ -94,7 +94,7 @@ def batch_counts(batch: CausalBatch | Seq2SeqBatch) -> dict[str, Any]:
     offsets = batch.target_offsets if isinstance(batch, Seq2SeqBatch) else batch.offsets
     targets = trained[offsets.long()].diff()
     lengths = batch.offsets.diff().long() * (targets > 0)
-    counts = {
+    counts: dict[str, Any] = {
         "examples": batch.n_documents,
         "tokens": batch.n_tokens,
         "targets": trained[-1],

@@ -6,7 +6,7 @@ targets, truncation, and the batch. Mixture, packing and training stream depend 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -48,8 +48,11 @@ class RowKind(Protocol):
 
 def pinned(batch: RowBatch) -> RowBatch:
     """The batch in pinned memory, from which a GPU copies it while it computes."""
-    values = batch._asdict().items()
-    return batch._replace(**{name: value.pin_memory() for name, value in values if isinstance(value, torch.Tensor)})
+    values: dict[str, Any] = batch._asdict()
+    tensors: dict[str, Any] = {
+        name: value.pin_memory() for name, value in values.items() if isinstance(value, torch.Tensor)
+    }
+    return batch._replace(**tensors)
 
 
 def holes_of(documents: Sequence[TokenizedExample]) -> Lengths:

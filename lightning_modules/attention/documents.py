@@ -283,9 +283,12 @@ def make_filled_plan(spans: Sequence[Span], longest: int, device: torch.device) 
         mask = (key_places < key_end - key_start)[:, None, None]
         groups.append(Group(len(group), queries, keys, mask.to(device)))
         first += len(group) * queries
-    restore = torch.cat(slots)[torch.cat(tokens).argsort()]
     return Plan(
-        tuple(groups), *(order.to(device) for order in (torch.cat(query_order), torch.cat(key_order), restore)), True
+        tuple(groups),
+        query_order=torch.cat(query_order).to(device),
+        key_order=torch.cat(key_order).to(device),
+        restore=torch.cat(slots)[torch.cat(tokens).argsort()].to(device),
+        filled=True,
     )
 
 

@@ -103,6 +103,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
         Gradients of shards are summed by each copy of the model before copies exchange them: this costs no memory.
         """
+        assert self.lightning_module is not None
         sharded = [module for module in self.lightning_module.modules() if isinstance(module, FSDPModule)]
         _communicate(sharded, shards=not self.reduce_once, copies=False)
         try:
