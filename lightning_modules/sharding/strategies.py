@@ -1,6 +1,6 @@
 """The sharded strategy: FSDP2, with tensor parallelism, hybrid sharding and host offload, chosen in a YAML."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -148,7 +148,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return checkpoint
 
 
-def _communicate(sharded: list[FSDPModule], *, shards: bool, copies: bool) -> None:
+def _communicate(sharded: Sequence[FSDPModule], *, shards: bool, copies: bool) -> None:
     """Whether backward passes reduce gradients over shards, and over copies."""
     for module in sharded:
         module.set_requires_gradient_sync(shards, recurse=False)
