@@ -111,7 +111,7 @@ class PromptSource(Benchmark):
         """The data files of `rows_folder` that are of no dataset with a template, in any split."""
         if not self.rows_folder:
             return []
-        folder, datasets = Path(self.rows_folder), self.datasets()
+        folder, datasets = Path(self.rows_folder), self._folders if self._named else self.datasets()
         files = (path for split in get_args(Split) for path in (folder / split).glob("*"))
         known = [path for path in files if format_of(path) in SUFFIXES and task_name_of(path) in datasets]
         unread = unread_files(folder, known)
