@@ -87,11 +87,14 @@ def _require_decodings(sampled: Sequence[SampledResponses]) -> None:
 def _warn_of_likelihoods(sampled: Sequence[SampledResponses]) -> None:
     """Warn of rows of self-scoring that a part of the samples leaves out; without any likelihood, none is expected."""
     samples = [sample for one in sampled for sample in one.samples if sample.response]
-    for field, rows in (("log_likelihood", "self-scoring is"), ("tokens", "self-scoring by the mean over tokens is")):
-        known = [sample for sample in samples if sample.log_likelihood is not None]
-        lacking = sum(getattr(sample, field) is None for sample in (samples if field == "log_likelihood" else known))
-        if known and lacking:
-            warnings.warn(f"{rows} left out: {lacking} of {len(samples)} samples have no {field}", stacklevel=3)
+    known = [sample for sample in samples if sample.log_likelihood is not None]
+    lacking = {
+        "self-scoring": (len(samples) - len(known), "log_likelihood"),
+        "self-scoring by the mean over tokens": (sum(sample.tokens is None for sample in known), "tokens"),
+    }
+    for rows, (count, field) in lacking.items() if known else ():
+        if count:
+            warnings.warn(f"{rows} is left out: {count} of {len(samples)} samples have no {field}", stacklevel=3)
 
 
 def _named_by_generator(sample: Sample) -> Sample:
