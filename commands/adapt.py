@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 
 from ..callbacks.report.adaptation_report import write_adaptation
-from ..callbacks.report.selection_table import by_size, print_table
+from ..callbacks.report.selection_table import by_size, cut_remarks, print_table, untested_remarks
 from ..datamodules.benchmarks import Benchmark
 from ..datamodules.messages import nearest
 from ..datamodules.packing.row_settings import require_positive
@@ -32,6 +32,7 @@ from ..datamodules.visible_text import terminal_text
 from ..lightning_modules.adaptation.scorer_records import OtherSettings, Record, ScorerRecords
 from ..lightning_modules.adaptation.scorer_training import ScorerTraining
 from ..lightning_modules.scoring.calibration import checked_calibration
+from ..lightning_modules.scoring.cross_encoder import PairCuts
 from ..lightning_modules.scoring.sampled_responses import SampledResponses, read_sampled_responses, to_scored_responses
 from ..lightning_modules.scoring.selection import RESERVED, SCORER, ScoredResponses
 from ..lightning_modules.scoring.selection_scores import selection_table
@@ -71,8 +72,9 @@ def adapt_tasks(
     Args:
         train: Benchmark of the training instances.
         samples: JSONL files of the language model's answers to training and test instances.
-        output: Folder of a file for each task, ``report.json``, ``report.md``, ``advantages`` as SVG, PDF and PNG
-            (the gain on each task, as the paper's Figure 6) and ``choices.jsonl``.
+        output: Folder of a file for each task, ``report.json``, ``report.md``, ``choices.jsonl``, and figures as SVG,
+            PDF and PNG: the gain on each task over self-scoring (the paper's Figure 6) and over the best single
+            decoding.
         training: How each scorer is trained.
         variants: Further scorers, as rows of the same table: by name, changes of `training` (or `augmentation`), e.g.
             {reward_model: {loss: pairwise}, no_pretraining: {pretrained: FacebookAI/roberta-large}}.
@@ -118,6 +120,7 @@ def adapt_tasks(
         for name, (settings, augmented) in trainings.items()
     }
     failed: dict[str, str] = {}
+    untested = 0
     replaced = True
     for number, name in enumerate(names, start=1):
         try:
@@ -129,6 +132,7 @@ def adapt_tasks(
                 about[scorer]["costs"][name] = record["cost"]
             responses += sampled
             everything += scored
+            untested += _untested(answers, name, sampled, train)
             line = f"{number}/{len(names)} {name}: {_line(scored, records)}"
             console.print(terminal_text(line), highlight=False)
         except Exception as error:
@@ -144,13 +148,39 @@ def adapt_tasks(
         table = selection_table(everything)
         size = generator_parameters or generator_size(samples)
         means = by_size(everything, sizes)
-        write_adaptation(folder, table, responses, everything, about=about, failed=failed, sizes=means, parameters=size)
-        print_table(table, means)
+        write_adaptation(
+            folder,
+            table,
+            responses,
+            everything,
+            about=about,
+            failed=failed,
+            sizes=means,
+            untested=untested,
+            parameters=size,
+        )
+        remarks = [*cut_remarks(_cuts(about)), *untested_remarks(untested, len(responses))]
+        print_table(table, means, failed=len(failed), remarks=remarks)
     if not replaced:
         console.print(f"the report in {folder} stays that of the other settings", style="red")
     if failed:
         console.print(terminal_text(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}"), style="red")
         sys.exit(1)
+
+
+def _untested(answers: ModelSamples, name: str, sampled: Sequence[SampledResponses], train: Benchmark) -> int:
+    """Number of a task's sampled instances that are neither tested nor in the benchmark of training instances."""
+    tested = {one.prompt.example.id for one in sampled}
+    return len(set(answers.samples(name)) - tested - {example.id for example in train.examples(name)})
+
+
+def _cuts(about: Mapping[str, Mapping[str, Any]]) -> dict[str, PairCuts]:
+    """What was cut from the pairs that each scorer chose among."""
+
+    def total(scorer: str, kind: str) -> int:
+        return sum(cost[f"selection_{kind}"] for cost in about[scorer]["costs"].values())
+
+    return {scorer: PairCuts(*(total(scorer, kind) for kind in PairCuts._fields)) for scorer in about}
 
 
 def _tasks_to_adapt(benchmark: Benchmark, tasks: Sequence[str]) -> list[str]:

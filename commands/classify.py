@@ -1,42 +1,83 @@
 """Evaluate scorers and language models zero-shot on tasks with options.
 
-It prints accuracies by task and their unweighted mean, and writes them as JSON. Several models are compared by name.
+It prints accuracies by task with intervals, and their unweighted mean, and writes them with every question's scores.
+Several models are compared by name. Started again, it resumes where it was interrupted.
 
 Example:
     crosstask classify --benchmark NaturalInstructions --benchmark.folder runs/quickstart/toybench --split test \\
-      --scorer '{cappy: btan2/cappy-large}' --generator '{flan: google/flan-t5-large}' --output runs/accuracies.json
+      --scorer '{cappy: btan2/cappy-large}' --generator '{flan: google/flan-t5-large}' --output runs/classified
 """
 
 import json
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from ..callbacks.report.classification_report import (
+    Classified,
+    classification_report,
+    print_classification,
+    write_questions,
+)
+from ..datamodules import Suite
 from ..datamodules.benchmarks import Benchmark, Split
 from ..datamodules.benchmarks.file_tasks import opened
+from ..datamodules.messages import MissingFiles
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import PromptForm
 from ..datamodules.rendering.tokenization import load_tokenizer
+from ..datamodules.scoring.instruction_cuts import Cut
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.visible_text import terminal_text
 from ..datamodules.whole_files import require_new, write_whole
+from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.scoring.classification import (
-    Accuracies,
-    accuracies,
-    accuracies_by_chance,
-    choose_by_likelihood,
-    choose_by_scorer,
+    Question,
     distinguishable,
     read_questions,
+    scores_by_likelihood,
+    scores_by_scorer,
 )
-from ..lightning_modules.scoring.cross_encoder import CrossEncoder
+from ..lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
+from ..lightning_modules.scoring.devices import number_type, process_device
+from ..lightning_modules.scoring.question_scores import QuestionScores, write_question_scores
 from ..lightning_modules.scoring.sampling import load_generator
 from .shared.function_command import run_function
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Least time between two lines of progress."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How models read questions; part of what decides their scores.
+
+    Args:
+        max_length: Tokens of the longest pair, or of the longest prompt with an option.
+        truncation: What is cut from a longer pair of a scorer.
+        cut: The part of a too long instruction that is cut.
+        dtype: Type of the models' parameters.
+        budget: Tokens of the largest batch; scores do not depend on it.
+        device: Device of the models.
+    """
+
+    max_length: int
+    truncation: Truncation
+    cut: Cut
+    dtype: str
+    budget: int
+    device: str | None
+
+    def about(self, name: str) -> dict[str, object]:
+        """The settings that decide the scores of a model."""
+        without = ("budget", "device")
+        settings = {key: value for key, value in asdict(self).items() if key not in without}
+        return {**settings, "weights": model_digest(name)}
 
 
 def run(words: Sequence[str]) -> None:
@@ -55,16 +96,21 @@ def classify_tasks(
     prompt: PromptForm | None = None,
     max_length: int = 512,
     truncation: Truncation = "instruction",
+    cut: Cut = "middle",
     seed: int = 0,
-    device: str = "cpu",
+    budget: int = 8192,
+    dtype: str = "float32",
+    device: str | None = None,
 ) -> None:
     """Evaluate models zero-shot on tasks with options, and print accuracies by task and their unweighted mean.
 
-    Several models are compared by name: --scorer '{cappy: btan2/cappy-large, reward: runs/reward}'.
+    Several models are compared by name: --scorer '{cappy: btan2/cappy-large, reward: runs/reward}'. Started again, it
+    resumes where it was interrupted.
 
     Args:
         benchmark: Reader of the tasks; for all templates of PromptSource, ``prompts: all``.
-        output: JSON file of the accuracies, which is never overwritten.
+        output: Folder of ``report.json`` (the accuracies, which are never overwritten), ``questions.jsonl`` (every
+            question with the models' scores and choices) and ``scores``, a file for each model.
         scorer: Hub name or folder of a scorer, or of several by name.
         generator: Hub name or folder of a language model, or of several by name; options are ranked by their summed
             log-likelihood.
@@ -74,86 +120,136 @@ def classify_tasks(
         prompt: How instructions are rendered; by default the example's input alone, as in Cappy's released program.
         max_length: Tokens of the longest pair of instruction and option.
         truncation: What is cut from a longer pair of a scorer; Cappy's released program uses longest_first.
+        cut: The part of a too long instruction that is cut, for scorers and language models; the released program cuts
+            the end.
         seed: Seed of the rendering, where `prompt` draws at random.
-        device: Device of the models.
+        budget: Tokens of the largest batch.
+        dtype: Type of the models' parameters; a scorer's head remains in float32.
+        device: Device of the models, e.g. cuda:1; by default the GPU of the process if it has one.
     """
-    path = Path(output).expanduser()
-    require_new(path)
-    require_positive("classify", max_length=max_length, examples=examples)
-    scorers, generators = (
-        {name: given} if isinstance(given, str) else given or {}
-        for name, given in (("scorer", scorer), ("generator", generator))
-    )
+    folder = Path(output).expanduser()
+    require_new(folder / "report.json")
+    require_positive("classify", max_length=max_length, examples=examples, budget=budget)
+    scorers, generators = by_name(scorer, "scorer"), by_name(generator, "generator")
+    require_names(scorers, generators)
+    benchmark = opened(benchmark)
+    listed = listed_tasks(benchmark, split, tasks)
+    skipped, missing = Counter(f"dataset: {reason}" for reason in benchmark.left_out().values()), dict[str, str]()
+    reading = partial(read_questions, benchmark, prompt=prompt, seed=seed, rows=examples)
+    questions = [question for name in listed for question in questions_of(name, reading, skipped, missing)]
+    for model in {**scorers, **generators}.values():  # every model answers the same questions
+        questions = distinguishable(questions, load_tokenizer(model, eos=False), skipped)
+    if not questions:
+        raise ValueError(f"none of {len(listed)} tasks has an example with options and an answer: {missing}")
+    kept = {question.task for question in questions}
+    missing |= {name: "options that are the same tokens" for name in listed if name not in kept | set(missing)}
+    console, scores, parameters = Console(), dict[str, QuestionScores](), dict[str, int]()
+    how = Reading(max_length, truncation, cut, dtype, budget, device)
+    loaders = dict.fromkeys(scorers, load_scorer) | dict.fromkeys(generators, load_language_model)
+    for name, model in {**scorers, **generators}.items():
+        score, parameters[name] = loaders[name](model, how)
+        path = folder / "scores" / f"{name.replace('/', '-')}.jsonl"
+        progress = progress_lines(console, name, len(questions))
+        scores[name] = write_question_scores(path, how.about(model), questions, score, progress)
+    classified = Classified(questions, scores, parameters, listed, missing, skipped)
+    write_questions(folder / "questions.jsonl", classified)
+    report = classification_report(classified)
+    write_whole(folder / "report.json", json.dumps(report, indent=1))
+    print_classification(report)
+
+
+def by_name(models: str | Mapping[str, str] | None, name: str) -> dict[str, str]:
+    """Models by name; one without a name is called as its option."""
+    return {name: models} if isinstance(models, str) else dict(models or {})
+
+
+def require_names(scorers: Mapping[str, str], generators: Mapping[str, str]) -> None:
+    """Reject no models, and two with one name."""
     if not {**scorers, **generators}:
         raise ValueError("give a scorer or a generator, or both")
     if shared := sorted(set(scorers) & set(generators)):
         raise ValueError(f"a scorer and a generator are both called {', '.join(shared)}")
-    skipped: Counter[str] = Counter()
-    benchmark = opened(benchmark)
-    names = list(tasks) or benchmark.task_names(split)
-    questions = [
-        question for name in names for question in read_questions(benchmark, name, prompt, seed, skipped, rows=examples)
-    ]
-    for folder in {**scorers, **generators}.values():  # every model answers the same questions
-        questions = distinguishable(questions, load_tokenizer(folder, eos=False), skipped)
-    if not questions:
-        raise ValueError(f"none of {len(names)} tasks has an example with options and an answer: {dict(skipped)}")
-    by_model: dict[str, Accuracies] = {}
-    parameters: dict[str, int] = {}
-    for name, folder in scorers.items():
-        encoder = CrossEncoder.from_pretrained(folder, device=device, max_length=max_length, truncation=truncation)
-        by_model[name] = accuracies(questions, choose_by_scorer(encoder, questions))
-        parameters[name] = encoder.model.num_parameters()
-    for name, folder in generators.items():
-        model, tokenizer = load_generator(folder, device=device)
-        by_model[name] = accuracies(questions, choose_by_likelihood(model, tokenizer, questions, max_length))
-        parameters[name] = model.num_parameters()
-    sampled = {question.task for question in questions}
-    missing = [name for name in names if name not in sampled]
-    models = {name: {"parameters": parameters[name], **_to_json(scores)} for name, scores in by_model.items()}
-    chance = accuracies_by_chance(questions)
-    report = {"models": models, "chance": _to_json(chance), "missing": missing, "skipped": skipped}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(report, indent=1))
-    _print({**by_model, "by chance": chance}, missing, skipped)
 
 
-def _to_json(by_task: Accuracies) -> dict[str, Any]:
-    return {"mean": _means(by_task), "tasks": {task: scores._asdict() for task, scores in by_task.items()}}
+def listed_tasks(benchmark: Benchmark, split: Split, tasks: Sequence[str]) -> list[str]:
+    """Names of all tasks to evaluate, with those of a published table whose files are missing."""
+    if tasks:
+        return list(tasks)
+    names = benchmark.task_names(split)
+    return list(benchmark.expected) if isinstance(benchmark, Suite) and names else names
 
 
-def _means(by_task: Accuracies) -> dict[str, float]:
-    return {
-        "template_mean": fmean(scores.template_mean for scores in by_task.values()),
-        "pooled": fmean(scores.pooled for scores in by_task.values()),
-    }
+def questions_of(
+    name: str, read: Callable[..., Sequence[Question]], skipped: Counter[str], missing: dict[str, str]
+) -> list[Question]:
+    """The questions of a task; a task without any is in `missing`, with the reason."""
+    reasons = Counter[str]()
+    try:
+        questions = list(read(name=name, skipped=reasons))
+    except MissingFiles as error:
+        questions, reasons = [], Counter()
+        missing[name] = str(error)
+    skipped.update(reasons)
+    if not questions and name not in missing:
+        missing[name] = ", ".join(f"{reason} ({count})" for reason, count in reasons.items()) or "no examples"
+    return questions
 
 
-def _print(by_model: dict[str, Accuracies], missing: Sequence[str], skipped: Counter[str]) -> None:
-    """Print a column for each model: the accuracy as a mean over templates, and pooled in brackets."""
-    table = Table(
-        "task",
-        *map(terminal_text, by_model),
-        "templates",
-        "questions",
-        title="Accuracy, percent: mean over templates (pooled)",
+Score = Callable[[Sequence[Question]], QuestionScores]
+
+
+def load_scorer(name: str, how: Reading) -> tuple[Score, int]:
+    """What scores questions by a scorer, and its number of parameters."""
+    encoder = CrossEncoder.from_pretrained(
+        name,
+        device=process_device(how.device),
+        dtype=number_type(how.dtype),
+        max_length=how.max_length,
+        truncation=how.truncation,
+        cut=how.cut,
+        tokens_per_forward=how.budget,
     )
-    first = next(iter(by_model.values()))
-    for task, counted in first.items():
-        scores = [models[task] for models in by_model.values()]
-        cells = [_percent(score.template_mean, score.pooled) for score in scores]
-        table.add_row(terminal_text(task), *cells, str(counted.templates), str(counted.questions))
-    means = [_means(models) for models in by_model.values()]
-    table.add_row(f"mean of {len(first)} tasks", *(_percent(mean["template_mean"], mean["pooled"]) for mean in means))
-    console = Console()
-    if not console.is_terminal:  # a log must not wrap the table
-        console = Console(width=max(120, 40 + 20 * len(by_model)))
-    console.print(table)
-    if missing:
-        console.print(terminal_text(f"no question in {len(missing)} tasks: {', '.join(missing)}"), highlight=False)
-    if skipped:
-        console.print(terminal_text(f"not sampled: {dict(skipped)}"), highlight=False)
+
+    def score(questions: Sequence[Question]) -> QuestionScores:
+        encoder.cuts = PairCuts()
+        return QuestionScores(scores_by_scorer(encoder, questions), encoder.cuts)
+
+    return score, encoder.model.num_parameters()
 
 
-def _percent(template_mean: float, pooled: float) -> str:
-    return f"{100 * template_mean:.1f} ({100 * pooled:.1f})"
+def load_language_model(name: str, how: Reading) -> tuple[Score, int]:
+    """What scores questions by the likelihoods of a language model, and its number of parameters."""
+    model, tokenizer = load_generator(name, dtype=how.dtype, device=how.device)
+
+    def score(questions: Sequence[Question]) -> QuestionScores:
+        cuts = Counter[str]()
+        scores = scores_by_likelihood(
+            model,
+            tokenizer,
+            questions,
+            longest=how.max_length,
+            cut=how.cut,
+            tokens_per_forward=how.budget,
+            cuts=cuts,
+        )
+        return QuestionScores(scores, PairCuts(len(questions), cuts["cut"]))
+
+    return score, model.num_parameters()
+
+
+def progress_lines(console: Console, name: str, total: int) -> Callable[[int], None]:
+    """What prints how many questions a model has scored, at most every half a minute."""
+    began = last = time.monotonic()
+    first = -1
+
+    def progress(done: int) -> None:
+        nonlocal last, first
+        first = done if first < 0 else first
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES and done < total:
+            last = now
+            left = (total - done) * (now - began) / max(done - first, 1) / 60
+            line = f"{name}: {done:,} of {total:,} questions, some {left:.0f} minutes left"
+            console.print(terminal_text(line), highlight=False)
+
+    return progress

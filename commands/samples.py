@@ -22,6 +22,7 @@ from ..datamodules.messages import some
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.special_tokens import bos_departure
+from ..datamodules.scoring.instruction_cuts import Cut, instruction_cut
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import SampleFile, write_generator_info
 from ..datamodules.visible_text import terminal_text
@@ -56,6 +57,7 @@ def write_samples(
     faithful: bool = False,
     max_new_tokens: int | None = None,
     max_source: int | None = None,
+    cut: Cut | None = None,
     stop: Sequence[str] = (),
     bos: bool | None = None,
     chat: bool = False,
@@ -84,8 +86,10 @@ def write_samples(
             tokens, from the first 512 tokens of a prompt.
         max_new_tokens: Tokens of the longest response; by default 64, or 63 with `faithful`, whose 64 positions begin
             with the decoder's start.
-        max_source: Tokens of the longest prompt; the beginning of a longer one is cut, with `faithful` its end, and the
-            cuts are counted. By default 1,024, or 512 with `faithful`.
+        max_source: Tokens of the longest prompt; longer ones are cut and counted. By default 1,024, or 512 with
+            `faithful`.
+        cut: The part of a too long prompt that is cut, as in the scorer: by default the middle, and with `faithful` the
+            end. Special tokens remain, but for a beginning that is cut.
         stop: Texts that end a response, beside eos.
         bos: Whether the bos token begins a prompt; null for what the tokenizer adds by itself.
         chat: Render prompts as a user's message by the tokenizer's chat template, which adds bos itself.
@@ -102,6 +106,8 @@ def write_samples(
     require_positive("samples", max_new_tokens=max_new_tokens, max_source=max_source, budget=budget)
     if (generator is None) == (not answers):
         raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
+    if chat and instruction_cut(cut, faithful=faithful) == "end":
+        raise ValueError("the end of a chat prompt opens the model's turn and cannot be cut: set cut to middle")
     if chat and bos:
         raise ValueError("a chat template adds bos itself: leave bos out with chat")
     console, (rank, size, _) = Console(), process_of_job()
@@ -122,7 +128,7 @@ def write_samples(
         "max_new_tokens": max_new_tokens or (RELEASED_MAX_NEW_TOKENS if faithful else 64),
         "min_new_tokens": RELEASED_MIN_NEW_TOKENS if faithful else 0,
         "max_source": max_source or (RELEASED_MAX_SOURCE if faithful else 1024),
-        "keep_start": faithful,
+        "cut": instruction_cut(cut, faithful=faithful),
         "stop": tuple(stop),
         "bos": bos,
         "chat": chat,
@@ -139,11 +145,11 @@ def write_samples(
     write_generator_info(path, name, model.num_parameters())
     began = len(file.done)
     mine = islice(examples.prompts(skipped), rank, None, size)
-    cut = sample_responses(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
+    too_long = sample_responses(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
     file.close()
     line = (
         f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from an earlier run; "
-        f"the {'end' if faithful else 'beginning'} of {cut} prompts was cut; not sampled: {dict(skipped) or 'none'}"
+        f"the {settings['cut']} of {too_long} prompts was cut; not sampled: {dict(skipped) or 'none'}"
     )
     console.print(terminal_text(line))
 

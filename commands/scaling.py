@@ -1,6 +1,6 @@
 """Plot score against model size from the reports of several models.
 
-It reads folders of `crosstask adapt` and files of `crosstask classify`. Rows of the same name are one line through all
+It reads folders of `crosstask adapt` and of `crosstask classify`. Rows of the same name are one line through all
 reports.
 
 Example:
@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..callbacks.report.figure_style import figure_format, write_figure
-from ..callbacks.report.model_sizes import ModelScore, default_rows, read_model_scores, read_report
-from ..callbacks.report.score_figures import size_curves
+from ..callbacks.report.model_sizes import ModelScore, default_rows, read_model_scores, read_report, read_tasks
+from ..callbacks.report.score_figures import size_curves, size_panels
 from ..datamodules.messages import some
 from ..datamodules.visible_text import visible
 from ..datamodules.whole_files import require_new
@@ -24,24 +24,34 @@ def run(words: Sequence[str]) -> None:
     run_function(plot_scaling, words)
 
 
-def plot_scaling(reports: list[str], output: str = "scaling.svg", rows: Sequence[str] = ()) -> None:
+def plot_scaling(
+    reports: list[str], output: str = "scaling.svg", rows: Sequence[str] = (), by_task: bool = False
+) -> None:
     """Draw scores over the number of parameters. Rows with the same name form one line across all reports.
 
     Args:
         reports: Folders of ``crosstask adapt``, whose size is that of the language model that generated the samples,
-            and files of ``crosstask classify``, which give a size for each model.
+            and folders of ``crosstask classify``, which give a size for each model.
         output: The figure, a new file; its suffix chooses the format: .svg, .png or .pdf.
         rows: Rows of the tables; by default all models of classify, and of adapt the scorers, "self-score, sum" and
             "best single decoding".
+        by_task: Draw a panel for each task, as Cappy's Figure 5, instead of the means over tasks.
     """
     path = Path(output).expanduser()
     figure_format(path)
     require_new(path)
-    metric = _shared_metric(reports)
-    scores = _scores_by_row(reports, rows)
-    write_figure(size_curves(scores, metric), path, f"{metric} in percent over the number of parameters")
-    for name, points in scores.items():
-        print(f"{visible(name)}: {', '.join(f'{point.parameters:.3g} {100 * point.score:.1f}' for point in points)}")
+    metric, tasks = _shared_metric(reports), _shared_tasks(reports)
+    title = f"{metric} in percent over the number of parameters"
+    if by_task:
+        panels = {task: _scores_by_row(reports, rows, task) for task in tasks}
+        write_figure(size_panels(panels, metric), path, f"{title}, by task")
+    else:
+        panels = {f"mean of {len(tasks)} tasks": _scores_by_row(reports, rows)}
+        write_figure(size_curves(next(iter(panels.values())), metric), path, title)
+    for panel, scores in panels.items():
+        print(visible(panel))
+        for name, points in scores.items():
+            print(f"  {visible(name)}: {', '.join(f'{one.parameters:.3g} {100 * one.score:.1f}' for one in points)}")
     print(path)
 
 
@@ -59,7 +69,25 @@ def _shared_metric(reports: Sequence[str]) -> str:
     return metrics.pop()
 
 
-def _scores_by_row(reports: Sequence[str], rows: Sequence[str]) -> Mapping[str, list[ModelScore]]:
+def _shared_tasks(reports: Sequence[str]) -> list[str]:
+    """The tasks of all reports.
+
+    Raises:
+        ValueError: They differ, so that a line would join means over different tasks.
+    """
+    first, *others = map(read_tasks, reports)
+    for report, tasks in zip(reports[1:], others, strict=True):
+        if differ := sorted(set(tasks) ^ set(first)):
+            raise ValueError(
+                f"{report} has {len(tasks)} tasks and {reports[0]} {len(first)}; they differ in {some(differ)}: scores "
+                "of different tasks are no curve. Evaluate all models on the same tasks"
+            )
+    return first
+
+
+def _scores_by_row(
+    reports: Sequence[str], rows: Sequence[str], task: str | None = None
+) -> Mapping[str, list[ModelScore]]:
     """Scores by the row's name, in the order of model sizes.
 
     Raises:
@@ -68,7 +96,7 @@ def _scores_by_row(reports: Sequence[str], rows: Sequence[str]) -> Mapping[str, 
     scores: dict[str, list[ModelScore]] = {}
     available: set[str] = set()
     for report in reports:
-        points = read_model_scores(report)
+        points = read_model_scores(report, task)
         available |= set(points)
         for name in list(rows) or default_rows(report):
             if name in points:

@@ -11,15 +11,24 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..callbacks.report.selection_table import by_size, print_table, to_json, write_choices
+from ..callbacks.report.selection_table import (
+    by_size,
+    cut_remarks,
+    print_table,
+    to_json,
+    untested_remarks,
+    write_choices,
+)
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rouge import Rouge
+from ..datamodules.scoring.instruction_cuts import Cut
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples
 from ..datamodules.whole_files import require_new, write_whole
 from ..lightning_modules.scoring.calibration import Calibration, load_calibration
-from ..lightning_modules.scoring.cross_encoder import CrossEncoder
+from ..lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
+from ..lightning_modules.scoring.devices import number_type, process_device
 from ..lightning_modules.scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
 from ..lightning_modules.scoring.selection import SCORER
 from ..lightning_modules.scoring.selection_scores import selection_table
@@ -38,7 +47,10 @@ def select_samples(
     scorer: str | None = None,
     max_length: int = 512,
     truncation: Truncation = "instruction",
-    device: str = "cpu",
+    cut: Cut = "middle",
+    budget: int = 8192,
+    dtype: str = "float32",
+    device: str | None = None,
     sizes: Sequence[int] = (1, 4),
     rouge: Rouge = "exact",
 ) -> None:
@@ -54,8 +66,11 @@ def select_samples(
         scorer: Hub name or folder of a trained scorer; without one, the other methods are compared. A calibration in
             the folder is used.
         max_length: Tokens of the longest pair of instruction and response.
-        truncation: What is cut from a longer pair.
-        device: Device of the scorer.
+        truncation: What is cut from a longer pair: the instruction, or the longer side.
+        cut: The part of a too long instruction that is cut; Cappy's released program cuts the end.
+        budget: Tokens of the largest batch.
+        dtype: Type of the scorer's parameters; its head remains in float32.
+        device: Device of the scorer, e.g. cuda:1; by default the GPU of the process if it has one.
         sizes: Also choose among these numbers of nucleus samples alone.
         rouge: Implementation of ROUGE-L: exact equals Google's rouge_score, and both read a to z and digits only;
             unicode reads all scripts.
@@ -63,13 +78,24 @@ def select_samples(
     folder = Path(output).expanduser()
     for name in ("selection.json", "choices.jsonl"):
         require_new(folder / name)
-    require_positive("select", max_length=max_length, sizes=min(sizes, default=1))
-    sampled = read_sampled_responses(examples, ModelSamples(samples))
+    require_positive("select", max_length=max_length, budget=budget, sizes=min(sizes, default=1))
+    files = ModelSamples(samples)
+    sampled = read_sampled_responses(examples, files)
     scores: list[dict[str, Sequence[float]]] = [{}] * len(sampled)
     calibrations: dict[str, Calibration] = {}
+    cuts: dict[str, PairCuts] = {}
     if scorer is not None:
-        encoder = CrossEncoder.from_pretrained(scorer, device=device, max_length=max_length, truncation=truncation)
+        encoder = CrossEncoder.from_pretrained(
+            scorer,
+            device=process_device(device),
+            dtype=number_type(dtype),
+            max_length=max_length,
+            truncation=truncation,
+            cut=cut,
+            tokens_per_forward=budget,
+        )
         scores = [{SCORER: of_example} for of_example in score_responses(encoder, sampled)]
+        cuts[SCORER] = encoder.cuts
         if calibration := load_calibration(scorer):
             calibrations = {SCORER: calibration}
     everything = [
@@ -78,7 +104,15 @@ def select_samples(
     ]
     table = selection_table(everything)
     folder.mkdir(parents=True, exist_ok=True)
-    selection = to_json(table) | {"sizes": by_size(everything, sizes)}
+    tested: dict[str, set[str]] = {}
+    for one in sampled:
+        tested.setdefault(one.prompt.task.name, set()).add(one.prompt.example.id)
+    untested = files.examples_beyond(tested)
+    selection = to_json(table) | {
+        "sizes": by_size(everything, sizes),
+        "cuts": {name: of._asdict() for name, of in cuts.items()},
+        "untested": untested,
+    }
     write_whole(folder / "selection.json", json.dumps(selection, indent=1))
     write_choices(folder / "choices.jsonl", sampled, everything)
-    print_table(table, selection["sizes"])
+    print_table(table, selection["sizes"], remarks=[*cut_remarks(cuts), *untested_remarks(untested, len(sampled))])

@@ -13,6 +13,7 @@ from .packing.row_settings import require_epochs
 from .rendering.prompts import OptImlPrompt, PromptForm
 from .rendering.tokenization import load_tokenizer
 from .schema import Stage
+from .scoring.instruction_cuts import instruction_cut
 from .scoring.instruction_groups import instruction_groups
 from .scoring.pair_preparation import ScoredPreparation
 from .scoring.pair_rows import ScoredRows, pair_frame
@@ -91,7 +92,7 @@ class ScorerDataModule(StoredDataModule):
             tokenizer.pad_token_id,
             self.preparation.frame,
             self.rows.truncation,
-            keep_end=tokenizer.truncation_side == "left",
+            part=instruction_cut(self.rows.cut, faithful=self.augmentation.faithful),
         )
 
     def stream_settings(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
 from ..datamodules.schema import ScoredBatch, Stage
+from ..datamodules.scoring.instruction_cuts import Cut
 from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.response_sets import ResponseBatch
 from .evaluation.aggregation import log_selection
@@ -136,11 +137,13 @@ class ScorerModule(PlannedTraining):
             raise RuntimeError("the model is not built yet: call configure_model() first")
         return self.model
 
-    def cross_encoder(self, *, max_length: int = 512, truncation: Truncation = "instruction") -> CrossEncoder:
+    def cross_encoder(
+        self, *, max_length: int = 512, truncation: Truncation = "instruction", cut: Cut = "middle"
+    ) -> CrossEncoder:
         """The model outside Lightning, for pairs of at most `max_length` tokens."""
         model, tokenizer = self.scorer, self.tokenizer
         assert tokenizer is not None
-        return CrossEncoder(model, tokenizer, max_length=max_length, truncation=truncation)
+        return CrossEncoder(model, tokenizer, max_length=max_length, truncation=truncation, cut=cut)
 
     def training_step(self, batch: ScoredBatch, batch_idx: int) -> Tensor:
         """This batch's part of the mean loss over all pairs, or all instructions, of the step."""

@@ -1,4 +1,4 @@
-"""The report of ``crosstask adapt``: JSON, Markdown, and a figure of the gain on each task."""
+"""The report of ``crosstask adapt``: JSON, Markdown, and figures of the gain on each task."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,12 @@ from ...lightning_modules.scoring.selection_scores import (
     task_gains,
 )
 from .figure_style import COLORS, write_figure_files
+from .model_sizes import BEST_SINGLE, LIKELIHOOD
 from .score_figures import difference_intervals
-from .selection_table import to_json, unread_text, write_choices
+from .selection_table import to_json, unread_text, untested_remarks, write_choices
+
+SELF_SCORING = "self-scoring"
+"""Self-scoring by the summed log-likelihood, with which the paper compares."""
 
 SHOWN_WORST, SHOWN_EXAMPLES = 3, 3
 
@@ -32,9 +36,10 @@ def write_adaptation(
     about: Mapping[str, Mapping[str, Any]],
     failed: Mapping[str, str],
     sizes: Mapping[str, Mapping[str, float]],
+    untested: int = 0,
     parameters: float | None = None,
 ) -> None:
-    """Write ``report.json``, ``report.md``, ``choices.jsonl`` and ``advantages`` as SVG, PDF and PNG.
+    """Write ``report.json``, ``report.md``, ``choices.jsonl`` and figures of the gains on each task.
 
     Args:
         folder: Output folder.
@@ -44,20 +49,23 @@ def write_adaptation(
         about: Settings and costs of each scorer by its name.
         failed: Reasons by failed task.
         sizes: Means of each method by the number of responses.
+        untested: Sampled test instances that were not tested.
         parameters: Number of parameters of the language model, if known.
     """
-    advantages = task_gains(everything, SCORER, table.best_single)
+    gains = {base: task_gains(everything, SCORER, row) for base, row in _bases(table).items()}
     report = to_json(table) | {
         "sizes": sizes,
-        "advantages": {name: gain._asdict() for name, gain in advantages.items()},
+        "advantages": {base: {name: gain._asdict() for name, gain in of.items()} for base, of in gains.items()},
         "costs": about[SCORER]["costs"],
         "failed": failed,
+        "untested": untested,
         "generator": {"parameters": parameters},
     }
     for name, scores in report["scorers"].items():
         scores |= {"calibration_error": _calibration_errors(name, everything, about[name]), **about[name]}
     write_whole(folder / "report.json", json.dumps(report, indent=1))
-    _write_advantages(folder, advantages, table.best_single)
+    for base, row in _bases(table).items():
+        _write_advantages(folder, base, gains[base], row)
     write_choices(folder / "choices.jsonl", sampled, everything)
     lines = [*_methods(table, report), *_scorers(report), *_costs(report), *_tasks(table, report)]
     lines += _worst(report, sampled, everything)
@@ -66,12 +74,27 @@ def write_adaptation(
     write_whole(folder / "report.md", "\n".join(lines) + "\n")
 
 
-def _write_advantages(folder: Path, advantages: Mapping[str, Difference], best_single: str) -> None:
-    """Draw the advantage of the scorer's choice on each task, the largest first (Cappy's Figure 6)."""
+def _bases(table: SelectionTable) -> dict[str, str]:
+    """The rows that the scorer is compared with on each task, the first in Cappy's Figure 6 and Table 4."""
+    known = LIKELIHOOD in table.methods  # samples of other programs may have no likelihoods
+    return ({SELF_SCORING: LIKELIHOOD} if known else {}) | {BEST_SINGLE: table.best_single}
+
+
+def figure_name(base: str) -> str:
+    """The name of the figure of gains over a base, without suffix.
+
+    >>> figure_name("best single decoding")
+    'advantages_over_best_single_decoding'
+    """
+    return f"advantages_over_{base.replace(' ', '_').replace('-', '_')}"
+
+
+def _write_advantages(folder: Path, base: str, advantages: Mapping[str, Difference], row: str) -> None:
+    """Draw the gain of the scorer's choice on each task, the largest first (Cappy's Figure 6)."""
     rows = sorted(advantages.items(), key=lambda item: -item[1].mean)
-    label = f"ROUGE-L, scorer's choice minus {best_single}"
+    label = f"ROUGE-L, scorer's choice minus {row}"
     figure = difference_intervals(rows, COLORS[0], label)
-    write_figure_files(figure, folder, "advantages", f"{label}, by task")
+    write_figure_files(figure, folder, figure_name(base), f"{label}, by task")
 
 
 def _calibration_errors(
@@ -88,14 +111,15 @@ def _calibration_errors(
 
 def _methods(table: SelectionTable, report: Mapping[str, Any]) -> list[str]:
     """The mean of each method, and its gain over the best single decoding."""
-    sizes = report["sizes"]
+    sizes, all_tasks = report["sizes"], len(table.names) + len(report["failed"])
+    tasks = f"{len(table.names)} of {all_tasks}" if report["failed"] else str(all_tasks)
     lines = [
         "# Adaptation through a scorer",
         "",
-        f"{table.instances} test instances of {len(table.names)} tasks; ROUGE-L in percent, mean over tasks, 95% "
+        f"{table.instances} test instances of {tasks} tasks; ROUGE-L in percent, mean over these tasks, 95% "
         "intervals over resampled instances, too narrow for tasks of fewer than about twenty. Best single decoding on "
         f"these instances: {escape_markdown(table.best_single)}. Rows with scored or calibrated weight responses by "
-        "the scorer.",
+        f"the scorer.{' '.join(['', *untested_remarks(report['untested'], table.instances)])}",
         "",
         f"| chosen by | ROUGE-L | 95% | over the best single decoding | {' | '.join(f'of {size}' for size in sizes)} |",
         "|---|---|---|---|" + "---|" * len(sizes),
@@ -129,14 +153,18 @@ def _costs(report: Mapping[str, Any]) -> list[str]:
     """The costs of each scorer: sums over tasks, and the maximum of memory and storage."""
     lines = ["", "## Costs", ""]
     lines += [
-        "| scorer | tasks | seconds of training | MiB of weights a task | peak memory, MiB | pairs | truncated pairs |"
+        "| scorer | tasks | seconds of training | MiB of weights a task | peak memory, MiB | pairs | truncated pairs | "
+        "truncated when choosing |"
     ]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for name, own in report["scorers"].items():
         costs = list(own["costs"].values())
-        seconds, pairs, cut = (sum(cost[key] for cost in costs) for key in ("seconds", "pairs", "cut"))
+        sums = ("seconds", "pairs", "cut", "selection_cut", "selection_pairs")
+        seconds, pairs, cut, chosen_cut, chosen = (sum(cost[key] for cost in costs) for key in sums)
         memory, storage = (max(cost[key] for cost in costs) for key in ("memory", "storage"))
-        numbers = f"{len(costs)} | {seconds:.0f} | {storage:.1f} | {memory:.0f} | {pairs} | {cut}"
+        numbers = (
+            f"{len(costs)} | {seconds:.0f} | {storage:.1f} | {memory:.0f} | {pairs} | {cut} | {chosen_cut} of {chosen}"
+        )
         lines.append(f"| {escape_markdown(name)} | {numbers} |")
     return [*lines, *_untrained(report)]
 
@@ -157,16 +185,24 @@ def _untrained(report: Mapping[str, Any]) -> list[str]:
 
 
 def _tasks(table: SelectionTable, report: Mapping[str, Any]) -> list[str]:
-    shown = [table.best_single, *report["scorers"], "oracle"]
-    lines = ["", "![Gain of the scorer's choice on each task](advantages.svg)", ""]
-    lines += ["Points are filled if their interval excludes 0.", "", "## Tasks by gain", ""]
+    advantages, bases = report["advantages"], _bases(table)
+    shown = [*bases.values(), *report["scorers"], "oracle"]
+    lines = []
+    for base in bases:
+        lines += ["", f"![Gain of the scorer's choice over {base} on each task]({figure_name(base)}.svg)"]
     lines += [
-        f"| task | scorer over the best single decoding | {' | '.join(map(escape_markdown, shown))} |",
-        "|---|---|" + "---|" * len(shown),
+        "",
+        "Points are filled if their interval excludes 0.",
+        "",
+        f"## Tasks by gain over {next(iter(bases))}",
+        "",
     ]
-    for name, gain in _by_gain(report):
+    columns = [*(f"scorer over {base}" for base in bases), *shown]
+    lines += [f"| task | {' | '.join(map(escape_markdown, columns))} |", "|---|" + "---|" * len(columns)]
+    for name in _by_gain(report):
+        gains = [_signed(advantages[base][name]) for base in bases]
         means = [f"{100 * report['tasks'][name][method]:.1f}" for method in shown]
-        lines.append(f"| {escape_markdown(name)} | {_signed(gain)} | {' | '.join(means)} |")
+        lines.append(f"| {escape_markdown(name)} | {' | '.join([*gains, *means])} |")
     return lines
 
 
@@ -174,8 +210,8 @@ def _worst(
     report: Mapping[str, Any], sampled: Sequence[SampledResponses], everything: Sequence[ScoredResponses]
 ) -> list[str]:
     """Examples of the tasks with the smallest gain, the largest loss to the oracle first (Cappy's Table 4)."""
-    lines = []
-    for name, _ in _by_gain(report)[::-1][:SHOWN_WORST]:
+    lines = ["", f"## Tasks with the smallest gain over {next(iter(report['advantages']))}"]
+    for name in _by_gain(report)[::-1][:SHOWN_WORST]:
         lines += ["", f"### {escape_markdown(name)}", ""]
         own = [(a, c) for a, c in zip(sampled, everything, strict=True) if c.task == name]
         own.sort(key=lambda pair: quality_of_choices(pair[1])[SCORER] - quality_of_choices(pair[1])["oracle"])
@@ -191,8 +227,10 @@ def _worst(
     return lines
 
 
-def _by_gain(report: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return sorted(report["advantages"].items(), key=lambda item: -item[1]["mean"])
+def _by_gain(report: Mapping[str, Any]) -> list[str]:
+    """The tasks, those with the largest gain over the first base first."""
+    gains = next(iter(report["advantages"].values()))
+    return sorted(gains, key=lambda name: -gains[name]["mean"])
 
 
 def _interval(row: Mapping[str, float]) -> str:

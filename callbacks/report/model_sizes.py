@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...datamodules.data_files import read_json
+from ...datamodules.messages import some
 from ...datamodules.record_fields import number_field
 
 BEST_SINGLE = "best single decoding"
@@ -22,20 +23,22 @@ class ModelScore(NamedTuple):
     high: float
 
 
-def read_model_scores(report: str) -> dict[str, ModelScore]:
-    """The score and the model size of every row of a report.
+def read_model_scores(report: str, task: str | None = None) -> dict[str, ModelScore]:
+    """The score and the model size of every row of a report: means over tasks, or the scores on one task.
 
     Raises:
-        ValueError: There is no such report, or it lacks the number of parameters.
+        ValueError: There is no such report, or it lacks the number of parameters or the task.
     """
     content = read_report(report)
+    if task is not None and task not in read_tasks(report):
+        raise ValueError(f"{report} has no task {task!r}, only {some(read_tasks(report))}")
     try:
-        return _checked_scores(report, content)
+        return _checked_scores(report, content, task)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{report} is no report of this version of crosstask: {error!r}") from error
 
 
-def _checked_scores(report: str, content: Mapping[str, Any]) -> dict[str, ModelScore]:
+def _checked_scores(report: str, content: Mapping[str, Any], task: str | None) -> dict[str, ModelScore]:
     def score(row: Mapping[str, Any], *names: str) -> list[float]:
         try:
             return [number_field(row, name, 0, 1) for name in names]
@@ -43,9 +46,12 @@ def _checked_scores(report: str, content: Mapping[str, Any]) -> dict[str, ModelS
             raise ValueError(f"{report}: {error}") from error
 
     if "models" in content:
+        rows = {
+            name: model["mean"] if task is None else model["tasks"][task] for name, model in content["models"].items()
+        }
         return {
-            name: ModelScore(_parameters(report, model), *score(model["mean"], "template_mean") * 3)
-            for name, model in content["models"].items()
+            name: ModelScore(_parameters(report, content["models"][name]), *score(row, "template_mean", "low", "high"))
+            for name, row in rows.items()
         }
     size = content["generator"].get("parameters")
     if size is None:
@@ -53,8 +59,11 @@ def _checked_scores(report: str, content: Mapping[str, Any]) -> dict[str, ModelS
             f"{report} lacks the number of parameters of the language model that generated the samples: run `crosstask "
             "adapt` again with generator_parameters (finished tasks are not trained again)"
         )
-    rows = {**content["methods"], BEST_SINGLE: content["methods"][content["best_single"]]}
     size = _parameters(report, content["generator"])
+    if task is not None:
+        of_task = {**content["tasks"][task], BEST_SINGLE: content["tasks"][task][content["best_single"]]}
+        return {name: ModelScore(size, *score(of_task, name) * 3) for name in of_task}
+    rows = {**content["methods"], BEST_SINGLE: content["methods"][content["best_single"]]}
     return {name: ModelScore(size, *score(row, "mean", "low", "high")) for name, row in rows.items()}
 
 
@@ -66,6 +75,12 @@ def _parameters(report: str, model: Mapping[str, Any]) -> float:
         raise ValueError(f"{report}: {error}") from error
 
 
+def read_tasks(report: str) -> list[str]:
+    """The tasks of a report, over which its means are."""
+    content = read_report(report)
+    return list(content["chance"]["tasks"] if "models" in content else content["tasks"])
+
+
 def default_rows(report: str) -> list[str]:
     """The rows of a report that are drawn if none is chosen."""
     content = read_report(report)
@@ -73,7 +88,7 @@ def default_rows(report: str) -> list[str]:
 
 
 def read_report(report: str) -> Mapping[str, Any]:
-    """The content of a report of `adapt` (its folder) or of `classify` (its file).
+    """The content of a report of `adapt` or of `classify`, by its folder.
 
     Raises:
         ValueError: It is neither.
@@ -83,7 +98,9 @@ def read_report(report: str) -> Mapping[str, Any]:
     try:
         content: dict[str, Any] = read_json(path)
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no report of adapt (its folder) or classify (its file): {error}") from error
+        raise ValueError(
+            f"{path} is no report of `crosstask adapt` or `crosstask classify`, or of their folders: {error}"
+        ) from error
     if not isinstance(content, dict) or not {"models", "methods"} & set(content):
         raise ValueError(f"{path} is no report of `crosstask adapt` or `crosstask classify`")
     return content

@@ -20,6 +20,7 @@ LABELS, NUMBERS = 3.5, 1.35  # inches: names on the left of the axes, numbers on
 PITCH, GAP = 0.17, 0.09  # inches: a system's bar with its space, and between two rows
 LEGEND, AXIS, EDGE = 0.32, 0.42, 0.1  # inches: above the axes, below them, above them without a legend
 LONGEST_LABEL = 50  # characters
+PANELS_IN_A_ROW = 3
 
 
 class ScoreRow(NamedTuple):
@@ -233,6 +234,43 @@ def size_curves(scores: Mapping[str, Sequence[ModelScore]], metric: str) -> "Fig
     axes.set_xlabel("parameters of the model")
     axes.set_ylabel(f"{metric} (%), with 95% interval")
     axes.legend(handles=_curve_marks(ordered), loc="upper left", bbox_to_anchor=(1.02, 1.0), borderaxespad=0.0)
+    return figure
+
+
+@styled
+def size_panels(panels: Mapping[str, Mapping[str, Sequence[ModelScore]]], metric: str) -> "Figure":
+    """A panel for each task: scores over the number of parameters on a logarithmic axis, a line for each name.
+
+    Args:
+        panels: By the task's name, scores by the line's name, in the order of sizes.
+        metric: What the scores are, beside the axes.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(name for scores in panels.values() for name in scores))
+    rows = -(-len(panels) // PANELS_IN_A_ROW)
+    height = 2.1 * rows + LEGEND + AXIS
+    figure = Figure(figsize=(WIDTH, height))
+    figure.subplots_adjust(
+        left=0.062, right=0.99, bottom=AXIS / height, top=1 - (LEGEND + 0.25) / height, wspace=0.16, hspace=0.36
+    )
+    grid = figure.subplots(rows, PANELS_IN_A_ROW, sharex=True, squeeze=False)
+    sizes = [point.parameters for scores in panels.values() for points in scores.values() for point in points]
+    for axes, (task, scores) in zip(grid.flat, panels.items(), strict=False):
+        axes.set_title(shortened(visible(task), LONGEST_LABEL))
+        for name, points in scores.items():
+            _draw_curve(axes, [(point.parameters, point) for point in points], names.index(name))
+        axes.set_xscale("log")
+        axes.set_xlim(min(sizes) / 1.5, max(sizes) * 1.5)
+        _format_sizes(axes)
+        axes.grid()
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes in grid[:, 0]:
+        axes.set_ylabel(f"{metric} (%)")
+    for axes in grid[-1]:
+        axes.set_xlabel("parameters of the model")
+    horizontal_legend(figure, _curve_marks(names), columns=len(names), left=0.062 * WIDTH)
     return figure
 
 

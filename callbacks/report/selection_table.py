@@ -13,6 +13,7 @@ from rich.table import Table
 from ...datamodules.messages import some
 from ...datamodules.visible_text import terminal_text
 from ...datamodules.whole_files import whole_file
+from ...lightning_modules.scoring.cross_encoder import PairCuts
 from ...lightning_modules.scoring.sampled_responses import SampledResponses
 from ...lightning_modules.scoring.selection import ScoredResponses, choices
 from ...lightning_modules.scoring.selection_scores import SelectionTable, selection_table
@@ -100,12 +101,41 @@ def _response_record(responses: ScoredResponses, place: int) -> dict[str, Any]:
     }
 
 
-def print_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]]) -> None:
-    """Print ROUGE-L in percent, and paired gains over the best single decoding."""
+def cut_remarks(cuts: Mapping[str, PairCuts]) -> list[str]:
+    """How many pairs of each scorer were cut; nothing for scorers that read all pairs whole."""
+    return [
+        f"{name}: {own.cut} of {own.pairs} pairs were too long and were cut, {own.response_cut} of them in the "
+        f"response, and {own.equal} differ from another one only in what was cut"
+        for name, own in cuts.items()
+        if own.cut
+    ]
+
+
+def untested_remarks(untested: int, tested: int) -> list[str]:
+    """How many sampled instances were not tested; nothing if all were."""
+    return [f"{tested} of {tested + untested} sampled instances were tested"] if untested else []
+
+
+def print_table(
+    table: SelectionTable,
+    sizes: Mapping[str, Mapping[str, float]],
+    *,
+    failed: int = 0,
+    remarks: Sequence[str] = (),
+) -> None:
+    """Print ROUGE-L in percent, and paired gains over the best single decoding.
+
+    Args:
+        table: The table.
+        sizes: Means of each method by the number of responses.
+        failed: Number of tasks without a result.
+        remarks: Sentences below the table.
+    """
     console = Console()
     if not console.is_terminal:  # logs do not wrap tables
         console = Console(width=160)
-    console.print(_methods_table(table, sizes))
+    tasks = f"{len(table.names)} of {len(table.names) + failed}" if failed else str(len(table.names))
+    console.print(_methods_table(table, sizes, tasks))
     for name, recovered in table.recovered.items():
         console.print(terminal_text(f"{name}: {_scorer_text(table, name, recovered)}"), highlight=False)
     if table.rank_correlations:
@@ -116,6 +146,8 @@ def print_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]])
         )
     if table.unread:
         console.print(terminal_text(unread_text(table)), highlight=False)
+    for line in remarks:
+        console.print(terminal_text(line), highlight=False)
 
 
 def unread_text(table: SelectionTable) -> str:
@@ -128,11 +160,11 @@ def unread_text(table: SelectionTable) -> str:
     )
 
 
-def _methods_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]]) -> Table:
+def _methods_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float]], tasks: str) -> Table:
     """A row for each method: its mean with interval, its gain, and its means with fewer responses."""
     methods = Table(
         *("chosen by", "ROUGE-L", "95%", terminal_text(f"over {table.best_single}"), *(f"of {size}" for size in sizes)),
-        title=f"{table.instances} examples of {len(table.names)} tasks, percent, mean over tasks",
+        title=f"{table.instances} examples of {tasks} tasks, percent, mean over these tasks",
         title_justify="left",
     )
     for name, mean, low, high in zip(table.methods, table.mean, table.low, table.high, strict=True):

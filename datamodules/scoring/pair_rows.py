@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ..packing.collate import NO_HOLES, Cuts, Lengths
 from ..rendering.special_tokens import encode
 from ..schema import ScoredBatch, TokenizedExample
+from .instruction_cuts import Cut, kept_places
 
 Truncation = Literal["instruction", "longest_first"]
 """What is cut from a pair that is too long: the instruction, or, as in Cappy's released program, the longer side."""
@@ -118,7 +119,7 @@ def kept_tokens(
 class ScoredRows:
     """Rows of `length` columns that hold pairs of at most `pair_length` tokens; every pair is one target.
 
-    A longer pair is cut by `truncation`, at the end of a side, or at its beginning if `keep_end`. Special tokens are
+    A longer pair is cut by `truncation`. An instruction loses its `part`; a response loses its end. Special tokens are
     never cut.
 
     Args:
@@ -127,7 +128,7 @@ class ScoredRows:
         pad_token_id: Fills rows.
         frame: The special tokens of a pair.
         truncation: What is cut from a longer pair.
-        keep_end: Whether a side that is cut keeps its end (the tokenizer's ``truncation_side`` is left).
+        part: The part of a too long instruction that is cut.
     """
 
     length: int
@@ -135,7 +136,7 @@ class ScoredRows:
     pad_token_id: int
     frame: PairFrame
     truncation: Truncation = "instruction"
-    keep_end: bool = False
+    part: Cut = "middle"
 
     def __post_init__(self) -> None:
         if not self.frame.size <= self.pair_length <= self.length:
@@ -185,10 +186,8 @@ class ScoredRows:
         n_head, n_joint, n_tail = map(len, self.frame[:3])
         sides = ids[n_head : n_source - n_joint], ids[n_source : len(ids) - n_tail]
         kept = kept_tokens(np.array(len(sides[0])), np.array(len(sides[1])), self.room, self.truncation)
-        instruction, response = (
-            side[len(side) - int(n) :] if self.keep_end else side[: int(n)] for side, n in zip(sides, kept, strict=True)
-        )
-        return self.frame.join(instruction.tolist(), response.tolist(), label, group)
+        instruction = sides[0][kept_places(len(sides[0]), int(kept[0]), self.part)]
+        return self.frame.join(instruction.tolist(), sides[1][: int(kept[1])].tolist(), label, group)
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> ScoredBatch:
         """Collate rows of pairs; a pair without a label gets NaN, and padding is a document, too.

@@ -334,6 +334,10 @@ class ModelSamples:
                     "--name)"
                 )
 
+    def examples_beyond(self, known: Mapping[str, Collection[str]]) -> int:
+        """Number of examples with samples that are not among the ids `known` of their tasks."""
+        return sum(len(set(self.samples(task)) - set(known.get(task, ()))) for task in self._runs)
+
     def fingerprint(self, task: str) -> str:
         """A digest of the samples of one task."""
         if task not in self._fingerprints:

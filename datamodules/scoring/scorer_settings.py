@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ..packing.row_settings import PackingName, packing_of, require_positive
 from ..rouge import rouge_l
+from .instruction_cuts import Cut
 from .pair_rows import Truncation
 from .pairs import CorrectnessLabel
 
@@ -23,6 +24,8 @@ class PairRows:
         pair_length: Most tokens of a pair, special ones included; longer pairs are cut and counted.
         truncation: What a longer pair loses: instruction (the default) keeps the response whole, longest_first is the
             rule of Cappy's released program, and the default with ``augmentation.faithful``.
+        cut: The part of a too long instruction that is cut: by default the middle, since the definition is at the
+            beginning and the question at the end; with ``augmentation.faithful`` the end, as the released program does.
         per_step: Rows of one optimizer step, over all devices and accumulated batches.
         packing: best_fit fills rows, in_order opens a new row for a pair that does not fit, one_per_row pads.
         grouped: Whether the pairs of an instruction are drawn and packed together, as ranking losses need them; on the
@@ -32,6 +35,7 @@ class PairRows:
     length: int = 2048
     pair_length: int = 512
     truncation: Truncation | None = None
+    cut: Cut | None = None
     per_step: int = 64
     packing: PackingName = "best_fit"
     grouped: bool = False

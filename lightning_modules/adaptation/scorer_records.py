@@ -14,6 +14,7 @@ from ...datamodules.record_fields import number_field
 from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenizer_fingerprint
 from ...datamodules.rouge import Rouge
+from ...datamodules.scoring.instruction_cuts import instruction_cut
 from ...datamodules.scoring.samples import ModelSamples
 from ...datamodules.scoring.scorer_settings import pair_truncation
 from ...datamodules.whole_files import write_whole
@@ -137,11 +138,12 @@ def _plain(task: str) -> str:
 def _scored(adapted: AdaptedScorer, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
     """Scores of the responses, and the scorer's cost."""
     truncation = pair_truncation(training.truncation, faithful=training.faithful)
-    encoder = adapted.module.cross_encoder(max_length=training.pair_length, truncation=truncation)
+    cut = instruction_cut(training.cut, faithful=training.faithful)
+    encoder = adapted.module.cross_encoder(max_length=training.pair_length, truncation=truncation, cut=cut)
     return {
         "scores": score_responses(encoder, sampled),
         "calibration": adapted.calibration and adapted.calibration._asdict(),
-        "cost": adapted.cost() | {"cut_responses": encoder.cuts.cut},
+        "cost": adapted.cost() | {f"selection_{name}": count for name, count in encoder.cuts._asdict().items()},
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from ...datamodules.messages import nearest
 from ...datamodules.packing.row_settings import require_positive
+from ...datamodules.scoring.instruction_cuts import Cut
 from ...datamodules.scoring.pair_rows import Truncation
 from ...datamodules.scoring.scorer_settings import PairRows
 from ..optimization import Optimization
@@ -34,6 +35,8 @@ class ScorerTraining:
         pair_length: Most tokens of a pair.
         truncation: What is cut from a longer pair, in training and selection: by default the instruction, and the
             longer side with `faithful`.
+        cut: The part of a too long instruction that is cut, in training and selection: by default the middle, and with
+            `faithful` the end.
         train_examples: Most training examples of a task.
         calibration_examples: Training examples to hold out for calibrating scores on the responses to them; 0 for no
             calibration.
@@ -58,6 +61,7 @@ class ScorerTraining:
     row_length: int = 2048
     pair_length: int = 512
     truncation: Truncation | None = None
+    cut: Cut | None = None
     train_examples: int = 500_000
     calibration_examples: int = 0
     option_samples: bool = False

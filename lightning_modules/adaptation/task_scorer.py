@@ -196,7 +196,8 @@ def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str],
         ValueError: A held-out example has no response.
     """
     sampled = read_sampled_responses(_part(data, "validation"), ModelSamples(samples))
-    encoder = module.cross_encoder(max_length=data.rows.pair_length, truncation=data.row_kind.truncation)
+    kind = data.row_kind
+    encoder = module.cross_encoder(max_length=kind.pair_length, truncation=kind.truncation, cut=kind.part)
     scores = score_responses(encoder, sampled)
     quality = [to_scored_responses(one, rouge=rouge).quality for one in sampled]
     return fit_calibration(np.concatenate(scores), np.concatenate(quality))
@@ -274,6 +275,7 @@ def _data(
             length=training.row_length,
             pair_length=training.pair_length,
             truncation=training.truncation,
+            cut=training.cut,
             per_step=1,
             grouped=training.loss != "regression",
         ),

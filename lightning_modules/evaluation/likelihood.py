@@ -9,10 +9,12 @@ option, as in OPT-IML's evaluation and in Brown et al. (arXiv 2005.14165, sectio
 
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
@@ -30,7 +32,9 @@ from ...datamodules.evaluation.option_batches import (
 from ...datamodules.evaluation.option_trees import OptionTree, tokenize_options, tree_columns
 from ...datamodules.evaluation.options import require_options
 from ...datamodules.packing.budget_batches import budget_batches
+from ...datamodules.rendering.special_tokens import leading_tokens
 from ...datamodules.schema import TokenizedExample
+from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
 from ..attention.document_attention import IMPLEMENTATIONS, Documents
 from ..prefixes import virtual_tokens
 from ..target_loss import padding_mask
@@ -160,13 +164,17 @@ def score_options(
     joint: str = " ",
     end: int | None = None,
     longest: int | None = None,
+    max_source: int | None = None,
+    cut: Cut = "beginning",
     tokens_per_forward: int = 8192,
+    cuts: Counter[str] | None = None,
 ) -> list[OptionScores]:
     """Scores of every prompt's options; empty scores for an empty list of options.
 
     Options that are the same tokens to the tokenizer have the same score.
 
-    A prompt that is too long loses its beginning, the same for all of its options, and a warning counts such prompts.
+    A prompt that is too long loses its beginning, or another part (`cut`), the same for all of its options, and a
+    warning counts such prompts.
 
     Args:
         model: A causal or seq2seq language model, fastest with ``attn_implementation="document"``.
@@ -180,7 +188,10 @@ def score_options(
         end: Token after a decoder-only model's option; None for the tokenizer's eos.
         longest: Most tokens of prompt and option together (encoder-decoder: of the prompt); by default the model's
             positions.
+        max_source: Most tokens of a prompt; by default as `longest` allows.
+        cut: The part of a too long prompt that is cut. Its special tokens remain, but for a beginning that is cut.
         tokens_per_forward: Most tokens of a forward pass; a longer prompt has one to itself.
+        cuts: Receives the number of prompts that were cut, as ``cut``, in place of the warning.
 
     Raises:
         ValueError: An option is empty, equal to another one, or longer than the model reads; or there are not as many
@@ -194,8 +205,14 @@ def score_options(
     pair = bool(model.config.is_encoder_decoder)
     tokenize = partial(tokenize_options, tokenizer, pair=pair, bos=bos, eos=eos, joint=joint, end=end)
     documents = tokenize(prompts, options)
-    sums, lengths = _score_trees(model, rows, [rows.trees(group) for group in documents], tokens_per_forward)
-    _warn_of_cuts(rows, documents)
+    head, tail = len(leading_tokens(tokenizer, bos)), int(pair)
+    shortened = [_shortened(rows, group, max_source, cut, head=head, tail=tail) for group in documents]
+    sums, lengths = _score_trees(model, rows, [rows.trees(group) for group in shortened], tokens_per_forward)
+    if too_long := sum(_surplus(rows, group, max_source) > 0 for group in documents if group):
+        if cuts is None:
+            warnings.warn(f"{too_long} of {len(documents)} prompts are too long and lose their {cut}", stacklevel=2)
+        else:
+            cuts["cut"] += too_long
     prior: dict[str, float] = {}
     if unconditional is not None:
         texts = list(dict.fromkeys(text.strip() for group in options for text in group))
@@ -243,6 +260,29 @@ def _score_trees(
     return sums, lengths
 
 
-def _warn_of_cuts(rows: OptionRows, documents: Sequence[Sequence[TokenizedExample]]) -> None:
-    if cut := sum(rows.cuts(group) for group in documents if group):
-        warnings.warn(f"{cut} of {len(documents)} prompts are too long and lose their beginning", stacklevel=3)
+def _surplus(rows: OptionRows, documents: Sequence[TokenizedExample], max_source: int | None) -> int:
+    """How many tokens the prompt of some options is too long; at most 0 if it fits."""
+    source = max(document.n_source for document in documents)
+    surplus = [] if max_source is None else [source - max_source]
+    if isinstance(rows, CausalOptionRows):
+        surplus.append(max(len(document.input_ids) for document in documents) - rows.longest)
+    elif rows.longest_source is not None:
+        surplus.append(source - rows.longest_source)
+    return max(surplus, default=0)
+
+
+def _shortened(
+    rows: OptionRows, documents: Sequence[TokenizedExample], max_source: int | None, cut: Cut, *, head: int, tail: int
+) -> list[TokenizedExample]:
+    """The documents of one prompt's options with a prompt that fits; one without room is left to the rows to reject."""
+    surplus = _surplus(rows, documents, max_source) if documents else 0
+    if surplus <= 0 or any(document.n_source <= surplus for document in documents):
+        return list(documents)
+    return [_with_source_of(document, document.n_source - surplus, cut, head, tail) for document in documents]
+
+
+def _with_source_of(document: TokenizedExample, count: int, cut: Cut, head: int, tail: int) -> TokenizedExample:
+    """A document whose source has `count` tokens."""
+    ids, n_source = document.input_ids, document.n_source
+    source = shortened_source(ids[:n_source].tolist(), count, cut, head=0 if cut == "beginning" else head, tail=tail)
+    return document._replace(input_ids=np.concatenate([source, ids[n_source:]]).astype(ids.dtype), n_source=count)

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.benchmarks import Benchmark
@@ -19,19 +21,22 @@ from ...datamodules.rendering.prompts import PromptForm, rendering_rng
 from ...datamodules.rendering.tokenization import skip_reason
 from ...datamodules.rendering.unknown_tokens import UnknownCounter
 from ...datamodules.schema import Example
+from ...datamodules.scoring.instruction_cuts import Cut
 from ...datamodules.scoring.pair_rows import tokenize_texts
 from ..evaluation.likelihood import score_options
 from .cross_encoder import CrossEncoder
 
 
 class Question(NamedTuple):
-    """A rendered example with options, and the place of the right one."""
+    """A rendered example with options, the place of the right one, and the example's row and id."""
 
     task: str
     template: str
     instruction: str
     options: tuple[str, ...]
     answer: int
+    row: int = 0
+    id: str = ""
 
 
 class TaskAccuracy(NamedTuple):
@@ -50,6 +55,8 @@ class TaskAccuracy(NamedTuple):
     questions: int
 
 
+Values = NDArray[np.float64]
+
 Accuracies = dict[str, TaskAccuracy]
 """Accuracy of every task, by its name."""
 
@@ -61,14 +68,42 @@ def accuracies(questions: Sequence[Question], chosen: Sequence[int]) -> Accuraci
     >>> accuracies(sampled, [0, 0, 0, 1])["t"]
     TaskAccuracy(template_mean=0.5, pooled=0.75, templates=2, questions=4)
     """
-    return _means_of(
-        questions, [float(place == question.answer) for question, place in zip(questions, chosen, strict=True)]
-    )
+    return _means_of(questions, right_answers(questions, chosen))
+
+
+def right_answers(questions: Sequence[Question], chosen: Sequence[int]) -> list[float]:
+    """1 for each question whose right option was chosen, else 0."""
+    return [float(place == question.answer) for question, place in zip(questions, chosen, strict=True)]
+
+
+def chance_of_right_answers(questions: Sequence[Question]) -> list[float]:
+    """The probability that a random option is the right one, for each question."""
+    return [1 / len(question.options) for question in questions]
+
+
+def row_contributions(questions: Sequence[Question], right: Sequence[float]) -> dict[str, Values]:
+    """By task, a number for each of its rows; their mean is the task's mean over templates.
+
+    Prompts of one row are not independent, so intervals resample rows. With T templates, a right answer to one of the n
+    questions of a template counts rows / (T n) for its row.
+
+    >>> x, y = (Question("t", template, "?", ("a", "b"), 0, row) for template, row in (("x", 0), ("y", 1)))
+    >>> row_contributions([x, x._replace(row=1), y], [1.0, 0.0, 1.0])
+    {'t': array([0.5, 1. ])}
+    """
+    sizes = Counter((question.task, question.template) for question in questions)
+    templates = Counter(task for task, _ in sizes)
+    by_task: dict[str, dict[int, float]] = {}
+    for question, share in zip(questions, right, strict=True):
+        rows = by_task.setdefault(question.task, {})
+        weight = 1 / (templates[question.task] * sizes[question.task, question.template])
+        rows[question.row] = rows.get(question.row, 0.0) + weight * share
+    return {task: len(rows) * np.array(list(rows.values())) for task, rows in by_task.items()}
 
 
 def accuracies_by_chance(questions: Sequence[Question]) -> Accuracies:
     """The expected accuracy of a random choice among the options."""
-    return _means_of(questions, [1 / len(question.options) for question in questions])
+    return _means_of(questions, chance_of_right_answers(questions))
 
 
 def _means_of(questions: Sequence[Question], right: Sequence[float]) -> Accuracies:
@@ -103,7 +138,9 @@ def read_questions(
             continue
         text = prompt(task, example, rendering_rng(seed, name, example.id)).source if prompt else example.input
         assert example.answer is not None
-        yield Question(name, example.template or "", text.strip(), example.options, example.answer)
+        yield Question(
+            name, example.template or "", text.strip(), example.options, example.answer, example.index, example.id
+        )
 
 
 def distinguishable(
@@ -136,19 +173,37 @@ def _options_problem(example: Example) -> str | None:
     return option_problem(example.options, example.answer)
 
 
-def choose_by_scorer(encoder: CrossEncoder, questions: Sequence[Question]) -> list[int]:
-    """The option with the highest score, for each question; of equal ones the first."""
+def scores_by_scorer(encoder: CrossEncoder, questions: Sequence[Question]) -> list[list[float]]:
+    """A scorer's scores of the options of each question."""
     pairs = [(question.instruction, option) for question in questions for option in question.options]
     scores = encoder.score([instruction for instruction, _ in pairs], [option for _, option in pairs])
-    return [
-        int(of_question.argmax()) for of_question in scores.split([len(question.options) for question in questions])
-    ]
+    return [of_question.tolist() for of_question in scores.split([len(question.options) for question in questions])]
 
 
-def choose_by_likelihood(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[Question], longest: int
-) -> list[int]:
-    """The option with the highest summed log-likelihood, for each question; of equal ones the first."""
-    instructions = [question.instruction for question in questions]
-    scores = score_options(model, tokenizer, instructions, [q.options for q in questions], longest=longest)
-    return [of_question.best("sum").place for of_question in scores]
+def scores_by_likelihood(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    *,
+    longest: int,
+    cut: Cut = "middle",
+    tokens_per_forward: int = 8192,
+    cuts: Counter[str] | None = None,
+) -> list[list[float]]:
+    """The summed log-likelihoods of the options of each question; other arguments as those of ``score_options``."""
+    scores = score_options(
+        model,
+        tokenizer,
+        [question.instruction for question in questions],
+        [question.options for question in questions],
+        longest=longest,
+        cut=cut,
+        tokens_per_forward=tokens_per_forward,
+        cuts=cuts,
+    )
+    return [list(of_question.sum) for of_question in scores]
+
+
+def best_options(scores: Sequence[Sequence[float]]) -> list[int]:
+    """The place of the highest score of each question; of equal ones the first."""
+    return [max(range(len(of_question)), key=of_question.__getitem__) for of_question in scores]

@@ -6,6 +6,7 @@ leave that range.
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,17 +21,26 @@ from ...datamodules.hub_names import hub_source
 from ...datamodules.packing.budget_batches import budget_batches
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ...datamodules.schema import TokenizedExample
+from ...datamodules.scoring.instruction_cuts import Cut
 from ...datamodules.scoring.pair_rows import ScoredRows, Truncation, pair_frame, tokenize_texts
 from .pair_scores import keep_head_in_float32, pair_scores, require_pair_positions
 from .scorer_models import build_scorer, require_scorer
 
 
 class PairCuts(NamedTuple):
-    """Numbers of pairs: scored, cut because they were too long, and cut in the response."""
+    """Numbers of pairs.
+
+    Args:
+        pairs: Scored pairs.
+        cut: Those that were too long.
+        response_cut: Those whose response was cut.
+        equal: Those that differ from another pair only in what was cut.
+    """
 
     pairs: int = 0
     cut: int = 0
     response_cut: int = 0
+    equal: int = 0
 
 
 class CrossEncoder:
@@ -40,9 +50,10 @@ class CrossEncoder:
     forward passes of at most `tokens_per_forward` tokens, without padding if the model reads packed pairs (the families
     of BERT, RoBERTa and ELECTRA). A pair's score does not depend on the other pairs. An empty response is allowed.
 
-    A pair longer than `max_length` is cut, never dropped: by default the instruction loses its end, and the response
+    A pair longer than `max_length` is cut, never dropped: by default the instruction loses its middle, and the response
     is kept whole, unless it alone exceeds `max_length`; then only the beginning of the response is left. ``cuts``
-    counts both over all calls, and each call that cuts warns.
+    counts both over all calls, and each call that cuts warns. Pairs of different instructions that are equal once they
+    are cut have equal scores; they are counted and named in the warning.
 
     Args:
         model: From ``build_scorer``, or a sequence-classification model of one output with
@@ -50,6 +61,7 @@ class CrossEncoder:
         tokenizer: Its tokenizer.
         max_length: Most tokens of a pair, special ones included; bounded by the model's positions.
         truncation: ``"longest_first"`` cuts whichever side is longer, as Cappy's released program does.
+        cut: The part of a too long instruction that is cut; Cappy's released program cuts the end.
         tokens_per_forward: Most tokens of a forward pass; a longer pair has one to itself.
     """
 
@@ -60,6 +72,7 @@ class CrossEncoder:
         *,
         max_length: int = 512,
         truncation: Truncation = "instruction",
+        cut: Cut = "middle",
         tokens_per_forward: int = 8192,
     ) -> None:
         require_scorer(model)
@@ -72,7 +85,7 @@ class CrossEncoder:
             tokenizer.pad_token_id,
             pair_frame(tokenizer),
             truncation,
-            keep_end=tokenizer.truncation_side == "left",
+            part=cut,
         )
 
     @classmethod
@@ -84,6 +97,7 @@ class CrossEncoder:
         dtype: torch.dtype | None = None,
         max_length: int = 512,
         truncation: Truncation = "instruction",
+        cut: Cut = "middle",
         tokens_per_forward: int = 8192,
     ) -> "CrossEncoder":
         """Load model and tokenizer from a hub name or a folder; in half precision the head stays in float32.
@@ -120,6 +134,7 @@ class CrossEncoder:
             load_tokenizer(name, eos=False),
             max_length=max_length,
             truncation=truncation,
+            cut=cut,
             tokens_per_forward=tokens_per_forward,
         )
 
@@ -161,7 +176,7 @@ class CrossEncoder:
     def _score(self, documents: Sequence[TokenizedExample]) -> Tensor:
         lengths = np.array([len(document.input_ids) for document in documents], dtype=np.int64)
         n_sources = np.array([document.n_source for document in documents], dtype=np.int64)
-        self._count_cuts(lengths, n_sources)
+        self._count_cuts(documents, lengths, n_sources)
         sizes = self._kind.sizes(lengths, n_sources)
         parameter = next(self.model.parameters())
         scores = torch.empty(len(documents), dtype=torch.promote_types(parameter.dtype, torch.float32))
@@ -184,14 +199,19 @@ class CrossEncoder:
             )
         return scores
 
-    def _count_cuts(self, lengths: np.ndarray, n_sources: np.ndarray) -> None:
+    def _count_cuts(self, documents: Sequence[TokenizedExample], lengths: np.ndarray, n_sources: np.ndarray) -> None:
         cuts = self._kind.cuts(lengths, n_sources)
         cut, response_cut = int(cuts.truncated.sum()), int(cuts.target_cut.sum())
-        self.cuts = PairCuts(self.cuts.pairs + len(lengths), self.cuts.cut + cut, self.cuts.response_cut + response_cut)
+        long = [documents[place] for place in np.flatnonzero(lengths >= self._kind.pair_length)]
+        texts = Counter(self._kind.cut(document).input_ids.tobytes() for document in long)
+        equal = sum(count for count in texts.values() if count > 1)
+        counts = len(lengths), cut, response_cut, equal
+        self.cuts = PairCuts(*(total + count for total, count in zip(self.cuts, counts, strict=True)))
         if cut:
             warnings.warn(
                 f"{cut} of {len(lengths)} pairs are longer than {self._kind.pair_length} tokens and were cut; "
-                f"{response_cut} of them lost a part of the response",
+                f"{response_cut} of them lost a part of the response, and {equal} differ from another pair only in the "
+                "part that was cut, so that their scores are equal",
                 stacklevel=4,
             )
 

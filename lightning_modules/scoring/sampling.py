@@ -5,20 +5,22 @@ will do. ``sample_responses`` runs a model of transformers; ``import_responses``
 """
 
 import hashlib
+import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.benchmarks.digests import file_digest
 from ...datamodules.hub_names import hub_source
-from ...datamodules.packing.replicas import process_of_job
 from ...datamodules.rendering.chat import chat_end, chat_prompt
+from ...datamodules.rendering.special_tokens import leading_tokens
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
 from ...datamodules.schema import Turn
+from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
 from ...datamodules.scoring.sampled_examples import SampledPrompt
 from ...datamodules.scoring.samples import Sample, SampleFile, read_samples, require_settings
 from ...datamodules.whole_files import whole_file
@@ -27,6 +29,7 @@ from ..evaluation.generation import Decoding, generate, prompt_seed
 from ..evaluation.likelihood import score_options
 from ..models import build_model
 from ..prefixes import base_of_prefix, load_prefix, virtual_tokens
+from .devices import number_type, process_device
 
 CAPPY_DECODINGS: dict[str, Decoding] = {
     "beam": Decoding(beams=4),
@@ -73,7 +76,7 @@ def sample_responses(
     max_new_tokens: int,
     min_new_tokens: int,
     max_source: int,
-    keep_start: bool,
+    cut: Cut,
     stop: Sequence[str],
     bos: bool | None,
     chat: bool,
@@ -84,9 +87,9 @@ def sample_responses(
     """Sample responses to the prompts that a file lacks, task by task, and write them in batches.
 
     Returns:
-        How many prompts were too long and lost their beginning, or their end if `keep_start`.
+        How many prompts were too long and were cut.
     """
-    cut, pair = 0, bool(model.config.is_encoder_decoder)
+    too_long, pair = 0, bool(model.config.is_encoder_decoder)
     prefix = 0 if pair else virtual_tokens(model)
     positions = getattr(model.config, "max_position_embeddings", None) or max_source + max_new_tokens + prefix
     positions -= prefix
@@ -98,17 +101,20 @@ def sample_responses(
     form: dict[str, Any] = {"bos": bos, "joint": " ", "end": None}
     if chat:  # the template writes bos, the text before the answer, and the answer's end
         form = {"bos": False, "joint": "", "end": chat_end(tokenizer)}
+    head = 0 if cut == "beginning" else len(leading_tokens(tokenizer, form["bos"]))
     for chunk in _chunks(prompts):
         left = [prompt for prompt in chunk if not file.holds((prompt.task.name, prompt.example.id), prompt.source)]
         if not left:
             continue
         texts = [chat_prompt(tokenizer, _turns(prompt)) if chat else prompt.source for prompt in left]
         sources = tokenize_sources(tokenizer, texts, pair=pair, bos=form["bos"], joint=form["joint"])
-        cut += sum(len(source) > room for source in sources)
+        too_long += sum(len(source) > room for source in sources)
+        kept = [shortened_source(source, room, cut, head=head, tail=int(pair)) for source in sources]
+        _warn_of_equal(sources, kept, room)
         responses = generate(
             model,
             tokenizer,
-            [_shortened(source, room, pair=pair, keep_start=keep_start) for source in sources],
+            kept,
             list(decodings.values()),
             seeds=[prompt_seed(seed, prompt.task.name, prompt.example.id) for prompt in left],
             max_new_tokens=max_new_tokens,
@@ -122,30 +128,19 @@ def sample_responses(
             samples = [_to_samples(texts_by_decoding, generator, decodings) for _, texts_by_decoding in batch]
             if likelihood:
                 read = [texts[place] for place, _ in batch]
-                if keep_start:
-                    read = [text_of_first_tokens(tokenizer, text, room, pair=pair, bos=form["bos"]) for text in read]
-                samples = with_likelihoods(model, tokenizer, read, samples, longest=longest, **form)
+                limits: dict[str, Any] = {"longest": longest, "max_source": room, "cut": cut}
+                samples = with_likelihoods(model, tokenizer, read, samples, **limits, **form)
             for (place, _), of_prompt in zip(batch, samples, strict=True):
                 prompt = left[place]
                 file.write((prompt.task.name, prompt.example.id), of_prompt, prompt.source)
-    return cut
+    return too_long
 
 
-def _shortened(source: Sequence[int], room: int, *, pair: bool, keep_start: bool) -> Sequence[int]:
-    """The last `room` tokens, or the first ones; the eos of an encoder-decoder model's source is kept."""
-    if not keep_start or len(source) <= room:
-        return source[-room:]
-    return [*source[: room - 1], source[-1]] if pair else source[:room]
-
-
-def text_of_first_tokens(
-    tokenizer: PreTrainedTokenizerBase, text: str, room: int, *, pair: bool, bos: bool | None = None
-) -> str:
-    """The beginning of a text that `room` tokens hold beside the special ones of a source; all of it if it fits."""
-    [special] = tokenize_sources(tokenizer, [""], pair=pair, bos=bos)
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
-    kept = room - len(special)
-    return text if len(offsets) <= kept else text[: offsets[kept - 1][1]]
+def _warn_of_equal(sources: Sequence[Sequence[int]], kept: Sequence[Sequence[int]], room: int) -> None:
+    """Warn of prompts that differ from another one only in what was cut, since their responses are to the same text."""
+    texts = Counter(tuple(short) for source, short in zip(sources, kept, strict=True) if len(source) >= room)
+    if equal := sum(count for count in texts.values() if count > 1):
+        warnings.warn(f"{equal} prompts differ from another one only in the part that was cut", stacklevel=2)
 
 
 def _turns(prompt: SampledPrompt) -> Sequence[Turn]:
@@ -177,13 +172,16 @@ def with_likelihoods(
     joint: str = " ",
     end: int | None = None,
     longest: int | None = None,
+    max_source: int | None = None,
+    cut: Cut = "beginning",
 ) -> list[list[Sample]]:
     """The samples of each source with their log-likelihoods; an empty text has none.
 
     Each distinct text is read once. It is tokenized as training targets are, whatever tokens it was generated in.
     """
     texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
-    scores = score_options(model, tokenizer, sources, texts, bos=bos, joint=joint, end=end, longest=longest)
+    limits: dict[str, Any] = {"longest": longest, "max_source": max_source, "cut": cut}
+    scores = score_options(model, tokenizer, sources, texts, bos=bos, joint=joint, end=end, **limits)
     scored = []
     for group, distinct, of_texts in zip(samples, texts, scores, strict=True):
         pairs = zip(of_texts.sum, of_texts.token_mean, strict=True)
@@ -211,8 +209,7 @@ def load_generator(
     Raises:
         ValueError: There is no such model.
     """
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ValueError(f"dtype must be a type of torch, e.g. float32 or bfloat16, got {dtype!r}")
+    parameter_type = number_type(dtype)
     base = base_of_prefix(generator)
     try:
         source, revision = hub_source(base or generator)
@@ -222,7 +219,7 @@ def load_generator(
             f"no model {base or generator!r}: expected a hub name or a folder with config.json ({error})"
         ) from error
     tokenizer = load_tokenizer(generator)
-    options: dict[str, Any] = {"weights": base or generator, "vocabulary": 0, "dtype": getattr(torch, dtype)}
+    options: dict[str, Any] = {"weights": base or generator, "vocabulary": 0, "dtype": parameter_type}
     try:
         if base is not None:
             raise ValueError("a prefix needs one document a row")
@@ -232,9 +229,7 @@ def load_generator(
         model = build_model(config, attention="sdpa", **options)
     if base is not None:
         load_prefix(model, generator)
-    if device is None:
-        device = f"cuda:{process_of_job().local}" if torch.cuda.is_available() else "cpu"
-    return model.to(torch.device(device)).eval(), tokenizer  # type: ignore[arg-type]
+    return model.to(process_device(device)).eval(), tokenizer  # type: ignore[arg-type]
 
 
 def import_responses(

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from crosstask.callbacks.report.model_sizes import read_model_scores
 from crosstask.cli import main
 from crosstask.commands.scaling import plot_scaling
 from crosstask.datamodules.scoring.samples import generator_size, write_generator_info
@@ -19,6 +20,7 @@ def adapted(folder: Path, parameters: float | None, scorer: float, best: str) ->
     methods = {name: {"mean": mean, "low": mean - 0.01, "high": mean + 0.01} for name, mean in means.items()}
     report = {
         "methods": methods,
+        "tasks": {"one": means, "two": {name: mean / 2 for name, mean in means.items()}},
         "best_single": best,
         "scorers": {"scorer": {}},
         "generator": {"parameters": parameters},
@@ -62,13 +64,34 @@ def test_rows_of_one_name_are_a_line_over_the_logarithm_of_sizes(tmp_path: Path)
     } <= set(texts)
 
 
+def test_every_task_has_a_panel(tmp_path: Path) -> None:
+    """Task "two" has half of the scores of "one", at the same sizes."""
+    reports = [adapted(tmp_path / "a", 1e6, 0.3, "beam"), adapted(tmp_path / "b", 1e7, 0.4, "beam")]
+    plot_scaling(reports, str(tmp_path / "out.svg"), rows=["scorer"], by_task=True)
+    assert [len(points) for points in curves(tmp_path / "out.svg")] == [2, 2]
+    texts = [text.text for text in ElementTree.parse(tmp_path / "out.svg").getroot().iter(f"{SVG}text")]
+    assert {"one", "two", "scorer"} <= set(texts)
+    scores = [read_model_scores(report, "two")["scorer"] for report in reports]
+    assert scores == [(1e6, 0.15, 0.15, 0.15), (1e7, 0.2, 0.2, 0.2)]
+    content = json.loads((tmp_path / "b/report.json").read_text())
+    del content["tasks"]["two"]
+    (tmp_path / "b/report.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="they differ in two: scores of different tasks are no curve"):
+        plot_scaling(reports, str(tmp_path / "out.svg"))
+
+
 def test_models_of_classify_have_their_own_sizes(tmp_path: Path) -> None:
     def model(parameters: int, mean: float) -> dict[str, object]:
-        return {"parameters": parameters, "mean": {"template_mean": mean, "pooled": 0.0}, "tasks": {}}
+        return {
+            "parameters": parameters,
+            "mean": {"template_mean": mean, "pooled": 0.0, "low": mean, "high": mean},
+            "tasks": {},
+        }
 
     for name, large in (("one", 0.5), ("two", 0.7)):
         models = {"cappy": model(10**8 if name == "one" else 10**9, large), "flan": model(10**9, 0.6)}
-        (tmp_path / f"{name}.json").write_text(json.dumps({"models": models}))
+        content = {"models": models, "chance": {"tasks": {"t": {}}}}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
     files = [str(tmp_path / "one.json"), str(tmp_path / "two.json")]
     plot_scaling(files, str(tmp_path / "out.svg"), rows=["cappy"])
     (((x0, y0), (x1, y1)),) = curves(tmp_path / "out.svg")

@@ -2,17 +2,20 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
 
+from crosstask.callbacks.report.classification_report import Classified, classification_report
 from crosstask.commands.classify import classify_tasks
 from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.schema import Example, Task
+from crosstask.lightning_modules.evaluation.significance import bootstrap
 from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.scoring.classification import (
     Question,
@@ -20,7 +23,12 @@ from crosstask.lightning_modules.scoring.classification import (
     accuracies_by_chance,
     read_questions,
 )
-from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder
+from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
+from crosstask.lightning_modules.scoring.question_scores import (
+    QUESTIONS_AT_ONCE,
+    QuestionScores,
+    write_question_scores,
+)
 from crosstask.lightning_modules.scoring.sampling import load_generator
 
 
@@ -82,14 +90,19 @@ def test_a_scorer_answers_with_its_best_option(toybench: Path, tmp_path: Path) -
     model = RobertaForSequenceClassification(config)
     model.save_pretrained(tmp_path / "scorer")
     tokenizer.save_pretrained(tmp_path / "scorer")
-    classify_tasks(Templated(), str(tmp_path / "out.json"), scorer=str(tmp_path / "scorer"), max_length=64)
-    report = json.loads((tmp_path / "out.json").read_text())
+    classify_tasks(Templated(), str(tmp_path / "out"), scorer=str(tmp_path / "scorer"), max_length=64)
+    report = json.loads((tmp_path / "out/report.json").read_text())
     found = report["models"]["scorer"]
     encoder = CrossEncoder.from_pretrained(str(tmp_path / "scorer"), max_length=64)
     right = [encoder.rank(f"list: {n} Answer:", ["cat", "dog"])[0][0] == n % 2 for n in range(4)]
     assert found["tasks"]["choice"]["pooled"] == sum(right) / 4
     assert found["tasks"]["choice"]["template_mean"] == (sum(right[:3]) / 3 + right[3]) / 2
-    assert report["missing"] == ["free"]
+    assert report["missing"] == {"free": "no options to choose from (4)"}
+    assert report["mean_of"] == "mean of 1 of 2 tasks"
+    lines = [json.loads(line) for line in (tmp_path / "out/questions.jsonl").read_text().splitlines()]
+    assert [line["choices"]["scorer"] == line["answer"] for line in lines] == right
+    scores = encoder.score(["list: 0 Answer:"] * 2, ["cat", "dog"]).tolist()
+    assert lines[0]["scores"]["scorer"] == pytest.approx(scores, abs=1e-6)
     assert report["skipped"] == {"no options to choose from": 4}
     assert found["parameters"] == model.num_parameters()
     assert report["chance"]["mean"] == {"template_mean": 0.5, "pooled": 0.5}
@@ -100,14 +113,17 @@ def test_a_scorer_answers_with_its_best_option(toybench: Path, tmp_path: Path) -
     model.save_pretrained(tmp_path / "contrary")
     tokenizer.save_pretrained(tmp_path / "contrary")
     both = {"cappy": str(tmp_path / "scorer"), "contrary": str(tmp_path / "contrary")}
-    classify_tasks(Templated(), str(tmp_path / "both.json"), scorer=both, max_length=64)
-    models = json.loads((tmp_path / "both.json").read_text())["models"]
+    classify_tasks(Templated(), str(tmp_path / "both"), scorer=both, max_length=64)
+    models = json.loads((tmp_path / "both/report.json").read_text())["models"]
     assert models["cappy"] == found
     assert models["contrary"]["mean"]["pooled"] == 1 - found["mean"]["pooled"]
+    gain = json.loads((tmp_path / "both/report.json").read_text())["differences"]["contrary over cappy"]
+    expected = models["contrary"]["mean"]["template_mean"] - found["mean"]["template_mean"]
+    assert gain["mean"] == gain["tasks"]["choice"]["mean"] == pytest.approx(expected)
     with pytest.raises(ValueError, match="a scorer and a generator are both called cappy"):
-        classify_tasks(Templated(), "out.json", scorer=both, generator={"cappy": "model"})
+        classify_tasks(Templated(), "out", scorer=both, generator={"cappy": "model"})
     with pytest.raises(ValueError, match="none of 1 tasks has an example with options"):
-        classify_tasks(Templated(), str(tmp_path / "free.json"), scorer=str(tmp_path / "scorer"), tasks=["free"])
+        classify_tasks(Templated(), str(tmp_path / "free"), scorer=str(tmp_path / "scorer"), tasks=["free"])
 
 
 def test_a_language_model_answers_with_its_likeliest_option(
@@ -118,8 +134,8 @@ def test_a_language_model_answers_with_its_likeliest_option(
     model = build_model(config, weights=None, vocabulary=len(tokenizer), attention="sdpa", dtype=torch.float32)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    classify_tasks(Templated(), str(tmp_path / "out.json"), generator=str(tmp_path / "model"), max_length=64)
-    models = json.loads((tmp_path / "out.json").read_text())["models"]
+    classify_tasks(Templated(), str(tmp_path / "out"), generator=str(tmp_path / "model"), max_length=64)
+    models = json.loads((tmp_path / "out/report.json").read_text())["models"]
     found = models["generator"]["tasks"]["choice"]
     loaded, _ = load_generator(str(tmp_path / "model"))
     right = []
@@ -137,4 +153,44 @@ def test_a_language_model_answers_with_its_likeliest_option(
 
 def test_somebody_answers() -> None:
     with pytest.raises(ValueError, match="give a scorer or a generator, or both"):
-        classify_tasks(Templated(), "out.json")
+        classify_tasks(Templated(), "out")
+
+
+def test_intervals_resample_rows_with_all_their_templates() -> None:
+    """Ten rows in four templates, right in all or in none: the interval is that of ten rows, not of forty questions."""
+    questions = [Question("t", template, "?", ("a", "b"), row % 2, row) for row in range(10) for template in "wxyz"]
+    scores = QuestionScores([[1.0, 0.0]] * 40, PairCuts(80))
+    report = classification_report(Classified(questions, {"m": scores}, {"m": 1}, ["t", "u"], {"u": "no file"}, {}))
+    task = report["models"]["m"]["tasks"]["t"]
+    assert (task["template_mean"], task["rows"]) == (0.5, 10)
+    of_rows = bootstrap(np.array([1.0, 0.0] * 5), seed=0)
+    assert task["high"] - task["low"] == pytest.approx(of_rows.high - of_rows.low, abs=0.11)
+    of_questions = bootstrap(np.array([1.0, 0.0] * 20), seed=0)
+    assert task["high"] - task["low"] > 1.5 * (of_questions.high - of_questions.low)
+    assert report["over_chance"]["m"]["mean"] == 0
+    assert report["mean_of"] == "mean of 1 of 2 tasks"
+
+
+def test_interrupted_scoring_resumes_at_a_batch(tmp_path: Path) -> None:
+    questions = [Question("t", "x", f"{n}?", ("a", "b"), 0, n) for n in range(QUESTIONS_AT_ONCE + 3)]
+    asked: list[int] = []
+
+    def score(batch: Sequence[Question]) -> QuestionScores:
+        if asked and len(batch) < 10:
+            raise KeyboardInterrupt
+        asked.append(len(batch))
+        return QuestionScores([[float(question.row), 0.5] for question in batch], PairCuts(2 * len(batch), 1))
+
+    path, about = tmp_path / "m.jsonl", {"weights": "w"}
+    with pytest.raises(KeyboardInterrupt):
+        write_question_scores(path, about, questions, score, lambda done: None)
+    with open(path, "ab") as file:
+        file.write(b'{"scores": [[1.0, ')  # torn
+    asked.clear()
+    scores = write_question_scores(path, about, questions, score, lambda done: None)
+    assert asked == [3]
+    assert scores.scores == [[float(n), 0.5] for n in range(QUESTIONS_AT_ONCE + 3)]
+    assert scores.cuts == PairCuts(2 * (QUESTIONS_AT_ONCE + 3), 2)
+    for changed, asked_for in (({"weights": "v"}, questions), (about, questions[1:])):
+        with pytest.raises(ValueError, match="samples of other settings"):
+            write_question_scores(path, changed, asked_for, score, lambda done: None)

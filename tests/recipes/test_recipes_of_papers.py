@@ -74,11 +74,13 @@ def test_a_recipe_runs_offline_and_says_what_is_missing(
 
 
 def test_cappys_eleven_tasks_are_classified_in_all_their_templates(model: Path, tmp_path: Path) -> None:
-    benchmark, out = str(RECIPES / "benchmarks/cappy_eleven.yaml"), tmp_path / "out.json"
+    benchmark, out = str(RECIPES / "benchmarks/cappy_eleven.yaml"), tmp_path / "out"
     words = ["--split", "test", "--generator", str(model), "--examples", "1", "--output", str(out)]
     main(["classify", "--benchmark", benchmark, *words])
-    found = json.loads(out.read_text())
-    run, *_ = RUN["cappy_eleven"]
+    found = json.loads((out / "report.json").read_text())
+    run, listed, _ = RUN["cappy_eleven"]
+    assert (len(found["missing"]), found["mean_of"]) == (listed - run, f"mean of {run} of {listed} tasks")
+    assert all("no file" in reason or "/" in reason for reason in found["missing"].values())
     assert len(found["models"]["generator"]["tasks"]) == run
     templates = {name: own["templates"] for name, own in found["chance"]["tasks"].items()}
     assert all(number == found["chance"]["tasks"][name]["questions"] > 1 for name, number in templates.items())

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from crosstask.datamodules.rendering.special_tokens import encode
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.datamodules.scoring import pair_rows
+from crosstask.datamodules.scoring.instruction_cuts import Cut
 from crosstask.datamodules.scoring.pair_rows import PairFrame, ScoredRows, Truncation, pair_frame, tokenize_texts
 from crosstask.datamodules.storage.store import open_task, write_task
 
@@ -88,16 +89,17 @@ def test_a_label_that_is_no_correctness_is_rejected(label: float) -> None:
         ScoredRows(16, 16, 1, frame).collate([[frame.join([4], [5], label)]], 1)
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("part", ["end", "beginning"])
 @pytest.mark.parametrize("kind", ["roberta", "bert"])
 @pytest.mark.parametrize(("truncation", "theirs"), [("instruction", "only_first"), ("longest_first", "longest_first")])
-def test_pairs_are_cut_as_transformers_cuts_them(kind: Any, truncation: Truncation, theirs: str, side: str) -> None:
+def test_pairs_are_cut_as_transformers_cuts_them(kind: Any, truncation: Truncation, theirs: str, part: Cut) -> None:
+    """But for a response, which keeps its beginning whatever an instruction keeps."""
     tokenizer = word_tokenizer(kind)
-    tokenizer.truncation_side = side
-    rows = ScoredRows(16, 12, 1, pair_frame(tokenizer), truncation, keep_end=side == "left")
+    tokenizer.truncation_side = {"end": "right", "beginning": "left"}[part]
+    rows = ScoredRows(16, 12, 1, pair_frame(tokenizer), truncation, part=part)
     cut = 0
     for n_instruction in range(12):
-        for n_response in range(8 if truncation == "instruction" else 12):
+        for n_response in range(8 if truncation == "instruction" else 12 if part == "end" else 4):
             instruction = " ".join("abcdefghij"[n % 10] for n in range(n_instruction))
             response = " ".join("jihgfedcba"[n % 10] for n in range(n_response))
             expected = {
@@ -117,6 +119,18 @@ def test_pairs_are_cut_as_transformers_cuts_them(kind: Any, truncation: Truncati
             assert rows.cuts(*sizes).truncated.tolist() == [len(pair.input_ids) > 12]
             cut += len(pair.input_ids) > 12
     assert cut > 20
+
+
+def test_an_instruction_keeps_both_ends_unless_another_part_is_cut() -> None:
+    frame = pair_frame(word_tokenizer("roberta"))
+    pair = frame.join([4, 5, 6, 7, 8, 9, 10], [3], 0.5)
+    kept = {part: ScoredRows(16, 10, 1, frame, part=part).cut(pair).input_ids.tolist() for part in get_args(Cut)}
+    assert kept["middle"] == ScoredRows(16, 10, 1, frame).cut(pair).input_ids.tolist()
+    assert {part: ids[1:-4] for part, ids in kept.items()} == {
+        "middle": [4, 5, 8, 9, 10],
+        "end": [4, 5, 6, 7, 8],
+        "beginning": [6, 7, 8, 9, 10],
+    }
 
 
 def test_a_response_is_cut_only_where_it_alone_is_too_long() -> None:

@@ -88,7 +88,12 @@ def test_tasks_are_adapted_to_reported_and_not_trained_twice(
     assert errors["calibrated"] < 0.2
     assert found["methods"]["self-consistency, reward, calibrated"]["mean"] > 0.9
     assert found["sizes"]["1"]["scorer"] == found["methods"]["nucleus"]["mean"]
-    assert set(found["advantages"]) == set(TASKS)
+    assert set(found["advantages"]) == {"self-scoring", "best single decoding"}
+    assert all(set(of) == set(TASKS) for of in found["advantages"].values())
+    for name in TASKS:
+        means = found["tasks"][name]
+        for base, row in (("self-scoring", "self-score, sum"), ("best single decoding", found["best_single"])):
+            assert found["advantages"][base][name]["mean"] == pytest.approx(means["scorer"] - means[row])
     cost = found["costs"][TASKS[0]]
     assert 20 < cost["pairs_per_step"] < 50
     assert cost["storage"] > 0.1
@@ -102,9 +107,11 @@ def test_tasks_are_adapted_to_reported_and_not_trained_twice(
     assert f"| scorer | 2 | {sum(cost['seconds'] for cost in costs):.0f} |" in written
     for name in TASKS:
         means = found["tasks"][name]
-        shown = [means[method] for method in (found["best_single"], "scorer", "reward", "oracle")]
+        shown = [means[method] for method in ("self-score, sum", found["best_single"], "scorer", "reward", "oracle")]
         assert f"| {' | '.join(f'{100 * mean:.1f}' for mean in shown)} |" in written
-    check_chart(out / "advantages.svg", found["advantages"])
+    for base, file_name in (("self-scoring", "self_scoring"), ("best single decoding", "best_single_decoding")):
+        check_chart(out / f"advantages_over_{file_name}.svg", found["advantages"][base])
+    assert "## Tasks with the smallest gain over self-scoring" in written
     before = [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))]
     adapt_tasks(benchmark, [file], str(out), how, tasks=TASKS, **options)
     assert [path.stat().st_mtime_ns for path in sorted((out / "tasks").glob("*.json"))] == before

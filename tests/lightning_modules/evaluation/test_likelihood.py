@@ -1,8 +1,10 @@
 """Rank classification: the log-likelihoods of one forward per option, from one forward for all of them."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from devices import REHEARSED
@@ -162,6 +164,24 @@ def test_a_long_prompt_loses_the_same_beginning_for_all_options(tokenizer: Any) 
         with torch.no_grad():
             likelihoods = model(input_ids=ids[None]).logits[0, n - 1 : -1].log_softmax(dim=-1)
         assert score == pytest.approx(float(likelihoods.gather(1, ids[n:, None]).sum()), abs=1e-10)
+
+
+@pytest.mark.parametrize(("cut", "kept"), [("middle", [0, 1, -3, -2, -1]), ("end", [0, 1, 2, 3, 4])])
+def test_another_part_of_a_long_prompt_can_be_cut(tokenizer: Any, cut: Any, kept: list[int]) -> None:
+    model = build("llama")
+    prompts, options = ["one two three four five six seven eight"], [["nine", "nine hundred"]]
+    documents = tokenize_options(tokenizer, prompts, options, pair=False)[0]
+    cuts = Counter[str]()
+    with pytest.warns(UserWarning, match=f"1 of 1 prompts are too long and lose their {cut}"):
+        (scores,) = score_options(model, tokenizer, prompts, options, max_source=5, cut=cut, cuts=cuts)
+    assert cuts == {"cut": 1}
+    model.set_attn_implementation("sdpa")
+    for document, score in zip(documents, scores.sum, strict=True):
+        source, target = np.split(document.input_ids, [document.n_source])
+        ids = torch.from_numpy(np.concatenate([source[kept], target]))
+        with torch.no_grad():
+            likelihoods = model(input_ids=ids[None]).logits[0, 4:-1].log_softmax(dim=-1)
+        assert score == pytest.approx(float(likelihoods.gather(1, ids[5:, None]).sum()), abs=1e-10)
 
 
 def test_scores_are_those_of_their_definitions(tokenizer: Any) -> None:

@@ -224,7 +224,7 @@ LONG = [(INSTRUCTIONS[0] + " dog" * 60, "the red cat"), ("Write.", " cat" * 60),
 
 
 def test_a_long_instruction_is_cut_and_the_response_kept(folder: Path) -> None:
-    scorer = encoder(folder)
+    scorer = encoder(folder, cut="end")
     with pytest.warns(UserWarning, match="1 of 3 pairs are longer than 48 tokens and were cut; 0 of them lost"):
         scores = scorer.score(*columns([LONG[0], *PAIRS[:2]]))
     expected = scored_by_transformers(folder, [LONG[0], *PAIRS[:2]], truncation="only_first", max_length=LONGEST)
@@ -241,8 +241,24 @@ def test_a_response_that_alone_is_too_long_is_cut_and_counted(folder: Path) -> N
     assert scorer.cuts == PairCuts(pairs=4, cut=2, response_cut=1)
 
 
+def test_by_default_the_middle_is_cut(folder: Path) -> None:
+    """Questions behind a passage that is too long keep different scores; with the end cut, they would be one."""
+    questions = [f"Answer.{' dog' * 60} Is it {color}?" for color in ("red", "green")]
+    pairs = [*((question, "yes") for question in questions), ("Answer.", "yes")]
+    scorer = encoder(folder)
+    with pytest.warns(UserWarning, match="2 of 3 pairs .* and 0 differ from another pair only in"):
+        scores = scorer.score(*columns(pairs))
+    assert abs(scores[0] - scores[1]) > 1e-6
+    assert scorer.cuts == PairCuts(pairs=3, cut=2)
+    scorer = encoder(folder, cut="end")
+    with pytest.warns(UserWarning, match="and 2 differ from another pair only in the part that was cut"):
+        scores = scorer.score(*columns(pairs))
+    assert scores[0] == scores[1]
+    assert scorer.cuts == PairCuts(pairs=3, cut=2, equal=2)
+
+
 def test_longest_first_cuts_as_the_released_program(folder: Path) -> None:
-    scorer = encoder(folder, truncation="longest_first")
+    scorer = encoder(folder, truncation="longest_first", cut="end")
     with pytest.warns(UserWarning, match="2 of 4 pairs"):
         scores = scorer.score(*columns(LONG))
     expected = scored_by_transformers(folder, LONG, truncation=True, max_length=LONGEST)

