@@ -10,7 +10,7 @@ Example:
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from ..datamodules.visible_text import terminal_text
 from ..datamodules.whole_files import write_whole
 from ..lightning_modules.evaluation.generation import Decoding
 from ..lightning_modules.model_digest import model_digest
+from ..lightning_modules.scoring.batch_requests import API_DECODINGS, batch_requests
 from ..lightning_modules.scoring.sampling import (
     CAPPY_DECODINGS,
     RELEASED_DECODINGS,
@@ -53,6 +54,7 @@ def write_samples(
     generator: str | None = None,
     answers: Sequence[str] = (),
     prompts_only: bool = False,
+    batch_model: str | None = None,
     decodings: dict[str, Decoding] | None = None,
     faithful: bool = False,
     max_new_tokens: int | None = None,
@@ -81,6 +83,8 @@ def write_samples(
         answers: Instead of a generator: JSONL files with the fields task, id and response, any number for an example;
             datamodules/scoring/samples.py lists optional fields. White space around a response is removed.
         prompts_only: Only write ``prompts.jsonl`` with task, id and prompt on each line, for another program.
+        batch_model: Only write ``requests.jsonl``, requests to this model for OpenAI's batch API and servers that read
+            its files; `answers` then reads the batch's output. The default is Cappy's decodings without beam and top-k.
         decodings: Decodings by name; by default the five of Cappy, which give 17 responses.
         faithful: Sample as Cappy's released program does: from the 50 most probable tokens, at least 3 and at most 63
             tokens, from the first 512 tokens of a prompt.
@@ -103,6 +107,10 @@ def write_samples(
     if prompts_only:
         write_prompts(examples, Path(output).expanduser())
         return
+    if batch_model is not None:
+        requests = {"max_new_tokens": max_new_tokens, "likelihood": likelihood, "seed": seed}
+        write_requests(examples, Path(output).expanduser(), batch_model, decodings or API_DECODINGS, requests)
+        return
     require_positive("samples", max_new_tokens=max_new_tokens, max_source=max_source, budget=budget)
     if (generator is None) == (not answers):
         raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
@@ -119,8 +127,10 @@ def write_samples(
     skipped: Counter[str] = Counter()
     if generator is None:
         prompts = {(prompt.task.name, prompt.example.id) for prompt in examples.prompts(skipped)}
-        imported = import_responses(answers, prompts, path, name=name, rank=rank, size=size)
+        failed = Counter[str]()
+        imported = import_responses(answers, prompts, path, name=name, rank=rank, size=size, failed=failed)
         line = f"{path}: imported responses to {imported} of {len(prompts)} examples; "
+        line += f"failed requests: {dict(failed)}; " if failed else ""
         console.print(terminal_text(f"{line}not sampled: {dict(skipped) or 'none'}"))
         return
     settings: dict[str, Any] = {
@@ -156,11 +166,25 @@ def write_samples(
 
 def write_prompts(examples: SampledExamples, folder: Path) -> None:
     """Write the prompts of examples, for another program."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, skipped = folder / "prompts.jsonl", Counter[str]()
+    skipped = Counter[str]()
     sampled = [{"task": p.task.name, "id": p.example.id, "prompt": p.source} for p in examples.prompts(skipped)]
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in sampled)
+    _write_lines(folder / "prompts.jsonl", sampled, skipped)
+
+
+def write_requests(
+    examples: SampledExamples, folder: Path, model: str, decodings: Mapping[str, Decoding], settings: Mapping[str, Any]
+) -> None:
+    """Write requests for a batch API; `settings` are further arguments of ``batch_requests``."""
+    skipped = Counter[str]()
+    requests = list(batch_requests(examples.prompts(skipped), model, decodings, **settings))
+    _write_lines(folder / "requests.jsonl", requests, skipped)
+
+
+def _write_lines(path: Path, records: Sequence[Mapping[str, Any]], skipped: Mapping[str, int]) -> None:
+    """Write JSON lines for another program, unless the file holds others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     if path.exists() and path.read_bytes() != text.encode():
-        raise ValueError(f"{path} holds other prompts, to which responses may exist: name another output")
+        raise ValueError(f"{path} holds other {path.stem}, to which responses may exist: name another output")
     write_whole(path, text)
-    Console().print(f"{path}: {len(sampled)} prompts; not sampled: {dict(skipped) or 'none'}")
+    Console().print(f"{path}: {len(records)} {path.stem}; not sampled: {dict(skipped) or 'none'}")

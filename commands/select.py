@@ -48,6 +48,7 @@ def select_samples(
     max_length: int = 512,
     truncation: Truncation = "instruction",
     cut: Cut = "middle",
+    chat: bool = False,
     budget: int = 8192,
     dtype: str = "float32",
     device: str | None = None,
@@ -68,6 +69,7 @@ def select_samples(
         max_length: Tokens of the longest pair of instruction and response.
         truncation: What is cut from a longer pair: the instruction, or the longer side.
         cut: The part of a too long instruction that is cut; Cappy's released program cuts the end.
+        chat: Whether the scorer reads pairs in its tokenizer's chat template, as reward models of chat models do.
         budget: Tokens of the largest batch.
         dtype: Type of the scorer's parameters; its head remains in float32.
         device: Device of the scorer, e.g. cuda:1; by default the GPU of the process if it has one.
@@ -92,6 +94,7 @@ def select_samples(
             max_length=max_length,
             truncation=truncation,
             cut=cut,
+            chat=chat,
             tokens_per_forward=budget,
         )
         scores = [{SCORER: of_example} for of_example in score_responses(encoder, sampled)]

@@ -59,6 +59,18 @@ def chat_end(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id if end is None else tokenizer.get_vocab()[end]
 
 
+def chat_parts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids that the template writes before a user's message, between it and the answer, and after the answer.
+
+    Raises:
+        ValueError: The tokenizer has no chat template.
+    """
+    text, _ = _render(tokenizer, [Turn("user", _QUESTION), Turn("assistant", _ANSWER)])
+    head, _, rest = _marked(tokenizer, text).partition(_QUESTION)
+    joint, _, tail = rest.partition(_ANSWER)
+    return encode(tokenizer, [head, joint, tail])
+
+
 def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[TokenizedExample]:
     """Documents of conversations: the ids of ``apply_chat_template``, up to the end of the last answer.
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from ..packing.collate import NO_HOLES, Cuts, Lengths
+from ..rendering.chat import chat_parts
 from ..rendering.special_tokens import encode
 from ..schema import ScoredBatch, TokenizedExample
 from .instruction_cuts import Cut, kept_places
@@ -82,6 +83,16 @@ def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
     if start is None or end is None:
         raise ValueError("a tokenizer that joins pairs needs bos or cls, and eos or sep; this one has neither")
     return PairFrame((start,), (end, end), (end,), types=False)
+
+
+def chat_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
+    """The tokens around a user's message and the assistant's answer in the chat template, as reward models read them.
+
+    Raises:
+        ValueError: The tokenizer has no chat template.
+    """
+    head, joint, tail = map(tuple, chat_parts(tokenizer))
+    return PairFrame(head, joint, tail, types=False)
 
 
 def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, list[int]]:

@@ -22,7 +22,7 @@ from ...datamodules.packing.budget_batches import budget_batches
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ...datamodules.schema import TokenizedExample
 from ...datamodules.scoring.instruction_cuts import Cut
-from ...datamodules.scoring.pair_rows import ScoredRows, Truncation, pair_frame, tokenize_texts
+from ...datamodules.scoring.pair_rows import ScoredRows, Truncation, chat_frame, pair_frame, tokenize_texts
 from .pair_scores import keep_head_in_float32, pair_scores, require_pair_positions
 from .scorer_models import build_scorer, require_scorer
 
@@ -62,6 +62,8 @@ class CrossEncoder:
         max_length: Most tokens of a pair, special ones included; bounded by the model's positions.
         truncation: ``"longest_first"`` cuts whichever side is longer, as Cappy's released program does.
         cut: The part of a too long instruction that is cut; Cappy's released program cuts the end.
+        chat: Whether a pair is a user's message and its answer in the tokenizer's chat template, as reward models of
+            chat models read it.
         tokens_per_forward: Most tokens of a forward pass; a longer pair has one to itself.
     """
 
@@ -73,17 +75,20 @@ class CrossEncoder:
         max_length: int = 512,
         truncation: Truncation = "instruction",
         cut: Cut = "middle",
+        chat: bool = False,
         tokens_per_forward: int = 8192,
     ) -> None:
         require_scorer(model)
         require_pair_positions(model.config, max_length)
+        if model.config.pad_token_id is None:  # decoders read their score at the last token that is no padding
+            model.config.pad_token_id = tokenizer.pad_token_id
         self.model, self.tokenizer, self.tokens_per_forward = model, tokenizer, tokens_per_forward
         self.cuts = PairCuts()
         self._kind = ScoredRows(
             max(max_length, tokens_per_forward),
             max_length,
             tokenizer.pad_token_id,
-            pair_frame(tokenizer),
+            chat_frame(tokenizer) if chat else pair_frame(tokenizer),
             truncation,
             part=cut,
         )
@@ -98,6 +103,7 @@ class CrossEncoder:
         max_length: int = 512,
         truncation: Truncation = "instruction",
         cut: Cut = "middle",
+        chat: bool = False,
         tokens_per_forward: int = 8192,
     ) -> "CrossEncoder":
         """Load model and tokenizer from a hub name or a folder; in half precision the head stays in float32.
@@ -135,6 +141,7 @@ class CrossEncoder:
             max_length=max_length,
             truncation=truncation,
             cut=cut,
+            chat=chat,
             tokens_per_forward=tokens_per_forward,
         )
 

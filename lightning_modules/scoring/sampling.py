@@ -22,13 +22,14 @@ from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sourc
 from ...datamodules.schema import Turn
 from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
 from ...datamodules.scoring.sampled_examples import SampledPrompt
-from ...datamodules.scoring.samples import Sample, SampleFile, read_samples, require_settings
+from ...datamodules.scoring.samples import Sample, SampleFile, require_settings
 from ...datamodules.whole_files import whole_file
 from ..attention.packable import require_document_attention
 from ..evaluation.generation import Decoding, generate, prompt_seed
 from ..evaluation.likelihood import score_options
 from ..models import build_model
 from ..prefixes import base_of_prefix, load_prefix, virtual_tokens
+from .batch_requests import read_answers
 from .devices import number_type, process_device
 
 CAPPY_DECODINGS: dict[str, Decoding] = {
@@ -233,17 +234,25 @@ def load_generator(
 
 
 def import_responses(
-    answers: Sequence[str], known: set[tuple[str, str]], path: Path, *, name: str, rank: int = 0, size: int = 1
+    answers: Sequence[str],
+    known: set[tuple[str, str]],
+    path: Path,
+    *,
+    name: str,
+    rank: int = 0,
+    size: int = 1,
+    failed: Counter[str] | None = None,
 ) -> int:
     """Check files of responses line by line and write them as samples.
 
     Args:
-        answers: The files.
+        answers: The files, of samples or of the answers to a batch's requests.
         known: (task, id) of the examples that may have responses.
         path: The sample file to write.
         name: The generator's name for lines without one.
         rank: Number of this process; it writes the samples of every `size`-th example.
         size: Number of processes.
+        failed: Receives the number of requests that failed, by the API's error code.
 
     Returns:
         How many examples have a response.
@@ -255,7 +264,7 @@ def import_responses(
     require_settings(path, {"imported": [file_digest(Path(file)) for file in answers], "name": name})
     numbers: dict[tuple[str, str, str, str], set[int]] = {}
     with whole_file(path) as out:
-        for key, sample in read_samples(answers):
+        for key, sample in read_answers(answers, known, Counter() if failed is None else failed):
             if key not in known:
                 raise ValueError(
                     f"{', '.join(answers)}: a response to {key[0]} {key[1]}, which is none of the {len(known)} "

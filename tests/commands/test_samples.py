@@ -458,6 +458,49 @@ def test_answers_of_another_program_are_checked_and_reused(examples: SampledExam
         write_samples(examples, str(tmp_path / "out"))
 
 
+def test_a_batch_api_samples_from_the_requests_that_are_written(
+    examples: SampledExamples, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    decodings = {"greedy": Decoding(), "top-p": Decoding(sampling=True, samples=2, top_p=0.9)}
+    write_samples(examples, out, batch_model="gpt", decodings=decodings, max_new_tokens=9, seed=3)
+    requests = [json.loads(line) for line in (tmp_path / "out/requests.jsonl").read_text().splitlines()]
+    prompts = list(examples.prompts())
+    assert len({request["custom_id"] for request in requests}) == len(requests) == 2 * len(prompts)
+    expected = {"model": "gpt", "max_completion_tokens": 9, "seed": 3, "logprobs": True}
+    assert requests[1]["body"] == {
+        **expected,
+        "messages": [{"role": "user", "content": prompts[0].source}],
+        "n": 2,
+        "temperature": 1.0,
+        "top_p": 0.9,
+    }
+    assert (requests[0]["body"]["n"], requests[0]["body"]["temperature"]) == (1, 0.0)
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        logprobs = {"content": [{"logprob": -0.5}, {"logprob": -0.25}]}
+        choices = [{"message": {"content": f" {n} "}, "logprobs": logprobs} for n in range(request["body"]["n"])]
+        body = {"model": "gpt-1", "choices": choices}
+        return {"custom_id": request["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
+
+    answers = [answer(request) for request in requests[::-1]]  # a batch's output has any order
+    failed = {"status_code": 429, "body": {"error": {"code": "rate_limit"}}}
+    answers[0] = {"custom_id": answers[0]["custom_id"], "response": failed}
+    (tmp_path / "batch.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
+    write_samples(examples, out, answers=[str(tmp_path / "batch.jsonl")])
+    assert "failed requests: {'rate_limit': 1}" in " ".join(capsys.readouterr().out.split())
+    samples = ModelSamples([str(path) for path in (tmp_path / "out").glob("batch-*.jsonl")]).samples(TASK)
+    of_first = [(one.response, one.generator, one.decoding, one.sample) for one in samples[prompts[0].example.id]]
+    assert sorted(of_first) == [("0", "gpt-1", "greedy", 0), ("0", "gpt-1", "top-p", 0), ("1", "gpt-1", "top-p", 1)]
+    assert {(one.log_likelihood, one.tokens) for own in samples.values() for one in own} == {(-0.75, 2)}
+
+    (tmp_path / "other.jsonl").write_text(json.dumps({**answers[1], "custom_id": "greedy-0"}) + "\n")
+    with pytest.raises(ValueError, match=r"other\.jsonl:1: an answer to none of the requests of these 6 examples"):
+        write_samples(examples, str(tmp_path / "other"), answers=[str(tmp_path / "other.jsonl")])
+    with pytest.raises(ValueError, match="has no beams and no top_k"):
+        write_samples(examples, str(tmp_path / "beam"), batch_model="gpt", decodings={"b": Decoding(beams=4)})
+
+
 def test_prompts_are_written_for_another_program(examples: SampledExamples, tmp_path: Path) -> None:
     write_samples(examples, str(tmp_path), prompts_only=True)
     sampled = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text().splitlines()]

@@ -120,6 +120,8 @@ def test_the_commands_of_the_page_run(home: Path, monkeypatch: pytest.MonkeyPatc
     assert len(files) >= 6
     for name in files:
         assert list(home.glob(name)), name
+    responses = runpy.run_path("rerank.py")["best_of"]("cat", n=3, max_new_tokens=3)
+    assert isinstance(responses[0], str)
     report = json.loads(Path("runs/flan/adapted/report.json").read_text())
     variants = {"reward_model", "listwise", "no_pretraining", "no_augmentation"}
     assert variants < set(report["scorers"])

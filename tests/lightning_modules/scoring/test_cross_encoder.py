@@ -1,5 +1,6 @@
 """Scoring outside Lightning: the numbers of transformers, without padding, whatever a pair is scored with."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     RobertaConfig,
@@ -216,6 +219,44 @@ def test_no_pairs_have_no_scores(folder: Path) -> None:
 def test_what_is_no_list_of_pairs_is_rejected(folder: Path, call: Callable[[CrossEncoder], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(encoder(folder))
+
+
+def test_a_chat_reward_model_reads_pairs_in_its_template(toybench: Path, tmp_path: Path) -> None:
+    """Scores are those of transformers for the ids of ``apply_chat_template``, in batches without padding id."""
+    tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_labels=1,
+        initializer_range=0.5,
+        pad_token_id=None,
+    )
+    model = LlamaForSequenceClassification(config).double().eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    scores = encoder(tmp_path, chat=True).score(*columns(PAIRS))
+    for (instruction, response), score in zip(PAIRS, scores, strict=True):
+        turns = [{"role": "user", "content": instruction}, {"role": "assistant", "content": response}]
+        ids = tokenizer.apply_chat_template(turns, return_tensors="pt", return_dict=True)["input_ids"]
+        with torch.no_grad():
+            torch.testing.assert_close(score, model(ids).logits[0, 0], atol=1e-10, rtol=0)
+    assert scores.std() > 0.01
+
+
+def test_a_saved_scorer_tells_sentence_transformers_to_add_no_sigmoid(folder: Path, tmp_path: Path) -> None:
+    scorer = encoder(folder)
+    scorer.model.save_pretrained(tmp_path)
+    scorer.tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["sentence_transformers"] == {"activation_fn": "torch.nn.modules.linear.Identity"}
+    peer = pytest.importorskip("sentence_transformers").CrossEncoder(str(tmp_path), device="cpu")
+    theirs = torch.from_numpy(peer.predict(PAIRS)).double()
+    torch.testing.assert_close(theirs, scorer.score(*columns(PAIRS)), atol=1e-4, rtol=0)
 
 
 # --- pairs that are too long ---
