@@ -2,7 +2,8 @@
 
 It trains the scorers on the samples of `crosstask samples`, chooses among the samples of the test instances, and
 reports the gain over the language model's own decodings. A task that fails is reported, and the other tasks are
-trained. Started again, finished tasks are not trained again.
+trained. Started again, finished tasks are not trained again. The processes of a job (torchrun, or tasks of SLURM or its
+arrays) share the tasks, and the one that finishes the last task writes the report.
 
 Example:
     crosstask adapt --train NaturalInstructions --train.folder runs/quickstart/toybench \\
@@ -12,8 +13,8 @@ Example:
 
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ..callbacks.report.adaptation_report import write_adaptation
 from ..callbacks.report.selection_table import by_size, cut_remarks, print_table, untested_remarks
 from ..datamodules.benchmarks import Benchmark
 from ..datamodules.messages import nearest
+from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
 from ..datamodules.rouge import Rouge
@@ -66,7 +68,9 @@ def adapt_tasks(
 ) -> None:
     """Adapt a frozen language model to each task by a scorer trained for it, and report all tasks together.
 
-    A task that fails is reported, and the other tasks are trained. Started again, finished tasks are not trained again;
+    A task that fails is reported, and the other tasks are trained. The processes of a job share the tasks, each on its
+    device, and the one that finishes the last task writes the report; after failures, start the command again in one
+    process. Started again, finished tasks are not trained again;
     a task that was finished with other settings, weights or samples fails, and the report is not replaced.
 
     Args:
@@ -113,59 +117,110 @@ def adapt_tasks(
         rouge=rouge,
         cache=cache,
     )
-    responses: list[SampledResponses] = []
-    everything: list[ScoredResponses] = []
-    about: dict[str, dict[str, Any]] = {
-        name: {"training": asdict(settings), "augmentation": augmented, "costs": {}}
-        for name, (settings, augmented) in trainings.items()
-    }
-    failed: dict[str, str] = {}
-    untested = 0
-    replaced = True
+    process, testing = process_of_job(), test or train
+
+    def read(name: str) -> list[SampledResponses]:
+        return read_sampled_responses(_test_part(testing, name, prompt, test_examples, seed), answers)
+
+    adapted = adapt_each(names[process.rank :: process.size], scorers, read, console)
+    if process.size > 1:
+        if unfinished := [name for name in names if not scorers.finished(name)]:
+            share = f"{len(names) - len(unfinished)} of {len(names)} tasks are finished"
+            console.print(f"{share}; the process that finishes the last one writes the report", highlight=False)
+            sys.exit(bool(adapted.failed))
+        adapted = adapt_each(names, scorers, read, console)  # all are read
+    if adapted.responses and adapted.replaced:
+        table = selection_table(adapted.scored)
+        size = generator_parameters or generator_size(samples)
+        means = by_size(adapted.scored, sizes)
+        write_adaptation(
+            folder,
+            table,
+            adapted.responses,
+            adapted.scored,
+            about=adapted.about,
+            failed=adapted.failed,
+            sizes=means,
+            untested=adapted.untested,
+            parameters=size,
+        )
+        print_table(table, means, failed=len(adapted.failed), remarks=_remarks(adapted))
+    if not adapted.replaced:
+        console.print(f"the report in {folder} stays that of the other settings", style="red")
+    if failed := adapted.failed:
+        console.print(terminal_text(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}"), style="red")
+        sys.exit(1)
+
+
+@dataclass
+class AdaptedTasks:
+    """Results of tasks.
+
+    Args:
+        about: Settings and costs of each scorer by its name.
+        responses: The test instances with their responses.
+        scored: The responses with their scores, in the same order.
+        failed: Reasons by failed task.
+        untested: Sampled test instances that were not tested.
+        replaced: Whether an earlier report may be replaced: no task was finished with other settings.
+    """
+
+    about: dict[str, dict[str, Any]]
+    responses: list[SampledResponses] = field(default_factory=list)
+    scored: list[ScoredResponses] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    untested: int = 0
+    replaced: bool = True
+
+
+def adapt_each(
+    names: Sequence[str], scorers: ScorerRecords, read: Callable[[str], list[SampledResponses]], console: Console
+) -> AdaptedTasks:
+    """Train the scorers of each task, or read their records, and print a line for each task.
+
+    Args:
+        names: Names of the tasks.
+        scorers: Records, which are made by training.
+        read: Reads a task's test instances with their responses.
+        console: Where lines are printed.
+    """
+    adapted = AdaptedTasks(
+        {
+            name: {"training": asdict(settings), "augmentation": augmented, "costs": {}}
+            for name, (settings, augmented) in scorers.trainings.items()
+        }
+    )
     for number, name in enumerate(names, start=1):
         try:
-            sampled = read_sampled_responses(_test_part(test or train, name, prompt, test_examples, seed), answers)
-            _require_rows(sampled, trainings)
-            records = {scorer: scorers.record(name, sampled, scorer) for scorer in trainings}
-            scored = scored_responses(sampled, records, rouge=rouge)
+            sampled = read(name)
+            _require_rows(sampled, scorers.trainings)
+            records = {scorer: scorers.record(name, sampled, scorer) for scorer in scorers.trainings}
+            scored = scored_responses(sampled, records, rouge=scorers.rouge)
             for scorer, record in records.items():
-                about[scorer]["costs"][name] = record["cost"]
-            responses += sampled
-            everything += scored
-            untested += _untested(answers, name, sampled, train)
+                adapted.about[scorer]["costs"][name] = record["cost"]
+            adapted.responses += sampled
+            adapted.scored += scored
+            adapted.untested += _untested(scorers.answers, name, sampled, scorers.train)
             line = f"{number}/{len(names)} {name}: {_line(scored, records)}"
             console.print(terminal_text(line), highlight=False)
         except Exception as error:
             if is_disk_fault(error):
                 raise
-            failed[name] = f"{type(error).__name__}: {error}"
-            replaced = replaced and not isinstance(error, OtherSettings)
+            adapted.failed[name] = f"{type(error).__name__}: {error}"
+            adapted.replaced = adapted.replaced and not isinstance(error, OtherSettings)
             if not is_ours(error):  # the sentence of our errors is enough
                 traceback.print_exc()
-            line = f"{number}/{len(names)} {name} failed: {failed[name]}"
+            line = f"{number}/{len(names)} {name} failed: {adapted.failed[name]}"
             console.print(terminal_text(line), style="red", highlight=False)
-    if responses and replaced:
-        table = selection_table(everything)
-        size = generator_parameters or generator_size(samples)
-        means = by_size(everything, sizes)
-        write_adaptation(
-            folder,
-            table,
-            responses,
-            everything,
-            about=about,
-            failed=failed,
-            sizes=means,
-            untested=untested,
-            parameters=size,
-        )
-        remarks = [*cut_remarks(_cuts(about)), *untested_remarks(untested, len(responses))]
-        print_table(table, means, failed=len(failed), remarks=remarks)
-    if not replaced:
-        console.print(f"the report in {folder} stays that of the other settings", style="red")
-    if failed:
-        console.print(terminal_text(f"{len(failed)} of {len(names)} tasks failed: {', '.join(failed)}"), style="red")
-        sys.exit(1)
+    return adapted
+
+
+def _remarks(adapted: AdaptedTasks) -> list[str]:
+    """Sentences below the table: hours of training, pairs that were cut, and instances that were not tested."""
+    seconds = {name: sum(cost["seconds"] for cost in own["costs"].values()) for name, own in adapted.about.items()}
+    hours = ", ".join(f"{name} {of / 3600:.2f}" for name, of in seconds.items())
+    remarks = [f"hours of training, on one device: {hours}", *cut_remarks(_cuts(adapted.about))]
+    return [*remarks, *untested_remarks(adapted.untested, len(adapted.responses))]
 
 
 def _untested(answers: ModelSamples, name: str, sampled: Sequence[SampledResponses], train: Benchmark) -> int:

@@ -57,6 +57,7 @@ def write_adaptation(
         "sizes": sizes,
         "advantages": {base: {name: gain._asdict() for name, gain in of.items()} for base, of in gains.items()},
         "costs": about[SCORER]["costs"],
+        "hours": {name: sum(cost["seconds"] for cost in own["costs"].values()) / 3600 for name, own in about.items()},
         "failed": failed,
         "untested": untested,
         "generator": {"parameters": parameters},

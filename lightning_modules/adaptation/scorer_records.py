@@ -64,14 +64,20 @@ class ScorerRecords:
     cache: str
     rouge: Rouge = "exact"
 
+    def finished(self, task: str) -> bool:
+        """Whether all scorers of a task have a record."""
+        return all(self._path(task, scorer).exists() for scorer in self.trainings)
+
+    def _path(self, task: str, scorer: str) -> Path:
+        return self.folder / "tasks" / f"{_file_name(task, scorer)}.json"
+
     def record(self, task: str, sampled: Sequence[SampledResponses], scorer: str) -> Record:
         """The record of a task and a scorer, read from its file or made by training.
 
         Raises:
             ValueError: The file has other settings, or the scorer cannot be trained.
         """
-        file = _plain(task) if scorer == SCORER else f"{_plain(task)}.{scorer}"
-        path, kept = self.folder / "tasks" / f"{file}.json", self.folder / "scorers" / file
+        path, kept = self._path(task, scorer), self.folder / "scorers" / _file_name(task, scorer)
         lines = self._training_answers(task, sampled)
         settings = self._settings(task, sampled, scorer, lines)
         record = _read_record(path, settings, sampled) if path.exists() else None
@@ -128,6 +134,11 @@ class ScorerRecords:
         trained = {example.id for example in self.train.examples(task)} - tested
         samples = self.answers.samples(task).items()
         return [sample.line(task, id_) for id_, of_example in samples if id_ in trained for sample in of_example]
+
+
+def _file_name(task: str, scorer: str) -> str:
+    """The name of a task's and a scorer's files."""
+    return _plain(task) if scorer == SCORER else f"{_plain(task)}.{scorer}"
 
 
 def _plain(task: str) -> str:

@@ -14,8 +14,10 @@ from typing import NamedTuple
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 from ...datamodules.benchmarks import Benchmark, Split
+from ...datamodules.packing.replicas import process_of_job
 from ...datamodules.rendering.prompts import PromptForm
 from ...datamodules.rouge import ROUGE_L, Rouge
 from ...datamodules.schema import Example, Task
@@ -147,7 +149,8 @@ def adapt(
     )
     trainer = L.Trainer(
         accelerator=training.accelerator,
-        devices=1,
+        devices=own_devices(training.accelerator),
+        plugins=[LightningEnvironment()],  # a process of a job trains its tasks alone
         precision=training.precision,  # type: ignore[arg-type]
         accumulate_grad_batches=training.accumulate,
         max_steps=training.steps,
@@ -187,6 +190,13 @@ def adapt(
         storage=sum(weight.nbytes for weight in weights) / 2**20,
         parameters=sum(weight.numel() for weight in weights),
     )
+
+
+def own_devices(accelerator: str) -> list[int] | int:
+    """The device of this process: its GPU among those of its machine, or one CPU."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return [process_of_job().local % torch.cuda.device_count()]
+    return 1
 
 
 def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str], rouge: Rouge) -> Calibration:

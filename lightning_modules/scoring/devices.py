@@ -8,7 +8,8 @@ from ...datamodules.packing.replicas import process_of_job
 def process_device(device: str | None) -> torch.device:
     """The device named, or by default this process's GPU, or the CPU without one."""
     if device is None:
-        device = f"cuda:{process_of_job().local}" if torch.cuda.is_available() else "cpu"
+        count = torch.cuda.device_count()  # 1 where the scheduler shows each process its own
+        device = f"cuda:{process_of_job().local % count}" if count else "cpu"
     return torch.device(device)
 
 

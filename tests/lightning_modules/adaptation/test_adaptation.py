@@ -378,3 +378,42 @@ def test_instances_that_are_read_apart_stay_apart(toybench: Path, tmp_path: Path
     with pytest.raises(SystemExit):
         adapt_tasks(parts[0], [file], str(tmp_path / "other"), training(toybench, steps=1), **run)
     assert not (tmp_path / "other" / "report.json").exists()  # no answer to a training instance
+
+
+def test_processes_share_the_tasks_and_the_last_one_reports(
+    toybench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two tasks of a SLURM array, one after the other, write what one process writes, but for durations."""
+    benchmark, out = NaturalInstructions(str(toybench)), tmp_path / "out"
+    file = answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra")
+    options: dict[str, Any] = {"test_examples": 4, "sizes": [], "cache": str(tmp_path / "store"), "tasks": TASKS}
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "2")
+    for place in (1, 0):
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", str(place))
+        if place:
+            with pytest.raises(SystemExit) as ended:
+                adapt_tasks(benchmark, [file], str(out), training(toybench, steps=2), **options)
+            assert ended.value.code == 0
+            assert "1 of 2 tasks are finished" in capsys.readouterr().out
+            assert [path.stem for path in (out / "tasks").glob("*.json")] == [TASKS[1]]
+        else:
+            adapt_tasks(benchmark, [file], str(out), training(toybench, steps=2), **options)
+    assert "hours of training, on one device: scorer 0.0" in capsys.readouterr().out
+    monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
+    adapt_tasks(benchmark, [file], str(tmp_path / "alone"), training(toybench, steps=2), **options)
+    shared, alone = (json.loads((folder / "report.json").read_text()) for folder in (out, tmp_path / "alone"))
+    assert list(shared["tasks"]) == TASKS
+    assert shared["methods"] == alone["methods"]
+    assert shared["hours"].keys() == {"scorer"}
+
+
+def test_sampled_instances_that_are_not_tested_are_counted(
+    toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All 130 instances of a task have responses, and the first 8 are tested."""
+    benchmark = NaturalInstructions(str(toybench))
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
+    tested = SampledExamples(benchmark, parts=["test"], tasks=TASKS[:1], validation_examples=0, test_examples=8)
+    select_samples(tested, [file], str(tmp_path / "out"))
+    assert "8 of 130 sampled instances were tested" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out/selection.json").read_text())["untested"] == 122
