@@ -156,3 +156,21 @@ def test_the_recipes_of_adaptation_parse(command: str, capsys: pytest.CaptureFix
     if command == "adapt":
         assert (found["training"]["steps"], found["training"]["batch"]) == (400, 256)
         assert found["training"]["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize("kind", ["prefix", "finetuned"])
+def test_trained_generators_read_the_tasks_and_prompts_of_the_samples(
+    kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--print_config"]
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", f"papers/cappy_flan_t5_{kind}", *words])
+    recipe = yaml.safe_load(capsys.readouterr().out)
+    examples = composed_settings("papers/cappy_bigbench_samples")["examples"]
+    data, model = (recipe[part]["init_args"] for part in ("data", "model"))
+    given = examples["benchmark"]["init_args"]
+    assert {name: data["benchmark"]["init_args"][name] for name in given} == given
+    given = examples["prompt"]["init_args"]
+    assert {name: data["prompt"]["init_args"][name] for name in given} == given
+    assert (model["prefix"] is None) == (kind == "finetuned")
+    assert recipe["trainer"]["default_root_dir"] == f"runs/cappy_flan_t5_{kind}"
