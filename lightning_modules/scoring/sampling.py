@@ -124,13 +124,11 @@ def sample_responses(
             ends=() if form["end"] is None else [form["end"]],
             budget=budget,
         )
-        longest = room + (0 if pair else max_new_tokens)
         while batch := list(islice(responses, WRITTEN_AT_ONCE)):
             samples = [_to_samples(texts_by_decoding, generator, decodings) for _, texts_by_decoding in batch]
             if likelihood:
                 read = [texts[place] for place, _ in batch]
-                limits: dict[str, Any] = {"longest": longest, "max_source": room, "cut": cut}
-                samples = with_likelihoods(model, tokenizer, read, samples, **limits, **form)
+                samples = with_likelihoods(model, tokenizer, read, samples, max_source=room, cut=cut, **form)
             for (place, _), of_prompt in zip(batch, samples, strict=True):
                 prompt = left[place]
                 file.write((prompt.task.name, prompt.example.id), of_prompt, prompt.source)
@@ -172,7 +170,6 @@ def with_likelihoods(
     bos: bool | None = None,
     joint: str = " ",
     end: int | None = None,
-    longest: int | None = None,
     max_source: int | None = None,
     cut: Cut = "beginning",
 ) -> list[list[Sample]]:
@@ -181,7 +178,7 @@ def with_likelihoods(
     Each distinct text is read once. It is tokenized as training targets are, whatever tokens it was generated in.
     """
     texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
-    limits: dict[str, Any] = {"longest": longest, "max_source": max_source, "cut": cut}
+    limits: dict[str, Any] = {"max_source": max_source, "cut": cut}
     scores = score_options(model, tokenizer, sources, texts, bos=bos, joint=joint, end=end, **limits)
     scored = []
     for group, distinct, of_texts in zip(samples, texts, scores, strict=True):

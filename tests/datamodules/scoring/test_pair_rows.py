@@ -99,7 +99,7 @@ def test_pairs_are_cut_as_transformers_cuts_them(kind: Any, truncation: Truncati
     rows = ScoredRows(16, 12, 1, pair_frame(tokenizer), truncation, part=part)
     cut = 0
     for n_instruction in range(12):
-        for n_response in range(8 if truncation == "instruction" else 12 if part == "end" else 4):
+        for n_response in range(8 if truncation == "instruction" else 12 if part == "end" else 5):
             instruction = " ".join("abcdefghij"[n % 10] for n in range(n_instruction))
             response = " ".join("jihgfedcba"[n % 10] for n in range(n_response))
             expected = {
@@ -118,7 +118,7 @@ def test_pairs_are_cut_as_transformers_cuts_them(kind: Any, truncation: Truncati
             assert rows.sizes(*sizes).tolist() == [length]
             assert rows.cuts(*sizes).truncated.tolist() == [len(pair.input_ids) > 12]
             cut += len(pair.input_ids) > 12
-    assert cut > 20
+    assert cut > 15
 
 
 def test_an_instruction_keeps_both_ends_unless_another_part_is_cut() -> None:
