@@ -137,7 +137,8 @@ def sample_responses(
 
 def _warn_of_equal(sources: Sequence[Sequence[int]], kept: Sequence[Sequence[int]], room: int) -> None:
     """Warn of prompts that differ from another one only in what was cut, since their responses are to the same text."""
-    texts = Counter(tuple(short) for source, short in zip(sources, kept, strict=True) if len(source) >= room)
+    distinct = {tuple(source): tuple(short) for source, short in zip(sources, kept, strict=True) if len(source) >= room}
+    texts = Counter(distinct.values())
     if equal := sum(count for count in texts.values() if count > 1):
         warnings.warn(f"{equal} prompts differ from another one only in the part that was cut", stacklevel=2)
 
@@ -178,7 +179,7 @@ def with_likelihoods(
     Each distinct text is read once. It is tokenized as training targets are, whatever tokens it was generated in.
     """
     texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
-    limits: dict[str, Any] = {"max_source": max_source, "cut": cut}
+    limits: dict[str, Any] = {"max_source": max_source, "cut": cut, "cuts": Counter()}  # counted where it generates
     scores = score_options(model, tokenizer, sources, texts, bos=bos, joint=joint, end=end, **limits)
     scored = []
     for group, distinct, of_texts in zip(samples, texts, scores, strict=True):

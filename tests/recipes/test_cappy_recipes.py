@@ -11,7 +11,7 @@ from t0_rows import t0_row
 from transformers import AutoTokenizer
 
 from crosstask.cli import main
-from crosstask.commands.shared.config_names import INSTALLED
+from crosstask.commands.shared.config_names import INSTALLED, composed_settings
 from crosstask.datamodules.benchmarks import PromptSource
 from crosstask.lightning_modules import CrossEncoder
 
