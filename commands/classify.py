@@ -11,7 +11,7 @@ Example:
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -180,7 +180,7 @@ def listed_tasks(benchmark: Benchmark, split: Split, tasks: Sequence[str]) -> li
 
 
 def questions_of(
-    name: str, read: Callable[..., Sequence[Question]], skipped: Counter[str], missing: dict[str, str]
+    name: str, read: Callable[..., Iterable[Question]], skipped: Counter[str], missing: dict[str, str]
 ) -> list[Question]:
     """The questions of a task; a task without any is in `missing`, with the reason."""
     reasons = Counter[str]()

@@ -70,7 +70,8 @@ def classification_report(classified: Classified) -> dict[str, Any]:
     paired by row.
     """
     questions = classified.questions
-    models, contributions = {}, {}
+    models: dict[str, dict[str, Any]] = {}
+    contributions: dict[str, dict[str, Values]] = {}
     for name, chosen in classified.chosen().items():
         contributions[name] = row_contributions(questions, right_answers(questions, chosen))
         scores = {task: one._asdict() for task, one in accuracies(questions, chosen).items()}

@@ -266,7 +266,7 @@ def _surplus(rows: OptionRows, documents: Sequence[TokenizedExample], max_source
     surplus = [] if max_source is None else [source - max_source]
     if isinstance(rows, CausalOptionRows):
         surplus.append(max(len(document.input_ids) for document in documents) - rows.longest)
-    elif rows.longest_source is not None:
+    elif isinstance(rows, Seq2SeqOptionRows) and rows.longest_source is not None:
         surplus.append(source - rows.longest_source)
     return max(surplus, default=0)
 

@@ -73,7 +73,8 @@ def build_scorer(
             "num_labels=1, or from an encoder without a head"
         )
     config.num_labels, config.problem_type = 1, "regression"
-    config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}  # its default is a sigmoid
+    peer: Any = config  # sentence-transformers reads this name, and would add a sigmoid
+    peer.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
     try:
         model = _loaded(config, weights, dtype, has_head, attn_implementation="document")
         require_scorer(model, row_length)
