@@ -15,8 +15,8 @@ TOP = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.s
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"[\w*.-]+(?:/[\w*.-]+)+|\b\w+\.py\b")
 CODE = re.compile(r"```[^\n]*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
-USER_FILE = re.compile(r"^# (\S+\.yaml)", re.MULTILINE)
-"""The first line of a YAML that the reader writes: "# samples.yaml"."""
+USER_FILE = re.compile(r"^# (\S+\.(?:yaml|py))", re.MULTILINE)
+"""The first line of a file that the reader writes: "# samples.yaml"."""
 
 
 def code_of(page: str) -> list[str]:
@@ -53,7 +53,7 @@ def missing_paths(page: str) -> list[str]:
         for path in PATH.findall(code):
             top = path.partition("/")[0]
             if "/" not in path:
-                exists = path in sources
+                exists = path in sources or path in USER_FILE.findall(page)
             elif top in TOP:
                 exists = any(ROOT.glob(path))
             elif top in recipe_folders and code == path:
