@@ -70,8 +70,8 @@ def adapt_tasks(
 
     A task that fails is reported, and the other tasks are trained. The processes of a job share the tasks, each on its
     device, and the one that finishes the last task writes the report; after failures, start the command again in one
-    process. Started again, finished tasks are not trained again;
-    a task that was finished with other settings, weights or samples fails, and the report is not replaced.
+    process. Started again, finished tasks are not trained again; a task that was finished with other settings, weights
+    or samples fails, and the report is not replaced.
 
     Args:
         train: Benchmark of the training instances.
