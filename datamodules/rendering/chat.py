@@ -63,12 +63,22 @@ def chat_parts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids that the template writes before a user's message, between it and the answer, and after the answer.
 
     Raises:
-        ValueError: The tokenizer has no chat template.
+        ValueError: The tokenizer has no chat template, or merges its text with that of messages, e.g. a space.
     """
     text, _ = _render(tokenizer, [Turn("user", _QUESTION), Turn("assistant", _ANSWER)])
-    head, _, rest = _marked(tokenizer, text).partition(_QUESTION)
+    text = _marked(tokenizer, text)
+    head, _, rest = text.partition(_QUESTION)
     joint, _, tail = rest.partition(_ANSWER)
-    return encode(tokenizer, [head, joint, tail])
+    *parts, question, answer, whole = encode(
+        tokenizer, [head, joint, tail, "red", "cat", text.replace(_QUESTION, "red").replace(_ANSWER, "cat")]
+    )
+    if [*parts[0], *question, *parts[1], *answer, *parts[2]] != whole:
+        raise ValueError(
+            f"{_of(tokenizer)} merges the text around a message with the message, e.g. a space before it: pairs cannot "
+            "be put together from the tokens of their parts; use a model whose template has a line break or a special "
+            "token there"
+        )
+    return parts
 
 
 def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[TokenizedExample]:

@@ -224,7 +224,7 @@ def test_what_is_no_list_of_pairs_is_rejected(folder: Path, call: Callable[[Cros
 def test_a_chat_reward_model_reads_pairs_in_its_template(toybench: Path, tmp_path: Path) -> None:
     """Scores are those of transformers for the ids of ``apply_chat_template``, in batches without padding id."""
     tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
-    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}\n{{ m.content }}{{ eos_token }}\n{% endfor %}"
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -246,6 +246,10 @@ def test_a_chat_reward_model_reads_pairs_in_its_template(toybench: Path, tmp_pat
         with torch.no_grad():
             torch.testing.assert_close(score, model(ids).logits[0, 0], atol=1e-10, rtol=0)
     assert scores.std() > 0.01
+    tokenizer.chat_template = tokenizer.chat_template.replace("\n{{ m.content", " {{ m.content")
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="merges the text around a message with the message"):
+        encoder(tmp_path, chat=True)
 
 
 def test_a_saved_scorer_tells_sentence_transformers_to_add_no_sigmoid(folder: Path, tmp_path: Path) -> None:
