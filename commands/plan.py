@@ -1,6 +1,7 @@
 """Plan the memory and the cost of a training run, before it has devices.
 
-It reads the options of `crosstask fit` for InstructionTuningModule, and needs neither weights nor devices.
+It reads the options of `crosstask fit` for InstructionTuningModule or InstructionOptimizationModule, and needs neither
+weights nor devices.
 
 Example:
     crosstask plan --config quickstart --trainer.devices 8 --memory 40 --device A100
@@ -32,7 +33,7 @@ def plan_training(
     node_bandwidth: float = 300.0,
     network_bandwidth: float = 25.0,
 ) -> None:
-    """Print what a run of InstructionTuningModule needs of each device, and what it costs.
+    """Print what a run needs of each device, and what it costs.
 
     Args:
         settings: Of the run.
@@ -96,8 +97,14 @@ def print_plan(plan: "TrainingPlan") -> None:
         print(f"network.gradient_checkpointing: {_setting(plan.least)} fits and recomputes the least")
     print(f"{plan.steps:,} steps of {plan.tokens:,} tokens: {plan.steps * plan.tokens / 1e9:.2f}B tokens")
     print(f"{plan.flops:.3g} operations a step, {plan.device_hours:,.0f} device hours")
-    if layout.devices == 1:
-        return
+    if plan.outer is not None:
+        print_outer(plan)
+    if layout.devices > 1:
+        print_exchange(plan)
+
+
+def print_exchange(plan: "TrainingPlan") -> None:
+    """Print the seconds of computation and of communication of a step."""
     weights, gradients, activations = plan.exchange
     print(
         f"a step computes for {plan.compute:.3g} s and communicates for {plan.exchange.total:.3g} s if none overlaps:"
@@ -115,3 +122,19 @@ def _named(choice: bool | int | str) -> str:
 def _setting(choice: bool | int | str) -> str:
     """A choice of recomputation as YAML."""
     return str(choice).lower()
+
+
+def print_outer(plan: "TrainingPlan") -> None:
+    """Print what the steps of phi add."""
+    from ..lightning_modules.planning.bilevel_plan import MOST_TASKS
+    from ..lightning_modules.planning.training_plan import GIB
+
+    outer = plan.outer
+    assert outer is not None
+    passes, share = outer.passes, outer.flops / outer.inner_steps / plan.flops
+    print(
+        f"a step of phi every {outer.inner_steps} steps ({passes.method}), {share:.0%} of the operations: "
+        f"{passes.outer} passes of {outer.rows} outer rows and {passes.inner + passes.frozen} of the inner batch, with "
+        f"{passes.vectors} vectors of theta's size"
+    )
+    print(f"phi with its moments: {outer.instruction / GIB:.2f} GiB ({MOST_TASKS} tasks, if it has a row for each)")

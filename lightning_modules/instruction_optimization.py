@@ -26,6 +26,7 @@ from ..datamodules.bilevel.presets import Preset, choices
 from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
 from ..datamodules.hub_names import pinned
 from ..datamodules.packing.replicas import replicas
+from .adapters import LoRA
 from .hypergradients import Diagnostics, Hypergradient, Method
 from .hypergradients.parameter_vectors import cosine, norm
 from .hypergradients.passes import averaged, gradients, resharded, zeros_where_none
@@ -69,6 +70,8 @@ class InstructionOptimizationModule(InstructedTraining):
             the datamodule's.
         row_length: Most tokens of a row, checked against the model's positions; linked to the datamodule's.
         total_steps: Theta steps of the whole training, for the schedules; -1 is trainer.max_steps.
+        lora: Theta is low-rank adapters beside the frozen weights of ``pretrained`` instead of all weights, on one
+            device or under ddp; the hypergradient is that of training the adapters alone.
         inner_steps: Theta steps for one step of phi, K; linked to the datamodule's.
         clip: Largest norm of a gradient, 0 for no clipping; the preset decides what is clipped.
         clipping: Clip theta alone or jointly with phi, instead of the preset's choice.
@@ -90,6 +93,7 @@ class InstructionOptimizationModule(InstructedTraining):
         preset: Preset = "paper",
         row_length: int = 1024,
         total_steps: int = -1,
+        lora: LoRA | None = None,
         inner_steps: int = 20,
         clip: float = 1.0,
         clipping: Literal["theta", "joint"] | None = None,
@@ -104,6 +108,7 @@ class InstructionOptimizationModule(InstructedTraining):
             optimizer=optimizer,
             row_length=row_length,
             total_steps=total_steps,
+            lora=lora,
             seed=seed,
         )
         self.keep_arguments(locals())

@@ -19,9 +19,11 @@ from ...datamodules.hub_names import pinned
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ..adapters import LoRA, add_adapters
 from ..hyperparameters import as_group
+from ..instructions.outer_methods import OuterSettings
 from ..models import Network, add_embedding_dropout, build_model, model_config
 from ..optimization import Optimization
 from ..recomputation import Recomputation, recompute_blocks, recomputed_share
+from .bilevel_plan import OuterPlan, bilevel_shape, outer_phases, outer_plan
 from .communication import Exchange, Links, step_exchange
 from .flops import training_flops
 from .layouts import layout_of
@@ -48,10 +50,12 @@ class TrainingPlan:
         capacity: Memory of a device.
         steps: Optimizer steps.
         tokens: Tokens of a step, padding included.
-        flops: Floating-point operations of a step (PaLM's definition: recomputation is not counted).
+        flops: Floating-point operations of a step (PaLM's definition: recomputation is not counted), with its share of
+            the steps of phi.
         device_hours: Hours summed over all devices, at the stated utilization.
-        exchange: Seconds of communication in a step.
+        exchange: Seconds of communication in a step, without steps of phi.
         compute: Seconds of computation in a step at the stated utilization.
+        outer: Steps of phi in instruction optimization, which are part of memory, operations and hours.
     """
 
     parameters: int
@@ -67,6 +71,7 @@ class TrainingPlan:
     device_hours: float
     exchange: Exchange
     compute: float
+    outer: OuterPlan | None = None
 
     @property
     def memory(self) -> Memory:
@@ -108,35 +113,50 @@ def make_plan(
         devices: Number of all devices, where the configuration does not state it.
 
     Raises:
-        ValueError: The module is not InstructionTuningModule, or the rows of a step cannot be divided.
+        ValueError: No plan exists for the module or its settings, or the rows of a step cannot be divided.
     """
     model, data, trainer = (configuration[part] for part in ("model", "data", "trainer"))
-    if not model["class_path"].endswith("InstructionTuningModule"):
-        raise ValueError(f"a plan can be made for InstructionTuningModule alone, got {model['class_path']}")
+    bilevel = model["class_path"].endswith("InstructionOptimizationModule")
+    if not bilevel and not model["class_path"].endswith("InstructionTuningModule"):
+        raise ValueError(
+            "a plan can be made for InstructionTuningModule and InstructionOptimizationModule, got "
+            f"{model['class_path']}"
+        )
     if trainer["max_steps"] < 1:
         raise ValueError(f"trainer.max_steps = {trainer['max_steps']}: set the number of optimizer steps")
     arguments, rows = model["init_args"], data["init_args"]["rows"]
     network, optimizer = as_group(Network, arguments["network"]), as_group(Optimization, arguments["optimizer"])
     layout = layout_of(trainer, devices=devices, fused=optimizer.fused)
     config = _config(arguments, network)
-    shape = step_shape(rows, trainer, layout, targets=targets)
-    lora = as_group(LoRA, arguments["lora"])
+    if bilevel:
+        shape, per_step = bilevel_shape(data["init_args"], layout, targets), data["init_args"]["levels"]["inner_rows"]
+    else:
+        shape, per_step = step_shape(rows, trainer, layout, targets=targets), rows["per_step"]
+    lora = as_group(LoRA, arguments.get("lora"))
     if lora is not None and layout.kind not in ("single", "ddp"):
         raise ValueError(f"lora trains under the strategies auto and ddp, got {layout.kind}")
-    if arguments["prefix"] is not None:
+    if arguments.get("prefix") is not None:
         raise ValueError("a plan can be made for training all weights or lora, not for a prefix")
     build = partial(_build, own=network.torch_dtype, lora=lora)
     finish = partial(add_embedding_dropout, probability=network.embedding_dropout)
-    choice = network.gradient_checkpointing
-    memories = {
-        each: memory_of_depth(config, build, partial(_recomputing, finish=finish, choice=each), layout, shape)
-        for each in dict.fromkeys((*RECOMPUTATIONS, choice))
-    }
     with torch.device("meta"):
         whole = build(config, None)
+    outer = None
+    if bilevel:
+        settings = as_group(OuterSettings, arguments["outer"])
+        counts = partial(_step_counts, shape=shape)
+        outer = outer_plan(arguments, data["init_args"], settings, whole, counts)
+    choice = network.gradient_checkpointing
+    memories = {
+        each: _peak(
+            phases_of_depth(config, build, partial(_recomputing, finish=finish, choice=each), layout, shape), outer
+        )
+        for each in dict.fromkeys((*RECOMPUTATIONS, choice))
+    }
     columns = shape.rows * (shape.target_columns or shape.targets)
-    steps, tokens = trainer["max_steps"], rows["per_step"] * (shape.columns + (shape.target_columns or 0))
-    flops = training_flops(whole, _step_counts(rows["per_step"], shape))
+    steps, tokens = trainer["max_steps"], per_step * (shape.columns + (shape.target_columns or 0))
+    flops = training_flops(whole, _step_counts(per_step, shape))
+    flops += outer.flops / outer.inner_steps if outer is not None else 0.0
     return TrainingPlan(
         parameters=sum(parameter.numel() for parameter in whole.parameters()),
         layout=layout,
@@ -160,7 +180,17 @@ def make_plan(
             recomputed=recomputed_share(choice),
         ),
         compute=flops / rate / layout.devices,
+        outer=outer,
     )
+
+
+def _peak(phases: Phases, outer: OuterPlan | None) -> Memory:
+    """The peak of a theta step or of a step of phi, whichever is larger; phi is counted with the optimizer's state."""
+    peak = most(phases)
+    if outer is None:
+        return peak
+    peak = max(peak, most(outer_phases(phases, outer.passes.vectors)), key=lambda memory: memory.total)
+    return peak._replace(optimizer=peak.optimizer + outer.instruction)
 
 
 def step_shape(rows: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layout, *, targets: float) -> StepShape:
@@ -205,6 +235,17 @@ def memory_of_depth(
     layout: Layout,
     shape: StepShape,
 ) -> Memory:
+    """Peak memory of a deep decoder; arguments as those of `phases_of_depth`."""
+    return most(phases_of_depth(config, build, finish, layout, shape))
+
+
+def phases_of_depth(
+    config: PreTrainedConfig,
+    build: Callable[[PreTrainedConfig, torch.dtype | None], PreTrainedModel],
+    finish: Finish,
+    layout: Layout,
+    shape: StepShape,
+) -> Phases:
     """Memory of a deep decoder, extrapolated from two shallow ones: each block adds the same amount to a phase."""
 
     def measure(config: PreTrainedConfig) -> Phases:
@@ -212,9 +253,9 @@ def memory_of_depth(
 
     depth = config.num_hidden_layers
     if config.is_encoder_decoder or depth <= 2 * FEW_BLOCKS:
-        return most(measure(config))
+        return measure(config)
     few, more = (measure(_shallow(config, count)) for count in (FEW_BLOCKS, FEW_BLOCKS + 2))
-    return most(deeper(few, more, further=(depth - FEW_BLOCKS) / 2))
+    return deeper(few, more, further=(depth - FEW_BLOCKS) / 2)
 
 
 def _shallow(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:

@@ -43,11 +43,27 @@ def run_on(
     A command is {"words": [...]}, and {"skipped": text} where it must fail with such a message. DeepSpeed takes the
     accelerator that is named, or looks for one itself.
     """
+    done = start_on(processes, commands, folder, timeout=timeout, accelerator=accelerator)
+    output = done.stdout + done.stderr
+    assert done.returncode == 0, "\n".join([line for line in output.splitlines() if _tells(line)][-60:])
+    assert done.stdout.count("as expected") == processes * len(commands), done.stdout
+    return output
+
+
+def start_on(
+    processes: int,
+    commands: list[dict[str, Any]],
+    folder: Path,
+    *,
+    timeout: int = 1800,
+    accelerator: str | None = "cpu",
+) -> subprocess.CompletedProcess[str]:
+    """The ended start of `run_on`, whatever its exit status."""
     path = folder / "commands.json"
     path.write_text(json.dumps(commands))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    done = subprocess.run(
+    return subprocess.run(
         [*torchrun, str(TESTS / "strategy_worker.py"), str(path)],
         env={**os.environ, **threads, **({"DS_ACCELERATOR": accelerator} if accelerator else {})},
         capture_output=True,
@@ -55,10 +71,6 @@ def run_on(
         timeout=timeout,
         check=False,
     )
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, "\n".join([line for line in output.splitlines() if _tells(line)][-60:])
-    assert done.stdout.count("as expected") == processes * len(commands), done.stdout
-    return output
 
 
 def _tells(line: str) -> bool:

@@ -10,11 +10,16 @@ import pytest
 import torch
 from bilevel_runs import INNER_STEPS, Make, trainer
 from lightning.pytorch.plugins import MixedPrecision
+from recipes import save_model
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
 
+from crosstask.commands.export import export_checkpoint
 from crosstask.datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks, take_rows
 from crosstask.datamodules.packing.replicas import Replicas
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.lightning_modules.adapters import LoRA, merged_weights
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
 from crosstask.lightning_modules.instructions.instruction_kinds import build_instruction
@@ -104,6 +109,33 @@ def test_a_run_resumed_between_steps_of_phi_ends_as_an_undisturbed_one(
     # Nor does it hold because nothing happened after step 4.
     before = torch.load(tmp_path / "epoch=0-step=4.ckpt", weights_only=False)
     assert not torch.equal(before["state_dict"]["instruction.logits"], undisturbed.phi[0])
+
+
+def test_theta_may_be_adapters_beside_frozen_weights(make_bilevel: Make, toybench: Path, tmp_path: Path) -> None:
+    """They alone move and are in checkpoints, which resume exactly and export as a merged model."""
+    weights = save_model("opt", tmp_path, len(load_tokenizer(str(toybench / "tokenizer"))))
+    lora = LoRA(r=2, target_modules=["q_proj", "v_proj"])
+    options: dict[str, Any] = {"config": None, "pretrained": str(weights), "lora": lora}
+    saved = L.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=INNER_STEPS, save_top_k=-1)
+    module, datamodule = make_bilevel(**options)
+    trainer(2 * INNER_STEPS, callbacks=[saved]).fit(module, datamodule)
+    named = dict(module.language_model.named_parameters())
+    assert len(module.theta) == 8  # A and B of two matrices in each of two layers
+    stored = load_file(weights / "model.safetensors")
+    for name, parameter in named.items():
+        assert parameter.requires_grad == ("lora_" in name)
+        if not parameter.requires_grad:
+            assert torch.equal(parameter, stored[name.replace(".base_layer", "")]), name
+    assert all(parameter.abs().max() > 0 for name, parameter in named.items() if "lora_B" in name)
+    assert module.outer_step == 2
+    resumed, datamodule = make_bilevel(**options)
+    trainer(2 * INNER_STEPS).fit(resumed, datamodule, ckpt_path=str(tmp_path / f"epoch=0-step={INNER_STEPS}.ckpt"))
+    for found, expected in zip(state(resumed), state(module), strict=True):
+        assert torch.equal(found, expected)
+    export_checkpoint([str(tmp_path / f"epoch=0-step={2 * INNER_STEPS}.ckpt"), str(tmp_path / "exported")])
+    merged = load_file(tmp_path / "exported/model.safetensors")
+    assert_close(dict(merged_weights(module.language_model)), {name: merged[name] for name in merged})
+    assert (tmp_path / "exported/learned_instructions/instructions.safetensors").is_file()
 
 
 def test_learnable_instructions_exist_in_training_alone(make_bilevel: Make, tmp_path: Path) -> None:

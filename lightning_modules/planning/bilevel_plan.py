@@ -1,0 +1,157 @@
+"""What the outer level of instruction optimization adds to a plan: vectors of theta's size, phi, and passes.
+
+A step of phi holds weights and moments as training does, activations of one pass, and in place of the gradients several
+vectors of theta's size (in shards under FSDP2). Their numbers are those that ``tests`` measure for every method.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ...datamodules.bilevel.presets import Choices, choices
+from ..instructions.outer_methods import OuterSettings
+from .flops import training_flops
+from .memory import Layout, StepShape
+from .phases import Phases
+
+MOST_TASKS = 757
+"""Inner tasks that a plan assumes for direct instructions: the English tasks of Super-NaturalInstructions."""
+PENALTY = "crosstask.lightning_modules.hypergradients.penalty"
+
+
+class OuterPasses(NamedTuple):
+    """A hypergradient, counted.
+
+    Args:
+        method: Its name.
+        vectors: Vectors of theta's size at its peak, beside weights and Adam's moments.
+        outer: Passes of the outer batch.
+        inner: Passes of the inner batch of the hypergradient that differentiate by theta.
+        frozen: Passes of the same batch by phi alone, with theta frozen.
+    """
+
+    method: str
+    vectors: int
+    outer: int = 1
+    inner: int = 0
+    frozen: int = 2
+
+
+class OuterPlan(NamedTuple):
+    """Steps of phi.
+
+    Args:
+        passes: The hypergradient.
+        inner_steps: Theta steps for one step of phi, K.
+        rows: Instances of an outer batch, over all devices.
+        flops: Floating-point operations of a step of phi.
+        instruction: Bytes of phi with its gradient and moments, on every device; 0 for a user's own class.
+    """
+
+    passes: OuterPasses
+    inner_steps: int
+    rows: int
+    flops: float
+    instruction: int
+
+
+def outer_passes(outer: OuterSettings, chosen: Choices) -> OuterPasses:
+    """The passes and vectors of a method, between two calibrations.
+
+    Raises:
+        ValueError: The method is a user's own, or the curvature is exact, whose graphs no plan knows.
+    """
+    if outer.curvature != "finite_difference":
+        raise ValueError("no plan can be made for exact curvature, which keeps graphs: set finite_difference")
+    if outer.gradient == PENALTY:
+        steps = int(outer.options.get("steps", 1))
+        return OuterPasses("penalty", 4 if steps == 1 else 6, outer=steps, inner=2 * steps - 1)
+    if outer.gradient is not None or "." in outer.method:
+        raise ValueError(f"no plan can be made for {outer.gradient or outer.method}: known are the methods by name")
+    products, name = chosen.hessian_products, outer.method
+    if name == "conjugate_gradient":
+        return OuterPasses(name, 6 if outer.iterations == 1 else 9, inner=2 * outer.iterations)
+    if name in ("identity", "sama") or not products:
+        return OuterPasses(name, 3 if name in ("identity", "neumann") else 4)
+    vectors = 6 if products == 1 else 9
+    if name == "adam_preconditioned":
+        return OuterPasses(name, vectors + 1, inner=2 * products)
+    skipped = outer.negligible > 0  # the Hessian is computed at searches for the radius, if it is negligible
+    return OuterPasses(name, max(vectors, 7 if outer.gamma == "auto" else 0), inner=0 if skipped else 2 * products)
+
+
+def bilevel_shape(data: Mapping[str, Any], layout: Layout, targets: float) -> StepShape:
+    """The inner batch of a device, one instance a row.
+
+    Raises:
+        ValueError: The layout is one that the module rejects, or the rows cannot be divided.
+    """
+    rows, count = data["rows"], data["levels"]["inner_rows"]
+    if layout.kind not in ("single", "ddp", "sharded") or layout.tensor_parallel > 1 or layout.compute_dtype:
+        raise ValueError(
+            "instruction optimization trains on one device, under ddp, or under ShardedStrategy without tensor "
+            f"parallelism and compute_dtype, got {layout.kind}"
+        )
+    if count % layout.replicas:
+        raise ValueError(f"levels.inner_rows = {count} cannot be divided into {layout.replicas} replicas")
+    columns, target_columns = rows["length"], rows.get("target_length")
+    return StepShape(count // layout.replicas, columns, max(round(columns * targets), 1), target_columns)
+
+
+def outer_plan(
+    arguments: Mapping[str, Any],
+    data: Mapping[str, Any],
+    outer: OuterSettings,
+    whole: PreTrainedModel,
+    counts: Callable[[int], Mapping[str, int]],
+) -> OuterPlan:
+    """Steps of phi of a configuration.
+
+    Args:
+        arguments: Of the module.
+        data: Of the datamodule.
+        outer: Of the module.
+        whole: The model on the meta device.
+        counts: The counts of `training_flops` for so many rows.
+    """
+    levels = data["levels"]
+    chosen = choices(
+        arguments["preset"],
+        **outer.overrides(),
+        outer_rows=levels["outer_rows"],
+        curvature_batch=levels["curvature_batch"],
+    )
+    passes = outer_passes(outer, chosen)
+    curvature_rows = chosen.outer_rows if chosen.curvature_batch == "fresh" else levels["inner_rows"]
+    trained = [parameter for parameter in whole.parameters() if parameter.requires_grad]
+    flops = passes.outer * training_flops(whole, counts(chosen.outer_rows))
+    flops += passes.inner * training_flops(whole, counts(curvature_rows))
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    flops += passes.frozen * training_flops(whole, counts(curvature_rows))
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    size = instruction_parameters(arguments["instruction"], whole.config)
+    return OuterPlan(passes, levels["inner_steps"], chosen.outer_rows, flops, 16 * size)
+
+
+def instruction_parameters(instruction: Mapping[str, Any], config: PreTrainedConfig) -> int:
+    """Numbers in phi, for MOST_TASKS tasks; 0 for instructions that are not learned, or a user's own."""
+    length, exemplars = instruction["length"], instruction["exemplars"]
+    representation = instruction["representation"]
+    own = representation["width"] if representation["by"] == "own" else 0
+    width = own or config.hidden_size
+    return {
+        "direct_embedder": MOST_TASKS * length * config.hidden_size,
+        "instance_embedder": own * config.vocab_size + width * length * config.hidden_size,
+        "direct_extractor": MOST_TASKS * exemplars,
+        "instance_extractor": own * config.vocab_size + width**2,
+    }.get(instruction["kind"], 0)
+
+
+def outer_phases(phases: Phases, vectors: int) -> Phases:
+    """The passes of a step of phi: those of a theta step, with so many vectors in the place of the gradients."""
+    gradients = max(memory.gradients for memory in phases.values())
+    passes = {phase: memory for phase, memory in phases.items() if phase.part != "step"}
+    return {phase: memory._replace(gradients=vectors * gradients) for phase, memory in passes.items()}
