@@ -98,11 +98,15 @@ def classification_report(classified: Classified) -> dict[str, Any]:
 
 def _with_intervals(scores: dict[str, dict[str, Any]], contributions: Mapping[str, Values]) -> dict[str, Any]:
     """Mean and tasks of a model, with the 95% intervals of means over templates."""
-    whole = interval(_resampled(contributions), len(scores))
     for task, values in contributions.items():
-        estimate = interval(Resampling()(values), len(values))
-        scores[task] |= {"rows": len(values), "low": estimate.low, "high": estimate.high}
-    return {"mean": {**_means(scores), "low": whole.low, "high": whole.high}, "tasks": scores}
+        scores[task] |= {"rows": len(values), **_ends(Resampling()(values))}
+    return {"mean": {**_means(scores), **_ends(_resampled(contributions))}, "tasks": scores}
+
+
+def _ends(resampled: Values) -> dict[str, float]:
+    """The ends of an interval; a row of a template that few rows have counts so much that a resample can exceed 1."""
+    estimate = interval(resampled, 0)
+    return {"low": max(estimate.low, 0.0), "high": min(estimate.high, 1.0)}
 
 
 def _difference(own: Mapping[str, Values], base: Mapping[str, Values]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def test_every_task_has_a_panel(tmp_path: Path) -> None:
     del content["tasks"]["two"]
     (tmp_path / "b/report.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="they differ in two: scores of different tasks are no curve"):
-        plot_scaling(reports, str(tmp_path / "out.svg"))
+        plot_scaling(reports, str(tmp_path / "other.svg"))
 
 
 def test_models_of_classify_have_their_own_sizes(tmp_path: Path) -> None:

@@ -117,6 +117,7 @@ def test_a_scorer_answers_with_its_best_option(toybench: Path, tmp_path: Path) -
     models = json.loads((tmp_path / "both/report.json").read_text())["models"]
     assert models["cappy"] == found
     assert models["contrary"]["mean"]["pooled"] == 1 - found["mean"]["pooled"]
+    assert all(0 <= model["mean"]["low"] <= model["mean"]["high"] <= 1 for model in models.values())
     gain = json.loads((tmp_path / "both/report.json").read_text())["differences"]["contrary over cappy"]
     expected = models["contrary"]["mean"]["template_mean"] - found["mean"]["template_mean"]
     assert gain["mean"] == gain["tasks"]["choice"]["mean"] == pytest.approx(expected)
