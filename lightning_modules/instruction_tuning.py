@@ -149,7 +149,7 @@ class InstructionTuningModule(PlannedTraining):
             dtype=self.network.torch_dtype,
         )
         if self.packed:
-            require_document_attention(model, self.row_length)
+            require_document_attention(model)
         if self.lora is not None:
             if vocabulary > config.vocab_size:
                 raise ValueError(

@@ -25,6 +25,13 @@ from ..datamodules.hub_names import hub_source
 from ..datamodules.messages import nearest
 from ..datamodules.pretrained_weights import load_pretrained
 from .attention.document_attention import IMPLEMENTATIONS
+from .attention.packable import (
+    CannotPack,
+    padded_attention,
+    require_document_attention,
+    require_registered_attention,
+)
+from .attention.recurrent_layers import read_documents_alone
 from .recomputation import Recomputation, recompute_blocks, require_recomputation
 
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
@@ -35,7 +42,7 @@ class Network:
     """How the model computes.
 
     Args:
-        attention: Packed rows need document; sdpa and others read one document a row (packing one_per_row).
+        attention: Packed rows need document; sdpa, eager and others read one document a row (packing one_per_row).
         dropout: Residual dropout that replaces the model's own setting.
         embedding_dropout: Dropout of the token embeddings.
         gradient_checkpointing: What the backward pass recomputes instead of keeping it: true for every block, n for
@@ -138,12 +145,14 @@ def build_model(
         ValueError: The weights are not all of the architecture, or it reads text in both directions.
     """
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    _require_language_model(config, weights)
+    require_attention(language_model_class(config, weights), attention)
     if weights is None:
         model = auto.from_config(config, attn_implementation=attention, dtype=dtype)
     else:
         model = load_pretrained(auto, weights, config=config, attn_implementation=attention, dtype=dtype)
     require_causal(model)
+    if attention in IMPLEMENTATIONS:
+        read_documents_alone(model)
     embeddings = model.get_input_embeddings().num_embeddings
     if vocabulary > embeddings:
         model.resize_token_embeddings(vocabulary)
@@ -155,8 +164,12 @@ def build_model(
     return model
 
 
-def _require_language_model(config: PreTrainedConfig, weights: str | None) -> None:
-    """Reject a configuration that transformers builds no language model of."""
+def language_model_class(config: PreTrainedConfig, weights: str | None = None) -> type[PreTrainedModel]:
+    """The class of a configuration's causal or encoder-decoder language model.
+
+    Raises:
+        ValueError: transformers builds no language model of the configuration.
+    """
     classes = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if config.is_encoder_decoder else MODEL_FOR_CAUSAL_LM_MAPPING
     if type(config) not in classes:
         kind = "an encoder-decoder" if config.is_encoder_decoder else "a decoder-only"
@@ -165,6 +178,38 @@ def _require_language_model(config: PreTrainedConfig, weights: str | None) -> No
             f"its architectures {config.architectures}, and is_encoder_decoder is {config.is_encoder_decoder}. An "
             "encoder's folder has no decoder: give the whole model's weights"
         )
+    listed = classes[type(config)]  # several only for configurations that one model type shares
+    return listed[0] if isinstance(listed, tuple) else listed
+
+
+def packing_obstacle(config: PreTrainedConfig) -> str | None:
+    """Why a configuration's language model cannot read packed rows, as far as code and configuration show, or None.
+
+    Raises:
+        ValueError: transformers builds no language model of the configuration.
+    """
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    try:
+        require_registered_attention(language_model_class(config))
+        with torch.device("meta"):
+            model = auto.from_config(config, attn_implementation="document")
+        read_documents_alone(model)
+        require_document_attention(model)
+    except CannotPack as obstacle:
+        return obstacle.reason
+    return None
+
+
+def require_attention(model_class: type[PreTrainedModel], attention: str) -> None:
+    """Reject an attention that a class does not have.
+
+    Raises:
+        ValueError: Names the attention that the class has.
+    """
+    if attention in IMPLEMENTATIONS:
+        require_registered_attention(model_class)
+    elif attention == "sdpa" and padded_attention(model_class) != "sdpa":
+        raise ValueError(f"{model_class.__name__} has no sdpa attention: set network.attention to eager")
 
 
 def require_causal(model: PreTrainedModel) -> None:

@@ -20,6 +20,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, Pre
 from ..datamodules.finite_values import require_finite_weights
 from ..datamodules.hub_names import hub_source, pinned
 from .attention.document_attention import IMPLEMENTATIONS
+from .attention.packable import padded_attention
 
 NAME = "prefix"
 """Name of the module of virtual tokens in a model."""
@@ -119,7 +120,7 @@ def require_readable_prefix(model: PreTrainedModel) -> None:
     if model.config._attn_implementation in IMPLEMENTATIONS:
         raise ValueError(
             f"a prefix stands before one document a row, and {name} was built for packed rows: set the model's "
-            "attention to sdpa and the datamodule's packing to one_per_row"
+            f"attention to {padded_attention(type(model))} and the datamodule's packing to one_per_row"
         )
     if any(DynamicCache(config=model.config).is_sliding):
         raise ValueError(f"{name} attends within a window, and would forget a prefix that lies behind it")

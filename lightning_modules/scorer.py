@@ -54,7 +54,7 @@ class ScorerModule(PlannedTraining):
             the command line sets.
         label_temperature: Temperature of the listwise loss: a response that is more correct by this much is e times as
             probable. ListNet has 1.
-        row_length: Columns of a packed row, checked against the model's attention window; linked to the datamodule's.
+        row_length: Columns of a packed row; linked to the datamodule's.
         total_steps: Optimizer steps of the whole training, for the schedule; -1 is trainer.max_steps.
         rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it;
             both read a to z and digits only, and unicode reads all scripts.
@@ -120,7 +120,7 @@ class ScorerModule(PlannedTraining):
 
     def _build(self, config: PreTrainedConfig, vocabulary: int, weights: str | None) -> PreTrainedModel:
         """The whole model, from weights, or with random ones for None."""
-        model = build_scorer(config, weights=weights, dtype=self.network.torch_dtype, row_length=self.row_length)
+        model = build_scorer(config, weights=weights, dtype=self.network.torch_dtype)
         embeddings: Any = model.get_input_embeddings()
         if vocabulary > embeddings.num_embeddings:
             model.resize_token_embeddings(vocabulary)

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from ...datamodules.hub_names import hub_source, pinned
+from ...lightning_modules.attention.packable import padded_attention
+from ...lightning_modules.models import language_model_class, packing_obstacle
 from .config_names import INSTALLED
 
 DEFAULT = INSTALLED / "run" / "default.yaml"
@@ -96,16 +98,19 @@ def fill_open_settings(settings: Any, given: Collection[str]) -> list[str]:
     kinds = [str((part or {}).get("class_path")).rpartition(".")[2] for part in (model, data)]
     if trainer is None or kinds != ["InstructionTuningModule", "InstructionTuningDataModule"]:
         return []
-    _fit_rows_to_model(model["init_args"], data["init_args"], given)
+    chosen = []
+    if (config := _model_config(model["init_args"])) is not None:
+        _fit_rows_to_model(config, model["init_args"], data["init_args"], given)
+        chosen = _fit_attention_to_model(config, model["init_args"], data["init_args"], given)
     length = data["init_args"]["rows"]["length"]
     if not {"data.rows.per_step", "trainer.accumulate_grad_batches", "trainer.val_check_interval"} & {*given}:
         per_step, batches = rows_of_step(length, process_count(trainer))
         data["init_args"]["rows"]["per_step"], trainer["accumulate_grad_batches"] = per_step, batches
-        return [
+        chosen.append(
             f"A step has {per_step} rows of {length} tokens in {batches} batches: --data.rows.length, "
             "--data.rows.per_step and --trainer.accumulate_grad_batches set others."
-        ]
-    return []
+        )
+    return chosen
 
 
 def log_interval(max_steps: int) -> int:
@@ -143,16 +148,39 @@ def process_count(trainer: Mapping[str, Any]) -> int:
     return max(1, count) * int(trainer["num_nodes"])
 
 
-def _fit_rows_to_model(model: Any, data: Any, given: Collection[str]) -> None:
-    """Rows as long as the model has positions, and room in them for prompts and answers."""
+def _model_config(model: Any) -> PreTrainedConfig | None:
+    """The configuration of a hub name or folder; None for fields, which come with rows and attention of a recipe."""
     source = pinned(model.get("pretrained"), model.get("revision")) if model.get("pretrained") else model.get("config")
     if not isinstance(source, str):
-        return
+        return None
     name, revision = hub_source(source)
     try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **revision)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False, **revision)
     except (OSError, ValueError):
-        return  # the module says what is wrong with it
+        return None  # the module says what is wrong with it
+    return config
+
+
+def _fit_attention_to_model(config: PreTrainedConfig, model: Any, data: Any, given: Collection[str]) -> list[str]:
+    """Packed rows and document attention, or one document a row for a model that cannot be packed."""
+    if {"model.network.attention", "data.rows.packing"} & {*given}:
+        return []
+    try:
+        obstacle = packing_obstacle(config)
+    except ValueError:
+        return []  # the module says what is wrong with it
+    if obstacle is None:
+        return []
+    model["network"]["attention"] = padded_attention(language_model_class(config))
+    data["rows"]["packing"] = "one_per_row"
+    return [
+        f"Each document has its own row, with {model['network']['attention']} attention, since {obstacle}: "
+        "--model.network.attention and --data.rows.packing set others."
+    ]
+
+
+def _fit_rows_to_model(config: PreTrainedConfig, model: Any, data: Any, given: Collection[str]) -> None:
+    """Rows as long as the model has positions, and room in them for prompts and answers."""
     rows, evaluation = data["rows"], data["evaluation"]
     if "data.rows.length" not in given:
         positions = getattr(config, "max_position_embeddings", None) or LONGEST_ROW

@@ -4,14 +4,15 @@
 
 from contextlib import nullcontext
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import dropout, scaled_dot_product_attention
 
-from .documents import Documents, Kind
+from .documents import Documents, Kind, Window
 
 
 def varlen_applies(query: Tensor, value: Tensor, position_bias: Tensor | None, dropout: float) -> bool:
@@ -27,9 +28,20 @@ def varlen_applies(query: Tensor, value: Tensor, position_bias: Tensor | None, d
 
 
 def attend_varlen(
-    query: Tensor, key: Tensor, value: Tensor, documents: Documents, kind: Kind, scaling: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    documents: Documents,
+    kind: Kind,
+    scaling: float | None,
+    window: Window | None = None,
 ) -> Tensor:
     query_offsets, key_offsets = (offsets.to(query.device, torch.int32) for offsets in documents.sides(kind))
+    left, right = -1, 0 if kind == "decoder" else -1
+    if window is not None and window.chunked:  # a chunk is a document of its own
+        query_offsets = key_offsets = documents.chunk_offsets(window.size, query.device)
+    elif window is not None:
+        left, right = (window.size - 1, 0) if kind == "decoder" else (window.size, window.size)
     query_THE, key_THE, value_THE = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
     attended_THE = varlen_attn(
         query_THE,
@@ -42,7 +54,7 @@ def attend_varlen(
         query.shape[2],
         key.shape[2],
         scale=scaling,
-        window_size=(-1, 0) if kind == "decoder" else (-1, -1),
+        window_size=(left, right),
         enable_gqa=query.shape[1] != key.shape[1],
     )
     assert isinstance(attended_THE, Tensor)  # a tuple only if log-sum-exps are requested
@@ -93,6 +105,27 @@ def attend_varlen_continuations(
     return out_THE.unflatten(0, (query.shape[0], query.shape[2]))
 
 
+class AttentionScores(NamedTuple):
+    """How scores become attention weights, beyond scale, mask and softmax.
+
+    Args:
+        scaling: Multiplies the scores; 1 / sqrt(E) if None.
+        dropout: Probability of dropping an attention weight.
+        softcap: Bounds the scores to (-softcap, softcap) by a tanh, before the mask (Gemma 2, arXiv 2408.00118).
+        sinks: [H], scores of a key without value that every query of a head attends to (GPT-OSS).
+    """
+
+    scaling: float | None = None
+    dropout: float = 0.0
+    softcap: float | None = None
+    sinks: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether sdpa and the varlen kernel compute them."""
+        return self.softcap is None and self.sinks is None
+
+
 @torch.compiler.disable  # a traced loop over groups would recompile for every batch
 def attend_grouped(
     query: Tensor,
@@ -101,16 +134,17 @@ def attend_grouped(
     documents: Documents,
     kind: Kind,
     position_bias: Tensor | None,
-    dropout: float,
-    scaling: float | None,
+    scores: AttentionScores,
     math: bool,
+    window: Window | None = None,
 ) -> Tensor:
     """Attention with one sdpa call per group of documents; shapes as in ``document_attention``.
 
     Documents of a group have equal lengths, or on a GPU similar ones, where a mask hides what fills them up. The groups
-    of continuations have one, too, over the tokens of the prefix and of the continuations.
+    of continuations have one, too, over the tokens of the prefix and of the continuations, and so have those of
+    documents longer than the window.
     """
-    plan = documents.plan(kind, query, key)
+    plan = documents.plan(kind, query, key, window)
     query_sizes = [group.documents * group.queries for group in plan.groups]
     key_sizes = [group.documents * group.keys for group in plan.groups]
 
@@ -144,21 +178,45 @@ def attend_grouped(
                         torch.arange(n, device=query.device)[None] for n in (group.queries, group.keys)
                     )
                 hidden = None if bias is None else ~bias
-                if kind == "decoder":
+                if kind == "decoder" and hidden is None:
                     hidden = torch.ones(group.queries, group.keys, dtype=torch.bool, device=query.device).triu(1)
                 bias = _document_bias(position_bias, query_batch, key_batch)
                 bias = bias if hidden is None else bias.masked_fill(hidden, float("-inf"))
-            out = scaled_dot_product_attention(
+            out = attend_dense(
                 as_batch(queries).transpose(1, 2),
                 as_batch(keys).transpose(1, 2),
                 as_batch(values).transpose(1, 2),
-                attn_mask=bias,
-                dropout_p=dropout,
-                is_causal=kind == "decoder" and bias is None,
-                scale=scaling,
+                bias,
+                scores,
+                causal=kind == "decoder" and bias is None,
             )
             attended.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended).index_select(0, plan.restore).unflatten(0, (query.shape[0], query.shape[2]))
+
+
+def attend_dense(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scores: AttentionScores, *, causal: bool
+) -> Tensor:
+    """Attention [B, H, L_query, E] under a bool or additive mask, by sdpa where it computes the scores."""
+    if scores.plain:
+        return scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=scores.dropout, is_causal=causal, scale=scores.scaling
+        )
+    scaling = query.shape[-1] ** -0.5 if scores.scaling is None else scores.scaling
+    score_BHLL = query @ key.transpose(2, 3) * scaling
+    if scores.softcap is not None:
+        score_BHLL = (score_BHLL / scores.softcap).tanh() * scores.softcap
+    if causal:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+    if mask is not None:
+        hidden = score_BHLL.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else score_BHLL + mask
+        score_BHLL = hidden
+    if scores.sinks is not None:
+        sink_BHL1 = scores.sinks.to(score_BHLL.dtype).view(1, -1, 1, 1).expand(*score_BHLL.shape[:3], 1)
+        score_BHLL = torch.cat([score_BHLL, sink_BHL1], dim=-1)
+    weight_BHLL = score_BHLL.softmax(dim=-1, dtype=torch.promote_types(score_BHLL.dtype, torch.float32))
+    weight_BHLL = dropout(weight_BHLL[..., : key.shape[2]].to(value.dtype), scores.dropout)
+    return weight_BHLL @ value
 
 
 def _document_bias(position_bias: Tensor, query_indices: Tensor, key_indices: Tensor) -> Tensor:

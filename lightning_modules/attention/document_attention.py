@@ -24,12 +24,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
-from .backends import attend_grouped, attend_varlen, attend_varlen_continuations, varlen_applies
-from .documents import Documents, Kind
+from .backends import (
+    AttentionScores,
+    attend_dense,
+    attend_grouped,
+    attend_varlen,
+    attend_varlen_continuations,
+    varlen_applies,
+)
+from .documents import Documents, Kind, Window, window_mask
 
 IMPLEMENTATIONS = ("document", "document_math")
 """Values of ``attn_implementation``; ``"document_math"`` can be differentiated twice and uses no fused kernels."""
@@ -43,24 +50,25 @@ def document_mask(
     attention_mask: Tensor | None = None,
     local_size: int | None = None,
     use_vmap: bool = False,
+    config: PreTrainedConfig | None = None,
     **kwargs: Any,
-) -> Tensor | None:
-    """The mask of a forward: None for packed rows, otherwise bool [B, 1, L_query, L_key] as for ``"sdpa"``.
+) -> Tensor | Window | None:
+    """The mask of a forward: None or the layer's window for packed rows, else bool [B, 1, L_query, L_key] as for sdpa.
 
     None means that no mask was given. Unlike for ``"sdpa"`` it never means a plain causal mask: left-padded prompts and
-    caches longer than the query always have a mask.
+    caches longer than the query always have a mask. A model asks for the mask of each kind of its layers, and passes it
+    to these layers only.
 
     Raises:
-        ValueError: The model needs a local window or an additional mask function, which documents do not support.
+        ValueError: The model adds its own mask function, which documents do not support.
     """
     if attention_mask is None and (q_length == kv_length or mask_function is bidirectional_mask_function):
-        if local_size is not None and local_size < kv_length:
-            raise ValueError(
-                f"packed rows of {kv_length} tokens exceed the model's local attention window of {local_size} tokens"
-            )
         if use_vmap:
             raise ValueError("this model adds its own mask function, which document attention does not support")
-        return None
+        if not local_size or local_size >= kv_length:  # Qwen2-MoE writes 0 for no window
+            return None
+        # Only one of the two functions of transformers that mask locally reads this setting.
+        return Window(local_size, chunked=local_size == getattr(config, "attention_chunk_size", None))
     # Without these, sdpa_mask may return None, which means packed documents here.
     kwargs |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
     return sdpa_mask(
@@ -71,6 +79,7 @@ def document_mask(
         attention_mask=attention_mask,
         local_size=local_size,
         use_vmap=use_vmap,
+        config=config,
         **kwargs,
     )
 
@@ -80,7 +89,7 @@ def document_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Window | None,
     *,
     documents: Documents | None = None,
     dropout: float = 0.0,
@@ -89,7 +98,6 @@ def document_attention(
     position_bias: Tensor | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    sliding_window: int | None = None,
     position_ids: Tensor | None = None,
     math: bool = False,
     **kwargs: Any,
@@ -102,15 +110,14 @@ def document_attention(
         query: [B, H, L_query, E].
         key: [B, H_key, L_key, E]; H_key divides H.
         value: [B, H_key, L_key, E].
-        attention_mask: bool or additive [B, 1 or H, L_query, L_key], or None with documents.
+        attention_mask: bool or additive [B, 1 or H, L_query, L_key], or with documents None, or the layer's window.
         documents: Offsets of the documents, or None with a mask.
         dropout: Probability of dropping an attention weight.
         scaling: Multiplies the scores; 1 / sqrt(E) if None.
         is_causal: Overrides ``module.is_causal``.
         position_bias: Added to the scores, [1 or B, H, L_query, L_key]; of size 1, it must depend on distances only.
-        softcap: Must be None.
-        s_aux: Must be None.
-        sliding_window: Must not be shorter than a packed row.
+        softcap: Bounds the scores by a tanh (Gemma 2).
+        s_aux: [H], attention sinks (GPT-OSS).
         position_ids: Positions of the columns, [B, L], if the model passes them to its layers.
         math: Whether to use kernels that can be differentiated twice.
 
@@ -120,37 +127,24 @@ def document_attention(
     Raises:
         ValueError: Neither documents nor a mask, or both, or a feature that document attention lacks.
     """
-    if softcap is not None or s_aux is not None:
-        raise ValueError("document attention supports neither softcap nor attention sinks (s_aux)")
+    scores = AttentionScores(scaling, dropout, softcap, s_aux)
     is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    window = attention_mask if isinstance(attention_mask, Window) else None
+    mask = None if isinstance(attention_mask, Window) else attention_mask
     if documents is None:
-        unmasked = attention_mask is None and query.shape[2] == key.shape[2] > 1
-        if unmasked and not (is_causal and _generates(position_ids)):
-            raise ValueError(
-                "document attention needs documents or an attention mask, got neither: pass "
-                "documents=Documents(offsets) with packed rows, else attention_mask (and, with decoder inputs "
-                "of more than one token, decoder_attention_mask)"
-            )
-        with sdpa_kernel(SDPBackend.MATH) if math else nullcontext():
-            return sdpa_attention_forward(
-                module,
-                query,
-                key,
-                value,
-                attention_mask,
-                dropout=dropout,
-                scaling=scaling,
-                is_causal=is_causal,
-                position_bias=position_bias,
-                **kwargs,
-            )
-    if attention_mask is not None:
+        if mask is None and query.shape[2] == key.shape[2] > 1:
+            _require_generation(position_ids, is_causal)
+        if window is not None:
+            columns = torch.arange(key.shape[2], device=query.device)
+            mask = window_mask(columns[-query.shape[2] :], columns, window, causal=is_causal)[None, None]
+        return _attend_rows(module, query, key, value, mask, position_bias, scores, is_causal, math, **kwargs), None
+    if mask is not None:
         raise ValueError("got documents and an attention mask: packed rows take attention_mask=None")
-    if sliding_window is not None and sliding_window < query.shape[2]:
-        raise ValueError(f"packed rows of {query.shape[2]} tokens exceed the sliding window of {sliding_window}")
     kind: Kind = "decoder" if is_causal else "cross" if getattr(module, "is_decoder", False) else "encoder"
     if kind == "cross" and documents.decoder_offsets is None:
         raise ValueError("cross-attention needs Documents(offsets, decoder_offsets), got no decoder_offsets")
+    if kind == "cross" and window is not None:
+        raise ValueError(f"cross-attention has no windows, got {window}")
     if kind != "cross" and query.shape[2] != key.shape[2]:
         raise ValueError(
             f"packed rows cannot continue a cache: {query.shape[2]} queries for {key.shape[2]} keys in a row"
@@ -165,12 +159,57 @@ def document_attention(
             "continuations of a shared prefix cannot have a position bias: it is given by column, and continuations in "
             "different columns have the same positions"
         )
-    if not math and varlen_applies(query, value, position_bias, dropout):
-        if continued and not torch.is_grad_enabled():
+    if not math and scores.plain and varlen_applies(query, value, position_bias, dropout):
+        if continued and window is None and not torch.is_grad_enabled():
             return attend_varlen_continuations(query, key, value, documents, scaling), None
         if not continued:
-            return attend_varlen(query, key, value, documents, kind, scaling), None
-    return attend_grouped(query, key, value, documents, kind, position_bias, dropout, scaling, math), None
+            return attend_varlen(query, key, value, documents, kind, scaling, window), None
+    return attend_grouped(query, key, value, documents, kind, position_bias, scores, math, window), None
+
+
+def _attend_rows(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    position_bias: Tensor | None,
+    scores: AttentionScores,
+    is_causal: bool,
+    math: bool,
+    **kwargs: Any,
+) -> Tensor:
+    """Attention [B, L_query, H, E] of rows that hold one document: transformers' sdpa, or ours for its scores."""
+    with sdpa_kernel(SDPBackend.MATH) if math else nullcontext():
+        if scores.plain:
+            attended, _ = sdpa_attention_forward(
+                module,
+                query,
+                key,
+                value,
+                mask,
+                dropout=scores.dropout,
+                scaling=scores.scaling,
+                is_causal=is_causal,
+                position_bias=position_bias,
+                **kwargs,
+            )
+            return attended
+        if position_bias is not None:
+            raise ValueError("document attention supports no position bias beside softcap or attention sinks")
+        key, value = (states.repeat_interleave(query.shape[1] // states.shape[1], dim=1) for states in (key, value))
+        causal = is_causal and mask is None and query.shape[2] > 1
+        return attend_dense(query, key, value, mask, scores, causal=causal).transpose(1, 2)
+
+
+def _require_generation(position_ids: Tensor | None, is_causal: bool) -> None:
+    """Reject a call with neither documents nor a mask that does not come from ``generate``."""
+    if not (is_causal and _generates(position_ids)):
+        raise ValueError(
+            "document attention needs documents or an attention mask, got neither: pass "
+            "documents=Documents(offsets) with packed rows, else attention_mask (and, with decoder inputs "
+            "of more than one token, decoder_attention_mask)"
+        )
 
 
 def _generates(position_ids: Tensor | None) -> bool:

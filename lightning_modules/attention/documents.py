@@ -3,7 +3,8 @@
 # B rows, L columns, D documents (padding included), H heads, E width of a head, T = B * L flattened tokens
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -12,6 +13,25 @@ from torch import Tensor
 
 Kind = Literal["encoder", "decoder", "cross"]
 """Self-attention of an encoder or a decoder, or cross-attention from decoder queries to encoder keys."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Which tokens of its document a layer attends to, by their positions.
+
+    It takes the place of a mask, so it can be indexed like one: Gemma 4 keeps the queries of the last columns.
+
+    Args:
+        size: Of a decoder, how many tokens a query attends to, itself included; of an encoder, how far away the
+            farthest of them are on both sides; or the length of a chunk.
+        chunked: Whether a query attends to its chunk only; chunks start with the document.
+    """
+
+    size: int
+    chunked: bool = False
+
+    def __getitem__(self, columns: object) -> "Window":
+        return self
 
 
 class Span(NamedTuple):
@@ -36,8 +56,8 @@ class Group(NamedTuple):
         documents: How many.
         queries: Queries of each.
         keys: Keys of each.
-        mask: Which keys each query attends to: bool [queries, keys] for continuations, [documents, 1, 1, keys] where
-            shorter documents are filled up; None for all keys.
+        mask: Which keys each query attends to: bool [queries, keys] for continuations and windows, and
+            [documents, 1, 1, keys] where shorter documents are filled up; None for all keys.
     """
 
     documents: int
@@ -62,6 +82,22 @@ class Plan(NamedTuple):
     key_order: Tensor
     restore: Tensor
     filled: bool = False
+
+
+class Sequences(NamedTuple):
+    """Documents, and prefixes with each of their continuations, stacked by equal lengths for recurrent layers.
+
+    Args:
+        lengths: Tokens of the sequences of each stack.
+        sizes: Tokens of each stack.
+        order: int64 [any], indices of the tokens in the flattened rows: those of a prefix once for each continuation.
+        restore: int64 [T], where each token of the rows is among them.
+    """
+
+    lengths: tuple[int, ...]
+    sizes: tuple[int, ...]
+    order: Tensor
+    restore: Tensor
 
 
 class Continuations(NamedTuple):
@@ -120,8 +156,10 @@ class Documents:
         self.offsets = offsets
         self.decoder_offsets = decoder_offsets
         self.continuation_offsets = continuation_offsets
-        self._plans: dict[tuple[Kind, torch.device], Plan] = {}
+        self._plans: dict[tuple[Kind, Window | None, torch.device], Plan] = {}
+        self._chunks: dict[tuple[int, torch.device], Tensor] = {}
         self._continuations: dict[torch.device, Continuations] = {}
+        self._sequences: dict[torch.device, Sequences] = {}
 
     @property
     def has_shared_prefixes(self) -> bool:
@@ -139,24 +177,51 @@ class Documents:
         offsets = self.decoder_offsets if self.continuation_offsets is None else self.continuation_offsets
         return offsets, offsets
 
-    def plan(self, kind: Kind, query: Tensor, key: Tensor) -> Plan:
+    def plan(self, kind: Kind, query: Tensor, key: Tensor, window: Window | None = None) -> Plan:
         """The grouping for queries [B, H, L_query, E] and keys [B, H, L_key, E], computed at the first call.
 
         Raises:
             ValueError: The offsets do not fit the rows.
         """
-        if (kind, query.device) not in self._plans:
+        entry = (kind, window, query.device)
+        if entry not in self._plans:
             queries, keys = (offsets.tolist() for offsets in self.sides(kind))
             for offsets, states in ((queries, query), (keys, key)):
                 check_offsets(offsets, rows=states.shape[0], columns=states.shape[2])
-            spans = [Span(*q, *k) for q, k in zip(pairwise(queries), pairwise(keys), strict=True)]
+            spans: Iterable[Span] = (Span(*q, *k) for q, k in zip(pairwise(queries), pairwise(keys), strict=True))
             if kind == "decoder" and self.has_shared_prefixes:
-                spans = [span for pieces in self._pieces() for span in _prefix_and_continuations(pieces)]
-            if fills_up(query.device) and not self.has_shared_prefixes:
-                self._plans[kind, query.device] = make_filled_plan(spans, key.shape[2], query.device)
+                spans = (span for pieces in self._pieces() for span in _prefix_and_continuations(pieces))
+            if window is not None and window.chunked:
+                spans = (chunk for span in spans for chunk in _chunks(span, window.size))
+            if fills_up(query.device) and not self.has_shared_prefixes and window is None:
+                self._plans[entry] = make_filled_plan(list(spans), key.shape[2], query.device)
             else:
-                self._plans[kind, query.device] = make_plan(spans, query.device)
-        return self._plans[kind, query.device]
+                self._plans[entry] = make_plan(list(spans), query.device, window, causal=kind == "decoder")
+        return self._plans[entry]
+
+    def chunk_offsets(self, size: int, device: torch.device) -> Tensor:
+        """Where chunks of `size` tokens start within documents of one stack, as int32 offsets on the device."""
+        if (size, device) not in self._chunks:
+            offsets = self.sides("decoder")[0].tolist()
+            starts = [start for document in pairwise(offsets) for start in range(*document, size)]
+            self._chunks[size, device] = torch.tensor([*starts, offsets[-1]], dtype=torch.int32, device=device)
+        return self._chunks[size, device]
+
+    def sequences(self, device: torch.device) -> Sequences:
+        """The stacks of equal lengths for recurrent layers of a model of one stack, computed at the first call."""
+        if device not in self._sequences:
+            stacks = defaultdict[int, list[Tensor]](list)
+            documents: Iterable[list[int]] = self._pieces() if self.has_shared_prefixes else self._spans()
+            for start, end, *ends in documents:
+                prefix = torch.arange(start, end)
+                for first, last in pairwise([end, *ends]) if ends else [(end, end)]:
+                    stacks[end - start + last - first].append(torch.cat([prefix, torch.arange(first, last)]))
+            order = torch.cat([sequence for stack in stacks.values() for sequence in stack])
+            restore = torch.empty(int(self.offsets[-1]), dtype=torch.long)
+            restore[order] = torch.arange(len(order))  # a prefix has the same outputs before every continuation
+            sizes = tuple(length * len(stack) for length, stack in stacks.items())
+            self._sequences[device] = Sequences(tuple(stacks), sizes, order.to(device), restore.to(device))
+        return self._sequences[device]
 
     def continuations(self, device: torch.device) -> Continuations:
         """Indices of continuations and prefixes in models of one stack, computed at the first call."""
@@ -166,6 +231,10 @@ class Documents:
             continuations = [torch.arange(start, end) for _, start, end in ends]
             self._continuations[device] = Continuations(*_joined(continuations, device), *_joined(prefixes, device))
         return self._continuations[device]
+
+    def _spans(self) -> Iterator[list[int]]:
+        """Start and end of every document that has tokens."""
+        return ([start, end] for start, end in pairwise(self.offsets.tolist()) if end > start)
 
     def _pieces(self) -> Iterator[list[int]]:
         """For every document: the start of its prefix, the starts of its continuations, and its end."""
@@ -208,7 +277,19 @@ def check_offsets(offsets: list[int], *, rows: int, columns: int) -> None:
         raise ValueError(f"a document cannot cross rows: offsets lack the row starts {crossed}, got {offsets}")
 
 
-def make_plan(spans: Sequence[Span], device: torch.device) -> Plan:
+def _chunks(span: Span, size: int) -> Iterator[Span]:
+    """A document's chunks; continuations stay whole, and their mask separates the chunks."""
+    if span.continuations:
+        yield span
+        return
+    for start in range(span.query_start, span.query_end, size):
+        end = min(start + size, span.query_end)
+        yield Span(start, end, start, end)
+
+
+def make_plan(
+    spans: Sequence[Span], device: torch.device, window: Window | None = None, *, causal: bool = True
+) -> Plan:
     """The grouping of spans by shape, without spans that have no queries."""
     starts = defaultdict[tuple[int, int, tuple[int, ...]], list[tuple[int, int]]](list)
     for span in spans:
@@ -226,10 +307,8 @@ def make_plan(spans: Sequence[Span], device: torch.device) -> Plan:
     query_order = indices(0)
     return Plan(
         groups=tuple(
-            Group(
-                len(members), queries, keys, continuation_mask(keys - queries, lengths).to(device) if lengths else None
-            )
-            for (queries, keys, lengths), members in starts.items()
+            Group(len(members), shape[0], shape[1], _group_mask(shape, window, causal, device))
+            for shape, members in starts.items()
         ),
         query_order=query_order.to(device),
         key_order=indices(1).to(device),
@@ -290,6 +369,46 @@ def make_filled_plan(spans: Sequence[Span], longest: int, device: torch.device) 
         restore=torch.cat(slots)[torch.cat(tokens).argsort()].to(device),
         filled=True,
     )
+
+
+def _group_mask(
+    shape: tuple[int, int, tuple[int, ...]], window: Window | None, causal: bool, device: torch.device
+) -> Tensor | None:
+    queries, keys, continuations = shape
+    if not continuations and (window is None or keys <= window.size):
+        return None
+    key_positions = torch.arange(keys, device=device)
+    if not continuations:
+        assert window is not None
+        return window_mask(key_positions, key_positions, window, causal=causal)
+    mask = continuation_mask(keys - queries, continuations).to(device)
+    if window is None:
+        return mask
+    prefix = keys - queries
+    key_positions = torch.cat([torch.arange(prefix), *(prefix + torch.arange(n) for n in continuations)]).to(device)
+    return mask & window_mask(key_positions[prefix:], key_positions, window, causal=True)
+
+
+def window_mask(query_positions: Tensor, key_positions: Tensor, window: Window, *, causal: bool) -> Tensor:
+    """Which keys of their document queries attend to: bool [queries, keys].
+
+    >>> window_mask(torch.arange(4), torch.arange(4), Window(2), causal=True).int()
+    tensor([[1, 0, 0, 0],
+            [1, 1, 0, 0],
+            [0, 1, 1, 0],
+            [0, 0, 1, 1]], dtype=torch.int32)
+    >>> window_mask(torch.arange(4), torch.arange(4), Window(2, chunked=True), causal=True).int()
+    tensor([[1, 0, 0, 0],
+            [1, 1, 0, 0],
+            [0, 0, 1, 0],
+            [0, 0, 1, 1]], dtype=torch.int32)
+    """
+    distance = query_positions[:, None] - key_positions
+    if window.chunked:
+        near = query_positions[:, None] // window.size == key_positions // window.size
+    else:
+        near = distance < window.size if causal else distance.abs() <= window.size
+    return near & (distance >= 0) if causal else near
 
 
 def continuation_mask(prefix: int, continuations: Sequence[int]) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .document_attention import IMPLEMENTATIONS
 from .documents import Documents
+from .recurrent_layers import leaking_convolution, reads_documents_alone
 
 _POSITIONS_AFTER_PADDING = frozenset(
     {"camembert", "data2vec-text", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"}
@@ -32,7 +33,43 @@ def first_position(config: PreTrainedConfig) -> int:
     return config.pad_token_id + 1 if config.model_type in _POSITIONS_AFTER_PADDING else 0
 
 
-def require_document_attention(model: PreTrainedModel, row_length: int | None = None) -> None:
+class CannotPack(ValueError):
+    """A model cannot read packed rows; the message names what works instead.
+
+    Args:
+        model_class: The model's class.
+        reason: Why its documents would not be computed as if each were alone.
+    """
+
+    def __init__(self, model_class: type[PreTrainedModel], reason: str) -> None:
+        super().__init__(
+            f"{model_class.__name__} cannot read packed rows: {reason}. It can read one document a row: set "
+            f"network.attention to {padded_attention(model_class)} and the datamodule's rows.packing to one_per_row"
+        )
+        self.reason = reason
+
+
+def padded_attention(model_class: type[PreTrainedModel]) -> str:
+    """Attention of transformers that a class reads padded rows with: sdpa where it is supported, else eager."""
+    return "sdpa" if model_class._supports_sdpa else "eager"
+
+
+def require_registered_attention(model_class: type[PreTrainedModel]) -> None:
+    """Check that a class calls the attention registered with transformers, before one of its models is built.
+
+    Raises:
+        CannotPack: The class has its own attention, which would know nothing of documents.
+    """
+    # Private in transformers: no public name says whether a class has pluggable attention.
+    if not model_class._can_set_attn_implementation():
+        raise CannotPack(model_class, _own_attention(model_class))
+
+
+def _own_attention(model_class: type[PreTrainedModel]) -> str:
+    return f"the attention of {model_class.__name__} does not go through AttentionInterface"
+
+
+def require_document_attention(model: PreTrainedModel) -> None:
     """Check that the model computes packed documents as if each were alone.
 
     The model's code and configuration are inspected first. Then, if the weights are loaded (neither on the meta device
@@ -40,49 +77,37 @@ def require_document_attention(model: PreTrainedModel, row_length: int | None = 
 
     Args:
         model: Any transformers model.
-        row_length: Columns of the packed rows, compared with the model's attention window. If None, a window that is
-            too short raises in the forward instead.
 
     Raises:
-        ValueError: The model cannot read packed rows, with its class and the reason. It can still train on and
+        CannotPack: The model cannot read packed rows, with its class and the reason. It can still train on and
             generate from padded rows with transformers' attention.
     """
-    obstacle = next(_obstacles(model, row_length), None)
+    obstacle = next(_obstacles(model), None)
     if obstacle is None and all(
         type(weight.data) is Tensor and not weight.is_meta and weight.numel() for weight in model.parameters()
     ):
         obstacle = _measured_leak(model)
     if obstacle is not None:
-        raise ValueError(f"{type(model).__name__} cannot read packed rows: {obstacle}")
+        raise CannotPack(type(model), obstacle)
 
 
-def _obstacles(model: PreTrainedModel, row_length: int | None) -> Iterator[str]:
+def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     """Reasons against packed rows that the model's code and configuration show."""
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     for part in parts:
         # Private in transformers: no public name says whether a class has pluggable attention or a recurrent state.
         if not part._can_set_attn_implementation():
-            yield f"the attention of {type(part).__name__} does not go through AttentionInterface"
-        if part._is_stateful:
+            yield _own_attention(type(part))
+        if part._is_stateful and not any(map(reads_documents_alone, part.modules())):
             yield f"{type(part).__name__} carries a recurrent state from one document to the next"
+    if (name := leaking_convolution(model)) is not None:
+        yield f"its convolution {name} reads the last tokens of the document before"
     relative = any(hasattr(module, "relative_attention_bias") for module in model.modules())
     if not relative and "position_ids" not in inspect.signature(model.forward).parameters:
         yield "positions cannot restart: its forward takes no position_ids, and they are not relative"
-    if any(hasattr(module, "sinks") for module in model.modules()):
-        yield "its attention sinks are not part of document attention"
     for config in {id(part.config): part.config for part in parts}.values():
-        if getattr(config, "attn_logit_softcapping", None) is not None:
-            yield f"its attention scores are capped (attn_logit_softcapping={config.attn_logit_softcapping})"
-        layer_types = getattr(config, "layer_types", None) or ["sliding_attention", "chunked_attention"]
-        for name, layer_type in _WINDOWS.items():
-            size = getattr(config, name, None) if layer_type in layer_types else None
-            if row_length is not None and size is not None and size < row_length:
-                yield f"its {name} of {size} tokens is shorter than a row of {row_length}"
         if config._attn_implementation not in IMPLEMENTATIONS:  # no public property reads it
             yield f"build it with attn_implementation='document', got {config._attn_implementation!r}"
-
-
-_WINDOWS = {"sliding_window": "sliding_attention", "attention_chunk_size": "chunked_attention"}
 
 
 @torch.no_grad()
@@ -107,7 +132,7 @@ def _measured_leak(model: PreTrainedModel) -> str | None:
         alone = read(x[None])[0]
         position_ids = first_position(reader.config) + torch.arange(4, device=x.device).repeat(2, 2)
         packed = read(torch.stack([torch.cat([x, x]), torch.cat([y, x])]), position_ids=position_ids)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a forward that takes no further keywords is a TypeError
         return str(error)
     finally:
         for module, mode in training.items():

@@ -12,6 +12,7 @@ from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, Pr
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..attention.document_attention import IMPLEMENTATIONS
+from ..attention.recurrent_layers import reads_documents_alone
 from ..prefixes import virtual_tokens
 
 NEUTRAL: dict[str, Any] = {
@@ -204,7 +205,7 @@ def side_by_side(row: Tensor, rows: int) -> tuple[Callable[[Tensor], Tensor], Te
 
 
 def can_share_cache(model: PreTrainedModel) -> bool:
-    """Whether a cached token may be in any column: a decoder with document attention, without window or prefix.
+    """Whether a cached token may be in any column: a decoder with document attention, without window, state or prefix.
 
     Models with document attention take positions from ``position_ids``, never from the column.
     """
@@ -212,6 +213,8 @@ def can_share_cache(model: PreTrainedModel) -> bool:
     if config.is_encoder_decoder or config._attn_implementation not in IMPLEMENTATIONS or virtual_tokens(model):
         return False
     if getattr(model.generation_config, "cache_implementation", None) not in (None, "dynamic"):
+        return False
+    if any(map(reads_documents_alone, model.modules())):
         return False
     return not any(DynamicCache(config=config).is_sliding)
 

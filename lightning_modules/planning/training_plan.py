@@ -18,9 +18,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from ...datamodules.hub_names import pinned
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ..adapters import LoRA, add_adapters
+from ..attention.packable import padded_attention
 from ..hyperparameters import as_group
 from ..instructions.outer_methods import OuterSettings
-from ..models import Network, add_embedding_dropout, build_model, model_config
+from ..models import Network, add_embedding_dropout, build_model, language_model_class, model_config
 from ..optimization import Optimization
 from ..recomputation import Recomputation, recompute_blocks, recomputed_share
 from .bilevel_plan import OuterPlan, bilevel_shape, outer_phases, outer_plan
@@ -222,7 +223,8 @@ def _config(arguments: Mapping[str, Any], network: Network) -> PreTrainedConfig:
 
 
 def _build(config: PreTrainedConfig, dtype: torch.dtype | None, own: torch.dtype, lora: LoRA | None) -> PreTrainedModel:
-    model = build_model(config, weights=None, vocabulary=0, attention="sdpa", dtype=dtype or own)
+    attention = padded_attention(language_model_class(config))
+    model = build_model(config, weights=None, vocabulary=0, attention=attention, dtype=dtype or own)
     if lora is not None:
         add_adapters(model, lora)
     return model

@@ -24,10 +24,10 @@ from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
 from ...datamodules.scoring.sampled_examples import SampledPrompt
 from ...datamodules.scoring.samples import Sample, SampleFile, require_settings
 from ...datamodules.whole_files import whole_file
-from ..attention.packable import require_document_attention
+from ..attention.packable import padded_attention, require_document_attention
 from ..evaluation.generation import Decoding, generate, prompt_seed
 from ..evaluation.likelihood import score_options
-from ..models import build_model
+from ..models import build_model, language_model_class
 from ..prefixes import base_of_prefix, load_prefix, virtual_tokens
 from .batch_requests import read_answers
 from .devices import number_type, process_device
@@ -225,7 +225,7 @@ def load_generator(
         model = build_model(config, attention="document", **options)
         require_document_attention(model)
     except ValueError:
-        model = build_model(config, attention="sdpa", **options)
+        model = build_model(config, attention=padded_attention(language_model_class(config)), **options)
     if base is not None:
         load_prefix(model, generator)
     return model.to(process_device(device)).eval(), tokenizer  # type: ignore[arg-type]

@@ -6,10 +6,15 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from ...datamodules.pretrained_weights import load_pretrained
-from ..attention.packable import require_document_attention
+from ..attention.packable import CannotPack, require_document_attention, require_registered_attention
 from .first_tokens import read_first_tokens_alone
 from .pair_scores import FIRST_TOKENS, PADDED, has_roberta_head
 
@@ -21,12 +26,11 @@ def _has_bert_head(model: PreTrainedModel) -> bool:
     return all(parts) and isinstance(getattr(model, "classifier", None), nn.Linear)
 
 
-def require_scorer(model: PreTrainedModel, row_length: int | None = None) -> None:
+def require_scorer(model: PreTrainedModel) -> None:
     """Reject a model that ``pair_scores`` cannot use.
 
     Args:
         model: From ``build_scorer``, or built with ``attn_implementation="document"``.
-        row_length: Columns of packed rows, checked against the model's attention window.
 
     Raises:
         ValueError: Its head has several outputs, or packed pairs would see each other.
@@ -37,7 +41,7 @@ def require_scorer(model: PreTrainedModel, row_length: int | None = None) -> Non
         )
     if not getattr(model, PADDED, False):
         _require_packed_head(model)
-        require_document_attention(model, row_length)
+        require_document_attention(model)
 
 
 def _require_packed_head(model: PreTrainedModel) -> None:
@@ -49,9 +53,7 @@ def _require_packed_head(model: PreTrainedModel) -> None:
         )
 
 
-def build_scorer(
-    config: PreTrainedConfig, *, weights: str | None, dtype: torch.dtype, row_length: int | None = None
-) -> PreTrainedModel:
+def build_scorer(config: PreTrainedConfig, *, weights: str | None, dtype: torch.dtype) -> PreTrainedModel:
     """A model with a head of one output: with document attention if it supports that, else reading pairs padded.
 
     Weights of a bare encoder (pretrained RoBERTa) get a new head. Parameter names are those of transformers, so that
@@ -61,7 +63,6 @@ def build_scorer(
         config: Configuration of the model; its head is set to one output.
         weights: Hub name or folder of the weights; None for random ones.
         dtype: Type of the parameters.
-        row_length: Columns of packed rows, checked against the model's attention window.
 
     Raises:
         ValueError: The weights have a head of another size, or lack the head that their configuration names.
@@ -76,12 +77,15 @@ def build_scorer(
     peer: Any = config  # sentence-transformers reads this name, and would add a sigmoid
     peer.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
     try:
+        if (classes := MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)) is not None:
+            require_registered_attention(classes[0] if isinstance(classes, tuple) else classes)
         model = _loaded(config, weights, dtype, has_head, attn_implementation="document")
-        require_scorer(model, row_length)
-    except ValueError as obstacle:
+        require_scorer(model)
+    except ValueError as error:
         model = _loaded(config, weights, dtype, has_head)  # raises again if the weights are the problem
         setattr(model, PADDED, True)
-        rank_zero_info(f"{type(model).__name__} reads each pair in a separate padded row, since {obstacle}")
+        reason = error.reason if isinstance(error, CannotPack) else error
+        rank_zero_info(f"{type(model).__name__} reads each pair in a separate padded row, since {reason}")
         return model
     setattr(model, FIRST_TOKENS, read_first_tokens_alone(model))
     return model

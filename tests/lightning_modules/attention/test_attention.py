@@ -42,7 +42,7 @@ from crosstask.lightning_modules.attention.packable import require_document_atte
 @pytest.mark.parametrize("name", MODELS)
 def test_packed_documents_read_as_if_alone(name: str) -> None:
     model = build(name)
-    require_document_attention(model, row_length=12)
+    require_document_attention(model)
     packed = read_packed(model)
     packed_gradients = gradients(model, loss_of(packed))
 
@@ -315,7 +315,9 @@ def test_autocast_rounds_as_it_rounds_sdpa() -> None:
 def test_the_plan_is_made_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     plans: list[Any] = []
     make = document_offsets.make_plan
-    monkeypatch.setattr(document_offsets, "make_plan", lambda *args: plans.append(args) or make(*args))
+    monkeypatch.setattr(
+        document_offsets, "make_plan", lambda *args, **options: plans.append(args) or make(*args, **options)
+    )
     read_packed(build("t5"))
     assert len(plans) == 3  # encoder, decoder, cross
 

@@ -1,16 +1,18 @@
 """What cannot read packed rows is refused before it trains: models, inputs, and offsets that do not fit."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch._dynamo.testing
-from packed_models import DECODER_OFFSETS, MODELS, OFFSETS, SMALL, T5_SMALL, assert_same, build, inputs_for, read_packed
+from packed_models import DECODER_OFFSETS, MODELS, OFFSETS, SMALL, T5_SMALL, assert_same, build, inputs_for
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     BartConfig,
     BartForConditionalGeneration,
     BloomConfig,
     BloomForCausalLM,
-    Gemma2Config,
-    Gemma2ForCausalLM,
     GPTJConfig,
     GPTJForCausalLM,
     LlamaConfig,
@@ -21,14 +23,15 @@ from transformers import (
     MambaModel,
     MBartConfig,
     MBartForConditionalGeneration,
-    MistralConfig,
-    MistralForCausalLM,
     PegasusConfig,
     PegasusForConditionalGeneration,
 )
 
 from crosstask.lightning_modules.attention.documents import Documents
 from crosstask.lightning_modules.attention.packable import first_position, require_document_attention
+from crosstask.lightning_modules.models import build_model
+from crosstask.lightning_modules.scoring.pair_scores import PADDED
+from crosstask.lightning_modules.scoring.scorer_models import build_scorer
 
 REJECTED = {
     "bart": (
@@ -57,16 +60,6 @@ REJECTED = {
         lambda: BloomForCausalLM(BloomConfig(vocab_size=40, hidden_size=32, n_layer=1, n_head=4)),
         "BloomForCausalLM.*AttentionInterface",
     ),
-    "gemma2": (
-        lambda: Gemma2ForCausalLM(Gemma2Config(**SMALL, intermediate_size=48, head_dim=8)),
-        "Gemma2ForCausalLM.*attn_logit_softcapping=50",
-    ),
-    "mistral": (
-        lambda: MistralForCausalLM(
-            MistralConfig(**SMALL, intermediate_size=48, num_key_value_heads=2, sliding_window=8)
-        ),
-        "MistralForCausalLM.*sliding_window of 8 tokens is shorter than a row of 12",
-    ),
     "mamba": (
         lambda: MambaModel(MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1)),
         "MambaModel.*recurrent state",
@@ -82,7 +75,31 @@ def test_models_that_cannot_be_separated_are_rejected(name: str) -> None:
     model = make()
     model.set_attn_implementation("document")
     with pytest.raises(ValueError, match=message):
-        require_document_attention(model, row_length=12)
+        require_document_attention(model)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "attention"), [("gptj", "eager"), ("gpt_neo", "eager"), ("bloom", "eager"), ("falcon", "sdpa")]
+)
+def test_a_rejection_names_the_attention_that_works(model_type: str, attention: str) -> None:
+    """Before a model is built: their classes look their attention up in tables of their own."""
+    fields = {"hidden_size": 32, "num_layers": 1, "num_hidden_layers": 1, "attention_types": [[["global"], 1]]}
+    config = AutoConfig.for_model(model_type, vocab_size=40, num_attention_heads=4, rotary_dim=4, **fields)
+    build = partial(build_model, config, weights=None, vocabulary=40, dtype=torch.float32)
+    works = f"network.attention to {attention} and the datamodule's rows.packing to one_per_row"
+    with pytest.raises(ValueError, match=f"cannot read packed rows: .*{works}"):
+        build(attention="document")
+    if attention == "eager":
+        with pytest.raises(ValueError, match=r"has no sdpa attention: set network\.attention to eager"):
+            build(attention="sdpa")
+    logits = build(attention=attention)(torch.arange(8)[None], attention_mask=torch.ones(1, 8)).logits
+    assert logits.isfinite().all()
+
+
+def test_a_scorer_with_its_own_attention_reads_padded_pairs() -> None:
+    config = GPTJConfig(vocab_size=40, n_embd=32, n_layer=1, n_head=4, rotary_dim=4, pad_token_id=1)
+    model = build_scorer(config, weights=None, dtype=torch.float32)
+    assert getattr(model, PADDED)
 
 
 def test_a_leak_that_no_configuration_shows_is_measured() -> None:
@@ -108,20 +125,17 @@ def test_a_model_without_document_attention_is_rejected() -> None:
 def test_a_model_without_weights_is_judged_by_its_configuration() -> None:
     with torch.device("meta"):
         model = LlamaForCausalLM._from_config(LlamaConfig(**SMALL), attn_implementation="document")
-        windowed = MistralConfig(**SMALL, sliding_window=8)
-        short = MistralForCausalLM._from_config(windowed, attn_implementation="document")
     require_document_attention(model)
-    with pytest.raises(ValueError, match="sliding_window of 8 tokens is shorter than a row of 12"):
-        require_document_attention(short, row_length=12)
 
 
-def test_a_row_longer_than_the_window_is_rejected_in_the_forward() -> None:
-    config = MistralConfig(**SMALL, intermediate_size=48, num_key_value_heads=2, sliding_window=8)
-    model = MistralForCausalLM(config)
-    model.set_attn_implementation("document")
-    require_document_attention(model)
-    with pytest.raises(ValueError, match=r"packed rows of 12 tokens exceed .* window of 8 tokens"):
-        read_packed(model)
+def test_a_convolution_over_tokens_is_found_without_weights() -> None:
+    fields = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    with torch.device("meta"):
+        kinds = ["conv", "full_attention"]
+        config = AutoConfig.for_model("lfm2", vocab_size=40, num_hidden_layers=2, layer_types=kinds, **fields)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="document")
+    with pytest.raises(ValueError, match=r"convolution model\.layers\.0\.conv\.conv reads the last tokens"):
+        require_document_attention(model)
 
 
 def test_neither_documents_nor_mask_is_rejected() -> None:
