@@ -2,15 +2,11 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-
-TESTS = Path(__file__).parent
+from warm_program import WarmProgram
 
 STRATEGIES: dict[str, list[str]] = {
     "ddp": ["--trainer.strategy", "ddp"],
@@ -31,11 +27,11 @@ STRATEGIES: dict[str, list[str]] = {
 
 
 def run_on(
+    program: WarmProgram,
     processes: int,
     commands: list[dict[str, Any]],
     folder: Path,
     *,
-    timeout: int = 1800,
     accelerator: str | None = "cpu",
 ) -> str:
     """Run commands (strategy_worker.py) on so many processes, all in one start; what they printed.
@@ -43,34 +39,17 @@ def run_on(
     A command is {"words": [...]}, and {"skipped": text} where it must fail with such a message. DeepSpeed takes the
     accelerator that is named, or looks for one itself.
     """
-    done = start_on(processes, commands, folder, timeout=timeout, accelerator=accelerator)
-    output = done.stdout + done.stderr
-    assert done.returncode == 0, "\n".join([line for line in output.splitlines() if _tells(line)][-60:])
-    assert done.stdout.count("as expected") == processes * len(commands), done.stdout
-    return output
-
-
-def start_on(
-    processes: int,
-    commands: list[dict[str, Any]],
-    folder: Path,
-    *,
-    timeout: int = 1800,
-    accelerator: str | None = "cpu",
-) -> subprocess.CompletedProcess[str]:
-    """The ended start of `run_on`, whatever its exit status."""
     path = folder / "commands.json"
     path.write_text(json.dumps(commands))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    threads = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
-    return subprocess.run(
-        [*torchrun, str(TESTS / "strategy_worker.py"), str(path)],
-        env={**os.environ, **threads, **({"DS_ACCELERATOR": accelerator} if accelerator else {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
+    code = "import sys, strategy_worker; sys.exit(strategy_worker.main(sys.argv[1]))"
+    accelerators = {"DS_ACCELERATOR": accelerator} if accelerator else {}
+    ranks = program.ranks(processes, "-c", code, str(path), **accelerators)
+    output = "".join(done.stdout + done.stderr for done in ranks)
+    assert not any(done.returncode for done in ranks), "\n".join(
+        [line for line in output.splitlines() if _tells(line)][-60:]
     )
+    assert output.count("as expected") == processes * len(commands), output
+    return output
 
 
 def _tells(line: str) -> bool:

@@ -1,24 +1,22 @@
 """One of several processes: runs `crosstask` commands one after another, so that it imports everything once.
 
-Started by torchrun with a file of JSON: a list of {"words": [...], "skipped": text or null}. A skipped command must
-raise an error whose message holds the text, on every process.
+It gets a file of JSON: a list of {"words": [...], "skipped": text or null}. A skipped command must raise an error
+whose message holds the text, on every process.
 """
 
 import json
 import os
-import sys
 import traceback
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 
 from crosstask.commands.shared.trainer import run_trainer
 
 
-def main(commands: list[dict]) -> int:
-    for number, command in enumerate(commands):
+def main(path: str) -> int:
+    """Run the commands of a file; the exit status."""
+    for number, command in enumerate(json.loads(Path(path).read_text())):
         message = None
         try:
             run_trainer([word.replace("$RANK", os.environ["RANK"]) for word in command["words"]])
@@ -35,7 +33,3 @@ def main(commands: list[dict]) -> int:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(json.loads(Path(sys.argv[1]).read_text())))

@@ -4,8 +4,10 @@ A process is the program's otherwise: its words, environment, folder, streams, s
 """
 
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import resource
 import signal
 import socket
@@ -17,6 +19,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 COMMAND = """#!{python} -IS
@@ -33,6 +36,16 @@ sys.exit(status)
 
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.truncate"}
 """Events of Python's audit that change a file system, beside opening a file for writing."""
+
+
+LATE = (
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_pdf",
+    "matplotlib.backends.backend_svg",
+    "nltk.stem.porter",
+    "transformers.models.llama.modeling_llama",
+)
+"""Libraries that are imported on first use, which take a second or more."""
 
 
 class Death(NamedTuple):
@@ -91,9 +104,35 @@ class WarmProgram:
         """Run Python code to its end, as ``python -c`` does; other arguments as of `start`."""
         return self.start("-c", code, cwd=cwd, **environment).finish()
 
+    def ranks(
+        self, number: int, *words: str, cwd: Path | None = None, timeout: float = 1800, **environment: str
+    ) -> "list[subprocess.CompletedProcess[str]]":
+        """Run a command in several processes, as torchrun does, to their ends; other arguments as of `start`.
+
+        Once a process has failed, the others are killed, which would wait for it; all are after the timeout.
+        """
+        running, end = self.start_ranks(number, *words, cwd=cwd, **environment), time.monotonic() + timeout
+        while None in (statuses := [process.poll() for process in running]):
+            if any(statuses) or time.monotonic() > end:
+                for process in running:
+                    process.send_signal(signal.SIGKILL)
+            time.sleep(0.05)
+        return [process.finish() for process in running]
+
+    def start_ranks(self, number: int, *words: str, cwd: Path | None = None, **environment: str) -> "list[WarmProcess]":
+        """Start a command in several processes, as torchrun does; arguments as of `start`."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "TORCHELASTIC_RUN_ID": "1"}
+        size = {"WORLD_SIZE": str(number), "LOCAL_WORLD_SIZE": str(number)}
+        return [
+            self.start(*words, cwd=cwd, **environment, **place, **size, RANK=rank, LOCAL_RANK=rank)
+            for rank in map(str, range(number))
+        ]
+
     @contextmanager
-    def command(self, path: Path, *, appended: Mapping[str, Sequence[str]]) -> Iterator[None]:
-        """Writes a command for a shell, which runs the program here.
+    def command(self, path: Path, *, appended: Mapping[str, Sequence[str]] = MappingProxyType({})) -> Iterator[None]:
+        """Writes a command for a shell, which runs the program here; it takes the words of ``python -m``, too.
 
         Args:
             path: Where the command is written.
@@ -112,6 +151,7 @@ class WarmProgram:
             connection, _ = listening.accept()
             with connection, connection.makefile("rw") as stream:
                 words, cwd, environment = json.loads(stream.readline())
+                words = words[2 * (words[:2] == ["-m", "crosstask.cli"]) :]
                 done = self.run(*words, *appended.get(words[0], ()), cwd=Path(cwd), **environment)
                 json.dump((done.stdout, done.stderr, done.returncode), stream)
 
@@ -174,9 +214,7 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server beside the tests
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    from crosstask.commands import prepare  # noqa: F401
-    from crosstask.commands.shared import trainer  # noqa: F401
-
+    import_everything()
     gc.freeze()  # what was imported stays; collecting it again in every process takes longer than the fork
     for line in sys.stdin:
         request = json.loads(line)
@@ -189,6 +227,18 @@ def serve() -> None:
             return
         print(json.dumps(answer), file=answers, flush=True)
     os._exit(0)
+
+
+def import_everything() -> None:
+    """Import the package, and what its commands import late."""
+    import crosstask
+
+    root = Path(crosstask.__file__).parent
+    for room in ("datamodules", "lightning_modules", "callbacks", "commands"):
+        for module in pkgutil.walk_packages([str(root / room)], f"crosstask.{room}."):
+            importlib.import_module(module.name)
+    for name in LATE:
+        importlib.import_module(name)
 
 
 def become(request: Mapping[str, Any]) -> None:

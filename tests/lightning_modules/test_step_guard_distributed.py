@@ -8,6 +8,7 @@ import pytest
 from processes import STRATEGIES, run_on
 from recipes import save_model
 from strategy_runs import TWO, fit, write_recipe
+from warm_program import WarmProgram
 
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.step_replay import replay_step
@@ -21,7 +22,7 @@ def words(name: str) -> list[str]:
 
 
 @pytest.mark.distributed
-def test_all_processes_stop_with_one_message(tmp_path: Path, toybench: Path) -> None:
+def test_all_processes_stop_with_one_message(tmp_path: Path, toybench: Path, program: WarmProgram) -> None:
     model = save_model("opt", tmp_path, len(load_tokenizer(str(toybench / "tokenizer"))))
     arguments = {"pretrained": str(model), "optimizer": {"learning_rate": 0.01, "warmup": 0}}
     recipe = write_recipe(
@@ -34,6 +35,7 @@ def test_all_processes_stop_with_one_message(tmp_path: Path, toybench: Path) -> 
         "--trainer.callbacks.rank=1",
     ]
     output = run_on(
+        program,
         2,
         [
             {"words": fit(recipe, name, *TWO, *words(name), *poison), "skipped": "step 3 is not finite: loss nan"}

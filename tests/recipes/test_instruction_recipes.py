@@ -1,11 +1,8 @@
 """The recipes of instruction optimization, run as they ship: rows of the tables, two processes, what is learned."""
 
 import csv
-import os
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import yaml
 from argument_groups import with_changes
 from bilevel_runs import CONFIGS, DATA, INNER_STEPS, T5, texts
 from torch.testing import assert_close
+from warm_program import WarmProgram
 
 from crosstask.cli import main
 from crosstask.commands.shared.config_names import composed_settings
@@ -142,7 +140,7 @@ def test_every_row_of_the_tables_reads_as_the_paper_has_it(
 @pytest.mark.distributed
 @pytest.mark.parametrize(("strategy", "instruction"), [("ddp", "direct_embedder"), ("fsdp2", "direct_extractor")])
 def test_two_processes_find_the_hypergradient_of_one(
-    strategy: str, instruction: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]
+    strategy: str, instruction: str, toybench: Path, tmp_path: Path, tiny_model: dict[str, Any], program: WarmProgram
 ) -> None:
     """Rows hold different numbers of targets, so a mean of the replicas' means would be another hypergradient."""
     fields = {**tiny_model, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
@@ -166,15 +164,13 @@ def test_two_processes_find_the_hypergradient_of_one(
     run_trainer(words)
     alone = torch.load(tmp_path / "last.ckpt", weights_only=False)
     (tmp_path / "last.ckpt").unlink()
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "crosstask.cli", *words, "--trainer.devices", "2"]
+    words += ["--trainer.devices", "2"]
     if strategy == "ddp":
-        command += ["--trainer.strategy", "ddp"]
+        words += ["--trainer.strategy", "ddp"]
     else:
-        command += ["--trainer.strategy=ShardedStrategy", "--trainer.strategy.save_distributed_checkpoint=false"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr[-6000:]
+        words += ["--trainer.strategy=ShardedStrategy", "--trainer.strategy.save_distributed_checkpoint=false"]
+    for done in program.ranks(2, *words):
+        assert done.returncode == 0, done.stderr[-6000:]
     both = torch.load(tmp_path / "last.ckpt", weights_only=False)
     for name, value in alone["state_dict"].items():
         assert_close(both["state_dict"][name], value, rtol=1e-6, atol=1e-9)

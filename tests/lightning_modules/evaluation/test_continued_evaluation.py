@@ -1,10 +1,7 @@
 """A test that is killed goes on from its predictions, and ends in the report of an undisturbed one."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +12,7 @@ import pytest
 import yaml
 from recipes import tuning_data
 from transformers import LlamaConfig, LlamaForCausalLM
+from warm_program import WarmProgram
 
 from crosstask.callbacks import GeneralizationReport, PredictionWriter
 from crosstask.callbacks.unfinished_predictions import find_unfinished, open_part
@@ -23,8 +21,6 @@ from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.answers import Answer
 from crosstask.lightning_modules.evaluation.generation import Decoding
-
-TESTS = Path(__file__).parents[2] / "helpers"
 
 
 class Counts(InstructionTuningModule):
@@ -127,43 +123,56 @@ def test_a_run_that_is_still_writing_is_left_alone(tmp_path: Path) -> None:
     assert not find_unfinished(beside, "test", {"weights": "b"}, beside=True).lines
 
 
+@pytest.fixture(scope="module")
+def recipe(toybench: Path, tiny_model: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A test of two shots, whose options are ranked in some tasks."""
+    folder = tmp_path_factory.mktemp("continued")
+    config = LlamaConfig(**{key: value for key, value in tiny_model.items() if key != "model_type"}, vocab_size=600)
+    LlamaForCausalLM(config).save_pretrained(folder / "model")
+    return write_recipe(folder, toybench)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recipe: Path, program: WarmProgram) -> Path:
+    """The folder of an undisturbed run of one process."""
+    done = program.run(*words_of_test(recipe, "whole", 1))
+    assert not done.returncode, done.stderr
+    return recipe.parent / "whole/version_0"
+
+
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("ranked", "processes", "then"), [(False, 1, 1), (True, 1, 1), (False, 2, 2), (True, 2, 2), (False, 2, 1)]
-)
+@pytest.mark.parametrize(("processes", "then"), [(1, 1), (2, 2), (2, 1)])
 def test_a_killed_run_ends_in_the_report_of_an_undisturbed_one(
-    ranked: bool, processes: int, then: int, toybench: Path, tiny_model: dict[str, Any], tmp_path: Path
+    processes: int, then: int, recipe: Path, undisturbed: Path, program: WarmProgram
 ) -> None:
     """SIGKILL in the middle: the next version of the run finds what the last one answered, on fewer processes, too."""
-    config = LlamaConfig(**{key: value for key, value in tiny_model.items() if key != "model_type"}, vocab_size=600)
-    LlamaForCausalLM(config).save_pretrained(tmp_path / "model")
-    recipe = write_recipe(tmp_path, toybench, ranked=ranked)
-    run(recipe, tmp_path, "whole", processes)
-    interrupted = start(recipe, tmp_path, "killed", processes)
-    parts = tmp_path / "killed/version_0/predictions"
+    name = f"killed-{processes}-{then}"
+    interrupted = program.start_ranks(processes, *words_of_test(recipe, name, processes))
+    parts = recipe.parent / name / "version_0/predictions"
     deadline = time.monotonic() + 240
     while lines_in(parts) < 40:
         assert time.monotonic() < deadline
         assert interrupted[0].poll() is None, "it ended before it could be killed"
         time.sleep(0.02)
     for process in interrupted:
-        process.kill()
-    for process in interrupted:
-        process.communicate()
+        process.send_signal(signal.SIGKILL)
+        process.finish()
     known = lines_in(parts)
-    output = run(recipe, tmp_path, "killed", then)
-    predictions = [tmp_path / name / "predictions/test.jsonl" for name in ("whole/version_0", "killed/version_1")]
-    whole, resumed = (path.read_text(encoding="utf-8") for path in predictions)
+    ranks = program.ranks(then, *words_of_test(recipe, name, then))
+    assert not any(done.returncode for done in ranks), ranks[0].stderr[-4000:]
+    output = "".join(done.stdout + done.stderr for done in ranks)
+    runs = (undisturbed, recipe.parent / name / "version_1")
+    whole, resumed = ((run / "predictions/test.jsonl").read_text(encoding="utf-8") for run in runs)
     assert resumed == whole
-    reports = [path.parents[1] / "report/test/report.json" for path in predictions]
-    assert reports[0].read_text() == reports[1].read_text()
+    report, resumed_report = ((run / "report/test/report.json").read_text() for run in runs)
+    assert resumed_report == report
     assert f"resuming: {known} of {len(whole.splitlines())} predictions are in" in output
     asked = sum(int(line.rpartition(" ")[2]) for line in output.splitlines() if line.startswith("asked this time"))
     assert len(whole.splitlines()) - known <= asked < len(whole.splitlines())
     assert not list(parts.glob(".*"))
 
 
-def write_recipe(folder: Path, toybench: Path, *, ranked: bool) -> Path:
+def write_recipe(folder: Path, toybench: Path) -> Path:
     recipe: dict[str, Any] = {
         "trainer": {
             "accelerator": "cpu",
@@ -187,9 +196,9 @@ def write_recipe(folder: Path, toybench: Path, *, ranked: bool) -> Path:
                 "max_new_tokens": 24,
                 "batch_tokens": 800,
                 "shots": [0, 1],
-                "ranking": {"labels": 12} if ranked else None,
+                "ranking": {"labels": 12},
             },
-            instances={"test": 20, "validation": 0},
+            instances={"test": 6, "validation": 0},
         ),
     }
     path = folder / "recipe.yaml"
@@ -197,37 +206,11 @@ def write_recipe(folder: Path, toybench: Path, *, ranked: bool) -> Path:
     return path
 
 
-def start(recipe: Path, folder: Path, name: str, processes: int) -> "list[subprocess.Popen[str]]":
-    """All processes of a run, as torchrun would start them, so that each can be killed."""
+def words_of_test(recipe: Path, name: str, processes: int) -> list[str]:
+    """Words of a test whose results are in a folder of a name."""
     words = ["test", "--config", str(recipe), "--trainer.devices", str(processes)]
-    words += ["--trainer.logger.init_args.save_dir", str(folder / name)]
-    paths = [os.environ.get("PYTHONPATH", ""), str(TESTS)]
-    settings = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
-    if processes > 1:
-        words += ["--trainer.strategy", "ddp"]
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            settings |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        settings |= {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "crosstask.cli", *words],
-            env={**os.environ, **settings, **({"RANK": rank, "LOCAL_RANK": rank} if processes > 1 else {})},
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in map(str, range(processes))
-    ]
-
-
-def run(recipe: Path, folder: Path, name: str, processes: int) -> str:
-    """What all processes of a run print."""
-    started = start(recipe, folder, name, processes)
-    outputs = [process.communicate(timeout=600)[0] for process in started]
-    assert not any(process.returncode for process in started), outputs[0][-4000:]
-    return "".join(outputs)
+    words += ["--trainer.strategy", "ddp"] if processes > 1 else []
+    return [*words, "--trainer.logger.init_args.save_dir", str(recipe.parent / name)]
 
 
 def lines_in(folder: Path) -> int:

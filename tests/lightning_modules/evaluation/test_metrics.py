@@ -1,11 +1,10 @@
 """Scores, their gathering, and estimates."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from warm_program import WarmProgram
 
 from crosstask.datamodules.rouge import ROUGE_L
 from crosstask.datamodules.schema import EvaluationExample
@@ -166,10 +165,9 @@ dist.destroy_process_group()  # or its threads may abort the interpreter's exit
 
 
 @pytest.mark.distributed
-def test_two_processes_agree_and_count_nothing_twice(tmp_path: Path) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run([*torchrun, str(tmp_path / "script.py"), str(tmp_path)], check=True, timeout=900)
+def test_two_processes_agree_and_count_nothing_twice(tmp_path: Path, program: WarmProgram) -> None:
+    for done in program.ranks(2, "-c", SCRIPT, str(tmp_path)):
+        assert done.returncode == 0, done.stderr
     overlapping = "[0, 1, 2, 3, 4, 6, 7] [0.0, 0.1, 0.2, 0.3, 0.4, 0.6, 0.7]"
     nothing = "[0, 1, 2, 3, 4] [0.0, 0.1, 0.2, 0.3, 0.4]"
     for rank in (0, 1):

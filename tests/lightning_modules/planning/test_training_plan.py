@@ -13,6 +13,7 @@ import yaml
 from processes import STRATEGIES, run_on
 from recipes import tuning_data
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from warm_program import WarmProgram
 
 from crosstask.cli import main
 from crosstask.commands.shared.settings_reader import SettingsReader
@@ -272,7 +273,7 @@ def recipe(folder: Path, toybench: Path, width: int) -> Path:
 
 
 @pytest.mark.distributed
-def test_two_processes_hold_what_was_planned(tmp_path: Path, toybench: Path) -> None:
+def test_two_processes_hold_what_was_planned(tmp_path: Path, toybench: Path, program: WarmProgram) -> None:
     """Weights and Adam's states, at two sizes and under every strategy, within a tenth."""
     sizes = (64, 192)
     recipes = {width: recipe(tmp_path, toybench, width) for width in sizes}
@@ -286,7 +287,7 @@ def test_two_processes_hold_what_was_planned(tmp_path: Path, toybench: Path) -> 
         }
         for run, (name, width) in runs.items()
     ]
-    run_on(2, commands, tmp_path, timeout=1200)
+    run_on(program, 2, commands, tmp_path)
     kinds = {
         "ddp": "ddp",
         "fsdp2": "sharded",

@@ -2,9 +2,6 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 import torch
 import yaml
 from recipes import tuning_data
+from warm_program import WarmProgram
 
 from crosstask.cli import main
 
@@ -79,16 +77,15 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     return torch.load(checkpoint, weights_only=False)["state_dict"]
 
 
-def two_processes(*words: str) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*torchrun, "-m", "crosstask.cli", *words, "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+def two_processes(program: WarmProgram, *words: str) -> None:
+    for done in program.ranks(2, *words, "--trainer.devices", "2", "--trainer.strategy", "ddp"):
+        assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.distributed
-def test_two_processes_and_accumulation_give_the_losses_and_weights_of_one(config: Path, tmp_path: Path) -> None:
+def test_two_processes_and_accumulation_give_the_losses_and_weights_of_one(
+    config: Path, tmp_path: Path, program: WarmProgram
+) -> None:
     """Rows hold different numbers of targets, so a mean of means would differ in the first step."""
     main(["fit", "--config", str(config)])
     alone, expected = losses(tmp_path / "run/version_0"), weights(tmp_path / f"epoch=0-step={STEPS}.ckpt")
@@ -98,7 +95,7 @@ def test_two_processes_and_accumulation_give_the_losses_and_weights_of_one(confi
     assert losses(tmp_path / "run/version_1") == pytest.approx(alone, rel=1e-9)
 
     words = ["--trainer.accumulate_grad_batches", "2", folder, str(tmp_path / "both")]
-    two_processes("fit", "--config", str(config), *words)
+    two_processes(program, "fit", "--config", str(config), *words)
     assert losses(tmp_path / "run/version_2") == pytest.approx(alone, rel=1e-9)
     got = weights(tmp_path / f"both/epoch=0-step={STEPS}.ckpt")
     for name, value in expected.items():
@@ -106,7 +103,7 @@ def test_two_processes_and_accumulation_give_the_losses_and_weights_of_one(confi
 
     checkpoint = str(tmp_path / f"epoch=0-step={STEPS}.ckpt")
     main(["test", "--config", str(config), "--ckpt_path", checkpoint])
-    two_processes("test", "--config", str(config), "--ckpt_path", checkpoint)
+    two_processes(program, "test", "--config", str(config), "--ckpt_path", checkpoint)
     one, both = (tmp_path / f"run/version_{version}" for version in (3, 4))
     for name in ("predictions/test.jsonl", "report/test/report.json"):
         assert (one / name).read_text() == (both / name).read_text()  # to the last digit
@@ -138,9 +135,9 @@ def test_a_resumed_run_continues_the_same_losses(
 
 
 @pytest.mark.distributed
-def test_two_processes_resume_what_one_began(config: Path, tmp_path: Path) -> None:
+def test_two_processes_resume_what_one_began(config: Path, tmp_path: Path, program: WarmProgram) -> None:
     main(["fit", "--config", str(config)])
-    two_processes("fit", "--config", str(config), "--ckpt_path", str(tmp_path / "epoch=0-step=3.ckpt"))
+    two_processes(program, "fit", "--config", str(config), "--ckpt_path", str(tmp_path / "epoch=0-step=3.ckpt"))
     undisturbed, continued = losses(tmp_path / "run/version_0"), losses(tmp_path / "run/version_1")
     assert sorted(continued) == [3, 4, 5]
     assert continued == pytest.approx({step: undisturbed[step] for step in continued}, rel=1e-9)

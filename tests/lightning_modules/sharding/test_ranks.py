@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from processes import STRATEGIES, run_on
 from signalled_runs import fit_words, logged, signalled, write_recipe
+from warm_program import WarmProgram
 
 pytestmark = pytest.mark.distributed
 
@@ -24,7 +25,9 @@ def one_is_slow() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model: dict) -> tuple[Path, str]:
+def output(
+    tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model: dict, program: WarmProgram
+) -> tuple[Path, str]:
     """The folder of the runs, and what two processes printed."""
     recipe = write_recipe(tmp_path_factory.mktemp("ranks"), toybench, tiny_model)
     sharded = [*TWO, *STRATEGIES["fsdp2"]]
@@ -36,7 +39,7 @@ def output(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model:
         disagreeing(recipe, "--trainer.max_steps=4$RANK", "trainer.max_steps is 40 on rank 0 and 41 on rank 1"),
         disagreeing(recipe, "--data.init_args.mixture.cap=1$RANK", "data (the beginning of the training stream) is"),
     ]
-    return recipe.parent, run_on(2, commands, recipe.parent, timeout=600)
+    return recipe.parent, run_on(program, 2, commands, recipe.parent)
 
 
 def test_processes_that_were_started_otherwise_are_rejected_on_each(output: tuple[Path, str]) -> None:

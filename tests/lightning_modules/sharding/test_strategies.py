@@ -16,6 +16,7 @@ from processes import STRATEGIES, file_weights, losses, run_on
 from recipes import SMALL, save_model
 from strategy_runs import STEPS, TWO, fit, require_equal_weights, write_recipe
 from transformers import AutoConfig, AutoModelForCausalLM
+from warm_program import WarmProgram
 
 from crosstask.cli import main
 from crosstask.commands.export import export_checkpoint
@@ -52,7 +53,7 @@ def adam(folder: Path, toybench: Path, recipe: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(recipe: Path, adam: Path, folder: Path) -> Path:
+def runs(recipe: Path, adam: Path, folder: Path, program: WarmProgram) -> Path:
     """One process, then two under each of four strategies, in one start."""
     main(fit(recipe, "one"))
     main(fit(adam, "adam_one"))
@@ -78,7 +79,7 @@ def runs(recipe: Path, adam: Path, folder: Path) -> Path:
         for name, source in RESUMED.items()
     ]
     commands.insert(len(PLAIN), {"words": fit(adam, "adam_whole_zero3", *TWO, *STRATEGIES["zero3"])})
-    run_on(2, commands + refusals(recipe, adam, folder), folder)
+    run_on(program, 2, commands + refusals(recipe, adam, folder), folder)
     return folder
 
 

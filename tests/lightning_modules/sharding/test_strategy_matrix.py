@@ -15,6 +15,7 @@ from recipes import save_model
 from safetensors.torch import load_file, save_file
 from strategy_runs import STEPS, TWO, fit, require_equal_weights, write_recipe
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from warm_program import WarmProgram
 
 from crosstask.cli import main
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
@@ -89,7 +90,7 @@ def adam(recipes: dict[str, Path], folder: Path, toybench: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(recipes: dict[str, Path], scorer: Path, bilevel: Path, adam: Path, folder: Path) -> Path:
+def runs(recipes: dict[str, Path], scorer: Path, bilevel: Path, adam: Path, folder: Path, program: WarmProgram) -> Path:
     """Every cell once on one process, and on two with two accumulated batches, all in one start."""
     commands: list[dict[str, Any]] = []
     accumulate = [*TWO, "--trainer.accumulate_grad_batches=2"]
@@ -128,7 +129,7 @@ def runs(recipes: dict[str, Path], scorer: Path, bilevel: Path, adam: Path, fold
     later = [*TWO, *STRATEGIES["ddp"], ASYNCHRONOUS]
     saved = {"words": fit(adam, "async_ddp", *later)}
     resumed = {"words": fit(adam, "async_resumed", *later, f"--ckpt_path={folder}/async_ddp/step={STEPS // 2}.ckpt")}
-    run_on(2, [*commands, no_plan, *answers, saved, resumed], folder)
+    run_on(program, 2, [*commands, no_plan, *answers, saved, resumed], folder)
     return folder
 
 
@@ -271,13 +272,13 @@ def require_equal_ranking(folder: Path, kind: str, name: str) -> None:
 @pytest.mark.parametrize("kind", ["opt", "t5", "scorer"])
 @pytest.mark.parametrize("strategy", ["fsdp", "deepspeed_stage_2", "deepspeed_stage_3"])
 def test_what_demands_cuda_trains_as_a_cpu_does(
-    recipes: dict[str, Path], scorer: Path, folder: Path, kind: str, strategy: str
+    recipes: dict[str, Path], scorer: Path, folder: Path, kind: str, strategy: str, program: WarmProgram
 ) -> None:
     """Lightning's own FSDP and DeepSpeed, on as many devices as there are, up to two."""
     recipe, devices = scorer if kind == "scorer" else recipes[kind], min(torch.cuda.device_count(), 2)
     main(fit(recipe, f"cpu_{kind}_{strategy}"))
     words = ["--trainer.accelerator=gpu", f"--trainer.devices={devices}", f"--trainer.strategy={strategy}"]
-    run_on(devices, [{"words": fit(recipe, f"cuda_{kind}_{strategy}", *words)}], folder, accelerator=None)
+    run_on(program, devices, [{"words": fit(recipe, f"cuda_{kind}_{strategy}", *words)}], folder, accelerator=None)
     alone = losses(folder / f"run/cpu_{kind}_{strategy}")
     assert losses(folder / f"run/cuda_{kind}_{strategy}") == pytest.approx(alone, rel=1e-3)
 
@@ -297,7 +298,9 @@ def test_a_file_may_be_written_during_training(runs: Path, adam: Path) -> None:
     assert losses(runs / "run/async_resumed") == pytest.approx(alone[STEPS // 2 :], rel=1e-5)
 
 
-def test_four_processes_shard_replicate_and_cut(runs: Path, recipes: dict[str, Path], folder: Path) -> None:
+def test_four_processes_shard_replicate_and_cut(
+    runs: Path, recipes: dict[str, Path], folder: Path, program: WarmProgram
+) -> None:
     """FSDP2 over two pairs that share matrices; and two copies of two shards. The first answers, too."""
     cells = {
         "cut": ["--trainer.strategy.init_args.tensor_parallel_size=2"],
@@ -306,7 +309,7 @@ def test_four_processes_shard_replicate_and_cut(runs: Path, recipes: dict[str, P
     main(fit(recipes["opt"], "four_one"))
     commands = [{"words": fit(recipes["opt"], f"four_{name}", *FOUR, *words)} for name, words in cells.items()]
     commands.append({"words": ranking(recipes["opt"], "opt", "both", *FOUR, *cells["cut"])})
-    run_on(4, commands, folder)
+    run_on(program, 4, commands, folder)
     require_equal_ranking(folder, "opt", "both")
     for name in cells:
         assert losses(folder / f"run/four_{name}") == pytest.approx(losses(folder / "run/four_one"), rel=5e-6)
