@@ -1,6 +1,7 @@
 """Fixtures: the embedded benchmark, written once per run of the tests."""
 
 import os
+import sys
 
 # Read when huggingface_hub is imported: without a network, it looks a name that is not cached up for half a minute.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from argument_groups import build
 from bilevel_runs import Make, make_runs
+from recipes import store_of
 from warm_program import WarmProgram
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
@@ -65,7 +67,16 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProgram]:
 
 
 @pytest.fixture
-def make_datamodule(toybench: Path, tmp_path: Path) -> Callable[..., InstructionTuningDataModule]:
+def warm_python(program: WarmProgram, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Python, for code of the package that starts the program as a process, is the program that `program` starts."""
+    path = program.folder / "python"
+    with program.command(path):
+        monkeypatch.setattr(sys, "executable", str(path))
+        yield
+
+
+@pytest.fixture
+def make_datamodule(toybench: Path) -> Callable[..., InstructionTuningDataModule]:
     """A datamodule over the embedded benchmark with short rows; arguments override."""
 
     def make(**arguments: Any) -> InstructionTuningDataModule:
@@ -75,7 +86,7 @@ def make_datamodule(toybench: Path, tmp_path: Path) -> Callable[..., Instruction
             "rows": {"length": 128, "per_step": 8},
             "evaluation": {"max_new_tokens": 8, "batch_tokens": 2048},
             "instances": {"validation": 2, "test": 3},
-            "cache": str(tmp_path / "store"),
+            "cache": str(store_of(toybench)),
         }
         return build(InstructionTuningDataModule, defaults, arguments)
 

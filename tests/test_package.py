@@ -28,6 +28,7 @@ ORDER = {
         "finite_values",
         "optional_packages",
         "data_files",
+        "file_digests",
         "hub_names",
         "pretrained_weights",
         "lazy_names",

@@ -5,19 +5,18 @@ run with other settings, or with other files under the same paths, is rejected.
 """
 
 import csv
-import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from ...datamodules.data_files import read_json
+from ...datamodules.file_digests import tree_digest
 from ...datamodules.record_fields import number_field
 from ...datamodules.whole_files import write_whole
 from ...datamodules.worker_processes import end_when_parent_dies
@@ -131,18 +130,7 @@ def run_inputs(settings: Mapping[str, Any]) -> dict[str, str]:
     parts = {name: settings.get(name, {}) for name in ("model", "data")}
     paths = {value for name, value in _leaves(parts) if not name.endswith(".cache") and "/" in value}
     there = {path: os.path.expanduser(os.path.expandvars(path)) for path in sorted(paths)}
-    return {path: _tree_digest(Path(place)) for path, place in there.items() if os.path.exists(place)}
-
-
-@lru_cache
-def _tree_digest(path: Path) -> str:
-    """A digest of a file, or of all files of a folder."""
-    digest = hashlib.sha256()
-    for each in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if each.is_file():
-            with open(each, "rb") as file:
-                digest.update(f"{each.relative_to(path)} {hashlib.file_digest(file, 'sha256').hexdigest()} ".encode())
-    return digest.hexdigest()
+    return {path: tree_digest(Path(place)) for path, place in there.items() if os.path.exists(place)}
 
 
 def _leaves(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..data_files import format_of, read_json
+from ..file_digests import file_digest
 from ..messages import existing_folder, expanded, kind, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .digests import file_digest, source_digest
 from .row_files import SUFFIXES, read_rows
 from .rows import Row, error_prefix
+from .source_digests import source_digest
 from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, get_args
 
+from ..file_digests import file_digest
 from ..messages import MissingFiles, existing_folder, expanded, nearest, some
 from ..schema import Demonstration, Example, InstructionLevel, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
-from .digests import file_digest, source_digest
 from .row_files import file_rows, read_rows
 from .rows import Row, error_prefix
+from .source_digests import source_digest
 from .unread_files import unread_files, unread_line
 
 

@@ -11,10 +11,10 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..file_digests import file_digest
 from ..messages import existing_folder, expanded, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .digests import file_digest
 from .rationales import INSTRUCTION, flan_cot_example, flan_cot_rows
 from .rows import error_prefix
 from .taxonomy import category_of_name

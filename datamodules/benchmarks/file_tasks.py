@@ -23,10 +23,10 @@ from ..data_files import read_json
 from ..messages import expanded, kind, nearest, some
 from ..schema import Demonstration, Example, InstructionLevel, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
-from .digests import source_digest
 from .row_files import SUFFIXES, read_rows
 from .row_forms import Form, RowForm, declared, recognised, unread_columns
 from .rows import Row, error_prefix
+from .source_digests import source_digest
 from .task_files import Sources, TaskSource, source_of, task_sources
 from .unread_files import unread_files, unread_line
 

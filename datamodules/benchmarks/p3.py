@@ -22,10 +22,10 @@ from ..messages import expanded, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .digests import source_digest
 from .name_patterns import name_matches
 from .row_files import SUFFIXES, read_rows
 from .rows import Row, error_prefix
+from .source_digests import source_digest
 from .taxonomy import category_of_name
 from .unread_files import unread_files, unread_line
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..data_files import format_of, read_text
+from ..file_digests import file_digest
 from ..messages import MissingFiles, expanded, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .digests import file_digest, source_digest
 from .row_files import SUFFIXES, file_rows, read_rows
 from .rows import Row, error_prefix
+from .source_digests import source_digest
 from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1

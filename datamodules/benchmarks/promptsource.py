@@ -22,11 +22,11 @@ from typing import Any, Literal, NamedTuple, get_args
 import yaml
 
 from ..data_files import format_of, task_name_of
+from ..file_digests import file_digest
 from ..messages import existing_folder, expanded, kind, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Metric, Task
 from .benchmark import Benchmark, Split
-from .digests import file_digest
 from .jinja_templates import DoesNotApply, MissingColumn, PromptTemplate, RenderedPrompt
 from .row_files import SUFFIXES
 from .rows import Row, error_prefix

@@ -8,9 +8,9 @@ from typing import Any
 from ..data_files import format_of, task_name_of
 from ..messages import MissingFiles, existing_folder, expanded, kind
 from .dataset_forms import FORMS
-from .digests import source_digest
 from .row_files import SUFFIXES, read_rows
 from .rows import Row
+from .source_digests import source_digest
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...datamodules.benchmarks.digests import file_digest
+from ...datamodules.file_digests import file_digest
 from ...datamodules.hub_names import hub_source
 from ...datamodules.rendering.chat import chat_end, chat_prompt
 from ...datamodules.rendering.special_tokens import leading_tokens

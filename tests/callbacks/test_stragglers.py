@@ -37,7 +37,7 @@ def test_a_run_logs_its_waits_and_tells_of_a_stall(
             "class_path": "InstructionTuningModule",
             "init_args": {"config": tiny_model, "optimizer": {"warmup": 0}},
         },
-        "data": tuning_data(toybench, tmp_path / "store", rows={"per_step": 2}),
+        "data": tuning_data(toybench, rows={"per_step": 2}),
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     with caplog.at_level(logging.ERROR):

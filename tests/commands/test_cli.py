@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from argument_groups import with_changes
-from recipes import save_model
+from recipes import save_model, store_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import crosstask
@@ -51,7 +51,7 @@ def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **d
     small |= {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
         "tokenizer": str(toybench / "tokenizer"),
-        "cache": str(tmp_path / "store"),
+        "cache": str(store_of(toybench)),
     }
     recipe["data"]["init_args"] = with_changes(recipe["data"]["init_args"], small, data)
     path = tmp_path / f"{Path(name).name}.yaml"

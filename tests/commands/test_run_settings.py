@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from recipes import store_of
 
 from crosstask.cli import main
 
@@ -20,7 +21,7 @@ def recipe(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Recipe
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(toybench)}},
         "tokenizer": str(toybench / "tokenizer"),
     }
-    stored = {"cache": str(tmp_path / "store")}
+    stored = {"cache": str(store_of(toybench))}
     answers = {"evaluation": {"max_new_tokens": 8}}
     levels = {"inner_steps": 2, "inner_rows": 4, "outer_rows": 4}
     parts: dict[str, tuple[str, str, dict[str, Any]]] = {

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from recipes import store_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
 
@@ -319,7 +320,7 @@ def test_the_scorer_learns_from_what_the_command_writes(
             str(toybench / "tokenizer"),
             rows=PairRows(length=256, pair_length=128),
             instances=Instances(train=6, held_out_share=None),
-            cache=str(tmp_path / "store"),
+            cache=str(store_of(toybench)),
             **samples,
         )
         data.prepare_data()

@@ -162,7 +162,7 @@ def recipe(cluster: Cluster, toybench: Path) -> Path:
                 "network": {"embedding_dropout": 0.1},
             },
         },
-        "data": tuning_data(toybench, cluster.folder.parent / "store", rows={"per_step": 8}),
+        "data": tuning_data(toybench, cache=str(cluster.folder.parent / "store"), rows={"per_step": 8}),
     }
     path.write_text(yaml.safe_dump(config))
     return path

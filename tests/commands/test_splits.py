@@ -10,7 +10,7 @@ from argument_groups import with_changes
 
 import crosstask
 from crosstask.commands.shared.config_names import composed_settings
-from crosstask.commands.shared.recipe_runs import _tree_digest, run_inputs, run_settings, try_recipes
+from crosstask.commands.shared.recipe_runs import run_inputs, run_settings, try_recipes
 from crosstask.commands.splits import search_splits
 
 RECIPE = Path(crosstask.__file__).parent / "configs/instruction_optimization_toybench.yaml"
@@ -51,6 +51,7 @@ def finish(recipe: Path, folder: Path, losses: dict[int, float], groups: int, st
     (folder / "results.json").write_text(json.dumps(results))
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_the_best_split_is_the_best_by_validation_and_nothing_is_trained_twice(recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "search"
     finish(recipe, folder, {0: 1e9, 2: 1e8}, groups=3, steps=2)  # two of three are done
@@ -90,7 +91,6 @@ def test_runs_on_other_files_under_the_same_paths_are_rejected(recipe: Path, toy
     for name in ("tasks/task001_toy_copy_animals.json", "splits/default/train_tasks.txt"):
         intact = (bench / name).read_text()
         (bench / name).write_text(intact + "\n")
-        _tree_digest.cache_clear()
         with pytest.raises(ValueError, match=r"cluster-0 holds a run on other files than those at .*bench"):
             search_splits(str(recipe), str(tmp_path / "search"), **options)
         (bench / name).write_text(intact)
@@ -99,6 +99,7 @@ def test_runs_on_other_files_under_the_same_paths_are_rejected(recipe: Path, toy
         search_splits(str(recipe), str(tmp_path / "search"), **options)
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_bad_input(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="splits must be at least 2 to choose among, got 1"):
         search_splits(str(recipe), str(tmp_path), splits=1)

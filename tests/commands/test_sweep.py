@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from recipes import store_of
 
 from crosstask.callbacks.report.comparison import System
 from crosstask.callbacks.report.published_scores import PublishedTable, compare_with_published
@@ -48,7 +49,7 @@ def small(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> str:
         "tokenizer": str(toybench / "tokenizer"),
         "evaluation": {"max_new_tokens": 4},
         "instances": {"test": 1, "validation": 1},
-        "cache": str(tmp_path / "store"),
+        "cache": str(store_of(toybench)),
     }
     changes = {
         "trainer": {"max_steps": 2, "limit_val_batches": 0, "log_every_n_steps": 1},
@@ -60,6 +61,7 @@ def small(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> str:
     return str(path)
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_arms_are_trained_once_and_reported_beside_the_published_scores(
     sweep: Path, small: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from crosstask.datamodules.packing.best_fit import best_fit
 from crosstask.datamodules.packing.packing_report import packing_report
 from crosstask.datamodules.packing.train_stream import TrainPlan
 from crosstask.datamodules.schema import CausalBatch, PromptBatch
+from crosstask.datamodules.toybench.writer import write_toybench
 
 Make = Callable[..., InstructionTuningDataModule]
 
@@ -87,23 +89,27 @@ def test_the_report_accounts_for_every_record(make_datamodule: Make, toybench: P
 
 
 def test_a_task_is_tokenized_once_and_again_only_when_something_changed(make_datamodule: Make, tmp_path: Path) -> None:
-    def folders() -> set[str]:
-        return {path.name for path in (tmp_path / "store").iterdir()}
+    write_toybench(tmp_path / "toybench", instances=20)
+    store = tmp_path / "store"
+    make = partial(make_datamodule, benchmark=NaturalInstructions(str(tmp_path / "toybench")), cache=str(store))
 
-    make_datamodule().prepare_data()
+    def folders() -> set[str]:
+        return {path.name for path in store.iterdir()}
+
+    make().prepare_data()
     first = folders()
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.bin")}
+    stamps = {path: path.stat().st_mtime_ns for path in store.rglob("*.bin")}
     # Rows, mixture and packing are decided over lengths: none of them touches the store.
-    make_datamodule(rows={"length": 64, "per_step": 2, "packing": "in_order"}, mixture={"cap": 5}).prepare_data()
+    make(rows={"length": 64, "per_step": 2, "packing": "in_order"}, mixture={"cap": 5}).prepare_data()
     assert folders() == first
-    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*.bin")}
+    assert stamps == {path: path.stat().st_mtime_ns for path in store.rglob("*.bin")}
     for changed in (
         {"seed": 1},
         {"prompt": TkInstructPrompt()},
         {"instances": {"test": 4}},
         {"rows": {"target_length": 8}},
     ):
-        make_datamodule(**changed).prepare_data()
+        make(**changed).prepare_data()
         assert len(folders() - first) >= 10, changed
         first = folders()
 

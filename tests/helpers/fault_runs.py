@@ -50,7 +50,9 @@ def write_runs(home: Path, toybench: Path, model: dict[str, Any]) -> dict[str, R
         "fit, tuning": _fit(
             home / "tuning.yaml",
             ("InstructionTuningModule", {"config": model, "network": {"embedding_dropout": 0.1}}),
-            tuning_data(toybench, home / "store", rows={"per_step": 2}, instances={"validation": 1, "test": 3}),
+            tuning_data(
+                toybench, cache=str(home / "store"), rows={"per_step": 2}, instances={"validation": 1, "test": 3}
+            ),
         ),
         "fit, scorer": _fit(
             home / "scorer.yaml",

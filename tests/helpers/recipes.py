@@ -15,12 +15,16 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def tuning_data(toybench: Path, store: Path, **arguments: Any) -> dict[str, Any]:
+def store_of(toybench: Path) -> Path:
+    """The store of the tests that do not look into it; what it holds is addressed by content, and written once."""
+    return toybench.parent / "store"
+
+
+def tuning_data(toybench: Path, **arguments: Any) -> dict[str, Any]:
     """The embedded benchmark in rows of 128 tokens, for a recipe's ``data``.
 
     Args:
         toybench: Its folder, with its tokenizer.
-        store: Where documents are stored.
         arguments: Others of the datamodule's; of groups, some of their fields.
     """
     settings = {
@@ -28,7 +32,7 @@ def tuning_data(toybench: Path, store: Path, **arguments: Any) -> dict[str, Any]
         "tokenizer": str(toybench / "tokenizer"),
         "rows": {"length": 128},
         "evaluation": {"max_new_tokens": 6},
-        "cache": str(store),
+        "cache": str(store_of(toybench)),
     }
     return {"class_path": "InstructionTuningDataModule", "init_args": with_changes(settings, arguments)}
 

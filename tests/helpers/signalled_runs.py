@@ -76,7 +76,6 @@ def write_recipe(folder: Path, toybench: Path, model: dict[str, Any]) -> Path:
         },
         "data": tuning_data(
             toybench,
-            folder / "store",
             rows={"per_step": 2},
             instances={"validation": 2},
             evaluation={"batch_tokens": 4096},

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from argument_groups import build, with_changes
 from bilevel_runs import make_runs
-from recipes import save_model
+from recipes import save_model, store_of
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.base import BenchmarkDataModule
@@ -84,7 +84,7 @@ class SmallRuns:
             "benchmark": NaturalInstructions(str(self.toybench)),
             "tokenizer": self.tokenizer,
             "instances": {"validation": 1, "test": 3},
-            "cache": str(self.folder / "store"),
+            "cache": str(store_of(self.toybench)),
         }
         return build(kind, shared, defaults, changes)
 

@@ -45,7 +45,7 @@ def write_recipe(path: Path, toybench: Path, model: dict[str, Any], data: dict[s
             **trainer,
         },
         "model": model,
-        "data": tuning_data(toybench, path.parent / "store", **with_changes({"rows": {"per_step": 8}}, data)),
+        "data": tuning_data(toybench, **with_changes({"rows": {"per_step": 8}}, data)),
     }
     path.write_text(yaml.safe_dump(recipe))
     return path

@@ -141,6 +141,7 @@ class WarmProgram:
         path.write_text(COMMAND.format(python=sys.executable, socket=f"{path}.socket"))
         path.chmod(0o755)
         with socket.socket(socket.AF_UNIX) as listening:
+            Path(f"{path}.socket").unlink(missing_ok=True)
             listening.bind(f"{path}.socket")
             listening.listen()
             threading.Thread(target=self._serve, args=(listening, appended), daemon=True).start()

@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from argument_groups import with_changes
+from recipes import store_of
 from transformers import (
     AutoModelForSequenceClassification,
     RobertaConfig,
@@ -71,7 +72,7 @@ def plan(toybench: Path, tmp_path: Path) -> TrainPlan:
         # In order, so that rows hold different numbers of pairs.
         rows=PairRows(length=256, pair_length=96, per_step=4, packing="in_order"),
         instances=Instances(train=10, validation=0),
-        cache=str(tmp_path / "store"),
+        cache=str(store_of(toybench)),
     )
     data.prepare_data()
     data.setup("fit")
@@ -321,7 +322,7 @@ def shrink(kinds: Path, toybench: Path, tmp_path: Path, **trainer: Any) -> Path:
     changes = {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": {"folder": str(kinds), "splits": "splits"}},
         "tokenizer": str(toybench / "tokenizer"),
-        "cache": str(tmp_path / "store"),
+        "cache": str(store_of(toybench)),
         "rows": {"length": 256, "per_step": 4},
         "instances": {"validation": 60, "test": 24, "held_out_share": None},
         "evaluation": {"mismatches": 2},

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from recipes import store_of
 from transformers import OPTConfig, OPTForCausalLM
 
 from crosstask.cli import main
@@ -121,7 +122,7 @@ def shrunk(name: str, folder: Path, toybench: Path, tmp_path: Path) -> Path:
     recipe["model"]["init_args"]["optimizer"] |= {"warmup": 1, "fused": False}
     data = recipe["data"]["init_args"]
     data["rows"] |= {"length": 512, "per_step": 4}
-    data |= {"cache": str(tmp_path / "store")}
+    data |= {"cache": str(store_of(toybench))}
     collections = data["benchmark"]["init_args"]["collections"]
     natural = collections["super_natural_instructions"]["init_args"]
     natural |= {"folder": str(toybench)}

@@ -8,9 +8,10 @@ import datasets
 import pytest
 
 from crosstask.datamodules import data_files
-from crosstask.datamodules.benchmarks.digests import file_digest, source_digest
 from crosstask.datamodules.benchmarks.row_files import json_rows, read_rows, table_rows
 from crosstask.datamodules.benchmarks.rows import Row, error_prefix
+from crosstask.datamodules.benchmarks.source_digests import source_digest
+from crosstask.datamodules.file_digests import file_digest
 
 FIELDS = [{"text": "one", "label": 0}, {"text": "zwei – two", "label": 1}]
 

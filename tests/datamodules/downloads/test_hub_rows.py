@@ -1,9 +1,6 @@
 """Hub datasets as JSONL: conversions, interrupted transfers and errors, from a small hub on this machine."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 from small_hub import COMMIT, SmallHub, running
+from warm_program import WarmProgram
 
 from crosstask.datamodules.benchmarks import T5, CrossFit
 from crosstask.datamodules.benchmarks.rows import Row
@@ -34,8 +32,18 @@ def part(**changes: Any) -> dict[str, Any]:
     return fields | {"to": "crossfit/kilt_ay2/train.jsonl"} | changes
 
 
-def download(hub: SmallHub, folder: Path, *parts: dict[str, Any]) -> str:
-    """What the program prints, in a process of its own: the library reads its settings when it is imported."""
+FRESH = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] in ("huggingface_hub", "crosstask")]:
+    del sys.modules[name]
+from crosstask.cli import program
+program()
+"""
+"""The library reads its settings when it is imported."""
+
+
+def download(program: WarmProgram, hub: SmallHub, folder: Path, *parts: dict[str, Any]) -> str:
+    """What the program prints, in a process of its own."""
     sources = folder / "sources.yaml"
     crossfit = {"title": "CrossFit", "use": "collection", "reader": "CrossFit", "parts": list(parts)}
     sources.write_text(yaml.safe_dump({"crossfit": crossfit}))
@@ -46,13 +54,12 @@ def download(hub: SmallHub, folder: Path, *parts: dict[str, Any]) -> str:
         "HF_HUB_OFFLINE": "0",
         "HF_HUB_DISABLE_XET": "1",
     }
-    program = [sys.executable, "-m", "crosstask.cli", *words]
-    done = subprocess.run(program, capture_output=True, text=True, check=False, env={**os.environ, **settings})
+    done = program.run("-c", FRESH, *words, **settings)
     return done.stdout + done.stderr
 
 
-def test_rows_are_converted_placed_and_read(hub: SmallHub, tmp_path: Path) -> None:
-    printed = download(hub, tmp_path, part(rows=50))
+def test_rows_are_converted_placed_and_read(program: WarmProgram, hub: SmallHub, tmp_path: Path) -> None:
+    printed = download(program, hub, tmp_path, part(rows=50))
     assert f"50 of 50 rows of hub dataset kilt_tasks, aidayago2, split train @ {COMMIT[:12]}" in printed
     (task,) = CrossFit(str(tmp_path / "data/crossfit")).task_names("train")
     example = next(iter(CrossFit(str(tmp_path / "data/crossfit")).examples(task)))
@@ -61,11 +68,13 @@ def test_rows_are_converted_placed_and_read(hub: SmallHub, tmp_path: Path) -> No
     assert (record["revision"], record["rows"]) == (COMMIT, 50)
 
 
-def test_a_broken_transfer_is_repeated_and_a_torn_file_places_nothing(hub: SmallHub, tmp_path: Path) -> None:
+def test_a_broken_transfer_is_repeated_and_a_torn_file_places_nothing(
+    program: WarmProgram, hub: SmallHub, tmp_path: Path
+) -> None:
     hub.files["torn"] = {"aidayago2/train/0000.parquet": b"PAR1" + bytes(100_000)}
     hub.broken_after = 100
     torn = part(name="torn", hub="torn", to="crossfit/kilt_wow/train.jsonl")
-    printed = download(hub, tmp_path, part(), torn)
+    printed = download(program, hub, tmp_path, part(), torn)
     assert "50 of 50 rows" in printed
     assert "torn: failed" in printed
     assert len(hub.starts) == 3  # the library resumes in steps of 10 MB: a small file is transferred again
@@ -86,18 +95,18 @@ def test_a_broken_transfer_is_repeated_and_a_torn_file_places_nothing(hub: Small
     ids=["name", "gated", "revision", "config", "split", "rows", "columns"],
 )
 def test_what_the_hub_lacks_is_named(
-    hub: SmallHub, tmp_path: Path, changes: dict[str, Any], refused: str, message: str
+    program: WarmProgram, hub: SmallHub, tmp_path: Path, changes: dict[str, Any], refused: str, message: str
 ) -> None:
     if refused:
         hub.refused["kilt_tasks"] = refused
-    printed = download(hub, tmp_path, part(**changes))
+    printed = download(program, hub, tmp_path, part(**changes))
     assert message in printed
     assert "1 of 1 parts were not obtained" in printed
     assert not (tmp_path / "data/crossfit").exists()
 
 
-def test_no_connection_is_named(tmp_path: Path) -> None:
-    printed = download(SmallHub(address="http://127.0.0.1:9"), tmp_path, part())
+def test_no_connection_is_named(program: WarmProgram, tmp_path: Path) -> None:
+    printed = download(program, SmallHub(address="http://127.0.0.1:9"), tmp_path, part())
     assert "no connection to the hub" in printed
     assert "run the command again: what arrived is kept" in printed
 

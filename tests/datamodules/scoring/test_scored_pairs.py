@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from argument_groups import build
+from recipes import store_of
 
 from crosstask.datamodules import NaturalInstructions, OptImlPrompt
 from crosstask.datamodules.packing.replicas import Replicas
@@ -202,7 +203,7 @@ def make_scorer_data(toybench: Path, tmp_path: Path) -> Callable[..., ScorerData
             "tokenizer": str(toybench / "tokenizer"),
             "rows": {"length": 256, "pair_length": 96, "per_step": 4},
             "instances": {"validation": 2, "test": 3},
-            "cache": str(tmp_path / "store"),
+            "cache": str(store_of(toybench)),
         }
         return build(ScorerDataModule, defaults, arguments)
 

@@ -10,6 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from recipes import store_of
 from safetensors.torch import load_file, save_file
 
 from crosstask.commands.adapt import adapt_tasks, all_trainings
@@ -69,7 +70,7 @@ def test_tasks_are_adapted_to_reported_and_not_trained_twice(
     """The wrong answer is always the same word, so that thirty steps tell it from the right one."""
     benchmark = NaturalInstructions(str(toybench))
     file = answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra")
-    options: dict[str, Any] = {"test_examples": 8, "sizes": [1], "cache": str(tmp_path / "store")}
+    options: dict[str, Any] = {"test_examples": 8, "sizes": [1], "cache": str(store_of(toybench))}
     out = tmp_path / "out"
     how = training(toybench, calibration_examples=5)
     options |= {"variants": {"reward": {"loss": "pairwise"}}, "keep_scorers": True}
@@ -167,7 +168,7 @@ def test_accumulated_batches_make_the_same_step(toybench: Path, tmp_path: Path) 
             augmentation=False,
             test_examples=8,
             rendering_seed=0,
-            cache=str(tmp_path / "store"),
+            cache=str(store_of(toybench)),
         )
         for parts in (1, 2)
     ]
@@ -212,7 +213,7 @@ def test_the_released_schedule_never_leaves_its_warm_up(toybench: Path, tmp_path
         augmentation=False,
         test_examples=4,
         rendering_seed=0,
-        cache=str(tmp_path / "store"),
+        cache=str(store_of(toybench)),
     )
     [group] = {group["lr"] for group in found.module.optimizers().param_groups}  # type: ignore[union-attr]
     assert group == pytest.approx(2e-5 * 9 / 13)
@@ -229,7 +230,7 @@ def test_a_task_that_fails_is_reported_and_the_others_go_on(toybench: Path, tmp_
             training(toybench, steps=2),
             tasks=TASKS[::-1],
             test_examples=4,
-            cache=str(tmp_path / "store"),
+            cache=str(store_of(toybench)),
         )
     found = json.loads((tmp_path / "out" / "report.json").read_text())
     assert list(found["tasks"]) == TASKS[:1]
@@ -242,7 +243,7 @@ def test_a_scorer_that_diverges_fails_its_task_alone(
 ) -> None:
     benchmark = NaturalInstructions(str(toybench))
     file = answers(benchmark, TASKS, tmp_path / "samples.jsonl", wrong="zebra")
-    options: dict[str, Any] = {"tasks": TASKS, "test_examples": 4, "cache": str(tmp_path / "store")}
+    options: dict[str, Any] = {"tasks": TASKS, "test_examples": 4, "cache": str(store_of(toybench))}
 
     def diverged(benchmark: Any, task: str, *args: Any, **settings: Any) -> Any:
         found = adapt(benchmark, task, *args, **settings)
@@ -275,7 +276,7 @@ def test_a_scorer_and_its_optimizer_are_gone_before_the_next_task(
         return found
 
     monkeypatch.setattr(adapted_scorers, "adapt", watched)
-    options: dict[str, Any] = {"tasks": TASKS, "test_examples": 4, "cache": str(tmp_path / "store")}
+    options: dict[str, Any] = {"tasks": TASKS, "test_examples": 4, "cache": str(store_of(toybench))}
     adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
     assert len(modules) == 2
 
@@ -284,7 +285,7 @@ def test_scorers_of_other_answers_are_not_taken_for_these(
     toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     benchmark = NaturalInstructions(str(toybench))
-    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(store_of(toybench))}
     file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
     adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
     tested = {example.id for example in list(benchmark.examples(TASKS[0]))[:4]}
@@ -301,7 +302,7 @@ def test_scorers_of_other_weights_are_not_taken_for_these(
 ) -> None:
     """The weights to start from change under the same path; the report stays that of the old ones."""
     benchmark = NaturalInstructions(str(toybench))
-    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(store_of(toybench))}
     file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
     adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), keep_scorers=True, **options)
     weights = tmp_path / "weights"
@@ -327,7 +328,7 @@ def test_answers_that_are_held_out_to_calibrate_train_nothing(
     file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
     lines = Path(file).read_text().splitlines(keepends=True)
     Path(file).write_text("".join(line for line in lines if json.loads(line)["id"] in sampled))
-    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(store_of(toybench))}
     with pytest.raises(SystemExit):
         adapt_tasks(benchmark, [file], str(tmp_path / "a"), training(toybench, calibration_examples=10), **options)
     assert "none of the 30 training instances" in capsys.readouterr().out
@@ -357,7 +358,7 @@ def test_a_variant_cannot_be_called_as_a_decoding(
 ) -> None:
     benchmark = NaturalInstructions(str(toybench))
     file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
-    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(tmp_path / "store")}
+    options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(store_of(toybench))}
     with pytest.raises(SystemExit):
         adapt_tasks(benchmark, [file], str(tmp_path), training(toybench), variants={"beam": {}}, **options)
     assert "a scorer cannot be called 'beam'" in capsys.readouterr().out
@@ -372,7 +373,7 @@ def test_instances_that_are_read_apart_stay_apart(toybench: Path, tmp_path: Path
     (folder / "task.json").write_text(json.dumps({"name": "add", "examples": examples, "metrics": ["exact_str_match"]}))
     parts = [BigBench(str(tmp_path / "bigbench"), part=part) for part in ("train", "validation")]
     file = answers(parts[1], ["add"], tmp_path / "samples.jsonl", wrong="0")
-    run: dict[str, Any] = {"test": parts[1], "cache": str(tmp_path / "store")}
+    run: dict[str, Any] = {"test": parts[1], "cache": str(store_of(toybench))}
     adapt_tasks(parts[0], [file], str(tmp_path / "out"), training(toybench, steps=1), augmentation=False, **run)
     assert json.loads((tmp_path / "out" / "report.json").read_text())["instances"] == 16
     with pytest.raises(SystemExit):

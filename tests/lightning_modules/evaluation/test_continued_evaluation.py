@@ -190,7 +190,6 @@ def write_recipe(folder: Path, toybench: Path) -> Path:
         },
         "data": tuning_data(
             toybench,
-            folder / "store",
             rows={"length": 192},
             evaluation={
                 "max_new_tokens": 24,

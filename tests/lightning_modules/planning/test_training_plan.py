@@ -265,7 +265,7 @@ def recipe(folder: Path, toybench: Path, width: int) -> Path:
             "callbacks": [{"class_path": "held_bytes.HeldBytes", "init_args": {"file": ""}}],
         },
         "model": {"class_path": "InstructionTuningModule", "init_args": {"config": model, "optimizer": {"warmup": 1}}},
-        "data": tuning_data(toybench, folder / "store", rows={"per_step": 2}),
+        "data": tuning_data(toybench, rows={"per_step": 2}),
     }
     path = folder / f"{width}.yaml"
     path.write_text(yaml.safe_dump(contents))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from argument_groups import build
+from recipes import store_of
 
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.packing.best_fit import best_fit, in_order
@@ -151,7 +152,7 @@ def make_plan(toybench: Path, tmp_path: Path) -> Callable[..., TrainPlan]:
             "tokenizer": str(toybench / "tokenizer"),
             "instances": {"train": 12, "validation": 0},
             "augmentation": {"samples": [str(tmp_path / "samples.jsonl")]},
-            "cache": str(tmp_path / "store"),
+            "cache": str(store_of(toybench)),
         }
         data = build(ScorerDataModule, settings, arguments)
         data.prepare_data()

@@ -52,7 +52,6 @@ def config(toybench: Path, tmp_path: Path, tiny_model: dict[str, Any]) -> Path:
         },
         "data": tuning_data(
             toybench,
-            tmp_path / "store",
             rows={"per_step": 8},
             instances={"test": 3},
             evaluation={

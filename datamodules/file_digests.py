@@ -1,0 +1,40 @@
+"""Digests of files and folders; a file is read again only after it has changed."""
+
+import hashlib
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from .messages import MissingFiles
+
+
+def file_digest(*paths: Path) -> str:
+    """SHA-256 of the files' contents in the order given."""
+    digests = []
+    for path in paths:
+        if not path.is_file():
+            raise MissingFiles(f"no file {path}")
+        status = path.stat()
+        digests.append(_digest(path, status.st_mtime_ns, status.st_size))
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
+
+
+def tree_digest(path: Path, files: Iterable[Path] | None = None) -> str:
+    """SHA-256 of a file, or of the names and contents of a folder's files, wherever the folder is.
+
+    Args:
+        path: The file or folder.
+        files: Files of the folder; all, and those of its folders, by default.
+    """
+    if path.is_file():
+        return file_digest(path)
+    chosen = sorted(file for file in (path.rglob("*") if files is None else files) if file.is_file())
+    named = [f"{file.relative_to(path).as_posix()} {file_digest(file)}" for file in chosen]
+    return hashlib.sha256("\n".join(named).encode()).hexdigest()
+
+
+@lru_cache(maxsize=100_000)
+def _digest(path: Path, modified: int, size: int) -> str:
+    """SHA-256 of one file; `modified` and `size` are part of the cache's key."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
