@@ -21,7 +21,7 @@ from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructio
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.toybench.writer import write_toybench
 
-pytest_plugins = ["fault_table"]
+pytest_plugins = ["fault_table", "sampled_runs"]
 
 LONG = {"test_wheel.py", "test_readme.py"}
 """Files that take a minute: they begin, since two processes share the files, and one would wait for a long last one."""

@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..benchmarks.digests import file_digest
 from ..data_files import decoded, parse_json, read_json
+from ..file_digests import file_digest
 from ..record_fields import number_field, text_field, whole_field
 from ..whole_files import naming, write_whole
 

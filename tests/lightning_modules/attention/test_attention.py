@@ -231,7 +231,12 @@ def test_document_math_meets_finite_differences_with_a_bias() -> None:
 
 @pytest.mark.parametrize(("name", "backend"), [("opt", "aot_eager"), ("t5", "eager")])
 def test_a_compiled_model_equals_eager_and_compiles_for_no_batch_anew(name: str, backend: str) -> None:
+    """Of one layer, since each takes the compiler seconds."""
     model = build(name)
+    if name == "t5":
+        del model.encoder.block[1:], model.decoder.block[1:]
+    else:
+        del model.model.decoder.layers[1:]
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounterWithBackend(backend)
     compiled = torch.compile(model, backend=counter)

@@ -1,19 +1,18 @@
-"""Hypergradients through transformers with dropout on: both curvatures, the authors' recursion, no side effects."""
+"""Hypergradients through transformers with dropout on: both curvatures, and the authors' recursion."""
 
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from devices import REHEARSED
+from hypergradient_problems import Problem, problem, roberta, run, t5
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
-from transformers import PreTrainedModel, RobertaConfig, RobertaForMaskedLM, T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.hypergradients import (
     Vector,
@@ -23,76 +22,6 @@ from crosstask.lightning_modules.hypergradients import (
     identity,
     neumann,
 )
-
-VOCABULARY, WIDTH = 40, 16
-TWO_TERMS = partial(neumann, gamma=0.05, hessian_products=1)
-
-
-class Problem(NamedTuple):
-    """A model with a learnable prefix before the inner batch's text, and none before the outer batch's."""
-
-    model: PreTrainedModel
-    phi: list[Parameter]
-    inner: Callable[[], Tensor]
-    outer: Callable[[], Tensor]
-
-    @property
-    def theta(self) -> list[Parameter]:
-        return list(self.model.parameters())
-
-
-def t5() -> PreTrainedModel:
-    # Gated GELU as in T5 1.1 and its LM-adapted checkpoints; finite differences want smooth activations.
-    return T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=VOCABULARY,
-            d_model=WIDTH,
-            d_kv=8,
-            d_ff=32,
-            num_layers=2,
-            num_heads=2,
-            dropout_rate=0.1,
-            feed_forward_proj="gated-gelu",
-            decoder_start_token_id=0,
-        )
-    )
-
-
-def roberta() -> PreTrainedModel:
-    return RobertaForMaskedLM(
-        RobertaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            intermediate_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=40,
-        )
-    )
-
-
-def problem(build: Callable[[], PreTrainedModel], dtype: torch.dtype = torch.float32) -> Problem:
-    torch.manual_seed(0)
-    model = build().to(dtype).train()
-    prefix = Parameter(torch.randn(2, 3, WIDTH, dtype=dtype))
-    encoder_decoder = model.config.is_encoder_decoder
-    length = 4 if encoder_decoder else 8
-    source, target = torch.randint(3, VOCABULARY, (2, 5)), torch.randint(3, VOCABULARY, (2, length))
-    outer_source, outer_target = torch.randint(3, VOCABULARY, (3, 2, 8))[0], torch.randint(3, VOCABULARY, (2, length))
-
-    def inner() -> Tensor:
-        embedded = torch.cat([prefix, model.get_input_embeddings()(source)], dim=1)
-        return model(inputs_embeds=embedded, labels=target).loss
-
-    def outer() -> Tensor:
-        return model(input_ids=outer_source, labels=outer_target).loss
-
-    return Problem(model, [prefix], inner, outer)
-
-
-def run(this: Problem, method: Callable = TWO_TERMS, **options: object) -> Tensor:
-    found = hypergradient(method, this.inner, this.outer, this.theta, this.phi, **options)  # type: ignore[arg-type]
-    return found.gradients[0]
 
 
 def cosine(first: Tensor, second: Tensor) -> float:
@@ -196,125 +125,6 @@ def test_autocast_copies_from_before_the_last_inner_step_are_not_used() -> None:
         inside = found()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert found() == inside
-
-
-# ---- nothing else changes ----
-
-
-@pytest.mark.parametrize("curvature", [exact, finite_difference])
-def test_theta_grads_and_the_random_stream_are_left_as_found(curvature: Callable) -> None:
-    this = problem(t5)
-    this.inner().backward()
-    this.theta[3].grad = None
-    parameters = [*this.theta, *this.phi]
-    before = [parameter.detach().clone() for parameter in parameters]
-    grads = [(parameter.grad, None if parameter.grad is None else parameter.grad.clone()) for parameter in parameters]
-    stream = torch.get_rng_state()
-
-    run(this, curvature=curvature, rng="independent")
-
-    assert all(torch.equal(now, then) for now, then in zip(parameters, before, strict=True))
-    assert all(parameter.requires_grad for parameter in parameters)
-    assert torch.equal(torch.get_rng_state(), stream)
-    for parameter, (grad, value) in zip(parameters, grads, strict=True):
-        assert parameter.grad is grad
-        assert grad is None or torch.equal(grad, value)
-
-
-def test_a_pass_that_fails_leaves_theta_as_found() -> None:
-    this = problem(t5)
-    before = [parameter.detach().clone() for parameter in this.theta]
-    calls = []
-
-    def fails_at_the_second_point() -> Tensor:
-        calls.append(not torch.equal(this.theta[0], before[0]))
-        if len(calls) == 2:
-            raise RuntimeError("out of memory")
-        return this.inner()
-
-    stream = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run(this._replace(inner=fails_at_the_second_point))
-    assert calls == [True, True]
-    assert all(torch.equal(now, then) for now, then in zip(this.theta, before, strict=True))
-    assert all(parameter.requires_grad for parameter in [*this.theta, *this.phi])
-    assert torch.equal(torch.get_rng_state(), stream)
-
-
-@pytest.mark.parametrize("curvature", [exact, finite_difference])
-def test_running_statistics_are_left_as_found(curvature: Callable) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).double()
-    x, phi = torch.randn(8, 4).double(), Parameter(torch.zeros(8).double())
-    arguments = (
-        identity,
-        lambda: (phi.exp() * net(x).squeeze(1).square()).mean(),
-        lambda: net(x).mean(),
-        list(net.parameters()),
-        [phi],
-    )
-    before = [buffer.clone() for buffer in net.buffers()]
-    hypergradient(*arguments, curvature=curvature, buffers=list(net.buffers()))
-    assert all(torch.equal(now, then) for now, then in zip(net.buffers(), before, strict=True))
-
-    hypergradient(*arguments, curvature=curvature)
-    assert not torch.equal(next(net.buffers()), before[0])
-
-
-@pytest.mark.parametrize("masks", ["same", "independent"])
-def test_every_pass_finds_the_same_buffers(masks: str) -> None:
-    """Spectral norms and moving scales change at every forward; within one hyper-step they must not."""
-    scale, weight, phi = torch.ones(()).double(), Parameter(torch.ones(3).double()), Parameter(torch.ones(3).double())
-
-    def growing_loss() -> Tensor:
-        scale.mul_(2)
-        return scale.clone() * (phi * weight.square()).sum()
-
-    found = hypergradient(identity, growing_loss, growing_loss, [weight], [phi], rng=masks, buffers=[scale])
-    # The scale is 2 every time: v = 2 * 2 = 4, the direct part is 2, and the mixed derivative 2 * 2 times v.
-    assert_close(found.gradients[0], torch.full((3,), 2.0 - 4.0 * 4.0).double(), rtol=1e-9, atol=0)
-    assert scale == 1
-
-
-def test_only_the_differentiated_parameters_require_gradients() -> None:
-    this = problem(t5)
-    requires_grad = []
-
-    def inner() -> Tensor:
-        requires_grad.append((this.theta[0].requires_grad, this.phi[0].requires_grad))
-        return this.inner()
-
-    run(this._replace(inner=inner), TWO_TERMS)
-    assert requires_grad == [(True, False)] * 2 + [(False, True)] * 2  # one Hessian product, then the mixed one
-
-
-@contextmanager
-def saved_bytes() -> Iterator[list[int]]:
-    """[bytes that autograd keeps now, their peak]."""
-    count = [0, 0]
-
-    class Kept:
-        def __init__(self, tensor: Tensor) -> None:
-            self.tensor, size = tensor, tensor.numel() * tensor.element_size()
-            count[0] += size
-            count[1] = max(count)
-            weakref.finalize(self, lambda: count.__setitem__(0, count[0] - size))
-
-    with torch.autograd.graph.saved_tensors_hooks(Kept, lambda kept: kept.tensor):
-        yield count
-
-
-def test_finite_differences_keep_no_more_than_a_training_step() -> None:
-    this = problem(t5)
-    with saved_bytes() as training:
-        this.inner().backward()
-    with saved_bytes() as differences:
-        run(this, curvature=finite_difference)
-    with saved_bytes() as twice:
-        run(this, curvature=exact)
-    assert training[1] > 10_000
-    assert differences[1] <= 1.1 * training[1]
-    assert twice[1] > 1.5 * training[1]
 
 
 # ---- the straight-through extractor ----
