@@ -286,7 +286,8 @@ def die(death: Death) -> None:
 if __name__ == "__main__":
     serve()
     if sys.argv[1:2] == ["-c"]:
-        code = sys.argv.pop(2)
+        _, _, code, *words = sys.argv
+        sys.argv = ["-c", *words]
         exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
     else:
         from crosstask.cli import program

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from processes import STRATEGIES, file_weights, losses, run_on
-from recipes import save_model
+from recipes import save_model, store_of
 from safetensors.torch import load_file, save_file
 from strategy_runs import STEPS, TWO, fit, require_equal_weights, write_recipe
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -73,7 +73,7 @@ def bilevel(folder: Path, toybench: Path) -> Path:
     data["split"] = {"class_path": "CategorySplit", "init_args": {"outer": 3}}  # type: ignore[assignment]
     path = write_recipe(folder / "bilevel.yaml", toybench, model, data)
     text = path.read_text().replace("InstructionTuningDataModule", "InstructionOptimizationDataModule")
-    for line in ("      per_step: 8\n", f"    cache: {folder / 'store'}\n", "  gradient_clip_val: 1.75\n"):
+    for line in ("      per_step: 8\n", f"    cache: {store_of(toybench)}\n", "  gradient_clip_val: 1.75\n"):
         assert line in text
         text = text.replace(line, "")
     path.write_text(text)
