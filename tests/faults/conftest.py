@@ -2,27 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from fault_runs import Run, write_runs
+from fault_cases import Faults, Undisturbed
+from fault_runs import write_runs
+from fault_table import Recorder
 from warm_program import Death, WarmProgram
-
-
-class Undisturbed(NamedTuple):
-    """A finished run.
-
-    Args:
-        run: Its command.
-        folder: Where its results are.
-        result: Its result.
-        changes: How many changes of files below its folder it made.
-    """
-
-    run: Run
-    folder: Path
-    result: Any
-    changes: int
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +31,15 @@ def undisturbed(
         return finished[name]
 
     return finish
+
+
+@pytest.fixture
+def faults(
+    program: WarmProgram,
+    undisturbed: Callable[[str], Undisturbed],
+    tmp_path: Path,
+    fault_seed: int,
+    record_fault: Recorder,
+) -> Faults:
+    """A test runs once for every case."""
+    return Faults(program, undisturbed, tmp_path, fault_seed, record_fault)

@@ -2,13 +2,11 @@
 
 import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_table import Recorder
-from warm_program import WarmProgram
+from fault_cases import Faults
 
 
 def flip(folder: Path, pattern: str, dice: random.Random) -> Path:
@@ -39,72 +37,40 @@ WRITTEN = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("name", "pattern"), [(name, each) for name, some in WRITTEN.items() for each in some])
-def test_a_file_that_a_command_reads_back(
-    name: str,
-    pattern: str,
-    fault_seed: int,
-    undisturbed: Callable[[str], Any],
-    program: WarmProgram,
-    tmp_path: Path,
-    record_fault: Recorder,
-) -> None:
-    whole = undisturbed(name)
-    folder = tmp_path / "run"
-    shutil.copytree(whole.folder, folder)
-    path = flip(folder, pattern, random.Random(f"{name} {pattern} {fault_seed}"))
-    record_fault(f"flipped bit: {name}, {pattern}", tried=1)
-    require_no_traceback(program.run(*whole.run.words(folder, 9)), path)
-    record_fault(f"flipped bit: {name}, {pattern}", survived=1)
+def test_a_file_that_a_command_reads_back(name: str, pattern: str, faults: Faults) -> None:
+    whole, folder = faults.copy(name)
+    path = flip(folder, pattern, faults.dice(f"{name} {pattern}"))
+    with faults.counted(f"flipped bit: {name}, {pattern}"):
+        require_no_traceback(faults.program.run(*whole.run.words(folder, 9)), path)
 
 
 @pytest.mark.faults
-def test_a_file_of_the_store_is_written_again(
-    fault_seed: int,
-    undisturbed: Callable[[str], Any],
-    program: WarmProgram,
-    tmp_path: Path,
-    record_fault: Recorder,
-) -> None:
-    whole = undisturbed("prepare")
-    folder = tmp_path / "run"
-    shutil.copytree(whole.folder, folder)
-    path = flip(folder, "store/*/*", random.Random(f"store {fault_seed}"))
-    record_fault("flipped bit: prepare --verify", tried=1)
-    done = program.run(*whole.run.words(folder, 0), "--verify=true")
-    assert done.returncode == 0, f"{path}\n{done.stderr[-3000:]}"
-    assert whole.run.result(folder) == whole.result, path
-    record_fault("flipped bit: prepare --verify", survived=1)
+def test_a_file_of_the_store_is_written_again(faults: Faults) -> None:
+    whole, folder = faults.copy("prepare")
+    path = flip(folder, "store/*/*", faults.dice("store"))
+    with faults.counted("flipped bit: prepare --verify"):
+        done = faults.program.run(*whole.run.words(folder, 0), "--verify=true")
+        assert done.returncode == 0, f"{path}\n{done.stderr[-3000:]}"
+        assert whole.run.result(folder) == whole.result, path
 
 
 @pytest.mark.faults
-def test_predictions_are_reported_or_rejected(
-    fault_seed: int,
-    undisturbed: Callable[[str], Any],
-    program: WarmProgram,
-    tmp_path: Path,
-    record_fault: Recorder,
-) -> None:
-    whole = undisturbed("test")
-    folder = tmp_path / "run"
-    shutil.copytree(whole.folder, folder)
-    path = flip(folder, "version_*/predictions/*", random.Random(f"predictions {fault_seed}"))
-    record_fault("flipped bit: report", tried=1)
+def test_predictions_are_reported_or_rejected(faults: Faults) -> None:
+    _, folder = faults.copy("test")
+    path = flip(folder, "version_*/predictions/*", faults.dice("predictions"))
     run = next(folder.glob("version_*"))
-    require_no_traceback(program.run("report", str(run), "--folder", str(tmp_path / "report")), path)
-    record_fault("flipped bit: report", survived=1)
+    with faults.counted("flipped bit: report"):
+        done = faults.program.run("report", str(run), "--folder", str(faults.folder / "report"))
+        require_no_traceback(done, path)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("pattern", ["tasks/*.json", "splits/*/*", "tokenizer/*"])
-def test_a_file_of_a_benchmark(
-    pattern: str, fault_seed: int, toybench: Path, program: WarmProgram, tmp_path: Path, record_fault: Recorder
-) -> None:
-    folder = tmp_path / "toybench"
-    shutil.copytree(toybench, folder)
-    path = flip(folder, pattern, random.Random(f"{pattern} {fault_seed}"))
-    record_fault(f"flipped bit: benchmark, {pattern}", tried=1)
+def test_a_file_of_a_benchmark(pattern: str, toybench: Path, faults: Faults) -> None:
+    folder = Path(shutil.copytree(toybench, faults.folder / "toybench"))
+    path = flip(folder, pattern, faults.dice(pattern))
     data = f"--data.benchmark.init_args.folder={folder}", f"--data.tokenizer={folder / 'tokenizer'}"
     words = ["--data=InstructionTuningDataModule", "--data.benchmark=NaturalInstructions", *data]
-    done = program.run("prepare", *words, f"--data.cache={tmp_path / 'store'}", "--data.rows.length=128")
-    require_no_traceback(done, path)
-    record_fault(f"flipped bit: benchmark, {pattern}", survived=1)
+    words += [f"--data.cache={faults.folder / 'store'}", "--data.rows.length=128"]
+    with faults.counted(f"flipped bit: benchmark, {pattern}"):
+        require_no_traceback(faults.program.run("prepare", *words), path)
