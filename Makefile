@@ -14,9 +14,12 @@ quickstart: $(VENV)/ready
 	$(BIN)/crosstask fit --config quickstart --ckpt_path last  # a finished or interrupted run is not trained again
 	$(BIN)/crosstask test --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
 
+# Two processes share the files of tests, the long ones first (tests/conftest.py).
+TWO := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: export OMP_NUM_THREADS := 1
-test: $(VENV)/ready  # two processes share the files of tests, in the order of their names: the last ones are short
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not real_data and not distributed and not slurm and not faults"
+test: $(VENV)/ready
+	$(BIN)/python -m pytest $(TWO) -m "not real_data and not distributed and not slurm and not faults"
 
 CASES ?= 15
 test-faults: export OMP_NUM_THREADS := 1
@@ -25,7 +28,7 @@ test-faults: $(VENV)/ready  # kills, flipped bits, any input, a long run; CASES 
 
 test-distributed: export OMP_NUM_THREADS := 1  # a sum by two threads differs in its last digit from one by two processes
 test-distributed: $(VENV)/ready  # every cell of docs/strategies.md that processes on a CPU can run
-	$(BIN)/python -m pytest -m distributed
+	$(BIN)/python -m pytest $(TWO) -m distributed
 
 test-harness: $(VENV)/ready  # the evaluation's page with lm-evaluation-harness, equal log-likelihoods
 	$(BIN)/python -m pip install -q -e ".[harness]" -c constraints.txt
@@ -37,8 +40,9 @@ test-slurm: $(VENV)/ready  # starts a SLURM cluster of two nodes on this machine
 	  echo "SLURM is not installed and could not be: its tests are skipped (slurm-wlm, munge, root)"
 	$(BIN)/python -m pytest -m slurm
 
+real-data: export OMP_NUM_THREADS := 1
 real-data: $(VENV)/ready  # needs CROSSTASK_DATA
-	$(BIN)/python -m pytest -m real_data
+	$(BIN)/python -m pytest $(TWO) -m real_data
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -23,12 +23,12 @@ from crosstask.datamodules.toybench.writer import write_toybench
 
 pytest_plugins = ["fault_table", "sampled_runs"]
 
-LONG = {"test_wheel.py", "test_readme.py"}
+LONG = ("test_real_data.py", "test_strategy_matrix.py", "test_training_plan.py", "test_wheel.py", "test_readme.py")
 """Files that take a minute: they begin, since two processes share the files, and one would wait for a long last one."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
 @pytest.fixture(scope="session")

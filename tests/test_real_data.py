@@ -38,6 +38,7 @@ def test_super_natural_instructions_trains_and_tests(tmp_path: Path, monkeypatch
     assert yaml.safe_load((runs / "version_1/config.yaml").read_text())["trainer"]["max_steps"] == 1200
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_the_papers_mixture_trains_on_every_available_collection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

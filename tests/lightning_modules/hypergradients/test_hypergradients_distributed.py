@@ -1,10 +1,9 @@
 """Two processes that share the batch find the hypergradient of one process with all of it.
 
-pytest starts this file twice as a program; each copy checks its own share of the work.
+Two processes run this file as a program; each checks its own share of the work.
 """
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +17,7 @@ from torch import distributed as dist
 from torch.nn import Parameter
 from torch.testing import assert_close
 from torch.utils.checkpoint import checkpoint
+from warm_program import WarmProgram
 
 from crosstask.lightning_modules.hypergradients import (
     Hypergradient,
@@ -44,25 +44,10 @@ METHODS: dict[str, Callable] = {
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_equal_one_with_the_whole_batch(strategy: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, strategy, str(rank), str(tmp_path / "rendezvous")],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=900)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
-    assert all("checked" in output for output in outputs)
+def test_two_processes_equal_one_with_the_whole_batch(strategy: str, program: WarmProgram, tmp_path: Path) -> None:
+    for done in program.ranks(2, "-c", Path(__file__).read_text(), strategy, str(tmp_path / "rendezvous")):
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "checked" in done.stdout
 
 
 class Network(nn.Module):
@@ -230,4 +215,4 @@ def main(strategy: str, rank: int, rendezvous: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(os.environ["RANK"]), sys.argv[2])
