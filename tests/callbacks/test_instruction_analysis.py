@@ -88,7 +88,7 @@ def test_a_run_leaves_its_map_and_numbers(
         **shared,
     )
     saved = L.pytorch.callbacks.ModelCheckpoint(tmp_path, every_n_train_steps=2, save_top_k=-1, filename="{step}")
-    analysis = InstructionAnalysis(str(tmp_path), categories=5, every=1)
+    analysis = InstructionAnalysis(str(tmp_path), categories=5, every=0 if extracts else 1)
     trainer = L.Trainer(
         accelerator="cpu",
         max_steps=4,
@@ -111,11 +111,12 @@ def test_a_run_leaves_its_map_and_numbers(
         assert set(numbers["nearest tokens"]) == set(data.inner_tasks)
         assert {len(tokens) for rows in numbers["nearest tokens"].values() for tokens in rows} == {3}
         assert numbers["moved"]["cosine distance of states"] > 0
+        assert json.loads((tmp_path / "step-2/analysis.json").read_text())["step"] == 2  # phi's first step
+        assert (tmp_path / "curves-distances.pdf").is_file()
     assert 5 < count_marks(tmp_path / "map.svg", "human") == count_marks(tmp_path / "map.svg", "learned")
-    assert json.loads((tmp_path / "step-2/analysis.json").read_text())["step"] == 2  # phi's first step
     for suffix in ("svg", "pdf", "png"):
         curves = {path.stem for path in tmp_path.glob(f"curves-*.{suffix}")}
-        assert curves == {f"curves-{name}" for name in ("losses", "gradient-norms", "hypergradient", "distances")}
+        assert curves >= {f"curves-{name}" for name in ("losses", "gradient-norms", "hypergradient")}
     assert module.language_model.training
 
     checkpoint = tmp_path / "step=2.ckpt"

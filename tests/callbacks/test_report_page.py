@@ -75,8 +75,10 @@ class Elements(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize("shape", [{"tasks": 1}, {"tasks": 119}, {"tasks": 12, "shots": (0, 5)}])
-@pytest.mark.parametrize("systems", [1, 3])
+@pytest.mark.parametrize(
+    ("systems", "shape"),
+    [(1, {"tasks": 1}), (3, {"tasks": 1}), (3, {"tasks": 119}), (1, {"tasks": 12, "shots": (0, 5)})],
+)
 def test_a_page_stands_alone_and_runs_nothing_of_what_it_shows(
     tmp_path: Path, shape: dict[str, Any], systems: int
 ) -> None:
