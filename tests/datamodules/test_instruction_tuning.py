@@ -16,7 +16,6 @@ from crosstask.datamodules.packing.best_fit import best_fit
 from crosstask.datamodules.packing.packing_report import packing_report
 from crosstask.datamodules.packing.train_stream import TrainPlan
 from crosstask.datamodules.schema import CausalBatch, PromptBatch
-from crosstask.datamodules.toybench.writer import write_toybench
 
 Make = Callable[..., InstructionTuningDataModule]
 
@@ -89,9 +88,8 @@ def test_the_report_accounts_for_every_record(make_datamodule: Make, toybench: P
 
 
 def test_a_task_is_tokenized_once_and_again_only_when_something_changed(make_datamodule: Make, tmp_path: Path) -> None:
-    write_toybench(tmp_path / "toybench", instances=20)
     store = tmp_path / "store"
-    make = partial(make_datamodule, benchmark=NaturalInstructions(str(tmp_path / "toybench")), cache=str(store))
+    make = partial(make_datamodule, cache=str(store))
 
     def folders() -> set[str]:
         return {path.name for path in store.iterdir()}
