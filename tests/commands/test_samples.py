@@ -1,4 +1,4 @@
-"""Samples of language models: their files, and the command that writes them."""
+"""The command that samples responses of language models."""
 
 import json
 import shutil
@@ -11,157 +11,25 @@ import pytest
 import torch
 from recipes import store_of
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
+from sampled_runs import TASK
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosstask.cli import main
 from crosstask.commands.samples import write_samples
-from crosstask.commands.select import select_samples
 from crosstask.datamodules import NaturalInstructions, ScorerDataModule
-from crosstask.datamodules.packing.replicas import Process, process_of_job
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
-from crosstask.datamodules.scoring.samples import ModelSamples, Sample, SampleFile, read_samples
+from crosstask.datamodules.scoring.samples import ModelSamples, Sample, read_samples
 from crosstask.datamodules.scoring.scorer_settings import Augmentation, PairRows
 from crosstask.datamodules.splits import Instances
-from crosstask.lightning_modules import CrossEncoder
 from crosstask.lightning_modules.evaluation.generation import Decoding, generate
-from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.scoring import sampling
-from crosstask.lightning_modules.scoring.sampled_responses import read_sampled_responses
 from crosstask.lightning_modules.scoring.sampling import load_generator, with_likelihoods
 
-TASK = "task001_toy_copy_animals"
 DECODINGS = {"greedy": Decoding(), "nucleus": Decoding(sampling=True, samples=2, top_p=0.9)}
-T5 = {"model_type": "t5", "d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2}
-
-
-@pytest.fixture(scope="module")
-def generators(tmp_path_factory: pytest.TempPathFactory, toybench: Path, tiny_model: dict[str, Any]) -> Path:
-    """Folders of a causal and of an encoder-decoder model, with random weights."""
-    folder = tmp_path_factory.mktemp("generators")
-    tokenizer = AutoTokenizer.from_pretrained(toybench / "tokenizer")
-    for name, fields in (
-        ("causal", {**tiny_model, "initializer_range": 0.5}),
-        ("pair", {**T5, "decoder_start_token_id": 0}),
-    ):
-        torch.manual_seed(0)
-        config = model_config(fields, vocabulary=len(tokenizer), dropout=None)
-        model = build_model(config, weights=None, vocabulary=len(tokenizer), attention="sdpa", dtype=torch.float32)
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    return folder
-
-
-@pytest.fixture
-def examples(toybench: Path) -> SampledExamples:
-    return SampledExamples(
-        NaturalInstructions(str(toybench)), parts=["train"], tasks=[TASK], train_examples=6, validation_examples=0
-    )
 
 
 def lines(folder: Path) -> list[str]:
     return [line for path in sorted(folder.glob("*.jsonl")) for line in path.read_text().splitlines()]
-
-
-# --- files ---
-
-
-def test_a_killed_run_goes_on_after_its_last_whole_example(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    file = SampleFile(path, {"seed": 0}, expected=2)
-    for example in ("1", "2"):
-        file.write(("t", example), [Sample("x y"), Sample("z")], "prompt")
-    with pytest.raises(ValueError, match=r"another process is writing .*a\.jsonl"):
-        SampleFile(path, {"seed": 0}, expected=2)
-    file.close()
-    whole = path.read_bytes()
-    for torn in (Sample("half").line("t", "3").encode(), Sample("half").line("t", "3").encode()[:9]):
-        path.write_bytes(whole + torn)
-        file = SampleFile(path, {"seed": 0}, expected=2)
-        assert set(file.done) == {("t", "1"), ("t", "2")}
-        assert path.read_bytes() == whole
-        file.close()
-    with pytest.raises(ValueError, match=r'samples of other settings: +"seed": 0; expected +"seed": 1'):
-        SampleFile(path, {"seed": 1}, expected=2)
-
-
-def line(example: str, text: str) -> str:
-    return Sample(text, "m", "beam").line("t", example)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "".join(line(str(number), "one response each") for number in range(4)),
-        "".join(line("1", text) for text in "ab") + line("2", "alone") + "".join(line("3", text) for text in "ab"),
-        "".join(line("1", text) for text in "abc"),
-    ],
-    ids=["another program's", "an example torn in the middle", "a third sample of two"],
-)
-def test_a_file_that_no_interrupted_run_leaves_is_not_changed(tmp_path: Path, content: str) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text(content)
-    path.with_suffix(".about.json").write_text(json.dumps({"seed": 0}, indent=1))
-    with pytest.raises(ValueError, match=r"a\.jsonl:\d: a sample of t .* another program changed the file"):
-        SampleFile(path, {"seed": 0}, expected=2)
-    assert path.read_text() == content
-
-
-def test_settings_of_a_file_without_samples_may_change(tmp_path: Path) -> None:
-    """A command with a wrong word that was stopped before its first sample does not occupy the name."""
-    SampleFile(tmp_path / "a.jsonl", {"seed": 0}, expected=2).close()
-    SampleFile(tmp_path / "a.jsonl", {"seed": 1}, expected=2).close()
-
-
-def test_samples_are_held_a_task_at_a_time(tmp_path: Path) -> None:
-    """Lines of tasks may alternate, within a file and over files."""
-    first, second = tmp_path / "1.jsonl", tmp_path / "2.jsonl"
-    first.write_text("".join(Sample(text).line(task, "1") for task, text in [("t", "a"), ("u", "ü"), ("t", "b")]))
-    second.write_text("\n" + Sample("c").line("t", "2") + Sample("d").line("t", "1"))
-    samples = ModelSamples([str(first), str(second)])
-    assert samples.of("t") == {"1": ["a", "b", "d"], "2": ["c"]}
-    assert samples.of("u") == {"1": ["ü"]}
-    assert samples.of("t") == {"1": ["a", "b", "d"], "2": ["c"]}
-
-
-@pytest.mark.parametrize(
-    "field",
-    [
-        {"sample": "0"},
-        {"sample": True},
-        {"log_likelihood": "low"},
-        {"log_likelihood": False},
-        {"tokens": 1.5},
-    ],
-)
-def test_a_field_of_another_type_is_named(tmp_path: Path, field: dict[str, Any]) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text(json.dumps({"task": "t", "id": "1", "response": "a", **field}) + "\n")
-    with pytest.raises(ValueError, match=rf"a.jsonl:1: {next(iter(field))} should be a number"):
-        list(read_samples([path]))
-
-
-def test_a_number_that_is_none_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"task": "t", "id": "1", "response": "a", "log_likelihood": NaN}\n')
-    with pytest.raises(ValueError, match=r"a\.jsonl:1: .*NaN"):
-        list(read_samples([path]))
-
-
-def test_a_sample_that_is_there_twice_is_named(tmp_path: Path) -> None:
-    first, second, copy = (tmp_path / f"{name}.jsonl" for name in ("first", "second", "copy"))
-    first.write_text("".join(Sample("a", "m", "nucleus", n).line("t", "1") for n in range(2)))
-    second.write_text(Sample("b", "m", "nucleus", 1).line("t", "1"))
-    copy.write_bytes(first.read_bytes())
-    message = r"t 1 has sample 1 of nucleus by 'm' twice: remove the copy, or give generators different names"
-    with pytest.raises(ValueError, match=message):
-        ModelSamples([str(first), str(second)]).samples("t")
-    with pytest.raises(ValueError, match=r"copy\.jsonl is a copy of .*first\.jsonl"):
-        ModelSamples([str(first), str(copy)]).samples("t")
-    second.write_text("".join(Sample("b", "m").line("t", "1") for _ in range(2)))  # not numbered: two draws of one text
-    assert ModelSamples([str(second)]).of("t") == {"1": ["b", "b"]}
-
-
-# --- the command ---
 
 
 @pytest.mark.filterwarnings("ignore:.* differ from another one only in the part")
@@ -525,112 +393,3 @@ def test_a_type_that_torch_does_not_have_is_named(generators: Path) -> None:
 def test_a_model_that_is_not_there_is_named(examples: SampledExamples, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no model .*absent.*expected a hub name or a folder"):
         write_samples(examples, str(tmp_path / "out"), str(tmp_path / "absent"))
-
-
-@pytest.mark.parametrize(
-    ("environment", "expected"),
-    [
-        ({}, Process()),
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Process(3, 4, 1)),
-        ({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "1"}, Process(1, 2, 1)),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "8"}, Process()),  # a batch script that starts no tasks
-        (
-            {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "3", "SLURM_ARRAY_TASK_COUNT": "4"},
-            Process(2, 4),
-        ),
-    ],
-)
-def test_a_process_knows_its_share(environment: dict[str, str], expected: Process) -> None:
-    assert process_of_job(environment) == expected
-
-
-# --- selection among them ---
-
-
-def test_a_scorer_selects_among_samples(
-    generators: Path, examples: SampledExamples, toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    decodings = {"greedy": Decoding(), "nucleus": Decoding(sampling=True, samples=4)}
-    write_samples(examples, str(tmp_path), str(generators / "causal"), decodings=decodings, max_new_tokens=5)
-    files = [str(path) for path in tmp_path.glob("*.jsonl")]
-    config = RobertaConfig(
-        vocab_size=len(AutoTokenizer.from_pretrained(toybench / "tokenizer")),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=130,
-        pad_token_id=0,
-        num_labels=1,
-        initializer_range=0.5,
-    )
-    RobertaForSequenceClassification(config).save_pretrained(tmp_path / "scorer")
-    AutoTokenizer.from_pretrained(toybench / "tokenizer").save_pretrained(tmp_path / "scorer")
-    out = tmp_path / "selection"
-    select_samples(examples, files, str(out), str(tmp_path / "scorer"), max_length=128)
-    assert "Spearman of score and ROUGE-L" in capsys.readouterr().out
-    found = json.loads((out / "selection.json").read_text())
-    assert found["instances"] == 6
-    assert set(found["sizes"]) == {"1", "4", "5"}
-    lines = [json.loads(line) for line in (out / "choices.jsonl").read_text().splitlines()]
-    encoder = CrossEncoder.from_pretrained(str(tmp_path / "scorer"), max_length=128)
-    chosen = []
-    for line in lines:
-        ranked = encoder.rank(line["prompt"].strip(), [each["response"] for each in line["responses"]])
-        assert line["choices"]["scorer"] == line["responses"][ranked[0][0]]["response"]
-        chosen.append(line["responses"][ranked[0][0]]["rouge_l"])
-    assert found["methods"]["scorer"]["mean"] == pytest.approx(sum(chosen) / 6)
-    assert found["sizes"]["5"]["scorer"] == pytest.approx(sum(chosen) / 6)
-    with pytest.raises(ValueError, match=r"1 of 7 examples have no response in .*finish sampling"):
-        read_sampled_responses(replace(examples, train_examples=7), ModelSamples(files))
-    with pytest.raises(ValueError, match="there are no examples to select responses for"):
-        read_sampled_responses(replace(examples, train_examples=0), ModelSamples(files))
-
-
-def test_generators_are_candidates_together(examples: SampledExamples, tmp_path: Path) -> None:
-    path = tmp_path / "both.jsonl"
-    ids = [prompt.example.id for prompt in examples.prompts()]
-    path.write_text(
-        "".join(Sample("a", name, "beam").line(TASK, example) for example in ids for name in ("flan", "bart"))
-    )
-    assert [sample.decoding for sample in read_sampled_responses(examples, ModelSamples([str(path)]))[0].samples] == [
-        "flan beam",
-        "bart beam",
-    ]
-
-
-def test_a_decoding_that_is_called_as_a_method_is_named(examples: SampledExamples, tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(Sample("a", "m", "oracle").line(TASK, p.example.id) for p in examples.prompts()))
-    with pytest.raises(ValueError, match="the decoding 'oracle', which is the name of a method in tables: rename it"):
-        read_sampled_responses(examples, ModelSamples([str(path)]))
-
-
-def test_likelihoods_of_some_samples_only_are_reported(examples: SampledExamples, tmp_path: Path) -> None:
-    ids = [prompt.example.id for prompt in examples.prompts()]
-    path = tmp_path / "a.jsonl"
-    path.write_text("".join(Sample("a", "m", "d", 0, None if id_ == ids[0] else -1.0).line(TASK, id_) for id_ in ids))
-    with pytest.warns(UserWarning, match="left out") as warned:
-        read_sampled_responses(examples, ModelSamples([str(path)]))
-    assert [str(warning.message) for warning in warned] == [
-        "self-scoring is left out: 1 of 6 samples have no log_likelihood",
-        "self-scoring by the mean over tokens is left out: 5 of 6 samples have no tokens",
-    ]
-
-
-def test_generators_that_cannot_be_told_apart_or_answer_in_part_are_told(
-    examples: SampledExamples, tmp_path: Path
-) -> None:
-    ids = [prompt.example.id for prompt in examples.prompts()]
-    first, second, third = (str(tmp_path / f"{n}.jsonl") for n in range(3))
-    lines = [Sample("a", "flan", "nucleus", n).line(TASK, example) for example in ids for n in range(2)]
-    Path(first).write_text("".join(lines))
-    Path(second).write_text("".join(lines))
-    Path(third).write_text(Sample("b", "bart", "nucleus", 0).line(TASK, ids[0]))
-    Path(second).write_text("".join([*lines[1:], lines[0]]))
-    with pytest.raises(ValueError, match=r"sample 0 of nucleus by 'flan' twice: remove the copy, or give generators"):
-        read_sampled_responses(examples, ModelSamples([first, second]))
-    with pytest.raises(ValueError, match=r"0\.jsonl is given twice"):
-        ModelSamples([first, first])
-    with pytest.warns(UserWarning, match=r"not every generator has responses to all 6 examples \(bart 1\)"):
-        read_sampled_responses(examples, ModelSamples([first, third]))
