@@ -20,6 +20,7 @@ from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch, Stage
 from .adapters import LoRA, add_adapters, describe_adapters, require_same_base
 from .attention.document_attention import IMPLEMENTATIONS
 from .attention.packable import require_document_attention
+from .chunked_head import ChunkedHead, has_plain_head
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
 from .evaluation.generation import Decoding, answer_batch, prompt_seed
@@ -109,6 +110,7 @@ class InstructionTuningModule(PlannedTraining):
         self.rouge = rouge
         self.model: PreTrainedModel | None = None
         self.tokenizer: PreTrainedTokenizerBase | None = None
+        self._head: ChunkedHead | None = None
         self.scores: Scores | None = None
         self.generation_scores = GenerationScores()
         self.evaluation_loss = MeanMetric()
@@ -138,6 +140,8 @@ class InstructionTuningModule(PlannedTraining):
         prepare_network(model, self.network)
         # from_pretrained returns a model in evaluation mode, and Lightning keeps modes: dropout would be off.
         self.model = model.train()
+        if self.network.logits == "chunked" and has_plain_head(model):
+            self._head = ChunkedHead(model)
 
     def _build(self, config: PreTrainedConfig, vocabulary: int, weights: str | None) -> PreTrainedModel:
         """The whole model, from weights, or with random ones for None."""
@@ -212,7 +216,7 @@ class InstructionTuningModule(PlannedTraining):
 
     def batch_losses(self, batch: Batch) -> dict[str, Tensor]:
         self._check_kind(batch)
-        loss = target_loss(self.language_model, batch, packed=self.packed)
+        loss = target_loss(self.language_model, batch, packed=self.packed, head=self._head)
         return {"loss": loss.sum / max(batch.step_targets, 1)}
 
     def validation_step(self, batch: Batch | EvaluationBatch, batch_idx: int) -> list[Answer] | None:  # type: ignore[override]
@@ -234,7 +238,7 @@ class InstructionTuningModule(PlannedTraining):
             self.generation_scores.update(answers)
             return answers
         self._check_kind(batch)
-        loss = target_loss(self.language_model, batch, packed=self.packed)
+        loss = target_loss(self.language_model, batch, packed=self.packed, head=self._head)
         if loss.targets > 0:
             self.evaluation_loss.update(loss.sum / loss.targets, weight=loss.targets)
         return None

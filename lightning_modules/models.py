@@ -35,6 +35,7 @@ from .attention.recurrent_layers import read_documents_alone
 from .recomputation import Recomputation, recompute_blocks, require_recomputation
 
 Dtype = Literal["float32", "float64", "bfloat16", "float16"]
+Logits = Literal["chunked", "whole"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Network:
         gradient_checkpointing: What the backward pass recomputes instead of keeping it: true for every block, n for
             every n-th one, selective for all but matrix products and attention. `crosstask plan` compares their memory.
         compile: Compile the model's blocks.
+        logits: Instruction tuning computes the loss of more than 2^24 logits in chunks of the vocabulary, which are
+            computed again in the backward pass; whole keeps them all.
         dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision. With ``lora`` it
             is the type of the frozen parameters, and bfloat16 halves their memory.
     """
@@ -57,6 +60,7 @@ class Network:
     embedding_dropout: float = 0.0
     gradient_checkpointing: Recomputation = False
     compile: bool = False
+    logits: Logits = "chunked"
     dtype: Dtype = "float32"
 
     def __post_init__(self) -> None:
@@ -69,8 +73,9 @@ class Network:
             raise ValueError(
                 f"no attention {self.attention!r}; {nearest(self.attention, known)}; e.g. document or sdpa"
             )
-        if self.dtype not in get_args(Dtype):
-            raise ValueError(f"dtype must be one of {list(get_args(Dtype))}, got {self.dtype!r}")
+        for name, value, kind in (("dtype", self.dtype, Dtype), ("logits", self.logits, Logits)):
+            if value not in get_args(kind):
+                raise ValueError(f"{name} must be one of {list(get_args(kind))}, got {value!r}")
 
     @property
     def torch_dtype(self) -> torch.dtype:

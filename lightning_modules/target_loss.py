@@ -2,7 +2,7 @@
 
 # B rows, L columns, N target columns of all rows, V vocabulary
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ..datamodules.schema import IGNORE_INDEX, CausalBatch, Seq2SeqBatch
 from .attention.document_attention import Documents
+from .chunked_head import ChunkedHead
 
 
 class LossSum(NamedTuple):
@@ -32,33 +33,51 @@ def target_logits(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, 
         packed: Whether the model attends by documents; otherwise each row must hold one document, and padding is
             masked.
     """
-    wanted_BL = batch.targets != IGNORE_INDEX
+    wanted_BL, inputs = batch.targets != IGNORE_INDEX, _inputs(model, batch, packed=packed)
     if isinstance(batch, CausalBatch):
-        return model(
-            input_ids=batch.input_ids,
-            position_ids=batch.position_ids,
-            logits_to_keep=wanted_BL,
-            use_cache=False,
-            **_attention(batch.offsets, batch.input_ids, packed=packed),
-        ).logits
-    start = model.config.decoder_start_token_id
-    logits_BLV = model(
-        input_ids=batch.input_ids,
-        decoder_input_ids=shift_right(batch.targets, batch.target_offsets, start=start),
-        use_cache=False,
-        **_attention(batch.offsets, batch.input_ids, packed=packed, decoder_offsets=batch.target_offsets),
-    ).logits
-    return logits_BLV[wanted_BL]
+        return model(**inputs, logits_to_keep=wanted_BL, use_cache=False).logits
+    return model(**inputs, use_cache=False).logits[wanted_BL]
 
 
-def target_loss(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, packed: bool = True) -> LossSum:
-    """Sum of the cross entropies of all target tokens of a batch (OPT-IML's label loss, section 3.1)."""
-    targets_N = batch.targets[batch.targets != IGNORE_INDEX]
+def target_loss(
+    model: PreTrainedModel,
+    batch: CausalBatch | Seq2SeqBatch,
+    *,
+    packed: bool = True,
+    head: ChunkedHead | None = None,
+) -> LossSum:
+    """Sum of the cross entropies of all target tokens of a batch (OPT-IML's label loss, section 3.1).
+
+    Args:
+        model: A causal or seq2seq language model of transformers.
+        batch: Rows for a causal or a seq2seq model.
+        packed: As for ``target_logits``.
+        head: The model's head, to compute the loss of many targets without their logits; the loss can then be
+            differentiated once.
+    """
+    wanted_BL = batch.targets != IGNORE_INDEX
+    targets_N = batch.targets[wanted_BL]
+    count = torch.tensor(len(targets_N), device=targets_N.device)
+    if head is not None and len(targets_N) * head.vocabulary > head.chunk:
+        inputs = _inputs(model, batch, packed=packed)
+        return LossSum(head.loss_sum(targets_N, lambda hidden_BLD: hidden_BLD[wanted_BL], **inputs), count)
     logits_NV = target_logits(model, batch, packed=packed)
     # Half-precision sums over thousands of targets lose digits: the softmax is taken in float32 or better.
     wide = logits_NV.dtype if logits_NV.dtype == torch.float64 else torch.float32
-    loss = F.cross_entropy(logits_NV.to(wide), targets_N, reduction="sum")
-    return LossSum(loss, torch.tensor(len(targets_N), device=loss.device))
+    return LossSum(F.cross_entropy(logits_NV.to(wide), targets_N, reduction="sum"), count)
+
+
+def _inputs(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, packed: bool) -> dict[str, Any]:
+    """The arguments of the model's forward."""
+    if isinstance(batch, CausalBatch):
+        attention = _attention(batch.offsets, batch.input_ids, packed=packed)
+        return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, **attention}
+    start = model.config.decoder_start_token_id
+    return {
+        "input_ids": batch.input_ids,
+        "decoder_input_ids": shift_right(batch.targets, batch.target_offsets, start=start),
+        **_attention(batch.offsets, batch.input_ids, packed=packed, decoder_offsets=batch.target_offsets),
+    }
 
 
 def shift_right(targets_BL: Tensor, offsets: Tensor, *, start: int) -> Tensor:

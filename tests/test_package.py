@@ -63,6 +63,8 @@ ORDER = {
         "hypergradients",
         "hyperparameters",
         "named_classes",
+        "chunked_cross_entropy",
+        "chunked_head",
         "target_loss",
         "recomputation",
         "models",

@@ -12,6 +12,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -25,6 +26,8 @@ from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
+from ..chunked_cross_entropy import CHUNK, chunked_cross_entropy
+from ..chunked_head import ChunkedHead, has_plain_head
 from ..sharding.sharded_models import Sharding, blocks, shard
 from .phases import Measure, Memory, Phase, PhaseRecord, Phases, PhaseTracker, ShardedPhaseTracker, most
 
@@ -81,6 +84,7 @@ class StepShape(NamedTuple):
         targets: Target columns of a row, the only ones with logits.
         target_columns: Decoder columns of a row of an encoder-decoder model.
         accumulated: Whether gradients of earlier batches exist already.
+        chunked: Whether the loss of many targets is computed in chunks of the vocabulary.
     """
 
     rows: int
@@ -88,6 +92,7 @@ class StepShape(NamedTuple):
     targets: int
     target_columns: int | None = None
     accumulated: bool = False
+    chunked: bool = True
 
 
 Build = Callable[[torch.dtype | None], PreTrainedModel]
@@ -154,7 +159,7 @@ def require_divisible(layout: Layout) -> None:
         )
 
 
-def head_memory(width: int, vocabulary: int, columns: int, layout: Layout) -> int:
+def head_memory(width: int, vocabulary: int, columns: int, layout: Layout, *, chunked: bool) -> int:
     """Peak bytes of logits, softmax and their gradients for `columns` targets."""
     dtype = compute_dtype(layout)
     with FakeTensorMode():
@@ -165,8 +170,10 @@ def head_memory(width: int, vocabulary: int, columns: int, layout: Layout) -> in
         tracker.track_external(table, hidden, targets)
         before = (table.numel() + hidden.numel()) * dtype.itemsize + targets.nbytes
         with tracker:
-            logits = F.linear(hidden, table)
-            F.cross_entropy(_wide(logits), targets, reduction="sum").backward()
+            if chunked and columns * vocabulary > CHUNK:
+                chunked_cross_entropy(hidden, table, None, targets).backward()
+            else:
+                F.cross_entropy(_wide(F.linear(hidden, table)), targets, reduction="sum").backward()
     gradients = (table.numel() + hidden.numel()) * dtype.itemsize
     (snapshot,) = tracker.get_tracker_snapshot("peak").values()
     return max(int(snapshot["Total"]) - before - gradients, 0)
@@ -284,14 +291,23 @@ def _pass(model: PreTrainedModel, layout: Layout, shape: StepShape) -> None:
 
 def _loss(model: PreTrainedModel, shape: StepShape) -> Tensor:
     ids_BL = torch.zeros(shape.rows, shape.columns, dtype=torch.long)
-    if model.config.is_encoder_decoder:
-        targets_BL = torch.zeros(shape.rows, shape.target_columns or shape.columns, dtype=torch.long)
-        logits = model(input_ids=ids_BL, decoder_input_ids=targets_BL, use_cache=False).logits
-        return F.cross_entropy(_wide(logits.flatten(0, 1)), targets_BL.flatten(), reduction="sum")
     kept = torch.zeros(shape.targets, dtype=torch.long)
-    logits = model(input_ids=ids_BL, logits_to_keep=kept, use_cache=False).logits
-    targets_N = torch.zeros(shape.rows * shape.targets, dtype=torch.long)
+    inputs, columns = {"input_ids": ids_BL}, shape.targets
+    if model.config.is_encoder_decoder:
+        columns = shape.target_columns or shape.columns
+        inputs["decoder_input_ids"] = torch.zeros(shape.rows, columns, dtype=torch.long)
+    targets_N = torch.zeros(shape.rows * columns, dtype=torch.long)
+    if shape.chunked and has_plain_head(model):
+        head = ChunkedHead(model, compares=False)
+        if len(targets_N) * head.vocabulary > head.chunk:
+            return head.loss_sum(targets_N, partial(_selected, kept, model.config.is_encoder_decoder), **inputs)
+    selection = {} if model.config.is_encoder_decoder else {"logits_to_keep": kept}
+    logits = model(**inputs, **selection, use_cache=False).logits
     return F.cross_entropy(_wide(logits.flatten(0, 1)), targets_N, reduction="sum")
+
+
+def _selected(kept: Tensor, all_columns: bool, hidden_BLD: Tensor) -> Tensor:
+    return (hidden_BLD if all_columns else hidden_BLD[:, kept]).flatten(0, 1)
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -133,6 +133,7 @@ def make_plan(
         shape, per_step = bilevel_shape(data["init_args"], layout, targets), data["init_args"]["levels"]["inner_rows"]
     else:
         shape, per_step = step_shape(rows, trainer, layout, targets=targets), rows["per_step"]
+    shape = shape._replace(chunked=network.logits == "chunked" and not bilevel)  # phi's loss has whole logits
     lora = as_group(LoRA, arguments.get("lora"))
     if lora is not None and layout.kind not in ("single", "ddp"):
         raise ValueError(f"lora trains under the strategies auto and ddp, got {layout.kind}")
@@ -164,7 +165,7 @@ def make_plan(
         shape=shape,
         memories=memories,
         recomputation=choice,
-        logits=head_memory(config.hidden_size, config.vocab_size, columns, layout),
+        logits=head_memory(config.hidden_size, config.vocab_size, columns, layout, chunked=shape.chunked),
         capacity=capacity,
         steps=steps,
         tokens=tokens,

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from crosstask.lightning_modules import chunked_cross_entropy
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
 from crosstask.lightning_modules.scorer import ScorerModule
 from crosstask.lightning_modules.sharding.strategies import ShardedStrategy
@@ -43,6 +44,16 @@ class PlainTuning(InstructionTuningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return torch.optim.SGD(self.parameters(), lr=self.optimization.learning_rate)
+
+
+class ChunkedTuning(PlainTuning):
+    """With a loss in parts of 64 tokens of the vocabulary, however few targets there are."""
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        assert self._head is not None
+        self._head.chunk = 1
+        chunked_cross_entropy.SMALLEST_PART = 64
 
 
 class PlainScorer(ScorerModule):

@@ -135,8 +135,15 @@ def test_activations_grow_with_rows_and_shrink_when_recomputed() -> None:
 
 def test_logits_take_a_copy_and_its_gradients() -> None:
     """float32 logits, their log softmax and its gradient: between two and four tables of N x V at a time."""
-    found = head_memory(WIDTH, VOCABULARY, 1000, Layout())
+    found = head_memory(WIDTH, VOCABULARY, 1000, Layout(), chunked=False)
     assert 2 * 4 * 1000 * VOCABULARY <= found <= 4 * 4 * 1000 * VOCABULARY
+
+
+def test_chunks_of_logits_take_the_same_memory_for_any_vocabulary() -> None:
+    """2^24 logits in float32, their softmax and a part of the matrix."""
+    for vocabulary in (50_000, 250_000):
+        found = head_memory(WIDTH, vocabulary, 16_384, Layout(), chunked=True)
+        assert 4 * 2**24 <= found <= 4 * 4 * 2**24
 
 
 def fsdp(sharding: str, **settings: Any) -> dict[str, Any]:

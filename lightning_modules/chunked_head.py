@@ -1,0 +1,135 @@
+"""A language model's head that returns the loss of targets instead of their logits.
+
+transformers' models compute logits within their forward, between the last block and what a configuration adds to
+logits. The head's forward is replaced for one call, so that strategies, hooks and the model's code see a call of the
+model as always, and its matrix is whole or this process's part as the strategy prepared it.
+"""
+
+# B rows, L columns, N targets, D columns of a hidden state, V tokens of the vocabulary
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Partial, Replicate
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .chunked_cross_entropy import CHUNK, LogitRule, VocabularyShard, chunked_cross_entropy
+
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+_MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
+
+
+def logit_rule(config: PreTrainedConfig) -> LogitRule:
+    """What a model's configuration says of its logits.
+
+    >>> from transformers import Gemma2Config, GraniteConfig
+    >>> logit_rule(Gemma2Config(final_logit_softcapping=30.0)), logit_rule(GraniteConfig(logits_scaling=4.0))
+    (LogitRule(scale=1.0, cap=30.0), LogitRule(scale=0.25, cap=None))
+    """
+    text = config.get_text_config(decoder=True)
+    caps = [cap for name in _CAPS if (cap := getattr(text, name, None)) is not None]
+    scale = 1.0 / (getattr(text, "logits_scaling", None) or 1.0)
+    for name in _MULTIPLIERS:
+        value = getattr(text, name, None)
+        scale *= 1.0 if value is None else value
+    return LogitRule(scale, caps[0] if caps else None)
+
+
+def has_plain_head(model: PreTrainedModel) -> bool:
+    """Whether logits are the product of hidden states and one matrix, which is not adapted or quantized."""
+    return type(model.get_output_embeddings()) is nn.Linear
+
+
+class ChunkedHead:
+    """The head of a model that is trained by ``loss_sum``.
+
+    Args:
+        model: Its head is plain (``has_plain_head``).
+        chunk: Logits to hold at a time.
+        compares: Whether the first call compares the model's logits with its rule, which fake tensors cannot.
+    """
+
+    def __init__(self, model: PreTrainedModel, chunk: int = CHUNK, *, compares: bool = True) -> None:
+        self.model, self.rule, self.chunk = model, logit_rule(model.config), chunk
+        self._compares = compares
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the head's matrix over all processes."""
+        rows: int = self.model.get_output_embeddings().out_features  # type: ignore[union-attr, assignment]
+        return rows
+
+    def loss_sum(self, targets_N: Tensor, select: Callable[[Tensor], Tensor], **inputs: Any) -> Tensor:
+        """Sum of the cross entropies of targets.
+
+        The first call lets the model's code turn numbers from -100 to 100 into logits, and compares them with the rule.
+
+        Args:
+            targets_N: Token ids.
+            select: From the head's inputs [B, L, D] to those of the targets [N, D].
+            inputs: Arguments of the model's forward.
+
+        Raises:
+            ValueError: The model computes other logits.
+        """
+        head: Any = self.model.get_output_embeddings()
+        outputs: list[Tensor] = []
+        probe_V = torch.linspace(-100, 100, self.vocabulary, device=targets_N.device)
+
+        def forward(hidden_BLD: Tensor) -> Tensor:
+            """[1, 2, V]: numbers to compare, and the loss in every column."""
+            loss = self._loss(head, hidden_BLD, targets_N, select)
+            rows_12V = torch.stack([probe_V.to(loss.dtype), loss.expand(self.vocabulary)]).unsqueeze(0)
+            if not isinstance(head.weight, DTensor):
+                return rows_12V
+            return DTensor.from_local(rows_12V, head.weight.device_mesh, [Replicate()], run_check=False)
+
+        with _replaced_forward(head, forward, outputs):
+            logits_12V = self.model(**inputs, use_cache=False).logits
+        if self._compares:
+            self._require_rule(probe_V, logits_12V[0, 0].detach())
+            self._compares = False
+        # Strategies that hook the model's output wait for its gradient, which is 0.
+        return torch.stack([outputs[0][0, 1, 0], logits_12V.sum().to(outputs[0].dtype)])[0]
+
+    def _loss(self, head: Any, hidden_BLD: Tensor, targets_N: Tensor, select: Callable[[Tensor], Tensor]) -> Tensor:
+        """The summed loss from the head's inputs, where its matrix is whole or divided by tensor parallelism."""
+        weight, bias, shard = head.weight, head.bias if self._buffer is None else self._buffer, None
+        if isinstance(weight, DTensor):
+            assert isinstance(hidden_BLD, DTensor)
+            mesh, rows = weight.device_mesh, -(-weight.shape[0] // weight.device_mesh.size())
+            shard = VocabularyShard(mesh.get_local_rank() * rows, mesh.get_group())
+            hidden_BLD = hidden_BLD.to_local(grad_placements=[Partial()])
+            weight, bias = weight.to_local(), bias.to_local() if isinstance(bias, DTensor) else bias
+        return chunked_cross_entropy(
+            select(hidden_BLD), weight, bias, targets_N, rule=self.rule, shard=shard, chunk=self.chunk
+        )
+
+    @property
+    def _buffer(self) -> Tensor | None:
+        """[V], added to the products by BART's family, whose heads have no bias."""
+        buffer = getattr(self.model, "final_logits_bias", None)
+        return None if buffer is None else buffer[0]
+
+    def _require_rule(self, products_V: Tensor, logits_V: Tensor) -> None:
+        expected_V = self.rule.logits(products_V if self._buffer is None else products_V + self._buffer)
+        if logits_V.shape != expected_V.shape or (logits_V - expected_V).norm() > 0.02 * expected_V.norm():
+            raise ValueError(
+                f"the logits of {type(self.model).__name__} are not its head's products with {self.rule}: set "
+                "network.logits to whole"
+            )
+
+
+@contextmanager
+def _replaced_forward(module: Any, forward: Callable[[Tensor], Tensor], outputs: list[Tensor]) -> Iterator[None]:
+    """Let a module compute something else inside, and collect what its last hook returns."""
+    hook = module.register_forward_hook(lambda _, inputs, output: outputs.append(output))
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        hook.remove()
