@@ -13,6 +13,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .optimizer_classes import set_averages
 from .step_guard import StepGuard, gradient_norm, optimizer_tensors, require_finite_everywhere
 
 
@@ -46,6 +47,7 @@ class GuardedSteps(L.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # only the plugin of mixed precision has one
         scale = scaler.get_scale() if scaler is not None else 0.0
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        set_averages(self.trainer.optimizers, training=False)  # validation, checkpoints and exports read them
         self._applied = True
         if scaler is not None:
             self._applied = scaler.get_scale() >= scale

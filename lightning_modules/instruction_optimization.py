@@ -78,7 +78,7 @@ class InstructionOptimizationModule(InstructedTraining):
         seed: Decides what dropout drops.
     """
 
-    fixed_settings = ("lora.", "prefix.", "instruction.")
+    fixed_settings = ("lora.", "prefix.", "optimizer.algorithm", "instruction.")
 
     def __init__(
         self,
@@ -126,6 +126,8 @@ class InstructionOptimizationModule(InstructedTraining):
                 "instruction optimization embeds instructions and texts apart, without embedding dropout: leave "
                 "network.embedding_dropout out"
             )
+        if self.optimization.algorithm != "AdamW":
+            raise ValueError(f"instruction optimization trains theta with AdamW, got {self.optimization.algorithm}")
         self.method = outer_method(self.outer, self.choices, inner_steps=inner_steps, compiled=self.network.compile)
         self.preset, self.inner_steps, self.clip = preset, inner_steps, clip
         self.instruction_settings = replace(settings, exemplar_padding=self.choices.exemplar_padding)

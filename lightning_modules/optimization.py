@@ -1,8 +1,8 @@
-"""The optimizer and its schedule: AdamW with decay on matrices alone, and a learning rate that warms up."""
+"""Settings of the optimizer and its schedule: decay on matrices alone, and a learning rate that warms up."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -10,25 +10,33 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-Schedule = Literal["linear", "cosine", "constant"]
+Schedule = Literal["linear", "cosine", "constant", "wsd"]
 
 
 @dataclass(frozen=True)
 class Optimization:
-    """AdamW and its schedule.
+    """The optimizer and its schedule.
 
     Args:
         learning_rate: Peak of the schedule.
         warmup: Linear warm-up to the peak: an integer is optimizer steps, a float in [0, 1) a share of total_steps.
-        schedule: After the warm-up the learning rate decays to 0, linear or as a half cosine, or stays constant.
-        betas: Adam's decay rates of the first and the second moment.
+        schedule: After the warm-up the learning rate decays to 0, linear or as a half cosine, or stays constant; wsd
+            (warm-up, stable, decay) stays constant and decays linearly to 0 over the cooldown.
+        cooldown: Share of total_steps in which wsd decays.
+        algorithm: AdamW or another optimizer of torch.optim, e.g. SGD or Muon (on matrices of blocks, with AdamW on
+            others), or an import path, e.g. bitsandbytes.optim.AdamW8bit or schedulefree.AdamWScheduleFree.
+        options: Further arguments of the algorithm, e.g. momentum of SGD.
+        betas: Adam's decay rates of the first and the second moment, and those of other algorithms with betas.
         weight_decay: Decay of matrices; biases and norms never decay. 0 makes AdamW Adam.
-        fused: Use torch's fused AdamW, faster on CUDA.
+        fused: Use torch's fused implementation, faster on CUDA.
     """
 
     learning_rate: float = 5e-5
     warmup: int | float = 0
     schedule: Schedule = "linear"
+    cooldown: float = 0.2
+    algorithm: str = "AdamW"
+    options: dict[str, Any] = field(default_factory=dict)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     fused: bool = False
@@ -46,6 +54,8 @@ class Optimization:
             raise ValueError(f"warmup as a share must be in [0, 1), got {self.warmup}; optimizer steps are an integer")
         if self.warmup < 0:
             raise ValueError(f"warmup must be at least 0 optimizer steps, got {self.warmup}")
+        if not 0 < self.cooldown <= 1:
+            raise ValueError(f"cooldown must be a share of the steps, above 0 and at most 1, got {self.cooldown}")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"schedule must be one of {list(get_args(Schedule))}, got {self.schedule!r}")
 
@@ -67,6 +77,14 @@ class Optimization:
                 "share of the training, such as 0.1"
             )
         return steps
+
+    def cooldown_steps(self, total: int) -> int:
+        """Optimizer steps in which wsd decays, in a training of `total` steps; rounded up.
+
+        >>> Optimization(cooldown=0.2).cooldown_steps(4001)
+        801
+        """
+        return math.ceil(self.cooldown * total)
 
 
 def parameter_groups(
@@ -149,8 +167,12 @@ def _names_by_group(optimizer: Optimizer, module: nn.Module) -> list[list[str]]:
     return [[names[id(parameter)] for parameter in group["params"]] for group in optimizer.param_groups]
 
 
-def rate_share(step: int, *, warmup: int, total: int, schedule: Schedule = "linear") -> float:
+def rate_share(
+    step: int, *, warmup: int, total: int, schedule: Schedule = "linear", cooldown: int | None = None
+) -> float:
     """Share of the peak learning rate at step `step`: up over `warmup` steps, then the schedule until `total`.
+
+    The schedule ``wsd`` decays in the last `cooldown` steps, or in all after the warm-up.
 
     >>> [rate_share(step, warmup=2, total=6) for step in range(7)]
     [0.5, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
@@ -158,14 +180,20 @@ def rate_share(step: int, *, warmup: int, total: int, schedule: Schedule = "line
     [0.5, 1.0, 0.905, 0.655, 0.345, 0.095, 0.0]
     >>> [rate_share(step, warmup=2, total=6, schedule="constant") for step in range(7)]
     [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+    >>> [round(rate_share(step, warmup=2, total=8, schedule="wsd", cooldown=3), 3) for step in range(9)]
+    [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     """
     if step < warmup:
         return (step + 1) / warmup
+    if schedule == "wsd" and cooldown is not None:
+        warmup = max(warmup, total - cooldown)
+        if step < warmup:
+            return 1.0
     if schedule == "constant":
         return 1.0
     # The first step after the warm-up is already below the peak; the last one trained (total - 1) is above 0.
     remaining = max(0.0, (total - step) / max(total - warmup + 1, 1))
-    return remaining if schedule == "linear" else (1 - math.cos(math.pi * remaining)) / 2
+    return remaining if schedule != "cosine" else (1 - math.cos(math.pi * remaining)) / 2
 
 
 def scheduler(optimizer: Optimizer, settings: Optimization, *, total: int) -> LambdaLR:
@@ -178,7 +206,11 @@ def scheduler(optimizer: Optimizer, settings: Optimization, *, total: int) -> La
         ValueError: The warm-up is longer than the training.
     """
     share: Callable[[int], float] = partial(
-        rate_share, warmup=settings.warmup_steps(total), total=total, schedule=settings.schedule
+        rate_share,
+        warmup=settings.warmup_steps(total),
+        total=total,
+        schedule=settings.schedule,
+        cooldown=settings.cooldown_steps(total),
     )
     return LambdaLR(optimizer, share)
 

@@ -16,7 +16,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim import AdamW
 from transformers import PreTrainedModel
 
 from ..datamodules.base import BenchmarkDataModule, run_data
@@ -26,7 +25,8 @@ from .generation_settings import published_settings, settings_as_fields
 from .guarded_steps import GuardedSteps
 from .hyperparameters import plain_values
 from .models import Network, untie_different
-from .optimization import Optimization, accept_named_states, matrix_names, parameter_groups, scheduler
+from .optimization import Optimization, accept_named_states, matrix_names, scheduler
+from .optimizer_classes import build_optimizer, reject_optimizer, set_averages
 from .resumed_settings import group_settings, restore_settings, run_settings
 from .sharding.agreement import require_agreement
 from .sharding.checkpoints import (
@@ -82,8 +82,9 @@ class PlannedTraining(GuardedSteps):
     tokenizer_name: str
     """Hub name or folder of the tokenizer."""
 
-    fixed_settings: tuple[str, ...] = ("lora.", "prefix.")
-    """Beginnings of the names of arguments that decide the trained parameters; a resumed run cannot change them."""
+    fixed_settings: tuple[str, ...] = ("lora.", "prefix.", "optimizer.algorithm")
+    """Beginnings of the names of arguments that decide trained parameters and optimizer states; a resumed run cannot
+    change them."""
 
     resumes_from: Path | None = None
     """The checkpoint that this run resumes from; it is compared with the model before weights are read."""
@@ -133,6 +134,7 @@ class PlannedTraining(GuardedSteps):
             require_same_tokenizer(self.tokenizer_name, data)
         if stage == "fit":
             reject_two_optimizers(self, self.trainer)
+            reject_optimizer(self.optimization, strategy)
             reject_scaled_clipping(self.trainer, fused=self.optimization.fused)
             if data is not None:
                 require_same_rows(self.row_length, data)
@@ -222,11 +224,10 @@ class PlannedTraining(GuardedSteps):
         return [] if saved is None else changed_values(saved, self._settings())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW, which decays only matrices, however a strategy has reshaped them since, and its schedule."""
+        """The optimizer, which decays only matrices, however a strategy has reshaped them since, and its schedule."""
         assert self.model is not None
         settings = self.optimization
-        groups = parameter_groups(self.model, settings.weight_decay, matrices=self._matrices)
-        optimizer = AdamW(groups, lr=settings.learning_rate, betas=settings.betas, fused=settings.fused)
+        optimizer = build_optimizer(settings, self.model, matrices=self._matrices)
         accept_named_states(optimizer, self)
         schedule = scheduler(optimizer, settings, total=self.total_steps)
         self._group_settings = group_settings(optimizer)
@@ -244,6 +245,7 @@ class PlannedTraining(GuardedSteps):
         seed = batch_seed(self.seed, batch_idx, here)
         if batch_idx % here.accumulation == 0:
             self.guard.begin(self.trainer.global_step + 1, run_data(self.trainer))
+            set_averages(self.trainer.optimizers, training=True)
         self.guard.note(batch, seed)
         torch.manual_seed(seed)
 

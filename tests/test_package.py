@@ -70,6 +70,7 @@ ORDER = {
         "models",
         "generation_settings",
         "optimization",
+        "optimizer_classes",
         "prefixes",
         "model_digest",
         "adapters",

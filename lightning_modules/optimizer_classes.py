@@ -1,0 +1,159 @@
+"""Optimizers by name: torch's own, Muon beside AdamW, and those of other packages, with the project's groups.
+
+Every optimizer is one object, whose states are saved by parameter names and whose groups follow one schedule.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from .named_classes import imported
+from .optimization import Optimization, matrix_names, parameter_groups, plain_name
+
+_REJECTED = {
+    "LBFGS": "it computes the loss several times in a step",
+    "SparseAdam": "gradients of language models are dense",
+}
+ALTERNATIVE = "set optimizer.algorithm to AdamW"
+
+
+class MuonWithAdamW(Optimizer):
+    """Muon on the matrices of blocks, and AdamW on embeddings, head, biases and norms, as one optimizer.
+
+    Muon's steps are scaled to AdamW's (``adjust_lr_fn`` is ``match_rms_adamw``, arXiv 2502.16982), so that both have
+    one learning rate and one decay.
+
+    Args:
+        groups: Of parameters; those with ``hidden`` true are Muon's.
+        lr: Peak of the schedule.
+        betas: AdamW's.
+        fused: AdamW's.
+        options: Muon's further arguments.
+    """
+
+    def __init__(
+        self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], fused: bool = False, **options: Any
+    ) -> None:
+        hidden, others = ([group for group in groups if group["hidden"] is kind] for kind in (True, False))
+        if not hidden:
+            raise ValueError(f"Muon steps along matrices of blocks, and none is trained: {ALTERNATIVE}")
+        self._muon = Muon(hidden, lr=lr, **{"adjust_lr_fn": "match_rms_adamw", **options})  # type: ignore[arg-type]
+        self._adam = AdamW(others or [{"params": [], "hidden": False}], lr=lr, betas=betas, fused=fused)
+        super().__init__([*self._muon.param_groups, *(self._adam.param_groups if others else [])], {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step of both."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for optimizer, kind in ((self._muon, True), (self._adam, False)):
+            # Loading a checkpoint replaces the groups and the state of this optimizer.
+            optimizer.param_groups = [group for group in self.param_groups if group["hidden"] is kind]
+            optimizer.state = self.state
+            optimizer.step()
+        return loss
+
+
+def optimizer_class(algorithm: str) -> type[Optimizer]:
+    """The class of an algorithm: a name in torch.optim, or an import path.
+
+    >>> optimizer_class("NAdam")
+    <class 'torch.optim.nadam.NAdam'>
+
+    Raises:
+        ValueError: There is no such optimizer, or it cannot train here.
+    """
+    name = algorithm.removeprefix("torch.optim.")
+    if name in _REJECTED:
+        raise ValueError(f"optimizer.algorithm {name} cannot train a language model: {_REJECTED[name]}; {ALTERNATIVE}")
+    found = imported(algorithm if "." in name else f"torch.optim.{name}", "optimizer.algorithm")
+    if not isinstance(found, type) or not issubclass(found, Optimizer) or found is Optimizer:
+        raise ValueError(
+            f"optimizer.algorithm {algorithm} is no optimizer of torch: give a name of torch.optim or a path"
+        )
+    return MuonWithAdamW if found is Muon else found
+
+
+def build_optimizer(settings: Optimization, model: nn.Module, *, matrices: frozenset[str] | None = None) -> Optimizer:
+    """The optimizer of a model's trained parameters.
+
+    Args:
+        settings: Learning rate, decay and algorithm. The algorithm gets betas and fused if it has them.
+        model: Its matrices decay alone.
+        matrices: Their names (``matrix_names``), for strategies that flatten parameters.
+
+    Raises:
+        ValueError: The algorithm lacks a setting that is given.
+    """
+    matrices = matrix_names(model) if matrices is None else matrices
+    algorithm = optimizer_class(settings.algorithm)
+    accepted = inspect.signature(Muon if algorithm is MuonWithAdamW else algorithm).parameters
+    wanted = {"fused": settings.fused, "weight_decay": bool(settings.weight_decay)} | settings.options
+    known = {*accepted, "fused"} if algorithm is MuonWithAdamW else {*accepted}
+    if missing := sorted(name for name, value in wanted.items() if value is not False and name not in known):
+        raise ValueError(f"{settings.algorithm} has no {missing[0]}; its arguments are {sorted(accepted)}")
+    groups = parameter_groups(model, settings.weight_decay, matrices=matrices)
+    if algorithm is MuonWithAdamW:
+        groups = _divided(groups, _hidden(model, matrices))
+        own: dict[str, Any] = {"betas": settings.betas, "fused": settings.fused}
+    else:
+        given = {"betas": settings.betas, "fused": settings.fused}
+        own = {name: value for name, value in given.items() if name in accepted and value is not False}
+    optimizer: Optimizer = algorithm(groups, lr=settings.learning_rate, **own, **settings.options)  # type: ignore[call-arg]
+    set_averages([optimizer], training=True)
+    return optimizer
+
+
+def set_averages(optimizers: Iterable[object], *, training: bool) -> None:
+    """Give schedule-free optimizers (arXiv 2405.15682) the weights of a step, or the averages between steps."""
+    for optimizer in optimizers:
+        if type(optimizer).__module__.partition(".")[0] == "schedulefree":
+            optimizer.train() if training else optimizer.eval()  # type: ignore[attr-defined]
+
+
+def reject_optimizer(settings: Optimization, strategy: Strategy) -> None:
+    """Reject an optimizer that a strategy cannot carry, and a schedule beside a schedule-free one.
+
+    Raises:
+        ValueError: With the way out.
+    """
+    algorithm = optimizer_class(settings.algorithm)
+    package, where = algorithm.__module__.partition(".")[0], type(strategy).__name__
+    flattens = isinstance(strategy, DeepSpeedStrategy | FSDPStrategy)
+    if algorithm is MuonWithAdamW and flattens:
+        raise ValueError(f"Muon needs whole matrices, and {where} flattens them: use ddp or ShardedStrategy")
+    if package == "schedulefree":
+        if flattens:
+            raise ValueError(f"{where} does not average weights between steps: use ddp or ShardedStrategy")
+        if settings.schedule != "constant":
+            raise ValueError(f"{settings.algorithm} needs no schedule: set optimizer.schedule to constant")
+    if package == "bitsandbytes" and isinstance(strategy, ModelParallelStrategy | FSDPStrategy):
+        raise ValueError(f"bitsandbytes steps on whole parameters, and {where} shards them: use ddp or DeepSpeed")
+
+
+def _hidden(model: nn.Module, matrices: frozenset[str]) -> frozenset[int]:
+    """Identities of the matrices that are neither embeddings nor the head."""
+    tables = {id(weight) for part in model.modules() if isinstance(part, nn.Embedding) for weight in part.parameters()}
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    tables |= set() if head is None else {id(weight) for weight in head.parameters()}
+    named = [(plain_name(name), value) for name, value in model.named_parameters()]
+    return frozenset(
+        id(value) for name, value in named if name in matrices and value.ndim == 2 and id(value) not in tables
+    )
+
+
+def _divided(groups: list[dict[str, Any]], hidden: frozenset[int]) -> list[dict[str, Any]]:
+    """The groups, divided into Muon's parameters and others."""
+    parts = [
+        {**group, "params": [value for value in group["params"] if (id(value) in hidden) is kind], "hidden": kind}
+        for kind in (True, False)
+        for group in groups
+    ]
+    return [part for part in parts if part["params"]]
