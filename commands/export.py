@@ -35,6 +35,7 @@ def export_checkpoint(
     private: bool = True,
     licence: str | None = None,
     run: str | None = None,
+    adapters: Literal["merged", "alone"] = "merged",
 ) -> None:
     """Write the model of a checkpoint as a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
 
@@ -52,6 +53,7 @@ def export_checkpoint(
         private: Whether a new repository is private.
         licence: Identifier of the licence of the weights in the card, e.g. apache-2.0; by default it names none.
         run: Folder of the run, for the card; by default the one above the checkpoint.
+        adapters: Whether low-rank adapters are merged into the weights, or written alone as a folder of peft.
 
     Raises:
         ValueError: The checkpoint is incomplete, or crosstask did not write it.
@@ -67,7 +69,7 @@ def export_checkpoint(
         raise ValueError(f"export takes two paths, a checkpoint and the folder to write, got {paths}")
     checkpoint, folder = map(Path, paths)
     require_new(folder)
-    write_checkpoint_folder(checkpoint, folder, tokenizer=tokenizer, dtype=dtype)
+    write_checkpoint_folder(checkpoint, folder, tokenizer=tokenizer, dtype=dtype, adapters=adapters)
     if push is not None:
         write_card(checkpoint, folder, push, licence, None if run is None else Path(run).expanduser())
         publish(folder, push, private=private, dry_run=dry_run)

@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) beside a model's frozen matrices, through peft.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) beside a model's frozen matrices, whole or sharded, through peft.
 
 A matrix W of a model becomes W + alpha / r * B A, of which A [r, in] and B [out, r] alone are trained: a device holds
 gradients and Adam's moments of a thousandth of the parameters. A checkpoint holds the adapters alone; the model they
@@ -7,17 +7,27 @@ belong to is found again where its weights came from.
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..datamodules.pretrained_weights import load_pretrained, require_whole_weights
 from .models import architecture_class
 from .prefixes import Prefix, add_prefix
+from .whole_values import set_whole, whole_shape, whole_value
 
 NAME = "default"  # of the one adapter, as peft calls it
 
@@ -32,12 +42,14 @@ class LoRA:
         dropout: Probability of dropping an adapter's inputs while training.
         target_modules: Ends of the names of the modules that get adapters, e.g. [q_proj, v_proj]; those that peft
             knows for the architecture if left out.
+        dora: Train the length of each row of a matrix apart from its direction (DoRA, arXiv 2402.09353).
     """
 
     r: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     target_modules: Sequence[str] | None = None
+    dora: bool = False
 
     def __post_init__(self) -> None:
         if self.r < 1 or not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1:
@@ -49,8 +61,29 @@ class LoRA:
             raise ValueError(f"lora.target_modules needs names, or null for peft's choice, got {self.target_modules}")
 
 
+def reject_adapters(adapters: LoRA | Prefix, strategy: Strategy) -> None:
+    """Reject a strategy that cannot train adapters.
+
+    Raises:
+        ValueError: With the strategies that can.
+    """
+    if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+        return
+    where = type(strategy).__name__
+    if isinstance(adapters, Prefix):
+        raise ValueError(f"a prefix is trained beside whole weights: set the strategy to auto or ddp, got {where}")
+    if not isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy):
+        raise ValueError(f"lora trains under auto, ddp, ShardedStrategy and DeepSpeed, got {where}")
+    cut = isinstance(strategy, ModelParallelStrategy) and strategy.device_mesh["tensor_parallel"].size() > 1
+    if adapters.dora and (cut or (isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3)):
+        raise ValueError(
+            f"lora.dora reads whole rows of matrices, which {where} cuts here: set the strategy to auto, ddp, "
+            "ShardedStrategy without tensor parallelism, or ZeRO-2"
+        )
+
+
 def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
-    """Freeze a model and put adapters, in float32, beside its matrices; it computes what it did until they are trained.
+    """Freeze a model and put adapters, in float32, beside its matrices; ``start_adapters`` sets their values.
 
     Raises:
         ValueError: No module has such a name.
@@ -59,7 +92,7 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
 
     targets = None if lora.target_modules is None else list(lora.target_modules)
     settings: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
-    config = LoraConfig(**settings, target_modules=targets)
+    config = LoraConfig(**settings, use_dora=lora.dora, init_lora_weights=False, target_modules=targets)
     try:
         inject_adapter_in_model(config, model, NAME)
     except ValueError as error:
@@ -68,34 +101,135 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
             f"lora.target_modules = {targets} does not fit {type(model).__name__}, whose modules with weights are "
             f"called {kinds}: {error}"
         ) from error
+    if model.config.tie_word_embeddings and any(NAME in module.lora_embedding_A for _, module in _adapted(model)):
+        raise ValueError(
+            f"{type(model).__name__} ties its head to its embeddings, so that adapters of the embeddings cannot be "
+            "merged: leave them out of lora.target_modules"
+        )
     for parameter in model.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and not hasattr(parameter, "ds_id"):  # DeepSpeed keeps its own float32 copy
             parameter.data = parameter.data.float()
+
+
+def start_adapters(model: PreTrainedModel, seed: int = 0) -> None:
+    """Give adapters the values with which the model computes what it did: A random, B zero, lengths those of rows.
+
+    A is drawn from the seed and the module's name, so that it is the same under every strategy.
+    """
+    for name, module in _adapted(model):
+        generator = torch.Generator().manual_seed(int(hashlib.sha256(f"{seed} {name}".encode()).hexdigest()[:15], 16))
+        if NAME in module.lora_A:
+            a, b = module.lora_A[NAME].weight, module.lora_B[NAME].weight
+            drawn = torch.empty(whole_shape(a))
+            torch.nn.init.kaiming_uniform_(drawn, a=math.sqrt(5), generator=generator)
+            set_whole(a, drawn)
+            set_whole(b, torch.zeros(whole_shape(b)))
+        else:
+            a, b = module.lora_embedding_A[NAME], module.lora_embedding_B[NAME]
+            set_whole(a, torch.zeros(whole_shape(a)))
+            set_whole(b, torch.empty(whole_shape(b)).normal_(generator=generator))
+        if NAME in module.lora_magnitude_vector:
+            lengths = _out_by_in(module, whole_value(module.base_layer.weight)).norm(dim=1)
+            set_whole(module.lora_magnitude_vector[NAME].weight, lengths)
+
+
+def _adapted(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
+    """The modules with adapters, by their names."""
+    return ((name, module) for name, module in model.named_modules() if hasattr(module, "get_delta_weight"))
+
+
+def _out_by_in(module: Any, weight: Tensor) -> Tensor:
+    """A matrix in float32 with a row for each output; GPT-2 and embeddings store the transpose."""
+    transposed = NAME in module.lora_embedding_A or getattr(module, "fan_in_fan_out", False)
+    return weight.float().T if transposed else weight.float()
 
 
 @torch.no_grad()
 def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """A model's weights on the CPU, one at a time, with its adapters added to them, by the names of a model without."""
-    changed: dict[str, Any] = {
-        f"{name}.base_layer.weight": module
-        for name, module in model.named_modules()
-        if hasattr(module, "get_delta_weight")
-    }
+    """A model's weights on the CPU, one at a time, with its adapters added to them, by the names of a model without.
+
+    Every process that holds a part must iterate.
+    """
+    adapted: dict[str, Any] = {f"{name}.base_layer.weight": module for name, module in _adapted(model)}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             continue
-        value = parameter.detach()
-        if name in changed:
-            value = (value.float() + changed[name].get_delta_weight(NAME)).to(value.dtype)
-        yield name.replace(".base_layer.", "."), value.cpu()
+        value = whole_value(parameter)
+        if name in adapted:
+            value = _merged(adapted[name], value)
+        yield name.replace(".base_layer.", "."), value
+
+
+def _merged(module: Any, weight: Tensor) -> Tensor:
+    """A matrix W + alpha / r * B A, with rows of the trained lengths under DoRA, in the matrix's type and layout."""
+    if NAME in module.lora_A:
+        a, b = whole_value(module.lora_A[NAME].weight), whole_value(module.lora_B[NAME].weight)
+    else:
+        a, b = whole_value(module.lora_embedding_A[NAME]), whole_value(module.lora_embedding_B[NAME])
+    merged = _out_by_in(module, weight) + module.scaling[NAME] * (b.float() @ a.float())
+    if NAME in module.lora_magnitude_vector:
+        lengths = whole_value(module.lora_magnitude_vector[NAME].weight).float()
+        merged *= (lengths / merged.norm(dim=1)).unsqueeze(1)
+    return _out_by_in(module, merged).to(weight.dtype).contiguous()
+
+
+def save_adapters(
+    states: Iterable[tuple[str, Tensor]],
+    described: Mapping[str, Any],
+    folder: Path,
+    *,
+    two_stacks: bool,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write adapters alone, as a folder that ``peft.PeftModel.from_pretrained`` loads.
+
+    Args:
+        states: The adapters of a checkpoint, by the model's names.
+        described: What ``describe_adapters`` said.
+        folder: Made if it is missing.
+        two_stacks: Whether the model is an encoder-decoder.
+        dtype: Type of what is written; the values' own if None.
+    """
+    from peft import LoraConfig, TaskType
+
+    lora = LoRA(**described["lora"])
+    tensors = {
+        f"base_model.model.{_peft_name(name)}": value.to(dtype or value.dtype).contiguous() for name, value in states
+    }
+    adapted = sorted({name.partition(".lora_")[0].removeprefix("base_model.model.") for name in tensors})
+    folder.mkdir(parents=True, exist_ok=True)
+    LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        lora_dropout=lora.dropout,
+        use_dora=lora.dora,
+        target_modules=adapted if lora.target_modules is None else list(lora.target_modules),
+        base_model_name_or_path=described["weights"],
+        task_type=TaskType.SEQ_2_SEQ_LM if two_stacks else TaskType.CAUSAL_LM,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def _peft_name(name: str) -> str:
+    """A parameter's name in a file of peft, which leaves out the adapter's name.
+
+    >>> _peft_name("layers.0.fc1.lora_A.default.weight"), _peft_name("fc1.lora_magnitude_vector.default.weight")
+    ('layers.0.fc1.lora_A.weight', 'fc1.lora_magnitude_vector')
+    """
+    plain = name.replace(f".{NAME}", "")
+    return plain.removesuffix(".weight") if ".lora_magnitude_vector" in plain else plain
 
 
 def frozen_digest(model: PreTrainedModel) -> str:
-    """Tells one model's frozen weights from another's, by the first numbers of each."""
+    """Tells one model's frozen weights from another's, by the first numbers of each.
+
+    Every process that holds a part must call it.
+    """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
-            first = parameter.detach().flatten()[:64].double().cpu().numpy()
+            first = whole_value(parameter).flatten()[:64].double().numpy()
             digest.update(name.replace(".base_layer.", ".").encode() + first.tobytes())
     return digest.hexdigest()[:16]
 
@@ -170,6 +304,7 @@ def adapted_model(
     lora = LoRA(**described["lora"])
     model = _base_model(architecture, described, where)
     add_adapters(model, lora)
+    start_adapters(model)
     require_same_base(model, lora, described, where)
     _load_trained(model, states, where)
     return model

@@ -1,11 +1,12 @@
 """The model of a checkpoint as a Hugging Face folder, with few weights in memory at a time."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from ..datamodules.rendering.tokenization import load_tokenizer
-from .adapters import adapted_model, merged_weights, prefixed_model
+from .adapters import adapted_model, merged_weights, prefixed_model, save_adapters
 from .generation_settings import published_settings
 from .instructions.stored_instructions import FOLDER, write_instructions
 from .prefixes import save_prefix
@@ -15,7 +16,12 @@ from .sharding.safetensors_folder import empty_model, write_weights
 
 
 def write_checkpoint_folder(
-    checkpoint: Path, folder: Path, *, tokenizer: str | None = None, dtype: str | None = None
+    checkpoint: Path,
+    folder: Path,
+    *,
+    tokenizer: str | None = None,
+    dtype: str | None = None,
+    adapters: Literal["merged", "alone"] = "merged",
 ) -> None:
     """Write a checkpoint's model and tokenizer; adapters are merged, and a prefix is written alone, as peft writes it.
 
@@ -27,9 +33,10 @@ def write_checkpoint_folder(
         folder: Folder to write, new or empty.
         tokenizer: Hub name or folder of the tokenizer; that of the training by default.
         dtype: Type of the weights; that of the checkpoint by default.
+        adapters: Whether low-rank adapters are merged into the weights or written alone, as peft writes them.
 
     Raises:
-        ValueError: The checkpoint is incomplete, or crosstask did not write it.
+        ValueError: The checkpoint is incomplete, crosstask did not write it, or it lacks adapters to write alone.
     """
     extras = checkpoint_extras(checkpoint).get(KEY)
     if extras is None or "config" not in extras:
@@ -45,6 +52,14 @@ def write_checkpoint_folder(
         described = extras["adapters"]
         model = prefixed_model(extras["architecture"], described, dict(weights), saved_tokenizer, where)
         save_prefix(model, saved_tokenizer, folder, weights=described["weights"])
+        return
+    if adapters == "alone":
+        if "lora" not in extras.get("adapters", {}):
+            raise ValueError(f"{checkpoint} holds all weights and no adapters: leave --adapters out")
+        kind = None if dtype is None else getattr(torch, dtype)
+        two_stacks = like.config.is_encoder_decoder
+        save_adapters(weights, extras["adapters"], folder, two_stacks=two_stacks, dtype=kind)
+        saved_tokenizer.save_pretrained(folder)
         return
     if "adapters" in extras:
         weights = merged_weights(adapted_model(extras["architecture"], extras["adapters"], dict(weights), where))

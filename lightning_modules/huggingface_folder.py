@@ -27,7 +27,8 @@ def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> 
     """
     model: Any = module.model
     require_finite_everywhere(model.named_parameters(), "the model that would be exported")
-    tensors = whole_tensors(model)
+    adapted = isinstance(module, InstructionTuningModule) and module.lora is not None
+    tensors = merged_weights(model) if adapted else whole_tensors(model)
     if not writes:
         for _ in tensors:
             pass

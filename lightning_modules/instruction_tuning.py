@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,7 +17,7 @@ from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
 from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch, Stage
-from .adapters import LoRA, add_adapters, describe_adapters, require_same_base
+from .adapters import LoRA, add_adapters, describe_adapters, reject_adapters, require_same_base, start_adapters
 from .attention.document_attention import IMPLEMENTATIONS
 from .attention.packable import require_document_attention
 from .chunked_head import ChunkedHead, has_plain_head
@@ -58,8 +58,7 @@ class InstructionTuningModule(PlannedTraining):
         optimizer: AdamW and its schedule.
         row_length: Columns of a packed row, checked against the model's positions; linked to the datamodule's.
         total_steps: Optimizer steps of the whole training, for the schedule; -1 is trainer.max_steps.
-        lora: Train low-rank adapters beside the frozen weights of ``pretrained`` instead of all weights, on one device
-            or under ddp.
+        lora: Train low-rank adapters beside the frozen weights of ``pretrained`` instead of all weights.
         prefix: Train virtual tokens before every layer of the frozen ``pretrained`` instead (prefix tuning), on one
             device or under ddp; with attention sdpa and one document a row.
         decoding: How prompts are answered at evaluation, greedily by default; the first of several answers is scored.
@@ -116,13 +115,13 @@ class InstructionTuningModule(PlannedTraining):
         self.evaluation_loss = MeanMetric()
 
     def setup(self, stage: str) -> None:
-        """Reject adapters under strategies that shard weights, before a model is built."""
-        strategy = self.trainer.strategy
-        if self.adapters is not None and not isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
-            raise ValueError(
-                f"{'lora' if self.lora else 'a prefix'} trains adapters beside whole weights: set the strategy to auto "
-                f"or ddp, got {type(strategy).__name__}"
-            )
+        """Reject strategies that cannot train adapters, before a model is built."""
+        if self.adapters is not None:
+            reject_adapters(self.adapters, self.trainer.strategy)
+            if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+                self.strict_loading = False  # checkpoints omit frozen weights
+            if isinstance(self.trainer.strategy, DeepSpeedStrategy):
+                self.trainer.strategy.exclude_frozen_parameters = True
         super().setup(stage)
 
     def configure_model(self) -> None:
@@ -135,7 +134,10 @@ class InstructionTuningModule(PlannedTraining):
         require_positions(config, self.row_length + (self.prefix.virtual_tokens if self.prefix else 0))
         if self.prefix is not None and self.network.gradient_checkpointing:
             raise ValueError("recomputed blocks drop the prefix: set network.gradient_checkpointing to false")
-        model = self.built(partial(self._build, config, vocabulary), self.pretrained)
+        add = None if self.adapters is None else self._add_adapters
+        model = self.built(partial(self._build, config, vocabulary), self.pretrained, add)
+        if self.lora is not None:
+            start_adapters(model, self.seed)
         set_generation_settings(model, self.tokenizer, self.pretrained)
         prepare_network(model, self.network)
         # from_pretrained returns a model in evaluation mode, and Lightning keeps modes: dropout would be off.
@@ -154,17 +156,19 @@ class InstructionTuningModule(PlannedTraining):
         )
         if self.packed:
             require_document_attention(model)
+        if self.lora is not None and vocabulary > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {vocabulary} tokens and {self.pretrained} {config.vocab_size}: lora freezes "
+                "the embeddings, so that new ones would never be learned"
+            )
+        return model
+
+    def _add_adapters(self, model: PreTrainedModel) -> None:
         if self.lora is not None:
-            if vocabulary > config.vocab_size:
-                raise ValueError(
-                    f"the tokenizer has {vocabulary} tokens and {self.pretrained} {config.vocab_size}: lora freezes "
-                    "the embeddings, so that new ones would never be learned"
-                )
             add_adapters(model, self.lora)
         if self.prefix is not None:
             assert self.tokenizer is not None
             add_prefix(model, self.prefix, self.tokenizer)
-        return model
 
     @property
     def packed(self) -> bool:
@@ -202,7 +206,8 @@ class InstructionTuningModule(PlannedTraining):
             )
         if described is not None and self.adapters is not None:
             require_same_base(self.language_model, self.adapters, described, "the checkpoint")
-            checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._frozen()}
+            if "state_dict" in checkpoint:  # sharded strategies have read it
+                checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._frozen()}
 
     def _frozen(self) -> dict[str, Tensor]:
         """Frozen parts of the module's state, which a checkpoint of adapters omits."""

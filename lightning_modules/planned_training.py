@@ -152,12 +152,18 @@ class PlannedTraining(GuardedSteps):
             )
         require_agreement(self, self.trainer)
 
-    def built(self, build: Callable[[str | None], PreTrainedModel], weights: str | None) -> PreTrainedModel:
+    def built(
+        self,
+        build: Callable[[str | None], PreTrainedModel],
+        weights: str | None,
+        add: Callable[[PreTrainedModel], None] | None = None,
+    ) -> PreTrainedModel:
         """A model as the trainer's strategy needs it: whole, or this process's part.
 
         Args:
             build: Builds the whole model from weights, or from random ones for None.
             weights: Hub name or folder of the weights.
+            add: Adds parameters that are trained beside the weights.
         """
         strategy = None if self.attached_trainer is None else self.attached_trainer.strategy
         how = sharding_of(strategy)
@@ -165,11 +171,13 @@ class PlannedTraining(GuardedSteps):
         # accelerate, and where random weights would differ from a CPU's. Strategies move the model themselves.
         with torch.device("cpu"):
             if how is not None:
-                model = build_sharded(build, weights, how)
+                model = build_sharded(build, weights, how, add)
             elif isinstance(strategy, DeepSpeedStrategy) and strategy.zero_stage_3:
-                model = build_partitioned(build, weights)
+                model = build_partitioned(build, weights, add)
             else:
                 model = build(weights)
+                if add is not None:
+                    add(model)
             # Every forward gathers weights from all processes, so generate() must run until the last one has ended.
             # transformers reads this private attribute and sets it only for models that Accelerate prepared.
             model._is_fsdp_managed_module = any(map(is_cut, model.parameters()))  # type: ignore[assignment]

@@ -63,6 +63,7 @@ ORDER = {
         "hypergradients",
         "hyperparameters",
         "named_classes",
+        "whole_values",
         "chunked_cross_entropy",
         "chunked_head",
         "target_loss",

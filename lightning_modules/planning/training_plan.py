@@ -136,7 +136,7 @@ def make_plan(
     shape = shape._replace(chunked=network.logits == "chunked" and not bilevel)  # phi's loss has whole logits
     lora = as_group(LoRA, arguments.get("lora"))
     if lora is not None and layout.kind not in ("single", "ddp"):
-        raise ValueError(f"lora trains under the strategies auto and ddp, got {layout.kind}")
+        raise ValueError(f"adapters can be planned under the strategies auto and ddp, got {layout.kind}")
     if arguments.get("prefix") is not None:
         raise ValueError("a plan can be made for training all weights or lora, not for a prefix")
     build = partial(_build, own=network.torch_dtype, lora=lora)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, PreTrainedModel
 
 from ...datamodules.finite_values import require_finite_weights
 from ..models import architecture_class
+from ..whole_values import whole_value
 
 SHARD_BYTES = 5_000_000_000
 """Largest file of weights, as transformers writes them."""
@@ -138,14 +138,4 @@ def architecture_of(model: nn.Module) -> str:
 def whole_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """A model's parameters one at a time, in full, on the CPU; every process that holds a part must iterate."""
     for name, parameter in model.named_parameters():
-        values = parameter.detach()
-        if hasattr(parameter, "ds_id"):
-            from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-
-            with GatheredParameters([parameter]):
-                whole = parameter.detach().cpu().clone()
-        elif isinstance(values, DTensor):
-            whole = values.full_tensor().cpu()
-        else:
-            whole = values.cpu()
-        yield name.replace("_orig_mod.", ""), whole
+        yield name.replace("_orig_mod.", ""), whole_value(parameter)

@@ -49,7 +49,10 @@ class Sharding(NamedTuple):
 
 
 def build_sharded(
-    build: Callable[[str | None], PreTrainedModel], weights: str | None, how: Sharding
+    build: Callable[[str | None], PreTrainedModel],
+    weights: str | None,
+    how: Sharding,
+    add: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
     """A sharded model.
 
@@ -59,6 +62,7 @@ def build_sharded(
             memory from the state of the random generator, as a single process does, so that training from scratch
             starts from the same numbers under every strategy.
         how: How to shard the model.
+        add: Adds adapters to a model that starts from weights; their values are set later.
 
     Raises:
         ValueError: The weights are not in safetensors, or lack parameters of the model.
@@ -72,6 +76,10 @@ def build_sharded(
         model = build(None)
     names = stored_names(model, folder)  # before FSDP2 gives the model a class of its own
     untie_different(model, partial(stored_tensor, stored_files(folder), names))
+    if add is not None:
+        with torch.device("meta"):
+            add(model)
+        names = beside_adapters(model, names)
     shard(model, how)
     home = torch.device("cpu") if how.offload else how.device
     model.to_empty(device=home)
@@ -128,6 +136,12 @@ def weights_folder(weights: str) -> Path:
     return folder
 
 
+def beside_adapters(model: PreTrainedModel, names: Mapping[str, str]) -> dict[str, str]:
+    """Stored names by the names that a model's parameters have once adapters stand beside them."""
+    ours = {name.replace(".base_layer.", "."): name for name in model.state_dict(keep_vars=True)}
+    return {ours.get(name, name): stored for name, stored in names.items()}
+
+
 def load_weights(model: PreTrainedModel, folder: Path, names: Mapping[str, str]) -> None:
     """Load the weights of a folder of safetensors into a model, sharded or not; each process reads its slices.
 
@@ -154,7 +168,10 @@ def require_stored(model: PreTrainedModel, folder: Path, names: Mapping[str, str
     Raises:
         ValueError: With the first of them.
     """
-    tensors = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items() if isinstance(tensor, Tensor)}
+    states = model.state_dict(keep_vars=True).items()
+    # What is trained beside frozen weights is not stored with them.
+    adapters = {name for name in (name for name, _ in states) if ".lora_" in name}
+    tensors = {name: tensor for name, tensor in states if isinstance(tensor, Tensor) and name not in adapters}
     ours = {name: tuple(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in tensors.items()}
     theirs = stored_shapes(folder)
     tables = {name: table_of(model, name) for name in ours}

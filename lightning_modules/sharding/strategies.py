@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.distributed.checkpoint as dcp
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
 from lightning.fabric.strategies.model_parallel import _load_raw_module_state
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
+    get_model_state_dict,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
@@ -136,6 +139,8 @@ class ShardedStrategy(ModelParallelStrategy):
         assert self.model is not None
         assert self.lightning_module is not None
         if require_whole_checkpoint(path) == "shards":
+            if not self.lightning_module.strict_loading:
+                return self._load_trained(path)
             return super().load_checkpoint(path, weights_only=True)
         checkpoint = read_plain(path)
         _load_raw_module_state(checkpoint.pop("state_dict"), self.model, strict=self.lightning_module.strict_loading)
@@ -146,6 +151,21 @@ class ShardedStrategy(ModelParallelStrategy):
             if named["state"]:
                 set_optimizer_state_dict(self.model, optimizer, optim_state_dict=named, options=options)
         return checkpoint
+
+    def _load_trained(self, path: Path) -> dict[str, Any]:
+        """Read the shards of a checkpoint that omits frozen weights."""
+        assert self.model is not None
+        parameters = dict(self.model.named_parameters())
+        states = get_model_state_dict(self.model)
+        trained = {name: value for name, value in states.items() if parameters[name].requires_grad}
+        dcp.load({"state_dict": trained}, storage_reader=FileSystemReader(path))
+        self.model.load_state_dict(trained, strict=False)
+        for number, optimizer in enumerate(self.optimizers):
+            name = f"optimizer_{number}"
+            state = {name: get_optimizer_state_dict(self.model, optimizer)}
+            dcp.load(state, storage_reader=FileSystemReader(path))
+            set_optimizer_state_dict(self.model, optimizer, optim_state_dict=state[name])
+        return read_plain(path / "meta.pt")
 
 
 def _communicate(sharded: Sequence[FSDPModule], *, shards: bool, copies: bool) -> None:

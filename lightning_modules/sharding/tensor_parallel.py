@@ -83,7 +83,7 @@ def tensor_parallel_plan(model: PreTrainedModel) -> dict[str, str]:
     patterns = _patterns(model)
     plan: dict[str, str] = {}
     for name, module in model.named_modules():
-        style = next((style for pattern, style in patterns.items() if re.fullmatch(pattern, name)), None)
+        style = _style(patterns, name)
         if style is not None and next(module.parameters(recurse=False), None) is not None:
             plan[name] = style
     if unknown := sorted(set(plan.values()) - set(STYLES)):
@@ -98,6 +98,18 @@ def tensor_parallel_plan(model: PreTrainedModel) -> dict[str, str]:
         elif module is head:
             plan[name] = "head"
     return plan
+
+
+def _style(patterns: dict[str, str], name: str) -> str | None:
+    """The style of a module, of the matrix that an adapter stands beside, or of that part of the adapter that is cut.
+
+    Where W is cut by its outputs, so is B of W + B A; where it is cut by its inputs, so is A.
+    """
+    adapter = re.fullmatch(r"(.*)\.lora_([AB])\.default", name)
+    plain = adapter[1] if adapter else name.removesuffix(".base_layer")
+    style = next((style for pattern, style in patterns.items() if re.fullmatch(pattern, plain)), None)
+    cut = {"colwise": "B", "rowwise": "A"}
+    return style if adapter is None or cut.get(style or "") == adapter[2] else None
 
 
 def _patterns(model: PreTrainedModel) -> dict[str, str]:

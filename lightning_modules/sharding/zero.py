@@ -22,7 +22,11 @@ from .sharded_models import (
 )
 
 
-def build_partitioned(build: Callable[[str | None], PreTrainedModel], weights: str | None) -> PreTrainedModel:
+def build_partitioned(
+    build: Callable[[str | None], PreTrainedModel],
+    weights: str | None,
+    add: Callable[[PreTrainedModel], None] | None = None,
+) -> PreTrainedModel:
     """A model inside Lightning's ``zero.Init``: from weights, one tensor at a time; or drawn whole and cut later.
 
     transformers loads into partitioned parameters only if its own integration is in charge; Lightning's is, here.
@@ -31,6 +35,7 @@ def build_partitioned(build: Callable[[str | None], PreTrainedModel], weights: s
         build: Builds the model from weights, or from random ones for None.
         weights: Hub name or folder of safetensors. Without, the model is drawn whole in every process, as a single
             process draws it; DeepSpeed cuts it when training starts.
+        add: Adds adapters to a model that starts from weights; their values are set later.
 
     Raises:
         ValueError: The weights are not in safetensors, or lack parameters of the model.
@@ -48,6 +53,8 @@ def build_partitioned(build: Callable[[str | None], PreTrainedModel], weights: s
     model.tie_weights()  # a part of drawing weights, which was left out
     initialize_buffers(model)
     _fill(model, weights)
+    if add is not None:
+        add(model)
     return model
 
 

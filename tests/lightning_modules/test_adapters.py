@@ -1,14 +1,17 @@
 """Adapters are what is trained, saved and added again; the weights beside them stay as they are."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
+from peft import PeftModel
 from processes import losses
 from recipes import save_model
 from strategy_runs import STEPS, fit, write_recipe
-from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, OPTConfig, PreTrainedModel
 
 from crosstask.cli import main
 from crosstask.commands.export import export_checkpoint
@@ -19,7 +22,9 @@ from crosstask.lightning_modules.adapters import (
     add_adapters,
     describe_adapters,
     merged_weights,
+    reject_adapters,
     require_same_base,
+    start_adapters,
 )
 
 TARGETS = ["q_proj", "v_proj", "fc1"]
@@ -72,6 +77,7 @@ def test_an_adapters_gradient_is_that_of_its_matrix() -> None:
 
     plain, adapted = model(), model()
     add_adapters(adapted, LoRA(r=2, alpha=6.0, target_modules=["fc1"]))
+    start_adapters(adapted)
     adapted.double()
     for each in (plain, adapted):
         each(ids).logits.square().sum().backward()
@@ -129,9 +135,50 @@ def test_what_adapters_do_not_belong_to_is_rejected(trained: PreTrainedModel, re
     resumed = fit(recipe, "no", f"--ckpt_path={folder / f'whole/step={STEPS}.ckpt'}")
     with pytest.raises(ValueError, match="adapters of other weights"):
         main([*resumed, f"--model.init_args.pretrained={folder / 'other'}"])
-    with pytest.raises(ValueError, match="set the strategy to auto or ddp, got ShardedStrategy"):
-        main(fit(recipe, "no", "--trainer.strategy.class_path=ShardedStrategy"))
-    torch.distributed.destroy_process_group()  # the strategy has started one before the module is asked
+    with pytest.raises(
+        ValueError, match="lora trains under auto, ddp, ShardedStrategy and DeepSpeed, got FSDPStrategy"
+    ):
+        reject_adapters(lora, FSDPStrategy())
+
+
+def test_adapters_of_tied_embeddings_are_rejected(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"ties its head .* leave them out of lora\.target_modules"):
+        add_adapters(AutoModelForCausalLM.from_pretrained(folder / "opt"), LoRA(target_modules=["embed_tokens"]))
+
+
+@pytest.mark.parametrize("kind", ["opt", "gpt2"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_merged_matrices_compute_what_adapters_do(kind: str, dora: bool) -> None:
+    torch.manual_seed(0)
+    opt = {"hidden_size": 8, "word_embed_proj_dim": 8, "ffn_dim": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    shapes = {"opt": opt, "gpt2": {"n_embd": 8, "n_head": 2, "n_layer": 1, "tie_word_embeddings": False}}
+    targets = {
+        "opt": ["q_proj", "fc2"],
+        "gpt2": ["c_attn", "c_fc", "wte"],
+    }  # GPT-2 stores matrices as inputs by outputs
+    config = AutoConfig.for_model(kind, vocab_size=30, bos_token_id=0, eos_token_id=1, **shapes[kind])
+    model = AutoModelForCausalLM.from_config(config).double().eval()
+    base, ids = copy.deepcopy(model), torch.arange(4, 12)[None]
+    add_adapters(model, LoRA(r=2, alpha=6.0, target_modules=targets[kind], dora=dora))
+    start_adapters(model)
+    model.double()
+    torch.testing.assert_close(model(ids).logits, base(ids).logits)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    expected = model(ids).logits
+    assert (expected - base(ids).logits).norm() > 0.05 * expected.norm()
+    base.load_state_dict(dict(merged_weights(model)), strict=False)
+    torch.testing.assert_close(base(ids).logits, expected, rtol=1e-5, atol=1e-6)  # merged in float32
+
+
+def test_adapters_alone_are_a_folder_of_peft(trained: PreTrainedModel, folder: Path) -> None:
+    export_checkpoint([str(folder / f"whole/step={STEPS}.ckpt"), str(folder / "peft")], adapters="alone")
+    base = AutoModelForCausalLM.from_pretrained(folder / "opt")
+    loaded = PeftModel.from_pretrained(base, folder / "peft")
+    torch.testing.assert_close(logits(loaded.base_model.model), logits(trained), rtol=1e-6, atol=1e-6)
+    assert loaded.peft_config["default"].base_model_name_or_path == str(folder / "opt")
+    assert len(list((folder / "peft").glob("*.safetensors"))) == 1
 
 
 def test_frozen_weights_may_be_of_half_precision(recipe: Path, folder: Path) -> None:

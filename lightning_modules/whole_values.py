@@ -1,0 +1,37 @@
+"""Parameters that are whole on every process or divided by a strategy: read and set as if they were whole."""
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def whole_value(parameter: Tensor) -> Tensor:
+    """A parameter's values in full, on the CPU; every process that holds a part must call it."""
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.detach().cpu().clone()
+    values = parameter.detach()
+    return values.full_tensor().cpu() if isinstance(values, DTensor) else values.cpu()
+
+
+def whole_shape(parameter: Tensor) -> torch.Size:
+    """The shape of a parameter in full."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
+@torch.no_grad()
+def set_whole(parameter: nn.Parameter, value: Tensor) -> None:
+    """Set a parameter from its values in full; every process that holds a part must call it with the same values."""
+    if hasattr(parameter, "ds_id"):
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+        with GatheredParameters([parameter], modifier_rank=0):
+            parameter.copy_(value)
+    elif isinstance(parameter.data, DTensor):
+        home = value.to(parameter.device, parameter.dtype)
+        parameter.copy_(distribute_tensor(home, parameter.device_mesh, parameter.placements, src_data_rank=None))
+    else:
+        parameter.copy_(value)
