@@ -16,9 +16,13 @@ ELSEWHERE = ("pretrained", "config", "tokenizer", "row_length", "total_steps")
 """Arguments that are compared with the model, with the training stream, or as the trainer completes them."""
 
 
+STATES = ("params", "k", "weight_sum", "lr_max", "scheduled_lr", "train_mode")
+"""What groups hold beside settings; all but the first of schedule-free optimizers."""
+
+
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Everything but the parameters of each group of an optimizer: learning rates, betas, decay, implementation."""
-    return [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    """The settings of each group of an optimizer: learning rates, betas, decay, implementation."""
+    return [{name: value for name, value in group.items() if name not in STATES} for group in optimizer.param_groups]
 
 
 def restore_settings(optimizer: Optimizer, schedule: LambdaLR, settings: list[dict[str, Any]]) -> None:

@@ -9,8 +9,14 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, SingleDeviceStrategy
 from torch import nn
 from transformers import AutoModelForCausalLM, OPTConfig
 
-from crosstask.lightning_modules.optimization import Optimization
-from crosstask.lightning_modules.optimizer_classes import build_optimizer, optimizer_class, reject_optimizer
+from crosstask.lightning_modules.optimization import Optimization, scheduler
+from crosstask.lightning_modules.optimizer_classes import (
+    build_optimizer,
+    optimizer_class,
+    reject_optimizer,
+    set_averages,
+)
+from crosstask.lightning_modules.resumed_settings import group_settings, restore_settings
 from crosstask.lightning_modules.sharding.strategies import ShardedStrategy
 
 TRAINING = ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Muon", "NAdam", "RAdam", "RMSprop", "Rprop")
@@ -71,8 +77,6 @@ def test_muon_steps_along_matrices_of_blocks_alone() -> None:
 
 def test_schedule_free_weights_between_steps_are_averages() -> None:
     schedulefree = pytest.importorskip("schedulefree")
-    from crosstask.lightning_modules.optimizer_classes import set_averages
-
     settings = Optimization(learning_rate=0.01, algorithm="schedulefree.AdamWScheduleFree", schedule="constant")
     model = small_model()
     optimizer = build_optimizer(settings, model)
@@ -84,6 +88,23 @@ def test_schedule_free_weights_between_steps_are_averages() -> None:
     assert not torch.equal(stepped, model.get_parameter(name))
     set_averages([optimizer], training=True)
     torch.testing.assert_close(model.get_parameter(name), stepped)
+
+
+def test_schedule_free_training_resumes_from_averages() -> None:
+    pytest.importorskip("schedulefree")
+    settings = Optimization(learning_rate=0.01, algorithm="schedulefree.AdamWScheduleFree", schedule="constant")
+    model, resumed = small_model(), small_model()
+    optimizer, loaded = build_optimizer(settings, model), build_optimizer(settings, resumed)
+    schedule = scheduler(loaded, settings, total=5)
+    fresh = group_settings(loaded)
+    descend(model, optimizer, 3)
+    set_averages([optimizer], training=False)  # as between steps, where checkpoints are written
+    resumed.load_state_dict(model.state_dict())
+    loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    restore_settings(loaded, schedule, fresh)
+    for each in (optimizer, loaded):
+        set_averages([each], training=True)
+    assert descend(resumed, loaded, 2) == descend(model, optimizer, 2)
 
 
 def test_eight_bit_adam_keeps_its_moments_in_bytes() -> None:
