@@ -1,10 +1,12 @@
-"""Speed of training on packed rows against training on padded batches, with the same model and examples.
+"""Speed of training on packed rows against TRL's SFTTrainer, packed (`bfd`) and padded, on the same documents.
 
-    python perf/training.py [--examples 512] [--rounds 3]
+    python perf/training.py [--examples 128] [--rounds 3] [--vocabularies 8192 50272 128256]
 
-The peer pads each batch of `--batch` examples to its longest one and masks the padding, as trainers without packing do;
-it also computes logits at targets alone. Both take forward and backward over the same examples; real tokens per second
-are compared. Texts are those of CROSSTASK_DATA if it is set, and of the embedded benchmark otherwise.
+TRL's step is its own `training_step` on the batches of its own loader: its packing, collator, loss and metrics, forward
+and backward, without the optimizer. Ours is the loss of the rows, forward and backward. Both begin from one
+configuration; real tokens per second are compared. Padded batches hold `--batch` examples. The tokenizer has 8,192
+tokens; a larger vocabulary is a larger table and head. Texts are those of CROSSTASK_DATA if it is set, and of the
+embedded benchmark otherwise. The table is printed as docs/performance.md shows it.
 """
 
 import argparse
@@ -12,18 +14,22 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from common import print_result, real_or_toy_benchmark
 
 from crosstask.commands.tokenizer import train_tokenizer
-from crosstask.datamodules.packing.best_fit import best_fit, one_per_row
+from crosstask.datamodules.packing.best_fit import best_fit
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.rendering.tokenization import load_tokenizer, skip_reason, tokenize_joint
 from crosstask.datamodules.schema import CausalBatch, TokenizedExample
+from crosstask.lightning_modules.chunked_head import ChunkedHead
 from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.target_loss import target_loss
 
@@ -42,40 +48,53 @@ ROW = 1024
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=512)
+    parser.add_argument("--examples", type=int, default=128)
     parser.add_argument("--batch", type=int, default=16, help="examples in a padded batch")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--vocabularies", type=int, nargs="+", default=[8192, 50_272, 128_256])
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        documents, pad, vocabulary = read_documents(Path(scratch), arguments.examples)
-    packed, padded = packed_batches(documents, pad), padded_batches(documents, pad, arguments.batch)
-    config = model_config(MODEL, vocabulary=vocabulary, dropout=None)
-    models = {
-        name: build_model(config, weights=None, vocabulary=vocabulary, attention=name, dtype=torch.float32)
-        for name in ("document", "sdpa")
+        documents, tokenizer = read_documents(Path(scratch), arguments.examples)
+        tokens = sum(len(document.input_ids) for document in documents)
+        setting = (
+            f"{len(documents)} examples, {tokens} tokens, rows of {ROW}, {torch.get_num_threads()} CPU threads, fp32, "
+            f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, "
+            + ("real texts" if "CROSSTASK_DATA" in os.environ else "embedded benchmark")
+        )
+        print(f"{date.today()}: {setting}\n")
+        print("| vocabulary | crosstask, tokens a second | TRL `bfd` | TRL padded | ratio to `bfd` | ratio to padded |")
+        print("|---|---|---|---|---|---|")
+        for vocabulary in arguments.vocabularies:
+            rates = measured(documents, tokenizer, vocabulary, arguments.batch, arguments.rounds, Path(scratch))
+            ours, packed, padded = (rates[name] for name in ("ours", "packed", "padded"))
+            cells = [f"{ours:.0f}", f"{packed:.0f}", f"{padded:.0f}", f"{ours / packed:.2f}", f"{ours / padded:.2f}"]
+            print("|", " | ".join([f"{vocabulary:,}", *cells]), "|", flush=True)
+            unit = "real tokens per second, forward and backward"
+            print_result(f"training_over_trl_bfd_{vocabulary}", ours=ours, peer=packed, unit=unit, setting=setting)
+
+
+def measured(
+    documents: list[TokenizedExample], tokenizer: Any, vocabulary: int, batch: int, rounds: int, scratch: Path
+) -> dict[str, float]:
+    """Tokens a second of each trainer, medians over rounds in turns; the first round warms up."""
+    vocabulary = max(vocabulary, len(tokenizer))
+    steps: dict[str, Callable[[], None]] = {
+        "ours": our_steps(documents, tokenizer.pad_token_id, vocabulary),
+        "packed": trl_steps(documents, tokenizer, vocabulary, scratch, packing=True, batch=1),
+        "padded": trl_steps(documents, tokenizer, vocabulary, scratch, packing=False, batch=batch),
     }
-    seconds: dict[str, list[float]] = {"document": [], "sdpa": []}
-    for _ in range(arguments.rounds + 1):  # the first round warms up
-        for name, batches in (("document", packed), ("sdpa", padded)):
-            seconds[name].append(timed(models[name], batches, packed=name == "document"))
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds + 1):
+        for name, run in steps.items():
+            started = time.process_time()
+            run()
+            seconds[name].append(time.process_time() - started)
     tokens = sum(len(document.input_ids) for document in documents)
-    rates = {name: tokens / statistics.median(values[1:]) for name, values in seconds.items()}
-    fill = {name: tokens / sum(b.input_ids.numel() for b in bs) for name, bs in (("ours", packed), ("peer", padded))}
-    print(f"{'':24}{'tokens/s':>10}{'real tokens in rows':>22}")
-    print(f"{'packed, document':24}{rates['document']:>10.0f}{fill['ours']:>22.1%}")
-    print(f"{'padded, sdpa':24}{rates['sdpa']:>10.0f}{fill['peer']:>22.1%}")
-    print_result(
-        "training_packed_over_padded",
-        ours=rates["document"],
-        peer=rates["sdpa"],
-        unit="real tokens per second, forward and backward",
-        setting=f"{len(documents)} examples, rows of {ROW}, {torch.get_num_threads()} CPU threads, fp32, "
-        f"data {os.environ.get('CROSSTASK_DATA', 'toybench')}",
-    )
+    return {name: tokens / statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def read_documents(scratch: Path, count: int) -> tuple[list[TokenizedExample], int, int]:
-    """A random sample of tokenized training examples that fit a row, with padding id and vocabulary size."""
+def read_documents(scratch: Path, count: int) -> tuple[list[TokenizedExample], Any]:
+    """A random sample of tokenized training examples that fit a row, and the tokenizer."""
     benchmark = real_or_toy_benchmark(scratch)
     train_tokenizer(benchmark, str(scratch / "tokenizer"), vocabulary=8192)
     tokenizer, form = load_tokenizer(str(scratch / "tokenizer")), OptImlPrompt()
@@ -86,7 +105,20 @@ def read_documents(scratch: Path, count: int) -> tuple[list[TokenizedExample], i
         prompts += [form(task, example, rendering_rng(0, name, example.id)) for example in examples]
     documents = [document for document in tokenize_joint(tokenizer, prompts) if len(document.input_ids) <= ROW]
     chosen = np.random.default_rng(0).permutation(len(documents))[:count]
-    return [documents[i] for i in chosen], tokenizer.pad_token_id, len(tokenizer)
+    return [documents[i] for i in chosen], tokenizer
+
+
+def our_steps(documents: list[TokenizedExample], pad: int, vocabulary: int) -> Callable[[], None]:
+    """Forward and backward over packed rows, one row a batch."""
+    model = new_model(vocabulary, "document")
+    head, batches = ChunkedHead(model), packed_batches(documents, pad)
+
+    def run() -> None:
+        for batch in batches:
+            target_loss(model, batch, head=head).sum.backward()
+        model.zero_grad()
+
+    return run
 
 
 def packed_batches(documents: list[TokenizedExample], pad: int) -> list[CausalBatch]:
@@ -96,23 +128,50 @@ def packed_batches(documents: list[TokenizedExample], pad: int) -> list[CausalBa
     return [kind.collate([[documents[i] for i in rows.row(r)]], step_targets=1) for r in range(len(rows))]
 
 
-def padded_batches(documents: list[TokenizedExample], pad: int, batch: int) -> list[CausalBatch]:
-    made = []
-    for start in range(0, len(documents), batch):
-        chunk = documents[start : start + batch]
-        longest = max(len(document.input_ids) for document in chunk)
-        rows = one_per_row(np.array([len(d.input_ids) for d in chunk]), longest, np.random.default_rng(0))
-        kind = CausalRows(longest, pad)
-        made.append(kind.collate([[chunk[i] for i in rows.row(r)] for r in range(len(rows))], step_targets=1))
-    return made
+def trl_steps(
+    documents: list[TokenizedExample], tokenizer: Any, vocabulary: int, scratch: Path, *, packing: bool, batch: int
+) -> Callable[[], None]:
+    """TRL's training steps over the same documents, of which targets alone are trained."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [
+        {
+            "input_ids": list(map(int, document.input_ids)),
+            "labels": [-100] * document.n_source + list(map(int, document.input_ids[document.n_source :])),
+        }
+        for document in documents
+    ]
+    settings = SFTConfig(
+        output_dir=str(scratch / "trl"),
+        per_device_train_batch_size=batch,
+        max_length=ROW,
+        packing=packing,
+        packing_strategy="bfd",
+        bf16=False,
+        use_cpu=True,
+        gradient_checkpointing=False,
+        report_to="none",
+    )
+    trainer = SFTTrainer(
+        new_model(vocabulary, "sdpa"), settings, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+    trainer.current_gradient_accumulation_steps = 1  # what its train() sets
+    batches = list(trainer.get_train_dataloader())
+
+    def run() -> None:
+        for inputs in batches:
+            trainer.training_step(trainer.model, dict(inputs))
+        trainer.model.zero_grad()
+
+    return run
 
 
-def timed(model: torch.nn.Module, batches: list[CausalBatch], *, packed: bool) -> float:
-    started = time.perf_counter()
-    for batch in batches:
-        target_loss(model, batch, packed=packed).sum.backward()  # type: ignore[arg-type]
-    model.zero_grad()
-    return time.perf_counter() - started
+def new_model(vocabulary: int, attention: str) -> Any:
+    torch.manual_seed(0)
+    config = model_config(MODEL, vocabulary=vocabulary, dropout=None)
+    model = build_model(config, weights=None, vocabulary=vocabulary, attention=attention, dtype=torch.float32)
+    return model.train()
 
 
 if __name__ == "__main__":
