@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import (
@@ -27,6 +27,7 @@ from transformers import PreTrainedModel
 from ..datamodules.pretrained_weights import load_pretrained, require_whole_weights
 from .models import architecture_class
 from .prefixes import Prefix, add_prefix
+from .quantized_blocks import dequantized, is_quantized, quantize_blocks
 from .whole_values import set_whole, whole_shape, whole_value
 
 NAME = "default"  # of the one adapter, as peft calls it
@@ -43,6 +44,7 @@ class LoRA:
         target_modules: Ends of the names of the modules that get adapters, e.g. [q_proj, v_proj]; those that peft
             knows for the architecture if left out.
         dora: Train the length of each row of a matrix apart from its direction (DoRA, arXiv 2402.09353).
+        bits: 4 keeps the frozen matrices of blocks in 4 bits (NF4, QLoRA, arXiv 2305.14314), through bitsandbytes.
     """
 
     r: int = 16
@@ -50,6 +52,7 @@ class LoRA:
     dropout: float = 0.0
     target_modules: Sequence[str] | None = None
     dora: bool = False
+    bits: Literal[4] | None = None
 
     def __post_init__(self) -> None:
         if self.r < 1 or not 0 < self.alpha < math.inf or not 0 <= self.dropout < 1:
@@ -57,6 +60,8 @@ class LoRA:
                 f"lora needs a rank r of at least 1, an alpha above 0 and a dropout in [0, 1), got {self.r}, "
                 f"{self.alpha} and {self.dropout}"
             )
+        if self.bits not in (None, 4) or (self.bits and self.dora):
+            raise ValueError(f"lora.bits must be 4 or null, and null with dora, got {self.bits} and dora {self.dora}")
         if self.target_modules is not None and not (self.target_modules and all(self.target_modules)):
             raise ValueError(f"lora.target_modules needs names, or null for peft's choice, got {self.target_modules}")
 
@@ -70,6 +75,8 @@ def reject_adapters(adapters: LoRA | Prefix, strategy: Strategy) -> None:
     if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
         return
     where = type(strategy).__name__
+    if isinstance(adapters, LoRA) and adapters.bits:
+        raise ValueError(f"lora.bits keeps whole matrices in 4 bits: set the strategy to auto or ddp, got {where}")
     if isinstance(adapters, Prefix):
         raise ValueError(f"a prefix is trained beside whole weights: set the strategy to auto or ddp, got {where}")
     if not isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy):
@@ -91,6 +98,8 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds to import
 
     targets = None if lora.target_modules is None else list(lora.target_modules)
+    if lora.bits == 4:
+        quantize_blocks(model)
     settings: dict[str, Any] = {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
     config = LoraConfig(**settings, use_dora=lora.dora, init_lora_weights=False, target_modules=targets)
     try:
@@ -154,7 +163,7 @@ def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             continue
-        value = whole_value(parameter)
+        value = dequantized(parameter) if is_quantized(parameter) else whole_value(parameter)
         if name in adapted:
             value = _merged(adapted[name], value)
         yield name.replace(".base_layer.", "."), value

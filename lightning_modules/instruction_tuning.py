@@ -118,8 +118,9 @@ class InstructionTuningModule(PlannedTraining):
         """Reject strategies that cannot train adapters, before a model is built."""
         if self.adapters is not None:
             reject_adapters(self.adapters, self.trainer.strategy)
-            if not isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy):
-                self.strict_loading = False  # checkpoints omit frozen weights
+            whole = isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+            if not whole or (self.lora is not None and self.lora.bits):
+                self.strict_loading = False  # frozen weights, which checkpoints omit, are not loaded a second time
             if isinstance(self.trainer.strategy, DeepSpeedStrategy):
                 self.trainer.strategy.exclude_frozen_parameters = True
         super().setup(stage)
@@ -206,7 +207,7 @@ class InstructionTuningModule(PlannedTraining):
             )
         if described is not None and self.adapters is not None:
             require_same_base(self.language_model, self.adapters, described, "the checkpoint")
-            if "state_dict" in checkpoint:  # sharded strategies have read it
+            if "state_dict" in checkpoint and self.strict_loading:
                 checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._frozen()}
 
     def _frozen(self) -> dict[str, Tensor]:

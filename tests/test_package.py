@@ -74,6 +74,7 @@ ORDER = {
         "optimizer_classes",
         "prefixes",
         "model_digest",
+        "quantized_blocks",
         "adapters",
         "sharding",
         "callback_checks",

@@ -181,6 +181,26 @@ def test_adapters_alone_are_a_folder_of_peft(trained: PreTrainedModel, folder: P
     assert len(list((folder / "peft").glob("*.safetensors"))) == 1
 
 
+def test_frozen_matrices_may_be_in_four_bits(recipe: Path, folder: Path) -> None:
+    """Trained, resumed, and merged into what the adapters and the matrices of 4 bits compute."""
+    pytest.importorskip("bitsandbytes")
+    words = ["--model.init_args.lora.bits=4"]
+    module: Any = run_trainer(fit(recipe, "four_bits", *words)).model
+    model = module.language_model.eval()
+    kinds = {type(part).__name__ for name, part in model.named_parameters() if name.endswith("k_proj.weight")}
+    assert kinds == {"Params4bit"}
+    halfway = f"--ckpt_path={folder / f'four_bits/step={STEPS // 2}.ckpt'}"
+    main(fit(recipe, "four_bits_resumed", *words, halfway))
+    expected = losses(folder / "run/four_bits")
+    assert losses(folder / "run/four_bits_resumed") == pytest.approx(expected[STEPS // 2 :], rel=1e-6)
+    assert expected == pytest.approx(losses(folder / "run/whole"), rel=0.1)
+    assert expected != losses(folder / "run/whole")
+
+    export_checkpoint([str(folder / f"four_bits/step={STEPS}.ckpt"), str(folder / "four_bits_merged")])
+    merged = AutoModelForCausalLM.from_pretrained(folder / "four_bits_merged")
+    torch.testing.assert_close(logits(merged), logits(model), rtol=1e-5, atol=1e-5)
+
+
 def test_frozen_weights_may_be_of_half_precision(recipe: Path, folder: Path) -> None:
     """As in papers/opt_iml_6.7b_lora: bfloat16 beside adapters in float32."""
     words = ["--trainer.precision=bf16-mixed", "--model.init_args.network.dtype=bfloat16", "--trainer.max_steps=2"]

@@ -1,0 +1,52 @@
+"""Frozen matrices in 4 bits (NF4, arXiv 2305.14314), through bitsandbytes, which need not be installed otherwise."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from ..datamodules.optional_packages import missing_package
+
+
+def quantize_blocks(model: PreTrainedModel) -> None:
+    """Keep the matrices of a model's blocks in 4 bits; products are of the matrices' type as before.
+
+    Embeddings, head, biases and norms stay as they are. peft then puts adapters beside quantized matrices.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
+    """
+    try:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+    except ImportError as error:
+        raise ValueError(missing_package(error) or str(error)) from error
+    head = model.get_output_embeddings()
+    for name, module in list(model.named_modules()):
+        if type(module) is not nn.Linear or module is head:
+            continue
+        weight, has_bias = module.weight.data, module.bias is not None
+        narrow = Linear4bit(
+            module.in_features,
+            module.out_features,
+            has_bias,
+            compute_dtype=weight.dtype,
+            quant_type="nf4",
+            device="meta",
+        )
+        narrow.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=narrow).to(weight.device)
+        narrow.bias = module.bias
+        model.set_submodule(name, narrow)
+    model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft reads it
+
+
+def is_quantized(parameter: Tensor) -> bool:
+    """Whether a parameter is in 4 bits."""
+    return type(parameter).__name__ == "Params4bit"
+
+
+def dequantized(parameter: Any) -> Tensor:
+    """The matrix of a parameter in 4 bits, on the CPU, in the type that it had."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    matrix: Tensor = dequantize_4bit(parameter.data, parameter.quant_state)
+    return matrix.to(device="cpu", dtype=parameter.quant_state.dtype)
