@@ -31,12 +31,17 @@ class LargestTensor(TorchDispatchMode):
 
 
 class PlainTuning(InstructionTuningModule):
-    def built(self, build: Callable[[str | None], PreTrainedModel], weights: str | None) -> PreTrainedModel:
+    def built(
+        self,
+        build: Callable[[str | None], PreTrainedModel],
+        weights: str | None,
+        add: Callable[[PreTrainedModel], None] | None = None,
+    ) -> PreTrainedModel:
         """Under a sharded strategy, with an eye on memory: no process may hold the largest weight whole."""
         if not isinstance(self.trainer.strategy, ShardedStrategy) or self.resumes_from is not None:
-            return super().built(build, weights)  # a mapped checkpoint's tensors look as if they were held
+            return super().built(build, weights, add)  # a mapped checkpoint's tensors look as if they were held
         with LargestTensor() as seen:
-            model = super().built(build, weights)
+            model = super().built(build, weights, add)
         whole = max(parameter.numel() for parameter in model.parameters())
         shards = self.trainer.world_size // self.trainer.strategy.copies
         assert 0 < seen.largest <= whole // shards + 64, (seen.largest, whole)
