@@ -66,13 +66,18 @@ class LoRA:
             raise ValueError(f"lora.target_modules needs names, or null for peft's choice, got {self.target_modules}")
 
 
+def holds_whole_weights(strategy: Strategy) -> bool:
+    """Whether every process holds all weights and writes them into checkpoints of one file."""
+    return isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
+
+
 def reject_adapters(adapters: LoRA | Prefix, strategy: Strategy) -> None:
     """Reject a strategy that cannot train adapters.
 
     Raises:
         ValueError: With the strategies that can.
     """
-    if isinstance(strategy, SingleDeviceStrategy | DDPStrategy):
+    if holds_whole_weights(strategy):
         return
     where = type(strategy).__name__
     if isinstance(adapters, LoRA) and adapters.bits:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
+from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -17,7 +17,15 @@ from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
 from ..datamodules.schema import CausalBatch, PromptBatch, Seq2SeqBatch, Stage
-from .adapters import LoRA, add_adapters, describe_adapters, reject_adapters, require_same_base, start_adapters
+from .adapters import (
+    LoRA,
+    add_adapters,
+    describe_adapters,
+    holds_whole_weights,
+    reject_adapters,
+    require_same_base,
+    start_adapters,
+)
 from .attention.document_attention import IMPLEMENTATIONS
 from .attention.packable import require_document_attention
 from .chunked_head import ChunkedHead, has_plain_head
@@ -118,8 +126,7 @@ class InstructionTuningModule(PlannedTraining):
         """Reject strategies that cannot train adapters, before a model is built."""
         if self.adapters is not None:
             reject_adapters(self.adapters, self.trainer.strategy)
-            whole = isinstance(self.trainer.strategy, SingleDeviceStrategy | DDPStrategy)
-            if not whole or (self.lora is not None and self.lora.bits):
+            if not holds_whole_weights(self.trainer.strategy) or (self.lora is not None and self.lora.bits):
                 self.strict_loading = False  # frozen weights, which checkpoints omit, are not loaded a second time
             if isinstance(self.trainer.strategy, DeepSpeedStrategy):
                 self.trainer.strategy.exclude_frozen_parameters = True
