@@ -26,7 +26,7 @@ from ..datamodules.bilevel.presets import Preset, choices
 from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
 from ..datamodules.hub_names import pinned
 from ..datamodules.packing.replicas import replicas
-from .adapters import LoRA
+from .adapters import LoRA, holds_whole_weights
 from .hypergradients import Diagnostics, Hypergradient, Method
 from .hypergradients.parameter_vectors import cosine, norm
 from .hypergradients.passes import averaged, gradients, resharded, zeros_where_none
@@ -137,6 +137,11 @@ class InstructionOptimizationModule(InstructedTraining):
 
     def setup(self, stage: str) -> None:
         """Reject a training in which the instruction would never move, before a model is built."""
+        if self.lora is not None and not holds_whole_weights(self.trainer.strategy):
+            raise ValueError(
+                "instruction optimization trains adapters beside whole weights: set the strategy to auto or ddp, got "
+                f"{type(self.trainer.strategy).__name__}"
+            )
         super().setup(stage)
         if stage == "fit" and self.instruction_settings.learns and self.total_steps < self.inner_steps:
             raise ValueError(

@@ -137,6 +137,8 @@ def make_plan(
     lora = as_group(LoRA, arguments.get("lora"))
     if lora is not None and layout.kind not in ("single", "ddp"):
         raise ValueError(f"adapters can be planned under the strategies auto and ddp, got {layout.kind}")
+    if lora is not None and lora.bits:
+        raise ValueError("a plan counts no matrices in 4 bits: leave lora.bits out, and subtract 1.5 bytes a parameter")
     if arguments.get("prefix") is not None:
         raise ValueError("a plan can be made for training all weights or lora, not for a prefix")
     build = partial(_build, own=network.torch_dtype, lora=lora)
