@@ -1,5 +1,6 @@
 """Frozen matrices in 4 bits (NF4, arXiv 2305.14314), through bitsandbytes, which need not be installed otherwise."""
 
+from importlib import import_module
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ def quantize_blocks(model: PreTrainedModel) -> None:
         ValueError: bitsandbytes is not installed.
     """
     try:
-        from bitsandbytes.nn import Linear4bit, Params4bit
+        parts = import_module("bitsandbytes.nn")
     except ImportError as error:
         raise ValueError(missing_package(error) or str(error)) from error
     head = model.get_output_embeddings()
@@ -25,7 +26,7 @@ def quantize_blocks(model: PreTrainedModel) -> None:
         if type(module) is not nn.Linear or module is head:
             continue
         weight, has_bias = module.weight.data, module.bias is not None
-        narrow = Linear4bit(
+        narrow = parts.Linear4bit(
             module.in_features,
             module.out_features,
             has_bias,
@@ -33,7 +34,7 @@ def quantize_blocks(model: PreTrainedModel) -> None:
             quant_type="nf4",
             device="meta",
         )
-        narrow.weight = Params4bit(weight, requires_grad=False, quant_type="nf4", module=narrow).to(weight.device)
+        narrow.weight = parts.Params4bit(weight, requires_grad=False, quant_type="nf4", module=narrow).to(weight.device)
         narrow.bias = module.bias
         model.set_submodule(name, narrow)
     model.is_loaded_in_4bit = True  # type: ignore[assignment]  # peft reads it
@@ -46,7 +47,5 @@ def is_quantized(parameter: Tensor) -> bool:
 
 def dequantized(parameter: Any) -> Tensor:
     """The matrix of a parameter in 4 bits, on the CPU, in the type that it had."""
-    from bitsandbytes.functional import dequantize_4bit
-
-    matrix: Tensor = dequantize_4bit(parameter.data, parameter.quant_state)
+    matrix: Tensor = import_module("bitsandbytes.functional").dequantize_4bit(parameter.data, parameter.quant_state)
     return matrix.to(device="cpu", dtype=parameter.quant_state.dtype)
