@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # A short spin before they sleep: without one, a quiet virtual machine trained 2.6 times slower.
 export GOMP_SPINCOUNT := 30000
 
-.PHONY: quickstart test test-faults test-distributed test-harness test-slurm lint types docs dist perf real-data clean
+.PHONY: quickstart test test-faults test-distributed test-harness test-slurm lint types docs dist perf architectures real-data clean
 
 quickstart: $(VENV)/ready
 	$(BIN)/crosstask toybench --folder runs/quickstart/toybench
@@ -66,6 +66,9 @@ perf: $(VENV)/ready
 	$(BIN)/pip install -q -e ".[perf]" -c constraints.txt
 	for script in perf/*.py; do $(BIN)/python $$script || exit 1; done
 	perf/gpu.sh build/gpu-toy.json --toy
+
+architectures: $(VENV)/ready  # walks all model types of the installed transformers, and rewrites their page
+	$(BIN)/python experiments/architecture_table.py > docs/architectures.new && mv docs/architectures.new docs/architectures.md
 
 $(VENV)/ready: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
