@@ -40,6 +40,24 @@ class Asks(Callback):
             os.kill(os.getpid(), signal.SIGUSR1)
 
 
+class Dies(Callback):
+    """Kills the process of a rank before the backward pass of a step, while the other one waits for its gradients.
+
+    Args:
+        step: After so many optimizer steps.
+        rank: Whose process dies.
+        file: Written at the moment of its death.
+    """
+
+    def __init__(self, step: int, rank: int, file: str) -> None:
+        self.step, self.rank, self.file = step, rank, file
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Any) -> None:
+        if (trainer.global_step, trainer.global_rank) == (self.step, self.rank):
+            Path(self.file).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 def write_recipe(folder: Path, toybench: Path, model: dict[str, Any]) -> Path:
     """Four steps with a validation of several batches after every second one."""
     recipe = {
