@@ -9,6 +9,7 @@ from processes import STRATEGIES, losses, run_on
 from recipes import save_model
 from strategy_runs import STEPS, TWO, fit, write_recipe
 from transformers import AutoModelForCausalLM
+from warm_program import WarmProgram
 
 from crosstask.cli import main
 from crosstask.commands.export import export_checkpoint
@@ -27,7 +28,7 @@ HALFWAY = f"step={STEPS // 2}.ckpt"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory, toybench: Path) -> Path:
+def runs(program: WarmProgram, tmp_path_factory: pytest.TempPathFactory, toybench: Path) -> Path:
     """Adapters on one process, and under all strategies in one start of two."""
     folder = tmp_path_factory.mktemp("adapter_strategies")
     save_model("opt", folder, len(load_tokenizer(str(toybench / "tokenizer"))))
@@ -50,7 +51,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, toybench: Path) -> Path:
         if name != "one":
             words = [*TWO, *STRATEGIES[name], f"--ckpt_path={folder}/lora_{source}/{HALFWAY}"]
             commands.append({"words": fit(folder / "lora.yaml", f"lora_resumed_{name}", *words)})
-    run_on(2, commands, folder)
+    run_on(program, 2, commands, folder)
     main(fit(folder / "lora.yaml", "lora_resumed_one", f"--ckpt_path={folder}/lora_{RESUMED['one']}/{HALFWAY}"))
     return folder
 

@@ -7,6 +7,7 @@ import pytest
 from processes import STRATEGIES, losses, run_on
 from recipes import save_model
 from strategy_runs import STEPS, TWO, fit, require_equal_weights, write_recipe
+from warm_program import WarmProgram
 
 from crosstask.cli import main
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
@@ -28,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(folder: Path, toybench: Path) -> Path:
+def runs(program: WarmProgram, folder: Path, toybench: Path) -> Path:
     """Every variant on one process, and all others in one start of two."""
     vocabulary = len(load_tokenizer(str(toybench / "tokenizer")))
     commands: list[dict[str, Any]] = []
@@ -52,7 +53,7 @@ def runs(folder: Path, toybench: Path) -> Path:
     for (algorithm, name), reason in REJECTED.items():
         words = [f"--model.init_args.optimizer.algorithm={algorithm}", *TWO, *STRATEGIES[name]]
         commands.append({"words": fit(recipe, "no", *words), "skipped": reason})
-    run_on(2, commands, folder)
+    run_on(program, 2, commands, folder)
     return folder
 
 
