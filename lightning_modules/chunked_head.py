@@ -59,7 +59,8 @@ class ChunkedHead:
     @property
     def vocabulary(self) -> int:
         """Rows of the head's matrix over all processes."""
-        rows: int = self.model.get_output_embeddings().out_features  # type: ignore[union-attr, assignment]
+        head: Any = self.model.get_output_embeddings()
+        rows: int = head.out_features
         return rows
 
     def loss_sum(self, targets_N: Tensor, select: Callable[[Tensor], Tensor], **inputs: Any) -> Tensor:

@@ -73,9 +73,9 @@ class Network:
             raise ValueError(
                 f"no attention {self.attention!r}; {nearest(self.attention, known)}; e.g. document or sdpa"
             )
-        for name, value, kind in (("dtype", self.dtype, Dtype), ("logits", self.logits, Logits)):
-            if value not in get_args(kind):
-                raise ValueError(f"{name} must be one of {list(get_args(kind))}, got {value!r}")
+        for name, chosen, kind in (("dtype", self.dtype, Dtype), ("logits", self.logits, Logits)):
+            if chosen not in get_args(kind):
+                raise ValueError(f"{name} must be one of {list(get_args(kind))}, got {chosen!r}")
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -183,7 +183,7 @@ def language_model_class(config: PreTrainedConfig, weights: str | None = None) -
             f"its architectures {config.architectures}, and is_encoder_decoder is {config.is_encoder_decoder}. An "
             "encoder's folder has no decoder: give the whole model's weights"
         )
-    listed = classes[type(config)]  # several only for configurations that one model type shares
+    listed: Any = classes[type(config)]  # several only for configurations that one model type shares
     return listed[0] if isinstance(listed, tuple) else listed
 
 

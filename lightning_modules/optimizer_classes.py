@@ -42,12 +42,12 @@ class MuonWithAdamW(Optimizer):
         hidden, others = ([group for group in groups if group["hidden"] is kind] for kind in (True, False))
         if not hidden:
             raise ValueError(f"Muon steps along matrices of blocks, and none is trained: {ALTERNATIVE}")
-        self._muon = Muon(hidden, lr=lr, **{"adjust_lr_fn": "match_rms_adamw", **options})  # type: ignore[arg-type]
+        self._muon = Muon(hidden, lr=lr, **{"adjust_lr_fn": "match_rms_adamw", **options})
         self._adam = AdamW(others or [{"params": [], "hidden": False}], lr=lr, betas=betas, fused=fused)
         super().__init__([*self._muon.param_groups, *(self._adam.param_groups if others else [])], {"lr": lr})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of both."""
         loss = None
         if closure is not None:

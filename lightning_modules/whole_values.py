@@ -30,8 +30,8 @@ def set_whole(parameter: nn.Parameter, value: Tensor) -> None:
 
         with GatheredParameters([parameter], modifier_rank=0):
             parameter.copy_(value)
-    elif isinstance(parameter.data, DTensor):
+    elif isinstance(parts := parameter.data, DTensor):
         home = value.to(parameter.device, parameter.dtype)
-        parameter.copy_(distribute_tensor(home, parameter.device_mesh, parameter.placements, src_data_rank=None))
+        parameter.copy_(distribute_tensor(home, parts.device_mesh, parts.placements, src_data_rank=None))
     else:
         parameter.copy_(value)

@@ -67,7 +67,7 @@ def _by_document(
     """Outputs [B, L, W] of a layer; with documents, each is read alone, and a continuation behind its prefix."""
     if documents is None:
         return forward(hidden_states, **kwargs)
-    without_cache = {name: None for name in ("cache_params", "past_key_values") if name in kwargs}
+    without_cache: dict[str, Any] = {name: None for name in ("cache_params", "past_key_values") if name in kwargs}
     sequences = documents.sequences(hidden_states.device)
     read_TW = hidden_states.flatten(0, 1).index_select(0, sequences.order)
     outputs = [

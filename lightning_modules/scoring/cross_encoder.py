@@ -209,7 +209,7 @@ class CrossEncoder:
     def _count_cuts(self, documents: Sequence[TokenizedExample], lengths: np.ndarray, n_sources: np.ndarray) -> None:
         cuts = self._kind.cuts(lengths, n_sources)
         cut, response_cut = int(cuts.truncated.sum()), int(cuts.target_cut.sum())
-        long = [documents[place] for place in np.flatnonzero(lengths >= self._kind.pair_length)]
+        long = [documents[place] for place in np.flatnonzero(lengths >= self._kind.pair_length).tolist()]
         texts = Counter(self._kind.cut(document).input_ids.tobytes() for document in long)
         equal = sum(count for count in texts.values() if count > 1)
         counts = len(lengths), cut, response_cut, equal

@@ -77,7 +77,8 @@ def build_scorer(config: PreTrainedConfig, *, weights: str | None, dtype: torch.
     peer: Any = config  # sentence-transformers reads this name, and would add a sigmoid
     peer.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity"}
     try:
-        if (classes := MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)) is not None:
+        classes: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+        if classes is not None:
             require_registered_attention(classes[0] if isinstance(classes, tuple) else classes)
         model = _loaded(config, weights, dtype, has_head, attn_implementation="document")
         require_scorer(model)
