@@ -121,8 +121,8 @@ def test_every_recipe_trains_through_its_own_file(
         fields = {"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64}
         fields |= {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 256}
     model: dict[str, Any] = {"config": fields}
-    alone = {"lora": ("lora_", "opt"), "prefix": ("prefix", "t5")}.get(name.rpartition("_")[2])
-    if alone:  # what is trained stands beside weights that are there already
+    alone = {"lora": ("lora_", "opt"), "prefix": ("prefix", "t5"), "finetuned": ("", "t5")}.get(name.rpartition("_")[2])
+    if alone:  # the recipe starts from weights, and may train other parameters beside them
         vocabulary = len(AutoTokenizer.from_pretrained(toybench / "tokenizer"))
         model = {"pretrained": str(save_model(alone[1], tmp_path, vocabulary))}
     config = shrink(name, toybench, tmp_path, model)
