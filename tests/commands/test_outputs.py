@@ -14,7 +14,7 @@ from crosstask.lightning_modules.model_digest import model_digest
 @pytest.mark.parametrize(
     "words",
     [
-        "classify --benchmark NaturalInstructions --benchmark.folder {toybench} --scorer s --output {there}/notes.json",
+        "classify --benchmark NaturalInstructions --benchmark.folder {toybench} --scorer s --output {there}",
         "select --examples.benchmark NaturalInstructions --examples.benchmark.folder {toybench} --samples [a.jsonl] "
         "--output {there}",
         "export last.ckpt {there}",
