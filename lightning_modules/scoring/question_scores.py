@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ...datamodules.data_files import parse_json
 from ...datamodules.scoring.samples import require_settings
 from .classification import Question
 from .cross_encoder import PairCuts
@@ -70,5 +71,7 @@ def _whole_batches(path: Path) -> list[QuestionScores]:
     if rest:
         with open(path, "r+b") as file:
             file.truncate(len(whole) + bool(whole))
-    records = [json.loads(line) for line in whole.splitlines()]
+    lines = enumerate(whole.decode().split("\n"), start=1)
+    remedy = "remove the file to score these questions again"
+    records = [parse_json(line, f"{path}, line {number}", remedy) for number, line in lines if line]
     return [QuestionScores(record["scores"], PairCuts(*record["cuts"])) for record in records]

@@ -1,6 +1,6 @@
 """Runs every measurement that needs a GPU, each in its own process within its time, and writes one JSON.
 
-    python perf/gpu/measure.py build/gpu.json [--toy] [--sections training_125m ranking]
+    python perf/gpu/measure.py runs/gpu.json [--toy] [--sections training_125m ranking]
 
 The file is written after every section, so that an interruption keeps what was measured. A section that fails or
 exceeds its time is recorded with its error, and the others run. A section whose peer is not installed fails by itself.

@@ -1,6 +1,6 @@
 """Writes the section `On a GPU` of docs/performance.md from the JSON of perf/gpu/measure.py.
 
-    python perf/gpu/page.py build/gpu.json docs/performance.md
+    python perf/gpu/page.py runs/gpu.json docs/performance.md
 
 The section stands between two comments, and is replaced as a whole. Results at toy size are not written into a page.
 """

@@ -221,13 +221,13 @@ def test_models_classify_what_all_of_them_can_tell_apart(tokenizer: Any, tmp_pat
     for model, texts, name in ((scorer, lossy, "scorer"), (generator, tokenizer, "generator")):
         model.save_pretrained(tmp_path / name)
         texts.save_pretrained(tmp_path / name)
-    output = tmp_path / "out.json"
+    output = tmp_path / "both"
     both = {"scorer": str(tmp_path / "scorer"), "generator": str(tmp_path / "generator")}
     classify_tasks(Lossy(options=True), str(output), **both, max_length=64)
-    report = json.loads(output.read_text())
+    report = json.loads((output / "report.json").read_text())
     assert list(report["models"]["generator"]["tasks"]) == list(report["models"]["scorer"]["tasks"]) == ["words"]
     reason = "options that are the same tokens to this tokenizer, task"
     assert Counter(report["skipped"]) == {f"{reason} brackets": 6, f"{reason} braces": 6}
-    alone = tmp_path / "alone.json"
+    alone = tmp_path / "alone"
     classify_tasks(Lossy(options=True), str(alone), generator=both["generator"], max_length=64)
-    assert len(json.loads(alone.read_text())["models"]["generator"]["tasks"]) == 3
+    assert len(json.loads((alone / "report.json").read_text())["models"]["generator"]["tasks"]) == 3
