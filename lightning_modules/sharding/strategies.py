@@ -155,9 +155,8 @@ class ShardedStrategy(ModelParallelStrategy):
     def _load_trained(self, path: Path) -> dict[str, Any]:
         """Read the shards of a checkpoint that omits frozen weights."""
         assert self.model is not None
-        parameters = dict(self.model.named_parameters())
-        states = get_model_state_dict(self.model)
-        trained = {name: value for name, value in states.items() if parameters[name].requires_grad}
+        names = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        trained = {name: value for name, value in get_model_state_dict(self.model).items() if name in names}
         dcp.load({"state_dict": trained}, storage_reader=FileSystemReader(path))
         self.model.load_state_dict(trained, strict=False)
         for number, optimizer in enumerate(self.optimizers):
