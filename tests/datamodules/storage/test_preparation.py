@@ -57,9 +57,11 @@ def test_several_processes_write_what_one_writes(
 
 
 @pytest.mark.parametrize(("name", "fully"), [("tokens.bin", True), ("lengths.npy", True), ("tokens.bin", False)])
-def test_a_damaged_task_is_named_and_written_again(make_datamodule: Any, name: str, fully: bool) -> None:
+def test_a_damaged_task_is_named_and_written_again(
+    make_datamodule: Any, tmp_path: Path, name: str, fully: bool
+) -> None:
     """A flipped bit is found by reading all files, a missing end also without."""
-    data = make_datamodule()
+    data = make_datamodule(cache=str(tmp_path / "store"))
     job = Job(data.benchmark.task_names("train")[0], True, False, fully)
     prepare_tasks(data.preparation, [job])
     (path,) = data.preparation.folder.glob(f"*/{name}")
