@@ -1,9 +1,9 @@
 """DeepSpeed on CPU processes, for tests: Lightning's strategy without its demand for CUDA."""
 
+import importlib
 from typing import Any
 from unittest.mock import patch
 
-import deepspeed.comm.torch
 import lightning.pytorch.strategies.deepspeed as lightning_deepspeed
 import torch
 from lightning.pytorch.accelerators import CPUAccelerator
@@ -11,8 +11,10 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 
 lightning_deepspeed._validate_device_index_selection = lambda devices: None
 # DeepSpeed would compile a faster all-reduce for two minutes, and wait for ever for the lock of a process that was
-# killed meanwhile; without it, gloo reduces.
-deepspeed.comm.torch.build_shm_op = lambda: None
+# killed meanwhile; without it, gloo reduces. `deepspeed.comm.torch` as an attribute is torch itself.
+backend = importlib.import_module("deepspeed.comm.torch")
+assert callable(backend.build_shm_op)
+backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
 
 
 class CPUDeepSpeedStrategy(DeepSpeedStrategy):
