@@ -153,7 +153,8 @@ class WarmProgram:
             with connection, connection.makefile("rw") as stream:
                 words, cwd, environment = json.loads(stream.readline())
                 words = words[2 * (words[:2] == ["-m", "crosstask.cli"]) :]
-                done = self.run(*words, *appended.get(words[0], ()), cwd=Path(cwd), **environment)
+                started = self.start(*words, *appended.get(words[0], ()), cwd=Path(cwd), **environment)
+                done = started.finish(timeout=3600)  # who starts it decides how long it may take
                 json.dump((done.stdout, done.stderr, done.returncode), stream)
 
     def run(
