@@ -37,6 +37,20 @@ PADDED = slice(21, 24)
 # The same documents in decoder rows of 8 columns: 3, 2, 3, 4, 4 tokens, and a padding document of no column.
 DECODER_OFFSETS = [0, 3, 5, 8, 12, 16, 16]
 
+TINY_MODEL: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 1,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+"""Fields of small configurations of decoder-only models."""
+
 SMALL: dict[str, Any] = {
     "vocab_size": 40,
     "hidden_size": 32,

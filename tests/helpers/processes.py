@@ -25,6 +25,9 @@ STRATEGIES: dict[str, list[str]] = {
 }
 """Words that choose a strategy."""
 
+WORKER = "import sys, strategy_worker; sys.exit(strategy_worker.main(sys.argv[1]))"
+"""What each process runs, with the file of its commands."""
+
 
 def run_on(
     program: WarmProgram,
@@ -41,9 +44,8 @@ def run_on(
     """
     path = folder / "commands.json"
     path.write_text(json.dumps(commands))
-    code = "import sys, strategy_worker; sys.exit(strategy_worker.main(sys.argv[1]))"
     accelerators = {"DS_ACCELERATOR": accelerator} if accelerator else {}
-    ranks = program.ranks(processes, "-c", code, str(path), **accelerators)
+    ranks = program.ranks(processes, "-c", WORKER, str(path), **accelerators)
     output = "".join(done.stdout + done.stderr for done in ranks)
     assert not any(done.returncode for done in ranks), "\n".join(
         [line for line in output.splitlines() if _tells(line)][-60:]

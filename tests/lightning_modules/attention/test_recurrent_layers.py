@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from packed_models import OFFSETS, gradients, inputs_for, loss_of, read_packed
+from packed_models import OFFSETS, TINY_MODEL, gradients, inputs_for, loss_of, read_packed
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
@@ -15,18 +15,6 @@ from crosstask.lightning_modules.attention.packable import require_document_atte
 from crosstask.lightning_modules.evaluation.prompt_cache import can_share_cache
 from crosstask.lightning_modules.models import build_model
 
-FIELDS: dict[str, Any] = {
-    "vocab_size": 40,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 1,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
-}
 LINEAR = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_num_key_heads": 2,
@@ -56,7 +44,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def build(name: str) -> PreTrainedModel:
-    config = AutoConfig.for_model(name, **{**FIELDS, **MODELS[name]})
+    config = AutoConfig.for_model(name, **{**TINY_MODEL, **MODELS[name]})
     config._experts_implementation = "eager"  # grouped kernels have no float64
     model = build_model(config, weights=None, vocabulary=40, attention="document", dtype=torch.float64).eval()
     torch.manual_seed(0)
@@ -111,7 +99,7 @@ def test_each_continuation_is_read_from_the_state_behind_its_prefix(name: str) -
 def test_a_model_that_passes_no_documents_to_its_recurrent_layers_is_rejected(
     name: str, fields: dict[str, int]
 ) -> None:
-    config = AutoConfig.for_model(name, **{**FIELDS, **fields})
+    config = AutoConfig.for_model(name, **{**TINY_MODEL, **fields})
     model = build_model(config, weights=None, vocabulary=40, attention="document", dtype=torch.float32)
     with pytest.raises(ValueError, match=r"cannot read packed rows: .* carries a recurrent state"):
         require_document_attention(model)

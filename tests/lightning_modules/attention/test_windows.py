@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from packed_models import OFFSETS, assert_same, gradients, inputs_for, loss_of, read_alone, read_packed
+from packed_models import OFFSETS, TINY_MODEL, assert_same, gradients, inputs_for, loss_of, read_alone, read_packed
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
@@ -17,17 +17,8 @@ from crosstask.lightning_modules.attention.packable import padded_attention, req
 
 SIZE = 3  # of windows and chunks; documents have 3 to 5 tokens, in rows of 12
 FIELDS: dict[str, Any] = {
-    "vocab_size": 40,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
+    **TINY_MODEL,
     "max_position_embeddings": 64,
-    "pad_token_id": 1,
-    "bos_token_id": 2,
-    "eos_token_id": 3,
     "num_local_experts": 2,
     "num_experts_per_tok": 1,
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 import processes
 import pytest
-from processes import STRATEGIES, losses, run_on
+from processes import STRATEGIES, WORKER, losses, run_on
 from recipes import save_model
 from strategy_runs import STEPS, TWO, fit, write_recipe
 from warm_program import WarmProgram
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.distributed
 NAMES = ["ddp", "fsdp2"]
 KILLED, DIED_AT = 1, 3
 GRACE = 60.0  # seconds; torchrun waits 30 for a process that it has told to end
-WORKER = "import sys, strategy_worker; sys.exit(strategy_worker.main(sys.argv[1]))"
 
 
 def by_torchrun(commands: list[dict[str, Any]], folder: Path) -> "subprocess.CompletedProcess[str]":
