@@ -12,7 +12,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
-from .documents import Documents, Kind, Window
+from .documents import Documents, Kind
+from .span_groups import Window
 
 
 def varlen_applies(query: Tensor, value: Tensor, position_bias: Tensor | None, dropout: float) -> bool:

@@ -36,7 +36,8 @@ from .backends import (
     attend_varlen_continuations,
     varlen_applies,
 )
-from .documents import Documents, Kind, Window, window_mask
+from .documents import Documents, Kind
+from .span_groups import Window, window_mask
 
 IMPLEMENTATIONS = ("document", "document_math")
 """Values of ``attn_implementation``; ``"document_math"`` can be differentiated twice and uses no fused kernels."""

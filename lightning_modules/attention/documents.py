@@ -1,87 +1,19 @@
-"""Offsets of the documents in packed rows, and the groups of equal lengths that are attended in one call."""
+"""Offsets of the documents in packed rows, from which layers learn which tokens belong together."""
 
 # B rows, L columns, D documents (padding included), H heads, E width of a head, T = B * L flattened tokens
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .span_groups import Plan, Span, Window, chunks, fills_up, make_filled_plan, make_plan, prefix_and_continuations
+
 Kind = Literal["encoder", "decoder", "cross"]
 """Self-attention of an encoder or a decoder, or cross-attention from decoder queries to encoder keys."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """Which tokens of its document a layer attends to, by their positions.
-
-    It takes the place of a mask, so it can be indexed like one: Gemma 4 keeps the queries of the last columns.
-
-    Args:
-        size: Of a decoder, how many tokens a query attends to, itself included; of an encoder, how far away the
-            farthest of them are on both sides; or the length of a chunk.
-        chunked: Whether a query attends to its chunk only; chunks start with the document.
-    """
-
-    size: int
-    chunked: bool = False
-
-    def __getitem__(self, columns: object) -> "Window":
-        return self
-
-
-class Span(NamedTuple):
-    """Queries and the keys they attend to, in flattened rows; `continuations` are lengths behind a prefix."""
-
-    query_start: int
-    query_end: int
-    key_start: int
-    key_end: int
-    continuations: tuple[int, ...] = ()
-
-    @property
-    def shape(self) -> tuple[int, int, tuple[int, ...]]:
-        """(queries, keys, lengths of continuations): spans of equal shape are attended in one call."""
-        return self.query_end - self.query_start, self.key_end - self.key_start, self.continuations
-
-
-class Group(NamedTuple):
-    """Spans that are attended in one call.
-
-    Args:
-        documents: How many.
-        queries: Queries of each.
-        keys: Keys of each.
-        mask: Which keys each query attends to: bool [queries, keys] for continuations and windows, and
-            [documents, 1, 1, keys] where shorter documents are filled up; None for all keys.
-    """
-
-    documents: int
-    queries: int
-    keys: int
-    mask: Tensor | None = None
-
-
-class Plan(NamedTuple):
-    """A permutation of tokens that puts spans of equal shape side by side, and its inverse.
-
-    Args:
-        groups: One per shape, in the order of the permuted tokens.
-        query_order: int64 [T_query], indices of the queries in the flattened rows.
-        key_order: int64 [any], indices of the keys: without those that no query attends to, with prefixes twice.
-        restore: int64 [T_query], the place of each token in ``query_order``.
-        filled: Whether documents are filled up to the lengths of their groups, by repeating their last token.
-    """
-
-    groups: tuple[Group, ...]
-    query_order: Tensor
-    key_order: Tensor
-    restore: Tensor
-    filled: bool = False
 
 
 class Sequences(NamedTuple):
@@ -190,9 +122,9 @@ class Documents:
                 check_offsets(offsets, rows=states.shape[0], columns=states.shape[2])
             spans: Iterable[Span] = (Span(*q, *k) for q, k in zip(pairwise(queries), pairwise(keys), strict=True))
             if kind == "decoder" and self.has_shared_prefixes:
-                spans = (span for pieces in self._pieces() for span in _prefix_and_continuations(pieces))
+                spans = (span for pieces in self._pieces() for span in prefix_and_continuations(pieces))
             if window is not None and window.chunked:
-                spans = (chunk for span in spans for chunk in _chunks(span, window.size))
+                spans = (chunk for span in spans for chunk in chunks(span, window.size))
             if fills_up(query.device) and not self.has_shared_prefixes and window is None:
                 self._plans[entry] = make_filled_plan(list(spans), key.shape[2], query.device)
             else:
@@ -254,13 +186,6 @@ class Documents:
                 yield pieces
 
 
-def _prefix_and_continuations(pieces: Sequence[int]) -> Iterator[Span]:
-    start, prefix_end, end = pieces[0], pieces[1], pieces[-1]
-    yield Span(start, prefix_end, start, prefix_end)
-    if end > prefix_end:
-        yield Span(prefix_end, end, start, end, tuple(b - a for a, b in pairwise(pieces[1:])))
-
-
 def _joined(indices: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
     lengths = torch.tensor([0, *map(len, indices)], dtype=torch.int32)
     return torch.cat(list(indices)).to(device), lengths.cumsum(0, dtype=torch.int32).to(device)
@@ -275,151 +200,3 @@ def check_offsets(offsets: list[int], *, rows: int, columns: int) -> None:
         )
     if crossed := sorted(set(row_starts) - set(offsets)):
         raise ValueError(f"a document cannot cross rows: offsets lack the row starts {crossed}, got {offsets}")
-
-
-def _chunks(span: Span, size: int) -> Iterator[Span]:
-    """A document's chunks; continuations stay whole, and their mask separates the chunks."""
-    if span.continuations:
-        yield span
-        return
-    for start in range(span.query_start, span.query_end, size):
-        end = min(start + size, span.query_end)
-        yield Span(start, end, start, end)
-
-
-def make_plan(
-    spans: Sequence[Span], device: torch.device, window: Window | None = None, *, causal: bool = True
-) -> Plan:
-    """The grouping of spans by shape, without spans that have no queries."""
-    starts = defaultdict[tuple[int, int, tuple[int, ...]], list[tuple[int, int]]](list)
-    for span in spans:
-        if span.query_end > span.query_start:
-            starts[span.shape].append((span.query_start, span.key_start))
-
-    def indices(side: int) -> Tensor:
-        return torch.cat(
-            [
-                (torch.tensor(members)[:, side, None] + torch.arange(shape[side])).flatten()  # type: ignore[arg-type]
-                for shape, members in starts.items()
-            ]
-        )
-
-    query_order = indices(0)
-    return Plan(
-        groups=tuple(
-            Group(len(members), shape[0], shape[1], _group_mask(shape, window, causal, device))
-            for shape, members in starts.items()
-        ),
-        query_order=query_order.to(device),
-        key_order=indices(1).to(device),
-        restore=query_order.argsort().to(device),
-    )
-
-
-def fills_up(device: torch.device) -> bool:
-    """Whether documents of similar lengths are attended together: a GPU waits for many small calls, a CPU does not."""
-    return device.type == "cuda"
-
-
-def filled_length(length: int, longest: int) -> int:
-    """The length to which a document is filled up: 16, or at most 1.5 times its own, and never above the row's.
-
-    >>> [filled_length(length, 2048) for length in (0, 1, 17, 25, 100, 2000)], filled_length(50, 60)
-    ([0, 16, 24, 32, 128, 2048], 60)
-    """
-    if length == 0:
-        return 0
-    power = max(16, 1 << (length - 1).bit_length())
-    return min(power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power, longest)
-
-
-def make_filled_plan(spans: Sequence[Span], longest: int, device: torch.device) -> Plan:
-    """The grouping of spans by similar shape, two groups for each power of two, without spans that have no queries.
-
-    Attention with dropout or a position bias has no varlen kernel, and one call for each length would be thousands of
-    small operations in a step.
-
-    Args:
-        spans: Without continuations.
-        longest: Keys of a row.
-        device: Of the indices.
-    """
-    members = defaultdict[tuple[int, int], list[Span]](list)
-    for span in spans:
-        queries, keys, _ = span.shape
-        if queries:
-            members[filled_length(queries, max(longest, queries)), filled_length(keys, longest)].append(span)
-    groups, query_order, key_order, slots, tokens, first = [], [], [], [], [], 0
-    for (queries, keys), group in members.items():
-        bounds = torch.tensor([span[:4] for span in group])
-        query_start, query_end, key_start, key_end = bounds.T[:, :, None]
-        query_places, key_places = torch.arange(queries), torch.arange(keys)
-        own_DQ = query_places < query_end - query_start
-        query_order.append(torch.minimum(query_start + query_places, query_end - 1).flatten())
-        key_order.append(torch.minimum(key_start + key_places, key_end - 1).flatten())
-        slots.append(first + own_DQ.flatten().nonzero().flatten())
-        tokens.append(query_order[-1][own_DQ.flatten()])
-        mask = (key_places < key_end - key_start)[:, None, None]
-        groups.append(Group(len(group), queries, keys, mask.to(device)))
-        first += len(group) * queries
-    return Plan(
-        tuple(groups),
-        query_order=torch.cat(query_order).to(device),
-        key_order=torch.cat(key_order).to(device),
-        restore=torch.cat(slots)[torch.cat(tokens).argsort()].to(device),
-        filled=True,
-    )
-
-
-def _group_mask(
-    shape: tuple[int, int, tuple[int, ...]], window: Window | None, causal: bool, device: torch.device
-) -> Tensor | None:
-    queries, keys, continuations = shape
-    if not continuations and (window is None or keys <= window.size):
-        return None
-    key_positions = torch.arange(keys, device=device)
-    if not continuations:
-        assert window is not None
-        return window_mask(key_positions, key_positions, window, causal=causal)
-    mask = continuation_mask(keys - queries, continuations).to(device)
-    if window is None:
-        return mask
-    prefix = keys - queries
-    key_positions = torch.cat([torch.arange(prefix), *(prefix + torch.arange(n) for n in continuations)]).to(device)
-    return mask & window_mask(key_positions[prefix:], key_positions, window, causal=True)
-
-
-def window_mask(query_positions: Tensor, key_positions: Tensor, window: Window, *, causal: bool) -> Tensor:
-    """Which keys of their document queries attend to: bool [queries, keys].
-
-    >>> window_mask(torch.arange(4), torch.arange(4), Window(2), causal=True).int()
-    tensor([[1, 0, 0, 0],
-            [1, 1, 0, 0],
-            [0, 1, 1, 0],
-            [0, 0, 1, 1]], dtype=torch.int32)
-    >>> window_mask(torch.arange(4), torch.arange(4), Window(2, chunked=True), causal=True).int()
-    tensor([[1, 0, 0, 0],
-            [1, 1, 0, 0],
-            [0, 0, 1, 0],
-            [0, 0, 1, 1]], dtype=torch.int32)
-    """
-    distance = query_positions[:, None] - key_positions
-    if window.chunked:
-        near = query_positions[:, None] // window.size == key_positions // window.size
-    else:
-        near = distance < window.size if causal else distance.abs() <= window.size
-    return near & (distance >= 0) if causal else near
-
-
-def continuation_mask(prefix: int, continuations: Sequence[int]) -> Tensor:
-    """Which keys the tokens of continuations attend to: bool [queries, prefix + queries].
-
-    A prefix of 2 tokens with continuations of 1 and 2:
-
-    >>> continuation_mask(2, [1, 2]).int()
-    tensor([[1, 1, 1, 0, 0],
-            [1, 1, 0, 1, 0],
-            [1, 1, 0, 1, 1]], dtype=torch.int32)
-    """
-    within = torch.block_diag(*(torch.ones(length, length).tril() for length in continuations))
-    return torch.cat([torch.ones(len(within), prefix), within], dim=1).bool()
