@@ -233,17 +233,6 @@ def _build(config: PreTrainedConfig, dtype: torch.dtype | None, own: torch.dtype
     return model
 
 
-def memory_of_depth(
-    config: PreTrainedConfig,
-    build: Callable[[PreTrainedConfig, torch.dtype | None], PreTrainedModel],
-    finish: Finish,
-    layout: Layout,
-    shape: StepShape,
-) -> Memory:
-    """Peak memory of a deep decoder; arguments as those of `phases_of_depth`."""
-    return most(phases_of_depth(config, build, finish, layout, shape))
-
-
 def phases_of_depth(
     config: PreTrainedConfig,
     build: Callable[[PreTrainedConfig, torch.dtype | None], PreTrainedModel],

@@ -33,7 +33,7 @@ from crosstask.lightning_modules.planning.memory import (
     step_phases,
 )
 from crosstask.lightning_modules.planning.phases import most
-from crosstask.lightning_modules.planning.training_plan import TrainingPlan, make_plan, memory_of_depth, step_shape
+from crosstask.lightning_modules.planning.training_plan import TrainingPlan, make_plan, phases_of_depth, step_shape
 
 ROOT = Path(__file__).parents[3]
 WIDTH, BLOCKS, VOCABULARY = 64, 3, 500
@@ -355,7 +355,7 @@ def test_the_command_reads_a_fits_configuration(
 def test_a_deep_model_is_planned_from_shallow_ones(layout: Layout, accumulated: bool, finish: Finish) -> None:
     shape = SHAPE._replace(accumulated=accumulated)
     whole = step_memory(partial(build, opt(9)), finish, layout, shape)
-    assert memory_of_depth(opt(9), build, finish, layout, shape) == whole
+    assert most(phases_of_depth(opt(9), build, finish, layout, shape)) == whole
     assert min(whole) >= 0
 
 
@@ -364,7 +364,7 @@ def test_another_moment_decides_in_a_deep_model_than_in_a_shallow_one() -> None:
     shape, layout = StepShape(rows=4, columns=32, targets=32, accumulated=True), Layout(foreach=True)
     shallow, deep = (step_phases(partial(build, opt(blocks)), recompute, layout, shape) for blocks in (4, 12))
     assert [max(each, key=lambda phase: each[phase].total).part for each in (shallow, deep)] == ["forward", "step"]
-    assert memory_of_depth(opt(12), build, recompute, layout, shape) == most(deep)
+    assert most(phases_of_depth(opt(12), build, recompute, layout, shape)) == most(deep)
 
 
 def test_the_first_step_of_a_process_holds_what_the_next_one_does() -> None:
