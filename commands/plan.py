@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from .shared.run_settings import Settings, run_on_settings
 
 if TYPE_CHECKING:  # torch and transformers, which the help does not need
-    from ..lightning_modules.planning.training_plan import TrainingPlan
+    from ..lightning_modules.planning.resource_plan import ResourcePlan
 
 
 def run(words: Sequence[str]) -> None:
@@ -47,7 +47,7 @@ def plan_training(
     """
     from ..lightning_modules.planning.communication import Links
     from ..lightning_modules.planning.flops import DEVICES
-    from ..lightning_modules.planning.training_plan import GIB, make_plan
+    from ..lightning_modules.planning.resource_plan import GIB, make_plan
 
     if not 0 < utilization <= 1 or not 0 < targets <= 1:
         raise ValueError(f"utilization and targets are shares in (0, 1], got {utilization} and {targets}")
@@ -67,13 +67,13 @@ def plan_training(
     )
 
 
-def print_plan(plan: "TrainingPlan") -> None:
+def print_plan(plan: "ResourcePlan") -> None:
     """Print a table of a device's memory, and the run's cost."""
     from rich import print as rich_print
     from rich.table import Table
 
     from ..lightning_modules.planning.phases import Memory
-    from ..lightning_modules.planning.training_plan import GIB
+    from ..lightning_modules.planning.resource_plan import GIB
 
     layout, shape = plan.layout, plan.shape
     table = Table(title=f"One of {layout.devices} devices, GiB; recomputed:", title_justify="left")
@@ -103,7 +103,7 @@ def print_plan(plan: "TrainingPlan") -> None:
         print_exchange(plan)
 
 
-def print_exchange(plan: "TrainingPlan") -> None:
+def print_exchange(plan: "ResourcePlan") -> None:
     """Print the seconds of computation and of communication of a step."""
     weights, gradients, activations = plan.exchange
     print(
@@ -124,10 +124,10 @@ def _setting(choice: bool | int | str) -> str:
     return str(choice).lower()
 
 
-def print_outer(plan: "TrainingPlan") -> None:
+def print_outer(plan: "ResourcePlan") -> None:
     """Print what the steps of phi add."""
     from ..lightning_modules.planning.bilevel_plan import MOST_TASKS
-    from ..lightning_modules.planning.training_plan import GIB
+    from ..lightning_modules.planning.resource_plan import GIB
 
     outer = plan.outer
     assert outer is not None

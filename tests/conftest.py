@@ -23,7 +23,7 @@ from crosstask.datamodules.toybench.writer import write_toybench
 
 pytest_plugins = ["fault_table", "sampled_runs"]
 
-LONG = ("test_real_data.py", "test_strategy_matrix.py", "test_training_plan.py", "test_wheel.py", "test_readme.py")
+LONG = ("test_real_data.py", "test_strategy_matrix.py", "test_resource_plan.py", "test_wheel.py", "test_readme.py")
 """Files that take a minute: they begin, since two processes share the files, and one would wait for a long last one."""
 
 

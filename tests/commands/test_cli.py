@@ -102,7 +102,7 @@ def assert_the_exported_folder_answers_alike(folder: Path, lines: list[dict[str,
 
 
 # The recipes of other modules have other arguments, and are run in test_scorer.py and test_instruction_optimization.py;
-# those of a cluster are planned in test_training_plan.py.
+# those of a cluster are planned in test_resource_plan.py.
 RECIPES = [
     name
     for path in sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("papers/*.yaml")])

@@ -25,7 +25,7 @@ from crosstask.lightning_modules.hypergradients import (
 from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
 from crosstask.lightning_modules.planning.bilevel_plan import PENALTY, outer_passes
 from crosstask.lightning_modules.planning.communication import Links
-from crosstask.lightning_modules.planning.training_plan import TrainingPlan, make_plan
+from crosstask.lightning_modules.planning.resource_plan import ResourcePlan, make_plan
 
 ROWS, WIDTH, TABLES = 2000, 8, 10
 SIZES = [1e-4 * torch.rand(ROWS, WIDTH) for _ in range(TABLES)]
@@ -82,7 +82,7 @@ def _products(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: settings[name] for name in ("hessian_products",) if name in settings}
 
 
-def plan_of(*words: str) -> TrainingPlan:
+def plan_of(*words: str) -> ResourcePlan:
     config = {"model_type": "opt", "vocab_size": 500, "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 256}
     config |= {"num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 128}
     settings = [

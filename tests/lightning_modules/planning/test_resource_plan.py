@@ -33,7 +33,8 @@ from crosstask.lightning_modules.planning.memory import (
     step_phases,
 )
 from crosstask.lightning_modules.planning.phases import most
-from crosstask.lightning_modules.planning.training_plan import TrainingPlan, make_plan, phases_of_depth, step_shape
+from crosstask.lightning_modules.planning.planned_run import step_shape
+from crosstask.lightning_modules.planning.resource_plan import ResourcePlan, make_plan, phases_of_depth
 
 ROOT = Path(__file__).parents[3]
 WIDTH, BLOCKS, VOCABULARY = 64, 3, 500
@@ -396,7 +397,7 @@ def test_adapters_fit_one_device_of_24_gib_and_all_weights_do_not() -> None:
     assert not plan_of([*words, "--model.init_args.lora=null"], gibibytes=24).fits
 
 
-def plan_of(words: list[str], *, gibibytes: int) -> TrainingPlan:
+def plan_of(words: list[str], *, gibibytes: int) -> ResourcePlan:
     configuration = SettingsReader("crosstask plan", words).settings.as_dict()
     return make_plan(configuration, capacity=gibibytes * 2**30, rate=312e12 * 0.4, targets=0.15, links=LINKS)
 

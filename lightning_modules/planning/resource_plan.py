@@ -1,0 +1,209 @@
+"""Memory and time of a training run, estimated from its configuration: ``crosstask plan``.
+
+``planned_run.py`` reads the configuration that ``crosstask fit`` would run, and ``memory.py`` computes the peak memory
+of a device from it. Time follows from the floating-point operations of a step and from a utilization that the user
+states, since a plan cannot measure it.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ..recomputation import Recomputation, recomputed_share
+from .bilevel_plan import OuterPlan, outer_phases, outer_plan
+from .communication import Exchange, Links, step_exchange
+from .flops import training_flops
+from .memory import Finish, Layout, StepShape, compute_dtype, head_memory, step_phases
+from .phases import Memory, Phases, deeper, most
+from .planned_run import PlannedRun, read_run
+
+GIB = 2**30
+RECOMPUTATIONS: tuple[Recomputation, ...] = (False, "selective", 2, True)
+"""What plans compare: nothing, all but matrix products and attention, every second block, every block."""
+FEW_BLOCKS = 4  # with fewer, prefetched blocks and the head have another share
+
+
+@dataclass(frozen=True)
+class ResourcePlan:
+    """Requirements of a run. Sizes are bytes on the device that holds most.
+
+    Args:
+        parameters: Parameters of the whole model.
+        layout: How the model is divided over devices.
+        shape: Micro-batch of a device.
+        memories: Memory by what the backward pass recomputes (``RECOMPUTATIONS``, and the configuration's own).
+        recomputation: The configuration's.
+        logits: The part of the activations that logits and their softmax take.
+        capacity: Memory of a device.
+        steps: Optimizer steps.
+        tokens: Tokens of a step, padding included.
+        flops: Floating-point operations of a step (PaLM's definition: recomputation is not counted), with its share of
+            the steps of phi.
+        device_hours: Hours summed over all devices, at the stated utilization.
+        exchange: Seconds of communication in a step, without steps of phi.
+        compute: Seconds of computation in a step at the stated utilization.
+        outer: Steps of phi in instruction optimization, which are part of memory, operations and hours.
+    """
+
+    parameters: int
+    layout: Layout
+    shape: StepShape
+    memories: Mapping[Recomputation, Memory]
+    recomputation: Recomputation
+    logits: int
+    capacity: int
+    steps: int
+    tokens: int
+    flops: float
+    device_hours: float
+    exchange: Exchange
+    compute: float
+    outer: OuterPlan | None = None
+
+    @property
+    def memory(self) -> Memory:
+        """Peak memory with the configuration's recomputation."""
+        return self.memories[self.recomputation]
+
+    @property
+    def fits(self) -> bool:
+        """Whether 5% of the device stays free, for fragmentation of the allocator and for libraries."""
+        return self._fits(self.memory)
+
+    @property
+    def least(self) -> Recomputation | None:
+        """The recomputation with the fewest operations that fits; None if none does."""
+        fitting = [choice for choice, memory in self.memories.items() if self._fits(memory)]
+        return min(fitting, key=lambda choice: (recomputed_share(choice), choice is not False), default=None)
+
+    def _fits(self, memory: Memory) -> bool:
+        return memory.total <= 0.95 * self.capacity
+
+
+def make_plan(
+    configuration: Mapping[str, Any],
+    *,
+    capacity: int,
+    rate: float,
+    targets: float,
+    links: Links,
+    devices: int | None = None,
+) -> ResourcePlan:
+    """The plan of a parsed configuration.
+
+    Args:
+        configuration: Settings of trainer, data and model, by name.
+        capacity: Bytes of a device.
+        rate: Floating-point operations a second of a device.
+        targets: Share of a row's tokens that are targets.
+        links: Bandwidths.
+        devices: Number of all devices, where the configuration does not state it.
+
+    Raises:
+        ValueError: No plan exists for the module or its settings, or the rows of a step cannot be divided.
+    """
+    run = read_run(configuration, targets=targets, devices=devices)
+    with torch.device("meta"):
+        whole = run.build(run.config, None)
+    outer = None
+    if run.outer is not None:
+        outer = outer_plan(run.arguments, run.data, run.outer, whole, run.counts)
+    flops = training_flops(whole, run.counts(run.rows))
+    flops += outer.flops / outer.inner_steps if outer is not None else 0.0
+    return ResourcePlan(
+        parameters=sum(parameter.numel() for parameter in whole.parameters()),
+        layout=run.layout,
+        shape=run.shape,
+        memories=_memories(run, outer),
+        recomputation=run.network.gradient_checkpointing,
+        logits=_logits(run),
+        capacity=capacity,
+        steps=run.trainer["max_steps"],
+        tokens=run.rows * (run.shape.columns + (run.shape.target_columns or 0)),
+        flops=flops,
+        device_hours=run.trainer["max_steps"] * flops / rate / 3600,
+        exchange=_exchange(run, whole, links),
+        compute=flops / rate / run.layout.devices,
+        outer=outer,
+    )
+
+
+def _memories(run: PlannedRun, outer: OuterPlan | None) -> dict[Recomputation, Memory]:
+    """The peak by what is recomputed: ``RECOMPUTATIONS``, and the configuration's own."""
+    choices = dict.fromkeys((*RECOMPUTATIONS, run.network.gradient_checkpointing))
+    return {
+        choice: _peak(
+            phases_of_depth(run.config, run.build, partial(run.finish, recomputation=choice), run.layout, run.shape),
+            outer,
+        )
+        for choice in choices
+    }
+
+
+def _logits(run: PlannedRun) -> int:
+    columns = run.shape.rows * (run.shape.target_columns or run.shape.targets)
+    return head_memory(run.config.hidden_size, run.config.vocab_size, columns, run.layout, chunked=run.shape.chunked)
+
+
+def _exchange(run: PlannedRun, whole: PreTrainedModel, links: Links) -> Exchange:
+    weights = list(whole.parameters())
+    return step_exchange(
+        run.config,
+        run.layout,
+        run.shape,
+        links,
+        weight_bytes=sum(weight.numel() for weight in weights) * compute_dtype(run.layout).itemsize,
+        trained_bytes=sum(_gradient_bytes(weight, run.layout) for weight in weights),
+        batches=run.trainer["accumulate_grad_batches"],
+        recomputed=recomputed_share(run.network.gradient_checkpointing),
+    )
+
+
+def _peak(phases: Phases, outer: OuterPlan | None) -> Memory:
+    """The peak of a theta step or of a step of phi, whichever is larger; phi is counted with the optimizer's state."""
+    peak = most(phases)
+    if outer is None:
+        return peak
+    peak = max(peak, most(outer_phases(phases, outer.passes.vectors)), key=lambda memory: memory.total)
+    return peak._replace(optimizer=peak.optimizer + outer.instruction)
+
+
+def phases_of_depth(
+    config: PreTrainedConfig,
+    build: Callable[[PreTrainedConfig, torch.dtype | None], PreTrainedModel],
+    finish: Finish,
+    layout: Layout,
+    shape: StepShape,
+) -> Phases:
+    """Memory of a deep decoder, extrapolated from two shallow ones: each block adds the same amount to a phase."""
+
+    def measure(config: PreTrainedConfig) -> Phases:
+        return step_phases(partial(build, config), finish, layout, shape)
+
+    depth = config.num_hidden_layers
+    if config.is_encoder_decoder or depth <= 2 * FEW_BLOCKS:
+        return measure(config)
+    few, more = (measure(_shallow(config, count)) for count in (FEW_BLOCKS, FEW_BLOCKS + 2))
+    return deeper(few, more, further=(depth - FEW_BLOCKS) / 2)
+
+
+def _shallow(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
+    fewer = copy.deepcopy(config)
+    fewer.num_hidden_layers = blocks
+    if getattr(fewer, "layer_types", None):  # kind of attention of each block
+        fewer.layer_types = fewer.layer_types[:blocks]
+    return fewer
+
+
+def _gradient_bytes(parameter: Parameter, layout: Layout) -> int:
+    """Bytes of a gradient as it is reduced: in the compute type by DeepSpeed, else in that of the weights."""
+    if not parameter.requires_grad:
+        return 0
+    itemsize = compute_dtype(layout).itemsize if layout.kind.startswith("zero") else parameter.dtype.itemsize
+    return parameter.numel() * itemsize
