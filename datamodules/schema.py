@@ -149,12 +149,14 @@ class Prompt:
         target: The text that the model should write.
         turns: Turns of a conversation that a chat template renders instead; source and target are then its text.
         all_turns: Whether all answers of the conversation are trained, or the last one.
+        demonstrated: Answers at the beginning of the conversation that are demonstrations and not trained.
     """
 
     source: str
     target: str
     turns: tuple[Turn, ...] = ()
     all_turns: bool = True
+    demonstrated: int = 0
 
 
 class TokenizedExample(NamedTuple):

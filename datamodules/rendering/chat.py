@@ -95,12 +95,13 @@ def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
     encodings = text_tokenizer(tokenizer).encode_batch([text for text, _ in located], add_special_tokens=False)
     documents = []
     for prompt, (_, spans), encoding in zip(prompts, located, encodings, strict=True):
-        begins = np.array([begin for begin, _ in encoding.offsets])
-        bounds = [tuple(np.searchsorted(begins, span).tolist()) for span in spans if span[0] < span[1]]
-        bounds = [(begin, end) for begin, end in bounds if begin < end]
+        begins, ends = np.array(encoding.offsets).reshape(-1, 2).T
+        # A token may hold a space of the template and the beginning of the answer: it is a target.
+        places = [(np.searchsorted(ends, a, side="right"), np.searchsorted(begins, b)) for a, b in spans if a < b]
+        bounds = [(int(begin), int(end)) for begin, end in places if begin < end]
         if not bounds:
             raise ValueError(f"{_of(tokenizer)} writes no answer of the conversation that ends {prompt.target[:40]!r}")
-        chosen = bounds if prompt.all_turns else bounds[-1:]
+        chosen = bounds[prompt.demonstrated :] if prompt.all_turns else bounds[-1:]
         holes = [(end, begin) for (_, end), (begin, _) in pairwise(chosen) if end < begin]
         ids = np.array(encoding.ids[: chosen[-1][1]], dtype=np.int64)
         documents.append(TokenizedExample(ids, chosen[0][0], holes=tuple(holes)))

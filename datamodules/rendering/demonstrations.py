@@ -5,6 +5,8 @@ A prompt with two demonstrations, of a task-level and of an instance-level bench
     definition SEP input delimiter target SEP input delimiter target SEP input delimiter | target
                SEP                          prompt delimiter target SEP prompt delimiter | target
 
+In a conversation, demonstrations are earlier turns: a message and its answer each.
+
 With the suffix loss of OPT-IML (arXiv 2212.12017, table 8) the loss begins at the first demonstration's target and
 covers everything after it. The prompt's target is then a longer suffix of the same text, so tokenization, packing and
 batches need no special case.
@@ -13,12 +15,12 @@ batches need no special case.
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from ..schema import Example, Prompt, Task
 from ..splits import answered_texts
-from .prompts import PromptForm, PromptParts
+from .prompts import ChatPrompt, PromptForm, PromptParts
 
 Item = TypeVar("Item")
 
@@ -132,6 +134,37 @@ def with_demonstrations(
         suffix = [first.target, *map(_solved_text, others), _solved_text(parts)]
         return Prompt(separator.join([*head, first.query]), separator.join(suffix))
     return Prompt(separator.join([*head, *map(_solved_text, solved), parts.query]), parts.target)
+
+
+def conversation_with_demonstrations(
+    form: ChatPrompt,
+    task: Task,
+    example: Example,
+    demonstrations: Sequence[Example],
+    generator: Callable[[], random.Random],
+    separator: str,
+    *,
+    suffix_loss: bool = False,
+) -> Prompt:
+    """The conversation of an example after its demonstrations, which are earlier turns of the same conversation.
+
+    It has one system turn, the example's own. The answers of demonstrations are trained with `suffix_loss` alone. Other
+    arguments as of ``with_demonstrations``.
+    """
+    if not demonstrations:
+        return form(task, example, generator())
+    first, *others = demonstrations
+    solved = [form(task, first, generator()), *(form.after_others(task, other, generator()) for other in others)]
+    own = form.after_others(task, example, generator())
+    system = own.turns[: own.turns[0].role == "system"]
+    earlier = [turn for prompt in solved for turn in prompt.turns if turn.role != "system"]
+    answers = sum(turn.role == "assistant" for turn in earlier)
+    return replace(
+        own,
+        source=separator.join([*(f"{prompt.source} {prompt.target}" for prompt in solved), own.source]),
+        turns=(*system, *earlier, *own.turns[len(system) :]),
+        demonstrated=0 if suffix_loss else answers,
+    )
 
 
 def _solved_text(parts: PromptParts) -> str:

@@ -245,12 +245,22 @@ class ChatPrompt(PromptForm):
     loss_on: Literal["all_assistant_turns", "last_assistant_turn"] = "all_assistant_turns"
 
     def __call__(self, task: Task, example: Example, rng: random.Random) -> Prompt:
-        all_turns = self.loss_on == "all_assistant_turns"
         if example.turns:
+            all_turns = self.loss_on == "all_assistant_turns"
             return Prompt(example.input, example.targets[0], example.turns, all_turns)
         prompt = self.form(task, example, rng)
-        source, target = prompt.source, prompt.target
-        return Prompt(source, target, (Turn("user", source), Turn("assistant", target)), all_turns)
+        return self._exchange(prompt.source, prompt.target)
+
+    def after_others(self, task: Task, example: Example, rng: random.Random) -> Prompt:
+        """The conversation behind others of its task: without instructions, which the first of them has."""
+        if example.turns:
+            return self(task, example, rng)
+        parts = self.form.parts(task, example, rng)
+        return self._exchange(parts.query or parts.source, parts.target)
+
+    def _exchange(self, source: str, target: str) -> Prompt:
+        """One message and its answer."""
+        return Prompt(source, target, (Turn("user", source), Turn("assistant", target)))
 
 
 def rendering_rng(seed: int, task: str, example_id: str, rendering: int = 0) -> random.Random:

@@ -1,5 +1,6 @@
 """From a benchmark's task to its folder in the store: choose instances, render, tokenize, write. Done once."""
 
+import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from ..rendering.demonstrations import (
     POOL_SIZE,
     Demonstrations,
     choose_demonstrations,
+    conversation_with_demonstrations,
     with_demonstrations,
 )
 from ..rendering.example_cache import ExampleCache, ExampleSubset
@@ -26,6 +28,9 @@ from ..rendering.unknown_tokens import UnknownCounter
 from ..schema import Example, Prompt, Task, TokenizedExample
 from ..splits import EVALUATED, Instances, InstanceSplit, choose_prompts, prompt_keys
 from .store import content_key, damage, folder_name, remove_damaged, write_task
+
+DEMONSTRATED = 2
+"""Part of the key of documents with demonstrations: raise it when they are to be rendered differently."""
 
 TOKENIZED_AT_ONCE = 1024  # texts handed to the tokenizer in one call, which it spreads over the cores
 
@@ -67,7 +72,7 @@ class Preparation:
             counts=self._counts(name),
             validated=validated,
             tested=tested,
-            **({"demonstrations": repr(self.demonstrations)} if self.demonstrations else {}),
+            **({"demonstrations": f"{DEMONSTRATED} {self.demonstrations!r}"} if self.demonstrations else {}),
         )
         return self.folder / folder_name(name, key)
 
@@ -102,25 +107,27 @@ class Preparation:
         return {**counts, "every_prompt": True} if self.instances.every_prompt else counts
 
     def render(self, task: Task, example: Example) -> Prompt:
-        """The prompt of an example by itself; a conversation is one in every form."""
-        form = ChatPrompt() if example.turns and not isinstance(self.prompt, ChatPrompt) else self.prompt
-        return form(task, example, rendering_rng(self.seed, task.name, example.id))
+        """The prompt of an example by itself."""
+        return self._form(example)(task, example, rendering_rng(self.seed, task.name, example.id))
+
+    def _form(self, example: Example) -> PromptForm:
+        """The form of an example's prompt: a conversation is one in every form."""
+        return ChatPrompt() if example.turns and not isinstance(self.prompt, ChatPrompt) else self.prompt
 
     def render_after(
         self, task: Task, example: Example, shown: Sequence[Example], separator: str, *, suffix_loss: bool = False
     ) -> Prompt:
-        """The prompt of an example after solved ones; a conversation by itself."""
-        if example.turns:
-            return self.render(task, example)
-        return with_demonstrations(
-            self.prompt,
-            task,
-            example,
-            shown,
-            lambda: rendering_rng(self.seed, task.name, example.id),
-            separator,
-            suffix_loss=suffix_loss,
-        )
+        """The prompt of an example after solved ones, which are earlier turns of a conversation."""
+        form = self._form(example)
+
+        def generator() -> random.Random:
+            return rendering_rng(self.seed, task.name, example.id)
+
+        if isinstance(form, ChatPrompt):
+            return conversation_with_demonstrations(
+                form, task, example, shown, generator, separator, suffix_loss=suffix_loss
+            )
+        return with_demonstrations(form, task, example, shown, generator, separator, suffix_loss=suffix_loss)
 
     def tokenize(self, prompts: list[Prompt]) -> list[TokenizedExample]:
         """Documents of prompts; conversations in the tokenizer's chat template."""
@@ -145,7 +152,10 @@ class Preparation:
 
     def _reject_pairs(self, prompts: Sequence[Prompt]) -> None:
         if self.pair and any(prompt.turns for prompt in prompts):
-            raise ValueError("an encoder-decoder model reads no conversations: tune a decoder-only model on them")
+            raise ValueError(
+                "an encoder-decoder model reads no conversations: tune a decoder-only model on them, or save each "
+                "conversation as a prompt and its completion"
+            )
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedExample]:
         """Documents of (source, possible answer)."""

@@ -1,8 +1,10 @@
 """Solved examples before the one that is asked, in training and in evaluation."""
 
+import copy
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,17 @@ from argument_groups import with_changes
 from crosstask.datamodules import InstructionTuningDataModule, OptImlPrompt, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Benchmark, Split
 from crosstask.datamodules.packing.collate import CausalRows
+from crosstask.datamodules.rendering.chat import tokenize_chats
 from crosstask.datamodules.rendering.demonstrations import (
     Demonstrations,
     choose_demonstrations,
+    conversation_with_demonstrations,
     number_shares,
     with_demonstrations,
 )
 from crosstask.datamodules.rendering.example_cache import ExampleCache
-from crosstask.datamodules.schema import IGNORE_INDEX, Demonstration, Example, Task
+from crosstask.datamodules.rendering.prompts import ChatPrompt
+from crosstask.datamodules.schema import IGNORE_INDEX, Demonstration, Example, Prompt, Role, Task, Turn
 from crosstask.datamodules.splits import Instances, choose_prompts, prompt_keys
 from crosstask.datamodules.storage.preparation import Preparation
 
@@ -54,6 +59,51 @@ def test_a_tasks_definition_stands_before_its_demonstrations() -> None:
         "Add. | Input: 1+1\nA: 2 | Input: 1+2\nA: 3 | Input: 1+9\nA:",
         "10",
     )
+
+
+def turns(*texts: str) -> tuple[Turn, ...]:
+    """Turns of user and assistant in alternation, after a system turn for an odd number."""
+    roles: list[Role] = ["system"] * (len(texts) % 2)
+    return tuple(map(Turn, [*roles, *["user", "assistant"] * (len(texts) // 2)], texts))
+
+
+def chatted(shown: list[Example], asked: Example, *, suffix_loss: bool = False) -> Prompt:
+    return conversation_with_demonstrations(
+        ChatPrompt(), TASK, asked, shown, lambda: random.Random(0), " | ", suffix_loss=suffix_loss
+    )
+
+
+def test_demonstrations_of_a_conversation_are_earlier_turns() -> None:
+    asked = replace(example(9), turns=turns("Be kind.", "a", "b", "c", "d"))
+    shown = [
+        replace(example(1), turns=turns("Be brief.", "e", "f", "g", "h")),
+        replace(example(2), turns=turns("i", "j")),
+    ]
+    prompt = chatted(shown, asked)
+    assert prompt.turns == turns("Be kind.", "e", "f", "g", "h", "i", "j", "a", "b", "c", "d")
+    assert (prompt.demonstrated, prompt.all_turns) == (3, True)
+    assert chatted(shown, asked, suffix_loss=True).demonstrated == 0
+    assert chatted([], asked).turns == asked.turns
+
+
+def test_a_table_in_a_chat_template_has_its_definition_once() -> None:
+    prompt = chatted([example(1), example(2)], example(9))
+    assert prompt.turns == turns("Add.\n1+1", "2", "1+2", "3", "1+9", "10")
+    assert prompt.demonstrated == 2
+
+
+def test_answers_of_demonstrations_are_not_trained(tokenizer: Any) -> None:
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    prompt = chatted([example(1)], example(9))
+    one, all_answers = tokenize_chats(chat, [prompt, replace(prompt, demonstrated=0)])
+    assert one.holes == ()
+    assert chat.decode(one.input_ids[one.n_source :]).strip() == f"10{chat.eos_token}"
+    assert all_answers.input_ids.tolist() == one.input_ids.tolist()
+    assert len(all_answers.holes) == 1
 
 
 def test_demonstrations_of_an_instance_level_task_stand_before_the_example() -> None:
