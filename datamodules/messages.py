@@ -22,6 +22,15 @@ def some(items: Sequence[str], total: int | None = None) -> str:
     return (", ".join(items[:N_NAMED]) or "nothing") + more
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "task"), counted(1200, "task")
+    ('1 task', '1,200 tasks')
+    """
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known names that are most similar to a misspelt one.
 
@@ -47,20 +56,20 @@ _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 200
 
 
-def expanded(path: str) -> str:
-    """A path with ``~`` and environment variables replaced.
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path, given as text or ``Path``, with ``~`` and environment variables replaced: wherever a user names one.
 
     Raises:
         ValueError: A variable is not set.
     """
-    filled = os.path.expanduser(os.path.expandvars(path))
+    filled = os.path.expanduser(os.path.expandvars(os.fspath(path)))
     if unset := re.search(r"\$\{?(\w+)\}?", filled):
         name = unset.group(1)
         raise ValueError(
-            f"the environment variable {name} in {path!r} is not set; "
+            f"the environment variable {name} in {os.fspath(path)!r} is not set; "
             f"`export {name}=/path/to/the/data`, or write the path itself"
         )
-    return filled
+    return Path(filled)
 
 
 class MissingFiles(ValueError):

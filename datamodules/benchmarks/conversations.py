@@ -1,7 +1,7 @@
 """Conversations of chat files: turns from lists of messages, and why a conversation is skipped."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, TypeGuard, get_args
 
 from ..data_files import parse_json
 from ..messages import kind, nearest
@@ -14,8 +14,17 @@ ROLES: Mapping[str, Role] = {
     "assistant": "assistant",
     "human": "user",  # ShareGPT
     "gpt": "assistant",
+    "developer": "system",  # OpenAI
+    "prompter": "user",  # OpenAssistant
+    "model": "assistant",  # Gemma
 }
-"""Roles of published files."""
+"""Roles of published files, in small letters."""
+
+TOOL_ROLES = frozenset(["tool", "function", "function_call", "function_response", "observation", "ipython"])
+"""Roles of calls of tools and of their results, which no turn here represents."""
+
+TOOL_KEYS = ("tool_calls", "function_call")
+"""Keys of a message that calls tools."""
 
 MESSAGE_KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
 """Keys of role and text in a message, by the form of the file."""
@@ -38,6 +47,25 @@ def messages_of(row: Row, column: str) -> list[Row]:
     if not isinstance(value, list | tuple) or not all(isinstance(message, Mapping) for message in value):
         raise row.error(f"{column!r} should be a list of messages, got {kind(value)}")
     return [Row(message, f"{row.location}, {column!r}[{place}]") for place, message in enumerate(value)]
+
+
+def unreadable(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[str, Role]) -> str:
+    """Why a conversation cannot be read as turns of text; empty if it can.
+
+    >>> call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "weather"}}]}
+    >>> unreadable([Row(call, "chats.jsonl, line 1")], ("role", "content"), ROLES)
+    'a conversation with tools, whose calls and results are not rendered'
+    """
+    for message in messages:
+        role, content = (message.fields.get(key) for key in keys)
+        named = isinstance(role, str) and role not in roles and role.lower() in TOOL_ROLES
+        if named or any(message.fields.get(key) for key in TOOL_KEYS):
+            return "a conversation with tools, whose calls and results are not rendered"
+        if content is None and keys[1] in message.fields:
+            return f"null in {keys[1]!r} of a message"
+        if _is_parts(content) and not all(part.get("type") == "text" for part in content):
+            return "a message with images or other parts that are not text"
+    return ""
 
 
 def turns_of(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[str, Role]) -> tuple[Turn, ...]:
@@ -92,21 +120,28 @@ def _problem(turns: Sequence[Turn], kept: Sequence[Turn]) -> str:
     spoken = [turn.role for turn in (kept[1:] if kept[0].role == "system" else kept)]
     if spoken != ["user", "assistant"] * (len(spoken) // 2):
         return "a conversation whose user and assistant turns do not alternate"
+    if not all(turn.content.strip() for turn in kept if turn.role == "assistant"):
+        return "a conversation with an empty assistant turn"
     return ""
 
 
 def _role(message: Row, key: str, roles: Mapping[str, Role]) -> Role:
     name = message.text(key)
-    if name not in roles:
+    if (role := roles.get(name) or roles.get(name.lower())) is None:
         raise message.error(
             f"unknown role {name!r}; {nearest(name, roles)}; roles are {', '.join(roles)}; map it to one of "
             f"{', '.join(get_args(Role))}, e.g. `roles: {{{name}: user}}`"
         )
-    return roles[name]
+    return role
 
 
 def _content(message: Row, key: str) -> str:
-    value: Any = message.value(key)
-    if isinstance(value, list) and all(isinstance(part, Mapping) and part.get("type") == "text" for part in value):
+    value = message.value(key)
+    if _is_parts(value):
         return "".join(Row(part, message.location).text("text") for part in value)
     return message.text(key)
+
+
+def _is_parts(content: object) -> TypeGuard[list[Mapping[str, Any]]]:
+    """Whether a message's content is a list of typed parts, e.g. ``[{"type": "text", "text": "Hello"}]``."""
+    return isinstance(content, list) and all(isinstance(part, Mapping) and "type" in part for part in content)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data_files import LONGEST_LINE, format_of, parse_json, read_json, text_lines
+from ..data_files import FETCH_AGAIN, LONGEST_LINE, format_of, parse_json, read_text, text_lines
 from ..messages import MissingFiles, existing_folder, expanded, kind, some
 from .rows import Row
 
@@ -28,7 +28,7 @@ def read_rows(source: str, *, config: str | None = None, split: str | None = Non
         config: Configuration of a hub dataset.
         split: Split of a hub dataset or of a ``DatasetDict`` folder.
     """
-    path = Path(expanded(source))
+    path = expanded(source)
     if path.is_file():
         yield from file_rows(path)
     elif path.is_dir():
@@ -73,14 +73,22 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
 
 def json_rows(path: Path, key: str | None = None) -> Iterator[Row]:
     """The objects that a JSON file lists, at its top level or under `key`; the file is read whole."""
-    document = read_json(path)
+    text = read_text(path)
+    remedy = "if every line is an object, name the file .jsonl" if text.lstrip().startswith("{") else FETCH_AGAIN
+    document = parse_json(text, str(path), remedy)
     if key is not None:
         document = _object(document, str(path)).value(key)
     if not isinstance(document, list):
         under = f" under {key!r}" if key is not None else ""
-        raise ValueError(f"{path}: expected a list of objects{under}, got {kind(document)}")
+        raise ValueError(f"{path}: expected a list of objects{under}, got {kind(document)}{_list_hint(document)}")
     for index, record in enumerate(document):
         yield _object(record, f"{path}, record {index}")
+
+
+def _list_hint(document: object) -> str:
+    """The key of an object whose value is the list of rows."""
+    keys = [key for key, value in document.items() if isinstance(value, list)] if isinstance(document, dict) else []
+    return f"; save the list under {keys[0]!r} alone in a file" if len(keys) == 1 else ""
 
 
 def table_rows(path: Path, columns: Sequence[str] | None = None, *, quoted: bool | None = None) -> Iterator[Row]:
@@ -100,6 +108,11 @@ def table_rows(path: Path, columns: Sequence[str] | None = None, *, quoted: bool
     for number, values in records:
         if names is None:
             names = values
+            if comma and len(names) == 1 and (other := next((each for each in ";\t|" if each in names[0]), None)):
+                raise ValueError(
+                    f"{path}: the header is one column, {kind(names[0])}, which {other!r} would divide; save the table "
+                    "with commas, or with tabs as .tsv"
+                )
             if len(set(names)) != len(names):
                 raise ValueError(f"{path}: the header names a column twice: {some(names, len(names))}")
             continue

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 from ..data_files import parse_json
 from ..messages import nearest, some
 from ..schema import Example, Role, Turn
-from .conversations import MESSAGE_KEYS, ROLES, conversation, messages_of, turns_of
+from .conversations import MESSAGE_KEYS, ROLES, conversation, messages_of, turns_of, unreadable
 from .rows import Row, holds_null
 
 Form = Literal["input_output", "prompt_completion", "alpaca", "messages", "sharegpt"]
@@ -79,7 +79,7 @@ class RowForm:
         required, optional = FIELDS[self.name]
         for name in required:
             if _is_null(row.value(self.column(name))):
-                return Example(task, f"{task}-{index}", index, "", (), skipped=f"null in {self.column(name)!r}")
+                return _skipped(task, index, f"null in {self.column(name)!r}")
         names = {name: self.column(name) for name in (*required, *optional) if self.column(name) in row.fields}
         fields = {name: row.fields[column] for name, column in names.items()}
         known = Row({name: value for name, value in fields.items() if not _is_null(value)}, row.location)
@@ -97,7 +97,10 @@ class RowForm:
 
     def _conversation(self, task: str, index: int, row: Row) -> Example:
         (column,), _ = FIELDS[self.name]
-        turns = turns_of(messages_of(row, column), MESSAGE_KEYS[self.name], self.roles)
+        messages, keys = messages_of(row, column), MESSAGE_KEYS[self.name]
+        if reason := unreadable(messages, keys, self.roles):
+            return _skipped(task, index, reason)
+        turns = turns_of(messages, keys, self.roles)
         if turns and turns[0].role != "system" and (system := row.text("system", default="")):
             turns = (Turn("system", system), *turns)
         return conversation(task, index, turns, self.definition)
@@ -105,8 +108,10 @@ class RowForm:
     def _completion(self, task: str, index: int, row: Row) -> Example:
         if isinstance(row.value("prompt"), str) and isinstance(row.value("completion"), str):
             return Example(task, f"{task}-{index}", index, row.text("prompt"), (row.text("completion"),))
-        messages = [*messages_of(row, "prompt"), *messages_of(row, "completion")]
-        return conversation(task, index, turns_of(messages, MESSAGE_KEYS["messages"], self.roles), self.definition)
+        messages, keys = [*messages_of(row, "prompt"), *messages_of(row, "completion")], MESSAGE_KEYS["messages"]
+        if reason := unreadable(messages, keys, self.roles):
+            return _skipped(task, index, reason)
+        return conversation(task, index, turns_of(messages, keys, self.roles), self.definition)
 
     def _reject_unread(self, row: Row) -> None:
         known = self.read_columns()
@@ -138,9 +143,10 @@ def recognised(first: Row, columns: Mapping[str, str], roles: Mapping[str, str],
     if "conversations" not in present and "messages" not in present and {"input", "output"} & present:
         missing = next(name for name in ("input", "output") if name not in present)
         raise first.error(f"no {missing!r}; {nearest(missing, first.fields)}; there are {some(list(first.fields))}")
+    source, target = list(first.fields)[:2] if len(first.fields) > 1 else ("question", "answer")
     raise first.error(
-        f"the columns {', '.join(first.fields)} are those of no known form ({_listed_forms()}); name the columns, e.g. "
-        "`columns: {input: question, output: answer}`"
+        f"the columns {', '.join(first.fields)} are those of no known form ({_listed_forms()}); name the input's and "
+        f"the output's, e.g. `columns: {{input: {source}, output: {target}}}`"
     )
 
 
@@ -201,6 +207,10 @@ def _by_messages(form: Form, first: Row, columns: Mapping[str, str]) -> tuple[Fo
 
 def _is_null(value: object) -> bool:
     return not isinstance(value, list | tuple | Mapping) and holds_null(value)
+
+
+def _skipped(task: str, index: int, reason: str) -> Example:
+    return Example(task, f"{task}-{index}", index, "", (), skipped=reason)
 
 
 def _listed_forms() -> str:

@@ -44,7 +44,7 @@ class TaskSource:
         if self.split is not None or format_of(path) == ".json":
             return None
         about = path.with_name(f"{task_name_of(path)}.json")
-        return about if about.is_file() else None
+        return about if about.is_file() and _describes(about) else None
 
 
 Sources = dict[Split, dict[str, TaskSource]]
@@ -63,7 +63,7 @@ def task_sources(source: str, split: str | None) -> Sources:
         MissingFiles: It does not exist.
         ValueError: It holds no file of rows, or two files of one task.
     """
-    path = Path(expanded(source))
+    path = expanded(source)
     if path.is_file():
         return _both({task_name_of(path): TaskSource(str(path), task_name_of(path))})
     if not path.is_dir():
@@ -71,7 +71,8 @@ def task_sources(source: str, split: str | None) -> Sources:
             name = source.partition("@")[0].rpartition("/")[2]
             return _both({name: TaskSource(source, name, split or "train")})
         existing_folder(path if not format_of(path) else path.parent, f"files of rows ({', '.join(SUFFIXES)})")
-        raise MissingFiles(f"no file {path}")
+        names = [file.name for file in path.parent.iterdir()]
+        raise MissingFiles(f"no file {path.name} in {path.parent.absolute()}; {nearest(path.name, names)}")
     if any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
         return _both({path.name: TaskSource(str(path), path.name, split or "train")})
     folders: Sources = {each: _files(path / each) for each in get_args(Split)}

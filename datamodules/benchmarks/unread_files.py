@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..data_files import format_of
-from ..messages import some
+from ..messages import counted, some
 
 DATA_FORMATS = frozenset(
     ".jsonl .json .jsonlines .ndjson .tsv .csv .txt .parquet .arrow .bz2 .xz .zst .zip .tar .tgz .gz".split()
@@ -29,11 +29,11 @@ def unread_line(folder: Path, files: Iterable[Path]) -> str:
     """A sentence that counts unread files by their folder and ending.
 
     >>> unread_line(Path("mine"), [Path("mine/dev/a.jsonl"), Path("mine/dev/b.jsonl"), Path("mine/a.tsv")])
-    '3 data files in mine are not read: 2 dev/*.jsonl, 1 *.tsv'
+    '3 data files not read in mine: 2 dev/*.jsonl, 1 *.tsv'
     """
     kinds = Counter(str(path.relative_to(folder).with_name(f"*{path.suffix}")) for path in files)
     counts = [f"{count} {kind}" for kind, count in kinds.most_common()]
-    return f"{sum(kinds.values())} data files in {folder} are not read: {some(counts)}"
+    return f"{counted(sum(kinds.values()), 'data file')} not read in {folder}: {some(counts)}"
 
 
 def _is_about_data(path: Path, folder: Path) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from ..benchmarks import Benchmark
 from ..benchmarks.file_tasks import FileTasks
 from ..benchmarks.shared_sources import split_names
-from ..messages import some
+from ..messages import counted, some
 from ..rendering.tokenization import skip_reason
 from ..schema import Example, Task
 
@@ -79,11 +79,12 @@ class BenchmarkCheck:
         counts = Counter(split for task in self.tasks for split in task.splits)
         usable = sum(task.usable for task in self.tasks)
         tasks = ", ".join(f"{count} {split}" for split, count in counts.items())
-        lines = [f"{len(self.tasks)} tasks ({tasks}); {usable:,} examples can be used", *self.notes]
+        head = f"{counted(len(self.tasks), 'task')} ({tasks}); {counted(usable, 'example')} can be used"
+        lines = [*([head] if self.tasks else []), *self.notes]
         lines += [*self._skipped_lines(), *self._few_lines()]
         if repeated := {task.name: task.repeated for task in self.tasks if task.repeated}:
             lines.append(
-                f"{sum(repeated.values()):,} examples have the input of another example of their task: "
+                f"repeated inputs: {counted(sum(repeated.values()), 'example')} with the input of another example of "
                 f"{some(sorted(repeated))}; those with the input of an evaluated example do not train"
             )
         lines += [
@@ -104,7 +105,7 @@ class BenchmarkCheck:
 
     def _few_lines(self) -> list[str]:
         few = [f"{task.name} ({task.usable})" for task in self.tasks if not task.error and task.usable < FEW]
-        return [f"{len(few)} tasks have fewer than {FEW} usable examples: {some(few)}"] if few else []
+        return [f"fewer than {FEW} usable examples: {some(few)}"] if few else []
 
 
 def check_benchmark(benchmark: Benchmark) -> BenchmarkCheck:

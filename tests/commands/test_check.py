@@ -25,7 +25,7 @@ def test_a_file_is_checked_by_its_path(tmp_path: Path, capsys: pytest.CaptureFix
     rows = [*chats(12), {"messages": []}, {"messages": None}]
     main(["check", str(write(tmp_path / "mine.jsonl", rows))])
     shown = capsys.readouterr().out
-    assert shown.startswith("1 tasks (1 train, 1 test); 12 examples can be used\n")
+    assert shown.startswith("1 task (1 train, 1 test); 12 examples can be used\n")
     assert "the form of the rows is messages" in shown
     assert "skipped: 1 of 14 in mine, " in shown
     assert "first: " in shown
@@ -52,7 +52,7 @@ def test_test_examples_that_train_are_named(tmp_path: Path, capsys: pytest.Captu
     main(["check", str(tmp_path / "data")])
     shown = capsys.readouterr().out
     assert "duplicates: 3 test examples of held have the input of a training example of mine, e.g. held-0" in shown
-    assert "data files in" in shown
+    assert "data file not read in" in shown
     with pytest.raises(ValueError, match="no reader or file is called 'nothing'"):
         main(["check", "nothing"])
 

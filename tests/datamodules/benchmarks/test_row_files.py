@@ -53,6 +53,22 @@ def test_every_form_of_a_source_gives_the_same_rows(source: str) -> None:
     assert source_digest(source, split="train") == source_digest(source, split="train")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.json", '{"text": "a"}\n{"text": "b"}\n', "if every line is an object, name the file .jsonl"),
+        ("rows.json", '{"version": 1, "data": [{"text": "a"}]}', "save the list under 'data' alone in a file"),
+        ("rows.csv", "text;label\na;0\n", "which ';' would divide; save the table with commas, or with tabs as .tsv"),
+    ],
+)
+def test_a_file_of_another_format_is_named_with_the_way_out(
+    name: str, content: str, message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        list(read_rows(str(tmp_path / name)))
+
+
 def test_rows_are_streamed(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"a": 1}\n{"a": 2}\n{"a": \xff}\n')

@@ -25,6 +25,16 @@ ROWS: dict[str, dict[str, Any]] = {
     "sharegpt": {"conversations": SHAREGPT},
 }
 
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "weather"}}]}
+EMPTY = {"role": "assistant", "content": " "}
+TOOLS = "a conversation with tools"
+USABLE: dict[str, dict[str, Any]] = {
+    "messages": {"messages": MESSAGES},
+    "conversations": {"conversations": SHAREGPT},
+    "prompt": {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]},
+}
+"""A usable row by its first column."""
+
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +122,8 @@ def test_a_column_that_begins_late_is_a_warning(tmp_path: Path) -> None:
         ({"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}, "Hello", HELLO),
         ({"messages": [*MESSAGES, MESSAGES[0]]}, "Hello", HELLO),  # a question without an answer
         ({"conversations": MESSAGES}, "Hello", HELLO),
+        ({"messages": [{"role": "User", "content": "Hello"}, {"role": "model", "content": "Hi"}]}, "Hello", HELLO),
+        ({"messages": [{**message, "tool_calls": None} for message in MESSAGES]}, "Hello", HELLO),  # of a table
         ({"messages": SHAREGPT}, "Hello", HELLO),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}, MESSAGES[1]]},
@@ -133,11 +145,20 @@ def test_published_variants_are_read(row: dict[str, Any], input: str, turns: tup
         ({"messages": MESSAGES[:1]}, "a conversation without an assistant turn"),
         ({"messages": [*MESSAGES, MESSAGES[1]]}, "a conversation whose user and assistant turns do not alternate"),
         ({"messages": MESSAGES[1:]}, "a conversation whose user and assistant turns do not alternate"),
+        ({"messages": [*MESSAGES, MESSAGES[0], EMPTY]}, "a conversation with an empty assistant turn"),
+        ({"messages": [*MESSAGES, {"role": "tool", "content": "sunny"}]}, TOOLS),
+        ({"conversations": [*SHAREGPT, {"from": "function_call", "value": "{}"}]}, TOOLS),
+        ({"messages": [MESSAGES[0], CALL]}, TOOLS),
+        ({"prompt": MESSAGES[:1], "completion": [CALL]}, TOOLS),
+        ({"messages": [MESSAGES[0], {"role": "assistant", "content": None}]}, "null in 'content' of a message"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a message with images or other parts"),
     ],
 )
 def test_an_unusable_conversation_is_skipped_by_reason(row: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    first, second = FileTasks(str(write(tmp_path / "mine.jsonl", [ROWS["messages"], row]))).examples("mine")
-    assert (first.skipped, second.skipped) == ("", reason)
+    good = USABLE[next(iter(row))]
+    first, second = FileTasks(write(tmp_path / "mine.jsonl", [good, row])).examples("mine")
+    assert first.skipped == ""
+    assert second.skipped.startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +166,7 @@ def test_an_unusable_conversation_is_skipped_by_reason(row: dict[str, Any], reas
     [
         ({"messages": [{"role": "bot", "content": "Hi"}]}, "'messages'[0]: unknown role 'bot'; none has a similar"),
         ({"messages": [{"role": "user"}]}, "'messages'[0]: no 'content'"),
-        ({"messages": [{"role": "user", "content": None}]}, "'messages'[0]: 'content' should be text, got NoneType"),
+        ({"messages": [{"role": "user", "content": 7}]}, "'messages'[0]: 'content' should be text, got int 7"),
         ({"messages": "Hello"}, "'messages': not valid JSON"),
         ({"messages": ["Hello"]}, "'messages' should be a list of messages, got list ['Hello']"),
         ({"conversations": SHAREGPT}, "no 'messages'"),
@@ -217,9 +238,17 @@ def test_a_saved_dataset_is_read(tmp_path: Path) -> None:
         list(FileTasks(str(tmp_path / "splits")).examples("splits"))
 
 
+def test_a_list_beside_the_rows_is_no_metadata(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", [ROWS["alpaca"]])
+    write(tmp_path / "mine.json", [ROWS["alpaca"]])
+    assert [example.input for example in FileTasks(path).examples("mine")] == ["Hello"]
+    with pytest.raises(ValueError, match=r"mine\.json and .*mine\.jsonl are both the task 'mine'"):
+        FileTasks(tmp_path).task_names("train")
+
+
 def test_a_wrong_path_is_answered(tmp_path: Path, make_datamodule: Any) -> None:
     write(tmp_path / "mine.jsonl", [ROWS["messages"]])
-    with pytest.raises(ValueError, match=r"no file .*my\.jsonl"):
+    with pytest.raises(ValueError, match=rf"no file my\.jsonl in {tmp_path}; nearest: mine\.jsonl"):
         FileTasks(str(tmp_path / "my.jsonl")).task_names("train")
     with pytest.raises(ValueError, match="no reader or file is called 'FileTask', nearest: FileTasks"):
         make_datamodule(benchmark="FileTask")

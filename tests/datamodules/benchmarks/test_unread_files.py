@@ -48,9 +48,9 @@ def test_upper_case_and_compressed_tasks_are_read(tmp_path: Path) -> None:
     [
         (
             ["dev/a.jsonl", "dev/b.jsonl", "train/c.txt"],
-            "3 data files in {} are not read: 2 dev/*.jsonl, 1 train/*.txt",
+            "3 data files not read in {}: 2 dev/*.jsonl, 1 train/*.txt",
         ),
-        (["train/a.jsonl.zst", "train/c.json"], "2 data files in {} are not read: 1 train/*.zst, 1 train/*.json"),
+        (["train/a.jsonl.zst", "train/c.json"], "2 data files not read in {}: 1 train/*.zst, 1 train/*.json"),
     ],
 )
 def test_what_is_not_read_is_counted(names: list[str], line: str, tmp_path: Path, make_datamodule: Any) -> None:
@@ -70,21 +70,21 @@ def test_what_is_not_read_is_counted(names: list[str], line: str, tmp_path: Path
 def test_other_readers_count_theirs(tmp_path: Path) -> None:
     write(tmp_path, "tasks/task1.json", "tasks/task2.JSON.gz", "tasks/more/task3.json")
     assert NaturalInstructions(str(tmp_path)).unread_lines() == [
-        f"2 data files in {tmp_path / 'tasks'} are not read: 1 more/*.json, 1 *.gz"
+        f"2 data files not read in {tmp_path / 'tasks'}: 1 more/*.json, 1 *.gz"
     ]
     write(tmp_path, "cot/gsm8k_train.tsv", "cot/gsm8k_test.tsv")
-    assert ChainOfThought(str(tmp_path / "cot")).unread_lines()[0].endswith("not read: 1 *.tsv")
+    assert ChainOfThought(str(tmp_path / "cot")).unread_lines()[0].endswith(": 1 *.tsv")
     write(tmp_path, "p3/wiki_qa_x.jsonl", "p3/wiki_qa_y.txt")
-    assert P3(str(tmp_path / "p3")).unread_lines()[0].endswith("not read: 1 *.txt")
+    assert P3(str(tmp_path / "p3")).unread_lines()[0].endswith(": 1 *.txt")
     write(tmp_path, "opt/superglue/RTE/val_2.jsonl", "opt/elsewhere/a.jsonl")
-    assert OptEvaluation(str(tmp_path / "opt")).unread_lines()[0].endswith("not read: 1 superglue/RTE/*.jsonl")
+    assert OptEvaluation(str(tmp_path / "opt")).unread_lines()[0].endswith(": 1 superglue/RTE/*.jsonl")
     write(tmp_path, "big/sums/task.json", "big/sums/results/a.json", "big/rows/train-0.jsonl.gz", "big/rows/dev.jsonl")
     assert set(BigBench(str(tmp_path / "big")).unread_lines()[0].partition(": ")[2].split(", ")) == {
         "1 sums/results/*.json",
         "1 rows/*.jsonl",
     }
     write(tmp_path, "text/a.txt", "text/b.JSONL", "text/c.zip", "text/README.md")
-    assert PretrainingText({"books": str(tmp_path / "text")}).unread_lines()[0].endswith("not read: 1 *.zip")
+    assert PretrainingText({"books": str(tmp_path / "text")}).unread_lines()[0].endswith(": 1 *.zip")
 
 
 def test_rows_of_no_template_are_counted(tmp_path: Path) -> None:
