@@ -14,9 +14,9 @@ Example:
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..datamodules.messages import expanded
 from ..datamodules.visible_text import visible
 from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
@@ -60,7 +60,7 @@ def answer_inputs(
 
     Args:
         model: Folder of a model, of a run or of a checkpoint, or a hub name.
-        inputs: JSON lines with prompt or messages, and optionally id.
+        inputs: JSON lines with prompt or messages, and optionally id; or a table (CSV, TSV, parquet) of these columns.
         output: JSON lines in the order of the inputs, each with line, id, answer (or skipped, the reason why there is
             no answer) and messages; it is never overwritten.
         system: System message of conversations that have none.
@@ -85,7 +85,7 @@ def answer_inputs(
 
     if isinstance(model, str) or len(model) != 1:
         raise ValueError(f"predict takes one model before its options, got {model}")
-    path, source = Path(output).expanduser(), Path(inputs).expanduser()
+    path, source = expanded(output), expanded(inputs)
     require_new(path)
     decoding = decoding_of(temperature, top_p)
     questions = read_questions_file(source, system)

@@ -1,14 +1,16 @@
-"""Prompts of a user's file: JSON lines with a prompt or with messages, all checked before a model is loaded."""
+"""Prompts of a user's file: JSON lines or a table with prompts or messages, all checked before a model is loaded."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
-from ...datamodules.data_files import parse_json
+from ...datamodules.benchmarks.row_files import SUFFIXES, file_rows
+from ...datamodules.data_files import format_of, parse_json, text_lines
 from ...datamodules.messages import kind, some
 from ...datamodules.schema import Role, Turn
 
 ROLES = get_args(Role)
+TABLES = tuple(suffix for suffix in SUFFIXES if suffix != ".jsonl")
 Messages = list[dict[str, str]]
 
 
@@ -16,7 +18,7 @@ class Question(NamedTuple):
     """A line of the file.
 
     Args:
-        line: Its number, from 1.
+        line: Its number, from 1; of a table, the row's.
         id: The line's field ``id``; None without one.
         messages: The conversation up to the user's last message; a prompt is one message of the user.
     """
@@ -41,29 +43,38 @@ def read_questions_file(path: Path, system: str | None = None) -> list[Question]
 
     Args:
         path: JSON lines, each with ``prompt`` (a text) or ``messages`` (role and content, the last one the user's),
-            and optionally ``id``. Empty lines are passed over.
+            and optionally ``id``; or a table with these columns. Empty lines are passed over.
         system: System message of conversations that have none.
 
     Raises:
         ValueError: Lines are none of this; names the first of them and counts all.
     """
+    if not path.is_file():
+        raise ValueError(f"no file {path}, which should hold the prompts")
     questions, errors = [], []
-    with open(path, encoding="utf-8") as file:
+    for number, where, record in _records(path):
         try:
-            lines = [(number, line) for number, line in enumerate(file, start=1) if line.strip()]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    for number, line in lines:
-        try:
-            fields = parse_json(line, f"{path}, line {number}")
-            questions.append(Question(number, *_question(fields, f"{path}, line {number}", system)))
+            fields = parse_json(record, where) if isinstance(record, str) else record
+            questions.append(Question(number, *_question(fields, where, system)))
         except ValueError as error:
             errors.append(str(error))
     if errors:
-        raise ValueError(f"{len(errors)} of {len(lines)} lines cannot be answered, the first: {errors[0]}")
+        total = len(questions) + len(errors)
+        raise ValueError(f"{len(errors)} of {total} lines cannot be answered, the first: {errors[0]}")
     if not questions:
         raise ValueError(f"{path} has no line to answer")
     return questions
+
+
+def _records(path: Path) -> Iterator[tuple[int, str, str | Mapping[str, Any]]]:
+    """Number, place and content of every line with text, or of every row of a table."""
+    if format_of(path) in TABLES:
+        for number, row in enumerate(file_rows(path), start=1):
+            yield number, row.location, row.fields
+        return
+    for number, line in text_lines(path):
+        if line.strip():
+            yield number, f"{path}, line {number}", line
 
 
 def _question(fields: Any, where: str, system: str | None) -> tuple[Any, Messages]:
@@ -75,7 +86,9 @@ def _question(fields: Any, where: str, system: str | None) -> tuple[Any, Message
     if "prompt" in fields:
         messages = [{"role": "user", "content": _text(fields["prompt"], f"{where}, prompt")}]
     else:
-        messages = list(_messages(fields["messages"], f"{where}, messages"))
+        value = fields["messages"]  # in a column of texts, as JSON
+        value = parse_json(value, f"{where}, messages") if isinstance(value, str) else value
+        messages = list(_messages(value, f"{where}, messages"))
     if system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
     return fields.get("id"), messages

@@ -1,5 +1,6 @@
 """`crosstask predict` on a user's file and `crosstask chat`: any source of a model, nothing lost, clean output."""
 
+import gzip
 import io
 import json
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 from recipes import save_model
@@ -22,7 +24,7 @@ from crosstask.lightning_modules.answering.answering_model import AnsweringModel
 from crosstask.lightning_modules.answering.conversation import Conversation
 from crosstask.lightning_modules.answering.loading import answering_model, decoding_of
 from crosstask.lightning_modules.answering.model_sources import folder_of_run
-from crosstask.lightning_modules.answering.prompt_file import turns_from
+from crosstask.lightning_modules.answering.prompt_file import read_questions_file, turns_from
 from crosstask.lightning_modules.evaluation.generation import Decoding
 
 TEMPLATE = (
@@ -112,6 +114,24 @@ def test_an_interrupted_file_resumes_with_equal_answers(
     main([*words, "--output", str(tmp_path / "parts.jsonl")])
     assert "2 of them by an earlier run" in capsys.readouterr().out
     assert (tmp_path / "parts.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+
+
+@pytest.mark.parametrize("name", ["my.jsonl", "my.jsonl.gz", "my.csv", "my.parquet"])
+def test_prompts_are_read_from_files_as_training_data_is(name: str, tmp_path: Path) -> None:
+    rows = [{"id": "a", "prompt": "Größe,\nbitte"}, {"id": "b", "prompt": "two"}]
+    path = tmp_path / name
+    match path.suffix:
+        case ".jsonl" | ".gz":
+            text = "\ufeff" + "\r\n".join(map(json.dumps, rows))
+            path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+        case ".csv":
+            path.write_text('\ufeffid,prompt\r\na,"Größe,\nbitte"\r\nb,two\r\n')
+        case ".parquet":
+            datasets.Dataset.from_list(rows).to_parquet(path)
+    questions = read_questions_file(path)
+    assert [(one.line, one.id, one.prompt) for one in questions] == [(1, "a", "Größe,\nbitte"), (2, "b", "two")]
+    with pytest.raises(ValueError, match=r"no file .*absent"):
+        read_questions_file(tmp_path / "absent.jsonl")
 
 
 @pytest.mark.parametrize(
