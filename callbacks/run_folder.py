@@ -5,6 +5,8 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
+from ..datamodules.messages import expanded
+
 
 def run_path(trainer: L.Trainer, name: str, override: str | None = None) -> Path:
     """Path of the folder `name` of the run, or `override`.
@@ -12,7 +14,7 @@ def run_path(trainer: L.Trainer, name: str, override: str | None = None) -> Path
     Every process must call it: ``trainer.log_dir`` is broadcast from the first one.
     """
     log_dir = trainer.log_dir or trainer.default_root_dir
-    return Path(override or Path(log_dir) / name)
+    return expanded(override) if override else Path(log_dir) / name
 
 
 def run_folder(trainer: L.Trainer, name: str, override: str | None = None) -> Path:

@@ -23,7 +23,8 @@ from rich.console import Console
 from ..callbacks.report.adaptation_report import write_adaptation
 from ..callbacks.report.selection_table import by_size, cut_remarks, print_table, untested_remarks
 from ..datamodules.benchmarks import Benchmark
-from ..datamodules.messages import nearest
+from ..datamodules.benchmarks.file_tasks import opened
+from ..datamodules.messages import expanded, nearest
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import OptImlPrompt, PromptForm
@@ -49,12 +50,12 @@ def run(words: Sequence[str]) -> None:
 
 
 def adapt_tasks(
-    train: Benchmark,
-    samples: list[str],
-    output: str,
+    train: Benchmark | str | Path,
+    samples: list[str | Path],
+    output: str | Path,
     training: ScorerTraining,
     variants: dict[str, dict[str, Any]] | None = None,
-    test: Benchmark | None = None,
+    test: Benchmark | str | Path | None = None,
     tasks: Sequence[str] = (),
     prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
     test_examples: int = 100,
@@ -74,7 +75,7 @@ def adapt_tasks(
     or samples fails, and the report is not replaced.
 
     Args:
-        train: Benchmark of the training instances.
+        train: Benchmark of the training instances, or the path of your own files.
         samples: JSONL files of the language model's answers to training and test instances.
         output: Folder of a file for each task, ``report.json``, ``report.md``, ``choices.jsonl``, and figures as SVG,
             PDF and PNG: the gain on each task over self-scoring (the paper's Figure 6) and over the best single
@@ -98,15 +99,17 @@ def adapt_tasks(
         cache: Folder of the store.
     """
     require_positive("adapt", test_examples=test_examples, sizes=min(sizes, default=1))
-    console, folder = Console(soft_wrap=True), Path(output).expanduser()
+    console, folder = Console(soft_wrap=True), expanded(output)
     trainings = all_trainings(training, augmentation, variants or {})
     require_own_report(folder, ("methods", "scorers", "advantages"), "adapt")
     (folder / "tasks").mkdir(parents=True, exist_ok=True)
-    names, answers = _tasks_to_adapt(test or train, tasks), ModelSamples(samples)
+    training_tasks = opened(train)
+    testing = training_tasks if test is None else opened(test)
+    names, answers = _tasks_to_adapt(testing, tasks), ModelSamples(samples)
     answers.require_files()
     scorers = ScorerRecords(
         folder,
-        train,
+        training_tasks,
         answers,
         trainings,
         prompt=prompt,
@@ -117,7 +120,7 @@ def adapt_tasks(
         rouge=rouge,
         cache=cache,
     )
-    process, testing = process_of_job(), test or train
+    process = process_of_job()
 
     def read(name: str) -> list[SampledResponses]:
         return read_sampled_responses(_test_part(testing, name, prompt, test_examples, seed), answers)
@@ -131,7 +134,7 @@ def adapt_tasks(
         adapted = adapt_each(names, scorers, read, console)  # all are read
     if adapted.responses and adapted.replaced:
         table = selection_table(adapted.scored)
-        size = generator_parameters or generator_size(samples)
+        size = generator_parameters or generator_size(answers.files)
         means = by_size(adapted.scored, sizes)
         write_adaptation(
             folder,

@@ -27,7 +27,7 @@ from ..callbacks.report.classification_report import (
 from ..datamodules import Suite
 from ..datamodules.benchmarks import Benchmark, Split
 from ..datamodules.benchmarks.file_tasks import opened
-from ..datamodules.messages import MissingFiles
+from ..datamodules.messages import MissingFiles, expanded
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import PromptForm
 from ..datamodules.rendering.tokenization import load_tokenizer
@@ -86,7 +86,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def classify_tasks(
-    benchmark: Benchmark | str,
+    benchmark: Benchmark | str | Path,
     output: str,
     scorer: str | dict[str, str] | None = None,
     generator: str | dict[str, str] | None = None,
@@ -127,7 +127,7 @@ def classify_tasks(
         dtype: Type of the models' parameters; a scorer's head remains in float32.
         device: Device of the models, e.g. cuda:1; by default the GPU of the process if it has one.
     """
-    folder = Path(output).expanduser()
+    folder = expanded(output)
     require_new(folder / "report.json")
     require_positive("classify", max_length=max_length, examples=examples, budget=budget)
     scorers, generators = by_name(scorer, "scorer"), by_name(generator, "generator")

@@ -8,10 +8,10 @@ Example:
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..datamodules.decontamination.contamination_report import THRESHOLD, compare, markdown, summary, write_decisions
 from ..datamodules.decontamination.overlap import WORDS, index_evaluation, overlaps
+from ..datamodules.messages import expanded
 from ..datamodules.whole_files import write_whole
 from .shared.run_settings import Settings, build_data, run_on_settings
 
@@ -37,7 +37,7 @@ def compare_examples(
 
     from ..datamodules.decontamination.task_texts import TaskTexts
 
-    target = Path(folder)
+    target = expanded(folder)
     if (target / "report.md").exists() and not (target / "decisions.tsv").exists():
         raise ValueError(f"{target / 'report.md'} was not written by `crosstask decontaminate`: name another folder")
     data = build_data(settings)

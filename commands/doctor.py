@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..datamodules.messages import expanded
 from ..datamodules.visible_text import visible
 from .shared.function_command import run_function
 
@@ -34,10 +35,10 @@ def check_machine(cache: str = "~/.cache/crosstask", root: str = ".") -> None:
     """
     from .shared.machine_checks import all_findings
 
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+    home = expanded(os.environ.get("HF_HOME", "~/.cache/huggingface"))
     folders = {
-        "store": Path(cache).expanduser(),
-        "runs": Path(root).expanduser(),
+        "store": expanded(cache),
+        "runs": expanded(root),
         "temporary files": Path(tempfile.gettempdir()),
         "models": home,
     }

@@ -11,7 +11,6 @@ Example:
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from .shared.function_command import run_function
 
@@ -42,7 +41,7 @@ def download_collections(
         print("\n".join(listing(wanted)))
         return
     outcomes = []
-    for outcome in download(wanted, Path(expanded(to)), verify=verify):
+    for outcome in download(wanted, expanded(to), verify=verify):
         print(outcome, flush=True)
         outcomes.append(outcome)
     counts = Counter(outcome.status for outcome in outcomes)

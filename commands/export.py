@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from ..datamodules.messages import expanded
 from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
 
@@ -67,11 +68,11 @@ def export_checkpoint(
 
     if isinstance(paths, str) or len(paths) != 2:
         raise ValueError(f"export takes two paths, a checkpoint and the folder to write, got {paths}")
-    checkpoint, folder = map(Path, paths)
+    checkpoint, folder = map(expanded, paths)
     require_new(folder)
     write_checkpoint_folder(checkpoint, folder, tokenizer=tokenizer, dtype=dtype, adapters=adapters)
     if push is not None:
-        write_card(checkpoint, folder, push, licence, None if run is None else Path(run).expanduser())
+        write_card(checkpoint, folder, push, licence, None if run is None else expanded(run))
         publish(folder, push, private=private, dry_run=dry_run)
 
 

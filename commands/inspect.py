@@ -9,8 +9,8 @@ Example:
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from ..datamodules.messages import expanded
 from .shared.run_settings import Settings, build_data, run_on_settings
 
 
@@ -63,7 +63,7 @@ def inspect_data(
     from ..callbacks.report.inspection_page import render_inspection
     from ..datamodules.whole_files import write_whole
 
-    path = Path(output).expanduser()
+    path = expanded(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, render_inspection(inspection, f"What the model reads: {task or 'the first rows'}"))
     print(path)

@@ -9,8 +9,8 @@ Example:
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from ..datamodules.messages import expanded
 from ..datamodules.whole_files import require_new
 from .shared.run_settings import Settings, build_data, run_on_settings
 
@@ -41,8 +41,8 @@ def draw_instructions(settings: Settings, checkpoint: str, folder: str, categori
     from ..lightning_modules.restored_modules import restored_module
     from ..lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
 
-    require_new(Path(folder))
-    path = Path(checkpoint)
+    target, path = expanded(folder), expanded(checkpoint)
+    require_new(target)
     extras = checkpoint_extras(path)
     tasks = extras.get(KEY, {}).get("instruction", {}).get("tasks")
     if tasks is None:
@@ -60,6 +60,6 @@ def draw_instructions(settings: Settings, checkpoint: str, folder: str, categori
     assert isinstance(module, InstructionOptimizationModule)
     kept = extras.get("callbacks", {}).get(InstructionAnalysis.__qualname__, {})
     states = instruction_states(module, data, kept.get("initial"), tokens)
-    write_analysis(states, Path(folder), step=extras["global_step"], categories=categories)
-    draw_curves(kept.get("curves", {}), Path(folder))
+    write_analysis(states, target, step=extras["global_step"], categories=categories)
+    draw_curves(kept.get("curves", {}), target)
     print(f"map and distances of learned instructions: {folder}")

@@ -9,8 +9,8 @@ Example:
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from ..datamodules.messages import expanded
 from .shared.function_command import run_function
 
 
@@ -34,5 +34,7 @@ def replay(dump: Sequence[str], weights: str | None = None, device: str = "cpu")
         raise ValueError(f"replay takes one folder, not-finite-step-N, got {dump}")
     from ..lightning_modules.step_replay import replay_step  # torch, which the help does not need
 
-    for line in replay_step(Path(dump[0]), weights=None if weights is None else Path(weights), device=device).lines():
+    for line in replay_step(
+        expanded(dump[0]), weights=None if weights is None else expanded(weights), device=device
+    ).lines():
         print(line)

@@ -19,6 +19,7 @@ from ..callbacks.report.page import render_page
 from ..callbacks.report.page_figures import report_figures
 from ..callbacks.report.systems import parse_systems, read_system, systems_report
 from ..callbacks.report.text import render_systems_markdown
+from ..datamodules.messages import expanded
 from ..datamodules.whole_files import write_whole
 from .shared.function_command import run_function
 from .shared.outputs import require_own_report
@@ -48,12 +49,13 @@ def write_report(
         title: Heading of the page.
         examples: Qualitative examples under each heading: lowest and highest scores, largest differences.
     """
-    require_own_report(Path(folder), ("systems", "comparisons"), "report")
+    target = expanded(folder)
+    require_own_report(target, ("systems", "comparisons"), "report")
     named = parse_systems(runs)
     systems = [read_system(name, folders, stage) for name, folders in named.items()]
     report = systems_report(systems, stage=stage, by=by, examples=examples)
-    write_report_files(report, Path(folder), title or f"Generalization report: {' and '.join(named)}")
-    print(Path(folder) / "report.html")
+    write_report_files(report, target, title or f"Generalization report: {' and '.join(named)}")
+    print(target / "report.html")
 
 
 def write_report_files(report: SystemsReport, folder: Path, title: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ..datamodules.messages import some
+from ..datamodules.messages import expanded, some
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.special_tokens import bos_departure
@@ -50,7 +50,7 @@ def run(words: Sequence[str]) -> None:
 
 def write_samples(
     examples: SampledExamples,
-    output: str,
+    output: str | Path,
     generator: str | None = None,
     answers: Sequence[str] = (),
     prompts_only: bool = False,
@@ -105,11 +105,11 @@ def write_samples(
         device: Device of the model, e.g. cuda:1; by default the GPU of the process if it has one.
     """
     if prompts_only:
-        write_prompts(examples, Path(output).expanduser())
+        write_prompts(examples, expanded(output))
         return
     if batch_model is not None:
         requests = {"max_new_tokens": max_new_tokens, "likelihood": likelihood, "seed": seed}
-        write_requests(examples, Path(output).expanduser(), batch_model, decodings or API_DECODINGS, requests)
+        write_requests(examples, expanded(output), batch_model, decodings or API_DECODINGS, requests)
         return
     require_positive("samples", max_new_tokens=max_new_tokens, max_source=max_source, budget=budget)
     if (generator is None) == (not answers):
@@ -119,11 +119,11 @@ def write_samples(
     if chat and bos:
         raise ValueError("a chat template adds bos itself: leave bos out with chat")
     console, (rank, size, _) = Console(), process_of_job()
-    if left_out := examples.benchmark.left_out():
+    if left_out := examples.reader.left_out():
         names = some([f"{name} ({reason})" for name, reason in left_out.items()])
         console.print(terminal_text(f"{len(left_out)} datasets are left out: {names}"), highlight=False)
     name = name or (Path(generator).name if generator else Path(answers[0]).stem)
-    path = Path(output).expanduser() / f"{name}-{rank:04}-of-{size:04}.jsonl"
+    path = expanded(output) / f"{name}-{rank:04}-of-{size:04}.jsonl"
     skipped: Counter[str] = Counter()
     if generator is None:
         prompts = {(prompt.task.name, prompt.example.id) for prompt in examples.prompts(skipped)}

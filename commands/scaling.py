@@ -8,12 +8,11 @@ Example:
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from ..callbacks.report.figure_style import figure_format, write_figure
 from ..callbacks.report.model_sizes import ModelScore, default_rows, read_model_scores, read_report, read_tasks
 from ..callbacks.report.score_figures import size_curves, size_panels
-from ..datamodules.messages import some
+from ..datamodules.messages import expanded, some
 from ..datamodules.visible_text import visible
 from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
@@ -37,7 +36,7 @@ def plot_scaling(
             "best single decoding".
         by_task: Draw a panel for each task, as Cappy's Figure 5, instead of the means over tasks.
     """
-    path = Path(output).expanduser()
+    path = expanded(output)
     figure_format(path)
     require_new(path)
     metric, tasks = _shared_metric(reports), _shared_tasks(reports)
@@ -61,7 +60,7 @@ def _shared_metric(reports: Sequence[str]) -> str:
     Raises:
         ValueError: A report is given twice, or the metrics differ.
     """
-    if len({Path(report).expanduser().absolute() for report in reports}) < len(reports):
+    if len({expanded(report).absolute() for report in reports}) < len(reports):
         raise ValueError(f"a report is given twice: {', '.join(map(str, reports))}")
     metrics = {"accuracy" if "models" in read_report(report) else "ROUGE-L" for report in reports}
     if len(metrics) > 1:

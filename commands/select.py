@@ -19,6 +19,7 @@ from ..callbacks.report.selection_table import (
     untested_remarks,
     write_choices,
 )
+from ..datamodules.messages import expanded
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rouge import Rouge
 from ..datamodules.scoring.instruction_cuts import Cut
@@ -42,8 +43,8 @@ def run(words: Sequence[str]) -> None:
 
 def select_samples(
     examples: SampledExamples,
-    samples: list[str],
-    output: str,
+    samples: list[str | Path],
+    output: str | Path,
     scorer: str | None = None,
     max_length: int = 512,
     truncation: Truncation = "instruction",
@@ -77,7 +78,7 @@ def select_samples(
         rouge: Implementation of ROUGE-L: exact equals Google's rouge_score, and both read a to z and digits only;
             unicode reads all scripts.
     """
-    folder = Path(output).expanduser()
+    folder = expanded(output)
     for name in ("selection.json", "choices.jsonl"):
         require_new(folder / name)
     require_positive("select", max_length=max_length, budget=budget, sizes=min(sizes, default=1))

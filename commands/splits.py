@@ -9,11 +9,11 @@ Example:
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from ..datamodules.messages import expanded
 from ..datamodules.whole_files import write_whole
 from .shared.function_command import run_function
 from .shared.recipe_runs import Metric, try_recipes
@@ -56,5 +56,5 @@ def search_splits(
         variants[f"{kind}-{number}"] = {"data": {"init_args": {"split": chosen}}}
     results = try_recipes(recipe, folder, variants, metric=metric, max_steps=max_steps)
     best = min(results, key=results.__getitem__) if metric == "validation/loss" else max(results, key=results.get)  # type: ignore[arg-type]
-    write_whole(Path(folder).expanduser() / "best_split.yaml", yaml.safe_dump(variants[best]))
+    write_whole(expanded(folder) / "best_split.yaml", yaml.safe_dump(variants[best]))
     print(f"best by {metric}: {best}; train it with --config {recipe} --config {folder}/best_split.yaml")

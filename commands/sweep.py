@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ..callbacks.report.published_scores import compare_with_published, published_lines
 from ..callbacks.report.systems import read_system, systems_report
-from ..datamodules.messages import some
+from ..datamodules.messages import expanded, some
 from ..datamodules.whole_files import write_whole
 from .report import write_report_files
 from .shared.function_command import run_function
@@ -58,7 +58,7 @@ def run_sweep(
     """
     if len(sweep) != 1:
         raise ValueError(f"name one sweep, got {some(sweep)}")
-    declared, home = read_sweep(sweep[0]), Path(output).expanduser().absolute()
+    declared, home = read_sweep(sweep[0]), expanded(output).absolute()
     require_own_report(home, ("systems", "comparisons"), "sweep")
     declared = replace(declared, recipe=recipe or declared.recipe)
     runs = sweep_runs(declared, home, model=model, configs=settings, seeds=seeds, arms=arms)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ..datamodules.benchmarks import Benchmark
 from ..datamodules.benchmarks.file_tasks import opened
+from ..datamodules.messages import expanded
 from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
 
@@ -19,7 +20,9 @@ def run(words: Sequence[str]) -> None:
     run_function(train_tokenizer, words, benchmarks=True)
 
 
-def train_tokenizer(benchmark: Benchmark | str, folder: str, vocabulary: int = 8192, longest: int = 2048) -> None:
+def train_tokenizer(
+    benchmark: Benchmark | str | Path, folder: str, vocabulary: int = 8192, longest: int = 2048
+) -> None:
     """Train a byte-level BPE tokenizer on the training tasks of a benchmark.
 
     Args:
@@ -30,8 +33,9 @@ def train_tokenizer(benchmark: Benchmark | str, folder: str, vocabulary: int = 8
     """
     from ..datamodules.rendering.bpe import write_bpe
 
-    require_new(Path(folder))
-    write_bpe(_texts(opened(benchmark)), Path(folder), vocabulary=vocabulary, longest=longest)
+    target = expanded(folder)
+    require_new(target)
+    write_bpe(_texts(opened(benchmark)), target, vocabulary=vocabulary, longest=longest)
 
 
 def _texts(benchmark: Benchmark) -> Iterator[str]:

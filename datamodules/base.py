@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol
 
 import lightning as L
@@ -76,7 +77,7 @@ class BenchmarkDataModule(ResumableStream):
     _stream: Any
 
     def __init__(
-        self, benchmark: Benchmark | str, tokenizer: str, prompt: PromptForm, instances: Instances, seed: int
+        self, benchmark: Benchmark | str | Path, tokenizer: str, prompt: PromptForm, instances: Instances, seed: int
     ) -> None:
         super().__init__()
         self.benchmark, self.tokenizer_name, self.prompt = opened(benchmark), tokenizer, prompt
@@ -309,13 +310,15 @@ _OBJECT = object()
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, texts, lists and dictionaries; `_OBJECT` for anything else."""
+    """Numbers, texts, lists and dictionaries, and paths as texts; `_OBJECT` for anything else."""
     if is_dataclass(value) and not isinstance(value, type):
         return {name: each for name, part in asdict(value).items() if (each := _plain(part)) is not _OBJECT}
     if isinstance(value, dict):
         return {str(name): each for name, part in value.items() if (each := _plain(part)) is not _OBJECT}
     if isinstance(value, list | tuple):
         return [each for part in value if (each := _plain(part)) is not _OBJECT]
+    if isinstance(value, Path):
+        return str(value)
     return value if value is None or isinstance(value, str | int | float | bool) else _OBJECT
 
 

@@ -3,18 +3,22 @@
 from pathlib import Path
 from typing import Any
 
+from .messages import expanded
 
-def hub_source(name: str) -> tuple[str, dict[str, Any]]:
+
+def hub_source(name: str | Path) -> tuple[str, dict[str, Any]]:
     """What ``from_pretrained`` gets for a name: the name alone, and the revision as an option.
 
-    The path of a folder has no revision, whatever characters it holds.
+    The path of a folder has no revision, whatever characters it holds; ``~`` and environment variables are replaced.
 
     >>> hub_source("facebook/opt-1.3b@main"), hub_source("facebook/opt-1.3b")
     (('facebook/opt-1.3b', {'revision': 'main'}), ('facebook/opt-1.3b', {}))
     """
-    alone, at, revision = name.rpartition("@")
-    if not at or not alone or not revision or "/" in revision or Path(name).expanduser().exists():
-        return name, {}
+    if (path := expanded(name)).exists():
+        return str(path), {}
+    alone, at, revision = str(name).rpartition("@")
+    if not at or not alone or not revision or "/" in revision:
+        return str(name), {}
     return alone, {"revision": revision}
 
 
@@ -31,7 +35,7 @@ def pinned(name: str | None, revision: str | None) -> str | None:
         return name
     if name is None:
         raise ValueError(f"revision = {revision!r} is one of `pretrained`, which is not given")
-    if Path(name).expanduser().exists():
+    if expanded(name).exists():
         raise ValueError(f"{name} is a folder and has no revision {revision!r}: give the name of a model on the hub")
     alone, of_name = hub_source(name)
     if of_name.get("revision", revision) != revision:

@@ -1,5 +1,6 @@
 """The LightningDataModule of instruction tuning: a benchmark's tasks as packed rows, and prompts to evaluate."""
 
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -51,7 +52,7 @@ class InstructionTuningDataModule(StoredDataModule):
 
     def __init__(
         self,
-        benchmark: Benchmark | str,
+        benchmark: Benchmark | str | Path,
         tokenizer: str,
         prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
         rows: Rows = Rows(),  # noqa: B008 - frozen

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .base import BenchmarkDataModule
 from .benchmarks import Benchmark
+from .messages import expanded
 from .mixture.rates import MixtureRules
 from .mixture.task_subset import subset_of
 from .packing.best_fit import Packing
@@ -56,7 +57,7 @@ class StoredDataModule(BenchmarkDataModule):
 
     def __init__(
         self,
-        benchmark: Benchmark | str,
+        benchmark: Benchmark | str | Path,
         tokenizer: str,
         prompt: PromptForm,
         instances: Instances,
@@ -67,7 +68,7 @@ class StoredDataModule(BenchmarkDataModule):
     ) -> None:
         super().__init__(benchmark, tokenizer, prompt, instances, seed)
         require_positive("data", processes=processes)
-        self.mixture, self.cache, self.processes = mixture, Path(cache).expanduser(), processes
+        self.mixture, self.cache, self.processes = mixture, expanded(cache), processes
         self.prepared = Prepared(0, 0, 0)
         self.verify = False
         """Whether ``prepare_data`` reads all files of the store and compares their checksums."""

@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 Group = TypeVar("Group")
@@ -27,6 +28,8 @@ def plain_values(value: Any) -> Any:
     """
     if isinstance(value, PLAIN):
         return value
+    if isinstance(value, Path):
+        return str(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain_values(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):

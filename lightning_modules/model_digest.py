@@ -6,6 +6,7 @@ from transformers.utils import cached_file
 
 from ..datamodules.file_digests import tree_digest
 from ..datamodules.hub_names import hub_source
+from ..datamodules.messages import expanded
 from .prefixes import base_of_prefix
 
 SUFFIXES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
@@ -21,7 +22,7 @@ def model_digest(name: str) -> str:
     Raises:
         ValueError: There is no such model.
     """
-    folder, base = Path(name).expanduser(), base_of_prefix(name)
+    folder, base = expanded(name), base_of_prefix(name)
     own = _files_digest(folder) if folder.is_dir() else _commit(name)
     return own if base is None else f"{own} {model_digest(base)}"
 

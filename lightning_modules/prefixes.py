@@ -19,6 +19,7 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, Pre
 
 from ..datamodules.finite_values import require_finite_weights
 from ..datamodules.hub_names import hub_source, pinned
+from ..datamodules.messages import expanded
 from .attention.document_attention import IMPLEMENTATIONS
 from .attention.packable import padded_attention
 
@@ -208,7 +209,7 @@ def base_of_prefix(folder: str) -> str | None:
     Raises:
         ValueError: The folder holds another kind of adapter.
     """
-    if not (Path(folder) / CONFIG).is_file():
+    if not (expanded(folder) / CONFIG).is_file():
         return None
     from peft import PeftConfig
 

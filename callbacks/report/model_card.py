@@ -11,6 +11,7 @@ import yaml
 
 from ...datamodules.data_files import parse_json
 from ...datamodules.hub_names import hub_source
+from ...datamodules.messages import expanded
 from ...datamodules.visible_text import markdown_code, visible
 
 SHOWN_VERSIONS = ("crosstask", "torch", "transformers", "lightning", "tokenizers", "peft")
@@ -90,7 +91,7 @@ def model_card(name: str, extras: Mapping[str, Any], run: RunFiles, *, steps: in
 def published_base(extras: Mapping[str, Any]) -> str | None:
     """Name of the model that was trained further, without its revision; None if it has no name on the hub."""
     source = extras.get("pretrained")
-    if not source or Path(source).expanduser().exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_source(source)[0]):
+    if not source or expanded(source).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_source(source)[0]):
         return None
     return hub_source(source)[0]
 

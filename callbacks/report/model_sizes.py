@@ -1,11 +1,10 @@
 """Scores and model sizes from reports of `adapt` and `classify`, as points of a scaling curve."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ...datamodules.data_files import read_json
-from ...datamodules.messages import some
+from ...datamodules.messages import expanded, some
 from ...datamodules.record_fields import number_field
 
 BEST_SINGLE = "best single decoding"
@@ -93,7 +92,7 @@ def read_report(report: str) -> Mapping[str, Any]:
     Raises:
         ValueError: It is neither.
     """
-    path = Path(report).expanduser()
+    path = expanded(report)
     path = path / "report.json" if path.is_dir() else path
     try:
         content: dict[str, Any] = read_json(path)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from ...datamodules.messages import expanded
 from ...lightning_modules.evaluation.aggregation import ScoredInstance
 from ...lightning_modules.evaluation.significance import require_single
 from .comparison import System, SystemsReport, compare, qualitative_examples, short_names
@@ -46,7 +47,7 @@ def _parse_system(argument: str) -> tuple[str, list[Path]]:
     """A system's name, empty if none is given, and its folders."""
     name, sign, rest = argument.partition("=")
     has_name = bool(sign) and "/" not in name
-    folders = [Path(part) for part in (rest if has_name else argument).split(",") if part]
+    folders = [expanded(part) for part in (rest if has_name else argument).split(",") if part]
     if not folders or (has_name and not name):
         raise ValueError(f"expected FOLDER, FOLDER,FOLDER or NAME=FOLDER, got {argument!r}")
     return name if has_name else "", folders

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ...datamodules.data_files import read_text
-from ...datamodules.messages import nearest
+from ...datamodules.messages import expanded, nearest
 
 VARIABLE = "CROSSTASK_CONFIGS"
 INSTALLED = Path(__file__).parents[2] / "configs"
@@ -34,7 +34,7 @@ def config_path(name: str) -> str:
         ValueError: Neither a file nor an installed configuration has this name.
     """
     folder = configs_folder()
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file() or "://" in name or name.lstrip().startswith("{"):  # jsonargparse also reads URLs and JSON
         return str(path) if path.is_file() else name
     named = folder / (name if name.endswith((".yaml", ".yml")) else f"{name}.yaml")

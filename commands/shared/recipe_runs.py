@@ -17,6 +17,7 @@ import yaml
 
 from ...datamodules.data_files import read_json
 from ...datamodules.file_digests import tree_digest
+from ...datamodules.messages import expanded
 from ...datamodules.record_fields import number_field
 from ...datamodules.whole_files import write_whole
 from ...datamodules.worker_processes import end_when_parent_dies
@@ -49,7 +50,7 @@ def try_recipes(
         ValueError: There is no such recipe, a run failed or did not log the metric, or the folder holds a run of the
             same name with other settings or other input files.
     """
-    home = Path(folder).expanduser()
+    home = expanded(folder)
     settings = composed_settings(recipe)
     runs = {name: run_settings(settings, changes, home / name, max_steps) for name, changes in variants.items()}
     results_file = home / "results.json"

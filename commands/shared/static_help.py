@@ -119,7 +119,12 @@ def _options(
 ) -> Iterator[Option]:
     """An option, and the fields of the dataclass that it is."""
     assert annotation is not None
-    definition, where = _definition(path, annotation)
+    first = annotation
+    while isinstance(first, ast.BinOp):  # a union, e.g. of a class and the paths that stand for it
+        first = first.left
+    definition, where = _definition(path, first)
+    if first is not annotation and (not isinstance(definition, ast.ClassDef) or _fields(definition) is not None):
+        definition = None
     shown = definition.value if isinstance(definition, ast.Assign) else annotation
     fields = _fields(definition)
     if isinstance(definition, ast.ClassDef) and fields is None:

@@ -20,7 +20,7 @@ from ...callbacks.preemption import Preemption
 from ...callbacks.progress import TrainingBar
 from ...callbacks.progress_lines import ProgressLines
 from ...datamodules.base import BenchmarkDataModule
-from ...datamodules.messages import nearest
+from ...datamodules.messages import expanded, nearest
 from ...datamodules.worker_processes import end_when_parent_dies, is_copy_of_parent
 from ...lightning_modules.planned_training import PlannedTraining
 from ...lightning_modules.sharding.checkpoints import (
@@ -114,6 +114,8 @@ class TrainerCLI(LinkedCLI):
         without = self.settings["without"]
         leave_out(trainer, [without] if isinstance(without, str) else without)
         self.settings["without"] = []  # a saved configuration lists the callbacks that are left
+        if trainer["default_root_dir"] is not None:
+            trainer["default_root_dir"] = str(expanded(trainer["default_root_dir"]))
         self._choose_root()
         write_below_root(trainer)
         if self.command == "fit":
@@ -181,7 +183,7 @@ class TrainerCLI(LinkedCLI):
             if self.subcommand == "fit":
                 require_own_checkpoints(self.trainer, None)
             return
-        self.checkpoint = newest_path(Path(path))
+        self.checkpoint = newest_path(path if isinstance(path, Path) else expanded(path))
         if self.subcommand == "fit":
             require_own_checkpoints(self.trainer, self.checkpoint)
             require_resumable(self.checkpoint, self.trainer.strategy)

@@ -11,6 +11,7 @@ from ..schema import Example, Task
 from . import Benchmark, Split
 from .contamination_decisions import read_decisions
 from .dataset_identities import DatasetIdentities, shipped_identities
+from .file_tasks import opened
 from .split_rules import leave_one_category_out, read_rules
 from .task_splits import TaskSplit, apply_decisions, split_tasks
 from .taxonomy import Taxonomy, qualified_category
@@ -25,7 +26,8 @@ class Bench(Benchmark):
     collection, write a reader (``benchmarks/benchmark.py``) and list it under `collections`.
 
     Args:
-        collections: Readers by name; the name is the first part of their tasks' names, and proportions refer to it.
+        collections: Readers, or paths of your own files, by name; the name is the first part of their tasks' names, and
+            proportions refer to it.
         rules: Rules of the split: ``opt_iml`` (the paper's), ``all`` (OPT-IML-Max), or a YAML file of your own
             (docs/data_formats.md, "Rules").
         held_out_category: Instead of `rules`: the one category that is evaluated and does not train (FLAN's protocol).
@@ -41,7 +43,7 @@ class Bench(Benchmark):
 
     def __init__(
         self,
-        collections: dict[str, Benchmark],
+        collections: dict[str, Benchmark | str | Path],
         rules: str = "opt_iml",
         held_out_category: str | None = None,
         decisions: str | None = None,
@@ -53,15 +55,15 @@ class Bench(Benchmark):
             raise ValueError("a bench needs at least one collection")
         if odd := [name for name in collections if not name or "/" in name]:
             raise ValueError(f"a collection's name must not be empty or contain a slash, got {some(odd)}")
-        self.collections = dict(collections)
+        self.collections = {name: opened(collection) for name, collection in collections.items()}
         self.taxonomy = Taxonomy.read(taxonomy) if taxonomy is not None else None
         self.identities = shipped_identities() if identities is None else DatasetIdentities.read(identities)
         self.partial, self.missing = partial, dict[str, str]()
         self.rules = leave_one_category_out(held_out_category) if held_out_category is not None else read_rules(rules)
         self.identities.require(self.rules.datasets(), f"rules {rules!r}")
-        if decisions is not None and not Path(expanded(decisions)).is_file():
+        if decisions is not None and not expanded(decisions).is_file():
             raise ValueError(f"no table of decisions {decisions!r}; `crosstask decontaminate` writes one")
-        self.decisions = read_decisions(Path(expanded(decisions))) if decisions is not None else None
+        self.decisions = read_decisions(expanded(decisions)) if decisions is not None else None
         self.held_out_category = held_out_category
 
     def task_names(self, split: Split) -> list[str]:

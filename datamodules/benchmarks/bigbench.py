@@ -75,7 +75,7 @@ class BigBench(Benchmark):
     ) -> None:
         if part not in get_args(Part):
             raise ValueError(f"part must be one of {list(get_args(Part))}, got {part!r}")
-        self.source = expanded(source)
+        self.source = str(expanded(source))
         self.part = part
         self.tasks: Literal["cappy"] | Sequence[str] = "cappy" if tasks == "cappy" else tuple(tasks)
         self.seed = seed

@@ -126,7 +126,7 @@ class Catalogue(Benchmark):
     def __init__(self, folder: str = "", sources: dict[str, str] | None = None, split: Split = "train") -> None:
         if split not in get_args(Split):
             raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
-        self.folder = expanded(folder)
+        self.folder = folder and str(expanded(folder))
         self.sources = dict(sources or {})
         self.split = split
 

@@ -39,7 +39,7 @@ class ChainOfThought(Benchmark):
     name = "chain_of_thought"
 
     def __init__(self, folder: str) -> None:
-        self.folder = Path(expanded(folder))
+        self.folder = expanded(folder)
 
     def task_names(self, split: Split) -> list[str]:
         """Every table is a training task."""

@@ -46,7 +46,7 @@ class DatasetIdentities:
         Raises:
             ValueError: The file is missing, is no mapping of datasets to lists of names, or lists a name twice.
         """
-        path = SHIPPED if file is None else Path(expanded(file))
+        path = SHIPPED if file is None else expanded(file)
         if not path.is_file():
             raise ValueError(f"no table of dataset identities {path}; copy {SHIPPED} and edit the copy")
         try:

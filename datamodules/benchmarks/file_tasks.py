@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from ..data_files import read_json
+from ..data_files import format_of, read_json
 from ..messages import expanded, kind, nearest, some
 from ..schema import Demonstration, Example, InstructionLevel, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
@@ -30,7 +30,7 @@ from .source_digests import source_digest
 from .task_files import Sources, TaskSource, source_of, task_sources
 from .unread_files import unread_files, unread_line
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 TASK_FIELDS = (
@@ -61,7 +61,7 @@ class FileTasks(Benchmark):
 
     def __init__(
         self,
-        source: str,
+        source: str | Path,
         benchmark: str = "file_tasks",
         form: Form | None = None,
         columns: dict[str, str] | None = None,
@@ -71,7 +71,7 @@ class FileTasks(Benchmark):
         config: str | None = None,
         split: str | None = None,
     ) -> None:
-        self.source, self.name = source, benchmark
+        self.source, self.name = str(source), benchmark
         self.form, self.columns, self.roles = form, columns or {}, roles or {}
         self.definition, self.category, self.config, self.split = definition, category, config, split
         self._forms: dict[str, RowForm] = {}
@@ -86,7 +86,8 @@ class FileTasks(Benchmark):
             lines = self.unread_lines()
             raise ValueError(
                 f"no task in {self.source}{': ' + lines[0] if lines else ''}; expected files of rows "
-                f"({', '.join(SUFFIXES)}), in the folder or in train, validation and test"
+                f"({', '.join(SUFFIXES)}), in the folder or in train, validation and test; of folders within folders, "
+                "name the one that holds the files"
             )
         return sorted(self._sources[split])
 
@@ -94,7 +95,7 @@ class FileTasks(Benchmark):
         """The files that are not read, and the form and the unread columns of those that are."""
         sources = {name: source for tasks in self._sources.values() for name, source in tasks.items()}
         lines = []
-        if (folder := Path(expanded(self.source))).is_dir():
+        if (folder := expanded(self.source)).is_dir():
             every = [source for tasks in self._sources.values() for source in tasks.values()]  # one task may have two
             read = [path for source in every for path in (Path(source.source), source.metadata) if path]
             files = unread_files(folder, read)
@@ -196,7 +197,7 @@ class FileTasks(Benchmark):
         return row
 
 
-def opened(benchmark: Benchmark | str) -> Benchmark:
+def opened(benchmark: Benchmark | str | Path) -> Benchmark:
     """The reader itself, or the ``FileTasks`` of a path.
 
     Raises:
@@ -206,12 +207,13 @@ def opened(benchmark: Benchmark | str) -> Benchmark:
         return benchmark
     from . import __all__ as readers
 
-    if not Path(expanded(benchmark)).exists() and "/" not in benchmark and not benchmark.lower().endswith(SUFFIXES):
+    name = str(benchmark)
+    if not expanded(name).exists() and "/" not in name and format_of(Path(name)) not in SUFFIXES:
         raise ValueError(
-            f"no reader or file is called {benchmark!r}, {nearest(benchmark, readers)}; expected the name of a reader, "
+            f"no reader or file is called {name!r}, {nearest(name, readers)}; expected the name of a reader, "
             f"or a file or folder of rows ({', '.join(SUFFIXES)})"
         )
-    return FileTasks(benchmark)
+    return FileTasks(name)
 
 
 def _demonstrations(row: Row, key: str) -> tuple[Demonstration, ...]:

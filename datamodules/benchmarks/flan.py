@@ -105,8 +105,8 @@ class FLAN(Benchmark):
             raise ValueError(f"cap must be a positive number of rows, got {cap}")
         if split not in get_args(Split):
             raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
-        self.path = Path(expanded(templates))
-        self._configured, self.rows_folder = rows, expanded(rows_folder)
+        self.path = expanded(templates)
+        self._configured, self.rows_folder = rows, rows_folder and str(expanded(rows_folder))
         self.split, self.inverted, self.cap, self.prompts, self.seed = split, inverted, cap, prompts, seed
 
     def task_names(self, split: Split) -> list[str]:

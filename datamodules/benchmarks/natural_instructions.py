@@ -55,7 +55,7 @@ class NaturalInstructions(Benchmark):
     name = "super_natural_instructions"
 
     def __init__(self, folder: str, splits: str = "splits/default", tasks: str = "tasks") -> None:
-        self.folder = Path(expanded(folder))
+        self.folder = expanded(folder)
         self.splits = self.folder / expanded(splits) if splits else None
         self.tasks = self.folder / expanded(tasks)
         self._open: _TaskFile | None = None

@@ -75,7 +75,7 @@ class P3(Benchmark):
     ) -> None:
         if prompts not in ("one", "all"):
             raise ValueError(f"prompts must be 'one' or 'all', got {prompts!r}")
-        self.source = expanded(source)
+        self.source = str(expanded(source))
         self.prompts, self.without, self.split, self.seed = prompts, tuple(without), split, seed
         self.datasets = tuple(datasets) if datasets is not None else tuple(DATASETS.read_text().split())
 

@@ -65,7 +65,7 @@ class PretrainingText(Benchmark):
             MissingFiles: A source with the ending of a file is no file.
         """
         for source in self.sources.values():
-            path = Path(expanded(source))
+            path = expanded(source)
             if format_of(path) in FORMATS and not path.is_file():
                 raise MissingFiles(f"no file {path} of documents")
         return list(self.sources) if split == "train" else []
@@ -86,7 +86,7 @@ class PretrainingText(Benchmark):
 
     def unread_lines(self) -> list[str]:
         """The data files in folders of documents that have no format of documents."""
-        folders = [Path(expanded(source)) for source in self.sources.values()]
+        folders = [expanded(source) for source in self.sources.values()]
         folders = [folder for folder in folders if folder.is_dir() and not _is_saved_dataset(folder)]
         unread = [(folder, unread_files(folder, _files(folder))) for folder in folders]
         return [unread_line(folder, files) for folder, files in unread if files]
@@ -94,7 +94,7 @@ class PretrainingText(Benchmark):
     def fingerprint(self, name: str) -> str:
         """SHA-256 of reader version, arguments and files."""
         source = self._source(name)
-        path = Path(expanded(source))
+        path = expanded(source)
         if path.is_dir() and not _is_saved_dataset(path):
             content = file_digest(*_files(path))
         else:
@@ -108,7 +108,7 @@ class PretrainingText(Benchmark):
         return self.sources[name]
 
     def _rows(self, name: str, source: str) -> Iterator[Row]:
-        path = Path(expanded(source))
+        path = expanded(source)
         if path.is_dir() and not _is_saved_dataset(path):
             for file in _files(path):
                 yield from self._file_rows(file)

@@ -91,10 +91,10 @@ class PromptSource(Benchmark):
             raise ValueError(f"prompts must be 'one' or 'all', got {prompts!r}")
         if split not in get_args(Split):
             raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
-        self.folder = Path(expanded(templates))
+        self.folder = expanded(templates)
         self.original_task, self.split, self.prompts, self.seed = original_task, split, prompts, seed
         self.without = dict(without or {})
-        self._configured, self.rows_folder, self._named = rows, expanded(rows_folder), tuple(tasks)
+        self._configured, self.rows_folder, self._named = rows, rows_folder and str(expanded(rows_folder)), tuple(tasks)
 
     def task_names(self, split: Split) -> list[str]:
         """All tasks, under the split that is read; PromptSource has no split of tasks."""

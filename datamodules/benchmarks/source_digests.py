@@ -1,7 +1,6 @@
 """Digests of what rows are read from: a task's fingerprint changes with it."""
 
 import hashlib
-from pathlib import Path
 
 from ..file_digests import tree_digest
 from ..messages import expanded
@@ -9,7 +8,7 @@ from ..messages import expanded
 
 def source_digest(source: str, *, config: str | None = None, split: str | None = None) -> str:
     """A digest of the rows that ``read_rows`` reads from `source`; for a hub dataset, of the commit on the hub."""
-    path = Path(expanded(source))
+    path = expanded(source)
     if path.is_file():
         return tree_digest(path)
     if path.is_dir():

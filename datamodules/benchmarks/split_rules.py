@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from ..messages import nearest
+from ..messages import expanded, nearest
 from ..schema import Task
 from .name_patterns import matches_any, name_matches
 
@@ -155,7 +155,7 @@ def read_rules(name: str) -> SplitRules:
     if name == "all":
         return without_held_out_tasks(read_rules("opt_iml"))
     shipped = {path.stem.removesuffix("_levels"): path for path in SHIPPED.glob("*_levels.yaml")}
-    path = shipped.get(name, Path(name).expanduser())
+    path = shipped.get(name, expanded(name))
     if not path.is_file():
         raise ValueError(f"no rules {name!r}: expected a YAML file, or one of all, {', '.join(sorted(shipped))}")
     return _rules(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, str(path))

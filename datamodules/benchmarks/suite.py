@@ -14,10 +14,12 @@ A task whose files are missing is reported as missing, with the reason; any othe
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 from ..messages import MissingFiles, nearest, some
 from ..schema import Example, Level, Metric, Task
 from .benchmark import Benchmark, Split
+from .file_tasks import opened
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -43,7 +45,7 @@ class Suite(Benchmark):
     """The evaluation tasks of a table, without training tasks.
 
     Args:
-        collections: Readers by name; the name is the first part of their tasks' names.
+        collections: Readers, or paths of your own files, by name; the name is the first part of their tasks' names.
         expected: The table's columns with their tasks, including missing ones.
         stated_by: Source of the list of tasks and the numbers of instances.
         demonstrations: Readers of demonstrations by collection, e.g. of the training split of the same files. A
@@ -54,13 +56,14 @@ class Suite(Benchmark):
 
     def __init__(
         self,
-        collections: dict[str, Benchmark],
+        collections: dict[str, Benchmark | str | Path],
         expected: list[ExpectedColumn],
         stated_by: str,
-        demonstrations: dict[str, Benchmark] | None = None,
+        demonstrations: dict[str, Benchmark | str | Path] | None = None,
     ) -> None:
-        self.collections, self.stated_by = dict(collections), stated_by
-        self.demonstration_readers = dict(demonstrations or {})
+        self.stated_by = stated_by
+        self.collections = {name: opened(collection) for name, collection in collections.items()}
+        self.demonstration_readers = {name: opened(reader) for name, reader in (demonstrations or {}).items()}
         if stray := [name for name in self.demonstration_readers if name not in self.collections]:
             raise ValueError(
                 f"demonstrations are for {stray[0]!r}, which is no collection; {nearest(stray[0], self.collections)}"

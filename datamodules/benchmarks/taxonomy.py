@@ -54,7 +54,7 @@ class Taxonomy:
         Raises:
             ValueError: The file is missing, lacks a section, or names an unknown category.
         """
-        path = SHIPPED if file is None else Path(expanded(file))
+        path = SHIPPED if file is None else expanded(file)
         if not path.is_file():
             raise ValueError(f"no taxonomy {path}; copy {SHIPPED} and edit the copy")
         try:

@@ -90,7 +90,7 @@ def adapted(row: Row, source: RowSource) -> Row:
 def _form_rows(where: str, form: str) -> Iterator[Row]:
     if form not in FORMS:
         raise ValueError(f"no form {form!r} of rows; there are {', '.join(FORMS)}")
-    path = Path(expanded(where))
+    path = expanded(where)
     if not path.is_file():
         raise MissingFiles(f"no file {path}, whose rows should be of the form {form!r}")
     return FORMS[form](path)

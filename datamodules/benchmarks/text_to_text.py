@@ -52,7 +52,7 @@ class TextToText(Catalogue):
         instructions: str = "",
     ) -> None:
         super().__init__(folder, sources, split)
-        self.instructions = expanded(instructions)
+        self.instructions = instructions and str(expanded(instructions))
 
     @property
     @abstractmethod

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, PreTrainedModel
 
 from ..data_files import listed_lines
+from ..messages import expanded
 from ..pretrained_weights import load_pretrained
 from ..rendering.special_tokens import truncating_tokenizer
 from ..rendering.tokenization import load_tokenizer
@@ -88,7 +88,7 @@ class FileSplit(MetaSplit):
     by_category: bool = True
 
     def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
-        path = Path(self.outer).expanduser()
+        path = expanded(self.outer)
         if not path.is_file():
             raise ValueError(f"no file {path}; it should list the outer tasks, one name a line")
         listed = {name for _, name in listed_lines(path)}

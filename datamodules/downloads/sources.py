@@ -223,7 +223,7 @@ def read_sources(path: str = "") -> Mapping[str, Collection]:
     Raises:
         ValueError: The table has an unknown or missing field, a path outside the data folder, or a target twice.
     """
-    file = Path(expanded(path)) if path else SHIPPED
+    file = expanded(path) if path else SHIPPED
     if not file.is_file():
         raise ValueError(f"no table of sources {file}; the shipped one, {SHIPPED}, shows the format")
     content = yaml.safe_load(read_text(file))

@@ -3,10 +3,13 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple, get_args
 
 from ..benchmarks import Benchmark, Split
+from ..benchmarks.file_tasks import opened
 from ..benchmarks.shared_sources import split_names
 from ..messages import nearest
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations
@@ -37,7 +40,7 @@ class SampledExamples:
     """The examples of a benchmark to sample responses for, chosen and rendered as in ``ScorerDataModule``.
 
     Args:
-        benchmark: Reader of the benchmark's files.
+        benchmark: Reader of the benchmark's files, or the path of your own.
         prompt: How instructions are rendered, as in the datamodule.
         parts: Which instances of a task: for training, validation or test.
         tasks: Names of the tasks; all of the splits named by `parts` if empty.
@@ -54,7 +57,7 @@ class SampledExamples:
         option_examples: Whether examples with options are sampled, too; a scorer does not train on their samples.
     """
 
-    benchmark: Benchmark
+    benchmark: Benchmark | str | Path
     prompt: PromptForm = OptImlPrompt()  # noqa: RUF009 - frozen
     parts: Sequence[Part] = get_args(Part)
     tasks: Sequence[str] = ()
@@ -65,7 +68,7 @@ class SampledExamples:
     held_out_share: float | None = None
     seed: int = 0
     shots: int = 0
-    demonstrations: Benchmark | None = None
+    demonstrations: Benchmark | str | Path | None = None
     separator: str = "\n\n"
     option_examples: bool = True
 
@@ -76,13 +79,18 @@ class SampledExamples:
         if not self.parts or not {*self.parts} <= {*get_args(Part)}:
             raise ValueError(f"examples.parts must be some of {list(get_args(Part))}, got {list(self.parts)}")
 
+    @cached_property
+    def reader(self) -> Benchmark:
+        """Reader of the benchmark's files."""
+        return opened(self.benchmark)
+
     def prompts(self, skipped: Counter[str] | None = None) -> Iterator[SampledPrompt]:
         """Yield rendered examples in a fixed order; those that cannot be rendered are counted by reason in `skipped`.
 
         Raises:
             ValueError: A named task is in none of the splits, or a task has too few demonstrations.
         """
-        splits, _ = split_names(self.benchmark)
+        splits, _ = split_names(self.reader)
         splits["validation"] = splits["validation"] or splits["train"]
         names = list(dict.fromkeys(name for part in self.parts for name in splits[part]))
         if unknown := [name for name in self.tasks if name not in names]:
@@ -91,8 +99,8 @@ class SampledExamples:
                 f"{nearest(unknown[0], names)}"
             )
         for name in self.tasks or names:
-            task = self.benchmark.task(name)
-            examples = list(self.benchmark.examples(name))
+            task = self.reader.task(name)
+            examples = list(self.reader.examples(name))
             instances = self._instances(name, examples, splits)
             pool = self._pool(name, examples, instances)
             for place in sorted(place for part in set(self.parts) for place in getattr(instances, part)):
@@ -131,10 +139,10 @@ class SampledExamples:
         if not self.shots:
             return []
         if self.demonstrations is not None:
-            task = self.demonstrations.task(name)
-            pool = list(self.demonstrations.examples(name))
+            reader = opened(self.demonstrations)
+            task, pool = reader.task(name), list(reader.examples(name))
         else:
-            task, held_out = self.benchmark.task(name), {*instances.validation, *instances.test}
+            task, held_out = self.reader.task(name), {*instances.validation, *instances.test}
             places = instances.train or [place for place in range(len(examples)) if place not in held_out]
             pool = [examples[place] for place in places]
         evaluated = (examples[place] for place in (*instances.validation, *instances.test))

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from ..data_files import decoded, parse_json, read_json
 from ..file_digests import file_digest
+from ..messages import expanded
 from ..record_fields import number_field, text_field, whole_field
 from ..whole_files import naming, write_whole
 
@@ -233,15 +234,15 @@ def _generator(path: Path) -> tuple[str, int]:
         raise ValueError(f"{path} does not describe a generator ({error}): remove it") from error
 
 
-def _sample_files(name: str) -> list[str]:
+def _sample_files(name: str | Path) -> list[str]:
     """The path of a file, or the sample files in a folder.
 
     Raises:
         ValueError: The folder holds no sample file.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not folder.is_dir():
-        return [name]
+        return [str(folder)]
     files = sorted(str(path) for path in folder.glob("*-of-*.jsonl"))
     if not files:
         raise ValueError(
@@ -261,7 +262,7 @@ class ModelSamples:
         files: Paths of sample files, and of folders, of which all that `crosstask samples` wrote there; may be empty.
     """
 
-    def __init__(self, files: Sequence[str] = ()) -> None:
+    def __init__(self, files: Sequence[str | Path] = ()) -> None:
         self.files = tuple(path for name in files for path in _sample_files(name))
         paths = Counter(Path(path).absolute() for path in self.files)
         if twice := [path for path, count in paths.items() if count > 1]:

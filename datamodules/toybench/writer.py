@@ -23,6 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from ..messages import expanded
 from ..rendering.bpe import write_bpe
 from .families import write_families
 from .tasks import SPLITS, TASKS, ToyTask
@@ -57,7 +58,7 @@ def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0, f
     """
     if instances <= TEST_INSTANCES:
         raise ValueError(f"instances must exceed the {TEST_INSTANCES} that test a task, got {instances}")
-    folder = Path(folder).expanduser().resolve()
+    folder = expanded(folder).resolve()
     arguments = {"benchmark": "toybench", "version": VERSION, "instances": instances, "seed": seed}
     manifest = json.dumps(arguments | {"families": True} if families else arguments)
     if _holds(folder, manifest):

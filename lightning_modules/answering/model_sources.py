@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ...datamodules.messages import expanded
 from ..checkpoint_export import write_checkpoint_folder
 from ..sharding.last_checkpoint import most_steps
 
@@ -22,7 +23,7 @@ def model_folder(source: str) -> Iterator[str]:
     Raises:
         ValueError: The path exists and holds no model, or it is a path and does not exist.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.exists():
         if source.startswith(("/", "./", "../", "~")) or path.suffix == ".ckpt":
             raise ValueError(f"no model at {path}: expected a Hugging Face folder, a run's folder or a checkpoint")

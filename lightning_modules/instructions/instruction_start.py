@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...datamodules.messages import some
+from ...datamodules.messages import expanded, some
 from ...datamodules.schema import Task
 from .instructed_loss import input_embeddings
 from .learnable_instructions import DirectEmbedder, LearnableInstruction
@@ -68,7 +67,7 @@ def start_instruction(
         ValueError: The kind cannot start so, stored values do not fit, or a frozen instruction lacks tasks.
     """
     if start.stored is not None:
-        stored = read_instructions(Path(start.stored).expanduser())
+        stored = read_instructions(expanded(start.stored))
         names = [task.name for task in tasks]
         require_same_exemplars(stored, names, texts)
         if missing := apply_stored(instruction, stored, kind, names):

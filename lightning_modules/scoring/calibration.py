@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...datamodules.data_files import read_json
+from ...datamodules.messages import expanded
 from ...datamodules.whole_files import write_whole
 
 Values = NDArray[np.float64]
@@ -48,7 +49,7 @@ def load_calibration(folder: str) -> Calibration | None:
     Raises:
         ValueError: The file holds no calibration.
     """
-    path = Path(folder) / FILE
+    path = expanded(folder) / FILE
     if not path.is_file():
         return None
     try:

@@ -24,6 +24,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from ...datamodules.hub_names import hub_source
+from ...datamodules.messages import expanded
 from ...datamodules.pretrained_weights import require_whole_weights
 from ..models import untie_different
 from .safetensors_folder import architecture_of
@@ -124,7 +125,7 @@ def weights_folder(weights: str) -> Path:
     Raises:
         ValueError: There are no safetensors.
     """
-    folder = Path(weights)
+    folder = expanded(weights)
     if not folder.is_dir():
         name, revision = hub_source(weights)
         folder = Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json"], **revision))
