@@ -1,7 +1,8 @@
 """Evaluate scorers and language models zero-shot on tasks with options.
 
 It prints accuracies by task with intervals, and their unweighted mean, and writes them with every question's scores.
-Several models are compared by name. Started again, it resumes where it was interrupted.
+Several models are compared by name. Started again, it resumes where it was interrupted. The processes of a job
+(torchrun, or tasks of SLURM or its arrays) share the questions.
 
 Example:
     crosstask classify --benchmark NaturalInstructions --benchmark.folder runs/quickstart/toybench --split test \\
@@ -9,7 +10,6 @@ Example:
 """
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -33,7 +33,6 @@ from ..datamodules.rendering.prompts import PromptForm
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.scoring.instruction_cuts import Cut
 from ..datamodules.scoring.pair_rows import Truncation
-from ..datamodules.visible_text import terminal_text
 from ..datamodules.whole_files import require_new, write_whole
 from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.scoring.classification import (
@@ -45,12 +44,10 @@ from ..lightning_modules.scoring.classification import (
 )
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
 from ..lightning_modules.scoring.devices import number_type, process_device
-from ..lightning_modules.scoring.question_scores import QuestionScores, write_question_scores
 from ..lightning_modules.scoring.sampling import load_generator
+from ..lightning_modules.scoring.score_files import ItemScores, ScoreFiles
 from .shared.function_command import run_function
-
-SECONDS_BETWEEN_LINES = 30.0
-"""Least time between two lines of progress."""
+from .shared.score_progress import finished_scores, score_progress
 
 
 @dataclass(frozen=True)
@@ -105,12 +102,13 @@ def classify_tasks(
     """Evaluate models zero-shot on tasks with options, and print accuracies by task and their unweighted mean.
 
     Several models are compared by name: --scorer '{cappy: btan2/cappy-large, reward: runs/reward}'. Started again, it
-    resumes where it was interrupted.
+    resumes where it was interrupted. The processes of a job share the questions, each on its device, and the one that
+    finishes the last batch writes the report.
 
     Args:
         benchmark: Reader of the tasks; for all templates of PromptSource, ``prompts: all``.
         output: Folder of ``report.json`` (the accuracies, which are never overwritten), ``questions.jsonl`` (every
-            question with the models' scores and choices) and ``scores``, a file for each model.
+            question with the models' scores and choices) and ``scores``, a file for each model and process.
         scorer: Hub name or folder of a scorer, or of several by name.
         generator: Hub name or folder of a language model, or of several by name; options are ranked by their summed
             log-likelihood.
@@ -143,14 +141,15 @@ def classify_tasks(
         raise ValueError(f"none of {len(listed)} tasks has an example with options and an answer: {missing}")
     kept = {question.task for question in questions}
     missing |= {name: "options that are the same tokens" for name in listed if name not in kept | set(missing)}
-    console, scores, parameters = Console(), dict[str, QuestionScores](), dict[str, int]()
+    console, files, parameters = Console(), dict[str, ScoreFiles[Question]](), dict[str, int]()
     how = Reading(max_length, truncation, cut, dtype, budget, device)
     loaders = dict.fromkeys(scorers, load_scorer) | dict.fromkeys(generators, load_language_model)
     for name, model in {**scorers, **generators}.items():
+        files[name] = ScoreFiles(folder / "scores", name, how.about(model), questions)
         score, parameters[name] = loaders[name](model, how)
-        path = folder / "scores" / f"{name.replace('/', '-')}.jsonl"
-        progress = progress_lines(console, name, len(questions))
-        scores[name] = write_question_scores(path, how.about(model), questions, score, progress)
+        files[name].write(score, score_progress(console, name, "questions", files[name].share()))
+    if (scores := finished_scores(console, files)) is None:
+        return
     classified = Classified(questions, scores, parameters, listed, missing, skipped)
     write_questions(folder / "questions.jsonl", classified)
     report = classification_report(classified)
@@ -195,7 +194,7 @@ def questions_of(
     return questions
 
 
-Score = Callable[[Sequence[Question]], QuestionScores]
+Score = Callable[[Sequence[Question]], ItemScores]
 
 
 def load_scorer(name: str, how: Reading) -> tuple[Score, int]:
@@ -210,9 +209,9 @@ def load_scorer(name: str, how: Reading) -> tuple[Score, int]:
         tokens_per_forward=how.budget,
     )
 
-    def score(questions: Sequence[Question]) -> QuestionScores:
+    def score(questions: Sequence[Question]) -> ItemScores:
         encoder.cuts = PairCuts()
-        return QuestionScores(scores_by_scorer(encoder, questions), encoder.cuts)
+        return ItemScores(scores_by_scorer(encoder, questions), encoder.cuts)
 
     return score, encoder.model.num_parameters()
 
@@ -221,7 +220,7 @@ def load_language_model(name: str, how: Reading) -> tuple[Score, int]:
     """What scores questions by the likelihoods of a language model, and its number of parameters."""
     model, tokenizer = load_generator(name, dtype=how.dtype, device=how.device)
 
-    def score(questions: Sequence[Question]) -> QuestionScores:
+    def score(questions: Sequence[Question]) -> ItemScores:
         cuts = Counter[str]()
         scores = scores_by_likelihood(
             model,
@@ -232,24 +231,6 @@ def load_language_model(name: str, how: Reading) -> tuple[Score, int]:
             tokens_per_forward=how.budget,
             cuts=cuts,
         )
-        return QuestionScores(scores, PairCuts(len(questions), cuts["cut"]))
+        return ItemScores(scores, PairCuts(len(questions), cuts["cut"]))
 
     return score, model.num_parameters()
-
-
-def progress_lines(console: Console, name: str, total: int) -> Callable[[int], None]:
-    """What prints how many questions a model has scored, at most every half a minute."""
-    began = last = time.monotonic()
-    first = -1
-
-    def progress(done: int) -> None:
-        nonlocal last, first
-        first = done if first < 0 else first
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES and done < total:
-            last = now
-            left = (total - done) * (now - began) / max(done - first, 1) / 60
-            line = f"{name}: {done:,} of {total:,} questions, some {left:.0f} minutes left"
-            console.print(terminal_text(line), highlight=False)
-
-    return progress

@@ -1,6 +1,8 @@
 """Choose among sampled responses by a scorer and by other methods.
 
 It prints what the choices of each method score against the references. Without --scorer the other methods are compared.
+Started again, it resumes where it was interrupted. The processes of a job (torchrun, or tasks of SLURM or its arrays)
+share the examples that the scorer reads.
 
 Example:
     crosstask select --config examples.yaml --samples '[runs/samples/model-0000-of-0001.jsonl]' --scorer runs/scorer \\
@@ -9,7 +11,10 @@ Example:
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from rich.console import Console
 
 from ..callbacks.report.selection_table import (
     by_size,
@@ -20,6 +25,7 @@ from ..callbacks.report.selection_table import (
     write_choices,
 )
 from ..datamodules.messages import expanded
+from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rouge import Rouge
 from ..datamodules.scoring.instruction_cuts import Cut
@@ -27,13 +33,21 @@ from ..datamodules.scoring.pair_rows import Truncation
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import ModelSamples
 from ..datamodules.whole_files import require_new, write_whole
+from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.scoring.calibration import Calibration, load_calibration
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
 from ..lightning_modules.scoring.devices import number_type, process_device
-from ..lightning_modules.scoring.sampled_responses import read_sampled_responses, score_responses, to_scored_responses
+from ..lightning_modules.scoring.sampled_responses import (
+    SampledResponses,
+    read_sampled_responses,
+    score_responses,
+    to_scored_responses,
+)
+from ..lightning_modules.scoring.score_files import ItemScores, ScoreFiles
 from ..lightning_modules.scoring.selection import SCORER
 from ..lightning_modules.scoring.selection_scores import selection_table
 from .shared.function_command import run_function
+from .shared.score_progress import finished_scores, score_progress
 
 
 def run(words: Sequence[str]) -> None:
@@ -58,13 +72,15 @@ def select_samples(
 ) -> None:
     """Choose among the responses of every example by each method, and print the methods' scores.
 
-    Samples of several generators are joined; the names of single decodings then include the generator.
+    Samples of several generators are joined; the names of single decodings then include the generator. Started again,
+    it resumes where it was interrupted. The processes of a job share the examples, each on its device, and the one that
+    finishes the last batch writes the table.
 
     Args:
         examples: The examples, rendered as the scorer's training instructions were.
         samples: JSONL files of responses, e.g. from ``crosstask samples``.
         output: Folder of ``selection.json`` (the table) and ``choices.jsonl`` (the choices for every example), which
-            are never overwritten.
+            are never overwritten, and of ``scores``, the scorer's scores, a file for each process.
         scorer: Hub name or folder of a trained scorer; without one, the other methods are compared. A calibration in
             the folder is used.
         max_length: Tokens of the longest pair of instruction and response.
@@ -78,7 +94,7 @@ def select_samples(
         rouge: Implementation of ROUGE-L: exact equals Google's rouge_score, and both read a to z and digits only;
             unicode reads all scripts.
     """
-    folder = expanded(output)
+    console, folder = Console(), expanded(output)
     for name in ("selection.json", "choices.jsonl"):
         require_new(folder / name)
     require_positive("select", max_length=max_length, budget=budget, sizes=min(sizes, default=1))
@@ -88,6 +104,8 @@ def select_samples(
     calibrations: dict[str, Calibration] = {}
     cuts: dict[str, PairCuts] = {}
     if scorer is not None:
+        reading = {"max_length": max_length, "truncation": truncation, "cut": cut, "chat": chat, "dtype": dtype}
+        written = ScoreFiles(folder / "scores", SCORER, {**reading, "weights": model_digest(scorer)}, sampled)
         encoder = CrossEncoder.from_pretrained(
             scorer,
             device=process_device(device),
@@ -98,10 +116,15 @@ def select_samples(
             chat=chat,
             tokens_per_forward=budget,
         )
-        scores = [{SCORER: of_example} for of_example in score_responses(encoder, sampled)]
-        cuts[SCORER] = encoder.cuts
+        written.write(partial(score_items, encoder), score_progress(console, scorer, "examples", written.share()))
+        if (finished := finished_scores(console, {SCORER: written})) is None:
+            return
+        scores = [{SCORER: of_example} for of_example in finished[SCORER].scores]
+        cuts[SCORER] = finished[SCORER].cuts
         if calibration := load_calibration(scorer):
             calibrations = {SCORER: calibration}
+    elif process_of_job().rank:  # there is nothing to share
+        return
     everything = [
         to_scored_responses(responses, by_scorer, calibrations=calibrations, rouge=rouge)
         for responses, by_scorer in zip(sampled, scores, strict=True)
@@ -120,3 +143,9 @@ def select_samples(
     write_whole(folder / "selection.json", json.dumps(selection, indent=1))
     write_choices(folder / "choices.jsonl", sampled, everything)
     print_table(table, selection["sizes"], remarks=[*cut_remarks(cuts), *untested_remarks(untested, len(sampled))])
+
+
+def score_items(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> ItemScores:
+    """Scores of the responses to some examples, and what was cut from their pairs."""
+    encoder.cuts = PairCuts()
+    return ItemScores(score_responses(encoder, sampled), encoder.cuts)

@@ -24,7 +24,7 @@ from ...lightning_modules.scoring.classification import (
     right_answers,
     row_contributions,
 )
-from ...lightning_modules.scoring.question_scores import QuestionScores
+from ...lightning_modules.scoring.score_files import ItemScores
 
 Values = NDArray[np.float64]
 
@@ -45,7 +45,7 @@ class Classified:
     """
 
     questions: Sequence[Question]
-    scores: Mapping[str, QuestionScores]
+    scores: Mapping[str, ItemScores]
     parameters: Mapping[str, int]
     listed: Sequence[str]
     missing: Mapping[str, str]

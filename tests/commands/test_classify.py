@@ -24,12 +24,8 @@ from crosstask.lightning_modules.scoring.classification import (
     read_questions,
 )
 from crosstask.lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
-from crosstask.lightning_modules.scoring.question_scores import (
-    QUESTIONS_AT_ONCE,
-    QuestionScores,
-    write_question_scores,
-)
 from crosstask.lightning_modules.scoring.sampling import load_generator
+from crosstask.lightning_modules.scoring.score_files import ITEMS_AT_ONCE, ItemScores, ScoreFiles
 
 
 class Templated(Benchmark):
@@ -160,7 +156,7 @@ def test_somebody_answers() -> None:
 def test_intervals_resample_rows_with_all_their_templates() -> None:
     """Ten rows in four templates, right in all or in none: the interval is that of ten rows, not of forty questions."""
     questions = [Question("t", template, "?", ("a", "b"), row % 2, row) for row in range(10) for template in "wxyz"]
-    scores = QuestionScores([[1.0, 0.0]] * 40, PairCuts(80))
+    scores = ItemScores([[1.0, 0.0]] * 40, PairCuts(80))
     report = classification_report(Classified(questions, {"m": scores}, {"m": 1}, ["t", "u"], {"u": "no file"}, {}))
     task = report["models"]["m"]["tasks"]["t"]
     assert (task["template_mean"], task["rows"]) == (0.5, 10)
@@ -172,26 +168,61 @@ def test_intervals_resample_rows_with_all_their_templates() -> None:
     assert report["mean_of"] == "mean of 1 of 2 tasks"
 
 
+def row_scores(batch: Sequence[Question]) -> ItemScores:
+    """Scores that tell which question was scored; one pair of each is cut."""
+    return ItemScores([[float(question.row), 0.5] for question in batch], PairCuts(2 * len(batch), len(batch)))
+
+
 def test_interrupted_scoring_resumes_at_a_batch(tmp_path: Path) -> None:
-    questions = [Question("t", "x", f"{n}?", ("a", "b"), 0, n) for n in range(QUESTIONS_AT_ONCE + 3)]
-    asked: list[int] = []
+    questions = [Question("t", "x", f"{n}?", ("a", "b"), 0, n) for n in range(ITEMS_AT_ONCE + 3)]
+    scored: list[int] = []
 
-    def score(batch: Sequence[Question]) -> QuestionScores:
-        if asked and len(batch) < 10:
+    def score(batch: Sequence[Question]) -> ItemScores:
+        if scored and len(batch) < 10:
             raise KeyboardInterrupt
-        asked.append(len(batch))
-        return QuestionScores([[float(question.row), 0.5] for question in batch], PairCuts(2 * len(batch), 1))
+        scored.append(len(batch))
+        return row_scores(batch)
 
-    path, about = tmp_path / "m.jsonl", {"weights": "w"}
+    about = {"weights": "w"}
     with pytest.raises(KeyboardInterrupt):
-        write_question_scores(path, about, questions, score, lambda done: None)
-    with open(path, "ab") as file:
+        ScoreFiles(tmp_path, "m", about, questions).write(score, lambda done: None)
+    with open(tmp_path / "m-0000-of-0001.jsonl", "ab") as file:
         file.write(b'{"scores": [[1.0, ')  # torn
-    asked.clear()
-    scores = write_question_scores(path, about, questions, score, lambda done: None)
-    assert asked == [3]
-    assert scores.scores == [[float(n), 0.5] for n in range(QUESTIONS_AT_ONCE + 3)]
-    assert scores.cuts == PairCuts(2 * (QUESTIONS_AT_ONCE + 3), 2)
-    for changed, asked_for in (({"weights": "v"}, questions), (about, questions[1:])):
+    scored.clear()
+    files = ScoreFiles(tmp_path, "m", about, questions)
+    assert files.scores() is None
+    files.write(score, lambda done: None)
+    assert scored == [3]
+    assert files.scores() == row_scores(questions)
+    for changed, others in (({"weights": "v"}, questions), (about, questions[1:])):
         with pytest.raises(ValueError, match="samples of other settings"):
-            write_question_scores(path, changed, asked_for, score, lambda done: None)
+            ScoreFiles(tmp_path, "m", changed, others)
+
+
+def test_processes_share_batches_and_other_numbers_of_processes_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = [Question("t", "x", f"{n}?", ("a", "b"), 0, n) for n in range(4 * ITEMS_AT_ONCE + 3)]
+    scored: list[int] = []
+
+    def score(batch: Sequence[Question]) -> ItemScores:
+        scored.append(batch[0].row // ITEMS_AT_ONCE)
+        return row_scores(batch)
+
+    def files(rank: int, size: int) -> ScoreFiles[Question]:
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", str(size))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        return ScoreFiles(tmp_path, "m", {}, questions)
+
+    files(1, 3).write(score, lambda done: None)
+    assert scored == [1, 4]
+    scored.clear()
+    for rank in range(2):  # the job is started again with two processes
+        own = files(rank, 2)
+        assert own.scores() is None
+        done: list[int] = []
+        own.write(score, done.append)
+        assert done[-1] == own.share()
+    assert scored == [0, 2, 3]
+    assert own.scores() == row_scores(questions)

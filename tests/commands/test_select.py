@@ -18,7 +18,12 @@ from crosstask.lightning_modules.scoring.sampled_responses import read_sampled_r
 
 
 def test_a_scorer_selects_among_samples(
-    generators: Path, examples: SampledExamples, toybench: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    generators: Path,
+    examples: SampledExamples,
+    toybench: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     decodings = {"greedy": Decoding(), "nucleus": Decoding(sampling=True, samples=4)}
     write_samples(examples, str(tmp_path), str(generators / "causal"), decodings=decodings, max_new_tokens=5)
@@ -38,6 +43,7 @@ def test_a_scorer_selects_among_samples(
     AutoTokenizer.from_pretrained(toybench / "tokenizer").save_pretrained(tmp_path / "scorer")
     out = tmp_path / "selection"
     select_samples(examples, files, str(out), str(tmp_path / "scorer"), max_length=128)
+    written = (out / "scores/scorer-0000-of-0001.jsonl").read_bytes()
     assert "Spearman of score and ROUGE-L" in capsys.readouterr().out
     found = json.loads((out / "selection.json").read_text())
     assert found["instances"] == 6
@@ -51,6 +57,17 @@ def test_a_scorer_selects_among_samples(
         chosen.append(line["responses"][ranked[0][0]]["rouge_l"])
     assert found["methods"]["scorer"]["mean"] == pytest.approx(sum(chosen) / 6)
     assert found["sizes"]["5"]["scorer"] == pytest.approx(sum(chosen) / 6)
+    (out / "selection.json").unlink()  # as if it was interrupted before the table
+    (out / "choices.jsonl").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(CrossEncoder, "score", None)  # resuming scores nothing
+        select_samples(examples, files, str(out), str(tmp_path / "scorer"), max_length=128)
+    assert json.loads((out / "selection.json").read_text()) == found
+    assert (out / "scores/scorer-0000-of-0001.jsonl").read_bytes() == written
+    (out / "selection.json").unlink()
+    (out / "choices.jsonl").unlink()
+    with pytest.raises(ValueError, match="samples of other settings"):
+        select_samples(examples, files, str(out), str(tmp_path / "scorer"), max_length=64)
     with pytest.raises(ValueError, match=r"1 of 7 examples have no response in .*finish sampling"):
         read_sampled_responses(replace(examples, train_examples=7), ModelSamples(files))
     with pytest.raises(ValueError, match="there are no examples to select responses for"):

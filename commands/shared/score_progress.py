@@ -1,0 +1,48 @@
+"""Progress of the models that score items, and of the processes that share them."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rich.console import Console
+
+from ...datamodules.visible_text import terminal_text
+from ...lightning_modules.scoring.score_files import ItemScores, ScoreFiles
+
+SECONDS_BETWEEN_LINES = 30.0
+"""Least time between two lines of progress."""
+
+
+def score_progress(console: Console, name: str, items: str, total: int) -> Callable[[int], None]:
+    """What prints how many items a model has scored, at most every half a minute.
+
+    Args:
+        console: Where lines are printed.
+        name: Name of the model.
+        items: Name of the items, e.g. questions.
+        total: Number of the items that this process scores.
+    """
+    began = last = time.monotonic()
+    first = -1
+
+    def progress(done: int) -> None:
+        nonlocal last, first
+        first = done if first < 0 else first
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES and done < total:
+            last = now
+            left = (total - done) * (now - began) / max(done - first, 1) / 60
+            line = f"{name}: {done:,} of {total:,} {items}, some {left:.0f} minutes left"
+            console.print(terminal_text(line), highlight=False)
+
+    return progress
+
+
+def finished_scores(console: Console, files: Mapping[str, ScoreFiles[Any]]) -> dict[str, ItemScores] | None:
+    """The scores of all models; None, and a line, as long as other processes are at work on some."""
+    scores = {name: of_model.scores() for name, of_model in files.items()}
+    if unfinished := [name for name, of_model in scores.items() if of_model is None]:
+        names = ", ".join(unfinished)
+        line = f"other processes still score with {names}; the one that finishes the last batch writes the report"
+        console.print(terminal_text(line), highlight=False)
+    return None if unfinished else {name: of_model for name, of_model in scores.items() if of_model is not None}

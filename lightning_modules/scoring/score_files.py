@@ -1,0 +1,124 @@
+"""Files of a model's scores, which grow by batches, so that an interrupted run resumes and processes share the work."""
+
+import fcntl
+import glob
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Generic, NamedTuple, TypeVar
+
+from ...datamodules.data_files import parse_json
+from ...datamodules.packing.replicas import process_of_job
+from ...datamodules.scoring.samples import require_settings
+from ...datamodules.whole_files import naming
+from .cross_encoder import PairCuts
+
+ITEMS_AT_ONCE = 256
+"""Items that are scored and written together: the most that an interrupted process loses."""
+
+Item = TypeVar("Item")
+
+
+class ItemScores(NamedTuple):
+    """A model's scores of items, e.g. questions with options, or examples with responses.
+
+    Args:
+        scores: For each item, a score for each of its options or responses.
+        cuts: What was cut from the pairs, or prompts, that were too long.
+    """
+
+    scores: list[list[float]]
+    cuts: PairCuts
+
+
+class ScoreFiles(Generic[Item]):
+    """A model's scores of items: a file for each process of the job, with a line for each batch of items.
+
+    Batch number b is scored by process b modulo their number, unless a file has it: those of an earlier job count,
+    also if it had more or fewer processes.
+
+    Args:
+        folder: Folder of the files, ``<name>-<process>-of-<processes>.jsonl``.
+        name: Name of the model.
+        about: The settings that decide the scores; those of existing files must be equal.
+        items: All items.
+
+    Raises:
+        ValueError: A file is of other settings or other items.
+    """
+
+    def __init__(self, folder: Path, name: str, about: Mapping[str, Any], items: Sequence[Item]) -> None:
+        digest = hashlib.sha256(repr(list(items)).encode()).hexdigest()[:16]
+        self.about, self.items = {**about, "items": digest}, items
+        self.folder, self.name, self.process = folder, name.replace("/", "-"), process_of_job()
+        self.starts = range(0, len(items), ITEMS_AT_ONCE)
+        for path in self._paths():
+            require_settings(path, self.about)
+
+    def write(self, score: Callable[[Sequence[Item]], ItemScores], progress: Callable[[int], None]) -> None:
+        """Score this process's share of the batches that no file has.
+
+        Args:
+            score: Scores some items.
+            progress: Called after each batch with the number of items that have scores, of this process's share.
+        """
+        share, finished = self.starts[self.process.rank :: self.process.size], self._batches()
+        done = sum(len(finished[start].scores) for start in share if start in finished)
+        with self._own_file() as file:
+            for start in share:
+                if start in finished:
+                    continue
+                batch = score(self.items[start : start + ITEMS_AT_ONCE])
+                with naming(Path(file.name)):
+                    file.write(json.dumps({"first": start, **batch._asdict()}).encode() + b"\n")
+                    file.flush()
+                done += len(batch.scores)
+                progress(done)
+
+    def share(self) -> int:
+        """Number of items of this process's share."""
+        share = self.starts[self.process.rank :: self.process.size]
+        return sum(min(ITEMS_AT_ONCE, len(self.items) - start) for start in share)
+
+    def scores(self) -> ItemScores | None:
+        """The scores of all items; None as long as processes are at work on some."""
+        finished = self._batches()
+        if len(finished) < len(self.starts):
+            return None
+        batches = [finished[start] for start in self.starts]
+        cuts = PairCuts(*map(sum, zip(*(batch.cuts for batch in batches), strict=True)))
+        return ItemScores([scores for batch in batches for scores in batch.scores], cuts)
+
+    def _paths(self) -> list[Path]:
+        number = "[0-9]" * 4
+        return sorted(self.folder.glob(f"{glob.escape(self.name)}-{number}-of-{number}.jsonl"))
+
+    def _batches(self) -> dict[int, ItemScores]:
+        """The batches of all files, by the place of their first item; a line that is being written is left out."""
+        batches: dict[int, ItemScores] = {}
+        remedy = "remove the file to score these items again"
+        for path in self._paths():
+            whole, _, _ = path.read_bytes().rpartition(b"\n")
+            for number, line in enumerate(filter(None, whole.decode().split("\n")), start=1):
+                record = parse_json(line, f"{path}, line {number}", remedy)
+                batches.setdefault(record["first"], ItemScores(record["scores"], PairCuts(*record["cuts"])))
+        return batches
+
+    @contextmanager
+    def _own_file(self) -> Iterator[IO[bytes]]:
+        """This process's file, locked, without an incomplete last line.
+
+        Raises:
+            ValueError: Another process writes it.
+        """
+        path = self.folder / f"{self.name}-{self.process.rank:04}-of-{self.process.size:04}.jsonl"
+        require_settings(path, self.about)
+        with open(path, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(f"another process is writing {path}: wait for it, or name another output") from error
+            file.truncate(path.read_bytes().rfind(b"\n") + 1)
+            yield file
