@@ -78,7 +78,8 @@ def measured(arguments: argparse.Namespace, precision: str, recomputed: bool) ->
     kept = torch.arange(COLUMNS - TARGETS, COLUMNS)
     for _ in range(2):
         optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16-mixed" else nullcontext():
+        mixed = precision == "bf16-mixed"  # without a cache of the weights' copies, as in Lightning's plugin
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False) if mixed else nullcontext():
             logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits
         F.cross_entropy(logits.flatten(0, 1).float(), ids[:, kept].flatten(), reduction="sum").backward()
         optimizer.step()

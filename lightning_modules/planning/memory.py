@@ -283,8 +283,9 @@ def _pass(model: PreTrainedModel, layout: Layout, shape: StepShape) -> None:
     with warnings.catch_warnings():
         # FSDP2 warns of views that are changed in place, which no model does that trains.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
-        # A CPU's autocast keeps what CUDA's keeps, and float16 takes the two bytes of bfloat16.
-        with torch.autocast("cpu", dtype=torch.bfloat16) if mixed else nullcontext():
+        # A CPU's autocast keeps what CUDA's keeps, and float16 takes the two bytes of bfloat16. As in Lightning's
+        # plugin, copies of weights are not cached: the graph keeps them as long as it needs them.
+        with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False) if mixed else nullcontext():
             loss = _loss(model, shape)
         loss.backward()
 

@@ -134,6 +134,20 @@ def test_activations_grow_with_rows_and_shrink_when_recomputed() -> None:
     assert step_memory(partial(build, opt()), recompute, Layout(), SHAPE._replace(rows=16)).activations < 0.6 * many
 
 
+def test_half_precision_copies_of_weights_are_freed_with_their_block() -> None:
+    """Autocast casts float32 weights, and Lightning's plugin caches no copy: recomputation frees them with each block.
+
+    Between blocks only their inputs remain, 4 bytes a number; a copy of a block's weights would take six times as much.
+    """
+
+    def activations(blocks: int) -> int:
+        layout = Layout("sharded", 2, precision="bf16-mixed")
+        return step_memory(partial(build, opt(blocks)), recompute, layout, SHAPE).activations
+
+    inputs, copies = 4 * SHAPE.rows * SHAPE.columns * WIDTH, 2 * 12 * WIDTH**2
+    assert (activations(6) - activations(3)) / 3 == pytest.approx(inputs, abs=copies / 10)
+
+
 def test_logits_take_a_copy_and_its_gradients() -> None:
     """float32 logits, their log softmax and its gradient: between two and four tables of N x V at a time."""
     found = head_memory(WIDTH, VOCABULARY, 1000, Layout(), chunked=False)
