@@ -104,21 +104,21 @@ def write_samples(
         dtype: Type of the model's parameters.
         device: Device of the model, e.g. cuda:1; by default the GPU of the process if it has one.
     """
+    require_positive("samples", max_new_tokens=max_new_tokens, max_source=max_source, budget=budget)
     if prompts_only:
         write_prompts(examples, expanded(output))
         return
     if batch_model is not None:
-        requests = {"max_new_tokens": max_new_tokens, "likelihood": likelihood, "seed": seed}
+        requests = {"max_new_tokens": max_new_tokens or 64, "stop": stop, "likelihood": likelihood, "seed": seed}
         write_requests(examples, expanded(output), batch_model, decodings or API_DECODINGS, requests)
         return
-    require_positive("samples", max_new_tokens=max_new_tokens, max_source=max_source, budget=budget)
     if (generator is None) == (not answers):
         raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
     if chat and instruction_cut(cut, faithful=faithful) == "end":
         raise ValueError("the end of a chat prompt opens the model's turn and cannot be cut: set cut to middle")
     if chat and bos:
         raise ValueError("a chat template adds bos itself: leave bos out with chat")
-    console, (rank, size, _) = Console(), process_of_job()
+    console, (rank, size, _) = Console(soft_wrap=True), process_of_job()
     if left_out := examples.reader.left_out():
         names = some([f"{name} ({reason})" for name, reason in left_out.items()])
         console.print(terminal_text(f"{len(left_out)} datasets are left out: {names}"), highlight=False)
@@ -187,4 +187,4 @@ def _write_lines(path: Path, records: Sequence[Mapping[str, Any]], skipped: Mapp
     if path.exists() and path.read_bytes() != text.encode():
         raise ValueError(f"{path} holds other {path.stem}, to which responses may exist: name another output")
     write_whole(path, text)
-    Console().print(f"{path}: {len(records)} {path.stem}; not sampled: {dict(skipped) or 'none'}")
+    Console(soft_wrap=True).print(f"{path}: {len(records)} {path.stem}; not sampled: {dict(skipped) or 'none'}")

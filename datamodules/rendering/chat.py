@@ -59,6 +59,20 @@ def chat_end(tokenizer: PreTrainedTokenizerBase) -> int:
     return tokenizer.eos_token_id if end is None else tokenizer.get_vocab()[end]
 
 
+def chat_joint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """White space that the chat template writes between a prompt and its answer, e.g. the space of Llama 2's.
+
+    Raises:
+        ValueError: The tokenizer has no chat template.
+    """
+    turns = [Turn("user", _QUESTION), Turn("assistant", _ANSWER)]
+    prompt, _ = _render(tokenizer, turns[:1], prompt=True)
+    whole, _ = _render(tokenizer, turns)
+    begin, answer, _ = whole.partition(_ANSWER)
+    between = begin.removeprefix(prompt)
+    return between if answer and begin != between and not between.strip() else ""
+
+
 def chat_parts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids that the template writes before a user's message, between it and the answer, and after the answer.
 

@@ -105,7 +105,7 @@ def tokenize_joint(
         tokenizer: The model's tokenizer.
         prompts: Sources and targets.
         bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
-        joint: Text between source and target; empty behind a chat template.
+        joint: Text between source and target; behind a chat template, the white space that it writes there.
         end: Token after the target; None for the tokenizer's eos.
 
     Raises:

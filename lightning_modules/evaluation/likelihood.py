@@ -184,7 +184,7 @@ def score_options(
         unconditional: An unconditional prompt, e.g. ``"Answer:"``, for the scores ``pmi``.
         bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
         eos: Whether an option ends in the eos token.
-        joint: Text between a decoder-only model's prompt and an option; empty after a chat template.
+        joint: Text between a decoder-only model's prompt and an option; after a chat template, its white space there.
         end: Token after a decoder-only model's option; None for the tokenizer's eos.
         longest: Most tokens of prompt and option together (encoder-decoder: of the prompt); by default the model's
             positions.

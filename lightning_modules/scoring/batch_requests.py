@@ -11,7 +11,7 @@ and the answer to it has the same ``custom_id``, and ``response.body.choices`` w
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ def batch_requests(
     decodings: Mapping[str, Decoding],
     *,
     max_new_tokens: int,
+    stop: Sequence[str],
     likelihood: bool,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
@@ -48,7 +49,7 @@ def batch_requests(
     Raises:
         ValueError: The API has no such decoding.
     """
-    bodies = {name: _sampling(name, decoding) for name, decoding in decodings.items()}
+    bodies = {name: _sampling(name, decoding, stop) for name, decoding in decodings.items()}
     shared: dict[str, Any] = {"model": model, "max_completion_tokens": max_new_tokens, "seed": seed}
     if likelihood:
         shared["logprobs"] = True
@@ -63,7 +64,7 @@ def batch_requests(
             }
 
 
-def _sampling(name: str, decoding: Decoding) -> dict[str, Any]:
+def _sampling(name: str, decoding: Decoding, stop: Sequence[str]) -> dict[str, Any]:
     if decoding.beams > 1 or decoding.top_k or (not decoding.sampling and decoding.samples > 1):
         raise ValueError(
             f"the batch API has no beams and no top_k, and one greedy response: leave the decoding {name!r} out of "
@@ -72,7 +73,8 @@ def _sampling(name: str, decoding: Decoding) -> dict[str, Any]:
     body: dict[str, Any] = {"n": decoding.samples, "temperature": decoding.temperature if decoding.sampling else 0.0}
     if decoding.top_p < 1:
         body["top_p"] = decoding.top_p
-    return body | ({"stop": list(decoding.stop)} if decoding.stop else {})
+    ends = list(dict.fromkeys([*stop, *decoding.stop]))
+    return body | ({"stop": ends} if ends else {})
 
 
 def read_answers(

@@ -16,7 +16,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.file_digests import file_digest
 from ...datamodules.hub_names import hub_source
-from ...datamodules.rendering.chat import chat_end, chat_prompt
+from ...datamodules.rendering.chat import chat_end, chat_joint, chat_prompt
 from ...datamodules.rendering.special_tokens import leading_tokens
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
 from ...datamodules.schema import Turn
@@ -101,7 +101,7 @@ def sample_responses(
         )
     form: dict[str, Any] = {"bos": bos, "joint": " ", "end": None}
     if chat:  # the template writes bos, the text before the answer, and the answer's end
-        form = {"bos": False, "joint": "", "end": chat_end(tokenizer)}
+        form = {"bos": False, "joint": chat_joint(tokenizer), "end": chat_end(tokenizer)}
     head = 0 if cut == "beginning" else len(leading_tokens(tokenizer, form["bos"]))
     for chunk in _chunks(prompts):
         left = [prompt for prompt in chunk if not file.holds((prompt.task.name, prompt.example.id), prompt.source)]

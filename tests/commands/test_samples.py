@@ -309,6 +309,33 @@ def test_a_chat_answer_ends_with_the_template_s_token(
         assert sample.log_likelihood == pytest.approx(expected, abs=1e-3)
 
 
+LLAMA_2 = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ bos_token }}[INST] {{ m.content.strip() }} [/INST]"
+    "{% else %} {{ m.content.strip() }} {{ eos_token }}{% endif %}{% endfor %}"
+)
+
+
+def test_a_space_before_the_answer_is_part_of_its_likelihood(
+    generators: Path, examples: SampledExamples, tmp_path: Path
+) -> None:
+    """Llama 2's template writes one, and the model generates it; another template's answers begin without."""
+    model = AutoModelForCausalLM.from_pretrained(generators / "causal").eval()
+    tokenizer = AutoTokenizer.from_pretrained(generators / "causal")
+    tokenizer.chat_template, tokenizer.bos_token = LLAMA_2, tokenizer.eos_token
+    model.save_pretrained(tmp_path / "chat")
+    tokenizer.save_pretrained(tmp_path / "chat")
+    settings: dict[str, Any] = {"decodings": {"greedy": Decoding()}, "max_new_tokens": 5}
+    write_samples(examples, str(tmp_path / "out"), str(tmp_path / "chat"), chat=True, **settings)
+    prompt = next(iter(examples.prompts()))
+    sample = next(s for key, s in read_samples((tmp_path / "out").glob("*.jsonl")) if key[1] == prompt.example.id)
+    message = [{"role": "user", "content": prompt.source}]
+    source = tokenizer.apply_chat_template(message, add_generation_prompt=True)["input_ids"]
+    answer = [*tokenizer(f" {sample.response}")["input_ids"], tokenizer.eos_token_id]
+    with torch.no_grad():
+        logs = model(torch.tensor([source + answer])).logits.log_softmax(-1)[0, len(source) - 1 : -1]
+    assert sample.log_likelihood == pytest.approx(float(logs.gather(1, torch.tensor(answer)[:, None]).sum()), abs=1e-3)
+
+
 def test_answers_of_another_program_are_checked_and_reused(examples: SampledExamples, tmp_path: Path) -> None:
     sampled = [prompt.example.id for prompt in examples.prompts()]
     answers = tmp_path / "api.jsonl"
@@ -367,6 +394,9 @@ def test_a_batch_api_samples_from_the_requests_that_are_written(
     (tmp_path / "other.jsonl").write_text(json.dumps({**answers[1], "custom_id": "greedy-0"}) + "\n")
     with pytest.raises(ValueError, match=r"other\.jsonl:1: an answer to none of the requests of these 6 examples"):
         write_samples(examples, str(tmp_path / "other"), answers=[str(tmp_path / "other.jsonl")])
+    write_samples(examples, str(tmp_path / "short"), batch_model="gpt", stop=["\n"])
+    body = json.loads((tmp_path / "short/requests.jsonl").read_text().splitlines()[0])["body"]
+    assert (body["max_completion_tokens"], body["stop"]) == (64, ["\n"])  # 64 new tokens, as of a local model
     with pytest.raises(ValueError, match="has no beams and no top_k"):
         write_samples(examples, str(tmp_path / "beam"), batch_model="gpt", decodings={"b": Decoding(beams=4)})
 
