@@ -8,7 +8,9 @@ of other instances of its task. No pair exceeds 512 tokens, so that nothing is t
 and random weights; rounds alternate, from text to score. Prints comparisons with every pair padded to 512 tokens, as in
 Cappy's released program (on a twentieth of the pairs); with as many repeated responses as the 17 samples of a model
 (`--distinct`: 0.42 for a half-trained model of a million parameters on the embedded benchmark, 0.86 for SmolLM2-135M on
-real tasks); and, last, without repeated ones.
+real tasks); and, last, without repeated ones. On a CPU, processor time is measured, which excludes other programs.
+`expected` in the last line is what arithmetic alone gives: the columns that the peer's batches fill with padding, and
+the last layer at first tokens alone.
 """
 
 import argparse
@@ -120,11 +122,26 @@ def short_enough(groups: Iterator[tuple[str, list[str]]], tokenizer: PreTrainedT
     return pairs[:count]
 
 
-def timed(score: Callable[[Pairs], torch.Tensor], pairs: Pairs) -> tuple[torch.Tensor, float]:
-    """Scores, and pairs a second."""
-    began = time.perf_counter()
+def timed(score: Callable[[Pairs], torch.Tensor], pairs: Pairs, device: str) -> tuple[torch.Tensor, float]:
+    """Scores, and pairs a second; on a CPU a second of its own."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    began = clock()
     scores = score(pairs)
-    return scores, len(pairs) / (time.perf_counter() - began)
+    return scores, len(pairs) / (clock() - began)
+
+
+def expected_ratio(pairs: Pairs, tokenizer: PreTrainedTokenizerFast, layers: int) -> float:
+    """The peer's operations over ours: padding of batches that are sorted by length, repeated pairs, the last layer.
+
+    The products of a layer take 12 d^2 operations a token, of which first tokens alone leave keys and values, 2 d^2.
+    """
+
+    def lengths(some: Pairs) -> list[int]:
+        return sorted(map(len, tokenizer(*map(list, zip(*some, strict=True)), verbose=False)["input_ids"]))
+
+    theirs, ours = lengths(pairs), sum(lengths(list(set(pairs))))
+    batches = [theirs[::-1][start : start + PEER_BATCH] for start in range(0, len(theirs), PEER_BATCH)]
+    return sum(batch[0] * len(batch) for batch in batches) / ours * layers / (layers - 10 / 12)
 
 
 def main() -> None:
@@ -135,6 +152,7 @@ def main() -> None:
         "--distinct", type=float, nargs="*", default=[0.42, 0.86], help="shares of different responses among samples"
     )
     parser.add_argument("--layers", type=int, default=4, help="of the encoder")
+    parser.add_argument("--padded_rounds", type=int, default=1, help="of pairs padded to 512 tokens; 0 for none")
     parser.add_argument("--width", type=int, default=256, help="of the encoder, a multiple of 64")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", help="of the weights; scores may differ by its rounding")
@@ -170,17 +188,18 @@ def main() -> None:
     def score_padded(pairs: Pairs) -> torch.Tensor:
         return padded_scores(peer.model, tokenizer, pairs)
 
-    text = "Super-NaturalInstructions" if data else "generated text"
+    text, padded = "Super-NaturalInstructions" if data else "generated text", settings.padded_rounds
     few = pairs[: max(settings.pairs // 20, PEER_BATCH)]
     repeated = [with_repetitions(pairs, share, rng) for share in settings.distinct]
     sentence_transformers = f"sentence-transformers {peer_version}, batch {PEER_BATCH}"
     for name, scored, theirs, rounds in (
-        (f"transformers, padded to {LONGEST}, batch {PEER_BATCH}", few, score_padded, 1),
+        *([(f"transformers, padded to {LONGEST}, batch {PEER_BATCH}", few, score_padded, padded)] if padded else []),
         *((sentence_transformers, own, score_peer, settings.rounds) for own in repeated),
         (sentence_transformers, pairs, score_peer, settings.rounds),
     ):
-        speeds, scores = compare(scored, score_ours, theirs, rounds, settings.dtype)
-        report(settings, name, scored, scores, speeds, text)
+        speeds, scores = compare(scored, score_ours, theirs, rounds, settings)
+        expected = expected_ratio(scored, tokenizer, settings.layers) if theirs is score_peer else None
+        report(settings, name, scored, scores, speeds, text, expected)
 
 
 def fastest_attention(device: str) -> str:
@@ -219,7 +238,7 @@ def compare(
     score_ours: Callable[[Pairs], torch.Tensor],
     score_peer: Callable[[Pairs], torch.Tensor],
     rounds: int,
-    dtype: str,
+    settings: argparse.Namespace,
 ) -> tuple[dict[str, float], torch.Tensor]:
     """Median speeds of both in alternating rounds; their scores must agree."""
     speeds: dict[str, list[float]] = {"ours": [], "peer": []}
@@ -229,15 +248,21 @@ def compare(
         in_turn = [("ours", score_ours), ("peer", score_peer)]
         scores = {}
         for who, score in in_turn if number % 2 else in_turn[::-1]:
-            scores[who], speed = timed(score, pairs)
+            scores[who], speed = timed(score, pairs, settings.device)
             speeds[who].append(speed)
-        tolerance = 1e-4 if dtype == "float32" else 0.1
+        tolerance = 1e-4 if settings.dtype == "float32" else 0.1
         torch.testing.assert_close(scores["ours"].float(), scores["peer"].float(), atol=tolerance, rtol=tolerance)
     return {who: statistics.median(of) for who, of in speeds.items()}, scores["ours"]
 
 
 def report(
-    settings: argparse.Namespace, peer: str, pairs: Pairs, scores: torch.Tensor, speed: dict[str, float], text: str
+    settings: argparse.Namespace,
+    peer: str,
+    pairs: Pairs,
+    scores: torch.Tensor,
+    speed: dict[str, float],
+    text: str,
+    expected: float | None,
 ) -> None:
     different = len(set(pairs))
     table = Table(
@@ -252,6 +277,7 @@ def report(
         "ours": round(speed["ours"], 1),
         "peer": round(speed["peer"], 1),
         "ratio": round(speed["ours"] / speed["peer"], 2),
+        "expected": expected and round(expected, 2),
         "unit": "pairs/s",
         "setting": f"{text}, {len(pairs)} pairs, {different} of them different, of {len({i for i, _ in pairs})} "
         f"instructions, RoBERTa with {settings.layers} layers of {settings.width}, {settings.dtype} on "
