@@ -11,7 +11,7 @@ COMMANDS = Path(__file__).parents[1]
 GROUPS = {
     "Train and evaluate": ("fit", "validate", "test", "predict", "chat", "sweep"),
     "Data": ("download", "check", "inspect", "prepare", "describe", "decontaminate", "tokenizer", "toybench"),
-    "Scorer": ("samples", "adapt", "select", "classify", "scaling"),
+    "Scorer": ("samples", "adapt", "adaptations", "select", "classify", "scaling"),
     "Instruction optimization": ("splits", "instructions"),
     "Inspect": ("plan", "report", "export", "replay", "doctor"),
 }

@@ -21,6 +21,7 @@ from crosstask.lightning_modules.model_digest import model_digest
         "tokenizer --benchmark NaturalInstructions --benchmark.folder {toybench} --folder {there}",
         "report runs/a --folder {there}",
         "adapt --train NaturalInstructions --train.folder {toybench} --samples [a.jsonl] --output {there}",
+        "adaptations runs/a --output {there}",
         "decontaminate --config quickstart --folder {there}",
         "toybench --folder {there}",
         "scaling {there} --output {there}/figure.svg",

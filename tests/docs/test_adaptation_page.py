@@ -130,7 +130,7 @@ def test_the_commands_of_the_page_run(home: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_options_that_the_page_names_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("samples", "adapt", "select", "classify", "scaling"):
+    for command in ("samples", "adapt", "adaptations", "select", "classify", "scaling"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
     options = set(re.findall(r"--[\w.]+", capsys.readouterr().out))
