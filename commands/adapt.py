@@ -39,6 +39,7 @@ from ..lightning_modules.scoring.cross_encoder import PairCuts
 from ..lightning_modules.scoring.sampled_responses import SampledResponses, read_sampled_responses, to_scored_responses
 from ..lightning_modules.scoring.selection import RESERVED, SCORER, ScoredResponses
 from ..lightning_modules.scoring.selection_scores import selection_table
+from .shared.adaptation_planning import print_adaptation_plan
 from .shared.errors import is_disk_fault, is_ours
 from .shared.function_command import run_function
 from .shared.outputs import require_own_report
@@ -66,6 +67,7 @@ def adapt_tasks(
     generator_parameters: float | None = None,
     seed: int = 0,
     cache: str = "~/.cache/crosstask",
+    plan: bool = False,
 ) -> None:
     """Adapt a frozen language model to each task by a scorer trained for it, and report all tasks together.
 
@@ -97,12 +99,13 @@ def adapt_tasks(
             samples` stored it.
         seed: Rendering seed of instructions; it must be that of the samples.
         cache: Folder of the store.
+        plan: Only print the hours, memory and disk that the unfinished tasks need, from a trial of a few steps on one
+            of them, on the device of this process.
     """
     require_positive("adapt", test_examples=test_examples, sizes=min(sizes, default=1))
     console, folder = Console(soft_wrap=True), expanded(output)
     trainings = all_trainings(training, augmentation, variants or {})
     require_own_report(folder, ("methods", "scorers", "advantages"), "adapt")
-    (folder / "tasks").mkdir(parents=True, exist_ok=True)
     training_tasks = opened(train)
     testing = training_tasks if test is None else opened(test)
     names, answers = _tasks_to_adapt(testing, tasks), ModelSamples(samples)
@@ -125,6 +128,10 @@ def adapt_tasks(
     def read(name: str) -> list[SampledResponses]:
         return read_sampled_responses(_test_part(testing, name, prompt, test_examples, seed), answers)
 
+    if plan:
+        print_adaptation_plan(names, scorers, read, console)
+        return
+    (folder / "tasks").mkdir(parents=True, exist_ok=True)
     adapted = adapt_each(names[process.rank :: process.size], scorers, read, console)
     if process.size > 1:
         if unfinished := [name for name in names if not scorers.finished(name)]:

@@ -78,12 +78,12 @@ class ScorerRecords:
             ValueError: The file has other settings, or the scorer cannot be trained.
         """
         path, kept = self._path(task, scorer), self.folder / "scorers" / _file_name(task, scorer)
-        lines = self._training_answers(task, sampled)
+        lines = self.training_answers(task, sampled)
         settings = self._settings(task, sampled, scorer, lines)
         record = _read_record(path, settings, sampled) if path.exists() else None
         if record is None or (self.keep and not kept.exists()):
             adapted = self._train(task, scorer, lines)
-            record = _scored(adapted, self.trainings[scorer][0], sampled) | {"settings": settings}
+            record = scored_record(adapted, self.trainings[scorer][0], sampled) | {"settings": settings}
             if self.keep:
                 export_huggingface(adapted.module, kept)
                 if adapted.calibration:
@@ -128,8 +128,8 @@ class ScorerRecords:
             rouge=self.rouge,
         )
 
-    def _training_answers(self, task: str, sampled: Sequence[SampledResponses]) -> list[str]:
-        """Lines of the responses to a task's training instances, without those to test instances."""
+    def training_answers(self, task: str, sampled: Sequence[SampledResponses]) -> list[str]:
+        """Lines of a sample file: the responses to a task's training instances, without those to test instances."""
         tested = {one.prompt.example.id for one in sampled}
         trained = {example.id for example in self.train.examples(task)} - tested
         samples = self.answers.samples(task).items()
@@ -146,7 +146,7 @@ def _plain(task: str) -> str:
     return task.replace("/", "-").replace(":", "-")
 
 
-def _scored(adapted: AdaptedScorer, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
+def scored_record(adapted: AdaptedScorer, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
     """Scores of the responses, and the scorer's cost."""
     truncation = pair_truncation(training.truncation, faithful=training.faithful)
     cut = instruction_cut(training.cut, faithful=training.faithful)
