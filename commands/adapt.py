@@ -78,7 +78,7 @@ def adapt_tasks(
 
     Args:
         train: Benchmark of the training instances, or the path of your own files.
-        samples: JSONL files of the language model's answers to training and test instances.
+        samples: JSONL files of the language model's answers to training and test instances, or folders of them.
         output: Folder of a file for each task, ``report.json``, ``report.md``, ``choices.jsonl``, and figures as SVG,
             PDF and PNG: the gain on each task over self-scoring (the paper's Figure 6) and over the best single
             decoding.

@@ -78,7 +78,7 @@ def select_samples(
 
     Args:
         examples: The examples, rendered as the scorer's training instructions were.
-        samples: JSONL files of responses, e.g. from ``crosstask samples``.
+        samples: JSONL files of responses, e.g. from ``crosstask samples``, or folders of them.
         output: Folder of ``selection.json`` (the table) and ``choices.jsonl`` (the choices for every example), which
             are never overwritten, and of ``scores``, the scorer's scores, a file for each process.
         scorer: Hub name or folder of a trained scorer; without one, the other methods are compared. A calibration in

@@ -126,6 +126,9 @@ def test_the_commands_of_the_page_run(home: Path, monkeypatch: pytest.MonkeyPatc
     variants = {"reward_model", "listwise", "no_pretraining", "no_augmentation"}
     assert variants < set(report["scorers"])
     assert report["instances"] == 2 * TESTED  # all that were sampled
+    assert json.loads(Path("runs/flan_5_shot/adapted/report.json").read_text())["generator"] == report["generator"]
+    compared = json.loads(Path("runs/flan/adaptations/report.json").read_text())
+    assert set(compared["scores"]) == {"frozen", "five_shot"}
     assert len(json.loads(Path("runs/real/superni_adapted/report.json").read_text())["tasks"]) == 1
 
 
