@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ..callbacks.report.adapted_models import adapted_models, to_json, to_markdown
 from ..callbacks.report.systems import parse_systems
+from ..datamodules.messages import expanded
 from ..datamodules.visible_text import visible
 from ..datamodules.whole_files import write_whole
 from .shared.function_command import run_function
@@ -24,7 +25,7 @@ def run(words: Sequence[str]) -> None:
     run_function(compare_adaptations, words)
 
 
-def compare_adaptations(adapted: list[str], output: str = "adaptations") -> None:
+def compare_adaptations(adapted: list[str], output: str | Path = "adaptations") -> None:
     """Compare language models that were adapted through scorers, on the same test instances.
 
     Args:
@@ -32,7 +33,7 @@ def compare_adaptations(adapted: list[str], output: str = "adaptations") -> None
             model.
         output: Folder of ``report.md`` and ``report.json``.
     """
-    folder = Path(output).expanduser()
+    folder = expanded(output)
     require_own_report(folder, ("with_scorer", "over_first"), "adaptations")
     systems = parse_systems(adapted)
     if several := [name for name, folders in systems.items() if len(folders) > 1]:
