@@ -1,6 +1,7 @@
 """The runs of a sweep: each arm with each seed in its own folder, trained, evaluated, and resumed where it stopped."""
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,9 @@ from .sweep_declarations import Sweep, folder_name
 
 WRITERS = {"PredictionWriter": {}, "ModelCheckpoint": {"save_last": True, "save_top_k": 0, "every_n_train_steps": 500}}
 """Callbacks that a run of a sweep needs, with their arguments where the recipe lacks them."""
+
+
+COSTS = "costs.json"
 
 
 @dataclass(frozen=True)
@@ -131,21 +135,41 @@ def write_run(run: SweepRun) -> None:
 def train_and_evaluate(run: SweepRun) -> None:
     """Train a run and evaluate it, each in a process of its own; a run that was interrupted goes on.
 
+    ``costs.json`` in the run's folder holds the processor time of each command in seconds, earlier tries counted in.
+
     Raises:
         ValueError: A process failed; the error shows the end of what it said.
     """
     for words in run_commands(run):
         log = run.folder / f"{words[0]}.log"
         with open(log, "a", encoding="utf-8") as file:
-            command = [sys.executable, "-m", "crosstask.cli", *words]
+            command, before = [sys.executable, "-m", "crosstask.cli", *words], _processor_seconds()
             done = subprocess.run(
                 command, stdout=file, stderr=subprocess.STDOUT, check=False, preexec_fn=end_when_parent_dies
             )
+        _add_cost(run.folder, words[0], _processor_seconds() - before)
         if done.returncode:
             end = log.read_text(encoding="utf-8", errors="replace")[-1500:].strip()
             raise ValueError(f"`crosstask {words[0]}` failed for {run.folder} ({log}):\n{end}")
     if not run.is_evaluated:
         raise ValueError(f"{run.folder} has no predictions of the {run.stage} stage, which its recipe may limit")
+
+
+def _processor_seconds() -> float:
+    """Processor time of the processes that this one has started and that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def run_costs(folder: Path) -> dict[str, float]:
+    """Processor time in seconds by command; empty for a run that no sweep has started."""
+    path = folder / COSTS
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _add_cost(folder: Path, command: str, seconds: float) -> None:
+    costs = run_costs(folder)
+    write_whole(folder / COSTS, json.dumps(costs | {command: round(costs.get(command, 0.0) + seconds, 1)}))
 
 
 def run_commands(run: SweepRun) -> Iterator[list[str]]:
