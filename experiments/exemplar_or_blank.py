@@ -20,6 +20,7 @@ import json
 import math
 import random
 import statistics
+import time
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -285,6 +286,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--words", action="store_true", help="tasks of the embedded benchmark's words; no real data")
     parser.add_argument("--steps", type=int, help="theta steps; 120, or 400 with --words, if left out")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS], help="all if left out")
     arguments = parser.parse_args()
     setting = LEARNS if arguments.words else SMALL
     setting = setting._replace(steps=arguments.steps or setting.steps)
@@ -292,15 +294,17 @@ def main() -> None:
     benchmark, tokenizer = (word_tasks if arguments.words else real_tasks)(arguments.folder)
     done = read_results(arguments.folder)
     for control in (False, True):
-        for seed, arm in itertools.product(range(arguments.seeds), ARMS):
+        for seed, arm in itertools.product(range(arguments.seeds), arguments.arms):
             options = ARMS[arm]
             if (arm, seed) in done or ("control" in options) != control:
                 continue
+            begun = time.process_time()
             trainer, module, data, shares = fitted(benchmark, tokenizer, setting=setting, seed=seed, **options)
             result: dict[str, Any] = {"arm": arm, "seed": seed, "shares": shares}
             if not control:
                 (scores,) = trainer.test(module, data, verbose=False)
                 result["rouge_l"] = 100 * scores["test/rouge_l"]
+            result["seconds"] = round(time.process_time() - begun, 1)
             done[arm, seed] = result
             append_result(arguments.folder, result)
             shown = " ".join(f"{share:.2f}" for share in [*shares[:: max(len(shares) // 10, 1)], *shares[-1:]])
