@@ -28,6 +28,7 @@ ORDER = {
         "finite_values",
         "optional_packages",
         "data_files",
+        "yaml_files",
         "file_digests",
         "hub_names",
         "pretrained_weights",

@@ -13,10 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ...datamodules.data_files import read_text
 from ...datamodules.messages import expanded, nearest
+from ...datamodules.yaml_files import read_yaml
 
 VARIABLE = "CROSSTASK_CONFIGS"
 INSTALLED = Path(__file__).parents[2] / "configs"
@@ -75,10 +73,14 @@ def composed_paths(name: str, parents: tuple[str, ...] = ()) -> list[str]:
 
 
 def included_names(path: str) -> list[str]:
-    """The names under ``include`` in a YAML file; none in what is no readable file, which the parser then rejects."""
+    """The names under ``include`` in a YAML file; none in what is no file, which the parser then rejects.
+
+    Raises:
+        ValueError: It is no valid YAML, or has a key twice, of which the parser would silently read the last.
+    """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        content = read_yaml(Path(path))
+    except OSError:
         return []
     names = content.get("include", []) if isinstance(content, dict) else []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
@@ -114,10 +116,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is no YAML of named settings.
     """
-    try:
-        settings = yaml.safe_load(read_text(path)) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    settings = read_yaml(path) or {}
     if not isinstance(settings, dict):
         raise ValueError(f"{path} must hold named settings, got {settings!r:.80}")
     return settings

@@ -21,12 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ...callbacks.report.published_scores import PublishedTable
-from ...datamodules.data_files import read_text
 from ...datamodules.messages import nearest
 from ...datamodules.schema import LEVELS
+from ...datamodules.yaml_files import read_yaml
 from ...lightning_modules.evaluation.aggregation import Cell
 from .config_names import config_path, merged
 
@@ -73,8 +71,8 @@ def read_sweep(name: str) -> Sweep:
     """
     path = config_path(name)
     try:
-        return _sweep(yaml.safe_load(read_text(Path(path))))
-    except (ValueError, yaml.YAMLError) as error:
+        return _sweep(read_yaml(Path(path)))
+    except ValueError as error:
         raise ValueError(f"{path} declares no sweep: {error}") from error
 
 

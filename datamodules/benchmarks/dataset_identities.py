@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-import yaml
-
 from ..messages import expanded, kind, nearest
 from ..schema import Task
+from ..yaml_files import read_yaml
 
 SHIPPED = Path(__file__).parent / "data" / "dataset_identities.yaml"
 
@@ -49,10 +48,7 @@ class DatasetIdentities:
         path = SHIPPED if file is None else expanded(file)
         if not path.is_file():
             raise ValueError(f"no table of dataset identities {path}; copy {SHIPPED} and edit the copy")
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not a YAML file in UTF-8: {error}") from error
+        content = read_yaml(path)
         if not isinstance(content, dict):
             raise ValueError(f"{path}: expected datasets with lists of their names, got {kind(content)}")
         phrases: dict[str, str] = {}

@@ -22,12 +22,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import yaml
-
 from ..data_files import format_of, read_json, read_text
 from ..messages import MissingFiles, expanded, kind, nearest
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
+from ..yaml_files import read_yaml
 from .benchmark import Benchmark, Split
 from .flan_datasets import (
     FIELD,
@@ -271,17 +270,18 @@ def _mapping(path: Path) -> Mapping[str, Any]:
     """The content of a file of templates: pairs of patterns by task."""
     if not path.is_file():
         raise MissingFiles(f"no file {path}; expected FLAN's flan/templates.py, or a .yaml or .json file of patterns")
-    content = read_json(path) if format_of(path) == ".json" else _python_or_yaml(path)
+    readers = {".json": read_json, ".py": _python_patterns}
+    content = readers.get(format_of(path), read_yaml)(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected PATTERNS to map tasks to pairs of patterns, got {kind(content)}")
     return content
 
 
-def _python_or_yaml(path: Path) -> object:
+def _python_patterns(path: Path) -> object:
     text = read_text(path)
     try:
-        return _python_literal(text) if path.suffix == ".py" else yaml.safe_load(text)
-    except (SyntaxError, yaml.YAMLError, RecursionError) as error:
+        return _python_literal(text)
+    except (SyntaxError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: PATTERNS must hold literals only, since no code is run: {error}") from error

@@ -11,8 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from ..yaml_files import read_yaml
 from .benchmark import Split
 from .column_recipes import MISSING, Recipe, made, value_at, with_columns
 from .rows import Row, holds_null
@@ -77,7 +76,7 @@ class AnsweredRow(NamedTuple):
 @cache
 def flan_datasets() -> Mapping[str, FlanDataset]:
     """The shipped datasets by the names of FLAN's tasks."""
-    content = yaml.safe_load(SHIPPED.read_text(encoding="utf-8"))
+    content = read_yaml(SHIPPED)
     return {name: FlanDataset(**entry) for name, entry in content.items()}
 
 

@@ -21,11 +21,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import yaml
 
-from ..data_files import format_of, task_name_of
+from ..data_files import format_of, read_text, task_name_of
 from ..file_digests import file_digest
 from ..messages import existing_folder, expanded, kind, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Metric, Task
+from ..yaml_files import UniqueKeys, parse_yaml
 from .benchmark import Benchmark, Split
 from .jinja_templates import DoesNotApply, MissingColumn, PromptTemplate, RenderedPrompt
 from .row_files import SUFFIXES
@@ -267,7 +268,7 @@ def _read_templates(path: Path) -> "_TemplateFile":
     return _template_file(path, status.st_mtime_ns, status.st_size)
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+class _Loader(UniqueKeys):
     """Reads PromptSource's two tags as plain mappings and runs no code."""
 
 
@@ -282,10 +283,7 @@ _Loader.add_constructor("!TemplateMetadata", _mapping)
 @lru_cache(maxsize=1024)
 def _template_file(path: Path, modified: int, size: int) -> _TemplateFile:
     """The templates of a file; `modified` and `size` are part of the cache's key."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a YAML file in UTF-8: {error}") from error
+    content = parse_yaml(read_text(path), str(path), _Loader)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dataset with its templates, got {kind(content)}")
     row = Row(content, str(path))

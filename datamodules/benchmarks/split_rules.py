@@ -33,10 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from ..messages import expanded, nearest
 from ..schema import Task
+from ..yaml_files import read_yaml
 from .name_patterns import matches_any, name_matches
 
 SHIPPED = Path(__file__).parent / "data"
@@ -158,7 +157,7 @@ def read_rules(name: str) -> SplitRules:
     path = shipped.get(name, expanded(name))
     if not path.is_file():
         raise ValueError(f"no rules {name!r}: expected a YAML file, or one of all, {', '.join(sorted(shipped))}")
-    return _rules(yaml.safe_load(path.read_text(encoding="utf-8")) or {}, str(path))
+    return _rules(read_yaml(path) or {}, str(path))
 
 
 def without_held_out_tasks(rules: SplitRules) -> SplitRules:

@@ -10,12 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from ..messages import expanded, kind, nearest
 from ..schema import Task
+from ..yaml_files import read_yaml
 
 SHIPPED = Path(__file__).parent / "data" / "taxonomy.yaml"
 SECTIONS = ("categories", "called", "datasets", "collections", "tasks")
@@ -57,10 +55,7 @@ class Taxonomy:
         path = SHIPPED if file is None else expanded(file)
         if not path.is_file():
             raise ValueError(f"no taxonomy {path}; copy {SHIPPED} and edit the copy")
-        try:
-            content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not a YAML file in UTF-8: {error}") from error
+        content = read_yaml(path)
         if not isinstance(content, dict) or not set(content) <= set(SECTIONS):
             sections = ", ".join(map(str, content)) if isinstance(content, dict) else kind(content)
             raise ValueError(f"{path}: expected some of the sections {', '.join(SECTIONS)}, got {sections}")
@@ -149,16 +144,6 @@ def qualified_category(collection: str, reader: str, task: Task, taxonomy: Taxon
     """
     own = taxonomy.overriding((collection, reader), task.name, task.category) if taxonomy is not None else None
     return own or shipped_taxonomy().category(reader, task.name, task.category) or task.category or task.name
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Rejects duplicate keys, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if repeated := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{repeated[0]!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _words(name: str) -> list[str]:

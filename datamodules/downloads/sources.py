@@ -20,10 +20,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
-import yaml
-
-from ..data_files import read_text
 from ..messages import expanded, kind, nearest
+from ..yaml_files import read_yaml
 
 SHIPPED = Path(__file__).parents[1] / "benchmarks" / "data" / "sources.yaml"
 
@@ -226,7 +224,7 @@ def read_sources(path: str = "") -> Mapping[str, Collection]:
     file = expanded(path) if path else SHIPPED
     if not file.is_file():
         raise ValueError(f"no table of sources {file}; the shipped one, {SHIPPED}, shows the format")
-    content = yaml.safe_load(read_text(file))
+    content = read_yaml(file)
     if not isinstance(content, dict):
         raise ValueError(f"{file}: expected collections by name, got {kind(content)}")
     collections = {name: _collection(name, entry, file) for name, entry in content.items()}

@@ -110,7 +110,7 @@ def test_a_task_has_the_dataset_of_its_name_or_of_its_sources() -> None:
         ("[a]", "expected datasets with lists of their names, got list"),
         ("a: b", "a should have a list of names, got"),
         ("a: [x]\nb: [X]", "the name 'x' is of a and of b"),
-        ("a: [", "not a YAML file in UTF-8"),
+        ("a: [", "no valid YAML"),
     ],
 )
 def test_a_broken_table_is_rejected(tmp_path: Path, text: str, message: str) -> None:

@@ -219,7 +219,7 @@ def test_a_fingerprint_follows_rows_templates_and_settings(folder: Path) -> None
         ("    name: write\n", "", "template 2222cccc: no 'name'"),
         ("jinja: 'Write", "jinjas: 'Write", "template 2222cccc: no 'jinja'; nearest: jinjas"),
         ("    answer_choices: null\n", "", "template 2222cccc: no 'answer_choices'"),
-        ("{metrics: [ROUGE], original_task: false}", "7", "not a YAML file in UTF-8: expected a mapping node"),
+        ("{metrics: [ROUGE], original_task: false}", "7", "no valid YAML: expected a mapping node"),
         ("!Template\n", "!!python/object:os.system\n", "could not determine a constructor for the tag"),
         ("!Template\n", "!!python/name:os.system\n", "could not determine a constructor for the tag"),
         (
