@@ -98,25 +98,23 @@ class BigBench(Benchmark):
 
     def task(self, name: str) -> Task:
         """Metadata of the task's JSON file; TaskSource's rows have none."""
-        header: Mapping[str, Any] = {}
-        pattern = ""
+        score, pattern, keywords = "", "", (self.name,)
         if path := self._raw(name):
             with error_prefix(self.name, name):
                 document = _document(path)
-                header = document.fields
-                pattern = answer_pattern(document) if header.get("preferred_score") == "exact_str_match" else ""
+                score, keywords = document.text("preferred_score", ""), document.texts("keywords", ()) or keywords
+                pattern = answer_pattern(document) if score == "exact_str_match" else ""
         else:
             self._parts(name)  # rejects an unknown name
-        keywords = header.get("keywords") or [self.name]
         parent, _, part = name.partition(":")
         return Task(
             benchmark=self.name,
             name=name,
-            category=str(keywords[0]),
+            category=keywords[0],
             instruction_level="instance",
             parent=parent if part else None,
             sources=(parent,),
-            metric=METRICS.get(header.get("preferred_score", ""), "rouge_l"),
+            metric=METRICS.get(score, "rouge_l"),
             match="bigbench",
             answer_pattern=pattern,
             licence="Apache 2.0",

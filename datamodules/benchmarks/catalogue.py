@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import ClassVar, get_args
 
 from ..file_digests import file_digest
-from ..messages import MissingFiles, existing_folder, expanded, nearest, some
+from ..messages import MissingFiles, existing_folder, expanded, kind, nearest, some
 from ..schema import Demonstration, Example, InstructionLevel, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
 from .row_files import file_rows, read_rows
-from .rows import Row, error_prefix
+from .rows import Row, error_prefix, other_format
 from .source_digests import source_digest
 from .unread_files import unread_files, unread_line
 
@@ -185,7 +185,9 @@ class Catalogue(Benchmark):
         index = 0
         with error_prefix(self.name, name):
             for row in self._rows(dataset):
-                for rendered in _layout(dataset, row).render(row):
+                with other_format(row):
+                    examples = [_checked(row, rendered) for rendered in _layout(dataset, row).render(row)]
+                for rendered in examples:
                     yield _example(name, f"{self.split}-{index}", index, rendered)
                     index += 1
 
@@ -273,6 +275,14 @@ def _layout(dataset: Dataset, row: Row) -> Layout:
     closest = min(dataset.layouts, key=lambda layout: sum(column not in row.fields for column in layout.columns))
     missing = next(column for column in closest.columns if column not in row.fields)
     raise row.error(f"no {missing!r}; {nearest(missing, row.fields)}; there are {some(list(row.fields))}")
+
+
+def _checked(row: Row, rendered: RenderedExample) -> RenderedExample:
+    """The example itself, whose parts are all texts."""
+    for part in (rendered.input, *rendered.targets, *rendered.options):
+        if not isinstance(part, str):
+            raise row.error(f"expected texts, got {kind(part)}")
+    return rendered
 
 
 def _example(task: str, id: str, index: int, rendered: RenderedExample) -> Example:

@@ -57,14 +57,13 @@ def listed_options(question: str) -> tuple[str, ...]:
 
 def ai2_question(row: Row) -> tuple[str, list[str], list[str]]:
     """Stem, options and letters of a question, in AI2's format or in the hub's."""
-    question = row.value("question")
-    if isinstance(question, str):
-        choices = row.value("choices")
-        return question, list(choices["text"]), list(choices["label"])
-    fields = Row(question, row.location)
-    choices = [Row(choice, row.location) for choice in fields.value("choices")]
-    return (
-        fields.text("stem"),
-        [choice.text("text") for choice in choices],
-        [choice.text("label") for choice in choices],
-    )
+    if isinstance(row.value("question"), str):
+        stem, choices = row.text("question"), row.child("choices")
+        texts, letters = list(choices.texts("text")), list(choices.texts("label"))
+    else:
+        fields = row.child("question")
+        stem, listed = fields.text("stem"), fields.children("choices")
+        texts, letters = [choice.text("text") for choice in listed], [choice.text("label") for choice in listed]
+    if len(texts) != len(letters):
+        raise row.error(f"expected a letter for each choice, got {len(letters)} for {len(texts)}")
+    return stem, texts, letters

@@ -78,7 +78,7 @@ def wsc(row: Row) -> Iterable[RenderedExample]:
     pronoun, noun = fields.text("span2_text"), fields.text("span1_text")
     place = fields.integer("span2_index")
     words = row.text("text").split()
-    if place >= len(words):
+    if not 0 <= place < len(words):
         raise row.error(f"the pronoun's place {place} is outside a text of {len(words)} words")
     words[place] = f"*{words[place]}*"
     question = f'In the passage above, does the pronoun "*{pronoun}*" refer to "{noun}"?'
@@ -98,11 +98,10 @@ def _multirc(row: Row) -> Iterator[tuple[str, str, Row]]:
         answer = {"text": row.value("answer"), "label": row.fields.get("label")}
         yield row.text("paragraph").strip(), row.text("question"), Row(answer, row.location)
         return
-    passage = Row(row.value("passage"), row.location)
-    for fields in passage.value("questions"):
-        question = Row(fields, row.location)
-        for answer in question.value("answers"):
-            yield passage.text("text").strip(), question.text("question"), Row(answer, row.location)
+    passage = row.child("passage")
+    for question in passage.children("questions"):
+        for answer in question.children("answers"):
+            yield passage.text("text").strip(), question.text("question"), answer
 
 
 def piqa(row: Row) -> Iterable[RenderedExample]:
@@ -140,7 +139,9 @@ def winogrande(row: Row) -> Iterable[RenderedExample]:
 
 def winograd(row: Row) -> Iterable[RenderedExample]:
     place, pronoun = row.integer("pronoun_loc"), row.text("pronoun")
-    before, after = row.text("text")[:place], row.text("text")[place + len(pronoun) :]
+    before, after = row.text("text")[: max(place, 0)], row.text("text")[place + len(pronoun) :]
+    if row.text("text") != before + pronoun + after:
+        raise row.error(f"the pronoun {pronoun!r} is not at place {place} of the text")
     options = [option + after.rstrip() for option in row.texts("options")]
     yield from ranked_example(row, before.strip(), options, label_index(row, *range(len(options))))
 

@@ -59,15 +59,15 @@ def coqa(row: Row) -> Iterable[RenderedExample]:
 
 
 def _coqa_turns(row: Row) -> tuple[list[str], list[tuple[str, str]]]:
-    questions, answers = row.value("questions"), row.value("answers")
-    if isinstance(answers, Mapping):  # the hub's rows: lists, with rationales as spans of the story
-        spans = zip(answers["answer_start"], answers["answer_end"], strict=True)
-        story = row.text("story")
-        rationales = [story[start:end] if start >= 0 else "" for start, end in spans]
-        return list(questions), list(zip(answers["input_text"], rationales, strict=True))
-    fields = [Row(answer, row.location) for answer in answers]
-    turns = [(answer.text("input_text"), answer.text("span_text")) for answer in fields]
-    return [Row(question, row.location).text("input_text") for question in questions], turns
+    if isinstance(row.value("answers"), Mapping):  # the hub's rows: lists, with rationales as spans of the story
+        answers, story = row.child("answers"), row.text("story")
+        texts, starts, ends = answers.texts("input_text"), answers.value("answer_start"), answers.value("answer_end")
+        if not len(texts) == len(starts) == len(ends):
+            raise answers.error(f"expected a span for each of {len(texts)} answers, got {len(starts)} and {len(ends)}")
+        spans = [story[start:end] if start >= 0 else "" for start, end in zip(starts, ends, strict=True)]
+        return list(row.texts("questions")), list(zip(texts, spans, strict=True))
+    turns = [(answer.text("input_text"), answer.text("span_text")) for answer in row.children("answers")]
+    return [question.text("input_text") for question in row.children("questions")], turns
 
 
 def coqa_rows(path: Path) -> Iterator[Row]:

@@ -23,6 +23,8 @@ class Row:
 
     def value(self, key: str) -> Any:
         """The field's value; the error for a missing field lists the nearest names."""
+        if not isinstance(self.fields, Mapping):
+            raise self.error(f"expected an object with {key!r}, got {kind(self.fields)}")
         if key not in self.fields:
             raise self.error(f"no {key!r}; {nearest(key, self.fields)}; there are {some(list(self.fields))}")
         return self.fields[key]
@@ -45,6 +47,17 @@ class Row:
         if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
             raise self.error(f"{key!r} should be text or a list of texts, got {kind(value)}")
         return tuple(texts)
+
+    def children(self, key: str) -> "list[Row]":
+        """The objects of a field that holds a list of objects, each with its place in the location."""
+        value = self.value(key)
+        if not isinstance(value, list | tuple):
+            raise self.error(f"{key!r} should be a list of objects, got {kind(value)}")
+        return [Row(item, f"{self.location}, {key} {place}") for place, item in enumerate(value)]
+
+    def child(self, key: str) -> "Row":
+        """The object in a field, with the field in its location."""
+        return Row(self.value(key), f"{self.location}, {key}")
 
     def integer(self, key: str) -> int:
         """The whole number in a field, also if it is written as text, as in tables."""
@@ -71,6 +84,16 @@ def holds_null(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(holds_null, value.values()))
     return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+@contextmanager
+def other_format(row: Row) -> Iterator[None]:
+    """Turn the errors of Python about a value of another type into a ValueError with the row's location."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        problem = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise row.error(f"a value in it is not of this dataset's format: {problem}") from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ way, as two tasks: the state after each user turn, and the system's utterance fo
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..messages import kind
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample, Renderer
 from .row_files import file_rows
@@ -57,32 +58,38 @@ def constructed(field: str) -> Renderer:
 
 
 def spider(row: Row) -> Iterable[RenderedExample]:
-    schema = serialized_schema(row.text("db_id"), row.value("tables"), row.value("columns"))
+    schema = serialized_schema(row.text("db_id"), row.texts("tables"), row.value("columns"))
     yield RenderedExample(
         f"{sequence(schema, row.text('question'))}\nSQL query:", (normalized_query(row.text("query")),)
     )
 
 
 def spider_of_hub(row: Row) -> Iterable[RenderedExample]:
-    columns = row.value("db_column_names")
-    schema = {
-        "tables": row.value("db_table_names"),
-        "columns": list(zip(columns["table_id"], columns["column_name"], strict=True)),
-    }
+    columns = row.child("db_column_names")
+    owners, names = columns.value("table_id"), columns.texts("column_name")
+    if len(owners) != len(names):
+        raise columns.error(f"expected a table for each column, got {len(owners)} for {len(names)}")
+    schema = {"tables": row.value("db_table_names"), "columns": list(zip(owners, names, strict=True))}
     yield from spider(Row({**row.fields, **schema}, row.location))
 
 
 def totto(row: Row) -> Iterable[RenderedExample]:
-    sentences = [Row(item, row.location).text("final_sentence") for item in row.value("sentence_annotations")]
+    sentences = [annotation.text("final_sentence") for annotation in row.children("sentence_annotations")]
     text = f"{sequence(linearized_cells(row))}\ntextual description:"
     yield RenderedExample(text, tuple(dict.fromkeys(sentences)), skipped="" if sentences else "no sentence")
 
 
 def dart(row: Row) -> Iterable[RenderedExample]:
-    items = row.value("annotations")
-    texts = items["text"] if isinstance(items, Mapping) else [Row(item, row.location).text("text") for item in items]
-    text = f"{sequence(linearized_triples(row.value('tripleset')))}\ntextual description:"
-    yield RenderedExample(text, tuple(dict.fromkeys(texts)))
+    of_hub = isinstance(row.value("annotations"), Mapping)
+    texts = (
+        row.child("annotations").texts("text")
+        if of_hub
+        else [annotation.text("text") for annotation in row.children("annotations")]
+    )
+    triples = row.value("tripleset")
+    if wrong := [triple for triple in triples if not isinstance(triple, list | tuple) or len(triple) != 3]:
+        raise row.error(f"'tripleset' should list triples of texts, got {kind(wrong[0])}")
+    yield RenderedExample(f"{sequence(linearized_triples(triples))}\ntextual description:", tuple(dict.fromkeys(texts)))
 
 
 def multiwoz(row: Row) -> Iterable[RenderedExample]:
@@ -95,10 +102,11 @@ def sgd_state(row: Row) -> Iterable[RenderedExample]:
     history: list[str] = []
     for turn in checked_turns(row):
         if turn.text("speaker") == "USER":
-            for frame in (Row(frame, turn.location) for frame in turn.value("frames")):
-                slots = described_slots(row.value("schemas")[frame.text("service")])
+            for frame in turn.children("frames"):
+                slots = described_slots(row.child("schemas").child(frame.text("service")))
                 text = sequence(slots, turn.text("utterance"), history[::-1])
-                yield RenderedExample(f"{text}\ndialogue state:", (state_text(frame.value("state")["slot_values"]),))
+                state = state_text(frame.child("state").child("slot_values"))
+                yield RenderedExample(f"{text}\ndialogue state:", (state,))
         history.append(turn.text("utterance"))
 
 
@@ -107,7 +115,7 @@ def sgd_response(row: Row) -> Iterable[RenderedExample]:
     history: list[str] = []
     for turn in checked_turns(row):
         if turn.text("speaker") == "SYSTEM":
-            acts = acts_text([action for frame in turn.value("frames") for action in frame["actions"]])
+            acts = acts_text([action for frame in turn.children("frames") for action in frame.children("actions")])
             text = sequence(acts, history[-1] if history else "", history[-2::-1])
             yield RenderedExample(f"{text}\nresponse:", (turn.text("utterance"),))
         history.append(turn.text("utterance"))

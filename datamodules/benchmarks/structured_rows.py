@@ -118,24 +118,30 @@ def linearized_triples(triples: Sequence[Sequence[str]]) -> str:
 
 def multiwoz_state(row: Row) -> tuple[str, str, list[str], str]:
     """Ontology, last utterance, context and dialogue state of a row of UnifiedSKG's MultiWOZ."""
-    users, systems = row.value("dialog")["usr"], row.value("dialog")["sys"]
+    users, systems = row.child("dialog").texts("usr"), row.child("dialog").texts("sys")
     if not users or len(users) != len(systems):
         raise row.error(f"expected as many turns of the system as of the user, got {len(systems)} and {len(users)}")
-    ontology = "; ".join(
-        f"{slot}: {', '.join(values) or EMPTY_STATE}"
-        for slot, values in zip(row.value("ontology_slots"), row.value("ontology_values"), strict=True)
-    )
+    slots, values = row.texts("ontology_slots"), row.value("ontology_values")
+    if len(slots) != len(values):
+        raise row.error(f"expected a list of values for each slot, got {len(values)} for {len(slots)}")
+    listed = Row(dict(zip(slots, values, strict=True)), row.location)
+    ontology = "; ".join(f"{slot}: {', '.join(listed.texts(slot)) or EMPTY_STATE}" for slot in slots)
     earlier = list(zip(reversed(users[:-1]), reversed(systems[:-1]), strict=True))
     context = [systems[-1], *(utterance for pair in earlier for utterance in pair)]
-    belief = row.value("expanded_turn_belief")
-    pairs = (
-        zip(belief["slot"], belief["value"], strict=True)
-        if isinstance(belief, Mapping)
-        else ((item["slot"], item["value"]) for item in belief)
-    )
-    state = ", ".join(f"{slot}-{value}".replace("-", " ") for slot, value in pairs)
+    state = ", ".join(f"{slot}-{value}".replace("-", " ") for slot, value in _beliefs(row, "expanded_turn_belief"))
     context = [utterance.lower() for utterance in context if utterance.strip()]
     return ontology.lower(), users[-1].lower(), context, state.lower()
+
+
+def _beliefs(row: Row, key: str) -> list[tuple[str, str]]:
+    """Slots and values of a field: a list of pairs, or on the hub a list of slots and one of values."""
+    if not isinstance(row.value(key), Mapping):
+        return [(belief.text("slot"), belief.text("value")) for belief in row.children(key)]
+    belief = row.child(key)
+    slots, values = belief.texts("slot"), belief.texts("value")
+    if len(slots) != len(values):
+        raise belief.error(f"expected a value for each slot, got {len(values)} for {len(slots)}")
+    return list(zip(slots, values, strict=True))
 
 
 def dialogue_rows(folder: Path) -> Iterator[Row]:
@@ -146,40 +152,42 @@ def dialogue_rows(folder: Path) -> Iterator[Row]:
         raise ValueError(f"no dialogues_*.json in {folder}")
     for path in paths:
         for row in json_rows(path):
-            if missing := [name for name in row.value("services") if name not in services]:
+            if missing := [name for name in row.texts("services") if name not in services]:
                 raise row.error(
                     f"no service {missing[0]!r} in {folder / 'schema.json'}; {nearest(missing[0], services)}"
                 )
-            yield Row({**row.fields, "schemas": {name: services[name] for name in row.value("services")}}, row.location)
+            yield Row({**row.fields, "schemas": {name: services[name] for name in row.texts("services")}}, row.location)
 
 
-def described_slots(schema: Mapping[str, Any]) -> str:
+def described_slots(schema: Row) -> str:
     """A service's slots with their descriptions and possible values."""
     return "; ".join(
-        f"{slot['name']} ({slot['description']}): {', '.join(slot['possible_values']) or 'any'}"
-        for slot in schema["slots"]
+        f"{slot.text('name')} ({slot.text('description')}): {', '.join(slot.texts('possible_values')) or 'any'}"
+        for slot in schema.children("slots")
     )
 
 
-def state_text(values: Mapping[str, Sequence[str]]) -> str:
+def state_text(values: Row) -> str:
     """A dialogue state in one line, with the first value of each slot.
 
-    >>> state_text({"city": ["San Jose"], "price_range": ["cheap", "low"]}), state_text({})
+    >>> state_text(Row({"city": ["San Jose"], "price_range": ["cheap", "low"]}, "")), state_text(Row({}, ""))
     ('city: San Jose, price_range: cheap', 'none')
     """
-    return ", ".join(f"{slot}: {options[0]}" for slot, options in values.items() if options) or EMPTY_STATE
+    first = [(slot, texts[0]) for slot in values.fields if (texts := values.texts(slot))]
+    return ", ".join(f"{slot}: {text}" for slot, text in first) or EMPTY_STATE
 
 
-def acts_text(actions: Sequence[Mapping[str, Any]]) -> str:
+def acts_text(actions: Sequence[Row]) -> str:
     """Dialogue acts in one line.
 
-    >>> acts_text([{"act": "REQUEST", "slot": "cuisine", "values": ["Thai", "Greek"]}, {"act": "GOODBYE", "slot": ""}])
+    >>> request = Row({"act": "REQUEST", "slot": "cuisine", "values": ["Thai", "Greek"]}, "")
+    >>> acts_text([request, Row({"act": "GOODBYE", "slot": ""}, "")])
     'REQUEST cuisine: Thai, Greek | GOODBYE'
     """
     lines = []
     for action in actions:
-        values = ", ".join(action.get("values", ()))
-        lines.append(f"{action['act']} {action.get('slot', '')}".strip() + (f": {values}" if values else ""))
+        values = ", ".join(action.texts("values", ()))
+        lines.append(f"{action.text('act')} {action.text('slot', '')}".strip() + (f": {values}" if values else ""))
     return " | ".join(lines)
 
 

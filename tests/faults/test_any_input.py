@@ -1,5 +1,6 @@
 """Packing, collation, rendering and reading of whatever Hypothesis can think of."""
 
+import contextlib
 import json
 import random
 from pathlib import Path
@@ -15,6 +16,7 @@ from crosstask.datamodules.packing.best_fit import Packing, best_fit, in_order, 
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.schema import IGNORE_INDEX, Example, Task, TokenizedExample
+from crosstask.datamodules.toybench.families import toy_benchmarks, write_families
 
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings, strategies  # noqa: E402
@@ -87,6 +89,43 @@ def test_a_prompt_is_a_function_of_the_seed_and_has_a_target_of_its_example(
     assert one == two
     assert one.target in [target.rstrip() for target in targets]
     assert text.strip() in one.source
+
+
+PLAIN = [None, True, -1, 1.5, "", "text", [], ["a"], [[]], {}, [{}], {"a": None}]
+
+
+def replaced(value: Any, dice: random.Random) -> Any:
+    """The value with some part of it replaced by any plain value."""
+    parts: list[Any] = []
+    if isinstance(value, dict | list):
+        parts = list(value.items() if isinstance(value, dict) else enumerate(value))
+    if not parts or dice.random() < 0.1:
+        return dice.choice(PLAIN)
+    key, part = dice.choice(parts)
+    value[key] = replaced(part, dice)
+    return value
+
+
+def test_a_record_of_another_format_is_rejected_in_a_sentence(fault_seed: int, tmp_path: Path) -> None:
+    """Some value in a file of some family is another one, at any depth; whatever is read then is text."""
+    write_families(tmp_path, examples=3)
+    dice = random.Random(fault_seed)
+    files = sorted(path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jsonl"))
+    for _ in range(30):
+        path = dice.choice(files)
+        content = path.read_text()
+        try:
+            path.write_text(json.dumps(replaced(json.loads(content), dice)))
+        except json.JSONDecodeError:  # a record a line
+            records = replaced([json.loads(line) for line in content.splitlines()], dice)
+            path.write_text("\n".join(map(json.dumps, records if isinstance(records, list) else [records])))
+        for reader in toy_benchmarks(tmp_path):
+            with contextlib.suppress(ValueError):
+                for name in [*reader.task_names("train"), *reader.task_names("test")]:
+                    reader.task(name)
+                    texts = [(each.input, *each.targets, *each.options) for each in reader.examples(name)]
+                    assert all(isinstance(text, str) for of_example in texts for text in of_example)
+        path.write_text(content)
 
 
 def rejection(reader: Benchmark, name: str, *, otherwise: str) -> str:
