@@ -8,7 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.rendering.chat import chat_prompt
 from ...datamodules.rendering.tokenization import tokenize_sources
-from ..evaluation.generation import Decoding, DrawTokens, before_end, cut_at_stop, generate
+from ..evaluation.generation import Decoding, DrawTokens, before_end, cut_at_stop, generate, texts_of_tokens
 from ..evaluation.prompt_cache import PromptCache
 from ..generation_settings import end_tokens
 from ..prefixes import virtual_tokens
@@ -145,7 +145,7 @@ class StreamedText:
 
     def _decoded(self, ids: Sequence[int]) -> str:
         kept = before_end(ids, self.answering.ends)
-        return str(self.answering.tokenizer.decode(kept, skip_special_tokens=True)).lstrip()
+        return texts_of_tokens(self.answering.tokenizer, [kept])[0].lstrip()
 
     def _write_upto(self, text: str) -> None:
         if text.startswith(self.written) and len(text) > len(self.written):

@@ -17,7 +17,10 @@ from .latex_answers import comparable_latex, latex_answer
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _MARKER = re.compile(r"\banswer\s+is\b\s*:?|####", re.IGNORECASE)
-_NUMBER = re.compile(r"(?:(?<!\w)[-\u2212])?[$€£]?(?:(?:\d+(?:,\d{2,3})*,\d{3}(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+_MINUS = "-\u2010\u2011\u2013\u2212\ufe63\uff0d"
+_NUMBER = re.compile(rf"(?:(?<!\w)[{_MINUS}])?[$€£]?(?:(?:\d+(?:,\d{{2,3}})*,\d{{3}}(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
+_NEGATIVE = re.compile(rf"(?:\b(?:minus|negative)|(?<!\w)[{_MINUS}])\s+(?=[$€£]?\.?\d)", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!?](?=\s)")
 _DECIMAL = re.compile(r"[+-][0-9]+\.?[0-9]*|[0-9]+\.?[0-9]*|\.[0-9]+")
 _OPENING, _CLOSING = "\"'([{“‘«", "\"')]}”’».,;:!?"
 
@@ -78,15 +81,16 @@ def formula(text: str) -> str:
 def number(text: str) -> str:
     """The number of the final answer, by value; the folded text if there is no number.
 
-    It is the last number in the last \\boxed{}, else the first one after the last "answer is" or "####" (of an
-    equation there: of its right side), else the last one of the text. Currency, units, per cent signs and thousands
-    separators do not count.
+    It is the last number in the last \\boxed{}, else the first one of the sentence after the last "answer is" or "####"
+    (of an equation there: of its right side), else the last one of the text. Currency, units, per cent signs and
+    thousands separators do not count; signs do, also as words.
 
     >>> number("48 + 24 = 72. The answer is $1,072.50 a week"), number("-5 clips"), number("It is \u22125%.")
     ('1072.5', '-5', '-5')
     """
     *before, last = _MARKER.split(text)
-    after = last.strip().partition("\n")[0].rpartition("=")[2] if before else ""
+    sentence = _SENTENCE_END.split(last.strip().partition("\n")[0])[0] if before else ""
+    after = _NEGATIVE.sub("-", sentence.rpartition("=")[2], count=1)
     candidates = _numbers(latex_answer(text) or "")[-1:] or _numbers(after) or _numbers(text)[-1:]
     return candidates[0] if candidates else folded(text)
 
@@ -97,8 +101,8 @@ def _numbers(text: str) -> list[str]:
 
 def _plain_number(digits: str) -> str:
     """A number without separators, currency, and zeros that do not change its value."""
-    sign = "-" if digits[0] in "-\u2212" else ""
-    whole, _, fraction = digits.lstrip("-\u2212$€£").replace(",", "").partition(".")
+    sign = "-" if digits[0] in _MINUS else ""
+    whole, _, fraction = digits.lstrip(f"{_MINUS}$€£").replace(",", "").partition(".")
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
     value = f"{whole}.{fraction}" if fraction else whole
     return value if value == "0" else sign + value

@@ -48,7 +48,7 @@ class Answer(NamedTuple):
             rouge: Which implementation computes ROUGE-L.
         """
         references, answer = example.references, answer_text(prediction, example)
-        right = None if example.answer is None else float(matched_option(answer, example.options) == example.answer)
+        right = _rightness(example, matched_option(answer, example.options))
         return cls(
             example,
             prediction,
@@ -66,10 +66,8 @@ class Answer(NamedTuple):
         cls, example: EvaluationExample, scores: OptionScores, place: int, tied: bool, rouge: Rouge = "exact"
     ) -> "Answer":
         """Score the choice of the option at `place`."""
-        right = None if example.answer is None else float(place == example.answer)
-        text = example.options[place].strip()
-        answer = cls.of(example, text, rouge)
-        return answer._replace(accuracy=right, degenerate="", options=scores, tied=tied)
+        answer = cls.of(example, example.options[place].strip(), rouge)
+        return answer._replace(accuracy=_rightness(example, place), degenerate="", options=scores, tied=tied)
 
     def details(self) -> dict[str, Any]:
         """Further fields of a prediction's line of JSON, with all scores of ranked options."""
@@ -91,6 +89,14 @@ class Answer(NamedTuple):
         """The score by a task's metric, see ``score_by_metric``."""
         accuracy = float("nan") if self.accuracy is None else self.accuracy
         return score_by_metric(metric, self.rouge_l, self.exact_match, token_f1=self.token_f1, accuracy=accuracy)
+
+
+def _rightness(example: EvaluationExample, place: int | None) -> float | None:
+    """1 for the right option or another one among the references, which some tasks of BIG-bench have; else 0."""
+    if example.answer is None:
+        return None
+    named = place is not None and example.options[place].strip()
+    return float(place == example.answer or named in {reference.strip() for reference in example.references})
 
 
 def _rule(example: EvaluationExample) -> MatchRule:

@@ -202,7 +202,7 @@ def answer_batch(
 
     def add(places: Sequence[int], ids: Tensor) -> None:
         rows = [before_end(row, ends) for row in ids.tolist()]
-        texts = [cut_at_stop(text, stop).strip() for text in tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        texts = [cut_at_stop(text, stop).strip() for text in texts_of_tokens(tokenizer, rows)]
         of_row = [place for place in places for _ in range(decodings[place].samples)]
         for row, text in enumerate(texts):
             prompt, sequence = divmod(row, len(of_row))
@@ -301,7 +301,7 @@ class StopTexts(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
         first = max(self.width, input_ids.shape[1] - self.tail)
-        texts = self.tokenizer.batch_decode(input_ids[:, first:], skip_special_tokens=True)
+        texts = texts_of_tokens(self.tokenizer, input_ids[:, first:].tolist())
         ended = [any(stop in text for stop in self.stop) for text in texts]
         return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
 
@@ -316,6 +316,15 @@ def shared_stop(decodings: Sequence[Decoding]) -> tuple[str, ...]:
     if len(stops) > 1:
         raise ValueError(f"decodings that generate together must have the same stop texts, got {sorted(stops)}")
     return stops.pop() if stops else ()
+
+
+def texts_of_tokens(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
+    """The texts of generated tokens, special ones aside.
+
+    Spaces before punctuation stay. Some folders of T5 have transformers remove them, so that "1 , 2" would differ
+    from the reference that the model was trained to write.
+    """
+    return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def before_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:

@@ -170,6 +170,8 @@ def _options_problem(example: Example) -> str | None:
         return "no options to choose from"
     if example.answer is None:
         return "no right option"
+    if len({*map(str.strip, example.options)} & {*map(str.strip, example.targets)}) > 1:
+        return "several right options"
     return option_problem(example.options, example.answer)
 
 

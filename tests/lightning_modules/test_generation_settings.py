@@ -9,6 +9,7 @@ import pytest
 import torch
 from recipes import save_model
 from strategy_runs import STEPS, fit, write_recipe
+from tokenizer_kinds import t5
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
 from crosstask.commands.export import export_checkpoint
@@ -99,6 +100,25 @@ def test_every_place_that_generates_reads_the_list(tokenizer: Any) -> None:
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(2, len(tokenizer))]
     [[[after]]] = answer_batch(model, tokenizer, ids, torch.ones_like(ids), [Decoding()], **options)
     assert (after, first in end_tokens(model, tokenizer)) == ("", True)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "document"])
+def test_an_answer_is_the_text_of_its_tokens(attention: str) -> None:
+    """A tokenizer may have transformers join "1 , 2" to "1, 2", which the model was not trained to write."""
+    tokenizer = t5()
+    tokenizer.clean_up_tokenization_spaces = True
+    space, comma = tokenizer.convert_tokens_to_ids(["▁", ","])
+    assert tokenizer.decode([comma, space, comma]) == ",,"
+    model = build("llama", tokenizer, attention)
+    with torch.no_grad():  # after a comma a space is likeliest, and after a space a comma
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        embeddings, head = model.model.embed_tokens.weight, model.lm_head.weight.zero_()
+        head[space], head[comma] = embeddings[comma], embeddings[space]
+    options: dict[str, Any] = {"decodings": [Decoding()], "max_new_tokens": 4}
+    assert answers(model, tokenizer, [[comma]], **options) == [[[", ,"]]]
+    assert answers(model, tokenizer, [[comma]], **options, stop=[", ,"]) == [[[""]]]
 
 
 def test_a_caller_s_end_token_ends_answers_too(tokenizer: Any) -> None:

@@ -23,6 +23,7 @@ from crosstask.lightning_modules.evaluation.answer_rules import (
     exact_match,
 )
 from crosstask.lightning_modules.evaluation.answers import Answer
+from crosstask.lightning_modules.evaluation.option_scores import OptionScores
 
 # rule: (prediction, reference, whether they are equal)
 KNOWN: dict[MatchRule, list[tuple[str, str, bool]]] = {
@@ -73,6 +74,12 @@ KNOWN: dict[MatchRule, list[tuple[str, str, bool]]] = {
         ("The answer is 72 clips.", "72", True),
         ("The answer is 20%", "20", True),
         ("The answer is \u221220", "-20", True),  # a minus sign
+        ("The answer is \u201320", "20", False),  # a dash
+        ("The answer is minus 20.", "-20", True),
+        ("The answer is negative $20.", "20", False),
+        ("The answer is - 20", "-20", True),
+        ("The answer is 30 minus 10 = 20", "20", True),
+        ("The answer is 18. To check: 18 * 2 = 36", "18", True),
         (r"Hence \boxed{72}.", "72", True),
         (r"Hence \boxed{1{,}000}.", "1,000", True),
         ("48 / 2 = 24\n48 + 24 = 72\n#### 72", "The answer is 72", True),
@@ -193,6 +200,14 @@ def test_a_choice_is_read_behind_the_rationale() -> None:
     assert Answer.of(aqua, "As (B) is 4, not 5. The answer is (A).").accuracy == 0.0
     coqa = example("He left. The answer is the dog", metric="token_f1", match="rationale")
     assert Answer.of(coqa, "They came in, all of them. The answer is a dog").score("token_f1") == 1.0
+
+
+def test_every_option_among_the_references_is_right() -> None:
+    """Some tasks of BIG-bench give the best score to several choices."""
+    several = example("cat", "dog", options=("cat", "pen", "dog "), answer=0, metric="accuracy")
+    scores = OptionScores((-2.0, -3.0, -1.0), (-2.0, -3.0, -1.0), (-2.0, -3.0, -1.0))
+    assert [Answer.chosen(several, scores, place, False).accuracy for place in range(3)] == [1.0, 0.0, 1.0]
+    assert [Answer.of(several, text).accuracy for text in ("Dog.", "pen", "a cat")] == [1.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(
