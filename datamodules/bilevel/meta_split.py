@@ -63,6 +63,8 @@ class CategorySplit(MetaSplit):
 
     def __call__(self, tasks: Sequence[Task]) -> InnerOuter:
         categories = sorted({task.category for task in tasks})
+        if not 0 < self.outer < 1 and not float(self.outer).is_integer():
+            raise ValueError(f"outer must be a number of categories, or a share of them below 1, got {self.outer}")
         # 0.2 is one in five categories; jsonargparse may pass 10 as 10.0.
         number = round(self.outer * len(categories)) if 0 < self.outer < 1 else int(self.outer)
         if not 0 < number < len(categories):

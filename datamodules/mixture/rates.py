@@ -5,6 +5,7 @@ A share counts *examples* in OPT-IML's proportions (arXiv 2212.12017, section 3.
 therefore states what its share counts, and which benchmark's share it reduces.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -94,8 +95,8 @@ class MixtureRules:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
         shares = self.proportions or {}
-        if negative := [name for name, share in shares.items() if share < 0]:
-            raise ValueError(f"proportions must not be negative: {some(negative)}")
+        if wrong := [name for name, share in shares.items() if not 0 <= share < math.inf]:
+            raise ValueError(f"proportions must be finite and not negative: {some(wrong)}")
         if both := sorted(set(shares) & set(self.extra or {})):
             raise ValueError(f"{some(both)} are in proportions and in extra: name each once")
 

@@ -119,7 +119,7 @@ class OptImlPrompt(PromptForm):
         if not self.delimiters:
             raise ValueError('delimiters must name at least one text; use [""] to insert nothing')
         shares = (self.instructions_share, self.task_share, self.input_share)
-        if min(shares) < 0 or self.input_share > 1 or self.instructions_share + self.task_share > 1:
+        if not all(0 <= share <= 1 for share in (*shares, self.instructions_share + self.task_share)):
             raise ValueError(
                 "shares must lie in [0, 1], and instructions_share + task_share too, "
                 f"got {self.instructions_share}, {self.task_share} and input_share {self.input_share}"

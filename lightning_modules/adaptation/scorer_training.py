@@ -1,5 +1,6 @@
 """Settings of a scorer's training on one task."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, get_args
@@ -75,6 +76,8 @@ class ScorerTraining:
         require_positive("training", **counts, row_length=self.row_length, train_examples=self.train_examples)
         PairRows(self.row_length, self.pair_length)
         Optimization(learning_rate=self.learning_rate)
+        if not 0 < self.label_temperature < math.inf:
+            raise ValueError(f"training.label_temperature must be finite and positive, got {self.label_temperature}")
         if self.calibration_examples < 0:
             raise ValueError(f"training.calibration_examples must be at least 0, got {self.calibration_examples}")
 

@@ -1,5 +1,6 @@
 """The values that a learnable instruction starts from: random, stored, or embedded human-written definitions."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,8 +39,8 @@ class InstructionStart:
     def __post_init__(self) -> None:
         if self.stored is not None and self.definitions:
             raise ValueError("instruction.start has stored and definitions: set one of them")
-        if not self.noise >= 0:
-            raise ValueError(f"instruction.start.noise must be a share of 0 or more, got {self.noise}")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"instruction.start.noise must be a share of 0 or more, and finite, got {self.noise}")
 
 
 @torch.no_grad()

@@ -87,6 +87,13 @@ class OuterSettings:
     negligible: float = 1e-3
     noise_every: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "weight_decay", "damping", "negligible"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"outer.{name} must be finite and at least 0, got {value}")
+        if isinstance(self.gamma, float) and not math.isfinite(self.gamma):
+            raise ValueError(f"outer.gamma must be finite, or auto, got {self.gamma}")
+
     def overrides(self) -> dict[str, Any]:
         """The settings that replace choices of the preset, None for the others; gamma auto replaces none."""
         gamma = None if self.gamma == "auto" else self.gamma

@@ -1,6 +1,7 @@
 """Differentiable instruction optimization: what is resumed, logged, warned of and rejected."""
 
 import csv
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from crosstask.lightning_modules.adapters import LoRA, merged_weights
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
 from crosstask.lightning_modules.instructions.instruction_kinds import build_instruction
+from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
 from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.target_loss import target_loss
 
@@ -248,6 +250,13 @@ def test_a_growing_series_is_reported(make_bilevel: Make) -> None:
     module, datamodule = make_bilevel(gamma=1e5)
     with pytest.warns(UserWarning, match="the series of the hypergradient grew"):
         trainer(INNER_STEPS).fit(module, datamodule)
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "damping", "negligible", "gamma"])
+def test_a_setting_of_the_outer_level_is_finite(name: str) -> None:
+    for value in (math.nan, math.inf, -math.inf, *([] if name == "gamma" else [-1e-5])):
+        with pytest.raises(ValueError, match=f"outer.{name} must be finite.* got {value}"):
+            OuterSettings(**{name: value})
 
 
 @pytest.mark.parametrize(

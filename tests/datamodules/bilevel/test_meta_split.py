@@ -49,6 +49,12 @@ def test_a_level_without_tasks_is_rejected(outer: float) -> None:
         CategorySplit(outer=outer)(TASKS)
 
 
+@pytest.mark.parametrize("outer", [1.5, float("nan"), float("inf")])
+def test_a_part_of_a_category_is_rejected(outer: float) -> None:
+    with pytest.raises(ValueError, match="a number of categories, or a share of them below 1"):
+        CategorySplit(outer=outer)(TASKS)
+
+
 def test_a_list_of_outer_tasks(tmp_path: Path) -> None:
     path = tmp_path / "outer.txt"
     path.write_text("sort dogs\n\nsort cats\n")

@@ -67,7 +67,8 @@ def test_who_is_not_named_shares_what_is_left_by_capped_size() -> None:
         ({"flan": 0.5, "sni": 0.2, "t5": 0.2}, "sum to 1, got 0.9 .* none is left"),
         ({"flan": 0.5, "sni": 0.5}, "leave nothing for t5: name each with its share"),
         ({"flann": 0.5}, r"proportions names flann \(nearest: flan\), which has no training tasks here"),
-        ({"flan": -0.5}, "must not be negative: flan"),
+        ({"flan": -0.5}, "finite and not negative: flan"),
+        ({"flan": float("nan")}, "finite and not negative: flan"),
     ],
 )
 def test_proportions_that_do_not_add_up_are_rejected(proportions: dict[str, float], said: str) -> None:

@@ -260,6 +260,7 @@ def test_a_form_that_could_not_be_found_again_has_no_fingerprint() -> None:
         (OptImlPrompt, {"delimiters": ()}, "delimiters must name at least one"),
         (OptImlPrompt, {"instructions_share": 0.8, "task_share": 0.4}, "got 0.8, 0.4"),
         (OptImlPrompt, {"input_share": -0.1}, "input_share -0.1"),
+        (OptImlPrompt, {"task_share": float("nan")}, "shares must lie in"),
         (TkInstructPrompt, {"negative_examples": -1}, "got 2 and -1"),
     ],
 )

@@ -145,3 +145,5 @@ def test_what_does_not_fit_is_rejected(make_bilevel: Make, tmp_path: Path) -> No
         InstructionStart(stored=table, definitions=True)
     with pytest.raises(ValueError, match="noise must be a share of 0 or more"):
         InstructionStart(noise=-1.0)
+    with pytest.raises(ValueError, match="and finite, got inf"):
+        InstructionStart(noise=float("inf"))
