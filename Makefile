@@ -24,6 +24,7 @@ test: $(VENV)/ready
 CASES ?= 15
 test-faults: export OMP_NUM_THREADS := 1
 test-faults: $(VENV)/ready  # kills, flipped bits, any input, a long run; CASES of each kind
+	@$(BIN)/python -m pip install -q -e ".[fuzz]" -c constraints.txt || echo "atheris does not install here: its test is skipped"
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "faults and not distributed" --fault-cases $(CASES)
 
 test-distributed: export OMP_NUM_THREADS := 1  # a sum by two threads differs in its last digit from one by two processes
