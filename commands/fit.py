@@ -17,5 +17,9 @@ from .shared.trainer import run_and_leave
 
 
 def run(words: Sequence[str]) -> None:
-    """Train by the words of a command line."""
+    """Train with the settings of a command line.
+
+    Args:
+        words: The words after ``crosstask fit``.
+    """
     run_and_leave(["fit", *words])

@@ -13,5 +13,9 @@ from .shared.trainer import run_and_leave
 
 
 def run(words: Sequence[str]) -> None:
-    """Test by the words of a command line."""
+    """Test with the settings of a command line.
+
+    Args:
+        words: The words after ``crosstask test``.
+    """
     run_and_leave(["test", *words])

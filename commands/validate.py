@@ -12,5 +12,9 @@ from .shared.trainer import run_and_leave
 
 
 def run(words: Sequence[str]) -> None:
-    """Validate by the words of a command line."""
+    """Validate with the settings of a command line.
+
+    Args:
+        words: The words after ``crosstask validate``.
+    """
     run_and_leave(["validate", *words])

@@ -183,7 +183,7 @@ def choose_instances(
     seed: int = 0,
     equal_to: Callable[[Collection[int]], set[int]] = _no_repetitions,
 ) -> InstanceSplit:
-    """Deal the instances of a task.
+    """Choose the training, validation and test instances of a task.
 
     Test takes the first `test` in file order: Super-NaturalInstructions orders its test files so that the first 100
     are balanced over labels, and published scores are on them. The rest is shuffled by (seed, task), because
@@ -231,17 +231,16 @@ def choose_prompts(
     held_out_share: float | None = None,
     seed: int = 0,
 ) -> InstanceSplit:
-    """Deal the prompts of a task of which several may show one row, each by another template.
+    """Choose the training, validation and test prompts of a task in which several templates may render one row.
 
-    Rows are dealt as ``choose_instances`` does, so that no row is trained by one template and tested by another, and no
-    row is trained that has a prompt in common with an evaluated one. Of the
-    prompts of N training rows N are drawn, whichever rows and templates they show, so that templates do not make a task
-    larger (OPT-IML, section 4.1); at most `validation_prompts` of the validation rows' prompts are kept; all prompts
-    of the test rows are.
+    ``choose_instances`` chooses the rows. No row trains with one template and is tested with another, and no row trains
+    that has a prompt in common with an evaluated row. Of all prompts of N training rows, N train, so that templates do
+    not enlarge a task (OPT-IML, section 4.1). Of the validation rows, at most `validation_prompts` prompts are kept; of
+    the test rows, all.
 
     Args:
         task: Name; every task has another choice.
-        keys: What tells the prompts apart.
+        keys: The row and the text of each prompt.
         trained: As in ``choose_instances``, and so are `validation`, `test`, `limit`, `held_out_share` and `seed`, in
             rows.
         validation: Rows to hold out for validation.

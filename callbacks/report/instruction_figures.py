@@ -78,7 +78,7 @@ def sweep_figure(
         results: By the setting's value, the result of each seed; an interval needs two.
         setting: What is varied, below the axis.
         quantity: What is measured, beside the axis.
-        logarithmic: Whether the setting's axis has base 2.
+        logarithmic: Whether the setting's axis is logarithmic, to base 2.
     """
     figure, axes = new_figure(3.6, margins=(0.75, 0.4, 0.55, 0.15))
     values = sorted(results)

@@ -20,7 +20,7 @@ def silence_libraries() -> None:
 
 
 def show_hidden_characters() -> None:
-    """Have logs and warnings write control characters as numbers: a terminal would obey those in a task's name."""
+    """Make logs and warnings show control characters as code points, which a terminal would otherwise execute."""
     make_record, form_warning = logging.getLogRecordFactory(), warnings.formatwarning
 
     def visible_record(*args: Any, **options: Any) -> logging.LogRecord:

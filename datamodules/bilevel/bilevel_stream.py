@@ -205,7 +205,7 @@ class BilevelPlan:
         return InnerBatch(rows, inputs)
 
     def first_drawn(self, tasks: Sequence[TaskInstances], number: int) -> list[Instance]:
-        """The first distinct instances that the training draws of a level, ``inner`` or ``outer``."""
+        """The first distinct instances that training draws from a level, ``inner`` or ``outer``."""
         instances, order = (self._inner, self._inner_order) if tasks is self.inner else (self._outer, self._outer_order)
         return [instances[order.at(position)[0]] for position in range(min(number, len(instances)))]
 

@@ -56,7 +56,7 @@ def shortened_source(ids: Sequence[int], count: int, cut: Cut, *, head: int = 0,
     """
     ids = list(ids)
     if len(ids) <= count or count < head + tail:
-        return ids[-count:]
+        return ids[max(0, len(ids) - count) :]
     text = ids[head : len(ids) - tail]
     kept = [text[place] for place in kept_places(len(text), count - head - tail, cut)]
     return [*ids[:head], *kept, *ids[len(ids) - tail :]]
