@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..benchmarks import Split
-from ..messages import some
+from ..messages import counted, some
 from ..rendering.tokenization import skip_reason
 from ..schema import Example
 from ..splits import OPTION
@@ -29,6 +29,7 @@ class TrainingTasks:
     def __init__(self, preparation: Preparation, names: Mapping[Split, Sequence[str]]) -> None:
         self.preparation, self.names = preparation, names
         self._folders: dict[str, Path] = {}
+        self._reported: set[str] = set()
 
     def prepare(self, processes: int, *, verify: bool = False) -> Prepared:
         """Write the tasks that the store lacks, over several processes, and join all of them for ``open``.
@@ -83,22 +84,29 @@ class TrainingTasks:
         if empty and (len(empty) == len(folders) or not all(meta[name]["skipped"] for name in empty)):
             counts = self.preparation.instances.held_out(empty[0], **self._held_out(empty[0]))
             raise ValueError(
-                f"{len(empty)} training tasks have no instances left beside {counts['test']} for test and "
+                f"{counted(len(empty), 'training task')} without instances beside {counts['test']} for test and "
                 f"{counts['validation']} for validation: {some(empty)}; hold out fewer ({OPTION}.test and .validation, "
-                "or test_of and validation_of for a collection), or take them off the training list"
+                "or test_of and validation_of for a collection; test_examples of adapt and samples), or take them off "
+                "the training list"
             )
         if reduced := {name: of["reduced"] for name, of in meta.items() if of["reduced"]}:
-            rank_zero_info(
-                f"{len(reduced)} small training tasks hold out fewer instances than {OPTION} says (held_out_share): "
-                f"{some([f'{name} ({of})' for name, of in reduced.items()])}"
+            self._report(
+                f"{counted(len(reduced), 'small training task')} with fewer held-out instances than {OPTION} says "
+                f"(held_out_share): {some([f'{name} ({of})' for name, of in reduced.items()])}"
             )
         if empty:
             reasons = Counter(reason for name in empty for reason in meta[name]["skipped"])
-            rank_zero_info(
-                f"{len(empty)} training tasks have no example that could train: {some(empty)} "
+            self._report(
+                f"{counted(len(empty), 'training task')} without an example that could train: {some(empty)} "
                 f"({', '.join(reason for reason, _ in reasons.most_common())})"
             )
         return [name for name in folders if name not in set(empty)]
+
+    def _report(self, line: str) -> None:
+        """Print a line once, however often the tasks are read."""
+        if line not in self._reported:
+            self._reported.add(line)
+            rank_zero_info(line)
 
     def _held_out(self, name: str) -> dict[str, bool]:
         return {"validated": name in self.names["validation"], "tested": name in self.names["test"]}

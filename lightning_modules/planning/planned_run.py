@@ -113,7 +113,10 @@ def _require_planned(name: str, trainer: Mapping[str, Any], bilevel: bool) -> No
             f"a plan can be made for InstructionTuningModule and InstructionOptimizationModule, got {name}"
         )
     if trainer["max_steps"] < 1:
-        raise ValueError(f"trainer.max_steps = {trainer['max_steps']}: set the number of optimizer steps")
+        raise ValueError(
+            f"trainer.max_steps = {trainer['max_steps']}: set the number of optimizer steps, also of a run in epochs, "
+            "whose steps are counted once its data is prepared"
+        )
 
 
 def _require_planned_adapters(arguments: Mapping[str, Any], layout: Layout) -> None:

@@ -8,7 +8,7 @@ import pytest
 import crosstask
 
 ROOT = Path(crosstask.__file__).parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RECIPES = ROOT / "configs"
 TOP = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith(".")} - {"runs"}
 
@@ -107,6 +107,6 @@ def test_missing_names_are_reported() -> None:
 
 def test_pages_are_reached_from_the_readme() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
-    linked = {Path(link.partition("#")[0]).name for link in LINK.findall(readme + design)}
+    others = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("design.md", "first_run.md")]
+    linked = {Path(link.partition("#")[0]).name for link in LINK.findall("".join([readme, *others]))}
     assert {path.name for path in PAGES} - {"README.md"} <= linked
