@@ -28,7 +28,8 @@ class Instances:
             out of every training task.
         validation_of: The same for the tasks of some collections of a ``Bench``.
         validation_prompts: Most prompts of a validation task whose instances have several templates; null for all.
-        test: Instances of a test task: the first ones of its file, in all their templates.
+        test: Instances of a test task, in all their templates: the first ones of its file, and of a task that also
+            trains, some drawn at random.
         test_of: The same for the tasks of some collections of a ``Bench``.
         held_out_share: Largest share of a training task's instances that it holds out for test, and again for
             validation, so that small tasks train, too; null to hold out the numbers above whatever its size.
@@ -185,11 +186,11 @@ def choose_instances(
 ) -> InstanceSplit:
     """Choose the training, validation and test instances of a task.
 
-    Test takes the first `test` in file order: Super-NaturalInstructions orders its test files so that the first 100
-    are balanced over labels, and published scores are on them. The rest is shuffled by (seed, task), because
-    training files may be sorted by label; validation takes its share first, and training at most `limit` of what is
-    left. A task that is both trained and tested is thereby tested on instances that were never trained: neither they
-    nor others with the same text.
+    A task that does not train is tested on the first `test` instances of its file: Super-NaturalInstructions orders
+    its test files so that the first 100 are balanced over labels, and published scores are on them. A training file may
+    be sorted by label, so that of a task that also trains, `test` instances are drawn at random by (seed, task). The
+    rest is shuffled; validation takes its share first, and training at most `limit` of what is left. Neither a tested
+    instance nor another one with the same text is trained.
 
     Args:
         task: Name; every task is shuffled in another order.
@@ -207,15 +208,20 @@ def choose_instances(
     if trained and held_out_share is not None:
         validation, test = (min(number, int(held_out_share * total)) for number in requested)
     reduced = f"{test} for test and {validation} for validation of {total}" if (validation, test) != requested else ""
-    tested = list(range(min(test, total)))
+    number = min(test, total)
+    tested = sorted(_rng(seed, "test", task).sample(range(total), number)) if trained else list(range(number))
     repeated = equal_to(tested) - set(tested)
-    rest = [place for place in range(len(tested), total) if place not in repeated]
-    digest = hashlib.sha256(repr((seed, "instances", task)).encode()).digest()
-    random.Random(digest).shuffle(rest)
+    kept_out = repeated.union(tested)
+    rest = [place for place in range(total) if place not in kept_out]
+    _rng(seed, "instances", task).shuffle(rest)
     validated, rest = rest[:validation], rest[validation:]
     repeated |= equal_to(validated) - {*validated, *tested}
     rest = [place for place in rest if place not in repeated]
     return InstanceSplit(rest[:limit] if trained else [], validated, tested, tuple(sorted(repeated)), reduced)
+
+
+def _rng(seed: int, purpose: str, task: str) -> random.Random:
+    return random.Random(hashlib.sha256(repr((seed, purpose, task)).encode()).digest())
 
 
 def choose_prompts(

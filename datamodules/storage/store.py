@@ -31,7 +31,7 @@ from ..schema import TokenizedExample
 from ..whole_files import naming
 from .checksums import WAY_OUT, read_sealed, rename_sealed, seal_folder, verify_files
 
-STORE_VERSION = 6
+STORE_VERSION = 7
 """Raise it when the files' layout changes, or when other instances of a task are stored."""
 
 

@@ -10,7 +10,7 @@
       manifest.json                                the arguments
 
 The three levels of generalization follow from the split files. A task in ``train_tasks.txt`` and ``test_tasks.txt`` is
-fully supervised: its first 100 instances are for testing, the others for training. A task in ``test_tasks.txt`` alone
+fully supervised: 100 of its instances are for testing, the others for training. A task in ``test_tasks.txt`` alone
 is partially supervised if a training task has its category, and fully held out otherwise.
 """
 
@@ -29,7 +29,7 @@ from .families import write_families
 from .tasks import SPLITS, TASKS, ToyTask
 
 VERSION = 1  # of the written text; raise it when the same arguments write other text
-TEST_INSTANCES = 100  # of a task that also trains, the first ones of its file; of any other task, all
+TEST_INSTANCES = 100  # of a task that also trains, some of its file; of any other task, all
 N_POSITIVE, N_NEGATIVE = 2, 1
 VOCABULARY = 600  # nearly every word of the tasks is one token, with its space
 
@@ -52,7 +52,7 @@ def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0, f
 
     Args:
         folder: Folder for ``tasks/``, ``splits/`` and ``tokenizer/``.
-        instances: Instances of each training task; the first 100 are for testing if the task is in the test split.
+        instances: Instances of each training task; 100 are for testing if the task is in the test split.
         seed: Seed of all instances.
         families: Whether to also write ``families/``, with a small folder in the format of every other family.
     """

@@ -32,8 +32,9 @@ def test_repetitions_of_a_tested_example_do_not_train() -> None:
         example(2, "Who wrote it?", "Bo"),  # another answer: what the prompts "Write a name." share
         example(3, "who wrote it?", "Ann"),  # another text, of a task about capitals
     ]
-    split = dealt(examples)
-    assert (split.test, sorted(split.train), split.repeated) == ([0], [2, 3], (1,))
+    splits = [dealt(examples, seed=seed) for seed in range(20)]
+    dealt_as = {place: (sorted(split.train), split.repeated) for split in splits for (place,) in [split.test]}
+    assert dealt_as == {0: ([2, 3], (1,)), 1: ([2, 3], (0,)), 2: ([0, 1, 3], ()), 3: ([0, 1, 2], ())}
 
 
 def test_repetitions_are_followed_over_templates_and_validation() -> None:
@@ -44,14 +45,17 @@ def test_repetitions_are_followed_over_templates_and_validation() -> None:
         *([example(n, f"{n % 3}!", "3", template="x"), example(n, f"{n}.", "4", template="y")] for n in range(2, 14)),
     ]
     prompts = [prompt for row in rows for prompt in row]
+
+    def equal_rows(row: int) -> set[int]:
+        return {0, 1} if row < 2 else {other for other in range(2, 14) if other % 3 == row % 3}
+
     for seed in range(20):
         split = dealt(prompts, validation=1, seed=seed)
-        assert split.test == [0, 1]
-        assert set(split.repeated) >= {2, 3}
-        (validated,) = {prompts[place].index for place in split.validation}
-        equal = {row for row in range(2, 14) if row % 3 == validated % 3} - {validated}
-        assert {prompts[place].index for place in split.repeated} == {1, *equal}
-        assert not {prompts[place].index for place in split.train} & {0, 1, validated, *equal}
+        (tested,), (validated,) = ({prompts[place].index for place in part} for part in (split.test, split.validation))
+        evaluated = equal_rows(tested) | equal_rows(validated)
+        assert validated not in equal_rows(tested)
+        assert {prompts[place].index for place in split.repeated} == evaluated - {tested, validated}
+        assert not {prompts[place].index for place in split.train} & evaluated
 
 
 def test_skipped_examples_equal_no_other() -> None:

@@ -1,5 +1,7 @@
 """Evaluation batches: every prompt once over all replicas, and replicas in step."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -69,7 +71,8 @@ def test_documents_for_the_loss_are_dealt_once_and_replicas_stay_in_step() -> No
 
 def test_instances_are_dealt_without_overlap() -> None:
     chosen = choose_instances("t", 50, trained=True, validation=5, test=10, limit=20)
-    assert chosen.test == list(range(10))  # file order: published scores are on the first ones
+    assert len(chosen.test) == 10
+    assert chosen.test != list(range(10))  # of a file that may be sorted by label
     assert len(chosen.validation) == 5
     assert len(chosen.train) == 20
     assert len({*chosen.train, *chosen.validation, *chosen.test}) == 35
@@ -81,6 +84,15 @@ def test_instances_are_dealt_without_overlap() -> None:
 def test_a_task_that_is_only_tested_trains_nothing() -> None:
     assert choose_instances("t", 4, trained=False, validation=0, test=10).train == []
     assert choose_instances("t", 4, trained=False, validation=0, test=10).test == [0, 1, 2, 3]
+    # File order: published scores are on the first ones.
+    assert choose_instances("t", 40, trained=False, validation=0, test=3).test == [0, 1, 2]
+
+
+def test_a_trained_task_is_tested_on_all_labels_of_a_sorted_file() -> None:
+    labels = ["no"] * 300 + ["yes"] * 300
+    chosen = choose_instances("t", 600, trained=True, validation=0, test=100)
+    counts = Counter(labels[place] for place in chosen.test)
+    assert counts == {"no": pytest.approx(50, abs=15), "yes": pytest.approx(50, abs=15)}
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,8 @@ def test_a_row_is_dealt_with_all_its_templates() -> None:
     assert len(chosen.train) == 11  # as many prompts as rows, of 33
     assert len(set(chosen.train)) == 11
     assert len(chosen.validation) == 7
-    assert chosen.test == list(range(15))  # the first 5 rows, all templates
+    assert len(by_row[2]) == 5
+    assert chosen.test == [place for place in range(60) if rows[place] in by_row[2]]  # all templates
     assert chosen == choose_prompts("t", keys, trained=True, validation=4, test=5, validation_prompts=7)
 
 
@@ -230,11 +231,14 @@ def test_training_prompts_show_demonstrations_of_their_task(make_datamodule: Any
     stored, tokenizer = data.plan.stored[0], data.preparation.tokenizer
     texts = [tokenizer.decode(stored.document(place).input_ids) for place in range(len(stored))]
     numbers = Counter(max(text.count("\n\n\n") - 1, 0) for text in texts)
+    data.setup("test")
+    tested = [example.id for example in data.evaluation_examples("test") if example.task == "seen"]
+    assert len(tested) == 10
     assert abs(numbers[0] / len(texts) - 0.67) < 0.09  # 3.6 standard deviations of 388
     for text in texts:
         inputs = [line for line in text.split("\n") if line.startswith("Input")]
         assert len(set(inputs)) == len(inputs)
-        assert not any(f"Input: 1+{tested}" in inputs for tested in range(10))
+        assert not any(f"Input: 1+{number}" in inputs for number in tested)
     plain = sums(make_datamodule)
     held_out = {"validated": True, "tested": True}
     folders = [d.preparation.task_folder("seen", **held_out) for d in (data, plain)]
@@ -245,7 +249,9 @@ def test_evaluation_prompts_of_a_task_show_the_same_demonstrations(make_datamodu
     data = sums(make_datamodule, evaluation={"shots": 2})
     data.setup("test")
     asked: dict[str, set[str]] = {}
+    tested: dict[str, list[str]] = {}
     for question in data.evaluation_examples("test"):
+        tested.setdefault(question.task, []).append(question.id)
         definition, *shown, last = question.source.split("\n\n")
         assert (definition, len(shown)) == ("Add.", 2)
         assert last == f"Input: 1+{question.id}\nA:"
@@ -254,7 +260,7 @@ def test_evaluation_prompts_of_a_task_show_the_same_demonstrations(make_datamodu
     assert asked["published"] == {"Input: 1+50\nA: 51\n\nInput: 2+2\nA: 4"}  # upstream's own
     for task in ("seen", "unseen"):
         (shown,) = asked[task]
-        assert not any(f"Input: 1+{tested}\n" in f"{shown}\n" for tested in range(10))
+        assert not any(f"Input: 1+{number}\n" in f"{shown}\n" for number in tested[task])
 
 
 def test_demonstrations_that_do_not_fit_are_dropped_whole(make_datamodule: Any) -> None:
