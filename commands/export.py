@@ -10,7 +10,7 @@ Read it before you publish: --dry_run writes it, lists the files, and uploads no
 
 Example:
     crosstask export runs/quickstart/checkpoints/last.ckpt runs/quickstart/huggingface --dtype bfloat16
-    crosstask export runs/quickstart/checkpoints/last.ckpt runs/quickstart/published --push me/quickstart --dry_run true
+    crosstask export runs/quickstart/checkpoints/last.ckpt runs/quickstart/published --push me/quickstart --dry_run
 """
 
 from collections.abc import Sequence

@@ -28,7 +28,7 @@ def run_function(function: Callable[..., Any], words: Sequence[str], *, benchmar
     doc = command_doc(name)
     auto_cli(
         function,
-        args=with_config_paths(name_leading_words(function, words)),
+        args=with_config_paths(name_leading_words(function, true_flags(function, words))),
         as_positional=False,
         parser_class=SentenceParser,
         prog=f"crosstask {name}",
@@ -36,6 +36,21 @@ def run_function(function: Callable[..., Any], words: Sequence[str], *, benchmar
         epilog=doc.example,
         formatter_class=HelpFormatter,
     )
+
+
+def true_flags(function: Callable[..., Any], words: Sequence[str]) -> list[str]:
+    """The words, in which an option that is true or false, and has no value, is true.
+
+    >>> def download(collections: list[str], dry_run: bool = False, verify: bool = False) -> None: ...
+    >>> true_flags(download, ["flan", "--dry_run", "--verify", "false"])
+    ['flan', '--dry_run=true', '--verify', 'false']
+    """
+    flags = {f"--{name}" for name, one in inspect.signature(function).parameters.items() if one.annotation is bool}
+    following = [*words, "--"][1:]
+    return [
+        f"{word}=true" if word in flags and after.startswith("--") else word
+        for word, after in zip(words, following, strict=True)
+    ]
 
 
 def name_leading_words(function: Callable[..., Any], words: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import SUPPRESS, ArgumentParser, Namespace
 
 from .command_docs import command_doc
+from .function_command import true_flags
 from .parser import HelpFormatter, SentenceParser
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def run_on_settings(function: Callable[..., Any], words: Sequence[str], parts: S
         _help_parser(name, function, parts).parse_args(["--help"])
     from .settings_reader import SettingsReader  # Lightning, which the help does not need
 
+    words = true_flags(function, words)
     settings = SettingsReader(f"crosstask {name}", words, lambda parser: _add_options(parser, function)).settings
     function(settings, **{option: settings[option] for option in _options(function)})
 

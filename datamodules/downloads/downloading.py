@@ -6,13 +6,16 @@ from typing import Literal, NamedTuple
 
 from ..messages import nearest, some
 from .git_files import fetch_git
-from .hub_rows import fetch_hub
+from .hub_rows import NotOnTheHub, fetch_hub
 from .placed_files import PartFolder
 from .sources import Collection, GitPart, HandPart, HubPart, Part, TemplateRowsPart
 from .template_parts import template_parts
 
-Status = Literal["placed", "complete", "kept", "by hand", "failed"]
-"""Obtained now, obtained earlier, placed by a person, to be placed by a person, or not obtained."""
+Status = Literal["placed", "complete", "kept", "by hand", "left out", "failed"]
+"""Obtained now, obtained earlier, placed by a person, to be placed by a person, not there any more, or not obtained.
+
+Only the rows of templates are left out: some datasets that FLAN and PromptSource name are gone from the hub.
+"""
 
 
 class Outcome(NamedTuple):
@@ -67,13 +70,17 @@ def download(collections: Iterable[Collection], folder: Path, *, verify: bool = 
             yield from _outcomes(collection.name, part, folder, verify)
 
 
-def _outcomes(collection: str, part: Part, folder: Path, verify: bool) -> Iterator[Outcome]:
+def _outcomes(
+    collection: str, part: Part, folder: Path, verify: bool, *, may_be_gone: bool = False
+) -> Iterator[Outcome]:
     try:
         if isinstance(part, TemplateRowsPart):
             for dataset in template_parts(part, folder):
-                yield from _outcomes(collection, dataset, folder, verify)
+                yield from _outcomes(collection, dataset, folder, verify, may_be_gone=True)
         else:
             yield Outcome(collection, part.name, *_obtain(part, PartFolder(folder, collection, part), verify))
+    except NotOnTheHub as error:
+        yield Outcome(collection, part.name, "left out" if may_be_gone else "failed", str(error))
     except ValueError as error:
         yield Outcome(collection, part.name, "failed", str(error))
 

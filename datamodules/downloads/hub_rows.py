@@ -18,6 +18,10 @@ from .row_output import made_columns, write_rows
 from .sources import HubPart
 
 
+class NotOnTheHub(ValueError):
+    """The hub has no such dataset, no rows of it as parquet files, or no such configuration and split."""
+
+
 class FetchedRows(NamedTuple):
     """Rows that were written.
 
@@ -70,7 +74,7 @@ def parquet_files(part: HubPart, snapshot: Path) -> list[Path]:
             raise ValueError(f"{part.origin}: the dataset has the configurations {some(configs)}: set `config` to one")
         if files:
             return files
-    raise ValueError(f"{part.origin}: no such configuration and split; there are {some(_splits(part, snapshot.name))}")
+    raise NotOnTheHub(f"{part.origin}: no such configuration and split; there are {some(_splits(part, snapshot.name))}")
 
 
 def _splits(part: HubPart, revision: str) -> list[str]:
@@ -145,12 +149,12 @@ def _snapshot(part: HubPart, revision: str) -> Path:
             f"({part.licence}) there, log in with `hf auth login`, and run the command again"
         ) from error
     except RepositoryNotFoundError as error:
-        raise ValueError(
+        raise NotOnTheHub(
             f"{part.origin}: no such dataset on the hub, or it is private; if it was renamed, correct `hub` in a table "
             "of your own (--sources)"
         ) from error
     except RevisionNotFoundError as error:
-        raise ValueError(
+        raise NotOnTheHub(
             f"{part.origin}: no revision {revision!r}: the hub has made no parquet files of it, or its history was "
             "rewritten; set another `revision` in a table of your own (--sources)"
         ) from error

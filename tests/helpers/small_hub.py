@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -15,6 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 COMMIT = "c" * 40
+
+FRESH = """
+import sys
+for name in [name for name in sys.modules if name.partition(".")[0] in ("huggingface_hub", "crosstask")]:
+    del sys.modules[name]
+from crosstask.cli import program
+program()
+"""
+"""Code that runs the program's words: huggingface_hub reads its settings when it is imported."""
 
 
 @dataclass
@@ -33,6 +43,15 @@ class SmallHub:
     broken_after: int | None = None
     starts: list[int] = field(default_factory=list)
     address: str = ""
+
+    def settings(self, cache: Path) -> dict[str, str]:
+        """The environment of a program that downloads from the hub.
+
+        Args:
+            cache: Folder of its cache.
+        """
+        places = {"HF_ENDPOINT": self.address, "HF_HOME": str(cache)}
+        return places | {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
 
     def add(self, dataset: str, rows: list[dict[str, Any]], config: str = "default", split: str = "train") -> None:
         """Add a dataset, a configuration or a split."""

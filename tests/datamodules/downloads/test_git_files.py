@@ -190,7 +190,7 @@ def test_the_command_lists_downloads_and_ends_with_an_error_if_a_part_failed(
     upstream: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--to", str(tmp_path / "data"), "--sources", table(tmp_path, part(upstream))]
-    main(["download", "bbh", *words, "--dry_run", "true"])
+    main(["download", "bbh", *words, "--dry_run"])
     assert f"tasks: file://{upstream} @ " in capsys.readouterr().out
     assert not (tmp_path / "data").exists()
     main(["download", "bbh", *words])

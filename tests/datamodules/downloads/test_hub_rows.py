@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from small_hub import COMMIT, SmallHub, running
+from small_hub import COMMIT, FRESH, SmallHub, running
 from warm_program import WarmProgram
 
 from crosstask.datamodules.benchmarks import T5, CrossFit
@@ -32,29 +32,13 @@ def part(**changes: Any) -> dict[str, Any]:
     return fields | {"to": "crossfit/kilt_ay2/train.jsonl"} | changes
 
 
-FRESH = """
-import sys
-for name in [name for name in sys.modules if name.partition(".")[0] in ("huggingface_hub", "crosstask")]:
-    del sys.modules[name]
-from crosstask.cli import program
-program()
-"""
-"""The library reads its settings when it is imported."""
-
-
 def download(program: WarmProgram, hub: SmallHub, folder: Path, *parts: dict[str, Any]) -> str:
     """What the program prints, in a process of its own."""
     sources = folder / "sources.yaml"
     crossfit = {"title": "CrossFit", "use": "collection", "reader": "CrossFit", "parts": list(parts)}
     sources.write_text(yaml.safe_dump({"crossfit": crossfit}))
     words = ["download", "crossfit", "--to", str(folder / "data"), "--sources", str(sources)]
-    settings = {
-        "HF_ENDPOINT": hub.address,
-        "HF_HOME": str(folder / "cache"),
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-    }
-    done = program.run("-c", FRESH, *words, **settings)
+    done = program.run("-c", FRESH, *words, **hub.settings(folder / "cache"))
     return done.stdout + done.stderr
 
 
