@@ -13,14 +13,14 @@ collections hold.
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from ..data_files import read_json, text_lines
-from ..messages import expanded, kind, nearest
+from ..messages import existing_folder, expanded, kind, nearest
 from .benchmark import Split
-from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample, Renderer
+from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
 from .row_files import file_rows
 from .rows import Row
 
@@ -70,7 +70,8 @@ class TextToText(Catalogue):
         """
         names = super().task_names(split)
         described = {*self.datasets(), *self._section["elsewhere"]}
-        folders = [path.name for path in sorted(Path(self.folder).iterdir()) if path.is_dir()] if self.folder else []
+        root = existing_folder(Path(self.folder), f"the tasks of {self.name}") if self.folder else None
+        folders = [path.name for path in sorted(root.iterdir()) if path.is_dir()] if root is not None else []
         if unknown := [name for name in folders if name not in described]:
             raise ValueError(
                 f"{self.name}: no instruction for {unknown[0]!r} in {self.folder}; {nearest(unknown[0], described)}; "
@@ -127,7 +128,7 @@ def _dataset(name: str, instruction: str, category: str) -> Dataset:
         name=name,
         category=category,
         layouts=tuple(
-            Layout(columns, _renderer(instruction, *columns))
+            Layout(columns, partial(_rendered, instruction, *columns))
             for columns in (("inputs", "targets"), ("input", "output"), ("source", "target"))
         ),
         files={split: _files(name, ends) for split, ends in ENDS.items()},
@@ -135,13 +136,10 @@ def _dataset(name: str, instruction: str, category: str) -> Dataset:
     )
 
 
-def _renderer(instruction: str, input_column: str, output_column: str) -> Renderer:
-    def render(row: Row) -> Iterable[RenderedExample]:
-        targets = tuple(dict.fromkeys(text.strip() for text in row.texts(output_column) if text.strip()))
-        skipped = str(row.fields.get("skipped", "")) or ("" if targets else NO_OUTPUT)
-        yield RenderedExample(f"{instruction}\n{row.text(input_column).strip()}", targets, skipped=skipped)
-
-    return render
+def _rendered(instruction: str, input_column: str, output_column: str, row: Row) -> Iterable[RenderedExample]:
+    targets = tuple(dict.fromkeys(text.strip() for text in row.texts(output_column) if text.strip()))
+    skipped = str(row.fields.get("skipped", "")) or ("" if targets else NO_OUTPUT)
+    yield RenderedExample(f"{instruction}\n{row.text(input_column).strip()}", targets, skipped=skipped)
 
 
 def _files(name: str, ends: tuple[str, ...]) -> tuple[Files, ...]:

@@ -8,6 +8,7 @@ The 57 subjects of MMLU are one task, and RACE in two collections is one task, s
 Super-NaturalInstructions pools the instances of a category instead, see callbacks/report/scores.py.
 """
 
+import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
@@ -27,6 +28,9 @@ Value = float | NDArray[np.float64]
 ZERO_SHOT_ONLY = ("Summarization",)
 """Categories that OPT-IML counts zero-shot only: five articles do not fit into a row."""
 
+
+HELD_OUT_FILES = re.compile("_(dev|test|held_out)$")
+"""End of the name of a collection of official held-out files, e.g. ``flan_test`` beside ``flan``."""
 
 OWN_COLUMNS = {"mmlu": "MMLU"}
 """Tasks that are a column by themselves in OPT-IML's Tables 4, 7 and 8, beside the column of their category."""
@@ -186,8 +190,8 @@ def columns(
 
     Args:
         tasks: Scores of tasks from ``task_scores``; subtypes and benchmarks are merged here.
-        by: Whether a column is a category or MMLU, as in Tables 4, 7 and 8, or a benchmark, as in Table 5, where a task
-            of several benchmarks counts in each of them.
+        by: Whether a column is a category or MMLU, as in Tables 4, 7 and 8, or a benchmark with its held-out files, as
+            in Table 5, where a task of several benchmarks counts in each of them.
         zero_shot_only: Categories that count zero-shot only.
     """
     counted = [task for task in tasks if counts(task, zero_shot_only)]
@@ -203,7 +207,9 @@ def columns(
 
 
 def _column_name(task: TaskScore, by: Literal["category", "benchmark"]) -> str:
-    return task.benchmark if by == "benchmark" else OWN_COLUMNS.get(task.task, task.category)
+    if by == "benchmark":
+        return HELD_OUT_FILES.sub("", task.benchmark)
+    return OWN_COLUMNS.get(task.task, task.category)
 
 
 def counts(task: TaskScore, zero_shot_only: Collection[str] = ZERO_SHOT_ONLY) -> bool:

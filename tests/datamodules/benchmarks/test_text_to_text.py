@@ -1,4 +1,5 @@
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -104,3 +105,12 @@ def test_broken_files_are_rejected(tmp_path: Path) -> None:
     path.write_bytes(b"caf\xe9\tb\n")
     with pytest.raises(ValueError, match=rf"crossfit, task {TASK}: .*train.tsv, line 1: not UTF-8 at byte 3"):
         list(CrossFit(str(tmp_path)).examples(TASK))
+
+
+def test_a_reader_that_was_used_goes_to_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "cogs/train.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"inputs": "a", "targets": "b"}\n')
+    reader = ExMix(str(tmp_path))
+    examples = list(reader.examples("cogs"))
+    assert list(pickle.loads(pickle.dumps(reader)).examples("cogs")) == examples
