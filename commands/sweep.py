@@ -5,7 +5,7 @@ Started again, the command resumes where it was interrupted. The ablations of OP
 
 Example:
     crosstask sweep papers/ablations/proportions --model facebook/opt-1.3b --output runs/proportions
-    crosstask sweep papers/ablations/proportions --model facebook/opt-1.3b --output runs/proportions --write_only true
+    crosstask sweep papers/ablations/proportions --model facebook/opt-1.3b --output runs/proportions --write_only
     sbatch --array 1-10 --gpus-per-node 8 configs/slurm/ablations.sbatch runs/proportions
 """
 
@@ -19,6 +19,7 @@ from ..callbacks.report.systems import read_system, systems_report
 from ..datamodules.messages import expanded, some
 from ..datamodules.whole_files import write_whole
 from .report import write_report_files
+from .shared.arm_collections import require_arm_collections
 from .shared.function_command import run_function
 from .shared.outputs import require_own_report
 from .shared.sweep_declarations import Sweep, read_sweep
@@ -53,8 +54,8 @@ def run_sweep(
         write_only: Write the recipes and runs.txt, the list of their folders, for a cluster's job; run nothing.
 
     Raises:
-        ValueError: There is no such sweep or arm, the folder holds other results, or a run failed; the others are
-            finished and reported first.
+        ValueError: There is no such sweep or arm, a collection of an arm has no files, the folder holds other results,
+            or a run failed; the others are finished and reported first.
     """
     if len(sweep) != 1:
         raise ValueError(f"name one sweep, got {some(sweep)}")
@@ -68,6 +69,7 @@ def run_sweep(
     if write_only:
         print(f"{len(runs)} runs are written: {home / 'runs.txt'}")
         return
+    require_arm_collections(declared, runs)
     failures = _run_all(runs)
     _report(declared, runs, home)
     if failures:

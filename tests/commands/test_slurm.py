@@ -239,6 +239,28 @@ def test_a_lost_node_ends_the_job_with_a_message_and_the_requeued_job_resumes(
     assert losses(folder) == pytest.approx(undisturbed, rel=1e-5)
 
 
+def test_the_arms_of_a_sweep_are_an_array_of_jobs(cluster: Cluster, recipe: Path) -> None:
+    """`crosstask sweep --write_only` writes the recipes, the array trains and evaluates them, and `sweep` reports."""
+    folder = cluster.folder.parent / "arms"
+    folder.mkdir()
+    config = yaml.safe_load(recipe.read_text())
+    config["trainer"] |= {"max_steps": 2, "callbacks": [], "logger": False}
+    config["data"]["init_args"] |= {"instances": {"validation": 1}, "evaluation": {"max_new_tokens": 2}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(config))
+    arms = {name: {"data.init_args.mixture.cap": cap} for name, cap in (("few", 8), ("all", None))}
+    sweep = {"title": "Caps", "recipe": str(folder / "recipe.yaml"), "stage": "validation", "arms": arms}
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    words = ["crosstask.cli", "sweep", str(folder / "sweep.yaml"), "--output", str(folder / "runs")]
+    cluster.run(sys.executable, "-m", *words, "--write_only", "true")
+    one = ("--array=1-2", "--nodes=1", "--ntasks-per-node=1")
+    job = cluster.submit(folder, str(folder / "runs"), script=SBATCH.with_name("ablations.sbatch"), options=one)
+    for task in (1, 2):
+        cluster.finish(f"{job}_{task}")
+    assert "few is finished" in cluster.run(sys.executable, "-m", *words)
+    report = json.loads((folder / "runs/report.json").read_text())
+    assert [system["name"] for system in report["systems"]] == ["few", "all"]
+
+
 def test_seeds_and_sweeps_are_arrays_of_jobs(cluster: Cluster, recipe: Path) -> None:
     """Each task of an array has a folder of its own, and its own seed or its own line of words."""
     folder = cluster.folder.parent / "arrays"

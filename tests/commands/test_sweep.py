@@ -1,6 +1,8 @@
 """A sweep trains its arms, evaluates them, resumes, and reports them beside a paper's scores."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from recipes import store_of
 from crosstask.callbacks.report.comparison import System
 from crosstask.callbacks.report.published_scores import PublishedTable, compare_with_published
 from crosstask.callbacks.report.scores import build_report
+from crosstask.commands.shared.config_names import configs_folder
 from crosstask.commands.shared.sweep_declarations import read_sweep
 from crosstask.commands.shared.sweep_runs import sweep_runs
 from crosstask.commands.sweep import run_sweep
@@ -146,6 +149,44 @@ def test_a_share_of_a_collection_that_is_not_there_is_rejected_before_anything_r
         sweep_runs(declared, tmp_path)
     with pytest.raises(ValueError, match="no arm 'c'"):
         sweep_runs(declared, tmp_path, arms=["c"])
+
+
+def test_an_arm_whose_collection_has_no_files_is_rejected_before_anything_runs(small: str, tmp_path: Path) -> None:
+    """`absent: shared` would give its share to the others, and the arm would be the base under another name."""
+    dialogue = {
+        "data.init_args.benchmark.init_args.collections.dialogue": {
+            "class_path": "Dialogue",
+            "init_args": {"folder": str(tmp_path / "nothing")},
+        },
+        "data.init_args.mixture": {"absent": "shared", "extra": {"dialogue": {"share": 0.1}}},
+    }
+    content = SWEEP | {"arms": {"none": {}, "0.5%": dialogue}, "published": None}
+    with pytest.raises(ValueError, match=r"the arm '0.5%' trains on dialogue, and no folder .*crosstask download"):
+        run_sweep([str(written(tmp_path, content))], str(tmp_path / "runs"), settings=[small])
+    assert not list((tmp_path / "runs").rglob("checkpoints"))
+
+
+def test_the_array_of_a_cluster_trains_and_evaluates_a_line_of_the_list(tmp_path: Path) -> None:
+    script = configs_folder() / "slurm/ablations.sbatch"
+    (tmp_path / "runs.txt").write_text("runs/first arm\nruns/second arm\n")
+    for name in ("srun", "crosstask"):
+        (tmp_path / name).write_text(
+            '#!/bin/sh\n[ "$1" = --kill-on-bad-exit=1 ] && shift && exec "$@"\nprintf "%s|" "$@"\n'
+        )
+        (tmp_path / name).chmod(0o755)
+
+    def started(task: int, *words: str) -> "subprocess.CompletedProcess[str]":
+        places = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_TASK_ID": str(task)}
+        sizes = {"SLURM_NTASKS_PER_NODE": "8", "SLURM_NNODES": "2"}
+        command = ["bash", str(script), str(tmp_path), *words]
+        return subprocess.run(command, env=places | sizes, capture_output=True, text=True, check=False)
+
+    common = "--config|runs/second arm/recipe.yaml|--ckpt_path|last|--trainer.num_nodes|2|--trainer.devices|8|"
+    assert started(2).stdout == f"fit|{common}validate|{common}--trainer.limit_val_batches|1.0|"
+    assert started(2, "test").stdout == f"fit|{common}test|{common}"
+    outside = started(3)
+    assert outside.returncode == 1
+    assert "runs.txt has no line 3" in outside.stdout
 
 
 def test_a_published_score_stands_beside_ours_at_the_same_level_and_shots() -> None:
