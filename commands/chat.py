@@ -118,6 +118,10 @@ def messages() -> Iterator[str]:
     while True:
         try:
             line = input("> ") if typed else next(sys.stdin)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"a message is not UTF-8 ({error.reason}): set the terminal or the pipe to UTF-8"
+            ) from error
         except (EOFError, StopIteration):
             if typed:
                 print()

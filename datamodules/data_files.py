@@ -30,6 +30,9 @@ ZERO_BYTE = "a zero byte, as in UTF-16 and in files that are no text"
 
 SAVE_AS_UTF8 = "save the file as UTF-8"
 
+HALF_PAIR = re.compile(r"[\ud800-\udfff]")
+"""Half of a surrogate pair, of which Python makes texts, and which is no character."""
+
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # first, since it begins with the mark of UTF-16
     codecs.BOM_UTF32_BE: "UTF-32",

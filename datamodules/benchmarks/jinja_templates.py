@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError, Undefined, UndefinedError, nodes
 
+from ..data_files import HALF_PAIR
 from .template_sandbox import (
     ENVIRONMENT,
     SEPARATOR,
@@ -82,6 +83,8 @@ class PromptTemplate:
             choices = [choice.strip() for choice in self._filled(self._choices, columns, rng).split(SEPARATOR)]
         # Without choices, answer_choices is None in a template, as in PromptSource.
         text = self._filled(self._prompt, columns | {"answer_choices": choices}, rng)
+        if HALF_PAIR.search(text):
+            raise DoesNotApply(f"template {self.name!r} writes half of a surrogate pair, which is no character")
         parts = [part.strip() for part in text.split(SEPARATOR)]
         if len(parts) != 2 or not all(parts):
             raise DoesNotApply(f"template {self.name!r} does not apply")

@@ -16,6 +16,8 @@ from functools import lru_cache
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
+from ..data_files import HALF_PAIR
+
 MARK = f"\ufdd0{secrets.token_hex(8)}"
 """Before the text of a special token of a chat template. No file can hold it: it is drawn in every process."""
 
@@ -24,8 +26,19 @@ HIDDEN = f"\ufdd1{secrets.token_hex(8)}:"
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts, without special tokens: also where a text spells one."""
-    encodings = text_tokenizer(tokenizer).encode_batch_fast(list(texts), add_special_tokens=False)
+    """Token ids of texts, without special tokens: also where a text spells one.
+
+    Raises:
+        ValueError: A text holds half of a surrogate pair (Python makes them of escapes, and of input in no UTF-8).
+    """
+    try:
+        encodings = text_tokenizer(tokenizer).encode_batch_fast(list(texts), add_special_tokens=False)
+    except TypeError as error:
+        if (broken := next((text for text in texts if HALF_PAIR.search(text)), None)) is None:
+            raise
+        raise ValueError(
+            f"the text {broken[:40]!r} holds half of a surrogate pair, which is no character: save it as UTF-8"
+        ) from error
     return [encoding.ids for encoding in encodings]
 
 

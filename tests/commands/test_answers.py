@@ -16,6 +16,7 @@ from small_runs import SmallRuns, saved_run
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosstask.cli import main
+from crosstask.commands.chat import messages
 from crosstask.datamodules.rendering.chat import chat_prompt
 from crosstask.datamodules.rendering.special_tokens import encode
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
@@ -208,6 +209,12 @@ def talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return capsys.readouterr().out
 
     return run
+
+
+def test_a_message_that_is_not_utf8_is_rejected_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"hello\n\xff\n"), encoding="utf-8"))
+    with pytest.raises(ValueError, match="a message is not UTF-8"):
+        list(messages())
 
 
 def test_a_chat_streams_what_predict_answers(chat_folder: Path, tmp_path: Path, talk: Chat) -> None:

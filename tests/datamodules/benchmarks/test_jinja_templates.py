@@ -214,6 +214,10 @@ def test_a_long_row_is_no_bomb() -> None:
         ("{{ a + 1 }} ||| b", "template 'this one' fails: TypeError"),
         ("{{ l[9].b.c }} ||| b", "template 'this one' fails: UndefinedError"),
         ("{{ 1 / 0 }} ||| b", "template 'this one' fails: ZeroDivisionError"),
+        (
+            "{{ '\\ud83d' }} ||| b",
+            "template 'this one' writes half of a surrogate pair, which is no character",
+        ),
     ],
 )
 def test_a_template_that_does_not_apply_says_so(jinja: str, message: str) -> None:

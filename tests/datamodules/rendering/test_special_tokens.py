@@ -89,6 +89,13 @@ def test_other_text_is_encoded_as_transformers_encodes_it(kind: str) -> None:
     assert encode(tokenizer, texts) == tokenizer(texts, add_special_tokens=False)["input_ids"]  # cuts are over
 
 
+@every_kind
+def test_half_of_a_surrogate_pair_is_rejected_with_its_text(kind: str) -> None:
+    """Python makes one of an escape in a template, and of input that is not UTF-8."""
+    with pytest.raises(ValueError, match=r"the text 'is it \\udcff' holds half of a surrogate pair"):
+        encode(KINDS[kind](), ["fine", "is it \udcff"])
+
+
 def test_a_special_token_without_its_flag_is_special() -> None:
     """A tokenizer.json may list its eos as an ordinary added token."""
     tokenizer = byte_level()
