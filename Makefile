@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 # A short spin before they sleep: without one, a quiet virtual machine trained 2.6 times slower.
 export GOMP_SPINCOUNT := 30000
+# Compiled files are kept: without them, every process would compile the package and rewrite the tests' assertions again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: quickstart test test-faults test-distributed test-harness test-slurm lint types docs dist perf architectures real-data clean
 

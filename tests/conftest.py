@@ -1,99 +1,24 @@
-"""Fixtures: the embedded benchmark, written once per run of the tests."""
+"""Which fixtures are loaded, and which tests begin."""
 
 import os
-import sys
 
 # Read when huggingface_hub is imported: without a network, it looks a name that is not cached up for half a minute.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from collections.abc import Callable, Iterator
-from functools import partial
-from pathlib import Path
-from typing import Any
-
 import pytest
-from argument_groups import build
-from bilevel_runs import Make, make_runs
-from recipes import store_of
-from warm_program import WarmProgram
 
-from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
-from crosstask.datamodules.rendering.tokenization import load_tokenizer
-from crosstask.datamodules.toybench.writer import write_toybench
-
-pytest_plugins = ["fault_table", "sampled_runs"]
+pytest_plugins = ["fault_table"]
 
 LONG = ("test_real_data.py", "test_strategy_matrix.py", "test_resource_plan.py", "test_wheel.py", "test_readme.py")
 """Files that take a minute: they begin, since two processes share the files, and one would wait for a long last one."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the fixtures, which import torch, except in the process that hands the tests to others."""
+    if not config.getoption("numprocesses", None):
+        for name in ("shared_fixtures", "sampled_runs"):
+            config.pluginmanager.import_plugin(name)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
-
-
-@pytest.fixture(scope="session")
-def tiny_model() -> dict[str, Any]:
-    """Fields of a configuration of some 30 thousand parameters."""
-    return {
-        "model_type": "llama",
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "max_position_embeddings": 256,
-    }
-
-
-@pytest.fixture(scope="session")
-def toybench(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small embedded benchmark: 130 instances a task, so that 30 train where 100 are tested."""
-    folder = tmp_path_factory.mktemp("toybench") / "toybench"
-    write_toybench(folder, instances=130)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def tokenizer(toybench: Path) -> Any:
-    return load_tokenizer(str(toybench / "tokenizer"))
-
-
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProgram]:
-    """Starts commands in processes."""
-    program = WarmProgram(tmp_path_factory.mktemp("program"))
-    yield program
-    program.close()
-
-
-@pytest.fixture
-def warm_python(program: WarmProgram, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Python, for code of the package that starts the program as a process, is the program that `program` starts."""
-    path = program.folder / "python"
-    with program.command(path):
-        monkeypatch.setattr(sys, "executable", str(path))
-        yield
-
-
-@pytest.fixture
-def make_datamodule(toybench: Path) -> Callable[..., InstructionTuningDataModule]:
-    """A datamodule over the embedded benchmark with short rows; arguments override."""
-
-    def make(**arguments: Any) -> InstructionTuningDataModule:
-        defaults = {
-            "benchmark": NaturalInstructions(str(toybench)),
-            "tokenizer": str(toybench / "tokenizer"),
-            "rows": {"length": 128, "per_step": 8},
-            "evaluation": {"max_new_tokens": 8, "batch_tokens": 2048},
-            "instances": {"validation": 2, "test": 3},
-            "cache": str(store_of(toybench)),
-        }
-        return build(InstructionTuningDataModule, defaults, arguments)
-
-    return make
-
-
-@pytest.fixture
-def make_bilevel(toybench: Path, tiny_model: dict[str, Any]) -> Make:
-    """Module and datamodule of instruction optimization; arguments go to whichever has them."""
-    return partial(make_runs, toybench, tiny_model)

@@ -1,0 +1,85 @@
+"""Fixtures of all tests: the embedded benchmark, written once per run of the tests, small runs on it, and the program."""
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from argument_groups import build
+from bilevel_runs import Make, make_runs
+from recipes import store_of
+from warm_program import WarmProgram
+
+from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.datamodules.toybench.writer import write_toybench
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> dict[str, Any]:
+    """Fields of a configuration of some 30 thousand parameters."""
+    return {
+        "model_type": "llama",
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 256,
+    }
+
+
+@pytest.fixture(scope="session")
+def toybench(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small embedded benchmark: 130 instances a task, so that 30 train where 100 are tested."""
+    folder = tmp_path_factory.mktemp("toybench") / "toybench"
+    write_toybench(folder, instances=130)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(toybench: Path) -> Any:
+    return load_tokenizer(str(toybench / "tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProgram]:
+    """Starts commands in processes."""
+    program = WarmProgram(tmp_path_factory.mktemp("program"))
+    yield program
+    program.close()
+
+
+@pytest.fixture
+def warm_python(program: WarmProgram, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Python, for code of the package that starts the program as a process, is the program that `program` starts."""
+    path = program.folder / "python"
+    with program.command(path):
+        monkeypatch.setattr(sys, "executable", str(path))
+        yield
+
+
+@pytest.fixture
+def make_datamodule(toybench: Path) -> Callable[..., InstructionTuningDataModule]:
+    """A datamodule over the embedded benchmark with short rows; arguments override."""
+
+    def make(**arguments: Any) -> InstructionTuningDataModule:
+        defaults = {
+            "benchmark": NaturalInstructions(str(toybench)),
+            "tokenizer": str(toybench / "tokenizer"),
+            "rows": {"length": 128, "per_step": 8},
+            "evaluation": {"max_new_tokens": 8, "batch_tokens": 2048},
+            "instances": {"validation": 2, "test": 3},
+            "cache": str(store_of(toybench)),
+        }
+        return build(InstructionTuningDataModule, defaults, arguments)
+
+    return make
+
+
+@pytest.fixture
+def make_bilevel(toybench: Path, tiny_model: dict[str, Any]) -> Make:
+    """Module and datamodule of instruction optimization; arguments go to whichever has them."""
+    return partial(make_runs, toybench, tiny_model)
