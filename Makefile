@@ -23,15 +23,18 @@ test: export OMP_NUM_THREADS := 1
 test: $(VENV)/ready
 	$(BIN)/python -m pytest $(TWO) -m "not real_data and not distributed and not slurm and not faults"
 
+# The files with tests of a kind: collecting all others takes half a minute.
+files = $$(grep -rlE --include='test_*.py' 'mark\.$(1)' tests)
+
 CASES ?= 15
 test-faults: export OMP_NUM_THREADS := 1
 test-faults: $(VENV)/ready  # kills, flipped bits, any input, a long run; CASES of each kind
 	@$(BIN)/python -m pip install -q -e ".[fuzz]" -c constraints.txt || echo "atheris does not install here: its test is skipped"
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "faults and not distributed" --fault-cases $(CASES)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "faults and not distributed" --fault-cases $(CASES) $(call files,faults)
 
 test-distributed: export OMP_NUM_THREADS := 1  # a sum by two threads differs in its last digit from one by two processes
 test-distributed: $(VENV)/ready  # every cell of docs/strategies.md that processes on a CPU can run
-	$(BIN)/python -m pytest $(TWO) -m distributed
+	$(BIN)/python -m pytest $(TWO) -m distributed $(call files,distributed)
 
 test-harness: $(VENV)/ready  # the evaluation's page with lm-evaluation-harness, equal log-likelihoods
 	$(BIN)/python -m pip install -q -e ".[harness]" -c constraints.txt
@@ -41,11 +44,11 @@ test-slurm: $(VENV)/ready  # starts a SLURM cluster of two nodes on this machine
 	@command -v slurmctld >/dev/null || { [ "$$(id -u)" = 0 ] && timeout 300 apt-get update -qq && \
 	  DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -qq slurm-wlm munge; } >/dev/null 2>&1 || \
 	  echo "SLURM is not installed and could not be: its tests are skipped (slurm-wlm, munge, root)"
-	$(BIN)/python -m pytest -m slurm
+	$(BIN)/python -m pytest -m slurm $(call files,slurm)
 
 real-data: export OMP_NUM_THREADS := 1
 real-data: $(VENV)/ready  # needs CROSSTASK_DATA
-	$(BIN)/python -m pytest $(TWO) -m real_data
+	$(BIN)/python -m pytest $(TWO) -m real_data $(call files,real_data)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

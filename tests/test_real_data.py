@@ -3,9 +3,11 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from warm_program import WarmProcess, WarmProgram
 
 from crosstask.cli import main
 
@@ -40,9 +42,12 @@ def test_super_natural_instructions_trains_and_tests(tmp_path: Path, monkeypatch
 
 @pytest.mark.usefixtures("warm_python")
 def test_the_papers_mixture_trains_on_every_available_collection(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], program: WarmProgram
 ) -> None:
-    """OPT-IML Bench as its recipe ships it: prepared in parallel, described, six steps, an instance of every task."""
+    """OPT-IML Bench as its recipe ships it: prepared in parallel, described, six steps, an instance of every task.
+
+    The same prepared tasks serve two ablations, which are trained while a process trains and tests the recipe.
+    """
     recipe = "opt_iml_small"
     monkeypatch.chdir(tmp_path)  # the recipe's folders are relative
     words = ["--benchmark", "NaturalInstructions", "--benchmark.folder", "$CROSSTASK_DATA/superni"]
@@ -61,10 +66,16 @@ def test_the_papers_mixture_trains_on_every_available_collection(
         assert float(rates[name].rstrip("%")) == pytest.approx(100 * share * kept, abs=0.4)
     assert "no training task is of crossfit, exmix, flan, t5: the others share" in described
 
-    main(["fit", "--config", recipe, *few, "--trainer.max_steps", "6", "--model.init_args.optimizer.warmup", "2"])
     runs = Path("runs/opt_iml_small")
+    steps = ["--trainer.max_steps", "6", "--model.init_args.optimizer.warmup", "2"]
     both = ["--data.init_args.evaluation.shots", "[0, 5]", "--data.init_args.evaluation.ranking.labels", "10"]
-    main(["test", "--config", recipe, *few, *both, "--ckpt_path", str(runs / "checkpoints/last.ckpt")])
+    fit = program.start("fit", "--config", recipe, *few, *steps)
+    sweep("reasoning", ["0%", "1%"], recipe)
+    require_success(fit)
+    last = ["--ckpt_path", str(runs / "checkpoints/last.ckpt")]
+    test = program.start("test", "--config", recipe, *few, *both, *last)
+    sweep("tasks", ["64", "all"], recipe)
+    require_success(test)
     report = json.loads((runs / "version_1/report/test/report.json").read_text())
     assert all(level["tasks"] > 0 for level in report["levels"])
     assert [level["shots"] for level in report["levels"]] == [0, 0, 0, 5, 5, 5]
@@ -73,17 +84,23 @@ def test_the_papers_mixture_trains_on_every_available_collection(
     ranked = {("options" in answer, answer["shots"]) for answer in map(json.loads, lines)}
     assert ranked == {(True, 0), (False, 0), (True, 5), (False, 5)}
 
-    # The same prepared tasks serve two ablations; levels stay those of all tasks when fewer train.
-    changes = {"trainer": {"max_steps": 4}, "model": {"init_args": {"optimizer": {"warmup": 2}}}}
+
+def sweep(name: str, arms: list[str], recipe: str) -> None:
+    """Sweep two arms of an ablation; their levels stay those of all tasks when fewer train."""
+    changes: dict[str, Any] = {"trainer": {"max_steps": 4}, "model": {"init_args": {"optimizer": {"warmup": 2}}}}
     held_out = {"test": 1, "validation_prompts": 1}
     changes["data"] = {"init_args": {"instances": held_out, "evaluation": {"max_new_tokens": 4}}}
     Path("small.yaml").write_text(yaml.safe_dump(changes))
-    for name, arms in (("reasoning", ["0%", "1%"]), ("tasks", ["64", "all"])):
-        words = ["--recipe", recipe, "--settings", '["small.yaml"]', "--arms", json.dumps(arms)]
-        main(["sweep", f"papers/ablations/{name}", "--output", f"runs/{name}", *words])
-        report = json.loads(Path(f"runs/{name}/report.json").read_text())
-        assert [system["name"] for system in report["systems"]] == arms
-        (comparison,) = report["comparisons"]
-        assert comparison["only_base"] == comparison["only_other"] == 0
-        scores = json.loads(Path(f"runs/{name}/published.json").read_text())
-        assert {score["arm"] for score in scores if score["ours"] is not None} == set(arms)
+    words = ["--recipe", recipe, "--settings", '["small.yaml"]', "--arms", json.dumps(arms)]
+    main(["sweep", f"papers/ablations/{name}", "--output", f"runs/{name}", *words])
+    report = json.loads(Path(f"runs/{name}/report.json").read_text())
+    assert [system["name"] for system in report["systems"]] == arms
+    (comparison,) = report["comparisons"]
+    assert comparison["only_base"] == comparison["only_other"] == 0
+    scores = json.loads(Path(f"runs/{name}/published.json").read_text())
+    assert {score["arm"] for score in scores if score["ours"] is not None} == set(arms)
+
+
+def require_success(process: WarmProcess) -> None:
+    done = process.finish(timeout=1800)
+    assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]

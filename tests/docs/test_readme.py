@@ -38,7 +38,7 @@ SHRINK = {
         }
     },
 }
-"""Appended to every command that trains or evaluates."""
+"""Added to every command that trains or evaluates."""
 
 
 def blocks(language: str) -> list[str]:
@@ -72,7 +72,8 @@ def home(toybench: Path, tmp_path_factory: pytest.TempPathFactory, program: Warm
     (programs / "git").write_text("#!/usr/bin/env bash\nexit 0\n")  # what it would clone is there
     (programs / "git").chmod(0o755)
     shrink = ["--config", str(folder / "shrink.yaml")]
-    with program.command(programs / "crosstask", appended={"fit": shrink, "test": shrink}):
+    appended = {"toybench": ["--instances", "130"], "fit": shrink, "test": shrink}
+    with program.command(programs / "crosstask", appended=appended):
         yield folder
 
 

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the embedded benchmark, written once per run of the tests, small runs on it, and the program."""
+"""Fixtures of all tests: the embedded benchmark, written once per run, small runs on it, and the program."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -14,7 +14,7 @@ from bilevel_runs import Make
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
 from poison import Poison
-from recipes import save_model
+from recipes import save_model, store_of
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -43,7 +43,7 @@ Pair = tuple[PlannedTraining, L.LightningDataModule]
 
 @pytest.fixture
 def make_pair(
-    toybench: Path, tmp_path: Path, tiny_model: dict[str, Any], make_datamodule: Any, make_bilevel: Make
+    toybench: Path, tiny_model: dict[str, Any], make_datamodule: Any, make_bilevel: Make
 ) -> Callable[[str], Pair]:
     """Module and datamodule of a recipe."""
     tokenizer = str(toybench / "tokenizer")
@@ -58,7 +58,7 @@ def make_pair(
             held_out = Instances(validation=0)
             folder = NaturalInstructions(str(toybench))
             return scorer, ScorerDataModule(
-                folder, tokenizer, rows=rows, instances=held_out, cache=str(tmp_path / "pairs")
+                folder, tokenizer, rows=rows, instances=held_out, cache=str(store_of(toybench))
             )
         return InstructionTuningModule(tokenizer, config=tiny_model, optimizer=FAST, row_length=128), make_datamodule()
 
