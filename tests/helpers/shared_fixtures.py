@@ -14,6 +14,7 @@ from warm_program import WarmProgram
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
+from crosstask.datamodules.scorer import ScorerDataModule
 from crosstask.datamodules.toybench.writer import write_toybench
 
 
@@ -83,3 +84,20 @@ def make_datamodule(toybench: Path) -> Callable[..., InstructionTuningDataModule
 def make_bilevel(toybench: Path, tiny_model: dict[str, Any]) -> Make:
     """Module and datamodule of instruction optimization; arguments go to whichever has them."""
     return partial(make_runs, toybench, tiny_model)
+
+
+@pytest.fixture
+def make_scorer_data(toybench: Path) -> Callable[..., ScorerDataModule]:
+    """A datamodule of the scorer over the embedded benchmark with short rows; arguments override."""
+
+    def make(**arguments: Any) -> ScorerDataModule:
+        defaults = {
+            "benchmark": NaturalInstructions(str(toybench)),
+            "tokenizer": str(toybench / "tokenizer"),
+            "rows": {"length": 256, "pair_length": 96, "per_step": 4},
+            "instances": {"validation": 2, "test": 3},
+            "cache": str(store_of(toybench)),
+        }
+        return build(ScorerDataModule, defaults, arguments)
+
+    return make
