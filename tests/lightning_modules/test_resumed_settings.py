@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +64,19 @@ def test_another_learning_rate_moves_weights_in_proportion(
     assert all(step.abs().max() == 0 for step in still.values())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+FASTER = Optimization(learning_rate=0.06, warmup=4, schedule="constant")  # step 4 of the warm-up
+FALLING = Optimization(learning_rate=0.01, schedule="linear")  # the last of 4 steps: 1 / (4 + 1)
+
+
 @pytest.mark.parametrize(
-    ("optimizer", "expected"),
+    ("kind", "optimizer", "expected"),
     [
-        (Optimization(learning_rate=0.01, schedule="constant", weight_decay=0.3), {"weight_decay": 0.3, "lr": 0.01}),
-        (Optimization(learning_rate=0.01, schedule="constant", betas=(0.5, 0.6)), {"betas": (0.5, 0.6)}),
-        (Optimization(learning_rate=0.06, warmup=4, schedule="constant"), {"lr": 0.06}),  # step 4 of the warm-up
-        (Optimization(learning_rate=0.01, schedule="linear"), {"lr": 0.01 / 5}),  # the last of 4 steps: 1 / (4 + 1)
-        (Optimization(learning_rate=0.01, schedule="constant", fused=True), {"fused": True, "weight_decay": 0.0}),
+        ("tuning", replace(FLAT, weight_decay=0.3), {"weight_decay": 0.3, "lr": 0.01}),
+        ("optimization", replace(FLAT, weight_decay=0.3), {"weight_decay": 0.3, "lr": 0.01}),
+        ("scorer", replace(FLAT, betas=(0.5, 0.6)), {"betas": (0.5, 0.6)}),
+        ("optimization", FASTER, {"lr": 0.06}),
+        ("tuning", FALLING, {"lr": 0.01 / 5}),
+        ("scorer", replace(FLAT, fused=True), {"fused": True, "weight_decay": 0.0}),
     ],
 )
 def test_every_setting_of_the_optimizer_is_this_runs(

@@ -59,6 +59,18 @@ EACH: dict[str, Any] = {"limit_val_batches": 1.0, "val_check_interval": 1}
 """A validation after every batch."""
 
 
+TOGETHER: dict[str, Any] = {
+    "detect_anomaly": True,
+    "deterministic": True,
+    "use_distributed_sampler": False,
+    "profiler": "simple",
+    "enable_autolog_hparams": False,
+    "max_time": "00:01:00:00",
+    "max_epochs": -1,
+}
+"""Arguments that change nothing of what is trained."""
+
+
 class Finetuning(BaseFinetuning):
     """Freezes a part of the model."""
 
@@ -236,15 +248,9 @@ def test_a_trial_of_parts_of_a_step_is_rejected(batches: int, accumulated: int, 
 @pytest.mark.parametrize(
     "options",
     [
-        {"detect_anomaly": True},
+        TOGETHER,
         {"barebones": True},
-        {"deterministic": True},
         {"benchmark": True},
-        {"use_distributed_sampler": False},
-        {"profiler": "simple"},
-        {"enable_autolog_hparams": False},
-        {"max_time": "00:01:00:00"},
-        {"max_epochs": -1},
         {"check_val_every_n_epoch": None},
         {"limit_val_batches": 2, "val_check_interval": 1, "num_sanity_val_steps": 1},
         {"limit_val_batches": 2, "val_check_interval": 0.5, "inference_mode": False},
