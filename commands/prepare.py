@@ -1,6 +1,7 @@
-"""Render and tokenize the training tasks of a run that the store lacks.
+"""Render and tokenize the training tasks of a run that the store lacks, and render its validation.
 
-Training does this itself where it is missing; with --processes it is done ahead. An interrupted preparation keeps the
+Training does this itself where it is missing; with --processes it is done ahead. A prepared run starts without reading
+a data file: this command reads them, and prepares again what has changed. An interrupted preparation keeps the
 tasks that are complete. A damaged task is named and written again; with --verify, all files are read to find it. All
 options of `crosstask fit` are accepted, and those of the data are used.
 
@@ -34,7 +35,7 @@ def prepare_store(settings: Settings, processes: int = 1, verify: bool = False) 
     if not isinstance(data, StoredDataModule):
         print(f"{type(data).__name__} has nothing to prepare: its instances are rendered and tokenized when drawn")
         return
-    data.processes, data.verify = processes, verify
+    data.processes, data.verify, data.compare = processes, verify, True
     began = time.monotonic()
     data.prepare_data()
     seconds, done = time.monotonic() - began, data.prepared
@@ -43,4 +44,6 @@ def prepare_store(settings: Settings, processes: int = 1, verify: bool = False) 
         f"{done.written} tasks written, {done.found} already in the store; "
         f"{done.examples:,} examples in {seconds:.0f} s{rate}"
     )
+    if data.instances.validates:
+        data.setup("validate")  # the store keeps the evaluated examples, too
     print(f"store: {data.cache}")

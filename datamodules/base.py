@@ -29,6 +29,7 @@ from .rendering.tokenization import tokenizer_fingerprint
 from .schema import Description, EvaluationExample, HasLength, ReportLines, RunData, Stage, Task
 from .splits import Instances
 from .storage.preparation import Preparation
+from .storage.starts import Start
 from .stream_changes import ResumableStream, Stream, described
 
 
@@ -85,6 +86,7 @@ class BenchmarkDataModule(ResumableStream):
         self.plan, self._stream = None, None
         self._description: Stream | None = None
         self._tasks: dict[str, Task] = {}
+        self._start: Start | None = None
         self._preparation: Preparation | None = None
         self._stages: dict[Stage, EvaluationStage] = {}
         self._answered: dict[Stage, set[int]] = {"validation": set(), "test": set()}
@@ -115,14 +117,18 @@ class BenchmarkDataModule(ResumableStream):
 
     @cached_property
     def _split_names(self) -> tuple[dict[Split, list[str]], Mapping[str, str]]:
-        names, shared = split_names(self.benchmark, self.task)
+        if self._start is not None:
+            names, shared = {split: list(of_split) for split, of_split in self._start.names.items()}, self._start.shared
+        else:
+            names, shared = split_names(self.benchmark, self.task)
         self.instances.require_collections(name for of_split in names.values() for name in of_split)
         return names, shared
 
     def task(self, name: str) -> Task:
         """A task of the benchmark, read once."""
         if name not in self._tasks:
-            self._tasks[name] = self.benchmark.task(name)
+            known = self._start.tasks if self._start is not None else {}
+            self._tasks[name] = known.get(name) or self.benchmark.task(name)
         return self._tasks[name]
 
     def stage(self, stage: Stage) -> EvaluationStage:
@@ -248,6 +254,8 @@ class BenchmarkDataModule(ResumableStream):
 
     def split_lines(self) -> list[str]:
         """How a ``Bench`` splits its tasks; which tasks and datasets of another benchmark are none; unread files."""
+        if self._start is not None:
+            return list(self._start.lines)
         unread = self.benchmark.unread_lines()
         if isinstance(self.benchmark, Bench):
             return [*self.benchmark.split.lines(), *unread]

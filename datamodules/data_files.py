@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from .messages import kind
+from .noted_paths import note
 
 LONGEST_LINE = 64 * 2**20
 """Most bytes of a line; a file with a longer line is rejected, since such a line is rarely one record."""
@@ -234,6 +235,7 @@ def _utf8(content: bytes, place: str) -> str:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
+    note(path)
     with cast("IO[bytes]", gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")) as file:
         try:
             yield file

@@ -6,12 +6,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from .messages import MissingFiles
+from .noted_paths import note
 
 
 def file_digest(*paths: Path) -> str:
     """SHA-256 of the files' contents in the order given."""
     digests = []
     for path in paths:
+        note(path)
         if not path.is_file():
             raise MissingFiles(f"no file {path}")
         status = path.stat()

@@ -106,4 +106,7 @@ class InstructionTuningDataModule(StoredDataModule):
         )
 
     def _read_stage(self, stage: Stage) -> PromptStage:
-        return read_prompt_stage(self.evaluation_loaders, stage, self.task_names(), self.trained())
+        trained, loaders, evaluation = self.trained(), self.evaluation_loaders, self.evaluation
+        shots = evaluation.shot_numbers, evaluation.shot_separator, loaders.longest_source
+        path = self._stage_path(stage, trained, evaluation.ranking, shots)
+        return read_prompt_stage(loaders, stage, self.task_names(), trained, path)

@@ -7,6 +7,8 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from .noted_paths import note
+
 N_NAMED = 3
 """Items that an error names; the others are counted."""
 
@@ -83,6 +85,7 @@ def existing_folder(folder: Path, what: str) -> Path:
         MissingFiles: It does not exist; names the deepest parent that does.
     """
     if not folder.is_dir():
+        note(folder)
         deepest = next(parent for parent in folder.parents if parent.is_dir())
         raise MissingFiles(f"no folder {folder}, where {what} should be; the path exists as far as {deepest}")
     return folder

@@ -50,6 +50,7 @@ class ScorerDataModule(StoredDataModule):
     """
 
     rows: PairRows
+    reads_only_the_benchmark = False  # files of samples are read, too
 
     def __init__(
         self,

@@ -2,18 +2,21 @@
 
 from abc import abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence, Set
+from dataclasses import fields
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from .base import BenchmarkDataModule
 from .benchmarks import Benchmark
+from .evaluation.stored_evaluation import FOLDER as EVALUATIONS
 from .messages import expanded
 from .mixture.rates import MixtureRules
 from .mixture.task_subset import subset_of
+from .noted_paths import noting, stamps
 from .packing.best_fit import Packing
 from .packing.collate import RowKind
 from .packing.document_groups import Groups
@@ -21,9 +24,14 @@ from .packing.mixture_plan import MixturePlan
 from .packing.row_settings import PackingName, packing_of, require_positive
 from .packing.train_stream import TrainStream
 from .rendering.prompts import PromptForm
-from .schema import HasLength, Task
+from .rendering.tokenization import tokenizer_fingerprint
+from .schema import HasLength, Stage, Task
 from .splits import Instances
+from .storage.declared_state import declared_state
 from .storage.parallel_preparation import Prepared
+from .storage.starts import FOLDER as STARTS
+from .storage.starts import Start, current_start, readers_digest, write_start
+from .storage.store import content_key, damage
 from .storage.stored_tasks import StoredTasks
 from .storage.training_tasks import TrainingTasks
 from .stream_changes import described
@@ -54,6 +62,8 @@ class StoredDataModule(BenchmarkDataModule):
 
     rows: StoredRows
     plan: MixturePlan | None
+    reads_only_the_benchmark: ClassVar[bool] = True
+    """Whether documents are made of the benchmark's files alone, so that a prepared run starts without them."""
 
     def __init__(
         self,
@@ -68,10 +78,13 @@ class StoredDataModule(BenchmarkDataModule):
     ) -> None:
         super().__init__(benchmark, tokenizer, prompt, instances, seed)
         require_positive("data", processes=processes)
+        self._benchmark_state = declared_state(self.benchmark)  # before it is used
         self.mixture, self.cache, self.processes = mixture, expanded(cache), processes
         self.prepared = Prepared(0, 0, 0)
         self.verify = False
         """Whether ``prepare_data`` reads all files of the store and compares their checksums."""
+        self.compare = False
+        """Whether ``prepare_data`` reads the data files although their sizes and times are those of the last time."""
         self._training: TrainingTasks | None = None
 
     @property
@@ -88,13 +101,95 @@ class StoredDataModule(BenchmarkDataModule):
     def training_tasks(self) -> TrainingTasks:
         """The training tasks in the store."""
         if self._training is None:
-            self._training = TrainingTasks(self.preparation, self.task_names())
+            folders = self._start.folders if self._start is not None else {}
+            self._training = TrainingTasks(self.preparation, self.task_names(), folders)
         return self._training
 
     def prepare_data(self) -> None:
-        """Render and tokenize the training tasks that the store lacks, over `processes`."""
-        self._training = None
-        self.prepared = self.training_tasks.prepare(self.processes, verify=self.verify)
+        """Render and tokenize the training tasks that the store lacks, over `processes`.
+
+        If the store has all of them, and no data file has changed since, no data file is read.
+        """
+        self._forget()
+        start = self._current_start()  # loads the tokenizer, whose files are no data files
+        if (
+            start is not None
+            and not (self.verify or self.compare)
+            and all(self._is_whole(folder) for folder in start.folders.values())
+        ):
+            self._start, self.prepared = start, Prepared(0, len(start.folders), 0)
+            return
+        with noting() as read:
+            self.prepared = self.training_tasks.prepare(self.processes, verify=self.verify)
+            self._write_start(read)
+
+    def setup(self, stage: str) -> None:
+        """Plan the training, or read the evaluated examples; as in the other datamodules."""
+        if self._start is None and self._training is None:  # another process has prepared the data
+            self._start = self._current_start()
+        super().setup(stage)
+
+    def _forget(self) -> None:
+        """Read tasks and splits again."""
+        self._training, self._start, self._tasks = None, None, {}
+        self.__dict__.pop("_split_names", None)
+
+    def _is_whole(self, folder: str) -> bool:
+        path = self.preparation.folder / folder
+        return path.is_dir() and damage(path, fully=False) is None
+
+    @cached_property
+    def _start_path(self) -> Path | None:
+        """The file of what a run knows when it starts; None where files are read for every start."""
+        if not self.reads_only_the_benchmark:
+            return None
+        of_preparation = {
+            one.name: getattr(self.preparation, one.name)
+            for one in fields(self.preparation)
+            if one.name not in ("benchmark", "tokenizer", "folder")
+        }
+        settings = declared_state(of_preparation)
+        if self._benchmark_state is None or settings is None:
+            return None
+        key = content_key(
+            benchmark=self._benchmark_state,
+            settings=settings,
+            tokenizer=tokenizer_fingerprint(self.preparation.tokenizer),
+            readers=readers_digest(),
+        )
+        return self.preparation.folder / STARTS / f"{key}.json"
+
+    def _current_start(self) -> Start | None:
+        return None if self._start_path is None else current_start(self._start_path)
+
+    def _write_start(self, read: Set[str]) -> None:
+        """Keep what was read of the benchmark, unless it is not known what some tasks are read from."""
+        if self._start_path is None or not self.training_tasks.sources_known:
+            return
+        names, shared = self._split_names
+        listed = dict.fromkeys(name for of_split in names.values() for name in of_split)
+        tasks, lines = {name: self.task(name) for name in listed}, self.split_lines()
+        folders = {name: self.training_tasks.folder(name).name for name in names["train"]}
+        if read:
+            stamped = stamps(read, store=self.preparation.folder)
+            start = Start(names=names, shared=shared, lines=lines, tasks=tasks, folders=folders, read=stamped)
+            write_start(self._start_path, start)
+            self._start = start
+
+    def _stage_path(self, stage: Stage, trained: Sequence[Task], *settings: Any) -> Path | None:
+        """The file of an evaluation set in the store; None where it is not known what the tasks are read from.
+
+        Args:
+            stage: The stage.
+            trained: The tasks that are trained.
+            settings: What decides its examples and prompts, beside the benchmark.
+        """
+        state = declared_state(settings)
+        if self._start is None or self._start_path is None or state is None:
+            return None
+        names = [task.name for task in trained]
+        key = content_key(start=self._start_path.stem, stage=stage, trained=names, settings=state)
+        return self.preparation.folder / EVALUATIONS / f"{stage}-{key}.jsonl"
 
     def trained(self) -> list[Task]:
         """The training tasks that have documents."""

@@ -24,6 +24,7 @@ MODULES_OF = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 
 ORDER = {
     "datamodules": (
+        "noted_paths",
         "messages",
         "finite_values",
         "optional_packages",

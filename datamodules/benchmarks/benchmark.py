@@ -43,4 +43,8 @@ class Benchmark(ABC):
 
     @abstractmethod
     def fingerprint(self, name: str) -> str:
-        """A digest that changes with the task's content and with the way it is read."""
+        """A digest that changes with the task's content and with the way it is read.
+
+        A reader that opens files by itself notes them (``noted_paths.note``), so that a prepared run starts without
+        them. The functions of ``data_files`` and ``file_digests`` do so.
+        """

@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from ..data_files import format_of, read_json, read_text
 from ..messages import MissingFiles, expanded, kind, nearest
+from ..noted_paths import note
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from ..yaml_files import read_yaml
@@ -269,6 +270,7 @@ def _example(task: str, id: str, index: int, template: _Pattern, answered: Answe
 def _mapping(path: Path) -> Mapping[str, Any]:
     """The content of a file of templates: pairs of patterns by task."""
     if not path.is_file():
+        note(path)
         raise MissingFiles(f"no file {path}; expected FLAN's flan/templates.py, or a .yaml or .json file of patterns")
     readers = {".json": read_json, ".py": _python_patterns}
     content = readers.get(format_of(path), read_yaml)(path)

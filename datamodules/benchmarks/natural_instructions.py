@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 
 from ..data_files import decoded, listed_lines, parse_json
 from ..messages import N_NAMED, MissingFiles, existing_folder, expanded, kind, nearest, some
+from ..noted_paths import note
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
 from .unread_files import unread_files, unread_line
@@ -138,6 +139,7 @@ class NaturalInstructions(Benchmark):
             raise MissingFiles(
                 f"no task {name!r} among the {len(available)} task files of {self.tasks}; {nearest(name, available)}"
             )
+        note(path)
         if self._open is None or not self._open.is_current(path):
             self._open = _TaskFile(path)
         return self._open

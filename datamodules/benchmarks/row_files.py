@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data_files import FETCH_AGAIN, LONGEST_LINE, format_of, parse_json, read_text, text_lines
 from ..messages import MissingFiles, existing_folder, expanded, kind, some
+from ..noted_paths import note
 from .rows import Row
 
 SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".arrow")
@@ -156,6 +157,7 @@ def _quoted_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]
 def _columnar_rows(path: Path) -> Iterator[Row]:
     import datasets  # takes seconds to import, and most readers never need it
 
+    note(path)
     files = {"rows": str(path)}
     yield from _located(
         str(path), lambda: datasets.load_dataset(format_of(path)[1:], data_files=files, split="rows", streaming=True)
@@ -165,6 +167,7 @@ def _columnar_rows(path: Path) -> Iterator[Row]:
 def _saved_rows(folder: Path, split: str | None) -> Iterator[Row]:
     import datasets
 
+    note(folder)
     saved = datasets.load_from_disk(str(folder))
     if isinstance(saved, datasets.DatasetDict):
         if split not in saved:
@@ -176,6 +179,8 @@ def _saved_rows(folder: Path, split: str | None) -> Iterator[Row]:
 def _hub_rows(name: str, config: str | None, split: str | None, revision: str | None = None) -> Iterator[Row]:
     """Rows of a hub dataset, or of a folder with a copy of one."""
     import datasets
+
+    note(name if Path(name).is_dir() else f"hub:{name}")
 
     yield from _located(
         name,

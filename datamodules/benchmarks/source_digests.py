@@ -4,6 +4,7 @@ import hashlib
 
 from ..file_digests import tree_digest
 from ..messages import expanded
+from ..noted_paths import note
 
 
 def source_digest(source: str, *, config: str | None = None, split: str | None = None) -> str:
@@ -13,6 +14,7 @@ def source_digest(source: str, *, config: str | None = None, split: str | None =
         return tree_digest(path)
     if path.is_dir():
         return hashlib.sha256(f"{split} {tree_digest(path)}".encode()).hexdigest()
+    note(f"hub:{source}")
     import datasets  # takes seconds to import
 
     name, _, revision = source.partition("@")

@@ -1,11 +1,14 @@
 """The evaluation set of a stage: held-out examples, their prompts and options, and what was skipped."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
 from ..benchmarks import Split
+from ..noted_paths import noting
+from ..rendering.example_cache import ExampleCache
 from ..rendering.tokenization import skip_reason
 from ..rendering.unknown_tokens import UnknownTokens
 from ..schema import EvaluationExample, Example, Level, Prompt, Task
@@ -26,6 +29,7 @@ class EvaluationSet(NamedTuple):
         rows: The row of its task's file that each example comes from (``Example.index``).
         available: How many rows of each task's file can be evaluated.
         unknown: What the tokenizer lost of the evaluated examples of each task.
+        sources_known: Whether the readers noted what every task is read from.
     """
 
     examples: list[EvaluationExample]
@@ -34,6 +38,7 @@ class EvaluationSet(NamedTuple):
     rows: Sequence[int] = ()
     available: Mapping[str, int] | None = None
     unknown: Mapping[str, UnknownTokens] | None = None
+    sources_known: bool = True
 
     def part(self, *, options: bool) -> "EvaluationSet":
         """The examples with options, or those without, under their numbers in the whole set."""
@@ -65,20 +70,25 @@ def read_evaluation(
     trained_names = {task.name for task in trained}
     evaluated: list[EvaluationExample] = []
     prompts, rows, skipped, available, unknown = [], [], Counter[str](), {}, {}
+    sources_known = True
     for name in names[split]:
         task = preparation.benchmark.task(name)
-        examples = list(preparation.benchmark.examples(name))
-        instances = preparation.split_instances(
-            name,
-            examples,
-            trained=name in trained_names,
-            validated=name in names["validation"],
-            tested=name in names["test"],
-        )
+        of_task = ExampleCache(partial(preparation.benchmark.examples, name))
+        with noting() as read:
+            instances = preparation.split_instances(
+                name,
+                of_task,
+                trained=name in trained_names,
+                validated=name in names["validation"],
+                tested=name in names["test"],
+            )
+        sources_known &= bool(read)
         places = instances.test if split == "test" else instances.validation
         level = task.level or generalization_level(task, trained)
-        options = _options(examples, ranking)
-        problems = [_problem(task, *pair, ranking) for pair in zip(examples, options, strict=True)]
+        labels = _labels(of_task, ranking)
+        examples, others = _at_places(task, of_task, places, labels, ranking)
+        options = {place: options_of(example, labels) for place, example in examples.items()}
+        problems = {place: _problem(task, examples[place], options[place], ranking) for place in places}
         rendered = {
             (k, place): _prompt(preparation, task, examples[place], k)
             for k, place in product(shots, [place for place in places if not problems[place]])
@@ -89,7 +99,7 @@ def read_evaluation(
         for (_, place), (*_, equal) in lost.items():
             if equal and place in ranked:
                 problems[place] = equal_options_reason(name)
-        available[name] = len({e.index for e, problem in zip(examples, problems, strict=True) if not problem})
+        available[name] = len(others.union(examples[place].index for place in places if not problems[place]))
         skipped.update(reason for place in places if (reason := problems[place]))
         unknown[name] = total([counts for (_, place), counts in lost.items() if not problems[place]])
         for k, place in product(shots, [place for place in places if not problems[place]]):
@@ -104,17 +114,38 @@ def read_evaluation(
             f"no {split} example is left of {len(names[split])} tasks (skipped: {dict(skipped)}); "
             f"raise {OPTION}.{split}, or list other tasks"
         )
-    return EvaluationSet(evaluated, prompts, skipped, rows, available, unknown)
+    return EvaluationSet(evaluated, prompts, skipped, rows, available, unknown, sources_known)
 
 
 Options = tuple[tuple[str, ...], int | None]
 """An example's options and the place of the right one."""
 
 
-def _options(examples: Sequence[Example], ranking: OptionRanking | None) -> list[Options]:
-    references = [example.targets for example in examples if not example.skipped]
-    labels = label_options(references, most=ranking.labels) if ranking else ()
-    return [options_of(example, labels) for example in examples]
+def _labels(examples: Iterable[Example], ranking: OptionRanking | None) -> tuple[str, ...]:
+    """The labels of a classification task that lists no options, where they are ranked."""
+    if ranking is None or not ranking.labels:
+        return ()
+    return label_options([example.targets for example in examples if not example.skipped], most=ranking.labels)
+
+
+def _at_places(
+    task: Task,
+    examples: Iterable[Example],
+    places: Collection[int],
+    labels: Sequence[str],
+    ranking: OptionRanking | None,
+) -> tuple[dict[int, Example], set[int]]:
+    """The examples at some places, and the rows of other examples that could be evaluated.
+
+    All templates of a large dataset do not fit into memory, so that only these examples are kept.
+    """
+    kept, others, wanted = {}, set(), frozenset(places)
+    for place, example in enumerate(examples):
+        if place in wanted:
+            kept[place] = example
+        elif not _problem(task, example, options_of(example, labels), ranking):
+            others.add(example.index)
+    return kept, others
 
 
 def _problem(task: Task, example: Example, options: Options, ranking: OptionRanking | None) -> str | None:

@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from ..benchmarks import Benchmark, Split
 from ..benchmarks.suite import Suite
 from ..messages import some
+from ..noted_paths import noting, stamps
 from ..packing.replicas import Replicas
 from ..rendering.unknown_tokens import unknown_lines
 from ..schema import EvaluationExample, Task
@@ -16,6 +18,7 @@ from .coverage import Coverage, suite_coverage
 from .evaluation_set import EvaluationSet, read_evaluation
 from .few_shot import FewShotPreparation, few_shot_preparation
 from .loaders import ChainedLoader, EvaluationLoaders
+from .stored_evaluation import current_evaluation, store_evaluation
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,11 @@ class PromptStage:
 
 
 def read_prompt_stage(
-    loaders: EvaluationLoaders, stage: Split, names: Mapping[Split, Sequence[str]], trained: Sequence[Task]
+    loaders: EvaluationLoaders,
+    stage: Split,
+    names: Mapping[Split, Sequence[str]],
+    trained: Sequence[Task],
+    path: Path | None = None,
 ) -> PromptStage:
     """Read the examples of a stage and render their prompts; the numbers of demonstrations are reported.
 
@@ -72,27 +79,45 @@ def read_prompt_stage(
         stage: "validation" or "test".
         names: The tasks of each split.
         trained: The tasks that are trained, which decide the level of each example.
+        path: File that keeps the examples for the next start; None for none.
     """
+    kept = None if path is None else current_evaluation(path)
+    if kept is None:
+        with noting() as read:
+            kept = _read(loaders, stage, names, trained)
+        if path is not None and kept[0].sources_known and rank_zero_only.rank == 0:
+            store_evaluation(path, *kept, stamps(read, store=loaders.preparation.folder))
+    evaluated, lines = kept
+    for line in lines:
+        rank_zero_info(line)
+    return PromptStage(loaders, evaluated)
+
+
+def _read(
+    loaders: EvaluationLoaders, stage: Split, names: Mapping[Split, Sequence[str]], trained: Sequence[Task]
+) -> tuple[EvaluationSet, list[str]]:
+    """The examples of a stage, and what a run prints of them."""
     preparation, evaluation = loaders.preparation, loaders.evaluation
     shots = evaluation.shot_numbers
     if most := max(shots):
         separator, room = evaluation.shot_separator, loaders.longest_source
         preparation = few_shot_preparation(preparation, shots=most, separator=separator, room=room, names=names)
     evaluated = read_evaluation(preparation, names, stage, trained, evaluation.ranking, shots)
-    if isinstance(preparation, FewShotPreparation):
-        _report_shots(preparation, stage, shots)
+    lines = _shot_lines(preparation, stage, shots) if isinstance(preparation, FewShotPreparation) else []
     if lost := {name: counts for name, counts in (evaluated.unknown or {}).items() if any(counts)}:
-        rank_zero_info(
+        lines.append(
             "; ".join(f"{quantity} of the {stage} examples: {value}" for quantity, value in unknown_lines(lost))
         )
-    return PromptStage(loaders, evaluated)
+    return evaluated, lines
 
 
-def _report_shots(preparation: FewShotPreparation, stage: str, shots: Sequence[int]) -> None:
+def _shot_lines(preparation: FewShotPreparation, stage: str, shots: Sequence[int]) -> list[str]:
+    lines = []
     for wanted in filter(None, shots):
         counts = {number: count for (k, number), count in sorted(preparation.counts_by_shots.items()) if k == wanted}
         text = ", ".join(f"{count} have {number}" for number, count in counts.items())
-        rank_zero_info(f"demonstrations of {stage} prompts at {wanted} shots: {text}")
+        lines.append(f"demonstrations of {stage} prompts at {wanted} shots: {text}")
     if left_out := sum(preparation.repeated.values()):
         tasks = some([task for task, count in preparation.repeated.items() if count])
-        rank_zero_info(f"{left_out} examples are no demonstrations, {EVALUATED}, of {tasks}")
+        lines.append(f"{left_out} examples are no demonstrations, {EVALUATED}, of {tasks}")
+    return lines

@@ -9,14 +9,18 @@ folder compares the seal and all sizes. ``verify_files`` reads all files, too.
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..data_files import read_json
-from ..whole_files import naming, sync_folder
+from ..whole_files import naming, sync_folder, whole_file
 
 META = "meta.json"
+
+SEAL_LENGTH = 65
+"""Bytes of the last line of ``write_sealed_lines``."""
 
 WAY_OUT = "`crosstask prepare` writes it again"
 
@@ -35,6 +39,30 @@ def seal_folder(folder: Path, meta: Mapping[str, Any]) -> None:
         out.flush()
         os.fsync(out.fileno())
     sync_folder(folder)
+
+
+def write_sealed_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text, and behind them their SHA-256, in place of an older file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with whole_file(path) as file:
+        for line in lines:
+            digest.update(f"{line}\n".encode())
+            file.write(f"{line}\n")
+        file.write(f"{digest.hexdigest()}\n")
+
+
+def read_sealed_lines(path: Path) -> list[str]:
+    """The lines that ``write_sealed_lines`` wrote; none if there is no such file, or, with a warning, a damaged one."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    text, seal = content[:-SEAL_LENGTH], content[-SEAL_LENGTH:]
+    if f"{hashlib.sha256(text).hexdigest()}\n".encode() != seal:
+        warnings.warn(f"{path} is damaged; reading the data files again", stacklevel=2)
+        return []
+    return text.decode().split("\n")[:-1]
 
 
 def rename_sealed(partial: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..benchmarks import Split
 from ..messages import counted, some
+from ..noted_paths import noting
 from ..rendering.tokenization import skip_reason
 from ..schema import Example
 from ..splits import OPTION
@@ -24,12 +25,17 @@ class TrainingTasks:
     Args:
         preparation: What decides how an example becomes documents.
         names: The tasks of each split.
+        folders: Name of each training task's folder, where it is known; other tasks' files are read for it.
     """
 
-    def __init__(self, preparation: Preparation, names: Mapping[Split, Sequence[str]]) -> None:
+    def __init__(
+        self, preparation: Preparation, names: Mapping[Split, Sequence[str]], folders: Mapping[str, str] | None = None
+    ) -> None:
         self.preparation, self.names = preparation, names
-        self._folders: dict[str, Path] = {}
         self._reported: set[str] = set()
+        self.sources_known = True
+        """Whether the readers noted what every task is read from."""
+        self._folders = {name: preparation.folder / folder for name, folder in (folders or {}).items()}
 
     def prepare(self, processes: int, *, verify: bool = False) -> Prepared:
         """Write the tasks that the store lacks, over several processes, and join all of them for ``open``.
@@ -50,7 +56,9 @@ class TrainingTasks:
     def folder(self, name: str) -> Path:
         """The folder of a task's documents; its name is a digest of the task's files, which are read once for it."""
         if name not in self._folders:
-            self._folders[name] = self.preparation.task_folder(name, **self._held_out(name))
+            with noting() as read:
+                self._folders[name] = self.preparation.task_folder(name, **self._held_out(name))
+            self.sources_known &= bool(read)
         return self._folders[name]
 
     def example_ids(self, name: str, stored: StoredTask, documents: Iterable[int]) -> list[str]:

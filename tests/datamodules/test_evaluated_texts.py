@@ -110,8 +110,8 @@ def record(number: int) -> dict[str, str]:
 
 @pytest.fixture
 def repeated(tmp_path: Path) -> Path:
-    """A task that is trained and tested, whose first three of 40 records come again; and a test task of one record."""
-    records = [*map(record, range(40)), *map(record, (0, 1, 2, 1))]
+    """A task that is trained and tested, each of whose 40 records comes again; and a test task of one record."""
+    records = [*map(record, range(40)), *map(record, range(40))]
     write_tasks(tmp_path, train__both=records, test__both=records, test__lone=[record(99)])
     return tmp_path
 
@@ -125,11 +125,16 @@ def test_a_run_counts_them_and_trains_on_none(repeated: Path, shots: int, make_d
     )
     data.prepare_data()
     data.setup("fit")
-    assert data.report().skipped == {EVALUATED: 4}  # type: ignore[attr-defined]
+    data.setup("test")
+    evaluated = {stage: data.evaluation_examples(stage) for stage in ("validation", "test")}
+    answers = [one.references[0] for of_stage in evaluated.values() for one in of_stage if one.task == "both"]
+    assert len(answers) == 7
+    # Two copies of each evaluated record are in the file.
+    assert data.report().skipped == {EVALUATED: 2 * len({*answers}) - 7}  # type: ignore[attr-defined]
     stored = data.plan.stored[0]  # type: ignore[union-attr]
     texts = [data.preparation.tokenizer.decode(stored.document(place).input_ids) for place in range(len(stored))]
-    assert len(texts) == 40 - 5 - 2
-    assert not [text for text in texts for number in range(3) if f"It is {number}." in text]
+    assert len(texts) == 80 - 2 * len({*answers})
+    assert not [text for text in texts for answer in answers if answer in text]
 
 
 def test_few_shot_prompts_do_not_show_evaluated_examples(repeated: Path, make_datamodule: Any) -> None:

@@ -30,6 +30,7 @@ def test_several_processes_write_what_one_writes(
 ) -> None:
     alone = make_datamodule(cache=str(tmp_path / "alone"))
     alone.prepare_data()
+    alone.setup("validate")
     arguments = {"folder": str(toybench)}
     data = {
         "benchmark": {"class_path": "NaturalInstructions", "init_args": arguments},

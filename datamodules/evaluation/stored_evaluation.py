@@ -1,0 +1,57 @@
+"""Evaluation sets on disk, so that a run that starts again reads and renders no data file for its evaluation.
+
+::
+
+    store/evaluations/validation-9c1e....jsonl    counts and stamps, then a line an example
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ..noted_paths import Stamp, is_current
+from ..rendering.unknown_tokens import UnknownTokens
+from ..schema import EvaluationExample, Prompt, Turn
+from ..storage.checksums import read_sealed_lines, write_sealed_lines
+from .evaluation_set import EvaluationSet
+
+FOLDER = "evaluations"
+
+
+def store_evaluation(path: Path, evaluated: EvaluationSet, lines: Sequence[str], read: Mapping[str, Stamp]) -> None:
+    """Write an evaluation set in place of an older one.
+
+    Args:
+        path: Its file.
+        evaluated: The evaluation set.
+        lines: What a run prints of it.
+        read: Stamps of what was read.
+    """
+    head = {"skipped": evaluated.skipped, "available": evaluated.available, "unknown": evaluated.unknown}
+    records = (
+        [example, asdict(prompt), row]
+        for example, prompt, row in zip(evaluated.examples, evaluated.prompts, evaluated.rows, strict=True)
+    )
+    write_sealed_lines(path, map(json.dumps, chain([{**head, "lines": lines, "read": read}], records)))
+
+
+def current_evaluation(path: Path) -> tuple[EvaluationSet, list[str]] | None:
+    """An evaluation set and what a run prints of it; None if there is none, or a data file has changed."""
+    records = map(json.loads, read_sealed_lines(path))
+    head = next(records, None)
+    if head is None or not is_current(head["read"]):
+        return None
+    examples, prompts, rows = [], [], []
+    for example, prompt, row in records:
+        examples.append(EvaluationExample(*(tuple(value) if isinstance(value, list) else value for value in example)))
+        prompts.append(_prompt(prompt))
+        rows.append(row)
+    unknown = {task: UnknownTokens(*counts) for task, counts in head["unknown"].items()}
+    return EvaluationSet(examples, prompts, head["skipped"], rows, head["available"], unknown), head["lines"]
+
+
+def _prompt(content: Mapping[str, Any]) -> Prompt:
+    return Prompt(**{**content, "turns": tuple(Turn(**turn) for turn in content["turns"])})

@@ -1,0 +1,85 @@
+"""What a run knows of its benchmark when it starts, beside the stored documents: no data file is read for it again.
+
+::
+
+    store/starts/3f0c....json      tasks and splits, the folders of the training tasks, and stamps of what was read
+
+The name is a digest of everything that decides the content but the data files themselves. Whether those have changed is
+asked of their sizes and times; `crosstask prepare` reads them. A store without its data files is used as it is.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from ..benchmarks import Split
+from ..noted_paths import Stamp, gone, is_current
+from ..schema import Demonstration, Task
+from .checksums import read_sealed_lines, write_sealed_lines
+
+FOLDER = "starts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What was read of a benchmark.
+
+    Args:
+        names: The tasks of each split.
+        shared: Why tasks of the training list do not train.
+        lines: What a run prints of its tasks.
+        tasks: The tasks of all splits, by name.
+        folders: Name of each training task's folder in the store.
+        read: Stamps of what was read.
+    """
+
+    names: Mapping[Split, Sequence[str]]
+    shared: Mapping[str, str]
+    lines: Sequence[str]
+    tasks: Mapping[str, Task]
+    folders: Mapping[str, str]
+    read: Mapping[str, Stamp]
+
+
+def write_start(path: Path, start: Start) -> None:
+    """Write a start in place of an older one."""
+    write_sealed_lines(path, [json.dumps(asdict(start))])
+
+
+def current_start(path: Path) -> Start | None:
+    """A start whose data files have not changed; None if there is none, or they have."""
+    contents = [json.loads(line) for line in read_sealed_lines(path)]
+    if not contents or not is_current(contents[0]["read"]):
+        return None
+    (content,) = contents
+    start = Start(**{**content, "tasks": {name: _task(of) for name, of in content["tasks"].items()}})
+    if gone(start.read):
+        rank_zero_info(
+            f"the data files are not there any more: the documents that were prepared from them train ({path})"
+        )
+    return start
+
+
+def _task(content: Mapping[str, Any]) -> Task:
+    texts = {name: tuple(content[name]) for name in ("sources",)}
+    shown = {name: tuple(Demonstration(**one) for one in content[name]) for name in _DEMONSTRATIONS}
+    return Task(**{**content, **texts, **shown})
+
+
+_DEMONSTRATIONS = ("positive_examples", "negative_examples")
+
+
+@cache
+def readers_digest() -> str:
+    """A digest of this package's code of data: another version may read or divide the same files differently."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*")):
+        if path.suffix in (".py", ".yaml", ".json", ".txt") and path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""A prepared run starts without reading a data file, and notices when one has changed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
+from crosstask.datamodules.benchmarks import FLAN, Benchmark, CrossFit, FlanRows
+from crosstask.datamodules.benchmarks.bench import Bench
+from crosstask.datamodules.storage.declared_state import declared_state
+
+Make = Callable[..., InstructionTuningDataModule]
+
+
+@pytest.fixture
+def data(toybench: Path, tmp_path: Path) -> Path:
+    """A copy of six tasks, one of which also validates and is tested."""
+    folder = tmp_path / "data"
+    names = sorted(path.stem for path in (toybench / "tasks").glob("*.json"))[:6]
+    for name in names:
+        (folder / "tasks").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(toybench / f"tasks/{name}.json", folder / f"tasks/{name}.json")
+    lists = {"train": names[:5], "dev": names[4:], "test": names[4:]}
+    for split, of_split in lists.items():
+        path = folder / f"splits/default/{split}_tasks.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{name}\n" for name in of_split))
+    return folder
+
+
+@pytest.fixture
+def start(make_datamodule: Make, data: Path, tmp_path: Path) -> Callable[..., InstructionTuningDataModule]:
+    """Starts a run as another process would, with objects of its own."""
+
+    def start(benchmark: Benchmark | None = None, **arguments: Any) -> InstructionTuningDataModule:
+        benchmark = NaturalInstructions(str(data)) if benchmark is None else benchmark
+        run = make_datamodule(benchmark=benchmark, cache=str(tmp_path / "store"), **arguments)
+        run.prepare_data()
+        run.setup("fit")
+        return run
+
+    return start
+
+
+def add_instance(path: Path) -> None:
+    task = json.loads(path.read_text())
+    task["Instances"].append({"id": "new", "input": "a new one", "output": ["new"]})
+    path.write_text(json.dumps(task))
+
+
+def test_a_prepared_run_starts_without_its_data_files(start: Any, data: Path, tmp_path: Path) -> None:
+    first = start(evaluation={"shots": [0, 2], "max_new_tokens": 8})
+    data.rename(tmp_path / "elsewhere")
+    again = start(evaluation={"shots": [0, 2], "max_new_tokens": 8})
+    assert (again.prepared.written, again.prepared.found) == (0, 5)
+    assert again.training_fingerprint() == first.training_fingerprint()
+    assert again.split_lines() == first.split_lines()
+    assert again.task_names() == first.task_names()
+    assert list(map(again.task, again.task_names()["validation"])) == [
+        first.task(name) for name in first.task_names()["validation"]
+    ]
+    assert again.evaluation_examples("validation") == first.evaluation_examples("validation")
+    assert again.evaluation_fingerprint("validation") == first.evaluation_fingerprint("validation")
+    with pytest.raises(ValueError, match="no folder"):
+        start(instances={"validation": 2, "test": 4})  # other instances train: they were not prepared
+
+
+def test_a_changed_file_is_prepared_again(start: Any, data: Path) -> None:
+    first = start()
+    path = sorted((data / "tasks").iterdir())[0]
+    add_instance(path)
+    again = start()
+    assert (again.prepared.written, again.prepared.found) == (1, 4)
+    assert again.training_fingerprint() != first.training_fingerprint()
+
+
+@pytest.mark.parametrize("folder", ["starts", "evaluations"])
+def test_a_damaged_file_is_named_and_written_again(start: Any, folder: str, tmp_path: Path) -> None:
+    first = start()
+    (path,) = (tmp_path / "store" / folder).iterdir()
+    intact = path.read_bytes()
+    path.write_bytes(intact.replace(b"task", b"tusk", 1))
+    with pytest.warns(UserWarning, match=rf"{path.name} is damaged; reading the data files again"):
+        again = start()
+    assert path.read_bytes() == intact
+    assert again.evaluation_examples("validation") == first.evaluation_examples("validation")
+
+
+def test_a_changed_validation_file_is_read_again(start: Any, data: Path) -> None:
+    first = start()
+    path = sorted((data / "tasks").iterdir())[5]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "Definition": ["Do as the others."]}))
+    again = start()
+    assert again.prepared.written == 0  # it does not train
+    changed = [
+        [example.source for example in run.evaluation_examples("validation") if "Do as the others." in example.source]
+        for run in (first, again)
+    ]
+    assert list(map(len, changed)) == [0, 2]
+
+
+def test_a_collection_that_arrives_later_trains(start: Any, data: Path, tmp_path: Path) -> None:
+    def bench() -> Bench:
+        collections = {"mine": NaturalInstructions(str(data)), "crossfit": CrossFit(str(tmp_path / "crossfit"))}
+        return Bench(collections, partial=True)
+
+    assert any("crossfit/*" in line for line in start(bench()).split_lines())
+    path = tmp_path / "crossfit/blimp-ellipsis_n_bar_1/train.jsonl"
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(f'{{"inputs": "{n}", "targets": "sentence {n % 2 + 1}"}}\n' for n in range(20)))
+    assert "crossfit/blimp-ellipsis_n_bar_1" in start(bench()).task_names()["train"]
+
+
+def test_changed_templates_are_rendered_again(start: Any, tmp_path: Path) -> None:
+    rows, templates = tmp_path / "flan/rte.jsonl", tmp_path / "flan/templates.json"
+    rows.parent.mkdir()
+    rows.write_text("".join(f'{{"text": "{n} cats", "answer": "{n}"}}\n' for n in range(20)))
+    patterns = {"mine": [["{text}: how many?", "{answer}"]]}
+    templates.write_text(json.dumps(patterns))
+
+    def flan() -> FLAN:
+        return FLAN(str(templates), {"mine": FlanRows(str(rows))})
+
+    assert [start(flan()).prepared.written for _ in range(2)] == [1, 0]
+    templates.write_text(json.dumps({"mine": [["{text}. How many?", "{answer}"]]}))
+    assert start(flan()).prepared.written == 1
+
+
+def test_arguments_are_equal_if_their_values_are(data: Path) -> None:
+    def states(splits: str) -> set[str | None]:
+        return {declared_state(NaturalInstructions(str(data), splits)) for _ in range(2)}
+
+    (one,), (other,) = states("splits/default"), states("splits/others")
+    assert one != other
+    assert None not in (one, other)
+
+    class Held(NaturalInstructions):
+        def __init__(self) -> None:
+            super().__init__(str(data))
+            self.file = (data / "splits/default/train_tasks.txt").open()
+
+    held = Held()
+    assert declared_state(held) is None
+    held.file.close()
