@@ -11,6 +11,7 @@ import pytest
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.benchmarks import FLAN, Benchmark, CrossFit, FlanRows
 from crosstask.datamodules.benchmarks.bench import Bench
+from crosstask.datamodules.noted_paths import is_current, note, noting, stamps
 from crosstask.datamodules.storage.declared_state import declared_state
 
 Make = Callable[..., InstructionTuningDataModule]
@@ -128,6 +129,12 @@ def test_changed_templates_are_rendered_again(start: Any, tmp_path: Path) -> Non
     assert [start(flan()).prepared.written for _ in range(2)] == [1, 0]
     templates.write_text(json.dumps({"mine": [["{text}. How many?", "{answer}"]]}))
     assert start(flan()).prepared.written == 1
+
+
+def test_a_dataset_of_the_hub_is_not_looked_up_again(tmp_path: Path) -> None:
+    with noting() as read:
+        note("hub:owner/name")
+    assert is_current(stamps(read, store=tmp_path))
 
 
 def test_arguments_are_equal_if_their_values_are(data: Path) -> None:
