@@ -97,6 +97,10 @@ def print_plan(plan: "ResourcePlan") -> None:
         print(f"network.gradient_checkpointing: {_setting(plan.least)} fits and recomputes the least")
     print(f"{plan.steps:,} steps of {plan.tokens:,} tokens: {plan.steps * plan.tokens / 1e9:.2f}B tokens")
     print(f"{plan.flops:.3g} operations a step, {plan.device_hours:,.0f} device hours")
+    if plan.cast:
+        print(
+            f"conversions between float32 and half precision move {plan.cast / 1e9:.3g} GB of a device's memory a step"
+        )
     if plan.outer is not None:
         print_outer(plan)
     if layout.devices > 1:

@@ -78,7 +78,7 @@ class InstructionOptimizationModule(InstructedTraining):
         seed: Decides what dropout drops.
     """
 
-    fixed_settings = ("lora.", "prefix.", "optimizer.algorithm", "instruction.")
+    fixed_settings = (*InstructedTraining.fixed_settings, "instruction.")
 
     def __init__(
         self,

@@ -29,6 +29,8 @@ class Optimization:
         betas: Adam's decay rates of the first and the second moment, and those of other algorithms with betas.
         weight_decay: Decay of matrices; biases and norms never decay. 0 makes AdamW Adam.
         fused: Use torch's fused implementation, faster on CUDA.
+        master_weights: Step on float32 copies of weights in half precision (network.dtype bfloat16), on one device or
+            under ddp; without them, steps that are small beside a weight are rounded away.
     """
 
     learning_rate: float = 5e-5
@@ -40,6 +42,7 @@ class Optimization:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     fused: bool = False
+    master_weights: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "betas", tuple(self.betas))

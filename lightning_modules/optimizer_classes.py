@@ -5,13 +5,16 @@ Every optimizer is one object, whose states are saved by parameter names and who
 
 import inspect
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
 
+from .master_weights import MasterWeights, is_low
 from .named_classes import imported
 from .optimization import Optimization, matrix_names, parameter_groups, plain_name
 
@@ -106,9 +109,26 @@ def build_optimizer(settings: Optimization, model: nn.Module, *, matrices: froze
     else:
         given = {"betas": settings.betas, "fused": settings.fused}
         own = {name: value for name, value in given.items() if name in accepted and value is not False}
-    optimizer: Optimizer = algorithm(groups, lr=settings.learning_rate, **own, **settings.options)  # type: ignore[call-arg]
+    build: Callable[[Any], Optimizer] = partial(algorithm, lr=settings.learning_rate, **own, **settings.options)  # type: ignore[call-arg]
+    optimizer = MasterWeights(groups, build) if _keeps_masters(settings, groups) else build(groups)
     set_averages([optimizer], training=True)
     return optimizer
+
+
+def _keeps_masters(settings: Optimization, groups: list[dict[str, Any]]) -> bool:
+    """Whether masters are kept, which needs parameters in half precision."""
+    low = any(is_low(parameter) for group in groups for parameter in group["params"])
+    if settings.master_weights and not low:
+        raise ValueError(
+            "optimizer.master_weights keeps float32 copies of trained parameters in half precision, and all of these "
+            "are in float32 (adapters always are): set network.dtype to bfloat16, or leave master_weights out"
+        )
+    if low and not settings.master_weights:
+        rank_zero_info(
+            "trained parameters are in half precision, which rounds small steps away: set optimizer.master_weights to "
+            "true, or network.dtype to float32"
+        )
+    return settings.master_weights
 
 
 def set_averages(optimizers: Iterable[object], *, training: bool) -> None:
@@ -129,6 +149,14 @@ def reject_optimizer(settings: Optimization, strategy: Strategy) -> None:
     flattens = isinstance(strategy, DeepSpeedStrategy | FSDPStrategy)
     if algorithm is MuonWithAdamW and flattens:
         raise ValueError(f"Muon needs whole matrices, and {where} flattens them: use ddp or ShardedStrategy")
+    if settings.master_weights:
+        if flattens or isinstance(strategy, ModelParallelStrategy):
+            raise ValueError(
+                f"optimizer.master_weights is for one device and ddp: leave it out, and {where} keeps float32 weights "
+                "with network.dtype float32 and a half precision to compute in"
+            )
+        if package not in ("torch", MuonWithAdamW.__module__.partition(".")[0]):
+            raise ValueError(f"optimizer.master_weights is for optimizers of torch.optim, got {settings.algorithm}")
     if package == "schedulefree":
         if flattens:
             raise ValueError(f"{where} does not average weights between steps: use ddp or ShardedStrategy")

@@ -82,7 +82,12 @@ class PlannedTraining(GuardedSteps):
     tokenizer_name: str
     """Hub name or folder of the tokenizer."""
 
-    fixed_settings: tuple[str, ...] = ("lora.", "prefix.", "optimizer.algorithm")
+    fixed_settings: tuple[str, ...] = (
+        "lora.",
+        "prefix.",
+        "optimizer.algorithm",
+        "optimizer.master_weights",
+    )
     """Beginnings of the names of arguments that decide trained parameters and optimizer states; a resumed run cannot
     change them."""
 

@@ -73,6 +73,7 @@ ORDER = {
         "models",
         "generation_settings",
         "optimization",
+        "master_weights",
         "optimizer_classes",
         "prefixes",
         "model_digest",

@@ -12,7 +12,7 @@ SHORT_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": 
 """Lightning's short names of precisions."""
 
 
-def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool) -> Layout:
+def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool, master_weights: bool = False) -> Layout:
     """The layout that the trainer's strategy gives a model.
 
     Raises:
@@ -26,7 +26,8 @@ def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool) -
         raise ValueError(f"--devices must be at least 1, got {devices}")
     count = _device_count(trainer) if devices is None else devices
     foreach = not fused and trainer["accelerator"] != "cpu"
-    layout = Layout("single", count, precision=_precision(trainer["precision"]), foreach=foreach)
+    precision = _precision(trainer["precision"])
+    layout = Layout("single", count, precision=precision, foreach=foreach, master_weights=master_weights)
     if name.startswith("deepspeed"):
         return _deepspeed(layout, name, settings)
     if name in ("fsdp", "fsdpstrategy", "fsdp_cpu_offload"):

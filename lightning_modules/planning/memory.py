@@ -28,6 +28,8 @@ from transformers import PreTrainedModel
 
 from ..chunked_cross_entropy import CHUNK, chunked_cross_entropy
 from ..chunked_head import ChunkedHead, has_plain_head
+from ..master_weights import CHUNK as CHUNK_OF_MASTERS
+from ..master_weights import is_low
 from ..sharding.sharded_models import Sharding, blocks, shard
 from .phases import Measure, Memory, Phase, PhaseRecord, Phases, PhaseTracker, ShardedPhaseTracker, most
 
@@ -54,6 +56,7 @@ class Layout(NamedTuple):
         offload_weights: Whether the weights of ZeRO-3 are in the host's memory, too.
         foreach: Whether the optimizer updates all parameters in one call, which takes one more copy of them;
             torch's default on CUDA, unless the optimizer is fused.
+        master_weights: Whether the optimizer keeps float32 copies of weights in half precision.
         reduce_bucket: Number of gradients in DeepSpeed's buffer of a reduction, allocated at the start.
     """
 
@@ -67,6 +70,7 @@ class Layout(NamedTuple):
     reduce_once: bool = False
     offload_weights: bool = False
     foreach: bool = False
+    master_weights: bool = False
     reduce_bucket: int = 0
 
     @property
@@ -225,15 +229,28 @@ def _divided(model: PreTrainedModel, layout: Layout, shape: StepShape) -> tuple[
     """Measure of the passes, and memory of the optimizer step, where weights are whole (ZeRO: arXiv 1910.02054)."""
     if layout.kind.startswith("zero"):
         return _partitioned(model, layout)
-    sizes = [(parameter.nbytes, parameter.requires_grad) for parameter in model.parameters()]
-    whole, trained = sum(size for size, _ in sizes), sum(size for size, is_trained in sizes if is_trained)
+    whole = sum(parameter.nbytes for parameter in model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = sum(parameter.nbytes for parameter in parameters)
+    states = sum(_state_bytes(parameter, layout) for parameter in parameters)
     buckets = trained if layout.kind == "ddp" else 0  # DDP reduces copies of the gradients
 
     def measure(memory: Mapping[str, int]) -> Memory:
         existing = trained if shape.accumulated else memory["Gradient"]
-        return Memory(whole, existing, 2 * trained, buckets, _activations(memory))
+        return Memory(whole, existing, states, buckets, _activations(memory))
 
-    return measure, Memory(whole, trained, 2 * trained, buckets, trained if layout.foreach else 0)
+    widened = trained if layout.foreach else 0
+    if layout.master_weights:  # float32 gradients of a chunk, and foreach's copy of them
+        elements = min(CHUNK_OF_MASTERS, sum(parameter.numel() for parameter in parameters))
+        widened = elements * 4 * (2 if layout.foreach else 1)
+    return measure, Memory(whole, trained, states, buckets, widened)
+
+
+def _state_bytes(parameter: nn.Parameter, layout: Layout) -> int:
+    """Bytes of Adam's moments of a parameter, and of its master if it has one."""
+    if layout.master_weights and is_low(parameter):
+        return parameter.numel() * (4 + ADAM_BYTES)
+    return 2 * parameter.nbytes
 
 
 def _partitioned(model: PreTrainedModel, layout: Layout) -> tuple[Measure, Memory]:

@@ -87,7 +87,7 @@ def read_run(configuration: Mapping[str, Any], *, targets: float, devices: int |
     _require_planned(model["class_path"], trainer, bilevel)
     arguments, data = model["init_args"], data["init_args"]
     network, optimizer = as_group(Network, arguments["network"]), as_group(Optimization, arguments["optimizer"])
-    layout = layout_of(trainer, devices=devices, fused=optimizer.fused)
+    layout = layout_of(trainer, devices=devices, fused=optimizer.fused, master_weights=optimizer.master_weights)
     _require_planned_adapters(arguments, layout)
     if bilevel:
         shape, rows = bilevel_shape(data, layout, targets), data["levels"]["inner_rows"]

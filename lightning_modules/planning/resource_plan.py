@@ -15,6 +15,7 @@ import torch
 from torch.nn import Parameter
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..master_weights import is_low
 from ..recomputation import Recomputation, recomputed_share
 from .bilevel_plan import OuterPlan, outer_phases, outer_plan
 from .communication import Exchange, Links, step_exchange
@@ -48,6 +49,7 @@ class ResourcePlan:
         device_hours: Hours summed over all devices, at the stated utilization.
         exchange: Seconds of communication in a step, without steps of phi.
         compute: Seconds of computation in a step at the stated utilization.
+        cast: Bytes that a step reads and writes to convert weights and gradients between float32 and half precision.
         outer: Steps of phi in instruction optimization, which are part of memory, operations and hours.
     """
 
@@ -64,6 +66,7 @@ class ResourcePlan:
     device_hours: float
     exchange: Exchange
     compute: float
+    cast: int = 0
     outer: OuterPlan | None = None
 
     @property
@@ -130,6 +133,12 @@ def make_plan(
         device_hours=run.trainer["max_steps"] * flops / rate / 3600,
         exchange=_exchange(run, whole, links),
         compute=flops / rate / run.layout.devices,
+        cast=cast_bytes(
+            whole,
+            run.layout,
+            batches=run.trainer["accumulate_grad_batches"],
+            recomputed=recomputed_share(run.network.gradient_checkpointing),
+        ),
         outer=outer,
     )
 
@@ -199,6 +208,30 @@ def _shallow(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
     if getattr(fewer, "layer_types", None):  # kind of attention of each block
         fewer.layer_types = fewer.layer_types[:blocks]
     return fewer
+
+
+def cast_bytes(model: PreTrainedModel, layout: Layout, *, batches: int, recomputed: float) -> int:
+    """Bytes that a step moves to convert weights and gradients; each conversion reads one type and writes the other.
+
+    Autocast converts float32 weights in the forward pass of every batch, again where blocks are recomputed, and every
+    batch's gradients back. Master weights are rounded into the model once a step, and its gradients widened once.
+
+    Args:
+        model: Its parameters may have no memory.
+        layout: How it is divided; sharded models and DeepSpeed convert while they communicate, which is not counted.
+        batches: Accumulated batches of a step.
+        recomputed: Share of the blocks that the backward pass recomputes.
+    """
+    if layout.kind not in ("single", "ddp"):
+        return 0
+    pair = 4 + 2
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    masters = sum(2 * pair * parameter.numel() for parameter in trained if layout.master_weights and is_low(parameter))
+    if not layout.precision.endswith("mixed"):
+        return masters
+    wide = [parameter for parameter in model.parameters() if parameter.dtype == torch.float32]
+    passes = sum(pair * parameter.numel() * (1 + recomputed + parameter.requires_grad) for parameter in wide)
+    return masters + round(batches * passes)
 
 
 def _gradient_bytes(parameter: Parameter, layout: Layout) -> int:

@@ -9,12 +9,31 @@ from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.adapters import LoRA, add_adapters
 from crosstask.lightning_modules.planning.memory import Kind, Layout, Precision, head_memory, step_memory
+from crosstask.lightning_modules.planning.resource_plan import cast_bytes
 
 
 def test_states_of_one_device_are_sixteen_bytes_a_parameter() -> None:
     found = memory(Layout(), SHAPE._replace(accumulated=True))
     assert (found.weights, found.gradients, found.optimizer) == (4 * PARAMETERS, 4 * PARAMETERS, 8 * PARAMETERS)
     assert memory(Layout("ddp", 2), SHAPE._replace(accumulated=True)).gathered == 4 * PARAMETERS
+
+
+def test_masters_add_four_bytes_to_weights_of_two() -> None:
+    """2 + 2 + 4 + 8 bytes a parameter, where bf16-mixed has 4 + 4 + 8 and casts of 2."""
+    low = partial(step_memory, lambda dtype: build(opt(), torch.bfloat16), lambda model: None)
+    found = low(Layout(master_weights=True), SHAPE._replace(accumulated=True))
+    assert found[:3] == (2 * PARAMETERS, 2 * PARAMETERS, 12 * PARAMETERS)
+    mixed = memory(Layout(precision="bf16-mixed"), SHAPE._replace(accumulated=True))
+    assert found.total < mixed.total
+
+
+def test_masters_are_converted_once_a_step_and_autocast_once_a_batch() -> None:
+    """Six bytes a weight for each conversion: to half precision, and of the gradient back."""
+    low, wide = build(opt(), torch.bfloat16), build(opt())
+    masters = Layout(master_weights=True)
+    assert cast_bytes(low, masters, batches=8, recomputed=1.0) == 12 * PARAMETERS
+    assert cast_bytes(wide, Layout(precision="bf16-mixed"), batches=8, recomputed=0.5) == 8 * 15 * PARAMETERS
+    assert cast_bytes(wide, Layout(), batches=8, recomputed=0.0) == 0
 
 
 def test_adapters_alone_have_gradients_and_moments() -> None:
