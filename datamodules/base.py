@@ -20,6 +20,7 @@ from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
 from .benchmarks.file_tasks import opened
 from .benchmarks.shared_sources import split_names
+from .bilevel.bilevel_stream import BilevelBatch
 from .evaluation.coverage import Coverage
 from .messages import some
 from .packing.collate import RowBatch, pinned
@@ -170,7 +171,7 @@ class BenchmarkDataModule(ResumableStream):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """The batch on a device; rows go through pinned memory, so that the host does not wait for their copy."""
-        if device.type == "cuda" and isinstance(batch, RowBatch):
+        if device.type == "cuda" and isinstance(batch, RowBatch | BilevelBatch):
             batch = pinned(batch)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 

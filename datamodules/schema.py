@@ -217,6 +217,8 @@ class CausalBatch(NamedTuple):
         step_targets: Target tokens of the whole optimizer step, over all replicas and accumulated batches.
         n_documents: Documents in this batch, padding not counted.
         n_tokens: Tokens in this batch, padding not counted.
+        target_places: int64 [N], where the batch's targets are in the flattened rows, in order. They are computed on
+            the host: to find them on a device, the host would wait for it.
     """
 
     input_ids: "Tensor"
@@ -226,6 +228,7 @@ class CausalBatch(NamedTuple):
     step_targets: int
     n_documents: int
     n_tokens: int
+    target_places: "Tensor"
 
 
 class Seq2SeqBatch(NamedTuple):
@@ -241,6 +244,7 @@ class Seq2SeqBatch(NamedTuple):
         step_targets: Target tokens of the whole optimizer step, over all replicas and accumulated batches.
         n_documents: Documents in this batch, padding not counted.
         n_tokens: Tokens in this batch, padding not counted.
+        target_places: int64 [N], where the batch's targets are in the flattened decoder rows, in order.
     """
 
     input_ids: "Tensor"
@@ -250,6 +254,7 @@ class Seq2SeqBatch(NamedTuple):
     step_targets: int
     n_documents: int
     n_tokens: int
+    target_places: "Tensor"
 
 
 class ScoredBatch(NamedTuple):

@@ -2,6 +2,8 @@
 
 # B rows, L columns, N target columns of all rows, V vocabulary
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..datamodules.schema import IGNORE_INDEX, CausalBatch, Seq2SeqBatch
-from .attention.document_attention import Documents
+from .attention.document_attention import Documents, without_packing_search
 from .chunked_head import ChunkedHead
 
 
@@ -22,7 +24,7 @@ class LossSum(NamedTuple):
 
 
 def target_logits(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, packed: bool = True) -> Tensor:
-    """Logits [N, V] of the target columns only, in the order of ``batch.targets[batch.targets != IGNORE_INDEX]``.
+    """Logits [N, V] of the target columns only, in the order of ``batch.target_places``.
 
     In an instruction mixture 85 to 95% of the tokens are source; no logits are computed for them. Encoder-decoder
     models compute logits of all decoder columns, nearly all of which are targets.
@@ -33,10 +35,35 @@ def target_logits(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, 
         packed: Whether the model attends by documents; otherwise each row must hold one document, and padding is
             masked.
     """
-    wanted_BL, inputs = batch.targets != IGNORE_INDEX, _inputs(model, batch, packed=packed)
-    if isinstance(batch, CausalBatch):
-        return model(**inputs, logits_to_keep=wanted_BL, use_cache=False).logits
-    return model(**inputs, use_cache=False).logits[wanted_BL]
+    inputs, places_N = _inputs(model, batch, packed=packed), batch.target_places
+    with without_packing_search() if packed else nullcontext():
+        if isinstance(batch, Seq2SeqBatch):
+            return model(**inputs, use_cache=False).logits.flatten(0, 1).index_select(0, places_N)
+        with head_reading(model, places_N):
+            return model(**inputs, use_cache=False).logits.squeeze(0)
+
+
+@contextmanager
+def head_reading(model: PreTrainedModel, places_N: Tensor) -> Iterator[None]:
+    """Let a model's head read the hidden states at these places of the flattened rows, as one row of N columns.
+
+    transformers' ``logits_to_keep`` takes the same columns of every row, or a mask, to whose count the host waits.
+
+    Raises:
+        ValueError: The model has no head.
+    """
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ValueError(f"{type(model).__name__} has no output embeddings, whose inputs could be selected")
+
+    def select(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        return (inputs[0].flatten(0, 1).index_select(0, places_N).unsqueeze(0),)
+
+    hook = head.register_forward_pre_hook(select, prepend=True)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def target_loss(
@@ -55,12 +82,14 @@ def target_loss(
         head: The model's head, to compute the loss of many targets without their logits; the loss can then be
             differentiated once.
     """
-    wanted_BL = batch.targets != IGNORE_INDEX
-    targets_N = batch.targets[wanted_BL]
-    count = torch.tensor(len(targets_N), device=targets_N.device)
+    places_N = batch.target_places
+    targets_N = batch.targets.flatten().index_select(0, places_N)
+    count = targets_N.new_full((), len(targets_N))  # torch.tensor would wait for a copy
     if head is not None and len(targets_N) * head.vocabulary > head.chunk:
         inputs = _inputs(model, batch, packed=packed)
-        return LossSum(head.loss_sum(targets_N, lambda hidden_BLD: hidden_BLD[wanted_BL], **inputs), count)
+        with without_packing_search() if packed else nullcontext():
+            loss = head.loss_sum(targets_N, lambda hidden: hidden.flatten(0, 1).index_select(0, places_N), **inputs)
+        return LossSum(loss, count)
     logits_NV = target_logits(model, batch, packed=packed)
     # Half-precision sums over thousands of targets lose digits: the softmax is taken in float32 or better.
     wide = logits_NV.dtype if logits_NV.dtype == torch.float64 else torch.float32

@@ -100,7 +100,8 @@ def step_cost(tokens: int, vocabulary: int, share: float, variant: str) -> Cost:
     ids = torch.randint(0, vocabulary, (1, tokens))
     targets = ids.roll(-1).where(torch.rand(1, tokens) < share, -100)
     offsets = torch.tensor([0, tokens], dtype=torch.int32)
-    batch = CausalBatch(ids, targets, torch.arange(tokens)[None], offsets, 1, n_documents=1, n_tokens=tokens)
+    places = (targets[0] != -100).nonzero().squeeze(1)
+    batch = CausalBatch(ids, targets, torch.arange(tokens)[None], offsets, 1, 1, tokens, places)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()

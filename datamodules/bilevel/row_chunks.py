@@ -38,13 +38,15 @@ def take_rows(rows: LanguageRows, indices: list[int]) -> LanguageRows:
     starts = torch.arange(len(indices)) * width
     offsets = _offsets(starts, starts + lengths, width)
     if isinstance(rows, CausalBatch):
+        targets = rows.targets[indices, :width]
         return rows._replace(
             input_ids=ids,
-            targets=rows.targets[indices, :width],
+            targets=targets,
             position_ids=rows.position_ids[indices, :width],
             offsets=offsets.to(rows.offsets),
             n_documents=len(indices),
             n_tokens=int(lengths.sum()),
+            target_places=_places(targets),
         )
     counts = (rows.targets[indices] != IGNORE_INDEX).sum(dim=1).cpu()
     columns = int(counts.max())
@@ -54,14 +56,20 @@ def take_rows(rows: LanguageRows, indices: list[int]) -> LanguageRows:
     padded = lengths < width
     target_offsets = torch.stack([target_starts, ends], dim=1)[torch.stack([torch.ones_like(padded), padded], dim=1)]
     last = torch.tensor([len(indices) * columns])
+    targets = rows.targets[indices, :columns]
     return rows._replace(
         input_ids=ids,
-        targets=rows.targets[indices, :columns],
+        targets=targets,
         offsets=offsets.to(rows.offsets),
         target_offsets=torch.cat([target_offsets, last]).to(rows.target_offsets),
         n_documents=len(indices),
         n_tokens=int(lengths.sum() + counts.sum()),
+        target_places=_places(targets),
     )
+
+
+def _places(targets: Tensor) -> Tensor:
+    return (targets.flatten() != IGNORE_INDEX).nonzero().squeeze(1)
 
 
 def halves(rows: LanguageRows) -> tuple[LanguageRows, LanguageRows]:

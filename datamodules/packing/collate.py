@@ -46,13 +46,22 @@ class RowKind(Protocol):
         ...
 
 
-def pinned(batch: RowBatch) -> RowBatch:
-    """The batch in pinned memory, from which a GPU copies it while it computes."""
-    values: dict[str, Any] = batch._asdict()
-    tensors: dict[str, Any] = {
-        name: value.pin_memory() for name, value in values.items() if isinstance(value, torch.Tensor)
-    }
-    return batch._replace(**tensors)
+def pinned(batch: Any) -> Any:
+    """A batch, with the batches and tensors in it, in pinned memory, from which a GPU copies it while it computes."""
+    if isinstance(batch, torch.Tensor):
+        return batch.pin_memory()
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a NamedTuple
+        return type(batch)(*map(pinned, batch))
+    return batch
+
+
+def places_of_targets(targets: NDArray[np.int64]) -> torch.Tensor:
+    """int64 [N], places in the flattened rows where something is trained.
+
+    >>> places_of_targets(np.array([[-100, 7], [8, -100]]))
+    tensor([1, 2])
+    """
+    return torch.from_numpy(np.flatnonzero(targets != IGNORE_INDEX))
 
 
 def holes_of(documents: Sequence[TokenizedExample]) -> Lengths:
@@ -135,6 +144,7 @@ class CausalRows:
             step_targets,
             n_documents=sum(map(len, rows)),
             n_tokens=n_tokens,
+            target_places=places_of_targets(targets),
         )
 
 
@@ -209,4 +219,5 @@ class Seq2SeqRows:
             step_targets,
             n_documents=sum(map(len, rows)),
             n_tokens=n_tokens,
+            target_places=places_of_targets(targets),
         )

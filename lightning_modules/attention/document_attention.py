@@ -16,15 +16,15 @@ builds its mask), and without a mask documents would attend to each other withou
 
 # B rows, L columns, H heads, E width of a head
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, masking_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
@@ -222,6 +222,20 @@ def _generates(position_ids: Tensor | None) -> bool:
     if torch.is_grad_enabled():
         return False
     return position_ids is None or bool((position_ids.diff() == 1).all())
+
+
+@contextmanager
+def without_packing_search() -> Iterator[None]:
+    """Skip transformers' search for documents in position_ids, at whose result the host waits for the device.
+
+    ``documents`` state what it would find, and ``document_mask`` does not read its result.
+    """
+    search = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = search
 
 
 AttentionInterface.register("document", document_attention)

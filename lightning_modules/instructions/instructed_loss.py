@@ -12,7 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from ...datamodules.schema import IGNORE_INDEX, CausalBatch, Seq2SeqBatch
-from ..target_loss import LossSum, padding_mask, shift_right
+from ..target_loss import LossSum, head_reading, padding_mask, shift_right
 from .learnable_instructions import Instruction, Reader
 
 Result = TypeVar("Result")
@@ -58,7 +58,7 @@ def instructed_loss(model: PreTrainedModel, instruction: Instruction, rows: Caus
         logits_NV, targets_N = _seq2seq_logits(model, inputs, rows)
     wide = torch.promote_types(logits_NV.dtype, torch.float32)
     loss = F.cross_entropy(logits_NV.to(wide), targets_N, reduction="sum")
-    return LossSum(loss, torch.tensor(len(targets_N), device=loss.device))
+    return LossSum(loss, targets_N.new_full((), len(targets_N)))
 
 
 def _causal_logits(
@@ -66,11 +66,11 @@ def _causal_logits(
 ) -> tuple[Tensor, Tensor]:
     # targets[i] is the target of the logits at column i, so the columns of the instruction have none.
     columns = mask.shape[1] - rows.targets.shape[1]
-    targets = F.pad(rows.targets, (columns, 0), value=IGNORE_INDEX)
-    scored = targets != IGNORE_INDEX
+    places_N = rows.target_places + (rows.target_places // rows.targets.shape[1] + 1) * columns
     # Masked columns are not counted, so that the text has the positions that it has without them.
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    return _forward(model)(**inputs, position_ids=positions, logits_to_keep=scored).logits, targets[scored]
+    with head_reading(model, places_N):
+        return _forward(model)(**inputs, position_ids=positions).logits.squeeze(0), _targets(rows)
 
 
 def _seq2seq_logits(model: PreTrainedModel, inputs: dict[str, Any], rows: Seq2SeqBatch) -> tuple[Tensor, Tensor]:
@@ -81,7 +81,11 @@ def _seq2seq_logits(model: PreTrainedModel, inputs: dict[str, Any], rows: Seq2Se
         decoder_input_ids=shift_right(rows.targets, rows.target_offsets, start=start),
         decoder_attention_mask=scored.long(),
     ).logits
-    return logits[scored], rows.targets[scored]
+    return logits.flatten(0, 1).index_select(0, rows.target_places), _targets(rows)
+
+
+def _targets(rows: CausalBatch | Seq2SeqBatch) -> Tensor:
+    return rows.targets.flatten().index_select(0, rows.target_places)
 
 
 def _forward(model: PreTrainedModel) -> Callable[..., Any]:

@@ -37,6 +37,7 @@ def test_padding_is_not_work() -> None:
         step_targets=4,
         n_documents=2,
         n_tokens=7,
+        target_places=torch.tensor([1, 2, 4, 5]),
     )
     counts = batch_counts(batch)
     assert counts == {"examples": 2, "tokens": 7, "targets": 4, "columns": 8, "squares": 16 + 9}
@@ -45,8 +46,8 @@ def test_padding_is_not_work() -> None:
 def test_counting_waits_for_no_device() -> None:
     """Tensors without data: whatever had to be read before the measurement is due would fail."""
     ids, offsets = torch.zeros(2, 4, dtype=torch.long, device="meta"), torch.zeros(4, dtype=torch.int32, device="meta")
-    batch_counts(CausalBatch(ids, ids, ids, offsets, step_targets=4, n_documents=2, n_tokens=7))
-    batch_counts(Seq2SeqBatch(ids, offsets, ids, offsets, step_targets=4, n_documents=2, n_tokens=7))
+    batch_counts(CausalBatch(ids, ids, ids, offsets, step_targets=4, n_documents=2, n_tokens=7, target_places=ids))
+    batch_counts(Seq2SeqBatch(ids, offsets, ids, offsets, step_targets=4, n_documents=2, n_tokens=7, target_places=ids))
     with pytest.raises(RuntimeError):
         ids.nonzero().tolist()  # so the calls above mean something
 
@@ -61,6 +62,7 @@ def test_both_sides_of_a_document_are_counted() -> None:
         step_targets=5,
         n_documents=2,
         n_tokens=10,
+        target_places=torch.arange(5),
     )
     counts = batch_counts(batch)
     assert (counts["squares"], counts["written_squares"], counts["products"]) == (9 + 4, 4 + 9, 6 + 6)
@@ -69,7 +71,8 @@ def test_both_sides_of_a_document_are_counted() -> None:
 
 def test_both_levels_are_read() -> None:
     first, second, third = (
-        CausalBatch(*(torch.zeros(1, 1),) * 4, step_targets=1, n_documents=1, n_tokens=number) for number in (1, 2, 3)
+        CausalBatch(*(torch.zeros(1, 1),) * 4, 1, n_documents=1, n_tokens=number, target_places=torch.zeros(1))
+        for number in (1, 2, 3)
     )
     inner, curvature = (InnerBatch(rows, inputs=None) for rows in (first, second))  # type: ignore[arg-type]
     assert language_rows(BilevelBatch(inner)) == [first]

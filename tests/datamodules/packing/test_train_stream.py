@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from crosstask.datamodules import InstructionTuningDataModule
+from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch
+from crosstask.datamodules.bilevel.exemplars import InstructionInputs
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.packing.train_stream import Position, TrainPlan, TrainStream, deal
 from crosstask.datamodules.schema import IGNORE_INDEX, CausalBatch
@@ -114,7 +116,13 @@ def test_rows_go_to_a_gpu_through_pinned_memory(
     assert data.transfer_batch_to_device(batch, torch.device("cpu"), 0) is batch
     assert not pinned
     data.transfer_batch_to_device(batch, torch.device("cuda"), 0)
-    assert len(pinned) == 4
+    assert len(pinned) == 5
+    inputs = InstructionInputs(*(torch.zeros(1, 2, dtype=torch.long),) * 3)
+    both = BilevelBatch(InnerBatch(batch, inputs), outer=batch)
+    moved = data.transfer_batch_to_device(both, torch.device("cuda"), 0)
+    assert len(pinned) == 5 + 5 + 3 + 5
+    assert type(moved) is BilevelBatch
+    assert moved.inner.inputs.exemplar_ids is None
 
 
 def test_the_stream_is_as_long_as_the_requested_steps(plan: TrainPlan) -> None:

@@ -209,13 +209,15 @@ def one_row(text: list[int], target: list[int], *, pair: bool, padding: int = 0)
             len(target),
             1,
             0,
+            torch.arange(len(target)),
         )
     ids = torch.tensor([text + target + [0] * padding])
     targets = torch.full_like(ids, -100)
     targets[0, len(text) - 1 : len(text) + len(target) - 1] = torch.tensor(target)
     ends = [len(text) + len(target)] if padding else []
     offsets = torch.tensor([0, *ends, ids.shape[1]])
-    return CausalBatch(ids, targets, torch.arange(ids.shape[1]).unsqueeze(0), offsets, len(target), 1, 0)
+    places = len(text) - 1 + torch.arange(len(target))
+    return CausalBatch(ids, targets, torch.arange(ids.shape[1]).unsqueeze(0), offsets, len(target), 1, 0, places)
 
 
 @pytest.mark.parametrize("build", [llama, t5])
