@@ -30,6 +30,13 @@ from transformers import (
 )
 
 from crosstask.lightning_modules.attention.documents import Documents
+from crosstask.lightning_modules.attention.masked_documents import (
+    MASKED,
+    built_attention,
+    read_documents_by_mask,
+    reads_documents_by_mask,
+    reads_masks,
+)
 from crosstask.lightning_modules.attention.packable import (
     CannotPack,
     first_position,
@@ -147,10 +154,12 @@ def built(model_class: type[PreTrainedModel], config: PreTrainedConfig, attentio
     """A random model in float64, with weights large enough for documents to hear each other when they can."""
     torch.manual_seed(0)
     # Grouped kernels of experts have no float64.
-    model = model_class._from_config(config, attn_implementation=attention, experts_implementation="eager")
+    implementation = built_attention(config, attention)
+    model = model_class._from_config(config, attn_implementation=implementation, experts_implementation="eager")
     model = model.double().eval()
     if attention == "document":
         read_documents_alone(model)
+        read_documents_by_mask(model)
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.3)
     return model
@@ -178,7 +187,8 @@ def walked(model_type: str, kind: Kind) -> Row:
     except Exception as error:
         return Row(model_type, kind, "not walked", f"no tiny configuration was found: {_line(error)}")
     try:
-        require_registered_attention(model_class)
+        if kind != "causal" or not reads_masks(config):
+            require_registered_attention(model_class)
         model = built(model_class, config, "document")
         require_document_attention(model)
     except CannotPack as error:
@@ -239,7 +249,8 @@ def largest_error(model: PreTrainedModel) -> str | None:
     else:
         packed = read(ids, documents=Documents(offsets), position_ids=positions + first_position(reader.config))
     packed_gradients = gradients(reader, packed)
-    reader.set_attn_implementation(padded_attention(type(model)))
+    if not reads_documents_by_mask(model):
+        reader.set_attn_implementation(padded_attention(type(model)))
     alone = torch.cat([read(ids[:, start:end]) for start, end in pairwise(OFFSETS)])
     pairs = zip((packed, *packed_gradients), (alone, *gradients(reader, alone)), strict=True)
     error = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) for a, b in pairs)
@@ -283,6 +294,7 @@ def _line(error: Exception) -> str:
 def page(rows: list[Row]) -> str:
     """The page of the documentation, in Markdown."""
     counts = {verdict: sum(row.verdict == verdict for row in rows) for verdict in ("exact", "padded", "rejected")}
+    masked = ", ".join(f"`{model_type}`" for model_type in sorted(MASKED))
     lines = [
         "# Architectures",
         "",
@@ -292,7 +304,8 @@ def page(rows: list[Row]) -> str:
         "with a tiny random configuration in float64:",
         "",
         f"- **exact** ({counts['exact']}): documents in a packed row, longer than the model's window, have",
-        "  the hidden states and gradients that they have alone.",
+        "  the hidden states and gradients that they have alone. " + masked,
+        "  compute attention by themselves, under a mask over all pairs of a row's columns.",
         f"- **padded** ({counts['padded']}): the model cannot be packed, for the reason given. It reads one",
         "  document a row, with `rows.packing: one_per_row` and `network.attention: sdpa` (or `eager`), which a",
         "  run that leaves both open [chooses](first_run.md). A scorer chooses by itself.",

@@ -25,6 +25,7 @@ from ..datamodules.hub_names import hub_source
 from ..datamodules.messages import nearest
 from ..datamodules.pretrained_weights import load_pretrained
 from .attention.document_attention import IMPLEMENTATIONS
+from .attention.masked_documents import built_attention, read_documents_by_mask, reads_masks
 from .attention.packable import (
     CannotPack,
     padded_attention,
@@ -150,14 +151,16 @@ def build_model(
         ValueError: The weights are not all of the architecture, or it reads text in both directions.
     """
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    require_attention(language_model_class(config, weights), attention)
+    require_attention(config, attention, weights)
+    implementation = built_attention(config, attention)
     if weights is None:
-        model = auto.from_config(config, attn_implementation=attention, dtype=dtype)
+        model = auto.from_config(config, attn_implementation=implementation, dtype=dtype)
     else:
-        model = load_pretrained(auto, weights, config=config, attn_implementation=attention, dtype=dtype)
+        model = load_pretrained(auto, weights, config=config, attn_implementation=implementation, dtype=dtype)
     require_causal(model)
     if attention in IMPLEMENTATIONS:
         read_documents_alone(model)
+        read_documents_by_mask(model)
     embeddings = model.get_input_embeddings().num_embeddings
     if vocabulary > embeddings:
         model.resize_token_embeddings(vocabulary)
@@ -195,24 +198,27 @@ def packing_obstacle(config: PreTrainedConfig) -> str | None:
     """
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        require_registered_attention(language_model_class(config))
+        require_attention(config, "document")
         with torch.device("meta"):
-            model = auto.from_config(config, attn_implementation="document")
+            model = auto.from_config(config, attn_implementation=built_attention(config, "document"))
         read_documents_alone(model)
+        read_documents_by_mask(model)
         require_document_attention(model)
     except CannotPack as obstacle:
         return obstacle.reason
     return None
 
 
-def require_attention(model_class: type[PreTrainedModel], attention: str) -> None:
-    """Reject an attention that a class does not have.
+def require_attention(config: PreTrainedConfig, attention: str, weights: str | None = None) -> None:
+    """Reject an attention that a configuration's language model does not have.
 
     Raises:
-        ValueError: Names the attention that the class has.
+        ValueError: Names the attention that its class has, or transformers builds no language model of it.
     """
+    model_class = language_model_class(config, weights)
     if attention in IMPLEMENTATIONS:
-        require_registered_attention(model_class)
+        if not reads_masks(config):
+            require_registered_attention(model_class)
     elif attention == "sdpa" and padded_attention(model_class) != "sdpa":
         raise ValueError(f"{model_class.__name__} has no sdpa attention: set network.attention to eager")
 

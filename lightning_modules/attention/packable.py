@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .document_attention import IMPLEMENTATIONS
 from .documents import Documents
+from .masked_documents import reads_documents_by_mask
 from .recurrent_layers import leaking_convolution, reads_documents_alone
 
 _POSITIONS_AFTER_PADDING = frozenset(
@@ -93,6 +94,8 @@ def require_document_attention(model: PreTrainedModel) -> None:
 
 def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     """Reasons against packed rows that the model's code and configuration show."""
+    if reads_documents_by_mask(model):
+        return
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
     for part in parts:
         # Private in transformers: no public name says whether a class has pluggable attention or a recurrent state.

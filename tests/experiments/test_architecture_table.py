@@ -28,7 +28,9 @@ def test_the_page_has_a_line_for_every_model_type(kind: Kind) -> None:
         ("gemma3_text", "causal", "exact"),  # windows
         ("gpt_oss", "causal", "exact"),  # sinks
         ("qwen3_moe", "causal", "exact"),
-        ("gptj", "causal", "padded"),  # attention of its own
+        ("gptj", "causal", "exact"),  # attention of its own, which reads masks
+        ("mpt", "causal", "exact"),  # positions as distances
+        ("bloom", "causal", "padded"),  # positions by column
         ("qwen3_next", "causal", "exact"),  # a state
         ("lfm2", "causal", "exact"),  # a convolution
         ("mamba2", "causal", "padded"),  # a state that gets no documents

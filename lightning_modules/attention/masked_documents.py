@@ -1,0 +1,80 @@
+"""Documents as a mask, for models that compute attention by themselves.
+
+GPT-J, GPT-Neo, Falcon and others do not call the attention that is registered with transformers, but they add any mask
+[B, 1, L, L] to their scores. Their positions come from ``position_ids``, or from a bias by distances (MPT's ALiBi), so
+that a document under such a mask is computed as if it were alone. Memory and time of attention grow with the square of
+the row, as they do in a padded row of the same length.
+"""
+
+# B rows, L columns, T = B * L flattened tokens
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .document_attention import IMPLEMENTATIONS
+from .documents import Documents
+
+MASKED = frozenset({"codegen", "falcon", "gpt_neo", "gpt_neox_japanese", "gptj", "mpt"})
+"""Model types of decoders whose documents a mask keeps apart.
+
+Bloom's ALiBi, and Falcon's where it has one, is computed from a mask of padding, by columns and in half precision.
+"""
+
+
+def reads_masks(config: PreTrainedConfig) -> bool:
+    """Whether documents of a configuration's language model are kept apart by a mask."""
+    return config.model_type in MASKED and not getattr(config, "alibi", False)  # only Falcon has the field
+
+
+def built_attention(config: PreTrainedConfig, attention: str) -> str:
+    """The attention that a language model is built with, where `attention` is wanted."""
+    return "eager" if attention in IMPLEMENTATIONS and reads_masks(config) else attention
+
+
+def read_documents_by_mask(model: PreTrainedModel) -> None:
+    """Let a language model turn ``documents`` into a mask, in place, if it ``reads_masks``."""
+    if reads_masks(model.config):
+        for part in (model, model.base_model):
+            part.register_forward_pre_hook(_with_mask, with_kwargs=True)
+
+
+def reads_documents_by_mask(model: nn.Module) -> bool:
+    """Whether ``read_documents_by_mask`` has changed a model."""
+    return _with_mask in model._forward_pre_hooks.values()
+
+
+def mask_of(documents: Documents, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Added to scores, [B, 1, L, L]: 0 within a document and not forward, and the lowest number elsewhere.
+
+    >>> mask_of(Documents(torch.tensor([0, 2, 3])), 1, 3, torch.float32)[0, 0] == 0
+    tensor([[ True, False, False],
+            [ True,  True, False],
+            [False, False,  True]])
+
+    Raises:
+        ValueError: The documents have continuations.
+    """
+    if documents.has_shared_prefixes:
+        raise ValueError("continuations of a shared prefix need document attention, and this model has its own")
+    offsets = documents.offsets.long()
+    document_T = torch.searchsorted(offsets[1:], torch.arange(rows * columns, device=offsets.device), right=True)
+    document_BL = document_T.view(rows, columns)
+    seen_BLL = (document_BL.unsqueeze(2) == document_BL.unsqueeze(1)).tril()
+    lowest = torch.finfo(dtype).min
+    return torch.zeros(seen_BLL.shape, dtype=dtype, device=offsets.device).masked_fill(~seen_BLL, lowest).unsqueeze(1)
+
+
+def _with_mask(model: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    documents = named.pop("documents", None)
+    if documents is None:
+        return inputs, named
+    if named.get("attention_mask") is not None:
+        raise ValueError("got documents and an attention mask: packed rows take attention_mask=None")
+    if "position_ids" not in inspect.signature(model.forward).parameters:
+        named.pop("position_ids", None)  # MPT's positions are distances
+    rows, columns = named["input_ids"].shape
+    return inputs, {**named, "attention_mask": mask_of(documents, rows, columns, model.dtype)}
