@@ -214,7 +214,9 @@ def answer_batch(
         within = [StopTexts(tokenizer, stop, width=0)] if stop else []
         drawn = cache.sample(draw.rows, draw.choose, enders=within, **options) if share else None
         if drawn is None:
-            drawn = cache.generate(draw.rows, processors=[draw], enders=enders, **options)
+            # Greedy rows are generate's own; choosing their tokens again would wait for the device at every one.
+            processors = [draw] if any(decodings[place].sampling for place in together) else []
+            drawn = cache.generate(draw.rows, processors=processors, enders=enders, **options)
         add(together, drawn)
     for place in sorted(set(range(len(decodings))) - set(together)):
         beam = decodings[place]
@@ -268,6 +270,8 @@ class DrawTokens(LogitsProcessor):
             row_R: The number of each row in the batch.
         """
         token_R = logits_NV.argmax(dim=-1)[node_R]
+        if not any(decoding.sampling for decoding in self.decodings):
+            return token_R
         decoding_R = self._decoding_R.to(row_R.device)[row_R]
         for place, decoding in enumerate(self.decodings):
             members = (decoding_R == place).nonzero().flatten()

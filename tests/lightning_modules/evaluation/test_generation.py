@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from host_waits import HostWaits
 from jsonargparse import ArgumentParser
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, LlamaConfig
 
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.lightning_modules import InstructionTuningModule
-from crosstask.lightning_modules.evaluation.generation import Decoding, DrawTokens, cut_at_stop, generate, prompt_seed
+from crosstask.lightning_modules.evaluation.generation import (
+    Decoding,
+    DrawTokens,
+    answer_batch,
+    cut_at_stop,
+    generate,
+    prompt_seed,
+)
 from crosstask.lightning_modules.evaluation.prompt_cache import can_share_cache
 
 CAUSAL: dict[str, dict[str, Any]] = {
@@ -177,6 +185,19 @@ def test_greedy_rows_stand_unchanged_beside_sampled_ones() -> None:
     drawn = DrawTokens([GREEDY, Decoding(sampling=True, samples=2)], [0, 1], 1, width=3)(torch.zeros(6, 3), scores)
     assert torch.equal(drawn[[0, 3]], kept[[0, 3]])
     assert (drawn[[1, 2, 4, 5]] == -torch.inf).sum(dim=1).tolist() == [4, 4, 4, 4]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "document"])
+def test_a_greedy_token_is_read_once(attention: str, tokenizer: Any, sources: list[list[int]]) -> None:
+    """The loop of transformers reads at each token whether all rows have ended, and nothing else reads one."""
+    model, prompt = build("llama", tokenizer, attention), torch.tensor([sources[1]] * 2)
+    counts = []
+    for length in (3, 9):
+        options: dict[str, Any] = {"seeds": [0, 1], "max_new_tokens": length, "min_new_tokens": length}
+        with HostWaits() as waits:
+            answer_batch(model, tokenizer, prompt, torch.ones_like(prompt), [GREEDY], **options)
+        counts.append(len(waits.places))
+    assert counts[1] - counts[0] == 9 - 3
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
