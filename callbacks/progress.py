@@ -1,11 +1,41 @@
-"""The progress bar of a training without epochs."""
+"""The progress bar of a training without epochs, and the metrics that bars, lines and summaries show."""
 
+import time
+from typing import Any
+
+import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
+
+LOSS = "train/loss"
 
 
 class TrainingBar(RichProgressBar):
-    """RichProgressBar without the count of epochs, which a planned stream does not have (it would read ``0/-2``)."""
+    """RichProgressBar without the count of epochs, which a planned stream does not have (it would read ``0/-2``).
+
+    It reads the loss twice a second: a reading waits until the device has computed it.
+    """
+
+    _loss: dict[str, float] = {}  # noqa: RUF012 - replaced, never changed
+    _read_at = 0.0
 
     # Private: the bar has no public setting for its description.
     def _get_train_description(self, current_epoch: int) -> str:
         return f"{'Training':{len(self.validation_description)}}"
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        if time.monotonic() - self._read_at > 0.5:
+            self._loss = training_loss(trainer)
+            self._read_at = time.monotonic()
+        return {**self._loss, **super().get_metrics(trainer, pl_module)}
+
+
+def shown_metrics(trainer: L.Trainer) -> dict[str, float]:
+    """The loss of the last step, and what is logged for progress bars."""
+    bar = {name: float(value) for name, value in trainer.progress_bar_metrics.items()}
+    return {**training_loss(trainer), **bar}
+
+
+def training_loss(trainer: L.Trainer) -> dict[str, float]:
+    """The loss of the last step by its name, or nothing before it."""
+    loss = trainer.callback_metrics.get(LOSS)
+    return {} if loss is None else {LOSS: float(loss)}

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..datamodules.base import run_data
 from ..datamodules.packing.replicas import replicas
 from ..datamodules.schema import Stage
+from .progress import shown_metrics
 from .token_counts import token_count
 
 
@@ -147,10 +148,9 @@ class ProgressLines(ProgressBar):
 
 def _losses(trainer: L.Trainer) -> list[str]:
     """The losses that a progress bar would show."""
-    metrics = trainer.progress_bar_metrics
     return [
-        f"{name.removeprefix('train/')} {float(value):.4g}"
-        for name, value in metrics.items()
+        f"{name.removeprefix('train/')} {value:.4g}"
+        for name, value in shown_metrics(trainer).items()
         if name.startswith("train/")
     ]
 

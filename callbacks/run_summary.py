@@ -16,6 +16,7 @@ from ..lightning_modules.instruction_tuning import InstructionTuningModule
 from .huggingface_export import HuggingFaceExport
 from .prediction_writer import PredictionWriter
 from .preemption import Preemption, checkpoint_folder
+from .progress import shown_metrics
 from .progress_lines import clock
 from .run_folder import run_folder
 from .token_counts import token_count
@@ -43,7 +44,7 @@ class RunSummary(Callback):
         self._tokens += token_count(batch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._metrics = {name: float(value) for name, value in trainer.progress_bar_metrics.items()}
+        self._metrics = shown_metrics(trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._ended = True

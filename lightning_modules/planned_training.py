@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import RichProgressBar, TQDMProgressBar
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
@@ -280,7 +281,9 @@ class PlannedTraining(GuardedSteps):
             # The mean over replicas of `size` times each part is the sum of the parts.
             loss = torch.as_tensor(self._step_loss * here.size)
             self.step_loss = self.trainer.strategy.reduce(loss, reduce_op="mean") if here.size > 1 else loss
-            self.log("train/loss", self.step_loss, prog_bar=True, batch_size=1)
+            # Lightning reads what a bar shows after every batch, and so waits for the device. Bars of crosstask do not.
+            stock_bar = type(self.trainer.progress_bar_callback) in (RichProgressBar, TQDMProgressBar)
+            self.log("train/loss", self.step_loss, prog_bar=stock_bar, batch_size=1)
             self._step_loss = 0.0
         return part * here.loss_scale
 
