@@ -48,6 +48,11 @@ SECTIONS = {
         [*STEPS, "--size=toy", "--batches=2", *TOY],
         80,
     ),
+    "training_1.3b_masters": Section(
+        [*STEPS, "--size=1.3b", "--rows=8", "--batches=4", "--steps=6", "--compile", "--masters"],
+        [*STEPS, "--size=toy", "--batches=2", "--masters", *TOY],
+        60,
+    ),
     "training_6.7b": Section(
         [*STEPS, "--size=6.7b", "--rows=4", "--batches=4", "--steps=3", "--compile", "--recompute=true"],
         [*STEPS, "--size=toy", "--recompute=true", *TOY],

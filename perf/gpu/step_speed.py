@@ -4,10 +4,11 @@
     python perf/gpu/step_speed.py --size llama-1.3b --rows 8 --peer
 
 A step reads `--batches` batches of `--rows` packed rows, clips the norm and updates all weights by fused AdamW:
-bfloat16 autocast over float32 weights. Documents are random tokens of lognormal lengths, mean 220, of which 15% are
-targets. Weights are random; only real tokens count. `--peer` trains the same model on the same documents with TRL's
-SFTTrainer: packing `bfd`, loss on completions, fused AdamW and the fastest attention that transformers finds. The last
-line is JSON. Without CUDA everything runs in float32 on the CPU, where only its end is of interest.
+bfloat16 autocast over float32 weights, or with `--masters` weights in bfloat16 with float32 masters. Documents are
+random tokens of lognormal lengths, mean 220, of which 15% are targets. Weights are random; only real tokens count.
+`--peer` trains the same model on the same documents with TRL's SFTTrainer: packing `bfd`, loss on completions, fused
+AdamW and the fastest attention that transformers finds. The last line is JSON. Without CUDA everything runs in float32
+on the CPU, where only its end is of interest.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.optim import AdamW
+from lightning.fabric.utilities import move_data_to_device
 from transformers import PreTrainedModel
 
 from crosstask.callbacks.throughput import batch_counts
@@ -28,6 +29,8 @@ from crosstask.datamodules.packing.best_fit import best_fit
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.schema import CausalBatch, TokenizedExample
 from crosstask.lightning_modules.models import Network, build_model, model_config, prepare_network
+from crosstask.lightning_modules.optimization import Optimization
+from crosstask.lightning_modules.optimizer_classes import build_optimizer
 from crosstask.lightning_modules.planning.flops import peak_flops, training_flops
 from crosstask.lightning_modules.target_loss import target_loss
 
@@ -53,6 +56,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="measured steps")
     parser.add_argument("--recompute", default="false", help="network.gradient_checkpointing")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--masters", action="store_true", help="weights in bfloat16, with float32 masters")
     parser.add_argument("--peer", action="store_true", help="train with TRL")
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -64,7 +68,7 @@ def main() -> None:
             weights=None,
             vocabulary=vocabulary,
             attention=peer_attention(device) if given.peer else "document",
-            dtype=torch.float32,
+            dtype=torch.bfloat16 if given.masters else torch.float32,
         ).train()
     seconds = peer_seconds(model, steps, given) if given.peer else own_seconds(model, steps, given)
     counts = Counter[str]()
@@ -123,20 +127,16 @@ def own_seconds(model: PreTrainedModel, steps: list[list[CausalBatch]], given: a
     recompute = json.loads(given.recompute) if given.recompute != "selective" else "selective"
     prepare_network(model, Network(gradient_checkpointing=recompute, compile=given.compile))
     cuda = model.device.type == "cuda"
-    optimizer = AdamW(model.parameters(), lr=1e-5, betas=(0.9, 0.95), fused=cuda)
+    settings = Optimization(learning_rate=1e-5, betas=(0.9, 0.95), fused=cuda, master_weights=given.masters)
+    optimizer, mixed = build_optimizer(settings, model), cuda and not given.masters
     began = time.perf_counter()
     for number, step in enumerate(steps):
         if number == WARM_UP:
             began = now(cuda)
         targets = sum(batch_counts(batch)["targets"] for batch in step)
         for batch in step:
-            moved = batch._replace(
-                **{
-                    name: getattr(batch, name).to(model.device, non_blocking=True)
-                    for name in ("input_ids", "targets", "position_ids", "offsets")
-                }
-            )
-            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=cuda):
+            moved = move_data_to_device(batch, model.device)
+            with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=mixed):
                 loss = target_loss(model, moved).sum / targets
             loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
