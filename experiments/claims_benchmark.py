@@ -4,6 +4,7 @@
 
 Beside the benchmark's own split, ``splits/claims`` tests all tasks that do not train and, of those that do, only the
 tasks of three categories: a study of 4 training categories has to train the categories of all supervised tasks.
+``splits/unseen`` tests only tasks that do not train.
 ``pretraining/stories.jsonl`` holds text for the arms that mix pre-training text in. ``adapted/`` is a benchmark of the
 tasks that scorers are trained for: tasks that do not train, answered by one word, with more instances than the
 embedded benchmark has of them.
@@ -39,6 +40,7 @@ def write_claims_benchmark(folder: Path, *, instances: int = 500) -> None:
     train = reader.task_names("train")
     test = [name for name in reader.task_names("test") if name not in train or reader.task(name).category in SUPERVISED]
     _write_lists(folder / "splits/claims", train, test)
+    _write_lists(folder / "splits/unseen", train, [name for name in test if name not in train])
     if not (folder / "pretraining").exists():
         pretraining(folder, random.Random(0), STORIES)
     if not (folder / "adapted").exists():

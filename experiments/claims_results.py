@@ -8,6 +8,7 @@ reads the folders that the commands of ``experiments/claims/*.yaml`` write below
 
 import argparse
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from crosstask.datamodules.rouge import rouge_l
 CLAIMS = Path(__file__).parent / "claims"
 
 UNKNOWN_LEVEL = "partially_supervised"
-"""Level of the scorers' tasks: the language model was trained on other tasks of most of their categories."""
+"""Level of all tasks of selections, whose files do not name it: none of these tasks trains the language model."""
 
 
 @dataclass
@@ -80,21 +81,19 @@ def _read_predictions(results: Results, arm: str, seed: int, run: Path) -> None:
         results.add(f"{arm}, {shots}-shot", seed, scores)
 
 
-def read_adaptations(folder: Path) -> Results:
-    """The finished adaptations in ``seed-*``; a system is a way to choose among a number of responses."""
+def read_selections(folder: Path) -> Results:
+    """The finished selections or adaptations in ``seed-*``; a system is a way to choose among a number of responses."""
     results = Results()
-    for run in sorted(folder.glob("seed-*")):
-        if not (run / "report.json").is_file():
-            continue
-        seed = int(run.name.removeprefix("seed-"))
-        report = json.loads((run / "report.json").read_text())
-        for scorer, hours in report["hours"].items():
-            results.hours[scorer] = results.hours.get(scorer, 0.0) + hours
-        lines = [json.loads(line) for line in (run / "choices.jsonl").open()]
+    for path in sorted(folder.glob("seed-*/choices.jsonl")):
+        lines = [json.loads(line) for line in path.open()]
         results.levels |= {line["task"]: UNKNOWN_LEVEL for line in lines}
         for name, choose in ways_to_choose(lines[0]["responses"]).items():
             scores = task_means((line["task"], choose(line["responses"])) for line in lines)
-            results.add(name, seed, scores)
+            results.add(name, int(path.parent.name.removeprefix("seed-")), scores)
+        report = path.with_name("report.json")
+        hours = json.loads(report.read_text())["hours"] if report.is_file() else {}  # of scorers' training
+        for scorer, value in hours.items():
+            results.hours[scorer] = results.hours.get(scorer, 0.0) + value
     return results
 
 
@@ -106,7 +105,7 @@ def ways_to_choose(responses: list[dict]) -> dict[str, Callable[[list[dict]], fl
 
     ways = {}
     for count, of in ((1, "of 1"), (4, "of 4"), (None, "of all")):
-        ways[f"self-scoring, {of}"] = best(lambda one: one["log_likelihood"], count)
+        ways[f"self-scoring, {of}"] = best(_likelihood, count)
         for scorer in responses[0]["scores"]:
             ways[f"{scorer}, {of}"] = best(lambda one, scorer=scorer: one["scores"][scorer], count)
     for decoding in dict.fromkeys(one["decoding"] for one in responses):
@@ -114,6 +113,11 @@ def ways_to_choose(responses: list[dict]) -> dict[str, Callable[[list[dict]], fl
             one["rouge_l"] for one in of if one["decoding"] == decoding
         )
     return ways
+
+
+def _likelihood(response: dict) -> float:
+    """The summed log-likelihood; -inf where it is unknown, as in ``crosstask adapt``."""
+    return -math.inf if response["log_likelihood"] is None else response["log_likelihood"]
 
 
 def _first(responses: list[dict], count: int | None) -> list[dict]:
@@ -158,7 +162,9 @@ READERS: dict[str, Callable[[Path], Results]] = {
         str(CLAIMS / "instruction_optimization.yaml"), home / "instruction_optimization"
     ),
     "exemplar_or_blank": lambda home: read_exemplars(home / "exemplar_or_blank"),
-    "cappy": lambda home: read_adaptations(home / "cappy"),
+    "self_scoring": lambda home: read_selections(home / "self_scoring"),
+    "cappy": lambda home: read_selections(home / "cappy"),
+    "cappy_short": lambda home: read_selections(home / "cappy_short"),
     "tuned": lambda home: read_tuned(home / "tuned"),
 }
 """How each experiment is read from the folder of all runs."""

@@ -24,6 +24,7 @@ WRITERS = {"PredictionWriter": {}, "ModelCheckpoint": {"save_last": True, "save_
 
 
 COSTS = "costs.json"
+"""File of a run's processor time, in seconds by command."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ def _processor_seconds() -> float:
 def run_costs(folder: Path) -> dict[str, float]:
     """Processor time in seconds by command; empty for a run that no sweep has started."""
     path = folder / COSTS
-    return json.loads(path.read_text()) if path.is_file() else {}
+    costs: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    return costs
 
 
 def _add_cost(folder: Path, command: str, seconds: float) -> None:

@@ -89,7 +89,7 @@ def test_responses_are_chosen_as_cappy_does() -> None:
         {"decoding": "beam", "log_likelihood": -1.0, "rouge_l": 0.1, "scores": {"scorer": 0.2}},
         {"decoding": "nucleus", "log_likelihood": -3.0, "rouge_l": 0.2, "scores": {"scorer": 0.3}},
         {"decoding": "nucleus", "log_likelihood": -2.0, "rouge_l": 0.3, "scores": {"scorer": 0.3}},
-        {"decoding": "top_k", "log_likelihood": -4.0, "rouge_l": 0.4, "scores": {"scorer": 0.9}},
+        {"decoding": "top_k", "log_likelihood": None, "rouge_l": 0.4, "scores": {"scorer": 0.9}},
     ]
     chosen = {name: choose(responses) for name, choose in ways_to_choose(responses).items()}
     assert (chosen["model, beam"], chosen["model, nucleus"]) == (0.1, 0.2)
