@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
+from local_mirrors import mirror
+from small_hub import FRESH, running
 from warm_program import WarmProcess, WarmProgram
 
 from crosstask.cli import main
@@ -104,3 +106,103 @@ def sweep(name: str, arms: list[str], recipe: str) -> None:
 def require_success(process: WarmProcess) -> None:
     done = process.finish(timeout=1800)
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+
+
+SMALL = {
+    "trainer": {
+        "accelerator": "cpu",
+        "devices": 1,
+        "strategy": "auto",
+        "precision": "32-true",
+        "max_steps": 100,
+        "accumulate_grad_batches": 1,
+        "limit_val_batches": 0,
+        "val_check_interval": None,
+        "default_root_dir": "runs/opt_iml",
+        "enable_progress_bar": False,
+    },
+    "model": {
+        "init_args": {
+            "pretrained": None,
+            "config": {
+                "model_type": "opt",
+                "hidden_size": 32,
+                "word_embed_proj_dim": 32,
+                "ffn_dim": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "max_position_embeddings": 1024,
+            },
+            "network": {"compile": False},
+            "optimizer": {"learning_rate": 0.002, "warmup": 0.1, "fused": False},
+        }
+    },
+    "data": {
+        "init_args": {
+            "tokenizer": "runs/tokenizer",
+            "rows": {"length": 1024, "per_step": 2},
+            "instances": {"train": 20, "test": 1, "validation": 1, "validation_prompts": 1},
+            "evaluation": {"max_new_tokens": 4, "shots": [0, 5], "ranking": {"labels": 10}},
+            "cache": "runs/store",
+        }
+    },
+}
+"""Changes of papers/opt_iml_1.3b: another model, shorter rows, a processor, and few instances of every task."""
+
+
+def test_the_papers_recipe_runs_on_the_folder_that_download_fills(
+    tmp_path: Path, program: WarmProgram, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As docs/data.md says, from mirrors: download, prepare, describe, a hundred steps, three levels."""
+    monkeypatch.chdir(tmp_path)
+    mirrors = mirror(Path(os.environ["CROSSTASK_DATA"]), tmp_path / "mirrors")
+    data = tmp_path / "data"
+    mirrors.place_by_hand(data)
+    words = ["download", "opt_iml", "--to", str(data), "--sources", str(mirrors.sources)]
+    with running(mirrors.hub):
+        obtained = [program.run("-c", FRESH, *words, **mirrors.hub.settings(tmp_path / "hub")) for _ in range(2)]
+    assert [done.returncode for done in obtained] == [0, 0], obtained[0].stdout[-3000:] + obtained[0].stderr[-3000:]
+    assert "asnq-train: left out: hub dataset asnq, split train: no such dataset on the hub" in obtained[0].stdout
+    assert "mmlu/archive: by hand" in obtained[0].stdout  # the real files lack two of its folders
+    assert ": placed: " not in obtained[1].stdout
+    monkeypatch.setenv("CROSSTASK_DATA", str(data))
+
+    tokenizer("runs/tokenizer", "")
+    Path("small.yaml").write_text(yaml.safe_dump(SMALL))
+    recipe = ["--config", "papers/opt_iml_1.3b", "--config", "small.yaml"]
+    main(["prepare", *recipe, "--processes", "2"])
+    capsys.readouterr()
+    rates = described(capsys, *recipe)
+    assert rates["reasoning"] == pytest.approx(1.0, abs=0.001)
+    kept = 1 - rates["pretraining"] / 100
+    # 4/2/20/25/45/2/2 of what is no pre-training text; PromptSource pays for the reasoning.
+    shares = {"crossfit": 4, "exmix": 2, "flan": 20, "super_natural_instructions": 25, "t5": 2, "unifiedskg": 2}
+    assert {name: rates[name] for name in shares} == pytest.approx(
+        {name: kept * shares[name] for name in shares}, abs=0.1
+    )
+    assert sum(rates.values()) == pytest.approx(100, abs=0.1)
+
+    main(["fit", *recipe])
+    main(["test", *recipe, "--ckpt_path", "last"])
+    report = json.loads(Path("runs/opt_iml/version_1/report/test/report.json").read_text())
+    assert [level["shots"] for level in report["levels"]] == [0, 0, 0, 5, 5, 5]
+    assert all(level["tasks"] > 0 for level in report["levels"])
+    lines = Path("runs/opt_iml/version_1/predictions/test.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    levels = {answer["task"]: answer["level"] for answer in map(json.loads, lines)}
+    assert (
+        levels["flan_test/cnn_dailymail"] == levels["promptsource_held_out/cnn_dailymail_3.0.0"] == "fully_supervised"
+    )
+    assert levels["flan_test/rte"] == "fully_held_out"
+
+
+def tokenizer(folder: str, splits: str) -> None:
+    """Train a tokenizer on the tasks of Super-NaturalInstructions in CROSSTASK_DATA."""
+    words = ["--benchmark", "NaturalInstructions", "--benchmark.folder", "$CROSSTASK_DATA/superni"]
+    main(["tokenizer", *words, "--benchmark.splits", splits, "--vocabulary", "2000", "--folder", folder])
+
+
+def described(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, float]:
+    """The share of each collection in percent, as `crosstask describe` prints it."""
+    main(["describe", *words, "--depth", "1"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    return {line[0]: float(line[2].rstrip("%")) for line in lines}
