@@ -8,7 +8,8 @@ from planned_models import BLOCKS, PARAMETERS, SHAPE, VOCABULARY, WIDTH, build, 
 from transformers import PreTrainedModel
 
 from crosstask.lightning_modules.adapters import LoRA, add_adapters
-from crosstask.lightning_modules.planning.memory import Kind, Layout, Precision, head_memory, step_memory
+from crosstask.lightning_modules.planning.memory import Kind, Layout, Precision, head_memory, step_memory, step_phases
+from crosstask.lightning_modules.planning.phases import Phase
 from crosstask.lightning_modules.planning.resource_plan import cast_bytes
 
 
@@ -95,12 +96,13 @@ def test_activations_grow_with_rows_and_shrink_when_recomputed() -> None:
 def test_half_precision_copies_of_weights_are_freed_with_their_block() -> None:
     """Autocast casts float32 weights, and Lightning's plugin caches no copy: recomputation frees them with each block.
 
-    Between blocks only their inputs remain, 4 bytes a number; a copy of a block's weights would take six times as much.
+    So each block adds its input, 4 bytes a number, to what the last one's forward pass holds, and not its weights.
     """
 
     def activations(blocks: int) -> int:
         layout = Layout("sharded", 2, precision="bf16-mixed")
-        return step_memory(partial(build, opt(blocks)), recompute, layout, SHAPE).activations
+        phases = step_phases(partial(build, opt(blocks)), recompute, layout, SHAPE)
+        return phases[Phase("forward", -1)].activations
 
     inputs, copies = 4 * SHAPE.rows * SHAPE.columns * WIDTH, 2 * 12 * WIDTH**2
     assert (activations(6) - activations(3)) / 3 == pytest.approx(inputs, abs=copies / 10)
