@@ -124,7 +124,9 @@ class Preemption(Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self._replaced.items():
-            signal.signal(number, handler)
+            # Lightning has put back what there was before the run; its own handler would ignore SIGTERM from now on.
+            if signal.getsignal(number) == self._note:
+                signal.signal(number, handler)
         self._replaced.clear()
 
 

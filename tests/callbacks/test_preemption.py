@@ -34,3 +34,11 @@ def test_a_validation_that_no_run_will_repeat_is_reported(recipe: Path) -> None:
     with pytest.warns(UserWarning, match="preempted in the validation after the last step, which a resumed run does"):
         run(recipe, "last-0", *signalled(4, "validation"))
     assert (recipe.parent / "last" / "last.ckpt").is_file()
+
+
+def test_sigterm_ends_a_program_that_goes_on_after_a_run(recipe: Path) -> None:
+    """Lightning's handler, put back after the run, would only set a flag of the trainer that has ended."""
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    assert run(recipe, "handlers", "--trainer.limit_val_batches=0") == 0
+    assert [signal.getsignal(number) for number in numbers] == before
