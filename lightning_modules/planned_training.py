@@ -87,6 +87,7 @@ class PlannedTraining(GuardedSteps):
         "lora.",
         "prefix.",
         "optimizer.algorithm",
+        "optimizer.options",
         "optimizer.master_weights",
     )
     """Beginnings of the names of arguments that decide trained parameters and optimizer states; a resumed run cannot

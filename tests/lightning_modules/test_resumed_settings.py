@@ -99,6 +99,12 @@ def test_every_setting_of_the_optimizer_is_this_runs(
         assert settings[name] == pytest.approx(value), name
 
 
+def test_options_that_need_other_states_are_rejected(runs: SmallRuns, checkpoints: dict[str, Path]) -> None:
+    """With amsgrad, AdamW keeps a maximum that the checkpoint lacks."""
+    with pytest.raises(ValueError, match=r"other settings: optimizer.options.*amsgrad.* Set them back"):
+        resumed(runs, checkpoints["scorer"], "scorer", replace(FLAT, options={"amsgrad": True}))
+
+
 def test_biases_and_norms_still_do_not_decay(runs: SmallRuns, checkpoints: dict[str, Path]) -> None:
     decayed = Optimization(learning_rate=0.01, schedule="constant", weight_decay=0.3)
     trainer = resumed(runs, checkpoints["scorer"], "scorer", decayed)
