@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ...callbacks.report.predictions import find_predictions
+from ...datamodules.data_files import read_json
 from ...datamodules.messages import nearest, some
 from ...datamodules.whole_files import write_whole
 from ...datamodules.worker_processes import end_when_parent_dies
@@ -165,7 +166,7 @@ def _processor_seconds() -> float:
 def run_costs(folder: Path) -> dict[str, float]:
     """Processor time in seconds by command; empty for a run that no sweep has started."""
     path = folder / COSTS
-    costs: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    costs: dict[str, float] = read_json(path) if path.is_file() else {}
     return costs
 
 
