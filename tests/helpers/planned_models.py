@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from crosstask.lightning_modules.models import build_model
 from crosstask.lightning_modules.planning.memory import StepShape, step_memory
 
-WIDTH, BLOCKS, VOCABULARY = 64, 2, 500
+WIDTH, BLOCKS, VOCABULARY = 64, 3, 500
 SHAPE = StepShape(rows=2, columns=32, targets=4)
 PARAMETERS = (
     (VOCABULARY + 66 + 2) * WIDTH  # tokens (tied), 64 positions behind two that OPT skips, and the last norm
