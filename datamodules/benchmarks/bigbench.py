@@ -98,7 +98,8 @@ class BigBench(Benchmark):
 
     def task(self, name: str) -> Task:
         """Metadata of the task's JSON file; TaskSource's rows have none."""
-        score, pattern, keywords = "", "", (self.name,)
+        score, pattern = "", ""
+        keywords: tuple[str, ...] = (self.name,)
         if path := self._raw(name):
             with error_prefix(self.name, name):
                 document = _document(path)

@@ -95,8 +95,8 @@ def multirc(row: Row) -> Iterable[RenderedExample]:
 
 def _multirc(row: Row) -> Iterator[tuple[str, str, Row]]:
     if "paragraph" in row.fields:
-        answer = {"text": row.value("answer"), "label": row.fields.get("label")}
-        yield row.text("paragraph").strip(), row.text("question"), Row(answer, row.location)
+        fields = {"text": row.value("answer"), "label": row.fields.get("label")}
+        yield row.text("paragraph").strip(), row.text("question"), Row(fields, row.location)
         return
     passage = row.child("passage")
     for question in passage.children("questions"):

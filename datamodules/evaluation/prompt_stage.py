@@ -85,12 +85,17 @@ def read_prompt_stage(
     if kept is None:
         with noting() as read:
             kept = _read(loaders, stage, names, trained)
-        if path is not None and kept[0].sources_known and rank_zero_only.rank == 0:
-            store_evaluation(path, *kept, stamps(read, store=loaders.preparation.folder))
+        if path is not None and kept[0].sources_known:
+            _keep(path, *kept, read, loaders.preparation.folder)
     evaluated, lines = kept
     for line in lines:
         rank_zero_info(line)
     return PromptStage(loaders, evaluated)
+
+
+@rank_zero_only
+def _keep(path: Path, evaluated: EvaluationSet, lines: list[str], names: Collection[str], folder: Path) -> None:
+    store_evaluation(path, evaluated, lines, stamps(names, store=folder))
 
 
 def _read(

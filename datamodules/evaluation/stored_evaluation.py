@@ -30,12 +30,18 @@ def store_evaluation(path: Path, evaluated: EvaluationSet, lines: Sequence[str],
         lines: What a run prints of it.
         read: Stamps of what was read.
     """
-    head = {"skipped": evaluated.skipped, "available": evaluated.available, "unknown": evaluated.unknown}
+    head = {
+        "skipped": evaluated.skipped,
+        "available": evaluated.available,
+        "unknown": evaluated.unknown,
+        "lines": lines,
+        "read": read,
+    }
     records = (
         [example, asdict(prompt), row]
         for example, prompt, row in zip(evaluated.examples, evaluated.prompts, evaluated.rows, strict=True)
     )
-    write_sealed_lines(path, map(json.dumps, chain([{**head, "lines": lines, "read": read}], records)))
+    write_sealed_lines(path, chain([json.dumps(head)], map(json.dumps, records)))
 
 
 def current_evaluation(path: Path) -> tuple[EvaluationSet, list[str]] | None:
@@ -46,7 +52,8 @@ def current_evaluation(path: Path) -> tuple[EvaluationSet, list[str]] | None:
         return None
     examples, prompts, rows = [], [], []
     for example, prompt, row in records:
-        examples.append(EvaluationExample(*(tuple(value) if isinstance(value, list) else value for value in example)))
+        values: list[Any] = [tuple(value) if isinstance(value, list) else value for value in example]
+        examples.append(EvaluationExample(*values))
         prompts.append(_prompt(prompt))
         rows.append(row)
     unknown = {task: UnknownTokens(*counts) for task, counts in head["unknown"].items()}

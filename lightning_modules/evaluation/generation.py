@@ -328,7 +328,7 @@ def texts_of_tokens(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[
     Spaces before punctuation stay. Some folders of T5 have transformers remove them, so that "1 , 2" would differ
     from the reference that the model was trained to write.
     """
-    return tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return tokenizer.batch_decode(list(map(list, rows)), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def before_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
