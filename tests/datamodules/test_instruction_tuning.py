@@ -176,7 +176,7 @@ def test_a_prompt_that_is_too_long_keeps_its_end(make_datamodule: Make) -> None:
         ({"rows": {"length": 8}, "evaluation": {"max_new_tokens": 8}}, "leaves no room for a prompt"),
         ({"rows": {"per_step": 0}}, "rows.per_step must be at least 1"),
         ({"mixture": {"cap": 0}}, "cap must be a positive"),
-        ({"instances": {"validation": 500, "held_out_share": None}}, "no instances left"),
+        ({"instances": {"validation": 500, "held_out_share": None}}, "without instances beside 0 for test and 500"),
         ({"tokenizer": "/no/such/tokenizer"}, "no tokenizer could be loaded"),
     ],
 )

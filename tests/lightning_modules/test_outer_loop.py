@@ -137,6 +137,15 @@ def test_the_loop_is_the_one_written_out_by_hand(
         assert max((a - b).abs().max().item() for a, b in zip(other, phi, strict=True)) > 100 * tolerance["atol"]
 
 
+OPT = {
+    "model_type": "opt",
+    "hidden_size": 16,
+    "ffn_dim": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "word_embed_proj_dim": 16,
+    "max_position_embeddings": 256,
+}
 METHODS = ["identity", "conjugate_gradient", "adam_preconditioned", "sama"]
 
 
@@ -145,6 +154,8 @@ def test_every_method_is_the_one_written_out_by_hand(make_bilevel: Make, method:
     options: dict[str, Any] = {"damping": 5.0, "iterations": 1} if method == "conjugate_gradient" else {}
     if method == "adam_preconditioned":  # rows that were hardly touched have huge steps: its series grows at once
         options["hessian_products"] = 0
+    if method == "sama":  # divides by the third power of what tiny gradients leave
+        options["config"] = {**OPT, "dropout": 0.0}
     module, datamodule = make_bilevel(method=method, dtype="float64", curvature="exact", **options)
     start = Start()
     trainer(precision="64-true", callbacks=[start], enable_checkpointing=False).fit(module, datamodule)
@@ -153,7 +164,7 @@ def test_every_method_is_the_one_written_out_by_hand(make_bilevel: Make, method:
     _, phi, _ = by_hand(start, batches, "paper", method)
     _, other, _ = by_hand(start, batches, "paper")
     for found, expected, unlike in zip(module.phi, phi, other, strict=True):
-        # SAMA divides by the third power of what tiny gradients leave, and norms are computed in float32.
+        # With the norms of Llama, which are computed in float32, SAMA's differences are hundreds of times larger.
         tolerance = {"rtol": 1e-3, "atol": 1e-4} if method == "sama" else {"rtol": 1e-6, "atol": 1e-8}
         assert_close(found.detach(), expected, **tolerance)
         assert not torch.allclose(found.detach(), unlike, rtol=0, atol=2e-3)

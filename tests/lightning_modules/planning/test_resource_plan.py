@@ -197,7 +197,7 @@ def plan_of(words: list[str], *, gibibytes: int) -> ResourcePlan:
 def test_a_plan_recommends_what_recomputes_the_least(tmp_path: Path, toybench: Path) -> None:
     """Each choice keeps less than the one before; the first one that fits is recommended."""
     words = [
-        f"--config={recipe(tmp_path, toybench, 64, blocks=2)}",
+        f"--config={recipe(tmp_path, toybench, 64, blocks=3)}",
         "--trainer.devices=1",
         "--data.init_args.rows.per_step=64",
     ]
