@@ -9,7 +9,7 @@ import pytest
 
 pytest_plugins = ["fault_table"]
 
-LONG = ("test_real_data.py", "test_strategy_matrix.py", "test_wheel.py", "test_readme.py")
+LONG = ("test_real_data.py", "test_strategy_matrix.py", "test_gpu_measurements.py", "test_wheel.py", "test_readme.py")
 """Files that take a minute: they begin, since two processes share the files, and one would wait for a long last one."""
 
 

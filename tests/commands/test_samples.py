@@ -258,7 +258,8 @@ def test_a_chat_model_is_evaluated_in_its_template_and_answers_right_behind_it(
         assert sampled[0].tolist().count(tokenizer.bos_token_id) == 1
         sample = found[prompt.example.id]
         assert sample.response
-        greedy = model.generate(sampled, do_sample=False, max_new_tokens=5, pad_token_id=tokenizer.pad_token_id)
+        ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+        greedy = model.generate(sampled, do_sample=False, max_new_tokens=5, **ends)
         assert sample.response == tokenizer.decode(greedy[0, sampled.shape[1] :], skip_special_tokens=True).strip()
         answer = [*tokenizer(sample.response)["input_ids"], tokenizer.eos_token_id]
         ids = torch.cat([sampled, torch.tensor([answer])], dim=1)
