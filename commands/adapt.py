@@ -51,12 +51,12 @@ def run(words: Sequence[str]) -> None:
 
 
 def adapt_tasks(
-    train: Benchmark | str | Path,
+    train: Benchmark | str,
     samples: list[str | Path],
     output: str | Path,
     training: ScorerTraining,
     variants: dict[str, dict[str, Any]] | None = None,
-    test: Benchmark | str | Path | None = None,
+    test: Benchmark | str | None = None,
     tasks: Sequence[str] = (),
     prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
     test_examples: int = 100,

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 from rich.console import Console
 
@@ -83,7 +82,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def classify_tasks(
-    benchmark: Benchmark | str | Path,
+    benchmark: Benchmark | str,
     output: str,
     scorer: str | dict[str, str] | None = None,
     generator: str | dict[str, str] | None = None,

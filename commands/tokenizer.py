@@ -6,7 +6,6 @@ Example:
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from ..datamodules.benchmarks import Benchmark
 from ..datamodules.benchmarks.file_tasks import opened
@@ -20,9 +19,7 @@ def run(words: Sequence[str]) -> None:
     run_function(train_tokenizer, words, benchmarks=True)
 
 
-def train_tokenizer(
-    benchmark: Benchmark | str | Path, folder: str, vocabulary: int = 8192, longest: int = 2048
-) -> None:
+def train_tokenizer(benchmark: Benchmark | str, folder: str, vocabulary: int = 8192, longest: int = 2048) -> None:
     """Train a byte-level BPE tokenizer on the training tasks of a benchmark.
 
     Args:

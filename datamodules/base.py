@@ -79,7 +79,7 @@ class BenchmarkDataModule(ResumableStream):
     _stream: Any
 
     def __init__(
-        self, benchmark: Benchmark | str | Path, tokenizer: str, prompt: PromptForm, instances: Instances, seed: int
+        self, benchmark: Benchmark | str, tokenizer: str, prompt: PromptForm, instances: Instances, seed: int
     ) -> None:
         super().__init__()
         self.benchmark, self.tokenizer_name, self.prompt = opened(benchmark), tokenizer, prompt

@@ -60,7 +60,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
 
     def __init__(
         self,
-        benchmark: Benchmark | str | Path,
+        benchmark: Benchmark | str,
         tokenizer: str,
         split: MetaSplit | None = CategorySplit(),  # noqa: B008 - frozen
         prompt: PromptForm = TkInstructPrompt(positive_examples=0),  # noqa: B008 - frozen

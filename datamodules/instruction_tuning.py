@@ -1,6 +1,5 @@
 """The LightningDataModule of instruction tuning: a benchmark's tasks as packed rows, and prompts to evaluate."""
 
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -52,7 +51,7 @@ class InstructionTuningDataModule(StoredDataModule):
 
     def __init__(
         self,
-        benchmark: Benchmark | str | Path,
+        benchmark: Benchmark | str,
         tokenizer: str,
         prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
         rows: Rows = Rows(),  # noqa: B008 - frozen

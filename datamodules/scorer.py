@@ -1,7 +1,6 @@
 """The LightningDataModule of the scorer (Cappy): a benchmark's tasks as scored pairs, and responses to rank."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -54,7 +53,7 @@ class ScorerDataModule(StoredDataModule):
 
     def __init__(
         self,
-        benchmark: Benchmark | str | Path,
+        benchmark: Benchmark | str,
         tokenizer: str,
         prompt: PromptForm = OptImlPrompt(),  # noqa: B008 - frozen
         rows: PairRows = PairRows(),  # noqa: B008 - frozen

@@ -67,7 +67,7 @@ class StoredDataModule(BenchmarkDataModule):
 
     def __init__(
         self,
-        benchmark: Benchmark | str | Path,
+        benchmark: Benchmark | str,
         tokenizer: str,
         prompt: PromptForm,
         instances: Instances,

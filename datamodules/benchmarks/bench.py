@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 from ..messages import MissingFiles, expanded, nearest, some
 from ..schema import Example, Task
@@ -43,7 +42,7 @@ class Bench(Benchmark):
 
     def __init__(
         self,
-        collections: dict[str, Benchmark | str | Path],
+        collections: dict[str, Benchmark | str],
         rules: str = "opt_iml",
         held_out_category: str | None = None,
         decisions: str | None = None,

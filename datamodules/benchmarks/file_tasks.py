@@ -200,6 +200,9 @@ class FileTasks(Benchmark):
 def opened(benchmark: Benchmark | str | Path) -> Benchmark:
     """The reader itself, or the ``FileTasks`` of a path.
 
+    Constructors that a YAML fills are annotated with `Benchmark | str`, although a Path serves, too: with Path in the
+    union, jsonargparse would take the name of a YAML that holds a reader for the path of a data file.
+
     Raises:
         ValueError: The text is neither a path of files nor a hub name.
     """

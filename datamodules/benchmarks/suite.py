@@ -14,7 +14,6 @@ A task whose files are missing is reported as missing, with the reason; any othe
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 from ..messages import MissingFiles, nearest, some
 from ..schema import Example, Level, Metric, Task
@@ -56,10 +55,10 @@ class Suite(Benchmark):
 
     def __init__(
         self,
-        collections: dict[str, Benchmark | str | Path],
+        collections: dict[str, Benchmark | str],
         expected: list[ExpectedColumn],
         stated_by: str,
-        demonstrations: dict[str, Benchmark | str | Path] | None = None,
+        demonstrations: dict[str, Benchmark | str] | None = None,
     ) -> None:
         self.stated_by = stated_by
         self.collections = {name: opened(collection) for name, collection in collections.items()}

@@ -50,7 +50,7 @@ def pinned(batch: Any) -> Any:
     """A batch, with the batches and tensors in it, in pinned memory, from which a GPU copies it while it computes."""
     if isinstance(batch, torch.Tensor):
         return batch.pin_memory()
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):  # a NamedTuple
+    if isinstance(batch, tuple) and type(batch) is not tuple:  # a NamedTuple
         return type(batch)(*map(pinned, batch))
     return batch
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from random import Random
 from typing import Literal, NamedTuple, get_args
 
@@ -57,7 +56,7 @@ class SampledExamples:
         option_examples: Whether examples with options are sampled, too; a scorer does not train on their samples.
     """
 
-    benchmark: Benchmark | str | Path
+    benchmark: Benchmark | str
     prompt: PromptForm = OptImlPrompt()  # noqa: RUF009 - frozen
     parts: Sequence[Part] = get_args(Part)
     tasks: Sequence[str] = ()
@@ -68,7 +67,7 @@ class SampledExamples:
     held_out_share: float | None = None
     seed: int = 0
     shots: int = 0
-    demonstrations: Benchmark | str | Path | None = None
+    demonstrations: Benchmark | str | None = None
     separator: str = "\n\n"
     option_examples: bool = True
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from crosstask.datamodules.scoring.samples import Sample
+from crosstask.datamodules.splits import choose_prompts, prompt_keys
 from crosstask.lightning_modules.adaptation.scorer_training import ScorerTraining
 
 TASKS = ["task001_toy_copy_animals", "task010_toy_reverse_animals"]
@@ -29,6 +30,13 @@ def answers(benchmark: Any, names: list[str], path: Path, *, wrong: str) -> str:
                 lines.append(Sample(text, "m", decoding, place, -1.0 - place, 3).line(name, example.id))
     path.write_text("".join(lines))
     return str(path)
+
+
+def held_out_ids(benchmark: Any, name: str, count: int) -> set[str]:
+    """The instances of a task that an adaptation is tested on; it trains on others."""
+    examples = list(benchmark.examples(name))
+    chosen = choose_prompts(name, prompt_keys(examples), trained=True, validation=0, test=count)
+    return {examples[place].id for place in chosen.test}
 
 
 def training(toybench: Path, **arguments: Any) -> ScorerTraining:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from adapted_tasks import TASKS, answers, training
+from adapted_tasks import TASKS, answers, held_out_ids, training
 from recipes import store_of
 from safetensors.torch import load_file, save_file
 
@@ -67,7 +67,7 @@ def test_scorers_of_other_answers_are_not_taken_for_these(
     options: dict[str, Any] = {"tasks": TASKS[:1], "test_examples": 4, "cache": str(store_of(toybench))}
     file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")
     adapt_tasks(benchmark, [file], str(tmp_path / "out"), training(toybench, steps=1), **options)
-    tested = {example.id for example in list(benchmark.examples(TASKS[0]))[:4]}
+    tested = held_out_ids(benchmark, TASKS[0], 4)
     lines = Path(file).read_text().splitlines(keepends=True)
     others = [line if json.loads(line)["id"] in tested else line.replace("zebra", "mouse") for line in lines]
     Path(file).write_text("".join(others))
