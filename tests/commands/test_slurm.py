@@ -258,7 +258,7 @@ def test_the_arms_of_a_sweep_are_an_array_of_jobs(cluster: Cluster, recipe: Path
         cluster.finish(f"{job}_{task}")
     assert "few is finished" in cluster.run(sys.executable, "-m", *words)
     report = json.loads((folder / "runs/report.json").read_text())
-    assert [system["name"] for system in report["systems"]] == ["few", "all"]
+    assert [system["name"] for system in report["systems"]] == ["all", "few"]
 
 
 def test_seeds_and_sweeps_are_arrays_of_jobs(cluster: Cluster, recipe: Path) -> None:
