@@ -82,7 +82,7 @@ def _counts(preparation: Preparation, jobs: Sequence[Job], processes: int) -> It
     # Forked from a server that has imported this module and nothing else: no thread or lock of this process is copied.
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(min(processes, len(jobs)), context, _start, (preparation,)) as pool:
+    with ProcessPoolExecutor(min(processes, len(jobs)), context, _start, (preparation, dict(os.environ))) as pool:
         waiting: set[Future[int | None]] = {pool.submit(_write, job) for job in jobs}
         try:
             while waiting:
@@ -100,9 +100,11 @@ def _counts(preparation: Preparation, jobs: Sequence[Job], processes: int) -> It
 _preparation: Preparation  # of a worker process
 
 
-def _start(preparation: Preparation) -> None:
+def _start(preparation: Preparation, environment: dict[str, str]) -> None:
+    """Begin a worker; its server may have been started while variables that name folders had other values."""
     global _preparation
     end_with_parent()
+    os.environ.update(environment)
     # One process a core: a tokenizer that spreads over all of them would only get in the others' way.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _preparation = preparation
