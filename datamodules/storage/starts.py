@@ -67,9 +67,8 @@ def current_start(path: Path) -> Start | None:
 
 
 def _task(content: Mapping[str, Any]) -> Task:
-    texts = {name: tuple(content[name]) for name in ("sources",)}
     shown = {name: tuple(Demonstration(**one) for one in content[name]) for name in _DEMONSTRATIONS}
-    return Task(**{**content, **texts, **shown})
+    return Task(**{**content, "sources": tuple(content["sources"]), **shown})
 
 
 _DEMONSTRATIONS = ("positive_examples", "negative_examples")
