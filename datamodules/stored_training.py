@@ -156,6 +156,7 @@ class StoredDataModule(BenchmarkDataModule):
             settings=settings,
             tokenizer=tokenizer_fingerprint(self.preparation.tokenizer),
             readers=readers_digest(),
+            here=str(Path.cwd()),  # of relative paths
         )
         return self.preparation.folder / STARTS / f"{key}.json"
 

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import os
 import re
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -31,10 +32,12 @@ def declared_state(value: Any) -> str | None:
 
 def _described(value: Any) -> Any:
     match value:
-        case None | bool() | int() | float() | str():
+        case None | bool() | int() | float():
             return value
+        case str():
+            return os.path.expandvars(value)  # a path may begin with a variable that names another folder later
         case Path():
-            return ["path", str(value)]
+            return ["path", os.path.expandvars(value)]
         case re.Pattern():
             return ["pattern", value.pattern, value.flags]
         case type() | FunctionType():

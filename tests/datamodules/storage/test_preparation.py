@@ -16,6 +16,7 @@ from warm_program import WarmProgram
 
 from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions
+from crosstask.datamodules.benchmarks import PretrainingText
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.datamodules.storage.parallel_preparation import Job, Prepared, prepare_tasks
 from crosstask.datamodules.storage.store import remove_abandoned, write_task
@@ -23,6 +24,24 @@ from crosstask.datamodules.storage.store import remove_abandoned, write_task
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_processes_read_variables_as_they_are_when_a_preparation_starts(
+    make_datamodule: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers are forked from a server that the first preparation starts, with the variables of that time."""
+    sources = {name: f"$TEXTS/{name}.jsonl" for name in ("a", "b")}
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        for name in sources:
+            (tmp_path / folder / f"{name}.jsonl").write_text(json.dumps({"text": f"{folder} {name}"}) + "\n")
+        monkeypatch.setenv("TEXTS", str(tmp_path / folder))
+        options = {"instances": {"test": 0, "validation": 0}, "cache": str(tmp_path / "store"), "processes": 2}
+        datamodule = make_datamodule(benchmark=PretrainingText(sources), **options)
+        datamodule.prepare_data()
+        assert datamodule.prepared.written == 2
+        for used in (tmp_path / folder).iterdir():
+            used.unlink()
 
 
 def test_several_processes_write_what_one_writes(
