@@ -16,7 +16,7 @@ LONG = ("test_real_data.py", "test_strategy_matrix.py", "test_gpu_measurements.p
 def pytest_configure(config: pytest.Config) -> None:
     """Load the fixtures, which import torch, except in the process that hands the tests to others."""
     if not config.getoption("numprocesses", None):
-        for name in ("shared_fixtures", "sampled_runs"):
+        for name in ("shared_fixtures", "sampled_runs", "trainer_fits"):
             config.pluginmanager.import_plugin(name)
 
 

@@ -10,6 +10,7 @@ import pytest
 from argument_groups import build
 from bilevel_runs import Make, make_runs
 from recipes import store_of
+from small_runs import SmallRuns
 from warm_program import WarmProgram
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
@@ -60,6 +61,12 @@ def warm_python(program: WarmProgram, monkeypatch: pytest.MonkeyPatch) -> Iterat
     with program.command(path):
         monkeypatch.setattr(sys, "executable", str(path))
         yield
+
+
+@pytest.fixture(scope="session")
+def small_runs(toybench: Path, tiny_model: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
+    """Pairs of a module and a datamodule of every kind."""
+    return SmallRuns(toybench, tmp_path_factory.mktemp("small_runs"), tiny_model)
 
 
 @pytest.fixture
