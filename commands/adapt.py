@@ -123,7 +123,6 @@ def adapt_tasks(
         rouge=rouge,
         cache=cache,
     )
-    process = process_of_job()
 
     def read(name: str) -> list[SampledResponses]:
         return read_sampled_responses(_test_part(testing, name, prompt, test_examples, seed), answers)
@@ -131,30 +130,10 @@ def adapt_tasks(
     if plan:
         print_adaptation_plan(names, scorers, read, console)
         return
-    (folder / "tasks").mkdir(parents=True, exist_ok=True)
-    adapted = adapt_each(names[process.rank :: process.size], scorers, read, console)
-    if process.size > 1:
-        if unfinished := [name for name in names if not scorers.finished(name)]:
-            share = f"{len(names) - len(unfinished)} of {len(names)} tasks are finished"
-            console.print(f"{share}; the process that finishes the last one writes the report", highlight=False)
-            sys.exit(bool(adapted.failed))
-        adapted = adapt_each(names, scorers, read, console)  # all are read
+    adapted = adapt_share(names, scorers, read, console)
     if adapted.responses and adapted.replaced:
-        table = selection_table(adapted.scored)
-        size = generator_parameters or generator_size(answers.files)
-        means = by_size(adapted.scored, sizes)
-        write_adaptation(
-            folder,
-            table,
-            adapted.responses,
-            adapted.scored,
-            about=adapted.about,
-            failed=adapted.failed,
-            sizes=means,
-            untested=adapted.untested,
-            parameters=size,
-        )
-        print_table(table, means, failed=len(adapted.failed), remarks=_remarks(adapted))
+        parameters = generator_parameters or generator_size(answers.files)
+        write_report(adapted, folder, sizes=sizes, parameters=parameters)
     if not adapted.replaced:
         console.print(f"the report in {folder} stays that of the other settings", style="red")
     if failed := adapted.failed:
@@ -183,6 +162,49 @@ class AdaptedTasks:
     replaced: bool = True
 
 
+def adapt_share(
+    names: Sequence[str], scorers: ScorerRecords, read: Callable[[str], list[SampledResponses]], console: Console
+) -> AdaptedTasks:
+    """Train the tasks of this process, and return the results of all tasks; arguments as of ``adapt_each``.
+
+    A process of a job that leaves tasks to others ends here: the one that finishes the last task goes on.
+    """
+    process = process_of_job()
+    (scorers.folder / "tasks").mkdir(parents=True, exist_ok=True)
+    adapted = adapt_each(names[process.rank :: process.size], scorers, read, console)
+    if process.size == 1:
+        return adapted
+    if unfinished := [name for name in names if not scorers.finished(name)]:
+        share = f"{len(names) - len(unfinished)} of {len(names)} tasks are finished"
+        console.print(f"{share}; the process that finishes the last one writes the report", highlight=False)
+        sys.exit(bool(adapted.failed))
+    return adapt_each(names, scorers, read, console)  # all are read
+
+
+def write_report(adapted: AdaptedTasks, folder: Path, *, sizes: Sequence[int], parameters: float | None) -> None:
+    """Write the report of finished tasks, and print its table.
+
+    Args:
+        adapted: The tasks.
+        folder: Where the report is written.
+        sizes: Numbers of nucleus samples to choose among alone.
+        parameters: Of the language model; None if unknown.
+    """
+    table, means = selection_table(adapted.scored), by_size(adapted.scored, sizes)
+    write_adaptation(
+        folder,
+        table,
+        adapted.responses,
+        adapted.scored,
+        about=adapted.about,
+        failed=adapted.failed,
+        sizes=means,
+        untested=adapted.untested,
+        parameters=parameters,
+    )
+    print_table(table, means, failed=len(adapted.failed), remarks=_remarks(adapted))
+
+
 def adapt_each(
     names: Sequence[str], scorers: ScorerRecords, read: Callable[[str], list[SampledResponses]], console: Console
 ) -> AdaptedTasks:
@@ -201,17 +223,9 @@ def adapt_each(
         }
     )
     for number, name in enumerate(names, start=1):
+        place = f"{number}/{len(names)} {name}"
         try:
-            sampled = read(name)
-            _require_rows(sampled, scorers.trainings)
-            records = {scorer: scorers.record(name, sampled, scorer) for scorer in scorers.trainings}
-            scored = scored_responses(sampled, records, rouge=scorers.rouge)
-            for scorer, record in records.items():
-                adapted.about[scorer]["costs"][name] = record["cost"]
-            adapted.responses += sampled
-            adapted.scored += scored
-            adapted.untested += _untested(scorers.answers, name, sampled, scorers.train)
-            line = f"{number}/{len(names)} {name}: {_line(scored, records)}"
+            line = f"{place}: {_adapt_one(name, scorers, read, adapted)}"
             console.print(terminal_text(line), highlight=False)
         except Exception as error:
             if is_disk_fault(error):
@@ -220,9 +234,27 @@ def adapt_each(
             adapted.replaced = adapted.replaced and not isinstance(error, OtherSettings)
             if not is_ours(error):  # the sentence of our errors is enough
                 traceback.print_exc()
-            line = f"{number}/{len(names)} {name} failed: {adapted.failed[name]}"
+            line = f"{place} failed: {adapted.failed[name]}"
             console.print(terminal_text(line), style="red", highlight=False)
     return adapted
+
+
+def _adapt_one(
+    name: str, scorers: ScorerRecords, read: Callable[[str], list[SampledResponses]], adapted: AdaptedTasks
+) -> str:
+    """Add the results of a task, and return its line of scores."""
+    sampled = read(name)
+    _require_rows(sampled, scorers.trainings)
+    records = {scorer: scorers.record(name, sampled, scorer) for scorer in scorers.trainings}
+    scored = scored_responses(sampled, records, rouge=scorers.rouge)
+    line = _line(scored, records)
+    untested = _untested(scorers.answers, name, sampled, scorers.train)
+    for scorer, record in records.items():
+        adapted.about[scorer]["costs"][name] = record["cost"]
+    adapted.responses += sampled
+    adapted.scored += scored
+    adapted.untested += untested
+    return line
 
 
 def _remarks(adapted: AdaptedTasks) -> list[str]:

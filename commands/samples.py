@@ -11,10 +11,10 @@ Example:
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -22,7 +22,7 @@ from ..datamodules.messages import expanded, some
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.special_tokens import bos_departure
-from ..datamodules.scoring.instruction_cuts import Cut, instruction_cut
+from ..datamodules.scoring.instruction_cuts import Cut
 from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import SampleFile, write_generator_info
 from ..datamodules.visible_text import terminal_text
@@ -30,16 +30,9 @@ from ..datamodules.whole_files import write_whole
 from ..lightning_modules.evaluation.generation import Decoding
 from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.scoring.batch_requests import API_DECODINGS, batch_requests
-from ..lightning_modules.scoring.sampling import (
-    CAPPY_DECODINGS,
-    RELEASED_DECODINGS,
-    RELEASED_MAX_NEW_TOKENS,
-    RELEASED_MAX_SOURCE,
-    RELEASED_MIN_NEW_TOKENS,
-    import_responses,
-    load_generator,
-    sample_responses,
-)
+from ..lightning_modules.scoring.imported_responses import import_responses
+from ..lightning_modules.scoring.sampling import load_generator, sample_responses
+from ..lightning_modules.scoring.sampling_settings import RELEASED, SamplingSettings
 from .shared.function_command import run_function
 
 
@@ -105,63 +98,100 @@ def write_samples(
         device: Device of the model, e.g. cuda:1; by default the GPU of the process if it has one.
     """
     require_positive("samples", max_new_tokens=max_new_tokens, max_source=max_source, budget=budget)
+    folder = expanded(output)
     if prompts_only:
-        write_prompts(examples, expanded(output))
+        write_prompts(examples, folder)
         return
     if batch_model is not None:
         requests = {"max_new_tokens": max_new_tokens or 64, "stop": stop, "likelihood": likelihood, "seed": seed}
-        write_requests(examples, expanded(output), batch_model, decodings or API_DECODINGS, requests)
+        write_requests(examples, folder, batch_model, decodings or API_DECODINGS, requests)
         return
     if (generator is None) == (not answers):
         raise ValueError(f"give either a generator or files of answers, got generator={generator!r}, answers={answers}")
-    if chat and instruction_cut(cut, faithful=faithful) == "end":
-        raise ValueError("the end of a chat prompt opens the model's turn and cannot be cut: set cut to middle")
-    if chat and bos:
-        raise ValueError("a chat template adds bos itself: leave bos out with chat")
-    console, (rank, size, _) = Console(soft_wrap=True), process_of_job()
+    if generator is None:
+        import_answers(examples, answers, folder, name or Path(answers[0]).stem)
+        return
+    given = {"decodings": decodings, "max_new_tokens": max_new_tokens, "max_source": max_source, "cut": cut}
+    settings = replace(
+        RELEASED if faithful else SamplingSettings(),
+        **{key: value for key, value in given.items() if value},  # type: ignore[arg-type]
+        stop=tuple(stop),
+        bos=bos,
+        chat=chat,
+        likelihood=likelihood,
+        seed=seed,
+    )
+    source = Generator(generator, name or Path(generator).name, dtype, device)
+    generate_samples(examples, source, settings, folder, budget=budget)
+
+
+class Generator(NamedTuple):
+    """The model that is sampled.
+
+    Args:
+        source: Hub name, or folder of a model or a trained prefix.
+        name: Its name in the files.
+        dtype: Type of its parameters.
+        device: Where it runs; None for the GPU of the process if it has one.
+    """
+
+    source: str
+    name: str
+    dtype: str
+    device: str | None
+
+
+def generate_samples(
+    examples: SampledExamples, generator: Generator, settings: SamplingSettings, folder: Path, *, budget: int
+) -> None:
+    """Sample a model's responses to the examples of this process, beside those that its file has already."""
+    path, name = _own_file(folder, generator.name), generator.name
+    _print_left_out(examples)
+    about = asdict(settings) | {"weights": model_digest(generator.source), "name": name, "dtype": generator.dtype}
+    file = SampleFile(path, about, expected=settings.samples)
+    model, tokenizer = load_generator(generator.source, dtype=generator.dtype, device=generator.device)
+    if not settings.chat and (departure := bos_departure(tokenizer, settings.bos)):
+        _print(departure)
+    write_generator_info(path, name, model.num_parameters())
+    began, skipped = len(file.done), Counter[str]()
+    rank, size, _ = process_of_job()
+    mine = islice(examples.prompts(skipped), rank, None, size)
+    too_long = sample_responses(model, tokenizer, mine, file, settings, generator=name, budget=budget)
+    file.close()
+    _print(
+        f"{path}: {len(file.done)} examples with {settings.samples} samples each, {began} of them from an earlier run; "
+        f"the {settings.cut} of {too_long} prompts was cut; not sampled: {dict(skipped) or 'none'}"
+    )
+
+
+def import_answers(examples: SampledExamples, answers: Sequence[str], folder: Path, name: str) -> None:
+    """Import responses of another program to the examples; `name` is the generator's where they name none."""
+    path = _own_file(folder, name)
+    _print_left_out(examples)
+    rank, size, _ = process_of_job()
+    skipped, failed = Counter[str](), Counter[str]()
+    prompts = {(prompt.task.name, prompt.example.id) for prompt in examples.prompts(skipped)}
+    imported = import_responses(answers, prompts, path, name=name, rank=rank, size=size, failed=failed)
+    line = f"{path}: imported responses to {imported} of {len(prompts)} examples; "
+    line += f"failed requests: {dict(failed)}; " if failed else ""
+    _print(f"{line}not sampled: {dict(skipped) or 'none'}")
+
+
+def _own_file(folder: Path, name: str) -> Path:
+    """The sample file of this process."""
+    rank, size, _ = process_of_job()
+    return folder / f"{name}-{rank:04}-of-{size:04}.jsonl"
+
+
+def _print_left_out(examples: SampledExamples) -> None:
+    """Print which datasets of the benchmark are left out, with reasons."""
     if left_out := examples.reader.left_out():
         names = some([f"{name} ({reason})" for name, reason in left_out.items()])
-        console.print(terminal_text(f"{len(left_out)} datasets are left out: {names}"), highlight=False)
-    name = name or (Path(generator).name if generator else Path(answers[0]).stem)
-    path = expanded(output) / f"{name}-{rank:04}-of-{size:04}.jsonl"
-    skipped: Counter[str] = Counter()
-    if generator is None:
-        prompts = {(prompt.task.name, prompt.example.id) for prompt in examples.prompts(skipped)}
-        failed = Counter[str]()
-        imported = import_responses(answers, prompts, path, name=name, rank=rank, size=size, failed=failed)
-        line = f"{path}: imported responses to {imported} of {len(prompts)} examples; "
-        line += f"failed requests: {dict(failed)}; " if failed else ""
-        console.print(terminal_text(f"{line}not sampled: {dict(skipped) or 'none'}"))
-        return
-    settings: dict[str, Any] = {
-        "decodings": decodings or (RELEASED_DECODINGS if faithful else CAPPY_DECODINGS),
-        "max_new_tokens": max_new_tokens or (RELEASED_MAX_NEW_TOKENS if faithful else 64),
-        "min_new_tokens": RELEASED_MIN_NEW_TOKENS if faithful else 0,
-        "max_source": max_source or (RELEASED_MAX_SOURCE if faithful else 1024),
-        "cut": instruction_cut(cut, faithful=faithful),
-        "stop": tuple(stop),
-        "bos": bos,
-        "chat": chat,
-        "likelihood": likelihood,
-        "seed": seed,
-    }
-    about = {**settings, "decodings": {key: asdict(decoding) for key, decoding in settings["decodings"].items()}}
-    about |= {"weights": model_digest(generator), "name": name, "dtype": dtype}
-    expected = sum(decoding.samples for decoding in settings["decodings"].values())
-    file = SampleFile(path, about, expected=expected)
-    model, tokenizer = load_generator(generator, dtype=dtype, device=device)
-    if not chat and (departure := bos_departure(tokenizer, bos)):
-        console.print(terminal_text(departure), highlight=False)
-    write_generator_info(path, name, model.num_parameters())
-    began = len(file.done)
-    mine = islice(examples.prompts(skipped), rank, None, size)
-    too_long = sample_responses(model, tokenizer, mine, file, generator=name, budget=budget, **settings)
-    file.close()
-    line = (
-        f"{path}: {len(file.done)} examples with {expected} samples each, {began} of them from an earlier run; "
-        f"the {settings['cut']} of {too_long} prompts was cut; not sampled: {dict(skipped) or 'none'}"
-    )
-    console.print(terminal_text(line))
+        _print(f"{len(left_out)} datasets are left out: {names}")
+
+
+def _print(line: str) -> None:
+    Console(soft_wrap=True).print(terminal_text(line), highlight=False)
 
 
 def write_prompts(examples: SampledExamples, folder: Path) -> None:

@@ -10,9 +10,10 @@ Example:
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
@@ -44,7 +45,7 @@ from ..lightning_modules.scoring.sampled_responses import (
     to_scored_responses,
 )
 from ..lightning_modules.scoring.score_files import ItemScores, ScoreFiles
-from ..lightning_modules.scoring.selection import SCORER
+from ..lightning_modules.scoring.selection import SCORER, ScoredResponses
 from ..lightning_modules.scoring.selection_scores import selection_table
 from .shared.function_command import run_function
 from .shared.score_progress import finished_scores, score_progress
@@ -100,49 +101,103 @@ def select_samples(
     require_positive("select", max_length=max_length, budget=budget, sizes=min(sizes, default=1))
     files = ModelSamples(samples)
     sampled = read_sampled_responses(examples, files)
-    scores: list[dict[str, Sequence[float]]] = [{}] * len(sampled)
-    calibrations: dict[str, Calibration] = {}
-    cuts: dict[str, PairCuts] = {}
+    scored: Scored | None = None
     if scorer is not None:
-        reading = {"max_length": max_length, "truncation": truncation, "cut": cut, "chat": chat, "dtype": dtype}
-        written = ScoreFiles(folder / "scores", SCORER, {**reading, "weights": model_digest(scorer)}, sampled)
-        encoder = CrossEncoder.from_pretrained(
-            scorer,
-            device=process_device(device),
-            dtype=number_type(dtype),
-            max_length=max_length,
-            truncation=truncation,
-            cut=cut,
-            chat=chat,
-            tokens_per_forward=budget,
-        )
-        written.write(partial(score_items, encoder), score_progress(console, scorer, "examples", written.share()))
-        if (finished := finished_scores(console, {SCORER: written})) is None:
+        reading: dict[str, Any] = {"max_length": max_length, "truncation": truncation, "cut": cut, "chat": chat}
+        scored = score(sampled, scorer, folder / "scores", reading, dtype, device, budget=budget, console=console)
+        if scored is None:
             return
-        scores = [{SCORER: of_example} for of_example in finished[SCORER].scores]
-        cuts[SCORER] = finished[SCORER].cuts
-        if calibration := load_calibration(scorer):
-            calibrations = {SCORER: calibration}
     elif process_of_job().rank:  # there is nothing to share
         return
+    scores = scored.scores.scores if scored else None
     everything = [
-        to_scored_responses(responses, by_scorer, calibrations=calibrations, rouge=rouge)
-        for responses, by_scorer in zip(sampled, scores, strict=True)
+        to_scored_responses(
+            responses,
+            {} if scores is None else {SCORER: scores[place]},
+            calibrations={SCORER: scored.calibration} if scored and scored.calibration else {},
+            rouge=rouge,
+        )
+        for place, responses in enumerate(sampled)
     ]
-    table = selection_table(everything)
-    folder.mkdir(parents=True, exist_ok=True)
+    cuts = {SCORER: scored.scores.cuts} if scored else {}
+    write_selection(folder, sampled, everything, sizes, cuts, files.examples_beyond(tested_examples(sampled)))
+
+
+class Scored(NamedTuple):
+    """The scores of all examples' responses, and the scorer's calibration if it has one."""
+
+    scores: ItemScores
+    calibration: Calibration | None
+
+
+def score(
+    sampled: Sequence[SampledResponses],
+    scorer: str,
+    folder: Path,
+    reading: Mapping[str, Any],
+    dtype: str,
+    device: str | None,
+    *,
+    budget: int,
+    console: Console,
+) -> Scored | None:
+    """Score this process's share of the examples; None as long as other processes are at work on theirs.
+
+    Args:
+        sampled: The examples with their responses.
+        scorer: Hub name or folder of the scorer.
+        folder: Where the scores are written.
+        reading: How the scorer reads pairs: arguments of ``CrossEncoder.from_pretrained``.
+        dtype: Type of the scorer's parameters.
+        device: Device of the scorer.
+        budget: Tokens of the largest batch.
+        console: Where progress is printed.
+    """
+    settings = {**reading, "dtype": dtype, "weights": model_digest(scorer)}
+    written = ScoreFiles(folder, SCORER, settings, sampled)
+    placed: dict[str, Any] = {"device": process_device(device), "dtype": number_type(dtype)}
+    encoder = CrossEncoder.from_pretrained(scorer, tokens_per_forward=budget, **placed, **reading)
+    written.write(partial(score_items, encoder), score_progress(console, scorer, "examples", written.share()))
+    finished = finished_scores(console, {SCORER: written})
+    return None if finished is None else Scored(finished[SCORER], load_calibration(scorer))
+
+
+def tested_examples(sampled: Sequence[SampledResponses]) -> dict[str, set[str]]:
+    """Ids of the examples by task."""
     tested: dict[str, set[str]] = {}
     for one in sampled:
         tested.setdefault(one.prompt.task.name, set()).add(one.prompt.example.id)
-    untested = files.examples_beyond(tested)
+    return tested
+
+
+def write_selection(
+    folder: Path,
+    sampled: Sequence[SampledResponses],
+    scored: Sequence[ScoredResponses],
+    sizes: Sequence[int],
+    cuts: Mapping[str, PairCuts],
+    untested: int,
+) -> None:
+    """Write the table and the choices, and print the table.
+
+    Args:
+        folder: Where they are written.
+        sampled: The examples with their responses.
+        scored: The responses with their scores, in the same order.
+        sizes: Numbers of nucleus samples to choose among alone.
+        cuts: What was cut from the pairs, by scorer.
+        untested: Sampled examples that were not among those to choose for.
+    """
+    table, means = selection_table(scored), by_size(scored, sizes)
     selection = to_json(table) | {
-        "sizes": by_size(everything, sizes),
+        "sizes": means,
         "cuts": {name: of._asdict() for name, of in cuts.items()},
         "untested": untested,
     }
+    folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "selection.json", json.dumps(selection, indent=1))
-    write_choices(folder / "choices.jsonl", sampled, everything)
-    print_table(table, selection["sizes"], remarks=[*cut_remarks(cuts), *untested_remarks(untested, len(sampled))])
+    write_choices(folder / "choices.jsonl", sampled, scored)
+    print_table(table, means, remarks=[*cut_remarks(cuts), *untested_remarks(untested, len(sampled))])
 
 
 def score_items(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> ItemScores:

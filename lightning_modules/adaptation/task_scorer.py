@@ -134,43 +134,9 @@ def adapt(
     data = _data(benchmark, task, training, prompt, learned, test_examples, rendering_seed, cache, rouge)
     unanswered = len(_without_responses(data, task)) if augmentation else 0
     pairs_per_row = set_rows_per_step(data, training.batch, training.accumulate)
-    L.seed_everything(training.seed, verbose=False)
-    module = ScorerModule(
-        training.tokenizer_name,
-        pretrained=training.pretrained,
-        config=training.config,
-        row_length=data.rows.length,
-        total_steps=training.schedule_steps or training.steps,
-        loss=training.loss,
-        label_temperature=training.label_temperature,
-        network=Network(gradient_checkpointing=training.gradient_checkpointing),
-        optimizer=Optimization(learning_rate=training.learning_rate, warmup=0.1),
-        seed=training.seed,
-    )
-    trainer = L.Trainer(
-        accelerator=training.accelerator,
-        devices=own_devices(training.accelerator),
-        plugins=[LightningEnvironment()],  # a process of a job trains its tasks alone
-        precision=training.precision,  # type: ignore[arg-type]
-        accumulate_grad_batches=training.accumulate,
-        max_steps=training.steps,
-        max_epochs=-1,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-    )
-    device = trainer.strategy.root_device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    began = time.perf_counter()
-    trainer.fit(module, datamodule=data)
-    seconds = time.perf_counter() - began
-    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else _process_memory()
-    module.to(device)  # the trainer moves it to the CPU, where scoring many responses takes long
+    module, trainer = _scorer(training, data.rows.length), _trainer(training)
+    seconds, memory = _timed_fit(trainer, module, data)
+    module.to(trainer.strategy.root_device)  # the trainer moves it to the CPU, where scoring many responses takes long
     assert data.plan is not None
     report = data.plan.report()
     weights = list(module.scorer.parameters())
@@ -190,6 +156,56 @@ def adapt(
         storage=sum(weight.nbytes for weight in weights) / 2**20,
         parameters=sum(weight.numel() for weight in weights),
     )
+
+
+def _scorer(training: ScorerTraining, row_length: int) -> ScorerModule:
+    """The scorer before its training, with the seed of the training."""
+    L.seed_everything(training.seed, verbose=False)
+    return ScorerModule(
+        training.tokenizer_name,
+        pretrained=training.pretrained,
+        config=training.config,
+        row_length=row_length,
+        total_steps=training.schedule_steps or training.steps,
+        loss=training.loss,
+        label_temperature=training.label_temperature,
+        network=Network(gradient_checkpointing=training.gradient_checkpointing),
+        optimizer=Optimization(learning_rate=training.learning_rate, warmup=0.1),
+        seed=training.seed,
+    )
+
+
+def _trainer(training: ScorerTraining) -> L.Trainer:
+    """A trainer on the device of this process, without validation, checkpoints or logs."""
+    return L.Trainer(
+        accelerator=training.accelerator,
+        devices=own_devices(training.accelerator),
+        plugins=[LightningEnvironment()],  # a process of a job trains its tasks alone
+        precision=training.precision,  # type: ignore[arg-type]
+        accumulate_grad_batches=training.accumulate,
+        max_steps=training.steps,
+        max_epochs=-1,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+    )
+
+
+def _timed_fit(trainer: L.Trainer, module: ScorerModule, data: ScorerDataModule) -> tuple[float, float]:
+    """Train, and return the seconds and the peak memory in MiB: of the device on CUDA, else of the process so far."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    began = time.perf_counter()
+    trainer.fit(module, datamodule=data)
+    seconds = time.perf_counter() - began
+    if device.type == "cuda":
+        return seconds, torch.cuda.max_memory_allocated(device) / 2**20
+    return seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 def own_devices(accelerator: str) -> list[int] | int:
@@ -307,7 +323,3 @@ def _data(
     data.prepare_data()
     data.setup("fit")
     return data
-
-
-def _process_memory() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

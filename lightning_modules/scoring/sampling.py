@@ -1,20 +1,17 @@
 """Sampling responses of language models, for a scorer's training data and for selection.
 
 A language model is a black box here: any program that writes the sample files of ``datamodules/scoring/samples.py``
-will do. ``sample_responses`` runs a model of transformers; ``import_responses`` checks files of other programs.
+will do. ``sample_responses`` runs a model of transformers; ``imported_responses.py`` checks files of other programs.
 """
 
-import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ...datamodules.file_digests import file_digest
 from ...datamodules.hub_names import hub_source
 from ...datamodules.rendering.chat import chat_end, chat_joint, chat_prompt
 from ...datamodules.rendering.special_tokens import leading_tokens
@@ -22,42 +19,14 @@ from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sourc
 from ...datamodules.schema import Turn
 from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
 from ...datamodules.scoring.sampled_examples import SampledPrompt
-from ...datamodules.scoring.samples import Sample, SampleFile, require_settings
-from ...datamodules.whole_files import whole_file
+from ...datamodules.scoring.samples import Key, Sample, SampleFile
 from ..attention.packable import padded_attention, require_document_attention
-from ..evaluation.generation import Decoding, generate, prompt_seed
+from ..evaluation.generation import generate, prompt_seed
 from ..evaluation.likelihood import score_options
 from ..models import build_model, language_model_class
 from ..prefixes import base_of_prefix, load_prefix, virtual_tokens
-from .batch_requests import read_answers
 from .devices import number_type, process_device
-
-CAPPY_DECODINGS: dict[str, Decoding] = {
-    "beam": Decoding(beams=4),
-    "sampling": Decoding(sampling=True, samples=4),
-    "temperature": Decoding(sampling=True, samples=4, temperature=0.9),
-    "top_k": Decoding(sampling=True, samples=4, top_k=40),
-    "nucleus": Decoding(sampling=True, samples=4, top_p=0.95),
-}
-"""The 17 responses of Cappy (arXiv 2311.06720, section 4.2), in the order of its released program."""
-
-RELEASED_DECODINGS: dict[str, Decoding] = {
-    "beam": Decoding(beams=4),
-    "sampling": Decoding(sampling=True, samples=4, top_k=50),
-    "temperature": Decoding(sampling=True, samples=4, temperature=0.9, top_k=50),
-    "top_k": Decoding(sampling=True, samples=4, top_k=40),
-    "nucleus": Decoding(sampling=True, samples=4, top_k=50, top_p=0.95),
-}
-"""The decodings of that program in effect: its library's default top_k = 50 applies everywhere."""
-
-RELEASED_MIN_NEW_TOKENS = 3
-"""Fewest tokens of a response in that program."""
-
-RELEASED_MAX_NEW_TOKENS = 63
-"""Most tokens of a response in that program, whose 64 positions begin with the decoder's start."""
-
-RELEASED_MAX_SOURCE = 512
-"""Most tokens of a prompt in that program, which keeps its beginning."""
+from .sampling_settings import SamplingSettings
 
 PROMPTS_AT_ONCE = 4096
 """Most prompts of a task that are sorted by length and sampled together; larger tasks are sampled in parts."""
@@ -71,68 +40,112 @@ def sample_responses(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Iterable[SampledPrompt],
     file: SampleFile,
+    settings: SamplingSettings,
     *,
     generator: str,
-    decodings: Mapping[str, Decoding],
-    max_new_tokens: int,
-    min_new_tokens: int,
-    max_source: int,
-    cut: Cut,
-    stop: Sequence[str],
-    bos: bool | None,
-    chat: bool,
-    likelihood: bool,
-    seed: int,
     budget: int,
 ) -> int:
     """Sample responses to the prompts that a file lacks, task by task, and write them in batches.
 
+    Args:
+        model: Causal or encoder-decoder model, in evaluation mode.
+        tokenizer: Of the model.
+        prompts: Rendered examples, in order of their tasks.
+        file: Receives the samples.
+        settings: Decide the samples.
+        generator: Name of the model in the file.
+        budget: Tokens of the largest batch.
+
     Returns:
         How many prompts were too long and were cut.
+
+    Raises:
+        ValueError: The model's positions leave no room for a prompt.
     """
-    too_long, pair = 0, bool(model.config.is_encoder_decoder)
-    prefix = 0 if pair else virtual_tokens(model)
-    positions = getattr(model.config, "max_position_embeddings", None) or max_source + max_new_tokens + prefix
-    positions -= prefix
-    room = min(max_source, positions - (0 if pair else max_new_tokens))
-    if room < 1:
-        raise ValueError(
-            f"the model's {positions} positions leave no room for a prompt beside {max_new_tokens} new tokens"
-        )
-    form: dict[str, Any] = {"bos": bos, "joint": " ", "end": None}
-    if chat:  # the template writes bos, the text before the answer, and the answer's end
-        form = {"bos": False, "joint": chat_joint(tokenizer), "end": chat_end(tokenizer)}
-    head = 0 if cut == "beginning" else len(leading_tokens(tokenizer, form["bos"]))
+    too_long, room, form = 0, _room(model, settings), _answer_form(tokenizer, settings)
     for chunk in _chunks(prompts):
-        left = [prompt for prompt in chunk if not file.holds((prompt.task.name, prompt.example.id), prompt.source)]
+        left = [prompt for prompt in chunk if not file.holds(_key(prompt), prompt.source)]
         if not left:
             continue
-        texts = [chat_prompt(tokenizer, _turns(prompt)) if chat else prompt.source for prompt in left]
-        sources = tokenize_sources(tokenizer, texts, pair=pair, bos=form["bos"], joint=form["joint"])
-        too_long += sum(len(source) > room for source in sources)
-        kept = [shortened_source(source, room, cut, head=head, tail=int(pair)) for source in sources]
-        _warn_of_equal(sources, kept, room)
+        texts = [chat_prompt(tokenizer, _turns(prompt)) if settings.chat else prompt.source for prompt in left]
+        sources, longer = _sources(model, tokenizer, texts, room, settings.cut, form)
+        too_long += longer
         responses = generate(
             model,
             tokenizer,
-            kept,
-            list(decodings.values()),
-            seeds=[prompt_seed(seed, prompt.task.name, prompt.example.id) for prompt in left],
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            stop=stop,
-            ends=() if form["end"] is None else [form["end"]],
+            sources,
+            list(settings.decodings.values()),
+            seeds=[prompt_seed(settings.seed, *_key(prompt)) for prompt in left],
+            max_new_tokens=settings.max_new_tokens,
+            min_new_tokens=settings.min_new_tokens,
+            stop=settings.stop,
+            ends=() if form.end is None else [form.end],
             budget=budget,
         )
         while batch := list(islice(responses, WRITTEN_AT_ONCE)):
-            samples = [_to_samples(texts_by_decoding, generator, decodings) for _, texts_by_decoding in batch]
-            if likelihood:
+            samples = [_to_samples(of_prompt, generator, settings.decodings) for _, of_prompt in batch]
+            if settings.likelihood:
                 read = [texts[place] for place, _ in batch]
-                samples = with_likelihoods(model, tokenizer, read, samples, max_source=room, cut=cut, **form)
+                limits: dict[str, Any] = {"max_source": room, "cut": settings.cut}
+                samples = with_likelihoods(model, tokenizer, read, samples, **form._asdict(), **limits)
             for (place, _), of_prompt in zip(batch, samples, strict=True):
-                prompt = left[place]
-                file.write((prompt.task.name, prompt.example.id), of_prompt, prompt.source)
+                file.write(_key(left[place]), of_prompt, left[place].source)
     return too_long
+
+
+class _AnswerForm(NamedTuple):
+    """Whether bos begins a prompt, the text between a prompt and its answer, and the token that ends the answer."""
+
+    bos: bool | None
+    joint: str
+    end: int | None
+
+
+def _answer_form(tokenizer: PreTrainedTokenizerBase, settings: SamplingSettings) -> _AnswerForm:
+    """The form of prompts and answers; a chat template writes bos, the text before the answer, and its end."""
+    if settings.chat:
+        return _AnswerForm(False, chat_joint(tokenizer), chat_end(tokenizer))
+    return _AnswerForm(settings.bos, " ", None)
+
+
+def _room(model: PreTrainedModel, settings: SamplingSettings) -> int:
+    """Tokens of the longest prompt that the settings and the model's positions allow.
+
+    Raises:
+        ValueError: There is none.
+    """
+    limit = getattr(model.config, "max_position_embeddings", None)
+    if not limit:
+        return settings.max_source
+    pair = model.config.is_encoder_decoder
+    positions = limit - (0 if pair else virtual_tokens(model))
+    room = positions - (0 if pair else settings.max_new_tokens)
+    if room < 1:
+        raise ValueError(
+            f"the model's {positions} positions leave no room for a prompt beside {settings.max_new_tokens} new tokens"
+        )
+    return min(settings.max_source, room)
+
+
+def _sources(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    room: int,
+    cut: Cut,
+    form: _AnswerForm,
+) -> tuple[list[list[int]], int]:
+    """Token ids of prompts, at most `room` of each, and how many prompts were longer."""
+    pair = bool(model.config.is_encoder_decoder)
+    sources = tokenize_sources(tokenizer, texts, pair=pair, bos=form.bos, joint=form.joint)
+    head = 0 if cut == "beginning" else len(leading_tokens(tokenizer, form.bos))
+    kept = [shortened_source(source, room, cut, head=head, tail=int(pair)) for source in sources]
+    _warn_of_equal(sources, kept, room)
+    return kept, sum(len(source) > room for source in sources)
+
+
+def _key(prompt: SampledPrompt) -> Key:
+    return prompt.task.name, prompt.example.id
 
 
 def _warn_of_equal(sources: Sequence[Sequence[int]], kept: Sequence[Sequence[int]], room: int) -> None:
@@ -229,60 +242,3 @@ def load_generator(
     if base is not None:
         load_prefix(model, generator)
     return model.to(process_device(device)).eval(), tokenizer  # type: ignore[arg-type]
-
-
-def import_responses(
-    answers: Sequence[str],
-    known: set[tuple[str, str]],
-    path: Path,
-    *,
-    name: str,
-    rank: int = 0,
-    size: int = 1,
-    failed: Counter[str] | None = None,
-) -> int:
-    """Check files of responses line by line and write them as samples.
-
-    Args:
-        answers: The files, of samples or of the answers to a batch's requests.
-        known: (task, id) of the examples that may have responses.
-        path: The sample file to write.
-        name: The generator's name for lines without one.
-        rank: Number of this process; it writes the samples of every `size`-th example.
-        size: Number of processes.
-        failed: Receives the number of requests that failed, by the API's error code.
-
-    Returns:
-        How many examples have a response.
-
-    Raises:
-        ValueError: A line is not a sample, or belongs to an example that is not `known`; or `path` holds other
-            responses, and is not changed.
-    """
-    require_settings(path, {"imported": [file_digest(Path(file)) for file in answers], "name": name})
-    numbers: dict[tuple[str, str, str, str], set[int]] = {}
-    with whole_file(path) as out:
-        for key, sample in read_answers(answers, known, Counter() if failed is None else failed):
-            if key not in known:
-                raise ValueError(
-                    f"{', '.join(answers)}: a response to {key[0]} {key[1]}, which is none of the {len(known)} "
-                    "examples: set the parts and counts of examples that were sampled"
-                )
-            sample = sample._replace(generator=sample.generator or name)
-            taken = numbers.setdefault((*key, sample.generator, sample.decoding), set())
-            number = len(taken) if sample.sample is None else sample.sample
-            if number in taken:
-                decoding = sample.decoding or "no decoding"
-                raise ValueError(
-                    f"{', '.join(answers)}: {key[0]} {key[1]} has sample {number} of {decoding} twice: remove the "
-                    "copy, or leave `sample` out of all lines"
-                )
-            taken.add(number)
-            sample = sample._replace(sample=number)
-            if _shard(key, size) == rank:
-                out.write(sample.line(*key))
-    return len({key[:2] for key in numbers})
-
-
-def _shard(key: tuple[str, str], size: int) -> int:
-    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "little") % size

@@ -1,0 +1,68 @@
+"""Responses of other programs: checked line by line, and written as samples."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...datamodules.file_digests import file_digest
+from ...datamodules.scoring.samples import require_settings
+from ...datamodules.whole_files import whole_file
+from .batch_requests import read_answers
+
+
+def import_responses(
+    answers: Sequence[str],
+    known: set[tuple[str, str]],
+    path: Path,
+    *,
+    name: str,
+    rank: int = 0,
+    size: int = 1,
+    failed: Counter[str] | None = None,
+) -> int:
+    """Check files of responses line by line and write them as samples.
+
+    Args:
+        answers: The files, of samples or of the answers to a batch's requests.
+        known: (task, id) of the examples that may have responses.
+        path: The sample file to write.
+        name: The generator's name for lines without one.
+        rank: Number of this process; it writes the samples of every `size`-th example.
+        size: Number of processes.
+        failed: Receives the number of requests that failed, by the API's error code.
+
+    Returns:
+        How many examples have a response.
+
+    Raises:
+        ValueError: A line is not a sample, or belongs to an example that is not `known`; or `path` holds other
+            responses, and is not changed.
+    """
+    require_settings(path, {"imported": [file_digest(Path(file)) for file in answers], "name": name})
+    numbers: dict[tuple[str, str, str, str], set[int]] = {}
+    with whole_file(path) as out:
+        for key, sample in read_answers(answers, known, Counter() if failed is None else failed):
+            if key not in known:
+                raise ValueError(
+                    f"{', '.join(answers)}: a response to {key[0]} {key[1]}, which is none of the {len(known)} "
+                    "examples: set the parts and counts of examples that were sampled"
+                )
+            sample = sample._replace(generator=sample.generator or name)
+            taken = numbers.setdefault((*key, sample.generator, sample.decoding), set())
+            number = len(taken) if sample.sample is None else sample.sample
+            if number in taken:
+                decoding = sample.decoding or "no decoding"
+                raise ValueError(
+                    f"{', '.join(answers)}: {key[0]} {key[1]} has sample {number} of {decoding} twice: remove the "
+                    "copy, or leave `sample` out of all lines"
+                )
+            taken.add(number)
+            sample = sample._replace(sample=number)
+            if _shard(key, size) == rank:
+                out.write(sample.line(*key))
+    return len({key[:2] for key in numbers})
+
+
+def _shard(key: tuple[str, str], size: int) -> int:
+    return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "little") % size
