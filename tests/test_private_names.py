@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,26 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All nodes of a file's syntax tree."""
+    return tuple(ast.walk(ast.parse(path.read_text())))
+
+
+def called(node: ast.Call) -> str:
+    """Name of a called function, with that of its module or object; empty if it is longer."""
+    if isinstance(node.func, ast.Name):
+        return node.func.id
+    if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+        return f"{node.func.value.id}.{node.func.attr}"
+    return ""
+
+
 def own_names() -> set[str]:
     """Names that the package defines or assigns, and documented ones: those of named tuples, and ``os._exit``."""
     names = {"_replace", "_asdict", "_fields", "_exit"}
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 names.add(node.name)
             elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
@@ -41,14 +57,14 @@ def own_names() -> set[str]:
 
 def private_names(path: Path, own: set[str]) -> Iterator[str]:
     """Names and modules with a leading underscore that a file takes from other libraries."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Attribute) and is_private(node.attr) and node.attr not in own:
             yield node.attr
         elif isinstance(node, ast.ImportFrom) and not node.level:
             yield from (alias.name for alias in node.names if is_private(alias.name))
             if any(map(is_private, (node.module or "").split("."))):
                 yield node.module or ""
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr", "setattr", "patch.object"):
+        elif isinstance(node, ast.Call) and called(node) in ("getattr", "hasattr", "setattr", "patch.object"):
             yield from (a.value for a in node.args[1:2] if isinstance(a, ast.Constant) and is_private(str(a.value)))
 
 
