@@ -5,6 +5,7 @@ and all options of `crosstask fit` are accepted. The exit status is 1 where an e
 
 Example:
     crosstask check mine.jsonl
+    crosstask check questions.csv --columns '{input: question, output: answer}'
     crosstask check --config quickstart
 """
 
@@ -12,9 +13,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..datamodules.benchmarks.row_forms import Form
 from ..datamodules.visible_text import visible
 from .shared.function_command import run_function
-from .shared.run_settings import Settings, build_data, run_on_settings
+from .shared.run_settings import Settings, build_benchmark, run_on_settings
 
 if TYPE_CHECKING:
     from ..datamodules.benchmarks import Benchmark
@@ -28,20 +30,31 @@ def run(words: Sequence[str]) -> None:
         run_on_settings(check_run, words)
 
 
-def check_files(data: Sequence[str]) -> None:
+def check_files(
+    data: Sequence[str],
+    form: Form | None = None,
+    columns: dict[str, str] | None = None,
+    roles: dict[str, str] | None = None,
+) -> None:
     """Check files of your own tasks, and print the result.
 
     Args:
         data: A file, a folder or a hub name.
+        form: Form of the rows; by default recognised from the columns, and reported.
+        columns: Column of the file for a field of the form, e.g. ``{input: question, output: answer}``.
+        roles: Role (system, user or assistant) of other names in conversations, e.g. ``{bot: assistant}``.
 
     Raises:
         SystemExit: With the status 1, if an error would stop a training.
     """
-    from ..datamodules.benchmarks.file_tasks import opened
+    from ..datamodules.benchmarks.file_tasks import FileTasks, opened
 
     if isinstance(data, str) or len(data) != 1:
         raise ValueError(f"check takes one file or folder, got {data}")
-    print_check(opened(data[0]))
+    if form is None and columns is None and roles is None:
+        print_check(opened(data[0]))
+    else:
+        print_check(FileTasks(data[0], form=form, columns=columns, roles=roles))
 
 
 def check_run(settings: Settings) -> None:
@@ -53,7 +66,7 @@ def check_run(settings: Settings) -> None:
     Raises:
         SystemExit: With the status 1, if an error would stop a training.
     """
-    print_check(build_data(settings).benchmark)
+    print_check(build_benchmark(settings))
 
 
 def print_check(benchmark: "Benchmark") -> None:

@@ -37,7 +37,7 @@ def train_tokenizer(benchmark: Benchmark | str, folder: str, vocabulary: int = 8
 
 def _texts(benchmark: Benchmark) -> Iterator[str]:
     from ..datamodules.rendering.prompts import OptImlPrompt, rendering_rng
-    from ..datamodules.rendering.tokenization import skip_reason
+    from ..datamodules.rendering.skipped_examples import skip_reason
 
     form = OptImlPrompt()
     for name in benchmark.task_names("train"):

@@ -22,7 +22,7 @@ from .benchmarks.file_tasks import opened
 from .benchmarks.shared_sources import split_names
 from .bilevel.bilevel_stream import BilevelBatch
 from .evaluation.coverage import Coverage
-from .messages import some
+from .messages import counted, some
 from .packing.collate import RowBatch, pinned
 from .packing.replicas import Replicas, replicas
 from .rendering.prompts import PromptForm
@@ -304,7 +304,7 @@ class BenchmarkDataModule(ResumableStream):
     def _open_stage(self, stage: Stage) -> None:
         self._stages[stage] = self._read_stage(stage)
         for reason, count in self._stages[stage].skipped.items():
-            rank_zero_info(f"{count} {stage} examples are not evaluated: {reason}")
+            rank_zero_info(f"not evaluated: {counted(count, f'{stage} example')}, {reason}")
 
     def _save_arguments(self, **arguments: Any) -> None:
         """Keep the plain values among the constructor's arguments as ``hparams``, groups as dictionaries.

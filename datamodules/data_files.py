@@ -43,13 +43,13 @@ _OTHER_MARKS = {
 
 
 def format_of(path: Path) -> str:
-    """The suffix that decides how a file is read: in lower case, without ``.gz``.
+    """The suffix that decides how a file is read: in lower case, without ``.gz``, under one name.
 
-    >>> format_of(Path("rte/Train.JSONL")), format_of(Path("rte/train.tsv.gz"))
-    ('.jsonl', '.tsv')
+    >>> format_of(Path("rte/Train.JSONL")), format_of(Path("rte/train.tsv.gz")), format_of(Path("rte/train.ndjson"))
+    ('.jsonl', '.tsv', '.jsonl')
     """
-    name = path.name.lower().removesuffix(".gz")
-    return Path(name).suffix
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    return ".jsonl" if suffix in (".ndjson", ".jsonlines") else suffix
 
 
 def task_name_of(path: Path) -> str:

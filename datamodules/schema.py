@@ -103,10 +103,11 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation."""
+    """One turn of a conversation; an assistant's may be read and not trained."""
 
     role: Role
     content: str
+    trained: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +125,9 @@ class Example:
         answer: Place of the gold option in ``options``, or None.
         skipped: Why this record of the upstream file cannot be used, e.g. ``"the template does not apply"``; such an
             example is counted by that reason wherever it would have been used. Empty for a good one.
-        turns: The turns of a conversation, which ends with an assistant's turn: an optional system turn, then user and
-            assistant in alternation. `input` is then the text before the last turn, and that turn the one target.
+        turns: The turns of a conversation, which ends with an assistant's turn that is trained: an optional system
+            turn, then user and assistant in alternation. `input` is then the text before the last turn, and that turn
+            the one target.
     """
 
     task: str
@@ -148,7 +150,7 @@ class Prompt:
         source: Text before the target.
         target: The text that the model should write.
         turns: Turns of a conversation that a chat template renders instead; source and target are then its text.
-        all_turns: Whether all answers of the conversation are trained, or the last one.
+        all_turns: Whether all answers of the conversation with `trained` turns are trained, or the last one.
         demonstrated: Answers at the beginning of the conversation that are demonstrations and not trained.
     """
 

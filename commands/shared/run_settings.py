@@ -12,6 +12,7 @@ from .parser import HelpFormatter, SentenceParser
 
 if TYPE_CHECKING:
     from ...datamodules.base import BenchmarkDataModule
+    from ...datamodules.benchmarks import Benchmark
 
 Settings = Namespace
 """The parsed configuration of a fit: trainer, model and data."""
@@ -62,6 +63,23 @@ def build_data(settings: Settings) -> "BenchmarkDataModule":
     if not isinstance(data, BenchmarkDataModule):
         raise ValueError(f"expected a datamodule of crosstask, got {type(data).__name__}")
     return data
+
+
+def build_benchmark(settings: Settings) -> "Benchmark":
+    """The benchmark of a run, which needs neither tokenizer nor datamodule.
+
+    Raises:
+        ValueError: The run names none.
+    """
+    from ...datamodules.benchmarks import Benchmark
+    from ...datamodules.benchmarks.file_tasks import opened
+
+    benchmark = settings.get("data.init_args.benchmark")
+    if benchmark is None:
+        raise ValueError("no benchmark is named: set --data.benchmark to a path of your files, or to a reader's name")
+    parser = SentenceParser()
+    parser.add_argument("--benchmark", type=Benchmark | str)
+    return opened(parser.instantiate(Namespace(benchmark=benchmark)).benchmark)
 
 
 def _options(function: Callable[..., Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """Conversations of chat files: turns from lists of messages, and why a conversation is skipped."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard, get_args
 
@@ -26,8 +27,26 @@ TOOL_ROLES = frozenset(["tool", "function", "function_call", "function_response"
 TOOL_KEYS = ("tool_calls", "function_call")
 """Keys of a message that calls tools."""
 
+WEIGHT = "weight"
+"""Key of a message whose answer is read and not trained where it is 0."""
+
 MESSAGE_KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
 """Keys of role and text in a message, by the form of the file."""
+
+AS_JSON = "write messages as JSON, e.g. with Python's json.dumps"
+
+_JSON_MESSAGES = re.compile(r'\s*\[\s*\{\s*"\w+"\s*:')
+
+
+def looks_like_messages(value: object) -> bool:
+    """Whether a value is a list of objects, or a text that begins as the JSON of one.
+
+    >>> [looks_like_messages(value) for value in ([{"role": "user"}], '[{"role": "user"}]', "[1] Hello", ["Hi"])]
+    [True, True, False, False]
+    """
+    if isinstance(value, str):
+        return bool(_JSON_MESSAGES.match(value))
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(each, Mapping) for each in value)
 
 
 def messages_of(row: Row, column: str) -> list[Row]:
@@ -39,7 +58,7 @@ def messages_of(row: Row, column: str) -> list[Row]:
     """
     value = row.value(column)
     if isinstance(value, str):
-        value = parse_json(value, f"{row.location}, {column!r}")
+        value = parse_json(value, f"{row.location}, {column!r}", AS_JSON)
     if isinstance(value, Mapping):  # how `datasets` returns a Sequence of objects
         value = [dict(zip(value, each, strict=True)) for each in zip(*value.values(), strict=True)]
     if value is None:
@@ -76,13 +95,15 @@ def turns_of(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[str,
         keys: Keys of role and text in a message.
         roles: Names of the roles in the file.
     """
-    return tuple(Turn(_role(message, keys[0], roles), _content(message, keys[1])) for message in messages)
+    return tuple(
+        Turn(_role(message, keys[0], roles), _content(message, keys[1]), _trained(message)) for message in messages
+    )
 
 
 def conversation(task: str, index: int, turns: Sequence[Turn], definition: str = "") -> Example:
-    """The example of a conversation: its last assistant turn is the target.
+    """The example of a conversation: its last assistant turn that is trained is the target.
 
-    User turns after the last assistant turn are left out, since no model reads them. A conversation that no chat
+    Turns after it are left out. A conversation that no chat
     template renders is skipped.
 
     Args:
@@ -91,7 +112,7 @@ def conversation(task: str, index: int, turns: Sequence[Turn], definition: str =
         turns: All turns of the conversation.
         definition: System turn of a conversation without one; empty for none.
     """
-    last = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=-1)
+    last = max((place for place, turn in enumerate(turns) if turn.role == "assistant" and turn.trained), default=-1)
     kept = tuple(turns[: last + 1])
     if kept and definition and kept[0].role != "system":
         kept = (Turn("system", definition), *kept)
@@ -115,6 +136,8 @@ def transcript(turns: Sequence[Turn]) -> str:
 def _problem(turns: Sequence[Turn], kept: Sequence[Turn]) -> str:
     if not turns:
         return "an empty conversation"
+    if not kept and any(turn.role == "assistant" for turn in turns):
+        return "a conversation whose answers all have weight 0"
     if not kept:
         return "a conversation without an assistant turn"
     spoken = [turn.role for turn in (kept[1:] if kept[0].role == "system" else kept)]
@@ -133,6 +156,14 @@ def _role(message: Row, key: str, roles: Mapping[str, Role]) -> Role:
             f"{', '.join(get_args(Role))}, e.g. `roles: {{{name}: user}}`"
         )
     return role
+
+
+def _trained(message: Row) -> bool:
+    """Whether a message's weight, which OpenAI's files may give an assistant's, is not 0."""
+    weight = message.fields.get(WEIGHT)
+    if weight not in (None, 0, 1):
+        raise message.error(f"{WEIGHT!r} should be 1, for an answer that is trained, or 0, got {kind(weight)}")
+    return weight != 0
 
 
 def _content(message: Row, key: str) -> str:

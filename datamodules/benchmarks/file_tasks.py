@@ -27,10 +27,10 @@ from .row_files import SUFFIXES, read_rows
 from .row_forms import Form, RowForm, declared, recognised, unread_columns
 from .rows import Row, error_prefix
 from .source_digests import source_digest
-from .task_files import Sources, TaskSource, source_of, task_sources
+from .task_files import LIKE_SPLITS, Sources, TaskSource, dataset_splits, source_of, task_sources
 from .unread_files import unread_files, unread_line
 
-READER_VERSION = 3
+READER_VERSION = 4
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 TASK_FIELDS = (
@@ -54,7 +54,8 @@ class FileTasks(Benchmark):
         definition: Instruction of tasks without one of their own; in conversations, the system turn.
         category: Category of tasks whose metadata has none; by default a task is a category of its own.
         config: Configuration of a hub dataset.
-        split: Split of a hub dataset or of a saved one; by default ``train``.
+        split: The one split to read of a hub dataset or of a saved one; by default those for training, validation and
+            test, or the training split alone, whose instances are divided.
     """
 
     name = "file_tasks"
@@ -100,6 +101,8 @@ class FileTasks(Benchmark):
             read = [path for source in every for path in (Path(source.source), source.metadata) if path]
             files = unread_files(folder, read)
             lines = [unread_line(folder, files)] if files else []
+        if others := [split for split in self._dataset_splits if split not in LIKE_SPLITS]:
+            lines.append(f"splits of {self.source} that are not read: {some(others)}; set `split` to read one")
         names_of: dict[str, list[str]] = defaultdict(list)
         for name, source in sorted(sources.items()):
             form = self._form(name)
@@ -162,13 +165,18 @@ class FileTasks(Benchmark):
 
     @cached_property
     def _sources(self) -> Sources:
-        return task_sources(self.source, self.split)
+        return task_sources(self.source, self.split, self._dataset_splits)
+
+    @cached_property
+    def _dataset_splits(self) -> list[str]:
+        """The splits of a dataset among which `split` has not chosen."""
+        return dataset_splits(self.source, self.config) if self.split is None else []
 
     def _source(self, name: str) -> TaskSource:
         return source_of(name, self._sources, self.source)
 
     def _rows(self, source: TaskSource) -> Iterator[Row]:
-        return read_rows(source.source, config=self.config, split=source.split)
+        return read_rows(source.source, config=self.config, split=source.split, label_names=True)
 
     def _form(self, name: str) -> RowForm:
         """The form of a task's rows, read once."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data_files import FETCH_AGAIN, LONGEST_LINE, format_of, parse_json, read_text, text_lines
+from ..data_files import FETCH_AGAIN, LONGEST_LINE, format_of, parse_json, read_json, read_text, text_lines
 from ..messages import MissingFiles, existing_folder, expanded, kind, some
 from ..noted_paths import note
 from .rows import Row
@@ -20,7 +20,9 @@ SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".arrow")
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w.-]+)?")
 
 
-def read_rows(source: str, *, config: str | None = None, split: str | None = None) -> Iterator[Row]:
+def read_rows(
+    source: str, *, config: str | None = None, split: str | None = None, label_names: bool = False
+) -> Iterator[Row]:
     """The rows of a file, of a folder that `datasets` wrote, or of a hub dataset (streamed).
 
     Args:
@@ -28,16 +30,19 @@ def read_rows(source: str, *, config: str | None = None, split: str | None = Non
             copy of a hub dataset; or a hub name, ``"owner/name"`` or ``"owner/name@revision"``.
         config: Configuration of a hub dataset.
         split: Split of a hub dataset or of a ``DatasetDict`` folder.
+        label_names: Whether the numbers of a column of labels become the names that the dataset has for them, and
+            null for no label (-1).
     """
     path = expanded(source)
     if path.is_file():
-        yield from file_rows(path)
+        yield from file_rows(path, label_names=label_names)
     elif path.is_dir():
         saved = any((path / name).exists() for name in ("state.json", "dataset_dict.json"))
-        yield from _saved_rows(path, split) if saved else _hub_rows(str(path), config, split)
+        rows = _saved_rows(path, split) if saved else _hub_rows(str(path), config, split)
+        yield from _located(str(path), rows, label_names)
     elif is_hub_name(source):
         name, _, revision = source.partition("@")
-        yield from _hub_rows(name, config, split, revision or None)
+        yield from _located(name, _hub_rows(name, config, split, revision or None), label_names)
     else:
         folder = existing_folder(path.parent, f"{path.name} should be")
         raise MissingFiles(
@@ -50,8 +55,8 @@ def is_hub_name(source: str) -> bool:
     return bool(_HUB_NAME.fullmatch(source)) and format_of(Path(source)) not in SUFFIXES
 
 
-def file_rows(path: Path) -> Iterator[Row]:
-    """The rows of one file, in the format of its suffix; tables need a header."""
+def file_rows(path: Path, *, label_names: bool = False) -> Iterator[Row]:
+    """The rows of one file, in the format of its suffix; tables need a header, and `label_names` are of datasets."""
     match format_of(path):
         case ".jsonl":
             yield from jsonl_rows(path)
@@ -60,7 +65,7 @@ def file_rows(path: Path) -> Iterator[Row]:
         case ".tsv" | ".csv":
             yield from table_rows(path)
         case ".parquet" | ".arrow":
-            yield from _columnar_rows(path)
+            yield from _located(str(path), _columnar_rows(path), label_names)
         case _:
             raise ValueError(f"{path}: expected a file of rows, with one of the endings {', '.join(SUFFIXES)}")
 
@@ -87,8 +92,12 @@ def json_rows(path: Path, key: str | None = None) -> Iterator[Row]:
 
 
 def _list_hint(document: object) -> str:
-    """The key of an object whose value is the list of rows."""
-    keys = [key for key, value in document.items() if isinstance(value, list)] if isinstance(document, dict) else []
+    """How an object that is no list of rows becomes one: by the key of the list, or by rows in place of columns."""
+    values = document if isinstance(document, dict) else {}
+    keys = [key for key, value in values.items() if isinstance(value, list)]
+    columns = {len(value) if isinstance(value, list | dict) else -1 for value in values.values()}
+    if len(values) > 1 and len(columns) == 1 and -1 not in columns:
+        return "; these are columns: save rows, as pandas does with to_json(..., orient='records')"
     return f"; save the list under {keys[0]!r} alone in a file" if len(keys) == 1 else ""
 
 
@@ -154,17 +163,41 @@ def _quoted_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]
         number = reader.line_num + 1
 
 
-def _columnar_rows(path: Path) -> Iterator[Row]:
+def split_names(source: str, config: str | None = None) -> list[str]:
+    """The splits of a folder that `datasets` wrote, of a copy of a hub dataset, or of one on the hub; [] for no splits.
+
+    Raises:
+        ValueError: The dataset cannot be opened.
+    """
+    path = expanded(source)
+    if (path / "state.json").exists():
+        return []
+    if (path / "dataset_dict.json").exists():
+        return [str(name) for name in read_json(path / "dataset_dict.json")["splits"]]
+    import datasets  # takes seconds to import
+
+    name, _, revision = (str(path), "", "") if path.is_dir() else source.partition("@")
+    try:
+        return [str(split) for split in datasets.get_dataset_split_names(name, config, revision=revision or None)]
+    except _DATASETS_ERRORS as error:
+        raise ValueError(f"{name}, cannot be opened: {type(error).__name__}: {error}") from error
+
+
+_DATASETS_ERRORS = (OSError, RuntimeError, ValueError, KeyError, UnicodeError)
+
+Load = Callable[[], Iterable[Any]]
+"""Opens a dataset."""
+
+
+def _columnar_rows(path: Path) -> Load:
     import datasets  # takes seconds to import, and most readers never need it
 
     note(path)
     files = {"rows": str(path)}
-    yield from _located(
-        str(path), lambda: datasets.load_dataset(format_of(path)[1:], data_files=files, split="rows", streaming=True)
-    )
+    return lambda: datasets.load_dataset(format_of(path)[1:], data_files=files, split="rows", streaming=True)
 
 
-def _saved_rows(folder: Path, split: str | None) -> Iterator[Row]:
+def _saved_rows(folder: Path, split: str | None) -> Load:
     import datasets
 
     note(folder)
@@ -173,27 +206,37 @@ def _saved_rows(folder: Path, split: str | None) -> Iterator[Row]:
         if split not in saved:
             raise ValueError(f"{folder} holds the splits {', '.join(saved)}; set `split` to one of them, got {split!r}")
         saved = saved[split]
-    yield from _located(str(folder), lambda: saved)
+    return lambda: saved
 
 
-def _hub_rows(name: str, config: str | None, split: str | None, revision: str | None = None) -> Iterator[Row]:
+def _hub_rows(name: str, config: str | None, split: str | None, revision: str | None = None) -> Load:
     """Rows of a hub dataset, or of a folder with a copy of one."""
     import datasets
 
     note(name if Path(name).is_dir() else f"hub:{name}")
-
-    yield from _located(
-        name,
-        lambda: datasets.load_dataset(name, config, split=split or "train", revision=revision, streaming=True),
-    )
+    return lambda: datasets.load_dataset(name, config, split=split or "train", revision=revision, streaming=True)
 
 
-def _located(name: str, load: Callable[[], Iterable[Any]]) -> Iterator[Row]:
+def _located(name: str, load: Load, label_names: bool) -> Iterator[Row]:
     """Rows of the dataset that `load` opens; errors of `datasets` become ValueErrors that name the row."""
     index = -1
     try:
-        for index, record in enumerate(load()):
-            yield Row(record, f"{name}, row {index}")
-    except (OSError, RuntimeError, ValueError, KeyError, UnicodeError) as error:
+        dataset = load()
+        labels = _labels(dataset) if label_names else {}
+        for index, record in enumerate(dataset):
+            named = {column: names(record[column]) for column, names in labels.items()}
+            yield Row({**record, **named} if named else record, f"{name}, row {index}")
+    except _DATASETS_ERRORS as error:
         where = "cannot be opened" if index < 0 else f"after row {index}"
         raise ValueError(f"{name}, {where}: {type(error).__name__}: {error}") from error
+
+
+def _labels(dataset: Any) -> dict[str, Callable[[int | None], str | None]]:
+    """The name of a label's number, for each column of labels."""
+    import datasets
+
+    def names(feature: Any) -> Callable[[int | None], str | None]:
+        return lambda number: None if number is None or number < 0 else feature.names[number]
+
+    features = dataset.features or {}
+    return {column: names(one) for column, one in features.items() if isinstance(one, datasets.ClassLabel)}

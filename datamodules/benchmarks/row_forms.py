@@ -9,6 +9,7 @@
     sharegpt            {"conversations": [{"from": "human", "value": "Hello"}, ...]}
 """
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,8 +18,18 @@ from typing import Literal, get_args
 from ..data_files import parse_json
 from ..messages import nearest, some
 from ..schema import Example, Role, Turn
-from .conversations import MESSAGE_KEYS, ROLES, conversation, messages_of, turns_of, unreadable
+from .conversations import (
+    MESSAGE_KEYS,
+    ROLES,
+    WEIGHT,
+    conversation,
+    looks_like_messages,
+    messages_of,
+    turns_of,
+    unreadable,
+)
 from .rows import Row, holds_null
+from .unknown_columns import mapping_hint, preference_problem
 
 Form = Literal["input_output", "prompt_completion", "alpaca", "messages", "sharegpt"]
 
@@ -31,6 +42,9 @@ FIELDS: Mapping[Form, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """Required and optional fields of each form, in the order of recognition."""
 
+NAMELESS = "(without a name)"
+"""A column whose name is empty, as that of the row numbers which pandas writes."""
+
 
 @dataclass(frozen=True)
 class RowForm:
@@ -40,7 +54,7 @@ class RowForm:
         name: The form.
         columns: Column of the file for each field of the form whose name differs.
         roles: Names of the roles in the file's conversations.
-        strict: Whether a column that is not read is an error, since it may be a misspelt field.
+        strict: Whether a column whose name resembles that of a missing field is an error.
         definition: System turn of conversations without one; empty for none.
     """
 
@@ -75,13 +89,15 @@ class RowForm:
             ValueError: A field is missing or of another type; names file and row.
         """
         if self.strict:
-            self._reject_unread(row)
+            self._reject_misspelt(row)
         required, optional = FIELDS[self.name]
         for name in required:
             if _is_null(row.value(self.column(name))):
                 return _skipped(task, index, f"null in {self.column(name)!r}")
         names = {name: self.column(name) for name in (*required, *optional) if self.column(name) in row.fields}
         fields = {name: row.fields[column] for name, column in names.items()}
+        if not self.conversations:
+            fields = {name: _numbers_as_text(value) for name, value in fields.items()}
         known = Row({name: value for name, value in fields.items() if not _is_null(value)}, row.location)
         match self.name:
             case "messages" | "sharegpt":
@@ -106,20 +122,22 @@ class RowForm:
         return conversation(task, index, turns, self.definition)
 
     def _completion(self, task: str, index: int, row: Row) -> Example:
-        if isinstance(row.value("prompt"), str) and isinstance(row.value("completion"), str):
+        if not any(looks_like_messages(row.value(column)) for column in ("prompt", "completion")):
             return Example(task, f"{task}-{index}", index, row.text("prompt"), (row.text("completion"),))
-        messages, keys = [*messages_of(row, "prompt"), *messages_of(row, "completion")], MESSAGE_KEYS["messages"]
+        messages = [*_messages_or_text(row, "prompt", "user"), *_messages_or_text(row, "completion", "assistant")]
+        keys = MESSAGE_KEYS["messages"]
         if reason := unreadable(messages, keys, self.roles):
             return _skipped(task, index, reason)
         return conversation(task, index, turns_of(messages, keys, self.roles), self.definition)
 
-    def _reject_unread(self, row: Row) -> None:
-        known = self.read_columns()
-        for column in row.fields:
-            if column not in known:
+    def _reject_misspelt(self, row: Row) -> None:
+        missing = [name for name in ("options", "template") if self.column(name) not in row.fields]
+        for column in row.fields.keys() - set(self.read_columns()):
+            if close := difflib.get_close_matches(column, missing, n=1, cutoff=0.75):
                 raise row.error(
-                    f"unknown field {column!r}; {nearest(column, known)}; fields are {', '.join(sorted(known))}; with "
-                    f"`form: {self.name}` other fields are not read, and reported"
+                    f"unknown field {column!r}; nearest: {close[0]}; fields are "
+                    f"{', '.join(sorted(self.read_columns()))}; if it is none of them, `form: {self.name}` reports it "
+                    "as not read"
                 )
 
 
@@ -135,19 +153,20 @@ def recognised(first: Row, columns: Mapping[str, str], roles: Mapping[str, str],
     Raises:
         ValueError: The columns are those of no known form.
     """
+    if problem := preference_problem(first, columns.values()):
+        raise first.error(problem)
     present = {name for name in first.fields if name not in columns.values()} | set(columns)
     for name, (required, _) in FIELDS.items():
         if present.issuperset(required):
             form, mapping = _by_messages(name, first, columns)
             return declared(form, mapping, roles, definition, strict=form == "input_output" and not columns)
+    if not columns and (in_small := _in_small_letters(first)):
+        return recognised(first, in_small, roles, definition)
     if "conversations" not in present and "messages" not in present and {"input", "output"} & present:
         missing = next(name for name in ("input", "output") if name not in present)
         raise first.error(f"no {missing!r}; {nearest(missing, first.fields)}; there are {some(list(first.fields))}")
-    source, target = list(first.fields)[:2] if len(first.fields) > 1 else ("question", "answer")
-    raise first.error(
-        f"the columns {', '.join(first.fields)} are those of no known form ({_listed_forms()}); name the input's and "
-        f"the output's, e.g. `columns: {{input: {source}, output: {target}}}`"
-    )
+    names = ", ".join(name or NAMELESS for name in first.fields)
+    raise first.error(f"the columns {names} are those of no known form ({_listed_forms()}); {mapping_hint(first)}")
 
 
 def declared(
@@ -181,9 +200,9 @@ def unread_columns(form: RowForm, rows: Iterable[Row]) -> list[str]:
             (name,), _ = FIELDS[form.name]
             column = form.column(name)
             keys = (key for message in messages_of(row, column) for key in message.fields)
-            others = (key for key in keys if key not in MESSAGE_KEYS[form.name])
+            others = (key for key in keys if key not in (*MESSAGE_KEYS[form.name], WEIGHT))
             unread.update(dict.fromkeys(f"{column}[].{key}" for key in others))
-    return list(unread)
+    return [column or NAMELESS for column in unread]
 
 
 def _by_messages(form: Form, first: Row, columns: Mapping[str, str]) -> tuple[Form, dict[str, str]]:
@@ -205,6 +224,34 @@ def _by_messages(form: Form, first: Row, columns: Mapping[str, str]) -> tuple[Fo
     return actual, {**mapping, **({actual_name: column} if column != actual_name else {})}
 
 
+def _in_small_letters(first: Row) -> dict[str, str]:
+    """The columns for the fields of a form whose names are theirs in small letters; empty if no form has them."""
+    lower = {column.strip().lower(): column for column in first.fields}
+    for required, optional in FIELDS.values():
+        if lower.keys() >= set(required):
+            return {name: lower[name] for name in (*required, *optional) if lower.get(name, name) != name}
+    return {}
+
+
+def _messages_or_text(row: Row, column: str, role: str) -> list[Row]:
+    """The messages in a column, or the one message of a role that a text is."""
+    value = row.value(column)
+    if isinstance(value, str) and not looks_like_messages(value):
+        return [Row({"role": role, "content": value}, row.location)]
+    return messages_of(row, column)
+
+
+def _numbers_as_text(value: object) -> object:
+    """A value whose numbers are texts, as in JSON: ``3`` is the answer "3".
+
+    >>> _numbers_as_text(3), _numbers_as_text([0.5, True]), _numbers_as_text("a")
+    ('3', ['0.5', 'true'], 'a')
+    """
+    if isinstance(value, list | tuple):
+        return [_numbers_as_text(each) for each in value]
+    return json.dumps(value) if isinstance(value, int | float) and not _is_null(value) else value
+
+
 def _is_null(value: object) -> bool:
     return not isinstance(value, list | tuple | Mapping) and holds_null(value)
 
@@ -220,8 +267,10 @@ def _listed_forms() -> str:
 def _example(task: str, index: int, row: Row) -> Example:
     targets = row.texts("output")
     options = _listed(row, "options")
-    if not targets or not all(target.strip() for target in targets):
-        raise row.error("'output' is empty; an example needs an answer")
+    if not any(target.strip() for target in targets):
+        return _skipped(task, index, "empty target")
+    if not all(target.strip() for target in targets):
+        raise row.error("'output' holds an empty answer beside others; remove it")
     if options and targets[0] not in options:
         raise row.error(f"the answer {targets[0]!r} is none of the options {json.dumps(options, ensure_ascii=False)}")
     if options and (len(set(options)) < len(options) or not all(option.strip() for option in options)):

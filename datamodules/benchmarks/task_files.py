@@ -1,6 +1,6 @@
 """Where a user's tasks are: one file, a folder of files, folders of splits, or a dataset; and their metadata files."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -8,7 +8,7 @@ from typing import get_args
 from ..data_files import BYTE_ORDER_MARK, format_of, read_text, task_name_of
 from ..messages import MissingFiles, existing_folder, expanded, nearest
 from .benchmark import Split
-from .row_files import SUFFIXES, is_hub_name
+from .row_files import SUFFIXES, is_hub_name, split_names
 
 LIKE_SPLITS: Mapping[str, Split] = {
     "train": "train",
@@ -18,7 +18,7 @@ LIKE_SPLITS: Mapping[str, Split] = {
     "dev": "validation",
     "test": "test",
 }
-"""Files of a dataset that is one task, by their names."""
+"""Files and splits of a dataset that is one task, by their names."""
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,28 @@ class TaskSource:
 Sources = dict[Split, dict[str, TaskSource]]
 
 
-def task_sources(source: str, split: str | None) -> Sources:
+def dataset_splits(source: str, config: str | None) -> list[str]:
+    """The splits of a dataset that is one task; [] for files of rows, and for a dataset without splits.
+
+    Args:
+        source: A file, a folder, or a hub name.
+        config: Configuration of a hub dataset.
+    """
+    path = expanded(source)
+    if path.is_dir():
+        return split_names(source, config) if _is_saved(path) or _is_copy(path) else []
+    return split_names(source, config) if not path.is_file() and is_hub_name(source) else []
+
+
+def task_sources(source: str, split: str | None, splits: Collection[str]) -> Sources:
     """The tasks of each split, by name.
 
     A file or a dataset without splits is one task, whose instances are divided between training and test.
 
     Args:
         source: A file, a folder, or a hub name.
-        split: Split of a dataset to read; None for the training split.
+        split: Split of a dataset to read alone; None for its own splits, if it has a training split.
+        splits: The splits of the dataset.
 
     Raises:
         MissingFiles: It does not exist.
@@ -68,37 +82,53 @@ def task_sources(source: str, split: str | None) -> Sources:
         return _both({task_name_of(path): TaskSource(str(path), task_name_of(path))})
     if not path.is_dir():
         if is_hub_name(source):
-            name = source.partition("@")[0].rpartition("/")[2]
-            return _both({name: TaskSource(source, name, split or "train")})
+            return _of_dataset(source, source.partition("@")[0].rpartition("/")[2], split, splits)
         existing_folder(path if not format_of(path) else path.parent, f"files of rows ({', '.join(SUFFIXES)})")
         names = [file.name for file in path.parent.iterdir()]
         raise MissingFiles(f"no file {path.name} in {path.parent.absolute()}; {nearest(path.name, names)}")
-    if any((path / name).exists() for name in ("state.json", "dataset_dict.json")):
-        return _both({path.name: TaskSource(str(path), path.name, split or "train")})
+    if _is_saved(path):
+        return _of_dataset(str(path), path.name, split, splits)
     folders: Sources = {each: _files(path / each) for each in get_args(Split)}
     if any(folders.values()):
         return folders
     files = _files(path)
-    if not files and (path / "data").is_dir():  # a copy of a hub dataset
-        return _both({path.name: TaskSource(str(path), path.name, split or "train")})
+    if _is_copy(path):
+        return _of_dataset(str(path), path.name, split, splits)
     if files and set(files) <= set(LIKE_SPLITS):
-        return _splits_of_one_task(path, files)
+        return _splits_of_one_task(path.resolve().name, files)
     return _both(files)
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether `datasets` wrote a folder."""
+    return any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
+
+
+def _is_copy(folder: Path) -> bool:
+    """Whether a folder is a copy of a hub dataset."""
+    return (folder / "data").is_dir() and not _files(folder)
+
+
+def _of_dataset(source: str, name: str, split: str | None, splits: Collection[str]) -> Sources:
+    """A dataset as one task: its own splits, or one of them, whose instances are divided."""
+    parts = {part: TaskSource(source, name, part) for part in splits if part in LIKE_SPLITS}
+    if split is None and "train" in parts and len(parts) > 1:
+        return _splits_of_one_task(name, parts)
+    return _both({name: TaskSource(source, name, split or "train")})
 
 
 def _both(tasks: dict[str, TaskSource]) -> Sources:
     return {"train": tasks, "validation": {}, "test": tasks}
 
 
-def _splits_of_one_task(folder: Path, files: Mapping[str, TaskSource]) -> Sources:
-    """``train.jsonl`` and ``test.jsonl`` in a folder: one task, whose other splits are fully supervised."""
-    name = folder.resolve().name
+def _splits_of_one_task(name: str, files: Mapping[str, TaskSource]) -> Sources:
+    """One task whose other splits are fully supervised: ``train.jsonl`` and ``test.jsonl``, or splits of a dataset."""
     sources: Sources = {each: {} for each in get_args(Split)}
     for stem, file in files.items():
         part = LIKE_SPLITS[stem]
         apart = part != "train" and "train" in files
         task = name if part == "train" else f"{name}_{stem}"
-        sources[part][task] = TaskSource(file.source, name, trained_apart=apart)
+        sources[part][task] = TaskSource(file.source, name, file.split, trained_apart=apart)
     return sources
 
 

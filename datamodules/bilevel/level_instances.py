@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..rendering.tokenization import skip_reason
+from ..rendering.skipped_examples import skip_reason
 from ..splits import EVALUATED, OPTION
 from ..storage.preparation import Preparation
 from .bilevel_report import TaskInstances

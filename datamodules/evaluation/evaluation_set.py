@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ..benchmarks import Split
 from ..noted_paths import noting
 from ..rendering.example_cache import ExampleCache
-from ..rendering.tokenization import skip_reason
+from ..rendering.skipped_examples import skip_reason
 from ..rendering.unknown_tokens import UnknownTokens
 from ..schema import EvaluationExample, Example, Level, Prompt, Task
 from ..splits import OPTION, generalization_level

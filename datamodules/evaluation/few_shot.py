@@ -9,7 +9,7 @@ from ..benchmarks import Split
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations
 from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import rendering_rng
-from ..rendering.tokenization import skip_reason
+from ..rendering.skipped_examples import skip_reason
 from ..schema import Example, Prompt, Task
 from ..splits import InstanceSplit, answered_texts, prompt_keys
 from ..storage.preparation import Preparation

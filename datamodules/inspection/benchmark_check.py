@@ -9,7 +9,7 @@ from ..benchmarks import Benchmark
 from ..benchmarks.file_tasks import FileTasks
 from ..benchmarks.shared_sources import split_names
 from ..messages import counted, some
-from ..rendering.tokenization import skip_reason
+from ..rendering.skipped_examples import skip_reason
 from ..schema import Example, Task
 
 FEW = 10

@@ -100,7 +100,7 @@ def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 
     Args:
         tokenizer: The model's tokenizer.
-        prompts: Prompts with turns; all answers are targets, or the last one.
+        prompts: Prompts with turns; all answers that are trained are targets, or the last one.
 
     Raises:
         ValueError: The tokenizer has no chat template, or its answers cannot be located exactly.
@@ -109,17 +109,33 @@ def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
     encodings = text_tokenizer(tokenizer).encode_batch([text for text, _ in located], add_special_tokens=False)
     documents = []
     for prompt, (_, spans), encoding in zip(prompts, located, encodings, strict=True):
+        if prompt.all_turns:
+            spans = _trained_spans(tokenizer, prompt, spans)
         begins, ends = np.array(encoding.offsets).reshape(-1, 2).T
         # A token may hold a space of the template and the beginning of the answer: it is a target.
         places = [(np.searchsorted(ends, a, side="right"), np.searchsorted(begins, b)) for a, b in spans if a < b]
         bounds = [(int(begin), int(end)) for begin, end in places if begin < end]
         if not bounds:
             raise ValueError(f"{_of(tokenizer)} writes no answer of the conversation that ends {prompt.target[:40]!r}")
-        chosen = bounds[prompt.demonstrated :] if prompt.all_turns else bounds[-1:]
+        chosen = bounds if prompt.all_turns else bounds[-1:]
         holes = [(end, begin) for (_, end), (begin, _) in pairwise(chosen) if end < begin]
         ids = np.array(encoding.ids[: chosen[-1][1]], dtype=np.int64)
         documents.append(TokenizedExample(ids, chosen[0][0], holes=tuple(holes)))
     return documents
+
+
+def _trained_spans(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, spans: Sequence[Span]) -> list[Span]:
+    """The spans of the answers that are trained."""
+    trained = [turn.trained for turn in prompt.turns if turn.role == "assistant"][prompt.demonstrated :]
+    kept = list(spans[prompt.demonstrated :])
+    if all(trained):
+        return kept
+    if len(kept) != len(trained):
+        raise ValueError(
+            f"{_of(tokenizer)} marks {len(kept)} spans for {len(trained)} answers, some of which have weight 0 and "
+            "cannot be left out: mark every answer once with {% generation %}"
+        )
+    return [span for span, train in zip(kept, trained, strict=True) if train]
 
 
 def tokenize_chat_sources(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:

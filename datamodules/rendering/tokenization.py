@@ -1,4 +1,4 @@
-"""Prompts become documents: tokens of source and target, joined; and the examples that are skipped.
+"""Prompts become documents: tokens of source and target, joined.
 
 For a decoder-only model, ``source.rstrip(" ") + " " + target`` is tokenized as one text, because a tokenizer may treat
 a word differently at the start of a text. Released OPT-IML data was joined the same way (metaseq,
@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from ..hub_names import hub_source
 from ..optional_packages import missing_package
-from ..schema import Example, Prompt, Task, TokenizedExample
+from ..schema import Prompt, TokenizedExample
 from .special_tokens import encode, leading_tokens, special_tokens
 
 ENCODING_VERSION = 2
@@ -71,20 +71,6 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     template = [tokenizer.chat_template] if tokenizer.chat_template else []
     definition = tokenizer.backend_tokenizer.to_str() + json.dumps([ENCODING_VERSION, *special, *template])
     return hashlib.sha256(definition.encode()).hexdigest()
-
-
-def skip_reason(task: Task, example: Example) -> str | None:
-    """Why an example is skipped: the reader's reason, or an empty input or target; None if it is used.
-
-    Dialogue and pre-training text have an empty source, and all of the text is target. Other examples need an input.
-    """
-    if example.skipped:
-        return example.skipped
-    if task.instruction_level != "none" and not example.input.strip():
-        return "empty input"
-    if not any(target.strip() for target in example.targets):
-        return "empty target"
-    return None
 
 
 def tokenize_joint(

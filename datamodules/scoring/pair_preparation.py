@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..evaluation.lost_text import EQUAL_OPTIONS, are_equal
 from ..rendering.prompts import rendering_rng
-from ..rendering.tokenization import skip_reason
+from ..rendering.skipped_examples import skip_reason
 from ..rendering.unknown_tokens import UnknownCounter
 from ..rouge import ROUGE_L, reads_none
 from ..schema import Example, Task, TokenizedExample

@@ -13,7 +13,7 @@ from ..benchmarks.shared_sources import split_names
 from ..messages import nearest
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations
 from ..rendering.prompts import OptImlPrompt, PromptForm, rendering_rng
-from ..rendering.tokenization import skip_reason
+from ..rendering.skipped_examples import skip_reason
 from ..schema import Example, Task
 from ..splits import InstanceSplit, answered_texts, choose_prompts, prompt_keys
 

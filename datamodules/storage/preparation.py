@@ -22,8 +22,9 @@ from ..rendering.demonstrations import (
 )
 from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import ChatPrompt, PromptForm, rendering_rng
+from ..rendering.skipped_examples import skip_reason
 from ..rendering.special_tokens import leading_tokens
-from ..rendering.tokenization import skip_reason, tokenize_joint, tokenize_pair, tokenize_sources, tokenizer_fingerprint
+from ..rendering.tokenization import tokenize_joint, tokenize_pair, tokenize_sources, tokenizer_fingerprint
 from ..rendering.unknown_tokens import UnknownCounter
 from ..schema import Example, Prompt, Task, TokenizedExample
 from ..splits import EVALUATED, Instances, InstanceSplit, choose_prompts, prompt_keys

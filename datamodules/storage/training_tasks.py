@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..benchmarks import Split
 from ..messages import counted, some
 from ..noted_paths import noting
-from ..rendering.tokenization import skip_reason
+from ..rendering.skipped_examples import skip_reason
 from ..schema import Example
 from ..splits import OPTION
 from .checksums import read_sealed

@@ -18,7 +18,7 @@ from ...datamodules.benchmarks import Benchmark
 from ...datamodules.evaluation.lost_text import equal_options_reason
 from ...datamodules.evaluation.options import option_problem
 from ...datamodules.rendering.prompts import PromptForm, rendering_rng
-from ...datamodules.rendering.tokenization import skip_reason
+from ...datamodules.rendering.skipped_examples import skip_reason
 from ...datamodules.rendering.unknown_tokens import UnknownCounter
 from ...datamodules.schema import Example
 from ...datamodules.scoring.instruction_cuts import Cut

@@ -32,6 +32,15 @@ def test_a_file_is_checked_by_its_path(tmp_path: Path, capsys: pytest.CaptureFix
     assert "mine.jsonl, line 13" in shown
 
 
+def test_columns_are_mapped_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "qa.jsonl", [{"question": f"q {number}", "answer": number} for number in range(12)])
+    main(["check", str(path), "--columns", "{input: question, output: answer}"])
+    mapped = [f"--data.benchmark.source={path}", "--data.benchmark.columns={input: question, output: answer}"]
+    main(["check", "--data.benchmark=FileTasks", *mapped])  # without a tokenizer
+    shown = capsys.readouterr().out
+    assert shown.count("12 examples can be used") == 2
+
+
 def test_a_broken_line_is_named_and_is_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "data/train/good.jsonl", list(chats(12)))
     bad = write(tmp_path / "data/train/bad.jsonl", list(chats(3)))

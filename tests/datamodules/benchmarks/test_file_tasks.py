@@ -68,8 +68,8 @@ def test_examples_suffice(folder: Path) -> None:
     [
         ({"output": "a"}, "no 'input'"),
         ({"input": "a"}, "no 'output'; none has a similar name; there are input"),
-        ({"input": "a", "output": 3}, "'output' should be text or a list of texts, got int 3"),
-        ({"input": "a", "output": []}, "'output' is empty; an example needs an answer"),
+        ({"input": "a", "output": {"b": 3}}, "'output' should be text or a list of texts, got dict {'b': 3}"),
+        ({"input": "a", "output": ["b", " "]}, "'output' holds an empty answer beside others"),
         (
             {"input": "a", "output": "b", "option": ["b"]},
             "unknown field 'option'; nearest: options; fields are id, input",

@@ -58,6 +58,7 @@ def test_every_form_of_a_source_gives_the_same_rows(source: str) -> None:
     [
         ("rows.json", '{"text": "a"}\n{"text": "b"}\n', "if every line is an object, name the file .jsonl"),
         ("rows.json", '{"version": 1, "data": [{"text": "a"}]}', "save the list under 'data' alone in a file"),
+        ("rows.json", '{"text": ["a"], "label": ["b"]}', "these are columns: save rows, as pandas does with"),
         ("rows.csv", "text;label\na;0\n", "which ';' would divide; save the table with commas, or with tabs as .tsv"),
     ],
 )

@@ -167,7 +167,8 @@ def test_an_unusable_conversation_is_skipped_by_reason(row: dict[str, Any], reas
         ({"messages": [{"role": "bot", "content": "Hi"}]}, "'messages'[0]: unknown role 'bot'; none has a similar"),
         ({"messages": [{"role": "user"}]}, "'messages'[0]: no 'content'"),
         ({"messages": [{"role": "user", "content": 7}]}, "'messages'[0]: 'content' should be text, got int 7"),
-        ({"messages": "Hello"}, "'messages': not valid JSON"),
+        ({"messages": "Hello"}, "'messages': not valid JSON at column 1: Expecting value; write messages as JSON"),
+        ({"messages": [{"role": "assistant", "content": "Hi", "weight": 0.5}]}, "'weight' should be 1, for an answer"),
         ({"messages": ["Hello"]}, "'messages' should be a list of messages, got list ['Hello']"),
         ({"conversations": SHAREGPT}, "no 'messages'"),
     ],
@@ -194,13 +195,83 @@ def test_a_definition_is_the_system_turn_of_conversations(tmp_path: Path) -> Non
     assert reader.task("mine").definition == ""  # nor a second time in a prompt
 
 
-def test_a_declared_form_leaves_other_columns_unread(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.jsonl", [ROWS["input_output"] | {"source": "web"}])
-    with pytest.raises(ValueError, match=r"unknown field 'source'; .*with `form: input_output` other fields are not"):
-        list(FileTasks(str(path)).examples("mine"))
-    reader = FileTasks(str(path), form="input_output")
+def test_a_misspelt_field_is_an_error_and_other_columns_are_reported(tmp_path: Path) -> None:
+    row = ROWS["input_output"] | {"source": "web", "": "0"}
+    reader = FileTasks(str(write(tmp_path / "mine.jsonl", [row])))
     assert len(list(reader.examples("mine"))) == 1
-    assert "columns that are not read: source" in reader.unread_lines()[0]
+    assert reader.unread_lines()[0].endswith("columns that are not read: source, (without a name)")
+    path = write(tmp_path / "other.jsonl", [row | {"optons": ["Hi"]}])
+    with pytest.raises(
+        ValueError, match=r"unknown field 'optons'; nearest: options; .*`form: input_output` reports it"
+    ):
+        list(FileTasks(str(path)).examples("other"))
+    assert len(list(FileTasks(str(path), form="input_output").examples("other"))) == 1
+
+
+def test_numbers_are_read_as_text(tmp_path: Path) -> None:
+    rows = [{"input": 7, "output": answer, "id": place} for place, answer in enumerate([1, 0.5, [True, 2], "", []])]
+    examples = list(FileTasks(write(tmp_path / "mine.jsonl", rows)).examples("mine"))
+    assert [(e.input, e.targets, e.id) for e in examples[:3]] == [
+        ("7", ("1",), "0"),
+        ("7", ("0.5",), "1"),
+        ("7", ("true", "2"), "2"),
+    ]
+    assert [e.skipped for e in examples[3:]] == ["empty target", "empty target"]
+
+
+def test_columns_in_capitals_are_recognised(tmp_path: Path) -> None:
+    rows = [{"Instruction": "Hello", "Input": "", " Output": "Hi"}]
+    reader = FileTasks(write(tmp_path / "mine.csv", rows))
+    assert [(e.input, e.targets) for e in reader.examples("mine")] == [("Hello", ("Hi",))]
+    assert "alpaca (instruction from 'Instruction', output from ' Output'" in reader.unread_lines()[0]
+
+
+@pytest.mark.parametrize(
+    ("row", "hint"),
+    [
+        ({"": "0", "Question": "a", "rating": "3", "Answer": "b"}, "{input: Question, output: Answer}"),
+        ({"response": "a", "prompt": "b"}, "{input: prompt, output: response}"),
+        (
+            {"category": "a", "instruction": "b", "context": "c", "response": "d"},
+            "{instruction: instruction, input: con",
+        ),
+        ({"body": "a", "tag": "b"}, "{input: body, output: tag}"),
+        ({"text": "a"}, "{class_path: PretrainingText, init_args: {sources: {mine: FILE}, column: text}}"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "{prompt: prompt, completion: chosen}` trains on"),
+        ({"prompt": "a", "chosen": MESSAGES, "rejected": MESSAGES}, "{messages: chosen}` trains on"),
+        ({"prompt": "a", "chosen": MESSAGES[1:], "rejected": []}, "{prompt: prompt, completion: chosen}` trains on"),
+        (
+            {"chosen": "Human: a Assistant: b", "rejected": "c"},
+            "write the question as `prompt` and the preferred answer",
+        ),
+        ({"conversations": SHAREGPT[:1], "chosen": SHAREGPT[1], "rejected": {}}, "write the question as `prompt`"),
+        ({"prompt": "a", "completion": "b", "label": False}, "keep the rows with true"),
+    ],
+)
+def test_other_columns_are_rejected_with_what_reads_them(row: dict[str, Any], hint: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", [row])
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        FileTasks(path).task("mine")
+    if "trains on" in hint:
+        columns = {"messages": "chosen"} if "messages" in hint else {"prompt": "prompt", "completion": "chosen"}
+        (example,) = FileTasks(path, columns=columns).examples("mine")
+        assert example.targets in (("Hi",), ("b",))
+
+
+def test_a_table_holds_prompts_of_messages_as_json(tmp_path: Path) -> None:
+    row = {"prompt": MESSAGES[:1], "completion": MESSAGES[1:]}
+    (example,) = FileTasks(write(tmp_path / "mine.csv", [row])).examples("mine")
+    assert example.turns == HELLO
+
+
+def test_an_answer_of_weight_0_is_read_and_not_trained(tmp_path: Path) -> None:
+    bad, good = ({**MESSAGES[1], "weight": weight} for weight in (0, 1))
+    rows = [{"messages": [MESSAGES[0], bad, MESSAGES[0], good, MESSAGES[0], bad]}, {"messages": [MESSAGES[0], bad]}]
+    reader = FileTasks(write(tmp_path / "mine.jsonl", rows))
+    first, second = reader.examples("mine")
+    assert [turn.trained for turn in first.turns] == [True, False, True, True]
+    assert second.skipped == "a conversation whose answers all have weight 0"
+    assert "not read" not in reader.unread_lines()[0]
 
 
 def test_a_table_holds_options_as_json(tmp_path: Path) -> None:
@@ -236,6 +307,32 @@ def test_a_saved_dataset_is_read(tmp_path: Path) -> None:
         assert reader.fingerprint(name)
     with pytest.raises(ValueError, match="holds the splits train_sft; set `split`"):
         list(FileTasks(str(tmp_path / "splits")).examples("splits"))
+
+
+def test_a_saved_dataset_keeps_its_splits_and_the_names_of_labels(tmp_path: Path) -> None:
+    labels = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])})
+    parts = {
+        split: datasets.Dataset.from_list([{"text": split, "label": label} for label in (1, -1)], features=labels)
+        for split in ("train", "test", "unsupervised")
+    }
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "films"))
+    reader = FileTasks(tmp_path / "films", columns={"input": "text", "output": "label"})
+    assert [reader.task_names(split) for split in ("train", "validation", "test")] == [["films"], [], ["films_test"]]
+    assert reader.task("films_test").level == "fully_supervised"
+    assert [(e.input, e.targets, e.skipped) for e in reader.examples("films_test")] == [
+        ("test", ("good",), ""),
+        ("", (), "null in 'label'"),
+    ]
+    assert f"splits of {tmp_path}/films that are not read: unsupervised" in reader.unread_lines()[0]
+    one = FileTasks(tmp_path / "films", split="test", columns={"input": "text", "output": "label"})
+    assert one.task_names("train") == one.task_names("test") == ["films"]
+
+    (tmp_path / "copy/data").mkdir(parents=True)
+    for split in ("train", "test"):
+        parts[split].to_parquet(tmp_path / f"copy/data/{split}-00000-of-00001.parquet")
+    copy = FileTasks(tmp_path / "copy", columns={"input": "text", "output": "label"})
+    assert [copy.task_names(split) for split in ("train", "test")] == [["copy"], ["copy_test"]]
+    assert next(copy.examples("copy")).targets == ("good",)
 
 
 def test_a_list_beside_the_rows_is_no_metadata(tmp_path: Path) -> None:

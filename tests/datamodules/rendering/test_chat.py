@@ -123,6 +123,18 @@ def test_the_targets_of_a_conversation_written_out() -> None:
     assert [tokenizer.decode(target) for target in trained(document)] == ["b<|im_end|>", "d<|im_end|>"]
 
 
+@pytest.mark.parametrize("template", ["chatml", "marked", "llama3"])
+def test_an_answer_that_is_not_trained_is_read(template: str) -> None:
+    tokenizer = tokenizer_of(template)
+    turns = turns_of([(U, "a"), (A, "b"), (U, "c"), (A, "d"), (U, "e"), (A, "f")])
+    one = (*turns[:3], Turn("assistant", "d", trained=False), *turns[4:])
+    whole, without = tokenize_chats(tokenizer, [Prompt("", "", turns), Prompt("", "", one)])
+    assert without.input_ids.tolist() == whole.input_ids.tolist()
+    assert trained(without) == [trained(whole)[0], trained(whole)[2]]
+    (after,) = tokenize_chats(tokenizer, [Prompt("", "", one, demonstrated=1)])
+    assert trained(after) == [trained(whole)[2]]
+
+
 def test_a_template_without_system_turns_is_reported(recwarn: pytest.WarningsRecorder) -> None:
     text = chat_prompt(tokenizer_of("gemma"), turns_of([(S, "Be kind."), (U, "Hello")]))
     assert "Be kind.\n\nHello" in text

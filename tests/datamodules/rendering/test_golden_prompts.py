@@ -20,7 +20,7 @@ from crosstask.datamodules.benchmarks import (
     StructuredKnowledge,
 )
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
-from crosstask.datamodules.rendering.tokenization import skip_reason
+from crosstask.datamodules.rendering.skipped_examples import skip_reason
 from crosstask.datamodules.schema import Prompt
 
 pytestmark = [

@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from crosstask.datamodules.rendering.skipped_examples import skip_reason
 from crosstask.datamodules.rendering.tokenization import (
     load_tokenizer,
-    skip_reason,
     tokenize_joint,
     tokenize_pair,
     tokenize_sources,

@@ -1,0 +1,17 @@
+"""Examples that are skipped wherever they would be used; needs no tokenizer."""
+
+from ..schema import Example, Task
+
+
+def skip_reason(task: Task, example: Example) -> str | None:
+    """Why an example is skipped: the reader's reason, or an empty input or target; None if it is used.
+
+    Dialogue and pre-training text have an empty source, and all of the text is target. Other examples need an input.
+    """
+    if example.skipped:
+        return example.skipped
+    if task.instruction_level != "none" and not example.input.strip():
+        return "empty input"
+    if not any(target.strip() for target in example.targets):
+        return "empty target"
+    return None
