@@ -167,18 +167,27 @@ def adapt_share(
 ) -> AdaptedTasks:
     """Train the tasks of this process, and return the results of all tasks; arguments as of ``adapt_each``.
 
-    A process of a job that leaves tasks to others ends here: the one that finishes the last task goes on.
+    A process of a job that leaves tasks to others ends here: the one that finishes the last task goes on. It also
+    reports the tasks that failed: the others end with 0, since torchrun and srun end a whole job when one process
+    fails.
     """
     process = process_of_job()
     (scorers.folder / "tasks").mkdir(parents=True, exist_ok=True)
-    adapted = adapt_each(names[process.rank :: process.size], scorers, read, console)
+    share = names[process.rank :: process.size]
+    for name in share:  # a task that failed is tried again
+        scorers.forget_failure(name)
+    adapted = adapt_each(share, scorers, read, console)
     if process.size == 1:
         return adapted
-    if unfinished := [name for name in names if not scorers.finished(name)]:
-        share = f"{len(names) - len(unfinished)} of {len(names)} tasks are finished"
-        console.print(f"{share}; the process that finishes the last one writes the report", highlight=False)
-        sys.exit(bool(adapted.failed))
-    return adapt_each(names, scorers, read, console)  # all are read
+    finished = [name for name in names if scorers.finished(name)]
+    failed = {name: reason for name in names if name not in finished and (reason := scorers.failure(name))}
+    if len(finished) + len(failed) < len(names):
+        ended = f"{len(finished)} of {len(names)} tasks are finished" + (f", {len(failed)} failed" if failed else "")
+        console.print(f"{ended}; the process that finishes the last one writes the report", highlight=False)
+        sys.exit(0)
+    adapted = adapt_each(finished, scorers, read, console)  # all are read
+    adapted.failed |= failed
+    return adapted
 
 
 def write_report(adapted: AdaptedTasks, folder: Path, *, sizes: Sequence[int], parameters: float | None) -> None:
@@ -234,6 +243,7 @@ def adapt_each(
             adapted.replaced = adapted.replaced and not isinstance(error, OtherSettings)
             if not is_ours(error):  # the sentence of our errors is enough
                 traceback.print_exc()
+            scorers.keep_failure(name, adapted.failed[name])
             line = f"{place} failed: {adapted.failed[name]}"
             console.print(terminal_text(line), style="red", highlight=False)
     return adapted

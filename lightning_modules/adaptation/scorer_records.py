@@ -68,6 +68,21 @@ class ScorerRecords:
         """Whether all scorers of a task have a record."""
         return all(self._path(task, scorer).exists() for scorer in self.trainings)
 
+    def failure(self, task: str) -> str | None:
+        """Why a process of the job could not adapt to a task; None if it could, or has not tried."""
+        path = self._failure_path(task)
+        return path.read_text(encoding="utf-8") if path.exists() else None
+
+    def keep_failure(self, task: str, reason: str) -> None:
+        """Write why a task failed, for the process that writes the report."""
+        write_whole(self._failure_path(task), reason)
+
+    def forget_failure(self, task: str) -> None:
+        self._failure_path(task).unlink(missing_ok=True)
+
+    def _failure_path(self, task: str) -> Path:
+        return self.folder / "tasks" / f"{_plain(task)}.failed.txt"
+
     def _path(self, task: str, scorer: str) -> Path:
         return self.folder / "tasks" / f"{_file_name(task, scorer)}.json"
 

@@ -122,3 +122,25 @@ def test_processes_share_the_tasks_and_the_last_one_reports(
     assert list(shared["tasks"]) == TASKS
     assert shared["methods"] == alone["methods"]
     assert shared["hours"].keys() == {"scorer"}
+
+
+def test_a_failed_task_ends_no_other_process_and_is_reported_by_the_last(
+    toybench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torchrun ends all processes of a job when one of them fails."""
+    benchmark, out = NaturalInstructions(str(toybench)), tmp_path / "out"
+    file = answers(benchmark, TASKS[:1], tmp_path / "samples.jsonl", wrong="zebra")  # none of the second task
+    options: dict[str, Any] = {"test_examples": 4, "sizes": [], "cache": str(store_of(toybench)), "tasks": TASKS}
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, code, printed in (
+        (1, 0, "0 of 2 tasks are finished, 1 failed"),
+        (0, 1, f"1 of 2 tasks failed: {TASKS[1]}"),
+    ):
+        monkeypatch.setenv("RANK", str(rank))
+        with pytest.raises(SystemExit) as ended:
+            adapt_tasks(benchmark, [file], str(out), training(toybench, steps=2), **options)
+        assert ended.value.code == code
+        assert printed in capsys.readouterr().out
+    report = json.loads((out / "report.json").read_text())
+    assert list(report["tasks"]) == TASKS[:1]
+    assert "have no response" in report["failed"][TASKS[1]]
