@@ -19,7 +19,9 @@ def run(words: Sequence[str]) -> None:
     run_function(train_tokenizer, words, benchmarks=True)
 
 
-def train_tokenizer(benchmark: Benchmark | str, folder: str, vocabulary: int = 8192, longest: int = 2048) -> None:
+def train_tokenizer(
+    benchmark: Benchmark | str, folder: str, vocabulary: int = 8192, longest: int = 2048, sentinels: int = 0
+) -> None:
     """Train a byte-level BPE tokenizer on the training tasks of a benchmark.
 
     Args:
@@ -27,12 +29,13 @@ def train_tokenizer(benchmark: Benchmark | str, folder: str, vocabulary: int = 8
         folder: Where the tokenizer is written; it must be new or empty.
         vocabulary: Largest number of entries.
         longest: Tokens of the longest text that a model reads (``model_max_length``).
+        sentinels: Sentinel tokens among the entries, for span corruption (T5 has 100).
     """
     from ..datamodules.rendering.bpe import write_bpe
 
     target = expanded(folder)
     require_new(target)
-    write_bpe(_texts(opened(benchmark)), target, vocabulary=vocabulary, longest=longest)
+    write_bpe(_texts(opened(benchmark)), target, vocabulary=vocabulary, longest=longest, sentinels=sentinels)
 
 
 def _texts(benchmark: Benchmark) -> Iterator[str]:

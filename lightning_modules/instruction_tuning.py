@@ -110,8 +110,8 @@ class InstructionTuningModule(PlannedTraining):
         self.tokenizer_name, self.pretrained, self.config = tokenizer, pretrained, config
         self.network, self.optimization = as_group(Network, network), as_group(Optimization, optimizer)
         require_positive("rows", length=row_length)  # the option that it is linked to
-        if isinstance(config, dict):  # rejects fields that no model is built of, before data is prepared
-            model_config(config, vocabulary=1, dropout=self.network.dropout)
+        if isinstance(config, dict):  # rejects fields of no model before data is prepared; the vocabulary is open yet
+            model_config(config, vocabulary=2**17, dropout=self.network.dropout)
         self.row_length, self.total_steps, self.seed = row_length, total_steps, seed
         self.decoding, self.score = replace(as_group(Decoding, decoding), samples=1), score
         self.rouge = rouge

@@ -7,6 +7,7 @@ from ..lazy_names import lazy_names
 if TYPE_CHECKING:
     from .bbh import BigBenchHard
     from .benchmark import Benchmark, Split
+    from .benchmark_text import BenchmarkText
     from .bigbench import BigBench
     from .chain_of_thought import ChainOfThought
     from .dialogue import Dialogue
@@ -28,6 +29,7 @@ else:
         __name__,
         {
             "Benchmark": "benchmark",
+            "BenchmarkText": "benchmark_text",
             "BigBench": "bigbench",
             "BigBenchHard": "bbh",
             "ChainOfThought": "chain_of_thought",
@@ -59,6 +61,7 @@ __all__ = [
     "RAFT",
     "T5",
     "Benchmark",
+    "BenchmarkText",
     "BigBench",
     "BigBenchHard",
     "ChainOfThought",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from ..messages import MissingFiles, expanded, nearest, some
+from ..rendering.text_objectives import TextObjective
 from ..schema import Example, Task
 from . import Benchmark, Split
 from .contamination_decisions import read_decisions
@@ -81,6 +82,11 @@ class Bench(Benchmark):
         collection, inner = self._inner(name)
         for example in collection.examples(inner):
             yield replace(example, task=name)
+
+    def objective(self, name: str) -> TextObjective | None:
+        """The objective of the collection's text."""
+        collection, inner = self._inner(name)
+        return collection.objective(inner)
 
     def unread_lines(self) -> list[str]:
         """The lines of the collections; of one folder that several read, the first."""

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from ..rendering.text_objectives import TextObjective
 from ..schema import Example, Task
 
 Split = Literal["train", "validation", "test"]
@@ -31,6 +32,10 @@ class Benchmark(ABC):
 
     def demonstration_pool(self, name: str) -> list[Example] | None:
         """Examples for demonstrations only, apart from those of ``examples``; None if there are none."""
+        return None
+
+    def objective(self, name: str) -> TextObjective | None:
+        """What an encoder-decoder model learns from the targets of a task, which are text; None for other tasks."""
         return None
 
     def left_out(self) -> Mapping[str, str]:

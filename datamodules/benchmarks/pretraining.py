@@ -1,7 +1,8 @@
 """Pre-training text: documents with an empty source, whose whole text is target.
 
 OPT-IML mixes some of OPT's corpus into instruction tuning (section 4.1). Documents are not split, as in the paper:
-packing cuts a document that is longer than a row, keeps its end, and counts it.
+packing cuts a document that is longer than a row, keeps its end, and counts it. An encoder-decoder model learns them by
+an objective (``rendering/text_objectives.py``), which splits them.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from ..data_files import format_of, read_text
 from ..file_digests import file_digest
 from ..messages import MissingFiles, expanded, nearest
+from ..rendering.text_objectives import TextObjective
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
 from .row_files import SUFFIXES, file_rows, read_rows
@@ -40,6 +42,8 @@ class PretrainingText(Benchmark):
         column: Column of the text.
         configs: Configuration of hub datasets, by task.
         split: Split of hub datasets.
+        objective: What an encoder-decoder model learns from the text: span corruption or prefix language modelling.
+            Null for a decoder-only model, which learns all of it.
     """
 
     name = "pretraining"
@@ -50,6 +54,7 @@ class PretrainingText(Benchmark):
         column: str = "text",
         configs: dict[str, str] | None = None,
         split: str = "train",
+        objective: TextObjective | None = None,
     ) -> None:
         if not sources:
             raise ValueError('sources must name at least one corpus, e.g. {"books": "/data/books.jsonl"}')
@@ -57,6 +62,7 @@ class PretrainingText(Benchmark):
         self.column = column
         self.configs = dict(configs or {})
         self.split = split
+        self.text_objective = objective
 
     def task_names(self, split: Split) -> list[str]:
         """All sources are training tasks.
@@ -73,7 +79,7 @@ class PretrainingText(Benchmark):
     def task(self, name: str) -> Task:
         """A task without instructions, in the category "Pre-training"."""
         self._source(name)
-        return Task(benchmark=self.name, name=name, category="Pre-training", instruction_level="none", sources=(name,))
+        return text_task(self.name, name)
 
     def examples(self, name: str) -> Iterator[Example]:
         """Every document, uncut, in the order of the files."""
@@ -83,6 +89,10 @@ class PretrainingText(Benchmark):
                 text = row.text(self.column)
                 skipped = "" if text.strip() else NO_TEXT
                 yield Example(name, str(index), index, "", () if skipped else (text,), skipped=skipped)
+
+    def objective(self, name: str) -> TextObjective | None:
+        """The objective of all documents."""
+        return self.text_objective
 
     def unread_lines(self) -> list[str]:
         """The data files in folders of documents that have no format of documents."""
@@ -127,6 +137,11 @@ class PretrainingText(Benchmark):
                 'write its documents as JSONL, {"text": ...} a line'
             )
         yield Row({self.column: read_text(path)}, str(path))
+
+
+def text_task(benchmark: str, name: str) -> Task:
+    """A task of pre-training text."""
+    return Task(benchmark=benchmark, name=name, category="Pre-training", instruction_level="none", sources=(name,))
 
 
 def _is_saved_dataset(folder: Path) -> bool:

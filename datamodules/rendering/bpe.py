@@ -11,27 +11,31 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 
-def write_bpe(texts: Iterable[str], folder: Path, *, vocabulary: int, longest: int) -> None:
+def write_bpe(texts: Iterable[str], folder: Path, *, vocabulary: int, longest: int, sentinels: int = 0) -> None:
     """Train a tokenizer and save it for ``AutoTokenizer.from_pretrained``: bytes, ``<pad>``, ``</s>`` and merges.
 
     Args:
         texts: Text to learn merges from.
         folder: Folder for tokenizer.json and its configuration.
-        vocabulary: Most entries; at least 258.
+        vocabulary: Most entries; at least 258, and the sentinels.
         longest: The tokenizer's ``model_max_length``, in tokens.
+        sentinels: Sentinel tokens of span corruption, ``<extra_id_0>`` with the highest id, as in T5's vocabulary.
     """
-    if vocabulary < 258:
-        raise ValueError(f"a byte-level vocabulary has 256 bytes, <pad> and </s> at least, got {vocabulary}")
+    if vocabulary - sentinels < 258:
+        raise ValueError(
+            f"a byte-level vocabulary has 256 bytes, <pad>, </s> and {sentinels} sentinels at least, got {vocabulary}"
+        )
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
+        vocab_size=vocabulary - sentinels,
         special_tokens=["<pad>", "</s>"],
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([f"<extra_id_{number}>" for number in reversed(range(sentinels))])
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", model_max_length=longest
     )

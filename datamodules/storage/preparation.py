@@ -8,6 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from ..benchmarks import Benchmark
@@ -23,7 +24,15 @@ from ..rendering.demonstrations import (
 from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import ChatPrompt, PromptForm, rendering_rng
 from ..rendering.skipped_examples import skip_reason
-from ..rendering.special_tokens import leading_tokens
+from ..rendering.special_tokens import encode, leading_tokens
+from ..rendering.text_objectives import (
+    OBJECTIVE_STREAM,
+    OBJECTIVE_VERSION,
+    TOO_SHORT,
+    TextDocuments,
+    TextObjective,
+    piece_count,
+)
 from ..rendering.tokenization import tokenize_joint, tokenize_pair, tokenize_sources, tokenizer_fingerprint
 from ..rendering.unknown_tokens import UnknownCounter
 from ..schema import Example, Prompt, Task, TokenizedExample
@@ -32,6 +41,8 @@ from .store import content_key, damage, folder_name, remove_damaged, write_task
 
 DEMONSTRATED = 2
 """Part of the key of documents with demonstrations: raise it when they are to be rendered differently."""
+
+Documents = Iterator[TokenizedExample | str]
 
 TOKENIZED_AT_ONCE = 1024  # texts handed to the tokenizer in one call, which it spreads over the cores
 
@@ -64,6 +75,7 @@ class Preparation:
 
     def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
         """The folder of a training task's documents, which may not exist yet."""
+        objective = self.objective(name)
         key = content_key(
             task=self.benchmark.fingerprint(name),
             prompt=self.prompt.fingerprint(),
@@ -74,6 +86,7 @@ class Preparation:
             validated=validated,
             tested=tested,
             **({"demonstrations": f"{DEMONSTRATED} {self.demonstrations!r}"} if self.demonstrations else {}),
+            **({"objective": f"{OBJECTIVE_VERSION} {objective!r}"} if objective else {}),
         )
         return self.folder / folder_name(name, key)
 
@@ -106,6 +119,20 @@ class Preparation:
         counts: dict[str, float | None] = {**self.instances.held_out(name, validated=True, tested=True)}
         counts |= {"limit": self.instances.most(name), "share": self.instances.held_out_share, "seed": self.seed}
         return {**counts, "every_prompt": True} if self.instances.every_prompt else counts
+
+    def objective(self, name: str) -> TextObjective | None:
+        """The objective of a task's text; None for other tasks.
+
+        Raises:
+            ValueError: The model is decoder-only, and learns all of a text.
+        """
+        objective = self.benchmark.objective(name)
+        if objective is not None and not self.pair:
+            raise ValueError(
+                f"task {name!r} has the objective {type(objective).__name__}, which makes source and target for an "
+                "encoder-decoder model: set rows.target_length, or leave out the objective for a decoder-only model"
+            )
+        return objective
 
     def render(self, task: Task, example: Example) -> Prompt:
         """The prompt of an example by itself."""
@@ -197,16 +224,53 @@ class Preparation:
         examples = ExampleCache(lambda: self.benchmark.examples(name))
         return examples, self.split_instances(name, examples, trained=True, validated=validated, tested=tested)
 
-    def _documents(self, task: Task, examples: ExampleSubset) -> Iterator[TokenizedExample | str]:
-        render, counter = self._training_renderer(task, examples), UnknownCounter(self.tokenizer)
+    def _documents(self, task: Task, examples: ExampleSubset) -> Documents:
+        objective = self.objective(task.name)
+        documents_of = self._text_documents(objective) if objective else self._prompt_documents(task, examples)
         remaining = iter(examples)
         while chunk := list(islice(remaining, TOKENIZED_AT_ONCE)):
             reasons = [skip_reason(task, example) for example in chunk]
             yield from (reason for reason in reasons if reason)
-            kept = [example for example, reason in zip(chunk, reasons, strict=True) if not reason]
-            prompts = [render(example) for example in kept]
-            for prompt, document in zip(prompts, self.tokenize(prompts) if prompts else (), strict=True):
+            if kept := [example for example, reason in zip(chunk, reasons, strict=True) if not reason]:
+                yield from documents_of(kept)
+
+    def _prompt_documents(self, task: Task, examples: ExampleSubset) -> Callable[[list[Example]], Documents]:
+        """A function that makes the documents of some of a task's training examples."""
+        render, counter = self._training_renderer(task, examples), UnknownCounter(self.tokenizer)
+
+        def documents_of(some: list[Example]) -> Documents:
+            prompts = [render(example) for example in some]
+            for prompt, document in zip(prompts, self.tokenize(prompts), strict=True):
                 yield document._replace(unknown=counter.of_document(document, prompt.source, prompt.target))
+
+        return documents_of
+
+    def _text_documents(self, objective: TextObjective) -> Callable[[list[Example]], Documents]:
+        """A function that makes the documents of texts; what the tokenizer loses of one counts at its first piece."""
+        pieces, counter = TextDocuments(objective, self.tokenizer, self.bos), UnknownCounter(self.tokenizer)
+
+        def documents_of(some: list[Example]) -> Documents:
+            texts = [example.targets[0] for example in some]
+            for example, text, ids in zip(some, texts, encode(self.tokenizer, texts), strict=True):
+                rng = rendering_rng(self.seed, example.task, example.id, OBJECTIVE_STREAM)
+                documents = pieces.of(ids, rng)
+                if documents:
+                    lost = counter.of_document(TokenizedExample(np.array(ids), 0), "", text)
+                    yield documents[0]._replace(unknown=lost)
+                    yield from documents[1:]
+                else:
+                    yield TOO_SHORT
+
+        return documents_of
+
+    def document_examples(self, task: Task, examples: Iterable[Example]) -> list[Example]:
+        """The example that each document of some training examples is made of; a long text has several documents."""
+        kept = [example for example in examples if skip_reason(task, example) is None]
+        if (objective := self.objective(task.name)) is None:
+            return kept
+        ids = encode(self.tokenizer, [example.targets[0] for example in kept])
+        counts = [piece_count(len(of_text), objective.length) for of_text in ids]
+        return [example for example, count in zip(kept, counts, strict=True) for _ in range(count)]
 
     def pool(self, task: Task, examples: ExampleSubset) -> list[Example]:
         """The training examples of a task that its demonstrations are drawn from."""

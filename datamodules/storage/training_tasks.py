@@ -9,7 +9,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from ..benchmarks import Split
 from ..messages import counted, some
 from ..noted_paths import noting
-from ..rendering.skipped_examples import skip_reason
 from ..schema import Example
 from ..splits import OPTION
 from .checksums import read_sealed
@@ -77,8 +76,7 @@ class TrainingTasks:
         examples = list(self.preparation.training_examples(name, **self._held_out(name)))
         if stored.groups is not None:  # several pairs of one example
             return [examples[group] for group in stored.groups]
-        task = self.preparation.benchmark.task(name)
-        return [example for example in examples if skip_reason(task, example) is None]
+        return self.preparation.document_examples(self.preparation.benchmark.task(name), examples)
 
     def with_documents(self) -> list[str]:
         """Tasks that have documents, and those that are not prepared yet; tasks without documents are reported.
