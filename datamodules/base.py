@@ -1,7 +1,7 @@
-"""What all datamodules share: a benchmark's splits, a tokenizer, a training plan, and evaluation stages.
+"""Base class of the datamodules: a benchmark's splits, a tokenizer, a training plan, and evaluation stages.
 
-A child says how its examples are prepared, how its training is planned, and how a stage is read. Everything that
-modules and callbacks may ask (``schema.RunData``) is here.
+A subclass defines how examples are prepared, how the training is planned and how a stage is read. The interface for
+modules and callbacks (``schema.RunData``) is implemented here.
 """
 
 import math
@@ -35,7 +35,7 @@ from .stream_changes import ResumableStream, Stream, described
 
 
 class TrainingPlan(Protocol):
-    """Which examples are trained at which step; ``MixturePlan`` and ``BilevelPlan``."""
+    """The training examples of each optimizer step; implemented by ``MixturePlan`` and ``BilevelPlan``."""
 
     def epoch_steps(self) -> int: ...
     def require_steps(self, steps: int) -> None: ...
@@ -94,7 +94,7 @@ class BenchmarkDataModule(ResumableStream):
 
     @abstractmethod
     def _prepare_how(self) -> Preparation:
-        """What decides how an example becomes documents."""
+        """Settings that decide how examples are rendered and tokenized."""
 
     @abstractmethod
     def _plan_training(self) -> TrainingPlan:
@@ -106,7 +106,7 @@ class BenchmarkDataModule(ResumableStream):
 
     @property
     def preparation(self) -> Preparation:
-        """What decides how an example becomes documents; the tokenizer is loaded on first use."""
+        """Settings that decide how examples are rendered and tokenized; the tokenizer is loaded on first use."""
         if self._preparation is None:
             self._preparation = self._prepare_how()
         return self._preparation
@@ -194,7 +194,7 @@ class BenchmarkDataModule(ResumableStream):
         return self.stage(stage).examples
 
     def evaluation_fingerprint(self, stage: Stage) -> dict[str, str] | None:
-        """What decides the prompts of a stage and their batches; None if an interrupted evaluation cannot resume."""
+        """Fingerprint of a stage's prompts and batches; None if an interrupted evaluation cannot resume."""
         return self.stage(stage).fingerprint()
 
     def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
@@ -206,7 +206,7 @@ class BenchmarkDataModule(ResumableStream):
         self._answered[stage].update(numbers)
 
     def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Coverage | None:
-        """Which of a ``Suite``'s listed tasks were run; None for other benchmarks.
+        """Coverage of the tasks that a ``Suite`` lists; None for other benchmarks.
 
         Args:
             stage: The stage that was run.
@@ -231,7 +231,7 @@ class BenchmarkDataModule(ResumableStream):
         )
 
     def training_stream(self) -> Stream | None:
-        """What the training stream is made of, computed once; None before ``setup("fit")``."""
+        """Description of the training stream, computed once; None before ``setup("fit")``."""
         if self._description is None and self.plan is not None:
             plan = self.plan
             self._description = {
@@ -246,7 +246,7 @@ class BenchmarkDataModule(ResumableStream):
         return self._planned().report()
 
     def describe(self, steps: int | None = None) -> Description:
-        """What `steps` optimizer steps are expected to draw of each task; after ``setup("fit")``.
+        """Expected draws of each task in `steps` optimizer steps; after ``setup("fit")``.
 
         Args:
             steps: Optimizer steps; None for the trainer's ``max_steps``, or for an epoch without a trainer.
@@ -254,7 +254,7 @@ class BenchmarkDataModule(ResumableStream):
         return self._planned().describe(self._requested_steps() if steps is None else steps)
 
     def split_lines(self) -> list[str]:
-        """How a ``Bench`` splits its tasks; which tasks and datasets of another benchmark are none; unread files."""
+        """Lines to print: a ``Bench``'s split, tasks and datasets that other benchmarks leave out, unread files."""
         if self._start is not None:
             return list(self._start.lines)
         unread = self.benchmark.unread_lines()

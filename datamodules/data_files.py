@@ -1,4 +1,4 @@
-"""Text and JSON of data files: the one reader of the package, which rejects what Python's own accepts silently.
+"""Text and JSON of data files: the one reader of the package, which rejects faults that Python's own accepts silently.
 
 Python keeps the last of two equal keys, reads NaN, turns 1e999 into infinity, and makes texts of lone surrogates, which
 no tokenizer encodes. Here, each is a ValueError that begins with the file and the line.
@@ -197,7 +197,7 @@ def _number_at(text: str, wanted: Callable[[str], bool]) -> int:
 
 
 def _repeated_key_at(text: str) -> int:
-    """Where the object with the repeated key ends: objects are made in the order of their closing braces."""
+    """Position where the object with the repeated key ends: objects are made in the order of their closing braces."""
     ends = (match.start() for match in _CLOSED.finditer(text) if match["brace"])
 
     def count(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

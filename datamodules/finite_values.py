@@ -1,4 +1,4 @@
-"""Which weights hold NaN or infinity; each process looks at the values that it holds."""
+"""Find weights with NaN or infinity; each process examines the values that it holds."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any

@@ -7,7 +7,7 @@ from .messages import expanded
 
 
 def hub_source(name: str | Path) -> tuple[str, dict[str, Any]]:
-    """What ``from_pretrained`` gets for a name: the name alone, and the revision as an option.
+    """Arguments of ``from_pretrained`` for a name: the name alone, and the revision as an option.
 
     The path of a folder has no revision, whatever characters it holds; ``~`` and environment variables are replaced.
 

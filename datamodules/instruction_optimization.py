@@ -42,9 +42,10 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer.
-        split: Which training tasks are outer ones; null for none, to compare with instructions that are not learned.
+        split: Choice of the outer tasks among the training tasks; null for none, to compare with instructions that are
+            not learned.
         prompt: How outer and evaluated instances are rendered; with one positive example for an extractor.
-        preset: Whose choice is followed where the paper and its released program differ; linked to the module's.
+        preset: The choices where the paper and its released program differ; linked to the module's.
         rows: Length of the rows.
         levels: Steps and batches of theta and phi.
         instructions: The texts that instructions are computed from.
@@ -104,7 +105,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
 
     @property
     def evaluation_loaders(self) -> EvaluationLoaders:
-        """What turns evaluated examples into batches."""
+        """Loaders that turn evaluated examples into batches."""
         packing = packing_of(self.rows.packing)
         return EvaluationLoaders(self.preparation, packing, self.rows.length, self.rows.target_length, self.evaluation)
 

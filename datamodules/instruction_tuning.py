@@ -41,7 +41,7 @@ class InstructionTuningDataModule(StoredDataModule):
         bos: Whether the tokenizer's bos token begins a document; null for what the tokenizer adds by itself, behind
             which its model was pre-trained.
         cache: Folder of the store.
-        processes: Processes that prepare what the store lacks; ``crosstask prepare`` does it ahead of training.
+        processes: Processes that prepare tasks that the store lacks; ``crosstask prepare`` does it ahead of training.
         epochs: Epochs to train, in place of trainer.max_steps: the mixture's examples, each counted up to its cap; null
             for max_steps.
         seed: Decides renderings, instances, mixture and packing.
@@ -78,14 +78,14 @@ class InstructionTuningDataModule(StoredDataModule):
 
     @property
     def evaluation_loaders(self) -> EvaluationLoaders:
-        """What turns evaluated examples into batches."""
+        """Loaders that turn evaluated examples into batches."""
         return EvaluationLoaders(
             self.preparation, self.packing, self.rows.length, self.rows.target_length, self.evaluation
         )
 
     @property
     def row_kind(self) -> CausalRows | Seq2SeqRows:
-        """What a row of this model holds."""
+        """The kind of row that the model reads, with its capacity."""
         return self.evaluation_loaders.row_kind
 
     def _prepare_how(self) -> Preparation:

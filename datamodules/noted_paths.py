@@ -1,4 +1,4 @@
-"""The files and folders that were read while something was made, by which a change of them is noticed later.
+"""Files and folders that were read to compute something, noted so that later changes of them are noticed.
 
 Readers note what they open: ``data_files``, ``file_digests``, and those that open files themselves. Nothing is noted
 outside of ``noting``.
@@ -38,7 +38,7 @@ def stamps(names: Iterable[str], *, store: Path) -> dict[str, Stamp]:
     """The stamps of noted paths, and of the two folders above each file, which change when files are added there.
 
     Args:
-        names: What was noted; files of this package and of the store are no data files.
+        names: The noted paths; files of this package and of the store are no data files.
         store: Folder of the store.
     """
     paths = [Path(name).absolute() for name in names if not name.startswith("hub:")]

@@ -1,4 +1,4 @@
-"""Missing packages: what a setting needs and is not installed is reported with the command that installs it.
+"""Missing packages: one that a setting needs is reported with the command that installs it.
 
 Loggers (TensorBoard, W&B, MLflow), quantized weights, other attention, SentencePiece files and remote folders each need
 a package that most runs do without.
@@ -36,7 +36,7 @@ MENTIONED = {
     "psutil": "psutil",
     "kernels": "kernels",
 }
-"""What libraries write of a package where they give no command, in lower case, and what to install."""
+"""Words of libraries' errors that give no command, in lower case, and the package to install."""
 
 COMMAND = re.compile(r"pip install (?:-U |--upgrade )?['\"`]*([A-Za-z][\w.-]*)")
 
@@ -62,7 +62,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _package(error: ImportError) -> str | None:
-    """What to install; None where a module is missing in a package that is installed."""
+    """Name of the package to install; None where a module is missing in a package that is installed."""
     if error.name:
         module = error.name.partition(".")[0]
         return None if module == PACKAGE or find_spec(module) else INSTALLED_AS.get(module, module)

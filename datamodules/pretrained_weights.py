@@ -1,6 +1,6 @@
 """Weights of published models: all that an architecture needs is read, or the model is rejected.
 
-transformers draws weights that a folder lacks at random and goes on, with a warning: an encoder without its decoder,
+transformers draws weights that a folder lacks at random and continues, with a warning: an encoder without its decoder,
 or a model without its ``lm_head``, would be trained, evaluated and reported as if it were the published one.
 """
 
@@ -20,7 +20,7 @@ from .messages import some
 from .optional_packages import missing_package
 
 _REPORTED = WarningCache()
-"""What was reported of weights: a model may be loaded twice, with another attention."""
+"""Prints each message on weights once: a model may be loaded twice, with another attention."""
 
 
 def load_pretrained(

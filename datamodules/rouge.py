@@ -34,7 +34,7 @@ _FORMAT = regex.compile(r"\p{Cf}+")
 
 
 Rouge = Literal["exact", "rouge_score", "unicode"]
-"""Which implementation computes ROUGE-L: ours, Google's package, or ours for text in all scripts."""
+"""Implementation of ROUGE-L: ours, Google's package, or ours for text in all scripts."""
 
 
 class _Stems(dict[str, str]):

@@ -1,4 +1,4 @@
-"""The data contract: what a benchmark yields, what a row holds, and what a model receives.
+"""The data contract: tasks and examples of a benchmark, documents, and batches of a model.
 
 An example takes one path::
 
@@ -31,18 +31,18 @@ IGNORE_INDEX = -100
 """Target of a column that is not trained (the default ``ignore_index`` of torch's cross entropy)."""
 
 Metric = Literal["rouge_l", "exact_match", "accuracy", "token_f1"]
-"""How the answers to a task are scored; accuracy is of a choice among options."""
+"""Score of an answer; accuracy is of a choice among options."""
 
 MatchRule = Literal[
     "text", "super_natural_instructions", "squad", "bbh", "bigbench", "gsm8k", "math", "unifiedskg", "rationale"
 ]
-"""By whose rule an answer equals a reference, see ``lightning_modules/evaluation/answer_rules.py``."""
+"""Rule by which an answer equals a reference, see ``lightning_modules/evaluation/answer_rules.py``."""
 
 InstructionLevel = Literal["task", "instance", "none"]
-"""Where the instruction of an example is: with its task, in its input, or nowhere."""
+"""Place of an example's instruction: with its task, in its input, or none."""
 
 Level = Literal["fully_supervised", "partially_supervised", "fully_held_out"]
-"""How far an evaluation task lies from training, in the words of OPT-IML, section 2.3."""
+"""Level of generalization of an evaluation task, in the words of OPT-IML, section 2.3."""
 
 LEVELS: tuple[Level, ...] = ("fully_supervised", "partially_supervised", "fully_held_out")
 
@@ -58,7 +58,7 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is known of a task beside its examples.
+    """A task without its examples: origin, instruction, demonstrations and metric.
 
     Args:
         benchmark: The collection it belongs to, e.g. ``"super_natural_instructions"``.
@@ -76,7 +76,7 @@ class Task:
             ``Bench`` sets; empty elsewhere.
         match: By whose rule an answer equals a reference, a ``MatchRule``; ``"text"`` where the authors publish none.
         answer_pattern: Regular expression whose first match in a generated text is the answer; empty: the whole text.
-        level: How far it lies from training, where that is declared; None where it follows from what trains.
+        level: Its level of generalization, where declared; None where it follows from the training tasks.
         licence: Licence of the instances, as the benchmark states it.
     """
 
@@ -98,7 +98,7 @@ class Task:
 
 
 Role = Literal["system", "user", "assistant"]
-"""Who speaks in a turn of a conversation."""
+"""Speaker of a turn in a conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class Example:
         template: Identifier of the template that rendered it, or None.
         options: The answer choices, empty for free-form tasks.
         answer: Place of the gold option in ``options``, or None.
-        skipped: Why this record of the upstream file cannot be used, e.g. ``"the template does not apply"``; such an
+        skipped: The reason why this record of the file cannot be used, e.g. ``"the template does not apply"``; such an
             example is counted by that reason wherever it would have been used. Empty for a good one.
         turns: The turns of a conversation, which ends with an assistant's turn that is trained: an optional system
             turn, then user and assistant in alternation. `input` is then the text before the last turn, and that turn
@@ -144,7 +144,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A rendered example: what the model reads, and what it should write.
+    """A rendered example: the text that the model reads, and the text that it should write.
 
     Args:
         source: Text before the target.
@@ -166,7 +166,7 @@ class TokenizedExample(NamedTuple):
 
     ``input_ids [n]`` holds the first ``n_source`` tokens of the source and the n - n_source tokens of the target. A
     scored pair (source: the instruction, target: the response) has a ``label`` too, its correctness in [0, 1], and a
-    ``group``: the same number for all pairs of an example. ``unknown`` counts what the tokenizer lost of source and
+    ``group``: the same number for all pairs of an example. ``unknown`` counts the unknown tokens of source and
     target, where a preparation has counted it. A conversation has several targets: ``holes`` are the (begin, end) of
     the tokens between them, which are read and not trained::
 
@@ -270,11 +270,11 @@ class ScoredBatch(NamedTuple):
         offsets: int32 [D + 1], documents in the flattened rows, padding included.
         scored: int64 [S], place of each pair's first token in the flattened rows.
         labels: float32 [S], correctness in [0, 1].
-        step_count: What the loss of the whole optimizer step is a mean over, over all replicas and accumulated batches:
-            its pairs, or its groups where there are any.
+        step_count: Number of terms in the mean loss of the whole optimizer step, over all replicas and accumulated
+            batches: its pairs, or its groups where there are any.
         longest: Tokens of the longest pair, which the model must have positions for.
-        groups: How many pairs each group has, one after the other in the order of `scored`: the responses to an
-            instruction that a ranking loss compares. Empty where pairs are drawn one by one.
+        groups: Number of pairs of each group, in the order of `scored`: the responses to an instruction that a ranking
+            loss compares. Empty where single pairs are drawn.
     """
 
     input_ids: "Tensor"
@@ -294,7 +294,7 @@ class PromptBatch(NamedTuple):
     Args:
         input_ids: int64 [B, L].
         attention_mask: int64 [B, L], 0 at padding.
-        examples: What each row asks and how it is scored; shorter than B where a row only keeps replicas in step.
+        examples: The evaluated example of each row; shorter than B where a row only keeps replicas in step.
         max_new_tokens: Longest answer in tokens.
     """
 
@@ -334,7 +334,7 @@ class HasLength(Protocol):
 
 @runtime_checkable
 class RunData(Protocol):
-    """What modules and callbacks may ask a datamodule of crosstask; see ``run_data``."""
+    """Interface of crosstask's datamodules for modules and callbacks; see ``run_data``."""
 
     tokenizer_name: str
 
@@ -348,7 +348,7 @@ class RunData(Protocol):
         ...
 
     def evaluation_fingerprint(self, stage: Stage) -> dict[str, str] | None:
-        """What decides the prompts of a stage and their batches; None if an interrupted evaluation cannot resume."""
+        """Fingerprint of a stage's prompts and batches; None if an interrupted evaluation cannot resume."""
         ...
 
     def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
@@ -376,7 +376,7 @@ class RunData(Protocol):
         ...
 
     def describe(self, steps: int | None = None) -> Description:
-        """What `steps` optimizer steps are expected to draw; None for the trainer's ``max_steps``, or an epoch."""
+        """Expected draws in `steps` optimizer steps; None for the trainer's ``max_steps``, or an epoch."""
         ...
 
 
@@ -385,7 +385,7 @@ class ResumableModule(Protocol):
     """A module whose interrupted evaluation can resume."""
 
     def answer_fingerprint(self) -> dict[str, str] | None:
-        """What decides the answers, beside the data; None if an interrupted evaluation cannot resume."""
+        """Weights digest and settings that decide answers; None if an interrupted evaluation cannot resume."""
         ...
 
     def restore_answers(self, answers: Sequence[Any]) -> None:

@@ -42,7 +42,7 @@ class ScorerDataModule(StoredDataModule):
         augmentation: Training responses beside the references.
         evaluation: How responses are ranked.
         cache: Folder of the store.
-        processes: Processes that prepare what the store lacks.
+        processes: Processes that prepare tasks that the store lacks.
         epochs: Epochs to train, in place of trainer.max_steps: the mixture's examples, each counted up to its cap; null
             for max_steps.
         seed: Decides renderings, mismatches, instances, mixture and packing.
@@ -77,14 +77,14 @@ class ScorerDataModule(StoredDataModule):
 
     @property
     def preparation(self) -> ScoredPreparation:
-        """What decides how an example becomes pairs; the tokenizer is loaded on first use."""
+        """Settings that decide how examples become tokenized pairs; the tokenizer is loaded on first use."""
         preparation = super().preparation
         assert isinstance(preparation, ScoredPreparation)
         return preparation
 
     @property
     def row_kind(self) -> ScoredRows:
-        """What a row of pairs holds."""
+        """Rows of scored pairs, with their capacity and truncation."""
         tokenizer = self.preparation.tokenizer
         assert self.rows.truncation is not None  # chosen in __init__
         return ScoredRows(
@@ -124,7 +124,7 @@ class ScorerDataModule(StoredDataModule):
         )
 
     def _groups(self, stored: StoredTasks) -> Groups | None:
-        """The pairs of each instruction, which ranking losses compare; None if pairs are drawn one by one."""
+        """The pairs of each instruction, which ranking losses compare; None if single pairs are drawn."""
         if not self.rows.grouped:
             return None
         groups = instruction_groups(stored, self.row_kind)

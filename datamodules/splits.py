@@ -1,4 +1,4 @@
-"""Which instances of a task train, validate and test, and how far a task lies from training."""
+"""Splits of a task's instances into training, validation and test, and levels of generalization."""
 
 import hashlib
 import random
@@ -19,7 +19,7 @@ OPTION = "data.init_args.instances"
 
 @dataclass(frozen=True)
 class Instances:
-    """How many instances of a task train, validate and test.
+    """Numbers of instances of a task for training, validation and test.
 
     Args:
         train: Most training instances of a task, drawn at random; null for all.
@@ -106,7 +106,7 @@ def _by_option(option: str, counts: dict[str, int] | None) -> dict[str, int]:
 
 
 EVALUATED = "equal to an evaluated example"
-"""Why an example neither trains nor is a demonstration."""
+"""The reason for using an example neither in training nor as a demonstration."""
 
 
 class InstanceSplit(NamedTuple):
@@ -117,7 +117,7 @@ class InstanceSplit(NamedTuple):
         validation: Places that validate.
         test: Places that are tested.
         repeated: Places that do not train, because a validation or test example has the same text.
-        reduced: What a small task holds out in place of the numbers that were set; empty where it holds out these.
+        reduced: Numbers that a small task holds out in place of those of the settings; empty where they are the same.
     """
 
     train: list[int]
@@ -128,7 +128,7 @@ class InstanceSplit(NamedTuple):
 
 
 def answered_texts(example: Example) -> frozenset[str]:
-    """The input with each reference, by which an example is recognized if its file has it again; none if it is skipped.
+    """The input with each reference, to recognize repetitions of an example in its file; empty if it is skipped.
 
     White space does not count. The input alone would not do: the prompts of "Write a review." are all equal.
 
@@ -143,7 +143,7 @@ def answered_texts(example: Example) -> frozenset[str]:
 
 
 class PromptKeys(NamedTuple):
-    """What tells the prompts of a task apart. A prompt with several references has several texts.
+    """Keys that identify the prompts of a task. A prompt with several references has several texts.
 
     Args:
         rows: int64 [prompts], the row that each prompt shows (``Example.index``).
@@ -189,7 +189,7 @@ def choose_instances(
     A task that does not train is tested on the first `test` instances of its file: Super-NaturalInstructions orders
     its test files so that the first 100 are balanced over labels, and published scores are on them. A training file may
     be sorted by label, so that of a task that also trains, `test` instances are drawn at random by (seed, task). The
-    rest is shuffled; validation takes its share first, and training at most `limit` of what is left. Neither a tested
+    rest is shuffled; validation takes its share first, and training at most `limit` of the rest. Neither a tested
     instance nor another one with the same text is trained.
 
     Args:
@@ -293,7 +293,7 @@ def _drawn(pool: NDArray[np.int64], number: int | None, task: str, split: str, s
 
 
 def generalization_level(task: Task, trained: Collection[Task]) -> Level:
-    """How far a task lies from training (OPT-IML, section 2.3), computed from what is really trained.
+    """Level of generalization of a task (OPT-IML, section 2.3), computed from the tasks that are really trained.
 
     A task is fully supervised if it trains, or if another collection trains on its dataset in its category: Spider's
     official test set is fully supervised where its training set trains.

@@ -56,7 +56,7 @@ class StoredDataModule(BenchmarkDataModule):
         instances: How many instances of a task train, validate and test.
         mixture: How often each task is drawn.
         cache: Folder of the store.
-        processes: Processes that prepare what the store lacks.
+        processes: Processes that prepare tasks that the store lacks.
         seed: Decides renderings, instances, mixture and packing.
     """
 
@@ -90,11 +90,11 @@ class StoredDataModule(BenchmarkDataModule):
     @property
     @abstractmethod
     def row_kind(self) -> RowKind:
-        """What a row of the model holds."""
+        """The kind of row that the model reads, with its capacity."""
 
     @property
     def packing(self) -> Packing:
-        """How documents share rows."""
+        """The packing of documents into rows."""
         return packing_of(self.rows.packing)
 
     @property
@@ -140,7 +140,7 @@ class StoredDataModule(BenchmarkDataModule):
 
     @cached_property
     def _start_path(self) -> Path | None:
-        """The file of what a run knows when it starts; None where files are read for every start."""
+        """The file of a run's ``Start``; None where the benchmark's files are read at every start."""
         if not self.reads_only_the_benchmark:
             return None
         of_preparation = {
@@ -164,7 +164,7 @@ class StoredDataModule(BenchmarkDataModule):
         return None if self._start_path is None else current_start(self._start_path)
 
     def _write_start(self, read: Set[str]) -> None:
-        """Keep what was read of the benchmark, unless it is not known what some tasks are read from."""
+        """Store the ``Start`` of a run, unless the files of some tasks are unknown."""
         if self._start_path is None or not self.training_tasks.sources_known:
             return
         names, shared = self._split_names
@@ -178,12 +178,12 @@ class StoredDataModule(BenchmarkDataModule):
             self._start = start
 
     def _stage_path(self, stage: Stage, trained: Sequence[Task], *settings: Any) -> Path | None:
-        """The file of an evaluation set in the store; None where it is not known what the tasks are read from.
+        """The file of an evaluation set in the store; None where the files of its tasks are unknown.
 
         Args:
             stage: The stage.
             trained: The tasks that are trained.
-            settings: What decides its examples and prompts, beside the benchmark.
+            settings: Settings that decide its examples and prompts, beside the benchmark.
         """
         state = declared_state(settings)
         if self._start is None or self._start_path is None or state is None:

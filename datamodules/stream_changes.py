@@ -1,4 +1,4 @@
-"""What a training stream is made of, in a checkpoint, and what of it has changed when a run resumes.
+"""Description of a training stream in checkpoints, and its changes when a run resumes.
 
 The state is independent of the number of replicas and of accumulated batches, so that a run resumes on any number. ::
 
@@ -34,7 +34,7 @@ class ResumableStream(L.LightningDataModule, ABC):
 
     @abstractmethod
     def training_stream(self) -> Stream | None:
-        """What the training stream is made of; None before ``setup("fit")``."""
+        """Description of the training stream; None before ``setup("fit")``."""
 
     def state_dict(self) -> dict[str, Any]:
         stream = self.training_stream()
@@ -112,7 +112,7 @@ def changed_values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def described(**settings: Any) -> dict[str, Any]:
-    """Settings as plain values under flat names; what is no plain value becomes its text.
+    """Settings as plain values under flat names; other values become their text.
 
     >>> described(seed=0, rows={"length": 64, "per_step": 8})
     {'seed': 0, 'rows.length': 64, 'rows.per_step': 8}

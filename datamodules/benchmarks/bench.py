@@ -22,8 +22,8 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 class Bench(Benchmark):
     """A benchmark of several collections: tasks are named ``collection/task``, and rules choose which of them train.
 
-    A collection that the rules do not name keeps its own splits: what it lists for test alone never trains. To add a
-    collection, write a reader (``benchmarks/benchmark.py``) and list it under `collections`.
+    A collection that the rules do not name keeps its own splits: tasks that it lists only for test never train. To add
+    a collection, write a reader (``benchmarks/benchmark.py``) and list it under `collections`.
 
     Args:
         collections: Readers, or paths of your own files, by name; the name is the first part of their tasks' names, and

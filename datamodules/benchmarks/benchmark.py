@@ -35,11 +35,11 @@ class Benchmark(ABC):
         return None
 
     def objective(self, name: str) -> TextObjective | None:
-        """What an encoder-decoder model learns from the targets of a task, which are text; None for other tasks."""
+        """Objective of an encoder-decoder model on a task whose targets are plain text; None for other tasks."""
         return None
 
     def left_out(self) -> Mapping[str, str]:
-        """Reason, by dataset, why a dataset of the collection is no task; nothing in most collections."""
+        """Datasets of the collection that are no task, with the reason; empty for most collections."""
         return {}
 
     def unread_lines(self) -> list[str]:

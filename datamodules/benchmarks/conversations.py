@@ -69,7 +69,7 @@ def messages_of(row: Row, column: str) -> list[Row]:
 
 
 def unreadable(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[str, Role]) -> str:
-    """Why a conversation cannot be read as turns of text; empty if it can.
+    """The reason why a conversation cannot be read as turns of text; empty if it can.
 
     >>> call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "weather"}}]}
     >>> unreadable([Row(call, "chats.jsonl, line 1")], ("role", "content"), ROLES)

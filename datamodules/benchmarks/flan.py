@@ -195,7 +195,7 @@ class FLAN(Benchmark):
         return self.rows[name]
 
     def _dataset(self, name: str) -> FlanDataset:
-        """How the columns are made: as FLAN does, overridden by what the source declares."""
+        """Rules for the columns of a dataset: those of FLAN, overridden by the declaration of its source."""
         source = self._declared(name)
         dataset = flan_datasets().get(name, FlanDataset())
         if source.options:

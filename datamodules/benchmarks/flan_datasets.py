@@ -64,7 +64,7 @@ class AnsweredRow(NamedTuple):
         row: The row.
         options: Its options, or none.
         answer: Place of the gold option, or None.
-        skipped: Why it cannot be used; empty if it can.
+        skipped: The reason why it cannot be used; empty if it can.
     """
 
     row: Row

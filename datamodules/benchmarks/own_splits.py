@@ -1,4 +1,4 @@
-"""The splits that collections state themselves, which stand wherever the rules of a bench do not decide."""
+"""The splits that collections state themselves, which are kept wherever the rules of a bench do not decide."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -33,7 +33,7 @@ class OwnSplits:
         }
 
     def keeps(self, task: Task) -> bool:
-        """Whether the split of the task's collection stands."""
+        """Whether the task keeps the split of its collection."""
         return self.groups[task.name] is None and not self.rules.replaces_splits(task)
 
     def evaluates(self, task: Task, stage: str) -> bool:
@@ -52,18 +52,18 @@ class OwnSplits:
         return [key for key in dict.fromkeys(map(source_key, names)) if key and key not in broad]
 
     def remarks(self, trained: Collection[str]) -> list[str]:
-        """Which collections keep their splits, and which of their training tasks look like evaluated ones."""
+        """Remarks on collections that keep their splits, and on their training tasks that resemble evaluated ones."""
         keeping = [task for task in self.tasks if self.keeps(task)]
         remarks = []
         if keeping and self.rules.collections is not None:
             collections = list(dict.fromkeys(task.name.partition("/")[0] for task in keeping))
             remarks.append(f"the rules do not name {', '.join(collections)}, which keep their own splits")
         undecided = [task for task in keeping if task.name in trained and not self.rules.decides(task)]
-        alike = [task.name for task in undecided if task.dataset in self.rules.held_out_datasets]
-        if alike:
+        same_name = [task.name for task in undecided if task.dataset in self.rules.held_out_datasets]
+        if same_name:
             remarks.append(
-                f"{len(alike)} tasks train whose names are those of held-out datasets: {some(alike)}; if they have "
-                "their data, state it as `sources` in their metadata, or list their collection under `collections`"
+                f"{len(same_name)} tasks train whose names are those of held-out datasets: {some(same_name)}; if they "
+                "have their data, state it as `sources` in their metadata, or list their collection under `collections`"
             )
         within = [task.name for task in undecided if task.category in self.rules.held_out_categories]
         if within:

@@ -42,7 +42,7 @@ class PretrainingText(Benchmark):
         column: Column of the text.
         configs: Configuration of hub datasets, by task.
         split: Split of hub datasets.
-        objective: What an encoder-decoder model learns from the text: span corruption or prefix language modelling.
+        objective: Objective of an encoder-decoder model: span corruption or prefix language modelling.
             Null for a decoder-only model, which learns all of it.
     """
 

@@ -92,7 +92,7 @@ def json_rows(path: Path, key: str | None = None) -> Iterator[Row]:
 
 
 def _list_hint(document: object) -> str:
-    """How an object that is no list of rows becomes one: by the key of the list, or by rows in place of columns."""
+    """Hint for an object that is no list of rows: the list in it to save alone, or columns to save as rows."""
     values = document if isinstance(document, dict) else {}
     keys = [key for key, value in values.items() if isinstance(value, list)]
     columns = {len(value) if isinstance(value, list | dict) else -1 for value in values.values()}

@@ -48,7 +48,7 @@ NAMELESS = "(without a name)"
 
 @dataclass(frozen=True)
 class RowForm:
-    """How the rows of a file become examples.
+    """The form of a file's rows: its fields, and the columns that they are read from.
 
     Args:
         name: The form.

@@ -1,4 +1,4 @@
-"""Digests of what rows are read from: a task's fingerprint changes with it."""
+"""Digests of the sources of rows: a task's fingerprint changes with them."""
 
 import hashlib
 

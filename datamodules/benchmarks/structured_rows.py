@@ -195,7 +195,7 @@ def checked_turns(row: Row) -> list[Row]:
     """The turns of a dialogue, in order.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are no turns.
     """
     turns = row.value("turns")
     if not isinstance(turns, list) or not turns:

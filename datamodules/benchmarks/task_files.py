@@ -1,4 +1,4 @@
-"""Where a user's tasks are: one file, a folder of files, folders of splits, or a dataset; and their metadata files."""
+"""Sources of a user's tasks: one file, a folder of files, folders of splits, or a dataset; and their metadata files."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ LIKE_SPLITS: Mapping[str, Split] = {
 
 @dataclass(frozen=True)
 class TaskSource:
-    """Where the rows of a task are.
+    """Source of a task's rows.
 
     Args:
         source: A file, a saved dataset, or a hub name.
@@ -149,7 +149,7 @@ def _describes(path: Path) -> bool:
 
 
 def source_of(name: str, sources: Sources, place: str) -> TaskSource:
-    """Where a task is; a task of two splits has equal files.
+    """The source of a task; a task in two splits has equal files.
 
     Raises:
         MissingFiles: There is no such task.

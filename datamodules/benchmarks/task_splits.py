@@ -174,7 +174,7 @@ def _shared_data(
             owners |= dict.fromkeys(own.data(task), f" in {task.name}")
     shared = {}
     for task in candidates:
-        # What the rules train stays trained where another collection tests on the same data.
+        # Tasks that the rules train stay trained where another collection tests on the same data.
         ignored = listed if own.groups[task.name] == "fully_supervised" else ()
         key = next((key for key in own.data(task) if key in owners and key not in ignored), None)
         if key is not None:

@@ -63,7 +63,7 @@ PLAIN_FILTERS = """abs capitalize count d default dictsort first float int items
 """Jinja's filters whose results are no larger than their inputs; the other allowed filters are defined below."""
 
 TEXT_FILTERS = "capitalize lower title trim upper wordcount".split()
-"""Those of PLAIN_FILTERS that turn any value into text."""
+"""The filters among PLAIN_FILTERS that turn any value into text."""
 
 SEPARATOR = "\ufdd0"  # a noncharacter that replaces ||| in templates, so that ||| in a row does not split a prompt
 STATE = "\0state"  # a key that no template can write

@@ -1,4 +1,4 @@
-"""What to do with rows whose columns are those of no known form: a mapping that reads them, or why there is none."""
+"""Advice on rows whose columns match no known form: a mapping that reads them, or the reason why none does."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -33,7 +33,7 @@ def mapping_hint(first: Row) -> str:
 
 
 def preference_problem(first: Row, columns: Iterable[str]) -> str:
-    """Why rows with preferred and rejected answers are not read, and how the preferred ones are; empty for other rows.
+    """The reason why preference pairs are not read, and a mapping for the preferred answers; empty for other rows.
 
     >>> preference_problem(Row({"prompt": "Hello", "chosen": "Hi", "rejected": "No"}, "dpo.jsonl, line 1"), [])
     'chosen and rejected are a pair of answers, and no method here trains on pairs; `columns: {prompt: prompt, \

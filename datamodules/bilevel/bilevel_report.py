@@ -1,4 +1,4 @@
-"""The two levels of instruction optimization in numbers: tasks, instances, and what a training draws of them."""
+"""The two levels of instruction optimization in numbers: tasks, instances, and their draws in a training."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -50,8 +50,8 @@ class BilevelReport:
     """One training in numbers.
 
     Args:
-        inner: What theta is trained on.
-        outer: What phi is trained on; no tasks if instructions are not learned.
+        inner: Tasks that train theta.
+        outer: Tasks that train phi; empty if instructions are not learned.
         skipped: Training instances that are skipped, by reason.
         steps: Theta steps.
         inner_steps: Theta steps for one step of phi.
@@ -85,7 +85,7 @@ class BilevelReport:
 
 @dataclass(frozen=True)
 class BilevelDescription:
-    """The tasks of both levels as a tree, with what a training draws of each."""
+    """The tasks of both levels as a tree, with the draws of each in a training."""
 
     inner: LevelTasks
     outer: LevelTasks

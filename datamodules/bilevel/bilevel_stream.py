@@ -56,7 +56,7 @@ class BilevelBatch(NamedTuple):
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How instances of both levels are rendered and tokenized.
+    """Settings of rendering and tokenizing the instances of both levels.
 
     Args:
         prompt: Prompt form of the outer instances, with human-written instructions.
@@ -156,7 +156,7 @@ class BilevelPlan:
         )
 
     def describe(self, steps: int) -> BilevelDescription:
-        """The tasks of both levels, with what `steps` theta steps draw of each."""
+        """The tasks of both levels, with the draws of each in `steps` theta steps."""
         return BilevelDescription(*self._levels(steps))
 
     def _levels(self, steps: int) -> tuple[LevelTasks, LevelTasks]:

@@ -19,8 +19,8 @@ class TaskTexts:
     instance-level example is read with its instructions.
 
     Args:
-        benchmark: Where tasks and examples come from.
-        instances: How many instances train, validate and test.
+        benchmark: Source of tasks and examples.
+        instances: Numbers of instances for training, validation and test.
         seed: Decides which instances train.
     """
 

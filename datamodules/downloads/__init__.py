@@ -1,1 +1,1 @@
-"""Where the collections come from, and how they are obtained: git repositories, hub datasets, files placed by hand."""
+"""Sources and downloads of the collections: git repositories, hub datasets, files placed by hand."""

@@ -19,13 +19,13 @@ Only the rows of templates are left out: some datasets that FLAN and PromptSourc
 
 
 class Outcome(NamedTuple):
-    """What became of one part.
+    """Outcome of downloading one part.
 
     Args:
         collection: Name of its collection.
         part: Its name.
-        status: What became of it.
-        message: Where it is, what to do, or what went wrong.
+        status: See ``Status``.
+        message: Its place, the steps for a person, or the error.
     """
 
     collection: str
@@ -54,16 +54,16 @@ def chosen(names: Sequence[str], sources: Mapping[str, Collection]) -> list[Coll
 
 
 OPT_IML = "opt_iml"
-"""Name that stands for all collections."""
+"""Name of all collections of OPT-IML together."""
 
 
 def download(collections: Iterable[Collection], folder: Path, *, verify: bool = False) -> Iterator[Outcome]:
     """Obtain the parts of collections one after the other, and report each.
 
     Args:
-        collections: What to obtain.
+        collections: The collections to obtain.
         folder: Data folder.
-        verify: Whether to read what was obtained earlier and compare its digests.
+        verify: Whether to read the files that were obtained earlier and compare their digests.
     """
     for collection in collections:
         for part in collection.parts:

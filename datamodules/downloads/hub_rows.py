@@ -42,7 +42,7 @@ def fetch_hub(part: HubPart, staging: Path, revision: str = "") -> FetchedRows:
     """Write the part's rows into `staging`.
 
     Args:
-        part: What to obtain.
+        part: The part to obtain.
         staging: Folder of unfinished files.
         revision: Commit of an earlier download, in place of the part's revision.
 

@@ -1,9 +1,9 @@
-"""Files that a download places below the data folder, whole, and the record of what it placed.
+"""Files that a download places below the data folder, whole, and the record of these files.
 
 ::
 
     data/.downloads/bbh/tasks.json          where the files came from, and size and digest of each
-    data/.downloads/bbh/tasks.unfinished/   what an interrupted download left; readers never look here
+    data/.downloads/bbh/tasks.unfinished/   remains of an interrupted download; readers never look here
 
 The record is written when all files of a part are in the unfinished folder, and then these are renamed. So a file
 without a record was placed by hand, and is never replaced; a record whose files are missing is completed or repeated.
@@ -26,10 +26,10 @@ RECORDS = ".downloads"
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What was placed.
+    """Record of the files that one part has placed.
 
     Args:
-        origin: Where it came from.
+        origin: Its source.
         licence: Its licence when it was obtained.
         revision: Commit of the repository or dataset.
         rows: Rows of a dataset; 0 for files.

@@ -51,7 +51,7 @@ class Part(ABC):
     @property
     @abstractmethod
     def origin(self) -> str:
-        """Where the part comes from, in one text."""
+        """Source of the part, as one text."""
 
     @property
     @abstractmethod
@@ -149,7 +149,7 @@ class HandPart(Part):
 
     Args:
         by_hand: Page to get them from.
-        how: What to do there.
+        how: The steps for a person there.
         files: Target of each file.
     """
 
@@ -195,7 +195,7 @@ PARTS: Mapping[str, type[Part]] = {"git": GitPart, "hub": HubPart, "by_hand": Ha
 
 @dataclass(frozen=True, kw_only=True)
 class Collection:
-    """What ``crosstask download`` obtains under one name.
+    """A collection that ``crosstask download`` obtains by its name.
 
     Args:
         name: Its name.
@@ -203,7 +203,7 @@ class Collection:
         use: Whether it is one of OPT-IML Bench's eight, a stream beside them, or only evaluates.
         reader: Class that reads it.
         parts: Its parts.
-        note: What a person should know before using it.
+        note: Caveats for its users.
     """
 
     name: str

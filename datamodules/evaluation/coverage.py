@@ -19,7 +19,7 @@ class TaskCoverage:
         expected: Instances in the paper; None if the paper does not report them.
         available: Instances in the local files that can be evaluated.
         run: Instances that were evaluated at every number of shots and in every template.
-        missing: Why there is no file; empty if there is one.
+        missing: The reason why there is no file; empty if there is one.
         unknown_source: Unknown tokens in the prompts of the evaluated instances.
         unknown_target: Unknown tokens in their options, or references.
     """
@@ -77,9 +77,9 @@ def suite_coverage(
         suite: Lists the expected tasks.
         examples: The evaluation set.
         rows: The row of its task's file that each example comes from.
-        available: How many rows of each task's file can be evaluated.
+        available: Number of rows of each task's file that can be evaluated.
         scored: Numbers of the examples that were scored.
-        unknown: What the tokenizer lost of each task's examples.
+        unknown: Unknown tokens in each task's examples.
     """
     lost = unknown or {}
     evaluated: dict[str, set[int]] = {}

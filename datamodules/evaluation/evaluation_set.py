@@ -1,4 +1,4 @@
-"""The evaluation set of a stage: held-out examples, their prompts and options, and what was skipped."""
+"""The evaluation set of a stage: held-out examples, their prompts and options, and counts of skipped examples."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,13 +23,13 @@ class EvaluationSet(NamedTuple):
     """The examples of one stage, in a fixed order that is the same on every replica.
 
     Args:
-        examples: What is evaluated; ``examples[i].number == i``.
+        examples: The evaluated examples; ``examples[i].number == i``.
         prompts: The rendered prompt of each example.
-        skipped: How many examples cannot be scored, by reason.
+        skipped: Number of examples that cannot be scored, by reason.
         rows: The row of its task's file that each example comes from (``Example.index``).
-        available: How many rows of each task's file can be evaluated.
-        unknown: What the tokenizer lost of the evaluated examples of each task.
-        sources_known: Whether the readers noted what every task is read from.
+        available: Number of rows of each task's file that can be evaluated.
+        unknown: Unknown tokens in the evaluated examples of each task.
+        sources_known: Whether the readers noted the files of every task.
     """
 
     examples: list[EvaluationExample]
@@ -149,7 +149,7 @@ def _at_places(
 
 
 def _problem(task: Task, example: Example, options: Options, ranking: OptionRanking | None) -> str | None:
-    """Why an example cannot be evaluated; None if it can."""
+    """The reason why an example cannot be evaluated; None if it can."""
     if reason := skip_reason(task, example):
         return reason
     return ranking_problem(*options) if ranking and options[0] else None

@@ -1,4 +1,4 @@
-"""How prompts are evaluated: the number of demonstrations, the length of answers, and the ranking of options."""
+"""Settings of evaluation by prompts: numbers of demonstrations, the length of answers, the ranking of options."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

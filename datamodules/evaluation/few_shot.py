@@ -19,8 +19,8 @@ from ..storage.preparation import Preparation
 class FewShotPreparation(Preparation):
     """A preparation that renders prompts with demonstrations.
 
-    Demonstrations of a training task come from its training instances. Those of another task are what its publisher
-    provides as demonstrations, then instances that are not evaluated; if too few are left, the last instances of its
+    Demonstrations of a training task come from its training instances. Those of another task are its publisher's
+    demonstrations, then instances that are not evaluated; if too few are left, the last instances of its
     file become demonstrations and are not evaluated. All prompts of one template of a task have the same
     demonstrations, and a prompt with fewer has the first ones of a prompt with more.
 
@@ -29,7 +29,7 @@ class FewShotPreparation(Preparation):
         separator: Text between examples.
         room: Most tokens of a prompt; whole demonstrations are dropped, the last one first, until it fits.
         names: The tasks of each split.
-        counts_by_shots: How many prompts were rendered, by (demonstrations requested, demonstrations that fit).
+        counts_by_shots: Number of rendered prompts, by (demonstrations requested, demonstrations that fit).
         repeated: Examples that are no demonstrations because an evaluated example has the same text, by task.
     """
 
@@ -76,7 +76,7 @@ class FewShotPreparation(Preparation):
         return instances._replace(validation=validation, test=test)
 
     def _needed(self, task: Task) -> int:
-        """How many of the task's own instances are needed as demonstrations."""
+        """Number of the task's own instances that are needed as demonstrations."""
         if self.benchmark.demonstration_pool(task.name) is not None:
             return 0
         return max(self.shots - len(_published(task)), 0)

@@ -1,4 +1,4 @@
-"""What a tokenizer loses of evaluated examples: unknown tokens, and options that become the same tokens."""
+"""Text of evaluated examples that a tokenizer loses: unknown tokens, and options that become the same tokens."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from ..schema import Prompt, TokenizedExample
 from ..storage.preparation import TOKENIZED_AT_ONCE, Preparation
 
 EQUAL_OPTIONS = "options that are the same tokens"
-"""Why an example is skipped, before the name of its task."""
+"""Beginning of the reason for skipping an example, before the name of its task."""
 
 
 def equal_options_reason(task: str) -> str:
-    """Why an example of a task is skipped whose options a model cannot tell apart."""
+    """The reason for skipping an example of a task whose options have the same tokens."""
     return f"{EQUAL_OPTIONS} to this tokenizer, task {task}"
 
 

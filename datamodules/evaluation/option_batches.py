@@ -25,7 +25,7 @@ ENCODER_COLUMNS = 256
 
 
 class OptionTargets(NamedTuple):
-    """Which logits score which option. K kept columns, M scored tokens, C options.
+    """The logits that score each option. K kept columns, M scored tokens, C options.
 
     Args:
         kept: bool [B, L], the K columns whose logits are needed, in a decoder-only model's rows or the decoder's.
@@ -64,7 +64,7 @@ class CausalOptionBatch(NamedTuple):
         position_ids: int64 [B, L]; a branch's continue from its trunk.
         offsets: int32 [D + 1], the trees in the flattened rows, padding included.
         branch_offsets: int32 [S + 1], trunks and branches.
-        targets: Which logits score which option.
+        targets: The logits that score each option.
         ranked: The examples; none in a batch that only keeps replicas in step.
     """
 
@@ -87,7 +87,7 @@ class Seq2SeqOptionBatch(NamedTuple):
         decoder_offsets: int32 [D + 1], the options of each prompt in the flattened decoder rows.
         branch_offsets: int32 [S + 1], the options.
         sources: int64 [C], the encoder row of each decoder row with one option a row; otherwise empty.
-        targets: Which logits score which option.
+        targets: The logits that score each option.
         ranked: The examples; none in a batch that only keeps replicas in step.
     """
 

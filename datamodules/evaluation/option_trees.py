@@ -1,8 +1,8 @@
 """Option trees: the documents of one prompt's options, with their common beginning kept once.
 
-Every option makes the document that it would make in training, so that its score is what training would give it
-(OPT-IML ranks by the sum of the target's log-likelihoods, eos included). What the documents of one prompt have in
-common becomes a trunk, and the rest of each becomes a branch::
+Every option makes the same document as in training, so that its score is the same as there (OPT-IML ranks by the sum
+of the target's log-likelihoods, eos included). The common beginning of one prompt's documents becomes a trunk, and the
+rest of each becomes a branch::
 
     source  "Is the sky blue? Answer:"         trunk     Is the sky blue ? Answer :
     options "yes" "not at all"                 branches                           | yes | not at all

@@ -27,7 +27,7 @@ class OptionRanking:
 
 
 def option_problem(options: Sequence[str], answer: int | None = None) -> str | None:
-    """Why options cannot be ranked; None if they can, or if there are none.
+    """The reason why options cannot be ranked; None if they can, or if there are none.
 
     >>> option_problem(["yes", "no", "yes "])
     'duplicate options'
@@ -65,7 +65,7 @@ def options_of(example: Example, labels: Sequence[str]) -> tuple[tuple[str, ...]
 
 
 def ranking_problem(options: Sequence[str], answer: int | None) -> str | None:
-    """Why an example cannot be evaluated by ranking; None if it can. The right option must be among the options."""
+    """The reason why an example cannot be evaluated by ranking, e.g. a missing gold option; None if it can."""
     return option_problem(options, len(options) if answer is None else answer)
 
 

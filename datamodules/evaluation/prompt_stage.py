@@ -40,7 +40,7 @@ class PromptStage:
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """How many examples are not evaluated, by reason."""
+        """Number of examples that are not evaluated, by reason."""
         return self.evaluated.skipped
 
     def loader(self, replicas: Replicas, skip: Collection[int]) -> ChainedLoader:
@@ -56,7 +56,7 @@ class PromptStage:
         return self.loaders.fingerprint(self.evaluated)
 
     def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> Coverage | None:
-        """Which of a ``Suite``'s listed tasks were run; None for other benchmarks."""
+        """Coverage of the tasks that a ``Suite`` lists; None for other benchmarks."""
         if not isinstance(benchmark, Suite):
             return None
         evaluated = self.evaluated
@@ -101,7 +101,7 @@ def _keep(path: Path, evaluated: EvaluationSet, lines: list[str], names: Collect
 def _read(
     loaders: EvaluationLoaders, stage: Split, names: Mapping[Split, Sequence[str]], trained: Sequence[Task]
 ) -> tuple[EvaluationSet, list[str]]:
-    """The examples of a stage, and what a run prints of them."""
+    """The examples of a stage, and the lines to print about them."""
     preparation, evaluation = loaders.preparation, loaders.evaluation
     shots = evaluation.shot_numbers
     if most := max(shots):

@@ -27,8 +27,8 @@ def store_evaluation(path: Path, evaluated: EvaluationSet, lines: Sequence[str],
     Args:
         path: Its file.
         evaluated: The evaluation set.
-        lines: What a run prints of it.
-        read: Stamps of what was read.
+        lines: Lines that a run prints about it.
+        read: Stamps of the files and folders that were read.
     """
     head = {
         "skipped": evaluated.skipped,
@@ -45,7 +45,7 @@ def store_evaluation(path: Path, evaluated: EvaluationSet, lines: Sequence[str],
 
 
 def current_evaluation(path: Path) -> tuple[EvaluationSet, list[str]] | None:
-    """An evaluation set and what a run prints of it; None if there is none, or a data file has changed."""
+    """An evaluation set and the lines to print about it; None if none is stored, or a data file has changed."""
     records = map(json.loads, read_sealed_lines(path))
     head = next(records, None)
     if head is None or not is_current(head["read"]):

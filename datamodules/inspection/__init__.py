@@ -1,1 +1,1 @@
-"""What a model reads of a run's data: documents as text with the tokens that are trained, rows, and lengths."""
+"""Inspection of a model's inputs: documents as text with their trained tokens, rows, and lengths."""

@@ -1,4 +1,4 @@
-"""What a benchmark's files hold before a training: usable examples, skipped ones by reason, errors, duplicates."""
+"""Checks of a benchmark's files before training: usable examples, skipped ones by reason, errors, duplicates."""
 
 import hashlib
 from collections import Counter
@@ -18,15 +18,15 @@ FEW = 10
 
 @dataclass
 class TaskCheck:
-    """What one task holds.
+    """Contents of a task's file.
 
     Args:
         name: The task.
         splits: The splits that list it.
         examples: Examples of its file.
-        usable: Those that are not skipped.
-        skipped: How many are skipped, by reason.
-        first: Where the first one that is skipped is, by reason.
+        usable: Examples that are not skipped.
+        skipped: Number of skipped examples, by reason.
+        first: Location of the first skipped example, by reason.
         repeated: Usable examples whose input occurs before in the task.
         error: The error with which reading the task ends; empty if there is none.
     """
@@ -48,7 +48,7 @@ class Duplicates:
     Args:
         task: The test task.
         trained: The training tasks, most duplicates first.
-        count: How many of its examples.
+        count: Number of these examples.
         first: Id of the first of them.
     """
 
@@ -75,7 +75,7 @@ class BenchmarkCheck:
     errors: Sequence[str]
 
     def lines(self) -> list[str]:
-        """The result as text: what is read, what is skipped, what should be looked at, errors last."""
+        """The result as text: counts, skipped examples, warnings, and errors last."""
         counts = Counter(split for task in self.tasks for split in task.splits)
         usable = sum(task.usable for task in self.tasks)
         tasks = ", ".join(f"{count} {split}" for split, count in counts.items())

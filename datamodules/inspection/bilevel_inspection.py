@@ -1,4 +1,4 @@
-"""What the models of instruction optimization read: instances of both levels, and the inputs of instructions."""
+"""Inspection of instruction optimization: instances of both levels, and the inputs of instructions."""
 
 from collections.abc import Sequence
 

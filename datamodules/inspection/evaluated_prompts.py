@@ -22,7 +22,7 @@ def evaluated_documents(data: BenchmarkDataModule, name: str, template: str | No
         data: The run's datamodule.
         name: A test task, or a validation task.
         template: Only examples of this template; None for any.
-        number: How many.
+        number: Number of prompts.
     """
     names = data.task_names()
     stage: Stage = "test" if name in names["test"] else "validation"

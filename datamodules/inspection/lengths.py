@@ -30,7 +30,7 @@ class LengthHistogram:
         median: Median length.
         longest: Longest length.
         limit: Most tokens that a row takes; None if there is no limit of this part alone.
-        over: How many documents are longer than the limit.
+        over: Number of documents longer than the limit.
     """
 
     name: str
@@ -67,8 +67,8 @@ class Lengths:
     """Lengths of training documents, and those that are cut or skipped.
 
     Args:
-        documents: How many were measured.
-        of: How many there are.
+        documents: Number of measured documents.
+        of: Number of all documents.
         histograms: A histogram for each part.
         cut: Documents that lose a part of their source or target.
         target_cut: Documents that lose a part of their target.
@@ -83,7 +83,7 @@ class Lengths:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def sentence(self) -> str:
-        """What is cut and what is skipped."""
+        """The numbers of cut documents and skipped examples, as a sentence."""
         measured = f"{self.documents:,} documents" + (f" of {self.of:,}" if self.of > self.documents else "")
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
         return f"{measured}: {self.cut:,} are cut, {self.target_cut:,} of their targets; examples skipped: {skipped}"
@@ -93,7 +93,7 @@ def histograms(kind: RowKind, lengths: NDArray[np.integer], n_sources: NDArray[n
     """A histogram of each part of documents, with the limit of its row.
 
     Args:
-        kind: What a row takes.
+        kind: The kind of row, with its capacity.
         lengths: int [n], tokens of each document.
         n_sources: int [n], how many of them are source.
     """

@@ -33,10 +33,10 @@ class Side(NamedTuple):
     """One sequence of a document: the only one of a decoder, or the encoder's or decoder's.
 
     Args:
-        name: What reads it.
+        name: The model's part that reads it.
         spans: Its text.
         tokens: Number of tokens.
-        targets: How many of them are trained.
+        targets: Number of trained tokens among them.
     """
 
     name: str
@@ -83,7 +83,7 @@ def text_side(
     """A sequence of token ids as text.
 
     Args:
-        name: What reads the sequence.
+        name: The model's part that reads the sequence.
         ids: Its tokens.
         trained: Whether each of them is a target; None if none is.
         tokenizer: Decodes them.
@@ -102,7 +102,7 @@ def text_side(
 
 
 def _text_between(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], begin: int, end: int) -> str:
-    """The text of tokens where they stand: by itself, SentencePiece would drop the space before the first word."""
+    """The text of tokens within their sequence: decoded alone, SentencePiece drops the space before the first word."""
     before, upto = (_decoded(tokenizer, ids[:place]) for place in (begin, end))
     return upto[len(before) :] if upto.startswith(before) else _decoded(tokenizer, ids[begin:end])
 
@@ -117,7 +117,7 @@ def read_batch(
     """The rows of a batch as text.
 
     Args:
-        batch: What a training step gets.
+        batch: Batch of a training step.
         counts: Number of documents of each row; padding behind them is none.
         tokenizer: Decodes the tokens.
         frame: The special tokens of scored pairs, which divide a pair into instruction and response.

@@ -1,4 +1,4 @@
-"""What a run's model reads: documents, packed rows, lengths and the mixture, for each kind of datamodule."""
+"""Inspection of a run's data: documents, packed rows, lengths and the mixture, for each kind of datamodule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class ShownRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a model reads.
+    """The inputs of a model, for people to read.
 
     Args:
         documents: Documents in full.

@@ -15,7 +15,7 @@ class ShownDocument:
     Args:
         task: Its task.
         id: Id of its example.
-        document: What the model reads.
+        document: The document as the model reads it.
         level: inner or outer, of instruction optimization; "evaluated" of a prompt that is not trained.
         template: Template that rendered it; empty if there is none.
         stored: Its tokens before it was cut to a row; 0 where nothing is stored.
@@ -45,7 +45,7 @@ def few_of_template(
         task: Name of the task, for the error.
         examples: All examples to choose among.
         template: None for any.
-        number: How many.
+        number: Number of documents.
 
     Raises:
         ValueError: No example is of this template.

@@ -1,1 +1,1 @@
-"""How often each task is drawn, and which example is drawn when."""
+"""Sampling rates of tasks, and the order in which their examples are drawn."""

@@ -21,12 +21,12 @@ class MixtureLine(NamedTuple):
     """One node of the tree: the whole, a benchmark, a category of it, or a task.
 
     Args:
-        name: What it is called.
+        name: Its name.
         depth: 0 for the whole mixture, 1 for a benchmark, 2 for a category, 3 for a task.
         examples: Training examples below it.
         rate: Its share of the examples drawn.
         draws: Examples expected to be drawn.
-        epochs: How often each of its examples is expected to be drawn.
+        epochs: Expected number of draws of each of its examples.
         tokens: Tokens expected to be drawn.
     """
 

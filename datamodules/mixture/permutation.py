@@ -10,20 +10,20 @@ ROUNDS, SMALL_ROUNDS, SMALL = 8, 48, 64
 
 
 def permuted(places: NDArray[np.integer], sizes: NDArray[np.integer], keys: Words) -> NDArray[np.int64]:
-    """Where a shuffle of ``range(sizes[i])``, chosen by ``keys[i]``, sends ``places[i]``; element by element.
+    """Shuffled places, element by element: ``places[i]`` after a shuffle of ``range(sizes[i])`` chosen by ``keys[i]``.
 
     For one size and one key it is a permutation: a Feistel network over the next power of two, walked until it comes
     back into the range (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). Nothing is stored, so a task
-    of 100 million examples costs what one of ten does.
+    of 100 million examples costs as much as one of ten.
 
     >>> sorted(permuted(np.arange(5), np.full(5, 5), np.full(5, 7, dtype=np.uint64)).tolist())
     [0, 1, 2, 3, 4]
     """
-    found = np.empty(len(places), dtype=np.int64)
+    shuffled = np.empty(len(places), dtype=np.int64)
     small = np.asarray(sizes) <= SMALL
-    for which, rounds in ((small, SMALL_ROUNDS), (~small, ROUNDS)):
-        found[which] = _walked(np.asarray(places)[which], np.asarray(sizes)[which], keys[which], rounds)
-    return found
+    for chosen, rounds in ((small, SMALL_ROUNDS), (~small, ROUNDS)):
+        shuffled[chosen] = _walked(np.asarray(places)[chosen], np.asarray(sizes)[chosen], keys[chosen], rounds)
+    return shuffled
 
 
 def mixed(words: Words) -> Words:

@@ -1,4 +1,4 @@
-"""How often each task is drawn: from its size within its benchmark, and from the benchmarks' proportions.
+"""Sampling rates of tasks: from their sizes within a benchmark, and from the benchmarks' proportions.
 
 A share counts *examples* in OPT-IML's proportions (arXiv 2212.12017, section 3.2). Its pre-training data counts
 *updates*, that is rows: documents that fill a row are then a far smaller part of the examples. Each extra stream
@@ -20,7 +20,7 @@ Unit = Literal["examples", "rows", "tokens"]
 
 
 class TaskSize(NamedTuple):
-    """What rates are computed from.
+    """The size of a task, from which its rate is computed.
 
     Args:
         name: Task.
@@ -47,7 +47,7 @@ class ExtraStream:
 
     Args:
         share: Its part of the whole mixture, e.g. 0.05.
-        unit: What the share counts: examples, the columns of rows, or tokens.
+        unit: Unit of the share: examples, the columns of rows, or tokens.
         paid_by: The benchmark whose proportion shrinks by as much; null for those of all others, in proportion.
     """
 
@@ -64,15 +64,15 @@ class ExtraStream:
 
 @dataclass(frozen=True)
 class MixtureRules:
-    """How sizes become rates.
+    """Rules that turn sizes into rates.
 
     Args:
         cap: Most examples of a task that count towards its rate (EPS in OPT-IML); all where it is left out.
         proportions: Share of the examples of each benchmark, extra streams not counted. Those that are not named share
             what is left by their capped sizes; without any, all do.
         extra: Streams beside them, by benchmark.
-        absent: What becomes of the share of a benchmark that is named and has no training tasks: ``rejected``, or
-            ``shared`` by the others as they share the rest, like the share of a stream that it pays for.
+        absent: Treatment of the share of a named benchmark without training tasks: ``rejected``, or ``shared`` by the
+            others as they share the rest, like the share of a stream that it pays for.
         temperature: Rates within a benchmark go with size ** (1 / temperature): 1 for the sizes themselves, more for
             flatter rates.
         uniform_categories: Whether the categories of a benchmark are drawn equally often, whatever their sizes.
@@ -209,7 +209,7 @@ def _proportions(counted: Mapping[str, float], named: Mapping[str, float]) -> di
 
 
 def _sums_to_one(named: Mapping[str, float], unnamed: Collection[str]) -> float:
-    """What proportions leave for benchmarks that they do not name."""
+    """The share that proportions leave for the benchmarks without a proportion."""
     left = 1.0 - sum(named.values())
     if abs(left) < 1e-9:
         return 0.0

@@ -11,10 +11,10 @@ from ..splits import shares_data
 
 @dataclass(frozen=True)
 class TaskSubset:
-    """How many of the training tasks train (arXiv 2212.12017, Figures 2 and 3).
+    """A subset of the training tasks (arXiv 2212.12017, Figures 2 and 3).
 
     A smaller subset is a part of a larger one. Tasks whose data is also evaluated, or their categories, are in every
-    subset, so that what is fully supervised stays so. Levels of generalization are those of all training tasks,
+    subset, so that fully supervised tasks stay so. Levels of generalization are those of all training tasks,
     whatever the subset, so that runs with different subsets are compared on the same tasks. Extra streams always train
     and are not counted.
 
@@ -42,7 +42,7 @@ def subset_of(
     """Names of the tasks that train, in the order of `tasks`.
 
     Args:
-        subset: How many.
+        subset: Size of the subset.
         tasks: The training tasks.
         evaluated: The tasks that are validated or tested.
         extra: Collections that are extra streams.

@@ -104,7 +104,7 @@ def in_order(sizes: NDArray[np.integer], capacity: int, generator: np.random.Gen
 
 
 def one_per_row(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
-    """Padding: every document has a row of its own, for models that cannot keep documents apart."""
+    """Padding: every document has its own row, for models that cannot keep documents apart."""
     _check(sizes, capacity)
     return PackedRows(np.arange(len(sizes)), np.arange(len(sizes) + 1))
 

@@ -20,7 +20,7 @@ RowBatch = CausalBatch | Seq2SeqBatch | ScoredBatch
 
 
 class Cuts(NamedTuple):
-    """Which documents are truncated, and which of them lose targets: bool [n] each."""
+    """Masks of the truncated documents, and of those that lose targets: bool [n] each."""
 
     truncated: NDArray[np.bool_]
     target_cut: NDArray[np.bool_]

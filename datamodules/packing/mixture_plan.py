@@ -26,12 +26,12 @@ class MixturePlan(TrainPlan):
     Args:
         stored: The documents of the tasks.
         tasks: The tasks, in the same order.
-        kind: What a row measures.
+        kind: The kind of row, with its capacity.
         rules: How sizes become rates.
         packing: How documents share rows.
         rows_per_step: Rows of one optimizer step, over all replicas.
         seed: Decides the order of the draws and the packing.
-        groups: What is drawn in place of single documents.
+        groups: Groups of documents that are drawn in place of single documents.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class MixturePlan(TrainPlan):
         return packing_report(self, self.epoch)
 
     def describe(self, steps: int) -> MixtureReport:
-        """The mixture as a tree, with what `steps` optimizer steps are expected to draw of each task."""
+        """The mixture as a tree, with the expected draws of each task in `steps` optimizer steps."""
         rates = np.asarray(self.mixture.rates)
         rows_per_draw = float(np.dot(rates, [size.rows for size in self.sizes]))
         return mixture_report(self.sizes, rates, steps * self.rows_per_step / rows_per_draw, self.rules)
@@ -98,7 +98,7 @@ class MixturePlan(TrainPlan):
 
 
 def _task_size(task: Task, stored: StoredTask, draws: int, kind: RowKind) -> TaskSize:
-    """What one draw of a task takes on average, if all its documents are `draws` draws."""
+    """Average size of one draw of a task, if all its documents are `draws` draws."""
     lengths = stored.lengths, stored.n_sources
     return TaskSize(
         name=task.name,

@@ -1,4 +1,4 @@
-"""How many examples are stored, skipped and cut, and how full the rows are."""
+"""Report of packing: numbers of stored, skipped and cut examples, and the fill of rows."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -27,10 +27,10 @@ class PackingReport:
         real_tokens: Columns that are not padding.
         target_tokens: Columns that are trained.
         truncated: Draws that are longer than a row and lose their beginning.
-        target_cut: Those of them that lose a part of the target too.
+        target_cut: Truncated documents that lose a part of the target too.
         steps: Optimizer steps of an epoch.
-        planned: Share of the epoch that was planned; what is counted in draws and rows is scaled by it.
-        unknown: What the tokenizer lost of the stored examples, by task; tasks that lost nothing are left out.
+        planned: Share of the epoch that was planned; counts of draws and rows are scaled by it.
+        unknown: Unknown tokens in the stored examples, by task; tasks without any are left out.
         remarks: Counted remarks on stored examples, such as samples that a scorer does not train on.
     """
 
@@ -60,7 +60,7 @@ class PackingReport:
         return self.target_tokens / max(self.real_tokens, 1)
 
     def lines(self) -> list[tuple[str, str]]:
-        """(what, how much) for printing."""
+        """(quantity, value) for printing."""
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
         return [
             ("tasks", f"{self.tasks:,}"),
@@ -109,7 +109,7 @@ def packing_report(plan: TrainPlan, epoch: int, most_windows: int = MOST_WINDOWS
 
 
 def _counts(plan: TrainPlan, index: int) -> dict[str, int]:
-    """What one window holds."""
+    """Counts of one window."""
     window = plan.window(index)
     lengths, n_sources = plan.lengths(window)
     cuts = plan.kind.cuts(lengths, n_sources)

@@ -44,7 +44,7 @@ class Replicas(NamedTuple):
 
     @property
     def loss_scale(self) -> float:
-        """Factor that turns (a batch's loss sum / the step's global count) into what Lightning should be given.
+        """Factor that turns (a batch's loss sum / the step's global count) into the loss to return to Lightning.
 
         Gradients are averaged over replicas and divided by the accumulated batches afterwards; both are undone
         here, so that the gradient is that of one mean over all targets of the step.

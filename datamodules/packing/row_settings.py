@@ -1,4 +1,4 @@
-"""How long rows are, how many an optimizer step has, and how documents share them."""
+"""Settings of rows: their length, their number per optimizer step, and their packing."""
 
 import math
 from dataclasses import dataclass

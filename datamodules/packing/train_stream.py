@@ -37,7 +37,7 @@ class WindowPlan(NamedTuple):
         rows: Rows of draws.
         row_targets: int64 [rows], number of target tokens, or of groups if documents are drawn in groups.
         row_costs: float64 [rows], sum of squared document sizes, proportional to the cost of attention.
-        groups: int64 [draws], group of each draw; None if documents are drawn one by one.
+        groups: int64 [draws], group of each draw; None if single documents are drawn.
     """
 
     tasks: NDArray[np.int64]

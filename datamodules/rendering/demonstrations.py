@@ -1,4 +1,4 @@
-"""Few-shot prompts: how many demonstrations, which ones, where they stand, and which part of the text is trained.
+"""Few-shot prompts: the number, choice and place of demonstrations, and the part of the text that is trained.
 
 A prompt with two demonstrations, of a task-level and of an instance-level benchmark (the loss begins at ``|``)::
 

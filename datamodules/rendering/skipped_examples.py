@@ -4,7 +4,7 @@ from ..schema import Example, Task
 
 
 def skip_reason(task: Task, example: Example) -> str | None:
-    """Why an example is skipped: the reader's reason, or an empty input or target; None if it is used.
+    """The reason for skipping an example: the reader's, or an empty input or target; None if it is used.
 
     Dialogue and pre-training text have an empty source, and all of the text is target. Other examples need an input.
     """

@@ -1,4 +1,4 @@
-"""Special tokens: no text of the data becomes one, and what a tokenizer adds before a text.
+"""Special tokens: those that a tokenizer adds before a text; no text of the data becomes one.
 
 ``split_special_tokens`` of transformers does not suffice. It skips added tokens that are flagged special, but a model's
 vocabulary may spell them (a unigram vocabulary holds "</s>" as a piece, a word-level one as a word), normalization may
@@ -89,13 +89,13 @@ def _text_tokenizer(tokenizer: PreTrainedTokenizerBase, *roles: str | None) -> T
 
 
 def _merged(merge: str | Sequence[str], prefix: str) -> tuple[str, str, str]:
-    """The two parts of a merge of byte-pair encoding, and what they become."""
+    """The two parts of a merge of byte-pair encoding, and their merged token."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first, second, first + second.removeprefix(prefix)
 
 
 def leading_tokens(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> list[int]:
-    """Ids before the text of a document: what the tokenizer adds there (None), its bos token (True), or none (False).
+    """Ids before the text of a document: the tokenizer's own (None), its bos token (True), or none (False).
 
     A model was pre-trained behind the tokens that its tokenizer adds by itself.
 
@@ -115,7 +115,7 @@ def leading_tokens(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> list
 
 
 def bos_departure(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> str | None:
-    """A sentence for the log where `bos` is not what the tokenizer does by itself; None where it is."""
+    """A sentence for the log where `bos` differs from the tokenizer's default; None where it is the same."""
     added, chosen = leading_tokens(tokenizer, None), leading_tokens(tokenizer, bos)
     if added == chosen:
         return None

@@ -38,7 +38,7 @@ NOTHING_LOST = UnknownTokens()
 
 
 class UnknownCounter:
-    """Counts what a tokenizer loses of a text.
+    """Counts the parts of a text that a tokenizer loses.
 
     Args:
         tokenizer: Its unknown token does not count if it is also the end, the beginning or padding (GPT-2, OPT): such

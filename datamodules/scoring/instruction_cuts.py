@@ -20,7 +20,7 @@ def instruction_cut(cut: Cut | None, *, faithful: bool) -> Cut:
 
 
 def kept_ends(count: int, cut: Cut) -> tuple[int, int]:
-    """How many tokens remain of the beginning and of the end, `count` together.
+    """Numbers of tokens that remain at the beginning and at the end, `count` together.
 
     >>> kept_ends(5, "middle"), kept_ends(5, "end"), kept_ends(5, "beginning")
     ((2, 3), (5, 0), (0, 5))

@@ -24,7 +24,7 @@ from ..schema import ScoredBatch, TokenizedExample
 from .instruction_cuts import Cut, kept_places
 
 Truncation = Literal["instruction", "longest_first"]
-"""What is cut from a pair that is too long: the instruction, or, as in Cappy's released program, the longer side."""
+"""The side of a too long pair that is cut: the instruction, or, as in Cappy's released program, the longer side."""
 
 
 class PairFrame(NamedTuple):
@@ -104,7 +104,7 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
 def kept_tokens(
     instructions: Lengths, responses: Lengths, room: int, truncation: Truncation
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many tokens of instruction and response a pair keeps, at most `room` together.
+    """Numbers of tokens that a pair keeps of its instruction and response, at most `room` together.
 
     ``"instruction"`` keeps the response whole, unless it alone exceeds the room. ``"longest_first"`` cuts the longer
     side until both are equal, then both.
@@ -138,7 +138,7 @@ class ScoredRows:
         pair_length: Most tokens of a pair, special ones included.
         pad_token_id: Fills rows.
         frame: The special tokens of a pair.
-        truncation: What is cut from a longer pair.
+        truncation: The side of a longer pair that is cut.
         part: The part of a too long instruction that is cut.
     """
 
@@ -179,7 +179,7 @@ class ScoredRows:
         return np.ones_like(lengths)
 
     def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts:
-        """Which pairs are cut, and in which of them the response is cut."""
+        """Masks of the pairs that are cut, and of those whose response is cut."""
         instructions, responses = self._sides(lengths, n_sources)
         _, kept = kept_tokens(instructions, responses, self.room, self.truncation)
         return Cuts(lengths > self.pair_length, kept < responses)

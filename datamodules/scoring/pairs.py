@@ -94,7 +94,7 @@ def correctness_of_responses(
         samples: Responses of language models.
         rng: Draws the mismatches.
         label: Correctness of a sample.
-        mismatches: How many to draw for an example without options; by default as many as it has references.
+        mismatches: Number of mismatched responses for an example without options; by default that of its references.
     """
     correct, right = correct_responses(example), references.of(example)
     responses = dict.fromkeys(correct, 1.0)

@@ -48,9 +48,9 @@ class ResponseSet(NamedTuple):
     """The examples of one stage and their responses.
 
     Args:
-        examples: What is evaluated; ``examples[i].number == i``.
+        examples: The evaluated examples; ``examples[i].number == i``.
         responses: The responses of each example.
-        skipped: How many examples cannot be ranked, by reason.
+        skipped: Number of examples that cannot be ranked, by reason.
     """
 
     examples: list[EvaluationExample]
@@ -189,7 +189,7 @@ class ResponseStage:
     Args:
         name: "validation" or "test".
         evaluated: Its examples and their responses.
-        preparation: How a response becomes a document.
+        preparation: Settings that turn a response into a document.
         kind: Rows that pairs are packed into.
         packing: How pairs share rows.
         batch_tokens: Most tokens of a batch.
@@ -209,7 +209,7 @@ class ResponseStage:
 
     @property
     def skipped(self) -> Mapping[str, int]:
-        """How many examples are not evaluated, by reason."""
+        """Number of examples that are not evaluated, by reason."""
         return self.evaluated.skipped
 
     def loader(self, here: Replicas, answered: Collection[int]) -> ResponseLoader:

@@ -20,7 +20,7 @@ from ..splits import InstanceSplit, answered_texts, choose_prompts, prompt_keys
 Part = Literal["train", "validation", "test"]
 
 HAS_OPTIONS = "has options (option_examples is false)"
-"""Why an example is not sampled for a scorer's training."""
+"""The reason for not sampling an example for a scorer's training."""
 
 SPARE = 8
 """Further demonstrations to draw, in place of those with the same input as the example."""
@@ -111,7 +111,7 @@ class SampledExamples:
                 yield SampledPrompt(task, example, self._source(task, example, pool))
 
     def _left_out(self, example: Example) -> str | None:
-        """Why an example that could be sampled is not."""
+        """The reason for not sampling a usable example; None if it is sampled."""
         return HAS_OPTIONS if example.options and not self.option_examples else None
 
     def _source(self, task: Task, example: Example, pool: Sequence[Example]) -> str:

@@ -11,7 +11,7 @@ from .pairs import CorrectnessLabel
 
 
 def pair_truncation(truncation: Truncation | None, *, faithful: bool) -> Truncation:
-    """What a pair that is too long loses; by default the instruction, or the longer side if `faithful`."""
+    """The side of a too long pair that is cut: by default the instruction, or the longer side if `faithful`."""
     return truncation or ("longest_first" if faithful else "instruction")
 
 
@@ -22,8 +22,8 @@ class PairRows:
     Args:
         length: Columns of a row, which holds several pairs.
         pair_length: Most tokens of a pair, special ones included; longer pairs are cut and counted.
-        truncation: What a longer pair loses: instruction (the default) keeps the response whole, longest_first is the
-            rule of Cappy's released program, and the default with ``augmentation.faithful``.
+        truncation: The side of a longer pair that is cut: instruction (the default) keeps the response whole,
+            longest_first is the rule of Cappy's released program, and the default with ``augmentation.faithful``.
         cut: The part of a too long instruction that is cut: by default the middle, since the definition is at the
             beginning and the question at the end; with ``augmentation.faithful`` the end, as the released program does.
         per_step: Rows of one optimizer step, over all devices and accumulated batches.

@@ -106,7 +106,7 @@ def verify_files(folder: Path, meta: Mapping[str, Any], names: Collection[str] |
 
     Args:
         folder: A sealed folder.
-        meta: What ``read_sealed`` returned.
+        meta: Return value of ``read_sealed``.
         names: Names of the files; all by default.
 
     Raises:

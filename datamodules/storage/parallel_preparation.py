@@ -45,7 +45,7 @@ def prepare_tasks(preparation: Preparation, jobs: Sequence[Job], *, processes: i
     """Write the tasks that the store lacks.
 
     Args:
-        preparation: What decides how they look; with several processes it must be picklable.
+        preparation: Settings that decide their content; with several processes it must be picklable.
         jobs: The tasks.
         processes: With one, the tokenizer spreads over the cores by itself; several also read and render in parallel.
 

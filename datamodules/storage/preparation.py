@@ -49,15 +49,15 @@ TOKENIZED_AT_ONCE = 1024  # texts handed to the tokenizer in one call, which it 
 
 @dataclass(frozen=True)
 class Preparation:
-    """What decides the training documents of a task; equal preparations share their folders.
+    """Settings that decide the training documents of a task; equal preparations share their folders.
 
     Args:
-        benchmark: Where tasks and examples come from.
+        benchmark: Source of tasks and examples.
         prompt: The form they are rendered in.
         tokenizer: Turns text into ids.
         pair: Whether source and target are tokenized apart, for an encoder-decoder model.
         bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
-        instances: How many instances train, validate and test.
+        instances: Numbers of instances for training, validation and test.
         seed: Decides renderings and which instances train.
         folder: Root of the store.
         demonstrations: Demonstrations in training prompts; None for none.
@@ -93,7 +93,7 @@ class Preparation:
     def split_instances(
         self, name: str, examples: Iterable[Example], *, trained: bool, validated: bool, tested: bool
     ) -> InstanceSplit:
-        """Which of a task's prompts train, validate and test.
+        """The split of a task's prompts into training, validation and test.
 
         Args:
             name: Task.
@@ -115,7 +115,7 @@ class Preparation:
         )
 
     def _counts(self, name: str) -> dict[str, float | None]:
-        """What decides which instances of a task train."""
+        """Counts and seed that decide which instances of a task train."""
         counts: dict[str, float | None] = {**self.instances.held_out(name, validated=True, tested=True)}
         counts |= {"limit": self.instances.most(name), "share": self.instances.held_out_share, "seed": self.seed}
         return {**counts, "every_prompt": True} if self.instances.every_prompt else counts
@@ -246,7 +246,7 @@ class Preparation:
         return documents_of
 
     def _text_documents(self, objective: TextObjective) -> Callable[[list[Example]], Documents]:
-        """A function that makes the documents of texts; what the tokenizer loses of one counts at its first piece."""
+        """A function that makes the documents of texts; the unknown tokens of a text count at its first piece."""
         pieces, counter = TextDocuments(objective, self.tokenizer, self.bos), UnknownCounter(self.tokenizer)
 
         def documents_of(some: list[Example]) -> Documents:

@@ -1,11 +1,11 @@
-"""What a run knows of its benchmark when it starts, beside the stored documents: no data file is read for it again.
+"""Tasks and splits of a benchmark as a run needs them at its start, stored so that no data file is read again.
 
 ::
 
-    store/starts/3f0c....json      tasks and splits, the folders of the training tasks, and stamps of what was read
+    store/starts/3f0c....json      tasks and splits, the folders of the training tasks, and stamps of the read files
 
-The name is a digest of everything that decides the content but the data files themselves. Whether those have changed is
-asked of their sizes and times; `crosstask prepare` reads them. A store without its data files is used as it is.
+The name is a digest of everything that decides the content but the data files themselves. Changes of those are noticed
+by their sizes and times; `crosstask prepare` compares contents. A store without its data files is used as it is.
 """
 
 import hashlib
@@ -28,15 +28,15 @@ FOLDER = "starts"
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What was read of a benchmark.
+    """Tasks and splits that were read from a benchmark.
 
     Args:
         names: The tasks of each split.
-        shared: Why tasks of the training list do not train.
-        lines: What a run prints of its tasks.
+        shared: Tasks of the training list that do not train, with the reason.
+        lines: Lines that a run prints about its tasks.
         tasks: The tasks of all splits, by name.
         folders: Name of each training task's folder in the store.
-        read: Stamps of what was read.
+        read: Stamps of the files and folders that were read.
     """
 
     names: Mapping[Split, Sequence[str]]

@@ -2,10 +2,9 @@
 
 A folder holds ``tokens.bin`` (uint16 or uint32, all documents end to end), ``lengths.npy`` and ``n_sources.npy``
 (int32 [n]), ``holes.npy`` (int32 [h, 3]) if some are conversations of several targets, ``labels.npy`` (float32 [n]) and
-``groups.npy`` (int32 [n]) if the documents are scored pairs, and
-``meta.json`` with their checksums, and with what was skipped, remarked and lost by the tokenizer. Its name is a digest
-of everything that decides its content: a changed file, prompt form, seed or tokenizer gives another folder, and equal
-content is never tokenized twice.
+``groups.npy`` (int32 [n]) if the documents are scored pairs, and ``meta.json`` with checksums and counts of skipped
+examples, remarks and unknown tokens. The folder's name is a digest of everything that decides its content: a changed
+file, prompt form, seed or tokenizer gives another folder, and equal content is never tokenized twice.
 """
 
 import errno
@@ -36,7 +35,7 @@ STORE_VERSION = 7
 
 
 class Remark(str):
-    """What is counted about an example that is stored, as reasons are of one that is skipped."""
+    """A remark on a stored example, counted as reasons of skipped examples are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,8 @@ class StoredTask:
         starts: int64 [n], where each document begins in ``tokens.bin``.
         skipped: Examples that were not stored, by reason; each value counts them.
         labels: float32 [n], correctness of scored pairs; None for other documents.
-        groups: int32 [n], the same number for the scored pairs of an example, which stand together; None for others.
-        unknown: What the tokenizer lost of the task.
+        groups: int32 [n], the same number for the scored pairs of an example, which are adjacent; None for others.
+        unknown: Unknown tokens of the task.
         holes: int32 [h, 3], (document, begin, end) of the tokens between the targets of conversations, in the order of
             the documents; None if each document has one target.
     """
@@ -203,7 +202,7 @@ def write_task(
 
 
 def damage(folder: Path, *, fully: bool = False) -> str | None:
-    """What is wrong with a stored folder; None if nothing is.
+    """Description of the damage to a stored folder; None if it is intact.
 
     Args:
         folder: A folder that is there.
@@ -226,7 +225,7 @@ def remove_damaged(folder: Path) -> None:
 
 
 def open_task(folder: Path) -> StoredTask:
-    """Open what ``write_task`` wrote.
+    """Open a folder that ``write_task`` wrote.
 
     Raises:
         ValueError: The folder is not there, or a file of it is damaged; the tokens are not read for this.

@@ -1,6 +1,6 @@
 """The tasks of a mixture as one sequence of documents: their lengths in three files that are mapped, not loaded.
 
-Document i of task t stands at place ``firsts[t] + i``. The joined files are content-addressed like the folders of
+Document i of task t is at place ``firsts[t] + i``. The joined files are content-addressed like the folders of
 the tasks, so that they are written once for a mixture; 18 million examples take 290 MB on disk, shared by all processes
 of a machine, and no memory that cannot be freed.
 """
@@ -48,7 +48,7 @@ class StoredTasks(Sequence[StoredTask]):
         skipped: Of each task, the examples that were not stored, by reason.
         labels: float32 [N], correctness of scored pairs; None for other documents.
         groups: int32 [N], the same number for the scored pairs of an example, within its task; None for others.
-        unknown: What the tokenizer lost of each task, by its name.
+        unknown: Unknown tokens of each task, by its name.
         holes: int64 [h, 3], (place, begin, end) of the tokens between the targets of conversations; None without any.
         remarks: Counted remarks on stored examples, of all tasks together.
     """
@@ -131,7 +131,7 @@ def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
 
 
 def _joined_damage(joined: Path, tasks: Mapping[str, Any]) -> str | None:
-    """What is wrong with joined files; None if nothing is."""
+    """Description of the damage to joined files; None if they are intact."""
     if problem := damage(joined, fully=True):
         return problem
     return None if read_sealed(joined)["tasks"] == tasks else f"{joined} was joined from other files of its tasks"

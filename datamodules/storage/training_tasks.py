@@ -1,4 +1,4 @@
-"""The training tasks of a benchmark in the store: what is prepared, what has documents, and where it is."""
+"""The training tasks of a benchmark in the store: their preparation, documents and folders."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ class TrainingTasks:
     """Training tasks in the store.
 
     Args:
-        preparation: What decides how an example becomes documents.
+        preparation: Settings that decide how examples are rendered and tokenized.
         names: The tasks of each split.
         folders: Name of each training task's folder, where it is known; other tasks' files are read for it.
     """
@@ -33,7 +33,7 @@ class TrainingTasks:
         self.preparation, self.names = preparation, names
         self._reported: set[str] = set()
         self.sources_known = True
-        """Whether the readers noted what every task is read from."""
+        """Whether the readers noted the files of every task."""
         self._folders = {name: preparation.folder / folder for name, folder in (folders or {}).items()}
 
     def prepare(self, processes: int, *, verify: bool = False) -> Prepared:

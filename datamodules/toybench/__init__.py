@@ -1,1 +1,1 @@
-"""The embedded benchmark, and every family's files in small: what runs and is tested offline."""
+"""The embedded benchmark, and small files of every family, for runs and tests offline."""
