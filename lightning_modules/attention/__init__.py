@@ -1,4 +1,7 @@
-"""Document attention: documents of a packed row do not see each other. Importing it registers ``"document"``."""
+"""Document attention: a token attends only to tokens of its own document, although a row holds several documents.
+
+Importing this package registers the attention implementation ``"document"`` with transformers.
+"""
 
 from .document_attention import Documents
 

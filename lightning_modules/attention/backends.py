@@ -1,4 +1,8 @@
-"""Kernels of document attention: torch's varlen kernel, or one sdpa call per group of documents."""
+"""Kernels that compute document attention: torch's varlen kernel, or one sdpa call per group of documents.
+
+``document_attention`` chooses among them: ``attend_varlen`` in half precision on CUDA without bias and dropout,
+``attend_grouped`` everywhere else.
+"""
 
 # B rows, L columns, H heads, E width of a head, T = B * L flattened tokens
 
@@ -17,7 +21,10 @@ from .span_groups import Window
 
 
 def varlen_applies(query: Tensor, value: Tensor, position_bias: Tensor | None, dropout: float) -> bool:
-    """Whether the varlen kernel supports this call: CUDA, half precision, no bias, no dropout, equal head widths."""
+    """Return whether torch's varlen kernel supports this call.
+
+    It needs CUDA, half precision, no position bias, no dropout, and heads of one width: a multiple of 8, at most 256.
+    """
     return (
         query.is_cuda
         and query.dtype in (torch.float16, torch.bfloat16)
@@ -37,6 +44,10 @@ def attend_varlen(
     scaling: float | None,
     window: Window | None = None,
 ) -> Tensor:
+    """Return attention within documents, or within a window of them, by one call of the varlen kernel.
+
+    Shapes are those of ``document_attention``.
+    """
     query_offsets, key_offsets = (offsets.to(query.device, torch.int32) for offsets in documents.sides(kind))
     left, right = -1, 0 if kind == "decoder" else -1
     if window is not None and window.chunked:  # a chunk is a document of its own
@@ -66,11 +77,12 @@ def attend_varlen(
 def attend_varlen_continuations(
     query: Tensor, key: Tensor, value: Tensor, documents: Documents, scaling: float | None
 ) -> Tensor:
-    """Attention of shared prefixes and their continuations without a mask; shapes as in ``document_attention``.
+    """Return attention of shared prefixes and their continuations, by two calls of the varlen kernel and no mask.
 
-    One call attends within prefixes and within continuations, another from continuations to their prefix. Two softmaxes
-    over disjoint keys are merged into one by weights proportional to the exponentials of their log-sum-exps. The kernel
-    gives these no gradient, so training uses `attend_grouped`.
+    Shapes are those of ``document_attention``. The first call attends within each prefix and within each continuation,
+    the second from continuations to their prefix. A softmax over both sets of keys is the mean of the two results,
+    weighted by the exponentials of their log-sum-exps. The kernel returns no gradients for log-sum-exps, so this is for
+    inference; training uses ``attend_grouped``.
     """
     assert documents.continuation_offsets is not None
     query_THE, key_THE, value_THE = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
@@ -107,13 +119,15 @@ def attend_varlen_continuations(
 
 
 class AttentionScores(NamedTuple):
-    """How scores become attention weights, beyond scale, mask and softmax.
+    """Options that change how scores become attention weights, besides mask and softmax.
 
     Args:
         scaling: Multiplies the scores; 1 / sqrt(E) if None.
-        dropout: Probability of dropping an attention weight.
-        softcap: Bounds the scores to (-softcap, softcap) by a tanh, before the mask (Gemma 2, arXiv 2408.00118).
-        sinks: [H], scores of a key without value that every query of a head attends to (GPT-OSS).
+        dropout: Probability of dropping an attention weight; 0 outside of training.
+        softcap: Replaces a score s by softcap * tanh(s / softcap) before the mask (Gemma 2, arXiv 2408.00118); None for
+            no cap.
+        sinks: [H], one learned logit per head that enters the softmax as a further key without a value (GPT-OSS); None
+            for no sinks.
     """
 
     scaling: float | None = None
@@ -123,7 +137,7 @@ class AttentionScores(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether sdpa and the varlen kernel compute them."""
+        """Whether sdpa and the varlen kernel support these options: neither softcap nor sinks."""
         return self.softcap is None and self.sinks is None
 
 
@@ -139,11 +153,11 @@ def attend_grouped(
     math: bool,
     window: Window | None = None,
 ) -> Tensor:
-    """Attention with one sdpa call per group of documents; shapes as in ``document_attention``.
+    """Return attention within documents by one sdpa call per group of documents.
 
-    Documents of a group have equal lengths, or on a GPU similar ones, where a mask hides what fills them up. The groups
-    of continuations have one, too, over the tokens of the prefix and of the continuations, and so have those of
-    documents longer than the window.
+    Shapes are those of ``document_attention``. On a CPU a group holds documents of equal lengths. On a GPU it holds
+    documents of similar lengths, padded to one length, and a mask hides the padding. Groups of continuations and of
+    documents longer than the window have a mask, too.
     """
     plan = documents.plan(kind, query, key, window)
     query_sizes = [group.documents * group.queries for group in plan.groups]
@@ -170,11 +184,11 @@ def attend_grouped(
                 attended.append(queries.new_zeros(*queries.shape[:2], value.shape[-1]))
                 continue
             as_batch = partial(torch.unflatten, dim=0, sizes=(group.documents, -1))
-            # What fills up a document follows its last token, so that causal attention hides it by itself.
+            # Padding follows a document's last token, so causal attention hides it without a mask.
             bias = None if plan.filled and kind == "decoder" else group.mask
             if position_bias is not None:
                 query_batch, key_batch = as_batch(query_indices), as_batch(key_indices)
-                if plan.filled and len(position_bias) == 1:  # filled up, the first document repeats a position
+                if plan.filled and len(position_bias) == 1:  # padding repeats a position of the first document
                     query_batch, key_batch = (
                         torch.arange(n, device=query.device)[None] for n in (group.queries, group.keys)
                     )
@@ -198,7 +212,10 @@ def attend_grouped(
 def attend_dense(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scores: AttentionScores, *, causal: bool
 ) -> Tensor:
-    """Attention [B, H, L_query, E] under a bool or additive mask, by sdpa where it computes the scores."""
+    """Return attention [B, H, L_query, E] under a bool mask (True: attend) or an additive one.
+
+    sdpa computes it unless the scores have a softcap or sinks; those are computed in plain torch.
+    """
     if scores.plain:
         return scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=scores.dropout, is_causal=causal, scale=scores.scaling
@@ -221,10 +238,10 @@ def attend_dense(
 
 
 def _document_bias(position_bias: Tensor, query_indices: Tensor, key_indices: Tensor) -> Tensor:
-    """The documents' blocks of a bias [1 or B, H, L_query, L_key], as [1 or documents, H, queries, keys].
+    """Return each document's block of a position bias, as [1 or documents, H, queries, keys].
 
-    A relative bias depends on distances only, so a document's block is its bias without packing, and a bias of one row
-    is the same for all documents of the same lengths.
+    The bias is [1 or B, H, L_query, L_key]. A relative bias depends on distances only, so a document's block is the
+    bias that it would have without packing. A bias of one row is the same for all documents of equal lengths.
     """
     n_rows, _, n_queries, n_keys = position_bias.shape
     if n_rows == 1:

@@ -54,11 +54,12 @@ def document_mask(
     config: PreTrainedConfig | None = None,
     **kwargs: Any,
 ) -> Tensor | Window | None:
-    """The mask of a forward: None or the layer's window for packed rows, else bool [B, 1, L_query, L_key] as for sdpa.
+    """Return a layer's attention mask: what transformers calls before the first layer of a forward.
 
-    None means that no mask was given. Unlike for ``"sdpa"`` it never means a plain causal mask: left-padded prompts and
-    caches longer than the query always have a mask. A model asks for the mask of each kind of its layers, and passes it
-    to these layers only.
+    For packed rows this is None, or the layer's `Window`; ``document_attention`` then uses the offsets. Otherwise it is
+    bool [B, 1, L_query, L_key] as for ``"sdpa"``. Unlike there, None never stands for a plain causal mask: left-padded
+    prompts, and caches longer than the query, always have a mask. transformers calls this once for each kind of layer
+    (full or sliding attention) and passes the result to the layers of that kind only.
 
     Raises:
         ValueError: The model adds its own mask function, which documents do not support.
@@ -103,24 +104,31 @@ def document_attention(
     math: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within documents or under a mask: the implementation of ``"document"`` and ``"document_math"``.
+    """Return attention within documents, or under a mask: the function registered as ``"document"``.
+
+    transformers calls it in every attention layer, with the keywords of the model's forward. ``"document_math"`` is the
+    same with ``math=True``.
 
     Args:
-        module: The attention layer; ``is_causal`` marks decoder self-attention, else ``is_decoder``
+        module: The attention layer. Its ``is_causal`` marks decoder self-attention; among others, ``is_decoder`` marks
             cross-attention.
-        query: [B, H, L_query, E].
+        query: [B, H, L_query, E], B rows, H heads of width E.
         key: [B, H_key, L_key, E]; H_key divides H.
         value: [B, H_key, L_key, E].
-        attention_mask: bool or additive [B, 1 or H, L_query, L_key], or with documents None, or the layer's window.
-        documents: Offsets of the documents, or None with a mask.
+        attention_mask: For rows of one document: bool (True: attend) or additive, [B, 1 or H, L_query, L_key]. With
+            `documents`: None, or the layer's window.
+        documents: Offsets of the documents in packed rows. None if rows hold one document each and `attention_mask` is
+            given.
         dropout: Probability of dropping an attention weight.
         scaling: Multiplies the scores; 1 / sqrt(E) if None.
-        is_causal: Overrides ``module.is_causal``.
-        position_bias: Added to the scores, [1 or B, H, L_query, L_key]; of size 1, it must depend on distances only.
-        softcap: Bounds the scores by a tanh (Gemma 2).
-        s_aux: [H], attention sinks (GPT-OSS).
-        position_ids: Positions of the columns, [B, L], if the model passes them to its layers.
-        math: Whether to use kernels that can be differentiated twice.
+        is_causal: Replaces ``module.is_causal`` if it is not None.
+        position_bias: Added to the scores, [1 or B, H, L_query, L_key] (T5). A bias of one row must depend on distances
+            only.
+        softcap: Replaces a score s by softcap * tanh(s / softcap) (Gemma 2); None for no cap.
+        s_aux: [H], logits of the attention sinks (GPT-OSS); None for no sinks.
+        position_ids: [B, L], positions of the columns, if the model passes them to its layers; only used to recognize
+            ``generate``.
+        math: Whether to use sdpa's math backend only, which can be differentiated twice.
 
     Returns:
         Output [B, L_query, H, E], 0 for queries whose document has no keys; and None for the attention weights.
@@ -180,7 +188,10 @@ def _attend_rows(
     math: bool,
     **kwargs: Any,
 ) -> Tensor:
-    """Attention [B, L_query, H, E] of rows that hold one document: transformers' sdpa, or ours for its scores."""
+    """Return attention [B, L_query, H, E] of rows that hold one document each.
+
+    transformers' sdpa computes it unless the scores have a softcap or sinks.
+    """
     with sdpa_kernel(SDPBackend.MATH) if math else nullcontext():
         if scores.plain:
             attended, _ = sdpa_attention_forward(
@@ -204,7 +215,7 @@ def _attend_rows(
 
 
 def _require_generation(position_ids: Tensor | None, is_causal: bool) -> None:
-    """Reject a call with neither documents nor a mask that does not come from ``generate``."""
+    """Reject a call without documents and without a mask, unless it comes from ``generate``."""
     if not (is_causal and _generates(position_ids)):
         raise ValueError(
             "document attention needs documents or an attention mask, got neither: pass "
@@ -214,10 +225,10 @@ def _require_generation(position_ids: Tensor | None, is_causal: bool) -> None:
 
 
 def _generates(position_ids: Tensor | None) -> bool:
-    """Whether a causal call without documents and mask comes from ``generate``, so that each row is one document.
+    """Return whether a causal call without documents and without a mask comes from ``generate``.
 
-    ``generate`` drops the mask of a batch without padding. It takes no gradients, and its positions never restart, as
-    they do in packed rows.
+    ``generate`` drops the mask of a batch without padding; each row is then one document. It is recognized by two
+    facts: it takes no gradients, and its positions never restart, as those of packed rows do.
     """
     if torch.is_grad_enabled():
         return False
@@ -226,9 +237,9 @@ def _generates(position_ids: Tensor | None) -> bool:
 
 @contextmanager
 def without_packing_search() -> Iterator[None]:
-    """Skip transformers' search for documents in position_ids, at whose result the host waits for the device.
+    """Skip transformers' search for document boundaries in position_ids, which makes the host wait for the device.
 
-    ``documents`` state what it would find, and ``document_mask`` does not read its result.
+    ``documents`` already state the boundaries, and ``document_mask`` does not read the result of the search.
     """
     search = masking_utils.find_packed_sequence_indices
     masking_utils.find_packed_sequence_indices = lambda position_ids: None

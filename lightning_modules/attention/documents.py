@@ -1,4 +1,4 @@
-"""Offsets of the documents in packed rows, from which layers learn which tokens belong together."""
+"""Where documents start in packed rows. A model's layers read it to separate the documents."""
 
 # B rows, L columns, D documents (padding included), H heads, E width of a head, T = B * L flattened tokens
 
@@ -13,17 +13,20 @@ from torch import Tensor
 from .span_groups import Plan, Span, Window, chunks, fills_up, make_filled_plan, make_plan, prefix_and_continuations
 
 Kind = Literal["encoder", "decoder", "cross"]
-"""Self-attention of an encoder or a decoder, or cross-attention from decoder queries to encoder keys."""
+"""Kind of attention: self-attention of an encoder or of a decoder, or cross-attention of a decoder to an encoder."""
 
 
 class Sequences(NamedTuple):
-    """Documents, and prefixes with each of their continuations, stacked by equal lengths for recurrent layers.
+    """Token indices that stack sequences of equal length, for recurrent layers.
+
+    A sequence is a document, or a prefix followed by one of its continuations.
 
     Args:
-        lengths: Tokens of the sequences of each stack.
-        sizes: Tokens of each stack.
-        order: int64 [any], indices of the tokens in the flattened rows: those of a prefix once for each continuation.
-        restore: int64 [T], where each token of the rows is among them.
+        lengths: Tokens of one sequence, for each stack.
+        sizes: Tokens of all sequences together, for each stack.
+        order: int64, indices of the sequences' tokens in the flattened rows. A prefix appears once for each
+            continuation.
+        restore: int64 [T], the place of each token of the flattened rows in ``order``.
     """
 
     lengths: tuple[int, ...]
@@ -33,13 +36,14 @@ class Sequences(NamedTuple):
 
 
 class Continuations(NamedTuple):
-    """Indices for the attention from continuations (C tokens) to their prefixes (K tokens), for a varlen kernel.
+    """Token indices for attention from continuations (C tokens) to their prefixes (K tokens), in the varlen kernel's
+    format.
 
     Args:
-        indices: int64 [C], tokens of continuations in the flattened rows.
-        offsets: int32 [D + 1], where each document's continuations start among them.
-        prefix_indices: int64 [K], tokens of prefixes in the flattened rows.
-        prefix_offsets: int32 [D + 1], where each document's prefix starts among them.
+        indices: int64 [C], indices of the continuations' tokens in the flattened rows.
+        offsets: int32 [D + 1], where each document's continuations start in ``indices``.
+        prefix_indices: int64 [K], indices of the prefixes' tokens in the flattened rows.
+        prefix_offsets: int32 [D + 1], where each document's prefix starts in ``prefix_indices``.
     """
 
     indices: Tensor
@@ -53,21 +57,21 @@ class Documents:
 
     Pass the same object to every layer of a forward: the grouping of documents by length is computed once and cached.
 
-    A document may have several continuations, which attend to what they share and to themselves, but not to each other.
-    In an encoder-decoder model they share the encoder's document. In a model of one stack they share the first part of
-    the document, the prefix, and the positions of each continue from it. A prefix of 3 tokens with continuations of 1
-    and 2::
+    A document may have several continuations, such as the options of a question. Each attends to the shared part and to
+    itself, but not to the other continuations. In an encoder-decoder model the shared part is the encoder's document.
+    In a decoder-only model it is the first part of the document, the prefix, and the positions of each continuation
+    count on from it. A prefix of 3 tokens with continuations of 1 and 2 tokens::
 
         tokens          A   man  is  | tall | not tall       offsets               0                6
         position_ids    0    1    2  |  3   |  3    4        continuation_offsets  0       3  4     6
 
     Args:
-        offsets: int [D + 1], where documents start in the flattened rows, padding included; every row's start
-            is among them and the last is B * L. In an encoder-decoder model these are the encoder's.
-        decoder_offsets: int [D + 1], the same for the decoder's rows; document d of the decoder attends to document
-            d of the encoder. None for models of one stack.
-        continuation_offsets: int [S + 1], where prefixes and continuations start in the decoder's rows, or in the only
-            ones; every document's start is among them. None if documents have no continuations.
+        offsets: int [D + 1], where each document starts in the flattened rows, and B * L at the end. Padding counts as
+            a document, and every row starts a document. In an encoder-decoder model these are the encoder's.
+        decoder_offsets: int [D + 1], the same for the decoder's rows. Document d of the decoder attends to document d
+            of the encoder. None for models with one stack.
+        continuation_offsets: int [S + 1], where each prefix and each continuation starts, in the decoder's rows if
+            there are two stacks. Every start of a document is among them. None if documents have no continuations.
 
     Raises:
         ValueError: Offsets are not integers of the shapes above, or the two stacks have different numbers of documents.
@@ -95,11 +99,14 @@ class Documents:
 
     @property
     def has_shared_prefixes(self) -> bool:
-        """Whether continuations share a prefix in the same rows: in models of one stack."""
+        """Whether documents have continuations behind a prefix in the same row, as in models with one stack."""
         return self.continuation_offsets is not None and self.decoder_offsets is None
 
     def sides(self, kind: Kind) -> tuple[Tensor, Tensor]:
-        """Offsets of the queries and of the keys, of equal lengths; with shared prefixes, those of whole documents."""
+        """Return the offsets of the queries and of the keys, of equal lengths.
+
+        With shared prefixes these are the offsets of whole documents.
+        """
         if kind == "encoder":
             return self.offsets, self.offsets
         if self.decoder_offsets is None:
@@ -110,7 +117,9 @@ class Documents:
         return offsets, offsets
 
     def plan(self, kind: Kind, query: Tensor, key: Tensor, window: Window | None = None) -> Plan:
-        """The grouping for queries [B, H, L_query, E] and keys [B, H, L_key, E], computed at the first call.
+        """Return the grouping of documents for queries [B, H, L_query, E] and keys [B, H, L_key, E].
+
+        It is computed at the first call and cached.
 
         Raises:
             ValueError: The offsets do not fit the rows.
@@ -132,7 +141,10 @@ class Documents:
         return self._plans[entry]
 
     def chunk_offsets(self, size: int, device: torch.device) -> Tensor:
-        """Where chunks of `size` tokens start within documents of one stack, as int32 offsets on the device."""
+        """Return where chunks of `size` tokens start within documents, int32 on the device.
+
+        For models with one stack.
+        """
         if (size, device) not in self._chunks:
             offsets = self.sides("decoder")[0].tolist()
             starts = [start for document in pairwise(offsets) for start in range(*document, size)]
@@ -140,7 +152,7 @@ class Documents:
         return self._chunks[size, device]
 
     def sequences(self, device: torch.device) -> Sequences:
-        """The stacks of equal lengths for recurrent layers of a model of one stack, computed at the first call."""
+        """Return the stacks of sequences of equal length, for recurrent layers of a model with one stack; cached."""
         if device not in self._sequences:
             stacks = defaultdict[int, list[Tensor]](list)
             documents: Iterable[list[int]] = self._pieces() if self.has_shared_prefixes else self._spans()
@@ -156,7 +168,7 @@ class Documents:
         return self._sequences[device]
 
     def continuations(self, device: torch.device) -> Continuations:
-        """Indices of continuations and prefixes in models of one stack, computed at the first call."""
+        """Return the indices of continuations and prefixes of a model with one stack; cached."""
         if device not in self._continuations:
             ends = [(pieces[0], pieces[1], pieces[-1]) for pieces in self._pieces()]
             prefixes = [torch.arange(start, end) for start, end, _ in ends]
@@ -165,11 +177,11 @@ class Documents:
         return self._continuations[device]
 
     def _spans(self) -> Iterator[list[int]]:
-        """Start and end of every document that has tokens."""
+        """Yield [start, end] of every document that has tokens."""
         return ([start, end] for start, end in pairwise(self.offsets.tolist()) if end > start)
 
     def _pieces(self) -> Iterator[list[int]]:
-        """For every document: the start of its prefix, the starts of its continuations, and its end."""
+        """Yield, for every document, the start of its prefix, the starts of its continuations, and its end."""
         assert self.continuation_offsets is not None
         starts = self.continuation_offsets.tolist()
         if missing := sorted(set(self.offsets.tolist()) - set(starts)):
@@ -192,7 +204,11 @@ def _joined(indices: Sequence[Tensor], device: torch.device) -> tuple[Tensor, Te
 
 
 def check_offsets(offsets: list[int], *, rows: int, columns: int) -> None:
-    """Check that offsets rise from 0 to rows * columns and include every row's start, or raise a ValueError."""
+    """Reject offsets that do not rise from 0 to rows * columns or that lack the start of a row.
+
+    Raises:
+        ValueError: Names the offsets, or the row starts that they lack.
+    """
     row_starts = range(0, rows * columns + 1, columns)
     if offsets[0] != 0 or offsets[-1] != row_starts[-1] or any(end < start for start, end in pairwise(offsets)):
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Documents as a mask, for models that compute attention by themselves.
+"""Documents as an attention mask [B, 1, L, L], for models whose attention transformers cannot replace.
 
-GPT-J, GPT-Neo, Falcon and others do not call the attention that is registered with transformers, but they add any mask
-[B, 1, L, L] to their scores. Their positions come from ``position_ids``, or from a bias by distances (MPT's ALiBi), so
-that a document under such a mask is computed as if it were alone. Memory and time of attention grow with the square of
-the row, as they do in a padded row of the same length.
+GPT-J, GPT-Neo, Falcon and others do not call the attention function that is registered with transformers
+(document_attention.py), but they add any mask [B, 1, L, L] to their scores. Their positions come from ``position_ids``,
+or from a bias by distances (MPT's ALiBi). Under the mask, a document's hidden states are those of the document alone.
+Memory and time of attention grow with the square of the row's length, as in a padded row.
 """
 
 # B rows, L columns, T = B * L flattened tokens
@@ -26,29 +26,35 @@ Bloom's ALiBi, and Falcon's where it has one, is computed from a mask of padding
 
 
 def reads_masks(config: PreTrainedConfig) -> bool:
-    """Whether documents of a configuration's language model are kept apart by a mask."""
+    """Return whether a mask separates the documents for a configuration's language model."""
     return config.model_type in MASKED and not getattr(config, "alibi", False)  # only Falcon has the field
 
 
 def built_attention(config: PreTrainedConfig, attention: str) -> str:
-    """The attention that a language model is built with, where `attention` is wanted."""
+    """Return the attention implementation to build a language model with, if `attention` is configured.
+
+    It is ``"eager"`` for document attention in a model that reads masks, else `attention` itself.
+    """
     return "eager" if attention in IMPLEMENTATIONS and reads_masks(config) else attention
 
 
 def read_documents_by_mask(model: PreTrainedModel) -> None:
-    """Let a language model turn ``documents`` into a mask, in place, if it ``reads_masks``."""
+    """Make a language model turn its keyword ``documents`` into a mask, in place; other models than ``MASKED`` do not
+    change.
+    """
     if reads_masks(model.config):
         for part in (model, model.base_model):
             part.register_forward_pre_hook(_with_mask, with_kwargs=True)
 
 
 def reads_documents_by_mask(model: nn.Module) -> bool:
-    """Whether ``read_documents_by_mask`` has changed a model."""
+    """Return whether ``read_documents_by_mask`` has changed a model."""
     return _with_mask in model._forward_pre_hooks.values()
 
 
 def mask_of(documents: Documents, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """Added to scores, [B, 1, L, L]: 0 within a document and not forward, and the lowest number elsewhere.
+    """Return an additive mask [B, 1, L, L]: 0 for earlier columns of the same document and itself, else the dtype's
+    minimum.
 
     >>> mask_of(Documents(torch.tensor([0, 2, 3])), 1, 3, torch.float32)[0, 0] == 0
     tensor([[ True, False, False],

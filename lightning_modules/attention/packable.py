@@ -1,7 +1,7 @@
-"""Checks that a model computes every document of a packed row as if it were alone, and rejects models that do not.
+"""Checks that a model computes each document of a packed row as if it were alone; other models are rejected.
 
-The errors that this prevents are silent: a model whose attention bypasses the registered function, or whose positions
-cannot restart, trains on packed rows without an exception, on wrong numbers.
+They prevent silent errors. A model whose attention bypasses the registered function, or whose positions cannot restart,
+would train on packed rows without an exception, on wrong numbers.
 """
 
 import inspect
@@ -23,9 +23,9 @@ _POSITIONS_AFTER_PADDING = frozenset(
 
 
 def first_position(config: PreTrainedConfig) -> int:
-    """The position id of a document's first token: 0, but ``pad_token_id + 1`` in the RoBERTa family.
+    """Return the position id of a document's first token: 0, but ``pad_token_id + 1`` in the RoBERTa family.
 
-    RoBERTa never trained the positions below; with positions from 0 its outputs are wrong without an error.
+    RoBERTa was not trained on lower positions: with positions from 0 its outputs are wrong, without an error.
 
     >>> from transformers import BertConfig, RobertaConfig
     >>> first_position(BertConfig()), first_position(RobertaConfig())
@@ -35,11 +35,11 @@ def first_position(config: PreTrainedConfig) -> int:
 
 
 class CannotPack(ValueError):
-    """A model cannot read packed rows; the message names what works instead.
+    """Error for a model that cannot read packed rows; the message names the settings for one document per row.
 
     Args:
         model_class: The model's class.
-        reason: Why its documents would not be computed as if each were alone.
+        reason: Why its documents would not be computed as if each were alone, as the end of a sentence.
     """
 
     def __init__(self, model_class: type[PreTrainedModel], reason: str) -> None:
@@ -51,15 +51,15 @@ class CannotPack(ValueError):
 
 
 def padded_attention(model_class: type[PreTrainedModel]) -> str:
-    """Attention of transformers that a class reads padded rows with: sdpa where it is supported, else eager."""
+    """Return transformers' attention implementation for padded rows: "sdpa" if the class supports it, else "eager"."""
     return "sdpa" if model_class._supports_sdpa else "eager"
 
 
 def require_registered_attention(model_class: type[PreTrainedModel]) -> None:
-    """Check that a class calls the attention registered with transformers, before one of its models is built.
+    """Reject a class whose attention does not call the function registered with transformers, before a model is built.
 
     Raises:
-        CannotPack: The class has its own attention, which would know nothing of documents.
+        CannotPack: The class computes attention by itself, where documents would see each other.
     """
     # Private in transformers: no public name says whether a class has pluggable attention.
     if not model_class._can_set_attn_implementation():
@@ -71,10 +71,10 @@ def _own_attention(model_class: type[PreTrainedModel]) -> str:
 
 
 def require_document_attention(model: PreTrainedModel) -> None:
-    """Check that the model computes packed documents as if each were alone.
+    """Reject a model that does not compute each packed document as if it were alone.
 
-    The model's code and configuration are inspected first. Then, if the weights are loaded (neither on the meta device
-    nor sharded), the model reads two small packed rows, since no list of models is complete.
+    The model's code and configuration are inspected first. If the weights are loaded (neither on the meta device nor
+    sharded), the model then reads two small packed rows, which also finds faults of unknown architectures.
 
     Args:
         model: Any transformers model.
@@ -93,7 +93,7 @@ def require_document_attention(model: PreTrainedModel) -> None:
 
 
 def _obstacles(model: PreTrainedModel) -> Iterator[str]:
-    """Reasons against packed rows that the model's code and configuration show."""
+    """Yield the reasons against packed rows that the model's code and configuration show."""
     if reads_documents_by_mask(model):
         return
     parts = [part for part in model.modules() if isinstance(part, PreTrainedModel)]
@@ -115,9 +115,10 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
 
 @torch.no_grad()
 def _measured_leak(model: PreTrainedModel) -> str | None:
-    """Compare the rows [x x] and [y x] with x alone, for documents x and y of 4 tokens; the error, or None.
+    """Compare packed rows with a document alone; return the difference as a sentence, or None if there is none.
 
-    The hidden states of the second x must equal those of x alone at the positions that the model gives it by default.
+    The rows are [x x] and [y x], for documents x and y of 4 tokens. The hidden states of the second x must equal those
+    of x alone at the model's default positions.
     """
     reader: Any = model.base_model  # hidden states of every column, without a head
     x, y = (reader.get_input_embeddings().weight.shape[0] // 2 + torch.arange(8)).to(model.device).split(4)

@@ -1,8 +1,8 @@
-"""Recurrent layers and convolutions over tokens that read each document of a packed row alone.
+"""Recurrent layers and convolutions over tokens that process each document of a packed row alone.
 
-Linear attention (Qwen3-Next), state spaces (Granite 4) and short convolutions (LFM2) carry a state from token
-to token, and no mask ends it. Kernels of some of them take the documents' offsets; their fallbacks in torch do not. So
-documents of equal lengths are stacked and read in one call of the whole layer, by any kernel, without padding.
+Linear attention (Qwen3-Next), state spaces (Granite 4) and short convolutions (LFM2) carry a state from token to token,
+and no mask resets it. Some of their kernels take the documents' offsets; their fallbacks in torch do not. Instead,
+documents of equal lengths are stacked, and a whole layer is called once per stack, with any kernel and without padding.
 """
 
 # B rows, L columns, T = B * L flattened tokens, W hidden width
@@ -25,9 +25,10 @@ Others (Mamba 2, Jamba) drop keywords on the way, and a layer that gets no docum
 
 
 def read_documents_alone(model: PreTrainedModel) -> None:
-    """Let the recurrent layers of a model read documents alone, in place; names and weights do not change.
+    """Make the recurrent layers of a model process documents alone, in place; names and weights do not change.
 
-    A layer is known by its depthwise convolution over tokens. Models of other types are left as they are.
+    A recurrent layer is recognized by its depthwise convolution over tokens. Models of other types than ``RECURRENT``
+    do not change.
     """
     if model.config.model_type not in RECURRENT:
         return
@@ -38,13 +39,16 @@ def read_documents_alone(model: PreTrainedModel) -> None:
 
 
 def reads_documents_alone(module: nn.Module) -> bool:
-    """Whether ``read_documents_alone`` has changed a layer."""
+    """Return whether ``read_documents_alone`` has changed a layer."""
     forward: Any = module.forward
     return isinstance(forward, partial) and forward.func is _by_document
 
 
 def leaking_convolution(model: nn.Module) -> str | None:
-    """Name of a convolution that reads the last tokens of the document before, outside of encoders of sound."""
+    """Return the name of a convolution that reads the last tokens of the previous document, or None.
+
+    Convolutions of audio encoders are exempt.
+    """
     for name, module in model.named_modules():
         convolution = _convolution(module)
         if convolution is not None and not reads_documents_alone(module) and "audio" not in name:
@@ -53,7 +57,7 @@ def leaking_convolution(model: nn.Module) -> str | None:
 
 
 def _convolution(module: nn.Module) -> str | None:
-    """Name of a layer's depthwise convolution over neighbouring tokens."""
+    """Return the name of a layer's depthwise convolution over neighbouring tokens, or None."""
     for name, part in module.named_children():
         if isinstance(part, nn.Conv1d) and part.kernel_size[0] > 1 and part.groups == part.in_channels > 1:
             return name
@@ -64,7 +68,7 @@ def _convolution(module: nn.Module) -> str | None:
 def _by_document(
     forward: Callable[..., Tensor], hidden_states: Tensor, documents: Documents | None = None, **kwargs: Any
 ) -> Tensor:
-    """Outputs [B, L, W] of a layer; with documents, each is read alone, and a continuation behind its prefix."""
+    """Return a layer's outputs [B, L, W], computed for each document alone and for each continuation behind its prefix."""
     if documents is None:
         return forward(hidden_states, **kwargs)
     without_cache: dict[str, Any] = {name: None for name in ("cache_params", "past_key_values") if name in kwargs}

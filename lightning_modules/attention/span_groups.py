@@ -1,4 +1,4 @@
-"""Spans of queries and their keys, grouped by shape: the spans of a group are attended in one call."""
+"""Groups of spans (queries and their keys) of equal or similar shape; each group is attended in one call."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Window:
-    """Which tokens of its document a layer attends to, by their positions.
+    """Restricts a layer to nearby tokens of a document: sliding-window or chunked attention.
 
-    It takes the place of a mask, so it can be indexed like one: Gemma 4 keeps the queries of the last columns.
+    It is passed to the layers in place of a mask. Models may index their mask (Gemma 4 keeps the queries of the last
+    columns), so indexing returns the window itself.
 
     Args:
-        size: Of a decoder, how many tokens a query attends to, itself included; of an encoder, how far away the
-            farthest of them are on both sides; or the length of a chunk.
-        chunked: Whether a query attends to its chunk only; chunks start with the document.
+        size: In a decoder, the number of tokens that a query attends to, itself included. In an encoder, the largest
+            distance on either side. With `chunked`, the length of a chunk.
+        chunked: Whether a document is cut into chunks of `size` tokens, and a query attends to its chunk only.
     """
 
     size: int
@@ -30,7 +31,10 @@ class Window:
 
 
 class Span(NamedTuple):
-    """Queries and the keys they attend to, in flattened rows; `continuations` are lengths behind a prefix."""
+    """A range of queries and the range of keys they attend to, as indices into the flattened rows.
+
+    If the span holds continuations of a prefix, `continuations` are their lengths.
+    """
 
     query_start: int
     query_end: int
@@ -48,11 +52,11 @@ class Group(NamedTuple):
     """Spans that are attended in one call.
 
     Args:
-        documents: How many.
-        queries: Queries of each.
-        keys: Keys of each.
-        mask: Which keys each query attends to: bool [queries, keys] for continuations and windows, and
-            [documents, 1, 1, keys] where shorter documents are filled up; None for all keys.
+        documents: Number of spans.
+        queries: Queries of each span.
+        keys: Keys of each span.
+        mask: bool, True where a query attends to a key: [queries, keys] for continuations and windows, [documents, 1,
+            1, keys] if shorter documents are padded. None if every query attends to every key, or causally.
     """
 
     documents: int
@@ -62,14 +66,15 @@ class Group(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A permutation of tokens that puts spans of equal shape side by side, and its inverse.
+    """A permutation of tokens that makes the spans of each group contiguous, and its inverse.
 
     Args:
-        groups: One per shape, in the order of the permuted tokens.
+        groups: In the order of the permuted tokens.
         query_order: int64 [T_query], indices of the queries in the flattened rows.
-        key_order: int64 [any], indices of the keys: without those that no query attends to, with prefixes twice.
+        key_order: int64, indices of the keys in the flattened rows. Keys that no query attends to are missing, keys of
+            prefixes occur twice.
         restore: int64 [T_query], the place of each token in ``query_order``.
-        filled: Whether documents are filled up to the lengths of their groups, by repeating their last token.
+        filled: Whether documents are padded to the length of their group, by repeating their last token.
     """
 
     groups: tuple[Group, ...]
@@ -80,7 +85,7 @@ class Plan(NamedTuple):
 
 
 def prefix_and_continuations(pieces: Sequence[int]) -> Iterator[Span]:
-    """The spans of a document: its prefix, and all its continuations, which attend to the prefix too."""
+    """Yield the two spans of a document: its prefix, and all its continuations, whose keys include the prefix."""
     start, prefix_end, end = pieces[0], pieces[1], pieces[-1]
     yield Span(start, prefix_end, start, prefix_end)
     if end > prefix_end:
@@ -88,7 +93,7 @@ def prefix_and_continuations(pieces: Sequence[int]) -> Iterator[Span]:
 
 
 def chunks(span: Span, size: int) -> Iterator[Span]:
-    """A document's chunks; continuations stay whole, and their mask separates the chunks."""
+    """Yield the chunks of `size` tokens of a document; continuations stay one span, which a mask divides."""
     if span.continuations:
         yield span
         return
@@ -100,7 +105,7 @@ def chunks(span: Span, size: int) -> Iterator[Span]:
 def make_plan(
     spans: Sequence[Span], device: torch.device, window: Window | None = None, *, causal: bool = True
 ) -> Plan:
-    """The grouping of spans by shape, without spans that have no queries."""
+    """Return the plan that groups spans of equal shape; spans without queries are left out."""
     starts = defaultdict[tuple[int, int, tuple[int, ...]], list[tuple[int, int]]](list)
     for span in spans:
         if span.query_end > span.query_start:
@@ -127,12 +132,12 @@ def make_plan(
 
 
 def fills_up(device: torch.device) -> bool:
-    """Whether documents of similar lengths are attended together: a GPU waits for many small calls, a CPU does not."""
+    """Return whether documents of similar lengths share a call: true on a GPU, where many small calls are slow."""
     return device.type == "cuda"
 
 
 def filled_length(length: int, longest: int) -> int:
-    """The length to which a document is filled up: 16, or at most 1.5 times its own, and never above the row's.
+    """Return the length a document is padded to: at least 16, else below 1.5 times its own, and at most the row's.
 
     >>> [filled_length(length, 2048) for length in (0, 1, 17, 25, 100, 2000)], filled_length(50, 60)
     ([0, 16, 24, 32, 128, 2048], 60)
@@ -144,15 +149,15 @@ def filled_length(length: int, longest: int) -> int:
 
 
 def make_filled_plan(spans: Sequence[Span], longest: int, device: torch.device) -> Plan:
-    """The grouping of spans by similar shape, two groups for each power of two, without spans that have no queries.
+    """Return the plan that groups spans of similar shape; there are two groups for each power of two.
 
-    Attention with dropout or a position bias has no varlen kernel, and one call for each length would be thousands of
-    small operations in a step.
+    It is for attention with dropout or a position bias, which has no varlen kernel: one call per length would be
+    thousands of small operations in a step. Spans without queries are left out.
 
     Args:
-        spans: Without continuations.
-        longest: Keys of a row.
-        device: Of the indices.
+        spans: Spans of whole documents, without continuations.
+        longest: Columns of a row of keys.
+        device: Device of the indices.
     """
     members = defaultdict[tuple[int, int], list[Span]](list)
     for span in spans:
@@ -200,7 +205,7 @@ def _group_mask(
 
 
 def window_mask(query_positions: Tensor, key_positions: Tensor, window: Window, *, causal: bool) -> Tensor:
-    """Which keys of their document queries attend to: bool [queries, keys].
+    """Return which keys of their document queries attend to: bool [queries, keys], True where a query attends.
 
     >>> window_mask(torch.arange(4), torch.arange(4), Window(2), causal=True).int()
     tensor([[1, 0, 0, 0],
@@ -222,9 +227,9 @@ def window_mask(query_positions: Tensor, key_positions: Tensor, window: Window, 
 
 
 def continuation_mask(prefix: int, continuations: Sequence[int]) -> Tensor:
-    """Which keys the tokens of continuations attend to: bool [queries, prefix + queries].
+    """Return which keys the tokens of continuations attend to: bool [tokens, prefix + tokens], True for attended keys.
 
-    A prefix of 2 tokens with continuations of 1 and 2:
+    A prefix of 2 tokens with continuations of 1 and 2 tokens:
 
     >>> continuation_mask(2, [1, 2]).int()
     tensor([[1, 1, 1, 0, 0],
