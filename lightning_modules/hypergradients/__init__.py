@@ -4,16 +4,20 @@
     p   = (approximately) H^-1 v,  H = d2 inner / dtheta2      the method
     out = d outer / d phi  -  d2 inner / (dphi dtheta) p       the first term is 0 in the paper
 
-A method is a function ``method(v, hessian_product) -> Direction`` (inverse_hessian.py); bind its other keywords with
-``functools.partial``. A curvature backend is `finite_difference` or `exact` (curvature.py)::
+A method computes p from v by products with H: a function ``method(v, hessian_product) -> Direction``
+(inverse_hessian.py), whose other keywords are bound with ``functools.partial``. A curvature backend computes the
+products: `finite_difference` or `exact` (curvature.py). ``inner_loss`` and ``outer_loss`` are functions without
+arguments that return a scalar loss on a batch; ``theta`` and ``phi`` are lists of parameters::
 
     step = hypergradient(partial(neumann, gamma=1e-5, hessian_products=1), inner_loss, outer_loss, theta, phi)
     for parameter, gradient in zip(phi, step.gradients):
         parameter.grad = gradient
 
-A call changes neither theta, nor any ``.grad``, nor the random generators: training continues as without it.
+A call changes neither theta, nor any ``.grad``, nor the random generators: training continues as if there had been no
+call.
 
-`penalty` is another hypergradient, of first-order gradients alone; `unrolled` differentiates through inner steps.
+Two functions compute a hypergradient in other ways: `penalty` uses first-order gradients only (penalty_method.py), and
+`unrolled` backpropagates through all inner steps (unrolling.py).
 
 Sources: Differentiable Instruction Optimization (arXiv 2306.10098), whose letters are theta, phi, gamma and M;
 Lorraine et al., Optimizing Millions of Hyperparameters by Implicit Differentiation (arXiv 1911.02590); Choe et al.,

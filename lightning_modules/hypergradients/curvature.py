@@ -1,8 +1,8 @@
-"""Products of second derivatives of the inner loss with a vector, by finite differences or exactly.
+"""Curvature backends: products of second derivatives of the inner loss with a vector.
 
 ``finite_difference`` takes first-order gradients at two nearby points. It works with fused attention kernels, DDP and
-FSDP2, where double backward is impossible. ``exact`` differentiates twice: on one device, without fused attention
-kernels, in more than twice the memory.
+FSDP2, where double backward is impossible. ``exact`` differentiates twice. It needs one device, attention without fused
+kernels, and more than twice the memory.
 """
 
 # With L the inner loss and p a vector shaped like theta:
@@ -40,7 +40,12 @@ TOLERABLE = 0.1
 
 
 class Curvature(NamedTuple):
-    """The two products, averaged over replicas: one is shaped like theta, the other like phi."""
+    """Functions that compute the two products of a vector shaped like theta, averaged over replicas.
+
+    Args:
+        hessian_product: Returns (d2 inner / dtheta2) p, shaped like theta.
+        mixed_product: Returns (d2 inner / (dphi dtheta)) p, shaped like phi.
+    """
 
     hessian_product: Callable[[Vector], Vector]
     mixed_product: Callable[[Vector], Vector]
@@ -51,17 +56,18 @@ CurvatureBackend = Callable[..., Curvature]
 
 
 def finite_difference(problem: InnerProblem, *, radius: float) -> Curvature:
-    """Central differences of first-order gradients at theta +- (radius / ||p||) p.
+    """Return products by central differences of first-order gradients at theta +- (radius / ||p||) p.
 
-    Theta is restored from a copy after every product, also when a pass raises. It is frozen while phi's gradient is
-    taken, which saves a third of the pass.
+    Theta is restored from a copy after every product, also after an exception. It is frozen while the gradient of phi
+    is taken, which saves a third of the pass.
 
-    Activations should be smooth: a ReLU that switches between the two points adds jump / 2e, which is larger than the
-    curvature in small models. Use autocast instead of FSDP2's mixed-precision policy, which cannot be disabled here.
+    Activations should be smooth: a ReLU that switches between the two points adds jump / 2e (e the step), which in
+    small models is larger than the curvature. Use autocast instead of FSDP2's mixed-precision policy, which cannot be
+    disabled here.
 
     Args:
-        problem: Theta and phi must be float32 or float64: rounding in lower precisions exceeds the difference (cosine
-            0.80 with the exact product, at the best of seven radii).
+        problem: Its theta and phi must be float32 or float64. In lower precision rounding exceeds the difference: the
+            cosine with the exact product was 0.80 with bfloat16 weights, at the best of seven radii.
         radius: Euclidean distance from theta to each of the two points.
 
     Raises:
@@ -75,11 +81,11 @@ def finite_difference(problem: InnerProblem, *, radius: float) -> Curvature:
 
 
 def exact(problem: InnerProblem, *, radius: float = math.nan) -> Curvature:
-    """Double backward through one graph of the inner loss, with the math backend of attention.
+    """Return products by double backward through one graph of the inner loss, with sdpa's math backend.
 
     Args:
-        problem: Theta must be on one device, not sharded. The graph is freed with the result.
-        radius: Unused; part of the backends' common signature.
+        problem: Its theta must be on one device, not sharded. The graph is freed with the result.
+        radius: Not used; all backends have the same signature.
 
     Raises:
         ValueError: A parameter is sharded, the loss does not use an outer parameter, or its gradient has no derivative
@@ -111,10 +117,10 @@ def exact(problem: InnerProblem, *, radius: float = math.nan) -> Curvature:
 
 
 def calibrate_radius(product_at: Callable[[float], Vector], radius: float, *, moves: int = 8) -> tuple[float, float]:
-    """The radius of least relative error among radius * 3^n, and that error; warns if it is above 0.1.
+    """Return the radius with the smallest relative error among radius * 3^n, and that error; warns if it is above 0.1.
 
     The error of a radius R is ||g(R) - g(R/2)|| / ||g(R)||. Truncation dominates it at large R and rounding at small R,
-    so it has one minimum, which is searched for downwards and upwards from `radius`.
+    so it has one minimum. The search goes down and up from `radius`.
 
     Args:
         product_at: Returns a product (e.g. the mixed one) by finite differences of the given radius.

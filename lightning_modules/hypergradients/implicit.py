@@ -1,4 +1,4 @@
-"""The implicit hypergradient: a pass for v, a method that turns v into p, and a mixed product for phi."""
+"""The implicit hypergradient: the outer gradient v, a method that approximates H^-1 v, and a mixed product for phi."""
 
 import math
 from collections.abc import Sequence
@@ -17,20 +17,21 @@ from .rng import PassState, capture_state, preserve_state, restore_state
 
 
 class Diagnostics(NamedTuple):
-    """Numbers to log.
+    """Numbers of one hypergradient, for logging.
 
     Args:
-        outer_loss: Of this replica, not averaged.
-        outer_gradient_norm: ||v||.
-        hypergradient_norm: Euclidean norm of the result.
+        outer_loss: The outer loss of this replica, not averaged over replicas.
+        outer_gradient_norm: ||v||, the Euclidean norm of d outer / d theta.
+        hypergradient_norm: Euclidean norm of the gradient of phi.
         curvature_ratio: See `Direction`.
         terms: See `Direction`.
         hessian_products: See `Direction`.
         stopped_early: See `Direction`.
         gamma: See `Direction`.
         largest_curvature: See `Direction`.
-        radius: Radius of the finite differences; pass it to the next call.
-        fd_relative_error: Relative change of a finite difference when the radius is halved; None if not calibrated.
+        radius: Radius of the finite differences. After a calibration, pass it to the next calls.
+        fd_relative_error: Relative change of the finite difference when the radius is halved. None if the call did not
+            calibrate.
     """
 
     outer_loss: float
@@ -47,7 +48,12 @@ class Diagnostics(NamedTuple):
 
 
 class Hypergradient(NamedTuple):
-    """One gradient per outer parameter, averaged over replicas, in the order of phi."""
+    """The gradients of the outer loss with respect to phi, averaged over replicas.
+
+    Args:
+        gradients: One tensor per parameter of phi, in their order.
+        diagnostics: Numbers to log, and the radius for the next call.
+    """
 
     gradients: list[Tensor]
     diagnostics: Diagnostics
@@ -67,28 +73,35 @@ def hypergradient(
     calibrate: bool = False,
     buffers: Sequence[Tensor] = (),
 ) -> Hypergradient:
-    """The gradient of the outer loss with respect to phi, through the inner parameters.
+    """Return the implicit gradient of the outer loss with respect to phi, through the inner parameters theta.
 
-    The outer pass runs in the caller's precision and with any kernel; the inner passes run in float32 without
-    autocast. Both losses are means over this replica's batch: average the results of several calls to accumulate
-    outer batches.
+    The outer pass runs in the caller's precision, with any attention kernel. The inner passes run in float32 without
+    autocast. To accumulate several outer batches, average the results of several calls; both losses are means over this
+    replica's batch.
 
     Args:
-        method: `identity`, `neumann`, `conjugate_gradient`, `adam_preconditioned` or `sama`, keywords bound.
-        inner_loss: Scalar loss of theta and phi. Called for every pass, with the same random draws.
-        outer_loss: Scalar loss of theta, and optionally of phi directly. Called once. Either loss may be a sequence of
-            losses, which are summed: a large batch in chunks, so that only one chunk's graph is in memory.
-        theta: Inner parameters; a shared one counts once. With FSDP2, list them right after ``fully_shard``, and put
-            every trainable parameter in theta or phi, because ``backward()`` would fill the ``.grad`` of others.
-        phi: Outer parameters, not sharded.
-        curvature: `finite_difference` or `exact`.
-        reduce: Averages a list of tensors over replicas. FSDP2 averages theta's gradients itself, but not phi's.
-        rng: "same": every pass starts from the same state of the generators. "independent": the inner passes share a
-            state that differs from the outer pass's (as in the program released with the paper).
-        radius: Euclidean distance between theta and the points of a finite difference.
-        calibrate: Search for the best radius first, which takes 12 inner passes or more. Do so at the first step and
-            every few hundred, and pass ``diagnostics.radius`` to the calls between.
-        buffers: Tensors that a pass overwrites, such as BatchNorm's running statistics; they are restored.
+        method: Approximation of the inverse Hessian: `identity`, `neumann`, `conjugate_gradient`, `adam_preconditioned`
+            or `sama`, with its other keywords bound by ``functools.partial``.
+        inner_loss: Returns the scalar inner loss at the current theta and phi. It is called once for every inner pass,
+            each time with the same random draws.
+        outer_loss: Returns the scalar outer loss at theta; it may also use phi directly. It is called once. Either loss
+            may be a sequence of functions whose results are summed, to process a large batch in chunks with one chunk's
+            graph in memory.
+        theta: Inner parameters; a parameter that is listed twice counts once. With FSDP2, list them right after
+            ``fully_shard``, and put every trainable parameter in theta or phi: ``backward()`` would otherwise fill the
+            ``.grad`` of the others.
+        phi: Outer parameters, which must not be sharded.
+        curvature: How Hessian products are computed: `finite_difference` or `exact`.
+        reduce: Averages a list of tensors over replicas, e.g. `average_over_replicas`. It is not used for sharded
+            theta, whose gradients FSDP2 averages itself. The default is for one replica.
+        rng: "same": the outer pass and all inner passes start from the same state of the random generators, so with the
+            same dropout masks. "independent": the inner passes share one state, which differs from the outer pass's (as
+            in the program released with arXiv 2306.10098).
+        radius: Euclidean distance between theta and each point of a finite difference.
+        calibrate: Whether to search for the best radius first, which takes 12 inner passes or more. Calibrate at the
+            first call and every few hundred calls, and pass ``diagnostics.radius`` to the calls between.
+        buffers: Tensors that a forward pass overwrites, such as BatchNorm's running statistics; they are restored at
+            the end.
 
     Raises:
         ValueError: Theta or phi is empty, a parameter is in both, frozen, or sharded although in phi, a loss is not a
@@ -139,7 +152,11 @@ def hypergradient(
 
 
 def distinct_levels(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
-    """Theta and phi without duplicates; checks what needs no pass."""
+    """Return theta and phi without duplicates.
+
+    Raises:
+        ValueError: One of them is empty or has frozen parameters, phi is sharded, or a parameter is in both.
+    """
     for name, parameters in (("theta", theta), ("phi", phi)):
         if not parameters:
             raise ValueError(f"{name} is empty: hypergradients need inner and outer parameters")
@@ -159,7 +176,12 @@ def distinct_levels(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tup
 def outer_gradients(
     outer_losses: list[Loss], theta: list[Parameter], phi: list[Parameter], reduce: Reduce
 ) -> tuple[float, Vector, Vector]:
-    """This replica's loss, and the averaged gradients with respect to theta and phi."""
+    """Return this replica's outer loss, and its gradients with respect to theta and phi, averaged over replicas.
+
+    Raises:
+        ValueError: The outer loss does not depend on theta.
+        FloatingPointError: The gradient with respect to theta is infinite or NaN.
+    """
     # Autocast caches low-precision copies of the weights until its outermost block ends: they are stale after a step.
     torch.clear_autocast_cache()
     with resharded(theta):
@@ -176,7 +198,7 @@ def outer_gradients(
 
 
 def _reject_gathered(theta: Sequence[Parameter]) -> None:
-    """Reject FSDP2's gathered copies of parameters, whose memory is freed after a pass."""
+    """Reject parameters that are FSDP2's gathered copies: their memory is freed after a pass."""
     for index, parameter in enumerate(theta):
         if parameter.numel() and not is_sharded(parameter) and not parameter.untyped_storage().size():
             raise ValueError(
@@ -186,7 +208,7 @@ def _reject_gathered(theta: Sequence[Parameter]) -> None:
 
 
 def loss_parts(loss: Loss | Sequence[Loss]) -> list[Loss]:
-    """The losses whose sum is the loss."""
+    """Return the functions whose sum is the loss, as a list: a single loss becomes a list of one."""
     parts = list(loss) if isinstance(loss, Sequence) else [loss]
     if not parts:
         raise ValueError("a loss given as a sequence needs at least one element")
@@ -194,7 +216,10 @@ def loss_parts(loss: Loss | Sequence[Loss]) -> list[Loss]:
 
 
 def repeated(losses: list[Loss], state: PassState) -> list[Loss]:
-    """The losses, of which the first restores the state: called in order, they draw the same numbers."""
+    """Return losses that draw the same random numbers whenever they are called in order.
+
+    The first one restores `state` before it is computed.
+    """
 
     def first() -> Tensor:
         restore_state(state)

@@ -1,4 +1,4 @@
-"""The inner loss with its parameters, and its first-order gradients at the current values of theta."""
+"""The inner loss with its parameters, and its first-order gradients at the current theta."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,13 +16,14 @@ Loss = Callable[[], Tensor]
 
 
 class InnerProblem(NamedTuple):
-    """The inner loss, with the parameters that it is differentiated by.
+    """The inner loss, and the parameters that it is differentiated with respect to.
 
     Args:
-        losses: Their sum is the inner loss. Called in order, they draw the same random numbers every time.
-        theta: Distinct inner parameters.
-        phi: Distinct outer parameters.
-        reduce: Averages tensors over replicas.
+        losses: Functions whose sum is the inner loss. Called in this order, they draw the same random numbers every
+            time.
+        theta: Inner parameters, without duplicates.
+        phi: Outer parameters, without duplicates.
+        reduce: Averages a list of tensors over replicas.
     """
 
     losses: list[Loss]
@@ -32,14 +33,16 @@ class InnerProblem(NamedTuple):
 
 
 def theta_gradient(problem: InnerProblem) -> Vector:
-    """d inner / d theta of this replica's batch; zeros where theta is not used."""
+    """Return d inner / d theta on this replica's batch; zeros for parameters that the loss does not use."""
     with resharded(problem.theta), frozen(problem.phi):
         _, slopes = summed_gradients("inner_loss", problem.losses, problem.theta)
         return zeros_where_none(slopes, problem.theta)
 
 
 def phi_gradient(problem: InnerProblem) -> Vector:
-    """d inner / d phi of this replica's batch, with theta frozen, which saves a third of the pass.
+    """Return d inner / d phi on this replica's batch.
+
+    Theta is frozen in the pass, which saves a third of its cost.
 
     Raises:
         ValueError: The inner loss does not use a parameter of phi.
@@ -52,7 +55,7 @@ def phi_gradient(problem: InnerProblem) -> Vector:
 
 @contextmanager
 def restored(theta: Sequence[Parameter]) -> Iterator[Vector]:
-    """Restore theta at the end of the block, also when a pass raises; yields a copy of its values (of this shard)."""
+    """Restore theta at the end of the block, also after an exception; yields a copy of this process's shards."""
     backup = [local(parameter).clone() for parameter in theta]
     try:
         yield backup
@@ -62,23 +65,23 @@ def restored(theta: Sequence[Parameter]) -> Iterator[Vector]:
 
 
 def set_theta(theta: Sequence[Parameter], values: Vector) -> None:
-    """theta <- values, of this shard."""
+    """Set theta to `values` (this process's shards), in place."""
     for parameter, value in zip(theta, values, strict=True):
         local(parameter).copy_(value)
 
 
 def move_theta(theta: Sequence[Parameter], origin: Vector, direction: Vector, step: float) -> None:
-    """theta <- origin + step * direction."""
+    """Set theta to origin + step * direction, in place."""
     for parameter, start, part in zip(theta, origin, direction, strict=True):
         torch.add(start, local(part), alpha=step, out=local(parameter))
 
 
 def require_precise(problem: InnerProblem, need: str) -> None:
-    """Reject weights in half precision, whose rounding exceeds a difference of two gradients.
+    """Reject weights in half precision, whose rounding is larger than the difference of two gradients.
 
     Args:
         problem: Theta and phi are checked.
-        need: Start of the message: who needs float32 weights.
+        need: Start of the error message, such as "finite differences need".
 
     Raises:
         ValueError: A parameter has low precision.
@@ -93,10 +96,10 @@ def require_precise(problem: InnerProblem, need: str) -> None:
 
 
 def require_used(gradients: Sequence[Tensor | None], phi: Sequence[Parameter]) -> None:
-    """Reject outer parameters without a gradient.
+    """Reject outer parameters whose gradient is None, because the inner loss does not use them.
 
     Raises:
-        ValueError: With their positions and shapes.
+        ValueError: Names their positions in phi and their shapes.
     """
     unused = [describe("phi", index, phi[index]) for index, gradient in enumerate(gradients) if gradient is None]
     if unused:
@@ -106,5 +109,5 @@ def require_used(gradients: Sequence[Tensor | None], phi: Sequence[Parameter]) -
 
 
 def describe(name: str, index: int, parameter: Tensor) -> str:
-    """A parameter's position and shape, for messages."""
+    """Return a parameter's position and shape, for messages."""
     return f"{name}[{index}] of shape {tuple(parameter.shape)}"

@@ -1,7 +1,7 @@
-"""Methods that approximate H^-1 v, with H the Hessian of the inner loss and v the gradient of the outer one.
+"""Methods that approximate H^-1 v, with H the Hessian of the inner loss and v the gradient of the outer loss.
 
 A method is a function ``method(v, hessian_product) -> Direction``; bind its other keywords with ``functools.partial``.
-Vectors are lists shaped like the distinct parameters of theta.
+Vectors are lists with one tensor per distinct parameter of theta.
 """
 
 import math
@@ -20,17 +20,18 @@ HessianProduct = Callable[[Vector], Vector]
 
 
 class Direction(NamedTuple):
-    """The result of a method.
+    """What a method returns: the approximation p of H^-1 v, and how it was computed.
 
     Args:
-        p: The approximation of H^-1 v, shaped like theta.
-        terms: Terms of the series that p stands for, or iterations.
-        hessian_products: Products with the Hessian that p took; 0 where it is left out.
-        curvature_ratio: ||gamma H p|| / ||p|| at the last Hessian product, None without one. Below 1e-2 the Hessian
+        p: The approximation of H^-1 v: one tensor per parameter of theta.
+        terms: Terms of the series that were summed, or iterations.
+        hessian_products: Products with the Hessian that were computed; 0 for methods without the Hessian.
+        curvature_ratio: ||gamma H p|| / ||p|| at the last Hessian product; None without one. Below 1e-2 the Hessian
             hardly changes the result, and `identity` is cheaper.
-        stopped_early: Whether the method stopped early, because its series grew or the Hessian was not positive.
+        stopped_early: Whether the method stopped early, because its series grew or the Hessian was not positive
+            definite.
         gamma: Step of the Neumann series; None for other methods.
-        largest_curvature: The estimate that gamma was computed from; None if it was not.
+        largest_curvature: The estimate that gamma was computed from; None if gamma was given.
     """
 
     p: Vector
@@ -43,11 +44,11 @@ class Direction(NamedTuple):
 
 
 class LargestCurvature(NamedTuple):
-    """An estimate of the eigenvalue of H of largest magnitude.
+    """An estimate of the eigenvalue of H with the largest magnitude.
 
     Args:
-        value: Rayleigh quotient of H at a vector x of length 1, with its sign.
-        error: ||H x - value x|| / |value|: H has an eigenvalue within this relative distance.
+        value: The eigenvalue with its sign: the Rayleigh quotient x H x of a vector x of length 1.
+        error: ||H x - value x|| / |value|. H has an eigenvalue within this relative distance of `value`.
     """
 
     value: float
@@ -58,9 +59,9 @@ Method = Callable[[Vector, HessianProduct], Direction]
 
 
 def identity(v: Vector, hessian_product: HessianProduct, *, scale: float = 1.0) -> Direction:
-    """p = scale * v, without the Hessian (M = 0; "T1-T2" of Lorraine et al.).
+    """Return p = scale * v, with the identity in place of H^-1 (M = 0; "T1-T2" of Lorraine et al., arXiv 1911.02590).
 
-    With scale = (M + 1) gamma it approximates `neumann` where gamma ||H|| is small.
+    With scale = (M + 1) gamma it approximates `neumann` if gamma ||H|| is small.
     """
     return Direction(scaled(v, scale))
 
@@ -73,17 +74,17 @@ def neumann(
     hessian_products: int = 1,
     growth_limit: float = 2.0,
 ) -> Direction:
-    """p = gamma * sum over m = 0..M of (I - gamma H)^m v, which tends to H^-1 v (Eq. 12 of the paper).
+    """Return p = gamma * sum over m = 0..M of (I - gamma H)^m v, which tends to H^-1 v (Eq. 12 of arXiv 2306.10098).
 
-    The sum has M + 1 terms, all multiplied by gamma. Dropping that factor changes training if the optimizer clips or
-    adds an eps.
+    The sum has M + 1 terms, all multiplied by gamma. Omitting that factor would change training, because Adam's eps and
+    gradient clipping are absolute numbers.
 
     Args:
-        gamma: Step of the series; it converges for gamma < 2 / (largest eigenvalue of H) if H is positive. "auto" is
-            0.9 / |largest curvature|, which takes 5 further Hessian products.
-        hessian_products: M; each takes two inner passes under `finite_difference`.
-        growth_limit: The series stops before a term that is longer than this multiple of the first. It is above 1, as
-            terms may grow a little where H is indefinite.
+        gamma: Step of the series. It converges for gamma < 2 / (largest eigenvalue of H) if H is positive definite.
+            "auto" is 0.9 / |largest curvature|, which takes 5 more Hessian products.
+        hessian_products: M; each product takes two inner passes with `finite_difference`.
+        growth_limit: The series stops before a term that is longer than this multiple of the first term. The limit is
+            above 1, since terms may grow a little if H is indefinite.
 
     Raises:
         ValueError: M is negative, gamma is not positive, or "auto" finds no curvature.
@@ -104,10 +105,10 @@ def neumann(
 
 
 def largest_curvature(hessian_product: HessianProduct, start: Vector, *, iterations: int = 5) -> LargestCurvature:
-    """Estimate of the eigenvalue of H of largest magnitude, by power iterations.
+    """Return an estimate of the eigenvalue of H with the largest magnitude, by power iterations.
 
-    A few iterations underestimate the magnitude, rarely by more than half. If it is negative, the Neumann series grows
-    along that eigenvector for every gamma, and only its first terms are meaningful.
+    A few iterations underestimate the magnitude, rarely by more than half. If the eigenvalue is negative, the Neumann
+    series grows along its eigenvector for every gamma, and only the first terms are meaningful.
 
     >>> H = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))
     >>> estimate = largest_curvature(lambda p: [H @ p[0]], [torch.ones(2, dtype=torch.float64)])
@@ -115,9 +116,9 @@ def largest_curvature(hessian_product: HessianProduct, start: Vector, *, iterati
     '2.9997 0.0082'
 
     Args:
-        hessian_product: H times a vector.
+        hessian_product: Returns H times a vector.
         start: First vector of the iteration; v for the Neumann series.
-        iterations: Hessian products.
+        iterations: Number of Hessian products.
     """
     image, value, error = start, 0.0, 0.0
     for _ in range(iterations):
@@ -140,23 +141,25 @@ def adam_preconditioned(
     hessian_products: int = 0,
     growth_limit: float = 2.0,
 ) -> Direction:
-    """p = sum over m = 0..M of (I - P H)^m P v, with P the diagonal of Adam's step sizes.
+    """Return p = sum over m = 0..M of (I - P H)^m P v, with P the diagonal matrix of Adam's step sizes.
 
-    It is the Neumann series of the optimizer that updates theta: `neumann` is the case P = gamma.
+    It is the Neumann series of the optimizer that trains theta; with P = gamma it is `neumann`.
 
     Args:
-        step_sizes: P, from `adam_step_sizes`.
-        hessian_products: M.
+        step_sizes: The diagonal of P, from `adam_step_sizes`.
+        hessian_products: M, the number of Hessian products.
         growth_limit: As for `neumann`.
     """
     return _series(lambda vector: product(step_sizes, vector), v, hessian_product, hessian_products, growth_limit)
 
 
 def sama(v: Vector, hessian_product: HessianProduct, *, sensitivity: Vector) -> Direction:
-    """p = D v, with D the derivative of Adam's update with respect to its gradient (SAMA), and no Hessian.
+    """Return p = D v, with D the derivative of Adam's update with respect to its gradient (SAMA, arXiv 2310.05674).
+
+    It uses no Hessian.
 
     Args:
-        sensitivity: D, from `adam_sensitivity`.
+        sensitivity: The diagonal of D, from `adam_sensitivity`.
     """
     return Direction(product(sensitivity, v))
 
@@ -169,15 +172,16 @@ def conjugate_gradient(
     tolerance: float = 1e-10,
     damping: float = 0.0,
 ) -> Direction:
-    """p with (H + damping I) p = v, for H positive definite; exact after as many iterations as H has eigenvalues.
+    """Return p with (H + damping I) p = v, for H positive definite.
 
-    If H is not positive along a search direction, the last p is returned with `stopped_early` set. If that is the first
-    direction, v, the result is v ||v|| / ||H v||: the inverse of H's magnitude along v, which keeps the scale of H^-1.
+    It is exact after as many iterations as H has distinct eigenvalues. If H is not positive along a search direction,
+    the last p is returned with `stopped_early` set. If that is the first direction, v, the result is v ||v|| / ||H v||,
+    which has the scale of H^-1 v.
 
     Args:
-        iterations: Most Hessian products.
-        tolerance: Stop at this residual, relative to ||v||.
-        damping: Added to the Hessian's diagonal.
+        iterations: Largest number of iterations, each with one Hessian product.
+        tolerance: Stop when the residual is below this multiple of ||v||.
+        damping: Added to the diagonal of H.
 
     Raises:
         ValueError: There are no iterations, or H v is 0, so that nothing tells the scale.
@@ -207,11 +211,11 @@ def conjugate_gradient(
 
 
 def adam_step_sizes(optimizer: Optimizer, theta: Sequence[Parameter]) -> Vector:
-    """P of Adam after its last step: lr / (sqrt(v_hat) + eps), and 0 where every gradient was 0.
+    """Return P of Adam after its last step: lr / (sqrt(v_hat) + eps), and 0 where all gradients were 0.
 
     Args:
         optimizer: ``torch.optim.Adam`` or ``AdamW``, after at least one step.
-        theta: Its parameters; a shared one counts once.
+        theta: Parameters of the optimizer; a parameter that is listed twice counts once.
 
     Raises:
         ValueError: The optimizer lacks a parameter of theta, has no Adam moments, or uses amsgrad.
@@ -226,16 +230,16 @@ def adam_step_sizes(optimizer: Optimizer, theta: Sequence[Parameter]) -> Vector:
 
 
 def adam_sensitivity(optimizer: Optimizer, theta: Sequence[Parameter], gradient: Sequence[Tensor | None]) -> Vector:
-    """D of Adam's last step: the derivative of its update with respect to its gradient.
+    """Return D of Adam's last step: the derivative of its update with respect to its gradient.
 
-    SAMA's formula is lr [(1 - beta1) beta2 s - beta1 (1 - beta2) g m] / (sqrt(s) + eps)^3 with the moments m and s
-    before the step. Here it is written in the moments after the step, with Adam's bias correction. It is exact up to
-    eps, and 0 where every gradient was 0.
+    SAMA's formula (arXiv 2310.05674) is lr [(1 - beta1) beta2 s - beta1 (1 - beta2) g m] / (sqrt(s) + eps)^3 with the
+    moments m and s before the step. Here it is written with the moments after the step and with Adam's bias correction.
+    It is exact up to eps, and 0 where all gradients were 0.
 
     Args:
-        optimizer: As for `adam_step_sizes`.
-        theta: Its parameters; a shared one counts once.
-        gradient: Theta's ``.grad`` at the last step, before it is zeroed.
+        optimizer: ``torch.optim.Adam`` or ``AdamW``, after at least one step.
+        theta: Parameters of the optimizer; a parameter that is listed twice counts once.
+        gradient: Theta's ``.grad`` at the last step, taken before it is zeroed.
 
     Raises:
         ValueError: As `adam_step_sizes`.
@@ -260,7 +264,7 @@ def _series(
     hessian_products: int,
     growth_limit: float,
 ) -> Direction:
-    """p <- p + P (v - H p), starting at p = P v; each update is the next term (I - P H)^m P v."""
+    """Return the sum of the terms (I - P H)^m P v, m = 0..M, computed as p <- p + P (v - H p) from p = P v."""
     if hessian_products < 0:
         raise ValueError(f"hessian_products (M) must be 0 or more, got {hessian_products}")
     start = precondition(v)
@@ -277,7 +281,7 @@ def _series(
 
 
 class _AdamState(NamedTuple):
-    """The moments of a parameter, and the settings of its parameter group."""
+    """Adam's moments of a parameter, and the settings of its parameter group."""
 
     first: Tensor
     second: Tensor

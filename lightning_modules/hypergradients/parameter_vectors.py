@@ -1,7 +1,7 @@
-"""Arithmetic on vectors in the space of a model's parameters: lists with one tensor per parameter.
+"""Arithmetic on vectors in parameter space, stored as lists with one tensor per parameter.
 
-For sharded parameters (FSDP2) the tensors are DTensors of the same placement: sums and products work on the local
-shards, and only `dot` and `norm` communicate.
+For sharded parameters (FSDP2) the tensors are DTensors of the same placement. Sums and products work on the local
+shards; only `dot` and `norm` communicate.
 """
 
 import math
@@ -21,16 +21,16 @@ Reduce = Callable[[list[Tensor]], list[Tensor]]
 
 
 def unreduced(tensors: list[Tensor]) -> list[Tensor]:
-    """The tensors unchanged: the `Reduce` of a single replica."""
+    """Return the tensors unchanged: the `Reduce` of a single replica."""
     return tensors
 
 
 def average_over_replicas(tensors: list[Tensor], *, group: dist.ProcessGroup | None = None) -> list[Tensor]:
-    """The mean of the tensors over processes, with one all-reduce per dtype and device.
+    """Return the means of the tensors over processes, with one all-reduce per dtype and device.
 
     Args:
-        tensors: They must have the same shapes on every process.
-        group: The processes that train on different data; all by default.
+        tensors: Tensors of the same shapes on every process.
+        group: Processes that train on different data; all processes by default.
     """
     averaged = list(tensors)
     buckets: dict[tuple[torch.dtype, torch.device], list[int]] = {}
@@ -46,55 +46,55 @@ def average_over_replicas(tensors: list[Tensor], *, group: dist.ProcessGroup | N
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Whether the tensor is a DTensor, whose gradient FSDP2 averages itself."""
+    """Return whether the tensor is a DTensor, whose gradient FSDP2 averages itself."""
     return isinstance(tensor, DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's shard of the values, detached and sharing their memory."""
+    """Return this process's shard of a tensor, detached; it shares the tensor's memory."""
     values = tensor.detach()
     return values.to_local() if isinstance(values, DTensor) else values
 
 
 def add(first: Vector, second: Vector, *, times: float = 1.0) -> Vector:
-    """first + times * second."""
+    """Return first + times * second."""
     return [torch.add(a, b, alpha=times) for a, b in zip(first, second, strict=True)]
 
 
 def scaled(vector: Vector, factor: float) -> Vector:
-    """factor * vector."""
+    """Return factor * vector."""
     return [tensor * factor for tensor in vector]
 
 
 def product(first: Vector, second: Vector) -> Vector:
-    """Elementwise product: a diagonal matrix times a vector."""
+    """Return the elementwise product, i.e. a diagonal matrix times a vector."""
     return [a * b for a, b in zip(first, second, strict=True)]
 
 
 def dot(first: Vector, second: Vector) -> float:
-    """Inner product over all parameters and all shards."""
+    """Return the inner product over all parameters and all shards."""
     parts = [torch.dot(local(a).reshape(-1), local(b).reshape(-1)) for a, b in zip(first, second, strict=True)]
     return _total(first, parts)
 
 
 def norm(vector: Vector) -> float:
-    """Euclidean norm over all parameters and all shards."""
+    """Return the Euclidean norm over all parameters and all shards."""
     return math.sqrt(_total(vector, [torch.linalg.vector_norm(local(tensor)).double() ** 2 for tensor in vector]))
 
 
 def cosine(first: Vector, second: Vector) -> float:
-    """Cosine of the angle between two vectors; 0 if one of them is 0."""
+    """Return the cosine of the angle between two vectors; 0 if one of them is 0."""
     return dot(first, second) / max(norm(first) * norm(second), 1e-300)
 
 
 def relative_difference(first: Vector, second: Vector) -> float:
-    """||first - second|| / ||first||; 0 for two zero vectors."""
+    """Return ||first - second|| / ||first||; 0 for two zero vectors."""
     difference = norm(add(first, second, times=-1.0))
     return difference / norm(first) if difference else 0.0
 
 
 def _total(vector: Sequence[Tensor], values: Sequence[Tensor]) -> float:
-    """Sum of one value per tensor, each summed over the processes that hold shards of the tensor."""
+    """Return the sum of one value per tensor, each first summed over the processes that hold shards of the tensor."""
     sums: dict[Any, Tensor] = {}
     for tensor, value in zip(vector, values, strict=True):
         key = _shards(tensor)
@@ -106,7 +106,7 @@ def _total(vector: Sequence[Tensor], values: Sequence[Tensor]) -> float:
 
 
 def _shards(tensor: Tensor) -> tuple[Any, tuple[int, ...]]:
-    """The device mesh, and its dimensions along which the tensor is sharded."""
+    """Return the device mesh, and those of its dimensions that the tensor is sharded along."""
     if not isinstance(tensor, DTensor):
         return None, ()
     dimensions = tuple(i for i, placement in enumerate(tensor.placements) if isinstance(placement, Shard))

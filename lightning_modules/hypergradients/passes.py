@@ -1,4 +1,4 @@
-"""Gradients of a loss without side effects, with current values of sharded parameters, in float32."""
+"""Gradients of a loss without side effects, in float32, and with current values of sharded parameters."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,9 +13,9 @@ from .parameter_vectors import Reduce, Vector, is_sharded
 
 
 def gradients(loss: Tensor, parameters: Sequence[Parameter], *, create_graph: bool = False) -> list[Tensor | None]:
-    """d loss / d parameters, None for parameters that the loss does not depend on; no `.grad` changes.
+    """Return d loss / d parameters without changing any ``.grad``; None for parameters the loss does not depend on.
 
-    FSDP2 returns gradients through `.grad` only: for sharded parameters, `.grad` is saved and restored.
+    FSDP2 returns gradients through ``.grad`` only: for sharded parameters, ``.grad`` is saved and restored.
     """
     if not loss.requires_grad:
         return [None] * len(parameters)
@@ -33,14 +33,17 @@ def gradients(loss: Tensor, parameters: Sequence[Parameter], *, create_graph: bo
 
 
 def averaged(vector: Vector, reduce: Reduce) -> Vector:
-    """The mean over replicas: `reduce` averages unsharded tensors, FSDP2 has averaged sharded ones."""
+    """Return the mean of a vector over replicas.
+
+    `reduce` averages unsharded tensors; FSDP2 has already averaged the sharded ones.
+    """
     unsharded = [tensor for tensor in vector if not is_sharded(tensor)]
     means = iter(reduce(unsharded) if unsharded else unsharded)
     return [tensor if is_sharded(tensor) else next(means) for tensor in vector]
 
 
 def zeros_where_none(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Vector:
-    """The gradients, detached, with zeros for parameters that were not used."""
+    """Return the gradients, detached, with zeros in place of None."""
     return [
         torch.zeros_like(parameter.detach()) if tensor is None else tensor.detach()
         for tensor, parameter in zip(gradients, parameters, strict=True)
@@ -48,7 +51,7 @@ def zeros_where_none(gradients: Sequence[Tensor | None], parameters: Sequence[Te
 
 
 def scalar(name: str, loss: Tensor) -> Tensor:
-    """The loss as a tensor without dimensions.
+    """Return the loss as a tensor without dimensions.
 
     Raises:
         ValueError: It has more than one element.
@@ -61,12 +64,12 @@ def scalar(name: str, loss: Tensor) -> Tensor:
 def summed_gradients(
     name: str, losses: Sequence[Callable[[], Tensor]], parameters: Sequence[Parameter]
 ) -> tuple[float, list[Tensor | None]]:
-    """The sum of the losses and its gradients; only one loss's graph is in memory at a time.
+    """Return the sum of the losses and its gradients, with one loss's graph in memory at a time.
 
     Args:
-        name: Name of the losses in errors.
-        losses: Each returns a scalar.
-        parameters: As for `gradients`.
+        name: Name of the losses in error messages.
+        losses: Functions that each return a scalar.
+        parameters: Parameters to differentiate with respect to, as for `gradients`.
     """
     total = 0.0
     sums: list[Tensor | None] = [None] * len(parameters)
@@ -85,7 +88,7 @@ def summed_gradients(
 
 @contextmanager
 def frozen(parameters: Sequence[Parameter]) -> Iterator[None]:
-    """Disable ``requires_grad`` of these parameters inside the block."""
+    """Set ``requires_grad`` of these parameters to False inside the block."""
     saved = [parameter.requires_grad for parameter in parameters]
     try:
         for parameter in parameters:
@@ -98,10 +101,10 @@ def frozen(parameters: Sequence[Parameter]) -> Iterator[None]:
 
 @contextmanager
 def resharded(theta: Sequence[Parameter]) -> Iterator[None]:
-    """Reshard every FSDP2 module before its first forward inside the block and at its end.
+    """Reshard every FSDP2 module before its first forward inside the block, and at the end of the block.
 
     FSDP2 gathers a module only if it is not gathered yet, and a module stays gathered after a forward whose backward
-    does not reach it. Without this, the next pass would silently read the values of the previous one.
+    does not reach it. Without this, the next pass would silently compute with the values of the previous one.
     """
     if not any(is_sharded(parameter) for parameter in theta):
         yield

@@ -1,14 +1,14 @@
-"""The fully first-order hypergradient: the inner problem as a penalty, without second derivatives.
+"""The fully first-order hypergradient: the inner problem becomes a penalty, and no second derivatives are needed.
 
     min over phi and w, max over u:   outer(w) + alpha * (inner(w, phi) - inner(u, phi))
 
-u minimizes the inner loss, w the inner loss and the outer one, and the gradient with respect to phi is that of the
-bracket. For quadratic losses and converged u and w it is the implicit one with H + (d2 outer / dtheta2) / alpha in the
-place of H: a large alpha costs digits, a small one has a bias.
+u minimizes the inner loss, and w the inner loss plus outer / alpha. The gradient with respect to phi is that of the
+bracket times alpha. For quadratic losses and converged u and w, it is the implicit hypergradient with H + (d2 outer /
+dtheta2) / alpha in place of H. A large alpha loses digits, a small one adds bias.
 
 Sources: Kwon et al., A Fully First-Order Method for Stochastic Bilevel Optimization (arXiv 2301.10945); Pan et al.,
-ScaleBiO (arXiv 2406.19976), whose letters are u, w and alpha. ScaleBiO keeps u and w beside each other for the whole
-training; here both start from theta at every call, which training moves to the inner minimum.
+ScaleBiO (arXiv 2406.19976), whose letters are u, w and alpha. ScaleBiO keeps u and w through the whole training. Here
+both start from theta at every call, since training moves theta to the inner minimum.
 """
 
 from collections.abc import Sequence
@@ -45,26 +45,29 @@ def penalty(
     reduce: Reduce = unreduced,
     buffers: Sequence[Tensor] = (),
 ) -> Hypergradient:
-    """d outer / d phi + alpha (d inner(w) / d phi - d inner(u) / d phi), by 2 steps + 2 inner passes and `steps` outer.
+    """Return d outer / d phi + alpha (d inner(w) / d phi - d inner(u) / d phi), from first-order gradients only.
+
+    u and w start at theta and take `steps` steps each::
 
         u <- u - rate * d inner(u) / dtheta
         w <- w - rate * (d inner(w) / dtheta + (d outer(w) / dtheta) / alpha)
 
-    One step is DARTS' finite difference of v in one direction, at a distance of rate ||v|| / alpha; more steps are
-    Neumann's series of as many terms with gamma = rate, v being taken along the way. In float32, choose alpha so that
-    rate ||v|| / alpha (`Diagnostics.radius`) is about 1e-3. As `hypergradient`, it changes neither theta, nor any
-    ``.grad``, nor the generators.
+    This takes 2 * steps + 1 inner passes and `steps` outer passes. One step equals a finite difference of the implicit
+    hypergradient with the identity in place of H^-1, at a distance of rate ||v|| / alpha (DARTS). More steps equal as
+    many terms of Neumann's series with gamma = rate, where v is computed anew at every step. In float32, choose alpha
+    so that rate ||v|| / alpha (`Diagnostics.radius`) is about 1e-3. Like `hypergradient`, it changes neither theta, nor
+    any ``.grad``, nor the random generators.
 
     Args:
-        inner_loss: As for `hypergradient`.
-        outer_loss: As for `hypergradient`; called once for every step, with the same random draws.
-        theta: Inner parameters, also shards of FSDP2.
-        phi: Outer parameters, not sharded.
+        inner_loss: Scalar inner loss, or a sequence of losses to sum, as for `hypergradient`.
+        outer_loss: Scalar outer loss, as for `hypergradient`. It is called at every step, with the same random draws.
+        theta: Inner parameters; they may be sharded by FSDP2.
+        phi: Outer parameters, which must not be sharded.
         alpha: Weight of the penalty.
-        rate: Step size of u and w, below 2 / (largest eigenvalue of the inner Hessian).
-        steps: Gradient steps of u and of w.
-        reduce: Averages a list of tensors over replicas.
-        buffers: Tensors that a pass overwrites; they are restored.
+        rate: Step size of u and w. It must be below 2 / (largest eigenvalue of the inner Hessian).
+        steps: Number of gradient steps of u, and of w.
+        reduce: Averages a list of tensors over replicas, as for `hypergradient`.
+        buffers: Tensors that a forward pass overwrites; they are restored at the end.
 
     Raises:
         ValueError: A number is not positive, or a loss or parameter is one that `hypergradient` rejects.
@@ -95,7 +98,7 @@ def penalty(
 
 
 def _phi_gradient_at_u(problem: InnerProblem, first: Vector, *, rate: float, steps: int) -> Vector:
-    """Move theta to u by `steps` steps, of which the first is known; d inner(u) / d phi of this replica."""
+    """Move theta to u by `steps` steps, the first along `first`; return this replica's d inner(u) / d phi."""
     _descend(problem.theta, first, rate)
     for _ in range(steps - 1):
         _descend(problem.theta, _inner_gradient(problem), rate)
@@ -106,7 +109,7 @@ def _phi_gradient_at_u(problem: InnerProblem, first: Vector, *, rate: float, ste
 def _move_to_w(
     problem: InnerProblem, outer: list[Loss], first: Vector, *, alpha: float, rate: float, steps: int
 ) -> tuple[float, float, Vector]:
-    """Move theta to w; this replica's outer loss and the norm of v, both before it, and d outer(w) / d phi."""
+    """Move theta to w; return this replica's outer loss and ||v||, both at the start, and d outer(w) / d phi."""
     loss, v, direct = outer_gradients(outer, problem.theta, problem.phi, problem.reduce)
     length = norm(v)
     _descend(problem.theta, add(first, v, times=1 / alpha), rate)
@@ -120,11 +123,11 @@ def _move_to_w(
 
 
 def _inner_gradient(problem: InnerProblem) -> Vector:
-    """d inner / d theta, averaged over replicas, in float32."""
+    """Return d inner / d theta, averaged over replicas, in float32."""
     with full_precision([parameter.device for parameter in problem.theta]):
         return averaged(theta_gradient(problem), problem.reduce)
 
 
 def _descend(theta: Sequence[Parameter], gradient: Vector, rate: float) -> None:
-    """theta <- theta - rate * gradient."""
+    """Set theta to theta - rate * gradient, in place."""
     move_theta(theta, [local(parameter) for parameter in theta], gradient, -rate)

@@ -9,12 +9,13 @@ from torch import Tensor
 
 
 class PassState(NamedTuple):
-    """What a forward pass changes: random generators and buffers.
+    """State that a forward pass changes: random generators and buffers.
 
     Args:
         cpu: State of the CPU generator.
-        accelerators: State of each accelerator's generator.
-        buffers: Pairs of (a tensor that passes overwrite, its value), such as BatchNorm's running statistics.
+        accelerators: State of the generator of each accelerator.
+        buffers: Pairs of a tensor that forward passes overwrite (such as BatchNorm's running statistics) and a copy of
+            its values.
     """
 
     cpu: Tensor
@@ -23,7 +24,7 @@ class PassState(NamedTuple):
 
 
 def capture_state(devices: Iterable[torch.device], buffers: Iterable[Tensor] = ()) -> PassState:
-    """The current states of the CPU's and the devices' random generators, and the values of `buffers`."""
+    """Return the states of the CPU's and the devices' random generators, and copies of `buffers`."""
     return PassState(
         cpu=torch.get_rng_state(),
         accelerators={
@@ -36,7 +37,7 @@ def capture_state(devices: Iterable[torch.device], buffers: Iterable[Tensor] = (
 
 
 def restore_state(state: PassState) -> None:
-    """Restore generators and buffers exactly.
+    """Set random generators and buffers to a captured state.
 
     >>> before = capture_state([])
     >>> first = torch.rand(3)
@@ -54,7 +55,7 @@ def restore_state(state: PassState) -> None:
 
 @contextmanager
 def preserve_state(devices: Iterable[torch.device], buffers: Iterable[Tensor] = ()) -> Iterator[PassState]:
-    """Restore generators and buffers at the end of the block, whatever is drawn inside."""
+    """Restore random generators and buffers at the end of the block; yields their initial state."""
     state = capture_state(devices, buffers)
     try:
         yield state

@@ -1,4 +1,4 @@
-"""The hypergradient by backpropagation through every inner step, which keeps all their graphs in memory."""
+"""The hypergradient by backpropagation through every inner step; the graphs of all steps are in memory at once."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,15 +16,15 @@ def unrolled(
     theta: Sequence[Tensor],
     phi: Sequence[Parameter],
 ) -> list[Tensor]:
-    """The derivative of the outer loss with respect to phi through every inner step, for small problems and tests.
+    """Return the exact gradient of the outer loss with respect to phi through all inner steps.
 
-    The implicit methods approximate it. Steps are functions of theta's values; ``torch.func.functional_call`` makes
-    them from modules.
+    It is for small problems and tests; the implicit methods approximate it. Inner steps are functions of theta's
+    values; ``torch.func.functional_call`` turns modules into such functions.
 
     Args:
-        inner_steps: Each maps theta's values to the next ones, differentiably in both theta and phi.
-        outer_loss: Scalar loss of the last values.
-        theta: Initial values; not modified.
+        inner_steps: Each maps theta's values to the next values, differentiably in theta and phi.
+        outer_loss: Returns the scalar outer loss at the last values of theta.
+        theta: Initial values; they are not modified.
         phi: Outer parameters.
 
     Raises:
