@@ -68,7 +68,7 @@ def _convolution(module: nn.Module) -> str | None:
 def _by_document(
     forward: Callable[..., Tensor], hidden_states: Tensor, documents: Documents | None = None, **kwargs: Any
 ) -> Tensor:
-    """Return a layer's outputs [B, L, W], computed for each document alone and for each continuation behind its prefix."""
+    """Return a layer's outputs [B, L, W], computed for each document alone and each continuation behind its prefix."""
     if documents is None:
         return forward(hidden_states, **kwargs)
     without_cache: dict[str, Any] = {name: None for name in ("cache_params", "past_key_values") if name in kwargs}
