@@ -35,7 +35,7 @@ NAME = "default"  # of the one adapter, as peft calls it
 
 @dataclass(frozen=True)
 class LoRA:
-    """Which matrices get adapters, and how large ones.
+    """LoRA adapters: the matrices that get them, and their size.
 
     Args:
         r: Rank of the product that is added to a matrix.
@@ -126,7 +126,7 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
 
 
 def start_adapters(model: PreTrainedModel, seed: int = 0) -> None:
-    """Give adapters the values with which the model computes what it did: A random, B zero, lengths those of rows.
+    """Give adapters values that leave the model's outputs unchanged: A random, B zero, lengths those of rows.
 
     A is drawn from the seed and the module's name, so that it is the same under every strategy.
     """
@@ -199,10 +199,10 @@ def save_adapters(
 
     Args:
         states: The adapters of a checkpoint, by the model's names.
-        described: What ``describe_adapters`` said.
+        described: Return value of ``describe_adapters``.
         folder: Made if it is missing.
         two_stacks: Whether the model is an encoder-decoder.
-        dtype: Type of what is written; the values' own if None.
+        dtype: Type of the written values; their own if None.
     """
     from peft import LoraConfig, TaskType
 
@@ -249,7 +249,7 @@ def frozen_digest(model: PreTrainedModel) -> str:
 
 
 def describe_adapters(model: PreTrainedModel, adapters: LoRA | Prefix, weights: str) -> dict[str, Any]:
-    """What a checkpoint of adapters, or of a prefix, must say to be used again."""
+    """Description of adapters, or of a prefix, for a checkpoint: settings, and the weights that they belong to."""
     kind = "lora" if isinstance(adapters, LoRA) else "prefix"
     return {kind: asdict(adapters), "weights": weights, "dtype": str(model.dtype), "digest": frozen_digest(model)}
 
@@ -265,7 +265,7 @@ def require_same_base(
     """Refuse adapters of another shape or of another model's weights.
 
     Raises:
-        ValueError: With what differs.
+        ValueError: With the differences.
     """
     if (theirs := described_adapters(described)) != adapters:
         raise ValueError(f"{where} holds adapters of {theirs}, expected {adapters}")
@@ -308,7 +308,7 @@ def adapted_model(
 
     Args:
         architecture: Class in transformers.
-        described: What ``describe_adapters`` said.
+        described: Return value of ``describe_adapters``.
         states: The adapters, by the model's names.
         where: For messages.
 

@@ -23,7 +23,7 @@ SMALLEST_PART = 1024
 
 
 class LogitRule(NamedTuple):
-    """What a model computes from the product of hidden states and matrix before the softmax.
+    """Scaling and capping of logits between the head's matrix product and the softmax.
 
     Args:
         scale: Multiplies the logits (Cohere, Granite).
@@ -78,8 +78,8 @@ def chunked_cross_entropy(
         bias_V: Added to the products, or None; as many rows as the matrix.
         targets_N: Token ids in the whole vocabulary.
         rule: From products to logits.
-        shard: Where the rows of the matrix are divided over processes; the gradient of the hidden states is then this
-            process's part of a sum over processes.
+        shard: The division of the matrix's rows over processes, or None; with it, the gradient of the hidden states is
+            this process's part of a sum over processes.
         chunk: Logits to hold at a time.
     """
     device = hidden_ND.device.type

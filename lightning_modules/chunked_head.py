@@ -23,7 +23,7 @@ _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 
 
 def logit_rule(config: PreTrainedConfig) -> LogitRule:
-    """What a model's configuration says of its logits.
+    """The scale and cap of logits in a model's configuration.
 
     >>> from transformers import Gemma2Config, GraniteConfig
     >>> logit_rule(Gemma2Config(final_logit_softcapping=30.0)), logit_rule(GraniteConfig(logits_scaling=4.0))
@@ -126,7 +126,7 @@ class ChunkedHead:
 
 @contextmanager
 def _replaced_forward(module: Any, forward: Callable[[Tensor], Tensor], outputs: list[Tensor]) -> Iterator[None]:
-    """Let a module compute something else inside, and collect what its last hook returns."""
+    """Replace a module's forward, and collect the output behind its hooks."""
     hook = module.register_forward_hook(lambda _, inputs, output: outputs.append(output))
     module.forward = forward
     try:

@@ -22,7 +22,7 @@ def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> 
 
     Args:
         module: Holds the model and its tokenizer.
-        folder: What is written.
+        folder: The folder to write.
         writes: Whether this process writes; the others send their parts.
     """
     model: Any = module.model

@@ -97,7 +97,7 @@ class InstructedTraining(InstructionTuningModule):
         return average_over_replicas(tensors) if replicas(self.trainer).size > 1 else tensors
 
     def described_instruction(self) -> dict[str, Any]:
-        """What the instruction's values belong to, as plain values (instructions/stored_instructions.py)."""
+        """Description of the learned instruction, as plain values (instructions/stored_instructions.py)."""
         settings, plan = self.instruction_settings, self._data.plan
         assert plan is not None
         described = {

@@ -65,17 +65,17 @@ class InstructionOptimizationModule(InstructedTraining):
             rows.packing one_per_row); finite differences need a dtype of float32 or float64.
         optimizer: AdamW and its schedule for theta, in theta's steps; phi has the same betas.
         instruction: The learnable instruction.
-        outer: How phi moves, and how its hypergradient is computed.
-        preset: Which choices are taken where the paper and its released program differ (bilevel/presets.py); linked to
+        outer: Settings of the outer level: phi's optimizer, and its hypergradient.
+        preset: The choices where the paper and its released program differ (bilevel/presets.py); linked to
             the datamodule's.
         row_length: Most tokens of a row, checked against the model's positions; linked to the datamodule's.
         total_steps: Theta steps of the whole training, for the schedules; -1 is trainer.max_steps.
         lora: Theta is low-rank adapters beside the frozen weights of ``pretrained`` instead of all weights, on one
             device or under ddp; the hypergradient is that of training the adapters alone.
         inner_steps: Theta steps for one step of phi, K; linked to the datamodule's.
-        clip: Largest norm of a gradient, 0 for no clipping; the preset decides what is clipped.
+        clip: Largest norm of a gradient, 0 for no clipping; the preset decides which gradients are clipped.
         clipping: Clip theta alone or jointly with phi, instead of the preset's choice.
-        seed: Decides what dropout drops.
+        seed: Seed of dropout.
     """
 
     fixed_settings = (*InstructedTraining.fixed_settings, "instruction.")
@@ -173,7 +173,7 @@ class InstructionOptimizationModule(InstructedTraining):
         return super().configure_optimizers()
 
     def configure_callbacks(self) -> list[Any]:
-        """No callbacks; also rejects what acts on automatic optimization, before Lightning warns about it."""
+        """No callbacks; also rejects settings of automatic optimization, before Lightning warns about them."""
         if self._fits:
             reject_trainer(self.trainer)
         return super().configure_callbacks()

@@ -70,12 +70,12 @@ class InstructionTuningModule(PlannedTraining):
         prefix: Train virtual tokens before every layer of the frozen ``pretrained`` instead (prefix tuning), on one
             device or under ddp; with attention sdpa and one document a row.
         decoding: How prompts are answered at evaluation, greedily by default; the first of several answers is scored.
-        score: How the options of an example are compared, where the datamodule ranks them: by their log-likelihood
+        score: Score of an example's options, where the datamodule ranks them: their log-likelihood
             (sum), its mean over tokens or bytes, or by pmi, which needs the datamodule's unconditional prompt. A
             mapping of patterns of task names compares them by task, as GPT-3 does; the first match counts.
         rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it;
             both read a to z and digits only, and unicode reads all scripts.
-        seed: Decides what dropout drops, and sampled answers.
+        seed: Seed of dropout, and of sampled answers.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class InstructionTuningModule(PlannedTraining):
         require_one_start(pretrained, config)
         self.lora, self.prefix = as_group(LoRA, lora), as_group(Prefix, prefix)
         self.adapters: LoRA | Prefix | None = self.lora or self.prefix
-        """What is trained beside frozen weights."""
+        """Adapters that are trained beside frozen weights; None where all weights are trained."""
         if self.lora is not None and self.prefix is not None:
             raise ValueError("give either lora or a prefix: a checkpoint holds one of them")
         if self.adapters is not None and pretrained is None:

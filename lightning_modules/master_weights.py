@@ -100,7 +100,7 @@ class MasterWeights(Optimizer):
         self._take_out()
 
     def register_load_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> Any:
-        """As torch's; the hook is called with this optimizer and what ``load_state_dict`` is given."""
+        """As torch's; the hook is called with this optimizer and the argument of ``load_state_dict``."""
         return self._inner.register_load_state_dict_pre_hook(lambda _, states: hook(self, states), prepend)
 
     def _pass_in(self) -> None:

@@ -1,4 +1,4 @@
-"""Digest of a model before it is loaded: what was computed with it is reused only if it matches."""
+"""Digest of a model before it is loaded: results of the model are reused only if it matches."""
 
 from pathlib import Path
 

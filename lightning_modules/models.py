@@ -41,14 +41,14 @@ Logits = Literal["chunked", "whole"]
 
 @dataclass(frozen=True)
 class Network:
-    """How the model computes.
+    """Settings of the model's computation.
 
     Args:
         attention: Packed rows need document; sdpa, eager and others read one document a row (packing one_per_row).
         dropout: Residual dropout that replaces the model's own setting.
         embedding_dropout: Dropout of the token embeddings.
-        gradient_checkpointing: What the backward pass recomputes instead of keeping it: true for every block, n for
-            every n-th one, selective for all but matrix products and attention. `crosstask plan` compares their memory.
+        gradient_checkpointing: Recomputation in the backward pass, to save memory: true for every block, n for every
+            n-th one, selective for all but matrix products and attention. `crosstask plan` compares their memory.
         compile: Compile the model's blocks.
         logits: Instruction tuning computes the loss of more than 2^24 logits in chunks of the vocabulary, which are
             computed again in the backward pass; whole keeps them all.
@@ -191,7 +191,7 @@ def language_model_class(config: PreTrainedConfig, weights: str | None = None) -
 
 
 def packing_obstacle(config: PreTrainedConfig) -> str | None:
-    """Why a configuration's language model cannot read packed rows, as far as code and configuration show, or None.
+    """The reason why a language model cannot read packed rows, as far as code and configuration show, or None.
 
     Raises:
         ValueError: transformers builds no language model of the configuration.

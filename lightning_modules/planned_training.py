@@ -1,7 +1,7 @@
-"""What all modules share: the loss of an optimizer step, dropout by position, exact resumption, strategies.
+"""Base class of the modules: the loss of an optimizer step, dropout by position, exact resumption, strategies.
 
-How a strategy needs a model built and its gradients clipped is decided here, so that a module is written once and the
-strategy is a line of YAML.
+Building a model and clipping its gradients depend on the strategy, which is handled here: a module is written once, and
+the strategy is a line of YAML.
 """
 
 import json
@@ -63,7 +63,7 @@ class PlannedTraining(GuardedSteps):
     """
 
     network: Network
-    """How the model computes."""
+    """Settings of the model's computation."""
 
     optimization: Optimization
     """The optimizer and its schedule."""
@@ -75,7 +75,7 @@ class PlannedTraining(GuardedSteps):
     """Optimizer steps of the whole training; -1 until ``setup`` reads trainer.max_steps."""
 
     seed: int
-    """Decides what dropout drops."""
+    """Seed of dropout."""
 
     model: PreTrainedModel | None
     """Built by ``configure_model``."""

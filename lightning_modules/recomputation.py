@@ -1,4 +1,4 @@
-"""Activation checkpointing: what the backward pass of a block recomputes instead of keeping it in memory.
+"""Activation checkpointing: activations that a block's backward pass recomputes, to save memory.
 
 Recomputing every block takes a third more operations (forward 1, backward 2, forward again 1), every second block a
 sixth. Recomputing all but matrix products and attention takes nearly none, and saves the results of norms, activation

@@ -1,7 +1,7 @@
-"""Settings of a resumed run: the optimizer has this run's, and what differs from the checkpoint is reported.
+"""Settings of a resumed run: the optimizer has this run's, and differences from the checkpoint are reported.
 
 torch saves an optimizer's settings with its moments, and a schedule's peak learning rates with its position; loading
-them would silently replace what the user has set since.
+them would silently replace settings that the user has changed since.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ ELSEWHERE = ("pretrained", "config", "tokenizer", "row_length", "total_steps")
 
 
 STATES = ("params", "k", "weight_sum", "lr_max", "scheduled_lr", "train_mode")
-"""What groups hold beside settings; all but the first of schedule-free optimizers."""
+"""Entries of groups that are no settings; all but the first are of schedule-free optimizers."""
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -49,7 +49,7 @@ def restore_settings(optimizer: Optimizer, schedule: LambdaLR, settings: list[di
 def run_settings(
     arguments: Mapping[str, Any], *, total_steps: int, clip: float | None, clip_by: str | None, precision: str
 ) -> dict[str, Any]:
-    """What a checkpoint says of a run's settings, as plain values under flat names.
+    """A run's settings for its checkpoint, as plain values under flat names.
 
     Args:
         arguments: The module's.

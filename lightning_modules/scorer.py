@@ -58,7 +58,7 @@ class ScorerModule(PlannedTraining):
         total_steps: Optimizer steps of the whole training, for the schedule; -1 is trainer.max_steps.
         rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it;
             both read a to z and digits only, and unicode reads all scripts.
-        seed: Decides what dropout drops.
+        seed: Seed of dropout.
     """
 
     def __init__(

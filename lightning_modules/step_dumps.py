@@ -1,4 +1,4 @@
-"""A step that was not finite, on disk: its batches, the weights before it, and what is needed to run it again.
+"""A step that was not finite, on disk: its batches, the weights before it, and the settings to run it again.
 
 A dump is a folder::
 
@@ -37,7 +37,7 @@ class StepFault:
 
     Args:
         step: Its number, from 1.
-        values: What was computed, by name: losses and gradient norms.
+        values: Losses and gradient norms, by name.
         examples: (task, example id) of the step's batches, over all replicas.
         module: Name of the module's class.
         precision: The trainer's precision.
@@ -52,7 +52,7 @@ class StepFault:
     weights: str | None
 
     def sentence(self) -> str:
-        """What was not finite, and in which examples.
+        """The values that are not finite and the step's examples, as a sentence.
 
         >>> fault = StepFault(3, {"loss": float("nan")}, [("rte", "7"), ("rte", "9"), ("boolq", "1")], "M", "32", None)
         >>> fault.sentence()
@@ -67,7 +67,7 @@ class StepFault:
 
 
 def write_fault(folder: Path, fault: StepFault) -> None:
-    """Write what is known of a step; one process is enough."""
+    """Write the description of a step; one process is enough."""
     (folder / "fault.json").write_text(json.dumps(asdict(fault), indent=1), encoding="utf-8")
 
 
@@ -77,7 +77,7 @@ def write_batches(path: Path, batches: Sequence[Any], seeds: Sequence[int]) -> N
 
 
 def read_fault(folder: Path) -> StepFault:
-    """What is known of a step.
+    """Read the description of a dumped step.
 
     Raises:
         ValueError: The folder is no dump.
@@ -121,7 +121,7 @@ def as_plain(value: Any) -> Any:
 
 
 def as_batch(value: Any) -> Any:
-    """A batch from what ``as_plain`` returned."""
+    """A batch from the return value of ``as_plain``."""
     if not isinstance(value, dict):
         return value
     fields = {name: as_batch(part) for name, part in value.items()}

@@ -48,7 +48,7 @@ class Unread(NamedTuple):
 
     Args:
         step: The step that they belong to.
-        names: What they are.
+        names: Their names.
         numbers: float [n] in the host's memory, complete after the event.
         event: None where the device is the host.
     """
@@ -128,8 +128,8 @@ class StepGuard:
 
         Args:
             module: The module in training.
-            numbers: What was computed, by name.
-            reason: What else is known.
+            numbers: Losses and gradient norms, by name.
+            reason: Further explanation.
             step: The current one if left out.
 
         Raises:

@@ -18,10 +18,10 @@ from .step_guard import gradient_norm
 
 @dataclass(frozen=True)
 class Replay:
-    """What a step computes when it runs again.
+    """Results of a dumped step that was run again.
 
     Args:
-        fault: What the run computed.
+        fault: The step as the run computed it.
         losses: The losses of the whole step, over all its replicas' batches, by name.
         norms: The norm of the gradient of each loss.
         batches: (replica's file, losses) of each batch.
@@ -64,7 +64,7 @@ def replay_step(folder: Path, *, weights: Path | None = None, device: str = "cpu
     Args:
         folder: The dump.
         weights: A checkpoint of the weights, where the dump holds none.
-        device: Where it is computed.
+        device: Device of the computation.
 
     Raises:
         ValueError: The folder is no dump, or there are no weights.

@@ -17,7 +17,7 @@ def reject_settings(trainer: L.Trainer, *, automatic: bool = True) -> None:
     """Reject settings and callbacks of ``fit`` that would have no effect, or change the loss.
 
     Training is one epoch of ``max_steps`` optimizer steps over a planned stream. docs/trainer_settings.md has a row for
-    every setting. Only what holds for any data is checked for a datamodule of another project.
+    every setting. For a datamodule of another project, only settings that fail for any data are checked.
 
     Args:
         trainer: In ``fit``, before anything is built.
@@ -49,7 +49,7 @@ def reject_lengths(trainer: L.Trainer) -> None:
 
 
 def _without_effect(trainer: L.Trainer) -> Iterator[str]:
-    """Why settings are rejected for any data."""
+    """The reasons for rejecting settings that have no effect, for any data."""
     if trainer.gradient_clip_algorithm is not None and not trainer.gradient_clip_val:
         yield "trainer.gradient_clip_algorithm has no effect without trainer.gradient_clip_val: set both, or neither"
     if trainer.gradient_clip_algorithm == "value" and isinstance(trainer.strategy, DeepSpeedStrategy):
@@ -70,7 +70,7 @@ VALIDATE = "set trainer.val_check_interval to a number of batches, and check_val
 
 
 def _against_one_epoch(trainer: Any) -> Iterator[str]:  # Lightning sets attributes that its class does not declare
-    """Why settings are rejected that repeat, cut or count epochs."""
+    """The reasons for rejecting settings that repeat, cut or count epochs."""
     limit, accumulated = trainer.limit_train_batches, trainer.accumulate_grad_batches
     if trainer.overfit_batches:
         yield (
@@ -100,7 +100,7 @@ def _against_one_epoch(trainer: Any) -> Iterator[str]:  # Lightning sets attribu
 
 
 def _beyond_the_end(trainer: Any) -> Iterator[str]:
-    """Why an interval between validations is rejected: the training ends before."""
+    """The reason for rejecting an interval between validations that is longer than the training."""
     accumulated = trainer.accumulate_grad_batches
     if _interval(trainer) > trainer.max_steps * accumulated > 0:
         yield (
@@ -140,7 +140,7 @@ def training_steps(total_steps: int, trainer: L.Trainer) -> int:
 def reject_spawned_processes(trainer: L.Trainer) -> None:
     """Reject strategies whose processes are copies of this one (ddp_spawn, ddp_fork, ddp_notebook).
 
-    What a copy has trained, scored or written into the module is lost when it ends.
+    Everything that a copy has trained, scored or written into the module is lost when it ends.
 
     Raises:
         ValueError: With the way out.

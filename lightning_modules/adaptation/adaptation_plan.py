@@ -1,4 +1,4 @@
-"""What the adaptation to many tasks needs, before it runs: time, memory and disk, from a trial on one task.
+"""Requirements of the adaptation to many tasks, before it runs: time, memory and disk, from a trial on one task.
 
 The trial trains each scorer for a few steps on the task with the longest pairs, on this process's device, and scores
 some responses. The time of other tasks is in proportion to the length of their pairs; memory is that of the trial.
@@ -65,7 +65,7 @@ class Trial(NamedTuple):
 
 
 class AdaptationPlan(NamedTuple):
-    """What the unfinished tasks of an adaptation need.
+    """Requirements of an adaptation's unfinished tasks.
 
     Args:
         loads: The tasks, by name.
@@ -176,7 +176,7 @@ def _trial(
 
 
 def _timed(train: Callable[[], AdaptedScorer]) -> tuple[AdaptedScorer, float]:
-    """What a training returns, and its seconds."""
+    """The scorer that a training returns, and the training's seconds."""
     gc.collect()  # weights of an earlier one
     began = time.perf_counter()
     return train(), time.perf_counter() - began

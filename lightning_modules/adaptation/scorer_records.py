@@ -69,7 +69,7 @@ class ScorerRecords:
         return all(self._path(task, scorer).exists() for scorer in self.trainings)
 
     def failure(self, task: str) -> str | None:
-        """Why a process of the job could not adapt to a task; None if it could, or has not tried."""
+        """The reason why a process of the job failed on a task; None if none failed, or none has tried."""
         path = self._failure_path(task)
         return path.read_text(encoding="utf-8") if path.exists() else None
 

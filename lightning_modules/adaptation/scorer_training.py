@@ -34,8 +34,8 @@ class ScorerTraining:
         row_length: Columns of a packed row; a ranking loss takes longer rows if an instruction's responses need them,
             at most those of a whole batch.
         pair_length: Most tokens of a pair.
-        truncation: What is cut from a longer pair, in training and selection: by default the instruction, and the
-            longer side with `faithful`.
+        truncation: The side of a longer pair that is cut, in training and selection: by default the instruction, and
+            the longer side with `faithful`.
         cut: The part of a too long instruction that is cut, in training and selection: by default the middle, and with
             `faithful` the end.
         train_examples: Most training examples of a task.

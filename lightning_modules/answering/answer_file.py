@@ -15,7 +15,7 @@ class AnswerFile:
 
     Args:
         path: The output, which does not exist yet.
-        about: What decides the answers: model, settings and questions. A part of other settings is rejected.
+        about: Everything that decides the answers: model, settings and questions. A part with others is rejected.
 
     Raises:
         ValueError: There is a part with other settings.
@@ -24,7 +24,7 @@ class AnswerFile:
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self.path, self.part = path, path.with_name(f"{path.name}.part")
         self.results: dict[int, dict[str, Any]] = {}
-        """What is known of each question, by its line: its answer, or why it has none."""
+        """The result of each question, by its line: its answer, or the reason why it has none."""
         path.parent.mkdir(parents=True, exist_ok=True)
         header = json.loads(json.dumps(dict(about)))
         if self.part.exists():
@@ -53,7 +53,7 @@ class AnswerFile:
         self.results = {line["line"]: line for line in lines[1:]}
 
     def add(self, question: Question, result: Mapping[str, Any]) -> None:
-        """Keep what is known of a question: ``{"answer": text}``, or why there is none, ``{"skipped": text}``."""
+        """Write the result of a question: ``{"answer": text}``, or the reason for none, ``{"skipped": text}``."""
         line = {"line": question.line, **({} if question.id is None else {"id": question.id}), **result}
         self.results[question.line] = line
         self._write(line)

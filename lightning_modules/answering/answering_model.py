@@ -138,7 +138,7 @@ class StreamedText:
         return torch.tensor([ended], device=input_ids.device)
 
     def close(self, ids: Sequence[int]) -> str:
-        """The whole answer; what was held back is written."""
+        """The whole answer; text that was held back is written."""
         text = cut_at_stop(self._decoded(ids), self.answering.stop).rstrip()
         self._write_upto(text)
         return text

@@ -40,7 +40,7 @@ class Conversation:
     def reply(self, text: str, write: Callable[[str], None]) -> str:
         """The answer to a message, written as it is generated; both become part of the conversation.
 
-        An interrupt ends the answer, and what was written is kept.
+        An interrupt ends the answer, and the text so far is kept.
 
         Raises:
             ValueError: The message alone is too long; the conversation stays as it was.

@@ -1,4 +1,4 @@
-"""Where an answering model is read from: a Hugging Face folder, a hub name, a run's folder or a checkpoint."""
+"""Sources of an answering model: a Hugging Face folder, a hub name, a run's folder or a checkpoint."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ CONFIGURATIONS = ("config.json", "adapter_config.json")
 
 @contextmanager
 def model_folder(source: str) -> Iterator[str]:
-    """What transformers loads for a source; a checkpoint is exported into a temporary folder.
+    """Yields the folder or hub name to load for a source; a checkpoint is exported into a temporary folder.
 
     Args:
         source: Folder of a model or a prefix, folder of a run, a checkpoint, or a hub name.

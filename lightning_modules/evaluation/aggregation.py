@@ -39,7 +39,7 @@ OWN_COLUMNS = {"mmlu": "MMLU"}
 class ScoredInstance(NamedTuple):
     """One evaluated example, its groups, and its scores in [0, 1]; ``score`` is by its task's metric.
 
-    ``unread`` and ``erased`` are those of ``Answer``: what ROUGE-L and exact match cannot tell of this example.
+    ``unread`` and ``erased`` are those of ``Answer``: whether ROUGE-L and exact match cannot score this example.
     """
 
     benchmark: str
@@ -245,7 +245,7 @@ class Cell(NamedTuple):
     """The key of one score of an evaluation: of a task, a column, a level, a number of shots, or all columns.
 
     Args:
-        kind: What the score is of; average is over all columns at a number of shots.
+        kind: Kind of the score; average is over all columns at a number of shots.
         level: The level of a task, column or level.
         name: The name of a task or column.
         shots: The number of shots; None for the selection score.

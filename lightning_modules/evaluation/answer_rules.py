@@ -119,7 +119,7 @@ def spans(text: str) -> str:
 
 
 class Rule(NamedTuple):
-    """How two texts are compared.
+    """Rule that compares a text with a reference.
 
     Args:
         answer: Returns the part of a text that is the answer.
@@ -176,7 +176,7 @@ def erases(rule: MatchRule, reference: str) -> bool:
 
 
 def answer_text(text: str, example: EvaluationExample) -> str:
-    """The part of a text that answers an example: what follows its rationale, or its pattern's first match."""
+    """The part of a text that answers an example: the text behind its rationale, or its pattern's first match."""
     return RULES[example.match].answer(_first_match(example.answer_pattern, text))
 
 

@@ -19,7 +19,7 @@ class Answer(NamedTuple):
         exact_match: Whether it equals a reference by the task's rule, see ``answer_rules``.
         token_f1: In [0, 1], of the answer without its rationale.
         accuracy: 1 if it is the right option, 0 if not, None for an example without options.
-        degenerate: How the answer lost its form.
+        degenerate: The answer's fault of form, see ``degeneration``; "" if it has none.
         options: Scores of the options, if they were ranked.
         tied: Whether another option has the same score as the chosen one.
         unread: Whether ROUGE-L reads none of the references, e.g. text without Latin letters.
@@ -45,7 +45,7 @@ class Answer(NamedTuple):
         Args:
             example: The evaluated example.
             prediction: The text.
-            rouge: Which implementation computes ROUGE-L.
+            rouge: Implementation of ROUGE-L.
         """
         references, answer = example.references, answer_text(prediction, example)
         right = _rightness(example, matched_option(answer, example.options))

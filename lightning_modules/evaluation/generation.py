@@ -127,7 +127,7 @@ def generate(
         model: Causal or encoder-decoder, on the device to generate on.
         tokenizer: Its tokenizer, with eos and padding tokens.
         sources: Token ids of each prompt.
-        decodings: How each prompt is answered.
+        decodings: Settings of decoding; each prompt is answered by all of them.
         seeds: The seed of each prompt, e.g. from ``prompt_seed``.
         max_new_tokens: Most tokens of an answer.
         min_new_tokens: Fewest tokens before an end token.

@@ -261,7 +261,7 @@ def _score_trees(
 
 
 def _surplus(rows: OptionRows, documents: Sequence[TokenizedExample], max_source: int | None) -> int:
-    """How many tokens the prompt of some options is too long; at most 0 if it fits."""
+    """Number of tokens by which the prompt of some options is too long; at most 0 if it fits."""
     source = max(document.n_source for document in documents)
     surplus = [] if max_source is None else [source - max_source]
     if isinstance(rows, CausalOptionRows):

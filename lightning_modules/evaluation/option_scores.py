@@ -6,12 +6,12 @@ from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple, get_args
 
 Score = Literal["sum", "token_mean", "byte_mean", "pmi"]
-"""How options are compared, the four ways of Brown et al. (arXiv 2005.14165, section 2.4): by log-likelihood (as
-OPT-IML), by its mean over tokens or UTF-8 bytes, or by pointwise mutual information with the prompt."""
+"""Score of an option, the four of Brown et al. (arXiv 2005.14165, section 2.4): its log-likelihood (as in OPT-IML), the
+mean of that over tokens or UTF-8 bytes, or pointwise mutual information with the prompt."""
 
 
 def score_of(score: Score | Mapping[str, Score], task: str) -> Score:
-    """How the options of a task are compared: of a mapping, by the first pattern that matches its name.
+    """The score that ranks a task's options: in a mapping, that of the first pattern that matches the task's name.
 
     >>> score_of({"opt/arc_*": "pmi", "*": "token_mean"}, "opt/piqa")
     'token_mean'

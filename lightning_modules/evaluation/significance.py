@@ -63,7 +63,7 @@ class Resampling:
 
 
 class Difference(NamedTuple):
-    """How much higher one system scores than another on shared instances.
+    """Difference of two systems' scores on shared instances; positive if the first is higher.
 
     Args:
         mean: Difference of their scores, in [-1, 1].

@@ -9,7 +9,7 @@ from ...datamodules.schema import EvaluationExample, Metric
 from .answer_rules import answer_text, bare, squad
 
 Degeneration = Literal["", "empty", "outside the options", "too short"]
-"""How an answer can lose its form; ``""`` if it did not."""
+"""Fault of an answer's form; ``""`` for none."""
 
 
 RATIONALE_WORDS = 12
@@ -55,7 +55,7 @@ def matched_option(prediction: str, options: Sequence[str]) -> int | None:
 
 
 def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
-    """How an answer lost its form: empty, none of the options, or too short for a text.
+    """The fault of an answer's form: empty, none of the options, or too short for a text; "" for none.
 
     OPT-IML rejected dialogue data and demonstrations in training for such answers (sections 4.5 and 4.6): labels
     outside the label set, and answers without their rationale.

@@ -184,7 +184,7 @@ def conjugate_gradient(
         damping: Added to the diagonal of H.
 
     Raises:
-        ValueError: There are no iterations, or H v is 0, so that nothing tells the scale.
+        ValueError: There are no iterations, or H v is 0, so that the scale is unknown.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}")

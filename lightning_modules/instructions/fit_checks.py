@@ -14,7 +14,7 @@ from .outer_methods import CurvatureName
 
 
 def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule) -> None:
-    """Refuse a datamodule whose batches are not what the module was built for.
+    """Refuse a datamodule whose batches do not fit the module.
 
     Raises:
         ValueError: The argument that differs, or a learnable instruction without outer tasks.
@@ -83,7 +83,7 @@ def reject_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_
         reads_with_model: Whether texts are represented by the language model's hidden states.
 
     Raises:
-        ValueError: The strategy is not supported; the message says what to set instead.
+        ValueError: The strategy is not supported; the message names the setting to change.
     """
     if not isinstance(strategy, SingleDeviceStrategy | DDPStrategy | ModelParallelStrategy):
         raise ValueError(

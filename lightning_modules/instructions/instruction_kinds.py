@@ -31,7 +31,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Representation:
-    """How the instance parameterizations represent texts.
+    """Representation of texts for the instance parameterizations.
 
     Args:
         by: own (a table V of embeddings) or model (the mean of the language model's last hidden states, footnote 1 of
@@ -61,7 +61,7 @@ class InstructionSettings:
         options: Further keyword arguments of a class that is given by its import path.
         length: Embeddings of an embedder's instruction, l; linked to the datamodule's.
         exemplars: Exemplars an extractor chooses among, N; linked to the datamodule's.
-        representation: What an instance parameterization represents texts by.
+        representation: Representation of texts for an instance parameterization.
         soft: Read the expectation of the exemplars instead of the chosen one (footnote 2 of the paper).
         exemplar_padding: Whether padding behind a chosen exemplar is masked, instead of the preset's choice.
         start: The values that it starts from.

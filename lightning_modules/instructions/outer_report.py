@@ -18,7 +18,7 @@ UNRELIABLE = 0.5
 
 
 def outer_numbers(diagnostics: Diagnostics) -> dict[str, float]:
-    """The diagnostics to log, by metric name; what a step did not measure is missing."""
+    """The diagnostics to log, by metric name, without those that a step did not measure."""
     numbers = {
         "train/outer_gradient_norm": diagnostics.outer_gradient_norm,
         "train/hypergradient_norm": diagnostics.hypergradient_norm,

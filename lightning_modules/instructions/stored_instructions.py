@@ -1,4 +1,4 @@
-"""Learned instructions as files: the values, and what they belong to.
+"""Learned instructions as files: their values and their description.
 
 A folder holds ``instructions.safetensors``, the parameters of the instruction, and ``instructions.json``::
 
@@ -35,7 +35,7 @@ class StoredInstructions(NamedTuple):
     """Learned instructions of a folder.
 
     Args:
-        description: What the values belong to.
+        description: Kind, sizes, tokenizer and tasks of the instruction.
         values: The parameters of the instruction, by their names in it.
     """
 

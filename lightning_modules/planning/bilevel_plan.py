@@ -1,4 +1,4 @@
-"""What the outer level of instruction optimization adds to a plan: vectors of theta's size, phi, and passes.
+"""Requirements of the outer level of instruction optimization: vectors of theta's size, phi, and passes.
 
 A step of phi holds weights and moments as training does, activations of one pass, and in place of the gradients several
 vectors of theta's size (in shards under FSDP2). Their numbers are those that ``tests`` measure for every method.

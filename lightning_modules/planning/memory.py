@@ -3,7 +3,7 @@
 The model is built on the meta device and sharded by the code of training (``sharded_models.shard``) over a fake process
 group. A forward and a backward pass run on fake tensors, which have shapes and no data, while
 ``torch.distributed._tools`` records every live storage. DeepSpeed and DDP do not run on fake tensors: for them the step
-of one device is measured, and what they divide or add is computed.
+of one device is measured, and the memory that they divide or add is computed.
 """
 
 # B rows, L columns, N target columns, P parameters of the whole model
@@ -41,7 +41,7 @@ ADAM_BYTES = 8
 
 
 class Layout(NamedTuple):
-    """How a model is divided over devices.
+    """Division of a model over devices.
 
     Args:
         kind: ``single``, ``ddp``, ``sharded`` (FSDP and FSDP2, over `copies` groups) or DeepSpeed's ``zero_1`` to 3.

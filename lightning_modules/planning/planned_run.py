@@ -59,7 +59,7 @@ class PlannedRun:
         return model
 
     def finish(self, model: PreTrainedModel, recomputation: Recomputation) -> None:
-        """Add to a built model what happens in its passes: dropout of embeddings, and recomputation."""
+        """Add dropout of embeddings and recomputation to a built model."""
         add_embedding_dropout(model, self.network.embedding_dropout)
         recompute_blocks(model, recomputation)
 

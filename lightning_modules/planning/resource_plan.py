@@ -26,7 +26,7 @@ from .planned_run import PlannedRun, read_run
 
 GIB = 2**30
 RECOMPUTATIONS: tuple[Recomputation, ...] = (False, "selective", 2, True)
-"""What plans compare: nothing, all but matrix products and attention, every second block, every block."""
+"""Recomputations that plans compare: none, all but matrix products and attention, every second block, every block."""
 FEW_BLOCKS = 4  # with fewer, prefetched blocks and the head have another share
 
 
@@ -38,7 +38,7 @@ class ResourcePlan:
         parameters: Parameters of the whole model.
         layout: How the model is divided over devices.
         shape: Micro-batch of a device.
-        memories: Memory by what the backward pass recomputes (``RECOMPUTATIONS``, and the configuration's own).
+        memories: Memory by recomputation in the backward pass (``RECOMPUTATIONS``, and the configuration's own).
         recomputation: The configuration's.
         logits: The part of the activations that logits and their softmax take.
         capacity: Memory of a device.
@@ -144,7 +144,7 @@ def make_plan(
 
 
 def _memories(run: PlannedRun, outer: OuterPlan | None) -> dict[Recomputation, Memory]:
-    """The peak by what is recomputed: ``RECOMPUTATIONS``, and the configuration's own."""
+    """The peak by recomputation: ``RECOMPUTATIONS``, and the configuration's own."""
     choices = dict.fromkeys((*RECOMPUTATIONS, run.network.gradient_checkpointing))
     return {
         choice: _peak(

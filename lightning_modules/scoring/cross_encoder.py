@@ -32,9 +32,9 @@ class PairCuts(NamedTuple):
 
     Args:
         pairs: Scored pairs.
-        cut: Those that were too long.
-        response_cut: Those whose response was cut.
-        equal: Those that differ from another pair only in what was cut.
+        cut: Pairs that were too long.
+        response_cut: Pairs whose response was cut.
+        equal: Pairs that differ from another one only in the part that was cut.
     """
 
     pairs: int = 0
@@ -110,10 +110,10 @@ class CrossEncoder:
 
         Args:
             name: Hub name or folder.
-            device: Where pairs are scored.
+            device: Device that scores pairs.
             dtype: Of the weights; None is ``scoring_dtype``.
             max_length: Most tokens of a pair.
-            truncation: What a longer pair loses.
+            truncation: The side of a longer pair that is cut.
             tokens_per_forward: Most tokens of a forward pass.
 
         Raises:

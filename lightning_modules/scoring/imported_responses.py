@@ -33,7 +33,7 @@ def import_responses(
         failed: Receives the number of requests that failed, by the API's error code.
 
     Returns:
-        How many examples have a response.
+        Number of examples with a response.
 
     Raises:
         ValueError: A line is not a sample, or belongs to an example that is not `known`; or `path` holds other

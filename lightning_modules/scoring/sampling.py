@@ -57,7 +57,7 @@ def sample_responses(
         budget: Tokens of the largest batch.
 
     Returns:
-        How many prompts were too long and were cut.
+        Number of prompts that were too long and were cut.
 
     Raises:
         ValueError: The model's positions leave no room for a prompt.
@@ -149,7 +149,7 @@ def _key(prompt: SampledPrompt) -> Key:
 
 
 def _warn_of_equal(sources: Sequence[Sequence[int]], kept: Sequence[Sequence[int]], room: int) -> None:
-    """Warn of prompts that differ from another one only in what was cut, since their responses are to the same text."""
+    """Warn of prompts that are equal to another one after cutting, since their responses are to the same text."""
     distinct = {tuple(source): tuple(short) for source, short in zip(sources, kept, strict=True) if len(source) >= room}
     texts = Counter(distinct.values())
     if equal := sum(count for count in texts.values() if count > 1):

@@ -1,4 +1,4 @@
-"""What decides the samples of a language model, and the settings of Cappy's paper and of its released program."""
+"""Settings of sampling from a language model, and those of Cappy's paper and of its released program."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ RELEASED_DECODINGS: dict[str, Decoding] = {
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """What decides samples, beside the weights and the prompts.
+    """Settings that decide samples, beside the weights and the prompts.
 
     Args:
         decodings: Decodings by name.

@@ -26,7 +26,7 @@ class ItemScores(NamedTuple):
 
     Args:
         scores: For each item, a score for each of its options or responses.
-        cuts: What was cut from the pairs, or prompts, that were too long.
+        cuts: Numbers of pairs, or prompts, that were too long and were cut.
     """
 
     scores: list[list[float]]

@@ -1,4 +1,4 @@
-"""What selection methods achieve: quality of their choices, averaged over tasks, with intervals."""
+"""Scores of selection methods: quality of their choices, averaged over tasks, with intervals."""
 
 from collections import Counter
 from collections.abc import Sequence

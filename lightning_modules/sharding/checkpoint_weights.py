@@ -14,19 +14,19 @@ from .checkpoints import require_whole_checkpoint
 from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain
 
 READ_BYTES = 2**29
-"""What is read from shards at a time."""
+"""Most bytes that are read from shards at a time."""
 
 PREFIX = "model."
-"""What the module's parameters are called before the model's own names."""
+"""Beginning of the names of the model's parameters in the module."""
 
 INSTRUCTION = "instruction."
-"""What the parameters of a learned instruction are called before its own names."""
+"""Beginning of the names of a learned instruction's parameters in the module."""
 
 
 def checkpoint_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
     """The model's weights in a checkpoint, by the model's own names, a few in memory at a time."""
     for name, tensor in module_weights(path):
-        if name.startswith(PREFIX):  # learnable instructions stand beside the model
+        if name.startswith(PREFIX):  # learnable instructions are stored beside the model
             yield name.removeprefix(PREFIX), tensor
 
 

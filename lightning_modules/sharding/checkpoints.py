@@ -1,4 +1,4 @@
-"""What a checkpoint says of the model it belongs to, and which paths are no checkpoint at all.
+"""Layouts of checkpoints, the model that a checkpoint belongs to, and checks of paths.
 
 Three layouts exist: one file (one device, DDP, FSDP with state_dict_type full), a folder of shards (FSDP2), and a
 DeepSpeed folder. A wrong one is refused before any weight is read, by name and with the way out.
@@ -21,7 +21,7 @@ from .replacing import PARTIAL, newest_path, partial_path, replace_whole
 Layout = Literal["file", "shards", "deepspeed"]
 
 KEY = "crosstask"
-"""Where a checkpoint keeps what is ours."""
+"""Key of crosstask's own entries in a checkpoint."""
 
 _SHAPE_FIELDS = (
     "hidden_size",
@@ -39,7 +39,7 @@ _SHAPE_FIELDS = (
 
 
 def model_identity(config: PreTrainedConfig) -> dict[str, Any]:
-    """What decides the shapes of a model's weights, in plain values."""
+    """Model type and sizes that decide the shapes of a model's weights, in plain values."""
     sizes = {name: getattr(config, name) for name in _SHAPE_FIELDS if hasattr(config, name)}
     return {"model_type": config.model_type, **sizes}
 
@@ -57,7 +57,7 @@ def require_same_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], where
 
 
 def checkpoint_layout(path: Path) -> Layout:
-    """Which of the layouts lies at a path.
+    """The layout of the checkpoint at a path.
 
     Raises:
         ValueError: Nothing is there, or something that is no whole checkpoint.
@@ -85,7 +85,7 @@ def require_whole_checkpoint(path: Path) -> Layout:
     Every reader of checkpoints calls it first, since torch and DeepSpeed would run code that a checkpoint names.
 
     Raises:
-        ValueError: With what is missing, or with the foreign objects.
+        ValueError: With the missing files, or with the foreign objects.
     """
     layout = checkpoint_layout(path)
     if layout == "shards":
@@ -115,7 +115,7 @@ def _require_whole_deepspeed(path: Path) -> None:
 
 
 def checkpoint_extras(path: Path) -> dict[str, Any]:
-    """Everything of a checkpoint beside weights and optimizer: counters, loops, and what is ours."""
+    """Everything of a checkpoint beside weights and optimizer: counters, loops, and crosstask's own entries."""
     layout = require_whole_checkpoint(path)
     if layout == "shards":
         return read_plain(path / "meta.pt")
@@ -125,7 +125,7 @@ def checkpoint_extras(path: Path) -> dict[str, Any]:
 
 
 def require_resumable(path: Path, strategy: object) -> None:
-    """Refuse a checkpoint that a strategy cannot go on from.
+    """Reject a checkpoint from which a strategy cannot resume.
 
     Raises:
         ValueError: With the way out.
@@ -165,7 +165,7 @@ def require_readable(path: Path, strategy: object) -> None:
 
 
 class AnyLayoutIO(TorchCheckpointIO):
-    """Lets one device and DDP go on from a folder of shards, too: each process reads all of it.
+    """Lets one device and DDP resume from a folder of shards, too: each process reads all of it.
 
     A file is written beside the one that it replaces. Lightning would assemble it in memory and write it in TMPDIR,
     which may be small, and where a kill leaves it.

@@ -12,8 +12,8 @@ def last_checkpoint(folder: Path, name: str) -> Path | None:
     """The last of a folder's checkpoints, of all versions that runs in the folder have written.
 
     Args:
-        folder: Where a run's checkpoints are.
-        name: What the last one is called, without its suffix.
+        folder: Folder of a run's checkpoints.
+        name: Name of the last one, without its suffix.
     """
     pattern = re.compile(rf"({WHOLE})?({re.escape(name)}(-.*)?\.ckpt)")
     names = [found[2] for path in folder.glob("*.ckpt") if (found := pattern.fullmatch(path.name))]

@@ -48,7 +48,7 @@ _DEEPSPEED_NAMES = (
 
 
 def read_plain(path: Path) -> Any:
-    """What ``torch.save`` wrote into a file, as tensors in mapped memory and plain values.
+    """Contents of a file that ``torch.save`` wrote, as tensors in mapped memory and plain values.
 
     Raises:
         ValueError: The file is incomplete, was not written by ``torch.save``, or holds other objects.

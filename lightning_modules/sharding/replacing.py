@@ -18,17 +18,17 @@ PARTIAL, WHOLE = "half-written-", "whole-"
 
 
 def partial_path(path: Path) -> Path:
-    """Where a checkpoint lies until it is whole."""
+    """Path of a checkpoint until it is whole."""
     return path.with_name(PARTIAL + path.name)
 
 
 def whole_path(path: Path) -> Path:
-    """Where a whole checkpoint lies until it has taken the place of an older one."""
+    """Path of a whole checkpoint until it has replaced an older one."""
     return path.with_name(WHOLE + path.name)
 
 
 def newest_path(path: Path) -> Path:
-    """A checkpoint's path, or where the newer one lies whose process was ended before it had taken that place.
+    """A checkpoint's path, or that of a newer one whose process was ended before it had replaced the older one.
 
     No times are compared, since clocks go back: a save that ends, and the next one that begins, leave no other one.
     """
@@ -64,7 +64,7 @@ def replace_whole(path: Path, write: Callable[[Path], None], *, moves: bool, wai
 
 
 def clear_place(path: Path) -> None:
-    """Finish what an ended process did not, and delete what it left half-written."""
+    """Finish the replacement that an ended process began, and delete its half-written checkpoint."""
     if whole_path(path).exists():
         take_place(path)
     _delete(partial_path(path))
@@ -81,7 +81,7 @@ def take_place(path: Path) -> None:
 
 
 def save_through_replacing(strategy: Strategy) -> None:
-    """Have a strategy of Lightning's, which writes folders in place, write beside what it replaces."""
+    """Have a strategy of Lightning's, which writes folders in place, write beside the checkpoint that it replaces."""
     save = strategy.save_checkpoint
 
     def save_checkpoint(checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:

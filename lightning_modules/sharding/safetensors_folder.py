@@ -52,9 +52,9 @@ def write_weights(
 
     Args:
         tensors: Names, as the model calls its parameters, and values; each is let go once its file is written.
-        like: The model, possibly without memory: says which names and shapes belong there.
+        like: The model, possibly without memory, for the expected names and shapes.
         folder: Made if it is missing.
-        dtype: Type of what is written; the values' own if None.
+        dtype: Type of the written values; their own if None.
         shard_bytes: Largest file; more are written beside an index.
 
     Raises:

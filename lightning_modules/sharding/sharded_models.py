@@ -32,7 +32,7 @@ from .tensor_parallel import parallelize
 
 
 class Sharding(NamedTuple):
-    """How a model is sharded.
+    """Meshes, device and types of a sharded model.
 
     Args:
         data: Mesh of data-parallel processes: [shards], or [copies, shards] for hybrid sharding.
@@ -62,7 +62,7 @@ def build_sharded(
         weights: Hub name or folder of safetensors. If None, every process initializes the whole model in the host's
             memory from the state of the random generator, as a single process does, so that training from scratch
             starts from the same numbers under every strategy.
-        how: How to shard the model.
+        how: Meshes, device and types.
         add: Adds adapters to a model that starts from weights; their values are set later.
 
     Raises:
@@ -138,7 +138,7 @@ def weights_folder(weights: str) -> Path:
 
 
 def beside_adapters(model: PreTrainedModel, names: Mapping[str, str]) -> dict[str, str]:
-    """Stored names by the names that a model's parameters have once adapters stand beside them."""
+    """Stored names, by the names that a model's parameters have once adapters are added."""
     ours = {name.replace(".base_layer.", "."): name for name in model.state_dict(keep_vars=True)}
     return {ours.get(name, name): stored for name, stored in names.items()}
 
@@ -170,7 +170,7 @@ def require_stored(model: PreTrainedModel, folder: Path, names: Mapping[str, str
         ValueError: With the first of them.
     """
     states = model.state_dict(keep_vars=True).items()
-    # What is trained beside frozen weights is not stored with them.
+    # Adapters are not stored with the frozen weights.
     adapters = {name for name in (name for name, _ in states) if ".lora_" in name}
     tensors = {name: tensor for name, tensor in states if isinstance(tensor, Tensor) and name not in adapters}
     ours = {name: tuple(getattr(tensor, "ds_shape", tensor.shape)) for name, tensor in tensors.items()}
@@ -233,8 +233,8 @@ def stored_tensor(files: Mapping[str, Path], names: Mapping[str, str], name: str
 
     Args:
         files: The file of every stored tensor (``stored_files``).
-        names: What the folder calls the model's weights (``stored_names``).
-        name: What the model calls the weight.
+        names: Names of the model's weights in the folder (``stored_names``).
+        name: Name of the weight in the model.
     """
     if name not in names:
         return None

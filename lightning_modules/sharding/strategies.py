@@ -92,7 +92,7 @@ class ShardedStrategy(ModelParallelStrategy):
         )
 
     def sharding(self) -> Sharding:
-        """How a module is to cut its model."""
+        """Meshes, device and types for a module to shard its model."""
         data = self._hybrid_mesh["copies", "shards"] if self.copies > 1 else self._hybrid_mesh["shards"]
         return Sharding(data, self._hybrid_mesh["tensor_parallel"], self.root_device, self.compute_dtype, self.offload)
 
@@ -175,7 +175,7 @@ def _communicate(sharded: Sequence[FSDPModule], *, shards: bool, copies: bool) -
 
 
 def sharding_of(strategy: object) -> Sharding | None:
-    """How a trainer's strategy wants a model cut; None where it does not, or cuts it by itself."""
+    """The sharding that a trainer's strategy requires; None where it requires none, or shards the model by itself."""
     if isinstance(strategy, ShardedStrategy):
         return strategy.sharding()
     if isinstance(strategy, ModelParallelStrategy):

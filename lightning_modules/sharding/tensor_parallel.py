@@ -1,7 +1,7 @@
 """Tensor parallelism: the matrices of every block cut over the processes that share one replica.
 
 Where transformers has a plan for an architecture (Llama, GPT-NeoX, Qwen2 ...) it is followed; OPT, T5 and mT5 have
-theirs here. What no plan names is kept whole on every process of the replica, as a replicated
+theirs here. Modules that no plan names are kept whole on every process of the replica, as a replicated
 DTensor: then all parameters share one mesh, and clipping and fused optimizers work on them as on any others.
 """
 
@@ -101,7 +101,7 @@ def tensor_parallel_plan(model: PreTrainedModel) -> dict[str, str]:
 
 
 def _style(patterns: dict[str, str], name: str) -> str | None:
-    """The style of a module, of the matrix that an adapter stands beside, or of that part of the adapter that is cut.
+    """The style of a module, of the matrix that an adapter belongs to, or of the part of the adapter that is divided.
 
     Where W is cut by its outputs, so is B of W + B A; where it is cut by its inputs, so is A.
     """
