@@ -33,7 +33,7 @@ class GeneralizationReport(Callback):
     PredictionWriter.
 
     Args:
-        folder: Where to write; by default ``report/<stage>`` in the run's folder.
+        folder: Folder of the report; by default ``report/<stage>`` in the run's folder.
     """
 
     def __init__(self, folder: str | None = None) -> None:

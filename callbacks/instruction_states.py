@@ -1,4 +1,4 @@
-"""Where instructions are in a model's states: human-written, initial and learned ones, and how far they moved."""
+"""Instructions in a model's hidden states: human-written, initial and learned ones, and the distances they moved."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ class InstructionStates(NamedTuple):
         points: By kind (human, initial, learned), [n, W] of the inner tasks; initial ones only if they are known.
         categories: Categories of the inner tasks.
         tests: [m, W] of the definitions of the test tasks.
-        numbers: What `analysis.json` holds.
+        numbers: Contents of `analysis.json`.
     """
 
     points: dict[str, np.ndarray]

@@ -25,7 +25,7 @@ class Spike(NamedTuple):
         position: Index of the loss in the sequence.
         loss: The loss.
         median: The median of the losses before it.
-        deviations: How many robust standard deviations it is above the median.
+        deviations: Its distance above the median, in robust standard deviations.
     """
 
     position: int
@@ -35,7 +35,7 @@ class Spike(NamedTuple):
 
 
 class LossSpikes(Callback):
-    """Warn of optimizer steps whose loss is far above the median of the steps before them; training goes on.
+    """Warn of optimizer steps whose loss is far above the median of the steps before them; training continues.
 
     The spread is the median absolute deviation, which a few spikes do not change. Losses are read from the device
     together, every few steps.
@@ -54,7 +54,7 @@ class LossSpikes(Callback):
             )
         self.window, self.factor, self.every = window, factor, every
         self.spikes = 0
-        """How many were reported."""
+        """Number of reported spikes."""
         self._losses: list[float] = []
         self._unread: list[Tensor] = []
 

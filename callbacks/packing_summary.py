@@ -17,7 +17,7 @@ from .run_folder import run_folder
 
 
 def _unknown_by_task(report: ReportLines) -> dict[str, Any]:
-    """What the tokenizer lost of each task; empty for a report of examples that are not stored."""
+    """Unknown tokens of each task; empty for a report of examples that are not stored."""
     if not isinstance(report, PackingReport):
         return {}
     return {"unknown tokens by task": {name: counts._asdict() for name, counts in report.unknown.items()}}

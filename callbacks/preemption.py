@@ -124,7 +124,7 @@ class Preemption(Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         for number, handler in self._replaced.items():
-            # Lightning has put back what there was before the run; its own handler would ignore SIGTERM from now on.
+            # Lightning has put back the handlers from before the run; its own handler would ignore SIGTERM from now on.
             if signal.getsignal(number) == self._note:
                 signal.signal(number, handler)
         self._replaced.clear()

@@ -30,7 +30,7 @@ class TrainingBar(RichProgressBar):
 
 
 def shown_metrics(trainer: L.Trainer) -> dict[str, float]:
-    """The loss of the last step, and what is logged for progress bars."""
+    """The loss of the last step, and the metrics that are logged for progress bars."""
     bar = {name: float(value) for name, value in trainer.progress_bar_metrics.items()}
     return {**training_loss(trainer), **bar}
 

@@ -32,7 +32,7 @@ class RunRecord(Callback):
 
 
 def run_record(trainer: L.Trainer, hosts: list[str]) -> dict[str, Any]:
-    """What the configuration of a run does not hold: time, command, commit, versions, devices, hosts.
+    """Facts about a run that its configuration does not hold: time, command, commit, versions, devices, hosts.
 
     Args:
         trainer: The run's trainer.

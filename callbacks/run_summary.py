@@ -1,4 +1,4 @@
-"""What a training did and where its files are, printed at its end with the commands that come next."""
+"""Summary of a training: metrics, time and files, printed at its end with the commands that come next."""
 
 import time
 from pathlib import Path
@@ -70,7 +70,7 @@ class RunSummary(Callback):
 
 
 def run_files(trainer: L.Trainer, folder: Path) -> dict[str, Path]:
-    """What a training has written, by what it is; files that are missing are left out."""
+    """Files and folders that a training has written, by their kind; missing ones are left out."""
     files = {"run": folder}
     if (checkpoint := last_path(trainer)) is not None:
         files["checkpoint"] = checkpoint

@@ -143,7 +143,7 @@ class Stragglers(Callback):
             mine = self._report._replace(written=time.time())
             try:
                 (folder / f"{rank:05d}.json").write_text(json.dumps(mine))
-            except OSError as error:  # the training itself can go on without this watch
+            except OSError as error:  # the training itself can continue without this watch
                 log.warning("progress of rank %d is not written any more: %s", rank, error)
                 return
             if rank == 0 and mine.since != reported and mine.written - mine.since > self.stall_after:

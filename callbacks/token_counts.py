@@ -1,4 +1,4 @@
-"""How many tokens a training batch has."""
+"""Numbers of tokens in a training batch."""
 
 from typing import Any
 

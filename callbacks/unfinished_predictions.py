@@ -2,7 +2,7 @@
 
 ::
 
-    predictions/.test-0.part     {"header": {"weights": "3f…", "prompts": "a0…", ...}}    what decides the predictions
+    predictions/.test-0.part     {"header": {"weights": "3f…", "prompts": "a0…", ...}}    digests of the inputs
                                  {"number": 17, "task": ...}                              a prediction a line
 """
 
@@ -54,7 +54,7 @@ def open_part(path: Path, header: Header | None, lines: Iterable[str] = ()) -> I
 def read_part(path: Path) -> tuple[Header | None, dict[int, str]]:
     """A part's header and its predictions by number.
 
-    What cannot be read is left out, to be evaluated again: the last line of a process that was killed, and lines that
+    Unreadable lines are left out, to be evaluated again: the last line of a process that was killed, and lines that
     something else has changed.
     """
     # A line ends at "\n" alone: splitlines would also cut texts at U+2028, which JSON leaves as it is.

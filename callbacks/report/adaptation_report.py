@@ -171,7 +171,7 @@ def _costs(report: Mapping[str, Any]) -> list[str]:
 
 
 def _untrained(report: Mapping[str, Any]) -> list[str]:
-    """What scorers could not learn from the responses to training instances, for each scorer and reason."""
+    """Sentences on training instances from whose responses a scorer could not learn, by scorer and reason."""
     reasons = {
         "unanswered": "have no response",
         "option_examples": "have options, and the responses to them are not trained on (`training.option_samples`)",

@@ -57,7 +57,7 @@ class Classified:
 
     @property
     def mean_name(self) -> str:
-        """What a mean is over: a mean of fewer tasks than listed is named so."""
+        """Name of the mean, with its number of tasks, and with that of the listed tasks where some are missing."""
         evaluated = len({question.task for question in self.questions})
         of = f"{evaluated} of {len(self.listed)}" if evaluated < len(self.listed) else str(evaluated)
         return f"mean of {of} tasks"
@@ -110,7 +110,7 @@ def _ends(resampled: Values) -> dict[str, float]:
 
 
 def _difference(own: Mapping[str, Values], base: Mapping[str, Values]) -> dict[str, Any]:
-    """How much higher a model scores than another one: the mean over tasks, and each task."""
+    """Differences of a model's accuracy from another one's: the mean over tasks, and each task."""
     gains = {task: own[task] - base[task] for task in base}
     tasks = {task: difference(Resampling()(values))._asdict() for task, values in gains.items()}
     return {**difference(_resampled(gains))._asdict(), "tasks": tasks}

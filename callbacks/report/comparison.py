@@ -49,7 +49,7 @@ class System:
 
 @dataclass(frozen=True)
 class CellDifference:
-    """How much higher the other system scores in a cell, which is a mean of `parts` parts."""
+    """Difference of the other system's score from the base's in a cell, which is a mean of `parts` parts."""
 
     cell: Cell
     difference: Difference
@@ -99,7 +99,7 @@ class SystemsReport:
 
     Args:
         stage: The stage whose predictions were read.
-        by: What a column is, see ``aggregation.columns``.
+        by: Kind of the columns, see ``aggregation.columns``.
         systems: One or more; the first is the base of comparisons.
         comparisons: Every other system against the base.
         examples: Qualitative examples by heading.

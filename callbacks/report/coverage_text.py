@@ -26,7 +26,7 @@ def _column_row(name: str, tasks: Sequence[TaskCoverage]) -> list[str]:
 
 
 def expected_instances(tasks: Iterable[TaskCoverage]) -> str:
-    """The number of instances that the table states; a question mark stands for tasks without a number."""
+    """The number of instances that the table states; a question mark marks tasks without a number."""
     stated = [task.expected for task in tasks]
     total = sum(number for number in stated if number is not None)
     return f"{total or ''}{' + ' if total else ''}?" if None in stated else str(total)
@@ -39,7 +39,7 @@ def coverage_rows(coverage: Coverage) -> list[list[str]]:
 
 
 def task_rows(coverage: Coverage) -> list[list[str]]:
-    """A row for each task: its column, its instances, and the reason if it is missing, or what its tokens lost."""
+    """A row for each task: its column, its instances, and the reason if it is missing, or its unknown tokens."""
     return [
         [
             task.task,
@@ -83,7 +83,7 @@ def coverage_sentence(coverage: Coverage) -> str:
 
 
 def incomplete_note(coverage: Coverage | None, cell: Cell) -> str:
-    """What a score lacks of the tasks that its table lists, to be written behind its name; empty if it is complete."""
+    """Note on listed tasks that a score lacks, to be written behind its name; empty if it is complete."""
     if coverage is None or cell.kind == "task":
         return ""
     columns = coverage.columns()

@@ -1,4 +1,4 @@
-"""How figures look, and how they are written: SVG inside a page; SVG, PDF and PNG as files.
+"""Style of figures, and their formats: SVG inside a page; SVG, PDF and PNG as files.
 
 matplotlib takes a second to import, so functions import it where they draw. Its state is set for one drawing at a time.
 """
@@ -67,7 +67,7 @@ def figure_style(**changes: Any) -> Iterator[None]:
     """matplotlib with the style of figures, and without warnings about characters that a PNG's font lacks."""
     import matplotlib
 
-    settings: dict[Any, Any] = {**STYLE, **changes}  # names that matplotlib types one by one
+    settings: dict[Any, Any] = {**STYLE, **changes}  # matplotlib types each of these names
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
@@ -134,7 +134,7 @@ def write_figure(figure: "Figure", path: Path, title: str) -> None:
 
 
 def figure_format(path: Path) -> str:
-    """The format that a figure's file name asks for.
+    """The format of a figure, from the suffix of its file name.
 
     Raises:
         ValueError: It is none of `FORMATS`.

@@ -1,4 +1,4 @@
-"""Figures of what a model reads: histograms of lengths, and packed rows with their documents."""
+"""Figures of a model's inputs: histograms of lengths, and packed rows with their documents."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

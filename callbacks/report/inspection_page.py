@@ -1,4 +1,4 @@
-"""What a model reads, as one HTML page that loads and runs nothing."""
+"""The inputs of a model as one HTML page, which loads and runs nothing."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def render_inspection(inspection: Inspection, title: str) -> str:
     """The page.
 
     Args:
-        inspection: What the model reads.
+        inspection: The inspected inputs.
         title: Heading of the page.
     """
     lengths = inspection.lengths
@@ -46,7 +46,7 @@ def render_inspection(inspection: Inspection, title: str) -> str:
 
 
 def about(shown: ShownDocument) -> str:
-    """Where a document comes from, and what is read and trained of it, in a line."""
+    """A line about a document: its example and template, its numbers of tokens and of trained and cut ones."""
     document = shown.document
     parts = [shown.level, f"example {shown.id}", f"template {shown.template}" if shown.template else ""]
     named = [f"{side.tokens:,} {side.name}" for side in document.sides]
@@ -58,7 +58,7 @@ def about(shown: ShownDocument) -> str:
 
 
 def row_sentence(row: ShownRow) -> str:
-    """How full a row is."""
+    """A sentence on the columns, documents, trained tokens and padding of a row."""
     documents = row.row.documents
     tokens, targets = sum(each.tokens for each in documents), sum(each.targets for each in documents)
     trained = f", {targets:,} of them trained" if targets else ""

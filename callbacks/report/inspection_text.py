@@ -1,4 +1,4 @@
-"""What a model reads, for a terminal: trained tokens in green, special tokens in magenta, marked where colors lack."""
+"""The inputs of a model, for a terminal: trained tokens in green, special ones in magenta, marked without colors."""
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +15,7 @@ from .inspection_page import about, length_caption, row_sentence
 TARGET, SPECIAL = "bold green", "magenta"
 WIDEST_BAR = 40  # characters
 LEGEND = "trained tokens are green, special tokens are magenta"
-PLAIN_LEGEND = "trained tokens stand between « and »"
+PLAIN_LEGEND = "trained tokens are between « and »"
 
 
 def print_inspection(inspection: Inspection, console: Console) -> None:

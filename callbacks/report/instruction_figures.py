@@ -76,8 +76,8 @@ def sweep_figure(
 
     Args:
         results: By the setting's value, the result of each seed; an interval needs two.
-        setting: What is varied, below the axis.
-        quantity: What is measured, beside the axis.
+        setting: Name of the varied setting, below the axis.
+        quantity: Name of the measured quantity, beside the axis.
         logarithmic: Whether the setting's axis is logarithmic, to base 2.
     """
     figure, axes = new_figure(3.6, margins=(0.75, 0.4, 0.55, 0.15))
@@ -104,7 +104,7 @@ def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]], quantity:
 
     Args:
         curves: By name, pairs of step and value; values that are not finite leave a gap.
-        quantity: What the values are, beside the axis.
+        quantity: Name of the values, beside the axis.
     """
     figure, axes = new_figure(3.4, margins=(0.75, 2.6, 0.5, 0.15))
     for place, (name, points) in enumerate(curves.items()):

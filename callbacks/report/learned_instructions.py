@@ -1,4 +1,4 @@
-"""What InstructionAnalysis wrote in a run's training, read for the report's page."""
+"""Figures and numbers that InstructionAnalysis wrote in a training, read for the report's page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class InstructionAnalysisFiles:
         figures: Captions and SVG elements of the figures.
         kinds: Human-written, initial and learned, the columns of `distances`.
         distances: By measure, a mean cosine distance for each kind.
-        moved: How far the learned instructions are from their start, by measure; empty if unknown.
+        moved: Distance of the learned instructions from their start, by measure; empty if unknown.
     """
 
     folder: Path
@@ -51,8 +51,8 @@ def instruction_analyses(systems: Sequence[System]) -> list[InstructionAnalysisF
 def analysis_folder(predictions: Path) -> Path | None:
     """The folder of a training's analysis: in the folder of the run that wrote `predictions`, or beside it.
 
-    A test is a run with a folder of its own. Recipes name a folder for the analysis beside their checkpoints, which
-    fit and test share.
+    A test is a run with its own folder. Recipes name a folder for the analysis beside their checkpoints, which fit and
+    test share.
     """
     run = predictions.parent.parent
     return next((parent / FOLDER for parent in (run, run.parent) if any((parent / FOLDER).glob("*.svg"))), None)

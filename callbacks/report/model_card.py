@@ -23,7 +23,7 @@ PLACES = ("cache", "folder", "path", "dirpath", "save_dir", "source")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """What the callbacks of a run have written.
+    """Files that the callbacks of a run have written.
 
     Args:
         settings: Its configuration (config.yaml).
@@ -70,7 +70,7 @@ def model_card(name: str, extras: Mapping[str, Any], run: RunFiles, *, steps: in
 
     Args:
         name: Of its repository.
-        extras: What the checkpoint says of its model (``checkpoint_extras(path)[KEY]``).
+        extras: Description of the model in the checkpoint (``checkpoint_extras(path)[KEY]``).
         run: Files of the run.
         steps: Optimizer steps of the checkpoint.
         licence: Identifier of the licence of the weights, for the hub; None leaves it to be chosen.

@@ -25,7 +25,7 @@ class ReportFigure:
 
     Args:
         name: Its file name without suffix; the page places figures by it.
-        title: What screen readers announce.
+        title: Title for screen readers.
         caption: The sentence above it.
         figure: The drawing.
     """
@@ -105,7 +105,7 @@ def _with_shots(name: str, shots: int, several: bool) -> str:
 
 
 def _column_note(report: SystemsReport, cell: Cell, parts: Mapping[Cell, int]) -> str:
-    """How many tasks a column has, and what it lacks."""
+    """The number of a column's tasks, and a note on missing ones."""
     lacks = [incomplete_note(system.report.coverage, cell).removeprefix(" — incomplete: ") for system in report.systems]
     return "; ".join([plural(parts[cell], "task"), *dict.fromkeys(filter(None, lacks))])
 

@@ -19,7 +19,7 @@ class PageTable:
     """A table whose first column names the rows.
 
     Args:
-        title: What screen readers announce.
+        title: Title for screen readers.
         header: Names of the columns.
         rows: Cells of each row.
         text: Columns that hold text and are aligned left; the others hold numbers.
@@ -112,7 +112,7 @@ def pooled_table(report: SystemsReport) -> PageTable:
 
 
 def task_table(report: SystemsReport) -> PageTable:
-    """A row for each task, system and number of shots, with the instances of which a score says nothing."""
+    """A row for each task, system and number of shots, with the instances that a metric cannot score."""
     rows: list[list[TableCell]] = [
         [
             group.name,

@@ -38,7 +38,7 @@ class ComparedScore:
         shots: Number of shots.
         published: The paper's percentage; None if it reports none.
         ours: Our score; None if nothing of this column was evaluated.
-        change: How far ours is from the first arm's, in percentage points; None where one of both is missing.
+        change: Difference of our score from the first arm's, in percentage points; None where either is missing.
         published_change: The same of the paper's.
     """
 

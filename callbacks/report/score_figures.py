@@ -116,7 +116,7 @@ def difference_intervals(rows: Sequence[tuple[str, Difference]], color: str, lab
     Args:
         rows: Names and differences, from top to bottom.
         color: Of the system that is compared.
-        label: What the difference is of, below the axis.
+        label: Name of the difference, below the axis.
     """
     step = PITCH + GAP
     figure, axes = _row_axes(len(rows), step, top=LEGEND)
@@ -220,7 +220,7 @@ def size_curves(scores: Mapping[str, Sequence[ModelScore]], metric: str) -> "Fig
 
     Args:
         scores: By the line's name, its scores in the order of sizes.
-        metric: What the scores are, beside the axis.
+        metric: Name of the scores, beside the axis.
     """
     figure, axes = new_figure(4.2, margins=(0.65, 2.75, 0.5, 0.15))
     ordered = sorted(scores, key=lambda name: -scores[name][-1].score)  # the legend in the order of line ends
@@ -243,7 +243,7 @@ def size_panels(panels: Mapping[str, Mapping[str, Sequence[ModelScore]]], metric
 
     Args:
         panels: By the task's name, scores by the line's name, in the order of sizes.
-        metric: What the scores are, beside the axes.
+        metric: Name of the scores, beside the axes.
     """
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""What ROUGE-L and exact match cannot tell of some instances, said beside their scores."""
+"""Remarks on instances that ROUGE-L or exact match cannot score, for the place beside their scores."""
 
 from collections.abc import Sequence
 

@@ -30,7 +30,7 @@ class Group:
     """Pooled instances of `tasks` tasks, with an estimate for each metric.
 
     ``metric``, ``level`` and ``category`` are those of the tasks, ``"mixed"`` if they differ. ``unread`` and ``erased``
-    count the instances of one run whose score by ROUGE-L or exact match says nothing, see ``ScoredInstance``.
+    count the instances of one run that ROUGE-L or exact match cannot score, see ``ScoredInstance``.
     """
 
     name: str
@@ -76,7 +76,7 @@ class ScoreReport:
         not_counted: Tasks of no column, with their shots: summarization counts at zero shots only.
         unscored: Examples of the evaluation set that were not evaluated, e.g. because batches were limited.
         runs: Number of runs.
-        coverage: Which tasks of a published table were evaluated; None without a table.
+        coverage: Coverage of the tasks of a published table; None without a table.
     """
 
     overall: list[Group]
@@ -108,9 +108,9 @@ def build_report(
 
     Args:
         runs: Instances of one run, or of several that repeat it.
-        by: What a column is, see ``aggregation.columns``.
+        by: Kind of the columns, see ``aggregation.columns``.
         expected: Examples of the evaluation set, over all runs; by default those that were scored.
-        coverage: Which tasks of a published table were evaluated.
+        coverage: Coverage of the tasks of a published table.
     """
     rows = [row for run in runs for row in run]
     shots = sorted({row.shots for row in rows}) or [0]

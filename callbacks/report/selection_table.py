@@ -102,17 +102,17 @@ def _response_record(responses: ScoredResponses, place: int) -> dict[str, Any]:
 
 
 def cut_remarks(cuts: Mapping[str, PairCuts]) -> list[str]:
-    """How many pairs of each scorer were cut; nothing for scorers that read all pairs whole."""
+    """Remarks on the pairs of each scorer that were cut; none for scorers that read all pairs whole."""
     return [
         f"{name}: {own.cut} of {own.pairs} pairs were too long and were cut, {own.response_cut} of them in the "
-        f"response, and {own.equal} differ from another one only in what was cut"
+        f"response, and {own.equal} differ from another one only in the part that was cut"
         for name, own in cuts.items()
         if own.cut
     ]
 
 
 def untested_remarks(untested: int, tested: int) -> list[str]:
-    """How many sampled instances were not tested; nothing if all were."""
+    """A remark on the numbers of tested and sampled instances; none if all were tested."""
     return [f"{tested} of {tested + untested} sampled instances were tested"] if untested else []
 
 
@@ -151,7 +151,7 @@ def print_table(
 
 
 def unread_text(table: SelectionTable) -> str:
-    """How many instances have references that ROUGE-L cannot read, by task, and the way out."""
+    """Text on the instances whose references ROUGE-L cannot read, by task, and the way out."""
     tasks = some([f"{name} ({count})" for name, count in table.unread.items()])
     return (
         "Unread: ROUGE-L reads the letters a to z and digits only, and less than half of the letters of the references "
@@ -180,7 +180,7 @@ def _methods_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float
 
 
 def _scorer_text(table: SelectionTable, name: str, recovered: float) -> str:
-    """How much of the gap to the oracle a scorer recovers, and its rank correlation with ROUGE-L."""
+    """Text on the share of the gap to the oracle that a scorer recovers, and its rank correlation with ROUGE-L."""
     share = "nothing, as there is no gap" if np.isnan(recovered) else f"{recovered:.1%}"
     return (
         f"recovered of (oracle - {table.best_single}) {share}, Spearman of score and ROUGE-L {table.spearman[name]:.3f}"

@@ -80,7 +80,7 @@ def systems_report(
     Args:
         systems: One or more; the first is the base of comparisons.
         stage: The stage whose predictions were read.
-        by: What a column is, see ``aggregation.columns``.
+        by: Kind of the columns, see ``aggregation.columns``.
         examples: Qualitative examples under each heading.
     """
     base, *others = systems

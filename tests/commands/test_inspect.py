@@ -89,7 +89,7 @@ def test_the_first_rows_of_a_run_and_a_page_of_one_task(
     words = configuration(toybench, tmp_path, "InstructionTuningDataModule", rows={"length": 128, "per_step": 4})
     main(["inspect", *words, "--examples", "2"])
     shown = capsys.readouterr().out
-    assert "trained tokens stand between « and »" in shown
+    assert "trained tokens are between « and »" in shown
     assert shown.count("«") == 3  # in the legend and two documents
     assert "row 1: 128 columns" in shown
     assert "columns of padding" in shown
