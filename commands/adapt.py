@@ -167,7 +167,7 @@ def adapt_share(
 ) -> AdaptedTasks:
     """Train the tasks of this process, and return the results of all tasks; arguments as of ``adapt_each``.
 
-    A process of a job that leaves tasks to others ends here: the one that finishes the last task goes on. It also
+    A process of a job that leaves tasks to others ends here: the one that finishes the last task continues. It also
     reports the tasks that failed: the others end with 0, since torchrun and srun end a whole job when one process
     fails.
     """
@@ -223,7 +223,7 @@ def adapt_each(
         names: Names of the tasks.
         scorers: Records, which are made by training.
         read: Reads a task's test instances with their responses.
-        console: Where lines are printed.
+        console: Console for the lines.
     """
     adapted = AdaptedTasks(
         {
@@ -282,7 +282,7 @@ def _untested(answers: ModelSamples, name: str, sampled: Sequence[SampledRespons
 
 
 def _cuts(about: Mapping[str, Mapping[str, Any]]) -> dict[str, PairCuts]:
-    """What was cut from the pairs that each scorer chose among."""
+    """Numbers of pairs that were cut, among those that each scorer chose from."""
 
     def total(scorer: str, kind: str) -> int:
         return sum(cost[f"selection_{kind}"] for cost in about[scorer]["costs"].values())

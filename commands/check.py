@@ -1,4 +1,4 @@
-"""Check data files: what is read, skipped and repeated, and what would stop a training.
+"""Check data files: read, skipped and repeated examples, and errors that would stop a training.
 
 DATA is a file or a folder of your own tasks, or a dataset of the hub; with --config, the benchmark of a run is checked,
 and all options of `crosstask fit` are accepted. The exit status is 1 where an error would stop `crosstask fit`.

@@ -51,11 +51,11 @@ from .shared.score_progress import finished_scores, score_progress
 
 @dataclass(frozen=True)
 class Reading:
-    """How models read questions; part of what decides their scores.
+    """Settings of reading questions, which decide scores together with the models.
 
     Args:
         max_length: Tokens of the longest pair, or of the longest prompt with an option.
-        truncation: What is cut from a longer pair of a scorer.
+        truncation: The side of a scorer's longer pair that is cut.
         cut: The part of a too long instruction that is cut.
         dtype: Type of the models' parameters.
         budget: Tokens of the largest batch; scores do not depend on it.
@@ -116,7 +116,7 @@ def classify_tasks(
         examples: Largest number of rows of a task, each in all its templates; all by default.
         prompt: How instructions are rendered; by default the example's input alone, as in Cappy's released program.
         max_length: Tokens of the longest pair of instruction and option.
-        truncation: What is cut from a longer pair of a scorer; Cappy's released program uses longest_first.
+        truncation: The side of a scorer's longer pair that is cut; Cappy's released program uses longest_first.
         cut: The part of a too long instruction that is cut, for scorers and language models; the released program cuts
             the end.
         seed: Seed of the rendering, where `prompt` draws at random.
@@ -197,7 +197,7 @@ Score = Callable[[Sequence[Question]], ItemScores]
 
 
 def load_scorer(name: str, how: Reading) -> tuple[Score, int]:
-    """What scores questions by a scorer, and its number of parameters."""
+    """A function that scores questions by a scorer, and the scorer's number of parameters."""
     encoder = CrossEncoder.from_pretrained(
         name,
         device=process_device(how.device),
@@ -216,7 +216,7 @@ def load_scorer(name: str, how: Reading) -> tuple[Score, int]:
 
 
 def load_language_model(name: str, how: Reading) -> tuple[Score, int]:
-    """What scores questions by the likelihoods of a language model, and its number of parameters."""
+    """A function that scores questions by the likelihoods of a language model, and the model's number of parameters."""
     model, tokenizer = load_generator(name, dtype=how.dtype, device=how.device)
 
     def score(questions: Sequence[Question]) -> ItemScores:

@@ -1,4 +1,4 @@
-"""Check this machine: packages, devices, kernels, disks, SLURM; what will work and what will not.
+"""Check this machine for runs: packages, devices, kernels, disks, SLURM.
 
 Each line is ok, a note (some runs will not work, or not well) or broken (no run will work), with the way out. The exit
 status is 1 if anything is broken.
@@ -24,7 +24,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def check_machine(cache: str = "~/.cache/crosstask", root: str = ".") -> None:
-    """Check what a run needs of this machine, and print the results.
+    """Check the parts of this machine that a run needs, and print the results.
 
     Args:
         cache: Folder of the store (data.init_args.cache).

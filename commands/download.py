@@ -1,6 +1,6 @@
-"""Obtain collections by git or from the Hugging Face hub, and explain what is placed by hand.
+"""Obtain collections by git or from the Hugging Face hub, and explain the parts to place by hand.
 
-The data folder is what CROSSTASK_DATA names. Every part appears whole or not at all; an interrupted download resumes,
+CROSSTASK_DATA names the data folder. Every part appears whole or not at all; an interrupted download resumes,
 and files that were placed by hand are kept. docs/data.md lists the collections.
 
 Example:
@@ -29,7 +29,7 @@ def download_collections(
         collections: Names of collections; opt_iml for all of them.
         to: The data folder.
         dry_run: Whether to only list sources, sizes, licences and targets.
-        verify: Whether to compare what was obtained earlier with its recorded digests.
+        verify: Whether to compare files that were obtained earlier with their recorded digests.
         sources: Table of sources of your own, in the format of the shipped one (datamodules/downloads/sources.py).
     """
     from ..datamodules.downloads.downloading import chosen, download, listing

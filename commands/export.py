@@ -41,8 +41,8 @@ def export_checkpoint(
     """Write the model of a checkpoint as a folder that ``AutoModelForCausalLM.from_pretrained`` loads.
 
     A few weights are in memory at a time: a file is read through a memory map, a folder of shards by name, and the
-    partitions of DeepSpeed are merged one by one. Adapters are merged into the weights beside which they were trained,
-    which are read again from the source of the training. A prefix is written alone, as peft writes it.
+    partitions of DeepSpeed are merged one after another. Adapters are merged into the weights beside which they were
+    trained, which are read again from the source of the training. A prefix is written alone, as peft writes it.
 
     Args:
         paths: Two paths: the checkpoint (a file, a folder of shards or a DeepSpeed folder), and the folder to write:
@@ -77,7 +77,7 @@ def export_checkpoint(
 
 
 def require_repository(name: str) -> None:
-    """Reject what is no name of a repository, before weights are written.
+    """Reject a text that is no name of a repository, before weights are written.
 
     Raises:
         ValueError: It is not owner/name, or the hub allows no such name.

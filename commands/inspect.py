@@ -28,7 +28,7 @@ def inspect_data(
     depth: int = 2,
     output: str | None = None,
 ) -> None:
-    """Print or write what the model of a run will read.
+    """Print or write the inputs of a run's model.
 
     Args:
         settings: Of the run.

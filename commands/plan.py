@@ -33,7 +33,7 @@ def plan_training(
     node_bandwidth: float = 300.0,
     network_bandwidth: float = 25.0,
 ) -> None:
-    """Print what a run needs of each device, and what it costs.
+    """Print the memory that a run needs on each device, its time and its cost.
 
     Args:
         settings: Of the run.
@@ -129,7 +129,7 @@ def _setting(choice: bool | int | str) -> str:
 
 
 def print_outer(plan: "ResourcePlan") -> None:
-    """Print what the steps of phi add."""
+    """Print the memory and time that the steps of phi add."""
     from ..lightning_modules.planning.bilevel_plan import MOST_TASKS
     from ..lightning_modules.planning.resource_plan import GIB
 

@@ -1,7 +1,7 @@
 """Render and tokenize the training tasks of a run that the store lacks, and render its validation.
 
 Training does this itself where it is missing; with --processes it is done ahead. A prepared run starts without reading
-a data file: this command reads them, and prepares again what has changed. An interrupted preparation keeps the
+a data file: this command reads them, and prepares changed tasks again. An interrupted preparation keeps the
 tasks that are complete. A damaged task is named and written again; with --verify, all files are read to find it. All
 options of `crosstask fit` are accepted, and those of the data are used.
 

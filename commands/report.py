@@ -45,7 +45,7 @@ def write_report(
             FOLDER,FOLDER are repetitions of one run with other seeds, reported together.
         stage: Which predictions are read: test, validation or predict.
         folder: Where report.html, report.md, report.json and figures/ (PDF and PNG) are written.
-        by: What a column of the averages is: a category, as in most tables of OPT-IML, or a benchmark.
+        by: Kind of the averages' columns: a category, as in most tables of OPT-IML, or a benchmark.
         title: Heading of the page.
         examples: Qualitative examples under each heading: lowest and highest scores, largest differences.
     """

@@ -1,6 +1,6 @@
 """Choose among sampled responses by a scorer and by other methods.
 
-It prints what the choices of each method score against the references. Without --scorer the other methods are compared.
+It prints the scores of each method's choices against the references. Without --scorer the other methods are compared.
 Started again, it resumes where it was interrupted. The processes of a job (torchrun, or tasks of SLURM or its arrays)
 share the examples that the scorer reads.
 
@@ -85,7 +85,7 @@ def select_samples(
         scorer: Hub name or folder of a trained scorer; without one, the other methods are compared. A calibration in
             the folder is used.
         max_length: Tokens of the longest pair of instruction and response.
-        truncation: What is cut from a longer pair: the instruction, or the longer side.
+        truncation: The side of a longer pair that is cut: the instruction, or the longer one.
         cut: The part of a too long instruction that is cut; Cappy's released program cuts the end.
         chat: Whether the scorer reads pairs in its tokenizer's chat template, as reward models of chat models do.
         budget: Tokens of the largest batch.
@@ -185,7 +185,7 @@ def write_selection(
         sampled: The examples with their responses.
         scored: The responses with their scores, in the same order.
         sizes: Numbers of nucleus samples to choose among alone.
-        cuts: What was cut from the pairs, by scorer.
+        cuts: Numbers of pairs that were cut, by scorer.
         untested: Sampled examples that were not among those to choose for.
     """
     table, means = selection_table(scored), by_size(scored, sizes)
@@ -201,6 +201,6 @@ def write_selection(
 
 
 def score_items(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> ItemScores:
-    """Scores of the responses to some examples, and what was cut from their pairs."""
+    """Scores of the responses to some examples, and the numbers of pairs that were cut."""
     encoder.cuts = PairCuts()
     return ItemScores(score_responses(encoder, sampled), encoder.cuts)

@@ -77,7 +77,7 @@ def run_sweep(
 
 
 def _run_all(runs: Sequence[SweepRun]) -> list[str]:
-    """Finish all runs; returns what failed."""
+    """Finish all runs; returns the failures."""
     failures = []
     for number, each in enumerate(runs, start=1):
         state = "is finished" if each.is_evaluated else "trains"

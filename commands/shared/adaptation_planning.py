@@ -34,7 +34,7 @@ def print_adaptation_plan(
         names: Names of all tasks.
         scorers: Records of the tasks.
         read: Reads a task's test instances with their responses.
-        console: Where lines are printed.
+        console: Console for the lines.
 
     Raises:
         ValueError: No unfinished task can be adapted.

@@ -1,4 +1,4 @@
-"""What a command's file says about it: the first line of its docstring, the description, and the example.
+"""Help texts in the docstring of a command's file: its first line, the description, and the example.
 
 The files are parsed, not imported: ``crosstask --help`` lists all commands without their libraries.
 """

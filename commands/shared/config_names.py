@@ -73,7 +73,7 @@ def composed_paths(name: str, parents: tuple[str, ...] = ()) -> list[str]:
 
 
 def included_names(path: str) -> list[str]:
-    """The names under ``include`` in a YAML file; none in what is no file, which the parser then rejects.
+    """The names under ``include`` in a YAML file; none for a path that is no file, which the parser then rejects.
 
     Raises:
         ValueError: It is no valid YAML, or has a key twice, of which the parser would silently read the last.

@@ -1,4 +1,4 @@
-"""What a run begins with, and what its words leave open: rows for its model and devices, and steps between two logs."""
+"""Defaults of a run, for settings that its options leave open: rows for its model and devices, steps between logs."""
 
 import math
 import os
@@ -65,7 +65,7 @@ def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def mapping_of(value: str) -> Mapping[str, Any]:
-    """What a YAML file or text holds; empty for a class name, or what the parser rejects."""
+    """The mapping in a YAML file or text; empty for a class name, or for text that the parser rejects."""
     try:
         path = Path(value)
         is_settings = path.suffix in (".yaml", ".yml") and path.is_file()  # data files may be large
@@ -85,14 +85,14 @@ def _leaves(settings: Mapping[str, Any], name: str) -> Iterator[str]:
 
 
 def fill_open_settings(settings: Any, given: Collection[str]) -> list[str]:
-    """Fill what a run of instruction tuning leaves open.
+    """Fill the settings that a run of instruction tuning leaves open.
 
     Args:
         settings: Parsed settings of trainer, model and data; changed in place.
         given: Names of the settings that files or options contain.
 
     Returns:
-        What was chosen, a sentence each.
+        A sentence on each choice.
     """
     trainer, model, data = (settings.get(part) for part in ("trainer", "model", "data"))
     kinds = [str((part or {}).get("class_path")).rpartition(".")[2] for part in (model, data)]
@@ -135,7 +135,7 @@ def rows_of_step(length: int, processes: int) -> tuple[int, int]:
 
 
 def process_count(trainer: Mapping[str, Any]) -> int:
-    """Processes that a trainer will have, from its settings and from what starts it."""
+    """Number of processes that a trainer will have, from its settings and from its launcher."""
     if os.environ.get("WORLD_SIZE", "").isdigit():
         return int(os.environ["WORLD_SIZE"])
     devices = trainer["devices"]
@@ -157,7 +157,7 @@ def _model_config(model: Any) -> PreTrainedConfig | None:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False, **revision)
     except (OSError, ValueError):
-        return None  # the module says what is wrong with it
+        return None  # the module reports the error
     return config
 
 
@@ -168,7 +168,7 @@ def _fit_attention_to_model(config: PreTrainedConfig, model: Any, data: Any, giv
     try:
         obstacle = packing_obstacle(config)
     except ValueError:
-        return []  # the module says what is wrong with it
+        return []  # the module reports the error
     if obstacle is None:
         return []
     model["network"]["attention"] = padded_attention(language_model_class(config))

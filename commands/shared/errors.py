@@ -1,4 +1,4 @@
-"""Which errors are shown to users as a sentence, without a traceback."""
+"""Errors that are shown to users as a sentence, without a traceback."""
 
 import errno
 import sys
@@ -50,7 +50,7 @@ def is_disk_fault(error: BaseException) -> bool:
 
 
 def sentence(error: Exception) -> str:
-    """What a user reads of an error: how to install a missing package; of the system, the file and the reason."""
+    """The text of an error for a user: for a missing package its installation, for system errors file and reason."""
     if hint := missing_package(error):
         return hint
     system = None if isinstance(error, ValueError) else system_error(error)

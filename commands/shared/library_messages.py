@@ -1,4 +1,4 @@
-"""Messages on the terminal: those of libraries that say nothing to a user, and names of strangers in all of them."""
+"""Messages on the terminal: hides those of libraries that are no use to users, and shows hidden characters."""
 
 import logging
 import warnings
@@ -11,7 +11,7 @@ def silence_libraries() -> None:
     """Hide messages that users can do nothing about."""
     # Lightning 2.6 calls torch 2.13 in a way that torch warns of on every run.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    # It warns that a model may have been stepped before it is saved, which is what a checkpoint should hold here.
+    # It warns that a model may have been stepped before it is saved, as checkpoints here should be.
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
     # It recommends other products of its maker.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_recommendation)

@@ -65,7 +65,7 @@ class LinkedCLI(LightningCLI):
             super().parse_arguments(parser, with_default_config(words))
         self.given = given_settings(words)
         """Names of the settings that files or options contain; the others are defaults."""
-        self.settings["include"] = None  # a saved configuration holds what it composed
+        self.settings["include"] = None  # a saved configuration holds the included settings themselves
         if overridden := overridden_source(words):
             self.settings["model"]["init_args"][overridden] = None
 
@@ -75,9 +75,9 @@ class LinkedCLI(LightningCLI):
         return self.config[self.config["subcommand"]] if "subcommand" in self.config else self.config
 
     def before_instantiate_classes(self) -> None:
-        """Fill what the words leave open; an empty tokenizer is the model's, at the model's revision."""
+        """Fill settings that the options leave open; an empty tokenizer is the model's, at the model's revision."""
         self.defaults = fill_open_settings(self.settings, self.given)
-        """What was chosen for this run, a sentence each."""
+        """A sentence on each default that was chosen for this run."""
         data, model = ((self.settings.get(part) or {}).get("init_args", {}) for part in ("data", "model"))
         pretrained = model.get("pretrained")
         if pretrained and data.get("tokenizer") in ("", pretrained):
@@ -95,7 +95,7 @@ def require_tokenizer(settings: Any) -> None:
 
 
 def overridden_source(words: Sequence[str]) -> str | None:
-    """Which of ``pretrained`` and ``config`` is replaced by the other one, mentioned later; None if neither.
+    """The one of ``pretrained`` and ``config`` that a later mention of the other replaces; None if neither.
 
     >>> overridden_source(["--model.pretrained", "facebook/opt-1.3b", "--model.init_args.config", "tiny.json"])
     'pretrained'

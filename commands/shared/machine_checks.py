@@ -1,4 +1,4 @@
-"""What of this machine works for crosstask, and what does not, with the way out: the checks of ``crosstask doctor``."""
+"""The checks of ``crosstask doctor``: parts of this machine that crosstask can use or not, with the way out."""
 
 import os
 import shutil
@@ -32,9 +32,9 @@ class Finding(NamedTuple):
 
     Args:
         state: "ok"; "note" where some runs will not work, or not well; "broken" where no run will.
-        topic: What was checked.
-        text: What there is.
-        way_out: What to do; empty where nothing is to be done.
+        topic: Name of the checked part.
+        text: The state of the part, in words.
+        way_out: Advice to the user; empty where nothing is to be done.
     """
 
     state: State
@@ -47,7 +47,7 @@ def all_findings(folders: Mapping[str, Path]) -> Iterator[Finding]:
     """The results of all checks; a check that fails with an error is broken.
 
     Args:
-        folders: Folders that runs write to, by what they hold.
+        folders: Folders that runs write to, by their contents.
     """
     checks: list[Callable[[], Iterator[Finding]]] = [
         check_packages,
@@ -92,7 +92,7 @@ def check_python(version: str, required: str) -> Iterator[Finding]:
 
 
 def package_finding(required: Requirement, installed: str | None) -> Finding | None:
-    """What is wrong with a required package; None if nothing is.
+    """The finding on a required package that is missing, malicious or of a wrong version; None if it fits.
 
     Args:
         required: Name and versions.
@@ -206,7 +206,7 @@ WAYS = {
     "runs": "start in another folder, or set trainer.default_root_dir",
     "models": "set HF_HOME to a folder on another disk",
 }
-"""What to do where a folder cannot be used."""
+"""Advice for a folder that cannot be used."""
 
 
 def check_limits() -> Iterator[Finding]:

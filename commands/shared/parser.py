@@ -1,7 +1,7 @@
 """The parser of all commands: short errors, help that is not wrapped, and hints for misspelt class names.
 
 jsonargparse tries every type that an argument may have, and reports the errors of all of them with all values that were
-given: thousands of characters around the one sentence that says what is wrong.
+given: thousands of characters around the one sentence about the error.
 """
 
 from argparse import RawDescriptionHelpFormatter

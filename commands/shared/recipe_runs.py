@@ -41,7 +41,7 @@ def try_recipes(
 
     Args:
         recipe: YAML of `crosstask fit`, by path or by name.
-        folder: Where the runs and results.json are written.
+        folder: Folder of the runs and results.json.
         variants: By name, settings that override the recipe.
         metric: Metric of the validation.
         max_steps: Steps of theta; the recipe's by default.

@@ -21,10 +21,10 @@ from ...datamodules.worker_processes import is_copy_of_parent
 from .run_places import without_places_below_root
 
 RUNS = Path("runs")
-"""Where runs are that name no default_root_dir, below the working directory."""
+"""Folder of runs without a default_root_dir, below the working directory."""
 
 CHOSEN = "CROSSTASK_RUN_FOLDER"
-"""Environment variable by which the other processes of a machine learn which folder the first one has taken."""
+"""Environment variable with the folder that the first process has chosen, for the other processes of a machine."""
 
 WRITTEN_BEFORE_RUNNING = {"config.yaml", "hparams.yaml", "metrics.csv", "packing.json", "mixture.txt", "run.json"}
 

@@ -1,4 +1,4 @@
-"""Where a run writes logs and checkpoints: below its root, unless its settings name another place."""
+"""Places of a run's logs and checkpoints: below its root, unless its settings name another place."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ def loggers_below(root: str, loggers: Any) -> Any:
 
     Args:
         root: The run's root.
-        loggers: What the settings say: None or true, false for none, a logger or several.
+        loggers: Value of the setting: None or true for the default, false for none, a logger or several.
     """
     if loggers is False:
         return False

@@ -14,10 +14,10 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 def score_progress(console: Console, name: str, items: str, total: int) -> Callable[[int], None]:
-    """What prints how many items a model has scored, at most every half a minute.
+    """Return a function that prints the number of scored items, at most every 30 seconds.
 
     Args:
-        console: Where lines are printed.
+        console: Console for the lines.
         name: Name of the model.
         items: Name of the items, e.g. questions.
         total: Number of the items that this process scores.

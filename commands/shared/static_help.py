@@ -120,7 +120,7 @@ def _options(
     """An option, and the fields of the dataclass that it is."""
     assert annotation is not None
     first = annotation
-    while isinstance(first, ast.BinOp):  # a union, e.g. of a class and the paths that stand for it
+    while isinstance(first, ast.BinOp):  # a union, e.g. of a class and paths in its place
         first = first.left
     definition, where = _definition(path, first)
     if first is not annotation and (not isinstance(definition, ast.ClassDef) or _fields(definition) is not None):
@@ -158,7 +158,7 @@ def _fields(definition: ast.stmt | None) -> list[_Field] | None:
 
 
 def _definition(path: Path, annotation: ast.expr) -> tuple[ast.stmt | None, Path]:
-    """Where the package defines what an annotation names, and the file; None for types of other packages."""
+    """The package's definition of the type that an annotation names, and its file; None for types of other packages."""
     if not isinstance(annotation, ast.Name):
         return None, path
     for node in ast.walk(_parsed(path)):  # a package imports its names for type checkers alone

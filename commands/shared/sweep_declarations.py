@@ -40,8 +40,8 @@ class Sweep:
         recipe: YAML of ``crosstask fit``, by path or by name.
         arms: By name, settings over those of the recipe; the first is the base of comparisons.
         settings: Settings of all arms, over those of the recipe.
-        stage: What is evaluated.
-        by: What a column is, see ``aggregation.columns``.
+        stage: The evaluated stage.
+        by: Kind of the columns, see ``aggregation.columns``.
         published: Scores that a paper reports for these arms; None without.
     """
 

@@ -36,7 +36,7 @@ class SweepRun:
         arm: Name of the arm.
         folder: Folder of the run.
         settings: Settings of ``crosstask fit``.
-        stage: What is evaluated: validation or test.
+        stage: The evaluated stage: validation or test.
     """
 
     arm: str
@@ -65,7 +65,7 @@ def sweep_runs(
     """The runs of a sweep, seeds within arms.
 
     Args:
-        sweep: What it declares.
+        sweep: Declaration of the sweep.
         output: Folder of all runs.
         model: Hub name or folder of the pretrained model; the recipe's if None.
         configs: Configurations over the settings of the recipe and of all arms, by path or by name.
@@ -121,7 +121,7 @@ def _require_collections(arm: str, settings: Mapping[str, Any]) -> None:
 
 
 def write_run(run: SweepRun) -> None:
-    """Write the run's recipe.yaml and the digests of what it reads.
+    """Write the run's recipe.yaml and the digests of its input files.
 
     Raises:
         ValueError: The folder holds a run with other settings or on other files.
@@ -135,12 +135,12 @@ def write_run(run: SweepRun) -> None:
 
 
 def train_and_evaluate(run: SweepRun) -> None:
-    """Train a run and evaluate it, each in a process of its own; a run that was interrupted goes on.
+    """Train a run and evaluate it, each in its own process; an interrupted run resumes.
 
     ``costs.json`` in the run's folder holds the processor time of each command in seconds, earlier tries counted in.
 
     Raises:
-        ValueError: A process failed; the error shows the end of what it said.
+        ValueError: A process failed; the error shows the end of its output.
     """
     for words in run_commands(run):
         log = run.folder / f"{words[0]}.log"

@@ -209,7 +209,7 @@ class TrainerCLI(LinkedCLI):
 
 
 def leave_out_unusable(trainer: Any, module: str) -> None:
-    """Leave out of the default callbacks what the trainer's other settings or another project's module rule out."""
+    """Remove the default callbacks that the trainer's other settings or another project's module exclude."""
     if trainer["fast_dev_run"] or trainer["barebones"] or not module.startswith(f"{PACKAGE}."):
         trainer["callbacks"] = None
         return
