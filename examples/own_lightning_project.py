@@ -1,8 +1,8 @@
 """crosstask's data in a Lightning training of your own: your module, your loss, your collection of tasks beside ours.
 
 Nothing here comes from ``crosstask.lightning_modules``. Rows hold one document each (``one_per_row``), so that any
-causal model reads them with its own attention: padding stands behind, where nothing looks. Packed rows train about
-twice as many tokens a second; they need ``attn_implementation="document"`` (see the README)::
+causal model reads them with its own attention: padding is at the end, where no token attends to it. Packed rows train
+about twice as many tokens a second; they need ``attn_implementation="document"`` (see the README)::
 
     python examples/own_lightning_project.py [folder]
 """
@@ -28,7 +28,7 @@ from crosstask.datamodules.toybench.writer import write_toybench
 
 
 class Opposites(Benchmark):
-    """A family of tasks in one file: what its tasks are called, what is known of them, their examples."""
+    """A family of tasks in one file: their names, their metadata and their examples."""
 
     name = "opposites"
     pairs = (("hot", "cold"), ("big", "small"), ("old", "new"), ("fast", "slow"), ("up", "down"), ("wet", "dry"))
@@ -67,7 +67,7 @@ class PlainModule(L.LightningModule):
 
     def _loss(self, batch: CausalBatch) -> torch.Tensor:
         logits = self.model(input_ids=batch.input_ids, position_ids=batch.position_ids).logits
-        # Targets are shifted already: column i's target is what stands in column i + 1.
+        # Targets are shifted already: column i's target is the token in column i + 1.
         return cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), ignore_index=IGNORE_INDEX, reduction="sum")
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

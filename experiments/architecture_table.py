@@ -1,4 +1,4 @@
-"""Which architectures read packed rows: writes docs/architectures.md.
+"""Write docs/architectures.md: a table of the architectures that read packed rows.
 
 Every causal, encoder-decoder and sequence-classification model type of the installed transformers is built with a tiny
 random configuration in float64. Documents of 5, 4 and 3 tokens, longer than a window of 3, are read in one row and each
@@ -116,7 +116,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 
 class Row(NamedTuple):
-    """One line of the table: a model type, what reads it, how, and why not packed."""
+    """One line of the table: a model type, its kind, the verdict on its rows, and the reason why not packed."""
 
     model_type: str
     kind: Kind
@@ -233,7 +233,7 @@ def reads_forward(model: PreTrainedModel) -> bool:
 
 
 def largest_error(model: PreTrainedModel) -> str | None:
-    """How far packed documents are from the same documents alone, in hidden states or gradients; None if equal."""
+    """Difference of packed documents from the same documents alone, in hidden states or gradients; None if equal."""
     reader: Any = model.base_model
     ids = torch.arange(OFFSETS[-1])[None] * 7 % 50 + 8
     positions = torch.cat([torch.arange(end - start) for start, end in pairwise(OFFSETS)])[None]
@@ -267,7 +267,7 @@ def gradients(model: PreTrainedModel, outputs: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def padded_error(model: PreTrainedModel, kind: Kind) -> str | None:
-    """How far a document in a padded row is from the same document alone; None if equal."""
+    """Difference of a document in a padded row from the same document alone; None if equal."""
     pad = model.config.pad_token_id if isinstance(model.config.pad_token_id, int) else 1
     ids = torch.tensor([[9, 17, 31, 3]])  # some heads read the eos token
     pair = model.config.is_encoder_decoder and kind != "classification"

@@ -1,4 +1,4 @@
-"""Reads the runs behind docs/claims.md and keeps what its verdicts need: one score for each system, seed and task.
+"""Read the runs behind docs/claims.md and keep the scores that its verdicts need: one per system, seed and task.
 
     python experiments/claims_results.py runs/claims
 
@@ -167,7 +167,7 @@ READERS: dict[str, Callable[[Path], Results]] = {
     "cappy_short": lambda home: read_selections(home / "cappy_short"),
     "tuned": lambda home: read_tuned(home / "tuned"),
 }
-"""How each experiment is read from the folder of all runs."""
+"""The reader of each experiment, from the folder of all runs."""
 
 
 def to_text(results: Results) -> str:

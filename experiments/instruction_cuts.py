@@ -1,4 +1,4 @@
-"""What is left of real instructions that are too long for a scorer, by the part that is cut.
+"""Measure the remains of real instructions that are too long for a scorer, by the part that is cut.
 
     python experiments/instruction_cuts.py TOKENIZER [--examples 40] [--length 512]
 

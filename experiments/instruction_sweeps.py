@@ -25,7 +25,7 @@ LENGTHS = tuple(2**power for power in range(9))
 OUTER = (1, 10, 20, 30, 40, 50, 59)  # of 60
 SPLITS = 4  # of each kind
 SETTINGS = {"length": "length of instructions (embeddings)", "outer": "categories of the outer tasks"}
-"""What a sweep varies, by its name; the others are not drawn."""
+"""The quantity that a sweep varies, by the sweep's name; figures are drawn of these sweeps only."""
 
 
 def variants(sweep: str, categories: int) -> dict[str, dict[str, Any]]:

@@ -40,7 +40,7 @@ UNSEEN = ("partially_supervised", "fully_held_out")
 
 @dataclass(frozen=True)
 class Claim:
-    """That a paper's method scores higher than another.
+    """The claim of a paper that a method scores higher than another.
 
     Args:
         claim: The claim in words.
@@ -48,7 +48,7 @@ class Claim:
         higher: Name of the system that should score higher.
         lower: Name of the other one.
         tasks: Which tasks are compared: all, unseen (those that do not train), or a level.
-        remark: What explains the verdict.
+        remark: Explanation of the verdict.
     """
 
     claim: str
@@ -189,7 +189,7 @@ def row(number: int, judged: Judged) -> str:
 
 
 def remarks(number: int, judged: Judged) -> list[str]:
-    """The difference on each level where there are several, and what explains the verdict."""
+    """The difference on each level where there are several, and the explanation of the verdict."""
     by_level = ", ".join(f"{LEVELS[level]} {value:+.1f}" for level, value in judged.by_level.items())
     parts = ([f"{by_level}."] if len(judged.by_level) > 1 else []) + [judged.claim.remark]
     text = " ".join(part for part in parts if part)

@@ -1,4 +1,4 @@
-"""Which regularization stabilizes the outer level? L2 on phi, early stopping, perturbation or a warm start, or none.
+"""Compare regularizations of the outer level: L2 on phi, early stopping, perturbation, a warm start, and none.
 
 The paper (arXiv 2306.10098) leaves this open. The problem is the smallest of its kind: a network reads an input and an
 instruction of four numbers, and each task is a function of its true instruction. Inner tasks are trained with learned

@@ -1,4 +1,4 @@
-"""What the experiments share: tasks drawn from Super-NaturalInstructions, a trainer, and files of results."""
+"""Code that the experiments share: tasks drawn from Super-NaturalInstructions, a trainer, and files of results."""
 
 import json
 import random
@@ -27,10 +27,10 @@ def bundled_tasks() -> NaturalInstructions:
 def draw_tasks(
     folder: Path, counts: Mapping[Split, int], is_eligible: Eligible, *, vocabulary: int
 ) -> NaturalInstructions:
-    """The eligible tasks of a seeded draw, with a tokenizer in ``folder/tokenizer``; what is in the folder is reused.
+    """The eligible tasks of a seeded draw, with a tokenizer in ``folder/tokenizer``; existing files are reused.
 
     Args:
-        folder: Where the tokenizer and the lists of tasks are written.
+        folder: Folder of the tokenizer and the lists of tasks.
         counts: Number of tasks of each split.
         is_eligible: Called with the benchmark, the name of a task and the tokenizer.
         vocabulary: Tokens of the tokenizer.

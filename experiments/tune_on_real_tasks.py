@@ -5,12 +5,12 @@
 MODEL is a causal model: a hub name or a local folder. Tasks are drawn by a seed from Super-NaturalInstructions in
 $CROSSTASK_DATA, among those with short texts. Adapters (LoRA) are trained on most training tasks of the draw. Tested
 are instances of trained tasks that did not train (fully supervised), other tasks of trained categories (partially
-supervised), and tasks of upstream's test categories, which never train (fully held out). Beside the tuned model stand
+supervised), and tasks of upstream's test categories, which never train (fully held out). Beside the tuned model are
 the untuned one, the first line of its answers (it often continues with further examples), its answers in its chat
 template (zero-shot), and the input itself.
 
 The folder holds the YAML of every command, the evaluations, the adapters, ``comparison/report.html`` and
-``table.md``. A run resumes where it was interrupted: finished evaluations are kept, training goes on from its last
+``table.md``. A run resumes where it was interrupted: finished evaluations are kept, training resumes from its last
 checkpoint.
 """
 
@@ -87,7 +87,7 @@ def spread(categories: dict[str, str], count: int) -> list[str]:
 
 
 def recipe(settings: argparse.Namespace, splits: Path, run: str) -> dict[str, Any]:
-    """What `crosstask fit` and `crosstask test` read."""
+    """The settings of `crosstask fit` and `crosstask test`."""
     checkpoint = {"every_n_train_steps": 10, "save_last": True, "save_top_k": 0, "enable_version_counter": False}
     callbacks: list[dict[str, Any]] = [
         {"class_path": name}

@@ -36,17 +36,17 @@ class Timed(ShardedStrategy):
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         start = time.perf_counter()
         super().save_checkpoint(*args, **kwargs)
-        self.tell("save", time.perf_counter() - start)
+        self.print_seconds("save", time.perf_counter() - start)
 
     def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         start = time.perf_counter()
         checkpoint = super().load_checkpoint(*args, **kwargs)
-        self.tell("load", time.perf_counter() - start)
+        self.print_seconds("load", time.perf_counter() - start)
         return checkpoint
 
-    def tell(self, what: str, seconds: float) -> None:
+    def print_seconds(self, action: str, seconds: float) -> None:
         if self.global_rank == 0:
-            print(f"{what}: {seconds:.1f} s", flush=True)
+            print(f"{action}: {seconds:.1f} s", flush=True)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What the benchmarks share: their data, OPT's shape, and the last line that they print."""
+"""Code that the benchmarks share: their data, OPT's shape, and the last line that they print."""
 
 import json
 import os

@@ -46,7 +46,7 @@ def preparation(benchmark: NaturalInstructions, tokenizer: str, store: Path) -> 
 
 
 def plain_loop(prepared: Preparation, names: list[str]) -> int:
-    """The number of examples that the tokenizer encodes one by one."""
+    """The number of examples that the tokenizer encodes in single calls."""
     count = 0
     for name in names:
         task = prepared.benchmark.task(name)

@@ -128,11 +128,11 @@ def asked_of(kind: str, prompt: int, options: int, given: argparse.Namespace) ->
         return [score for each in score_options(own, tokenizer, prompts, groups, eos=False) for score in each.sum]
 
     def rank_peer(questions: Questions) -> list[float]:
-        asked = [
+        requests = [
             Instance("loglikelihood", {}, (text, f" {option}" if causal else option), place)
             for place, (text, option) in enumerate((text, each) for text, group in questions for each in group)
         ]
-        return [score for score, _ in harness.loglikelihood(asked, disable_tqdm=True)]
+        return [score for score, _ in harness.loglikelihood(requests, disable_tqdm=True)]
 
     return Setting(questions_of(prompt, options, given.examples, random.Random(0)), rank_ours, rank_peer)
 

@@ -78,7 +78,7 @@ def write_sample_file(benchmark: Generated, path: Path) -> None:
 
 
 def resident() -> float:
-    """This process's memory in MiB, without what is mapped from files."""
+    """This process's memory in MiB, without memory that is mapped from files."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields["RssAnon"].split()[0]) / 1024
 

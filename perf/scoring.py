@@ -123,7 +123,7 @@ def short_enough(groups: Iterator[tuple[str, list[str]]], tokenizer: PreTrainedT
 
 
 def timed(score: Callable[[Pairs], torch.Tensor], pairs: Pairs, device: str) -> tuple[torch.Tensor, float]:
-    """Scores, and pairs a second; on a CPU a second of its own."""
+    """Scores, and pairs per second; on a CPU, per second of its processor time."""
     clock = time.process_time if device == "cpu" else time.perf_counter
     began = clock()
     scores = score(pairs)

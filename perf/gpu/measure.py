@@ -2,7 +2,7 @@
 
     python perf/gpu/measure.py runs/gpu.json [--toy] [--sections training_125m ranking]
 
-The file is written after every section, so that an interruption keeps what was measured. A section that fails or
+The file is written after every section, so that an interruption keeps earlier measurements. A section that fails or
 exceeds its time is recorded with its error, and the others run. A section whose peer is not installed fails by itself.
 """
 

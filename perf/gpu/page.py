@@ -2,7 +2,7 @@
 
     python perf/gpu/page.py runs/gpu.json docs/performance.md
 
-The section stands between two comments, and is replaced as a whole. Results at toy size are not written into a page.
+The section is between two comments, and is replaced as a whole. Results at toy size are not written into a page.
 """
 
 import argparse
