@@ -45,7 +45,7 @@ def plain_values(value: Any) -> Any:
 def as_group(group: type[Group], value: Group | Mapping[str, Any]) -> Group:
     """A group of arguments: the value itself, or the group that ``plain_values`` made a dictionary of.
 
-    >>> from crosstask.lightning_modules.evaluation.generation import Decoding
+    >>> from crosstask.lightning_modules.evaluation.decoding import Decoding
     >>> as_group(Decoding, plain_values(Decoding(stop=("Q:",)))) == Decoding(stop=("Q:",))
     True
     """

@@ -31,7 +31,8 @@ from .attention.packable import require_document_attention
 from .chunked_head import ChunkedHead, has_plain_head
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
-from .evaluation.generation import Decoding, answer_batch, prompt_seed
+from .evaluation.decoding import Decoding, prompt_seed
+from .evaluation.generation import answer_batch
 from .evaluation.generation_scores import GenerationScores
 from .evaluation.likelihood import score_option_batch
 from .evaluation.metrics import Scores
@@ -305,6 +306,7 @@ class InstructionTuningModule(PlannedTraining):
             [self.decoding],
             seeds=seeds + [0] * (len(batch.input_ids) - len(seeds)),  # rows that only keep replicas in step
             max_new_tokens=batch.max_new_tokens,
+            share=not self.gathers_weights,
         )
         return [
             Answer.of(example, texts[0], self.rouge) for example, [texts] in zip(batch.examples, answers, strict=False)

@@ -159,6 +159,14 @@ class PlannedTraining(GuardedSteps):
             )
         require_agreement(self, self.trainer)
 
+    @property
+    def gathers_weights(self) -> bool:
+        """Whether a forward gathers weights, so that all processes must make the same number of them."""
+        trainer = self.attached_trainer
+        if trainer is not None and isinstance(trainer.strategy, FSDPStrategy):
+            return True
+        return self.model is not None and any(map(is_cut, self.model.parameters()))
+
     def built(
         self,
         build: Callable[[str | None], PreTrainedModel],

@@ -1,11 +1,13 @@
-"""Generation with crosstask against plain ``generate`` on padded batches in the order of the file.
+"""Generation with crosstask against `generate` on padded batches in file order, and against continuous batching.
 
     python perf/generation.py [--prompts 128] [--rounds 3]
 
 Measures one greedy answer to each prompt, and the 17 responses of Cappy's evaluation (arXiv 2311.06720: four each by
-sampling, temperature 0.9, top-k 40 and nucleus 0.95, and a beam of 4), for which the peer calls ``generate`` once per
-decoding with ``num_return_sequences``. The peer's batches hold as many sequences as ours on average. The model has
-random weights and generates to the full length; rounds alternate. Texts are real ones if CROSSTASK_DATA is set.
+sampling, temperature 0.9, top-k 40 and nucleus 0.95, and a beam of 4), for which the first peer calls ``generate`` once
+per decoding with ``num_return_sequences``. Its batches hold as many sequences as ours on average. The second peer is
+transformers' ``generate_batch``, greedy alone. The model has random weights, and ends an answer where the likeliest
+token is one of a few, so that answers have many lengths. Rounds alternate; the first one warms up. Texts are real ones
+if CROSSTASK_DATA is set. The tables are printed as docs/performance.md shows them.
 """
 
 import argparse
@@ -14,17 +16,21 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import print_result
+from torch import Tensor
 from training import MODEL, ROW, read_documents
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 from crosstask.datamodules.evaluation.loaders import pad_prompts
-from crosstask.datamodules.rendering.tokenization import load_tokenizer
-from crosstask.lightning_modules.evaluation.generation import Decoding, generate
+from crosstask.lightning_modules.evaluation.decoding import Decoding
+from crosstask.lightning_modules.evaluation.generation import generate
 from crosstask.lightning_modules.models import build_model, model_config
 
 GREEDY = [Decoding()]
@@ -69,60 +75,123 @@ def in_file_order(
     return texts
 
 
-def measured(run: dict[str, Callable[[], list[list[str]]]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds and the last answers of both, in alternating rounds; the first one warms up."""
+def continuously(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sources: Sources, *, new: int) -> Any:
+    """The greedy texts of transformers' continuous batching."""
+    config = GenerationConfig(
+        max_new_tokens=new, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
+    )
+    blocks = ContinuousBatchingConfig(num_blocks=1024, max_batch_tokens=512)  # of 32 tokens
+    outputs = model.generate_batch(  # type: ignore[operator]
+        [list(source) for source in sources],
+        generation_config=config,
+        continuous_batching_config=blocks,
+        progress_bar=False,
+    )
+    ids = [outputs[name].generated_tokens for name in sorted(outputs, key=lambda name: int(name.split("_")[-1]))]
+    return [[text.strip()] for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def ours(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sources,
+    decodings: Sequence[Decoding],
+    *,
+    budget: int,
+    new: int,
+) -> list[list[str]]:
+    """Our texts of each prompt."""
+    options: dict[str, Any] = {"max_new_tokens": new, "budget": budget, "seeds": range(len(sources))}
+    answers = sorted(generate(model, tokenizer, sources, decodings, **options))
+    return [[text for texts in of_prompt for text in texts] for _, of_prompt in answers]
+
+
+def ending_model(vocabulary: int, end: int, attention: str, *, length: int) -> tuple[PreTrainedModel, list[int]]:
+    """A model whose answers have `length` tokens on average, and the tokens of each of its forwards from now on."""
+    torch.manual_seed(0)
+    config = model_config(MODEL, vocabulary=vocabulary, dropout=None)
+    model = build_model(config, weights=None, vocabulary=vocabulary, attention=attention, dtype=torch.float32).eval()
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            torch.nn.init.normal_(weight, std=0.1)  # with smaller weights it repeats one token
+
+    def with_end(_: Any, __: Any, logits: Tensor) -> Tensor:
+        best, token = logits.max(dim=-1)
+        logits[..., end] = torch.where(token % length == 0, best + 5, best - 5)
+        return logits
+
+    read: list[int] = []
+    model.get_output_embeddings().register_forward_hook(with_end)
+    model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].numel()))
+    return model, read
+
+
+def measured(
+    run: dict[str, Callable[[], list[list[str]]]], read: dict[str, list[int]], rounds: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Median processor seconds and the last answers of each; `read` keeps the forwards of the last round."""
     seconds: dict[str, list[float]] = {name: [] for name in run}
     answers: dict[str, list[list[str]]] = {}
     for number in range(rounds + 1):
         for name in sorted(run, reverse=bool(number % 2)):
-            began = time.perf_counter()
+            read[name].clear()
+            began = time.process_time()
             answers[name] = run[name]()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.process_time() - began)
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}, answers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=128, help="answered greedily; an eighth with 17 candidates")
-    parser.add_argument("--tokens", type=int, default=16, help="of each answer")
+    parser.add_argument("--tokens", type=int, default=128, help="of the longest answer")
+    parser.add_argument("--length", type=int, default=16, help="of an answer on average, in tokens")
     parser.add_argument("--budget", type=int, default=16_384, help="tokens of a batch of ours, answers included")
     parser.add_argument("--rounds", type=int, default=3)
     settings = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        documents, _, vocabulary = read_documents(Path(scratch), settings.prompts)
-        tokenizer = load_tokenizer(str(Path(scratch) / "tokenizer"))
-    longest = ROW - settings.tokens
-    sources = [document.input_ids[: document.n_source][-longest:].tolist() for document in documents]
-    torch.manual_seed(0)
-    config = model_config(MODEL, vocabulary=vocabulary, dropout=None)
-    model = build_model(config, weights=None, vocabulary=vocabulary, attention="sdpa", dtype=torch.float32).eval()
-    everything = sources
-    for name, decodings in (("17 candidates", CANDIDATES), ("greedy", GREEDY)):
+        documents, tokenizer = read_documents(Path(scratch), settings.prompts)
+    longest, new, budget = ROW - settings.tokens, settings.tokens, settings.budget
+    everything = [document.input_ids[: document.n_source][-longest:].tolist() for document in documents]
+    build = partial(ending_model, len(tokenizer), tokenizer.eos_token_id, length=settings.length)
+    (document, ours_read), (sdpa, peer_read) = build("document"), build("sdpa")
+    read = {"ours": ours_read, "file order": peer_read, "continuous": peer_read}
+    print(f"{date.today()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+    for name, decodings in (("greedy", GREEDY), ("17 candidates", CANDIDATES)):
         sources = everything if len(decodings) == 1 else everything[: max(settings.prompts // 8, 1)]
-        mean = sum(map(len, sources)) / len(sources) + settings.tokens
+        mean = sum(map(len, sources)) / len(sources)
         rows = max(sum(d.rows for d in decodings if d.beams == 1), *(d.rows for d in decodings), 1)
-        batch = max(int(settings.budget / mean / rows), 1)
-
-        def ours(sources: Sources = sources, decodings: list[Decoding] = decodings) -> list[list[str]]:
-            options = {"max_new_tokens": settings.tokens, "budget": settings.budget, "seeds": range(len(sources))}
-            found = sorted(generate(model, tokenizer, sources, decodings, **options))  # type: ignore[arg-type]
-            return [[text for texts in answers for text in texts] for _, answers in found]
-
-        def peer(
-            sources: Sources = sources, decodings: list[Decoding] = decodings, batch: int = batch
-        ) -> list[list[str]]:
-            return in_file_order(model, tokenizer, sources, decodings, batch=batch, new=settings.tokens)
-
-        seconds, answers = measured({"ours": ours, "peer": peer}, settings.rounds)
-        same = sum(a[0] == b[0] for a, b in zip(answers["ours"], answers["peer"], strict=True)) / len(sources)
-        print(f"{name}: {same:.1%} of first answers (greedy or beam) are the same text; the peer's batch is {batch}")
+        batch = max(int(budget / (mean + new) / rows), 1)
+        run: dict[str, Callable[[], list[list[str]]]] = {
+            "ours": partial(ours, document, tokenizer, sources, decodings, budget=budget, new=new),
+            "file order": partial(in_file_order, sdpa, tokenizer, sources, decodings, batch=batch, new=new),
+        }
+        if len(decodings) == 1:
+            run["continuous"] = partial(continuously, sdpa, tokenizer, sources, new=new)
+        seconds, answers = measured(run, read, settings.rounds)
+        lengths = [len(tokenizer(texts[0])["input_ids"]) for texts in answers["ours"]]
+        print(
+            f"{name}: {len(sources)} prompts of {mean:.0f} tokens on average, first answers of {min(lengths)} to "
+            f"{max(lengths)} tokens, {statistics.mean(lengths):.0f} on average; batches of {batch} in file order\n"
+        )
+        print(
+            "| | processor seconds | of ours | forwards | tokens read | same first answers |\n|---|---|---|---|---|---|"
+        )
+        for other in run:
+            read[other].clear()
+            same = sum(a[0] == b[0] for a, b in zip(answers["ours"], run[other](), strict=True)) / len(sources)
+            print(
+                f"| {other} | {seconds[other]:.2f} | {seconds[other] / seconds['ours']:.2f} | {len(read[other])} | "
+                f"{sum(read[other]):,} | {same:.1%} |"
+            )
+        print()
         print_result(
             "generation",
             ours=round(len(sources) / seconds["ours"], 2),
-            peer=round(len(sources) / seconds["peer"], 2),
-            unit="prompts/s",
-            setting=f"{name}, {len(sources)} prompts of {mean - settings.tokens:.0f} tokens on average, answers of "
-            f"{settings.tokens}, {torch.get_num_threads()} CPU thread(s), fp32, "
+            peer=round(len(sources) / seconds["file order"], 2),
+            unit="prompts a processor second",
+            setting=f"{name}, {len(sources)} prompts of {mean:.0f} tokens on average, answers of at most "
+            f"{new}, {torch.get_num_threads()} CPU thread(s), fp32, "
             f"data {os.environ.get('CROSSTASK_DATA', 'toybench')}",
         )
 

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.rendering.chat import chat_prompt
 from ...datamodules.rendering.tokenization import tokenize_sources
-from ..evaluation.generation import Decoding, DrawTokens, before_end, cut_at_stop, generate, texts_of_tokens
+from ..evaluation.decoding import Decoding, DrawTokens, before_end, cut_at_stop, texts_of_tokens
+from ..evaluation.generation import generate
 from ..evaluation.prompt_cache import PromptCache
 from ..generation_settings import end_tokens
 from ..prefixes import virtual_tokens
@@ -103,10 +104,9 @@ class AnsweringModel:
         generated = cache.generate(
             1,
             processors=[draw],
-            enders=[streamed],
+            stop=streamed,
             max_new_tokens=self.max_new_tokens,
-            min_length=0,
-            eos_token_id=self.ends,
+            ends=self.ends,
             pad_token_id=self.tokenizer.pad_token_id,
         )
         return streamed.close(generated[0].tolist())

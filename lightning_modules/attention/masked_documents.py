@@ -2,13 +2,15 @@
 
 GPT-J, GPT-Neo, Falcon and others do not call the attention function that is registered with transformers
 (document_attention.py), but they add any mask [B, 1, L, L] to their scores. Their positions come from ``position_ids``,
-or from a bias by distances (MPT's ALiBi). Under the mask, a document's hidden states are those of the document alone.
-Memory and time of attention grow with the square of the row's length, as in a padded row.
+or from a bias by distances (ALiBi, arXiv 2108.12409). Under the mask, a document's hidden states are those of the
+document alone. Memory and time of attention grow with the square of the row's length, as in a padded row.
 """
 
 # B rows, L columns, T = B * L flattened tokens
 
 import inspect
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -18,24 +20,24 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from .document_attention import IMPLEMENTATIONS
 from .documents import Documents
 
-MASKED = frozenset({"codegen", "falcon", "gpt_neo", "gpt_neox_japanese", "gptj", "mpt"})
-"""Model types of decoders whose documents a mask keeps apart.
-
-Bloom's ALiBi, and Falcon's where it has one, is computed from a mask of padding, by columns and in half precision.
-"""
+MASKED = frozenset({"bloom", "codegen", "falcon", "gpt_neo", "gpt_neox_japanese", "gptj", "mpt"})
+"""Model types of decoders whose documents a mask keeps apart."""
 
 
 def reads_masks(config: PreTrainedConfig) -> bool:
     """Return whether a mask separates the documents for a configuration's language model."""
-    return config.model_type in MASKED and not getattr(config, "alibi", False)  # only Falcon has the field
+    return config.model_type in MASKED
 
 
 def built_attention(config: PreTrainedConfig, attention: str) -> str:
     """Return the attention implementation to build a language model with, if `attention` is configured.
 
-    It is ``"eager"`` for document attention in a model that reads masks, else `attention` itself.
+    For document attention in a model that reads masks it is ``"eager"``, or ``"sdpa"`` with Falcon's ALiBi, which
+    transformers' eager attention adds twice; otherwise `attention` itself.
     """
-    return "eager" if attention in IMPLEMENTATIONS and reads_masks(config) else attention
+    if attention not in IMPLEMENTATIONS or not reads_masks(config):
+        return attention
+    return "sdpa" if getattr(config, "alibi", False) else "eager"  # only Falcon has the field
 
 
 def read_documents_by_mask(model: PreTrainedModel) -> None:
@@ -43,6 +45,8 @@ def read_documents_by_mask(model: PreTrainedModel) -> None:
     change.
     """
     if reads_masks(model.config):
+        if model.config.model_type in ("bloom", "falcon"):
+            _restart_alibi(model.config.model_type)
         for part in (model, model.base_model):
             part.register_forward_pre_hook(_with_mask, with_kwargs=True)
 
@@ -74,6 +78,33 @@ def mask_of(documents: Documents, rows: int, columns: int, dtype: torch.dtype) -
     return torch.zeros(seen_BLL.shape, dtype=dtype, device=offsets.device).masked_fill(~seen_BLL, lowest).unsqueeze(1)
 
 
+def alibi_of_documents(build: Any, attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
+    """ALiBi's bias [B * H, 1, L] by positions within documents, so that it is that of each document alone.
+
+    Bloom and Falcon multiply a head's slope by the key's column, in the model's dtype or in bfloat16, so that the same
+    distance has another bias in another column.
+
+    Args:
+        build: Builds the bias of a mask of padding [B, L].
+        attention_mask: A mask of padding [B, L], or one of documents [B, 1, L, L] from ``mask_of``.
+        num_heads: H.
+        dtype: Of the bias.
+    """
+    if attention_mask.dim() == 2:
+        bias: Tensor = build(attention_mask, num_heads, dtype)
+        return bias
+    position_BL = (attention_mask[:, 0] == 0).sum(dim=-1) - 1  # a column sees its document's columns up to itself
+    alone_HL = build(position_BL.new_ones(1, position_BL.shape[1]), num_heads, dtype)[:, 0]
+    return alone_HL[:, position_BL].transpose(0, 1).flatten(0, 1).unsqueeze(1)
+
+
+def _restart_alibi(model_type: str) -> None:
+    """Let transformers' models of this type build ALiBi's bias by ``alibi_of_documents``; that of padding stays."""
+    modeling: Any = import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+    if not isinstance(modeling.build_alibi_tensor, partial):
+        modeling.build_alibi_tensor = partial(alibi_of_documents, modeling.build_alibi_tensor)
+
+
 def _with_mask(model: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     documents = named.pop("documents", None)
     if documents is None:
@@ -81,6 +112,6 @@ def _with_mask(model: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tu
     if named.get("attention_mask") is not None:
         raise ValueError("got documents and an attention mask: packed rows take attention_mask=None")
     if "position_ids" not in inspect.signature(model.forward).parameters:
-        named.pop("position_ids", None)  # MPT's positions are distances
+        named.pop("position_ids", None)  # the positions of MPT and Bloom are distances
     rows, columns = named["input_ids"].shape
     return inputs, {**named, "attention_mask": mask_of(documents, rows, columns, model.dtype)}

@@ -1,111 +1,27 @@
-"""Generating answers: greedy, sampled or by beam search, reproducible whatever the batch.
-
-Decoding uses ``generate`` of transformers, with our own sampling: a token is drawn by inverting the cumulative
-distribution at a random number that depends on (prompt, decoding, sample, step) alone. So a sample does not depend on
-its batch, on the number of processes, or on where a run resumed. One exception remains: logits differ in their last
-bits with the shape of a batch, so that a random number on the border between two tokens may pick the other one.
+"""Generating answers: greedy, sampled or by beam search, reproducible whatever the batch (see decoding.py).
 
 Greedy and sampled rows of all decodings are generated in one call, and a decoder-only prompt is read once for all of
-its samples (see prompt_cache.py).
+its samples (see prompt_cache.py). Rows that have ended are not read on: with document attention their places are given
+to the next prompts (running_prompts.py), and other models continue with the rows that are left (remaining_rows.py).
 """
 
-# R rows, V vocabulary, T generated tokens, L columns
+# R rows, L columns, T generated tokens, S samples of each prompt
 
-import hashlib
-import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import takewhile
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from transformers import (
-    LogitsProcessor,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    StoppingCriteria,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.evaluation.loaders import pad_prompts
 from ...datamodules.packing.budget_batches import budget_batches
 from ..generation_settings import end_tokens
-from .prompt_cache import PromptCache
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """One way to answer a prompt; the default is greedy.
-
-    Args:
-        samples: Answers to each prompt: draws, or the best ones of the beam.
-        sampling: Draw tokens from the model's distribution instead of taking the most probable one.
-        temperature: Divides logits before drawing; below 1 the probable gets more probable.
-        top_k: Draw from so many most probable tokens; 0 is all.
-        top_p: Draw from the most probable tokens that together have this probability (nucleus sampling).
-        beams: Width of beam search.
-        stop: Texts that end an answer, beside the model's end tokens; neither they nor what follows are part of it.
-    """
-
-    samples: int = 1
-    sampling: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    beams: int = 1
-    stop: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "stop", tuple(self.stop))
-        if not all(self.stop):
-            raise ValueError(f"decoding.stop cannot hold an empty text, got {list(self.stop)}")
-        if self.samples < 1 or self.beams < 1:
-            raise ValueError(f"decoding needs at least one sample and one beam, got {self}")
-        if not 0 < self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ValueError(
-                f"a temperature above 0, a top_k of 0 or more and a top_p in (0, 1] are needed, got {self}"
-            )
-        if self.sampling and self.beams > 1:
-            raise ValueError(f"decoding draws tokens or searches by beam, not both, got {self}")
-        if not self.sampling and (self.temperature, self.top_k, self.top_p) != (1.0, 0, 1.0):
-            raise ValueError(f"temperature, top_k and top_p need sampling: true, got {self}")
-        if not self.sampling and self.samples > self.beams:
-            raise ValueError(
-                f"{self.samples} answers without sampling would be the same one: set sampling: true, or beams to "
-                f"{self.samples} at least"
-            )
-
-    @property
-    def rows(self) -> int:
-        """Sequences in memory for each prompt."""
-        return max(self.samples, self.beams)
-
-    def warped(self, logits_RV: Tensor) -> Tensor:
-        """Logits after temperature, top-k and nucleus, in this order; excluded tokens are -inf."""
-        if self.temperature != 1.0:
-            logits_RV = TemperatureLogitsWarper(self.temperature)(None, logits_RV)
-        if self.top_k:
-            logits_RV = TopKLogitsWarper(self.top_k)(None, logits_RV)
-        if self.top_p < 1.0:
-            logits_RV = TopPLogitsWarper(self.top_p)(None, logits_RV)
-        return logits_RV
-
-    def numbers(self, seed: int, length: int) -> NDArray[np.float64]:
-        """Random numbers [samples, length] in [0, 1) for one prompt; a sample's numbers do not depend on the others."""
-        digest = hashlib.sha256(repr((seed, self.temperature, self.top_k, self.top_p)).encode()).digest()
-        stem = int.from_bytes(digest[:8], "little")
-        return np.stack([np.random.default_rng([stem, sample]).random(length) for sample in range(self.samples)])
-
-
-def prompt_seed(seed: int, task: str, example: str) -> int:
-    """The seed of one prompt, from the run's seed and the names of task and example."""
-    digest = hashlib.sha256(repr((seed, "answer", task, example)).encode()).digest()
-    return int.from_bytes(digest[:7], "little")
+from .decoding import Decoding, DrawTokens, StopTexts, before_end, cut_at_stop, shared_stop, texts_of_tokens
+from .prompt_cache import PromptCache, can_share_cache, forces_tokens
+from .remaining_rows import generate_remaining
+from .running_prompts import RunningPrompts
 
 
 def generate(
@@ -121,7 +37,7 @@ def generate(
     ends: Sequence[int] = (),
     budget: int = 32_768,
 ) -> Iterator[tuple[int, list[list[str]]]]:
-    """Answers to every prompt, in batches of similar length, the longest first: memory peaks at the first batch.
+    """Answers to every prompt, the longest prompts first: memory peaks at the first batch.
 
     Args:
         model: Causal or encoder-decoder, on the device to generate on.
@@ -136,7 +52,7 @@ def generate(
         budget: Most tokens of a batch, including all sequences and their answers.
 
     Yields:
-        (place of the prompt, answers): for each decoding ``decoding.samples`` texts, batch by batch.
+        (place of the prompt, answers): for each decoding ``decoding.samples`` texts, as prompts end.
 
     Raises:
         ValueError: A prompt is empty, or there are not as many seeds as prompts.
@@ -145,6 +61,11 @@ def generate(
         raise ValueError(f"every prompt needs a seed, got {len(seeds)} for {len(sources)} prompts")
     if empty := [place for place, source in enumerate(sources) if not len(source)]:
         raise ValueError(f"{len(empty)} prompts have no token to continue, e.g. prompt {empty[0]}: give it a bos token")
+    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens}
+    limits |= {"stop": (*stop, *shared_stop(decodings)), "ends": all_ends(model, tokenizer, ends)}
+    if all(decoding.beams == 1 for decoding in decodings) and can_replace(model):
+        yield from _generate_replacing(model, tokenizer, sources, decodings, seeds, budget, **limits)
+        return
     drawn = sum(decoding.rows for decoding in decodings if decoding.beams == 1)
     rows = max([drawn, *(decoding.rows for decoding in decodings)])
     for batch in budget_batches([rows * (len(source) + max_new_tokens) for source in sources], budget, padded=True):
@@ -158,11 +79,8 @@ def generate(
             mask.to(model.device),
             decodings,
             seeds=[seeds[place] for place in batch],
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            stop=stop,
-            ends=ends,
             share=True,
+            **limits,
         )
         yield from zip(batch, answers, strict=True)
 
@@ -185,165 +103,91 @@ def answer_batch(
 ) -> list[list[list[str]]]:
     """Answers to a padded batch: for each prompt and each decoding, its texts; arguments as those of ``generate``.
 
-    With `share`, the common prefix of the prompts is read once (see ``PromptCache``).
+    With `share`, the common prefix of the prompts is read once (see ``PromptCache``), and rows that have ended leave
+    the batch. The number of forward passes then depends on the texts, so it must be False under sharded strategies.
     """
-    stop = (*stop, *shared_stop(decodings))
-    ends = list(dict.fromkeys([*end_tokens(model, tokenizer), *ends]))
+    stop = tuple(dict.fromkeys((*stop, *shared_stop(decodings))))
+    ends = all_ends(model, tokenizer, ends)
     cache = PromptCache(model, input_ids, attention_mask, share=share)
-    options: dict[str, Any] = {
-        "max_new_tokens": max_new_tokens,
-        # The model's own min_length counts the prompt, too: it is overridden unless min_new_tokens overrides it.
-        **({"min_new_tokens": min_new_tokens} if min_new_tokens else {"min_length": 0}),
-        "eos_token_id": ends,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    enders = [StopTexts(tokenizer, stop, cache.width)] if stop else []
     answers: list[list[list[str]]] = [[[] for _ in decodings] for _ in seeds]
 
     def add(places: Sequence[int], ids: Tensor) -> None:
-        rows = [before_end(row, ends) for row in ids.tolist()]
-        texts = [cut_at_stop(text, stop).strip() for text in texts_of_tokens(tokenizer, rows)]
+        texts = answer_texts(tokenizer, ids, ends, stop)
         of_row = [place for place in places for _ in range(decodings[place].samples)]
         for row, text in enumerate(texts):
             prompt, sequence = divmod(row, len(of_row))
             answers[prompt][of_row[sequence]].append(text)
 
+    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "min_new_tokens": min_new_tokens, "ends": ends}
+    limits["pad_token_id"] = tokenizer.pad_token_id
     together = [place for place, decoding in enumerate(decodings) if decoding.beams == 1]
     if together:
         draw = DrawTokens([decodings[place] for place in together], seeds, max_new_tokens, cache.width)
-        within = [StopTexts(tokenizer, stop, width=0)] if stop else []
-        drawn = cache.sample(draw.rows, draw.choose, enders=within, **options) if share else None
-        if drawn is None:
-            # Greedy rows are generate's own; choosing their tokens again would wait for the device at every one.
-            processors = [draw] if any(decodings[place].sampling for place in together) else []
-            drawn = cache.generate(draw.rows, processors=processors, enders=enders, **options)
-        add(together, drawn)
+        ender = StopTexts(tokenizer, stop, cache.width) if stop else None
+        if share and can_replace(model):
+            running = RunningPrompts(model, draw, stop=ender, **limits)
+            running.add(range(len(seeds)), cache)
+            add(together, running.finish())
+        elif share:
+            add(together, generate_remaining(cache, draw, stop=ender, **limits))
+        else:
+            add(together, cache.generate(draw.rows, processors=[draw], stop=ender, **limits))
     for place in sorted(set(range(len(decodings))) - set(together)):
-        beam = decodings[place]
-        search: dict[str, Any] = {"num_beams": beam.beams, "num_return_sequences": beam.samples}
-        add([place], cache.generate(1, enders=enders, **options, **search))
+        ender = StopTexts(tokenizer, stop, cache.width) if stop else None
+        add(
+            [place],
+            cache.generate(1, stop=ender, beams=decodings[place].beams, best=decodings[place].samples, **limits),
+        )
     return answers
 
 
-class DrawTokens(LogitsProcessor):
-    """Turns the greedy choice of ``generate`` into a draw for the rows that sample.
-
-    Rows are ordered by prompt, then by decoding, then by sample. A row that samples keeps a single token: the one at
-    which the cumulative distribution exceeds the row's random number of this step.
-
-    Args:
-        decodings: The decodings of each prompt, without beam search.
-        seeds: The seed of each prompt.
-        max_new_tokens: Number of steps.
-        width: Columns before the first generated token.
-    """
-
-    def __init__(self, decodings: Sequence[Decoding], seeds: Sequence[int], max_new_tokens: int, width: int) -> None:
-        self.rows = sum(decoding.samples for decoding in decodings)
-        self.width, self.decodings = width, tuple(decodings)
-        place = [place for place, decoding in enumerate(decodings) for _ in range(decoding.samples)]
-        self._decoding_R = torch.tensor(place * len(seeds))
-        greedy = [np.zeros((decoding.samples, max_new_tokens)) for decoding in decodings]
-        numbers = [
-            decoding.numbers(seed, max_new_tokens) if decoding.sampling else zeros
-            for seed in seeds
-            for decoding, zeros in zip(decodings, greedy, strict=True)
-        ]
-        self._numbers_RT = torch.from_numpy(np.concatenate(numbers))
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        every = torch.arange(len(scores), device=scores.device)
-        token_R = self.choose(input_ids.shape[1] - self.width, scores, every, every)
-        for place, decoding in enumerate(self.decodings):
-            if decoding.sampling:
-                rows = (self._decoding_R == place).nonzero().flatten().to(scores.device)
-                scores[rows] = torch.full_like(scores[rows], -torch.inf).scatter(1, token_R[rows, None], 0.0)
-        return scores
-
-    def choose(self, step: int, logits_NV: Tensor, node_R: Tensor, row_R: Tensor) -> Tensor:
-        """Token ids [R] of the rows `row_R`, drawn from the logits [N, V] of their nodes.
-
-        Args:
-            step: Number of tokens generated so far.
-            logits_NV: Logits of each node: rows with the same text so far share a node.
-            node_R: The node of each row.
-            row_R: The number of each row in the batch.
-        """
-        token_R = logits_NV.argmax(dim=-1)[node_R]
-        if not any(decoding.sampling for decoding in self.decodings):
-            return token_R
-        decoding_R = self._decoding_R.to(row_R.device)[row_R]
-        for place, decoding in enumerate(self.decodings):
-            members = (decoding_R == place).nonzero().flatten()
-            if not decoding.sampling or not len(members):
-                continue
-            nodes, of_member = node_R[members].unique(return_inverse=True)
-            # In float64, since 50,000 probabilities are summed, and a token of probability 0 must not be drawn.
-            cumulative_NV = decoding.warped(logits_NV[nodes]).double().softmax(dim=-1).cumsum(dim=-1)
-            numbers_R1 = self._numbers_RT[row_R[members].cpu(), step, None].to(logits_NV.device)
-            cumulative_RV = cumulative_NV[of_member]
-            place_R1 = torch.searchsorted(cumulative_RV, numbers_R1 * cumulative_RV[:, -1:], right=True)
-            token_R[members] = place_R1[:, 0].clamp(max=logits_NV.shape[1] - 1)
-        return token_R
+def can_replace(model: PreTrainedModel) -> bool:
+    """Whether a model's prompts that have ended can be replaced by others in the middle of a batch."""
+    return can_share_cache(model) and not forces_tokens(model)
 
 
-class StopTexts(StoppingCriteria):
-    """Ends a sequence once its answer contains one of the stop texts.
-
-    Args:
-        tokenizer: Decodes tokens.
-        stop: The stop texts.
-        width: Columns before the first generated token; a stop text that begins in the prompt does not count.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], width: int) -> None:
-        if any(not text for text in stop):
-            raise ValueError(f"a text that ends answers cannot be empty, got {list(stop)}")
-        self.tokenizer, self.stop, self.width = tokenizer, tuple(stop), width
-        # A token has at least one byte; a few tokens more, since some tokenizers strip leading white space.
-        self.tail = max(len(text.encode()) for text in stop) + 4
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
-        first = max(self.width, input_ids.shape[1] - self.tail)
-        texts = texts_of_tokens(self.tokenizer, input_ids[:, first:].tolist())
-        ended = [any(stop in text for stop in self.stop) for text in texts]
-        return torch.tensor(ended, dtype=torch.bool, device=input_ids.device)
+def all_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> list[int]:
+    """Tokens that end an answer: those of model and tokenizer, and `ends`."""
+    return list(dict.fromkeys([*end_tokens(model, tokenizer), *ends]))
 
 
-def shared_stop(decodings: Sequence[Decoding]) -> tuple[str, ...]:
-    """The stop texts of decodings that generate in one call.
-
-    Raises:
-        ValueError: They differ.
-    """
-    stops = {decoding.stop for decoding in decodings}
-    if len(stops) > 1:
-        raise ValueError(f"decodings that generate together must have the same stop texts, got {sorted(stops)}")
-    return stops.pop() if stops else ()
+def answer_texts(
+    tokenizer: PreTrainedTokenizerBase, ids_RT: Tensor, ends: Sequence[int], stop: Sequence[str]
+) -> list[str]:
+    """The answer of each row: its text before an end token or a stop text."""
+    rows = [before_end(row, ends) for row in ids_RT.tolist()]
+    return [cut_at_stop(text, stop).strip() for text in texts_of_tokens(tokenizer, rows)]
 
 
-def texts_of_tokens(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
-    """The texts of generated tokens, special ones aside.
-
-    Spaces before punctuation stay. Some folders of T5 have transformers remove them, so that "1 , 2" would differ
-    from the reference that the model was trained to write.
-    """
-    return tokenizer.batch_decode(list(map(list, rows)), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def before_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
-    """The tokens before the first end token, which need not be special to the tokenizer.
-
-    >>> before_end([7, 8, 2, 0, 0], ends=[1, 2])
-    [7, 8]
-    """
-    return list(takewhile(lambda token: token not in ends, ids))
-
-
-def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop text in it.
-
-    >>> cut_at_stop("4. Q: and 3 + 3?", ["Q:", "."])
-    '4'
-    """
-    return text[: min([text.find(ending) for ending in stop if ending in text], default=len(text))]
+def _generate_replacing(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[Sequence[int]],
+    decodings: Sequence[Decoding],
+    seeds: Sequence[int],
+    budget: int,
+    *,
+    max_new_tokens: int,
+    stop: Sequence[str],
+    ends: Sequence[int],
+    **limits: Any,
+) -> Iterator[tuple[int, list[list[str]]]]:
+    """``generate`` without beams: prompts that have ended are replaced, when a quarter of the batch is free."""
+    draw, pad = DrawTokens(decodings, [], max_new_tokens, width=0), tokenizer.pad_token_id
+    ender = StopTexts(tokenizer, stop, width=0) if stop else None
+    limits |= {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "ends": ends}
+    running = RunningPrompts(model, draw, stop=ender, **limits)
+    waiting = deque(sorted(range(len(sources)), key=lambda place: -len(sources[place])))
+    while waiting or running.prompts:
+        if waiting:
+            longest = max(len(sources[place]) for place in (*running.prompts, waiting[0]))
+            room = max(budget // (draw.rows * (longest + max_new_tokens)), 1)
+            free = room - len(running.prompts)
+            if not running.prompts or free >= max(room // 4, 1):
+                batch = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+                ids, mask = pad_prompts([sources[place] for place in batch], pad, left=True)
+                draw.add([seeds[place] for place in batch])
+                running.add(batch, PromptCache(model, ids.to(model.device), mask.to(model.device), share=True))
+        for place, ids in running.step():
+            texts = iter(answer_texts(tokenizer, ids, ends, stop))
+            yield place, [[next(texts) for _ in range(decoding.samples)] for decoding in decodings]

@@ -3,11 +3,12 @@
 # B prompts, L columns
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -38,9 +39,6 @@ FORCED = (
 )
 """Settings of generation_config that force or suppress tokens; ``NEUTRAL`` overrides none of them."""
 
-Choose = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(step, logits [N, V] of nodes, node of each row [R], number of each row [R]) -> token ids [R], see ``DrawTokens``."""
-
 
 class PromptCache:
     """A padded batch of prompts that is read once for all of its continuations.
@@ -53,8 +51,9 @@ class PromptCache:
         input_ids: [B, L], padded on the left, or on the right for an encoder.
         attention_mask: [B, L].
         share: Read the common prefix of all prompts, such as a task's definition, once for all of them, and the common
-            beginning of samples, too. The number of forward passes then depends on the texts, so it must be False
-            under sharded strategies. Without effect for models whose cache does not allow it (``can_share_cache``).
+            beginning of samples, too (``RunningPrompts``). The number of forward passes then depends on the texts, so
+            it must be False under sharded strategies. Without effect for models whose cache does not allow it
+            (``can_share_cache``).
     """
 
     def __init__(
@@ -62,87 +61,58 @@ class PromptCache:
     ) -> None:
         self.model, self.input_ids, self.attention_mask = model, input_ids, attention_mask
         self.two_stacks = model.config.is_encoder_decoder
-        # Columns before the answer; an encoder-decoder's answer follows its start token.
-        self.width = 1 if self.two_stacks else input_ids.shape[1]
         self._read: Any = None
         self.share = share and can_share_cache(model)
+        if self.share and input_ids.shape[1] == 1:  # a column of padding, so that there is a cache to continue
+            input_ids, attention_mask = pad(input_ids, (1, 0)), pad(attention_mask, (1, 0))
+            self.input_ids, self.attention_mask = input_ids, attention_mask
+        # Columns before the answer; an encoder-decoder's answer follows its start token.
+        self.width = 1 if self.two_stacks else input_ids.shape[1]
         self.shared = shared_prefix_length(input_ids, attention_mask) if self.share else 0
         if self.shared:
             self.input_ids, self.attention_mask = move_padding_after_prefix(input_ids, attention_mask, self.shared)
 
     def generate(
-        self, rows: int, *, processors: Sequence[Any] = (), enders: Sequence[Any] = (), **options: Any
+        self,
+        rows: int,
+        *,
+        processors: Sequence[Any] = (),
+        stop: Any = None,
+        max_new_tokens: int,
+        min_new_tokens: int = 0,
+        ends: Sequence[int],
+        pad_token_id: int | None,
+        beams: int = 1,
+        best: int = 1,
     ) -> Tensor:
-        """New token ids by ``generate`` of transformers: `rows` sequences or beams of a prompt, prompt after prompt."""
-        settings = {**NEUTRAL, **options}
+        """New token ids by ``generate`` of transformers, prompt after prompt.
+
+        Args:
+            rows: Sequences of each prompt; 1 with beams.
+            processors: Change the scores of the next token.
+            stop: Says which sequences have ended, beside those with an end token.
+            max_new_tokens: Tokens of the longest sequence.
+            min_new_tokens: Fewest tokens before an end token.
+            ends: End tokens.
+            pad_token_id: Fills sequences that have ended.
+            beams: Width of beam search.
+            best: Sequences of each beam search.
+        """
+        limits = new_token_limits(max_new_tokens, min_new_tokens)
+        settings = {**NEUTRAL, **limits, "eos_token_id": list(ends), "pad_token_id": pad_token_id, "num_beams": beams}
         if self.two_stacks:
             settings["decoder_start_token_id"] = self.model.config.decoder_start_token_id
         ids = self.model.generate(  # type: ignore[operator]
             self.input_ids.repeat_interleave(rows, dim=0),
             attention_mask=self.attention_mask.repeat_interleave(rows, dim=0),
-            generation_config=GenerationConfig(**settings),
+            generation_config=GenerationConfig(**settings, num_return_sequences=best),
             logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=StoppingCriteriaList(enders),
-            **self._states(rows, settings["num_beams"]),
+            stopping_criteria=StoppingCriteriaList([] if stop is None else [stop]),
+            **self.states(rows, beams),
         )
         return ids[:, self.width :]
 
-    def sample(
-        self,
-        rows: int,
-        choose: Choose,
-        *,
-        enders: Sequence[Any],
-        max_new_tokens: int,
-        eos_token_id: Sequence[int],
-        pad_token_id: int,
-        min_new_tokens: int = 0,
-        **_: Any,
-    ) -> Tensor | None:
-        """The same as ``generate`` without beams, faster, by our own loop; None if the model does not allow it.
-
-        Only samples that differ and have not ended are passed to the model: samples of a prompt with the same tokens so
-        far are one node. The nodes of a prompt are columns of its row, each attending to the prompt and to its own
-        past, so that no cache is copied. `enders` get the new tokens only.
-        """
-        if not self.share or self.width == 1 or forces_tokens(self.model):
-            return None
-        cache, seen_BNC = self._states(1, 1)["past_key_values"], self.attention_mask.bool()[:, None]
-        row_R = torch.arange(rows * len(seen_BNC), device=seen_BNC.device)
-        node_R = row_R // rows
-        token_BN, place_BN = self.input_ids[:, -1:], self.attention_mask.sum(dim=1, keepdim=True) - 1
-        ids = torch.full((len(row_R), max_new_tokens), pad_token_id, device=seen_BNC.device)
-        ends = torch.tensor(eos_token_id, device=seen_BNC.device)
-        for step in range(max_new_tokens):
-            logits: Tensor = self.model(
-                input_ids=token_BN,
-                attention_mask=seen_BNC[:, None],
-                position_ids=place_BN,
-                past_key_values=cache,
-                use_cache=True,
-            ).logits.flatten(0, 1)
-            logits = logits.to(torch.float32, copy=True)
-            if step < min_new_tokens:
-                logits[:, ends] = -torch.inf
-            chosen_R = choose(step, logits, node_R, row_R)
-            ids[row_R, step] = chosen_R
-            running = ~torch.isin(chosen_R, ends)
-            for ended in enders:
-                running &= ~ended(ids[row_R, : step + 1], None)
-            if step + 1 == max_new_tokens or not running.any():
-                break
-            row_R = row_R[running]
-            different, node_R = (node_R[running] * logits.shape[1] + chosen_R[running]).unique(return_inverse=True)
-            parent, token = different // logits.shape[1], different % logits.shape[1]
-            spread, place = side_by_side(parent // token_BN.shape[1], len(token_BN))
-            parent_BN, token_BN, node_R = spread(parent % token_BN.shape[1]), spread(token), place[node_R]
-            self_NN = torch.eye(token_BN.shape[1], dtype=torch.bool, device=seen_BNC.device)
-            past_BNC = seen_BNC.gather(1, parent_BN[:, :, None].expand(-1, -1, seen_BNC.shape[2]))
-            seen_BNC = torch.cat([past_BNC, self_NN.expand(len(past_BNC), -1, -1)], dim=2)
-            place_BN = place_BN.gather(1, parent_BN) + 1
-        return ids
-
-    def _states(self, rows: int, beams: int) -> dict[str, Any]:
+    def states(self, rows: int, beams: int = 1) -> dict[str, Any]:
         """Arguments of ``generate`` with the encoder's states, or with a copy of the decoder's cache."""
         if self.two_stacks:
             if self._read is None:
@@ -169,39 +139,31 @@ class PromptCache:
             return common
         return self._after(self.input_ids[:, :-1], past_key_values=common)
 
-    def _after(self, input_ids: Tensor, **past: Any) -> Any:
+    def _after(self, input_ids: Tensor, past_key_values: DynamicCache | None = None) -> Any:
+        """The cache behind these columns, of which those in `past_key_values` have been read."""
+        mask = self.attention_mask[: len(input_ids), : input_ids.shape[1]]
+        if self.share:  # generate would warn of padding at the end
+            cache = DynamicCache(config=self.model.config) if past_key_values is None else past_key_values
+            first, places = cache.get_seq_length(), (mask.cumsum(dim=1) - 1).clamp(min=0)
+            inputs = {"input_ids": input_ids[:, first:], "position_ids": places[:, first:], "attention_mask": mask}
+            self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            return cache
         # Generating one token is the public way to a cache with the right positions.
         return self.model.generate(  # type: ignore[operator]
             input_ids,
-            attention_mask=self.attention_mask[: len(input_ids), : input_ids.shape[1]],
+            attention_mask=mask,
             generation_config=GenerationConfig(
                 **NEUTRAL, pad_token_id=0, max_new_tokens=1, return_dict_in_generate=True
             ),
-            **past,
         ).get("past_key_values")
 
 
-def side_by_side(row: Tensor, rows: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Arrange items side by side in their rows.
+def new_token_limits(most: int, fewest: int) -> dict[str, int]:
+    """Settings of ``generate`` for the number of new tokens.
 
-    Args:
-        row: The row of each item, sorted.
-        rows: Number of rows.
-
-    Returns:
-        A function that arranges values of the items as [rows, columns], filled up with 0; and each item's place in
-        that array, flattened.
-
-    >>> spread, place = side_by_side(torch.tensor([0, 0, 2]), 3)
-    >>> spread(torch.tensor([7, 8, 9])), place
-    (tensor([[7, 8],
-            [0, 0],
-            [9, 0]]), tensor([0, 1, 4]))
+    The model's own min_length counts the prompt, too: it is overridden unless min_new_tokens overrides it.
     """
-    counts = row.bincount(minlength=rows)
-    columns = int(counts.max())
-    place = row * columns + torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-    return lambda values: values.new_zeros(rows * columns).scatter(0, place, values).view(rows, columns), place
+    return {"max_new_tokens": most, **({"min_new_tokens": fewest} if fewest > 0 else {"min_length": 0})}
 
 
 def can_share_cache(model: PreTrainedModel) -> bool:

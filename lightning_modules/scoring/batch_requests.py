@@ -18,7 +18,7 @@ from typing import Any
 from ...datamodules.data_files import decoded, parse_json
 from ...datamodules.scoring.sampled_examples import SampledPrompt
 from ...datamodules.scoring.samples import Key, Sample, read_samples
-from ..evaluation.generation import Decoding
+from ..evaluation.decoding import Decoding
 
 API_DECODINGS: dict[str, Decoding] = {
     "greedy": Decoding(),
@@ -122,8 +122,7 @@ def _batch_samples(
     try:
         response = record.get("response") or {}
         if record.get("error") or response.get("status_code", 200) != 200:
-            error = record.get("error") or response.get("body", {}).get("error") or {}
-            failed[str(error.get("code") or response.get("status_code"))] += 1
+            failed[_error_code(record.get("error"), response)] += 1
             return
         for number, choice in enumerate(response["body"]["choices"]):
             yield digests[digest], _sample(choice, response["body"].get("model"), decoding, number)
@@ -131,6 +130,17 @@ def _batch_samples(
         raise ValueError(
             f"{where}: expected response.body.choices with messages, as the batch API writes ({error!r})"
         ) from error
+
+
+def _error_code(error: Any, response: Mapping[str, Any]) -> str:
+    """The code of a failed request: the API's, or the status of the response.
+
+    Errors are ``{"code": ...}`` in OpenAI's files, and a text or ``{"error": {"code": ...}}`` in vLLM's, whose
+    ``response.body`` is null then.
+    """
+    error = error or (response.get("body") or {}).get("error")
+    fields = error.get("error", error) if isinstance(error, dict) else {}
+    return str(fields.get("code") or response.get("status_code"))
 
 
 def _sample(choice: Mapping[str, Any], model: str | None, decoding: str, number: int) -> Sample:

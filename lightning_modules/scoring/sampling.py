@@ -21,7 +21,8 @@ from ...datamodules.scoring.instruction_cuts import Cut, shortened_source
 from ...datamodules.scoring.sampled_examples import SampledPrompt
 from ...datamodules.scoring.samples import Key, Sample, SampleFile
 from ..attention.packable import padded_attention, require_document_attention
-from ..evaluation.generation import generate, prompt_seed
+from ..evaluation.decoding import prompt_seed
+from ..evaluation.generation import generate
 from ..evaluation.likelihood import score_options
 from ..models import build_model, language_model_class
 from ..prefixes import base_of_prefix, load_prefix, virtual_tokens

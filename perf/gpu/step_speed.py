@@ -7,8 +7,8 @@ A step reads `--batches` batches of `--rows` packed rows, clips the norm and upd
 bfloat16 autocast over float32 weights, or with `--masters` weights in bfloat16 with float32 masters. Documents are
 random tokens of lognormal lengths, mean 220, of which 15% are targets. Weights are random; only real tokens count.
 `--peer` trains the same model on the same documents with TRL's SFTTrainer: packing `bfd`, loss on completions, fused
-AdamW and the fastest attention that transformers finds. The last line is JSON. Without CUDA everything runs in float32
-on the CPU, where only its end is of interest.
+AdamW and the fastest attention that transformers finds. The last line is JSON. Without CUDA there is no autocast, and
+memory is that of the process (perf/step_settings.py).
 """
 
 import argparse
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ SIZES = {
     "6.7b": ("opt", 32, 4096, 32),
     "llama-125m": ("llama", 12, 768, 12),
     "llama-1.3b": ("llama", 24, 2048, 16),
+    "small": ("opt", 6, 384, 6),
     "toy": ("opt", 2, 64, 2),
     "llama-toy": ("llama", 2, 64, 2),
 }
@@ -54,7 +56,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--batches", type=int, default=1, help="accumulated batches of a step")
     parser.add_argument("--steps", type=int, default=10, help="measured steps")
-    parser.add_argument("--recompute", default="false", help="network.gradient_checkpointing")
+    parser.add_argument("--recompute", default="false", help="network.gradient_checkpointing, as JSON")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--masters", action="store_true", help="weights in bfloat16, with float32 masters")
     parser.add_argument("--peer", action="store_true", help="train with TRL")
@@ -62,6 +64,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     fields, vocabulary = model_fields(given.size, given.length)
     steps = packed_steps(given, vocabulary)
+    empty = memory(device)["VmRSS"]
     with torch.device(device):  # random weights of 6.7B take a minute on a CPU
         model = build_model(
             model_config(fields, vocabulary=vocabulary, dropout=None),
@@ -70,7 +73,7 @@ def main() -> None:
             attention=peer_attention(device) if given.peer else "document",
             dtype=torch.bfloat16 if given.masters else torch.float32,
         ).train()
-    seconds = peer_seconds(model, steps, given) if given.peer else own_seconds(model, steps, given)
+    seconds, cost = (peer_seconds(model, steps, given),) * 2 if given.peer else own_seconds(model, steps, given)
     counts = Counter[str]()
     for step in steps[WARM_UP:]:
         for batch in step:
@@ -84,8 +87,10 @@ def main() -> None:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens_per_second": round(counts["tokens"] / seconds, 1),
         "seconds_per_step": round(seconds / given.steps, 4),
+        "cost_per_step": round(cost / given.steps, 4),
         "utilization": round(float(training_flops(model, counts)) / seconds / peak, 4) if peak else None,
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 1) if device.type == "cuda" else None,
+        "peak_mib": round((memory(device)["VmHWM"] - empty) / 2**20, 1),
     }
     print(json.dumps(result))
 
@@ -122,17 +127,36 @@ def packed_steps(given: argparse.Namespace, vocabulary: int) -> list[list[Causal
     return [batches[first : first + given.batches] for first in range(0, len(batches), given.batches)]
 
 
-def own_seconds(model: PreTrainedModel, steps: list[list[CausalBatch]], given: argparse.Namespace) -> float:
-    """Seconds of the measured steps."""
-    recompute = json.loads(given.recompute) if given.recompute != "selective" else "selective"
-    prepare_network(model, Network(gradient_checkpointing=recompute, compile=given.compile))
+def memory(device: torch.device) -> dict[str, int]:
+    """Bytes in use (VmRSS) and their peak (VmHWM): of torch's allocator on CUDA, else of the process."""
+    if device.type == "cuda":
+        return {"VmRSS": torch.cuda.memory_allocated(), "VmHWM": torch.cuda.max_memory_allocated()}
+    lines = Path("/proc/self/status").read_text().splitlines()
+    fields = dict(line.split(":", 1) for line in lines if line.startswith(("VmRSS", "VmHWM")))
+    return {name: int(size.split()[0]) * 1024 for name, size in fields.items()}
+
+
+def reset_peak(device: torch.device) -> None:
+    """Begin a new peak of ``memory``."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def own_seconds(
+    model: PreTrainedModel, steps: list[list[CausalBatch]], given: argparse.Namespace
+) -> tuple[float, float]:
+    """Seconds of the measured steps, and what they cost: the same on CUDA, else seconds of the processor."""
+    prepare_network(model, Network(gradient_checkpointing=json.loads(given.recompute), compile=given.compile))
     cuda = model.device.type == "cuda"
     settings = Optimization(learning_rate=1e-5, betas=(0.9, 0.95), fused=cuda, master_weights=given.masters)
     optimizer, mixed = build_optimizer(settings, model), cuda and not given.masters
-    began = time.perf_counter()
+    began = used = 0.0
     for number, step in enumerate(steps):
         if number == WARM_UP:
-            began = now(cuda)
+            began, used = now(cuda), time.process_time()
+            reset_peak(model.device)
         targets = sum(batch_counts(batch)["targets"] for batch in step)
         for batch in step:
             moved = move_data_to_device(batch, model.device)
@@ -142,7 +166,8 @@ def own_seconds(model: PreTrainedModel, steps: list[list[CausalBatch]], given: a
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return now(cuda) - began
+    seconds = now(cuda) - began
+    return seconds, seconds if cuda else time.process_time() - used
 
 
 def now(cuda: bool) -> float:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from own_files import fit_words, own_model, own_task
-from transformers import AutoConfig, BloomConfig, BloomForCausalLM
+from transformers import AutoConfig, XGLMConfig, XGLMForCausalLM
 
 from crosstask.cli import main
 from crosstask.commands.shared.default_settings import fill_open_settings, given_settings
@@ -185,12 +185,13 @@ def test_a_model_that_cannot_be_packed_trains_on_one_document_a_row(words: list[
     model = tmp_path / "files/llama"
     (model / "model.safetensors").unlink()
     vocabulary = AutoConfig.from_pretrained(model).vocab_size
-    BloomForCausalLM(BloomConfig(vocab_size=vocabulary, hidden_size=32, n_layer=1, n_head=4)).save_pretrained(model)
+    small = {"d_model": 32, "ffn_dim": 64, "num_layers": 1, "attention_heads": 4}
+    XGLMForCausalLM(XGLMConfig(vocab_size=vocabulary, **small)).save_pretrained(model)
     run = run_trainer([*words, *ONE_ROW, "--trainer.max_steps=1", "--trainer.limit_val_batches=0"])
     assert run.model.network.attention == "eager"
     assert run.datamodule.rows.packing == "one_per_row"
-    assert any("with eager attention, since the attention of Bloom" in sentence for sentence in run.defaults)
-    with pytest.raises(ValueError, match=r"BloomForCausalLM cannot read packed rows: .*attention to eager"):
+    assert any("with eager attention, since the attention of XGLM" in sentence for sentence in run.defaults)
+    with pytest.raises(ValueError, match=r"XGLMForCausalLM cannot read packed rows: .*attention to eager"):
         run_trainer([*words, *ONE_ROW, "--trainer.max_steps=1", "--model.network.attention=document"])
 
 

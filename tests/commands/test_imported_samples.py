@@ -10,7 +10,7 @@ from sampled_runs import TASK
 from crosstask.commands.samples import write_samples
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import ModelSamples, Sample, read_samples
-from crosstask.lightning_modules.evaluation.generation import Decoding
+from crosstask.lightning_modules.evaluation.decoding import Decoding
 
 
 def test_answers_of_another_program_are_checked_and_reused(examples: SampledExamples, tmp_path: Path) -> None:
@@ -68,7 +68,16 @@ def test_a_batch_api_samples_from_the_requests_that_are_written(
     assert sorted(of_first) == [("0", "gpt-1", "greedy", 0), ("0", "gpt-1", "top-p", 0), ("1", "gpt-1", "top-p", 1)]
     assert {(one.log_likelihood, one.tokens) for own in samples.values() for one in own} == {(-0.75, 2)}
 
-    (tmp_path / "other.jsonl").write_text(json.dumps({**answers[1], "custom_id": "greedy-0"}) + "\n")
+    # What vLLM's run-batch writes of a prompt that is too long, and of an exception; the other lines are as above.
+    too_long = {"error": {"message": "longer than 2048 tokens", "type": "BadRequestError", "param": None, "code": 400}}
+    failed = {"status_code": 400, "request_id": "vllm-batch-1", "body": None}
+    for line, error in zip(answers, (too_long, "an exception"), strict=False):
+        line.update(id="vllm-1", response=failed, error=error)
+    (tmp_path / "vllm.jsonl").write_text("".join(json.dumps(line) + "\n" for line in answers))
+    write_samples(examples, out, answers=[str(tmp_path / "vllm.jsonl")])
+    assert "failed requests: {'400': 2}" in " ".join(capsys.readouterr().out.split())
+
+    (tmp_path / "other.jsonl").write_text(json.dumps({**answers[2], "custom_id": "greedy-0"}) + "\n")
     with pytest.raises(ValueError, match=r"other\.jsonl:1: an answer to none of the requests of these 6 examples"):
         write_samples(examples, str(tmp_path / "other"), answers=[str(tmp_path / "other.jsonl")])
     write_samples(examples, str(tmp_path / "short"), batch_model="gpt", stop=["\n"])

@@ -30,7 +30,8 @@ def test_the_page_has_a_line_for_every_model_type(kind: Kind) -> None:
         ("qwen3_moe", "causal", "exact"),
         ("gptj", "causal", "exact"),  # attention of its own, which reads masks
         ("mpt", "causal", "exact"),  # positions as distances
-        ("bloom", "causal", "padded"),  # positions by column
+        ("bloom", "causal", "exact"),  # the same, built by column
+        ("xglm", "causal", "padded"),  # attention of its own, and positions by column
         ("qwen3_next", "causal", "exact"),  # a state
         ("lfm2", "causal", "exact"),  # a convolution
         ("mamba2", "causal", "padded"),  # a state that gets no documents

@@ -16,7 +16,8 @@ from crosstask.commands.export import export_checkpoint
 from crosstask.commands.shared.trainer import run_trainer
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules import InstructionTuningModule
-from crosstask.lightning_modules.evaluation.generation import Decoding, answer_batch, generate
+from crosstask.lightning_modules.evaluation.decoding import Decoding
+from crosstask.lightning_modules.evaluation.generation import answer_batch, generate
 from crosstask.lightning_modules.generation_settings import end_tokens, set_generation_settings
 
 DECODINGS = [Decoding(), Decoding(sampling=True, samples=3), Decoding(beams=3, samples=2)]

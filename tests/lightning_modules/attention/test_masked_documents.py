@@ -1,21 +1,22 @@
 """Models with an attention of their own: packed rows train as their documents would alone."""
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig
 
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.lightning_modules.attention.documents import Documents
 from crosstask.lightning_modules.attention.masked_documents import MASKED, mask_of
-from crosstask.lightning_modules.attention.packable import CannotPack, require_document_attention
-from crosstask.lightning_modules.models import build_model, model_config, packing_obstacle
+from crosstask.lightning_modules.attention.packable import require_document_attention
+from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.target_loss import target_loss
 
 SMALL: dict[str, dict[str, Any]] = {
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "codegen": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 32, "rotary_dim": 4},
     "falcon": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
     "gpt_neo": {
@@ -60,12 +61,25 @@ def test_packed_rows_have_the_loss_of_their_documents_alone(model_type: str) -> 
     assert (changed - packed).abs() > 1e-3  # the first document counts, so that the sum above means something
 
 
-def test_alibi_by_columns_is_not_packed() -> None:
-    falcon = AutoConfig.for_model("falcon", vocab_size=60, alibi=True, **SMALL["falcon"])
-    assert packing_obstacle(AutoConfig.for_model("gptj", vocab_size=60, **SMALL["gptj"])) is None
-    assert "does not go through AttentionInterface" in str(packing_obstacle(falcon))
-    with pytest.raises(CannotPack, match=r"set network\.attention to sdpa"):
-        build_model(falcon, weights=None, vocabulary=0, attention="document", dtype=torch.float32)
+@pytest.mark.parametrize(("model_type", "fields"), [("bloom", {}), ("falcon", {"alibi": True})])
+def test_alibi_restarts_with_every_document(model_type: str, fields: dict[str, Any]) -> None:
+    """A column's own number would round to another bias, since 300 and 301 are one number in bfloat16."""
+    config = model_config({"model_type": model_type, **SMALL[model_type], **fields}, vocabulary=60, dropout=None)
+    model = build_model(config, weights=None, vocabulary=0, attention="document", dtype=torch.float64).eval()
+    require_document_attention(model)
+    ids, documents = torch.arange(5, 55).repeat(1, 8), Documents(torch.tensor([0, 300, 400]))
+    packed = model.base_model(ids, documents=documents).last_hidden_state[0, 300:]
+    alone = model.base_model(ids[:, 300:]).last_hidden_state[0]
+    # Bloom's softmax is in float32.
+    torch.testing.assert_close(packed, alone, rtol=0, atol=1e-12 if model_type == "falcon" else 1e-6)
+
+    modeling: Any = import_module(type(model).__module__)
+    mask = mask_of(documents, 1, 400, torch.bfloat16)
+    bias = modeling.build_alibi_tensor(mask, 4, torch.bfloat16).view(4, 400)
+    assert torch.equal(bias[:, 300:], bias[:, :100])
+    padding = torch.tensor([[0, 1, 1]])
+    slopes = modeling.build_alibi_tensor(padding, 4, torch.float32)[:, 0, 2]
+    torch.testing.assert_close(slopes, torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8]))  # arXiv 2108.12409
 
 
 def test_what_a_mask_cannot_say_is_rejected() -> None:

@@ -10,67 +10,23 @@ import pytest
 import torch
 from host_waits import HostWaits
 from jsonargparse import ArgumentParser
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, LlamaConfig
+from small_generators import CAUSAL, alone, answers, build
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.lightning_modules import InstructionTuningModule
-from crosstask.lightning_modules.evaluation.generation import (
-    Decoding,
-    DrawTokens,
-    answer_batch,
-    cut_at_stop,
-    generate,
-    prompt_seed,
-)
+from crosstask.lightning_modules.evaluation.decoding import Decoding, DrawTokens, cut_at_stop, prompt_seed
+from crosstask.lightning_modules.evaluation.generation import answer_batch, generate
 from crosstask.lightning_modules.evaluation.prompt_cache import can_share_cache
 
-CAUSAL: dict[str, dict[str, Any]] = {
-    "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
-    "opt": {
-        "hidden_size": 32,
-        "ffn_dim": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "word_embed_proj_dim": 32,
-    },
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
-}
-T5 = {"d_model": 32, "d_ff": 64, "d_kv": 16, "num_layers": 2, "num_heads": 2}
 GREEDY, BEAM = Decoding(), Decoding(beams=3, samples=2)
 NUCLEUS, HOT = Decoding(sampling=True, samples=3, top_p=0.9), Decoding(sampling=True, samples=2, temperature=1.5)
 PROMPTS = ["Write the same numbers again. list: 7 3", "list:", "animal: cat dog Answer:", "Ann red"]
 
 
-def build(kind: str, tokenizer: Any, attention: str = "sdpa") -> Any:
-    """A model whose answers vary: with transformers' own scale of weights it would repeat one token."""
-    torch.manual_seed(1)
-    special = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
-    if kind == "t5":
-        config = AutoConfig.for_model("t5", **T5, **special, decoder_start_token_id=0)
-        return AutoModelForSeq2SeqLM.from_config(config, dtype=torch.float64).eval()
-    config = AutoConfig.for_model(kind, **CAUSAL[kind], **special, max_position_embeddings=128, initializer_range=0.5)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float64)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def sources(tokenizer: Any) -> list[list[int]]:
     return tokenizer(PROMPTS, add_special_tokens=False)["input_ids"]  # type: ignore[no-any-return]
-
-
-def answers(model: Any, tokenizer: Any, sources: Any, decodings: list[Decoding], **options: Any) -> list[Any]:
-    options = {"max_new_tokens": 6, "seeds": list(range(len(sources))), **options}
-    return [found for _, found in sorted(generate(model, tokenizer, sources, decodings, **options))]
-
-
-def alone(model: Any, tokenizer: Any, source: list[int], **options: Any) -> list[str]:
-    """What transformers answers to a single prompt."""
-    config = GenerationConfig(
-        max_new_tokens=6, do_sample=False, pad_token_id=0, eos_token_id=tokenizer.eos_token_id, **options
-    )
-    ids = model.generate(torch.tensor([source]), attention_mask=torch.ones(1, len(source)), generation_config=config)
-    new = ids if model.config.is_encoder_decoder else ids[:, len(source) :]
-    return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
 @pytest.mark.parametrize("kind", ["llama", "opt", "gpt2", "t5"])

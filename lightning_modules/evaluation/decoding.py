@@ -1,0 +1,250 @@
+"""Decoding: how the next token is chosen, and where an answer ends.
+
+A token is drawn by inverting the cumulative distribution at a random number that depends on (prompt, decoding, sample,
+step) alone. So a sample does not depend on its batch, on the number of processes, or on where a run resumed. One
+exception remains: logits differ in their last bits with the shape of a batch, so that a random number on the border
+between two tokens may pick the other one.
+"""
+
+# R rows, V vocabulary, T generated tokens, N nodes
+
+import hashlib
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """One way to answer a prompt; the default is greedy.
+
+    Args:
+        samples: Answers to each prompt: draws, or the best ones of the beam.
+        sampling: Draw tokens from the model's distribution instead of taking the most probable one.
+        temperature: Divides logits before drawing; below 1 the probable gets more probable.
+        top_k: Draw from so many most probable tokens; 0 is all.
+        top_p: Draw from the most probable tokens that together have this probability (nucleus sampling).
+        beams: Width of beam search.
+        stop: Texts that end an answer, beside the model's end tokens; neither they nor what follows are part of it.
+    """
+
+    samples: int = 1
+    sampling: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    beams: int = 1
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stop", tuple(self.stop))
+        if not all(self.stop):
+            raise ValueError(f"decoding.stop cannot hold an empty text, got {list(self.stop)}")
+        if self.samples < 1 or self.beams < 1:
+            raise ValueError(f"decoding needs at least one sample and one beam, got {self}")
+        if not 0 < self.temperature < math.inf or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"a temperature above 0, a top_k of 0 or more and a top_p in (0, 1] are needed, got {self}"
+            )
+        if self.sampling and self.beams > 1:
+            raise ValueError(f"decoding draws tokens or searches by beam, not both, got {self}")
+        if not self.sampling and (self.temperature, self.top_k, self.top_p) != (1.0, 0, 1.0):
+            raise ValueError(f"temperature, top_k and top_p need sampling: true, got {self}")
+        if not self.sampling and self.samples > self.beams:
+            raise ValueError(
+                f"{self.samples} answers without sampling would be the same one: set sampling: true, or beams to "
+                f"{self.samples} at least"
+            )
+
+    @property
+    def rows(self) -> int:
+        """Sequences in memory for each prompt."""
+        return max(self.samples, self.beams)
+
+    def warped(self, logits_RV: Tensor) -> Tensor:
+        """Logits after temperature, top-k and nucleus, in this order; excluded tokens are -inf."""
+        if self.temperature != 1.0:
+            logits_RV = TemperatureLogitsWarper(self.temperature)(None, logits_RV)
+        if self.top_k:
+            logits_RV = TopKLogitsWarper(self.top_k)(None, logits_RV)
+        if self.top_p < 1.0:
+            logits_RV = TopPLogitsWarper(self.top_p)(None, logits_RV)
+        return logits_RV
+
+    def numbers(self, seed: int, length: int) -> NDArray[np.float64]:
+        """Random numbers [samples, length] in [0, 1) for one prompt; a sample's numbers do not depend on the others."""
+        digest = hashlib.sha256(repr((seed, self.temperature, self.top_k, self.top_p)).encode()).digest()
+        stem = int.from_bytes(digest[:8], "little")
+        return np.stack([np.random.default_rng([stem, sample]).random(length) for sample in range(self.samples)])
+
+
+def prompt_seed(seed: int, task: str, example: str) -> int:
+    """The seed of one prompt, from the run's seed and the names of task and example."""
+    digest = hashlib.sha256(repr((seed, "answer", task, example)).encode()).digest()
+    return int.from_bytes(digest[:7], "little")
+
+
+class DrawTokens(LogitsProcessor):
+    """Turns the greedy choice of ``generate`` into a draw for the rows that sample.
+
+    Rows are ordered by prompt, then by decoding, then by sample. A row that samples keeps a single token: the one at
+    which the cumulative distribution exceeds the row's random number of this step.
+
+    Args:
+        decodings: The decodings of each prompt, without beam search.
+        seeds: The seed of each prompt.
+        max_new_tokens: Number of steps.
+        width: Columns before the first generated token.
+    """
+
+    def __init__(self, decodings: Sequence[Decoding], seeds: Sequence[int], max_new_tokens: int, width: int) -> None:
+        self.rows = sum(decoding.samples for decoding in decodings)
+        self.width, self.decodings, self.max_new_tokens = width, tuple(decodings), max_new_tokens
+        self.draws = any(decoding.sampling for decoding in decodings)
+        self._decoding_R = torch.zeros(0, dtype=torch.int64)
+        self._numbers_RT = torch.zeros(0, max_new_tokens if self.draws else 0, dtype=torch.float64)
+        self.add(seeds)
+
+    def add(self, seeds: Sequence[int]) -> None:
+        """Draw for further prompts, whose rows follow those of the others."""
+        if not self.draws:
+            return
+        place = [place for place, decoding in enumerate(self.decodings) for _ in range(decoding.samples)]
+        numbers = [
+            decoding.numbers(seed, self.max_new_tokens)
+            if decoding.sampling
+            else np.zeros((decoding.samples, self.max_new_tokens))
+            for seed in seeds
+            for decoding in self.decodings
+        ]
+        self._decoding_R = torch.cat([self._decoding_R, torch.tensor(place * len(seeds), dtype=torch.int64)])
+        self._numbers_RT = torch.cat([self._numbers_RT, *map(torch.from_numpy, numbers)])
+
+    def keep(self, rows: Tensor) -> None:
+        """Draw for these rows only, which are numbered anew."""
+        if self.draws:
+            self._decoding_R, self._numbers_RT = self._decoding_R[rows.cpu()], self._numbers_RT[rows.cpu()]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if not self.draws:
+            return scores
+        every = torch.arange(len(scores), device=scores.device)
+        token_R = self.choose(input_ids.shape[1] - self.width, scores, every, every)
+        for place, decoding in enumerate(self.decodings):
+            if decoding.sampling:
+                rows = (self._decoding_R == place).nonzero().flatten().to(scores.device)
+                scores[rows] = torch.full_like(scores[rows], -torch.inf).scatter(1, token_R[rows, None], 0.0)
+        return scores
+
+    def choose(self, step: Tensor | int, logits_NV: Tensor, node_R: Tensor, row_R: Tensor) -> Tensor:
+        """Token ids [R] of the rows `row_R`, drawn from the logits [N, V] of their nodes.
+
+        Args:
+            step: Number of tokens generated so far, of each row [R] or of all.
+            logits_NV: Logits of each node: rows with the same text so far share a node.
+            node_R: The node of each row.
+            row_R: The number of each row in the batch.
+        """
+        token_R = logits_NV.argmax(dim=-1)[node_R]
+        if not self.draws:
+            return token_R
+        decoding_R = self._decoding_R.to(row_R.device)[row_R]
+        for place, decoding in enumerate(self.decodings):
+            members = (decoding_R == place).nonzero().flatten()
+            if not decoding.sampling or not len(members):
+                continue
+            nodes, of_member = node_R[members].unique(return_inverse=True)
+            # In float64, since 50,000 probabilities are summed, and a token of probability 0 must not be drawn.
+            cumulative_NV = decoding.warped(logits_NV[nodes]).double().softmax(dim=-1).cumsum(dim=-1)
+            steps = step[members].cpu() if isinstance(step, Tensor) else step
+            numbers_R1 = self._numbers_RT[row_R[members].cpu(), steps, None].to(logits_NV.device)
+            cumulative_RV = cumulative_NV[of_member]
+            place_R1 = torch.searchsorted(cumulative_RV, numbers_R1 * cumulative_RV[:, -1:], right=True)
+            token_R[members] = place_R1[:, 0].clamp(max=logits_NV.shape[1] - 1)
+        return token_R
+
+
+class StopTexts(StoppingCriteria):
+    """Ends a sequence once its answer contains one of the stop texts.
+
+    Args:
+        tokenizer: Decodes tokens.
+        stop: The stop texts.
+        width: Columns before the first generated token; a stop text that begins in the prompt does not count.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], width: int) -> None:
+        if any(not text for text in stop):
+            raise ValueError(f"a text that ends answers cannot be empty, got {list(stop)}")
+        self.tokenizer, self.stop, self.width = tokenizer, tuple(stop), width
+        # A token has at least one byte; a few tokens more, since some tokenizers strip leading white space.
+        self.tail = max(len(text.encode()) for text in stop) + 4
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Any:
+        first = max(self.width, input_ids.shape[1] - self.tail)
+        return self._ended(input_ids[:, first:].tolist(), input_ids.device)
+
+    def ended(self, ids_RT: Tensor, length_R: Tensor) -> Tensor:
+        """Whether each answer, the first `length_R` tokens of its row, ends in a stop text that is complete."""
+        column_RT = (length_R - self.tail)[:, None] + torch.arange(self.tail, device=ids_RT.device)
+        tails = ids_RT.gather(1, column_RT.clamp(min=0)).tolist()
+        rows = [tail[-length:] for tail, length in zip(tails, length_R.tolist(), strict=True)]
+        return self._ended(rows, ids_RT.device)
+
+    def _ended(self, rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+        texts = texts_of_tokens(self.tokenizer, rows)
+        return torch.tensor([any(stop in text for stop in self.stop) for text in texts], device=device)
+
+
+def shared_stop(decodings: Sequence[Decoding]) -> tuple[str, ...]:
+    """The stop texts of decodings that generate in one call.
+
+    Raises:
+        ValueError: They differ.
+    """
+    stops = {decoding.stop for decoding in decodings}
+    if len(stops) > 1:
+        raise ValueError(f"decodings that generate together must have the same stop texts, got {sorted(stops)}")
+    return stops.pop() if stops else ()
+
+
+def texts_of_tokens(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
+    """The texts of generated tokens, special ones aside.
+
+    Spaces before punctuation stay. Some folders of T5 have transformers remove them, so that "1 , 2" would differ
+    from the reference that the model was trained to write.
+    """
+    return tokenizer.batch_decode(list(map(list, rows)), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def before_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
+    """The tokens before the first end token, which need not be special to the tokenizer.
+
+    >>> before_end([7, 8, 2, 0, 0], ends=[1, 2])
+    [7, 8]
+    """
+    return list(takewhile(lambda token: token not in ends, ids))
+
+
+def cut_at_stop(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop text in it.
+
+    >>> cut_at_stop("4. Q: and 3 + 3?", ["Q:", "."])
+    '4'
+    """
+    return text[: min([text.find(ending) for ending in stop if ending in text], default=len(text))]
