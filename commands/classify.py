@@ -12,7 +12,7 @@ Example:
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from rich.console import Console
@@ -42,7 +42,7 @@ from ..lightning_modules.scoring.classification import (
     scores_by_scorer,
 )
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
-from ..lightning_modules.scoring.devices import number_type, process_device
+from ..lightning_modules.scoring.devices import number_type, process_device, scorer_type
 from ..lightning_modules.scoring.sampling import load_generator
 from ..lightning_modules.scoring.score_files import ItemScores, ScoreFiles
 from .shared.function_command import run_function
@@ -95,7 +95,7 @@ def classify_tasks(
     cut: Cut = "middle",
     seed: int = 0,
     budget: int = 8192,
-    dtype: str = "float32",
+    dtype: str | None = None,
     device: str | None = None,
 ) -> None:
     """Evaluate models zero-shot on tasks with options, and print accuracies by task and their unweighted mean.
@@ -121,7 +121,8 @@ def classify_tasks(
             the end.
         seed: Seed of the rendering, where `prompt` draws at random.
         budget: Tokens of the largest batch.
-        dtype: Type of the models' parameters; a scorer's head remains in float32.
+        dtype: Type of the models' parameters, but for a scorer's head, which remains in float32; by default float32,
+            and for scorers on a GPU, whose packed attention needs half precision, bfloat16.
         device: Device of the models, e.g. cuda:1; by default the GPU of the process if it has one.
     """
     folder = expanded(output)
@@ -132,8 +133,8 @@ def classify_tasks(
     benchmark = opened(benchmark)
     listed = listed_tasks(benchmark, split, tasks)
     skipped, missing = Counter(f"dataset: {reason}" for reason in benchmark.left_out().values()), dict[str, str]()
-    reading = partial(read_questions, benchmark, prompt=prompt, seed=seed, rows=examples)
-    questions = [question for name in listed for question in questions_of(name, reading, skipped, missing)]
+    read = partial(read_questions, benchmark, prompt=prompt, seed=seed, rows=examples)
+    questions = [question for name in listed for question in questions_of(name, read, skipped, missing)]
     for model in {**scorers, **generators}.values():  # every model answers the same questions
         questions = distinguishable(questions, load_tokenizer(model, eos=False), skipped)
     if not questions:
@@ -141,11 +142,13 @@ def classify_tasks(
     kept = {question.task for question in questions}
     missing |= {name: "options that are the same tokens" for name in listed if name not in kept | set(missing)}
     console, files, parameters = Console(), dict[str, ScoreFiles[Question]](), dict[str, int]()
-    how = Reading(max_length, truncation, cut, dtype, budget, device)
+    how = Reading(max_length, truncation, cut, dtype or "float32", budget, device)
+    how_scored = replace(how, dtype=scorer_type(dtype, device))
     loaders = dict.fromkeys(scorers, load_scorer) | dict.fromkeys(generators, load_language_model)
     for name, model in {**scorers, **generators}.items():
-        files[name] = ScoreFiles(folder / "scores", name, how.about(model), questions)
-        score, parameters[name] = loaders[name](model, how)
+        reading = how_scored if name in scorers else how
+        files[name] = ScoreFiles(folder / "scores", name, reading.about(model), questions)
+        score, parameters[name] = loaders[name](model, reading)
         files[name].write(score, score_progress(console, name, "questions", files[name].share()))
     if (scores := finished_scores(console, files)) is None:
         return

@@ -37,7 +37,7 @@ from ..datamodules.whole_files import require_new, write_whole
 from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.scoring.calibration import Calibration, load_calibration
 from ..lightning_modules.scoring.cross_encoder import CrossEncoder, PairCuts
-from ..lightning_modules.scoring.devices import number_type, process_device
+from ..lightning_modules.scoring.devices import number_type, process_device, scorer_type
 from ..lightning_modules.scoring.sampled_responses import (
     SampledResponses,
     read_sampled_responses,
@@ -66,7 +66,7 @@ def select_samples(
     cut: Cut = "middle",
     chat: bool = False,
     budget: int = 8192,
-    dtype: str = "float32",
+    dtype: str | None = None,
     device: str | None = None,
     sizes: Sequence[int] = (1, 4),
     rouge: Rouge = "exact",
@@ -89,7 +89,8 @@ def select_samples(
         cut: The part of a too long instruction that is cut; Cappy's released program cuts the end.
         chat: Whether the scorer reads pairs in its tokenizer's chat template, as reward models of chat models do.
         budget: Tokens of the largest batch.
-        dtype: Type of the scorer's parameters; its head remains in float32.
+        dtype: Type of the scorer's parameters, but for its head, which remains in float32; by default bfloat16 on a
+            GPU, whose packed attention needs half precision, and float32 on a CPU.
         device: Device of the scorer, e.g. cuda:1; by default the GPU of the process if it has one.
         sizes: Also choose among these numbers of nucleus samples alone.
         rouge: Implementation of ROUGE-L: exact equals Google's rouge_score, and both read a to z and digits only;
@@ -104,7 +105,16 @@ def select_samples(
     scored: Scored | None = None
     if scorer is not None:
         reading: dict[str, Any] = {"max_length": max_length, "truncation": truncation, "cut": cut, "chat": chat}
-        scored = score(sampled, scorer, folder / "scores", reading, dtype, device, budget=budget, console=console)
+        scored = score(
+            sampled,
+            scorer,
+            folder / "scores",
+            reading,
+            scorer_type(dtype, device),
+            device,
+            budget=budget,
+            console=console,
+        )
         if scored is None:
             return
     elif process_of_job().rank:  # there is nothing to share

@@ -23,6 +23,7 @@ from ...datamodules.rendering.tokenization import load_tokenizer
 from ...datamodules.schema import TokenizedExample
 from ...datamodules.scoring.instruction_cuts import Cut
 from ...datamodules.scoring.pair_rows import ScoredRows, Truncation, chat_frame, pair_frame, tokenize_texts
+from .devices import scoring_dtype
 from .pair_scores import keep_head_in_float32, pair_scores, require_pair_positions
 from .scorer_models import build_scorer, require_scorer
 
@@ -225,12 +226,3 @@ class CrossEncoder:
 
 def _count(texts: Sequence[str]) -> str:
     return f"the text {texts[:40]!r}" if isinstance(texts, str) else str(len(texts))
-
-
-def scoring_dtype(device: torch.device) -> torch.dtype:
-    """Type of a scorer's weights where none is given: on CUDA the packed kernel of attention needs half precision.
-
-    >>> scoring_dtype(torch.device("cuda")), scoring_dtype(torch.device("cpu"))
-    (torch.bfloat16, torch.float32)
-    """
-    return torch.bfloat16 if device.type == "cuda" else torch.float32

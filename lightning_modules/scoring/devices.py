@@ -22,3 +22,21 @@ def number_type(dtype: str) -> torch.dtype:
     if not isinstance(found := getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"dtype must be a type of torch, e.g. float32 or bfloat16, got {dtype!r}")
     return found
+
+
+def scoring_dtype(device: torch.device) -> torch.dtype:
+    """Type of a scorer's weights where none is given: on CUDA the packed kernel of attention needs half precision.
+
+    >>> scoring_dtype(torch.device("cuda")), scoring_dtype(torch.device("cpu"))
+    (torch.bfloat16, torch.float32)
+    """
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def scorer_type(dtype: str | None, device: str | None) -> str:
+    """Name of the type of a scorer's weights: as given, else ``scoring_dtype`` of the device, by ``process_device``.
+
+    >>> scorer_type(None, "cuda:1"), scorer_type(None, "cpu"), scorer_type("float32", "cuda:1")
+    ('bfloat16', 'float32', 'float32')
+    """
+    return dtype or str(scoring_dtype(process_device(device))).removeprefix("torch.")

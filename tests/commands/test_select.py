@@ -1,6 +1,8 @@
 """Choosing among the samples of language models."""
 
+import inspect
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +10,14 @@ import pytest
 from sampled_runs import TASK
 from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
 
+from crosstask.commands.classify import classify_tasks
 from crosstask.commands.samples import write_samples
 from crosstask.commands.select import select_samples
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import ModelSamples, Sample
 from crosstask.lightning_modules import CrossEncoder
 from crosstask.lightning_modules.evaluation.decoding import Decoding
+from crosstask.lightning_modules.scoring.devices import scorer_type
 from crosstask.lightning_modules.scoring.sampled_responses import read_sampled_responses
 
 
@@ -121,3 +125,10 @@ def test_generators_that_cannot_be_told_apart_or_answer_in_part_are_told(
         ModelSamples([first, first])
     with pytest.warns(UserWarning, match=r"not every generator has responses to all 6 examples \(bart 1\)"):
         read_sampled_responses(examples, ModelSamples([first, third]))
+
+
+@pytest.mark.parametrize("command", [select_samples, classify_tasks])
+def test_a_scorer_on_a_gpu_is_read_in_half_precision_by_default(command: Callable[..., None]) -> None:
+    """Its packed kernel of attention has no float32."""
+    default = inspect.signature(command).parameters["dtype"].default
+    assert (scorer_type(default, "cuda:1"), scorer_type(default, "cpu")) == ("bfloat16", "float32")
