@@ -41,7 +41,7 @@ def shrink(name: str, toybench: Path, tmp_path: Path, model: dict[str, Any], **d
             callback["init_args"] |= {"dirpath": str(tmp_path / "checkpoints"), "every_n_train_steps": 2}
     arguments = recipe["model"]["init_args"]
     arguments |= {"pretrained": None} | model
-    arguments["optimizer"] = arguments.get("optimizer", {}) | {"warmup": 1, "fused": False}
+    arguments["optimizer"] = arguments.get("optimizer", {}) | {"warmup": 1}
     arguments["network"] = arguments.get("network", {}) | {"compile": False}
     small = {
         "rows": {"length": 128, "per_step": 4},

@@ -108,7 +108,7 @@ def test_two_commands_lead_from_upstream_files_to_a_pretrained_scorer(
     tiny |= {"num_attention_heads": 2, "max_position_embeddings": 70}
     changes = {
         "trainer": {"accelerator": "cpu", "devices": 1, "strategy": "auto", "max_steps": 2},
-        "model.init_args": {"pretrained": None, "config": tiny, "optimizer.fused": False},
+        "model.init_args": {"pretrained": None, "config": tiny},
         "data.init_args": {"tokenizer": str(toybench / "tokenizer"), "cache": str(tmp_path / "store")},
         "data.init_args.rows": {"length": 256, "pair_length": 64, "per_step": 4},
         "data.init_args.instances": {"train": 8},

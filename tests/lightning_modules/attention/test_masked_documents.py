@@ -68,8 +68,8 @@ def test_alibi_restarts_with_every_document(model_type: str, fields: dict[str, A
     model = build_model(config, weights=None, vocabulary=0, attention="document", dtype=torch.float64).eval()
     require_document_attention(model)
     ids, documents = torch.arange(5, 55).repeat(1, 8), Documents(torch.tensor([0, 300, 400]))
-    packed = model.base_model(ids, documents=documents).last_hidden_state[0, 300:]
-    alone = model.base_model(ids[:, 300:]).last_hidden_state[0]
+    packed = model.base_model(input_ids=ids, documents=documents).last_hidden_state[0, 300:]
+    alone = model.base_model(input_ids=ids[:, 300:]).last_hidden_state[0]
     # Bloom's softmax is in float32.
     torch.testing.assert_close(packed, alone, rtol=0, atol=1e-12 if model_type == "falcon" else 1e-6)
 
