@@ -7,7 +7,8 @@ sampling, temperature 0.9, top-k 40 and nucleus 0.95, and a beam of 4), for whic
 per decoding with ``num_return_sequences``. Its batches hold as many sequences as ours on average. The second peer is
 transformers' ``generate_batch``, greedy alone. The model has random weights, and ends an answer where the likeliest
 token is one of a few, so that answers have many lengths. Rounds alternate; the first one warms up. Texts are real ones
-if CROSSTASK_DATA is set. The tables are printed as docs/performance.md shows them.
+if CROSSTASK_DATA is set. Seconds are the processor's, or on a GPU those that pass. The tables are printed as
+docs/performance.md shows them.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from common import print_result
@@ -32,6 +33,7 @@ from crosstask.datamodules.evaluation.loaders import pad_prompts
 from crosstask.lightning_modules.evaluation.decoding import Decoding
 from crosstask.lightning_modules.evaluation.generation import generate
 from crosstask.lightning_modules.models import build_model, model_config
+from crosstask.lightning_modules.scoring.devices import number_type
 
 GREEDY = [Decoding()]
 CANDIDATES = [
@@ -68,7 +70,8 @@ def in_file_order(
                 eos_token_id=tokenizer.eos_token_id,
                 **settings,
             )
-            out = model.generate(ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+            inputs = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+            out = model.generate(**inputs, generation_config=config)  # type: ignore[operator]
             found = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
             for row, text in enumerate(found):
                 texts[start + row // decoding.samples].append(text.strip())
@@ -80,7 +83,9 @@ def continuously(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sou
     config = GenerationConfig(
         max_new_tokens=new, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
     )
-    blocks = ContinuousBatchingConfig(num_blocks=1024, max_batch_tokens=512)  # of 32 tokens
+    # On a CPU it would take 60% of the memory; a block has 32 tokens.
+    sizes = {"num_blocks": 1024, "max_batch_tokens": 512} if model.device.type == "cpu" else {}
+    blocks = ContinuousBatchingConfig(**sizes)
     outputs = model.generate_batch(  # type: ignore[operator]
         [list(source) for source in sources],
         generation_config=config,
@@ -106,11 +111,22 @@ def ours(
     return [[text for texts in of_prompt for text in texts] for _, of_prompt in answers]
 
 
-def ending_model(vocabulary: int, end: int, attention: str, *, length: int) -> tuple[PreTrainedModel, list[int]]:
-    """A model whose answers have `length` tokens on average, and the tokens of each of its forwards from now on."""
+def ending_model(
+    vocabulary: int, end: int, attention: str, settings: argparse.Namespace
+) -> tuple[PreTrainedModel, list[int]]:
+    """A model whose answers have so many tokens on average, and the tokens of each of its forwards from now on."""
     torch.manual_seed(0)
-    config = model_config(MODEL, vocabulary=vocabulary, dropout=None)
-    model = build_model(config, weights=None, vocabulary=vocabulary, attention=attention, dtype=torch.float32).eval()
+    heads = settings.width // 64
+    shape = {
+        "hidden_size": settings.width,
+        "intermediate_size": 3 * settings.width,
+        "num_hidden_layers": settings.layers,
+    }
+    shape |= {"num_attention_heads": heads, "num_key_value_heads": heads}
+    config = model_config({**MODEL, **shape}, vocabulary=vocabulary, dropout=None)
+    dtype = number_type(settings.dtype)
+    model = build_model(config, weights=None, vocabulary=vocabulary, attention=attention, dtype=dtype).eval()
+    length = settings.length
     for weight in model.parameters():
         if weight.dim() == 2:
             torch.nn.init.normal_(weight, std=0.1)  # with smaller weights it repeats one token
@@ -123,22 +139,33 @@ def ending_model(vocabulary: int, end: int, attention: str, *, length: int) -> t
     read: list[int] = []
     model.get_output_embeddings().register_forward_hook(with_end)
     model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].numel()))
-    return model, read
+    return model.to(torch.device(settings.device)), read  # type: ignore[arg-type]
+
+
+class Measured(NamedTuple):
+    """Median seconds of a way to generate; the answers, forwards and tokens read of its last round."""
+
+    seconds: float
+    answers: list[list[str]]
+    forwards: int
+    tokens: int
 
 
 def measured(
-    run: dict[str, Callable[[], list[list[str]]]], read: dict[str, list[int]], rounds: int
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median processor seconds and the last answers of each; `read` keeps the forwards of the last round."""
+    run: dict[str, Callable[[], list[list[str]]]], read: dict[str, list[int]], rounds: int, device: str
+) -> dict[str, Measured]:
+    """What every way to generate took; `read` gets the tokens of its forwards."""
+    clock = time.process_time if device == "cpu" else time.perf_counter  # answers are read on the host
     seconds: dict[str, list[float]] = {name: [] for name in run}
-    answers: dict[str, list[list[str]]] = {}
+    last: dict[str, tuple[list[list[str]], int, int]] = {}
     for number in range(rounds + 1):
         for name in sorted(run, reverse=bool(number % 2)):
             read[name].clear()
-            began = time.process_time()
-            answers[name] = run[name]()
-            seconds[name].append(time.process_time() - began)
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}, answers
+            began = clock()
+            answers = run[name]()
+            seconds[name].append(clock() - began)
+            last[name] = (answers, len(read[name]), sum(read[name]))
+    return {name: Measured(statistics.median(values[1:]), *last[name]) for name, values in seconds.items()}
 
 
 def main() -> None:
@@ -148,13 +175,18 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=16, help="of an answer on average, in tokens")
     parser.add_argument("--budget", type=int, default=16_384, help="tokens of a batch of ours, answers included")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", help="of the weights; texts may differ by its rounding")
     settings = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         documents, tokenizer = read_documents(Path(scratch), settings.prompts)
     longest, new, budget = ROW - settings.tokens, settings.tokens, settings.budget
     everything = [document.input_ids[: document.n_source][-longest:].tolist() for document in documents]
-    build = partial(ending_model, len(tokenizer), tokenizer.eos_token_id, length=settings.length)
-    (document, ours_read), (sdpa, peer_read) = build("document"), build("sdpa")
+    (document, ours_read), (sdpa, peer_read) = (
+        ending_model(len(tokenizer), tokenizer.eos_token_id, attention, settings) for attention in ("document", "sdpa")
+    )
     read = {"ours": ours_read, "file order": peer_read, "continuous": peer_read}
     print(f"{date.today()}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
     for name, decodings in (("greedy", GREEDY), ("17 candidates", CANDIDATES)):
@@ -168,30 +200,28 @@ def main() -> None:
         }
         if len(decodings) == 1:
             run["continuous"] = partial(continuously, sdpa, tokenizer, sources, new=new)
-        seconds, answers = measured(run, read, settings.rounds)
-        lengths = [len(tokenizer(texts[0])["input_ids"]) for texts in answers["ours"]]
+        taken = measured(run, read, settings.rounds, settings.device)
+        own = taken["ours"]
+        lengths = [len(tokenizer(texts[0])["input_ids"]) for texts in own.answers]
         print(
             f"{name}: {len(sources)} prompts of {mean:.0f} tokens on average, first answers of {min(lengths)} to "
             f"{max(lengths)} tokens, {statistics.mean(lengths):.0f} on average; batches of {batch} in file order\n"
         )
-        print(
-            "| | processor seconds | of ours | forwards | tokens read | same first answers |\n|---|---|---|---|---|---|"
-        )
-        for other in run:
-            read[other].clear()
-            same = sum(a[0] == b[0] for a, b in zip(answers["ours"], run[other](), strict=True)) / len(sources)
+        print("| | seconds | of ours | forwards | tokens read | same first answers |\n|---|---|---|---|---|---|")
+        for other, of_other in taken.items():
+            same = sum(a[0] == b[0] for a, b in zip(own.answers, of_other.answers, strict=True)) / len(sources)
             print(
-                f"| {other} | {seconds[other]:.2f} | {seconds[other] / seconds['ours']:.2f} | {len(read[other])} | "
-                f"{sum(read[other]):,} | {same:.1%} |"
+                f"| {other} | {of_other.seconds:.2f} | {of_other.seconds / own.seconds:.2f} | {of_other.forwards} | "
+                f"{of_other.tokens:,} | {same:.1%} |"
             )
-        print()
+        print(flush=True)
         print_result(
             "generation",
-            ours=round(len(sources) / seconds["ours"], 2),
-            peer=round(len(sources) / seconds["file order"], 2),
-            unit="prompts a processor second",
+            ours=round(len(sources) / own.seconds, 2),
+            peer=round(len(sources) / taken["file order"].seconds, 2),
+            unit="prompts a second",
             setting=f"{name}, {len(sources)} prompts of {mean:.0f} tokens on average, answers of at most "
-            f"{new}, {torch.get_num_threads()} CPU thread(s), fp32, "
+            f"{new}, {settings.layers} layers of width {settings.width}, {settings.device}, {settings.dtype}, "
             f"data {os.environ.get('CROSSTASK_DATA', 'toybench')}",
         )
 

@@ -95,6 +95,11 @@ SECTIONS = {
         ["scoring.py", "--layers=1", "--width=64", "--pairs=64", "--rounds=1", "--distinct"],
         70,
     ),
+    "generation": Section(
+        ["generation.py", *BF16, "--layers=24", "--width=2048", "--prompts=256", "--budget=65536", "--rounds=1"],
+        ["generation.py", "--layers=1", "--width=64", "--prompts=8", "--tokens=16", "--length=4", "--rounds=1"],
+        60,
+    ),
     "bilevel": Section(
         ["bilevel.py", "--device=cuda", "--rounds=3"], ["bilevel.py", "--rounds=1", "--inner_steps=1"], 50
     ),
