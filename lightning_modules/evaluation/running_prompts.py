@@ -2,7 +2,8 @@
 
 # P prompts, S samples of each, R = P * S rows, N nodes of each prompt, C cached columns, T generated tokens
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -181,7 +182,8 @@ class RunningPrompts:
 
 def append_rows(cache: DynamicCache, other: DynamicCache) -> None:
     """Append the rows of another cache, in place; columns of zeros in front fill up the shorter one."""
-    for layer, added in zip(cache.layers, other.layers, strict=True):
+    layers: Iterator[tuple[Any, Any]] = zip(cache.layers, other.layers, strict=True)
+    for layer, added in layers:
         columns = max(layer.keys.shape[2], added.keys.shape[2])
         layer.keys, layer.values = (
             torch.cat([pad(states, (0, 0, columns - states.shape[2], 0)) for states in pair])
