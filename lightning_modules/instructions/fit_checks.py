@@ -14,7 +14,7 @@ from .outer_methods import CurvatureName
 
 
 def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule) -> None:
-    """Refuse a datamodule whose batches do not fit the module.
+    """Reject a datamodule whose preset, periods or instruction sizes differ from the module's.
 
     Raises:
         ValueError: The argument that differs, or a learnable instruction without outer tasks.
@@ -37,7 +37,7 @@ def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule
 
 
 def reject_trainer(trainer: L.Trainer) -> None:
-    """Reject settings of the trainer that act on automatic optimization only: clipping, accumulation, loss scaling.
+    """Reject trainer settings that act on automatic optimization only: clipping, accumulation, loss scaling.
 
     Raises:
         ValueError: Such a setting is on; the message names the argument to use instead.
@@ -61,7 +61,7 @@ def reject_trainer(trainer: L.Trainer) -> None:
 
 
 def reject_low_precision(theta: Sequence[Parameter], curvature: CurvatureName) -> None:
-    """Reject weights in half precision, whose rounding exceeds a finite difference.
+    """Reject weights in half precision under finite differences, whose rounding exceeds the difference.
 
     Raises:
         ValueError: A weight is in half precision and the curvature is by finite differences.
@@ -79,7 +79,7 @@ def reject_strategy(strategy: Strategy, *, curvature: CurvatureName, reads_with_
 
     Args:
         strategy: The trainer's strategy.
-        curvature: The curvature backend.
+        curvature: Name of the curvature backend: "finite_difference" or "exact".
         reads_with_model: Whether texts are represented by the language model's hidden states.
 
     Raises:

@@ -1,8 +1,8 @@
 """Instructions without parameters: the baselines of Tables 2 and 3 of arXiv 2306.10098.
 
-Without outer parameters there is no outer step: the model is trained on the same stream, with the text of the
-datamodule's ``inner_prompt``. The baselines are definitions with or without positive and negative examples and
-explanations (`NoInstruction`), and a random exemplar per task or per instance, or a blank (`FirstExemplar`).
+There are no outer parameters and so no outer steps: the model is trained on the same stream, and the datamodule's
+``inner_prompt`` decides its text. `NoInstruction` is for definitions, with or without positive examples, negative
+examples and explanations. `FirstExemplar` is for a random exemplar per task or per instance, or a blank.
 """
 
 import torch
@@ -19,7 +19,7 @@ from .learnable_instructions import (
 
 
 class NoInstruction(LearnableInstruction):
-    """An instruction of 0 columns."""
+    """An instruction without tokens."""
 
     def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
         no_ids_B0 = inputs.pair_ids[:, :0]
@@ -27,10 +27,10 @@ class NoInstruction(LearnableInstruction):
 
 
 class FirstExemplar(LearnableInstruction):
-    """Always the first exemplar: a random one, or a blank if the datamodule's exemplars are blank.
+    """The first exemplar of the batch's exemplars: a random one, or a blank if the datamodule's exemplars are blank.
 
     Args:
-        attend_padding: See ``Extractor``.
+        attend_padding: Whether padding behind the exemplar is attended; see ``Extractor``.
     """
 
     def __init__(self, *, attend_padding: bool = False) -> None:

@@ -19,15 +19,15 @@ Result = TypeVar("Result")
 
 
 def run_as_forward(model: PreTrainedModel, run: Callable[[], Result]) -> Result:
-    """The result of `run`, called inside the model's forward if FSDP2 shards the model.
+    """Return the result of `run`. If FSDP2 shards the model, `run` is called inside the model's forward.
 
-    An instruction looks up tokens in the model's embedding table before the model's forward. FSDP2 gathers the table
-    for that forward only. It reduces the table's gradient once the inputs of the forward have theirs, which is before
-    the lookup's backward: outside the forward, part of the gradient would be lost.
+    An instruction looks up tokens in the model's embedding table before the model's forward, while FSDP2 gathers the
+    table for the forward only. FSDP2 also reduces the table's gradient as soon as the inputs of the forward have
+    theirs, which is before the lookup's backward. Outside the forward, part of the gradient would be lost.
 
     Args:
         model: The language model.
-        run: Calls `instructed_loss`, or the model's submodules.
+        run: Calls `instructed_loss`, or submodules of the model.
     """
     if not isinstance(model, FSDPModule):
         return run()
@@ -41,12 +41,13 @@ def run_as_forward(model: PreTrainedModel, run: Callable[[], Result]) -> Result:
 
 
 def instructed_loss(model: PreTrainedModel, instruction: Instruction, rows: CausalBatch | Seq2SeqBatch) -> LossSum:
-    """Sum of the cross entropies of the rows' targets, with ``[I_phi; text]`` as the model's input.
+    """Return the sum of the cross entropies of the rows' targets, with ``[I_phi; text]`` as the model's input.
 
     Args:
-        model: A causal or seq2seq language model of transformers; call a sharded one through `run_as_forward`.
-        instruction: The instruction before each row; in an encoder-decoder model, before the encoder's input.
-        rows: Rows of one document each, causal or seq2seq as the model.
+        model: A causal or encoder-decoder language model of transformers. Call a sharded one through `run_as_forward`.
+        instruction: The instruction of each row, placed before its text; in an encoder-decoder model, before the
+            encoder's text.
+        rows: Rows of one document each, for the model's architecture.
     """
     embedded_BLD = input_embeddings(model)(rows.input_ids)
     before_BID = instruction.embeddings.to(embedded_BLD.dtype)
@@ -89,12 +90,12 @@ def _targets(rows: CausalBatch | Seq2SeqBatch) -> Tensor:
 
 
 def _forward(model: PreTrainedModel) -> Callable[..., Any]:
-    """The model itself, or its forward method where `run_as_forward` has already called the sharded model."""
+    """Return the model, or its forward method if `run_as_forward` has already called the sharded model."""
     return model.forward if isinstance(model, FSDPModule) else model
 
 
 def input_embeddings(model: PreTrainedModel) -> torch.nn.Module:
-    """The model's table of input embeddings.
+    """Return the model's table of input embeddings.
 
     Raises:
         ValueError: The model has no such table.
@@ -111,7 +112,10 @@ def input_embeddings(model: PreTrainedModel) -> torch.nn.Module:
 
 
 def reader(model: PreTrainedModel) -> Reader:
-    """The model's input embeddings and hidden states, of the encoder or the only stack, for learnable instructions."""
+    """Return the functions of the model that learnable instructions may call.
+
+    In an encoder-decoder model the hidden states are the encoder's.
+    """
     stack: Any = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
 
     def encode(ids: Tensor, mask: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Builds the learnable instruction of a name, and the representation of texts that it uses."""
+"""Settings of the learnable instruction, and the modules that they select."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,14 +31,14 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Representation:
-    """Representation of texts for the instance parameterizations.
+    """How the instance parameterizations turn a text into a vector.
 
     Args:
-        by: own (a table V of embeddings) or model (the mean of the language model's last hidden states, footnote 1 of
-            the paper).
-        width: Columns of V, d' in the paper.
-        pretrained: Hub name or folder of a model with the same tokenizer whose token embeddings initialize V; N(0, 1)
-            if left out.
+        by: own: mean of the tokens' rows in a separate, trained table V of embeddings. model: mean of the language
+            model's last hidden states (arXiv 2306.10098, footnote 1).
+        width: Width of the vectors, i.e. columns of V; d' in the paper. Used with own.
+        pretrained: Hub name or folder of a model with the same tokenizer, whose token embeddings initialize V. None
+            initializes V from N(0, 1).
     """
 
     by: Literal["own", "model"] = "own"
@@ -52,19 +52,24 @@ class Representation:
 
 @dataclass(frozen=True)
 class InstructionSettings:
-    """The learnable instruction.
+    """Settings of the learnable instruction of differentiable instruction optimization (arXiv 2306.10098).
 
     Args:
-        kind: Instructions as embeddings (embedder) or the choice of an exemplar (extractor), for each task (direct) or
-            computed from each instance. Not learned, for comparison: the first exemplar (first_exemplar), or only the
-            text (none). Also the import path of another LearnableInstruction, called with an InstructionShape.
-        options: Further keyword arguments of a class that is given by its import path.
-        length: Embeddings of an embedder's instruction, l; linked to the datamodule's.
-        exemplars: Exemplars an extractor chooses among, N; linked to the datamodule's.
-        representation: Representation of texts for an instance parameterization.
-        soft: Read the expectation of the exemplars instead of the chosen one (footnote 2 of the paper).
-        exemplar_padding: Whether padding behind a chosen exemplar is masked, instead of the preset's choice.
-        start: The values that it starts from.
+        kind: direct_embedder: free embeddings for each task. instance_embedder: embeddings computed from each instance.
+            direct_extractor: a learned choice among N exemplars for each task. instance_extractor: a choice computed
+            from each instance. first_exemplar: always the first exemplar, not learned. none: the datamodule's text
+            only. Or the import path of a subclass of LearnableInstruction, which is called with an InstructionShape.
+        options: Further keyword arguments of a class given by its import path.
+        length: Number of embeddings in an embedder's instruction, l. On the command line it is set from the
+            datamodule's `instructions.length`; in Python give both the same.
+        exemplars: Number of exemplars an extractor chooses among, N. On the command line it is set from the
+            datamodule's `instructions.exemplars`.
+        representation: How instance_embedder and instance_extractor turn texts into vectors.
+        soft: An extractor returns the mean of all exemplars' embeddings, weighted by the softmax of their scores,
+            instead of the exemplar with the highest score (arXiv 2306.10098, footnote 2).
+        exemplar_padding: Whether padding behind a chosen exemplar is masked or attended. None takes the preset's
+            choice.
+        start: Initial values: random, stored, or the embeddings of human-written definitions.
     """
 
     kind: Kind | str = "direct_embedder"
@@ -92,7 +97,7 @@ class InstructionSettings:
 
     @property
     def learns(self) -> bool:
-        """Whether there are parameters to train."""
+        """Whether the instruction has parameters that are trained."""
         return self.kind not in ("none", "first_exemplar") and not self.start.frozen
 
     @property
@@ -104,15 +109,15 @@ class InstructionSettings:
 def build_instruction(
     settings: InstructionSettings, model: PreTrainedModel, *, tasks: int, vocabulary: int
 ) -> LearnableInstruction:
-    """The learnable instruction of these settings, as wide as the model's input embeddings.
+    """Return the learnable instruction that the settings describe, for the width of the model's input embeddings.
 
     Its parameters are float32, or float64 if the model's are.
 
     Args:
-        settings: Kind and sizes.
+        settings: Kind and sizes of the instruction.
         model: The language model that will read it.
-        tasks: Number of inner tasks, the rows of a direct parameterization.
-        vocabulary: Tokens of the tokenizer, the rows of V.
+        tasks: Number of inner tasks: rows of a direct parameterization.
+        vocabulary: Number of tokens of the tokenizer: rows of V.
 
     Raises:
         ValueError: An extractor without exemplars.
@@ -160,5 +165,5 @@ def _text_representation(representation: Representation, model: PreTrainedModel,
 
 
 def _is_no_input_embedding(model: PreTrainedModel, name: str) -> bool:
-    """Whether a weight is another one than the table of token embeddings."""
+    """Return whether a weight is not the table of token embeddings."""
     return model.get_parameter_or_buffer(name) is not model.get_input_embeddings().weight

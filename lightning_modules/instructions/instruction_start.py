@@ -1,4 +1,4 @@
-"""The values that a learnable instruction starts from: random, stored, or embedded human-written definitions."""
+"""Initial values of a learnable instruction: random, stored, or embedded human-written definitions."""
 
 import math
 from collections.abc import Sequence
@@ -20,14 +20,16 @@ from .stored_instructions import apply_stored, read_instructions, require_same_e
 
 @dataclass(frozen=True)
 class InstructionStart:
-    """The values that a learnable instruction starts from; random ones by default.
+    """Initial values of a learnable instruction; random by default.
 
     Args:
-        stored: Folder of learned instructions, as `crosstask export` writes them, to start from.
-        definitions: Start a direct_embedder from the input embeddings of the human-written definitions. A definition
-            of fewer tokens than the instruction is repeated; a longer one loses its end.
-        noise: Gaussian noise added to the start, as a share of each parameter's root mean square.
-        frozen: Leave the instruction as it starts: only the model is trained. With `stored`, it tests whether
+        stored: Folder of learned instructions to start from, as `crosstask export` writes it. None for other initial
+            values.
+        definitions: Start a direct_embedder from the input embeddings of the tasks' human-written definitions. A
+            definition shorter than the instruction is repeated; a longer one loses its end.
+        noise: Standard deviation of Gaussian noise added to the initial values, as a share of each parameter's root
+            mean square.
+        frozen: Keep the instruction at its initial values and train the model only. With `stored`, this tests whether
             instructions transfer to another model.
     """
 
@@ -53,16 +55,17 @@ def start_instruction(
     tasks: Sequence[Task],
     texts: Sequence[Sequence[str]],
 ) -> None:
-    """Set the instruction's parameters to their start.
+    """Set the parameters of a learnable instruction to their initial values, in place.
 
     Args:
-        start: The settings.
-        instruction: Changed in place.
-        kind: Kind of the instruction.
-        model: The language model, whose table embeds definitions; every process must call it if it is sharded.
-        tokenizer: Its tokenizer.
-        tasks: The inner tasks, in the order of rows.
-        texts: The exemplars of each task; empty where every instance has others.
+        start: Which initial values to take.
+        instruction: The instruction whose parameters are set.
+        kind: The instruction's kind, as in ``InstructionSettings.kind``.
+        model: The language model, whose table embeds definitions. If it is sharded, every process must call this
+            function.
+        tokenizer: Tokenizer of the model.
+        tasks: The inner tasks, in the order of the instruction's rows.
+        texts: Texts of the exemplars of each task; empty if exemplars belong to instances.
 
     Raises:
         ValueError: The kind cannot start so, stored values do not fit, or a frozen instruction lacks tasks.
@@ -90,7 +93,9 @@ def start_instruction(
 def embedded_definitions(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tasks: Sequence[Task], length: int
 ) -> Tensor:
-    """Input embeddings [tasks, length, D] of the definitions; short ones are repeated, long ones lose their end.
+    """Return the input embeddings of the tasks' definitions, [tasks, length, D].
+
+    Short definitions are repeated; long ones lose their end.
 
     Raises:
         ValueError: A task has no definition.

@@ -1,18 +1,19 @@
 """Learnable instructions: modules that return input embeddings to place before the text of a language model.
 
-An *embedder* returns l free embeddings; an *extractor* chooses one of N exemplars. Both take their numbers from a table
-with a row per task (*direct* parameterization), or compute them from the text z of the instance (*instance*
-conversion)::
+An *embedder* returns l free embeddings; an *extractor* chooses one of N exemplars. Both have two parameterizations.
+*Direct*: a table with one row per task. *Instance*: numbers computed from z, the text of the instance (its input and
+output, Eq. 4)::
 
                    direct                              instance
     embedder       table[task]               [l, D]    W mean(V[z])                        [l, D]
     extractor      logits[task]              [N]       mean(V[exemplar]) B mean(V[z])      [N]
 
-Each is called with the inputs of the instances and a ``Reader`` of the model, and returns an ``Instruction``. Their
-parameters are the outer parameters (phi). The embeddings of an exemplar are those of the language model (Eq. 9), which
-is therefore trained through them.
+An extractor chooses the exemplar of the highest logit; its gradient is that of the softmax (straight-through). Each
+module is called with the batch's ``InstructionInputs`` and a ``Reader`` of the language model, and returns an
+``Instruction``. Its parameters are the outer parameters (phi). The embeddings of an exemplar are the language model's
+own (Eq. 9), so that the model is trained through them.
 
-Source: Differentiable Instruction Optimization (arXiv 2306.10098), section 3; sizes and initial values are those of the
+Source: Differentiable Instruction Optimization (arXiv 2306.10098), section 3. Sizes and initial values are those of the
 program released with it.
 """
 
@@ -32,12 +33,12 @@ from ...datamodules.bilevel.exemplars import InstructionInputs
 
 
 class Instruction(NamedTuple):
-    """Learnable instructions of B instances.
+    """The instructions of B instances, as input embeddings of the language model.
 
     Args:
-        embeddings: [B, I, D].
-        mask: int64 [B, I], 0 at columns that are not attended.
-        chosen: int64 [B], indices of the extractor's exemplars; None for an embedder.
+        embeddings: [B, I, D], I columns of width D.
+        mask: int64 [B, I], 0 in columns that are not attended.
+        chosen: int64 [B], indices of the exemplars that an extractor chose; None for an embedder.
     """
 
     embeddings: Tensor
@@ -46,11 +47,11 @@ class Instruction(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """Functions of the language model that learnable instructions may call.
+    """Functions of the language model that a learnable instruction may call.
 
     Args:
-        embed: Input embeddings [..., D] of token ids [...].
-        encode: Last hidden states [n, L, D] of token ids [n, L] under a mask [n, L].
+        embed: Returns the input embeddings [..., D] of token ids [...].
+        encode: Returns the last hidden states [n, L, D] of token ids [n, L] under a mask [n, L].
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -58,14 +59,14 @@ class Reader(NamedTuple):
 
 
 class InstructionShape(NamedTuple):
-    """Sizes that a learnable instruction of a user's project is built for.
+    """Sizes that a user's own class of learnable instructions is built with.
 
     Args:
-        tasks: Inner tasks, T; ``inputs.tasks`` are below it.
-        length: Embeddings of an instruction, l.
-        exemplars: Exemplars in the inputs, N; 0 for none.
+        tasks: Number of inner tasks, T; ``inputs.tasks`` are indices below it.
+        length: Number of embeddings in an instruction, l.
+        exemplars: Number of exemplars in the inputs, N; 0 if there are none.
         width: Width of the model's input embeddings, D.
-        vocabulary: Tokens of the tokenizer.
+        vocabulary: Number of tokens of the tokenizer.
     """
 
     tasks: int
@@ -76,7 +77,7 @@ class InstructionShape(NamedTuple):
 
 
 class LearnableInstruction(nn.Module, ABC):
-    """A module that maps the inputs of B instances to their instructions."""
+    """Base class of learnable instructions: ``forward`` maps the inputs of B instances to an ``Instruction``."""
 
     task_parameters: tuple[str, ...] = ()
     """Names of the parameters whose first dimension are the inner tasks."""
@@ -86,11 +87,11 @@ class LearnableInstruction(nn.Module, ABC):
 
 
 class DirectEmbedder(LearnableInstruction):
-    """A table of instructions, one per task, initialized from N(0, 1).
+    """A table of embeddings with one instruction per task, initialized from N(0, 1).
 
     Args:
         tasks: Number of inner tasks.
-        length: Embeddings of an instruction, l.
+        length: Number of embeddings in an instruction, l.
         width: Width of the model's input embeddings, D.
     """
 
@@ -105,11 +106,11 @@ class DirectEmbedder(LearnableInstruction):
 
 
 class InstanceEmbedder(LearnableInstruction):
-    """Instructions that are a linear function, without a bias, of the representation of each instance.
+    """A linear function, without bias, from the vector of an instance's text to its instruction.
 
     Args:
-        texts: Represents z by W numbers.
-        length: Embeddings of an instruction, l.
+        texts: Turns z, the text of the instance, into a vector of width W.
+        length: Number of embeddings in an instruction, l.
         width: Width of the model's input embeddings, D.
     """
 
@@ -124,12 +125,13 @@ class InstanceEmbedder(LearnableInstruction):
 
 
 class Extractor(LearnableInstruction):
-    """Chooses the exemplar with the highest score and returns its embeddings.
+    """Base class of extractors: chooses the exemplar with the highest score and returns its embeddings.
 
     Args:
-        soft: Whether to return the exemplars' expectation under the softmax of the scores (footnote 2) instead.
-        attend_padding: Whether padding behind a chosen exemplar is attended, as in the released program. Otherwise it
-            is masked and moved before the exemplar, which then is computed as if it were alone.
+        soft: Return the mean of the exemplars' embeddings, weighted by the softmax of the scores, instead of one
+            exemplar's (arXiv 2306.10098, footnote 2).
+        attend_padding: Whether padding behind a chosen exemplar is attended, as in the released program. If not,
+            padding is masked and moved before the exemplar, so that the text follows the exemplar directly.
     """
 
     def __init__(self, *, soft: bool, attend_padding: bool) -> None:
@@ -138,10 +140,10 @@ class Extractor(LearnableInstruction):
 
     @abstractmethod
     def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
-        """Scores [B, N] of the exemplars: the logits of their softmax."""
+        """Return the scores [B, N] of the exemplars: the logits of the softmax."""
 
     def share_of_last(self, inputs: InstructionInputs, model: Reader) -> float:
-        """Share of the instances whose chosen exemplar is the last one."""
+        """Return the share of the instances whose chosen exemplar is the last one."""
         scores_BN = self.scores(inputs, model)
         return (scores_BN.argmax(dim=1) == scores_BN.shape[1] - 1).float().mean().item()
 
@@ -159,11 +161,11 @@ class Extractor(LearnableInstruction):
 
 
 class DirectExtractor(Extractor):
-    """A table of logits, one row per task, initialized to 1, so that the first exemplar is chosen at first.
+    """A table of logits with one row per task, initialized to 1, so that the first exemplar is chosen at first.
 
     Args:
         tasks: Number of inner tasks.
-        exemplars: Exemplars of each task, N.
+        exemplars: Number of exemplars of each task, N.
         soft: See ``Extractor``.
         attend_padding: See ``Extractor``.
     """
@@ -178,15 +180,15 @@ class DirectExtractor(Extractor):
         return self.logits[inputs.tasks, 0]
 
     def share_of_last(self, inputs: InstructionInputs, model: Reader) -> float:
-        """Share of all tasks whose chosen exemplar is the last one."""
+        """Return the share of all tasks whose chosen exemplar is the last one."""
         return (self.logits.argmax(dim=2) == self.logits.shape[2] - 1).float().mean().item()
 
 
 class InstanceExtractor(Extractor):
-    """Scores exemplars by a bilinear form of their representations and the instance's, both computed with the same V.
+    """Scores each exemplar by a bilinear form of its vector and the instance's; both vectors come from the same V.
 
     Args:
-        texts: Represents exemplars and z by W numbers each.
+        texts: Turns exemplars and z into vectors of width W.
         soft: See ``Extractor``.
         attend_padding: See ``Extractor``.
     """
@@ -204,7 +206,7 @@ class InstanceExtractor(Extractor):
 
 
 class TextRepresentation(nn.Module, ABC):
-    """A module that maps token ids [n, P] and their mask to representations [n, W]."""
+    """Base class: maps token ids [n, P] and their mask to one vector per text, [n, W]."""
 
     width: int
 
@@ -213,10 +215,10 @@ class TextRepresentation(nn.Module, ABC):
 
 
 class MeanEmbedding(TextRepresentation):
-    """The mean of the tokens' rows in a table V, which is not the language model's.
+    """The mean of the tokens' rows in a table V, which is separate from the language model's embeddings.
 
     Args:
-        vocabulary: Rows of V, initialized from N(0, 1).
+        vocabulary: Number of rows of V, which are initialized from N(0, 1).
         width: Columns of V, W.
     """
 
@@ -230,10 +232,10 @@ class MeanEmbedding(TextRepresentation):
 
 
 class ModelStates(TextRepresentation):
-    """The mean of the language model's last hidden states (footnote 1; the authors found it unstable).
+    """The mean of the language model's last hidden states (arXiv 2306.10098, footnote 1, which found it unstable).
 
-    It has no parameters and changes with theta: an extractor may choose different exemplars at the two points of a
-    finite difference.
+    It has no parameters and depends on theta: an extractor may choose different exemplars at the two points of a finite
+    difference.
 
     Args:
         width: Width of the model's hidden states.
@@ -248,7 +250,9 @@ class ModelStates(TextRepresentation):
 
 
 def straight_through(scores_BN: Tensor) -> Tensor:
-    """The argmax as a one-hot vector, with the gradient of the softmax; without noise or temperature.
+    """Return the argmax of scores [B, N] as a one-hot vector that has the gradient of the softmax.
+
+    There is no noise and no temperature.
 
     >>> straight_through(torch.tensor([[0.0, 2.0, 1.0]])).round(decimals=3)
     tensor([[0., 1., 0.]])
@@ -259,13 +263,13 @@ def straight_through(scores_BN: Tensor) -> Tensor:
 
 
 def masked_mean(states_BPW: Tensor, mask_BP: Tensor) -> Tensor:
-    """Mean [B, W] over the columns that are not masked; 0 if all are."""
+    """Return the mean [B, W] over columns with mask 1; 0 for rows without any."""
     weights_BP1 = mask_BP.to(states_BPW.dtype).unsqueeze(-1)
     return (states_BPW * weights_BP1).sum(dim=1) / weights_BP1.sum(dim=1).clamp(min=1)
 
 
 def align_right(states_BCD: Tensor, mask_BC: Tensor) -> tuple[Tensor, Tensor]:
-    """States and mask, with the padding moved from the end of each row to its beginning.
+    """Return states and mask with the padding moved from the end of each row to its beginning.
 
     >>> states, mask = align_right(torch.tensor([[[5.0], [6.0], [0.0]]]), torch.tensor([[1, 1, 0]]))
     >>> states.flatten().tolist(), mask.tolist()
@@ -281,19 +285,19 @@ def align_right(states_BCD: Tensor, mask_BC: Tensor) -> tuple[Tensor, Tensor]:
 def exemplar_instruction(
     embedded_BCD: Tensor, mask_BC: Tensor, chosen_B: Tensor, *, attend_padding: bool
 ) -> Instruction:
-    """Instructions of the chosen exemplars; padding is attended, or masked and moved to the beginning."""
+    """Return the instructions of chosen exemplars; padding is attended, or masked and moved to the beginning."""
     if attend_padding:
         return fully_attended(embedded_BCD)._replace(chosen=chosen_B)
     return Instruction(*align_right(embedded_BCD, mask_BC), chosen_B)
 
 
 def fully_attended(embeddings: Tensor) -> Instruction:
-    """An instruction of embeddings [B, I, D] without a masked column."""
+    """Return an instruction of embeddings [B, I, D] without masked columns."""
     return Instruction(embeddings, torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device))
 
 
 def require_exemplars(inputs: InstructionInputs) -> tuple[Tensor, Tensor]:
-    """Tokens [B, N, C] of the exemplars, and their mask.
+    """Return the token ids [B, N, C] of the exemplars, and their mask.
 
     Raises:
         ValueError: The batch has no exemplars.

@@ -1,7 +1,8 @@
-"""The outer level: phi's optimizer, schedule and hypergradient, with the state that a checkpoint saves.
+"""The outer level: phi's optimizer, schedule and hypergradient, and their state in checkpoints.
 
-Lightning counts the steps of every optimizer from ``configure_optimizers`` in ``trainer.global_step``, which decides
-when checkpoints are written and when training ends. Phi's optimizer is kept here, so that only theta's steps count.
+Lightning counts the steps of all optimizers from ``configure_optimizers`` in ``trainer.global_step``, which decides
+when checkpoints are saved and when training ends. Phi's optimizer is kept here instead, so that only theta's steps
+count.
 """
 
 from collections.abc import Sequence
@@ -19,15 +20,15 @@ from .outer_methods import CURVATURES, OuterMethod, OuterSettings
 
 
 class OuterLevel:
-    """Phi with its optimizer, schedule and counter, and the radius and gamma of the last calibration.
+    """Phi with its optimizer, schedule and step counter, and the radius and gamma of the last calibration.
 
     Args:
-        phi: Outer parameters.
+        phi: Outer parameters: those of the learnable instruction.
         method: The approximation of the inverse Hessian.
-        settings: The other settings of the hypergradient, and phi's learning rate and decay.
-        rng: Whether the outer pass has the same dropout masks as the inner passes.
-        betas: Adam's decay rates of both moments.
-        total_steps: Steps of phi over which the learning rate falls to 0.
+        settings: Settings of phi's optimizer and of the hypergradient.
+        rng: "same": the outer pass has the same dropout masks as the inner passes. "independent": it has others.
+        betas: Decay rates of Adam's two moments.
+        total_steps: Number of phi's steps over which its learning rate falls to 0.
     """
 
     def __init__(
@@ -51,18 +52,18 @@ class OuterLevel:
 
     @property
     def calibrates(self) -> bool:
-        """Whether this step of phi searches for radius and gamma."""
+        """Whether the current step of phi searches for radius and gamma."""
         return _due(self.steps, self.settings.calibrate_every)
 
     @property
     def measures_noise(self) -> bool:
-        """Whether this step of phi compares the hypergradients of half outer batches."""
+        """Whether the current step of phi compares the hypergradients of half outer batches."""
         return _due(self.steps, self.settings.noise_every)
 
     def current_method(
         self, optimizer: Optimizer, theta: Sequence[Parameter], gradient: Sequence[Tensor | None] = ()
     ) -> Method:
-        """The method for this step of phi; `gradient` is the gradient of theta's last step."""
+        """Return the method for the current step of phi; `gradient` is theta's gradient at its last step."""
         return self.method.bound(
             gamma=None if self.calibrates else self.gamma,
             uses_curvature=self.uses_curvature or self.calibrates,
@@ -81,7 +82,7 @@ class OuterLevel:
         *,
         calibrate: bool = False,
     ) -> Hypergradient:
-        """The gradient of the outer losses' sum with respect to phi, averaged over replicas."""
+        """Return the gradient of the sum of the outer losses with respect to phi, averaged over replicas."""
         if self.settings.gradient is not None:
             whole = imported(self.settings.gradient, "outer.gradient")
             result: Hypergradient = whole(
@@ -102,7 +103,7 @@ class OuterLevel:
         )
 
     def step(self, result: Hypergradient, *, share: float = 1.0) -> None:
-        """Take a step of phi with the hypergradient times `share`; keep its radius and gamma for the next step."""
+        """Take a step of phi with the hypergradient times `share`; keep radius and gamma for the next steps."""
         if self.calibrates:
             change = self.method.changed_by(result.diagnostics.curvature_ratio)
             self.uses_curvature = change >= self.settings.negligible
@@ -115,7 +116,7 @@ class OuterLevel:
         self.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
-        """The state to save in a checkpoint; phi itself is among the module's weights."""
+        """Return the state to save in a checkpoint; phi itself is among the module's weights."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -126,7 +127,7 @@ class OuterLevel:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Load moments, position and calibration; learning rate and decay stay this run's."""
+        """Load moments, step counters and calibration; learning rate and decay stay those of this run."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         restore_settings(self.optimizer, self.schedule, self._group_settings)

@@ -1,4 +1,4 @@
-"""The settings of the outer level, and the method of the hypergradient that they select."""
+"""Settings of the outer level, and the method of the hypergradient that they select."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -34,39 +34,43 @@ CurvatureName = Literal["finite_difference", "exact"]
 CURVATURES: dict[CurvatureName, CurvatureBackend] = {"finite_difference": finite_difference, "exact": exact}
 METHODS = get_args(MethodName)
 ADAM_METHODS: tuple[MethodName, ...] = ("adam_preconditioned", "sama")
-"""Methods that read the moments of theta's optimizer."""
+"""Methods that need the moments of theta's optimizer, which must be Adam."""
 
 
 @dataclass(frozen=True)
 class OuterSettings:
-    """Phi's optimizer, and how its hypergradient is computed; None is the preset's choice.
+    """Settings of phi's optimizer and of the hypergradient. None takes the preset's choice.
 
     Args:
-        learning_rate: Peak of phi's schedule. The paper uses 1e-5 for the direct embedder and the instance extractor,
-            1e-6 for the instance embedder and 5e-5 for the direct extractor.
+        learning_rate: Peak of phi's learning rate schedule. The paper uses 1e-5 for direct_embedder and
+            instance_extractor, 1e-6 for instance_embedder and 5e-5 for direct_extractor.
         weight_decay: Weight decay of phi.
-        when: Whether phi's step comes before or after the K-th theta step of a period.
-        horizon: Steps over which phi's learning rate falls to 0: its own (outer_steps) or theta's (inner_steps).
-        method: Approximation of the inverse Hessian of the inner loss: the paper's neumann, or identity,
-            conjugate_gradient, adam_preconditioned (the series of theta's optimizer) or sama. Also the import path of
-            another function ``method(v, hessian_product) -> Direction``.
+        when: Whether phi's step comes before or after the K-th theta step of each period.
+        horizon: Over which steps phi's learning rate falls to 0. outer_steps: phi's own. inner_steps: theta's, of which
+            phi takes one in K, so that it falls by 1 / K only.
+        method: Approximation of the inverse Hessian of the inner loss. neumann: the paper's series. identity: no
+            Hessian. conjugate_gradient: (H + damping I)^-1 v. adam_preconditioned: the series with Adam's step sizes in
+            place of gamma. sama: derivative of Adam's update, no Hessian. Or the import path of a function ``method(v,
+            hessian_product) -> Direction``.
         gradient: Import path of a function that computes the whole hypergradient instead, such as a penalty method:
-            ``gradient(inner_losses, outer_losses, theta, phi, reduce=..., **options) -> Hypergradient``.
-        options: Keyword arguments of a method or gradient that is given by its import path.
-        hessian_products: M. A series has M + 1 terms.
-        iterations: Most iterations of conjugate_gradient, each a Hessian product.
-        gamma: Step of neumann's series, which multiplies all of it. auto estimates the largest safe one at every
-            calibration of the radius.
+            ``gradient(inner_losses, outer_losses, theta, phi, reduce=..., **options) -> Hypergradient``. None uses
+            `method`.
+        options: Keyword arguments of a method or gradient given by its import path.
+        hessian_products: M, the number of Hessian products of a series, which has M + 1 terms.
+        iterations: Largest number of iterations of conjugate_gradient, each with one Hessian product.
+        gamma: Step of neumann's series, which also multiplies the whole series (1e-5 in the paper). auto estimates the
+            largest safe step at every calibration of the radius.
         damping: Added to the Hessian's diagonal by conjugate_gradient.
-        rng: Whether the outer pass has the same dropout masks as the inner passes.
-        curvature: finite_difference works with fused kernels, DDP and FSDP2; exact differentiates twice.
-        rows_at_once: Rows of a pass of the outer level, whose gradients are summed. If left out, as many as this
+        rng: same: the outer pass has the same dropout masks as the inner passes. independent: it has others.
+        curvature: How Hessian products are computed. finite_difference works with fused kernels, DDP and FSDP2. exact
+            differentiates twice, on one device.
+        rows_at_once: Rows in one pass of the outer level, whose gradients are summed. None takes as many as this
             replica's rows of a theta step, so that activations need no more memory than in training.
-        calibrate_every: Steps of phi between searches for the radius of the finite differences, 0 for none.
-        negligible: Until the next search, Hessian products are skipped if they changed the direction by less than this
-            share, which is about the error of finite differences; 0 always computes them.
-        noise_every: Steps of phi between measurements of the cosine between the hypergradients of half outer batches,
-            0 for none; each takes two further hypergradients.
+        calibrate_every: Steps of phi between searches for the radius of the finite differences; 0 never searches.
+        negligible: Skip Hessian products until the next search if at the last one they changed the direction by less
+            than this share, which is about the error of finite differences. 0 always computes them.
+        noise_every: Steps of phi between measurements of the cosine between the hypergradients of half outer batches; 0
+            for none. Each measurement computes two more hypergradients.
     """
 
     learning_rate: float = 1e-5
@@ -95,29 +99,29 @@ class OuterSettings:
             raise ValueError(f"outer.gamma must be finite, or auto, got {self.gamma}")
 
     def overrides(self) -> dict[str, Any]:
-        """The settings that replace choices of the preset, None for the others; gamma auto replaces none."""
+        """Return the settings that replace choices of the preset, None for the others; gamma auto replaces none."""
         gamma = None if self.gamma == "auto" else self.gamma
         series = {"hessian_products": self.hessian_products, "gamma": gamma, "rng": self.rng}
         return {**series, "outer_step": self.when, "outer_horizon": self.horizon}
 
 
 def without_curvature(v: Vector, hessian_product: HessianProduct, *, gamma: float, hessian_products: int) -> Direction:
-    """Neumann's series where the Hessian is negligible: (M + 1) gamma v."""
+    """Return the Neumann series without the Hessian, (M + 1) gamma v, for a Hessian that is negligible."""
     direction = identity(v, hessian_product, scale=gamma * (hessian_products + 1))
     return direction._replace(gamma=gamma, terms=hessian_products + 1)
 
 
 @dataclass(frozen=True)
 class OuterMethod:
-    """An approximation of the inverse Hessian, with its settings.
+    """An approximation of the inverse Hessian with its settings, from `outer_method`.
 
     Args:
-        name: See inverse_hessian.py; or an import path.
-        gamma: Step of the Neumann series, or ``"auto"`` to estimate it; the scale of `identity` is (M + 1) gamma.
-        hessian_products: M of the series.
-        iterations: Most iterations of conjugate gradients.
-        damping: Added to the Hessian's diagonal by conjugate gradients.
-        options: Keyword arguments of a method that is given by its import path.
+        name: Name of a function in inverse_hessian.py, or an import path.
+        gamma: Step of the Neumann series, or "auto" to estimate it. The scale of `identity` is (M + 1) gamma.
+        hessian_products: M, the number of Hessian products of a series.
+        iterations: Largest number of iterations of conjugate_gradient.
+        damping: Added to the Hessian's diagonal by conjugate_gradient.
+        options: Keyword arguments of a method given by its import path.
     """
 
     name: MethodName | str
@@ -136,14 +140,14 @@ class OuterMethod:
         theta: Sequence[Parameter] = (),
         gradient: Sequence[Tensor | None] = (),
     ) -> Method:
-        """The method with its keywords bound, as `hypergradient` takes it.
+        """Return the method with its keywords bound, as `hypergradient` takes it.
 
         Args:
-            gamma: The last estimate of ``"auto"``; None to estimate it now.
-            uses_curvature: False omits the Hessian from Neumann's series, where it is negligible.
-            optimizer: Theta's optimizer, for methods that use its moments.
-            theta: Its parameters.
-            gradient: The gradient of its last step.
+            gamma: The last estimate if gamma is "auto"; None to estimate it now.
+            uses_curvature: False omits the Hessian from Neumann's series, because it is negligible.
+            optimizer: Theta's optimizer, for methods that need its moments.
+            theta: Parameters of the optimizer.
+            gradient: Theta's gradient at its last step, for sama.
         """
         step = self.gamma if self.gamma != "auto" else gamma
         if self.name == "neumann" and not uses_curvature and step is not None:
@@ -164,7 +168,7 @@ class OuterMethod:
         return partial(adam_preconditioned, step_sizes=sizes, hessian_products=self.hessian_products)
 
     def changed_by(self, curvature_ratio: float | None) -> float:
-        """Estimated change of the direction by the Hessian, as a share of its length.
+        """Return an estimate of how much the Hessian changes the direction, as a share of its length.
 
         With r = ||gamma H p|| / ||p||, the m-th term of Neumann's series differs from v by at most about m r.
         """
@@ -173,12 +177,12 @@ class OuterMethod:
     def reject(
         self, *, outer_step: Literal["after", "before"], inner_steps: int, curvature: CurvatureName, compiled: bool
     ) -> None:
-        """Reject settings that no hypergradient can be computed with.
+        """Reject settings with which no hypergradient can be computed.
 
         Args:
-            outer_step: Whether phi's step comes before or after the K-th theta step of a period.
-            inner_steps: K.
-            curvature: The curvature backend.
+            outer_step: Whether phi's step comes "before" or "after" the K-th theta step of a period.
+            inner_steps: K, theta steps for each step of phi.
+            curvature: Name of the curvature backend.
             compiled: Whether the model's blocks are compiled.
 
         Raises:
@@ -221,12 +225,12 @@ class OuterMethod:
 
 
 def outer_method(settings: OuterSettings, choices: Choices, *, inner_steps: int, compiled: bool) -> OuterMethod:
-    """The method of these settings, completed by the preset's choices.
+    """Return the method that the settings and the preset's choices select.
 
     Args:
         settings: The user's settings.
-        choices: The preset's choices, overridden with the settings.
-        inner_steps: K.
+        choices: The preset's choices, with the settings that override them.
+        inner_steps: K, theta steps for each step of phi.
         compiled: Whether the model's blocks are compiled.
 
     Raises:

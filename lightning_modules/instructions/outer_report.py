@@ -1,4 +1,4 @@
-"""Metrics and warnings of a step of phi."""
+"""Metrics to log and warnings to print after a step of phi."""
 
 from ..hypergradients import Diagnostics
 
@@ -18,7 +18,7 @@ UNRELIABLE = 0.5
 
 
 def outer_numbers(diagnostics: Diagnostics) -> dict[str, float]:
-    """The diagnostics to log, by metric name, without those that a step did not measure."""
+    """Return the diagnostics to log, by metric name; what a step did not measure is left out."""
     numbers = {
         "train/outer_gradient_norm": diagnostics.outer_gradient_norm,
         "train/hypergradient_norm": diagnostics.hypergradient_norm,
@@ -37,12 +37,12 @@ def outer_numbers(diagnostics: Diagnostics) -> dict[str, float]:
 
 
 def outer_warnings(diagnostics: Diagnostics, method: str, *, rate: float) -> list[str]:
-    """Warnings about a hypergradient that may be unreliable, or whose step moves nothing.
+    """Return warnings about a hypergradient that may be unreliable, or about a step that changes nothing.
 
     Args:
-        diagnostics: Of the hypergradient.
-        method: Name of the method.
-        rate: Learning rate of phi at this step.
+        diagnostics: Diagnostics of the hypergradient.
+        method: Name of the method, as in ``OuterSettings.method``.
+        rate: Phi's learning rate at this step.
     """
     warnings = [STOPPED_EARLY.get(method, f"{method} stopped early")] if diagnostics.stopped_early else []
     if not rate:

@@ -1,4 +1,4 @@
-"""Learned instructions as files: their values and their description.
+r"""Learned instructions as files: their parameters, and a description of the tasks and model they belong to.
 
 A folder holds ``instructions.safetensors``, the parameters of the instruction, and ``instructions.json``::
 
@@ -6,7 +6,8 @@ A folder holds ``instructions.safetensors``, the parameters of the instruction, 
      "tasks": ["task1147_country_currency", ...],
      "chosen": {"task1147_country_currency": {"exemplar": 3, "text": " Positive Example -\\n..."}, ...}}
 
-``chosen`` is there if the tasks choose among exemplars. A parameter with a row for each task has them in this order.
+``chosen`` is present if each task chooses an exemplar. Parameters with one row per task have them in the order of
+``tasks``.
 """
 
 import json
@@ -32,11 +33,11 @@ Description = Mapping[str, Any]
 
 
 class StoredInstructions(NamedTuple):
-    """Learned instructions of a folder.
+    """Learned instructions that were read from a folder.
 
     Args:
-        description: Kind, sizes, tokenizer and tasks of the instruction.
-        values: The parameters of the instruction, by their names in it.
+        description: The content of ``instructions.json``.
+        values: The parameters of the instruction, by name.
     """
 
     description: Description
@@ -44,19 +45,19 @@ class StoredInstructions(NamedTuple):
 
     @property
     def tasks(self) -> list[str]:
-        """Names of the tasks, in the order of rows."""
+        """Names of the tasks, in the order of the parameters' rows."""
         return list(self.description["tasks"])
 
 
 def chosen_exemplars(
     instruction: LearnableInstruction, tasks: Sequence[str], texts: Sequence[Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
-    """The exemplar that each task chose, with its text; empty if tasks do not choose.
+    """Return the exemplar that each task chose, with its text, by task name; empty if tasks do not choose.
 
     Args:
         instruction: The instruction.
         tasks: Names of the inner tasks.
-        texts: The exemplars of each task; empty where every instance has others.
+        texts: Texts of the exemplars of each task; empty if exemplars belong to instances.
     """
     if not isinstance(instruction, DirectExtractor) or not texts:
         return {}
@@ -68,14 +69,14 @@ def chosen_exemplars(
 
 
 def write_instructions(folder: Path, description: Description, values: Mapping[str, Tensor]) -> None:
-    """Write the two files; the folder is created."""
+    """Write learned instructions into a folder, which is created."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: value.detach().cpu().contiguous() for name, value in values.items()}, folder / VALUES)
     write_whole(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False))
 
 
 def read_instructions(folder: Path) -> StoredInstructions:
-    """Learned instructions of a folder, or of an exported model's.
+    """Return the learned instructions of a folder, or those in an exported model's folder.
 
     Raises:
         ValueError: There are none.
@@ -93,12 +94,12 @@ def read_instructions(folder: Path) -> StoredInstructions:
 def apply_stored(
     instruction: LearnableInstruction, stored: StoredInstructions, kind: str, tasks: Sequence[str]
 ) -> list[str]:
-    """Set the instruction's parameters to stored values; returns the tasks that have none and stay as they are.
+    """Set the instruction's parameters to stored values; return the tasks without stored values, which do not change.
 
     Args:
         instruction: The instruction to set.
         stored: Stored values.
-        kind: Kind of the instruction.
+        kind: The instruction's kind, as in ``InstructionSettings.kind``.
         tasks: Names of the inner tasks, in the order of the instruction's rows.
 
     Raises:
@@ -131,7 +132,7 @@ def apply_stored(
 
 
 def require_same_exemplars(stored: StoredInstructions, tasks: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
-    """Reject stored choices among other exemplars than this run's.
+    """Reject stored choices among other exemplars than those of this run.
 
     Raises:
         ValueError: With the tasks whose chosen exemplar has another text here.
