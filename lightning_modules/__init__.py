@@ -1,4 +1,4 @@
-"""Batches to loss, metrics and optimizers."""
+"""LightningModules and what they compute with: batches to losses, metrics and optimizer steps."""
 
 from typing import TYPE_CHECKING
 

@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) beside a model's frozen matrices, whole or sharded, through peft.
+"""Low-rank adapters (LoRA, arXiv 2106.09685) beside the frozen matrices of a model, through peft.
 
-A matrix W of a model becomes W + alpha / r * B A, of which A [r, in] and B [out, r] alone are trained: a device holds
-gradients and Adam's moments of a thousandth of the parameters. A checkpoint holds the adapters alone; the model they
-belong to is found again where its weights came from.
+A matrix W becomes W + alpha / r * B A, where only A [r, in] and B [out, r] are trained, so that gradients and Adam's
+moments take a thousandth of the memory. A checkpoint holds the adapters only and names the base weights, which are read
+again from where they came.
 """
 
 import hashlib
@@ -35,16 +35,17 @@ NAME = "default"  # of the one adapter, as peft calls it
 
 @dataclass(frozen=True)
 class LoRA:
-    """LoRA adapters: the matrices that get them, and their size.
+    """Settings of low-rank adapters: which matrices get them, and their rank.
 
     Args:
-        r: Rank of the product that is added to a matrix.
+        r: Rank of the product B A that is added to a matrix.
         alpha: The product is scaled by alpha / r.
-        dropout: Probability of dropping an adapter's inputs while training.
-        target_modules: Ends of the names of the modules that get adapters, e.g. [q_proj, v_proj]; those that peft
-            knows for the architecture if left out.
+        dropout: Probability of dropout on the inputs of an adapter in training.
+        target_modules: Last parts of the names of the modules that get adapters, e.g. [q_proj, v_proj]. None takes
+            peft's choice for the architecture.
         dora: Train the length of each row of a matrix apart from its direction (DoRA, arXiv 2402.09353).
-        bits: 4 keeps the frozen matrices of blocks in 4 bits (NF4, QLoRA, arXiv 2305.14314), through bitsandbytes.
+        bits: 4 keeps the frozen matrices of blocks in 4 bits (NF4, QLoRA, arXiv 2305.14314), through bitsandbytes. None
+            keeps them in network.dtype.
     """
 
     r: int = 16
@@ -67,12 +68,12 @@ class LoRA:
 
 
 def holds_whole_weights(strategy: Strategy) -> bool:
-    """Whether every process holds all weights and writes them into checkpoints of one file."""
+    """Return whether under a strategy every process holds all weights and saves them as a checkpoint of one file."""
     return isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
 
 
 def reject_adapters(adapters: LoRA | Prefix, strategy: Strategy) -> None:
-    """Reject a strategy that cannot train adapters.
+    """Reject a strategy that cannot train adapters or a prefix.
 
     Raises:
         ValueError: With the strategies that can.
@@ -95,7 +96,7 @@ def reject_adapters(adapters: LoRA | Prefix, strategy: Strategy) -> None:
 
 
 def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
-    """Freeze a model and put adapters, in float32, beside its matrices; ``start_adapters`` sets their values.
+    """Freeze a model and add adapters in float32 beside its matrices. ``start_adapters`` then sets their values.
 
     Raises:
         ValueError: No module has such a name.
@@ -126,7 +127,7 @@ def add_adapters(model: PreTrainedModel, lora: LoRA) -> None:
 
 
 def start_adapters(model: PreTrainedModel, seed: int = 0) -> None:
-    """Give adapters values that leave the model's outputs unchanged: A random, B zero, lengths those of rows.
+    """Set adapters to values that do not change the model's outputs: A random, B zero, DoRA's lengths as they are.
 
     A is drawn from the seed and the module's name, so that it is the same under every strategy.
     """
@@ -148,21 +149,21 @@ def start_adapters(model: PreTrainedModel, seed: int = 0) -> None:
 
 
 def _adapted(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
-    """The modules with adapters, by their names."""
+    """Return the modules with adapters, by name."""
     return ((name, module) for name, module in model.named_modules() if hasattr(module, "get_delta_weight"))
 
 
 def _out_by_in(module: Any, weight: Tensor) -> Tensor:
-    """A matrix in float32 with a row for each output; GPT-2 and embeddings store the transpose."""
+    """Return a matrix in float32 with one row per output; GPT-2 and embeddings store the transpose."""
     transposed = NAME in module.lora_embedding_A or getattr(module, "fan_in_fan_out", False)
     return weight.float().T if transposed else weight.float()
 
 
 @torch.no_grad()
 def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """A model's weights on the CPU, one at a time, with its adapters added to them, by the names of a model without.
+    """Yield a model's weights on the CPU, one at a time, with adapters merged.
 
-    Every process that holds a part must iterate.
+    Their names are those of a model without adapters. Every process that holds a part of the weights must iterate.
     """
     adapted: dict[str, Any] = {f"{name}.base_layer.weight": module for name, module in _adapted(model)}
     for name, parameter in model.named_parameters():
@@ -175,7 +176,7 @@ def merged_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def _merged(module: Any, weight: Tensor) -> Tensor:
-    """A matrix W + alpha / r * B A, with rows of the trained lengths under DoRA, in the matrix's type and layout."""
+    """Return W + alpha / r * B A, with rows of the trained lengths under DoRA, in the dtype and layout of W."""
     if NAME in module.lora_A:
         a, b = whole_value(module.lora_A[NAME].weight), whole_value(module.lora_B[NAME].weight)
     else:
@@ -195,14 +196,14 @@ def save_adapters(
     two_stacks: bool,
     dtype: torch.dtype | None = None,
 ) -> None:
-    """Write adapters alone, as a folder that ``peft.PeftModel.from_pretrained`` loads.
+    """Write adapters as a folder that ``peft.PeftModel.from_pretrained`` loads.
 
     Args:
-        states: The adapters of a checkpoint, by the model's names.
-        described: Return value of ``describe_adapters``.
-        folder: Made if it is missing.
+        states: The adapters of a checkpoint, by the model's parameter names.
+        described: The description that ``describe_adapters`` returned.
+        folder: Output folder; created if it is missing.
         two_stacks: Whether the model is an encoder-decoder.
-        dtype: Type of the written values; their own if None.
+        dtype: Type of the written tensors; None keeps their own.
     """
     from peft import LoraConfig, TaskType
 
@@ -226,7 +227,7 @@ def save_adapters(
 
 
 def _peft_name(name: str) -> str:
-    """A parameter's name in a file of peft, which leaves out the adapter's name.
+    """Return a parameter's name in peft's files, which leave out the adapter's name.
 
     >>> _peft_name("layers.0.fc1.lora_A.default.weight"), _peft_name("fc1.lora_magnitude_vector.default.weight")
     ('layers.0.fc1.lora_A.weight', 'fc1.lora_magnitude_vector')
@@ -236,9 +237,9 @@ def _peft_name(name: str) -> str:
 
 
 def frozen_digest(model: PreTrainedModel) -> str:
-    """Tells one model's frozen weights from another's, by the first numbers of each.
+    """Return a digest of a model's frozen weights, from the first 64 numbers of each parameter.
 
-    Every process that holds a part must call it.
+    Every process that holds a part of the weights must call it.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
@@ -249,20 +250,23 @@ def frozen_digest(model: PreTrainedModel) -> str:
 
 
 def describe_adapters(model: PreTrainedModel, adapters: LoRA | Prefix, weights: str) -> dict[str, Any]:
-    """Description of adapters, or of a prefix, for a checkpoint: settings, and the weights that they belong to."""
+    """Return what a checkpoint must state for its adapters or prefix to be used again.
+
+    These are the settings, the name of the base weights, their type and a digest of them.
+    """
     kind = "lora" if isinstance(adapters, LoRA) else "prefix"
     return {kind: asdict(adapters), "weights": weights, "dtype": str(model.dtype), "digest": frozen_digest(model)}
 
 
 def described_adapters(described: Mapping[str, Any]) -> LoRA | Prefix:
-    """The settings that ``describe_adapters`` noted."""
+    """Return the settings in a description from ``describe_adapters``."""
     return LoRA(**described["lora"]) if "lora" in described else Prefix(**described["prefix"])
 
 
 def require_same_base(
     model: PreTrainedModel, adapters: LoRA | Prefix, described: Mapping[str, Any], where: object
 ) -> None:
-    """Refuse adapters of another shape or of another model's weights.
+    """Reject adapters of other settings, or of other base weights, than the model's.
 
     Raises:
         ValueError: With the differences.
@@ -279,7 +283,7 @@ def require_same_base(
 def prefixed_model(
     architecture: str, described: Mapping[str, Any], states: Mapping[str, Tensor], tokenizer: Any, where: object
 ) -> PreTrainedModel:
-    """The model of a checkpoint of a prefix; arguments as those of ``adapted_model``.
+    """Return the model of a checkpoint of a prefix; arguments as for ``adapted_model``.
 
     Raises:
         ValueError: The base weights are missing or different, or the checkpoint has no prefix.
@@ -304,13 +308,13 @@ def _base_model(architecture: str, described: Mapping[str, Any], where: object) 
 def adapted_model(
     architecture: str, described: Mapping[str, Any], states: Mapping[str, Tensor], where: object
 ) -> PreTrainedModel:
-    """The model of a checkpoint of adapters, from its weights and the adapters.
+    """Return the model of a checkpoint of adapters: the base weights, with the adapters beside them.
 
     Args:
-        architecture: Class in transformers.
-        described: Return value of ``describe_adapters``.
-        states: The adapters, by the model's names.
-        where: For messages.
+        architecture: Name of the model's class in transformers.
+        described: The description that ``describe_adapters`` returned.
+        states: The adapters, by the model's parameter names.
+        where: The checkpoint, for messages.
 
     Raises:
         ValueError: The base weights are missing or different, or the checkpoint lacks adapters.
@@ -325,7 +329,7 @@ def adapted_model(
 
 
 def _load_trained(model: PreTrainedModel, states: Mapping[str, Tensor], where: object) -> None:
-    """Load the trained parameters of a model, all of them and no others."""
+    """Load exactly the trained parameters of a model."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     shapes = {name: (tuple(states[name].shape), tuple(trained[name].shape)) for name in trained if name in states}
     require_whole_weights(

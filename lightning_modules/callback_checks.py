@@ -1,7 +1,7 @@
-"""Lightning's callbacks that would have no effect, change the loss or lose weights on a planned training.
+"""Checks of Lightning's callbacks: rejects those that would have no effect, change the loss or lose weights.
 
-Training is one epoch of ``max_steps`` optimizer steps, its model is built after the callbacks are set up, and a
-checkpoint continues between two steps. docs/trainer_settings.md has a row for every callback.
+Training is one epoch of ``max_steps`` optimizer steps. The model is built after the callbacks are set up, and a
+checkpoint is between two steps. docs/trainer_settings.md has a row for every callback.
 """
 
 import lightning as L
@@ -43,12 +43,12 @@ REJECTED: dict[type[Callback], str] = {
 
 
 def reject_callbacks(trainer: L.Trainer, *, automatic: bool, validates: bool) -> None:
-    """Reject callbacks that cannot do what they promise.
+    """Reject callbacks that do not work with a planned training.
 
     Args:
-        trainer: In ``fit``, before anything is built.
-        automatic: Whether the module has automatic optimization.
-        validates: Whether a validation runs within or after the training.
+        trainer: The trainer in ``fit``, before anything is built.
+        automatic: Whether the module uses automatic optimization.
+        validates: Whether a validation runs during or after the training.
 
     Raises:
         ValueError: With the callback, the reason and the way out.
@@ -69,7 +69,7 @@ def reject_callbacks(trainer: L.Trainer, *, automatic: bool, validates: bool) ->
 
 
 def require_checkpoints(trainer: L.Trainer, *, validates: bool) -> None:
-    """Reject a run whose checkpoints are never due, and report steps at its end that no checkpoint holds.
+    """Reject a run whose ModelCheckpoints never save; warn if its last steps are in no checkpoint.
 
     Raises:
         ValueError: The run has a ModelCheckpoint, and none of them would ever save.
@@ -91,7 +91,7 @@ def require_checkpoints(trainer: L.Trainer, *, validates: bool) -> None:
 
 
 def _last_save(writer: ModelCheckpoint, trainer: L.Trainer, *, validates: bool) -> int:
-    """The last step after which a ModelCheckpoint saves; 0 for none."""
+    """Return the last step after which a ModelCheckpoint saves; 0 if it never does."""
     steps, every = trainer.max_steps, writer._every_n_train_steps
     if every:
         return (steps - steps % every) or (steps if writer.save_last else 0)

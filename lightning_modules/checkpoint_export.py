@@ -1,4 +1,4 @@
-"""The model of a checkpoint as a Hugging Face folder, with few weights in memory at a time."""
+"""Export of a checkpoint's model as a Hugging Face folder, with few weights in memory at a time."""
 
 from pathlib import Path
 from typing import Literal
@@ -23,17 +23,18 @@ def write_checkpoint_folder(
     dtype: str | None = None,
     adapters: Literal["merged", "alone"] = "merged",
 ) -> None:
-    """Write a checkpoint's model and tokenizer; adapters are merged, and a prefix is written alone, as peft writes it.
+    """Write a checkpoint's model and tokenizer as a Hugging Face folder.
 
-    Learned instructions are written into the folder learned_instructions: their values, and as JSON their tasks and the
-    texts of the chosen exemplars.
+    Adapters are merged into the weights or written alone; a prefix is always written alone, as peft writes it. Learned
+    instructions go into the folder learned_instructions: their values, and as JSON their tasks and the texts of the
+    chosen exemplars.
 
     Args:
-        checkpoint: A file, a folder of shards or a folder of DeepSpeed.
-        folder: Folder to write, new or empty.
-        tokenizer: Hub name or folder of the tokenizer; that of the training by default.
-        dtype: Type of the weights; that of the checkpoint by default.
-        adapters: Whether low-rank adapters are merged into the weights or written alone, as peft writes them.
+        checkpoint: A checkpoint file, a folder of shards or a folder of DeepSpeed.
+        folder: Output folder, new or empty.
+        tokenizer: Hub name or folder of the tokenizer; None for that of the training.
+        dtype: Type of the weights, e.g. "bfloat16"; None for that of the checkpoint.
+        adapters: "merged": low-rank adapters are added to the weights. "alone": they are written as peft writes them.
 
     Raises:
         ValueError: The checkpoint is incomplete, crosstask did not write it, or it lacks adapters to write alone.

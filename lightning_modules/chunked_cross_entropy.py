@@ -1,9 +1,9 @@
-"""Cross entropy of hidden states and a head's matrix, computed over a part of the vocabulary at a time.
+"""Cross entropy from hidden states and the head's matrix, one part of the vocabulary at a time.
 
 Logits, softmax and their gradients take 22 bytes for every target and token of the vocabulary: 90 GiB for 16,384
-targets and 256,000 tokens. Here the forward pass keeps one number a target, the logarithm of its sum of exponentials,
-and the backward pass computes the logits again, part by part. Parts are of the vocabulary and not of the targets, so
-that every row of the matrix is read once, and its gradient is written once.
+targets and 256,000 tokens. Here the forward pass keeps one number per target, the logarithm of its sum of exponentials,
+and the backward pass computes the logits again, part by part. The vocabulary is divided rather than the targets, so
+that every row of the matrix is read once and its gradient is written once.
 """
 
 # N targets, D columns of a hidden state, V tokens of the vocabulary
@@ -23,11 +23,11 @@ SMALLEST_PART = 1024
 
 
 class LogitRule(NamedTuple):
-    """Scaling and capping of logits between the head's matrix product and the softmax.
+    """How a model turns the product of hidden states and head matrix into logits.
 
     Args:
-        scale: Multiplies the logits (Cohere, Granite).
-        cap: Logits are cap * tanh(logits / cap) (Gemma 2); None for no cap.
+        scale: Factor of the logits (Cohere, Granite).
+        cap: Logits become cap * tanh(logits / cap) (Gemma 2); None for no cap.
 
     >>> LogitRule(scale=2.0, cap=8.0).logits(torch.tensor([0.0, 100.0]))
     tensor([0., 8.])
@@ -37,23 +37,23 @@ class LogitRule(NamedTuple):
     cap: float | None = None
 
     def logits(self, products: Tensor) -> Tensor:
-        """The logits."""
+        """Return the logits of products."""
         scaled = products if self.scale == 1.0 else products * self.scale
         return scaled if self.cap is None else self.cap * torch.tanh(scaled / self.cap)
 
     def product_gradient(self, gradient: Tensor, logits: Tensor) -> Tensor:
-        """The gradient of the products from that of the logits, which is overwritten."""
+        """Return the gradient of the products; the gradient of the logits is overwritten."""
         if self.cap is not None:
             gradient.mul_(1 - (logits / self.cap).square())
         return gradient if self.scale == 1.0 else gradient.mul_(self.scale)
 
 
 class VocabularyShard(NamedTuple):
-    """The rows of a head's matrix that this process holds.
+    """The rows of the head's matrix that this process holds under tensor parallelism.
 
     Args:
-        first: Token of its first row.
-        group: The processes that hold the other rows.
+        first: Token id of the first row.
+        group: Processes that hold the other rows.
     """
 
     first: int
@@ -70,17 +70,17 @@ def chunked_cross_entropy(
     shard: VocabularyShard | None = None,
     chunk: int = CHUNK,
 ) -> Tensor:
-    """Sum of the cross entropies of N targets in nats, in float32 or better; differentiable once.
+    """Return the sum of the cross entropies of N targets in nats, in float32 or better; it can be differentiated once.
 
     Args:
-        hidden_ND: Hidden states. Under autocast products are of its type, otherwise of the matrix's.
-        weight_VD: The head's matrix, or this process's rows of it.
-        bias_V: Added to the products, or None; as many rows as the matrix.
-        targets_N: Token ids in the whole vocabulary.
-        rule: From products to logits.
-        shard: The division of the matrix's rows over processes, or None; with it, the gradient of the hidden states is
-            this process's part of a sum over processes.
-        chunk: Logits to hold at a time.
+        hidden_ND: Hidden states, [N, D]. Products have autocast's type, or the matrix's without autocast.
+        weight_VD: The head's matrix, [V, D], or this process's rows of it.
+        bias_V: Added to the products, one number per row of the matrix; None for no bias.
+        targets_N: Token ids in the whole vocabulary, int64 [N].
+        rule: How the model turns products into logits.
+        shard: This process's rows, if the matrix is divided over processes. The gradient of the hidden states is then
+            this process's part of a sum over processes. None if the matrix is whole.
+        chunk: Largest number of logits in memory.
     """
     device = hidden_ND.device.type
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
@@ -139,7 +139,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def _log_sums(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, settings: _Settings
 ) -> tuple[Tensor, Tensor]:
-    """Logarithms of the sums of exponentials [N], and the targets' logits [N], 0 for targets of other processes."""
+    """Return the log-sum-exps [N] of the logits and the targets' logits [N]; 0 for targets in other processes' rows."""
     narrow = hidden.to(settings.compute)
     wide = torch.float64 if settings.compute == torch.float64 else torch.float32
     sums = torch.full((len(hidden),), -torch.inf, dtype=wide, device=hidden.device)
@@ -154,14 +154,14 @@ def _log_sums(
 
 
 def _logits(hidden: Tensor, rows: Tensor, bias: Tensor | None, begin: int, rule: LogitRule) -> Tensor:
-    """The logits of a part of the vocabulary, in float32 or float64."""
+    """Return the logits of a part of the vocabulary, in float32 or float64."""
     part = None if bias is None else bias[begin : begin + len(rows)].to(rows.dtype)
     products = F.linear(hidden, rows, part)
     return rule.logits(products if products.dtype == torch.float64 else products.float())
 
 
 def _parts(vocabulary: int, targets: int, chunk: int) -> list[tuple[int, int]]:
-    """The parts of a vocabulary, of which no more than `chunk` logits exist at a time.
+    """Return (begin, end) of the parts of a vocabulary; a part has at most `chunk` logits, but 1,024 tokens or more.
 
     >>> _parts(5000, 100, 300_000)
     [(0, 2048), (2048, 4096), (4096, 5000)]
@@ -171,13 +171,13 @@ def _parts(vocabulary: int, targets: int, chunk: int) -> list[tuple[int, int]]:
 
 
 def _within(targets: Tensor, begin: int, end: int) -> tuple[Tensor, Tensor]:
-    """Each target's place within a part of the vocabulary, int64 [N, 1], and whether it is there, bool [N, 1]."""
+    """Return each target's index within a part of the vocabulary and whether it is there, int64 and bool [N, 1]."""
     place = (targets - begin).unsqueeze(1)
     return place.clamp(0, end - begin - 1), (place >= 0) & (place < end - begin)
 
 
 def _over_processes(sums: Tensor, picked: Tensor, group: dist.ProcessGroup) -> tuple[Tensor, Tensor]:
-    """The logarithms and logits over the parts of the vocabulary of all processes."""
+    """Return the log-sum-exps and target logits over the rows of all processes."""
     largest = sums.clone()
     dist.all_reduce(largest, dist.ReduceOp.MAX, group)
     shares = torch.stack([(sums - largest).exp(), picked])

@@ -1,8 +1,8 @@
 """A language model's head that returns the loss of targets instead of their logits.
 
-transformers' models compute logits within their forward, between the last block and what a configuration adds to
-logits. The head's forward is replaced for one call, so that strategies, hooks and the model's code see a call of the
-model as always, and its matrix is whole or this process's part as the strategy prepared it.
+transformers' models compute logits inside their forward, after the last block. The head's forward is replaced for one
+call of the model. Strategies, hooks and the model's code see an ordinary call, and the head's matrix is whole or
+sharded as the strategy prepared it.
 """
 
 # B rows, L columns, N targets, D columns of a hidden state, V tokens of the vocabulary
@@ -23,7 +23,7 @@ _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 
 
 def logit_rule(config: PreTrainedConfig) -> LogitRule:
-    """The scale and cap of logits in a model's configuration.
+    """Return how a model turns products into logits, from its configuration.
 
     >>> from transformers import Gemma2Config, GraniteConfig
     >>> logit_rule(Gemma2Config(final_logit_softcapping=30.0)), logit_rule(GraniteConfig(logits_scaling=4.0))
@@ -39,17 +39,18 @@ def logit_rule(config: PreTrainedConfig) -> LogitRule:
 
 
 def has_plain_head(model: PreTrainedModel) -> bool:
-    """Whether logits are the product of hidden states and one matrix, which is not adapted or quantized."""
+    """Return whether the head is a linear layer that is neither adapted nor quantized."""
     return type(model.get_output_embeddings()) is nn.Linear
 
 
 class ChunkedHead:
-    """The head of a model that is trained by ``loss_sum``.
+    """The head of a model, which computes the loss of targets without keeping their logits.
 
     Args:
-        model: Its head is plain (``has_plain_head``).
-        chunk: Logits to hold at a time.
-        compares: Whether the first call compares the model's logits with its rule, which fake tensors cannot.
+        model: A model for which ``has_plain_head`` is true.
+        chunk: Largest number of logits in memory.
+        compares: Whether the first call checks that the model's logits follow its ``LogitRule``. Fake tensors cannot be
+            compared.
     """
 
     def __init__(self, model: PreTrainedModel, chunk: int = CHUNK, *, compares: bool = True) -> None:
@@ -58,20 +59,21 @@ class ChunkedHead:
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the head's matrix over all processes."""
+        """Number of rows of the head's matrix over all processes."""
         head: Any = self.model.get_output_embeddings()
         rows: int = head.out_features
         return rows
 
     def loss_sum(self, targets_N: Tensor, select: Callable[[Tensor], Tensor], **inputs: Any) -> Tensor:
-        """Sum of the cross entropies of targets.
+        """Return the sum of the cross entropies of targets, from one call of the model.
 
-        The first call lets the model's code turn numbers from -100 to 100 into logits, and compares them with the rule.
+        The first call also lets the model's code turn numbers from -100 to 100 into logits, and compares them with the
+        rule.
 
         Args:
-            targets_N: Token ids.
-            select: From the head's inputs [B, L, D] to those of the targets [N, D].
-            inputs: Arguments of the model's forward.
+            targets_N: Token ids, int64 [N].
+            select: Returns the hidden states of the targets, [N, D], from the head's inputs, [B, L, D].
+            inputs: Keyword arguments of the model's forward.
 
         Raises:
             ValueError: The model computes other logits.
@@ -97,7 +99,7 @@ class ChunkedHead:
         return torch.stack([outputs[0][0, 1, 0], logits_12V.sum().to(outputs[0].dtype)])[0]
 
     def _loss(self, head: Any, hidden_BLD: Tensor, targets_N: Tensor, select: Callable[[Tensor], Tensor]) -> Tensor:
-        """The summed loss from the head's inputs, where its matrix is whole or divided by tensor parallelism."""
+        """Return the summed loss from the head's inputs, for a matrix that is whole or under tensor parallelism."""
         weight, bias, shard = head.weight, head.bias if self._buffer is None else self._buffer, None
         if isinstance(weight, DTensor):
             assert isinstance(hidden_BLD, DTensor)
@@ -111,7 +113,7 @@ class ChunkedHead:
 
     @property
     def _buffer(self) -> Tensor | None:
-        """[V], added to the products by BART's family, whose heads have no bias."""
+        """[V], a bias that BART's family adds to the products and keeps outside of the head; None for other models."""
         buffer = getattr(self.model, "final_logits_bias", None)
         return None if buffer is None else buffer[0]
 
@@ -126,7 +128,7 @@ class ChunkedHead:
 
 @contextmanager
 def _replaced_forward(module: Any, forward: Callable[[Tensor], Tensor], outputs: list[Tensor]) -> Iterator[None]:
-    """Replace a module's forward, and collect the output behind its hooks."""
+    """Replace a module's forward inside the block; `outputs` receives what its last hook returns."""
     hook = module.register_forward_hook(lambda _, inputs, output: outputs.append(output))
     module.forward = forward
     try:

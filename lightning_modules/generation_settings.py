@@ -1,4 +1,4 @@
-"""A model's settings of generation: kept as they were published, and the tokens that end an answer."""
+"""A model's generation_config: kept as published, and the tokens that end an answer."""
 
 import json
 from collections.abc import Mapping
@@ -13,9 +13,9 @@ from ..datamodules.rendering.chat import chat_end
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids that end an answer: the tokenizer's eos, which targets end with, and all of the model's generation_config.
+    """Return the ids that end an answer: eos of the tokenizer, of generation_config and of the chat template.
 
-    A chat model ends its turn with another token than a document, which is that of its template.
+    Training targets end with the tokenizer's eos. A chat model ends its turn with another token, that of its template.
     """
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
     ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
@@ -24,15 +24,16 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
 
 
 def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pretrained: str | None) -> None:
-    """Give a model that will be trained its settings of generation, in place.
+    """Set the generation_config of a model that will be trained, in place.
 
-    Published settings are kept whole. The tokenizer's eos, which targets end with, is added where they lack it. A model
-    of random weights gets the special tokens of its tokenizer, whatever the defaults of its architecture are.
+    A published generation_config is kept whole, and the tokenizer's eos, which targets end with, is added if it is
+    missing. A model with random weights gets the special tokens of its tokenizer instead of its architecture's
+    defaults.
 
     Args:
-        model: The model, whose strategy may have built it without the files beside its weights.
-        tokenizer: Its tokenizer.
-        pretrained: Hub name or folder of its weights; None for random ones.
+        model: The model; the strategy may have built it without the files beside its weights.
+        tokenizer: Tokenizer of the model.
+        pretrained: Hub name or folder of the weights; None for random weights.
     """
     if pretrained is None:
         model.config.eos_token_id = tokenizer.eos_token_id
@@ -56,7 +57,7 @@ def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
 
 
 def settings_as_fields(model: PreTrainedModel) -> dict[str, Any]:
-    """A model's settings of generation that are not defaults, as plain values; empty for one that cannot generate."""
+    """Return generation_config's settings that are not defaults, as plain values; empty if a model cannot generate."""
     if not model.can_generate() or model.generation_config is None:
         return {}
     fields: dict[str, Any] = json.loads(model.generation_config.to_json_string(keys_to_pop=["compile_config"]))
@@ -64,10 +65,10 @@ def settings_as_fields(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def published_settings(fields: Mapping[str, Any]) -> GenerationConfig:
-    """Settings of generation as if read from a model's folder.
+    """Return a GenerationConfig as if it had been read from a model's folder.
 
-    transformers refuses to save settings that contradict each other, as published ones often do (a temperature without
-    sampling), unless they are as they were read.
+    transformers refuses to save settings that contradict each other, unless they are as they were read. Published
+    settings often do, e.g. a temperature without sampling.
     """
     with TemporaryDirectory() as folder:
         (Path(folder) / "generation_config.json").write_text(json.dumps(dict(fields)), encoding="utf-8")

@@ -1,6 +1,7 @@
-"""An optimizer step that applies nothing that is not finite, under every strategy and precision.
+"""An optimizer step that is not taken if loss or gradient are not finite, under every strategy and precision.
 
-Lightning's own step applies any gradient, and advances the schedule at steps that fp16 skips.
+step_guard.py finds such steps; this module's hooks call it. Lightning's own step applies any gradient, and advances the
+schedule at steps that fp16 skips.
 """
 
 import math
@@ -18,7 +19,7 @@ from .step_guard import StepGuard, gradient_norm, optimizer_tensors, require_fin
 
 
 class GuardedSteps(L.LightningModule):
-    """A module that stops at a loss, a gradient or weights that are not finite.
+    """A LightningModule that stops if a loss, a gradient or a weight is not finite.
 
     Subclasses set ``step_loss`` at the last batch of an optimizer step, and pass each batch to ``guard``.
     """
@@ -39,7 +40,7 @@ class GuardedSteps(L.LightningModule):
         optimizer: Any,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """One step; under fp16 it is skipped where gradients overflowed, and the schedule skips it, too.
+        """Take an optimizer step; if gradients overflow in fp16, skip the step and leave the schedule where it is.
 
         Raises:
             ValueError: Gradients are not finite at any loss scale.
@@ -76,13 +77,13 @@ class GuardedSteps(L.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip gradients by their norm over all processes, or by value, and stop at one that is not finite.
+        """Clip gradients by their norm over all processes, or by value; stop if they are not finite.
 
-        DeepSpeed clips by itself, and computes the norm later. Lightning's own method rejects fused optimizers under
-        bf16-mixed, where no scaler is involved, and FSDP's norm.
+        DeepSpeed clips by itself and computes the norm later. Lightning's own method rejects fused optimizers under
+        bf16-mixed, where no scaler is involved, and cannot clip FSDP's gradients by norm.
 
         Raises:
-            ValueError: The step's loss or gradient is not finite, and no loss scaling will skip it.
+            ValueError: The step's loss or gradient is not finite, and no loss scaling will skip the step.
         """
         strategy, by_value = self.trainer.strategy, gradient_clip_algorithm == "value"
         if isinstance(strategy, DeepSpeedStrategy):
@@ -109,7 +110,7 @@ class GuardedSteps(L.LightningModule):
 
     @property
     def _skips_overflows(self) -> bool:
-        """Whether losses are scaled dynamically, and a step with gradients that are not finite is skipped."""
+        """Whether losses are scaled dynamically, so that steps with infinite gradients are skipped."""
         scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
         return scaled or (
             isinstance(self.trainer.strategy, DeepSpeedStrategy)
@@ -131,21 +132,26 @@ class GuardedSteps(L.LightningModule):
         self.require_finite_weights("the model that predicts")
 
     def require_finite_weights(self, where: str) -> None:
-        """Reject weights that are not finite on any process; every process must call it."""
+        """Reject weights that are not finite on any process; every process must call it. `where` names the model."""
         require_finite_everywhere(self.named_parameters(), where)
 
     def saved_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Weights and optimizer states of this process, by names; DeepSpeed's states hold padding of any value."""
+        """Yield this process's weights and optimizer states, by name.
+
+        DeepSpeed's optimizer states are left out: their padding has any value.
+        """
         yield from self.named_parameters()
         if not isinstance(self.trainer.strategy, DeepSpeedStrategy):
             for optimizer in self.trainer.optimizers:
                 yield from optimizer_tensors(optimizer)
 
     def require_finite_checkpoint(self) -> None:
-        """Reject weights and optimizer states that are not finite, unless they are dumped; every process must call it.
+        """Reject a checkpoint whose weights or optimizer states are not finite; every process must call it.
+
+        The dump of a failed step is exempt.
 
         Raises:
-            ValueError: Names the first of them; the checkpoint that is there stays.
+            ValueError: Names the first of them; the existing checkpoint is kept.
         """
         if not self.guard.dumping:
             self.guard.read(self)
@@ -153,5 +159,5 @@ class GuardedSteps(L.LightningModule):
 
 
 def _deepspeed_norm(norm: Tensor | float) -> float:
-    """DeepSpeed's norm of the gradients, which is -1 where they are not finite."""
+    """Return DeepSpeed's gradient norm; NaN in place of its -1, which means that gradients are not finite."""
     return math.nan if float(norm) < 0 else float(norm)

@@ -1,4 +1,4 @@
-"""A trained module as a folder that ``AutoModelForCausalLM.from_pretrained`` loads."""
+"""Export of a module in memory as a folder that ``AutoModelForCausalLM.from_pretrained`` loads."""
 
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from .step_guard import require_finite_everywhere
 
 
 def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> None:
-    """Save a model in shards with its tokenizer, gathered one tensor at a time; every process must call it.
+    """Save a sharded model with its tokenizer, gathering one tensor at a time; every process must call it.
 
     Args:
         module: Holds the model and its tokenizer.
-        folder: The folder to write.
-        writes: Whether this process writes; the others send their parts.
+        folder: Output folder.
+        writes: Whether this process writes; the others only send their shards.
     """
     model: Any = module.model
     require_finite_everywhere(model.named_parameters(), "the model that would be exported")
@@ -42,9 +42,8 @@ def export_sharded(module: L.LightningModule, folder: Path, *, writes: bool) -> 
 def export_huggingface(module: L.LightningModule, folder: Path) -> None:
     """Save a module's model and tokenizer with transformers.
 
-    The attention that packed the rows is a matter of training and not part of the folder; adapters are added to the
-    weights they stand beside, and a prefix is written alone, as peft writes it. Learned instructions are written into
-    the folder learned_instructions.
+    The attention implementation of training is not saved. Adapters are merged into the weights; a prefix is written
+    alone, as peft writes it. Learned instructions go into the folder learned_instructions.
     """
     if not isinstance(module, InstructionTuningModule | ScorerModule):
         raise ValueError(f"only a module around a model of transformers can be exported, got {type(module).__name__}")
@@ -64,7 +63,7 @@ def export_huggingface(module: L.LightningModule, folder: Path) -> None:
 
 
 def _export_instructions(module: L.LightningModule, folder: Path) -> None:
-    """Write learned instructions, which exist in training, beside the model."""
+    """Write the learned instructions of a module that has any, beside its model."""
     if isinstance(module, InstructedTraining) and module.instruction is not None and module.instruction.state_dict():
         values = module.instruction.state_dict()
         write_instructions(folder / LEARNED, module.described_instruction(), values)

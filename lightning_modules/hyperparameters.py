@@ -1,6 +1,6 @@
-"""Constructor arguments as plain values and back, so that a checkpoint holds no classes of ours.
+"""Constructor arguments as plain values and back, so that checkpoints hold no classes of crosstask.
 
-``torch.load`` with ``weights_only=True``, Lightning's default, reads plain values alone.
+``torch.load`` with ``weights_only=True``, Lightning's default, reads plain values only.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ PLAIN = (str, int, float, bool, type(None))
 
 
 def plain_values(value: Any) -> Any:
-    """A value with dataclasses and mappings as dictionaries, and paths as strings.
+    """Return a value with dataclasses and mappings as dictionaries, and paths as strings.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def plain_values(value: Any) -> Any:
 
 
 def as_group(group: type[Group], value: Group | Mapping[str, Any]) -> Group:
-    """A group of arguments: the value itself, or the group that ``plain_values`` made a dictionary of.
+    """Return a dataclass of arguments, built from a dictionary of ``plain_values`` if the value is one.
 
     >>> from crosstask.lightning_modules.evaluation.decoding import Decoding
     >>> as_group(Decoding, plain_values(Decoding(stop=("Q:",)))) == Decoding(stop=("Q:",))
@@ -59,7 +59,7 @@ def as_group(group: type[Group], value: Group | Mapping[str, Any]) -> Group:
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dots in the names.
+    """Return nested dictionaries as one dictionary with dots in the names.
 
     >>> flat({"optimizer": {"fused": True}, "seed": 0})
     {'optimizer.fused': True, 'seed': 0}

@@ -1,4 +1,4 @@
-"""A language model that is trained behind instructions: how they are built, started, described and kept."""
+"""Base class of modules that train a language model behind instructions: build, start, describe and save them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ from .target_loss import LossSum
 
 
 class InstructedTraining(InstructionTuningModule):
-    """A language model (theta) trained on texts that follow an instruction, whose parameters are phi.
+    """A language model (theta) trained on texts that follow an instruction with parameters phi.
 
     The instruction exists only in training. Checkpoints describe it, so that it can be exported and used again.
     """
@@ -32,7 +32,7 @@ class InstructedTraining(InstructionTuningModule):
     _theta: Sequence[Parameter] = ()
 
     def configure_model(self) -> None:
-        """Build the model, and in training the learnable instruction at its start; a second call does nothing."""
+        """Build the model and, in ``fit``, the learnable instruction with its initial values, once."""
         super().configure_model()
         if self.instruction is None and self._fits:
             data = self._data
@@ -52,7 +52,7 @@ class InstructedTraining(InstructionTuningModule):
             )
 
     def add_instruction(self, tasks: int) -> None:
-        """Build the learnable instruction, at random values, for so many inner tasks; the model must be built."""
+        """Build the learnable instruction for `tasks` inner tasks, with random values; the model must be built."""
         assert self.tokenizer is not None
         self.instruction = build_instruction(
             self.instruction_settings, self.language_model, tasks=tasks, vocabulary=len(self.tokenizer)
@@ -60,14 +60,14 @@ class InstructedTraining(InstructionTuningModule):
 
     @property
     def theta(self) -> list[Parameter]:
-        """The inner parameters: the language model's."""
+        """Inner parameters: the trainable parameters of the language model."""
         if self._theta:
             return list(self._theta)
         return [parameter for parameter in self.language_model.parameters() if parameter.requires_grad]
 
     @property
     def phi(self) -> list[Parameter]:
-        """The outer parameters: the learnable instruction's, and none if it is frozen."""
+        """Outer parameters: those of the learnable instruction; empty if it is frozen."""
         return [parameter for parameter in self._learned.parameters() if parameter.requires_grad]
 
     @property
@@ -77,7 +77,10 @@ class InstructedTraining(InstructionTuningModule):
         return self.instruction
 
     def _inner_loss(self, batch: InnerBatch) -> Tensor:
-        """This replica's part of the mean over all target tokens, scaled so that the replicas' mean is that mean."""
+        """Return this replica's part of the mean over all target tokens.
+
+        It is scaled so that the mean over replicas is that mean.
+        """
         model, rows = self.language_model, batch.rows
         self._check_kind(rows)
 
@@ -89,7 +92,7 @@ class InstructedTraining(InstructionTuningModule):
         return loss.sum / max(rows.step_targets, 1) * replicas(self.attached_trainer).size
 
     def _log(self, values: Mapping[str, Tensor | float], *, prog_bar: bool = False, logger: bool = True) -> None:
-        """Log means over replicas."""
+        """Log values, averaged over replicas."""
         several = replicas(self.trainer).size > 1
         self.log_dict(values, prog_bar=prog_bar, logger=logger, sync_dist=several, batch_size=1)
 
@@ -97,7 +100,7 @@ class InstructedTraining(InstructionTuningModule):
         return average_over_replicas(tensors) if replicas(self.trainer).size > 1 else tensors
 
     def described_instruction(self) -> dict[str, Any]:
-        """Description of the learned instruction, as plain values (instructions/stored_instructions.py)."""
+        """Return the instruction's description, as plain values (see instructions/stored_instructions.py)."""
         settings, plan = self.instruction_settings, self._data.plan
         assert plan is not None
         described = {

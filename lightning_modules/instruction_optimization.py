@@ -1,10 +1,10 @@
-"""Differentiable instruction optimization: instructions are learned so that training with them generalizes.
+"""Differentiable instruction optimization: instructions are learned so that training on them generalizes to new tasks.
 
     inner   theta <- Adam(d L_in(theta, phi) / d theta)     K steps, on inner tasks behind learnable instructions
     outer   phi   <- Adam(d L_out(theta_K(phi)) / d phi)    one step, on outer tasks with human-written instructions
 
-K is a period: theta continues from its current value, and nothing is unrolled or reset. The derivative of theta with
-respect to phi is the implicit one (hypergradients/).
+Theta continues from its current value after every step of phi: K is a period, and theta is neither reset nor unrolled.
+The derivative of theta with respect to phi is the implicit one (hypergradients/).
 
 Source: Differentiable Instruction Optimization for Cross-Task Generalization (arXiv 2306.10098).
 """
@@ -49,32 +49,39 @@ STATE = "instruction_optimization"
 
 
 class InstructionOptimizationModule(InstructedTraining):
-    """A language model (theta) trained behind learnable instructions (phi), which are trained to generalize to tasks.
+    """A language model (theta) trained behind learnable instructions (phi), which are trained on other tasks.
 
-    Evaluation answers prompts with the model alone: learnable instructions exist only in training. The trainer's
-    global_step counts theta's steps; ``outer_step`` counts phi's. Strategies are one device, DDP and FSDP2; the
-    hypergradient is that of the whole outer batch on any number of replicas.
+    Learnable instructions exist only in training; evaluation answers prompts with the model alone. The trainer's
+    global_step counts steps of theta, ``outer_step`` steps of phi. Strategies are one device, DDP and FSDP2. On any
+    number of replicas, the hypergradient is that of the whole outer batch.
 
     Args:
-        tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
-        pretrained: Hub name or folder of the weights to start from.
-        revision: Branch, tag or commit of `pretrained` on the hub; NAME@REVISION says the same, for tokenizers, too.
-        config: Start from random weights instead: hub name or folder of a configuration, or its fields with
-            model_type.
-        network: How the model computes. attention is document, or sdpa for models that cannot be packed (with
-            rows.packing one_per_row); finite differences need a dtype of float32 or float64.
-        optimizer: AdamW and its schedule for theta, in theta's steps; phi has the same betas.
-        instruction: The learnable instruction.
-        outer: Settings of the outer level: phi's optimizer, and its hypergradient.
-        preset: The choices where the paper and its released program differ (bilevel/presets.py); linked to
-            the datamodule's.
-        row_length: Most tokens of a row, checked against the model's positions; linked to the datamodule's.
-        total_steps: Theta steps of the whole training, for the schedules; -1 is trainer.max_steps.
-        lora: Theta is low-rank adapters beside the frozen weights of ``pretrained`` instead of all weights, on one
-            device or under ddp; the hypergradient is that of training the adapters alone.
-        inner_steps: Theta steps for one step of phi, K; linked to the datamodule's.
-        clip: Largest norm of a gradient, 0 for no clipping; the preset decides which gradients are clipped.
-        clipping: Clip theta alone or jointly with phi, instead of the preset's choice.
+        tokenizer: Hub name or folder of the tokenizer. On the command line it is set from the datamodule's `tokenizer`;
+            in Python give both the same.
+        pretrained: Hub name or folder of the weights to start from. Give either this or `config`.
+        revision: Branch, tag or commit of `pretrained` on the hub. NAME@REVISION as a name is the same, also for
+            `tokenizer`.
+        config: Start from random weights: hub name or folder of a configuration, or its fields, with model_type among
+            them.
+        network: Attention, dropout, recomputation and parameter type of the model. Attention is document, or sdpa for
+            models that cannot be packed (with rows.packing one_per_row). Finite differences need a dtype of float32 or
+            float64.
+        optimizer: Settings of theta's optimizer and schedule, in steps of theta. Phi's optimizer has the same betas.
+        instruction: Kind, size and initial values of the learnable instruction.
+        outer: Settings of phi's optimizer and of the hypergradient.
+        preset: Choices where the paper and its released program differ: paper, released_code, or fast (the paper's
+            choices without Hessian products). bilevel/presets.py has the table. On the command line it is set from the
+            datamodule's `preset`.
+        row_length: Most tokens of a row, compared with the model's number of positions. On the command line it is set
+            from the datamodule's `rows.length`.
+        total_steps: Steps of theta in the whole training, which the schedules need; -1 takes trainer.max_steps.
+        lora: Make theta low-rank adapters beside the frozen weights of `pretrained`, instead of all weights. The
+            hypergradient is then that of training the adapters. It needs one device or ddp.
+        inner_steps: Steps of theta for each step of phi, K. On the command line it is set from the datamodule's
+            `levels.inner_steps`.
+        clip: Largest norm of a gradient; 0 for no clipping. `clipping` says of which gradient.
+        clipping: theta clips theta's gradient alone. joint clips theta by the norm of theta's and phi's gradients
+            together, and phi at its own steps. None takes the preset's choice.
         seed: Seed of dropout.
     """
 
@@ -136,7 +143,7 @@ class InstructionOptimizationModule(InstructedTraining):
         self._restored: dict[str, Any] | None = None
 
     def setup(self, stage: str) -> None:
-        """Reject a training in which the instruction would never move, before a model is built."""
+        """Reject settings with which the instruction would never change, before a model is built."""
         if self.lora is not None and not holds_whole_weights(self.trainer.strategy):
             raise ValueError(
                 "instruction optimization trains adapters beside whole weights: set the strategy to auto or ddp, got "
@@ -151,11 +158,14 @@ class InstructionOptimizationModule(InstructedTraining):
 
     @property
     def outer_step(self) -> int:
-        """Steps that phi has made."""
+        """Number of steps that phi has taken."""
         return 0 if self.outer_level is None else self.outer_level.steps
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Theta's optimizer and schedule; Lightning does not see phi's, so that it counts only theta's steps."""
+        """Return theta's optimizer and schedule.
+
+        Phi's are hidden from Lightning, so that global_step counts theta's steps.
+        """
         if not self.phi:
             return super().configure_optimizers()
         period = self.inner_steps if self.choices.outer_horizon == "outer_steps" else 1
@@ -173,13 +183,13 @@ class InstructionOptimizationModule(InstructedTraining):
         return super().configure_optimizers()
 
     def configure_callbacks(self) -> list[Any]:
-        """No callbacks; also rejects settings of automatic optimization, before Lightning warns about them."""
+        """Return no callbacks; reject trainer settings that act on automatic optimization only."""
         if self._fits:
             reject_trainer(self.trainer)
         return super().configure_callbacks()
 
     def on_fit_start(self) -> None:
-        """Reject settings that make the hypergradient inexact, before the first step."""
+        """Reject settings with which the hypergradient would be inexact, before the first step."""
         require_agreement(self, self.trainer.datamodule)  # type: ignore[attr-defined]
         curvature, texts_by = self.outer.curvature, self.instruction_settings.representation.by
         reject_strategy(self.trainer.strategy, curvature=curvature, reads_with_model=texts_by == "model")
@@ -187,7 +197,7 @@ class InstructionOptimizationModule(InstructedTraining):
         reject_low_precision(self._theta, curvature)
 
     def training_step(self, batch: BilevelBatch, batch_idx: int) -> None:  # type: ignore[override]
-        """One step of theta, and one of phi if the batch has an outer part."""
+        """Take one step of theta, and one of phi if the batch has an outer part."""
         level = self.outer_level if batch.outer is not None else None
         if level is None:
             self._step_theta(batch.inner)
@@ -212,7 +222,10 @@ class InstructionOptimizationModule(InstructedTraining):
         return self.optimizers().optimizer  # type: ignore[union-attr]
 
     def _step_theta(self, batch: InnerBatch, *, then_phi: OuterLevel | None = None) -> Method | None:
-        """Move theta; returns the method of the next hypergradient, if any, with the moments of this step."""
+        """Take a step of theta.
+
+        Return the method for the hypergradient that follows, with the optimizer moments of this step.
+        """
         # Autocast caches low-precision copies of the weights within a step.
         clear_autocast_cache()
         theta, joint = self.theta, self.choices.clipping == "joint"
@@ -270,7 +283,7 @@ class InstructionOptimizationModule(InstructedTraining):
     def _hypergradient(
         self, level: OuterLevel, method: Method, batch: BilevelBatch, outer: LanguageRows, *, calibrate: bool = False
     ) -> Hypergradient:
-        """The hypergradient of the mean loss over all replicas' outer rows."""
+        """Return the hypergradient of the mean loss over all replicas' outer rows."""
         inner, at_once = batch.curvature or batch.inner, self.outer.rows_at_once or len(batch.inner.rows.input_ids)
         try:
             return level.hypergradient(
@@ -285,7 +298,7 @@ class InstructionOptimizationModule(InstructedTraining):
             self.guard.stop(self, {"hypergradient": nan}, str(error))
 
     def _outer_loss(self, rows: LanguageRows) -> Tensor:
-        """The same for rows with human-written instructions, which do not depend on phi."""
+        """Return this replica's part of the mean outer loss, on rows with human-written instructions instead of phi."""
         loss = target_loss(self.language_model, rows, packed=self.packed)
         return loss.sum / max(rows.step_targets, 1) * replicas(self.attached_trainer).size
 
@@ -302,7 +315,7 @@ class InstructionOptimizationModule(InstructedTraining):
         self._log_outer(values, outer_loss=outer_loss.item())
 
     def _log_outer(self, values: Mapping[str, float], *, outer_loss: float | None = None) -> None:
-        """Log values at this step of phi alone: Lightning would repeat them at every theta step until the next."""
+        """Log values at this step of phi only: Lightning would repeat them at every theta step until the next one."""
         self._log(values, logger=False)
         loss = {} if outer_loss is None else {"train/outer_loss": outer_loss}
         for logger in self.trainer.loggers:

@@ -1,4 +1,4 @@
-"""Instruction tuning (OPT-IML): a language model learns to write the targets of packed instructions."""
+"""Instruction tuning (OPT-IML, arXiv 2212.12017): a language model is trained on the targets of packed prompts."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -52,31 +52,37 @@ EvaluationBatch = PromptBatch | CausalOptionBatch | Seq2SeqOptionBatch
 
 
 class InstructionTuningModule(PlannedTraining):
-    """A causal or encoder-decoder language model, trained on the targets of packed rows.
+    """A causal or encoder-decoder language model, trained on the target tokens of packed rows.
 
-    The loss of an optimizer step is one mean over all its target tokens, for any number of devices, rows and
-    accumulated batches. Evaluation answers every prompt and scores ROUGE-L and exact match.
+    The loss of an optimizer step is the mean over all of its target tokens, for any number of devices, rows and
+    accumulated batches. Evaluation generates an answer to every prompt, or ranks the options of an example if the
+    datamodule provides them, and scores ROUGE-L, exact match, token F1 and accuracy.
 
     Args:
-        tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
-        pretrained: Hub name or folder of the weights to start from.
-        revision: Branch, tag or commit of `pretrained` on the hub; NAME@REVISION says the same, for tokenizers, too.
-        config: Start from random weights instead: hub name or folder of a configuration, or its fields with
-            model_type.
-        network: How the model computes: attention, dropout, memory, type of the parameters.
-        optimizer: AdamW and its schedule.
-        row_length: Columns of a packed row, checked against the model's positions; linked to the datamodule's.
-        total_steps: Optimizer steps of the whole training, for the schedule; -1 is trainer.max_steps.
-        lora: Train low-rank adapters beside the frozen weights of ``pretrained`` instead of all weights.
-        prefix: Train virtual tokens before every layer of the frozen ``pretrained`` instead (prefix tuning), on one
-            device or under ddp; with attention sdpa and one document a row.
-        decoding: How prompts are answered at evaluation, greedily by default; the first of several answers is scored.
-        score: Score of an example's options, where the datamodule ranks them: their log-likelihood
-            (sum), its mean over tokens or bytes, or by pmi, which needs the datamodule's unconditional prompt. A
-            mapping of patterns of task names compares them by task, as GPT-3 does; the first match counts.
-        rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it;
-            both read a to z and digits only, and unicode reads all scripts.
-        seed: Seed of dropout, and of sampled answers.
+        tokenizer: Hub name or folder of the tokenizer. On the command line it is set from the datamodule's `tokenizer`;
+            in Python give both the same.
+        pretrained: Hub name or folder of the weights to start from. Give either this or `config`.
+        revision: Branch, tag or commit of `pretrained` on the hub. NAME@REVISION as a name is the same, also for
+            `tokenizer`.
+        config: Start from random weights: hub name or folder of a configuration, or its fields, with model_type among
+            them.
+        network: Attention, dropout, recomputation and parameter type of the model.
+        optimizer: Settings of the optimizer and its learning rate schedule.
+        row_length: Columns (tokens) of a packed row. On the command line it is set from the datamodule's `rows.length`.
+            It is compared with the model's number of positions.
+        total_steps: Optimizer steps of the whole training, which the schedule needs; -1 takes trainer.max_steps.
+        lora: Train low-rank adapters beside the frozen weights of `pretrained`, instead of all weights.
+        prefix: Train virtual tokens before every layer of the frozen `pretrained` (prefix tuning), instead of all
+            weights. It needs one device or ddp, network.attention sdpa and rows.packing one_per_row.
+        decoding: How answers are generated in evaluation; greedily by default. If it generates several answers, the
+            first is scored.
+        score: How options are compared where the datamodule ranks them: sum (log-likelihood), token_mean or byte_mean
+            (its mean over tokens or bytes), or pmi (pointwise mutual information with the prompt, which needs the
+            datamodule's unconditional prompt). A mapping from patterns of task names to these values chooses by task,
+            as GPT-3 does; the first match counts.
+        rouge: Implementation of ROUGE-L. rouge_score is Google's package; exact gives equal numbers and is many times
+            faster. Both drop all characters but a to z and digits. unicode keeps all scripts.
+        seed: Seed of dropout and of sampled answers.
     """
 
     def __init__(
@@ -124,7 +130,7 @@ class InstructionTuningModule(PlannedTraining):
         self.evaluation_loss = MeanMetric()
 
     def setup(self, stage: str) -> None:
-        """Reject strategies that cannot train adapters, before a model is built."""
+        """Reject strategies that cannot train adapters or a prefix, before a model is built."""
         if self.adapters is not None:
             reject_adapters(self.adapters, self.trainer.strategy)
             if not holds_whole_weights(self.trainer.strategy) or (self.lora is not None and self.lora.bits):
@@ -155,7 +161,7 @@ class InstructionTuningModule(PlannedTraining):
             self._head = ChunkedHead(model)
 
     def _build(self, config: PreTrainedConfig, vocabulary: int, weights: str | None) -> PreTrainedModel:
-        """The whole model, from weights, or with random ones for None."""
+        """Return the whole model, with the given weights or, for None, random ones."""
         model = build_model(
             config,
             weights=weights,
@@ -181,7 +187,7 @@ class InstructionTuningModule(PlannedTraining):
 
     @property
     def packed(self) -> bool:
-        """Whether attention keeps the documents of a row apart."""
+        """Whether the model's attention keeps the documents of a row apart."""
         return self.network.attention in IMPLEMENTATIONS
 
     @property
@@ -219,12 +225,12 @@ class InstructionTuningModule(PlannedTraining):
                 checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._frozen()}
 
     def _frozen(self) -> dict[str, Tensor]:
-        """Frozen parts of the module's state, which a checkpoint of adapters omits."""
+        """Return the frozen parts of the module's state, which a checkpoint of adapters omits."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         return {name: value for name, value in self.state_dict().items() if name not in trained}
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """This batch's part of the mean over all target tokens of the step."""
+        """Return this batch's part of the mean loss over all target tokens of the optimizer step."""
         [loss] = self.batch_losses(batch).values()
         return self.step_part(loss, batch_idx)
 
@@ -246,7 +252,7 @@ class InstructionTuningModule(PlannedTraining):
         return self.answer(batch) if isinstance(batch, PromptBatch) else self.rank(batch)
 
     def _evaluate(self, batch: Batch | EvaluationBatch) -> list[Answer] | None:
-        """Answer and score prompts, or add packed rows to the loss."""
+        """Answer and score prompts, or add the loss of packed rows to the evaluation loss."""
         if isinstance(batch, EvaluationBatch):
             answers = self._answers(batch)
             self.generation_scores.update(answers)
@@ -278,7 +284,10 @@ class InstructionTuningModule(PlannedTraining):
         self.evaluation_loss.reset()
 
     def answer_fingerprint(self) -> dict[str, str] | None:
-        """Everything beside the prompt that decides an answer; every process must call it (``PredictionWriter``)."""
+        """Return everything besides the prompts that determines the answers, for ``PredictionWriter``.
+
+        Every process must call it.
+        """
         assert self.tokenizer is not None
         ends = end_tokens(self.language_model, self.tokenizer)
         settings = (self.decoding, self.score, self.rouge, self.seed, ends)
@@ -289,12 +298,12 @@ class InstructionTuningModule(PlannedTraining):
         }
 
     def restore_answers(self, answers: Sequence[Answer]) -> None:
-        """Count the answers of an interrupted evaluation; one process is enough."""
+        """Add the answers of an interrupted evaluation to the scores; one process is enough."""
         self.generation_scores.update(answers)
 
     @torch.no_grad()
     def answer(self, batch: PromptBatch) -> list[Answer]:
-        """Scored answers to a batch of prompts, each generated until eos, a stop text or ``batch.max_new_tokens``."""
+        """Generate and score an answer to each prompt, which ends at eos, a stop text or ``batch.max_new_tokens``."""
         model, tokenizer = self.language_model, self.tokenizer
         assert tokenizer is not None
         seeds = [prompt_seed(self.seed, example.task, example.id) for example in batch.examples]
@@ -313,7 +322,7 @@ class InstructionTuningModule(PlannedTraining):
         ]
 
     def rank(self, batch: OptionBatch) -> list[Answer]:
-        """The likeliest option of every example by ``score``, with the scores of all its options."""
+        """Return the likeliest option of every example by ``score``, with the scores of all of its options."""
         scores = score_option_batch(self.language_model, batch)
         pairs = zip(batch.ranked, scores, strict=True)
         return [
@@ -322,7 +331,7 @@ class InstructionTuningModule(PlannedTraining):
         ]
 
     def _check_kind(self, batch: Batch) -> None:
-        """Reject rows of the other architecture, with a sentence instead of a shape error."""
+        """Reject rows for the other architecture (decoder-only or encoder-decoder) than the model's."""
         two_stacks = self.language_model.config.is_encoder_decoder
         if two_stacks != isinstance(batch, Seq2SeqBatch):
             raise ValueError(

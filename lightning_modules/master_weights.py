@@ -1,8 +1,8 @@
-"""Training of weights in half precision: an optimizer steps on float32 copies of them, the master weights.
+"""Training of weights in half precision: the optimizer steps on float32 copies, the master weights.
 
-A step of AdamW changes a weight by about the learning rate, and bfloat16 keeps 8 bits: 1 + 0.001 rounds to 1. The
-master weights accumulate such steps (Micikevicius et al., 2018, section 3.1, arXiv 1710.03740), and each step rounds
-them into the model. A parameter takes 2 bytes, its gradient 2, its master 4 and Adam's moments 8.
+A step of AdamW changes a weight by about the learning rate, but bfloat16 keeps 8 bits: 1 + 0.001 rounds to 1. Master
+weights accumulate such steps (Micikevicius et al., arXiv 1710.03740, section 3.1) and are rounded into the model after
+each. A parameter takes 2 bytes, its gradient 2, its master 4 and Adam's moments 8.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,12 +24,13 @@ Groups = list[dict[str, Any]]
 class MasterWeights(Optimizer):
     """An optimizer whose steps are computed on float32 copies of the parameters.
 
-    Groups and states are those of the optimizer inside, for parameters of the model; a saved state has the master, too.
+    Its groups and states are those of the inner optimizer, but keyed by the model's parameters. A saved state also
+    holds the master weight.
 
     Args:
-        groups: Of the model's parameters; those in float32 or float64 are their own masters.
-        build: Builds the optimizer of masters from equal groups. Its steps treat each parameter alone.
-        chunk: Elements to step on at a time.
+        groups: Parameter groups of the model. Parameters in float32 or float64 need no copy.
+        build: Builds the inner optimizer from parameter groups. Its steps must treat each parameter alone.
+        chunk: Number of elements whose gradients are in float32 at a time.
     """
 
     def __init__(self, groups: Groups, build: Callable[[Groups], Optimizer], *, chunk: int = CHUNK) -> None:
@@ -47,7 +48,7 @@ class MasterWeights(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step on the masters, which are rounded into the model."""
+        """Take a step on the master weights and round them into the model."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -66,7 +67,7 @@ class MasterWeights(Optimizer):
         return loss
 
     def state_dict(self) -> dict[str, Any]:
-        """The states by places of parameters, with the master of each that has one."""
+        """Return the states by parameter index, each with its master weight."""
         self._pass_in()
         states = self._inner.state_dict()
         weights = [weight for group in self.param_groups for weight in group["params"]]
@@ -100,11 +101,11 @@ class MasterWeights(Optimizer):
         self._take_out()
 
     def register_load_state_dict_pre_hook(self, hook: Any, prepend: bool = False) -> Any:
-        """As torch's; the hook is called with this optimizer and the argument of ``load_state_dict``."""
+        """Register a hook as torch's optimizers do; it is called with this optimizer and the state to load."""
         return self._inner.register_load_state_dict_pre_hook(lambda _, states: hook(self, states), prepend)
 
     def _pass_in(self) -> None:
-        """Give the optimizer inside this one's settings and states, which schedules and strategies replace."""
+        """Give the inner optimizer this one's settings and states, which schedules and strategies replace."""
         for group, inside in zip(self.param_groups, self._inner.param_groups, strict=True):
             inside.update(_settings(group))
         for weight, state in self.state.items():
@@ -117,7 +118,7 @@ class MasterWeights(Optimizer):
 
 
 def chunked(weights: Iterable[Parameter], size: int) -> Iterator[list[Parameter]]:
-    """The weights in order, in parts of at most `size` elements or one weight.
+    """Yield the weights in order, in lists of at most `size` elements; a larger weight is a list of its own.
 
     >>> parts = chunked([Parameter(torch.zeros(n)) for n in (3, 1, 2, 9)], 4)
     >>> [[len(weight) for weight in part] for part in parts]
@@ -134,12 +135,12 @@ def chunked(weights: Iterable[Parameter], size: int) -> Iterator[list[Parameter]
 
 
 def is_low(weight: Tensor) -> bool:
-    """Whether a weight is in half precision."""
+    """Return whether a weight is in half precision."""
     return weight.dtype in (torch.bfloat16, torch.float16)
 
 
 def _widened(weight: Parameter) -> Tensor:
-    """A float32 copy of a weight in half precision; the memory of any other."""
+    """Return a float32 copy of a weight in half precision, or the weight itself."""
     return weight.detach().float() if is_low(weight) else weight.detach()
 
 

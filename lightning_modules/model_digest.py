@@ -1,4 +1,4 @@
-"""Digest of a model before it is loaded: results of the model are reused only if it matches."""
+"""Digest of a model's files, computed without loading it: results are reused only if it matches."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ SUFFIXES = {".safetensors", ".bin", ".json", ".model", ".txt", ".jinja"}
 
 
 def model_digest(name: str) -> str:
-    """A digest of a model and its tokenizer: of its files, or the commit of a model of the hub.
+    """Return a digest of a model and its tokenizer: of a folder's files, or the commit of a hub model.
 
     Args:
-        name: Hub name, or folder of a model, of a tokenizer, or of a prefix, whose model is included.
+        name: Hub name, or folder of a model, a tokenizer or a prefix. For a prefix, its base model is included.
 
     Raises:
         ValueError: There is no such model.
@@ -32,7 +32,7 @@ def _files_digest(folder: Path) -> str:
 
 
 def _commit(name: str) -> str:
-    """The commit of a model of the hub, by the path of its configuration in the cache."""
+    """Return the commit of a hub model, from the path of its configuration in the cache."""
     try:
         source, revision = hub_source(name)
         path = cached_file(source, "config.json", **revision)

@@ -1,4 +1,4 @@
-"""Language models of transformers: built from a hub name, a folder or a configuration, and made ready to train."""
+"""Language models of transformers: built from a hub name, a folder or a configuration, and prepared for training."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -41,19 +41,21 @@ Logits = Literal["chunked", "whole"]
 
 @dataclass(frozen=True)
 class Network:
-    """Settings of the model's computation.
+    """How a model computes: attention, dropout, recomputation and parameter type.
 
     Args:
-        attention: Packed rows need document; sdpa, eager and others read one document a row (packing one_per_row).
-        dropout: Residual dropout that replaces the model's own setting.
-        embedding_dropout: Dropout of the token embeddings.
-        gradient_checkpointing: Recomputation in the backward pass, to save memory: true for every block, n for every
-            n-th one, selective for all but matrix products and attention. `crosstask plan` compares their memory.
-        compile: Compile the model's blocks.
-        logits: Instruction tuning computes the loss of more than 2^24 logits in chunks of the vocabulary, which are
-            computed again in the backward pass; whole keeps them all.
-        dtype: Type of the parameters; keep float32 and choose trainer.precision for mixed precision. With ``lora`` it
-            is the type of the frozen parameters, and bfloat16 halves their memory.
+        attention: Attention implementation. document is needed for packed rows. sdpa, eager and transformers' others
+            read one document per row (rows.packing one_per_row).
+        dropout: Probability of residual dropout; None keeps the value of the model's configuration.
+        embedding_dropout: Probability of dropout on the token embeddings; 0 for none.
+        gradient_checkpointing: Activations that the backward pass recomputes: false for none, true for those of every
+            block, n for those of every n-th block, selective for all but matrix products and attention. `crosstask
+            plan` compares their memory.
+        compile: Compile the model's blocks with torch.compile.
+        logits: chunked computes the loss of more than 2^24 logits in chunks of the vocabulary, which the backward pass
+            computes again. whole keeps all logits in memory. For instruction tuning.
+        dtype: Type of the parameters: float32, float64, bfloat16 or float16. For mixed precision keep float32 and set
+            trainer.precision. With `lora` it is the type of the frozen parameters, and bfloat16 halves their memory.
     """
 
     attention: str = "document"
@@ -80,7 +82,7 @@ class Network:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """Type of the parameters."""
+        """The type of the parameters, as torch's."""
         dtype: torch.dtype = getattr(torch, self.dtype)
         return dtype
 
@@ -90,12 +92,12 @@ DROPOUT_FIELDS = ("dropout", "dropout_rate", "hidden_dropout", "hidden_dropout_p
 
 
 def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: float | None) -> PreTrainedConfig:
-    """The configuration of a model.
+    """Return the configuration of a model.
 
     Args:
         source: Hub name or folder of a configuration, or its fields with ``model_type``.
-        vocabulary: Size of the tokenizer, used where the fields have no vocab_size.
-        dropout: Residual dropout that replaces the configuration's, or None to keep it.
+        vocabulary: Size of the tokenizer; used if the fields have no vocab_size.
+        dropout: Residual dropout to set; None keeps the configuration's.
 
     Raises:
         ValueError: There is no such configuration, or the architecture has no residual dropout to set.
@@ -135,16 +137,16 @@ def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: f
 def build_model(
     config: PreTrainedConfig, *, weights: str | None, vocabulary: int, attention: str, dtype: torch.dtype
 ) -> PreTrainedModel:
-    """A causal or encoder-decoder language model.
+    """Return a causal or encoder-decoder language model.
 
-    The embeddings grow if the tokenizer is larger; they never shrink, since published models pad their vocabulary on
-    purpose.
+    The embeddings are enlarged if the tokenizer has more tokens. They are never shrunk, since published models pad
+    their vocabulary on purpose.
 
     Args:
         config: Configuration of the model.
         weights: Hub name or folder of the weights; None for random ones.
         vocabulary: Size of the tokenizer.
-        attention: Name of an attention implementation that is registered with transformers.
+        attention: Attention implementation that is registered with transformers, e.g. "document" or "sdpa".
         dtype: Type of the parameters.
 
     Raises:
@@ -173,7 +175,7 @@ def build_model(
 
 
 def language_model_class(config: PreTrainedConfig, weights: str | None = None) -> type[PreTrainedModel]:
-    """The class of a configuration's causal or encoder-decoder language model.
+    """Return the class of a configuration's causal or encoder-decoder language model.
 
     Raises:
         ValueError: transformers builds no language model of the configuration.
@@ -191,7 +193,7 @@ def language_model_class(config: PreTrainedConfig, weights: str | None = None) -
 
 
 def packing_obstacle(config: PreTrainedConfig) -> str | None:
-    """The reason why a language model cannot read packed rows, as far as code and configuration show, or None.
+    """Return why a configuration's language model cannot read packed rows; None if its code shows no reason.
 
     Raises:
         ValueError: transformers builds no language model of the configuration.
@@ -210,7 +212,7 @@ def packing_obstacle(config: PreTrainedConfig) -> str | None:
 
 
 def require_attention(config: PreTrainedConfig, attention: str, weights: str | None = None) -> None:
-    """Reject an attention that a configuration's language model does not have.
+    """Reject an attention implementation that a configuration's language model does not have.
 
     Raises:
         ValueError: Names the attention that its class has, or transformers builds no language model of it.
@@ -224,7 +226,7 @@ def require_attention(config: PreTrainedConfig, attention: str, weights: str | N
 
 
 def require_causal(model: PreTrainedModel) -> None:
-    """Reject an encoder as a decoder-only model: transformers builds one that reads the tokens it should predict.
+    """Reject a decoder-only model with bidirectional attention: it would read the tokens that it should predict.
 
     Raises:
         ValueError: All of its attention reads in both directions.
@@ -239,7 +241,7 @@ def require_causal(model: PreTrainedModel) -> None:
 
 
 def architecture_class(name: str) -> Any:
-    """The class of transformers that a checkpoint names.
+    """Return the class of transformers with this name, such as "OPTForCausalLM".
 
     Raises:
         ValueError: The name is not that of a model's class.
@@ -251,14 +253,14 @@ def architecture_class(name: str) -> Any:
 
 
 def untie_different(model: PreTrainedModel, stored: Callable[[str], Tensor | None]) -> list[str]:
-    """Separate tied weights whose stored values differ, and return their names.
+    """Separate tied weights whose stored values differ; return their names.
 
-    The configurations of T5 1.1 and FLAN-T5 tie the output embeddings, and their folders store both tables:
-    transformers separates them while it loads a folder, and so must everything that loads weights without it.
+    The configurations of T5 1.1 and FLAN-T5 tie the output embeddings to the input embeddings, but their folders store
+    both tables. transformers separates them when it loads a folder; whatever loads weights without it must do so, too.
 
     Args:
-        model: Its parameters may have no memory.
-        stored: The stored values of a weight by its name, or None.
+        model: The model; its parameters may be on the meta device.
+        stored: Returns the stored values of a weight by its name, or None if it is not stored.
     """
     separated = []
     for name, source in list(model.all_tied_weights_keys.items()):
@@ -274,7 +276,7 @@ def untie_different(model: PreTrainedModel, stored: Callable[[str], Tensor | Non
 
 
 def prepare_network(model: PreTrainedModel, network: Network) -> None:
-    """Add embedding dropout, gradient checkpointing and compilation to a built model, in place."""
+    """Add embedding dropout, activation checkpointing and compilation to a built model, in place."""
     add_embedding_dropout(model, network.embedding_dropout)
     recompute_blocks(model, network.gradient_checkpointing)
     if network.compile:
@@ -282,7 +284,7 @@ def prepare_network(model: PreTrainedModel, network: Network) -> None:
 
 
 def require_one_start(pretrained: str | None, config: object) -> None:
-    """Require exactly one of weights and a configuration.
+    """Require exactly one of `pretrained` and `config`.
 
     Raises:
         ValueError: Both or none are given.
@@ -295,7 +297,7 @@ def require_one_start(pretrained: str | None, config: object) -> None:
 
 
 def require_positions(config: PreTrainedConfig, row_length: int) -> None:
-    """Reject rows that are longer than the model has positions.
+    """Reject rows that are longer than the model's number of positions.
 
     Raises:
         ValueError: A row has more columns than the model has positions; names both numbers.
@@ -311,8 +313,8 @@ def require_positions(config: PreTrainedConfig, row_length: int) -> None:
 def add_embedding_dropout(model: PreTrainedModel, probability: float) -> None:
     """Add dropout to the token embeddings, which many architectures (OPT, Llama) lack.
 
-    OPT-IML trained with it (section 3.3). It is a forward hook, so that no parameter's name changes. T5 and BART have
-    an embedding module for each stack, which share one weight: every such module gets the hook.
+    OPT-IML trains with it (arXiv 2212.12017, section 3.3). It is a forward hook, so that parameters keep their names.
+    T5 and BART have an embedding module in each stack that share one weight; every such module gets the hook.
     """
 
     def drop(module: nn.Module, inputs: tuple[Tensor, ...], embedded: Tensor) -> Tensor:
@@ -327,8 +329,8 @@ def add_embedding_dropout(model: PreTrainedModel, probability: float) -> None:
 def compile_layers(model: PreTrainedModel) -> None:
     """Compile every block of the model in place.
 
-    Blocks share their code, so that one compilation serves all of them. The LightningModule is not compiled: that
-    breaks its logging.
+    All blocks share their code, so that one compilation serves them all. The LightningModule itself is not compiled,
+    since that breaks its logging.
     """
     names = set(model._no_split_modules or ())  # transformers has no public list of a model's blocks
     for module in model.modules():

@@ -1,18 +1,15 @@
-"""Classes and functions of a user's project, by their import paths."""
+"""Import of a user's classes and functions by their import paths."""
 
 from importlib import import_module
 from typing import Any
 
 
 def imported(path: str, argument: str) -> Any:
-    """The class or function of an import path.
-
-    >>> imported("collections.Counter", "kind")("aab")["a"]
-    2
+    """Return the class or function with an import path.
 
     Args:
-        path: Module and name, with dots.
-        argument: The argument that holds the path, for errors.
+        path: Module and name, joined by dots.
+        argument: Name of the argument that holds the path, for error messages.
 
     Raises:
         ValueError: There is no such module or name.

@@ -1,4 +1,4 @@
-"""Settings of the optimizer and its schedule: decay on matrices alone, and a learning rate that warms up."""
+"""Settings of the optimizer and its learning rate schedule; weight decay applies to matrices only."""
 
 import math
 from collections.abc import Callable
@@ -15,22 +15,25 @@ Schedule = Literal["linear", "cosine", "constant", "wsd"]
 
 @dataclass(frozen=True)
 class Optimization:
-    """The optimizer and its schedule.
+    """Settings of the optimizer and its learning rate schedule.
 
     Args:
-        learning_rate: Peak of the schedule.
-        warmup: Linear warm-up to the peak: an integer is optimizer steps, a float in [0, 1) a share of total_steps.
-        schedule: After the warm-up the learning rate decays to 0, linear or as a half cosine, or stays constant; wsd
-            (warm-up, stable, decay) stays constant and decays linearly to 0 over the cooldown.
-        cooldown: Share of total_steps in which wsd decays.
-        algorithm: AdamW or another optimizer of torch.optim, e.g. SGD or Muon (on matrices of blocks, with AdamW on
-            others), or an import path, e.g. bitsandbytes.optim.AdamW8bit or schedulefree.AdamWScheduleFree.
-        options: Further arguments of the algorithm, e.g. momentum of SGD.
-        betas: Adam's decay rates of the first and the second moment, and those of other algorithms with betas.
-        weight_decay: Decay of matrices; biases and norms never decay. 0 makes AdamW Adam.
-        fused: Use torch's fused implementation, faster on CUDA.
+        learning_rate: Peak of the schedule, reached at the end of the warm-up.
+        warmup: Length of the linear warm-up: an integer is optimizer steps, a float in [0, 1) is a share of
+            total_steps.
+        schedule: Learning rate after the warm-up. linear and cosine decay to 0 at total_steps, cosine along half a
+            wave. constant stays at the peak. wsd (warm-up, stable, decay) stays at the peak and decays linearly to 0
+            over the cooldown.
+        cooldown: Share of total_steps, at their end, over which wsd decays.
+        algorithm: Name of an optimizer in torch.optim, e.g. AdamW, SGD or Muon, or the import path of another, e.g.
+            bitsandbytes.optim.AdamW8bit or schedulefree.AdamWScheduleFree. Muon trains the matrices of blocks, AdamW
+            the rest.
+        options: Further keyword arguments of the algorithm, e.g. momentum of SGD.
+        betas: Decay rates of Adam's first and second moment; other algorithms get them if they take betas.
+        weight_decay: Decay of matrices; biases and norms never decay. With 0, AdamW is Adam.
+        fused: Use torch's fused implementation, which is faster on CUDA.
         master_weights: Step on float32 copies of weights in half precision (network.dtype bfloat16), on one device or
-            under ddp; without them, steps that are small beside a weight are rounded away.
+            under ddp. Without them, steps that are small relative to a weight are rounded away.
     """
 
     learning_rate: float = 5e-5
@@ -63,7 +66,7 @@ class Optimization:
             raise ValueError(f"schedule must be one of {list(get_args(Schedule))}, got {self.schedule!r}")
 
     def warmup_steps(self, total: int) -> int:
-        """Optimizer steps of the warm-up in a training of `total` steps; a share is rounded up.
+        """Return the optimizer steps of the warm-up in a training of `total` steps; a share is rounded up.
 
         >>> Optimization(warmup=60).warmup_steps(4000), Optimization(warmup=0.1).warmup_steps(25)
         (60, 3)
@@ -82,7 +85,7 @@ class Optimization:
         return steps
 
     def cooldown_steps(self, total: int) -> int:
-        """Optimizer steps in which wsd decays, in a training of `total` steps; rounded up.
+        """Return the optimizer steps over which wsd decays, in a training of `total` steps; rounded up.
 
         >>> Optimization(cooldown=0.2).cooldown_steps(4001)
         801
@@ -93,12 +96,13 @@ class Optimization:
 def parameter_groups(
     module: nn.Module, weight_decay: float, *, matrices: frozenset[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: matrices decay; biases and norms (one dimension or none) do not.
+    """Return the trainable parameters in two groups: matrices decay; biases and norms (at most one dimension) do not.
 
     Args:
         module: Holds the parameters.
-        weight_decay: Of matrices.
-        matrices: Names of the matrices (``matrix_names``), for strategies that flatten parameters.
+        weight_decay: Weight decay of the matrices.
+        matrices: Names of the matrices (from ``matrix_names``), for strategies that flatten parameters; None to find
+            them by their shapes.
     """
     matrices = matrix_names(module) if matrices is None else matrices
     parameters = [(plain_name(name), value) for name, value in module.named_parameters() if value.requires_grad]
@@ -109,7 +113,7 @@ def parameter_groups(
 
 
 def matrix_names(module: nn.Module) -> frozenset[str]:
-    """Names of the parameters with two dimensions or more.
+    """Return the names of the parameters with two dimensions or more.
 
     DeepSpeed's ZeRO-3 leaves empty tensors in the model and keeps a parameter's shape in ``ds_shape``.
     """
@@ -121,7 +125,7 @@ def matrix_names(module: nn.Module) -> frozenset[str]:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without the parts that compilation and FSDP insert.
+    """Return a parameter's name without the parts that compilation and FSDP insert.
 
     >>> plain_name("_fsdp_wrapped_module.layers.0._orig_mod.weight")
     'layers.0.weight'
@@ -132,10 +136,10 @@ def plain_name(name: str) -> str:
 def accept_named_states(optimizer: Optimizer, module: nn.Module) -> None:
     """Let an optimizer load states that are keyed by parameter names, as sharded strategies save them.
 
-    torch keys states by places in the optimizer's groups, which differ between strategies; names do not.
+    torch keys states by a parameter's index in the optimizer's groups, which differs between strategies; names do not.
 
     Args:
-        optimizer: Optimizer of parameters of the module.
+        optimizer: Optimizer of the module's parameters; changed in place.
         module: Module whose parameter names are the keys.
     """
 
@@ -154,7 +158,7 @@ def accept_named_states(optimizer: Optimizer, module: nn.Module) -> None:
 
 
 def name_states(states: dict[str, Any], optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
-    """An optimizer's states, keyed by places or by names, as states keyed by parameter names."""
+    """Return an optimizer's states, keyed by indices or names, as states keyed by parameter names."""
     if any(isinstance(key, str) for key in states["state"]):
         return states
     places = _names_by_group(optimizer, module)
@@ -173,9 +177,9 @@ def _names_by_group(optimizer: Optimizer, module: nn.Module) -> list[list[str]]:
 def rate_share(
     step: int, *, warmup: int, total: int, schedule: Schedule = "linear", cooldown: int | None = None
 ) -> float:
-    """Share of the peak learning rate at step `step`: up over `warmup` steps, then the schedule until `total`.
+    """Return the learning rate at a step as a share of its peak: `warmup` steps up, then the schedule until `total`.
 
-    The schedule ``wsd`` decays in the last `cooldown` steps, or in all after the warm-up.
+    The schedule ``wsd`` decays over the last `cooldown` steps; with None, over all steps after the warm-up.
 
     >>> [rate_share(step, warmup=2, total=6) for step in range(7)]
     [0.5, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0]
@@ -200,10 +204,11 @@ def rate_share(
 
 
 def scheduler(optimizer: Optimizer, settings: Optimization, *, total: int) -> LambdaLR:
-    """The schedule of an optimizer over `total` steps (OPT-IML, Table 3: 60 warm-up steps of 4,000, then linear).
+    """Return the learning rate schedule of an optimizer over `total` steps.
 
-    The length is trainer.max_steps, never ``trainer.estimated_stepping_batches``: reading that inside
-    ``configure_optimizers`` sets up the training data early and loses the state of a resumed loader.
+    OPT-IML (arXiv 2212.12017, Table 3) warms up for 60 of 4,000 steps and decays linearly. `total` is
+    trainer.max_steps, never ``trainer.estimated_stepping_batches``: reading that in ``configure_optimizers`` sets up
+    the training data early and loses the state of a resumed loader.
 
     Raises:
         ValueError: The warm-up is longer than the training.
@@ -219,7 +224,7 @@ def scheduler(optimizer: Optimizer, settings: Optimization, *, total: int) -> La
 
 
 def clipped_share(length: float, *, largest: float) -> float:
-    """Factor of a gradient of norm `length`, as ``clip_grad_norm_`` applies it; `largest` 0 clips nothing.
+    """Return the factor that ``clip_grad_norm_`` applies to a gradient of norm `length`; with `largest` 0 it is 1.
 
     >>> clipped_share(0.5, largest=1.0), round(clipped_share(4.0, largest=1.0), 3), clipped_share(4.0, largest=0.0)
     (1.0, 0.25, 1.0)

@@ -1,6 +1,6 @@
-"""Optimizers by name: torch's own, Muon beside AdamW, and those of other packages, with the project's groups.
+"""Optimizers by name: torch's own, Muon beside AdamW, and those of other packages.
 
-Every optimizer is one object, whose states are saved by parameter names and whose groups follow one schedule.
+Every optimizer is one object. Its states are saved by parameter name, and its groups follow one schedule.
 """
 
 import inspect
@@ -28,15 +28,15 @@ ALTERNATIVE = "set optimizer.algorithm to AdamW"
 class MuonWithAdamW(Optimizer):
     """Muon on the matrices of blocks, and AdamW on embeddings, head, biases and norms, as one optimizer.
 
-    Muon's steps are scaled to AdamW's (``adjust_lr_fn`` is ``match_rms_adamw``, arXiv 2502.16982), so that both have
-    one learning rate and one decay.
+    Muon's steps are scaled to the size of AdamW's (``adjust_lr_fn`` is ``match_rms_adamw``, arXiv 2502.16982), so that
+    one learning rate and one decay fit both.
 
     Args:
-        groups: Of parameters; those with ``hidden`` true are Muon's.
-        lr: Peak of the schedule.
-        betas: AdamW's.
-        fused: AdamW's.
-        options: Muon's further arguments.
+        groups: Parameter groups; those with ``hidden`` true are Muon's, the others AdamW's.
+        lr: Learning rate of both; the peak of the schedule.
+        betas: Decay rates of AdamW's moments.
+        fused: Whether AdamW uses torch's fused implementation.
+        options: Further keyword arguments of Muon.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MuonWithAdamW(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """One step of both."""
+        """Take a step of both optimizers."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -65,7 +65,7 @@ class MuonWithAdamW(Optimizer):
 
 
 def optimizer_class(algorithm: str) -> type[Optimizer]:
-    """The class of an algorithm: a name in torch.optim, or an import path.
+    """Return the class of an optimizer: a name in torch.optim, or an import path.
 
     >>> optimizer_class("NAdam")
     <class 'torch.optim.nadam.NAdam'>
@@ -85,12 +85,13 @@ def optimizer_class(algorithm: str) -> type[Optimizer]:
 
 
 def build_optimizer(settings: Optimization, model: nn.Module, *, matrices: frozenset[str] | None = None) -> Optimizer:
-    """The optimizer of a model's trained parameters.
+    """Return the optimizer of a model's trainable parameters.
 
     Args:
-        settings: Learning rate, decay and algorithm. The algorithm gets betas and fused if it has them.
-        model: Its matrices decay alone.
-        matrices: Their names (``matrix_names``), for strategies that flatten parameters.
+        settings: Learning rate, decay and algorithm. The algorithm gets betas and fused if its constructor has them.
+        model: The model. Only its matrices decay.
+        matrices: Names of the matrices (from ``matrix_names``), for strategies that flatten parameters; None to find
+            them by their shapes.
 
     Raises:
         ValueError: The algorithm lacks a setting that is given.
@@ -116,7 +117,7 @@ def build_optimizer(settings: Optimization, model: nn.Module, *, matrices: froze
 
 
 def _keeps_masters(settings: Optimization, groups: list[dict[str, Any]]) -> bool:
-    """Whether masters are kept, which needs parameters in half precision."""
+    """Return whether to keep master weights, which needs parameters in half precision."""
     low = any(is_low(parameter) for group in groups for parameter in group["params"])
     if settings.master_weights and not low:
         raise ValueError(
@@ -132,14 +133,14 @@ def _keeps_masters(settings: Optimization, groups: list[dict[str, Any]]) -> bool
 
 
 def set_averages(optimizers: Iterable[object], *, training: bool) -> None:
-    """Give schedule-free optimizers (arXiv 2405.15682) the weights of a step, or the averages between steps."""
+    """Switch schedule-free optimizers (arXiv 2405.15682) between training weights and averaged weights."""
     for optimizer in optimizers:
         if type(optimizer).__module__.partition(".")[0] == "schedulefree":
             optimizer.train() if training else optimizer.eval()  # type: ignore[attr-defined]
 
 
 def reject_optimizer(settings: Optimization, strategy: Strategy) -> None:
-    """Reject an optimizer that a strategy cannot carry, and a schedule beside a schedule-free one.
+    """Reject an optimizer that does not work under a strategy, and a schedule beside a schedule-free optimizer.
 
     Raises:
         ValueError: With the way out.
@@ -167,7 +168,7 @@ def reject_optimizer(settings: Optimization, strategy: Strategy) -> None:
 
 
 def _hidden(model: nn.Module, matrices: frozenset[str]) -> frozenset[int]:
-    """Identities of the matrices that are neither embeddings nor the head."""
+    """Return the ids of the matrices that are neither embeddings nor the head."""
     tables = {id(weight) for part in model.modules() if isinstance(part, nn.Embedding) for weight in part.parameters()}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     tables |= set() if head is None else {id(weight) for weight in head.parameters()}
@@ -178,7 +179,7 @@ def _hidden(model: nn.Module, matrices: frozenset[str]) -> frozenset[int]:
 
 
 def _divided(groups: list[dict[str, Any]], hidden: frozenset[int]) -> list[dict[str, Any]]:
-    """The groups, divided into Muon's parameters and others."""
+    """Return the groups, each divided into Muon's parameters and the others."""
     parts = [
         {**group, "params": [value for value in group["params"] if (id(value) in hidden) is kind], "hidden": kind}
         for kind in (True, False)

@@ -1,7 +1,7 @@
-"""Base class of the modules: the loss of an optimizer step, dropout by position, exact resumption, strategies.
+"""Base class of all modules: the loss of an optimizer step, reproducible dropout, exact resumption, strategies.
 
-Building a model and clipping its gradients depend on the strategy, which is handled here: a module is written once, and
-the strategy is a line of YAML.
+It decides how each strategy needs the model built and its gradients clipped, so that a module is written once and the
+strategy is a line of YAML.
 """
 
 import json
@@ -55,11 +55,11 @@ from .trainer_checks import (
 
 
 class PlannedTraining(GuardedSteps):
-    """A module whose batches are parts of planned optimizer steps.
+    """A module whose batches are parts of optimizer steps that a datamodule has planned.
 
-    A batch's loss is its part of one mean over the whole step. Subclasses compute such parts in ``training_step`` and
-    pass them to ``step_part``; they build their model with ``built``. ``load_from_checkpoint(path)`` needs no further
-    argument: a checkpoint's hyperparameters are the constructor's arguments.
+    A batch's loss is its part of the mean over the whole step. Subclasses compute such parts in ``training_step``, pass
+    them to ``step_part``, and build their model with ``built``. ``load_from_checkpoint(path)`` needs no further
+    arguments: the hyperparameters in a checkpoint are the constructor's arguments.
     """
 
     network: Network
@@ -105,14 +105,14 @@ class PlannedTraining(GuardedSteps):
         self._resumed = False
 
     def keep_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Make the constructor's arguments, its ``locals()``, the hyperparameters, as plain values."""
+        """Save the constructor's arguments as hyperparameters, as plain values. Pass ``locals()``."""
         self.hparams.clear()  # a parent's constructor has kept its own
         given = {name: value for name, value in arguments.items() if name not in ("self", "__class__")}
         self.save_hyperparameters(plain_values(given))
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Self:
-        """Build the module of a checkpoint; the arguments are Lightning's, without ``weights_only``, which stays true.
+        """Return the module of a checkpoint; the arguments are Lightning's, but ``weights_only`` is always true.
 
         Raises:
             ValueError: The file holds more than tensors and plain values.
@@ -123,11 +123,11 @@ class PlannedTraining(GuardedSteps):
 
     @property
     def attached_trainer(self) -> L.Trainer | None:
-        """The trainer, or None outside of one."""
+        """The trainer, or None without one."""
         return self._trainer  # Lightning's public property raises an error where there is none
 
     def configure_callbacks(self) -> list[Any]:
-        """No callbacks; this is the first hook with a trainer, before anything is built or read."""
+        """Return no callbacks; reject settings of the trainer, since this is the first hook that has it."""
         if self._fits:
             reject_settings(self.trainer, automatic=self.automatic_optimization)
         return []
@@ -173,12 +173,12 @@ class PlannedTraining(GuardedSteps):
         weights: str | None,
         add: Callable[[PreTrainedModel], None] | None = None,
     ) -> PreTrainedModel:
-        """A model as the trainer's strategy needs it: whole, or this process's part.
+        """Return a model as the trainer's strategy needs it: whole, or this process's shards.
 
         Args:
-            build: Builds the whole model from weights, or from random ones for None.
-            weights: Hub name or folder of the weights.
-            add: Adds parameters that are trained beside the weights.
+            build: Returns the whole model from weights, or with random weights for None.
+            weights: Hub name or folder of the weights; None for random ones.
+            add: Adds parameters that are trained beside the weights, such as adapters; None if there are none.
         """
         strategy = None if self.attached_trainer is None else self.attached_trainer.strategy
         how = sharding_of(strategy)
@@ -204,7 +204,7 @@ class PlannedTraining(GuardedSteps):
         return model
 
     def _require_own(self, checkpoint: dict[str, Any], where: object) -> None:
-        """Reject a checkpoint of another model or, to resume from, of another training stream or other parameters."""
+        """Reject a checkpoint of another model and, for resuming, one of another data stream or other parameters."""
         if KEY in checkpoint:
             require_same_model(self._identity, checkpoint[KEY]["model"], where)
         if not self._fits:
@@ -230,7 +230,7 @@ class PlannedTraining(GuardedSteps):
         return trainer is not None and trainer.state.fn == TrainerFn.FITTING
 
     def _settings(self) -> dict[str, Any]:
-        """This run's settings, as its checkpoints describe them."""
+        """Return this run's settings, in the form in which checkpoints describe them."""
         trainer = self.trainer
         algorithm = trainer.gradient_clip_algorithm
         return run_settings(
@@ -242,12 +242,12 @@ class PlannedTraining(GuardedSteps):
         )
 
     def _changes(self, checkpoint: Mapping[str, Any]) -> list[str]:
-        """The settings of a checkpoint's run that this run has changed."""
+        """Return the settings that differ between a checkpoint's run and this run, as sentences."""
         saved = checkpoint.get(KEY, {}).get("settings")
         return [] if saved is None else changed_values(saved, self._settings())
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, which decays only matrices, however a strategy has reshaped them since, and its schedule."""
+        """Return the optimizer and its schedule. Only matrices decay, also those that a strategy has flattened."""
         assert self.model is not None
         settings = self.optimization
         optimizer = build_optimizer(settings, self.model, matrices=self._matrices)
@@ -257,7 +257,7 @@ class PlannedTraining(GuardedSteps):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Train on with this run's learning rate, schedule, betas and decay; reject weights that are not finite."""
+        """Restore this run's optimizer settings after loading a checkpoint; reject weights that are not finite."""
         self.require_finite_weights("the model that training starts from")
         if self._resumed and self._group_settings:  # empty where a subclass has another optimizer
             (optimizer,), (schedule,) = self.trainer.optimizers, self.trainer.lr_scheduler_configs
@@ -273,15 +273,18 @@ class PlannedTraining(GuardedSteps):
         torch.manual_seed(seed)
 
     def batch_losses(self, batch: Any) -> dict[str, Tensor]:
-        """By name, this batch's part of each loss of the optimizer step; one replica needs no trainer."""
+        """Return this batch's part of each loss of the optimizer step, by name.
+
+        On one replica it works without a trainer.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not state the losses of a batch")
 
     def step_part(self, part: Tensor, batch_idx: int) -> Tensor:
-        """The loss that Lightning differentiates; the step's loss is logged at its last batch.
+        """Return the loss that Lightning differentiates; at the last batch of an optimizer step, log the step's loss.
 
         Args:
-            part: This batch's sum over targets, divided by the targets of the whole step.
-            batch_idx: The batch's place, as given to ``training_step``.
+            part: This batch's sum of losses over its targets, divided by the number of targets of the whole step.
+            batch_idx: The batch's index, as given to ``training_step``.
         """
         here = replicas(self.trainer)
         self._step_loss += part.detach()
@@ -297,7 +300,9 @@ class PlannedTraining(GuardedSteps):
         return part * here.loss_scale
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Describe the model: to reject a checkpoint of another model, to export weights, to load without arguments.
+        """Add descriptions of the model and the settings to a checkpoint.
+
+        Exports read them, loading needs no arguments because of them, and a resumed run is compared with them.
 
         Raises:
             ValueError: Weights or optimizer states are not finite; the checkpoint that is there stays.
@@ -321,7 +326,7 @@ class PlannedTraining(GuardedSteps):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {**arguments, "pretrained": None, "config": config}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the checkpoint is of this model, and restore the counters."""
+        """Check that the checkpoint is of this model, and restore the step counters."""
         self._require_own(checkpoint, "ckpt_path")
         if self._fits:
             self._resumed = True
@@ -339,16 +344,22 @@ class PlannedTraining(GuardedSteps):
             realign_progress(checkpoint, replicas(self.attached_trainer))
 
     def answer_fingerprint(self) -> dict[str, str] | None:
-        """Everything beside the prompt that decides an answer; None if an interrupted evaluation starts over."""
+        """Return everything besides the prompts that determines the answers.
+
+        None if an interrupted evaluation must start over.
+        """
         return None
 
     def restore_answers(self, answers: Any) -> None:
-        """Count answers of an interrupted evaluation, where ``answer_fingerprint`` is not None."""
+        """Add the answers of an interrupted evaluation to the scores.
+
+        It is called only if ``answer_fingerprint`` is not None.
+        """
         raise ValueError(f"{type(self).__name__} cannot resume an evaluation: remove the predictions and start over")
 
 
 def wrap_blocks(strategy: FSDPStrategy, model: PreTrainedModel) -> None:
-    """Make FSDP gather block by block, unless the user set auto_wrap_policy."""
+    """Make FSDP1 gather block by block, unless the user has set auto_wrap_policy."""
     if strategy.kwargs.get("auto_wrap_policy") is None:
         from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 

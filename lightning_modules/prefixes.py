@@ -1,11 +1,11 @@
 """Prefix tuning (Li and Liang, arXiv 2101.00190): virtual tokens before every layer of a frozen model, through peft.
 
 The attention of each layer reads the keys and values of n virtual tokens before those of the text. Only these keys and
-values are trained: 2 x layers x n x width numbers. They fill the first positions of the model's cache, as in peft; in
-an encoder-decoder model, those of the decoder. Training, ranking and ``generate`` all read them.
+values are trained: 2 x layers x n x width numbers. As in peft, they fill the first positions of the model's cache (in
+an encoder-decoder model, the decoder's). Training, ranking and ``generate`` all read them.
 
-A cache has one prefix per row, so that each row must hold one document: with document attention, no document or only
-the first one would read the prefix. Such models are rejected.
+A cache has one prefix per row, so each row must hold one document. With document attention the prefix would be read by
+no document, or by the first one only; such models are rejected.
 """
 
 from dataclasses import dataclass
@@ -32,12 +32,12 @@ CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True)
 class Prefix:
-    """Number and initial values of virtual tokens.
+    """Settings of prefix tuning: number of virtual tokens and their initial values.
 
     Args:
-        virtual_tokens: Number of virtual tokens; Cappy uses 20.
-        text: The virtual tokens are initialized with the model's keys and values of this text, repeated as needed.
-            Random initial values train worse (Li and Liang, section 7.4).
+        virtual_tokens: Number of virtual tokens; Cappy (arXiv 2311.06720) uses 20.
+        text: Text whose keys and values in the model initialize the virtual tokens; a short text is repeated. Random
+            initial values train worse (Li and Liang, section 7.4).
     """
 
     virtual_tokens: int = 20
@@ -49,7 +49,7 @@ class Prefix:
 
 
 def add_prefix(model: PreTrainedModel, prefix: Prefix, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Freeze a model and add virtual tokens in float32, initialized with its keys and values of a text.
+    """Freeze a model and add virtual tokens in float32, initialized with the keys and values of a text.
 
     Raises:
         ValueError: The model cannot read a prefix, or its output with the prefix differs from that with the text.
@@ -77,7 +77,7 @@ def add_prefix(model: PreTrainedModel, prefix: Prefix, tokenizer: PreTrainedToke
 
 @torch.no_grad()
 def _logits(model: PreTrainedModel, ids: Tensor, encoded: Tensor) -> Tensor:
-    """Logits of tokens; the encoder of an encoder-decoder model reads `encoded`."""
+    """Return the logits of tokens; in an encoder-decoder model the encoder reads `encoded`."""
     training = model.training
     inputs = {"input_ids": encoded, "decoder_input_ids": ids} if model.config.is_encoder_decoder else {"input_ids": ids}
     logits: Tensor = model.eval()(**inputs, use_cache=False).logits
@@ -86,7 +86,7 @@ def _logits(model: PreTrainedModel, ids: Tensor, encoded: Tensor) -> Tensor:
 
 
 def _install(model: PreTrainedModel, values: Tensor, *, heads: int, width: int) -> None:
-    """Add virtual tokens [n, layers x 2 x heads x width] to a model."""
+    """Add virtual tokens of these values, [n, layers x 2 x heads x width], to a model."""
     from peft import PrefixEncoder, PrefixTuningConfig  # takes seconds to import
 
     config = PrefixTuningConfig(
@@ -106,7 +106,7 @@ def _install(model: PreTrainedModel, values: Tensor, *, heads: int, width: int) 
 
 
 def virtual_tokens(model: nn.Module) -> int:
-    """Number of virtual tokens that a model reads before its text; 0 without a prefix."""
+    """Return the number of virtual tokens that a model reads before its text; 0 without a prefix."""
     encoder = getattr(model, NAME, None)
     return 0 if encoder is None else int(encoder.config.num_virtual_tokens)
 
@@ -172,7 +172,7 @@ def _fill(cache: DynamicCache, encoder: Any, rows: int, dtype: torch.dtype) -> N
 
 @torch.no_grad()
 def _text_cache(model: PreTrainedModel, ids: Tensor) -> DynamicCache:
-    """Keys and values of a text in every layer; of the decoder, whose encoder reads the same text."""
+    """Return the keys and values of a text in every layer; those of the decoder, if the model has two stacks."""
     training = model.training
     decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     cache = model.eval()(input_ids=ids, use_cache=True, **decoder).past_key_values
@@ -181,13 +181,13 @@ def _text_cache(model: PreTrainedModel, ids: Tensor) -> DynamicCache:
 
 
 def save_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, *, weights: str) -> None:
-    """Write the prefix in peft's format; that of a decoder-only model is loaded by ``PeftModel.from_pretrained``.
+    """Write a prefix in peft's format. ``PeftModel.from_pretrained`` loads that of a decoder-only model.
 
     Args:
         model: Model with a prefix.
         tokenizer: Tokenizer of the model.
         folder: Folder to write.
-        weights: Hub name or folder of the weights beside which the prefix was trained.
+        weights: Hub name or folder of the weights that the prefix was trained with.
     """
     from safetensors.torch import save_file
 
@@ -204,7 +204,7 @@ def save_prefix(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, fold
 
 
 def base_of_prefix(folder: str) -> str | None:
-    """Hub name or folder of the weights that the prefix of a folder belongs to; None if the folder holds no prefix.
+    """Return the hub name or folder of the weights that a folder's prefix belongs to; None if the folder has no prefix.
 
     Raises:
         ValueError: The folder holds another kind of adapter.
@@ -222,7 +222,7 @@ def base_of_prefix(folder: str) -> str | None:
 
 
 def load_prefix(model: PreTrainedModel, folder: str) -> None:
-    """Add the prefix of a folder to a model.
+    """Add the prefix in a folder to a model.
 
     Raises:
         ValueError: The folder has no prefix, or one of another shape than the model's keys.

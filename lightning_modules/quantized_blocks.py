@@ -1,4 +1,4 @@
-"""Frozen matrices in 4 bits (NF4, arXiv 2305.14314), through bitsandbytes, which need not be installed otherwise."""
+"""Frozen matrices in 4 bits (NF4, arXiv 2305.14314), through bitsandbytes, which is needed for this only."""
 
 from importlib import import_module
 from typing import Any
@@ -10,9 +10,9 @@ from ..datamodules.optional_packages import missing_package
 
 
 def quantize_blocks(model: PreTrainedModel) -> None:
-    """Keep the matrices of a model's blocks in 4 bits; products are of the matrices' type as before.
+    """Store the matrices of a model's blocks in 4 bits; products are computed in the matrices' type, as before.
 
-    Embeddings, head, biases and norms stay as they are. peft then puts adapters beside quantized matrices.
+    Embeddings, head, biases and norms do not change. Call it before adapters are added.
 
     Raises:
         ValueError: bitsandbytes is not installed.
@@ -41,11 +41,11 @@ def quantize_blocks(model: PreTrainedModel) -> None:
 
 
 def is_quantized(parameter: Tensor) -> bool:
-    """Whether a parameter is in 4 bits."""
+    """Return whether a parameter is stored in 4 bits."""
     return type(parameter).__name__ == "Params4bit"
 
 
 def dequantized(parameter: Any) -> Tensor:
-    """The matrix of a parameter in 4 bits, on the CPU, in the type that it had."""
+    """Return the matrix of a 4-bit parameter, on the CPU, in its original type."""
     matrix: Tensor = import_module("bitsandbytes.functional").dequantize_4bit(parameter.data, parameter.quant_state)
     return matrix.to(device="cpu", dtype=parameter.quant_state.dtype)

@@ -1,7 +1,7 @@
-"""Activation checkpointing: activations that a block's backward pass recomputes, to save memory.
+"""Activation checkpointing: what the backward pass of a block recomputes instead of keeping it in memory.
 
 Recomputing every block takes a third more operations (forward 1, backward 2, forward again 1), every second block a
-sixth. Recomputing all but matrix products and attention takes nearly none, and saves the results of norms, activation
+sixth. Recomputing all but matrix products and attention takes nearly none, and frees the results of norms, activation
 functions and dropout (selective activation recomputation, arXiv 2205.05198, section 5).
 """
 
@@ -31,7 +31,7 @@ _VARLEN = "torch_attn::_varlen_attn"  # registered when the kernel is first impo
 
 
 def require_recomputation(choice: Recomputation) -> None:
-    """Reject a choice that does not exist.
+    """Reject a value that is not a ``Recomputation``.
 
     Raises:
         ValueError: It is neither true, false, selective nor a number of at least 1.
@@ -45,7 +45,7 @@ def require_recomputation(choice: Recomputation) -> None:
 
 
 def recomputed_share(choice: Recomputation) -> float:
-    """Share of the blocks' forward operations that run a second time.
+    """Return the share of the blocks' forward operations that are computed a second time.
 
     >>> recomputed_share(True), recomputed_share(4), recomputed_share("selective"), recomputed_share(False)
     (1.0, 0.25, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""A module of crosstask with the weights of a checkpoint, as in training but without a trainer."""
+"""A module of crosstask with the weights of a checkpoint, built without a trainer."""
 
 from pathlib import Path
 
@@ -15,11 +15,11 @@ MODULES: dict[str, type[PlannedTraining]] = {
 
 
 def restored_module(name: str, checkpoint: Path) -> PlannedTraining:
-    """The module of this name with the weights of a checkpoint, and with its learned instructions.
+    """Return the module of a class name with a checkpoint's weights and learned instructions.
 
     Args:
-        name: Name of the module's class.
-        checkpoint: Checkpoint of any layout.
+        name: Name of the module's class, e.g. "ScorerModule".
+        checkpoint: Checkpoint of any strategy.
 
     Raises:
         ValueError: There is no such module, or the checkpoint does not fit it.

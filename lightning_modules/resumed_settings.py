@@ -1,7 +1,7 @@
-"""Settings of a resumed run: the optimizer has this run's, and differences from the checkpoint are reported.
+"""Settings of a resumed run: the optimizer keeps this run's settings, and changes since the checkpoint are reported.
 
-torch saves an optimizer's settings with its moments, and a schedule's peak learning rates with its position; loading
-them would silently replace settings that the user has changed since.
+torch saves an optimizer's settings with its moments, and a schedule's peak learning rates with its position. Loading
+them would silently replace what the user has changed since.
 """
 
 from collections.abc import Mapping
@@ -21,17 +21,17 @@ STATES = ("params", "k", "weight_sum", "lr_max", "scheduled_lr", "train_mode")
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """The settings of each group of an optimizer: learning rates, betas, decay, implementation."""
+    """Return the settings of each parameter group of an optimizer: learning rates, betas, decay, implementation."""
     return [{name: value for name, value in group.items() if name not in STATES} for group in optimizer.param_groups]
 
 
 def restore_settings(optimizer: Optimizer, schedule: LambdaLR, settings: list[dict[str, Any]]) -> None:
-    """Give an optimizer that has loaded a checkpoint its own settings again, at the schedule's current step.
+    """Give an optimizer that has loaded a checkpoint this run's settings again, at the schedule's current step.
 
     Args:
-        optimizer: Its moments are kept.
-        schedule: Its position is kept.
-        settings: ``group_settings`` of the new optimizer with its schedule, before anything was loaded.
+        optimizer: The optimizer; it keeps the loaded moments.
+        schedule: Its schedule, which keeps the loaded position.
+        settings: ``group_settings`` of the new optimizer with its schedule, taken before anything was loaded.
     """
     peaks = [own["initial_lr"] for own in settings]
     rates = [peak * share(schedule.last_epoch) for peak, share in zip(peaks, schedule.lr_lambdas, strict=True)]
@@ -49,11 +49,11 @@ def restore_settings(optimizer: Optimizer, schedule: LambdaLR, settings: list[di
 def run_settings(
     arguments: Mapping[str, Any], *, total_steps: int, clip: float | None, clip_by: str | None, precision: str
 ) -> dict[str, Any]:
-    """A run's settings for its checkpoint, as plain values under flat names.
+    """Return a run's settings for its checkpoints, as plain values under flat names.
 
     Args:
-        arguments: The module's.
-        total_steps: Length of the schedule, as the trainer completes it.
+        arguments: The module's arguments.
+        total_steps: Length of the schedule in optimizer steps.
         clip: trainer.gradient_clip_val.
         clip_by: trainer.gradient_clip_algorithm.
         precision: trainer.precision.

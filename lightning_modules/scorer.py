@@ -1,4 +1,4 @@
-"""The scorer (Cappy): an encoder learns how correct a response is, and ranks responses with it."""
+"""The scorer (Cappy, arXiv 2311.06720): an encoder learns how correct a response is, and ranks responses."""
 
 import math
 from collections.abc import Sequence
@@ -34,30 +34,34 @@ from .scoring.scorer_models import build_scorer
 
 
 class ScorerModule(PlannedTraining):
-    """An encoder with a head of one output, trained to score the correctness of responses or their order.
+    """An encoder with a head of one output, trained to score the correctness of responses or to rank them.
 
-    The loss of an optimizer step is one mean over all its pairs (of a ranking loss: over all its instructions), for any
-    number of devices, rows and accumulated batches. Evaluation ranks the responses of every example; the answer is the
-    response with the best score.
+    The loss of an optimizer step is the mean over all of its pairs (for a ranking loss: over its instructions), for any
+    number of devices, rows and accumulated batches. Evaluation scores the responses of every example; its answer is the
+    response with the highest score.
 
     Args:
-        tokenizer: Hub name or folder of the tokenizer; linked to the datamodule's.
-        pretrained: Hub name or folder of the weights to start from, a bare encoder or a scorer.
-        revision: Branch, tag or commit of `pretrained` on the hub; NAME@REVISION says the same, for tokenizers, too.
-        config: Start from random weights instead: hub name or folder of a configuration, or its fields with
-            model_type.
-        network: How the model computes: dropout, memory, type of the parameters. Its attention stays document: an
-            encoder that cannot be packed reads padded pairs.
-        optimizer: AdamW and its schedule; Cappy took a learning rate of 1e-6 to pretrain and 2e-5 to adapt to a task.
-        loss: regression is Cappy's squared error; pairwise (Bradley-Terry, as reward models are trained) and listwise
-            (ListNet) learn the order of the responses to an instruction. They need the datamodule's ``grouped``, which
-            the command line sets.
-        label_temperature: Temperature of the listwise loss: a response that is more correct by this much is e times as
-            probable. ListNet has 1.
-        row_length: Columns of a packed row; linked to the datamodule's.
-        total_steps: Optimizer steps of the whole training, for the schedule; -1 is trainer.max_steps.
-        rouge: Implementation of ROUGE-L: exact is ours, many times faster than Google's rouge_score and equal to it;
-            both read a to z and digits only, and unicode reads all scripts.
+        tokenizer: Hub name or folder of the tokenizer. On the command line it is set from the datamodule's `tokenizer`;
+            in Python give both the same.
+        pretrained: Hub name or folder of the weights to start from: an encoder such as roberta-base, or a scorer. Give
+            either this or `config`.
+        revision: Branch, tag or commit of `pretrained` on the hub. NAME@REVISION as a name is the same, also for
+            `tokenizer`.
+        config: Start from random weights: hub name or folder of a configuration, or its fields, with model_type among
+            them.
+        network: Dropout, recomputation and parameter type of the model. Its attention must stay document; an encoder
+            that cannot be packed reads padded pairs.
+        optimizer: Settings of the optimizer and its schedule. Cappy uses a learning rate of 1e-6 for pretraining and
+            2e-5 for adaptation to a task.
+        loss: regression is Cappy's squared error on the label. pairwise (Bradley-Terry, as for reward models) and
+            listwise (ListNet) learn the order of the responses to an instruction; they need the datamodule's
+            `rows.grouped`, which the command line sets.
+        label_temperature: Temperature of the labels' softmax in the listwise loss: a response whose label is higher by
+            this much has e times the target probability. ListNet has 1.
+        row_length: Columns (tokens) of a packed row. On the command line it is set from the datamodule's `rows.length`.
+        total_steps: Optimizer steps of the whole training, which the schedule needs; -1 takes trainer.max_steps.
+        rouge: Implementation of ROUGE-L. rouge_score is Google's package; exact gives equal numbers and is many times
+            faster. Both drop all characters but a to z and digits. unicode keeps all scripts.
         seed: Seed of dropout.
     """
 
@@ -119,7 +123,7 @@ class ScorerModule(PlannedTraining):
         self.model = model.train()
 
     def _build(self, config: PreTrainedConfig, vocabulary: int, weights: str | None) -> PreTrainedModel:
-        """The whole model, from weights, or with random ones for None."""
+        """Return the whole model, with the given weights or, for None, random ones."""
         model = build_scorer(config, weights=weights, dtype=self.network.torch_dtype)
         embeddings: Any = model.get_input_embeddings()
         if vocabulary > embeddings.num_embeddings:
@@ -140,13 +144,13 @@ class ScorerModule(PlannedTraining):
     def cross_encoder(
         self, *, max_length: int = 512, truncation: Truncation = "instruction", cut: Cut = "middle"
     ) -> CrossEncoder:
-        """The model outside Lightning, for pairs of at most `max_length` tokens."""
+        """Return the model for use without Lightning, on pairs of at most `max_length` tokens; see ``CrossEncoder``."""
         model, tokenizer = self.scorer, self.tokenizer
         assert tokenizer is not None
         return CrossEncoder(model, tokenizer, max_length=max_length, truncation=truncation, cut=cut)
 
     def training_step(self, batch: ScoredBatch, batch_idx: int) -> Tensor:
-        """This batch's part of the mean loss over all pairs, or all instructions, of the step."""
+        """Return this batch's part of the mean loss over all pairs, or all instructions, of the optimizer step."""
         [loss] = self.batch_losses(batch).values()
         return self.step_part(loss, batch_idx)
 
@@ -167,7 +171,7 @@ class ScorerModule(PlannedTraining):
         return self._answers(batch, pair_scores(self.scorer, batch.pairs))
 
     def _evaluate(self, batch: ResponseBatch) -> list[Answer]:
-        """Score responses, answer with the best one, and add both to the metrics."""
+        """Score the responses of a batch, answer with the best ones, and add both to the metrics."""
         scores = pair_scores(self.scorer, batch.pairs)
         places = batch.places.to(scores.device)
         groups = [] if self.loss == "regression" else [len(responses) for responses in batch.responses]
@@ -183,7 +187,7 @@ class ScorerModule(PlannedTraining):
         return answers
 
     def _answers(self, batch: ResponseBatch, scores: Tensor) -> list[Answer]:
-        """The response with the best score for each example; the first of equal ones."""
+        """Return the response with the highest score for each example; the first of equal ones."""
         best = [int(of_example.argmax()) for of_example in _by_example(batch, scores)]
         chosen = zip(batch.examples, batch.responses, best, strict=True)
         return [Answer.of(example, responses[place], self.rouge) for example, responses, place in chosen]
@@ -211,5 +215,5 @@ class ScorerModule(PlannedTraining):
 
 
 def _by_example(batch: ResponseBatch, values: Tensor) -> list[Tensor]:
-    """Values [C] of the scored pairs, split by example in the order of its responses, on the CPU."""
+    """Split values [C] of the scored pairs by example, in the order of its responses, on the CPU."""
     return list(values.cpu()[batch.places.cpu()].split([len(responses) for responses in batch.responses]))

@@ -1,4 +1,4 @@
-"""A step that was not finite, on disk: its batches, the weights before it, and the settings to run it again.
+"""A dump of an optimizer step that was not finite: its batches, the weights before it, and how to compute it again.
 
 A dump is a folder::
 
@@ -33,15 +33,15 @@ WEIGHTS = "weights.ckpt"
 
 @dataclass(frozen=True)
 class StepFault:
-    """A step that was not finite.
+    """Description of an optimizer step whose loss or gradient was not finite.
 
     Args:
-        step: Its number, from 1.
-        values: Losses and gradient norms, by name.
-        examples: (task, example id) of the step's batches, over all replicas.
+        step: Number of the step, from 1.
+        values: Losses and gradient norms of the step, by name.
+        examples: (task, example id) of the examples in the step's batches, over all replicas.
         module: Name of the module's class.
         precision: The trainer's precision.
-        weights: The checkpoint with the weights before the step; None if there is none.
+        weights: Checkpoint with the weights before the step; None if there is none.
     """
 
     step: int
@@ -52,7 +52,7 @@ class StepFault:
     weights: str | None
 
     def sentence(self) -> str:
-        """The values that are not finite and the step's examples, as a sentence.
+        """Return a sentence with what was not finite, and in which examples.
 
         >>> fault = StepFault(3, {"loss": float("nan")}, [("rte", "7"), ("rte", "9"), ("boolq", "1")], "M", "32", None)
         >>> fault.sentence()
@@ -67,17 +67,17 @@ class StepFault:
 
 
 def write_fault(folder: Path, fault: StepFault) -> None:
-    """Write the description of a step; one process is enough."""
+    """Write the description of a step into its dump; one process is enough."""
     (folder / "fault.json").write_text(json.dumps(asdict(fault), indent=1), encoding="utf-8")
 
 
 def write_batches(path: Path, batches: Sequence[Any], seeds: Sequence[int]) -> None:
-    """Write a replica's batches of a step, with the seed of each one's dropout."""
+    """Write a replica's batches of a step, each with the seed of its dropout."""
     torch.save({"batches": [as_plain(batch) for batch in batches], "seeds": list(seeds)}, path)
 
 
 def read_fault(folder: Path) -> StepFault:
-    """Read the description of a dumped step.
+    """Return the description of a dumped step.
 
     Raises:
         ValueError: The folder is no dump.
@@ -92,7 +92,7 @@ def read_fault(folder: Path) -> StepFault:
 
 
 def read_batches(folder: Path) -> list[tuple[str, int, Any]]:
-    """The batches of a step: (file of its replica, seed, batch) of each.
+    """Return the batches of a dumped step, each as (file of its replica, dropout seed, batch).
 
     Raises:
         ValueError: There are none, or a file holds something else.
@@ -112,7 +112,7 @@ def read_batches(folder: Path) -> list[tuple[str, int, Any]]:
 
 
 def as_plain(value: Any) -> Any:
-    """A batch as dictionaries of plain values and tensors on the CPU."""
+    """Return a batch as dictionaries of plain values and tensors on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     if type(value).__name__ in BATCHES:
@@ -121,7 +121,7 @@ def as_plain(value: Any) -> Any:
 
 
 def as_batch(value: Any) -> Any:
-    """A batch from the return value of ``as_plain``."""
+    """Return the batch that ``as_plain`` has turned into dictionaries."""
     if not isinstance(value, dict):
         return value
     fields = {name: as_batch(part) for name, part in value.items()}

@@ -1,9 +1,9 @@
-"""Training stops at a step whose loss or gradient is not finite, and the optimizer never applies it.
+"""Stops training at a step whose loss or gradient is not finite, before the optimizer applies it.
 
-The loss of the step and the norm of its gradient are read together, between the last backward pass and the optimizer.
-A fused optimizer skips such a step on the device, so that the host need not wait: it reads both numbers at the next
-step, at a checkpoint or a validation. Either way weights and optimizer states are those before the step: nothing that
-is not finite reaches them, and no checkpoint can hold it. All replicas have the same loss and norm, and stop together.
+The step's loss and gradient norm are read between the last backward pass and the optimizer's step. A fused optimizer
+skips a bad step on the device, so that the host need not wait; both numbers are then read at the next step, checkpoint
+or validation. In either case weights and optimizer states stay as they were before the step, and no checkpoint has
+values that are not finite. All replicas have the same loss and norm, so they stop together.
 """
 
 import math
@@ -28,13 +28,13 @@ from .step_dumps import WEIGHTS, StepFault, write_batches, write_fault
 
 
 class Step(NamedTuple):
-    """An optimizer step.
+    """The current optimizer step.
 
     Args:
-        number: From 1.
-        examples: Reads (task, example id) of its examples.
-        batches: This replica's batches.
-        seeds: The seed of each one's dropout.
+        number: Number of the step, from 1.
+        examples: Returns (task, example id) of the step's examples.
+        batches: This replica's batches of the step so far.
+        seeds: Dropout seed of each batch.
     """
 
     number: int
@@ -44,13 +44,13 @@ class Step(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """Numbers on their way from the device.
+    """Values of a step that are being copied from the device.
 
     Args:
-        step: The step that they belong to.
-        names: Their names.
-        numbers: float [n] in the host's memory, complete after the event.
-        event: None where the device is the host.
+        step: The step they belong to.
+        names: Names of the values.
+        numbers: float [n] in the host's memory, valid after the event.
+        event: Recorded after the copy; None if the device is the CPU.
     """
 
     step: Step
@@ -60,7 +60,7 @@ class Unread(NamedTuple):
 
 
 class StepGuard:
-    """Keeps the batches of the current optimizer step, and stops at a step that is not finite."""
+    """Keeps the batches of the current optimizer step, and stops training if the step is not finite."""
 
     def __init__(self) -> None:
         self._step = Step(0, list, [], [])
@@ -69,11 +69,11 @@ class StepGuard:
         """Whether a dump is being written, whose weights may be the reason for it."""
 
     def begin(self, number: int, data: RunData | None) -> None:
-        """Begin an optimizer step, counted from 1; other projects' data does not name its examples."""
+        """Begin an optimizer step, counted from 1. Without `data` of crosstask its examples are unknown."""
         self._step = Step(number, list if data is None else data.step_examples(), [], [])
 
     def note(self, batch: Any, seed: int) -> None:
-        """Note a batch of the step and the seed of its dropout."""
+        """Record a batch of the step and the seed of its dropout."""
         self._step.batches.append(batch)
         self._step.seeds.append(seed)
 
@@ -81,7 +81,7 @@ class StepGuard:
         """Let an optimizer take its step if the values are finite; every process must call it with equal values.
 
         Raises:
-            ValueError: They are not, or with a fused optimizer those of the step before.
+            ValueError: They are not finite. A fused optimizer reports this at the next call.
         """
         self.read(module)
         numbers = stacked(values)
@@ -96,7 +96,7 @@ class StepGuard:
         self._unread = Unread(self._step, list(values), arrived, event)
 
     def read(self, module: L.LightningModule) -> None:
-        """Read the values of a step that a fused optimizer has taken or skipped; every process must call it.
+        """Check the values of a step that a fused optimizer has taken or skipped; every process must call it.
 
         Raises:
             ValueError: They are not finite.
@@ -109,7 +109,7 @@ class StepGuard:
         self._require(module, step, dict(zip(names, numbers.tolist(), strict=True)))
 
     def require_finite(self, module: L.LightningModule, values: Mapping[str, Tensor | float]) -> None:
-        """Require the losses and norms of a step to be finite; every process must call it with equal values.
+        """Stop unless the losses and norms of a step are finite; every process must call it with equal values.
 
         Raises:
             ValueError: One is not. Names the step, the values, the examples and the dump.
@@ -124,13 +124,13 @@ class StepGuard:
     def stop(
         self, module: L.LightningModule, numbers: dict[str, float], reason: str = "", step: Step | None = None
     ) -> NoReturn:
-        """Dump a step and stop; every process must call it.
+        """Dump a step and stop training; every process must call it.
 
         Args:
             module: The module in training.
-            numbers: Losses and gradient norms, by name.
-            reason: Further explanation.
-            step: The current one if left out.
+            numbers: Losses and norms of the step, by name.
+            reason: Further sentence for the error message.
+            step: The step; None for the current one.
 
         Raises:
             ValueError: Always.
@@ -144,7 +144,7 @@ class StepGuard:
         raise ValueError(". ".join([fault.sentence(), *reasons, self._dump(module, step, fault, folder)]))
 
     def _dump(self, module: L.LightningModule, step: Step, fault: StepFault, folder: Path) -> str:
-        """Write the dump, every process its part; returns the sentence that names it."""
+        """Write the dump, each process its part; return a sentence that names it."""
         folder = folder / f"not-finite-step-{fault.step}"
         trainer, error = module.trainer, ""
         try:
@@ -178,13 +178,13 @@ def _describe(module: L.LightningModule, step: Step, numbers: dict[str, float]) 
 
 
 def gradient_norm(parameters: Iterable[Parameter]) -> Tensor:
-    """The norm of the gradients over all their shards, a tensor on their device; 0 without gradients."""
+    """Return the norm of the gradients over all their shards, as a tensor on their device; 0 without gradients."""
     total = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return total.full_tensor() if isinstance(total, DTensor) else total
 
 
 def optimizer_tensors(optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
-    """The states of an optimizer that are tensors, by names for messages."""
+    """Yield the tensors in an optimizer's states, with names for messages."""
     for place, state in enumerate(optimizer.state.values()):
         yield from (
             (f"{name} of parameter {place}", value) for name, value in state.items() if isinstance(value, Tensor)
@@ -202,14 +202,14 @@ def require_finite_everywhere(tensors: Iterable[tuple[str, Tensor]], where: str)
 
 
 def stacked(values: Mapping[str, Tensor]) -> Tensor:
-    """Scalars as one vector on the device of the first, in float64 if one of them is, else in float32."""
+    """Return scalars as one vector on the device of the first; float64 if one of them is, else float32."""
     tensors = [value.detach() for value in values.values()]
     dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
     return torch.stack([tensor.to(tensors[0].device, dtype).reshape(()) for tensor in tensors])
 
 
 def _everywhere(items: list[str]) -> list[str]:
-    """The items of all processes, each once; every process must call it."""
+    """Return the distinct items of all processes; every process must call it."""
     return list(dict.fromkeys(item for part in gathered(items) for item in part))
 
 
@@ -218,6 +218,6 @@ def _folder(trainer: L.Trainer) -> Path:
 
 
 def _last_checkpoint(trainer: L.Trainer) -> str | None:
-    """The newest checkpoint that the run has written."""
+    """Return the newest checkpoint that the run has written, or None."""
     writers = [writer for writer in trainer.checkpoint_callbacks if isinstance(writer, ModelCheckpoint)]
     return next((path for writer in writers if (path := writer.last_model_path or writer.best_model_path)), None)

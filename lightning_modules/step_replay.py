@@ -1,4 +1,4 @@
-"""A dumped step, run again in one process: the losses, the gradient, and the first module that is not finite."""
+"""Computes a dumped step again in one process, and finds the first module whose output is not finite."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,16 +18,17 @@ from .step_guard import gradient_norm
 
 @dataclass(frozen=True)
 class Replay:
-    """Results of a dumped step that was run again.
+    """Result of computing a dumped step again.
 
     Args:
-        fault: The step as the run computed it.
-        losses: The losses of the whole step, over all its replicas' batches, by name.
-        norms: The norm of the gradient of each loss.
-        batches: (replica's file, losses) of each batch.
-        weights: Names of weights that are not finite before the step.
-        module: Name of the first module whose output is not finite, in the order of computation; None if all are.
-        batch: The batch in which it is, by its number from 1.
+        fault: What the run computed.
+        losses: Losses of the whole step over all replicas' batches, by name.
+        norms: Gradient norm of each loss, by name.
+        batches: Each batch as (file of its replica, losses by name).
+        weights: Names of the weights that were not finite before the step.
+        module: Name of the first module, in the order of computation, whose output is not finite; None if all are
+            finite.
+        batch: Number of the batch in which that happens, from 1; None if all are finite.
     """
 
     fault: StepFault
@@ -39,7 +40,7 @@ class Replay:
     batch: int | None
 
     def lines(self) -> list[str]:
-        """Lines of text."""
+        """Return the result as lines of text."""
         yielded = [f"In the run, {self.fault.sentence()}."]
         yielded += [f"{name}: {loss:.6g}, gradient norm {self.norms[name]:.6g}" for name, loss in self.losses.items()]
         for number, (part, losses) in enumerate(self.batches, start=1):
@@ -56,15 +57,15 @@ class Replay:
 
 
 def replay_step(folder: Path, *, weights: Path | None = None, device: str = "cpu") -> Replay:
-    """Run a dumped step again, without an optimizer's step.
+    """Compute a dumped step again, without taking the optimizer step.
 
-    The gradient is that of the whole step, summed over the batches of all replicas. Dropout is that of the run on a
-    device of the same kind.
+    The gradient is that of the whole step, summed over the batches of all replicas. Dropout masks are those of the run
+    if the device is of the same kind.
 
     Args:
-        folder: The dump.
-        weights: A checkpoint of the weights, where the dump holds none.
-        device: Device of the computation.
+        folder: Folder of the dump.
+        weights: Checkpoint of the weights before the step, if the dump holds none.
+        device: Device to compute on, e.g. "cuda".
 
     Raises:
         ValueError: The folder is no dump, or there are no weights.
@@ -108,7 +109,7 @@ def _weights(folder: Path, fault: StepFault, weights: Path | None) -> Path:
 
 
 def _module(fault: StepFault, weights: Path) -> PlannedTraining:
-    """The module of a dump with its weights, as in training."""
+    """Return the module of a dump with its weights, in training mode and the run's precision."""
     module = restored_module(fault.module, weights)
     dtypes = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
     return module.to(dtypes.get(fault.precision, next(module.parameters()).dtype)).train()
@@ -116,7 +117,7 @@ def _module(fault: StepFault, weights: Path) -> PlannedTraining:
 
 @contextmanager
 def _watched(module: nn.Module) -> Iterator[list[str]]:
-    """The names of modules whose outputs are not finite, in the order of computation."""
+    """Yield a list that receives the names of modules whose outputs are not finite, in the order of computation."""
     names: list[str] = []
 
     def watch(name: str) -> Any:
@@ -151,7 +152,7 @@ def _precision(precision: str, device: str) -> AbstractContextManager[Any]:
 
 
 def _on(batch: Any, device: torch.device) -> Any:
-    """A batch with its tensors on a device."""
+    """Return a batch with its tensors on a device."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if type(batch).__name__ in BATCHES:

@@ -1,4 +1,7 @@
-"""The loss on targets, as a sum and a count, so that the mean can be taken over a whole optimizer step."""
+"""The loss of target tokens as a sum and a count, so that the mean is taken over a whole optimizer step.
+
+Source tokens have no loss (OPT-IML's label loss): ``batch.targets`` is ``IGNORE_INDEX`` in their columns.
+"""
 
 # B rows, L columns, N target columns of all rows, V vocabulary
 
@@ -17,22 +20,27 @@ from .chunked_head import ChunkedHead
 
 
 class LossSum(NamedTuple):
-    """Sum of cross entropies in nats, and the number of target tokens."""
+    """A sum of cross entropies and the number of tokens it is over.
+
+    Args:
+        sum: Scalar, in nats.
+        targets: Scalar int64, number of target tokens.
+    """
 
     sum: Tensor
     targets: Tensor
 
 
 def target_logits(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, packed: bool = True) -> Tensor:
-    """Logits [N, V] of the target columns only, in the order of ``batch.target_places``.
+    """Return the logits [N, V] that predict the target tokens, in the order of ``batch.target_places``.
 
     In an instruction mixture 85 to 95% of the tokens are source; no logits are computed for them. Encoder-decoder
     models compute logits of all decoder columns, nearly all of which are targets.
 
     Args:
-        model: A causal or seq2seq language model of transformers.
-        batch: Rows for a causal or a seq2seq model.
-        packed: Whether the model attends by documents; otherwise each row must hold one document, and padding is
+        model: A causal or encoder-decoder language model of transformers.
+        batch: Rows for a model of that architecture.
+        packed: Whether the model has document attention. If not, each row must hold one document, and padding is
             masked.
     """
     inputs, places_N = _inputs(model, batch, packed=packed), batch.target_places
@@ -45,9 +53,9 @@ def target_logits(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, 
 
 @contextmanager
 def head_reading(model: PreTrainedModel, places_N: Tensor) -> Iterator[None]:
-    """Let a model's head read the hidden states at these places of the flattened rows, as one row of N columns.
+    """Make a model's head compute only the hidden states at these indices of the flattened rows, as one row.
 
-    transformers' ``logits_to_keep`` takes the same columns of every row, or a mask, to whose count the host waits.
+    transformers' ``logits_to_keep`` takes the same columns of every row, or a mask whose count makes the host wait.
 
     Raises:
         ValueError: The model has no head.
@@ -73,14 +81,16 @@ def target_loss(
     packed: bool = True,
     head: ChunkedHead | None = None,
 ) -> LossSum:
-    """Sum of the cross entropies of all target tokens of a batch (OPT-IML's label loss, section 3.1).
+    """Return the sum of the cross entropies of all target tokens of a batch.
+
+    This is OPT-IML's label loss (arXiv 2212.12017, section 3.1), before the division by the step's number of targets.
 
     Args:
-        model: A causal or seq2seq language model of transformers.
-        batch: Rows for a causal or a seq2seq model.
-        packed: As for ``target_logits``.
-        head: The model's head, to compute the loss of many targets without their logits; the loss can then be
-            differentiated once.
+        model: A causal or encoder-decoder language model of transformers.
+        batch: Rows for a model of that architecture.
+        packed: Whether the model has document attention; see ``target_logits``.
+        head: The model's head, to compute the loss of many targets without keeping their logits; the result can then be
+            differentiated once only. None keeps the logits.
     """
     places_N = batch.target_places
     targets_N = batch.targets.flatten().index_select(0, places_N)
@@ -97,7 +107,7 @@ def target_loss(
 
 
 def _inputs(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, packed: bool) -> dict[str, Any]:
-    """The arguments of the model's forward."""
+    """Return the arguments of the model's forward."""
     if isinstance(batch, CausalBatch):
         attention = _attention(batch.offsets, batch.input_ids, packed=packed)
         return {"input_ids": batch.input_ids, "position_ids": batch.position_ids, **attention}
@@ -110,7 +120,7 @@ def _inputs(model: PreTrainedModel, batch: CausalBatch | Seq2SeqBatch, *, packed
 
 
 def shift_right(targets_BL: Tensor, offsets: Tensor, *, start: int) -> Tensor:
-    """Decoder inputs: the targets of each document, shifted one column to the right after the start token.
+    """Return decoder inputs: the targets of each document, shifted one column to the right behind the start token.
 
     >>> shift_right(torch.tensor([[5, 6, 7, 8, -100]]), torch.tensor([0, 2, 4, 5]), start=0)
     tensor([[0, 5, 0, 7, 0]])
@@ -129,7 +139,7 @@ def _attention(
 
 
 def padding_mask(offsets: Tensor, input_ids_BL: Tensor) -> Tensor:
-    """int64 [B, L], 1 in the first document of each row, for rows of one document and padding.
+    """Return a mask int64 [B, L], 1 in the first document of each row, for rows of one document and padding.
 
     >>> padding_mask(torch.tensor([0, 3, 4, 8]), torch.zeros(2, 4))
     tensor([[1, 1, 1, 0],

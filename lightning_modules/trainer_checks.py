@@ -1,4 +1,4 @@
-"""Settings of a trainer and of its datamodule that a module rejects before a model is built."""
+"""Checks of a trainer's and a datamodule's settings, made before a model is built."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +14,14 @@ from .callback_checks import reject_callbacks, require_checkpoints
 
 
 def reject_settings(trainer: L.Trainer, *, automatic: bool = True) -> None:
-    """Reject settings and callbacks of ``fit`` that would have no effect, or change the loss.
+    """Reject settings and callbacks of ``fit`` that would have no effect or would change the loss.
 
     Training is one epoch of ``max_steps`` optimizer steps over a planned stream. docs/trainer_settings.md has a row for
-    every setting. For a datamodule of another project, only settings that fail for any data are checked.
+    every setting. With a datamodule of another project, only what holds for any data is checked.
 
     Args:
-        trainer: In ``fit``, before anything is built.
-        automatic: Whether the module has automatic optimization.
+        trainer: The trainer in ``fit``, before anything is built.
+        automatic: Whether the module uses automatic optimization.
 
     Raises:
         ValueError: With the setting and the way out.
@@ -38,7 +38,7 @@ def reject_settings(trainer: L.Trainer, *, automatic: bool = True) -> None:
 
 
 def reject_lengths(trainer: L.Trainer) -> None:
-    """Reject intervals of validations and checkpoints that do not come within the steps of the training.
+    """Reject intervals of validations and checkpoints that are longer than the training.
 
     Raises:
         ValueError: With the setting and the way out.
@@ -49,7 +49,7 @@ def reject_lengths(trainer: L.Trainer) -> None:
 
 
 def _without_effect(trainer: L.Trainer) -> Iterator[str]:
-    """The reasons for rejecting settings that have no effect, for any data."""
+    """Yield the reasons to reject settings with any data."""
     if trainer.gradient_clip_algorithm is not None and not trainer.gradient_clip_val:
         yield "trainer.gradient_clip_algorithm has no effect without trainer.gradient_clip_val: set both, or neither"
     if trainer.gradient_clip_algorithm == "value" and isinstance(trainer.strategy, DeepSpeedStrategy):
@@ -70,7 +70,7 @@ VALIDATE = "set trainer.val_check_interval to a number of batches, and check_val
 
 
 def _against_one_epoch(trainer: Any) -> Iterator[str]:  # Lightning sets attributes that its class does not declare
-    """The reasons for rejecting settings that repeat, cut or count epochs."""
+    """Yield the reasons to reject settings that repeat, cut or count epochs."""
     limit, accumulated = trainer.limit_train_batches, trainer.accumulate_grad_batches
     if trainer.overfit_batches:
         yield (
@@ -100,7 +100,7 @@ def _against_one_epoch(trainer: Any) -> Iterator[str]:  # Lightning sets attribu
 
 
 def _beyond_the_end(trainer: Any) -> Iterator[str]:
-    """The reason for rejecting an interval between validations that is longer than the training."""
+    """Yield the reason to reject an interval between validations: the training ends before."""
     accumulated = trainer.accumulate_grad_batches
     if _interval(trainer) > trainer.max_steps * accumulated > 0:
         yield (
@@ -110,7 +110,7 @@ def _beyond_the_end(trainer: Any) -> Iterator[str]:
 
 
 def _interval(trainer: Any) -> int:
-    """Batches between validations, where they are a number that no epoch bounds; 0 in other cases."""
+    """Return the number of batches between validations if no epoch bounds it; 0 in other cases."""
     counted = trainer.check_val_every_n_epoch is None and trainer._val_check_time_interval is None
     if not counted or not trainer.limit_val_batches or not isinstance(trainer.val_check_interval, int):
         return 0
@@ -124,10 +124,10 @@ def _validates(trainer: L.Trainer) -> bool:
 
 
 def training_steps(total_steps: int, trainer: L.Trainer) -> int:
-    """Optimizer steps of the whole training: the module's, or trainer.max_steps where the module has -1.
+    """Return the optimizer steps of the whole training: the module's, or trainer.max_steps if the module has -1.
 
     Raises:
-        ValueError: Neither has them.
+        ValueError: Neither is set.
     """
     if total_steps < 1 and trainer.max_steps < 1:
         raise ValueError(
@@ -140,7 +140,7 @@ def training_steps(total_steps: int, trainer: L.Trainer) -> int:
 def reject_spawned_processes(trainer: L.Trainer) -> None:
     """Reject strategies whose processes are copies of this one (ddp_spawn, ddp_fork, ddp_notebook).
 
-    Everything that a copy has trained, scored or written into the module is lost when it ends.
+    Weights and scores of a copy are lost when it ends.
 
     Raises:
         ValueError: With the way out.
@@ -180,7 +180,7 @@ def reject_scaled_clipping(trainer: L.Trainer, *, fused: bool) -> None:
 
 
 def require_same_rows(row_length: int, data: RunData) -> None:
-    """Require a datamodule's rows to be as long as the module expects.
+    """Reject a datamodule whose rows have another length than the module expects.
 
     Raises:
         ValueError: With both lengths.
@@ -193,10 +193,10 @@ def require_same_rows(row_length: int, data: RunData) -> None:
 
 
 def require_same_tokenizer(name: str, data: RunData) -> None:
-    """Require a datamodule to encode texts as the module decodes them.
+    """Reject a datamodule with another vocabulary than the module's.
 
     Raises:
-        ValueError: With both names, where the vocabularies differ.
+        ValueError: With both names, if the vocabularies differ.
     """
     if data.tokenizer_name == name:
         return

@@ -1,4 +1,4 @@
-"""Parameters that are whole on every process or divided by a strategy: read and set as if they were whole."""
+"""Reading and setting parameters in full, whether they are whole on each process or sharded by a strategy."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def whole_value(parameter: Tensor) -> Tensor:
-    """A parameter's values in full, on the CPU; every process that holds a part must call it."""
+    """Return a parameter's values in full, on the CPU; every process that holds a part must call it."""
     if hasattr(parameter, "ds_id"):
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
@@ -17,14 +17,14 @@ def whole_value(parameter: Tensor) -> Tensor:
 
 
 def whole_shape(parameter: Tensor) -> torch.Size:
-    """The shape of a parameter in full."""
+    """Return the shape of a parameter in full."""
     shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     return shape
 
 
 @torch.no_grad()
 def set_whole(parameter: nn.Parameter, value: Tensor) -> None:
-    """Set a parameter from its values in full; every process that holds a part must call it with the same values."""
+    """Set a parameter to values in full; every process that holds a part must call it with the same values."""
     if hasattr(parameter, "ds_id"):
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
