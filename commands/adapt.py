@@ -351,7 +351,7 @@ def scored_responses(
 
 
 def _require_rows(sampled: Sequence[SampledResponses], names: Iterable[str]) -> None:
-    """Refuse scorers that are called as a decoding is, before they are trained."""
+    """Reject scorers with the name of a decoding, before they are trained."""
     to_scored_responses(sampled[0], {name: [0.0] * len(sampled[0].samples) for name in names})
 
 

@@ -160,7 +160,7 @@ def classify_tasks(
 
 
 def by_name(models: str | Mapping[str, str] | None, name: str) -> dict[str, str]:
-    """Models by name; one without a name is called as its option."""
+    """Models by name; a model without a name has the text of its option."""
     return {name: models} if isinstance(models, str) else dict(models or {})
 
 

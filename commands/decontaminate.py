@@ -1,4 +1,4 @@
-"""Report which evaluation examples share a run of words with training examples.
+"""Report the evaluation examples that share a run of words with training examples.
 
 It writes report.md, and decisions.tsv: a table of pairs of tasks in which you decide which training tasks to drop. The
 `decisions` of a Bench reads this table. All options of `crosstask fit` are accepted, and those of the data are used.
@@ -24,7 +24,7 @@ def run(words: Sequence[str]) -> None:
 def compare_examples(
     settings: Settings, folder: str = "contamination", n: int = WORDS, threshold: float = THRESHOLD, processes: int = 1
 ) -> None:
-    """Report which evaluation examples share `n` successive words with training examples, and keep the decisions.
+    """Report the evaluation examples that share `n` successive words with training examples, and keep the decisions.
 
     Args:
         settings: Of the run.

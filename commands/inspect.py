@@ -1,4 +1,4 @@
-"""Show what the model will read: documents, packed rows, lengths and the mixture.
+"""Show the inputs of a run's model: documents, packed rows, lengths and the mixture.
 
 Trained tokens and special tokens are colored. Everything is read from the batches of the training, and needs neither
 weights nor a GPU. Tasks that the store lacks are prepared; with --task, that task alone.

@@ -184,7 +184,7 @@ def _own_file(folder: Path, name: str) -> Path:
 
 
 def _print_left_out(examples: SampledExamples) -> None:
-    """Print which datasets of the benchmark are left out, with reasons."""
+    """Print the datasets that the benchmark leaves out, with the reasons."""
     if left_out := examples.reader.left_out():
         names = some([f"{name} ({reason})" for name, reason in left_out.items()])
         _print(f"{len(left_out)} datasets are left out: {names}")

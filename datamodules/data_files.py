@@ -192,8 +192,8 @@ def _not_finite(number: str) -> bool:
 
 
 def _number_at(text: str, wanted: Callable[[str], bool]) -> int:
-    found = (match.start() for match in _NUMBERS.finditer(text) if match["number"] and wanted(match["number"]))
-    return next(found, 0)
+    positions = (match.start() for match in _NUMBERS.finditer(text) if match["number"] and wanted(match["number"]))
+    return next(positions, 0)
 
 
 def _repeated_key_at(text: str) -> int:

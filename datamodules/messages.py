@@ -97,7 +97,7 @@ def unknown_class_hint(message: str, known: Iterable[str]) -> str:
     >>> unknown_class_hint("Expected a dot import path string: PromptSorce", ["PromptSource", "P3"])
     '; no class is called PromptSorce, nearest: PromptSource'
     """
-    found = re.search(r"(?:Expected a dot import path string: |has no attribute '|No module named ')(\w+)", message)
-    if found is None or "no class is called" in message:
+    match = re.search(r"(?:Expected a dot import path string: |has no attribute '|No module named ')(\w+)", message)
+    if match is None or "no class is called" in message:
         return ""
-    return f"; no class is called {found[1]}, {nearest(found[1], known)}"
+    return f"; no class is called {match[1]}, {nearest(match[1], known)}"

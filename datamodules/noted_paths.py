@@ -48,7 +48,7 @@ def stamps(names: Iterable[str], *, store: Path) -> dict[str, Stamp]:
 
 
 def gone(stamped: Mapping[str, Stamp]) -> bool:
-    """Whether none of the files is there any more, e.g. on a machine that has the prepared data alone."""
+    """Whether all of the files are gone, e.g. on a machine that has only the prepared data."""
     files = [name for name, stamp in stamped.items() if stamp is not None and len(stamp) == 2]
     return bool(files) and not any(Path(name).exists() for name in files)
 

@@ -79,7 +79,7 @@ class Instances:
         return {"validation": validation if validated else 0, "test": test if tested else 0}
 
     def require_collections(self, tasks: Iterable[str]) -> None:
-        """Reject counts for collections that no task is of.
+        """Reject counts for collections without tasks.
 
         Raises:
             ValueError: An option names an unknown collection; the error names the nearest.

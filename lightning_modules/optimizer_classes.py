@@ -76,12 +76,16 @@ def optimizer_class(algorithm: str) -> type[Optimizer]:
     name = algorithm.removeprefix("torch.optim.")
     if name in _REJECTED:
         raise ValueError(f"optimizer.algorithm {name} cannot train a language model: {_REJECTED[name]}; {ALTERNATIVE}")
-    found = imported(algorithm if "." in name else f"torch.optim.{name}", "optimizer.algorithm")
-    if not isinstance(found, type) or not issubclass(found, Optimizer) or found is Optimizer:
+    optimizer_class = imported(algorithm if "." in name else f"torch.optim.{name}", "optimizer.algorithm")
+    if (
+        not isinstance(optimizer_class, type)
+        or not issubclass(optimizer_class, Optimizer)
+        or optimizer_class is Optimizer
+    ):
         raise ValueError(
             f"optimizer.algorithm {algorithm} is no optimizer of torch: give a name of torch.optim or a path"
         )
-    return MuonWithAdamW if found is Muon else found
+    return MuonWithAdamW if optimizer_class is Muon else optimizer_class
 
 
 def build_optimizer(settings: Optimization, model: nn.Module, *, matrices: frozenset[str] | None = None) -> Optimizer:

@@ -83,10 +83,10 @@ def replay_step(folder: Path, *, weights: Path | None = None, device: str = "cpu
         if outputs and first is None:
             first = outputs[0], number
         for name, loss in losses.items():
-            found = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
+            of_batch = torch.autograd.grad(loss, trained, retain_graph=True, allow_unused=True)
             before = gradients.get(name, [None] * len(trained))
             gradients[name] = [
-                b if g is None else g if b is None else b + g for g, b in zip(found, before, strict=True)
+                b if g is None else g if b is None else b + g for g, b in zip(of_batch, before, strict=True)
             ]
             sums[name] = sums.get(name, 0.0) + loss.item()
         parts.append((part, {name: loss.item() for name, loss in losses.items()}))

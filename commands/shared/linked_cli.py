@@ -23,7 +23,7 @@ LINKS = {
 """Arguments of a datamodule that its module imports, by the module's names. Classes without one of them ignore it."""
 
 SOURCES = ("pretrained", "config")
-"""Arguments of a module of which one says where its weights come from."""
+"""Arguments of a module for the source of its weights, of which one is given."""
 
 
 class Parser(SentenceParser, LightningArgumentParser):

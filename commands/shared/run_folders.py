@@ -105,7 +105,7 @@ class FolderInUse(Callback):
             )
 
     def _take(self, folders: list[Path]) -> Iterator[tuple[str, str]]:
-        """Lock folders; yields those that others hold, with who they are."""
+        """Lock folders; yields each that another process holds, with a description of the process."""
         for folder in folders:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / ".in-use"
@@ -145,7 +145,7 @@ class FolderInUse(Callback):
 
 
 class NewFolders(NamedTuple):
-    """The folders that loggers create for a run, told from those that are there before it.
+    """The folders that loggers create for a run, as opposed to those from before it.
 
     A logger's own number is read late: two runs that start together would read the same one.
 

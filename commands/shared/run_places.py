@@ -20,7 +20,7 @@ def write_below_root(trainer: Any) -> None:
 
 
 DEFAULT_PLACES = {"WandbLogger": ("save_dir", ".", ""), "MLFlowLogger": ("save_dir", "./mlruns", "mlruns")}
-"""By logger, its argument for a folder, the default of Lightning, and where the folder is below a run's root."""
+"""By logger: its argument for a folder, Lightning's default, and the place below a run's root."""
 
 
 def loggers_below(root: str, loggers: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The runs of a sweep: each arm with each seed in its own folder, trained, evaluated, and resumed where it stopped."""
+"""The runs of a sweep: each arm with each seed in its own folder, trained, evaluated, and resumed if interrupted."""
 
 import json
 import resource

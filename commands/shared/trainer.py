@@ -161,7 +161,7 @@ class TrainerCLI(LinkedCLI):
         return trainer
 
     def _names_bar(self) -> bool:
-        """Whether the settings have a progress bar of their own."""
+        """Whether the settings have their own progress bar."""
         return any(each["class_path"].endswith("ProgressBar") for each in self.settings["trainer"]["callbacks"] or ())
 
     def _require_checkpoint(self) -> None:

@@ -1,4 +1,4 @@
-"""Base of the readers whose family is a list of datasets, each published in a format of its own.
+"""Base of the readers whose family is a list of datasets, each published in its own format.
 
 A reader declares its datasets in a table: the files of each split, the names on the hub, and the layouts of the rows,
 each with a function that renders a row. This file finds the files, chooses the layout by the columns of a row, adds

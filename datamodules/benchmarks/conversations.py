@@ -1,4 +1,4 @@
-"""Conversations of chat files: turns from lists of messages, and why a conversation is skipped."""
+"""Conversations of chat files: turns from lists of messages, and reasons for skipping conversations."""
 
 import re
 from collections.abc import Mapping, Sequence

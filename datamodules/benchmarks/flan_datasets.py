@@ -1,4 +1,4 @@
-"""FLAN's datasets: where their rows are, and how the columns, options and answers of its templates are made from them.
+"""FLAN's datasets: sources of their rows, and rules for the columns, options and answers of its templates.
 
 ``data/flan_datasets.yaml`` has an entry for each dataset. Rows come from the hub, or from a file of the reader with the
 hub's columns, the original columns, or the columns of FLAN's templates with ``options`` and ``answer``.

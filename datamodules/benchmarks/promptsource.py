@@ -169,7 +169,7 @@ class PromptSource(Benchmark):
         templates: Sequence[tuple[str, PromptTemplate]],
         row: Row,
     ) -> Iterator[tuple[str, RenderedPrompt | str]]:
-        """A row's prompts with the names of their templates; instead of a prompt, the reason why there is none."""
+        """A row's prompts with the names of their templates; in place of a missing prompt, the reason."""
         rng = rendering_rng(self.seed, task, str(index))
         one = self.prompts == "one"
         reason = ""

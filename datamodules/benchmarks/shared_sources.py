@@ -15,7 +15,7 @@ from .suite import Suite
 def split_names(
     benchmark: Benchmark, task: Callable[[str], Task] | None = None
 ) -> tuple[dict[Split, list[str]], Mapping[str, str]]:
-    """The tasks of each split, and why tasks of the training list do not train: their source evaluates.
+    """The tasks of each split, and tasks of the training list that do not train, with the held-out source.
 
     Training and held-out evaluation tasks share no source (``Task.sources``), whatever reads them, apart from the broad
     ones of OPT-IML's rules (Wikipedia, news). A ``Bench`` has rules of its own for it; in a ``Suite`` nothing trains.

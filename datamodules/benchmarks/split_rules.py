@@ -1,4 +1,4 @@
-"""Rules, in a YAML file, of which tasks train and which are evaluated at which level of generalization.
+"""Rules, in a YAML file, for the tasks that train and the tasks that are evaluated at each level of generalization.
 
 ::
 

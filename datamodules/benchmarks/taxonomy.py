@@ -83,7 +83,7 @@ class Taxonomy:
         return by_name or by_category or (self._of_dataset(task) if not stated else None)
 
     def overriding(self, benchmarks: Iterable[str], task: str, stated: str = "") -> str | None:
-        """The category by which a user's taxonomy overrides any other: its datasets come before what is stated.
+        """The category of a user's taxonomy, which overrides any other; its datasets come before stated categories.
 
         Args:
             benchmarks: Names of the collection: in the bench, and its reader's.

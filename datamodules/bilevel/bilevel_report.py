@@ -20,7 +20,7 @@ class TaskInstances(NamedTuple):
 
 
 class LevelTasks(NamedTuple):
-    """The tasks of a level, and how many instances a training draws of all of them.
+    """The tasks of a level, and the number of instances that a training draws from them.
 
     Every instance of a level is drawn equally often.
     """

@@ -27,7 +27,7 @@ def instances_of(tasks: Sequence[TaskInstances]) -> list[Instance]:
 def read_instances(
     preparation: Preparation, names: Sequence[str], *, validated: bool, tested: Sequence[str]
 ) -> tuple[list[TaskInstances], Counter[str]]:
-    """The training instances of tasks, and how many instances are skipped by reason.
+    """The training instances of tasks, and the number of skipped instances by reason.
 
     Raises:
         ValueError: A task has no training instances.

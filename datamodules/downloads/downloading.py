@@ -1,4 +1,4 @@
-"""Collections into a data folder: every part is obtained whole, or reported with the reason why not."""
+"""Download collections into a data folder: every part is obtained whole, or reported with the reason why not."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from .sources import Collection, GitPart, HandPart, HubPart, Part, TemplateRowsP
 from .template_parts import template_parts
 
 Status = Literal["placed", "complete", "kept", "by hand", "left out", "failed"]
-"""Obtained now, obtained earlier, placed by a person, to be placed by a person, not there any more, or not obtained.
+"""Obtained now, obtained earlier, placed by a person, to be placed by a person, gone from its source, or not obtained.
 
 Only the rows of templates are left out: some datasets that FLAN and PromptSource name are gone from the hub.
 """

@@ -68,13 +68,13 @@ class PartFolder:
         return Record(**{**content, "targets": tuple(content["targets"]), "files": files})
 
     def missing(self, record: Record) -> list[str]:
-        """Recorded files that are not there or have another size."""
+        """Recorded files that are missing or whose size has changed."""
         paths = {path: self.folder / path for path in record.files}
         sizes = {path: file.stat().st_size if file.is_file() else -1 for path, file in paths.items()}
         return [path for path, (size, _) in record.files.items() if sizes[path] != size]
 
     def changed(self, record: Record) -> list[str]:
-        """Recorded files that are missing or whose content is another."""
+        """Recorded files that are missing or whose content has changed."""
         missing = self.missing(record)
         present = {path: self.folder / path for path in record.files if path not in missing}
         return missing + [path for path, file in present.items() if _sha256(file) != record.files[path][1]]

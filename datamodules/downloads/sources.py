@@ -1,4 +1,4 @@
-"""The table of sources: where the files of every collection come from, their licence, and where its reader looks.
+"""The table of sources: origin and licence of every collection's files, and their places for its reader.
 
 ``benchmarks/data/sources.yaml`` is the table; ``docs/data.md`` shows it. A part has one source::
 

@@ -1,4 +1,4 @@
-"""The hub datasets under the templates of FLAN and PromptSource, as parts of their own: one for each task and split."""
+"""The hub datasets under the templates of FLAN and PromptSource, as separate parts: one for each task and split."""
 
 from pathlib import Path
 

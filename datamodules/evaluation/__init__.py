@@ -1,1 +1,1 @@
-"""Evaluation data: which examples, in which prompts, with which options, and their batches."""
+"""Evaluation data: examples, their prompts and options, and batches."""

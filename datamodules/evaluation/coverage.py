@@ -1,4 +1,4 @@
-"""Coverage of a paper's table: which of its tasks were evaluated, which are missing, and on how many instances."""
+"""Coverage of a paper's table: its evaluated and missing tasks, with numbers of instances."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass

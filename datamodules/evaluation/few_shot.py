@@ -117,7 +117,7 @@ class FewShotPreparation(Preparation):
         return _published(task), self._unevaluated(task, evaluated, self.pool(task, examples.subset(rest)))
 
     def _unevaluated(self, task: Task, evaluated: Iterable[Example], pool: Iterable[Example]) -> list[Example]:
-        """The examples of a pool that can be demonstrations and have not the text of an evaluated example."""
+        """The examples of a pool that can be demonstrations: none has the text of an evaluated example."""
         texts = {text for example in evaluated for text in answered_texts(example)}
         usable = [example for example in pool if skip_reason(task, example) is None]
         kept = [example for example in usable if texts.isdisjoint(answered_texts(example))]

@@ -1,4 +1,4 @@
-"""Batches of options to rank: trees in packed rows, and which logits score which option.
+"""Batches of options to rank: trees in packed rows, and the logits that score each option.
 
 A trunk of 3 tokens with branches of 1 and 2 in one row; the first option is (b, eos), the second (c, d, eos)::
 
@@ -265,7 +265,7 @@ def _width(used: Sequence[int]) -> int:
 
 
 class _Scored:
-    """Records which column predicts which token of which option."""
+    """Records the column that predicts each token of each option."""
 
     def __init__(self, trees: Sequence[OptionTree]) -> None:
         self.trees = trees

@@ -1,4 +1,4 @@
-"""Options of an example: which texts are compared, and why some cannot be."""
+"""Options of an example: the texts that are ranked, and the reasons why some cannot be."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from ..scoring.pair_rows import ScoredRows
 
 
 class Bin(NamedTuple):
-    """A bar of a histogram: lengths from `first` to `last` tokens, and how many documents have them."""
+    """A bar of a histogram: the number of documents of `first` to `last` tokens."""
 
     first: int
     last: int

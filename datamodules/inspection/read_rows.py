@@ -1,4 +1,4 @@
-"""Batches as text: the documents of each row as the model reads them, and which of their tokens are trained.
+"""Batches as text: the documents of each row as the model reads them, and their trained tokens.
 
 Everything is read from the tensors that a training step gets, so that a wrong mask or a wrong cut is visible.
 """
@@ -70,7 +70,7 @@ class ReadDocument(NamedTuple):
 
 
 class ReadRow(NamedTuple):
-    """A row: its documents, its columns, and how many of them are padding."""
+    """A row: its documents, and its numbers of columns and of padding columns."""
 
     documents: tuple[ReadDocument, ...]
     columns: int
@@ -141,7 +141,7 @@ def read_batch(
 
 
 def pair_sides(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, frame: PairFrame | None) -> tuple[Side, ...]:
-    """A scored pair as instruction and response, each with its special tokens; one side where no token parts them."""
+    """A scored pair as instruction and response, each with its special tokens; one side where no token divides them."""
     joint = list(frame.joint) if frame is not None else []
     places = [place for place in range(1, len(ids)) if joint and list(ids[place : place + len(joint)]) == joint]
     if not places:

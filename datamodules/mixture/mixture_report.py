@@ -1,4 +1,4 @@
-"""A mixture as a tree: how often each task is drawn, with a warning for tasks that are hardly ever drawn."""
+"""A mixture as a tree: the expected draws of each task, with warnings for tasks drawn hardly ever or too often."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -117,10 +117,10 @@ def _licences(tasks: Sequence[TaskSize]) -> dict[str, list[str]]:
 
 
 def _grouped(members: Sequence[int], key: Callable[[int], str]) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
+    groups: dict[str, list[int]] = {}
     for member in members:
-        found.setdefault(key(member), []).append(member)
-    return found
+        groups.setdefault(key(member), []).append(member)
+    return groups
 
 
 def _warnings(lines: Sequence[MixtureLine], draws: float) -> list[str]:

@@ -36,12 +36,12 @@ def mixed(words: Words) -> Words:
 def _walked(places: NDArray[np.integer], sizes: NDArray[np.integer], keys: Words, rounds: int) -> Words:
     limits = sizes.astype(np.uint64)
     bits = np.maximum(np.ceil(np.log2(np.maximum(limits, 1))), 2).astype(np.uint64)
-    found = _shuffled(places.astype(np.uint64), bits, keys, rounds)
-    outside = np.flatnonzero(found >= limits)
+    shuffled = _shuffled(places.astype(np.uint64), bits, keys, rounds)
+    outside = np.flatnonzero(shuffled >= limits)
     while len(outside):
-        found[outside] = _shuffled(found[outside], bits[outside], keys[outside], rounds)
-        outside = outside[found[outside] >= limits[outside]]
-    return found
+        shuffled[outside] = _shuffled(shuffled[outside], bits[outside], keys[outside], rounds)
+        outside = outside[shuffled[outside] >= limits[outside]]
+    return shuffled
 
 
 def _shuffled(words: Words, bits: Words, keys: Words, rounds: int) -> Words:

@@ -246,14 +246,14 @@ def _with_extra(
         known[row] = share * without
     solved = dict(zip(names, np.linalg.solve(matrix, known).tolist(), strict=True)) if names else {}
     by_all = sum(part for name, part in solved.items() if extra[name].paid_by is None)
-    found = {name: part * (1 - by_all) for name, part in shares.items()}
+    reduced = {name: part * (1 - by_all) for name, part in shares.items()}
     for name, part in solved.items():
         payer = extra[name].paid_by
         if payer is not None:
-            found[payer] -= part
-    if broke := [name for name, part in found.items() if part < -1e-12]:
+            reduced[payer] -= part
+    if broke := [name for name, part in reduced.items() if part < -1e-12]:
         raise ValueError(f"{some(broke)} cannot pay for the extra streams: its share would be negative")
-    return {name: max(part, 0.0) for name, part in found.items()} | solved
+    return {name: max(part, 0.0) for name, part in reduced.items()} | solved
 
 
 def _known(named: Mapping[str, object], known: Mapping[str, object], where: str) -> None:

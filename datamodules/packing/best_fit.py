@@ -1,4 +1,4 @@
-"""Documents into rows: which documents share a row of fixed capacity. Lengths in, an arrangement out.
+"""Packing of documents into rows of fixed capacity: from lengths to the documents of each row.
 
 No document is ever split. Rows are described, not built: a plan of ten million documents costs seconds.
 """

@@ -105,7 +105,7 @@ def process_number(trainer: Trainer) -> int:
 
 
 class Process(NamedTuple):
-    """A process of a job that needs no trainer: its number, how many there are, and its number on its machine."""
+    """A process of a job that needs no trainer: its number, the number of all, and its number on its machine."""
 
     rank: int = 0
     size: int = 1

@@ -1,4 +1,4 @@
-"""Conversations in a tokenizer's own chat template: token ids, and which of them the assistant's answers are.
+"""Conversations in a tokenizer's own chat template: token ids, and the spans of the assistant's answers.
 
 A question and its answer, whose trained part is underlined; the template writes the rest::
 

@@ -19,10 +19,10 @@ from transformers import PreTrainedTokenizerBase
 from ..data_files import HALF_PAIR
 
 MARK = f"\ufdd0{secrets.token_hex(8)}"
-"""Before the text of a special token of a chat template. No file can hold it: it is drawn in every process."""
+"""Mark before the text of a chat template's special token. No file can hold it: it is drawn in every process."""
 
 HIDDEN = f"\ufdd1{secrets.token_hex(8)}:"
-"""Stands for the text of a special token in a message while a chat template is rendered."""
+"""Placeholder for the text of a special token in a message while a chat template is rendered."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

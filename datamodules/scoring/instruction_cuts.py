@@ -1,4 +1,4 @@
-"""Instructions that are too long: which of their tokens remain.
+"""Truncation of too long instructions: the tokens that remain.
 
 By default the middle is cut. An instruction begins with the definition of its task and ends in the question, and what
 is long between them is a passage or demonstrations. docs/adaptation.md has the numbers.

@@ -131,7 +131,7 @@ class SampleFile:
             self._keep_whole_examples()
 
     def _keep_whole_examples(self) -> None:
-        """Read which examples are complete, and cut off an incomplete last one.
+        """Read the complete examples, and cut off an incomplete last one.
 
         Raises:
             ValueError: Something else than the last example is incomplete.

@@ -31,7 +31,7 @@ from ..whole_files import naming
 from .checksums import WAY_OUT, read_sealed, rename_sealed, seal_folder, verify_files
 
 STORE_VERSION = 7
-"""Raise it when the files' layout changes, or when other instances of a task are stored."""
+"""Version of the store: raise it when the files' layout changes, or when other instances of a task are stored."""
 
 
 class Remark(str):
@@ -129,7 +129,7 @@ def partial_folder(folder: Path) -> Path:
 
 
 def remove_abandoned(root: Path) -> int:
-    """Delete incomplete folders of processes of this machine that have ended; return how many."""
+    """Delete incomplete folders of processes of this machine that have ended; return their number."""
     removed = 0
     for folder in root.glob(".*=*-*=*"):
         host, _, process = folder.name.rsplit("=", 2)[1].rpartition("-")
@@ -152,7 +152,7 @@ def _runs(process: int) -> bool:
 def write_task(
     folder: Path, documents: Iterable[TokenizedExample | str], *, vocabulary: int, about: Mapping[str, Any]
 ) -> int:
-    """Write a task's documents, and return how many; an item that is a string is a skipped example's reason.
+    """Write a task's documents, and return their number; an item that is a string is a skipped example's reason.
 
     A ``Remark`` is counted apart.
 

@@ -29,12 +29,12 @@ def model_folder(source: str) -> Iterator[str]:
             raise ValueError(f"no model at {path}: expected a Hugging Face folder, a run's folder or a checkpoint")
         yield source
         return
-    found = path if path.is_file() or path.suffix == ".ckpt" else folder_of_run(path)
-    if found.is_dir() and found.suffix != ".ckpt":
-        yield str(found)
+    checkpoint = path if path.is_file() or path.suffix == ".ckpt" else folder_of_run(path)
+    if checkpoint.is_dir() and checkpoint.suffix != ".ckpt":
+        yield str(checkpoint)
         return
     with TemporaryDirectory(prefix="crosstask-model-") as folder:
-        write_checkpoint_folder(found, Path(folder))
+        write_checkpoint_folder(checkpoint, Path(folder))
         yield folder
 
 

@@ -51,9 +51,9 @@ def _of_file(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _of_shards(path: Path) -> Iterator[tuple[str, Tensor]]:
     kept, read = "state_dict.", dict[str, Any]()
-    for name, found in read_index(path).state_dict_metadata.items():
-        if name.startswith(kept) and isinstance(found, TensorStorageMetadata):
-            read[name] = torch.empty(found.size, dtype=found.properties.dtype)
+    for name, entry in read_index(path).state_dict_metadata.items():
+        if name.startswith(kept) and isinstance(entry, TensorStorageMetadata):
+            read[name] = torch.empty(entry.size, dtype=entry.properties.dtype)
             if sum(tensor.nbytes for tensor in read.values()) >= READ_BYTES:
                 yield from _read_shards(path, read, kept)
                 read = {}

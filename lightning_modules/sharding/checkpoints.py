@@ -180,10 +180,10 @@ class AnyLayoutIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         if require_whole_checkpoint(Path(path)) == "file":
             return super().load_checkpoint(path, map_location, weights_only=True)
-        found = _load_distributed_checkpoint(Path(path))
-        states = sorted(name for name in found if name.startswith("optimizer_") and name != "optimizer_states")
-        found["optimizer_states"] = [found.pop(name) for name in states]
-        return found
+        checkpoint = _load_distributed_checkpoint(Path(path))
+        states = sorted(name for name in checkpoint if name.startswith("optimizer_") and name != "optimizer_states")
+        checkpoint["optimizer_states"] = [checkpoint.pop(name) for name in states]
+        return checkpoint
 
 
 def read_plain_values_alone(strategy: Strategy) -> None:

@@ -16,7 +16,7 @@ def last_checkpoint(folder: Path, name: str) -> Path | None:
         name: Name of the last one, without its suffix.
     """
     pattern = re.compile(rf"({WHOLE})?({re.escape(name)}(-.*)?\.ckpt)")
-    names = [found[2] for path in folder.glob("*.ckpt") if (found := pattern.fullmatch(path.name))]
+    names = [match[2] for path in folder.glob("*.ckpt") if (match := pattern.fullmatch(path.name))]
     return most_steps(newest_path(folder / each) for each in dict.fromkeys(names))
 
 

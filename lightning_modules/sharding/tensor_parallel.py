@@ -117,13 +117,13 @@ def _patterns(model: PreTrainedModel) -> dict[str, str]:
     kind = model.config.model_type
     own = PLANS.get(kind)
     # transformers names a plan's modules from the stack that holds the blocks.
-    found = own or getattr(model.config, "base_model_tp_plan", None)
-    if not found:
+    plan = own or getattr(model.config, "base_model_tp_plan", None)
+    if not plan:
         raise ValueError(
             f"{kind} has no tensor-parallel plan, neither in transformers nor here (known here: {sorted(PLANS)}): set "
             "tensor_parallel_size to 1, FSDP2 shards it as well"
         )
-    return {r"(.*\.)?" + re.escape(name).replace(r"\*", r"\d+"): style for name, style in found.items()}
+    return {r"(.*\.)?" + re.escape(name).replace(r"\*", r"\d+"): style for name, style in plan.items()}
 
 
 def require_tensor_parallel(config: PreTrainedConfig, size: int) -> None:
@@ -181,4 +181,4 @@ def _tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             places.setdefault(id(parameter), []).append((module, name))
-    return [found for found in places.values() if len(found) > 1]
+    return [shared for shared in places.values() if len(shared) > 1]
