@@ -183,7 +183,7 @@ class TokenizedExample(NamedTuple):
 
 
 class EvaluationExample(NamedTuple):
-    """An example to be answered and scored, with all that a report says of it.
+    """An evaluated example: its prompt, references and options, and the properties that a report lists.
 
     A NamedTuple, like the batch that carries it: Lightning refuses frozen dataclasses inside batches. ``benchmark``,
     ``parent``, ``metric``, ``match`` and ``answer_pattern`` are those of its task; ``shots`` is the number of

@@ -199,8 +199,8 @@ def choose_instances(
         validation: Instances to hold out for validation, 0 if the task is not validated.
         test: Instances to test, 0 if the task is not tested.
         limit: Most training instances, or None for all.
-        held_out_share: Largest share of a trained task's instances for test, and again for validation; None for all
-            that `test` and `validation` say.
+        held_out_share: Largest share of a trained task's instances for test, and again for validation; None for no
+            limit.
         seed: Another seed is another choice.
         equal_to: The places whose text is that of one of the given places, those places included.
     """

@@ -34,7 +34,7 @@ class Bench(Benchmark):
         decisions: Table of decisions that ``crosstask decontaminate`` wrote and a person edited: dropped tasks do not
             train, or are not evaluated.
         taxonomy: File of categories that override the shipped ones. A task that neither lists has the category that
-            its collection states, or is a category of its own.
+            its collection states, or is its own category.
         identities: File of the names by which collections call one dataset; by default the shipped one.
         partial: Whether a collection whose files are missing is left out and reported; otherwise it stops the run.
     """

@@ -51,8 +51,8 @@ class FileTasks(Benchmark):
         form: Form of the rows; by default recognised from the columns, and reported.
         columns: Column of the file for a field of the form, e.g. ``{input: question, output: answer}``.
         roles: Role (system, user or assistant) of other names in conversations, e.g. ``{bot: assistant}``.
-        definition: Instruction of tasks without one of their own; in conversations, the system turn.
-        category: Category of tasks whose metadata has none; by default a task is a category of its own.
+        definition: Instruction of tasks whose files have none; in conversations, the system turn.
+        category: Category of tasks whose metadata has none; by default a task is its own category.
         config: Configuration of a hub dataset.
         split: The one split to read of a hub dataset or of a saved one; by default those for training, validation and
             test, or the training split alone, whose instances are divided.

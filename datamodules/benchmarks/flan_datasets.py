@@ -138,7 +138,7 @@ def _given_options(row: Row) -> tuple[str, ...]:
 
 
 def _answered_in_words(row: Row, label: Recipe, options: tuple[str, ...]) -> bool:
-    """Whether the answer is one of the options, and no label says otherwise."""
+    """Whether the answer is one of the options, and no label contradicts it."""
     answer = row.fields.get("answer")
     return answer in options and made(row, label) in (MISSING, answer)
 

@@ -18,7 +18,7 @@ def split_names(
     """The tasks of each split, and tasks of the training list that do not train, with the held-out source.
 
     Training and held-out evaluation tasks share no source (``Task.sources``), whatever reads them, apart from the broad
-    ones of OPT-IML's rules (Wikipedia, news). A ``Bench`` has rules of its own for it; in a ``Suite`` nothing trains.
+    ones of OPT-IML's rules (Wikipedia, news). A ``Bench`` has its own rules for it; in a ``Suite`` nothing trains.
 
     Args:
         benchmark: The reader.

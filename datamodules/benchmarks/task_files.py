@@ -29,7 +29,7 @@ class TaskSource:
         source: A file, a saved dataset, or a hub name.
         split: Split of a dataset; None for a file.
         trained_apart: Whether another file with the same form trains, so that the task is fully supervised.
-        category: Category of the task, if its files say nothing.
+        category: Category of the task, if its files state none.
     """
 
     source: str

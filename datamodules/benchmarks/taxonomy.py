@@ -125,7 +125,7 @@ def shipped_taxonomy() -> Taxonomy:
 
 
 def category_of_name(benchmark: str, task: str) -> str:
-    """The category of a task whose collection states none: the shipped taxonomy's, or one of its own.
+    """The category of a task whose collection states none: the shipped taxonomy's, or the task's own name.
 
     >>> category_of_name("flan", "rte"), category_of_name("flan", "my_rhymes")
     ('Textual Entailment', 'my_rhymes')

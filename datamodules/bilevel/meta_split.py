@@ -174,7 +174,7 @@ def _is_unread(model: PreTrainedModel, name: str) -> bool:
 
 
 def _has_decoder_behind_encoder(model: PreTrainedModel) -> bool:
-    """Whether a model has both; the folder of an encoder may say that its configuration has no decoder."""
+    """Whether a model has both; the configuration in an encoder's folder may state that it has no decoder."""
     return {"encoder", "decoder"} <= {name for name, _ in model.named_children()}
 
 

@@ -86,7 +86,7 @@ def _splits(part: HubPart, revision: str) -> list[str]:
 
 
 def converted(part: HubPart, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
-    """The records to write: columns made, rows skipped, merged, and drawn as the part says."""
+    """The records to write: columns made, rows skipped, merged and drawn by the settings of the part."""
     kept = (row for row in rows if not _skipped(part, row))
     records: Iterable[dict[str, Any]] = (_record(part, index, row) for index, row in enumerate(kept))
     if part.merged:

@@ -1,6 +1,6 @@
 """A byte-level BPE tokenizer trained on a benchmark's text, for models with random initial weights.
 
-A pretrained model has a tokenizer, on the hub or in its folder. A model trained from scratch needs one of its own; one
+A pretrained model has a tokenizer, on the hub or in its folder. A model trained from scratch needs its own; one
 that is trained on the training tasks spends no vocabulary on text that does not occur in them.
 """
 

@@ -40,7 +40,7 @@ class PromptParts(NamedTuple):
 
     Args:
         instructions: Text that a few-shot prompt has once, whatever its number of examples; empty where every example
-            has instructions of its own.
+            has its own instructions.
         joint: Text between instructions and query in a prompt without demonstrations.
         query: The example up to where its target begins.
         target: The text that the model should write.

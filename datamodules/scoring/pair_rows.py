@@ -5,7 +5,7 @@ A pair is one document, joined as its tokenizer joins two texts (here RoBERTa's)
     tokens          <s>  is  7  prime  ?  </s> </s>  yes  </s>
     part            head |  instruction | joint    | response | tail
     position_ids     0   1   2    3    4   5    6     7    8      the scorer adds its model's first position
-    token_type_ids   0   0   0    0    0   0    0     1    1      where the tokenizer tells the sides apart
+    token_type_ids   0   0   0    0    0   0    0     1    1      where the tokenizer has types
 """
 
 from collections.abc import Sequence

@@ -97,7 +97,7 @@ class TrainingTasks:
             )
         if reduced := {name: of["reduced"] for name, of in meta.items() if of["reduced"]}:
             self._report(
-                f"{counted(len(reduced), 'small training task')} with fewer held-out instances than {OPTION} says "
+                f"{counted(len(reduced), 'small training task')} with fewer held-out instances than {OPTION} sets "
                 f"(held_out_share): {some([f'{name} ({of})' for name, of in reduced.items()])}"
             )
         if empty:

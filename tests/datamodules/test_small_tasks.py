@@ -61,7 +61,7 @@ def test_a_task_of_twenty_examples_trains_and_is_tested(
     assert {example.task: example.level for example in data.evaluation_examples("test")} == {
         "mine/secret": "fully_held_out", "mine/sounds": "fully_supervised"
     }  # fmt: skip
-    assert "2 small training tasks with fewer held-out instances than data.init_args.instances says" in caplog.text
+    assert "2 small training tasks with fewer held-out instances than data.init_args.instances sets" in caplog.text
     assert "mine/sounds (4 for test and 4 for validation of 20)" in caplog.text
     assert "are not read" not in caplog.text  # the file of a task in train and test is read
 
