@@ -161,6 +161,7 @@ READERS: dict[str, Callable[[Path], Results]] = {
     "instruction_optimization": lambda home: read_sweep_runs(
         str(CLAIMS / "instruction_optimization.yaml"), home / "instruction_optimization"
     ),
+    "mixtures": lambda home: read_sweep_runs(str(CLAIMS / "mixtures.yaml"), home / "mixtures"),
     "exemplar_or_blank": lambda home: read_exemplars(home / "exemplar_or_blank"),
     "self_scoring": lambda home: read_selections(home / "self_scoring"),
     "cappy": lambda home: read_selections(home / "cappy"),

@@ -47,7 +47,7 @@ class Claim:
         published: The paper's numbers and where they are, the lower system's first.
         higher: Name of the system that should score higher.
         lower: Name of the other one.
-        tasks: Which tasks are compared: all, unseen (those that do not train), or a level.
+        tasks: Which tasks are compared: all, unseen (those that do not train), a level, or a collection (``narrow/``).
         remark: Explanation of the verdict.
     """
 
@@ -123,8 +123,8 @@ def shared_runs(claim: Claim, results: Results) -> tuple[tuple[int, ...], list[s
     above, below = (results.systems.get(name, {}) for name in (claim.higher, claim.lower))
     seeds = tuple(sorted(set(above) & set(below)))
     levels = {"unseen": UNSEEN, "all": tuple(LEVELS)}.get(claim.tasks, (claim.tasks,))
-    of_level = [task for task, level in results.levels.items() if level in levels]
-    return seeds, [task for task in of_level if all(task in of[seed] for of in (above, below) for seed in seeds)]
+    listed = [task for task, level in results.levels.items() if level in levels or task.startswith(levels)]
+    return seeds, [task for task in listed if all(task in of[seed] for of in (above, below) for seed in seeds)]
 
 
 def judge(claim: Claim, results: Results) -> Judged:

@@ -9,7 +9,17 @@ import pytest
 import yaml
 from claims_benchmark import write_claims_benchmark
 from claims_results import CLAIMS, Results, arm_of, read_sweep_runs, to_text, ways_to_choose
-from judge_claims import PAGE, Claim, claims_page, declared_groups, judge, page, paired_interval, read_results
+from judge_claims import (
+    PAGE,
+    Claim,
+    claims_page,
+    declared_groups,
+    judge,
+    page,
+    paired_interval,
+    read_results,
+    shared_runs,
+)
 
 from crosstask.commands.shared.config_names import composed_settings
 from crosstask.commands.shared.sweep_declarations import read_sweep
@@ -98,7 +108,7 @@ def test_responses_are_chosen_as_cappy_does() -> None:
     assert chosen["scorer, of 4"] == 0.2  # the first of equal scores
 
 
-@pytest.mark.parametrize("experiment", ["opt_iml", "instruction_optimization"])
+@pytest.mark.parametrize("experiment", ["opt_iml", "mixtures", "instruction_optimization"])
 def test_claims_compare_arms_of_the_sweep(experiment: str) -> None:
     arms = read_sweep(str(CLAIMS / f"{experiment}.yaml")).arms
     compared = {arm_of(name) for of, claim in DECLARED if of == experiment for name in (claim.higher, claim.lower)}
@@ -117,6 +127,29 @@ def test_published_numbers_are_those_of_the_ablations() -> None:
             assert published is not None
             averages = {score for columns in published.scores.values() for score in columns["Average"]}
             assert {float(number) for number in re.findall(r"\d+\.\d+", claim.published)} <= averages, claim
+
+
+@pytest.mark.parametrize(("table", "name"), [("4", "caps"), ("5", "proportions"), ("20", "reasoning")])
+def test_published_numbers_of_mixtures_are_cells_or_means_of_their_tables(table: str, name: str) -> None:
+    published = read_sweep(f"papers/ablations/{name}").published
+    assert published is not None
+    cells = [list(columns.values()) for columns in published.scores.values()]
+    shots = [[[scores[shot] for scores in arm if len(scores) > shot] for arm in cells] for shot in (0, 1)]
+    known = {round(float(np.mean(arm)), 1) for of_shot in shots for arm in of_shot} if name == "caps" else set()
+    known |= {score for of_shot in shots for arm in of_shot for score in arm}
+    claims = [claim for experiment, claim in DECLARED if experiment == "mixtures"]
+    texts = [claim.published for claim in claims if re.match(rf"Table {table}\b", claim.published)]
+    assert texts
+    for text in texts:
+        assert {float(number) for number in re.findall(r"\d+\.\d+", text)} <= known, text
+
+
+def test_claims_about_a_collection_compare_its_tasks() -> None:
+    results = Results(
+        levels={"narrow/a": "partially_supervised", "wide/b": "partially_supervised"},
+        systems={name: {0: {"narrow/a": score, "wide/b": 0.0}} for name, score in (("x", 1.0), ("y", 2.0))},
+    )
+    assert shared_runs(Claim("", "", "y", "x", tasks="narrow/"), results) == ((0,), ["narrow/a"])
 
 
 def test_the_page_is_the_programs() -> None:
