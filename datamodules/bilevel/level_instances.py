@@ -30,10 +30,15 @@ def read_instances(
     """The training instances of tasks, and the number of skipped instances by reason.
 
     Raises:
-        ValueError: A task has no training instances.
+        ValueError: A task has no training instances, or is pre-training text with an objective.
     """
     tasks, skipped = [], Counter[str]()
     for name in names:
+        if preparation.benchmark.objective(name) is not None:
+            raise ValueError(
+                f"training task {name!r} is pre-training text with an objective, which has no instruction: pretrain "
+                "the model on it first, as configs/t5_small_pretraining does"
+            )
         task, examples = preparation.benchmark.task(name), list(preparation.benchmark.examples(name))
         chosen = preparation.split_instances(name, examples, trained=True, validated=validated, tested=name in tested)
         reasons = [skip_reason(task, examples[place]) for place in chosen.train]

@@ -10,6 +10,7 @@ import pytest
 
 from crosstask.datamodules import Bench, InstructionTuningDataModule, NaturalInstructions
 from crosstask.datamodules.benchmarks import BenchmarkText, PretrainingText
+from crosstask.datamodules.bilevel.level_instances import read_instances
 from crosstask.datamodules.rendering.bpe import write_bpe
 from crosstask.datamodules.rendering.special_tokens import encode
 from crosstask.datamodules.rendering.text_objectives import (
@@ -75,6 +76,12 @@ def test_a_decoder_only_model_has_no_objective(make_text_data: MakeTextData) -> 
     data = make_text_data(SpanCorruption(length=16), rows={"length": 32, "per_step": 2})
     with pytest.raises(ValueError, match=r"'text/a' has the objective SpanCorruption, .* set rows.target_length, or"):
         data.prepare_data()
+
+
+def test_instruction_optimization_reads_no_text_with_an_objective(make_text_data: MakeTextData) -> None:
+    data = make_text_data(SpanCorruption(length=16))
+    with pytest.raises(ValueError, match="'text/a' is pre-training text with an objective, which has no instruction"):
+        read_instances(data.preparation, ["text/a"], validated=False, tested=[])
 
 
 def test_the_text_of_a_benchmark_is_that_of_its_split(toybench: Path) -> None:
