@@ -229,6 +229,10 @@ class StoredDataModule(BenchmarkDataModule):
 
     def _plan_training(self) -> MixturePlan:
         trained = self._subset()
+        if not trained:
+            raise ValueError(
+                f"the benchmark {self.benchmark.name} lists no training tasks: check its folder, and the split that it reads"
+            )
         stored = self.training_tasks.open([task.name for task in trained])
         return MixturePlan(
             stored,

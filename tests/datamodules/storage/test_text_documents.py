@@ -84,6 +84,13 @@ def test_instruction_optimization_reads_no_text_with_an_objective(make_text_data
         read_instances(data.preparation, ["text/a"], validated=False, tested=[])
 
 
+def test_a_split_without_tasks_is_reported(make_text_data: MakeTextData, tmp_path: Path) -> None:
+    texts = PretrainingText({"a": str(tmp_path / "texts.jsonl")})
+    data = make_text_data(None, benchmark=BenchmarkText(texts, split="test"))
+    with pytest.raises(ValueError, match="benchmark_text lists no training tasks"):
+        data.setup("fit")
+
+
 def test_the_text_of_a_benchmark_is_that_of_its_split(toybench: Path) -> None:
     tasks = NaturalInstructions(str(toybench))
     text = BenchmarkText(tasks, split="test", objective=SpanCorruption())
