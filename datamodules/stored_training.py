@@ -231,7 +231,7 @@ class StoredDataModule(BenchmarkDataModule):
         trained = self._subset()
         if not trained:
             raise ValueError(
-                f"the benchmark {self.benchmark.name} lists no training tasks: check its folder, and the split that it reads"
+                f"the benchmark {self.benchmark.name} lists no training tasks: check its folder and its split"
             )
         stored = self.training_tasks.open([task.name for task in trained])
         return MixturePlan(
