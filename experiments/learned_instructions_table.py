@@ -35,7 +35,8 @@ from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.rendering.prompts import rendering_rng
-from crosstask.datamodules.rendering.tokenization import load_tokenizer, skip_reason, tokenize_joint
+from crosstask.datamodules.rendering.skipped_examples import skip_reason
+from crosstask.datamodules.rendering.tokenization import load_tokenizer, tokenize_joint
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule

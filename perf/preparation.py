@@ -23,7 +23,7 @@ from rich.table import Table
 
 from crosstask.commands.tokenizer import train_tokenizer
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
-from crosstask.datamodules.rendering.tokenization import skip_reason
+from crosstask.datamodules.rendering.skipped_examples import skip_reason
 from crosstask.datamodules.splits import Instances
 from crosstask.datamodules.storage.parallel_preparation import Job, prepare_tasks
 from crosstask.datamodules.storage.preparation import Preparation

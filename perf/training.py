@@ -27,7 +27,8 @@ from crosstask.commands.tokenizer import train_tokenizer
 from crosstask.datamodules.packing.best_fit import best_fit
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
-from crosstask.datamodules.rendering.tokenization import load_tokenizer, skip_reason, tokenize_joint
+from crosstask.datamodules.rendering.skipped_examples import skip_reason
+from crosstask.datamodules.rendering.tokenization import load_tokenizer, tokenize_joint
 from crosstask.datamodules.schema import CausalBatch, TokenizedExample
 from crosstask.lightning_modules.chunked_head import ChunkedHead
 from crosstask.lightning_modules.models import build_model, model_config
