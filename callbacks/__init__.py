@@ -1,4 +1,4 @@
-"""Callbacks: reports, predictions, throughput, export, preemption."""
+"""Lightning callbacks: reports, predictions, progress, throughput, export and preemption."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Write the generalization report when validation or test ends."""
+"""Callback that writes the generalization report when a validation or test ends."""
 
 import json
 from dataclasses import asdict
@@ -27,13 +27,14 @@ EXAMPLES = 5  # qualitative examples under each heading of the page
 class GeneralizationReport(Callback):
     """Print scores at the three levels of generalization, and write report.json, report.md and report.html.
 
-    The report follows ``validate``, ``test`` and the validation after the last step of ``fit``; earlier validations
-    only log their means. Scores come from the module (``pl_module.scores``), the evaluation set from the datamodule
-    (``evaluation_examples(stage)``). The page shows predictions, so it is written only if the trainer has a
+    The levels are those of OPT-IML (arXiv 2212.12017): fully held-out, partially supervised, fully supervised. The
+    report follows ``validate``, ``test`` and the validation after the last step of ``fit``; earlier validations only
+    log their means. Scores come from the module (``pl_module.scores``), evaluated examples from the datamodule
+    (``evaluation_examples(stage)``). report.html shows predictions, and is written only if the trainer has a
     PredictionWriter.
 
     Args:
-        folder: Folder of the report; by default ``report/<stage>`` in the run's folder.
+        folder: Output folder; None for ``report/<stage>`` in the run's folder.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -80,7 +81,7 @@ class GeneralizationReport(Callback):
         console.print(f"categories and tasks: {folder / 'report.md'}")
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write the page: all callbacks have ended the stage, so the predictions are on disk."""
+        """Write report.html. All callbacks have ended the stage by now, so that the predictions are on disk."""
         writer = next((c for c in trainer.callbacks if isinstance(c, PredictionWriter)), None)  # type: ignore[attr-defined]
         if self._reported is None or writer is None:
             return

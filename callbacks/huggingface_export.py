@@ -1,4 +1,4 @@
-"""Export of the trained model as a folder that ``AutoModelForCausalLM.from_pretrained`` loads."""
+"""Callback that exports the trained model as a folder for ``AutoModelForCausalLM.from_pretrained``."""
 
 import lightning as L
 from lightning import Callback
@@ -15,11 +15,11 @@ from .run_folder import run_folder, run_path
 class HuggingFaceExport(Callback):
     """Write model, tokenizer and configuration as a Hugging Face folder at the end of training.
 
-    The folder must be new or empty, which is checked before the first step. A resumed run replaces the weights that it
-    exported before.
+    The folder must be new or empty, which is checked before the first step. A resumed run overwrites its earlier
+    export.
 
     Args:
-        folder: Output folder; by default ``huggingface`` in the run's folder.
+        folder: Output folder; None for ``huggingface`` in the run's folder.
     """
 
     def __init__(self, folder: str | None = None) -> None:

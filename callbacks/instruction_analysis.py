@@ -1,4 +1,4 @@
-"""Analysis of learned instructions: their map and distances beside human-written ones, and curves of the training."""
+"""Callback that compares learned instructions with human-written ones: a map, distances and training curves."""
 
 import json
 from collections import Counter
@@ -28,34 +28,34 @@ CURVES = {
     "gradient-norms": ("train/inner_gradient_norm", "train/outer_gradient_norm", "train/hypergradient_norm"),
     "hypergradient": ("train/hypergradient_cosine", "train/last_exemplar_share"),
 }
-"""Logged values by the figure that shows them."""
+"""Names of logged values, by the figure that shows them."""
 
 QUANTITIES = {"losses": "loss", "gradient-norms": "norm", "hypergradient": "cosine or share"}
 Points = Sequence[tuple[int, float]]
 
 
 class InstructionAnalysis(Callback):
-    """Draw and measure learned instructions when training ends, and at intervals before.
+    """Draw and measure learned instructions at the end of training, and at intervals during it.
 
-    The run's folder ``instructions`` gets (figures as SVG, PDF and PNG):
+    The folder ``instructions`` gets (figures as SVG, PDF and PNG):
 
-    - ``map``: the t-SNE of human-written, initial and learned instructions by category (Figure 4 of arXiv 2306.10098),
-      from mean last hidden states of the model's encoder, or of its only stack.
-    - ``analysis.json``: for each of the three, mean cosine distances within and between categories and from the test
-      definitions to the nearest; how far the learned ones moved from their start; and the vocabulary's tokens nearest
-      to each learned embedding.
-    - ``curves-*``: losses, gradient norms of both levels, the cosine between hypergradients of half batches (the
-      module's noise_every) and the share of an extractor's choices on the last exemplar, each if it was logged; and the
-      distances, if they were measured at intervals.
+    - ``map``: t-SNE of human-written, initial and learned instructions, marked by category (Figure 4 of
+      arXiv 2306.10098). A point is the mean last hidden state of the model's encoder, or of a decoder-only model.
+    - ``analysis.json``: for human-written, initial and learned instructions, the mean cosine distances within and
+      between categories, and from each test definition to the nearest instruction. Also how far the parameters moved
+      from their start, and the tokens nearest to each learned embedding.
+    - ``curves-*``: losses, gradient norms of both levels, the cosine between hypergradients of half outer batches (the
+      module's outer.noise_every), and the share of instances for which an extractor chooses the last exemplar; each only if
+      it was logged. With `every`, also the distances.
 
-    Checkpoints hold the initial parameters and all curves, so that a resumed run continues them; `crosstask
+    Checkpoints hold the initial parameters and all curves, so that a resumed run continues them. `crosstask
     instructions` draws them again from a checkpoint.
 
     Args:
-        folder: Output folder; by default ``instructions`` in the run's folder.
-        categories: Number of categories on the map, those with most tasks.
-        tokens: Number of nearest tokens for each embedding of a task.
-        every: Steps of phi between drawings during training, into a folder for each; 0 for the end alone.
+        folder: Output folder; None for ``instructions`` in the run's folder.
+        categories: Number of categories on the map; those with the most tasks are shown.
+        tokens: Number of nearest tokens to list for each learned embedding.
+        every: Steps of phi between analyses during training, each into a folder of its own; 0 for the end only.
     """
 
     def __init__(self, folder: str | None = None, categories: int = 20, tokens: int = 3, every: int = 0) -> None:
@@ -75,7 +75,7 @@ class InstructionAnalysis(Callback):
         self.initial = state_dict["initial"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the initial parameters of a run that starts; those of a resumed one are in its checkpoint."""
+        """Keep the initial parameters of a new run; those of a resumed run are in its checkpoint."""
         module, _ = _instructed(trainer, pl_module)
         if trainer.global_step == 0 and module.instruction is not None:
             values = module.instruction.state_dict()
@@ -135,7 +135,7 @@ def _instructed(
 
 
 def draw_curves(curves: Mapping[str, Points], folder: Path) -> None:
-    """Write the figures of the logged values, and of distances if there are several."""
+    """Write the figures of the logged values, and of the distances if there are several of them."""
     for name, metrics in CURVES.items():
         drawn = {metric.removeprefix("train/"): curves[metric] for metric in metrics if metric in curves}
         if drawn:
@@ -151,9 +151,9 @@ def write_analysis(states: InstructionStates, folder: Path, *, step: int, catego
     """Write the map and ``analysis.json`` into a folder, which is created.
 
     Args:
-        states: States of the instructions.
+        states: Hidden states of the instructions, from ``instruction_states``.
         folder: Output folder.
-        step: Theta steps of the model.
+        step: Number of theta steps, written into ``analysis.json``.
         categories: Number of categories on the map.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Instructions in a model's hidden states: human-written, initial and learned ones, and the distances they moved."""
+"""Hidden states of human-written, initial and learned instructions, and the distances between them."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,14 @@ from .report.instruction_distances import category_distances, distance_to_neares
 
 
 class InstructionStates(NamedTuple):
-    """Mean last hidden states of instructions.
+    """Mean last hidden states of instructions, of width W.
 
     Args:
-        points: By kind (human, initial, learned), [n, W] of the inner tasks; initial ones only if they are known.
-        categories: Categories of the inner tasks.
-        tests: [m, W] of the definitions of the test tasks.
-        numbers: Contents of `analysis.json`.
+        points: [n, W] for the n inner tasks, by kind of instruction: human, initial, learned. Without initial if it is
+            unknown.
+        categories: Category of each inner task.
+        tests: [m, W], states of the definitions of the m test tasks.
+        numbers: Content of `analysis.json`.
     """
 
     points: dict[str, np.ndarray]
@@ -47,16 +48,16 @@ def instruction_states(
     initial: Mapping[str, Tensor] | None,
     tokens: int,
 ) -> InstructionStates:
-    """The states of all instructions in the model as it is, with their distances.
+    """Return the hidden states of all instructions in the current model, with their distances.
 
-    Every number of the learned instructions has the same number of the initial parameters and of the human-written
-    definitions beside it: the model moves, too, so that only the difference is the instructions'.
+    Distances are computed for initial and human-written instructions, too. The model changes in training as well, so
+    only the difference to these shows what the learned instructions did.
 
     Args:
         module: The model and its learned instructions.
-        data: The data, after ``setup("fit")``.
-        initial: The parameters with which the instruction started; None if unknown.
-        tokens: Number of nearest tokens for each embedding of a direct embedder.
+        data: The datamodule, after ``setup("fit")``.
+        initial: Initial parameters of the instruction; None if they are unknown.
+        tokens: Number of nearest tokens to list for each embedding of a direct embedder.
     """
     plan, learned = data.plan, module.instruction
     assert plan is not None
@@ -86,7 +87,7 @@ def instruction_states(
 
 
 def parameter_changes(start: LearnableInstruction, learned: LearnableInstruction) -> dict[str, float]:
-    """Distance of the parameters from their start as a share of its norm; of an extractor also its changed choices."""
+    """Return the distance of the parameters from their start, relative to its norm; of an extractor also changed choices."""
     pairs = [(a.double(), b.double()) for a, b in zip(start.parameters(), learned.parameters(), strict=True)]
     squared = sum(a.square().sum().item() for a, _ in pairs)
     apart = sum((b - a).square().sum().item() for a, b in pairs)
@@ -100,7 +101,10 @@ def parameter_changes(start: LearnableInstruction, learned: LearnableInstruction
 def instruction_distances(
     points: Mapping[str, np.ndarray], tests: np.ndarray, categories: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """By kind, cosine distances of instructions [n, W], and of test definitions [m, W] to them."""
+    """Return cosine distances by kind of instruction: within and between categories, and from test definitions.
+
+    Instructions are [n, W], test definitions [m, W].
+    """
     return {
         kind: {
             **category_distances(of_kind, categories),
@@ -111,7 +115,7 @@ def instruction_distances(
 
 
 def definition_states(module: InstructionOptimizationModule, texts: Sequence[str]) -> np.ndarray:
-    """Mean last hidden states [n, W] of texts, one text at a time."""
+    """Return the mean last hidden states [n, W] of texts, computed one text at a time."""
     assert module.tokenizer is not None
     rows = []
     with truncating_tokenizer(module.tokenizer, module.row_length) as backend:
@@ -126,7 +130,7 @@ def definition_states(module: InstructionOptimizationModule, texts: Sequence[str
 def learned_states(
     module: InstructionOptimizationModule, plan: BilevelPlan, learned: LearnableInstruction
 ) -> np.ndarray:
-    """Mean last hidden states [n, W] of the instruction of each inner task, at its first training instance."""
+    """Return the mean last hidden states [n, W] of each inner task's instruction, for its first training instance."""
     model, rows = module.language_model, []
     for task in range(len(plan.inner)):
         inputs = [None if tensor is None else tensor.to(module.device) for tensor in plan.first_batch(task).inputs]
@@ -137,7 +141,7 @@ def learned_states(
 
 
 def stack_states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor:
-    """Last hidden states [B, I, W] of the model's encoder, or of its only stack, for embeddings [B, I, D]."""
+    """Return the last hidden states [B, I, W] for embeddings [B, I, D], of the encoder or of a decoder-only model."""
     stack: nn.Module = model.get_encoder() if model.config.is_encoder_decoder else model.base_model
     extra = {} if model.config.is_encoder_decoder else {"use_cache": False}
     return stack(inputs_embeds=embeddings, attention_mask=mask, **extra).last_hidden_state
@@ -146,7 +150,7 @@ def stack_states(model: Any, embeddings: Tensor, mask: Tensor) -> Tensor:
 def nearest_tokens(
     module: InstructionOptimizationModule, tasks: Sequence[Task], count: int
 ) -> dict[str, list[list[str]]]:
-    """By task, the tokens whose input embeddings have the largest cosine with each embedding of its instruction."""
+    """Return, by task, the `count` tokens whose input embeddings are nearest by cosine to each learned embedding."""
     assert isinstance(module.instruction, DirectEmbedder)
     assert module.tokenizer is not None
     table: Any = input_embeddings(module.language_model).weight

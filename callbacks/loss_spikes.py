@@ -1,4 +1,4 @@
-"""Loss spikes: optimizer steps whose loss is far above that of the steps before them, reported in the log."""
+"""Callback that warns of loss spikes: optimizer steps with a loss far above that of the steps before."""
 
 import math
 import statistics
@@ -24,8 +24,8 @@ class Spike(NamedTuple):
     Args:
         position: Index of the loss in the sequence.
         loss: The loss.
-        median: The median of the losses before it.
-        deviations: Its distance above the median, in robust standard deviations.
+        median: Median of the losses before it.
+        deviations: Distance from the median in robust standard deviations.
     """
 
     position: int
@@ -37,13 +37,13 @@ class Spike(NamedTuple):
 class LossSpikes(Callback):
     """Warn of optimizer steps whose loss is far above the median of the steps before them; training continues.
 
-    The spread is the median absolute deviation, which a few spikes do not change. Losses are read from the device
-    together, every few steps.
+    Spread is measured by the median absolute deviation, which a few spikes do not change. To avoid waiting for the
+    device, losses are read every few steps.
 
     Args:
-        window: Optimizer steps that a loss is compared with.
-        factor: Robust standard deviations above the median from which a loss is a spike.
-        every: Optimizer steps between two reads of the losses.
+        window: Number of preceding optimizer steps that a loss is compared with.
+        factor: A loss is a spike from this many robust standard deviations above the median.
+        every: Optimizer steps between reads of the losses.
     """
 
     def __init__(self, window: int = 100, factor: float = 8.0, every: int = 10) -> None:
@@ -77,7 +77,7 @@ class LossSpikes(Callback):
         self._report(trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The losses of the window, for a resumed run; those that are not read yet are among them."""
+        """Return the losses of the window for a resumed run, including those that were not read yet."""
         return {"losses": [*self._losses, *_read(self._unread)], "unread": len(self._unread), "spikes": self.spikes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -86,7 +86,7 @@ class LossSpikes(Callback):
         self._unread = [torch.tensor(loss) for loss in losses[len(losses) - unread :]]
 
     def _report(self, step: int) -> None:
-        """Read the losses up to an optimizer step, and warn of spikes among them."""
+        """Read the losses up to an optimizer step and warn of spikes among them."""
         new, self._unread = _read(self._unread), []
         losses = [*self._losses, *new]
         for spike in loss_spikes(losses, len(self._losses), window=self.window, factor=self.factor):
@@ -99,9 +99,9 @@ class LossSpikes(Callback):
 
 
 def loss_spikes(losses: Sequence[float], first: int, *, window: int, factor: float) -> list[Spike]:
-    """The spikes in a sequence of losses, from an index on.
+    """Return the spikes among the losses from index `first` on.
 
-    A loss is compared with the `window` losses before it, at least half a window of them. A deviation is at least a
+    A loss is compared with the `window` losses before it, but at least half a window. The spread is at least a
     hundredth of the median, so that noise on a flat curve is no spike. Losses that are not finite are left out.
 
     >>> losses = [2.0, 2.1, 1.9, 2.0, 2.1, 1.9, 5.0, 2.0]
@@ -122,5 +122,5 @@ def loss_spikes(losses: Sequence[float], first: int, *, window: int, factor: flo
 
 
 def _read(losses: Sequence[Tensor]) -> list[float]:
-    """Losses as numbers, in one transfer."""
+    """Return losses as numbers, in one transfer from the device."""
     return torch.stack([loss.detach().reshape(()) for loss in losses]).tolist() if losses else []

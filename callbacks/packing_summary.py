@@ -1,4 +1,4 @@
-"""Summary of stored, skipped and cut examples and of the mixture, printed before training."""
+"""Callback that prints the numbers of stored, skipped and truncated examples, and the mixture, before training."""
 
 import json
 from typing import Any
@@ -17,16 +17,16 @@ from .run_folder import run_folder
 
 
 def _unknown_by_task(report: ReportLines) -> dict[str, Any]:
-    """Unknown tokens of each task; empty for a report of examples that are not stored."""
+    """Return the counts of unknown tokens by task; empty if the report is of examples that are not stored."""
     if not isinstance(report, PackingReport):
         return {}
     return {"unknown tokens by task": {name: counts._asdict() for name, counts in report.unknown.items()}}
 
 
 class PackingSummary(Callback):
-    """Print how many examples are stored, skipped and cut, how full the rows are, and the mixture's benchmarks.
+    """Print how many examples are stored, skipped and truncated, how full the rows are, and the mixture's benchmarks.
 
-    The numbers are written to packing.json, the mixture with its tasks to mixture.txt.
+    The numbers are written to packing.json, the mixture with all of its tasks to mixture.txt, in the run's folder.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

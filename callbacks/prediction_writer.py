@@ -1,4 +1,4 @@
-"""Predictions as JSON lines, one for each example."""
+"""Callback that writes predictions as JSON lines, one line per example."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -21,17 +21,18 @@ from .unfinished_predictions import Unfinished, find_unfinished, open_part, part
 
 
 class PredictionWriter(Callback):
-    """Write predictions of ``validate``, ``test`` and ``predict`` as JSONL, in the order of the examples.
+    """Write the predictions of ``validate``, ``test`` and ``predict`` as JSONL, in the order of the examples.
 
-    So are those of the validation after the last step of ``fit``.
+    The validation after the last step of ``fit`` is written, too; earlier ones are not. Every process writes a part
+    while batches end, and the first process joins the parts.
 
-    Every process writes a part as batches end; the first process joins the parts. The parts of an interrupted run are
-    reused by the next run with equal weights, prompts, decoding, batches and precision, in the same folder or in
-    another version of it (``runs/name/version_*``). Its report equals that of an uninterrupted run. Other predictions
-    in the same folder are kept as ``<stage>-earlier-<number>.jsonl``.
+    An interrupted evaluation resumes: the next run reuses its parts if weights, prompts, decoding, batches and
+    precision are the same, and reports what an uninterrupted run would. Parts are searched in the same folder and in
+    other versions of the run (``runs/name/version_*``). Predictions of another evaluation in the same folder are kept
+    as ``<stage>-earlier-<number>.jsonl``.
 
     Args:
-        folder: Output folder of ``<stage>.jsonl``; by default ``predictions`` in the run's folder.
+        folder: Output folder of ``<stage>.jsonl``; None for ``predictions`` in the run's folder.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -39,7 +40,7 @@ class PredictionWriter(Callback):
         self._part: IO[str] | None = None
 
     def path(self, trainer: L.Trainer, stage: str) -> Path:
-        """The file of a stage's predictions; every process must call it, see ``run_folder``."""
+        """Return the file of a stage's predictions. Every process must call it, as for ``run_folder``."""
         return run_folder(trainer, "predictions", self.folder) / f"{stage}.jsonl"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -71,7 +72,7 @@ class PredictionWriter(Callback):
         self._join(trainer, "predict")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Keep the part for the run that resumes."""
+        """Close this process's part, so that the next run can resume from it."""
         if self._part is not None:
             self._part.close()
             self._part = None
@@ -93,7 +94,7 @@ class PredictionWriter(Callback):
     def _resume(
         self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str, folder: Path, header: dict[str, str]
     ) -> Unfinished:
-        """Reuse predictions of an interrupted run: their examples are skipped, and their scores count."""
+        """Return reusable predictions of an interrupted run; their examples are skipped, and their scores count."""
         data = run_data(trainer)
         assert data is not None
         assert isinstance(pl_module, ResumableModule)
@@ -143,7 +144,7 @@ class PredictionWriter(Callback):
 
 
 def keep_earlier(path: Path, text: str) -> None:
-    """Rename predictions of another evaluation, which would be overwritten by `text`."""
+    """Rename an existing file of predictions, unless it is equal to `text`, which would overwrite it."""
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") == text:
         return
     number = 1
@@ -154,7 +155,7 @@ def keep_earlier(path: Path, text: str) -> None:
 
 
 def _predictions_of(lines: Mapping[int, str], examples: Sequence[EvaluationExample]) -> dict[int, str]:
-    """Lines that are complete predictions for the examples of their numbers; others are reported."""
+    """Return the lines that are complete predictions for the examples with their numbers; others are reported."""
     usable = {
         number: line
         for number, line in lines.items()
@@ -166,12 +167,12 @@ def _predictions_of(lines: Mapping[int, str], examples: Sequence[EvaluationExamp
 
 
 def _evaluated(stage: str) -> Stage:
-    """The datamodule's stage: prediction evaluates the test examples."""
+    """Return the datamodule's stage; prediction uses the test examples."""
     return "validation" if stage == "validation" else "test"
 
 
 def _header(trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> dict[str, str] | None:
-    """All that decides the answers; None if the module or its data cannot resume an interrupted evaluation."""
+    """Return all that determines the answers; None if module or data cannot resume an interrupted evaluation."""
     data = run_data(trainer)
     if data is None or not isinstance(pl_module, ResumableModule):
         return None

@@ -1,4 +1,4 @@
-"""Preemption: on a signal or Ctrl-C, a checkpoint after the optimizer step or validation batch, and a requeued job."""
+"""Callback for preemption: on a signal or Ctrl-C, saves a checkpoint, stops, and has SLURM requeue the job."""
 
 import os
 import signal
@@ -17,23 +17,23 @@ from ..datamodules.packing.replicas import replicas
 
 
 class Preemption(Callback):
-    """Save ``last.ckpt`` and stop when a scheduler signals, and have SLURM requeue the job.
+    """Save ``last.ckpt`` and stop when a scheduler sends a signal, and have SLURM requeue the job.
 
-    SIGUSR1 announces the end of the job's time (``sbatch --signal=USR1@180``): the job is requeued. SIGTERM comes with
-    preemption, ``scontrol requeue`` and ``scancel``, where SLURM decides what happens to the job. SIGINT is Ctrl-C; a
-    second one stops at once, without a checkpoint. The signal handler only sets a flag; all processes save together
-    between two optimizer steps, because the signal reaches them at different times. Lightning's handler saves inside
-    the signal handler, wherever the program is.
+    SIGUSR1 announces the end of the job's time (``sbatch --signal=USR1@180``); the job is requeued. SIGTERM is sent at
+    preemption, ``scontrol requeue`` and ``scancel``; SLURM decides what happens to the job. SIGINT is Ctrl-C; a second
+    one stops at once, without a checkpoint.
 
-    A validation stops after the current batch, and the resumed run starts it again. A resumed run does not repeat the
-    validation after the last step; ``crosstask validate`` does. The announced time must suffice for the longest
-    optimizer step or validation batch, which generates all of its answers, and for writing the checkpoint.
+    The signal handler only sets a flag, because a signal reaches processes at different times. All processes save
+    together after the current optimizer step. (Lightning's handler saves inside the signal handler, wherever the
+    program is.) A validation stops after its current batch, and the resumed run starts it again. The announced time
+    must suffice for the longest optimizer step or validation batch (which generates all of its answers) and for writing
+    the checkpoint. A resumed run does not repeat the validation after the last step; use ``crosstask validate``.
 
-    ``exit_status`` is that of a process that a signal ended, so that ``crosstask fit && crosstask test`` does not test
-    an unfinished model; it is 0 if SLURM has requeued the job, which then is not to fail.
+    ``exit_status`` is that of a process that was ended by the signal, so that ``crosstask fit && crosstask test`` does
+    not test an unfinished model. It is 0 if SLURM has requeued the job, which then must not fail.
 
     Args:
-        requeue: Requeue the job on SIGUSR1.
+        requeue: Whether to requeue the SLURM job on SIGUSR1.
     """
 
     def __init__(self, requeue: bool = True) -> None:
@@ -98,7 +98,10 @@ class Preemption(Callback):
         raise _TunerExitException
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Reset the validation's progress: Lightning would resume after its last batch, and score only the rest."""
+        """Reset the validation's progress in the checkpoint.
+
+        Otherwise Lightning would resume after the last validated batch, and score only the rest.
+        """
         if self.preempted and trainer.validating:
             done, begun = {"processed": 0, "completed": 0}, {"ready": 1, "started": 1}
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
@@ -107,7 +110,7 @@ class Preemption(Callback):
             progress["is_last_batch"] = False
 
     def _signalled(self, trainer: L.Trainer) -> bool:
-        """Whether any process has received a signal; every process must call it."""
+        """Return whether any process has received a signal; every process must call it."""
         return trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -131,7 +134,7 @@ class Preemption(Callback):
 
 
 def checkpoint_folder(trainer: L.Trainer) -> Path | None:
-    """The folder of the run's ModelCheckpoint, None if it has none."""
+    """Return the folder of the run's ModelCheckpoint; None without one."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
             return Path(callback.dirpath)
@@ -139,7 +142,7 @@ def checkpoint_folder(trainer: L.Trainer) -> Path | None:
 
 
 def requeue_job() -> bool:
-    """Have SLURM requeue this job, and return whether it did; does nothing outside SLURM."""
+    """Have SLURM requeue this job; return whether it did. Outside of SLURM it does nothing."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return False

@@ -1,4 +1,4 @@
-"""The progress bar of a training without epochs, and the metrics that bars, lines and summaries show."""
+"""The progress bar of a training without epochs, and the metrics that bars, progress lines and summaries show."""
 
 import time
 from typing import Any
@@ -10,9 +10,9 @@ LOSS = "train/loss"
 
 
 class TrainingBar(RichProgressBar):
-    """RichProgressBar without the count of epochs, which a planned stream does not have (it would read ``0/-2``).
+    """RichProgressBar without the count of epochs, which would read ``0/-2`` for a planned stream.
 
-    It reads the loss twice a second: a reading waits until the device has computed it.
+    The loss is read twice a second, since each read waits for the device.
     """
 
     _loss: dict[str, float] = {}  # noqa: RUF012 - replaced, never changed
@@ -30,12 +30,12 @@ class TrainingBar(RichProgressBar):
 
 
 def shown_metrics(trainer: L.Trainer) -> dict[str, float]:
-    """The loss of the last step, and the metrics that are logged for progress bars."""
+    """Return the loss of the last step and the metrics that are logged for progress bars."""
     bar = {name: float(value) for name, value in trainer.progress_bar_metrics.items()}
     return {**training_loss(trainer), **bar}
 
 
 def training_loss(trainer: L.Trainer) -> dict[str, float]:
-    """The loss of the last step by its name, or nothing before it."""
+    """Return {name: loss} of the last optimizer step; empty before the first one."""
     loss = trainer.callback_metrics.get(LOSS)
     return {} if loss is None else {LOSS: float(loss)}

@@ -1,4 +1,4 @@
-"""The progress of a run in lines, for outputs that are no terminal: log files, pipes, SLURM."""
+"""Callback that prints progress as lines, for outputs that are no terminal: log files, pipes, SLURM."""
 
 import time
 from typing import Any
@@ -16,19 +16,19 @@ from .token_counts import token_count
 
 
 class ProgressLines(ProgressBar):
-    """Print a line every few seconds: step, loss, learning rate, tokens per second and time left; batches evaluated.
+    """Print progress as a line every few seconds.
 
-    ::
+    In training it has step, loss, learning rate, tokens per second and time left; in evaluation, batches and examples::
 
         step 120 of 1600 | loss 3.214 | learning rate 1.4e-03 | 15,231 tokens/s | 0:02:41 left
         validation: batch 3 of 12, 24 of 96 examples
         validation at step 800: rouge_l 0.412, exact_match 0.301, loss 1.023
 
-    The command line uses it in place of the progress bar where the output is no terminal. Like the bar, it is switched
-    off by ``enable_progress_bar: false``. Tokens are those of the training rows, padding not counted.
+    The command line uses it instead of the progress bar if the output is no terminal; ``enable_progress_bar: false``
+    disables both. Tokens are those of training rows, without padding.
 
     Args:
-        seconds: Least time between two lines; the first and the last step are always printed.
+        seconds: Shortest time between two lines. The first and the last step are always printed.
     """
 
     def __init__(self, seconds: float = 15.0) -> None:
@@ -43,14 +43,14 @@ class ProgressLines(ProgressBar):
         self._rate = 0.0
 
     def disable(self) -> None:
-        """Print nothing; Lightning calls it on all processes but the first."""
+        """Stop printing; Lightning calls it on all processes but the first."""
         self._enabled = False
 
     def enable(self) -> None:
         self._enabled = True
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print now, also where the output is a file."""
+        """Print and flush, so that lines appear at once in a file."""
         if self._enabled:
             print(*args, **kwargs, flush=True)
 
@@ -147,7 +147,7 @@ class ProgressLines(ProgressBar):
 
 
 def _losses(trainer: L.Trainer) -> list[str]:
-    """The losses that a progress bar would show."""
+    """Return the losses that a progress bar would show, as texts."""
     return [
         f"{name.removeprefix('train/')} {value:.4g}"
         for name, value in shown_metrics(trainer).items()
@@ -156,7 +156,7 @@ def _losses(trainer: L.Trainer) -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """A duration in hours, minutes and seconds.
+    """Return a duration as hours, minutes and seconds.
 
     >>> clock(3725.4)
     '1:02:05'

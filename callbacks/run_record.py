@@ -1,4 +1,4 @@
-"""The record of a run beside its configuration: commit, command, versions, hosts."""
+"""Callback that records how a run was started: commit, command, versions, hosts."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from .run_folder import run_folder
 
 
 class RunRecord(Callback):
-    """Write ``run.json`` into the run's folder at the start; LightningCLI writes config.yaml beside it."""
+    """Write ``run.json`` into the run's folder when training starts; LightningCLI writes config.yaml beside it."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         host = f"{socket.gethostname()}:{os.environ.get('SLURMD_NODENAME', '')}".rstrip(":")
@@ -32,11 +32,11 @@ class RunRecord(Callback):
 
 
 def run_record(trainer: L.Trainer, hosts: list[str]) -> dict[str, Any]:
-    """Facts about a run that its configuration does not hold: time, command, commit, versions, devices, hosts.
+    """Return what a run's configuration does not state: time, command, commit, versions, devices, hosts.
 
     Args:
         trainer: The run's trainer.
-        hosts: Host name of each rank, with SLURM's name of the node.
+        hosts: Host name of each rank, followed by SLURM's name of the node.
     """
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -52,7 +52,7 @@ def run_record(trainer: L.Trainer, hosts: list[str]) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The commit of crosstask's source, with "+" if tracked files differ from it; None outside a repository."""
+    """Return the commit of crosstask's source, with "+" if tracked files were changed; None outside of a repository."""
     here = Path(__file__).parent
 
     def git(*words: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Summary of a training: metrics, time and files, printed at its end with the commands that come next."""
+"""Callback that prints at the end of training what was done, where the files are, and which commands come next."""
 
 import time
 from pathlib import Path
@@ -25,8 +25,8 @@ from .token_counts import token_count
 class RunSummary(Callback):
     """Print steps, tokens, time, final metrics, the run's files and the next commands at the end of ``fit``.
 
-    List it after the callbacks whose files it names. Commands are printed if LightningCLI has written the run's
-    config.yaml.
+    List it after the callbacks whose files it names. The commands are printed only if LightningCLI has written the
+    run's config.yaml.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class RunSummary(Callback):
         self._ended = True
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Print the summary: all callbacks have written their files."""
+        """Print the summary; all callbacks have written their files by now."""
         if not self._ended:
             return
         self._ended = False
@@ -70,7 +70,7 @@ class RunSummary(Callback):
 
 
 def run_files(trainer: L.Trainer, folder: Path) -> dict[str, Path]:
-    """Files and folders that a training has written, by their kind; missing ones are left out."""
+    """Return the paths that a training has written, by description; missing ones are left out."""
     files = {"run": folder}
     if (checkpoint := last_path(trainer)) is not None:
         files["checkpoint"] = checkpoint
@@ -84,7 +84,7 @@ def run_files(trainer: L.Trainer, folder: Path) -> dict[str, Path]:
 
 
 def last_path(trainer: L.Trainer) -> Path | None:
-    """The last checkpoint that the training has written; None if there is none."""
+    """Return the last checkpoint that the training has written; None if there is none."""
     folder = checkpoint_folder(trainer)
     writers = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
     preempted = any(isinstance(each, Preemption) and each.preempted for each in trainer.callbacks)  # type: ignore[attr-defined]
@@ -95,12 +95,12 @@ def last_path(trainer: L.Trainer) -> Path | None:
 
 
 def shown(path: Path) -> Path:
-    """A path from the working directory, where it is below it."""
+    """Return a path relative to the working directory if it is below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def next_commands(trainer: L.Trainer, folder: Path) -> list[str]:
-    """The commands that evaluate, predict with and export the trained model, or resume an interrupted training."""
+    """Return the commands that evaluate, predict with and export the model, or that resume an interrupted training."""
     config, checkpoint = folder / "config.yaml", last_path(trainer)
     if checkpoint is None or not config.is_file():
         return []
@@ -125,6 +125,6 @@ def next_commands(trainer: L.Trainer, folder: Path) -> list[str]:
 
 
 def has_test(trainer: L.Trainer) -> bool:
-    """Whether the data has test tasks."""
+    """Return whether the data has test tasks."""
     data = run_data(trainer)
     return not isinstance(data, BenchmarkDataModule) or bool(data.instances.test and data.task_names()["test"])

@@ -1,4 +1,4 @@
-"""Slow and missing processes: step times and data waits by rank, and the ranks that others wait for in a stall."""
+"""Callback that finds slow and hanging processes: step times by rank, and the ranks that others wait for."""
 
 import json
 import logging
@@ -27,12 +27,12 @@ STAGES = ("waiting for data", "forward", "backward", "optimizer step", "validati
 
 
 class StepTimes(NamedTuple):
-    """Seconds a step that a process needed, not counting waits for other processes.
+    """Seconds per training step of one process, without waiting for other processes.
 
     Args:
         data: Waiting for batches.
-        work: From a batch's start to its loss, before the first synchronization (sharded models, and instruction
-            optimization before an outer step, synchronize earlier; their waits are included).
+        work: From a batch's start to its loss, before the first synchronization. Sharded models, and instruction
+            optimization before an outer step, synchronize earlier; their waits are included.
         host: Host name.
     """
 
@@ -42,7 +42,15 @@ class StepTimes(NamedTuple):
 
 
 class ProgressReport(NamedTuple):
-    """A process's batch and stage, the time it entered the stage and the time of the report, in seconds since 1970."""
+    """Where a process is: its batch, the stage, since when, and the time of the report.
+
+    Args:
+        batch: Index of the batch.
+        stage: One of ``STAGES``.
+        since: When the process entered the stage, in seconds since 1970.
+        written: When the report was written, in seconds since 1970.
+        host: Host name.
+    """
 
     batch: int
     stage: str
@@ -52,16 +60,17 @@ class ProgressReport(NamedTuple):
 
 
 class Stragglers(Callback):
-    """Log step times over processes, warn of slow ranks, and name the ranks that others wait for in a stall.
+    """Log step times across processes, warn of slow processes, and report which processes a stalled run waits for.
 
-    All ranks finish backward and optimizer steps together, because these synchronize; only the time before them tells
-    which rank is slow. A stall is reported before the process group's timeout ends the run, whose message names the
-    collective but not the rank. Every process writes its progress into ``progress/`` of the run's folder.
+    Ranks finish backward passes and optimizer steps together, because these synchronize. So only the time before the
+    backward pass shows which rank is slow. If no process makes progress, the ranks that the others wait for are
+    reported before the process group's timeout ends the run; the timeout's own message does not name them. Every
+    process writes its progress into ``progress/`` in the run's folder.
 
     Args:
         every: Optimizer steps between two measurements.
-        factor: Times the median from which a process counts as slow.
-        stall_after: Seconds without progress after which a stall is reported.
+        factor: A process is slow if its time is more than this multiple of the median over processes.
+        stall_after: Seconds without progress of any process until a stall is reported.
     """
 
     def __init__(self, every: int = 20, factor: float = 1.5, stall_after: float = 300.0) -> None:
@@ -136,7 +145,10 @@ class Stragglers(Callback):
         self._report = self._report._replace(batch=batch, stage=stage, since=time.time())
 
     def _watch(self, folder: Path, rank: int, size: int) -> None:
-        """Write this process's progress, and report stalls on rank 0. A thread, as a stalled process runs no hooks."""
+        """Write this process's progress, and on rank 0 report stalls.
+
+        It runs in a thread, since a stalled process calls no hooks.
+        """
         interval = min(self.stall_after / 5, 30.0)
         reported = 0.0
         while not self._ended.wait(interval):
@@ -152,7 +164,7 @@ class Stragglers(Callback):
 
 
 def time_statistics(times: Sequence[StepTimes]) -> dict[str, float]:
-    """Seconds a step: mean and longest wait for data, median and longest work, and the ratio of the last two.
+    """Return seconds per step over processes: mean and longest wait for data, median and longest work, and their ratio.
 
     >>> numbers = time_statistics([StepTimes(0.1, 1.0, "a"), StepTimes(0.3, 3.0, "b")])
     >>> [numbers[name] for name in ("data_wait_longest", "work_median", "work_longest", "work_spread")]
@@ -170,7 +182,7 @@ def time_statistics(times: Sequence[StepTimes]) -> dict[str, float]:
 
 
 def slow_ranks(times: Sequence[StepTimes], factor: float) -> list[str]:
-    """A sentence for each process that takes more than `factor` times the median; none for fewer than three processes.
+    """Return a sentence for each process slower than `factor` times the median; none if there are fewer than three.
 
     >>> slow_ranks([StepTimes(0.0, 1.0, "n1"), StepTimes(0.0, 1.0, "n1"), StepTimes(0.0, 2.0, "n2")], factor=1.5)
     ['rank 2 on n2 takes 2.00 s a step before its backward pass, 2.0 times the median: the others wait for it']
@@ -188,7 +200,7 @@ def slow_ranks(times: Sequence[StepTimes], factor: float) -> list[str]:
 
 
 def read_progress(folder: Path, size: int) -> list[ProgressReport | None]:
-    """The last report of each rank, None for a rank without one."""
+    """Return the last report of each of `size` ranks; None for a rank without a report."""
     reports: list[ProgressReport | None] = []
     for rank in range(size):
         try:
@@ -199,7 +211,9 @@ def read_progress(folder: Path, size: int) -> list[ProgressReport | None]:
 
 
 def missing_ranks(reports: Sequence[ProgressReport | None], now: float, *, silent_after: float) -> str:
-    """A sentence on the ranks that the others wait for.
+    """Return a sentence that names the ranks that the others wait for.
+
+    `now` is in seconds since 1970. A rank whose last report is older than `silent_after` seconds is gone.
 
     >>> here = ProgressReport(18, "backward", since=100.0, written=400.0, host="n1")
     >>> missing_ranks([here, ProgressReport(17, "waiting for data", 98.0, 400.0, "n2")], 400.0, silent_after=60.0)

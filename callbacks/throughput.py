@@ -1,4 +1,4 @@
-"""Throughput: examples and tokens per second, and model FLOPs utilization."""
+"""Callback that logs throughput: examples and tokens per second, and model FLOPs utilization."""
 
 import time
 from collections import Counter
@@ -21,10 +21,10 @@ from .token_counts import language_rows
 class Throughput(Callback):
     """Log examples, tokens and target tokens per second over all replicas, and packing efficiency.
 
-    Padding does not count. Model FLOPs utilization is logged if the device's peak is known, except under FSDP1, which
-    hides the sizes of parameters, and in instruction optimization, whose hypergradients are further passes. There the
-    rows of both levels count, without the learned instructions before them. Every measurement synchronizes the device
-    once.
+    Padding is not counted. Model FLOPs utilization is logged if the device's peak is known. It is not logged under
+    FSDP1, which hides the sizes of parameters, nor in instruction optimization, whose hypergradients are further
+    passes. There the rows of both levels are counted, without the learned instructions. Every measurement synchronizes
+    the device once.
 
     Args:
         every: Optimizer steps between two measurements.
@@ -85,10 +85,10 @@ class Throughput(Callback):
 
 
 def batch_counts(batch: CausalBatch | Seq2SeqBatch) -> dict[str, Any]:
-    """Counts of one batch: examples, tokens of both sides, targets, columns, and the arguments of ``training_flops``.
+    """Return counts of one batch: examples, tokens of both sides, targets, columns, and those of ``training_flops``.
 
-    Padding counts in columns only; unlike documents it has no targets. Counts are integers, or scalars on the batch's
-    device, which nobody waits for here.
+    Padding counts in columns only; it is recognized by having no targets. Counts are integers, or scalars on the
+    batch's device that are not read here.
     """
     trained = F.pad((batch.targets.flatten() >= 0).cumsum(0), (1, 0))
     offsets = batch.target_offsets if isinstance(batch, Seq2SeqBatch) else batch.offsets

@@ -1,4 +1,4 @@
-"""Numbers of tokens in a training batch."""
+"""Number of tokens in a training batch."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ..datamodules.schema import CausalBatch, ScoredBatch, Seq2SeqBatch
 
 
 def language_rows(batch: CausalBatch | Seq2SeqBatch | BilevelBatch) -> list[CausalBatch | Seq2SeqBatch]:
-    """The rows of a batch that a language model processes, of one level or two."""
+    """Return the rows of a batch that a language model processes, of both levels in instruction optimization."""
     if not isinstance(batch, BilevelBatch):
         return [batch]
     inner = [part.rows for part in (batch.inner, batch.curvature) if part is not None]
@@ -17,9 +17,9 @@ def language_rows(batch: CausalBatch | Seq2SeqBatch | BilevelBatch) -> list[Caus
 
 
 def token_count(batch: Any) -> int | Tensor:
-    """Tokens of a training batch, padding not counted; 0 for a batch of another project.
+    """Return the tokens of a training batch, without padding; 0 for a batch of another project.
 
-    The count of pairs is a tensor on their device, so that nothing waits for it.
+    For scored pairs the count is a tensor on their device, so that nothing waits for it.
     """
     if isinstance(batch, ScoredBatch):
         return (batch.position_ids > 0).sum() + len(batch.scored)  # positions restart at 0, and padding stays there

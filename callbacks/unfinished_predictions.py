@@ -1,6 +1,6 @@
-"""Predictions of an interrupted run, from which the next run resumes: hidden files, one for each writing process.
+"""Files of predictions while an evaluation runs, from which an interrupted one resumes.
 
-::
+Each writing process has a hidden file::
 
     predictions/.test-0.part     {"header": {"weights": "3f…", "prompts": "a0…", ...}}    digests of the inputs
                                  {"number": 17, "task": ...}                              a prediction a line
@@ -18,12 +18,12 @@ Header = Mapping[str, str]
 
 
 class Unfinished(NamedTuple):
-    """Predictions of interrupted runs that this run can reuse.
+    """Predictions of interrupted evaluations that this run can reuse.
 
     Args:
-        lines: Lines of predictions by the example's number.
-        paths: Files of these lines.
-        others: Files in this run's folder that cannot be reused, with the names of differing header fields.
+        lines: JSON lines of predictions, by the example's number.
+        paths: Files that hold these lines.
+        others: Files in this run's folder that cannot be reused, with the names of the header fields that differ.
     """
 
     lines: dict[int, str]
@@ -32,14 +32,14 @@ class Unfinished(NamedTuple):
 
 
 def part_path(folder: Path, stage: str, process: int) -> Path:
-    """The file of a process's predictions while a stage runs."""
+    """Return the file of a process's predictions while a stage runs."""
     return folder / f".{stage}-{process}.part"
 
 
 def open_part(path: Path, header: Header | None, lines: Iterable[str] = ()) -> IO[str]:
-    """Start a part with given lines, atomically replacing an existing one.
+    """Start a part file with the given lines and return it for writing; an existing one is replaced atomically.
 
-    The part is locked until it is closed or the process ends.
+    The file is locked until it is closed or the process ends.
     """
     begun = path.with_suffix(".begun")
     with open(begun, "w", encoding="utf-8") as file:
@@ -52,9 +52,9 @@ def open_part(path: Path, header: Header | None, lines: Iterable[str] = ()) -> I
 
 
 def read_part(path: Path) -> tuple[Header | None, dict[int, str]]:
-    """A part's header and its predictions by number.
+    """Return a part's header, and its lines by number of the example.
 
-    Unreadable lines are left out, to be evaluated again: the last line of a process that was killed, and lines that
+    Lines that cannot be read are left out and evaluated again: the last line of a killed process, and lines that
     something else has changed.
     """
     # A line ends at "\n" alone: splitlines would also cut texts at U+2028, which JSON leaves as it is.
@@ -73,13 +73,13 @@ def _parsed(line: str) -> Any:
 
 
 def find_unfinished(folder: Path, stage: str, header: Header, *, beside: bool) -> Unfinished:
-    """Predictions of earlier runs of a stage that were interrupted.
+    """Return the predictions of earlier runs of a stage that were interrupted.
 
     Args:
         folder: This run's folder of predictions.
-        stage: The stage.
-        header: Everything that decides the predictions; only runs with an equal header are reused.
-        beside: Also search other versions of the run (``version_*``).
+        stage: "validation", "test" or "predict".
+        header: Everything that determines the predictions. Only parts with an equal header are reused.
+        beside: Whether to search other versions of the run (``version_*``), too.
 
     Raises:
         ValueError: A run is writing to the same folder.
@@ -102,7 +102,7 @@ def find_unfinished(folder: Path, stage: str, header: Header, *, beside: bool) -
 
 
 def _in_use(path: Path) -> bool:
-    """Whether a run is writing the file."""
+    """Return whether a running process has locked the file."""
     with open(path, encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -112,5 +112,5 @@ def _in_use(path: Path) -> bool:
 
 
 def records(lines: Mapping[int, str]) -> list[dict[str, Any]]:
-    """The predictions, in the order of their numbers."""
+    """Return the predictions as dictionaries, in the order of their numbers."""
     return [parse_json(lines[number], f"prediction {number}") for number in sorted(lines)]
