@@ -45,8 +45,8 @@ class InstructionAnalysis(Callback):
       between categories, and from each test definition to the nearest instruction. Also how far the parameters moved
       from their start, and the tokens nearest to each learned embedding.
     - ``curves-*``: losses, gradient norms of both levels, the cosine between hypergradients of half outer batches (the
-      module's outer.noise_every), and the share of instances for which an extractor chooses the last exemplar; each only if
-      it was logged. With `every`, also the distances.
+      module's outer.noise_every), and the share of instances for which an extractor chooses the last exemplar; each
+      only if it was logged. With `every`, also the distances.
 
     Checkpoints hold the initial parameters and all curves, so that a resumed run continues them. `crosstask
     instructions` draws them again from a checkpoint.
