@@ -87,8 +87,7 @@ def instruction_states(
 
 
 def parameter_changes(start: LearnableInstruction, learned: LearnableInstruction) -> dict[str, float]:
-    """Return the distance of the parameters from their start, relative to its norm; of an extractor also new choices.
-    """
+    """Return the distance of the parameters from their start, relative to its norm; also an extractor's new choices."""
     pairs = [(a.double(), b.double()) for a, b in zip(start.parameters(), learned.parameters(), strict=True)]
     squared = sum(a.square().sum().item() for a, _ in pairs)
     apart = sum((b - a).square().sum().item() for a, b in pairs)
