@@ -7,6 +7,9 @@ from typing import Any
 def imported(path: str, argument: str) -> Any:
     """Return the class or function with an import path.
 
+    >>> imported("collections.Counter", "kind")("aab")["a"]
+    2
+
     Args:
         path: Module and name, joined by dots.
         argument: Name of the argument that holds the path, for error messages.

@@ -1,1 +1,1 @@
-"""Evaluation: generating answers, ranking options, scoring both, and aggregating the scores."""
+"""Evaluation: generate answers or rank options, score them, and average the scores as OPT-IML does."""

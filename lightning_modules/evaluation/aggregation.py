@@ -1,11 +1,11 @@
-"""Aggregation of instance scores into scores of tasks, categories and levels, as in OPT-IML.
+"""Averages of instance scores over tasks, categories and levels of generalization, as in OPT-IML.
 
 OPT-IML (arXiv 2212.12017, section 4.1) averages in steps, each an unweighted mean::
 
     instances -> subtype -> task -> the task over benchmarks -> category column -> level, average, selection
 
 The 57 subjects of MMLU are one task, and RACE in two collections is one task, so that neither outweighs a single task.
-Super-NaturalInstructions pools the instances of a category instead, see callbacks/report/scores.py.
+Super-NaturalInstructions pools the instances of a category instead; see callbacks/report/scores.py.
 """
 
 import re
@@ -37,9 +37,22 @@ OWN_COLUMNS = {"mmlu": "MMLU"}
 
 
 class ScoredInstance(NamedTuple):
-    """One evaluated example, its groups, and its scores in [0, 1]; ``score`` is by its task's metric.
+    """One evaluated example with its groups and its scores in [0, 1].
 
-    ``unread`` and ``erased`` are those of ``Answer``: whether ROUGE-L and exact match cannot score this example.
+    Args:
+        benchmark: Name of the benchmark.
+        task: Name of the task.
+        parent: Task that this task is a subtype of, e.g. mmlu for its subjects; None if it is none.
+        category: Category of the task.
+        level: Level of generalization of the task.
+        shots: Number of demonstrations in the prompt.
+        metric: Metric of the task.
+        id: Id of the example.
+        score: Score by the task's metric.
+        rouge_l: ROUGE-L.
+        exact_match: 1 for an exact match, else 0.
+        unread: Whether ROUGE-L cannot read the references; see ``Answer``.
+        erased: Whether the task's rule leaves nothing of a reference; see ``Answer``.
     """
 
     benchmark: str
@@ -58,7 +71,7 @@ class ScoredInstance(NamedTuple):
 
 
 class TaskScore(NamedTuple):
-    """The score of a task at one number of shots, over `instances` instances."""
+    """The score of a task at one number of shots: the mean over `instances` instances."""
 
     benchmark: str
     task: str
@@ -72,12 +85,12 @@ class TaskScore(NamedTuple):
 
     @property
     def family(self) -> str:
-        """Its name in every benchmark: its parent, or its name without a ``Bench``'s ``collection/``."""
+        """The name that the task has in every benchmark: its parent, or its own name without a ``Bench``'s prefix."""
         return self.parent or self.task.removeprefix(f"{self.benchmark}/")
 
 
 class Column(NamedTuple):
-    """A column of OPT-IML's tables: the mean over a category's (or a benchmark's) `tasks` tasks at one level."""
+    """A column of OPT-IML's tables: the mean over `tasks` tasks of a category or a benchmark, at one level."""
 
     level: Level
     name: str
@@ -87,7 +100,7 @@ class Column(NamedTuple):
 
 
 def scored_instances(scores: Scores, examples: Sequence[EvaluationExample]) -> list[ScoredInstance]:
-    """Scores joined with their examples; examples without scores are left out."""
+    """Return scores joined with their examples; examples without scores are left out."""
     by_number = {example.number: example for example in examples}
     return [
         ScoredInstance(
@@ -110,7 +123,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Items by key, in the order of their first ones.
+    """Return items by key, in the order of first occurrence.
 
     >>> grouped(["ant", "bee", "ape"], key=lambda word: word[0])
     {'a': ['ant', 'ape'], 'b': ['bee']}
@@ -122,23 +135,24 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 
 def mean_of(scores: Sequence[Value]) -> Value:
-    """The unweighted mean of scores, or of arrays of R resampled scores."""
+    """Return the unweighted mean of scores, or of arrays of R resampled scores."""
     return np.mean(np.stack([np.asarray(score) for score in scores]), axis=0)
 
 
 def task_key(row: ScoredInstance) -> tuple[str, str, int]:
-    """The benchmark, name and shots that identify an instance's task."""
+    """Return (benchmark, task, shots), which identifies an instance's task."""
     return row.benchmark, row.task, row.shots
 
 
 def task_scores(
     rows: Iterable[ScoredInstance], summary: Callable[[NDArray[np.float64]], Value] = np.mean
 ) -> list[TaskScore]:
-    """Each task's score, the mean over its instances.
+    """Return the score of each task at each number of shots: the mean over its instances.
 
     Args:
         rows: Evaluated instances.
-        summary: From a task's scores [n] to its score; ``significance.Resampling`` gives resampled ones.
+        summary: Returns a task's score from its instances' scores [n]; ``significance.Resampling`` returns resampled
+            ones.
     """
     return [
         TaskScore(
@@ -151,12 +165,12 @@ def task_scores(
 
 
 def join_subtypes(tasks: Iterable[TaskScore]) -> list[TaskScore]:
-    """Merge the tasks of a benchmark that have the same parent, such as the 57 subjects of MMLU."""
+    """Merge the tasks of a benchmark that have the same parent, such as the 57 subjects of MMLU, by their mean."""
     return _joined(tasks, lambda task: (task.benchmark, task.family))
 
 
 def join_benchmarks(tasks: Iterable[TaskScore]) -> list[TaskScore]:
-    """Merge the tasks of several benchmarks that have the same name or parent, such as RACE in two collections."""
+    """Merge tasks of several benchmarks with the same name or parent, such as RACE in two collections."""
     return _joined(tasks, lambda task: task.family)
 
 
@@ -186,13 +200,13 @@ def columns(
     by: Literal["category", "benchmark"] = "category",
     zero_shot_only: Collection[str] = ZERO_SHOT_ONLY,
 ) -> list[Column]:
-    """OPT-IML's columns: the mean over the tasks of each category at each level and number of shots.
+    """Return OPT-IML's columns: the mean over the tasks of each category, at each level and number of shots.
 
     Args:
-        tasks: Scores of tasks from ``task_scores``; subtypes and benchmarks are merged here.
-        by: Whether a column is a category or MMLU, as in Tables 4, 7 and 8, or a benchmark with its held-out files, as
-            in Table 5, where a task of several benchmarks counts in each of them.
-        zero_shot_only: Categories that count zero-shot only.
+        tasks: Scores from ``task_scores``; subtypes and benchmarks are merged here.
+        by: "category": columns are categories and MMLU, as in Tables 4, 7 and 8 of OPT-IML. "benchmark": columns are
+            benchmarks with their held-out files, as in Table 5; a task of several benchmarks counts in each.
+        zero_shot_only: Categories of which only 0-shot scores count.
     """
     counted = [task for task in tasks if counts(task, zero_shot_only)]
     joined = join_subtypes(counted)
@@ -213,24 +227,24 @@ def _column_name(task: TaskScore, by: Literal["category", "benchmark"]) -> str:
 
 
 def counts(task: TaskScore, zero_shot_only: Collection[str] = ZERO_SHOT_ONLY) -> bool:
-    """Whether a task's score counts in a column."""
+    """Return whether a task's score counts in a column."""
     return task.shots == 0 or task.category not in zero_shot_only
 
 
 def level_scores(columns: Iterable[Column]) -> dict[tuple[Level, int], Value]:
-    """The mean over the columns of each level, by (level, shots)."""
+    """Return the mean over the columns of each level, by (level, shots)."""
     groups = grouped(columns, lambda column: (column.level, column.shots))
     return {key: mean_of([column.score for column in members]) for key, members in groups.items()}
 
 
 def shot_averages(columns: Iterable[Column]) -> dict[int, Value]:
-    """The mean over all columns of all levels, by shots: "Average" in OPT-IML's Table 7."""
+    """Return the mean over all columns of all levels, by shots: "Average" in OPT-IML's Table 7."""
     groups = grouped(columns, lambda column: column.shots)
     return {shots: mean_of([column.score for column in members]) for shots, members in groups.items()}
 
 
 def selection_score(columns: Iterable[Column]) -> Value:
-    """The score that selects a model: the mean over all columns at all numbers of shots (OPT-IML: 0 and 5).
+    """Return the score for selecting a model: the mean over all columns at all numbers of shots (OPT-IML: 0 and 5).
 
     Raises:
         ValueError: There is no column.
@@ -242,15 +256,16 @@ def selection_score(columns: Iterable[Column]) -> Value:
 
 
 class Cell(NamedTuple):
-    """The key of one score of an evaluation: of a task, a column, a level, a number of shots, or all columns.
+    """Key of one score of an evaluation: that of a task, a column, a level, a number of shots, or everything.
 
     Args:
-        kind: Kind of the score; average is over all columns at a number of shots.
-        level: The level of a task, column or level.
-        name: The name of a task or column.
-        shots: The number of shots; None for the selection score.
-        benchmark: The benchmark of a task.
-        category: The category of a task.
+        kind: "task", "column" and "level" are scores of these. "average" is over all columns at one number of shots.
+            "selection" is over all columns.
+        level: Level of a task, column or level; None for other kinds.
+        name: Name of a task or column.
+        shots: Number of shots; None for the selection score.
+        benchmark: Benchmark of a task.
+        category: Category of a task.
     """
 
     kind: Literal["selection", "average", "level", "column", "task"]
@@ -266,7 +281,7 @@ def cells(
     summary: Callable[[NDArray[np.float64]], Value] = np.mean,
     by: Literal["category", "benchmark"] = "category",
 ) -> dict[Cell, tuple[Value, int]]:
-    """Every score of an evaluation, and the number of instances, tasks or columns that it is the mean of."""
+    """Return every score of an evaluation, with the number of instances, tasks or columns that it is the mean of."""
     tasks = task_scores(rows, summary)
     all_columns = columns(tasks, by)
     scores: dict[Cell, tuple[Value, int]] = {}
@@ -286,7 +301,7 @@ def cells(
 
 
 def selection_scores_of(scores: Scores, examples: Sequence[EvaluationExample]) -> Mapping[str, float]:
-    """``selection`` and, for each number of shots, ``average_0_shot`` and so on; empty without scores."""
+    """Return ``selection`` and, for each number of shots, e.g. ``average_0_shot``; empty without scores."""
     all_columns = columns(task_scores(scored_instances(scores, examples)))
     if not all_columns:
         return {}

@@ -1,8 +1,9 @@
-"""Whether an answer equals a reference, by the rule of each benchmark's authors.
+"""Exact match by the rule of each benchmark's authors: whether an answer equals a reference.
 
-A rule takes the answer out of a text (a rationale ends in "The answer is 5") and brings it into a form in which equal
-answers are equal texts. Only two rules, those of Super-NaturalInstructions and SQuAD, can leave nothing of a text: such
-references are counted in the report. docs/numerics.md has the table of benchmarks and rules.
+A rule takes the answer out of a text (a rationale ends in "The answer is 5") and normalizes it, so that equal answers
+become equal texts. (answers.py has the scores of a prediction, latex_answers.py the rule of MATH.) Only the rules of
+Super-NaturalInstructions and SQuAD can leave nothing of a text; such references are counted in the report.
+docs/numerics.md has the table of benchmarks and rules.
 """
 
 import re
@@ -26,7 +27,7 @@ _OPENING, _CLOSING = "\"'([{“‘«", "\"')]}”’».,;:!?"
 
 
 def folded(text: str) -> str:
-    """The text without differences in case and white space.
+    """Return the text in lower case with single spaces.
 
     >>> folded(" The  Cat\\n")
     'the cat'
@@ -35,7 +36,7 @@ def folded(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    """The folded text without quotes, brackets and full stops around it; signs and decimal points stay.
+    """Return the folded text without quotes, brackets and full stops around it; signs and decimal points stay.
 
     >>> bare("(A)"), bare(" 'Yes'. "), bare("-1.5"), bare("?")
     ('a', 'yes', '-1.5', '?')
@@ -45,7 +46,9 @@ def bare(text: str) -> str:
 
 
 def super_natural_instructions(text: str) -> str:
-    """Lower case, no ASCII punctuation, single spaces; articles stay (Super-NaturalInstructions' evaluation.py).
+    """Return the text in lower case, without ASCII punctuation, with single spaces; articles stay.
+
+    This is evaluation.py of Super-NaturalInstructions.
 
     >>> super_natural_instructions(" The  Answer's: 'Yes'. ")
     'the answers yes'
@@ -54,7 +57,7 @@ def super_natural_instructions(text: str) -> str:
 
 
 def squad(text: str) -> str:
-    """``super_natural_instructions`` without articles (SQuAD's evaluate-v1.1).
+    """Return ``super_natural_instructions`` of a text, without articles (SQuAD's evaluate-v1.1).
 
     >>> squad("The cat's")
     'cats'
@@ -63,7 +66,7 @@ def squad(text: str) -> str:
 
 
 def final_answer(text: str) -> str:
-    """The rest of the line after the last "answer is", without a full stop; the whole text if there is none.
+    """Return the rest of the line after the last "answer is", without a full stop; the whole text if there is none.
 
     >>> final_answer("Two and two are four. So the answer is (A)."), final_answer(" (A) ")
     ('(A)', '(A)')
@@ -79,11 +82,11 @@ def formula(text: str) -> str:
 
 
 def number(text: str) -> str:
-    """The number of the final answer, by value; the folded text if there is no number.
+    """Return the number of the final answer, by value; the folded text if there is no number.
 
-    It is the last number in the last \\boxed{}, else the first one of the sentence after the last "answer is" or "####"
-    (of an equation there: of its right side), else the last one of the text. Currency, units, per cent signs and
-    thousands separators do not count; signs do, also as words.
+    It is the last number in the last \\boxed{}. Without one, it is the first number of the sentence after the last
+    "answer is" or "####" (if that is an equation, of its right side). Without these, it is the last number of the text.
+    Currency, units, per cent signs and thousands separators are ignored; signs count, also as words.
 
     >>> number("48 + 24 = 72. The answer is $1,072.50 a week"), number("-5 clips"), number("It is \u22125%.")
     ('1072.5', '-5', '-5')
@@ -100,7 +103,7 @@ def _numbers(text: str) -> list[str]:
 
 
 def _plain_number(digits: str) -> str:
-    """A number without separators, currency, and zeros that do not change its value."""
+    """Return a number without separators, currency, and zeros that do not change its value."""
     sign = "-" if digits[0] in _MINUS else ""
     whole, _, fraction = digits.lstrip(f"{_MINUS}$€£").replace(",", "").partition(".")
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
@@ -109,7 +112,9 @@ def _plain_number(digits: str) -> str:
 
 
 def spans(text: str) -> str:
-    """The spans between commas in alphabetical order, numbers by value (UnifiedSKG, metrics/unified/evaluator.py).
+    """Return the spans between commas in alphabetical order, numbers by value.
+
+    This is metrics/unified/evaluator.py of UnifiedSKG.
 
     >>> spans("Rome, 2") == spans("2.0, Rome")
     True
@@ -119,11 +124,11 @@ def spans(text: str) -> str:
 
 
 class Rule(NamedTuple):
-    """Rule that compares a text with a reference.
+    """How a benchmark's authors compare a prediction with a reference.
 
     Args:
         answer: Returns the part of a text that is the answer.
-        comparable: Returns the form of a text's answer in which equal answers are equal.
+        comparable: Returns the normalized answer of a text; two answers are equal if these are.
     """
 
     answer: Callable[[str], str]
@@ -148,15 +153,15 @@ UPSTREAM_ERASES: frozenset[MatchRule] = frozenset({"super_natural_instructions",
 
 
 def exact_match(prediction: str, references: Sequence[str], rule: MatchRule = "text", pattern: str = "") -> bool:
-    """Whether a prediction equals any of its references.
+    """Return whether a prediction equals any of its references by a rule.
 
     Args:
         prediction: The generated text.
-        references: The accepted answers.
-        rule: By whose rule.
-        pattern: Regular expression of the answer in the prediction. A reference that the pattern would cut is compared
-            with the whole prediction: the sentences of BIG-bench's `tense` end in a full stop, and its default pattern
-            ends before one.
+        references: Accepted answers.
+        rule: Name of a rule in ``RULES``; "text" ignores case and white space.
+        pattern: Regular expression that finds the answer in the prediction; empty for the whole prediction. If the
+            pattern would cut a reference, that reference is compared with the whole prediction: sentences of
+            BIG-bench's `tense` end in a full stop, and its default pattern ends before one.
     """
     return any(
         comparable(_matched(prediction, pattern, reference), rule) == comparable(reference, rule)
@@ -165,18 +170,18 @@ def exact_match(prediction: str, references: Sequence[str], rule: MatchRule = "t
 
 
 def comparable(text: str, rule: MatchRule) -> str:
-    """The form of a text's answer that is compared by a rule."""
+    """Return the normalized answer of a text by a rule."""
     form = RULES[rule].comparable(text)
     return form if form or rule in UPSTREAM_ERASES else folded(text)
 
 
 def erases(rule: MatchRule, reference: str) -> bool:
-    """Whether a rule leaves nothing of a reference, so that an empty answer would equal it."""
+    """Return whether a rule leaves nothing of a reference, so that an empty answer would equal it."""
     return bool(reference.strip()) and not comparable(reference, rule)
 
 
 def answer_text(text: str, example: EvaluationExample) -> str:
-    """The part of a text that answers an example: the text behind its rationale, or its pattern's first match."""
+    """Return the part of a text that answers an example: what follows its rationale, or its pattern's first match."""
     return RULES[example.match].answer(_first_match(example.answer_pattern, text))
 
 
@@ -186,7 +191,10 @@ def _matched(prediction: str, pattern: str, reference: str) -> str:
 
 
 def _first_match(pattern: str, text: str) -> str:
-    """The pattern's first match in a text, or its group; empty if there is none. The text without a pattern."""
+    """Return the pattern's first match in a text, or its group; empty without a match.
+
+    The whole text without a pattern.
+    """
     if not pattern:
         return text
     match = _compiled(pattern).search(text.strip())

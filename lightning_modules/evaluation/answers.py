@@ -1,4 +1,4 @@
-"""Answers: a model's prediction for one example, with all of its scores."""
+"""An answer: a model's prediction for one example, with all of its scores."""
 
 from typing import Any, NamedTuple
 
@@ -10,20 +10,21 @@ from .text_metrics import Degeneration, degeneration, matched_option, score_by_m
 
 
 class Answer(NamedTuple):
-    """A prediction and its scores: evaluation steps return one for each example.
+    """A prediction for one example and its scores; evaluation steps return one per example.
 
     Args:
         example: The evaluated example.
-        prediction: The generated text, or the chosen option.
+        prediction: Generated text, or text of the chosen option.
         rouge_l: ROUGE-L in [0, 1].
-        exact_match: Whether it equals a reference by the task's rule, see ``answer_rules``.
-        token_f1: In [0, 1], of the answer without its rationale.
-        accuracy: 1 if it is the right option, 0 if not, None for an example without options.
-        degenerate: The answer's fault of form, see ``degeneration``; "" if it has none.
-        options: Scores of the options, if they were ranked.
+        exact_match: Whether the prediction equals a reference by the task's rule; see ``answer_rules``.
+        token_f1: Token F1 in [0, 1] of the answer without its rationale.
+        accuracy: 1 if the prediction is the right option, 0 if not; None for an example without options.
+        degenerate: "empty", "outside the options", "too short", or "" for an answer of the expected form; see
+            ``text_metrics``.
+        options: Scores of the options if they were ranked, else None.
         tied: Whether another option has the same score as the chosen one.
-        unread: Whether ROUGE-L reads none of the references, e.g. text without Latin letters.
-        erased: Whether the task's rule leaves nothing of a reference, so that an empty answer equals it.
+        unread: Whether ROUGE-L finds no words in the references, e.g. in text without Latin letters.
+        erased: Whether the task's rule leaves nothing of a reference, so that an empty answer would equal it.
     """
 
     example: EvaluationExample
@@ -44,8 +45,8 @@ class Answer(NamedTuple):
 
         Args:
             example: The evaluated example.
-            prediction: The text.
-            rouge: Implementation of ROUGE-L.
+            prediction: The generated text.
+            rouge: Implementation of ROUGE-L, as in the module's `rouge`.
         """
         references, answer = example.references, answer_text(prediction, example)
         right = _rightness(example, matched_option(answer, example.options))
@@ -65,12 +66,12 @@ class Answer(NamedTuple):
     def chosen(
         cls, example: EvaluationExample, scores: OptionScores, place: int, tied: bool, rouge: Rouge = "exact"
     ) -> "Answer":
-        """Score the choice of the option at `place`."""
+        """Score the choice of the option at index `place`. `tied` is whether another option has the same score."""
         answer = cls.of(example, example.options[place].strip(), rouge)
         return answer._replace(accuracy=_rightness(example, place), degenerate="", options=scores, tied=tied)
 
     def details(self) -> dict[str, Any]:
-        """Further fields of a prediction's line of JSON, with all scores of ranked options."""
+        """Return the further fields of a line of predictions, such as all scores of ranked options."""
         details: dict[str, Any] = {"token_f1": self.token_f1}
         if self.accuracy is not None:
             details |= {"accuracy": self.accuracy, "right_option": self.example.options[self.example.answer or 0]}
@@ -86,13 +87,16 @@ class Answer(NamedTuple):
         return details
 
     def score(self, metric: Metric) -> float:
-        """The score by a task's metric, see ``score_by_metric``."""
+        """Return the score by a task's metric; see ``score_by_metric``."""
         accuracy = float("nan") if self.accuracy is None else self.accuracy
         return score_by_metric(metric, self.rouge_l, self.exact_match, token_f1=self.token_f1, accuracy=accuracy)
 
 
 def _rightness(example: EvaluationExample, place: int | None) -> float | None:
-    """1 for the right option or another one among the references, which some tasks of BIG-bench have; else 0."""
+    """Return 1 for the right option, or one among the references (as in some tasks of BIG-bench); else 0.
+
+    None if the example has no right option.
+    """
     if example.answer is None:
         return None
     named = place is not None and example.options[place].strip()
@@ -100,5 +104,5 @@ def _rightness(example: EvaluationExample, place: int | None) -> float | None:
 
 
 def _rule(example: EvaluationExample) -> MatchRule:
-    """The rule that can erase a reference: token F1 is of SQuAD's words."""
+    """Return the rule that can erase a reference; token F1 uses the words of SQuAD's rule."""
     return "squad" if example.metric == "token_f1" else example.match

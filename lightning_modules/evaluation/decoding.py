@@ -1,9 +1,9 @@
 """Decoding: how the next token is chosen, and where an answer ends.
 
 A token is drawn by inverting the cumulative distribution at a random number that depends on (prompt, decoding, sample,
-step) alone. So a sample does not depend on its batch, on the number of processes, or on where a run resumed. One
-exception remains: logits differ in their last bits with the shape of a batch, so that a random number on the border
-between two tokens may pick the other one.
+step) only. A sample therefore does not depend on its batch, on the number of processes, or on where a run resumed. One
+exception remains: logits differ in their last bits with the shape of a batch, so a random number at the border between
+two tokens may select the other one.
 """
 
 # R rows, V vocabulary, T generated tokens, N nodes
@@ -31,16 +31,17 @@ from transformers import (
 
 @dataclass(frozen=True)
 class Decoding:
-    """One way to answer a prompt; the default is greedy.
+    """How answers to a prompt are generated; greedily by default.
 
     Args:
-        samples: Answers to each prompt: draws, or the best ones of the beam.
+        samples: Number of answers to each prompt: independent draws, or the best sequences of beam search.
         sampling: Draw tokens from the model's distribution instead of taking the most probable one.
-        temperature: Divides logits before drawing; below 1 the probable gets more probable.
-        top_k: Draw from so many most probable tokens; 0 is all.
-        top_p: Draw from the most probable tokens that together have this probability (nucleus sampling).
-        beams: Width of beam search.
-        stop: Texts that end an answer, beside the model's end tokens; neither they nor what follows are part of it.
+        temperature: Divides logits before drawing; below 1, probable tokens become more probable.
+        top_k: Draw among this many most probable tokens; 0 for all.
+        top_p: Draw among the most probable tokens that together have this probability (nucleus sampling); 1 for all.
+        beams: Width of beam search; 1 for none.
+        stop: Texts that end an answer, besides the model's end tokens. A stop text and what follows it are not part of
+            the answer.
     """
 
     samples: int = 1
@@ -73,11 +74,11 @@ class Decoding:
 
     @property
     def rows(self) -> int:
-        """Sequences in memory for each prompt."""
+        """Number of sequences in memory for each prompt."""
         return max(self.samples, self.beams)
 
     def warped(self, logits_RV: Tensor) -> Tensor:
-        """Logits after temperature, top-k and nucleus, in this order; excluded tokens are -inf."""
+        """Return logits [R, V] after temperature, top-k and nucleus, in this order; excluded tokens are -inf."""
         if self.temperature != 1.0:
             logits_RV = TemperatureLogitsWarper(self.temperature)(None, logits_RV)
         if self.top_k:
@@ -87,29 +88,29 @@ class Decoding:
         return logits_RV
 
     def numbers(self, seed: int, length: int) -> NDArray[np.float64]:
-        """Random numbers [samples, length] in [0, 1) for one prompt; a sample's numbers do not depend on the others."""
+        """Return random numbers [samples, length] in [0, 1) for one prompt; those of a sample do not depend on others."""
         digest = hashlib.sha256(repr((seed, self.temperature, self.top_k, self.top_p)).encode()).digest()
         stem = int.from_bytes(digest[:8], "little")
         return np.stack([np.random.default_rng([stem, sample]).random(length) for sample in range(self.samples)])
 
 
 def prompt_seed(seed: int, task: str, example: str) -> int:
-    """The seed of one prompt, from the run's seed and the names of task and example."""
+    """Return the seed of one prompt, from the run's seed and the names of task and example."""
     digest = hashlib.sha256(repr((seed, "answer", task, example)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
 
 
 class DrawTokens(LogitsProcessor):
-    """Turns the greedy choice of ``generate`` into a draw for the rows that sample.
+    """Logits processor that turns the greedy choice of ``generate`` into a draw, for the rows that sample.
 
-    Rows are ordered by prompt, then by decoding, then by sample. A row that samples keeps a single token: the one at
-    which the cumulative distribution exceeds the row's random number of this step.
+    Rows are ordered by prompt, then decoding, then sample. In a row that samples, all tokens but one are excluded: the
+    one at which the cumulative distribution exceeds the row's random number of this step.
 
     Args:
-        decodings: The decodings of each prompt, without beam search.
-        seeds: The seed of each prompt.
-        max_new_tokens: Number of steps.
-        width: Columns before the first generated token.
+        decodings: Decodings of each prompt, without beam search.
+        seeds: Seed of each prompt.
+        max_new_tokens: Number of generation steps.
+        width: Number of columns before the first generated token.
     """
 
     def __init__(self, decodings: Sequence[Decoding], seeds: Sequence[int], max_new_tokens: int, width: int) -> None:
@@ -121,7 +122,7 @@ class DrawTokens(LogitsProcessor):
         self.add(seeds)
 
     def add(self, seeds: Sequence[int]) -> None:
-        """Draw for further prompts, whose rows follow those of the others."""
+        """Draw for further prompts with these seeds; their rows follow the others."""
         if not self.draws:
             return
         place = [place for place, decoding in enumerate(self.decodings) for _ in range(decoding.samples)]
@@ -152,13 +153,13 @@ class DrawTokens(LogitsProcessor):
         return scores
 
     def choose(self, step: Tensor | int, logits_NV: Tensor, node_R: Tensor, row_R: Tensor) -> Tensor:
-        """Token ids [R] of the rows `row_R`, drawn from the logits [N, V] of their nodes.
+        """Return token ids [R] for the rows `row_R`, drawn from the logits [N, V] of their nodes.
 
         Args:
             step: Number of tokens generated so far, of each row [R] or of all.
-            logits_NV: Logits of each node: rows with the same text so far share a node.
-            node_R: The node of each row.
-            row_R: The number of each row in the batch.
+            logits_NV: Logits of each node. Rows with the same text so far share a node.
+            node_R: Index of each row's node.
+            row_R: Index of each row in the batch.
         """
         token_R = logits_NV.argmax(dim=-1)[node_R]
         if not self.draws:
@@ -180,12 +181,12 @@ class DrawTokens(LogitsProcessor):
 
 
 class StopTexts(StoppingCriteria):
-    """Ends a sequence once its answer contains one of the stop texts.
+    """Stopping criterion that ends a sequence once its answer contains a stop text.
 
     Args:
         tokenizer: Decodes tokens.
-        stop: The stop texts.
-        width: Columns before the first generated token; a stop text that begins in the prompt does not count.
+        stop: Stop texts.
+        width: Number of columns before the first generated token. A stop text that begins in the prompt does not count.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], width: int) -> None:
@@ -200,7 +201,7 @@ class StopTexts(StoppingCriteria):
         return self._ended(input_ids[:, first:].tolist(), input_ids.device)
 
     def ended(self, ids_RT: Tensor, length_R: Tensor) -> Tensor:
-        """Whether each answer, the first `length_R` tokens of its row, ends in a stop text that is complete."""
+        """Return whether each answer, the first `length_R` tokens of its row, ends with a complete stop text."""
         column_RT = (length_R - self.tail)[:, None] + torch.arange(self.tail, device=ids_RT.device)
         tails = ids_RT.gather(1, column_RT.clamp(min=0)).tolist()
         rows = [tail[-length:] for tail, length in zip(tails, length_R.tolist(), strict=True)]
@@ -212,7 +213,7 @@ class StopTexts(StoppingCriteria):
 
 
 def shared_stop(decodings: Sequence[Decoding]) -> tuple[str, ...]:
-    """The stop texts of decodings that generate in one call.
+    """Return the stop texts of decodings that generate in one call.
 
     Raises:
         ValueError: They differ.
@@ -224,16 +225,16 @@ def shared_stop(decodings: Sequence[Decoding]) -> tuple[str, ...]:
 
 
 def texts_of_tokens(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
-    """The texts of generated tokens, special ones aside.
+    """Return the texts of generated tokens, without special tokens.
 
-    Spaces before punctuation stay. Some folders of T5 have transformers remove them, so that "1 , 2" would differ
-    from the reference that the model was trained to write.
+    Spaces before punctuation stay. transformers would remove them for some T5 models, so that "1 , 2" would differ from
+    the reference that the model was trained to generate.
     """
     return tokenizer.batch_decode(list(map(list, rows)), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def before_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
-    """The tokens before the first end token, which need not be special to the tokenizer.
+    """Return the tokens before the first end token, which need not be special to the tokenizer.
 
     >>> before_end([7, 8, 2, 0, 0], ends=[1, 2])
     [7, 8]
@@ -242,7 +243,7 @@ def before_end(ids: Sequence[int], ends: Collection[int]) -> list[int]:
 
 
 def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop text in it.
+    """Return the text before the first stop text in it.
 
     >>> cut_at_stop("4. Q: and 3 + 3?", ["Q:", "."])
     '4'

@@ -1,8 +1,8 @@
-"""Generating answers: greedy, sampled or by beam search, reproducible whatever the batch (see decoding.py).
+"""Generation of answers: greedy, sampled or by beam search, reproducible for any batch (decoding.py).
 
-Greedy and sampled rows of all decodings are generated in one call, and a decoder-only prompt is read once for all of
-its samples (see prompt_cache.py). Rows that have ended are not read on: with document attention their places are given
-to the next prompts (running_prompts.py), and other models continue with the rows that are left (remaining_rows.py).
+Greedy and sampled rows of all decodings are generated in one call, and a decoder-only model processes each prompt once
+for all of its samples (prompt_cache.py). Rows that have ended leave the batch: with document attention, waiting prompts
+take their places (running_prompts.py); other models continue with the remaining rows (remaining_rows.py).
 """
 
 # R rows, L columns, T generated tokens, S samples of each prompt
@@ -37,19 +37,21 @@ def generate(
     ends: Sequence[int] = (),
     budget: int = 32_768,
 ) -> Iterator[tuple[int, list[list[str]]]]:
-    """Answers to every prompt, the longest prompts first: memory peaks at the first batch.
+    """Yield answers to every prompt, in batches of similar length.
+
+    The longest prompts come first, so that memory peaks at the first batch.
 
     Args:
-        model: Causal or encoder-decoder, on the device to generate on.
+        model: Causal or encoder-decoder model, on the device to generate on.
         tokenizer: Its tokenizer, with eos and padding tokens.
         sources: Token ids of each prompt.
-        decodings: Settings of decoding; each prompt is answered by all of them.
-        seeds: The seed of each prompt, e.g. from ``prompt_seed``.
-        max_new_tokens: Most tokens of an answer.
-        min_new_tokens: Fewest tokens before an end token.
-        stop: Texts that end an answer; neither they nor what follows are part of it.
-        ends: Tokens that end an answer, beside those of ``end_tokens``.
-        budget: Most tokens of a batch, including all sequences and their answers.
+        decodings: Ways to answer each prompt; all of them are used.
+        seeds: Seed of each prompt, e.g. from ``prompt_seed``.
+        max_new_tokens: Largest number of tokens of an answer.
+        min_new_tokens: Number of tokens before which end tokens are excluded.
+        stop: Texts that end an answer. A stop text and what follows it are not part of the answer.
+        ends: Token ids that end an answer, besides those of ``end_tokens``.
+        budget: Largest number of tokens in a batch, over all sequences and with their answers.
 
     Yields:
         (place of the prompt, answers): for each decoding ``decoding.samples`` texts, as prompts end.
@@ -101,10 +103,10 @@ def answer_batch(
     ends: Sequence[int] = (),
     share: bool = False,
 ) -> list[list[list[str]]]:
-    """Answers to a padded batch: for each prompt and each decoding, its texts; arguments as those of ``generate``.
+    """Return the answers to a padded batch: texts by prompt, decoding and sample.
 
-    With `share`, the common prefix of the prompts is read once (see ``PromptCache``), and rows that have ended leave
-    the batch. The number of forward passes then depends on the texts, so it must be False under sharded strategies.
+    Arguments are those of ``generate``. With `share`, the common prefix of the prompts is processed once (see
+    ``PromptCache``).
     """
     stop = tuple(dict.fromkeys((*stop, *shared_stop(decodings))))
     ends = all_ends(model, tokenizer, ends)
@@ -142,19 +144,19 @@ def answer_batch(
 
 
 def can_replace(model: PreTrainedModel) -> bool:
-    """Whether a model's prompts that have ended can be replaced by others in the middle of a batch."""
+    """Return whether ended prompts of a model can be replaced by others in the middle of a batch."""
     return can_share_cache(model) and not forces_tokens(model)
 
 
 def all_ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> list[int]:
-    """Tokens that end an answer: those of model and tokenizer, and `ends`."""
+    """Return the token ids that end an answer: those of model and tokenizer, and `ends`."""
     return list(dict.fromkeys([*end_tokens(model, tokenizer), *ends]))
 
 
 def answer_texts(
     tokenizer: PreTrainedTokenizerBase, ids_RT: Tensor, ends: Sequence[int], stop: Sequence[str]
 ) -> list[str]:
-    """The answer of each row: its text before an end token or a stop text."""
+    """Return the answer of each row of token ids: its text before an end token or a stop text."""
     rows = [before_end(row, ends) for row in ids_RT.tolist()]
     return [cut_at_stop(text, stop).strip() for text in texts_of_tokens(tokenizer, rows)]
 
@@ -172,7 +174,7 @@ def _generate_replacing(
     ends: Sequence[int],
     **limits: Any,
 ) -> Iterator[tuple[int, list[list[str]]]]:
-    """``generate`` without beams: prompts that have ended are replaced, when a quarter of the batch is free."""
+    """Do the same as ``generate`` without beams; waiting prompts fill up the batch when a quarter of it has ended."""
     draw, pad = DrawTokens(decodings, [], max_new_tokens, width=0), tokenizer.pad_token_id
     ender = StopTexts(tokenizer, stop, width=0) if stop else None
     limits |= {"max_new_tokens": max_new_tokens, "pad_token_id": pad, "ends": ends}

@@ -1,4 +1,4 @@
-"""The torchmetrics metric of answers: scores of every example, gathered over processes."""
+"""A torchmetrics metric that gathers the scores of answers over processes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +14,9 @@ from .metrics import Scores
 
 
 class GenerationScores(Metric):
-    """Scores per example; an example counts once, however many processes evaluated it.
+    """Scores of every example; an example counts once, however many processes evaluated it.
 
-    ``compute`` returns scores rather than means, so that any grouping (task, category, level) is exact.
+    ``compute`` returns scores instead of means, so that any grouping (task, category, level) is exact.
     """
 
     full_state_update = False
@@ -27,13 +27,13 @@ class GenerationScores(Metric):
         self.add_state("rows", default=[], dist_reduce_fx="cat")
 
     def update(self, answers: Sequence[Answer]) -> None:
-        """Add answers; there may be none."""
+        """Add answers; the sequence may be empty."""
         # float64 throughout: numbers below 2**53 survive, and every process gathers the same type.
         rows = torch.tensor([_row(answer) for answer in answers], dtype=torch.float64, device=self.device)
         self.rows.append(rows.reshape(-1, len(Scores._fields)))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather over processes; a process that was never updated contributes no rows, in float64.
+        """Gather over processes; a process without answers contributes no rows.
 
         torchmetrics would contribute an empty float32 tensor, which aborts a gather of float64.
         """
@@ -41,14 +41,14 @@ class GenerationScores(Metric):
         super().sync(*args, **kwargs)
 
     def compute(self) -> Scores:
-        """Scores of every example that any process evaluated."""
+        """Return the scores of every example that any process evaluated."""
         rows = dim_zero_cat(self.rows).cpu().numpy()
         numbers, places = np.unique(rows[:, 0], return_index=True)
         return Scores(numbers.astype(np.int64), *rows[places, 1:].T)
 
 
 def _row(answer: Answer) -> list[float]:
-    """An answer's scores in the order of ``Scores``."""
+    """Return an answer's scores in the order of ``Scores``."""
     accuracy = float("nan") if answer.accuracy is None else answer.accuracy
     scores = [answer.rouge_l, float(answer.exact_match), answer.token_f1, accuracy]
     flags = [answer.degenerate != "", answer.tied, answer.unread, answer.erased]

@@ -1,4 +1,4 @@
-"""Equal answers in LaTeX, as MATH's authors compare them (arXiv 2103.03874, hendrycks/math, math_equivalence.py)."""
+"""Comparison of answers in LaTeX by the rule of MATH (arXiv 2103.03874; hendrycks/math, math_equivalence.py)."""
 
 import re
 
@@ -29,7 +29,7 @@ _STEPS = [
 
 
 def latex_answer(text: str) -> str | None:
-    r"""Content of the last \boxed{} without dollar signs; None if there is none.
+    r"""Return the content of the last \boxed{} without dollar signs; None if there is none.
 
     >>> latex_answer(r"Then $x = 2$, so \boxed{$\frac{1}{2}$}.")
     '\\frac{1}{2}'
@@ -39,7 +39,7 @@ def latex_answer(text: str) -> str | None:
 
 
 def comparable_latex(answer: str) -> str:
-    r"""An answer in LaTeX in the form in which equal answers are equal texts.
+    r"""Return an answer in LaTeX in a normal form: equal answers have equal forms.
 
     >>> comparable_latex(r"x = \tfrac12"), comparable_latex("1/2"), comparable_latex(r"10\text{ units}")
     ('\\frac{1}{2}', '\\frac{1}{2}', '10')
@@ -51,6 +51,6 @@ def comparable_latex(answer: str) -> str:
 
 
 def _without_dollars(text: str) -> str:
-    """The text without the dollar signs around a formula."""
+    """Return the text without dollar signs around it."""
     formula = re.fullmatch(r"\s*\$([^$]*[^$\\])\$\s*", text)
     return formula[1] if formula else text.strip()

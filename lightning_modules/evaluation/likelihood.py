@@ -1,7 +1,7 @@
 """Rank classification: log-likelihoods of a prompt's options under a language model, in one forward pass.
 
-The tokens that a prompt's options have in common are read once, and each option attends to them and to itself
-(``Documents`` with branches); several prompts share a row. The log-likelihoods are those of one forward pass for each
+The tokens that a prompt's options have in common are processed once; each option attends to them and to itself
+(``Documents`` with continuations). Several prompts share a row. The log-likelihoods equal those of one forward pass per
 option, as in OPT-IML's evaluation and in Brown et al. (arXiv 2005.14165, section 2.4).
 """
 
@@ -46,11 +46,13 @@ LOGITS_AT_ONCE = 1024  # columns that one softmax covers, to bound its memory
 @torch.no_grad()
 @torch.compiler.set_stance("force_eager")  # rows of ever new shapes would use up the recompilations of training
 def option_log_likelihoods(model: PreTrainedModel, batch: OptionBatch) -> tuple[Tensor, Tensor]:
-    """Log-likelihood in nats and number of scored tokens of every option, float64 [C] and int64 [C], on the CPU.
+    """Return the log-likelihood and the number of scored tokens of every option, on the CPU.
+
+    The log-likelihoods are in nats, float64 [C]; the numbers are int64 [C].
 
     Args:
-        model: A causal or seq2seq language model; packed rows need document attention.
-        batch: Rows of the model's kind, on its device.
+        model: A causal or encoder-decoder language model. Packed rows need document attention.
+        batch: Rows for the model's architecture, on its device.
     """
     targets = batch.targets
     logits_KV = _kept_logits(model, batch)
@@ -72,7 +74,7 @@ def _log_sums(logits_KV: Tensor) -> Iterator[Tensor]:
 
 
 def _kept_logits(model: PreTrainedModel, batch: OptionBatch) -> Tensor:
-    """Logits [K, V] of the columns that predict an option's token."""
+    """Return the logits [K, V] of the columns that predict an option's token."""
     if isinstance(batch, CausalOptionBatch):
         return model(
             input_ids=batch.input_ids,
@@ -101,7 +103,7 @@ def _causal_attention(model: PreTrainedModel, batch: CausalOptionBatch) -> dict[
 
 
 def _require_packed(model: PreTrainedModel) -> None:
-    """Reject a model without document attention, whose options in one row would see each other."""
+    """Reject a model without document attention: options in one row would see each other."""
     if not is_packed(model):
         raise ValueError(
             f"{type(model).__name__} with {model.config._attn_implementation} attention reads one option a row: set "
@@ -110,7 +112,10 @@ def _require_packed(model: PreTrainedModel) -> None:
 
 
 def _read_one_encoding(model: PreTrainedModel, batch: Seq2SeqOptionBatch) -> Tensor:
-    """Logits of a model without document attention: a row for each prompt, encoded once, and one for each option."""
+    """Return the logits of an encoder-decoder model without document attention.
+
+    Each prompt is a row that is encoded once, and each option is a row of the decoder.
+    """
     mask_BL = padding_mask(batch.offsets, batch.input_ids)
     encoder: Any = model.get_encoder()
     states_BLH = encoder(input_ids=batch.input_ids, attention_mask=mask_BL).last_hidden_state
@@ -127,7 +132,7 @@ def _read_one_encoding(model: PreTrainedModel, batch: Seq2SeqOptionBatch) -> Ten
 
 
 def _started(model: PreTrainedModel, batch: Seq2SeqOptionBatch) -> Tensor:
-    """The decoder's input with the model's start token at the beginning of every branch."""
+    """Return the decoder's input, with the model's start token at the beginning of every option."""
     start = model.config.decoder_start_token_id
     if start is None:
         raise ValueError(f"the configuration of {type(model).__name__} names no decoder_start_token_id")
@@ -136,12 +141,12 @@ def _started(model: PreTrainedModel, batch: Seq2SeqOptionBatch) -> Tensor:
 
 
 def is_packed(model: PreTrainedModel) -> bool:
-    """Whether a model has document attention, so that the documents of a row do not see each other."""
+    """Return whether a model has document attention, so that the documents of a row do not see each other."""
     return model.config._attn_implementation in IMPLEMENTATIONS
 
 
 def score_option_batch(model: PreTrainedModel, batch: OptionBatch) -> list[OptionScores]:
-    """Scores of the options of every example in a batch."""
+    """Return the scores of every example's options in a batch."""
     likelihoods, lengths = option_log_likelihoods(model, batch)
     sums, counts = likelihoods.tolist(), lengths.tolist()
     scores = []
@@ -169,29 +174,30 @@ def score_options(
     tokens_per_forward: int = 8192,
     cuts: Counter[str] | None = None,
 ) -> list[OptionScores]:
-    """Scores of every prompt's options; empty scores for an empty list of options.
+    """Return the scores of every prompt's options by a language model; empty scores for an empty list of options.
 
-    Options that are the same tokens to the tokenizer have the same score.
-
-    A prompt that is too long loses its beginning, or another part (`cut`), the same for all of its options, and a
-    warning counts such prompts.
+    Options with the same tokens have the same score. A prompt that is too long loses its beginning, or the part that
+    `cut` names; the same part for all of its options. A warning counts such prompts.
 
     Args:
-        model: A causal or seq2seq language model, fastest with ``attn_implementation="document"``.
+        model: A causal or encoder-decoder language model; fastest with ``attn_implementation="document"``.
         tokenizer: Its tokenizer.
         prompts: The text before the options.
-        options: Texts of each prompt's options.
-        unconditional: An unconditional prompt, e.g. ``"Answer:"``, for the scores ``pmi``.
-        bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
-        eos: Whether an option ends in the eos token.
-        joint: Text between a decoder-only model's prompt and an option; after a chat template, its white space there.
-        end: Token after a decoder-only model's option; None for the tokenizer's eos.
-        longest: Most tokens of prompt and option together (encoder-decoder: of the prompt); by default the model's
-            positions.
-        max_source: Most tokens of a prompt; by default as `longest` allows.
-        cut: The part of a too long prompt that is cut. Its special tokens remain, but for a beginning that is cut.
-        tokens_per_forward: Most tokens of a forward pass; a longer prompt has one to itself.
-        cuts: Receives the number of prompts that were cut, as ``cut``, in place of the warning.
+        options: Texts of each prompt's options, one list per prompt.
+        unconditional: A prompt without content, e.g. ``"Answer:"``, which the score ``pmi`` needs; None to compute no
+            pmi.
+        bos: Whether a document begins with the bos token; None for the tokenizer's own behavior.
+        eos: Whether an option ends with the eos token, which is then scored.
+        joint: Text between prompt and option of a decoder-only model. After a chat template it is the template's white
+            space.
+        end: Token id at the end of a decoder-only model's option; None for the tokenizer's eos.
+        longest: Largest number of tokens of prompt and option together (in an encoder-decoder model, of the prompt).
+            None for the model's number of positions.
+        max_source: Largest number of tokens of a prompt; None for what `longest` allows.
+        cut: Part of a prompt that is cut if it is too long: "beginning", "middle" or "end". Its special tokens stay,
+            except at a beginning that is cut.
+        tokens_per_forward: Largest number of tokens in a forward pass. A longer prompt has a pass to itself.
+        cuts: Receives the number of prompts that were cut, under the key ``cut``, instead of the warning.
 
     Raises:
         ValueError: An option is empty, equal to another one, or longer than the model reads; or there are not as many
@@ -228,7 +234,7 @@ def score_options(
 def option_rows(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, longest: int | None, columns: int
 ) -> OptionRows:
-    """The layout of a model's rows with options; arguments as those of ``score_options``."""
+    """Return the layout of a model's rows with options; arguments are those of ``score_options``."""
     config, packed, pad = model.config, is_packed(model), tokenizer.pad_token_id
     positions = getattr(config, "max_position_embeddings", None)
     if not config.is_encoder_decoder:
@@ -240,7 +246,7 @@ def option_rows(
 def _score_trees(
     model: PreTrainedModel, rows: OptionRows, prompts: Sequence[Sequence[OptionTree]], budget: int
 ) -> tuple[list[list[float]], list[list[int]]]:
-    """Log-likelihoods and numbers of scored tokens of every prompt's options."""
+    """Return log-likelihoods and numbers of scored tokens of every prompt's options."""
     sums: list[list[float]] = [[] for _ in prompts]
     lengths: list[list[int]] = [[] for _ in prompts]
     nonempty = [place for place, trees in enumerate(prompts) if trees]
@@ -261,7 +267,7 @@ def _score_trees(
 
 
 def _surplus(rows: OptionRows, documents: Sequence[TokenizedExample], max_source: int | None) -> int:
-    """Number of tokens by which the prompt of some options is too long; at most 0 if it fits."""
+    """Return by how many tokens the prompt of some options is too long; at most 0 if it fits."""
     source = max(document.n_source for document in documents)
     surplus = [] if max_source is None else [source - max_source]
     if isinstance(rows, CausalOptionRows):
@@ -274,7 +280,10 @@ def _surplus(rows: OptionRows, documents: Sequence[TokenizedExample], max_source
 def _shortened(
     rows: OptionRows, documents: Sequence[TokenizedExample], max_source: int | None, cut: Cut, *, head: int, tail: int
 ) -> list[TokenizedExample]:
-    """The documents of one prompt's options with a prompt that fits; one without room is left to the rows to reject."""
+    """Return the documents of one prompt's options, with the prompt shortened to fit.
+
+    If no room is left for it, the documents do not change, and the rows reject them.
+    """
     surplus = _surplus(rows, documents, max_source) if documents else 0
     if surplus <= 0 or any(document.n_source <= surplus for document in documents):
         return list(documents)
@@ -282,7 +291,7 @@ def _shortened(
 
 
 def _with_source_of(document: TokenizedExample, count: int, cut: Cut, head: int, tail: int) -> TokenizedExample:
-    """A document whose source has `count` tokens."""
+    """Return a document whose source is shortened to `count` tokens."""
     ids, n_source = document.input_ids, document.n_source
     source = shortened_source(ids[:n_source].tolist(), count, cut, head=0 if cut == "beginning" else head, tail=tail)
     return document._replace(input_ids=np.concatenate([source, ids[n_source:]]).astype(ids.dtype), n_source=count)

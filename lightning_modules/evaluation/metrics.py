@@ -1,4 +1,4 @@
-"""Scores of evaluated examples, as arrays."""
+"""The scores of evaluated examples, as arrays."""
 
 from typing import NamedTuple
 
@@ -7,20 +7,20 @@ from numpy.typing import NDArray
 
 
 class Scores(NamedTuple):
-    """Scores of n examples, sorted by number, the same on every process.
+    """Scores of n examples, sorted by number and equal on every process.
 
-    They are arrays, since torchmetrics turns tensors of one element into scalars. An array with a default is empty if
-    that score was not computed.
+    They are arrays because torchmetrics turns tensors of one element into scalars. An array that is empty by default
+    was not computed.
 
     Args:
-        number: int64 [n], ``EvaluationExample.number``.
+        number: int64 [n], ``EvaluationExample.number``: index of the example in the evaluation set.
         rouge_l: float64 [n], in [0, 1].
         exact_match: float64 [n], 0 or 1.
         token_f1: float64 [n], in [0, 1].
         accuracy: float64 [n], 0 or 1; NaN for an example without options.
-        degenerate: float64 [n], 1 for an answer that lost its form, see ``text_metrics.degeneration``.
+        degenerate: float64 [n], 1 for an answer without the expected form; see ``text_metrics.degeneration``.
         tied: float64 [n], 1 if another option had the same score as the chosen one.
-        unread: float64 [n], 1 if ROUGE-L reads none of the example's references.
+        unread: float64 [n], 1 if ROUGE-L finds no words in any of the references.
         erased: float64 [n], 1 if the task's rule leaves nothing of one of the references.
     """
 
@@ -35,12 +35,12 @@ class Scores(NamedTuple):
     erased: NDArray[np.float64] = np.empty(0)
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """One kind of score [n]; NaN if it was not computed."""
+        """Return one kind of score, [n]; NaN if it was not computed."""
         values = getattr(self, name)
         return values if len(values) else np.full(len(self.number), np.nan)
 
     def means(self) -> dict[str, float]:
-        """The mean of each kind of score over the examples that have it, and the number of ties."""
+        """Return the mean of each kind of score over the examples that have it, and the number of ties."""
         kinds = {name: getattr(self, name) for name in ("rouge_l", "exact_match", "token_f1", "accuracy", "degenerate")}
         scores = {name: values[~np.isnan(values)] for name, values in kinds.items()}
         means = {name: float(values.mean()) for name, values in scores.items() if len(values)}

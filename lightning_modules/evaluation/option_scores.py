@@ -1,4 +1,4 @@
-"""Scores of a prompt's options from their log-likelihoods, and the choice of the best one."""
+"""Scores of a prompt's options from their log-likelihoods, and the choice of the best option."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ mean of that over tokens or UTF-8 bytes, or pointwise mutual information with th
 
 
 def score_of(score: Score | Mapping[str, Score], task: str) -> Score:
-    """The score that ranks a task's options: in a mapping, that of the first pattern that matches the task's name.
+    """Return how the options of a task are compared: from a mapping, by the first pattern that matches the task's name.
 
     >>> score_of({"opt/arc_*": "pmi", "*": "token_mean"}, "opt/piqa")
     'token_mean'
@@ -28,10 +28,10 @@ def score_of(score: Score | Mapping[str, Score], task: str) -> Score:
 
 
 class OptionScores(NamedTuple):
-    """Scores of the C options of one prompt; a higher score is a likelier option.
+    """Scores of the C options of one prompt, one tuple per kind of score; higher is likelier.
 
     Args:
-        sum: Log-likelihoods in nats, including eos if options end in it.
+        sum: Log-likelihoods in nats, including that of eos if options end with it.
         token_mean: ``sum`` divided by the number of tokens.
         byte_mean: ``sum`` divided by the UTF-8 bytes of the option's text.
         pmi: ``sum`` minus the log-likelihood after the unconditional prompt; None without such a prompt.
@@ -43,7 +43,7 @@ class OptionScores(NamedTuple):
     pmi: tuple[float, ...] | None = None
 
     def by(self, score: Score) -> tuple[float, ...]:
-        """The scores of one kind.
+        """Return the scores of one kind.
 
         Raises:
             ValueError: There is no such kind, or pmi was not computed.
@@ -56,7 +56,7 @@ class OptionScores(NamedTuple):
         return scores
 
     def best(self, score: Score = "sum") -> "Choice":
-        """The option with the highest score; of equal ones the first.
+        """Return the option with the highest score; the first of equal ones.
 
         Raises:
             ValueError: There is no option, or a score is NaN.
@@ -71,7 +71,12 @@ class OptionScores(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Place of the chosen option, and whether another one has the same score."""
+    """The chosen option.
+
+    Args:
+        place: Index of the option.
+        tied: Whether another option has the same score.
+    """
 
     place: int
     tied: bool
@@ -80,13 +85,13 @@ class Choice(NamedTuple):
 def option_scores(
     sums: Sequence[float], lengths: Sequence[int], texts: Sequence[str], unconditional: Sequence[float] | None = None
 ) -> OptionScores:
-    """All scores of one prompt's options.
+    """Return all kinds of scores of one prompt's options.
 
     Args:
-        sums: Log-likelihoods.
-        lengths: Scored tokens.
-        texts: Texts of the options.
-        unconditional: Log-likelihoods after the unconditional prompt.
+        sums: Log-likelihood of each option, in nats.
+        lengths: Number of scored tokens of each option.
+        texts: Text of each option.
+        unconditional: Log-likelihood of each option after the unconditional prompt; None to compute no pmi.
     """
     n_bytes = [len(text.strip().encode()) for text in texts]
     return OptionScores(

@@ -1,4 +1,4 @@
-"""Caching prompts: a prompt is read once for all of its continuations, and a common prefix once for all prompts."""
+"""Prompt caching: a prompt is processed once for all of its samples, and a common prefix once for all prompts."""
 
 # B prompts, L columns
 
@@ -41,19 +41,18 @@ FORCED = (
 
 
 class PromptCache:
-    """A padded batch of prompts that is read once for all of its continuations.
+    """A padded batch of prompts that is processed once for all of its samples or beams.
 
-    All continuations share the encoder's states or the decoder's cache. The cache leaves out each prompt's last token,
-    which a continuation reads again to get its logits.
+    These share the encoder's states or the decoder's cache. The cache leaves out each prompt's last token, which is
+    processed again to get the first logits.
 
     Args:
-        model: Causal or encoder-decoder.
-        input_ids: [B, L], padded on the left, or on the right for an encoder.
-        attention_mask: [B, L].
-        share: Read the common prefix of all prompts, such as a task's definition, once for all of them, and the common
-            beginning of samples, too (``RunningPrompts``). The number of forward passes then depends on the texts, so
-            it must be False under sharded strategies. Without effect for models whose cache does not allow it
-            (``can_share_cache``).
+        model: Causal or encoder-decoder model.
+        input_ids: [B, L], padded on the left; for an encoder, on the right.
+        attention_mask: [B, L], 0 at padding.
+        share: Process the common prefix of all prompts, such as a task's definition, once, and the common beginning of
+            samples, too (``RunningPrompts``). The number of forward passes then depends on the texts, so it must be
+            False under sharded strategies. Ignored for models whose cache does not allow it (``can_share_cache``).
     """
 
     def __init__(
@@ -85,18 +84,18 @@ class PromptCache:
         beams: int = 1,
         best: int = 1,
     ) -> Tensor:
-        """New token ids by ``generate`` of transformers, prompt after prompt.
+        """Return new token ids by transformers' ``generate``, in the order of prompts.
 
         Args:
-            rows: Sequences of each prompt; 1 with beams.
-            processors: Change the scores of the next token.
-            stop: Says which sequences have ended, beside those with an end token.
-            max_new_tokens: Tokens of the longest sequence.
-            min_new_tokens: Fewest tokens before an end token.
-            ends: End tokens.
-            pad_token_id: Fills sequences that have ended.
-            beams: Width of beam search.
-            best: Sequences of each beam search.
+            rows: Number of sequences of each prompt; 1 with beams.
+            processors: Logits processors.
+            stop: Stopping criterion for sequences without an end token; None for none.
+            max_new_tokens: Largest number of tokens of a sequence.
+            min_new_tokens: Number of tokens before which end tokens are excluded.
+            ends: Token ids that end a sequence.
+            pad_token_id: Token id that fills up sequences that have ended.
+            beams: Width of beam search; 1 for none.
+            best: Number of sequences to return from each beam search.
         """
         limits = new_token_limits(max_new_tokens, min_new_tokens)
         settings = {**NEUTRAL, **limits, "eos_token_id": list(ends), "pad_token_id": pad_token_id, "num_beams": beams}
@@ -130,7 +129,7 @@ class PromptCache:
         return {"past_key_values": cache}
 
     def _cache(self) -> Any:
-        """The cache of the prompts without their last tokens."""
+        """Return the cache of the prompts without their last tokens."""
         if not self.shared:
             return self._after(self.input_ids[:, :-1])
         common = self._after(self.input_ids[:1, : self.shared])
@@ -167,9 +166,10 @@ def new_token_limits(most: int, fewest: int) -> dict[str, int]:
 
 
 def can_share_cache(model: PreTrainedModel) -> bool:
-    """Whether a cached token may be in any column: a decoder with document attention, without window, state or prefix.
+    """Return whether a cached token may be in any column of the cache.
 
-    Models with document attention take positions from ``position_ids``, never from the column.
+    This is so for a decoder with document attention and without window, recurrent state or prefix: such models take
+    positions from ``position_ids``, never from the column.
     """
     config = model.config
     if config.is_encoder_decoder or config._attn_implementation not in IMPLEMENTATIONS or virtual_tokens(model):
@@ -182,13 +182,13 @@ def can_share_cache(model: PreTrainedModel) -> bool:
 
 
 def forces_tokens(model: PreTrainedModel) -> bool:
-    """Whether a model's generation_config forces or suppresses tokens, which only ``generate`` of transformers does."""
+    """Return whether generation_config forces or suppresses tokens, which only transformers' ``generate`` supports."""
     settings = model.generation_config
     return settings is not None and any(getattr(settings, name, None) for name in FORCED)
 
 
 def shared_prefix_length(input_ids: Tensor, attention_mask: Tensor) -> int:
-    """Length of the common prefix of left-padded prompts, without any prompt's last token.
+    """Return the length of the common prefix of left-padded prompts, without any prompt's last token.
 
     >>> shared_prefix_length(torch.tensor([[0, 7, 8, 9], [7, 8, 5, 6]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]))
     2
@@ -202,7 +202,7 @@ def shared_prefix_length(input_ids: Tensor, attention_mask: Tensor) -> int:
 
 
 def move_padding_after_prefix(input_ids: Tensor, attention_mask: Tensor, shared: int) -> tuple[Tensor, Tensor]:
-    """Left-padded prompts with their padding moved behind their common prefix of `shared` tokens.
+    """Return left-padded prompts and their mask, with padding moved behind their common prefix of `shared` tokens.
 
     >>> ids, mask = torch.tensor([[0, 7, 8, 9], [7, 8, 5, 6]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
     >>> move_padding_after_prefix(ids, mask, 2)

@@ -1,4 +1,4 @@
-"""Generation by transformers in which rows that have ended leave the batch, for any model."""
+"""Generation by transformers' ``generate``, where ended rows leave the batch; for any model."""
 
 # R rows, T generated tokens
 
@@ -23,11 +23,11 @@ from .prompt_cache import NEUTRAL, PromptCache, forces_tokens, new_token_limits
 
 
 class QuarterEnded(StoppingCriteria):
-    """Stops ``generate`` once a quarter of the rows have ended.
+    """Stopping criterion that interrupts ``generate`` once a quarter of the rows have ended.
 
     Args:
-        ends: End tokens.
-        stop: Stop texts.
+        ends: Token ids that end a row.
+        stop: Stop texts that end a row; None for none.
 
     Attributes:
         ended_R: Whether each row has ended.
@@ -54,9 +54,9 @@ def generate_remaining(
     min_new_tokens: int,
     pad_token_id: int,
 ) -> Tensor:
-    """New token ids [R, T] of ``draw.rows`` rows of each prompt, the same as ``PromptCache.generate`` gives.
+    """Return new token ids [R, T] of ``draw.rows`` rows of each prompt, equal to those of ``PromptCache.generate``.
 
-    Whenever a quarter of the rows have ended, the others continue without them, from their part of the cache.
+    Whenever a quarter of the rows have ended, the others continue without them, with their part of the cache.
     """
     model, rows = prompts.model, draw.rows
     left, ended = torch.arange(len(prompts.input_ids) * rows), torch.tensor(ends, device=model.device)
@@ -96,7 +96,7 @@ def generate_remaining(
 def _continued(
     prompts: PromptCache, inputs: dict[str, Tensor], states: dict[str, Any], output: Any, kept: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Arguments of ``generate`` that continue the rows `kept` of an output."""
+    """Return the arguments of ``generate`` that continue the rows `kept` of an output."""
     sequences, mask = output.sequences[kept], inputs["attention_mask"][kept]
     further: dict[str, Any] = {}
     if _keeps_rows(output.past_key_values):
@@ -113,5 +113,5 @@ def _continued(
 
 
 def _keeps_rows(cache: Any) -> bool:
-    """Whether rows of a cache can be selected; the other kinds are read again."""
+    """Return whether rows of a cache can be selected; with other caches, the tokens are processed again."""
     return isinstance(cache, EncoderDecoderCache | DynamicCache) and not any(cache.is_linear)

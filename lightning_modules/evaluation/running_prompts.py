@@ -1,4 +1,4 @@
-"""Prompts that are answered together: those that have ended leave the batch, and waiting ones take their places."""
+"""Prompts that are answered in one batch: ended ones leave it, and waiting ones take their places."""
 
 # P prompts, S samples of each, R = P * S rows, N nodes of each prompt, C cached columns, T generated tokens
 
@@ -15,22 +15,21 @@ from .prompt_cache import PromptCache
 
 
 class RunningPrompts:
-    """Prompts of a decoder with document attention, each with a row for every sample of its answer.
+    """A batch of prompts for a decoder with document attention, with one row for each sample of an answer.
 
     Only samples that differ and have not ended are passed to the model: samples of a prompt with the same tokens so far
     are one node. The nodes of a prompt are columns of its row, each attending to the prompt and to its own past, so
-    that no cache is copied for them. Prompts may be at different steps, since a cached token may be in any column.
-
-    A greedy step reads the device once, to learn which prompts have ended.
+    that no cache is copied for them. Prompts may be at different steps, since a cached token may be in any column. A
+    greedy step reads the device once, to learn which prompts have ended.
 
     Args:
-        model: A model of which ``can_share_cache`` is true and ``forces_tokens`` is not.
-        draw: Chooses the tokens; it gets the prompts by ``add``, in the same order.
-        ends: Tokens that end a row.
-        stop: Texts that end a row.
-        max_new_tokens: Tokens of the longest answer.
-        min_new_tokens: Fewest tokens before an end token.
-        pad_token_id: Fills the rows that have ended.
+        model: A model for which ``can_share_cache`` is true and ``forces_tokens`` is false.
+        draw: Chooses the tokens. It must get the prompts by ``add``, in the same order.
+        ends: Token ids that end a row.
+        stop: Stop texts that end a row; None for none.
+        max_new_tokens: Largest number of tokens of an answer.
+        min_new_tokens: Number of tokens before which end tokens are excluded.
+        pad_token_id: Token id that fills up rows that have ended.
     """
 
     def __init__(
@@ -52,11 +51,11 @@ class RunningPrompts:
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")  # as in answer_batch
     def add(self, prompts: Sequence[int], read: PromptCache) -> None:
-        """Answer further prompts, of which everything but the last token is in the cache of `read`.
+        """Add prompts to the batch.
 
         Args:
-            prompts: Their numbers, which ``step`` yields; `draw` has them already.
-            read: The prompts.
+            prompts: Their numbers, which ``step`` returns. `draw` must have them already.
+            read: The prompts, all tokens but the last of each in its cache.
         """
         cache, seen_PC = read.states(1)["past_key_values"], read.attention_mask.bool()
         device, before, rows = seen_PC.device, len(self.prompts), self.draw.rows
@@ -86,7 +85,7 @@ class RunningPrompts:
         self.prompts += prompts
 
     def finish(self) -> Tensor:
-        """Generate until all prompts have ended: token ids [R, T], in the order of the prompts' numbers."""
+        """Generate until all prompts have ended; return token ids [R, T] in the order of the prompts' numbers."""
         ended: dict[int, Tensor] = {}
         while self.prompts:
             ended |= self.step()
@@ -95,7 +94,7 @@ class RunningPrompts:
     @torch.no_grad()
     @torch.compiler.set_stance("force_eager")
     def step(self) -> list[tuple[int, Tensor]]:
-        """Generate one token of every row: (number, token ids [S, T]) of the prompts that have ended with it."""
+        """Generate one token in every row; return (number, token ids [S, T]) of the prompts that have ended with it."""
         nodes, rows = self.token_PN.shape[1], self.draw.rows
         self_NN = torch.eye(nodes, dtype=torch.bool, device=self.past_PNC.device)
         seen_PNC = torch.cat([self.past_PNC, self_NN.expand(len(self.prompts), -1, -1)], dim=2)
@@ -130,13 +129,13 @@ class RunningPrompts:
         return ended
 
     def _running(self, ended_R: Tensor) -> list[int]:
-        """The places of prompts of which a row has not ended."""
+        """Return the indices of prompts with a row that has not ended."""
         if self.draw.rows == 1:
             return [place for place, ended in enumerate(ended_R.tolist()) if not ended]
         return sorted(set((self.row_R // self.draw.rows).tolist()))
 
     def _branch(self, chosen_R: Tensor, ended_R: Tensor, vocabulary: int) -> None:
-        """Make a node of every different text among the rows that have not ended."""
+        """Make a node of every distinct text among the rows that have not ended."""
         self.row_R = self.row_R[~ended_R]
         if not len(self.row_R):
             return
@@ -148,7 +147,7 @@ class RunningPrompts:
         self.place_PN = self.place_PN.gather(1, parent_PN) + 1
 
     def _keep(self, places: Sequence[int]) -> None:
-        """Drop all prompts but those at these places."""
+        """Drop all prompts but those at these indices."""
         rows, nodes, device = self.draw.rows, self.token_PN.shape[1], self.past_PNC.device
         self.prompts = [self.prompts[place] for place in places]
         if not places:
@@ -172,7 +171,7 @@ class RunningPrompts:
         self.step_P, self.ids_RT = self.step_P[kept_P], self.ids_RT[kept_R]
 
     def _forget_unread_columns(self) -> None:
-        """Drop the columns that no node attends to, such as those of prompts that have ended."""
+        """Drop cached columns that no node attends to, such as those of ended prompts."""
         columns = self.past_PNC.any(dim=0).any(dim=0).nonzero().flatten()
         if len(columns) < self.past_PNC.shape[2]:
             self.past_PNC = self.past_PNC[:, :, columns]
@@ -181,7 +180,7 @@ class RunningPrompts:
 
 
 def append_rows(cache: DynamicCache, other: DynamicCache) -> None:
-    """Append the rows of another cache, in place; columns of zeros in front fill up the shorter one."""
+    """Append the rows of another cache, in place; the shorter cache gets columns of zeros in front."""
     layers: Iterator[tuple[Any, Any]] = zip(cache.layers, other.layers, strict=True)
     for layer, added in layers:
         columns = max(layer.keys.shape[2], added.keys.shape[2])
@@ -192,10 +191,10 @@ def append_rows(cache: DynamicCache, other: DynamicCache) -> None:
 
 
 def side_by_side(row: Tensor, rows: int) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """Arrange items side by side in their rows.
+    """Arrange items of the same row side by side.
 
     Args:
-        row: The row of each item, sorted.
+        row: Row of each item, in ascending order.
         rows: Number of rows.
 
     Returns:

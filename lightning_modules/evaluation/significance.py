@@ -1,8 +1,8 @@
-"""Confidence intervals of scores and of differences between systems: bootstrap over instances, t over repeated runs.
+"""Confidence intervals of scores and of differences: bootstrap over instances, t-interval over repeated runs.
 
 Every score of ``aggregation.py`` is a mean of means, so the bootstrap only resamples the instances of each task:
-``columns(task_scores(rows, Resampling()))`` has resampled scores, and ``interval`` turns them into an estimate. A
-difference of two systems is the score of their instances' differences (the paired bootstrap).
+``columns(task_scores(rows, Resampling()))`` has resampled scores, and ``interval`` turns them into an estimate. The
+difference of two systems is the score of their instances' differences (paired bootstrap).
 """
 
 import math
@@ -20,8 +20,8 @@ from .aggregation import ScoredInstance, grouped, task_key
 class Estimate:
     """A mean with its 95% interval [low, high], over `count` instances.
 
-    With repeated runs, ``runs`` has the mean of each, and the interval is over runs; otherwise it is a bootstrap over
-    instances.
+    ``runs`` has the means of repeated runs, and the interval is then over runs. If it is empty, the interval is a
+    bootstrap over instances.
     """
 
     mean: float
@@ -32,7 +32,7 @@ class Estimate:
 
 
 def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int = 0) -> Estimate:
-    """Mean of per-instance scores with a 95% percentile interval over resampled instances.
+    """Return the mean of per-instance scores with a 95% percentile interval over resampled instances.
 
     The interval covers other instances of the same tasks, not other tasks or training seeds.
     """
@@ -51,7 +51,9 @@ def bootstrap(values: NDArray[np.float64], *, resamples: int = 1000, seed: int =
 class Resampling:
     """Turns the scores [n] of a task into [1 + R]: their mean, then the means of R resamples of its instances.
 
-    The same calls in the same order draw the same resamples.
+    Args:
+        resamples: R.
+        seed: Seed of the resamples. The same calls in the same order draw the same ones.
     """
 
     def __init__(self, resamples: int = 1000, seed: int = 0) -> None:
@@ -63,13 +65,13 @@ class Resampling:
 
 
 class Difference(NamedTuple):
-    """Difference of two systems' scores on shared instances; positive if the first is higher.
+    """The score of one system minus that of another, on shared instances.
 
     Args:
-        mean: Difference of their scores, in [-1, 1].
+        mean: Difference of the scores, in [-1, 1].
         low: Lower end of the 95% interval over resampled instances.
         high: Upper end of the interval.
-        p: Two-sided p-value: twice the share of resamples whose difference is 0 or has the other sign.
+        p: Two-sided p-value: twice the share of resamples whose difference is 0 or has the opposite sign.
     """
 
     mean: float
@@ -79,13 +81,13 @@ class Difference(NamedTuple):
 
 
 def interval(resampled: NDArray[np.float64], count: int) -> Estimate:
-    """The estimate of a score [1 + R] from ``Resampling``, with its 95% percentile interval."""
+    """Return the estimate of a score [1 + R] from ``Resampling``, with its 95% percentile interval."""
     low, high = np.percentile(resampled[1:], [2.5, 97.5])
     return Estimate(float(resampled[0]), float(low), float(high), count)
 
 
 def difference(resampled: NDArray[np.float64]) -> Difference:
-    """The same for a score of differences; with R resamples p is at least 2 / (R + 1)."""
+    """Return the difference of two systems from [1 + R] resampled differences; p is at least 2 / (R + 1)."""
     estimate = interval(resampled, 0)
     draws = resampled[1:]
     turned = min((draws <= 0).sum(), (draws >= 0).sum())
@@ -93,7 +95,7 @@ def difference(resampled: NDArray[np.float64]) -> Difference:
 
 
 def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstance]:
-    """Instances that all runs of a system share, with their mean scores over the runs."""
+    """Return the instances that all runs of a system share, with their mean scores over the runs."""
     by_key = [{_key(row): row for row in run} for run in runs]
     shared = [key for key in by_key[0] if all(key in rows for rows in by_key[1:])]
     weight = 1 / len(by_key)
@@ -101,13 +103,13 @@ def average_runs(runs: Sequence[Sequence[ScoredInstance]]) -> list[ScoredInstanc
 
 
 def paired_differences(base: Sequence[ScoredInstance], other: Sequence[ScoredInstance]) -> list[ScoredInstance]:
-    """Shared instances with the scores of `other` minus those of `base`; level and category are the base's."""
+    """Return shared instances with the scores of `other` minus those of `base`; level and category are the base's."""
     of_base = {_key(row): row for row in base}
     return [_weighted([of_base[_key(row)], row], [-1.0, 1.0]) for row in other if _key(row) in of_base]
 
 
 def _weighted(rows: Sequence[ScoredInstance], weights: Sequence[float]) -> ScoredInstance:
-    """The first row with the weighted sums of all rows' scores."""
+    """Return the first row with the weighted sums of all rows' scores."""
 
     def total(scores: Iterable[float]) -> float:
         return sum(weight * score for weight, score in zip(weights, scores, strict=True))
@@ -124,7 +126,7 @@ def _key(row: ScoredInstance) -> tuple[str, str, int, str]:
 
 
 def require_single(rows: Sequence[ScoredInstance], where: str) -> None:
-    """Reject an instance that occurs twice, since it cannot be paired."""
+    """Reject an instance that occurs twice, since it cannot be paired; `where` names the predictions."""
     for (benchmark, task, shots, id_), members in grouped(rows, _key).items():
         if len(members) > 1:
             raise ValueError(
@@ -134,7 +136,7 @@ def require_single(rows: Sequence[ScoredInstance], where: str) -> None:
 
 
 def seed_interval(means: Sequence[float], count: int) -> Estimate:
-    """Mean over repeated runs with its 95% t-interval, which covers other training seeds.
+    """Return the mean over repeated runs with its 95% t-interval, which covers other training seeds.
 
     >>> seed_interval([0.5, 0.6], count=100).high > 1
     True

@@ -1,4 +1,4 @@
-"""Metrics of one prediction's text: token F1, the option it names, and degeneration."""
+"""Metrics of one prediction's text: token F1, the option that it names, and degeneration."""
 
 import math
 from collections import Counter
@@ -21,7 +21,7 @@ SHORT_PART = 0.25
 
 
 def token_f1(prediction: str, references: Sequence[str]) -> float:
-    """Token F1 in [0, 1] against the best reference, as SQuAD's evaluate-v1.1 computes it.
+    """Return token F1 in [0, 1] against the best reference, as SQuAD's evaluate-v1.1 computes it.
 
     Words are those of ``answer_rules.squad``. Two texts without words are equal.
 
@@ -39,7 +39,7 @@ def _f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
 
 
 def matched_option(prediction: str, options: Sequence[str]) -> int | None:
-    """Place of the option that a generated answer names; None if it names none.
+    """Return the index of the option that a generated answer names; None if it names none.
 
     An option is named by its text, or by being the only one with the same ``answer_rules.bare`` text.
 
@@ -55,10 +55,10 @@ def matched_option(prediction: str, options: Sequence[str]) -> int | None:
 
 
 def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
-    """The fault of an answer's form: empty, none of the options, or too short for a text; "" for none.
+    """Return how an answer fails to have the expected form: empty, outside the options, or too short; "" if it has it.
 
-    OPT-IML rejected dialogue data and demonstrations in training for such answers (sections 4.5 and 4.6): labels
-    outside the label set, and answers without their rationale.
+    OPT-IML (arXiv 2212.12017, sections 4.5 and 4.6) rejected dialogue data and demonstrations in training because of
+    such answers: labels outside the label set, and answers without their rationale.
     """
     if not prediction.strip():
         return "" if any(not reference.strip() for reference in example.references) else "empty"
@@ -72,7 +72,7 @@ def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
 def score_by_metric(
     metric: Metric, rouge_l: float, exact_match: float, *, token_f1: float = math.nan, accuracy: float = math.nan
 ) -> float:
-    """An instance's score in [0, 1] by its task's metric; accuracy without options is exact match.
+    """Return an instance's score in [0, 1] by its task's metric; accuracy without options is exact match.
 
     Raises:
         ValueError: The metric is token F1, and it was not computed.

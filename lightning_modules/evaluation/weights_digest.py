@@ -1,4 +1,4 @@
-"""Digest of the weights: an interrupted evaluation reuses predictions only if it matches."""
+"""Digest of a model's weights: an interrupted evaluation reuses predictions only if it matches."""
 
 import hashlib
 
@@ -10,10 +10,10 @@ from ...datamodules.packing.replicas import gathered
 
 
 def weights_digest(model: nn.Module) -> str:
-    """SHA-256 of all parameters, the same on every process; every process must call it.
+    """Return the SHA-256 of all parameters, the same on every process; every process must call it.
 
     Each process digests its own shards, and nothing is gathered. The digest does not depend on the number of replicas,
-    but a model in other shards has another digest.
+    but a model with other shards has another digest.
     """
     digest = hashlib.sha256()
     for parameter in model.parameters():
