@@ -88,7 +88,7 @@ class Decoding:
         return logits_RV
 
     def numbers(self, seed: int, length: int) -> NDArray[np.float64]:
-        """Return random numbers [samples, length] in [0, 1) for one prompt; those of a sample do not depend on others."""
+        """Return random numbers [samples, length] in [0, 1) for one prompt; a sample's do not depend on the others."""
         digest = hashlib.sha256(repr((seed, self.temperature, self.top_k, self.top_p)).encode()).digest()
         stem = int.from_bytes(digest[:8], "little")
         return np.stack([np.random.default_rng([stem, sample]).random(length) for sample in range(self.samples)])
