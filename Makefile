@@ -36,8 +36,8 @@ test-distributed: export OMP_NUM_THREADS := 1  # a sum by two threads differs in
 test-distributed: $(VENV)/ready  # every cell of docs/strategies.md that processes on a CPU can run
 	$(BIN)/python -m pytest $(TWO) -m distributed $(call files,distributed)
 
-test-harness: $(VENV)/ready  # the evaluation's page with lm-evaluation-harness, equal log-likelihoods
-	$(BIN)/python -m pip install -q -e ".[harness]" -c constraints.txt
+test-harness: export OMP_NUM_THREADS := 1
+test-harness: $(VENV)/with-harness  # the evaluation's page with lm-evaluation-harness, equal log-likelihoods
 	$(BIN)/python -m pytest tests/examples/test_in_lm_evaluation_harness.py
 
 test-slurm: $(VENV)/ready  # starts a SLURM cluster of two nodes on this machine, where it may
@@ -59,17 +59,14 @@ types: $(VENV)/ready
 	mkdir -p .types && ln -sfn .. .types/crosstask
 	MYPYPATH=.types $(BIN)/mypy -p crosstask.datamodules -p crosstask.lightning_modules -p crosstask.callbacks -p crosstask.commands -m crosstask.cli
 
-docs: $(VENV)/ready  # the site, in build/site
-	$(BIN)/python -m pip install -q -e ".[docs]" -c constraints.txt
+docs: $(VENV)/with-docs  # the site, in build/site
 	mkdir -p .types && ln -sfn .. .types/crosstask
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
-dist: $(VENV)/ready  # the files of a release, in dist
-	$(BIN)/python -m pip install -q -e ".[release]" -c constraints.txt
+dist: $(VENV)/with-release  # the files of a release, in dist
 	rm -rf dist && $(BIN)/python -m build -q --no-isolation && $(BIN)/twine check --strict dist/*
 
-perf: $(VENV)/ready
-	$(BIN)/pip install -q -e ".[perf]" -c constraints.txt
+perf: $(VENV)/with-perf
 	for script in perf/*.py; do $(BIN)/python $$script || exit 1; done
 	perf/gpu.sh build/gpu-toy.json --toy
 
@@ -79,6 +76,11 @@ architectures: $(VENV)/ready  # walks all model types of the installed transform
 $(VENV)/ready: setup.cfg constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -e ".[test,dev]" -c constraints.txt
+	touch $@
+
+# The libraries of an extra of setup.cfg, installed once.
+$(VENV)/with-%: $(VENV)/ready
+	$(BIN)/python -m pip install -q -e ".[$*]" -c constraints.txt
 	touch $@
 
 clean:
