@@ -10,6 +10,7 @@ from crosstask.commands.shared.command_docs import command_names, overview
 from crosstask.commands.shared.config_names import configs_folder, with_config_paths
 from crosstask.commands.shared.errors import is_rejection, is_termination, sentence
 from crosstask.commands.shared.library_messages import show_hidden_characters, silence_libraries
+from crosstask.commands.shared.quick_imports import without_collections
 from crosstask.commands.shared.static_help import static_help
 from crosstask.datamodules.messages import nearest
 from crosstask.datamodules.visible_text import visible
@@ -37,7 +38,9 @@ def main(args: Sequence[str] | None = None) -> None:
     configs_folder()  # sets $CROSSTASK_CONFIGS, which a YAML may use
     silence_libraries()
     with_config_paths(words[1:])  # rejects an unknown name at once; the command would first import its libraries
-    import_module(f"crosstask.commands.{name}").run(words[1:])
+    with without_collections():
+        command = import_module(f"crosstask.commands.{name}")
+    command.run(words[1:])
 
 
 def program() -> None:

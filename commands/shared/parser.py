@@ -14,6 +14,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 from ...datamodules.messages import unknown_class_hint
 from ...datamodules.optional_packages import missing_package
 from .errors import PACKAGE, is_ours
+from .quick_imports import without_collections
 
 ROOMS = ("datamodules", "datamodules.benchmarks", "lightning_modules", "callbacks")
 
@@ -74,6 +75,7 @@ def offered_names(room: str) -> list[str]:
 
 def import_classes(*rooms: str) -> None:
     """Import all that rooms offer: jsonargparse resolves ``class_path: NaturalInstructions`` among imported classes."""
-    for room in rooms:
-        for name in offered_names(room):
-            getattr(import_module(f"{PACKAGE}.{room}"), name)
+    with without_collections():
+        for room in rooms:
+            for name in offered_names(room):
+                getattr(import_module(f"{PACKAGE}.{room}"), name)
