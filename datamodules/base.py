@@ -155,10 +155,16 @@ class BenchmarkDataModule(ResumableStream):
             self.plan, self._description = self._plan_training(), None
             self._count_steps()
             self.train_dataloader()  # rejects rows that cannot be divided before a model is built
-        if stage in ("fit", "validate") and self.instances.validates:
+        if self._validates(stage):
             self._open_stage("validation")
         if stage in ("test", "predict"):
             self._open_stage("test")
+
+    def _validates(self, stage: str) -> bool:
+        """Whether validation examples are evaluated in a stage; a fit with ``limit_val_batches=0`` reads none."""
+        if not self.instances.validates or stage not in ("fit", "validate"):
+            return False
+        return stage == "validate" or self.trainer is None or self.trainer.limit_val_batches > 0
 
     def train_dataloader(self) -> Any:
         """This replica's training batches for the trainer's ``max_steps``, or for an epoch without a trainer."""

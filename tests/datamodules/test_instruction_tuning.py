@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recipes import few_tasks
+from small_runs import small_trainer
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions, TkInstructPrompt
 from crosstask.datamodules.mixture.task_subset import TaskSubset
@@ -36,6 +38,20 @@ def test_it_works_without_a_trainer(make_datamodule: Make) -> None:
     kinds = [type(batch) for batch in datamodule.val_dataloader()]
     assert kinds == sorted(kinds, key=lambda kind: kind is PromptBatch)  # rows for the loss, then prompts
     assert len(kinds) == len(datamodule.val_dataloader())
+
+
+def test_a_fit_without_validation_reads_no_validation_examples(make_datamodule: Make) -> None:
+    for batches in (1, 0):
+        datamodule = make_datamodule()
+        datamodule.trainer = small_trainer(1, limit_val_batches=batches)
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        if batches:
+            assert datamodule.evaluation_examples("validation")
+    with pytest.raises(ValueError, match=r'not read yet: call setup\("validate"\)'):
+        datamodule.evaluation_examples("validation")
+    datamodule.setup("validate")
+    assert datamodule.evaluation_examples("validation")
 
 
 def test_no_instance_is_both_trained_and_evaluated(make_datamodule: Make, toybench: Path) -> None:
@@ -87,9 +103,12 @@ def test_the_report_accounts_for_every_record(make_datamodule: Make, toybench: P
     assert report.steps == -(-report.rows // 8)
 
 
-def test_a_task_is_tokenized_once_and_again_only_when_something_changed(make_datamodule: Make, tmp_path: Path) -> None:
+def test_a_task_is_tokenized_once_and_again_only_when_something_changed(
+    make_datamodule: Make, toybench: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "store"
-    make = partial(make_datamodule, cache=str(store))
+    benchmark = NaturalInstructions(str(toybench), few_tasks(toybench, tmp_path / "splits"))
+    make = partial(make_datamodule, benchmark=benchmark, cache=str(store))
 
     def folders() -> set[str]:
         return {path.name for path in store.iterdir()}

@@ -20,6 +20,15 @@ def store_of(toybench: Path) -> Path:
     return toybench.parent / "store"
 
 
+def few_tasks(toybench: Path, folder: Path, trained: int = 16) -> str:
+    """A folder of split lists: some training tasks of the embedded benchmark, and two of its test tasks."""
+    for split, count in (("train", trained), ("test", 2)):
+        names = (toybench / f"splits/default/{split}_tasks.txt").read_text().splitlines()[:count]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{split}_tasks.txt").write_text("".join(f"{name}\n" for name in names))
+    return str(folder)
+
+
 def tuning_data(toybench: Path, **arguments: Any) -> dict[str, Any]:
     """The embedded benchmark in rows of 128 tokens, for a recipe's ``data``.
 
