@@ -108,25 +108,11 @@ def split_tasks(
     )
     evaluated = set(validation) | set(test)
     candidates = [t for t in tasks if groups[t.name] in (None, "fully_supervised") and t.name not in only]
-    shared = _shared_data(candidates, [t for t in tasks if t.name in evaluated], own, rules)
-    also = [name for name in shared if matches_any(name, rules.also_train)]
-    shared = {name: reason for name, reason in shared.items() if name not in also}
-    for name, reason in shared.items():
-        if groups[name] == "fully_supervised":
-            raise ValueError(
-                f"task {name!r} is fully supervised, but {reason}; list one of them at another level, or list the task "
-                "under also_train"
-            )
+    shared, also = _sharing(candidates, [t for t in tasks if t.name in evaluated], own, rules)
     names = [t.name for t in candidates if t.name not in shared]
     if not names:
         raise ValueError(f"the rules leave none of {len(tasks)} tasks to train")
-    excluded = {t.name: "its category is held out" for t in tasks if groups[t.name] == "fully_held_out"}
-    excluded |= {name: "it only evaluates, and no rule names it" for name in only if groups[name] is None}
-    excluded |= dict.fromkeys(
-        sorted(name for names in official.values() for name in names if groups[name] != "fully_supervised"),
-        "its official file is evaluated",
-    )
-    excluded = {name: why for name, why in (excluded | shared).items() if name not in evaluated}
+    excluded = {**_reasons(tasks, own, official), **shared}
     missing, entries = _missing(tasks, rules)
     remarks = [*_remarks(tasks, groups, set(names), evaluated), *own.remarks(set(names))]
     if len(missing) == entries > MOST_NAMED:  # shipped rules in a bench without their collections
@@ -135,7 +121,45 @@ def split_tasks(
         remarks.append(f"{len(also)} tasks train although their datasets are evaluated: {some(also)}")
     if alone := _untrained(tasks, groups, set(names), only):
         remarks.append(f"should be fully supervised, but their collections only evaluate: {some(alone)}")
+    excluded = {name: why for name, why in excluded.items() if name not in evaluated}
     return TaskSplit(names, validation, test, excluded, missing, remarks)
+
+
+def _sharing(
+    candidates: Sequence[Task], evaluated: Sequence[Task], own: OwnSplits, rules: SplitRules
+) -> tuple[dict[str, str], list[str]]:
+    """Candidates that share data with evaluated tasks: why some do not train, and the names of those that do.
+
+    Raises:
+        ValueError: One that does not train should be fully supervised.
+    """
+    shared = _shared_data(candidates, evaluated, own, rules)
+    also = [name for name in shared if matches_any(name, rules.also_train)]
+    left_out = {name: reason for name, reason in shared.items() if name not in also}
+    for name, reason in left_out.items():
+        if own.groups[name] == "fully_supervised":
+            raise ValueError(
+                f"task {name!r} is fully supervised, but {reason}; list one of them at another level, or list the task "
+                "under also_train"
+            )
+    return left_out, also
+
+
+def _reasons(tasks: Sequence[Task], own: OwnSplits, official: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Why tasks that share no data with evaluated ones do not train, by task; some of them are evaluated.
+
+    Args:
+        tasks: All tasks.
+        own: Their groups, and which of them only evaluate.
+        official: Tasks whose official file is evaluated, by stage.
+    """
+    groups = own.groups
+    reasons = {t.name: "its category is held out" for t in tasks if groups[t.name] == "fully_held_out"}
+    reasons |= {name: "it only evaluates, and no rule names it" for name in own.not_trained if groups[name] is None}
+    return reasons | dict.fromkeys(
+        sorted(name for names in official.values() for name in names if groups[name] != "fully_supervised"),
+        "its official file is evaluated",
+    )
 
 
 def _evaluated(task: Task, groups: Mapping[str, str | None], rules: SplitRules, stage: str) -> bool:

@@ -84,31 +84,15 @@ def read_evaluation(
             )
         sources_known &= bool(read)
         places = instances.test if split == "test" else instances.validation
+        part = _evaluated_part(preparation, task, of_task, places, ranking, shots)
         level = task.level or generalization_level(task, trained)
-        labels = _labels(of_task, ranking)
-        examples, others = _at_places(task, of_task, places, labels, ranking)
-        options = {place: options_of(example, labels) for place, example in examples.items()}
-        problems = {place: _problem(task, examples[place], options[place], ranking) for place in places}
-        rendered = {
-            (k, place): _prompt(preparation, task, examples[place], k)
-            for k, place in product(shots, [place for place in places if not problems[place]])
-        }
-        ranked = {place for place in places if ranking is not None and options[place][0]}
-        texts = [options[place][0] if place in ranked else examples[place].targets for _, place in rendered]
-        lost = dict(zip(rendered, lost_text(preparation, list(rendered.values()), texts), strict=True))
-        for (_, place), (*_, equal) in lost.items():
-            if equal and place in ranked:
-                problems[place] = equal_options_reason(name)
-        available[name] = len(others.union(examples[place].index for place in places if not problems[place]))
-        skipped.update(reason for place in places if (reason := problems[place]))
-        unknown[name] = total([counts for (_, place), counts in lost.items() if not problems[place]])
-        for k, place in product(shots, [place for place in places if not problems[place]]):
-            prompt = rendered[k, place]
+        available[name], unknown[name] = part.available, part.unknown
+        skipped.update(part.reasons)
+        for (k, place), prompt in part.prompts.items():
+            example, options = part.examples[place], part.options[place]
             prompts.append(prompt)
-            rows.append(examples[place].index)
-            evaluated.append(
-                _evaluation_example(len(evaluated), task, examples[place], prompt, level, options[place], k)
-            )
+            rows.append(example.index)
+            evaluated.append(_evaluation_example(len(evaluated), task, example, prompt, level, options, k))
     if not evaluated:
         raise ValueError(
             f"no {split} example is left of {len(names[split])} tasks (skipped: {dict(skipped)}); "
@@ -119,6 +103,60 @@ def read_evaluation(
 
 Options = tuple[tuple[str, ...], int | None]
 """An example's options and the place of the right one."""
+
+
+class _EvaluatedPart(NamedTuple):
+    """What a task contributes to an evaluation.
+
+    Args:
+        examples: Its chosen examples, by their places in the task.
+        options: Their options.
+        prompts: Prompts of those that are evaluated, by number of demonstrations and place.
+        reasons: Why each of the others is skipped.
+        available: Number of the task's rows that could be evaluated.
+        unknown: Unknown tokens in the prompts.
+    """
+
+    examples: Mapping[int, Example]
+    options: Mapping[int, Options]
+    prompts: Mapping[tuple[int, int], Prompt]
+    reasons: list[str]
+    available: int
+    unknown: UnknownTokens
+
+
+def _evaluated_part(
+    preparation: Preparation,
+    task: Task,
+    of_task: Iterable[Example],
+    places: Sequence[int],
+    ranking: OptionRanking | None,
+    shots: Sequence[int],
+) -> _EvaluatedPart:
+    """Render the examples of a task at some places; arguments as of ``read_evaluation``."""
+    labels = _labels(of_task, ranking)
+    examples, others = _at_places(task, of_task, places, labels, ranking)
+    options = {place: options_of(example, labels) for place, example in examples.items()}
+    problems = {place: _problem(task, examples[place], options[place], ranking) for place in places}
+    rendered = {
+        (k, place): _prompt(preparation, task, examples[place], k)
+        for k, place in product(shots, [place for place in places if not problems[place]])
+    }
+    ranked = {place for place in places if ranking is not None and options[place][0]}
+    texts = [options[place][0] if place in ranked else examples[place].targets for _, place in rendered]
+    lost = dict(zip(rendered, lost_text(preparation, list(rendered.values()), texts), strict=True))
+    for (_, place), (*_, equal) in lost.items():
+        if equal and place in ranked:
+            problems[place] = equal_options_reason(task.name)
+    usable = others.union(examples[place].index for place in places if not problems[place])
+    return _EvaluatedPart(
+        examples,
+        options,
+        {(k, place): prompt for (k, place), prompt in rendered.items() if not problems[place]},
+        reasons=[reason for place in places if (reason := problems[place])],
+        available=len(usable),
+        unknown=total([counts for (_, place), counts in lost.items() if not problems[place]]),
+    )
 
 
 def _labels(examples: Iterable[Example], ranking: OptionRanking | None) -> tuple[str, ...]:
