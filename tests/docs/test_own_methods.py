@@ -34,7 +34,7 @@ def test_a_method_is_added_by_following_the_page(tmp_path: Path, monkeypatch: py
     (tmp_path / "my_methods.yaml").write_text(settings)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    main(["toybench", "--folder", "runs/instruction_optimization/toybench"])
+    main(["toybench", "--folder", "runs/instruction_optimization/toybench", "--instances", "130"])
     small = {"max_steps": 4, "limit_val_batches": 0, "enable_progress_bar": False, "logger": False}
     words = [f"--trainer.{name}={value}" for name, value in small.items()]
     words += ["--trainer.callbacks=[{class_path: ModelCheckpoint, init_args: {dirpath: kept, save_last: true}}]"]

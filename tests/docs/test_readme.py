@@ -6,10 +6,11 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from recipes import save_model
+from recipes import save_model, store_of
 from transformers import AutoTokenizer, RobertaConfig, RobertaForSequenceClassification
 from warm_program import WarmProgram
 
@@ -17,7 +18,7 @@ import crosstask
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 
 README = (Path(crosstask.__file__).parent / "README.md").read_text(encoding="utf-8")
-SHRINK = {
+SHRINK: dict[str, Any] = {
     "trainer": {
         "accelerator": "cpu",
         "devices": 1,
@@ -66,7 +67,8 @@ def home(toybench: Path, tmp_path_factory: pytest.TempPathFactory, program: Warm
     )
     RobertaForSequenceClassification(config).save_pretrained(folder / "btan2/cappy-large")
     tokenizer.save_pretrained(folder / "btan2/cappy-large")
-    (folder / "shrink.yaml").write_text(yaml.safe_dump(SHRINK))
+    data = {"init_args": {**SHRINK["data"]["init_args"], "cache": str(store_of(toybench))}}
+    (folder / "shrink.yaml").write_text(yaml.safe_dump(SHRINK | {"data": data}))
     programs = folder / "programs"
     programs.mkdir()
     (programs / "git").write_text("#!/usr/bin/env bash\nexit 0\n")  # what it would clone is there

@@ -159,7 +159,7 @@ def test_the_page_is_the_programs() -> None:
 @pytest.mark.usefixtures("warm_python")
 def test_two_claims_are_run_again_in_small(tmp_path: Path, tiny_model: dict[str, Any]) -> None:
     """More training tasks, zero-shot and few-shot: from the sweep to the verdict, with models that learn nothing."""
-    write_claims_benchmark(tmp_path / "benchmark", instances=110)
+    write_claims_benchmark(tmp_path / "benchmark", instances=101)
     collections = composed_settings(str(CLAIMS / "opt_iml.yaml"))["settings"]["data.init_args"]["benchmark"][
         "init_args"
     ]
@@ -169,8 +169,8 @@ def test_two_claims_are_run_again_in_small(tmp_path: Path, tiny_model: dict[str,
     data = {
         "benchmark": {"class_path": "Bench", "init_args": collections},
         "tokenizer": str(tmp_path / "benchmark/tokenizer"),
-        "instances": {"test": 2},
-        "evaluation": {"max_new_tokens": 4},
+        "instances": {"test": 1},
+        "evaluation": {"max_new_tokens": 2},
         "cache": str(tmp_path / "store"),
     }
     model = {"config": tiny_model, "optimizer": {"warmup": 1}}

@@ -217,7 +217,9 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the server beside the tests
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    gc.disable()
     import_everything()
+    gc.enable()
     gc.freeze()  # what was imported stays; collecting it again in every process takes longer than the fork
     for line in sys.stdin:
         request = json.loads(line)

@@ -47,10 +47,22 @@ def table_run(row: str, toybench: Path, *words: str) -> LinkedCLI:
     return LinkedCLI(row_words, run=False, save_config_callback=None)
 
 
+@pytest.fixture(scope="module", params=ROWS)
+def row(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def trained(row: str, toybench: Path) -> LinkedCLI:
+    """The run of a row after its two steps: reading its files takes far longer than the steps."""
+    cli = table_run(row, toybench)
+    cli.trainer.fit(cli.model, cli.datamodule)
+    return cli
+
+
 def texts_of_row(cli: LinkedCLI) -> str:
-    """What the model reads of one training instance and of one test instance."""
+    """What the model reads of one training instance and of one test instance; after ``setup("fit")``."""
     data: Any = cli.datamodule
-    data.setup("fit")
     data.setup("test")
     plan, tokenizer = data.plan, data.preparation.tokenizer
     assert isinstance(plan, BilevelPlan)
@@ -68,9 +80,8 @@ def texts_of_row(cli: LinkedCLI) -> str:
     return f"{instruction}{texts(data, batch.rows)[0]}\n=== test\n{tested.source}\n"
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_a_row_reads_as_its_golden(row: str, toybench: Path) -> None:
-    assert texts_of_row(table_run(row, toybench)) == (TEXTS / f"{row}.txt").read_text()
+def test_a_row_reads_as_its_golden(row: str, trained: LinkedCLI) -> None:
+    assert texts_of_row(trained) == (TEXTS / f"{row}.txt").read_text()
 
 
 def test_there_are_goldens_of_all_13_rows() -> None:
@@ -82,17 +93,15 @@ def test_the_other_reading_has_definition_and_exemplar_in_one_order(toybench: Pa
     prompt, inner = "--data.init_args.prompt.init_args", "--data.init_args.levels.inner_prompt.init_args"
     words = [f"{prompt}.definition=true", f"{prompt}.demonstrations_first=true", f"{inner}.definition=true"]
     cli = table_run("direct_extractor", toybench, *words, "--data.init_args.instructions.numbered=true")
+    cli.datamodule.setup("fit")
     for text in texts_of_row(cli).split("=== test\n"):
         assert 0 <= text.index(" Positive Example 1 -") < text.index("Definition: ") < text.index("Now complete")
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_a_row_starts_and_trains_two_steps(row: str, toybench: Path) -> None:
-    cli = table_run(row, toybench)
-    module, data = cli.model, cli.datamodule
+def test_a_row_starts_and_trains_two_steps(row: str, trained: LinkedCLI) -> None:
+    cli, module, data = trained, trained.model, trained.datamodule
     assert isinstance(module, InstructionOptimizationModule)
     assert isinstance(data, InstructionOptimizationDataModule)
-    cli.trainer.fit(module, data)
     learned = row.endswith(("embedder", "extractor"))
     assert (cli.trainer.global_step, module.outer_step) == (2, int(learned))
     assert torch.isfinite(cli.trainer.callback_metrics["train/inner_loss"])

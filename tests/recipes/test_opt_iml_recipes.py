@@ -134,7 +134,14 @@ def shrunk(name: str, folder: Path, toybench: Path, tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", MODELS)
+STARTED = {
+    "opt_iml_30b": ["opt_iml_175b", "opt_iml_max_30b", "opt_iml_max_175b"],
+    "opt_iml_max_1.3b": ["opt_iml_1.3b"],
+}
+"""Recipes that are started, and those that would start alike."""
+
+
+@pytest.mark.parametrize("name", STARTED)
 def test_a_recipe_starts_through_its_own_file(
     name: str, folder: Path, toybench: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +158,20 @@ def test_a_recipe_starts_through_its_own_file(
     assert {"t5", "pretraining"} <= set(cli.datamodule.benchmark.missing)  # reported, and the others share
     if "max" in name:
         assert {"promptsource", "flan"} <= trained  # RTE is held out by the other models
+
+
+def test_the_other_recipes_start_alike(folder: Path, toybench: Path, tmp_path: Path) -> None:
+    """Made small in the same way, they differ from a recipe that is started in the rules of the split alone."""
+
+    def settings(name: str) -> dict[str, Any]:
+        small: dict[str, Any] = yaml.safe_load(shrunk(name, folder, toybench, tmp_path).read_text())
+        assert small["data"]["init_args"]["benchmark"]["init_args"].pop("rules")
+        return small
+
+    assert {*STARTED, *(other for others in STARTED.values() for other in others)} == set(MODELS)
+    for name, others in STARTED.items():
+        for other in others:
+            assert settings(other) == settings(name), other
 
 
 @pytest.mark.parametrize("name", ["raft", "opt_tasks", "opt_tasks_gpt3"])

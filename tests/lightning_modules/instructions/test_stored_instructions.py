@@ -1,13 +1,15 @@
 """Learned instructions as a result: exported by callback and command, started from, and applied to another model."""
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import pytest
 import torch
-from bilevel_runs import INNER_STEPS, Make, trainer
+from bilevel_runs import INNER_STEPS, Make, make_runs, trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
@@ -48,10 +50,32 @@ def started(make_bilevel: Make, start: InstructionStart, **options: Any) -> tupl
     return module, first.values
 
 
-def test_callback_and_command_export_what_was_learned(make_bilevel: Make, tmp_path: Path) -> None:
-    module = trained(make_bilevel, tmp_path, instruction="direct_extractor", data=EXTRACTS)
-    stored = read_instructions(tmp_path / "exported")
-    again = read_instructions(tmp_path / "huggingface/learned_instructions")
+class Trained(NamedTuple):
+    """A module after a short training, and its folder."""
+
+    module: InstructionOptimizationModule
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def table(toybench: Path, tiny_model: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Learned embeddings."""
+    folder = tmp_path_factory.mktemp("table")
+    return Trained(trained(partial(make_runs, toybench, tiny_model), folder), folder)
+
+
+@pytest.fixture(scope="module")
+def choices(toybench: Path, tiny_model: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Learned choices of exemplars."""
+    folder = tmp_path_factory.mktemp("choices")
+    make = partial(make_runs, toybench, tiny_model)
+    return Trained(trained(make, folder, instruction="direct_extractor", data=EXTRACTS), folder)
+
+
+def test_callback_and_command_export_what_was_learned(choices: Trained) -> None:
+    module, folder = choices
+    stored = read_instructions(folder / "exported")
+    again = read_instructions(folder / "huggingface/learned_instructions")
     assert stored.description == again.description
     assert_close(stored.values, again.values)
     assert_close(stored.values["logits"], module.phi[0].detach())
@@ -64,13 +88,12 @@ def test_callback_and_command_export_what_was_learned(make_bilevel: Make, tmp_pa
         # An instance's own exemplar is replaced, so that the text is in the batches of most of a task's instances.
         drawn = [plan.text.pools.draw(examples, index)[chosen["exemplar"]] for index in range(len(examples))]
         assert sum(f"Input: {e.input}" in chosen["text"] for e in drawn) >= len(examples) - 1
-    assert (tmp_path / "exported/config.json").exists()
+    assert (folder / "exported/config.json").exists()
 
 
-def test_a_run_starts_from_stored_values_and_trains_them(make_bilevel: Make, tmp_path: Path) -> None:
-    module = trained(make_bilevel, tmp_path)
-    learned = module.phi[0].detach()
-    start = InstructionStart(stored=str(tmp_path / "exported"))
+def test_a_run_starts_from_stored_values_and_trains_them(make_bilevel: Make, table: Trained) -> None:
+    learned = table.module.phi[0].detach()
+    start = InstructionStart(stored=str(table.folder / "exported"))
     again, first = started(make_bilevel, start)
     assert_close(first["table"], learned)
     assert not torch.equal(again.phi[0], learned)
@@ -79,9 +102,9 @@ def test_a_run_starts_from_stored_values_and_trains_them(make_bilevel: Make, tmp
     assert moved.item() == pytest.approx(0.1, rel=0.1)
 
 
-def test_frozen_instructions_are_read_by_another_model_and_stay(make_bilevel: Make, tmp_path: Path) -> None:
-    learned = trained(make_bilevel, tmp_path).phi[0].detach()
-    frozen = InstructionStart(stored=str(tmp_path / "exported"), frozen=True)
+def test_frozen_instructions_are_read_by_another_model_and_stay(make_bilevel: Make, table: Trained) -> None:
+    learned = table.module.phi[0].detach()
+    frozen = InstructionStart(stored=str(table.folder / "exported"), frozen=True)
     module, _ = started(make_bilevel, frozen, clip=0.5)
     assert (module.phi, module.outer_step, module.outer_level) == ([], 0, None)
     assert_close(module.instruction.table.detach(), learned)
@@ -104,45 +127,51 @@ def test_definitions_are_embedded_repeated_and_cut(make_bilevel: Make) -> None:
     assert True in lengths
 
 
-def test_a_checkpoint_names_its_tasks_and_resumes_over_a_start(make_bilevel: Make, tmp_path: Path) -> None:
-    trained(make_bilevel, tmp_path)
+def test_a_checkpoint_names_its_tasks_and_resumes_over_a_start(make_bilevel: Make, table: Trained) -> None:
     module, datamodule = make_bilevel(start=InstructionStart(noise=0.5))
     module.fixed_settings = ()  # else another start is rejected
     first = FirstValues()
-    path = str(tmp_path / "last.ckpt")
+    path = str(table.folder / "last.ckpt")
     trainer(7, callbacks=[first], enable_checkpointing=False).fit(module, datamodule, ckpt_path=path)
-    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    saved = torch.load(path, weights_only=True)
     assert_close(first.values["table"], saved["state_dict"]["instruction.table"])
     assert saved["crosstask"]["instruction"]["tasks"] == datamodule.inner_tasks
 
 
-def test_what_does_not_fit_is_rejected(make_bilevel: Make, tmp_path: Path) -> None:
-    trained(make_bilevel, tmp_path / "table")
-    trained(make_bilevel, tmp_path / "choices", instruction="direct_extractor", data=EXTRACTS)
-    table, choices = (str(tmp_path / name / "exported") for name in ("table", "choices"))
+def test_what_does_not_fit_is_rejected(make_bilevel: Make, table: Trained, choices: Trained, tmp_path: Path) -> None:
+    embedded = str(shutil.copytree(table.folder / "exported", tmp_path / "table"))
+    chosen = str(choices.folder / "exported")
     other_seed: dict[str, Any] = {**EXTRACTS, "seed": 5}
     cases: list[tuple[InstructionStart, dict[str, Any], str]] = [
-        (InstructionStart(stored=table), {"data": EXTRACTS, "instruction": "direct_extractor"}, "are of kind direct_e"),
-        (InstructionStart(stored=table), {"data": {"instructions": {"length": 5}}}, r"is \(4, 16\), and .* \(5, 16\)"),
-        (InstructionStart(stored=str(tmp_path)), {}, "no learned instructions in"),
-        (InstructionStart(stored=choices), {"data": other_seed, "instruction": "direct_extractor"}, "has another text"),
+        (
+            InstructionStart(stored=embedded),
+            {"data": EXTRACTS, "instruction": "direct_extractor"},
+            "are of kind direct_e",
+        ),
+        (
+            InstructionStart(stored=embedded),
+            {"data": {"instructions": {"length": 5}}},
+            r"is \(4, 16\), and .* \(5, 16\)",
+        ),
+        (InstructionStart(stored=str(tmp_path / "none")), {}, "no learned instructions in"),
+        (InstructionStart(stored=chosen), {"data": other_seed, "instruction": "direct_extractor"}, "has another text"),
         (InstructionStart(definitions=True), {"instruction": "instance_embedder"}, "only a direct_embedder starts"),
     ]
     for start, options, message in cases:
         with pytest.raises(ValueError, match=message):
             started(make_bilevel, start, **options)
-    path = Path(table) / "learned_instructions/instructions.json"
+    path = Path(embedded) / "learned_instructions/instructions.json"
     described = json.loads(path.read_text())
     path.write_text(json.dumps(described | {"tasks": ["other", *described["tasks"][1:]]}))
     with pytest.raises(ValueError, match=r"inner tasks have no stored instruction: .*set the datamodule's split as it"):
-        started(make_bilevel, InstructionStart(stored=table, frozen=True))
+        started(make_bilevel, InstructionStart(stored=embedded, frozen=True))
     values = load_file(path.with_name("instructions.safetensors"))["table"] + 1.0
     save_file({"table": values}, path.with_name("instructions.safetensors"))
-    _, first = started(make_bilevel, InstructionStart(stored=table))  # the other tasks start from it
+    _, first = started(make_bilevel, InstructionStart(stored=embedded))  # the other tasks start from it
     assert torch.equal(first["table"][1:], values[1:])
     assert not torch.isclose(first["table"][0], values[0]).any()
     with pytest.raises(ValueError, match="has stored and definitions: set one"):
-        InstructionStart(stored=table, definitions=True)
+        InstructionStart(stored=embedded, definitions=True)
     with pytest.raises(ValueError, match="noise must be a share of 0 or more"):
         InstructionStart(noise=-1.0)
     with pytest.raises(ValueError, match="and finite, got inf"):
