@@ -84,7 +84,7 @@ def _products(settings: dict[str, Any]) -> dict[str, Any]:
 
 def plan_of(*words: str) -> ResourcePlan:
     config = {"model_type": "opt", "vocab_size": 500, "hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 256}
-    config |= {"num_hidden_layers": 3, "num_attention_heads": 4, "max_position_embeddings": 128}
+    config |= {"num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
     settings = [
         "--config=instruction_optimization_toybench",
         f"--model.init_args.config={config}",
