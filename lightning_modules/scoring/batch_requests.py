@@ -1,11 +1,11 @@
-"""Sampling by OpenAI's batch API, or a server that reads its files (vLLM, SGLang): requests out, responses in.
+"""Sampling of responses by OpenAI's batch API, or a server that reads its files (vLLM, SGLang).
 
-A file has one request a line, one for each decoding of an example::
+The file of requests has one per line, for each decoding of an example::
 
     {"custom_id": "nucleus-63f0c2", "method": "POST", "url": "/v1/chat/completions",
      "body": {"model": "gpt", "messages": [{"role": "user", "content": "..."}], "n": 4, "top_p": 0.95, ...}}
 
-and the answer to it has the same ``custom_id``, and ``response.body.choices`` with the texts.
+A line of the answers has the same ``custom_id``, and the texts in ``response.body.choices``.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ API_DECODINGS: dict[str, Decoding] = {
 
 
 def request_id(key: Key, decoding: str) -> str:
-    """The ``custom_id`` of a request: the decoding, and a digest of the example's task and id."""
+    """Return the ``custom_id`` of a request: the decoding's name, and a digest of the example's task and id."""
     return f"{decoding}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:24]}"
 
 
@@ -44,7 +44,7 @@ def batch_requests(
     likelihood: bool,
     seed: int,
 ) -> Iterator[dict[str, Any]]:
-    """Yield a request for each prompt and decoding.
+    """Yield a request for each prompt and each decoding.
 
     Raises:
         ValueError: The API has no such decoding.
@@ -80,12 +80,12 @@ def _sampling(name: str, decoding: Decoding, stop: Sequence[str]) -> dict[str, A
 def read_answers(
     files: Iterable[str | Path], known: Iterable[Key], failed: Counter[str]
 ) -> Iterator[tuple[Key, Sample]]:
-    """Yield the samples of files, each with lines of samples or with a batch's answers.
+    """Yield samples, with the task and id of their example, from files of samples or of a batch's answers.
 
     Args:
         files: JSONL files.
-        known: Task and id of the examples that may have answers.
-        failed: Receives the number of requests that failed, by the API's error code.
+        known: (task, id) of the examples that may have answers.
+        failed: Receives the number of failed requests, by the API's error code.
 
     Raises:
         ValueError: A file is missing, a line is neither, or an answer is to a request that was not made.
@@ -102,7 +102,7 @@ def read_answers(
 
 
 def _is_batch(path: Path) -> bool:
-    """Whether the first line of a file answers a batch's request."""
+    """Return whether the first line of a file answers a request of a batch."""
     if not path.is_file():
         return False  # `read_samples` names it
     with open(path, "rb") as lines:
@@ -144,7 +144,7 @@ def _error_code(error: Any, response: Mapping[str, Any]) -> str:
 
 
 def _sample(choice: Mapping[str, Any], model: str | None, decoding: str, number: int) -> Sample:
-    """A choice as a sample; its log-likelihood is that of the tokens that the API returned."""
+    """Return a choice as a sample. Its log-likelihood is the sum over the tokens that the API returned."""
     tokens = (choice.get("logprobs") or {}).get("content")
     total = None if tokens is None else min(sum(float(token["logprob"]) for token in tokens), 0.0)
     text = (choice["message"].get("content") or "").strip()

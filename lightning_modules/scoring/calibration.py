@@ -1,9 +1,9 @@
-"""Calibration: a monotone map from a scorer's scores to the correctness to expect, fitted on held-out examples.
+"""Calibration: a monotone map from a scorer's scores to expected correctness, fitted on held-out examples.
 
-A scorer is trained to rank; its scores are not probabilities, and under a ranking loss they have no level at all. The
+A scorer is trained to rank. Its scores are no probabilities, and under a ranking loss they have no absolute level. The
 map is isotonic regression (Zadrozny and Elkan 2002, "Transforming classifier scores into accurate multiclass
-probability estimates"): the monotone map of least squares. It was chosen over Platt's sigmoid because it estimates a
-mean of any labels, here ROUGE-L, and assumes no shape; 17 responses an example are enough points for it.
+probability estimates"): the monotone map with the least squared error. Unlike Platt's sigmoid it estimates a mean of
+any labels, here ROUGE-L, and assumes no shape; 17 responses per example are enough points for it.
 """
 
 import json
@@ -24,27 +24,27 @@ FILE = "calibration.json"
 
 
 class Calibration(NamedTuple):
-    """A piecewise linear map from scores to correctness, constant outside its knots.
+    """A piecewise linear map from scores to expected correctness, constant beyond its first and last knot.
 
     Args:
-        scores: The knots, increasing.
-        correctness: The expected correctness at each knot, never decreasing, in [0, 1].
+        scores: Scores of the knots, in ascending order.
+        correctness: Expected correctness in [0, 1] at each knot, never decreasing.
     """
 
     scores: list[float]
     correctness: list[float]
 
     def __call__(self, scores: Values) -> Values:
-        """The expected correctness [n] of scores [n]."""
+        """Return the expected correctness [n] of scores [n]."""
         return np.interp(scores, self.scores, self.correctness)
 
     def save(self, folder: Path) -> None:
-        """Write it to a scorer's folder."""
+        """Write the calibration into a scorer's folder."""
         write_whole(folder / FILE, json.dumps(self._asdict()))
 
 
 def load_calibration(folder: str) -> Calibration | None:
-    """The calibration in a scorer's folder; None if there is none.
+    """Return the calibration in a scorer's folder; None if there is none.
 
     Raises:
         ValueError: The file holds no calibration.
@@ -59,10 +59,10 @@ def load_calibration(folder: str) -> Calibration | None:
 
 
 def checked_calibration(record: Any) -> Calibration:
-    """A calibration that was read back.
+    """Return a calibration from its stored fields.
 
     Raises:
-        ValueError: Its knots are no numbers, not in order, or not in [0, 1].
+        ValueError: Its knots are not numbers, not in order, or not in [0, 1].
     """
     calibration = Calibration(**record)
     scores, correctness = (np.array(knots, dtype=np.float64) for knots in calibration)
@@ -75,14 +75,14 @@ def checked_calibration(record: Any) -> Calibration:
 
 
 def fit_calibration(scores: Values, correctness: Values) -> Calibration:
-    """Isotonic regression of correctness on scores, by scikit-learn.
+    """Return the isotonic regression of correctness on scores, computed by scikit-learn.
 
     >>> fit_calibration(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 1.0, 0.5, 1.0]))
     Calibration(scores=[1.0, 2.0, 3.0, 4.0], correctness=[0.0, 0.75, 0.75, 1.0])
 
     Args:
-        scores: float64 [n].
-        correctness: float64 [n], in [0, 1].
+        scores: float64 [n], scores of responses.
+        correctness: float64 [n], labels of the same responses in [0, 1].
 
     Raises:
         ValueError: There are no scores, or not as many labels as scores.
@@ -96,9 +96,9 @@ def fit_calibration(scores: Values, correctness: Values) -> Calibration:
 
 
 def calibration_error(expected: Values, correctness: Values, bins: int = 10) -> float:
-    """Expected calibration error in [0, 1]: the mean gap between expected and actual correctness over equal-width bins.
+    """Return the expected calibration error in [0, 1]: the mean gap between expected and actual correctness over bins.
 
-    Bins are weighted by the number of their values (Guo et al., arXiv 1706.04599, equation 3).
+    Bins have equal widths, and are weighted by their number of values (Guo et al., arXiv 1706.04599, equation 3).
 
     >>> calibration_error(np.array([0.95, 0.95, 0.25, 0.25]), np.array([1.0, 0.5, 0.25, 0.25]))
     0.1

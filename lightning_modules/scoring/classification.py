@@ -1,8 +1,8 @@
-"""Zero-shot classification: options ranked by a scorer, or by a language model's likelihood.
+"""Zero-shot classification: options are ranked by a scorer, or by a language model's likelihood.
 
-As in Cappy (arXiv 2311.06720, section 4.1), the option with the highest score is the answer, in every template of a
-task. The paper's text averages a task's accuracy over templates; its released program pools all (template, example)
-pairs, which differs if templates apply to different numbers of examples. Both are computed.
+As in Cappy (arXiv 2311.06720, section 4.1), the option with the highest score is the answer to a prompt, and a task has
+several templates. The paper's text averages a task's accuracy over templates; its released program pools all (template,
+example) pairs, which differs if templates apply to different numbers of examples. Both are computed.
 """
 
 from collections import Counter
@@ -28,7 +28,17 @@ from .cross_encoder import CrossEncoder
 
 
 class Question(NamedTuple):
-    """A rendered example with options, the place of the right one, and the example's row and id."""
+    """An example with options, as a prompt.
+
+    Args:
+        task: Name of the task.
+        template: Name of the prompt template.
+        instruction: Text of the prompt.
+        options: Texts of the options.
+        answer: Index of the right option.
+        row: Row of the benchmark that the example was made from.
+        id: Id of the example.
+    """
 
     task: str
     template: str
@@ -43,10 +53,10 @@ class TaskAccuracy(NamedTuple):
     """Accuracy on a task, in [0, 1].
 
     Args:
-        template_mean: Mean of the templates' accuracies, as in the paper's text.
-        pooled: Accuracy over all (template, example) pairs, as in its released program.
+        template_mean: Mean of the accuracies of its templates, as in the paper's text.
+        pooled: Accuracy over all (template, example) pairs, as in the released program.
         templates: Number of templates.
-        questions: Number of pairs.
+        questions: Number of (template, example) pairs.
     """
 
     template_mean: float
@@ -62,7 +72,7 @@ Accuracies = dict[str, TaskAccuracy]
 
 
 def accuracies(questions: Sequence[Question], chosen: Sequence[int]) -> Accuracies:
-    """Accuracy of every task from the option chosen for every question.
+    """Return the accuracy on every task, from the index of the chosen option of every question.
 
     >>> sampled = [Question("t", template, "?", ("a", "b"), 0) for template in ("x", "x", "x", "y")]
     >>> accuracies(sampled, [0, 0, 0, 1])["t"]
@@ -72,17 +82,17 @@ def accuracies(questions: Sequence[Question], chosen: Sequence[int]) -> Accuraci
 
 
 def right_answers(questions: Sequence[Question], chosen: Sequence[int]) -> list[float]:
-    """1 for each question whose right option was chosen, else 0."""
+    """Return 1 for each question whose right option was chosen, else 0."""
     return [float(place == question.answer) for question, place in zip(questions, chosen, strict=True)]
 
 
 def chance_of_right_answers(questions: Sequence[Question]) -> list[float]:
-    """The probability that a random option is the right one, for each question."""
+    """Return for each question the probability that a random option is the right one."""
     return [1 / len(question.options) for question in questions]
 
 
 def row_contributions(questions: Sequence[Question], right: Sequence[float]) -> dict[str, Values]:
-    """By task, a number for each of its rows; their mean is the task's mean over templates.
+    """Return by task one number per row of the benchmark; their mean is the task's mean over templates.
 
     Prompts of one row are not independent, so intervals resample rows. With T templates, a right answer to one of the n
     questions of a template counts rows / (T n) for its row.
@@ -102,7 +112,7 @@ def row_contributions(questions: Sequence[Question], right: Sequence[float]) -> 
 
 
 def accuracies_by_chance(questions: Sequence[Question]) -> Accuracies:
-    """The expected accuracy of a random choice among the options."""
+    """Return the expected accuracy of choosing options at random, on every task."""
     return _means_of(questions, chance_of_right_answers(questions))
 
 
@@ -126,7 +136,10 @@ def read_questions(
     *,
     rows: int | None = None,
 ) -> Iterator[Question]:
-    """Yield the examples of a task's first `rows` rows with options and an answer; others are counted in `skipped`."""
+    """Yield the questions of a task's first `rows` rows (None for all).
+
+    Examples without options or a right answer are counted in `skipped`, by reason.
+    """
     task, seen = benchmark.task(name), set[int]()
     for example in benchmark.examples(name):
         seen.add(example.index)
@@ -146,12 +159,12 @@ def read_questions(
 def distinguishable(
     questions: Sequence[Question], tokenizer: PreTrainedTokenizerBase, skipped: Counter[str]
 ) -> list[Question]:
-    """The questions whose options are different tokens; others are counted in `skipped`, by task.
+    """Return the questions whose options have different tokens; the others are counted in `skipped`.
 
     Args:
-        questions: Questions.
-        tokenizer: Of a model that chooses among the options.
-        skipped: Receives the counts.
+        questions: Questions of any tasks.
+        tokenizer: Tokenizer of a model that chooses among the options.
+        skipped: Receives the number of questions that are left out, by task.
     """
     if not UnknownCounter(tokenizer).loses_text:
         return list(questions)
@@ -176,7 +189,7 @@ def _options_problem(example: Example) -> str | None:
 
 
 def scores_by_scorer(encoder: CrossEncoder, questions: Sequence[Question]) -> list[list[float]]:
-    """A scorer's scores of the options of each question."""
+    """Return a scorer's scores of the options of each question."""
     pairs = [(question.instruction, option) for question in questions for option in question.options]
     scores = encoder.score([instruction for instruction, _ in pairs], [option for _, option in pairs])
     return [of_question.tolist() for of_question in scores.split([len(question.options) for question in questions])]
@@ -192,7 +205,10 @@ def scores_by_likelihood(
     tokens_per_forward: int = 8192,
     cuts: Counter[str] | None = None,
 ) -> list[list[float]]:
-    """The summed log-likelihoods of the options of each question; other arguments as those of ``score_options``."""
+    """Return the summed log-likelihoods of the options of each question.
+
+    The other arguments are those of ``score_options``.
+    """
     scores = score_options(
         model,
         tokenizer,
@@ -207,5 +223,5 @@ def scores_by_likelihood(
 
 
 def best_options(scores: Sequence[Sequence[float]]) -> list[int]:
-    """The place of the highest score of each question; of equal ones the first."""
+    """Return the index of the highest score of each question; the first of equal ones."""
     return [max(range(len(of_question)), key=of_question.__getitem__) for of_question in scores]

@@ -1,8 +1,8 @@
-"""Cross-encoder: scores how correct a response is, reading instruction and response together.
+"""Cross-encoder: a scorer that reads instruction and response together and returns how correct the response is.
 
 It is a model of transformers with a sequence-classification head of one output. The score is the head's raw output:
-Cappy (arXiv 2311.06720) is trained by squared error on correctness in [0, 1], without a sigmoid, so that scores may
-leave that range.
+Cappy (arXiv 2311.06720) is trained by squared error on correctness in [0, 1], without a sigmoid, so scores may leave
+that range.
 """
 
 import warnings
@@ -29,13 +29,13 @@ from .scorer_models import build_scorer, require_scorer
 
 
 class PairCuts(NamedTuple):
-    """Numbers of pairs.
+    """How many scored pairs were longer than the limit and were cut.
 
     Args:
-        pairs: Scored pairs.
-        cut: Pairs that were too long.
-        response_cut: Pairs whose response was cut.
-        equal: Pairs that differ from another one only in the part that was cut.
+        pairs: Number of scored pairs.
+        cut: Pairs that were cut.
+        response_cut: Pairs that lost a part of the response.
+        equal: Pairs that became equal to another pair by being cut, and so have the same score.
     """
 
     pairs: int = 0
@@ -45,27 +45,30 @@ class PairCuts(NamedTuple):
 
 
 class CrossEncoder:
-    """Scores and ranks responses to instructions with a trained scorer.
+    """Scores and ranks responses to instructions with a trained scorer, without Lightning.
 
-    A distinct instruction is tokenized once, a distinct pair is scored once, and pairs are read longest first in
-    forward passes of at most `tokens_per_forward` tokens, without padding if the model reads packed pairs (the families
-    of BERT, RoBERTa and ELECTRA). A pair's score does not depend on the other pairs. An empty response is allowed.
+    Distinct instructions are tokenized once, and distinct pairs are scored once. Pairs are processed longest first, in
+    forward passes of at most `tokens_per_forward` tokens, without padding if the model can read packed pairs (the
+    families of BERT, RoBERTa and ELECTRA). A pair's score does not depend on the other pairs. An empty response is
+    allowed.
 
-    A pair longer than `max_length` is cut, never dropped: by default the instruction loses its middle, and the response
-    is kept whole, unless it alone exceeds `max_length`; then only the beginning of the response is left. ``cuts``
-    counts both over all calls, and each call that cuts warns. Pairs of different instructions that are equal once they
-    are cut have equal scores; they are counted and named in the warning.
+    A pair longer than `max_length` is cut, never dropped. By default the instruction loses its middle, and the response
+    is kept whole. If the response alone exceeds `max_length`, only its beginning is left. ``cuts`` counts both over all
+    calls, and each call that cuts warns. Pairs of different instructions that are equal once they are cut have equal
+    scores; the warning names their number.
 
     Args:
         model: From ``build_scorer``, or a sequence-classification model of one output with
             ``attn_implementation="document"``.
-        tokenizer: Its tokenizer.
-        max_length: Most tokens of a pair, special ones included; bounded by the model's positions.
-        truncation: ``"longest_first"`` cuts whichever side is longer, as Cappy's released program does.
-        cut: The part of a too long instruction that is cut; Cappy's released program cuts the end.
-        chat: Whether a pair is a user's message and its answer in the tokenizer's chat template, as reward models of
-            chat models read it.
-        tokens_per_forward: Most tokens of a forward pass; a longer pair has one to itself.
+        tokenizer: Tokenizer of the model.
+        max_length: Largest number of tokens of a pair, including special tokens; at most the model's number of
+            positions.
+        truncation: What a longer pair loses. "instruction": a part of the instruction. "longest_first": tokens of
+            whichever side is longer, as in Cappy's released program.
+        cut: Part of a too long instruction that is cut: "middle", "beginning" or "end" (Cappy's released program).
+        chat: Whether a pair is rendered by the tokenizer's chat template as a user's message and its answer, as for
+            reward models of chat models.
+        tokens_per_forward: Largest number of tokens in a forward pass. A longer pair has a pass to itself.
     """
 
     def __init__(
@@ -107,15 +110,15 @@ class CrossEncoder:
         chat: bool = False,
         tokens_per_forward: int = 8192,
     ) -> "CrossEncoder":
-        """Load model and tokenizer from a hub name or a folder; in half precision the head stays in float32.
+        """Load a scorer and its tokenizer. In half precision the head stays in float32.
 
         Args:
-            name: Hub name or folder.
-            device: Device that scores pairs.
-            dtype: Of the weights; None is ``scoring_dtype``.
-            max_length: Most tokens of a pair.
-            truncation: The side of a longer pair that is cut.
-            tokens_per_forward: Most tokens of a forward pass.
+            name: Hub name or folder of the scorer.
+            device: Device to score pairs on.
+            dtype: Type of the weights; None for ``scoring_dtype``: bfloat16 on CUDA, else float32.
+            max_length: Largest number of tokens of a pair.
+            truncation: What a longer pair loses; see the class.
+            tokens_per_forward: Largest number of tokens in a forward pass.
 
         Raises:
             ValueError: There is no scorer of that name, e.g. an encoder without a trained head.
@@ -147,7 +150,7 @@ class CrossEncoder:
         )
 
     def score(self, instructions: Sequence[str], responses: Sequence[str]) -> Tensor:
-        """Scores [n] of n pairs, in their order, on the CPU; none for no pairs.
+        """Return the scores [n] of n pairs, in their order, on the CPU.
 
         Raises:
             ValueError: There are not as many responses as instructions, or a score is not finite.
@@ -164,9 +167,7 @@ class CrossEncoder:
         return scores[wanted]
 
     def rank(self, instruction: str, responses: Sequence[str]) -> list[tuple[int, float]]:
-        """(index, score) of every response, the best first; equal scores keep the order of the responses.
-
-        One response is ranked first of one.
+        """Return (index, score) of every response, the best first; equal scores keep the order of the responses.
 
         Raises:
             ValueError: There is no response to rank.

@@ -6,7 +6,7 @@ from ...datamodules.packing.replicas import process_of_job
 
 
 def process_device(device: str | None) -> torch.device:
-    """The device named, or by default this process's GPU, or the CPU without one."""
+    """Return the named device; for None this process's GPU, or the CPU without one."""
     if device is None:
         count = torch.cuda.device_count()  # 1 where the scheduler shows each process its own
         device = f"cuda:{process_of_job().local % count}" if count else "cpu"
@@ -14,7 +14,7 @@ def process_device(device: str | None) -> torch.device:
 
 
 def number_type(dtype: str) -> torch.dtype:
-    """A type of torch by its name.
+    """Return torch's type with this name, e.g. "bfloat16".
 
     Raises:
         ValueError: There is no such type.
@@ -25,7 +25,7 @@ def number_type(dtype: str) -> torch.dtype:
 
 
 def scoring_dtype(device: torch.device) -> torch.dtype:
-    """Type of a scorer's weights where none is given: on CUDA the packed kernel of attention needs half precision.
+    """Return the default type of a scorer's weights: on CUDA the packed attention kernel needs half precision.
 
     >>> scoring_dtype(torch.device("cuda")), scoring_dtype(torch.device("cpu"))
     (torch.bfloat16, torch.float32)

@@ -1,7 +1,7 @@
 """The last layer of an encoder, computed only at the first token of each document.
 
-A scorer's head reads one token of a pair. In the last layer the other tokens are only needed as keys and values: their
-queries, output projections and feed-forward networks, some five sixths of the layer's arithmetic, are not needed. With
+A scorer's head reads one token of a pair. In the last layer, the other tokens are only needed as keys and values. Their
+queries, output projections and feed-forward networks are not needed: about five sixths of the layer's arithmetic. With
 L layers that is 5 / (6 L) of a forward or backward pass: a fifth of a small encoder, 7% of RoBERTa base. The outputs
 are the same numbers.
 """
@@ -20,12 +20,13 @@ from ..attention.document_attention import Documents
 
 
 def read_first_tokens_alone(model: PreTrainedModel) -> bool:
-    """Let an encoder's last layer take ``first_tokens=True`` and return the first token of each document, [1, D, H].
+    """Make an encoder's last layer accept ``first_tokens=True`` and then return the first tokens of documents only.
 
-    Names and weights do not change, and without that argument the layer does not either.
+    These are [1, D, H]. Names and weights do not change, and without the argument the layer computes the same as
+    before.
 
     Returns:
-        Whether the layer is supported: those of BERT, RoBERTa, XLM-RoBERTa and ELECTRA are.
+        Whether the layer is supported; those of BERT, RoBERTa, XLM-RoBERTa and ELECTRA are.
     """
     layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
     if not isinstance(layers, nn.ModuleList) or not len(layers):
@@ -67,14 +68,14 @@ def _last_layer(
 def first_token_attention(
     query_DH: Tensor, key_TH: Tensor, value_TH: Tensor, offsets: Tensor, *, width: int, dropout: float = 0.0
 ) -> Tensor:
-    """Attention of one query of each document over its document, [D, H].
+    """Return the attention of one query per document over the tokens of its document, [D, H].
 
     Args:
-        query_DH: One query of each document.
+        query_DH: Query of each document's first token.
         key_TH: Keys of all tokens.
         value_TH: Values of all tokens.
-        offsets: int64 [D + 1], the starts of documents, and the end of the last one.
-        width: Width of a head; under tensor parallelism a process has some of the heads.
+        offsets: int64 [D + 1], start of each document, and end of the last one.
+        width: Width of a head. Under tensor parallelism a process has only some of the heads.
         dropout: Probability of dropping an attention weight.
     """
     starts_D, lengths_D = offsets[:-1], offsets.diff()

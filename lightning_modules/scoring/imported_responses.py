@@ -1,4 +1,4 @@
-"""Responses of other programs: checked line by line, and written as samples."""
+"""Responses of other programs: checked line by line and written as sample files."""
 
 import hashlib
 from collections import Counter
@@ -24,13 +24,13 @@ def import_responses(
     """Check files of responses line by line and write them as samples.
 
     Args:
-        answers: The files, of samples or of the answers to a batch's requests.
+        answers: Files of samples, or of the answers to a batch of requests.
         known: (task, id) of the examples that may have responses.
-        path: The sample file to write.
-        name: The generator's name for lines without one.
-        rank: Number of this process; it writes the samples of every `size`-th example.
+        path: Sample file to write.
+        name: Name of the generating model, for lines that do not state it.
+        rank: Index of this process; it writes the samples of every `size`-th example.
         size: Number of processes.
-        failed: Receives the number of requests that failed, by the API's error code.
+        failed: Receives the number of failed requests, by the API's error code.
 
     Returns:
         Number of examples with a response.

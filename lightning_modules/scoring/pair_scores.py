@@ -1,7 +1,7 @@
 """Scores of a batch of packed pairs of instruction and response.
 
-Packed pairs are read under document attention, and the head reads the first token of each. A model without document
-attention reads every pair in a separate padded row instead, by its own forward.
+Packed pairs are read with document attention, and the head reads the first token of each. A model without document
+attention reads each pair in a padded row instead, with its own forward.
 """
 
 # B rows, L columns, S scored pairs, N tokens of the longest pair, H hidden width
@@ -30,11 +30,11 @@ READ_PAIRS = "read_pairs"
 
 
 def pair_scores(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
-    """Scores [S] of the pairs of a batch, in the order of ``batch.scored``: raw outputs of the head.
+    """Return the scores [S] of a batch's pairs, in the order of ``batch.scored``: the head's raw outputs.
 
     Args:
         model: From ``build_scorer``.
-        batch: Packed pairs, with positions from 0; the model's first position is added here.
+        batch: Packed pairs with positions from 0; the model's first position is added here.
 
     Raises:
         ValueError: A pair is longer than the model has positions for.
@@ -47,7 +47,7 @@ def pair_scores(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
 
 
 def gather_for_pairs(model: PreTrainedModel) -> None:
-    """Let a model sharded by FSDP2 gather its embeddings and head for pairs, which do not pass through its forward."""
+    """Let a model sharded by FSDP2 gather its embeddings and head when pairs are scored, outside of its forward."""
     if isinstance(model, FSDPModule):
         setattr(model, READ_PAIRS, partial(_read_packed, model))
         register_fsdp_forward_method(model, READ_PAIRS)
@@ -76,7 +76,10 @@ def _has_types(model: PreTrainedModel) -> bool:
 
 
 def _read_padded(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
-    """The model's own forward on rows [S, N] of one pair each; a batch without pairs reads one row."""
+    """Return the scores of rows [S, N] of one pair each, by the model's own forward.
+
+    A batch without pairs computes one row, so that all processes call the model.
+    """
     starts_S = batch.scored if len(batch.scored) else batch.scored.new_zeros(1)
     ends_S = batch.offsets[torch.searchsorted(batch.offsets, starts_S.to(batch.offsets.dtype), right=True)]
     columns_N = torch.arange(max(batch.longest, 1), device=starts_S.device)
@@ -94,27 +97,30 @@ def _read_padded(model: PreTrainedModel, batch: ScoredBatch) -> Tensor:
 
 
 def _head(model: PreTrainedModel, first_S1H: Tensor) -> Tensor:
-    """Outputs of the head on rows of one column: both families read only the first column."""
+    """Return the head's outputs for rows of one column; both families of heads read only the first column."""
     parts: Any = model
     read_SH = first_S1H if has_roberta_head(model) else parts.dropout(parts.base_model.pooler(first_S1H))
     return parts.classifier(read_SH.to(next(parts.classifier.parameters()).dtype))
 
 
 def keep_head_in_float32(model: PreTrainedModel) -> None:
-    """Compute the head of a half-precision model in float32: bf16 scores have eight bits, and so many ties."""
+    """Compute the head of a half-precision model in float32, since bfloat16 scores would often be equal."""
     if not getattr(model, PADDED, False):
         parts: Any = model
         parts.classifier.float()  # BERT's pooler is part of its encoder
 
 
 def has_roberta_head(model: PreTrainedModel) -> bool:
-    """``classifier`` reads the encoder's first column: dense, activation, out_proj (RoBERTa, XLM-R, ELECTRA)."""
+    """Return whether ``classifier`` reads the encoder's first column: dense, activation, out_proj.
+
+    RoBERTa, XLM-R and ELECTRA have such a head.
+    """
     classifier = getattr(model, "classifier", None)
     return hasattr(classifier, "dense") and hasattr(classifier, "out_proj")
 
 
 def require_pair_positions(config: PreTrainedConfig, pair_length: int) -> None:
-    """Reject pairs that are longer than the encoder's positions.
+    """Reject pairs that are longer than the encoder's number of positions.
 
     Raises:
         ValueError: Names both lengths.

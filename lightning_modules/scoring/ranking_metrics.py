@@ -1,4 +1,4 @@
-"""Metrics of how well scores rank the responses of an example, and their gathering over processes."""
+"""Metrics of how well scores rank the responses of an example, gathered over processes."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ Values = NDArray[np.floating]
 
 
 def top_is_right(scores: Values, correctness: Values) -> float:
-    """1 if the best-scored response is right (correctness 1), 0 if not; of tied responses, the share that is right.
+    """Return 1 if the best-scored response is right (correctness 1), else 0; among ties, the share that is right.
 
-    So a scorer with equal scores is as good as chance, whatever the place of the right response.
+    A scorer with equal scores is therefore as good as chance, whatever the place of the right response.
 
     >>> top_is_right(np.array([0.2, 0.7, 0.1]), np.array([0.0, 1.0, 0.0]))
     1.0
@@ -27,7 +27,7 @@ def top_is_right(scores: Values, correctness: Values) -> float:
 
 
 def regret(scores: Values, correctness: Values) -> float:
-    """Correctness of the best response minus that of the best-scored one; of tied ones, their mean.
+    """Return the correctness of the best response minus that of the best-scored one; among ties, their mean.
 
     >>> regret(np.array([0.2, 0.7, 0.1]), np.array([0.75, 0.5, 0.0]))
     0.25
@@ -36,7 +36,7 @@ def regret(scores: Values, correctness: Values) -> float:
 
 
 def spearman(scores: Values, correctness: Values) -> float:
-    """Spearman's rank correlation, by scipy; 0 if the scores or the correctness are constant.
+    """Return Spearman's rank correlation; 0 if the scores or the correctness are constant.
 
     >>> round(spearman(np.array([0.1, 0.4, 0.3, 0.9]), np.array([0.0, 0.2, 0.3, 1.0])), 12)
     0.8
@@ -49,18 +49,18 @@ def spearman(scores: Values, correctness: Values) -> float:
 
 
 def is_graded(correctness: Values) -> bool:
-    """Whether any correctness lies between 0 and 1."""
+    """Return whether any correctness is strictly between 0 and 1."""
     return bool(((correctness > 0) & (correctness < 1)).any())
 
 
 class ResponseRanking(NamedTuple):
-    """Ranking metrics of n examples, sorted by number, the same on every process; arrays, as ``metrics.Scores``.
+    """Ranking metrics of n examples, sorted by number and equal on every process; arrays, as in ``metrics.Scores``.
 
     Args:
         number: int64 [n], ``EvaluationExample.number``.
-        accuracy: float64 [n], see ``top_is_right``.
-        regret: float64 [n].
-        spearman: float64 [n], NaN for an example whose responses are all right or wrong.
+        accuracy: float64 [n], from ``top_is_right``.
+        regret: float64 [n], from ``regret``.
+        spearman: float64 [n]; NaN for an example whose responses are all right or wrong.
     """
 
     number: NDArray[np.int64]
@@ -70,7 +70,7 @@ class ResponseRanking(NamedTuple):
 
 
 class ResponseRankingMetric(Metric):
-    """Ranking metrics per example; an example counts once, however many processes evaluated it."""
+    """Ranking metrics of every example; an example counts once, however many processes evaluated it."""
 
     full_state_update = False
     measured: list[Tensor]
@@ -80,7 +80,7 @@ class ResponseRankingMetric(Metric):
         self.add_state("measured", default=[], dist_reduce_fx="cat")
 
     def update(self, numbers: Sequence[int], scores: Sequence[Tensor], correctness: Sequence[Tensor]) -> None:
-        """Add examples with the scores and correctness of their responses; there may be none."""
+        """Add examples, with scores and correctness of their responses; there may be none."""
         rows = []
         for number, score, right in zip(numbers, scores, correctness, strict=True):
             s, c = score.double().cpu().numpy(), right.double().cpu().numpy()
@@ -88,12 +88,12 @@ class ResponseRankingMetric(Metric):
         self.measured.append(torch.tensor(rows, dtype=torch.float64, device=self.device).reshape(-1, 4))
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """Gather over processes, see ``GenerationScores.sync``."""
+        """Gather over processes; see ``GenerationScores.sync``."""
         self.update((), (), ())
         super().sync(*args, **kwargs)
 
     def compute(self) -> ResponseRanking:
-        """Ranking metrics of every example that any process evaluated."""
+        """Return the ranking metrics of every example that any process evaluated."""
         rows = dim_zero_cat(self.measured).cpu().numpy()
         numbers, places = np.unique(rows[:, 0], return_index=True)
         accuracy, lost, correlation = rows[places, 1:].T

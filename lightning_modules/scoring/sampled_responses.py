@@ -1,4 +1,4 @@
-"""Sampled responses: joining examples with their samples from files, and scoring them."""
+"""Sampled responses: examples joined with their samples from files, and scored."""
 
 import warnings
 from collections import Counter
@@ -27,18 +27,17 @@ UNNAMED = "unnamed decoding"
 
 
 class SampledResponses(NamedTuple):
-    """An example with its samples, before they are scored."""
+    """An example, rendered as a prompt, with its samples, before they are scored."""
 
     prompt: SampledPrompt
     samples: Sequence[Sample]
 
 
 def read_sampled_responses(examples: SampledExamples, samples: ModelSamples) -> list[SampledResponses]:
-    """Every example with its samples, in the order of the examples.
+    """Return every example with its samples, in the order of the examples.
 
     Raises:
-        ValueError: An example has no samples, a decoding has the name of another row of tables, or there are no
-            examples.
+        ValueError: An example has no samples, a decoding has the name of a selection method, or there are no examples.
     """
     sampled = [
         SampledResponses(prompt, list(map(_named, samples.samples(prompt.task.name).get(prompt.example.id, ()))))
@@ -70,12 +69,12 @@ def read_sampled_responses(examples: SampledExamples, samples: ModelSamples) -> 
 
 
 def _named(sample: Sample) -> Sample:
-    """The sample with a decoding, which is a row of tables; files of other programs may not name it."""
+    """Return the sample with a decoding, which names a row of tables; files of other programs may not state it."""
     return sample._replace(decoding=sample.decoding or UNNAMED)
 
 
 def _require_decodings(sampled: Sequence[SampledResponses]) -> None:
-    """Reject decodings that are called as a method is; files of other programs name decodings as they like."""
+    """Reject decodings with the name of a selection method."""
     names = {sample.decoding for one in sampled for sample in one.samples}
     if reserved := sorted(names & RESERVED):
         raise ValueError(
@@ -85,7 +84,7 @@ def _require_decodings(sampled: Sequence[SampledResponses]) -> None:
 
 
 def _warn_of_likelihoods(sampled: Sequence[SampledResponses]) -> None:
-    """Warn of rows of self-scoring that a part of the samples leaves out; without any likelihood, none is expected."""
+    """Warn if self-scoring is left out because some samples have no likelihood; if none has one, it is not expected."""
     samples = [sample for one in sampled for sample in one.samples if sample.response]
     known = [sample for sample in samples if sample.log_likelihood is not None]
     lacking = {
@@ -102,7 +101,7 @@ def _named_by_generator(sample: Sample) -> Sample:
 
 
 def score_responses(encoder: CrossEncoder, sampled: Sequence[SampledResponses]) -> list[list[float]]:
-    """Scores of every example's responses; instructions are stripped, as in the scorer's training."""
+    """Return the scores of every example's responses; instructions are stripped, as in the scorer's training."""
     pairs = [(one.prompt.source.strip(), sample.response) for one in sampled for sample in one.samples]
     flat = iter(encoder.score([instruction for instruction, _ in pairs], [response for _, response in pairs]).tolist())
     return [[next(flat) for _ in one.samples] for one in sampled]
@@ -116,14 +115,14 @@ def to_scored_responses(
     calibrations: Mapping[str, Calibration] = MappingProxyType({}),
     rouge: Rouge = "exact",
 ) -> ScoredResponses:
-    """An example's responses with their quality, scores and votes.
+    """Return an example's responses with their quality, scores and votes.
 
     Args:
-        sampled: The example with its samples.
-        scores: Scores of the samples by each scorer, by its name.
-        ranked: Names of scorers with a ranking loss, whose scores have no level.
+        sampled: An example with its samples.
+        scores: Scores of the samples, by the scorer's name.
+        ranked: Names of scorers with a ranking loss, whose scores have no absolute level.
         calibrations: Calibrations of scorers, by name.
-        rouge: Implementation of ROUGE-L.
+        rouge: Implementation of ROUGE-L, as in the module's `rouge`.
     """
     example = sampled.prompt.example
     arrays = {name: np.array(values, dtype=float) for name, values in scores.items()}

@@ -1,7 +1,7 @@
-"""Sampling responses of language models, for a scorer's training data and for selection.
+"""Sampling of responses from language models, for a scorer's training data and for selection.
 
-A language model is a black box here: any program that writes the sample files of ``datamodules/scoring/samples.py``
-will do. ``sample_responses`` runs a model of transformers; ``imported_responses.py`` checks files of other programs.
+Any program can generate responses if it writes the sample files of ``datamodules/scoring/samples.py``.
+``sample_responses`` runs a model of transformers; ``imported_responses.py`` checks files of other programs.
 """
 
 import warnings
@@ -46,16 +46,16 @@ def sample_responses(
     generator: str,
     budget: int,
 ) -> int:
-    """Sample responses to the prompts that a file lacks, task by task, and write them in batches.
+    """Sample responses to the prompts that a sample file lacks, task by task, and write them in batches.
 
     Args:
         model: Causal or encoder-decoder model, in evaluation mode.
-        tokenizer: Of the model.
-        prompts: Rendered examples, in order of their tasks.
-        file: Receives the samples.
-        settings: Decide the samples.
+        tokenizer: Tokenizer of the model.
+        prompts: Rendered examples, ordered by task.
+        file: Sample file that receives the responses.
+        settings: Decodings, limits and seed.
         generator: Name of the model in the file.
-        budget: Tokens of the largest batch.
+        budget: Largest number of tokens in a batch.
 
     Returns:
         Number of prompts that were too long and were cut.
@@ -95,7 +95,13 @@ def sample_responses(
 
 
 class _AnswerForm(NamedTuple):
-    """Whether bos begins a prompt, the text between a prompt and its answer, and the token that ends the answer."""
+    """How a prompt and its answer are joined.
+
+    Args:
+        bos: Whether bos begins a prompt; None for the tokenizer's own behavior.
+        joint: Text between a prompt and its answer.
+        end: Token id that ends the answer; None for the tokenizer's eos.
+    """
 
     bos: bool | None
     joint: str
@@ -103,14 +109,14 @@ class _AnswerForm(NamedTuple):
 
 
 def _answer_form(tokenizer: PreTrainedTokenizerBase, settings: SamplingSettings) -> _AnswerForm:
-    """The form of prompts and answers; a chat template writes bos, the text before the answer, and its end."""
+    """Return the form of prompts and answers; a chat template writes bos, the text before the answer, and its end."""
     if settings.chat:
         return _AnswerForm(False, chat_joint(tokenizer), chat_end(tokenizer))
     return _AnswerForm(settings.bos, " ", None)
 
 
 def _room(model: PreTrainedModel, settings: SamplingSettings) -> int:
-    """Tokens of the longest prompt that the settings and the model's positions allow.
+    """Return the largest number of tokens of a prompt that the settings and the model's positions allow.
 
     Raises:
         ValueError: There is none.
@@ -136,7 +142,7 @@ def _sources(
     cut: Cut,
     form: _AnswerForm,
 ) -> tuple[list[list[int]], int]:
-    """Token ids of prompts, at most `room` of each, and how many prompts were longer."""
+    """Return the token ids of prompts, cut to `room` tokens, and how many prompts were longer."""
     pair = bool(model.config.is_encoder_decoder)
     sources = tokenize_sources(tokenizer, texts, pair=pair, bos=form.bos, joint=form.joint)
     head = 0 if cut == "beginning" else len(leading_tokens(tokenizer, form.bos))
@@ -150,7 +156,7 @@ def _key(prompt: SampledPrompt) -> Key:
 
 
 def _warn_of_equal(sources: Sequence[Sequence[int]], kept: Sequence[Sequence[int]], room: int) -> None:
-    """Warn of prompts that are equal to another one after cutting, since their responses are to the same text."""
+    """Warn of prompts that became equal by being cut, since their responses are to the same text."""
     distinct = {tuple(source): tuple(short) for source, short in zip(sources, kept, strict=True) if len(source) >= room}
     texts = Counter(distinct.values())
     if equal := sum(count for count in texts.values() if count > 1):
@@ -158,7 +164,7 @@ def _warn_of_equal(sources: Sequence[Sequence[int]], kept: Sequence[Sequence[int
 
 
 def _turns(prompt: SampledPrompt) -> Sequence[Turn]:
-    """The conversation to answer: the example's own, or its prompt as a user's message."""
+    """Return the conversation to answer: the example's own, or its prompt as a user's message."""
     return prompt.example.turns[:-1] or (Turn("user", prompt.source),)
 
 
@@ -188,9 +194,9 @@ def with_likelihoods(
     max_source: int | None = None,
     cut: Cut = "beginning",
 ) -> list[list[Sample]]:
-    """The samples of each source with their log-likelihoods; an empty text has none.
+    """Return the samples of each source with their log-likelihoods; an empty text has none.
 
-    Each distinct text is read once. It is tokenized as training targets are, whatever tokens it was generated in.
+    Each distinct text is scored once. It is tokenized as training targets are, whatever tokens it was generated from.
     """
     texts = [list(dict.fromkeys(sample.response for sample in group if sample.response)) for group in samples]
     limits: dict[str, Any] = {"max_source": max_source, "cut": cut, "cuts": Counter()}  # counted where it generates
@@ -212,12 +218,12 @@ def with_likelihoods(
 def load_generator(
     generator: str, *, dtype: str = "float32", device: str | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A language model in evaluation mode, and its tokenizer; with document attention if the model supports it.
+    """Return a language model in evaluation mode and its tokenizer; with document attention if the model supports it.
 
     Args:
-        generator: Hub name or folder of a model, or folder of a trained prefix, which names its model.
-        dtype: Type of the parameters.
-        device: By default this process's GPU, or the CPU without one.
+        generator: Hub name or folder of a model, or folder of a trained prefix, which names its base model.
+        dtype: Type of the parameters, e.g. "bfloat16".
+        device: Device of the model; None for this process's GPU, or the CPU without one.
 
     Raises:
         ValueError: There is no such model.

@@ -1,4 +1,4 @@
-"""Settings of sampling from a language model, and those of Cappy's paper and of its released program."""
+"""Settings of sampling responses, with those of Cappy's paper and of its released program."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,19 +27,19 @@ RELEASED_DECODINGS: dict[str, Decoding] = {
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Settings that decide samples, beside the weights and the prompts.
+    """Settings that determine samples, besides the weights and the prompts.
 
     Args:
-        decodings: Decodings by name.
-        max_new_tokens: Tokens of the longest response.
-        min_new_tokens: Tokens of the shortest response.
-        max_source: Tokens of the longest prompt.
-        cut: The part of a too long prompt that is cut.
-        stop: Texts that end a response, beside eos.
-        bos: Whether the bos token begins a prompt; None for what the tokenizer adds by itself.
-        chat: Render prompts as a user's message by the tokenizer's chat template, which adds bos itself.
-        likelihood: Compute the log-likelihood of every response.
-        seed: Seed of sampling.
+        decodings: Decodings by name; a prompt is answered with each of them.
+        max_new_tokens: Largest number of tokens of a response.
+        min_new_tokens: Smallest number of tokens of a response.
+        max_source: Largest number of tokens of a prompt.
+        cut: Part of a longer prompt that is cut: "beginning", "middle" or "end".
+        stop: Texts that end a response, besides eos.
+        bos: Whether the bos token begins a prompt; None for the tokenizer's own behavior.
+        chat: Render each prompt as a user's message with the tokenizer's chat template, which adds bos itself.
+        likelihood: Compute the log-likelihood of every response, for self-scoring.
+        seed: Seed of the sampled tokens.
 
     Raises:
         ValueError: The settings contradict the chat template.
@@ -64,7 +64,7 @@ class SamplingSettings:
 
     @property
     def samples(self) -> int:
-        """Number of samples of each prompt."""
+        """Number of samples of each prompt, over all decodings."""
         return sum(decoding.samples for decoding in self.decodings.values())
 
 

@@ -1,4 +1,4 @@
-"""Files of a model's scores, which grow by batches, so that an interrupted run resumes and processes share the work."""
+"""Files of a model's scores that grow by batches, so that interrupted runs resume and processes share the work."""
 
 import fcntl
 import glob
@@ -22,11 +22,11 @@ Item = TypeVar("Item")
 
 
 class ItemScores(NamedTuple):
-    """A model's scores of items, e.g. questions with options, or examples with responses.
+    """A model's scores of items, e.g. of questions with options or of examples with responses.
 
     Args:
-        scores: For each item, a score for each of its options or responses.
-        cuts: Numbers of pairs, or prompts, that were too long and were cut.
+        scores: For each item, the score of each of its options or responses.
+        cuts: How many pairs or prompts were too long and were cut.
     """
 
     scores: list[list[float]]
@@ -34,16 +34,16 @@ class ItemScores(NamedTuple):
 
 
 class ScoreFiles(Generic[Item]):
-    """A model's scores of items: a file for each process of the job, with a line for each batch of items.
+    """A model's scores of items: one file per process of the job, one line per batch of items.
 
-    Batch number b is scored by process b modulo their number, unless a file has it: those of an earlier job count,
-    also if it had more or fewer processes.
+    Batch number b is scored by process b modulo the number of processes, unless a file already has it. Files of an
+    earlier job count, also if it had more or fewer processes.
 
     Args:
         folder: Folder of the files, ``<name>-<process>-of-<processes>.jsonl``.
         name: Name of the model.
-        about: The settings that decide the scores; those of existing files must be equal.
-        items: All items.
+        about: Settings that determine the scores; existing files must have the same.
+        items: All items to score.
 
     Raises:
         ValueError: A file is of other settings or other items.
@@ -58,11 +58,11 @@ class ScoreFiles(Generic[Item]):
             require_settings(path, self.about)
 
     def write(self, score: Callable[[Sequence[Item]], ItemScores], progress: Callable[[int], None]) -> None:
-        """Score this process's share of the batches that no file has.
+        """Score this process's batches that no file has yet, and append them to its file.
 
         Args:
-            score: Scores some items.
-            progress: Called after each batch with the number of items that have scores, of this process's share.
+            score: Returns the scores of some items.
+            progress: Called after each batch with the cumulative number of scored items of this process's share.
         """
         share, finished = self.starts[self.process.rank :: self.process.size], self._batches()
         done = sum(len(finished[start].scores) for start in share if start in finished)
@@ -78,12 +78,12 @@ class ScoreFiles(Generic[Item]):
                 progress(done)
 
     def share(self) -> int:
-        """Number of items of this process's share."""
+        """Return the number of items of this process's share."""
         share = self.starts[self.process.rank :: self.process.size]
         return sum(min(ITEMS_AT_ONCE, len(self.items) - start) for start in share)
 
     def scores(self) -> ItemScores | None:
-        """The scores of all items; None as long as processes are at work on some."""
+        """Return the scores of all items; None while some are not scored yet."""
         finished = self._batches()
         if len(finished) < len(self.starts):
             return None
@@ -96,7 +96,7 @@ class ScoreFiles(Generic[Item]):
         return sorted(self.folder.glob(f"{glob.escape(self.name)}-{number}-of-{number}.jsonl"))
 
     def _batches(self) -> dict[int, ItemScores]:
-        """The batches of all files, by the place of their first item; a line that is being written is left out."""
+        """Return the batches of all files by the index of their first item; incomplete lines are left out."""
         batches: dict[int, ItemScores] = {}
         remedy = "remove the file to score these items again"
         for path in self._paths():
@@ -108,7 +108,7 @@ class ScoreFiles(Generic[Item]):
 
     @contextmanager
     def _own_file(self) -> Iterator[IO[bytes]]:
-        """This process's file, locked, without an incomplete last line.
+        """Open this process's file for appending, locked and without an incomplete last line.
 
         Raises:
             ValueError: Another process writes it.

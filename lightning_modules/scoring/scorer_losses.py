@@ -1,8 +1,8 @@
 """Losses of a scorer: squared error on correctness, or a ranking loss over an instruction's responses.
 
-A ranking loss compares the responses to one instruction and does not determine the level of their scores. Each
-instruction has the same weight, however many responses it has: its loss is a mean over its comparisons (as in Ouyang et
-al., arXiv 2203.02155, equation 1) or one cross entropy over its responses.
+A ranking loss compares the responses to one instruction and does not determine the absolute level of their scores. Each
+instruction has the same weight, however many responses it has: its loss is a mean over comparisons (as in Ouyang et
+al., arXiv 2203.02155, equation 1) or one cross entropy over responses.
 """
 
 # S pairs, G groups, M pairs of the largest group
@@ -21,14 +21,14 @@ ScorerLoss = Literal["regression", "pairwise", "listwise"]
 def scorer_losses(
     loss: ScorerLoss, scores_S: Tensor, labels_S: Tensor, groups: Sequence[int], *, label_temperature: float
 ) -> Tensor:
-    """Losses of a batch: [S], of each pair, for regression; [G], of each group, for a ranking loss.
+    """Return the losses of a batch: [S], one per pair, for regression; [G], one per group, for a ranking loss.
 
     Args:
-        loss: Name of the loss.
-        scores_S: Raw scores of the pairs.
-        labels_S: Their correctness in [0, 1].
-        groups: Number of pairs of each group, in order; empty for regression.
-        label_temperature: Temperature of the listwise loss.
+        loss: "regression", "pairwise" or "listwise".
+        scores_S: Raw scores of the pairs, [S].
+        labels_S: Correctness of the pairs' responses in [0, 1].
+        groups: Number of pairs of each group (the responses to one instruction), in order; empty for regression.
+        label_temperature: Temperature of the labels' softmax in the listwise loss.
 
     Raises:
         ValueError: A ranking loss gets pairs without groups, or regression gets groups.
@@ -48,18 +48,18 @@ def scorer_losses(
 
 
 def squared_errors(scores_S: Tensor, labels_S: Tensor) -> Tensor:
-    """Squared errors [S] of raw scores, in float32 or better."""
+    """Return the squared errors [S] of raw scores, in float32 or better."""
     return F.mse_loss(_wide(scores_S), labels_S.to(_wide(scores_S).dtype), reduction="none")
 
 
 def pairwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int]) -> Tensor:
-    """Negative log-likelihoods [G] that the better of two responses wins (Bradley-Terry), over a group's comparisons.
+    """Return the negative log-likelihoods [G] that the better of two responses wins (Bradley-Terry), averaged by group.
 
-    -log sigmoid(s_i - s_j) for each two responses with labels y_i > y_j (Burges et al. 2005, "Learning to rank using
-    gradient descent"), as for reward models. A comparison has the weight y_i - y_j, the loss of choosing the wrong
-    response, as LambdaRank weights a pair by how much swapping it changes the metric (Burges 2010, MSR-TR-2010-82,
-    section 4): the difference between ROUGE-L of 0.31 and 0.30 is mostly noise. Labels of only 0 and 1 give the
-    unweighted loss. A group of equal labels has the loss 0.
+    A comparison of labels y_i > y_j has the loss -log sigmoid(s_i - s_j) (Burges et al. 2005, "Learning to rank using
+    gradient descent"), as for reward models. Its weight is y_i - y_j, the cost of choosing the wrong response;
+    LambdaRank also weights a pair by how much swapping it changes the metric (Burges 2010, MSR-TR-2010-82, section 4).
+    A difference between ROUGE-L of 0.31 and 0.30 is mostly noise. Labels of only 0 and 1 give the unweighted loss. A
+    group of equal labels has the loss 0.
     """
     scores_GM, labels_GM, real_GM = _by_group(scores_S, labels_S, groups)
     gains_GMM = (labels_GM.unsqueeze(2) - labels_GM.unsqueeze(1)).clamp(min=0)
@@ -70,11 +70,11 @@ def pairwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int]) -
 
 
 def listwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int], *, label_temperature: float) -> Tensor:
-    """Cross entropies [G] between softmax(labels / temperature) and softmax(scores) over the pairs of each group.
+    """Return the cross entropies [G] between softmax(labels / temperature) and softmax(scores) over each group.
 
-    ListNet's top-one loss (Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach", equation
-    4). The paper's labels are grades 0 to 5, ours are in [0, 1]: at the paper's temperature of 1 a right response is e
-    times as probable as a wrong one, at 0.1 20,000 times.
+    This is ListNet's top-one loss (Cao et al. 2007, "Learning to rank: from pairwise approach to listwise approach",
+    equation 4). The paper's labels are grades 0 to 5, ours are in [0, 1]: at the paper's temperature of 1 a right
+    response is e times as probable as a wrong one, at 0.1 20,000 times.
     """
     scores_GM, labels_GM, real_GM = _by_group(scores_S, labels_S, groups)
     targets_GM = (labels_GM / label_temperature).masked_fill(~real_GM, -torch.inf).softmax(dim=1)
@@ -83,7 +83,7 @@ def listwise_losses(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int], *
 
 
 def _by_group(scores_S: Tensor, labels_S: Tensor, groups: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores and labels [G, M] in float32 or better, padded with 0, and the mask bool [G, M] of real pairs."""
+    """Return scores and labels [G, M] in float32 or better, padded with 0, and the mask bool [G, M] of real pairs."""
     scores_S = _wide(scores_S)
     if not groups:
         empty = scores_S.view(0, 1)

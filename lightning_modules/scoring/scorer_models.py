@@ -1,4 +1,4 @@
-"""Building a scorer: a model of transformers with a sequence-classification head of one output."""
+"""Building of a scorer: a model of transformers with a sequence-classification head of one output."""
 
 from copy import deepcopy
 from typing import Any
@@ -20,7 +20,7 @@ from .pair_scores import FIRST_TOKENS, PADDED, has_roberta_head
 
 
 def _has_bert_head(model: PreTrainedModel) -> bool:
-    """Whether a pooler reads the encoder's first column, and a linear ``classifier`` the pooler (BERT)."""
+    """Return whether a pooler reads the encoder's first column, and a linear ``classifier`` reads the pooler (BERT)."""
     pooler = getattr(model.base_model, "pooler", None)
     parts = hasattr(pooler, "dense") and hasattr(pooler, "activation"), hasattr(model, "dropout")
     return all(parts) and isinstance(getattr(model, "classifier", None), nn.Linear)
@@ -45,7 +45,7 @@ def require_scorer(model: PreTrainedModel) -> None:
 
 
 def _require_packed_head(model: PreTrainedModel) -> None:
-    """Reject a head that may read more than the first token, since packed pairs give it the first token only."""
+    """Reject a head that may read more than a pair's first token, since packed pairs give it no other."""
     if not (has_roberta_head(model) or _has_bert_head(model)):
         raise ValueError(
             f"{type(model).__name__} has no supported head, which reads only a pair's first token: expected classifier "
@@ -54,10 +54,11 @@ def _require_packed_head(model: PreTrainedModel) -> None:
 
 
 def build_scorer(config: PreTrainedConfig, *, weights: str | None, dtype: torch.dtype) -> PreTrainedModel:
-    """A model with a head of one output: with document attention if it supports that, else reading pairs padded.
+    """Return a model with a head of one output.
 
-    Weights of a bare encoder (pretrained RoBERTa) get a new head. Parameter names are those of transformers, so that
-    the saved folder loads as ``AutoModelForSequenceClassification`` with ``num_labels=1``.
+    It has document attention if the architecture supports that; else it reads padded pairs. Weights of an encoder
+    without a head (pretrained RoBERTa) get a new head. Parameters have transformers' names, so that the saved folder
+    loads as ``AutoModelForSequenceClassification`` with ``num_labels=1``.
 
     Args:
         config: Configuration of the model; its head is set to one output.
@@ -95,7 +96,7 @@ def build_scorer(config: PreTrainedConfig, *, weights: str | None, dtype: torch.
 def _loaded(
     config: PreTrainedConfig, weights: str | None, dtype: torch.dtype, has_head: bool, **options: Any
 ) -> PreTrainedModel:
-    """Load the model; only the head of an encoder may be missing in its weights."""
+    """Load the model; only the head of an encoder may be missing from its weights."""
     auto, config = AutoModelForSequenceClassification, deepcopy(config)
     if weights is None:
         return auto.from_config(config, dtype=dtype, **options)
@@ -104,5 +105,5 @@ def _loaded(
 
 
 def _is_of_head(model: PreTrainedModel, name: str) -> bool:
-    """Whether a weight belongs to the head of a scorer, which a bare encoder lacks; BERT's pooler is a part of it."""
+    """Return whether a weight belongs to the head of a scorer, which an encoder lacks; BERT's pooler is part of it."""
     return not name.startswith(f"{model.base_model_prefix}.") or "pooler" in name.split(".")

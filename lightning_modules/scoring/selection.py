@@ -1,8 +1,8 @@
-"""Selection among sampled responses: by a scorer, by likelihood, by self-consistency or minimum Bayes risk.
+"""Selection among sampled responses: by a scorer, likelihood, self-consistency or minimum Bayes risk.
 
-The methods of Cappy's tables (arXiv 2311.06720, sections 4.2 and 4.3): a scorer selects among the 17 responses of a
-frozen model, compared with each single decoding and the model's likelihood. Every method is a function of the same
-responses, so that one set of samples serves the whole table.
+These are the methods of Cappy's tables (arXiv 2311.06720, sections 4.2 and 4.3): a scorer selects among the 17
+responses of a frozen model, and is compared with each single decoding and with the model's likelihood. Every method is
+a function of the same responses, so that one set of samples serves the whole table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,17 +29,17 @@ CALIBRATED = "calibrated"
 
 
 class ScoredResponses(NamedTuple):
-    """The n responses of one example with their quality and scores.
+    """The n responses of one example with their quality, scores and votes.
 
     Args:
-        task: Name of its task.
+        task: Name of the example's task.
         id: Id of the example.
-        samples: The responses; of equal ones the first is chosen.
+        samples: The responses. Among equally good ones a method selects the first.
         quality: float64 [n], ROUGE-L against the references, in [0, 1].
-        scores: float64 [n] of each scorer, by its name.
-        votes: float64 [n] by name, the weights of responses in self-consistency and minimum Bayes risk.
-        rouge: Implementation of ROUGE-L that gave the quality.
-        unread: Whether that ROUGE-L cannot read the references, e.g. text without Latin letters.
+        scores: float64 [n], scores by the scorer's name.
+        votes: float64 [n] by name, weights of the responses in self-consistency and minimum Bayes risk.
+        rouge: Implementation of ROUGE-L that computed the quality.
+        unread: Whether ROUGE-L finds no words in the references, e.g. in text without Latin letters.
     """
 
     task: str
@@ -62,7 +62,7 @@ class ScoredResponses(NamedTuple):
         votes: Mapping[str, Values] = NO_SCORES,
         rouge: Rouge = "exact",
     ) -> "ScoredResponses":
-        """Responses with their ROUGE-L against the references.
+        """Return responses with their ROUGE-L against the references.
 
         Args:
             task: Name of the task.
@@ -89,7 +89,7 @@ class ScoredResponses(NamedTuple):
         return cls(task, example, samples, quality, scores, votes, rouge, reads_none(references, rouge))
 
     def likelihoods(self, *, mean: bool = False) -> Values:
-        """Log-likelihoods [n], or their means over tokens; -inf if unknown."""
+        """Return log-likelihoods [n], or their means over tokens; -inf if unknown."""
         likelihoods = [
             -np.inf if one.log_likelihood is None else one.log_likelihood / (max(one.tokens or 1, 1) if mean else 1)
             for one in self.samples
@@ -97,7 +97,7 @@ class ScoredResponses(NamedTuple):
         return np.array(likelihoods)
 
     def restricted(self, count: int, decoding: str = "nucleus") -> "ScoredResponses":
-        """Only the first `count` samples of one decoding, as in Cappy's Table 5 with 1, 4 and all 17 responses.
+        """Return the first `count` samples of one decoding only, as in Cappy's Table 5 (1, 4 or all 17 responses).
 
         With several generators, the first samples of each.
 
@@ -116,64 +116,64 @@ class ScoredResponses(NamedTuple):
 
 
 def vote_name(scorer: str) -> str:
-    """The name of a scorer's votes, which names the rows that use them."""
+    """Return the name of a scorer's votes, which also names the table rows that use them."""
     return SCORED if scorer == SCORER else scorer
 
 
 def calibrated_name(scorer: str) -> str:
-    """The name of a scorer's calibrated votes."""
+    """Return the name of a scorer's calibrated votes."""
     return CALIBRATED if scorer == SCORER else f"{scorer}, {CALIBRATED}"
 
 
 def correctness_votes(scores: Values) -> Values:
-    """Votes from estimates of correctness, clipped to [0, 1]."""
+    """Return votes from estimates of correctness, clipped to [0, 1]."""
     return scores.clip(0.0, 1.0)
 
 
 def preference_votes(scores: Values) -> Values:
-    """Votes from scores of a ranking loss: softmax(scores), the strengths of the Bradley-Terry model.
+    """Return votes from scores of a ranking loss: softmax(scores), the strengths of the Bradley-Terry model.
 
-    Such scores have no level, so that clipping them would be meaningless.
+    Such scores have no absolute level, so clipping them would be meaningless.
     """
     strengths = np.exp(scores - scores.max())
     return strengths / strengths.sum()
 
 
 def by_score(responses: ScoredResponses, scorer: str = SCORER) -> int:
-    """The response with the highest score."""
+    """Return the index of the response with the highest score."""
     return int(responses.scores[scorer].argmax())
 
 
 def by_likelihood(responses: ScoredResponses) -> int:
-    """Self-scoring as in Cappy's Table 2: the highest summed log-likelihood."""
+    """Return the index of the highest summed log-likelihood: self-scoring as in Cappy's Table 2."""
     return int(responses.likelihoods().argmax())
 
 
 def by_mean_likelihood(responses: ScoredResponses) -> int:
-    """Self-scoring by the mean over tokens, which Cappy's repository reports beside the sum."""
+    """Return the index of the highest mean log-likelihood per token, as in Cappy's repository."""
     return int(responses.likelihoods(mean=True).argmax())
 
 
 def by_self_consistency(responses: ScoredResponses) -> int:
-    """Self-consistency (Wang et al., arXiv 2203.11171): the most frequent answer.
+    """Return the index of the most frequent answer (self-consistency, Wang et al., arXiv 2203.11171).
 
-    Case, white space, and punctuation around an answer do not tell two answers apart; signs and decimal points do.
+    Answers that differ only in case, white space or punctuation around them are equal; signs and decimal points count.
     """
     return _vote(responses, np.ones(len(responses.samples)))
 
 
 def by_weighted_self_consistency(responses: ScoredResponses, votes: str = SCORED) -> int:
-    """Self-consistency with weighted votes."""
+    """Return the index of the answer with the largest sum of votes."""
     return _vote(responses, _nonzero(responses.votes[votes]))
 
 
 def by_minimum_bayes_risk(responses: ScoredResponses) -> int:
-    """Minimum Bayes risk (Kumar and Byrne, 2004): the highest mean ROUGE-L against all responses."""
+    """Return the index of the highest mean ROUGE-L against all responses (minimum Bayes risk, Kumar and Byrne 2004)."""
     return _least_risk(responses, np.ones(len(responses.samples)))
 
 
 def by_weighted_minimum_bayes_risk(responses: ScoredResponses, votes: str = SCORED) -> int:
-    """Minimum Bayes risk with weighted responses as references."""
+    """Return the index of the highest mean ROUGE-L against all responses, weighted by votes."""
     return _least_risk(responses, _nonzero(responses.votes[votes]))
 
 
@@ -192,7 +192,7 @@ RESERVED = frozenset({SCORER, SCORED, CALIBRATED, "random", "oracle", SELF_SCORE
 
 
 def _nonzero(votes: Values) -> Values:
-    """The votes; equal ones if all are 0."""
+    """Return the votes; equal votes if all are 0."""
     return votes if votes.any() else np.ones_like(votes)
 
 
@@ -220,7 +220,7 @@ def _similarity(text: str, other: str, rouge: Rouge) -> float:
 
 
 def choices(responses: ScoredResponses) -> dict[str, int]:
-    """The place of each method's choice, by the method's name; a single decoding chooses its first sample."""
+    """Return the index of each method's choice, by the method's name; a single decoding chooses its first sample."""
     methods = dict(UNSCORED_METHODS)
     texts = [sample for sample in responses.samples if sample.response]
     if all(sample.log_likelihood is not None for sample in texts):

@@ -1,4 +1,4 @@
-"""Scores of selection methods: quality of their choices, averaged over tasks, with intervals."""
+"""Quality of the responses that selection methods choose, averaged over tasks, with intervals."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -22,22 +22,23 @@ def quality_of_choices(responses: ScoredResponses) -> dict[str, float]:
 
 
 class SelectionTable(NamedTuple):
-    """Quality of each method's choices: means over instances, then over tasks, as in the paper.
+    """Quality of each method's choices: means over instances, then over tasks, as in Cappy (arXiv 2311.06720).
 
     Args:
-        methods: Their names; single decodings first, the oracle last.
-        mean: float64 [methods], in [0, 1].
-        low: Lower ends of 95% intervals over resampled instances of each task.
-        high: Their upper ends.
-        tasks: float64 [tasks, methods], means of each task, in the order of `names`.
+        methods: Names of the methods; single decodings first, the oracle last.
+        mean: float64 [methods], mean quality in [0, 1].
+        low: float64 [methods], lower ends of 95% intervals over resampled instances.
+        high: float64 [methods], upper ends of the intervals.
+        tasks: float64 [tasks, methods], mean quality on each task, in the order of `names`.
         names: Names of the tasks.
         instances: Number of instances.
         best_single: Name of the single decoding with the highest mean.
         gains: Gain of each method over the best single decoding, paired by instance.
-        recovered: Share of (oracle - best single decoding) that each scorer gains; NaN if that is 0.
-        spearman: Mean rank correlation of each scorer with quality, over instances whose quality varies; or NaN.
-        rank_correlations: Number of those instances.
-        unread: Instances whose references ROUGE-L cannot read, by task; tasks without any are left out.
+        recovered: By scorer, the share of (oracle - best single decoding) that it gains; NaN if that difference is 0.
+        spearman: By scorer, the mean rank correlation with quality over instances whose quality varies; NaN if there
+            are none.
+        rank_correlations: Number of instances whose quality varies.
+        unread: Number of instances whose references ROUGE-L cannot read, by task; tasks without any are left out.
     """
 
     methods: list[str]
@@ -56,7 +57,7 @@ class SelectionTable(NamedTuple):
 
 
 def selection_table(everything: Sequence[ScoredResponses], *, resamples: int = 1000, seed: int = 0) -> SelectionTable:
-    """The table of all examples, with the methods that all examples have in common.
+    """Return the table over all examples, with the methods that all examples have in common.
 
     Raises:
         ValueError: There is no example.
@@ -105,7 +106,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def task_gains(everything: Sequence[ScoredResponses], name: str, base: str) -> dict[str, Difference]:
-    """Gain of method `name` over method `base` on each task, with its interval: Cappy's Figure 6."""
+    """Return the gain of method `name` over method `base` on each task, with its interval (Cappy's Figure 6)."""
     gained: dict[str, list[float]] = {}
     for responses in everything:
         row = quality_of_choices(responses)
@@ -114,7 +115,7 @@ def task_gains(everything: Sequence[ScoredResponses], name: str, base: str) -> d
 
 
 def mean_calibration_error(everything: Sequence[ScoredResponses], votes: str) -> float:
-    """Calibration error of votes against quality on each task, averaged over tasks."""
+    """Return the calibration error of votes against quality on each task, averaged over tasks."""
     by_task: dict[str, list[ScoredResponses]] = {}
     for responses in everything:
         by_task.setdefault(responses.task, []).append(responses)
