@@ -1,1 +1,1 @@
-"""Adaptation (Cappy): a scorer for each task selects among the responses of a frozen language model."""
+"""Adaptation (Cappy, arXiv 2311.06720): one scorer per task selects among the responses of a frozen language model."""

@@ -1,7 +1,7 @@
-"""Requirements of the adaptation to many tasks, before it runs: time, memory and disk, from a trial on one task.
+"""Estimate of an adaptation to many tasks before it runs: time, memory and disk, from a trial on one task.
 
 The trial trains each scorer for a few steps on the task with the longest pairs, on this process's device, and scores
-some responses. The time of other tasks is in proportion to the length of their pairs; memory is that of the trial.
+some responses. The time of other tasks is proportional to the length of their pairs; memory is that of the trial.
 """
 
 import gc
@@ -27,12 +27,12 @@ RECORD_BYTES = 22
 
 
 class TaskLoad(NamedTuple):
-    """A task to adapt to.
+    """Size of a task to adapt to.
 
     Args:
         trained: Number of training instances.
         responses: Number of responses to test instances.
-        length: Mean characters of an instruction with a response.
+        length: Mean number of characters of an instruction with a response.
         text: Bytes of the test instances' instructions and responses.
     """
 
@@ -47,12 +47,12 @@ class Trial(NamedTuple):
 
     Args:
         prepare: Seconds to prepare the pairs of a training instance.
-        start: Seconds from the prepared pairs to the first step: weights are loaded.
+        start: Seconds from the prepared pairs to the first step, in which weights are loaded.
         step: Seconds of a training step.
         pair: Seconds to score a pair.
         memory: Peak memory in MiB: of the device on CUDA, else of the process.
         storage: MiB of the weights.
-        stored: Bytes in the store for a training instance.
+        stored: Bytes in the store for each training instance.
     """
 
     prepare: float
@@ -65,13 +65,13 @@ class Trial(NamedTuple):
 
 
 class AdaptationPlan(NamedTuple):
-    """Requirements of an adaptation's unfinished tasks.
+    """Estimated costs of an adaptation's unfinished tasks.
 
     Args:
-        loads: The tasks, by name.
-        trials: The scorers, by name.
-        seconds: Of each task, with all scorers, on a device like this one.
-        disk: MiB by kind: store, records, choices, scorers.
+        loads: Sizes of the tasks, by name.
+        trials: Measured costs of the scorers, by name.
+        seconds: Seconds for each task with all scorers, on a device like this one.
+        disk: MiB on disk by kind: store, records, choices, scorers.
     """
 
     loads: dict[str, TaskLoad]
@@ -80,13 +80,13 @@ class AdaptationPlan(NamedTuple):
     disk: dict[str, float]
 
     def hours(self, devices: int) -> float:
-        """Hours of the longest share, if processes take every `devices`-th task."""
+        """Return the hours until the last device ends, if each of `devices` takes every `devices`-th task."""
         seconds = list(self.seconds.values())
         return max(sum(seconds[rank::devices]) for rank in range(devices)) / 3600
 
 
 def task_load(trained: int, sampled: Sequence[SampledResponses]) -> TaskLoad:
-    """The load of a task from its number of training instances, and its test instances with their responses."""
+    """Return the size of a task, from its number of training instances and its test instances with their responses."""
     pairs = [(len(one.prompt.source), len(sample.response)) for one in sampled for sample in one.samples]
     text = sum(len(one.prompt.source.encode()) for one in sampled)
     text += sum(len(sample.response.encode()) for one in sampled for sample in one.samples)
@@ -96,12 +96,12 @@ def task_load(trained: int, sampled: Sequence[SampledResponses]) -> TaskLoad:
 def plan_adaptation(
     loads: Mapping[str, TaskLoad], trials: Mapping[str, Trial], trainings: Mapping[str, ScorerTraining], *, keep: bool
 ) -> AdaptationPlan:
-    """The plan from the tasks' loads and the scorers' trials.
+    """Return the plan for tasks, from measured costs of the scorers.
 
     Args:
-        loads: The tasks, by name.
-        trials: The scorers, by name.
-        trainings: Their settings.
+        loads: Sizes of the tasks, by name.
+        trials: Measured costs of the scorers, by name.
+        trainings: Training settings of the scorers, by name.
         keep: Whether the weights of all scorers are kept.
     """
     longest = max(load.length for load in loads.values())
@@ -128,7 +128,7 @@ def plan_adaptation(
 
 
 def trials_on(task: str, scorers: ScorerRecords, sampled: Sequence[SampledResponses]) -> dict[str, Trial]:
-    """A trial of each scorer on a task, in a temporary store; no record is written."""
+    """Return a trial of each scorer on a task, in a temporary store; no record is written."""
     with tempfile.TemporaryDirectory() as scratch:
         answers = Path(scratch) / "samples.jsonl"
         answers.write_text("".join(scorers.training_answers(task, sampled)))

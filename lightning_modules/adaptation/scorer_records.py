@@ -1,4 +1,4 @@
-"""Records of adapted scorers: a file for each task and scorer, reused as long as the settings are the same."""
+"""Records of adapted scorers: one file per task and scorer, reused while the settings are the same."""
 
 import gc
 import hashlib
@@ -31,25 +31,25 @@ Record = dict[str, Any]
 
 
 class OtherSettings(ValueError):
-    """A task was finished with other settings in the same folder."""
+    """Error for a task that was finished with other settings in the same folder."""
 
 
 @dataclass(frozen=True)
 class ScorerRecords:
-    """Records of tasks and scorers; a missing one is made by training the scorer.
+    """Records of tasks and scorers; a missing record is made by training the scorer.
 
     Args:
-        folder: Folder of the files, in ``tasks``, and of kept scorers, in ``scorers``.
+        folder: Output folder: records are in ``tasks``, kept scorers in ``scorers``.
         train: Benchmark of the training instances.
         answers: The language model's responses to training and test instances.
-        trainings: Settings of each scorer's training, and whether it includes the responses, by the scorer's name.
-        prompt: How instructions are rendered.
+        trainings: By scorer: its training settings, and whether it is trained on the responses, too.
+        prompt: How examples are rendered as instructions.
         tested_apart: Whether test instances come from another benchmark than `train`.
-        test_examples: Most test instances of a task.
-        seed: Decides how instructions are rendered.
+        test_examples: Largest number of test instances of a task.
+        seed: Seed of rendering.
         keep: Whether to keep the scorers' weights.
-        cache: Folder of the store.
-        rouge: Implementation of ROUGE-L that labels the responses.
+        cache: Folder of the store of tokenized documents.
+        rouge: Implementation of ROUGE-L that labels the responses, as in the module's `rouge`.
     """
 
     folder: Path
@@ -65,11 +65,11 @@ class ScorerRecords:
     rouge: Rouge = "exact"
 
     def finished(self, task: str) -> bool:
-        """Whether all scorers of a task have a record."""
+        """Return whether all scorers of a task have a record."""
         return all(self._path(task, scorer).exists() for scorer in self.trainings)
 
     def failure(self, task: str) -> str | None:
-        """The reason why a process of the job failed on a task; None if none failed, or none has tried."""
+        """Return why a process of the job failed on a task; None if none failed, or none has tried."""
         path = self._failure_path(task)
         return path.read_text(encoding="utf-8") if path.exists() else None
 
@@ -87,7 +87,7 @@ class ScorerRecords:
         return self.folder / "tasks" / f"{_file_name(task, scorer)}.json"
 
     def record(self, task: str, sampled: Sequence[SampledResponses], scorer: str) -> Record:
-        """The record of a task and a scorer, read from its file or made by training.
+        """Return the record of a task and a scorer, from its file or from training the scorer.
 
         Raises:
             ValueError: The file has other settings, or the scorer cannot be trained.
@@ -110,7 +110,7 @@ class ScorerRecords:
         return record
 
     def _settings(self, task: str, sampled: Sequence[SampledResponses], scorer: str, lines: Sequence[str]) -> Record:
-        """The settings that decide a record; weights and tokenizer by their content, not by their place."""
+        """Return the settings that determine a record; weights and tokenizer by their content, not their paths."""
         training, augmented = self.trainings[scorer]
         return {
             **asdict(training),
@@ -144,7 +144,10 @@ class ScorerRecords:
         )
 
     def training_answers(self, task: str, sampled: Sequence[SampledResponses]) -> list[str]:
-        """Lines of a sample file: the responses to a task's training instances, without those to test instances."""
+        """Return lines of a sample file: the responses to a task's training instances.
+
+        Responses to test instances are left out.
+        """
         tested = {one.prompt.example.id for one in sampled}
         trained = {example.id for example in self.train.examples(task)} - tested
         samples = self.answers.samples(task).items()
@@ -152,17 +155,17 @@ class ScorerRecords:
 
 
 def _file_name(task: str, scorer: str) -> str:
-    """The name of a task's and a scorer's files."""
+    """Return the name of a task's and a scorer's files."""
     return _plain(task) if scorer == SCORER else f"{_plain(task)}.{scorer}"
 
 
 def _plain(task: str) -> str:
-    """A task's name as a file name."""
+    """Return a task's name as a file name."""
     return task.replace("/", "-").replace(":", "-")
 
 
 def scored_record(adapted: AdaptedScorer, training: ScorerTraining, sampled: Sequence[SampledResponses]) -> Record:
-    """Scores of the responses, and the scorer's cost."""
+    """Return the scores of the responses, and the scorer's cost."""
     truncation = pair_truncation(training.truncation, faithful=training.faithful)
     cut = instruction_cut(training.cut, faithful=training.faithful)
     encoder = adapted.module.cross_encoder(max_length=training.pair_length, truncation=truncation, cut=cut)
@@ -174,12 +177,12 @@ def scored_record(adapted: AdaptedScorer, training: ScorerTraining, sampled: Seq
 
 
 def _digest(things: Sequence[Any]) -> str:
-    """A digest of responses, or of lines."""
+    """Return a digest of responses, or of lines."""
     return hashlib.sha256(repr(list(things)).encode()).hexdigest()[:16]
 
 
 def _read_record(path: Path, settings: Mapping[str, Any], sampled: Sequence[SampledResponses]) -> Record:
-    """The record in a file.
+    """Return the record in a file.
 
     Raises:
         OtherSettings: It was made with other settings.

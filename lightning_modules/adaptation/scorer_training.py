@@ -16,36 +16,38 @@ from ..scoring.scorer_losses import ScorerLoss
 
 @dataclass(frozen=True)
 class ScorerTraining:
-    """Settings of a scorer's training on one task; the defaults are the paper's.
+    """Settings of a scorer's training on one task; the defaults are those of Cappy (arXiv 2311.06720).
 
     Args:
-        pretrained: Hub name or folder of the scorer to start from; a bare encoder is the ablation without pretraining.
-        config: Start from random weights instead: fields of a configuration with model_type.
-        tokenizer: By default that of `pretrained`.
-        loss: regression is the paper's; pairwise trains a reward model, listwise a ranking of all responses.
-        label_temperature: Temperature of the listwise loss, as in the module.
-        steps: Optimizer steps.
-        batch: Approximate number of pairs in a step; rows of pairs are not split.
-        accumulate: Batches that a step is divided into, to save memory.
+        pretrained: Hub name or folder of the scorer to start from. An encoder without a scoring head is the ablation
+            without pretraining.
+        config: Start from random weights instead: fields of a configuration, with model_type among them.
+        tokenizer: Hub name or folder of the tokenizer; None for that of `pretrained`.
+        loss: regression: the paper's squared error. pairwise: the loss of a reward model. listwise: a ranking of all
+            responses.
+        label_temperature: Temperature of the listwise loss, as in ScorerModule.
+        steps: Number of optimizer steps.
+        batch: Approximate number of pairs in a step; a row of pairs is never divided.
+        accumulate: Number of batches that a step is divided into, to save memory.
         gradient_checkpointing: Recompute blocks in the backward pass instead of keeping their activations.
         learning_rate: Peak of the schedule, which warms up for a tenth of its steps and decays to 0.
-        schedule_steps: Length of the schedule in steps; by default `steps`. The released program trains 800 steps of
-            128 pairs with a schedule of 12,800 on one device, so it ends in the warm-up, at 1.25e-5.
-        row_length: Columns of a packed row; a ranking loss takes longer rows if an instruction's responses need them,
-            at most those of a whole batch.
-        pair_length: Most tokens of a pair.
-        truncation: The side of a longer pair that is cut, in training and selection: by default the instruction, and
-            the longer side with `faithful`.
-        cut: The part of a too long instruction that is cut, in training and selection: by default the middle, and with
-            `faithful` the end.
-        train_examples: Most training examples of a task.
-        calibration_examples: Training examples to hold out for calibrating scores on the responses to them; 0 for no
+        schedule_steps: Length of the schedule in steps; None for `steps`. The released program trains 800 steps of 128
+            pairs with a schedule of 12,800 steps on one device, so that it ends in the warm-up, at 1.25e-5.
+        row_length: Columns (tokens) of a packed row. A ranking loss uses longer rows if an instruction's responses need
+            them, at most as long as a whole batch.
+        pair_length: Largest number of tokens of a pair.
+        truncation: Side of a longer pair that is cut, in training and selection: instruction, or longest_first (the
+            longer side). None for instruction, and with `faithful` for longest_first.
+        cut: Part of a too long instruction that is cut, in training and selection: beginning, middle or end. None for
+            middle, and with `faithful` for end.
+        train_examples: Largest number of training examples of a task.
+        calibration_examples: Number of training examples to hold out; responses to them calibrate the scores. 0 for no
             calibration.
-        option_samples: Also train on responses to examples with options, labelled against the right option.
-        faithful: Draw, label and cut pairs as Cappy's released program does.
+        option_samples: Whether to train on responses to examples with options, too, labelled by the right option.
+        faithful: Whether to draw, label and cut pairs as Cappy's released program does.
         accelerator: The trainer's accelerator.
         precision: The trainer's precision.
-        seed: Seed of dropout, mixture and a new head.
+        seed: Seed of dropout, of the mixture, and of a new head.
     """
 
     pretrained: str | None = None
@@ -82,7 +84,7 @@ class ScorerTraining:
             raise ValueError(f"training.calibration_examples must be at least 0, got {self.calibration_examples}")
 
     def changed(self, changes: Mapping[str, Any], where: str) -> "ScorerTraining":
-        """A copy with other values of some arguments.
+        """Return a copy with other values of some arguments.
 
         Raises:
             ValueError: An argument does not exist, or rejects its value; the message begins with `where`.
@@ -96,7 +98,7 @@ class ScorerTraining:
 
     @property
     def tokenizer_name(self) -> str:
-        """Hub name or folder of the tokenizer; ValueError if there is none."""
+        """Hub name or folder of the tokenizer; a ValueError if there is none."""
         name = self.tokenizer or self.pretrained
         if name is None:
             raise ValueError("a scorer with random weights needs a tokenizer: set training.tokenizer")

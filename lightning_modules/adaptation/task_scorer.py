@@ -1,8 +1,8 @@
-"""Adapting a frozen language model to tasks through a scorer (Cappy, arXiv 2311.06720, section 3.3).
+"""Adaptation of a frozen language model to tasks through a scorer (Cappy, arXiv 2311.06720, section 3.3).
 
-For each task the scorer learns from the task's training instances: their references, mismatches, and the language
-model's own responses. Then it selects among the model's responses to the test instances. The language model is a black
-box that is never trained; its responses are sample files.
+For each task, the scorer is trained on the task's training instances: their references, mismatches, and the language
+model's own responses. It then selects among the model's responses to the test instances. The language model is never
+trained or even loaded; its responses are sample files.
 """
 
 import resource
@@ -36,12 +36,12 @@ from .scorer_training import ScorerTraining
 
 
 class SingleTaskBenchmark(Benchmark):
-    """A benchmark of one task, which is trained, and also tested if `tested`.
+    """A benchmark of one task, which is a training task, and also a test task if `tested`.
 
     Args:
-        benchmark: Benchmark of the task.
+        benchmark: Benchmark that has the task.
         name: Name of the task.
-        tested: Whether the first instances of its file are test instances.
+        tested: Whether the first instances in the task's file are test instances.
     """
 
     def __init__(self, benchmark: Benchmark, name: str, tested: bool) -> None:
@@ -64,17 +64,18 @@ class AdaptedScorer(NamedTuple):
     """A scorer trained on one task, and the cost of its training.
 
     Args:
-        module: The scorer.
+        module: The trained scorer.
         calibration: Calibration of its scores; None without calibration examples.
         pairs: Number of distinct training pairs.
-        unanswered: Training examples without a response of the language model; 0 without augmentation.
-        option_examples: Training examples with options, whose responses are not trained on.
-        unread: Training examples with responses whose references ROUGE-L cannot read.
-        cut: Pairs that were longer than `pair_length`.
-        response_cut: Pairs that lost a part of the response.
-        parted: Instructions whose responses a ranking loss compared in parts, because no row could hold all.
+        unanswered: Number of training examples without a response of the language model; 0 without augmentation.
+        option_examples: Number of training examples with options, whose responses are not trained on.
+        unread: Number of training examples with responses whose references ROUGE-L cannot read.
+        cut: Number of pairs that were longer than `pair_length`.
+        response_cut: Number of pairs that lost a part of the response.
+        parted: Number of instructions whose responses a ranking loss compared in several groups, because no row could
+            hold them all.
         pairs_per_step: Mean number of pairs in a step.
-        seconds: Duration of the training.
+        seconds: Duration of the training in seconds.
         memory: Peak memory in MiB: of the device on CUDA, else of the process so far.
         storage: MiB of the weights.
         parameters: Number of parameters.
@@ -96,7 +97,7 @@ class AdaptedScorer(NamedTuple):
     parameters: int
 
     def cost(self) -> dict[str, float]:
-        """All fields but the module and its calibration."""
+        """Return all fields but the module and its calibration."""
         return {name: value for name, value in self._asdict().items() if name not in ("module", "calibration")}
 
 
@@ -113,19 +114,19 @@ def adapt(
     augmentation: bool = True,
     rouge: Rouge = "exact",
 ) -> AdaptedScorer:
-    """Train a scorer on one task; it remains on the training device.
+    """Train a scorer on one task. The scorer stays on the training device.
 
     Args:
         benchmark: Benchmark of the training instances.
         task: Name of the task.
         training: Settings of the training.
-        prompt: How instructions are rendered.
+        prompt: How examples are rendered as instructions.
         samples: Files of the language model's responses to training instances.
-        test_examples: How many first instances of the task's file are test instances; 0 if `benchmark` has none.
-        rendering_seed: Decides how instructions are rendered, and which instances train.
-        cache: Folder of the store.
-        augmentation: Whether to train on the responses, too; training without them is an ablation of the paper.
-        rouge: Implementation of ROUGE-L that labels the responses.
+        test_examples: Number of test instances, which are the first of the task's file; 0 if `benchmark` has none.
+        rendering_seed: Seed of rendering and of the choice of training instances.
+        cache: Folder of the store of tokenized documents.
+        augmentation: Whether to train on the language model's responses, too; False is an ablation of the paper.
+        rouge: Implementation of ROUGE-L that labels the responses, as in the module's `rouge`.
 
     Raises:
         ValueError: The task has no training pairs, or there are no responses to train on or to calibrate with.
@@ -159,7 +160,7 @@ def adapt(
 
 
 def _scorer(training: ScorerTraining, row_length: int) -> ScorerModule:
-    """The scorer before its training, with the seed of the training."""
+    """Return the scorer before its training, initialized with the seed of the training."""
     L.seed_everything(training.seed, verbose=False)
     return ScorerModule(
         training.tokenizer_name,
@@ -176,7 +177,7 @@ def _scorer(training: ScorerTraining, row_length: int) -> ScorerModule:
 
 
 def _trainer(training: ScorerTraining) -> L.Trainer:
-    """A trainer on the device of this process, without validation, checkpoints or logs."""
+    """Return a trainer on this process's device, without validation, checkpoints or logs."""
     return L.Trainer(
         accelerator=training.accelerator,
         devices=own_devices(training.accelerator),
@@ -196,7 +197,7 @@ def _trainer(training: ScorerTraining) -> L.Trainer:
 
 
 def _timed_fit(trainer: L.Trainer, module: ScorerModule, data: ScorerDataModule) -> tuple[float, float]:
-    """Train, and return the seconds and the peak memory in MiB: of the device on CUDA, else of the process so far."""
+    """Train; return the seconds and the peak memory in MiB: of the device on CUDA, else of the process so far."""
     device = trainer.strategy.root_device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -209,14 +210,14 @@ def _timed_fit(trainer: L.Trainer, module: ScorerModule, data: ScorerDataModule)
 
 
 def own_devices(accelerator: str) -> list[int] | int:
-    """The device of this process: its GPU among those of its machine, or one CPU."""
+    """Return the device of this process: its GPU among those of the machine, or one CPU."""
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return [process_of_job().local % torch.cuda.device_count()]
     return 1
 
 
 def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str], rouge: Rouge) -> Calibration:
-    """Fit a calibration on the language model's responses to the held-out training examples.
+    """Return a calibration fitted on the language model's responses to the held-out training examples.
 
     Raises:
         ValueError: A held-out example has no response.
@@ -230,7 +231,7 @@ def calibrated(module: ScorerModule, data: ScorerDataModule, samples: list[str],
 
 
 def _part(data: ScorerDataModule, part: Part) -> SampledExamples:
-    """The datamodule's examples of one part."""
+    """Return the datamodule's examples of one split."""
     counts = data.instances
     return SampledExamples(
         data.benchmark,
@@ -245,7 +246,7 @@ def _part(data: ScorerDataModule, part: Part) -> SampledExamples:
 
 
 def _without_responses(data: ScorerDataModule, task: str) -> list[str]:
-    """Ids of a task's training examples without a response of the language model.
+    """Return the ids of a task's training examples without a response of the language model.
 
     Raises:
         ValueError: No training example has a response.
@@ -263,10 +264,10 @@ def _without_responses(data: ScorerDataModule, task: str) -> list[str]:
 
 
 def set_rows_per_step(data: ScorerDataModule, batch: int, accumulate: int = 1) -> float:
-    """Set the rows of a step for about `batch` pairs, and longer rows if groups need them; return the pairs of a row.
+    """Set the number of rows of a step for about `batch` pairs; return the mean number of pairs in a row.
 
-    A step has `accumulate` batches of equally many rows. Fewer, longer rows take no more memory; the longest row holds
-    a whole batch.
+    Rows become longer if groups need it. A step has `accumulate` batches of equally many rows. Fewer, longer rows take
+    no more memory; the longest row holds a whole batch.
     """
     assert data.plan is not None
     report = data.plan.report()
@@ -292,7 +293,7 @@ def _data(
     cache: str,
     rouge: Rouge,
 ) -> ScorerDataModule:
-    """The datamodule of the training, with one row a step."""
+    """Return the datamodule of the training, with one row per step."""
     data = ScorerDataModule(
         SingleTaskBenchmark(benchmark, task, tested=test_examples > 0),
         training.tokenizer_name,

@@ -1,1 +1,1 @@
-"""A trained model answers: prompts of a file, and a conversation in a terminal."""
+"""Answers of a trained model: to the prompts of a file, or in a conversation."""

@@ -1,4 +1,4 @@
-"""Answers on disk: each is appended as it is generated, and an interrupted command resumes with the missing ones."""
+"""A file of answers that grows while they are generated, so that an interrupted command resumes."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,11 +11,11 @@ from .prompt_file import Question
 
 
 class AnswerFile:
-    """The answers to the questions of a file, in ``<output>.part`` until all are there.
+    """Answers to the questions of a file, kept in ``<output>.part`` until all of them are there.
 
     Args:
-        path: The output, which does not exist yet.
-        about: Everything that decides the answers: model, settings and questions. A part with others is rejected.
+        path: Output file, which must not exist yet.
+        about: Model, settings and questions, which determine the answers. A ``.part`` with others is rejected.
 
     Raises:
         ValueError: There is a part with other settings.
@@ -35,7 +35,7 @@ class AnswerFile:
                 self._write(header)
 
     def _resume(self, header: Mapping[str, Any]) -> None:
-        """Read the complete lines of a part; the last line of a killed process is dropped."""
+        """Read the complete lines of a ``.part``; the last line of a killed process is dropped."""
         content = self.part.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
@@ -53,7 +53,7 @@ class AnswerFile:
         self.results = {line["line"]: line for line in lines[1:]}
 
     def add(self, question: Question, result: Mapping[str, Any]) -> None:
-        """Write the result of a question: ``{"answer": text}``, or the reason for none, ``{"skipped": text}``."""
+        """Append the result of a question: ``{"answer": text}``, or ``{"skipped": reason}``."""
         line = {"line": question.line, **({} if question.id is None else {"id": question.id}), **result}
         self.results[question.line] = line
         self._write(line)
@@ -64,7 +64,7 @@ class AnswerFile:
             self._file.flush()
 
     def finish(self, questions: Sequence[Question]) -> None:
-        """Write the output with a line for every question, in their order, and remove the part."""
+        """Write the output with a line for every question, in their order, and remove the ``.part``."""
         self._file.close()
         assert {question.line for question in questions} == set(self.results)
         with whole_file(self.path) as file:

@@ -1,4 +1,4 @@
-"""A loaded model with its prompt form: conversations to token ids, in its chat template or as plain prompts."""
+"""A loaded language model with its prompt format: a chat template, or plain prompts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ class AnsweringModel:
     """A language model that answers conversations.
 
     Args:
-        model: Causal or encoder-decoder, in evaluation mode.
-        tokenizer: Its tokenizer.
-        chat: Whether conversations are rendered by the tokenizer's chat template; otherwise the last message alone is
-            the prompt, preceded by a system message.
-        max_new_tokens: Most tokens of an answer.
+        model: Causal or encoder-decoder model, in evaluation mode.
+        tokenizer: Tokenizer of the model.
+        chat: Whether conversations are rendered with the tokenizer's chat template. If not, the prompt is the last
+            message, preceded by the system message if there is one.
+        max_new_tokens: Largest number of tokens of an answer.
         stop: Texts that end an answer.
     """
 
@@ -37,25 +37,25 @@ class AnsweringModel:
 
     @property
     def room(self) -> int:
-        """Most tokens of a prompt; 0 or less if the model has no room beside an answer."""
+        """Largest number of tokens of a prompt; 0 or less if an answer leaves no room."""
         config, pair = self.model.config, bool(self.model.config.is_encoder_decoder)
         positions = getattr(config, "max_position_embeddings", None) or 2**20
         return positions if pair else positions - self.max_new_tokens - virtual_tokens(self.model)
 
     @property
     def ends(self) -> list[int]:
-        """Tokens that end an answer."""
+        """Token ids that end an answer."""
         return end_tokens(self.model, self.tokenizer)
 
     def text(self, messages: Messages) -> str:
-        """The prompt of a conversation."""
+        """Return the prompt of a conversation as text."""
         if self.chat:
             return chat_prompt(self.tokenizer, turns_from(messages))
         before = [messages[0]["content"]] if messages[0]["role"] == "system" and len(messages) > 1 else []
         return "\n".join([*before, messages[-1]["content"]])
 
     def prompt(self, messages: Messages) -> tuple[list[int], str]:
-        """Token ids of a conversation's prompt, and why it cannot be answered; empty where it can."""
+        """Return the token ids of a conversation's prompt, and why it cannot be answered ("" if it can)."""
         turns = sum(message["role"] != "system" for message in messages)
         if not self.chat and turns > 1:
             return [], "the model has no chat template, and would read the last of several messages alone"
@@ -73,7 +73,7 @@ class AnsweringModel:
     def answers(
         self, prompts: Sequence[Sequence[int]], decoding: Decoding, seeds: Sequence[int], budget: int
     ) -> Iterator[tuple[int, list[str]]]:
-        """(place of the prompt, ``decoding.samples`` answers), batch by batch."""
+        """Yield (index of the prompt, its ``decoding.samples`` answers), batch by batch."""
         generated = generate(
             self.model,
             self.tokenizer,
@@ -89,13 +89,13 @@ class AnsweringModel:
 
     @torch.no_grad()
     def stream(self, prompt: Sequence[int], decoding: Decoding, seed: int, write: Callable[[str], None]) -> str:
-        """The answer to a prompt, whose text is written as it is generated.
+        """Return the answer to a prompt, and write its text while it is generated.
 
         Args:
-            prompt: Token ids.
-            decoding: Greedy, or one sample.
-            seed: Of the sample.
-            write: Gets the text in parts.
+            prompt: Token ids of the prompt.
+            decoding: Greedy decoding, or one sample.
+            seed: Seed of the sample.
+            write: Called with each new piece of text.
         """
         ids = torch.tensor([list(prompt)], device=self.model.device)
         cache = PromptCache(self.model, ids, torch.ones_like(ids), share=False)
@@ -113,15 +113,14 @@ class AnsweringModel:
 
 
 class StreamedText:
-    """Writes the text of an answer as it grows, and ends it at a stop text.
+    """Stopping criterion that writes an answer's text while it grows, and ends it at a stop text.
 
-    It is called as a stopping criterion is, after every token. Text is held back while it may be the beginning of a
-    stop text, or of a character of several tokens.
+    Text is held back while it may be the beginning of a stop text, or of a character that consists of several tokens.
 
     Args:
-        answering: The model.
-        width: Columns before the first generated token.
-        write: Gets the text in parts.
+        answering: The model, with its stop texts.
+        width: Number of columns before the first generated token.
+        write: Called with each new piece of text.
     """
 
     def __init__(self, answering: AnsweringModel, width: int, write: Callable[[str], None]) -> None:
@@ -138,7 +137,7 @@ class StreamedText:
         return torch.tensor([ended], device=input_ids.device)
 
     def close(self, ids: Sequence[int]) -> str:
-        """The whole answer; text that was held back is written."""
+        """Write the text that was held back, and return the whole answer."""
         text = cut_at_stop(self._decoded(ids), self.answering.stop).rstrip()
         self._write_upto(text)
         return text

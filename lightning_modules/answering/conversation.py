@@ -1,4 +1,4 @@
-"""A conversation with a model: its history, answers as they are generated, and the best of several candidates."""
+"""A conversation with a model: its messages, streamed answers, and the best of several candidate answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from .prompt_file import Messages
 
 
 class Candidate(NamedTuple):
-    """A candidate answer and its score."""
+    """A candidate answer and its score by a scorer."""
 
     text: str
     score: float
@@ -19,15 +19,15 @@ class Candidate(NamedTuple):
 
 @dataclass
 class Conversation:
-    """A conversation.
+    """A conversation with a model.
 
     Args:
         answering: The model.
         decoding: How answers are generated.
         system: System message; None for none.
-        seed: Seed of the draws.
-        messages: The messages so far, without the system message.
-        dropped: Messages at the beginning that the model has no room for any more.
+        seed: Seed of sampled answers.
+        messages: Messages so far, without the system message.
+        dropped: Number of messages at the beginning that were dropped, because the model has no room for them.
     """
 
     answering: AnsweringModel
@@ -38,12 +38,12 @@ class Conversation:
     dropped: int = 0
 
     def reply(self, text: str, write: Callable[[str], None]) -> str:
-        """The answer to a message, written as it is generated; both become part of the conversation.
+        """Return the answer to a message, and write it while it is generated; both are added to the conversation.
 
         An interrupt ends the answer, and the text so far is kept.
 
         Raises:
-            ValueError: The message alone is too long; the conversation stays as it was.
+            ValueError: The message alone is too long; the conversation does not change.
         """
         ids, seed = self._begin(text)
         written: list[str] = []
@@ -60,7 +60,7 @@ class Conversation:
         return answer
 
     def best_of(self, text: str, scorer: CrossEncoder) -> list[Candidate]:
-        """Distinct candidate answers to a message, the best first, which becomes part of the conversation.
+        """Return distinct candidate answers to a message, best first; the best is added to the conversation.
 
         Raises:
             ValueError: The message alone is too long.
@@ -73,12 +73,12 @@ class Conversation:
         return ranked
 
     def forget(self) -> None:
-        """Begin again, with the same system message."""
+        """Remove all messages but the system message."""
         self.messages.clear()
         self.dropped = 0
 
     def _begin(self, text: str) -> tuple[Sequence[int], int]:
-        """Prompt and seed of an answer; the oldest messages are dropped where the model has no room for all."""
+        """Return prompt and seed of an answer; the oldest messages are dropped if the model has no room for all."""
         added: Messages = [*self.messages, {"role": "user", "content": text}]
         if not self.answering.chat:
             added = added[-1:]  # without a chat template, every message is a prompt by itself

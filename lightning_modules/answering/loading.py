@@ -1,4 +1,4 @@
-"""Loading a model that answers, and how it decodes."""
+"""Loading of a model that answers prompts, and its decoding."""
 
 from collections.abc import Sequence
 
@@ -16,15 +16,15 @@ def answering_model(
     dtype: str = "float32",
     device: str | None = None,
 ) -> AnsweringModel:
-    """A model that answers.
+    """Return a loaded model that answers prompts.
 
     Args:
-        folder: Folder of a model or a prefix, or a hub name.
-        chat: Whether its chat template renders prompts; None: if it has one.
-        max_new_tokens: Most tokens of an answer.
+        folder: Hub name, or folder of a model or a prefix.
+        chat: Whether prompts are rendered with the model's chat template; None to use one if the model has it.
+        max_new_tokens: Largest number of tokens of an answer.
         stop: Texts that end an answer.
-        dtype: Type of the parameters.
-        device: None for this process's GPU, or the CPU without one.
+        dtype: Type of the parameters, e.g. "bfloat16".
+        device: Device of the model; None for this process's GPU, or the CPU without one.
 
     Raises:
         ValueError: There is no such model, it has no chat template although `chat` is true, or no room for a prompt.
@@ -45,7 +45,7 @@ def answering_model(
 
 
 def decoding_of(temperature: float, top_p: float = 1.0, samples: int = 1) -> Decoding:
-    """Greedy for a temperature of 0, and drawn otherwise.
+    """Return greedy decoding for a temperature of 0, else sampling.
 
     >>> decoding_of(0).sampling, decoding_of(0.7, samples=4).samples
     (False, 4)

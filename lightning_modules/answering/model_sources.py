@@ -1,4 +1,4 @@
-"""Sources of an answering model: a Hugging Face folder, a hub name, a run's folder or a checkpoint."""
+"""Finding the model to answer with: a Hugging Face folder, a hub name, a run's folder or a checkpoint."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,10 @@ CONFIGURATIONS = ("config.json", "adapter_config.json")
 
 @contextmanager
 def model_folder(source: str) -> Iterator[str]:
-    """Yields the folder or hub name to load for a source; a checkpoint is exported into a temporary folder.
+    """Yield the folder or hub name to load for a source; a checkpoint is exported into a temporary folder.
 
     Args:
-        source: Folder of a model or a prefix, folder of a run, a checkpoint, or a hub name.
+        source: Hub name, folder of a model or a prefix, folder of a run, or a checkpoint.
 
     Raises:
         ValueError: The path exists and holds no model, or it is a path and does not exist.
@@ -39,7 +39,10 @@ def model_folder(source: str) -> Iterator[str]:
 
 
 def folder_of_run(path: Path) -> Path:
-    """The model in a folder: the folder itself, the newest export below it, or the checkpoint with the most steps.
+    """Return the model in a run's folder.
+
+    It is the folder itself if it holds a model, else the newest export below it, else the checkpoint with the most
+    steps.
 
     Raises:
         ValueError: There is none.

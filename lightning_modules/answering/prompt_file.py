@@ -1,4 +1,4 @@
-"""Prompts of a user's file: JSON lines or a table with prompts or messages, all checked before a model is loaded."""
+"""A user's file of prompts: JSON lines or a table, all checked before a model is loaded."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,12 +15,12 @@ Messages = list[dict[str, str]]
 
 
 class Question(NamedTuple):
-    """A line of the file.
+    """A line of the file: a prompt or a conversation to answer.
 
     Args:
-        line: Its number, from 1; of a table, the row's.
+        line: Number of the line, from 1; in a table, of the row.
         id: The line's field ``id``; None without one.
-        messages: The conversation up to the user's last message; a prompt is one message of the user.
+        messages: The conversation, which ends with a user's message. A prompt is a single message.
     """
 
     line: int
@@ -29,22 +29,22 @@ class Question(NamedTuple):
 
     @property
     def prompt(self) -> str:
-        """The text of the last message."""
+        """Text of the last message."""
         return self.messages[-1]["content"]
 
 
 def turns_from(messages: Messages) -> list[Turn]:
-    """The messages as turns of a conversation."""
+    """Return the messages as turns of a conversation."""
     return [Turn(cast("Role", message["role"]), message["content"]) for message in messages]
 
 
 def read_questions_file(path: Path, system: str | None = None) -> list[Question]:
-    """The questions of a file.
+    """Return the questions of a file.
 
     Args:
-        path: JSON lines, each with ``prompt`` (a text) or ``messages`` (role and content, the last one the user's),
-            and optionally ``id``; or a table with these columns. Empty lines are passed over.
-        system: System message of conversations that have none.
+        path: JSON lines, each with ``prompt`` (a text) or ``messages`` (with role and content, the last one the
+            user's), and optionally ``id``; or a table with these columns. Empty lines are skipped.
+        system: System message for conversations that have none; None for none.
 
     Raises:
         ValueError: Lines are none of this; names the first of them and counts all.
@@ -67,7 +67,7 @@ def read_questions_file(path: Path, system: str | None = None) -> list[Question]
 
 
 def _records(path: Path) -> Iterator[tuple[int, str, str | Mapping[str, Any]]]:
-    """Number, place and content of every line with text, or of every row of a table."""
+    """Yield number, place and content of every line with text, or of every row of a table."""
     if format_of(path) in TABLES:
         for number, row in enumerate(file_rows(path), start=1):
             yield number, row.location, row.fields
