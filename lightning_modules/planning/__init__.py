@@ -1,1 +1,1 @@
-"""Cost of a run and peak memory of a device, computed before the run."""
+"""Estimates before a run: its time, and the peak memory of a device."""

@@ -1,7 +1,7 @@
-"""Requirements of the outer level of instruction optimization: vectors of theta's size, phi, and passes.
+"""Costs of the outer level of instruction optimization: vectors of theta's size, phi, and passes.
 
-A step of phi holds weights and moments as training does, activations of one pass, and in place of the gradients several
-vectors of theta's size (in shards under FSDP2). Their numbers are those that ``tests`` measure for every method.
+A step of phi holds weights and moments as training does, and activations of one pass. In place of the gradients it
+holds several vectors of theta's size (as shards under FSDP2). The tests measure their number for every method.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,14 +21,14 @@ PENALTY = "crosstask.lightning_modules.hypergradients.penalty"
 
 
 class OuterPasses(NamedTuple):
-    """A hypergradient, counted.
+    """Passes and vectors of one hypergradient.
 
     Args:
-        method: Its name.
-        vectors: Vectors of theta's size at its peak, beside weights and Adam's moments.
-        outer: Passes of the outer batch.
-        inner: Passes of the inner batch of the hypergradient that differentiate by theta.
-        frozen: Passes of the same batch by phi alone, with theta frozen.
+        method: Name of the method.
+        vectors: Vectors of theta's size in memory at the peak, besides weights and Adam's moments.
+        outer: Number of passes of the outer batch.
+        inner: Number of passes of the inner batch that differentiate with respect to theta.
+        frozen: Number of passes of the inner batch that differentiate with respect to phi, with theta frozen.
     """
 
     method: str
@@ -39,11 +39,11 @@ class OuterPasses(NamedTuple):
 
 
 class OuterPlan(NamedTuple):
-    """Steps of phi.
+    """Costs of the steps of phi.
 
     Args:
-        passes: The hypergradient.
-        inner_steps: Theta steps for one step of phi, K.
+        passes: Passes and vectors of the hypergradient.
+        inner_steps: Steps of theta for each step of phi, K.
         rows: Instances of an outer batch, over all devices.
         flops: Floating-point operations of a step of phi.
         instruction: Bytes of phi with its gradient and moments, on every device; 0 for a user's own class.
@@ -57,10 +57,10 @@ class OuterPlan(NamedTuple):
 
 
 def outer_passes(outer: OuterSettings, chosen: Choices) -> OuterPasses:
-    """The passes and vectors of a method, between two calibrations.
+    """Return the passes and vectors of a method, between two calibrations.
 
     Raises:
-        ValueError: The method is a user's own, or the curvature is exact, whose graphs no plan knows.
+        ValueError: The method is a user's own, or the curvature is exact, whose graphs cannot be estimated.
     """
     if outer.curvature != "finite_difference":
         raise ValueError("no plan can be made for exact curvature, which keeps graphs: set finite_difference")
@@ -82,10 +82,10 @@ def outer_passes(outer: OuterSettings, chosen: Choices) -> OuterPasses:
 
 
 def bilevel_shape(data: Mapping[str, Any], layout: Layout, targets: float) -> StepShape:
-    """The inner batch of a device, one instance a row.
+    """Return the inner batch of a device, with one instance per row.
 
     Raises:
-        ValueError: The layout is one that the module rejects, or the rows cannot be divided.
+        ValueError: The module rejects the layout, or the rows cannot be divided.
     """
     rows, count = data["rows"], data["levels"]["inner_rows"]
     if layout.kind not in ("single", "ddp", "sharded") or layout.tensor_parallel > 1 or layout.compute_dtype:
@@ -106,14 +106,14 @@ def outer_plan(
     whole: PreTrainedModel,
     counts: Callable[[int], Mapping[str, int]],
 ) -> OuterPlan:
-    """Steps of phi of a configuration.
+    """Return the costs of the steps of phi for a configuration.
 
     Args:
-        arguments: Of the module.
-        data: Of the datamodule.
-        outer: Of the module.
-        whole: The model on the meta device.
-        counts: The counts of `training_flops` for so many rows.
+        arguments: Arguments of the module.
+        data: Arguments of the datamodule.
+        outer: Settings of the outer level.
+        whole: The whole model on the meta device.
+        counts: Returns the counts of `training_flops` for a number of rows.
     """
     levels = data["levels"]
     chosen = choices(
@@ -151,7 +151,7 @@ def instruction_parameters(instruction: Mapping[str, Any], config: PreTrainedCon
 
 
 def outer_phases(phases: Phases, vectors: int) -> Phases:
-    """The passes of a step of phi: those of a theta step, with so many vectors in the place of the gradients."""
+    """Return the phases of a step of phi: those of a theta step, with `vectors` vectors in place of the gradients."""
     gradients = max(memory.gradients for memory in phases.values())
     passes = {phase: memory for phase, memory in phases.items() if phase.part != "step"}
     return {phase: memory._replace(gradients=vectors * gradients) for phase, memory in passes.items()}

@@ -1,8 +1,8 @@
-"""Seconds that the devices of a training step spend on exchanging weights, gradients and activations.
+"""Estimate of the seconds per step that devices spend on exchanging weights, gradients and activations.
 
-An estimate from bandwidths alone, without latencies, and without the share that overlaps with computation: collectives
-in rings, where an all-gather or a reduce-scatter over n devices sends (n - 1) / n of the whole from every device, and
-an all-reduce twice that (Patarasuk and Yuan, 2009).
+It uses bandwidths only, without latencies and without overlap with computation. Collectives are rings: an all-gather or
+a reduce-scatter over n devices sends (n - 1) / n of the whole from every device, and an all-reduce twice that
+(Patarasuk and Yuan, 2009).
 """
 
 from typing import NamedTuple
@@ -16,7 +16,7 @@ NODE = 8
 
 
 class Links(NamedTuple):
-    """Bandwidths in bytes per second of one device, in one direction.
+    """Bandwidths of one device in one direction, in bytes per second.
 
     Args:
         node: Between the devices of a node, e.g. NVLink.
@@ -27,7 +27,7 @@ class Links(NamedTuple):
     network: float
 
     def between(self, devices: int) -> float:
-        """Of a group whose members are `devices` apart at most, counted from the first to the last."""
+        """Return the bandwidth of a group whose members are at most `devices` apart."""
         return self.node if devices <= NODE else self.network
 
 
@@ -35,9 +35,9 @@ class Exchange(NamedTuple):
     """Seconds of communication in an optimizer step.
 
     Args:
-        weights: To gather sharded weights.
-        gradients: To reduce gradients.
-        activations: To sum the partial results of tensor parallelism.
+        weights: Seconds to gather sharded weights.
+        gradients: Seconds to reduce gradients.
+        activations: Seconds to sum the partial results of tensor parallelism.
     """
 
     weights: float = 0.0
@@ -60,17 +60,17 @@ def step_exchange(
     batches: int,
     recomputed: float,
 ) -> Exchange:
-    """Communication of a step.
+    """Return the seconds of communication in an optimizer step.
 
     Args:
         config: Configuration of the model.
         layout: How the model is divided over devices.
         shape: Micro-batch of a device.
-        links: Bandwidths.
-        weight_bytes: Weights of the whole model in the type that is gathered.
-        trained_bytes: Gradients of the whole model in the type that is reduced.
-        batches: Accumulated batches of a step.
-        recomputed: Share of the blocks that run forward a second time.
+        links: Bandwidths of a device.
+        weight_bytes: Bytes of the whole model's weights in the type that is gathered.
+        trained_bytes: Bytes of the whole model's gradients in the type that is reduced.
+        batches: Number of accumulated batches in a step.
+        recomputed: Share of the blocks whose forward pass runs a second time.
     """
     if layout.kind == "single":
         return Exchange()
@@ -93,7 +93,10 @@ def step_exchange(
 
 
 def _zero(layout: Layout, links: Links, weight_bytes: float, trained_bytes: float, batches: int) -> Exchange:
-    """DeepSpeed (arXiv 1910.02054): stages 1 and 2 gather weights once a step, 2 and 3 reduce each batch."""
+    """Return the communication of DeepSpeed (arXiv 1910.02054).
+
+    Stages 1 and 2 gather weights once a step; stages 2 and 3 reduce gradients of each batch.
+    """
     stage, link = int(layout.kind[-1]), links.between(layout.devices)
     gathers, reductions = 2 * batches if stage == 3 else 1, 1 if stage == 1 else batches
     return Exchange(
@@ -102,14 +105,14 @@ def _zero(layout: Layout, links: Links, weight_bytes: float, trained_bytes: floa
 
 
 def _ring(size: float, members: int, bandwidth: float, *, passes: int = 1) -> float:
-    """Seconds of an all-gather or a reduce-scatter; an all-reduce is both."""
+    """Return the seconds of an all-gather or a reduce-scatter; an all-reduce is both."""
     return passes * size * (members - 1) / members / bandwidth
 
 
 def _partial_sums(config: PreTrainedConfig, shape: StepShape, recomputed: float) -> float:
-    """Numbers that tensor parallelism sums in a micro-batch: behind each attention and each feed-forward layer.
+    """Return the numbers that tensor parallelism sums in a micro-batch, after each attention and feed-forward layer.
 
-    They are summed in the forward pass, again where it is recomputed, and once for the gradients of their inputs.
+    They are summed in the forward pass, again if it is recomputed, and once for the gradients of their inputs.
     """
     passes = 2 + recomputed
     read = 2 * config.num_hidden_layers * shape.columns

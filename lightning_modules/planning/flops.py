@@ -1,4 +1,4 @@
-"""Floating-point operations of training, and the peak rates of devices."""
+"""Floating-point operations of training, and peak rates of devices."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -36,12 +36,12 @@ CROSS_ATTENTION = ("EncDecAttention", "encoder_attn")
 
 
 class WeightFlops(NamedTuple):
-    """Operations in weights, forward and backward.
+    """Floating-point operations in weights, of forward and backward pass together.
 
     Args:
-        token: Per input token of a decoder-only model or of an encoder.
-        written: Per decoder token of an encoder-decoder model.
-        target: Per target, in the output matrix of the vocabulary.
+        token: Operations per input token of a decoder-only model or an encoder.
+        written: Operations per decoder token of an encoder-decoder model.
+        target: Operations per target in the output matrix.
     """
 
     token: float
@@ -50,14 +50,15 @@ class WeightFlops(NamedTuple):
 
 
 def training_flops(model: PreTrainedModel, counts: Mapping[str, int]) -> float:
-    """Floating-point operations of forward and backward over real tokens: 6 per weight and token, plus attention.
+    """Return the floating-point operations of forward and backward pass over real tokens.
 
-    A frozen weight takes 4, since it has no gradient. The output matrix is applied at targets only. Self-attention of
-    a document of n tokens takes 12 * layers * width * n**2, or half of that if it is causal. Recomputation by gradient
-    checkpointing is not counted, as in PaLM's definition of model FLOPs (arXiv 2204.02311, appendix B).
+    These are 6 per weight and token, plus attention. A frozen weight takes 4, since it has no gradient. The output
+    matrix is applied at targets only. Self-attention of a document of n tokens takes 12 * layers * width * n**2, or
+    half of that if it is causal. Recomputation by activation checkpointing is not counted, as in PaLM's model FLOPs
+    (arXiv 2204.02311, appendix B).
 
     Args:
-        model: The model, with its frozen parameters marked.
+        model: The model; its frozen parameters have ``requires_grad`` False.
         counts: ``tokens`` of the input, ``targets``, and ``squares``, the sum of the documents' squared lengths; for an
             encoder-decoder model also ``written`` by the decoder, the ``written_squares``, and ``products``, the sum of
             each document's source length times its target length.
@@ -95,21 +96,21 @@ def weight_flops(model: PreTrainedModel) -> WeightFlops:
 
 
 def attention_width(config: PreTrainedConfig) -> int:
-    """Number of heads times the width of a head, which may differ from the width of the model."""
+    """Return the number of heads times the width of a head, which may differ from the width of the model."""
     heads = config.num_attention_heads
     one = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // heads
     return int(heads * one)
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Dense half-precision peak of a device in FLOP/s, from DEVICES or else from Lightning; None if unknown."""
+    """Return a device's dense half-precision peak in FLOP/s, from ``DEVICES`` or else Lightning; None if unknown."""
     if device.type != "cuda":
         return None
     return named_peak(torch.cuda.get_device_name(device)) or get_available_flops(device, torch.float16)
 
 
 def named_peak(device_name: str) -> float | None:
-    """Peak of a device by torch's name of it; the longest matching part of DEVICES decides.
+    """Return a device's peak in FLOP/s by torch's name of it; the longest matching part in ``DEVICES`` wins.
 
     >>> named_peak("NVIDIA H100 PCIe"), named_peak("NVIDIA H100 80GB HBM3"), named_peak("Tesla T4")
     (756500000000000.0, 989500000000000.0, None)
@@ -119,7 +120,7 @@ def named_peak(device_name: str) -> float | None:
 
 
 def _flops(parameter: nn.Parameter) -> float:
-    """Operations per token of the whole parameter, including parameters that ZeRO-3 partitions."""
+    """Return the operations per token of a whole parameter, also if ZeRO-3 has partitioned it."""
     size = getattr(parameter, "ds_numel", None) or parameter.numel()
     return float(size * (6 if parameter.requires_grad else 4))
 

@@ -13,11 +13,11 @@ SHORT_PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": 
 
 
 def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool, master_weights: bool = False) -> Layout:
-    """The layout that the trainer's strategy gives a model.
+    """Return the layout that the trainer's strategy gives a model.
 
     Raises:
-        ValueError: The number of devices is not stated or cannot be divided, or no plan exists for the strategy or for
-            one of its settings.
+        ValueError: The number of devices is not stated or cannot be divided, or no plan exists for the strategy or one
+            of its settings.
     """
     strategy = trainer["strategy"]
     name, settings = (strategy, {}) if isinstance(strategy, str) else (strategy["class_path"], strategy["init_args"])
@@ -52,7 +52,7 @@ def layout_of(trainer: Mapping[str, Any], *, devices: int | None, fused: bool, m
 
 
 def _deepspeed(layout: Layout, name: str, settings: Mapping[str, Any]) -> Layout:
-    """DeepSpeed, by Lightning's names such as deepspeed_stage_3_offload, or by the arguments of its strategy."""
+    """Return DeepSpeed's layout, from a name such as deepspeed_stage_3_offload or from its strategy's arguments."""
     if settings.get("config") is not None:
         raise ValueError("no plan can be made of a DeepSpeed `config`: give stage and offload_* as arguments instead")
     named = name.split("_")
@@ -66,7 +66,7 @@ def _deepspeed(layout: Layout, name: str, settings: Mapping[str, Any]) -> Layout
 
 
 def _fsdp(layout: Layout, name: str, settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> Layout:
-    """torch's first FSDP, which computes in the trainer's half precision."""
+    """Return the layout of torch's FSDP1, which computes in the trainer's half precision."""
     if layout.precision == "64-true":
         raise ValueError("FSDP knows no precision 64-true: choose 32-true")
     kind = str(settings.get("sharding_strategy") or "FULL_SHARD").upper()
@@ -86,7 +86,7 @@ def _fsdp(layout: Layout, name: str, settings: Mapping[str, Any], trainer: Mappi
 
 
 def _hybrid_copies(devices: int, settings: Mapping[str, Any], trainer: Mapping[str, Any]) -> int:
-    """Copies of the model under HYBRID_SHARD: one per node, unless a device mesh [copies, shards] is given."""
+    """Return the copies of the model under HYBRID_SHARD: one per node, or by a device mesh [copies, shards]."""
     if settings.get("device_mesh"):
         return int(settings["device_mesh"][0])
     within = _device_count({**trainer, "num_nodes": 1})

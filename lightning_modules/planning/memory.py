@@ -1,9 +1,9 @@
 """Peak memory of one device in a training step, computed without weights, devices or other processes.
 
 The model is built on the meta device and sharded by the code of training (``sharded_models.shard``) over a fake process
-group. A forward and a backward pass run on fake tensors, which have shapes and no data, while
+group. A forward and a backward pass run on fake tensors, which have shapes but no data, while
 ``torch.distributed._tools`` records every live storage. DeepSpeed and DDP do not run on fake tensors: for them the step
-of one device is measured, and the memory that they divide or add is computed.
+of one device is measured, and what they divide or add is computed.
 """
 
 # B rows, L columns, N target columns, P parameters of the whole model
@@ -41,23 +41,23 @@ ADAM_BYTES = 8
 
 
 class Layout(NamedTuple):
-    """Division of a model over devices.
+    """How a model is divided over devices.
 
     Args:
-        kind: ``single``, ``ddp``, ``sharded`` (FSDP and FSDP2, over `copies` groups) or DeepSpeed's ``zero_1`` to 3.
+        kind: single, ddp, sharded (FSDP1 and FSDP2), or zero_1, zero_2, zero_3 (DeepSpeed's stages).
         devices: Number of all devices.
-        tensor_parallel: Devices that divide the matrices of one replica (only ``sharded``).
-        copies: Groups that each hold the whole model (only ``sharded``).
+        tensor_parallel: Number of devices that divide the matrices of one replica; only with sharded.
+        copies: Number of groups that each hold the whole model; only with sharded.
         precision: The trainer's precision.
-        compute_dtype: Type in which ``sharded`` gathers and computes; that of the parameters if None.
-        offload: Whether optimizer state is in the host's memory, with the shards of ``sharded`` and the gradients of
-            ZeRO-2 and 3.
-        reduce_once: Whether ``sharded`` reduces gradients at the last accumulated batch of a step alone.
-        offload_weights: Whether the weights of ZeRO-3 are in the host's memory, too.
-        foreach: Whether the optimizer updates all parameters in one call, which takes one more copy of them;
+        compute_dtype: Type in which sharded gathers and computes; None for that of the parameters.
+        offload: Whether optimizer states are in the host's memory, and with them the shards of sharded, or the
+            gradients of zero_2 and zero_3.
+        reduce_once: Whether sharded reduces gradients at the last accumulated batch of a step only.
+        offload_weights: Whether the weights of zero_3 are in the host's memory, too.
+        foreach: Whether the optimizer updates all parameters in one call, which takes one more copy of them. It is
             torch's default on CUDA, unless the optimizer is fused.
         master_weights: Whether the optimizer keeps float32 copies of weights in half precision.
-        reduce_bucket: Number of gradients in DeepSpeed's buffer of a reduction, allocated at the start.
+        reduce_bucket: Number of gradients in DeepSpeed's reduction buffer, which is allocated at the start.
     """
 
     kind: Kind = "single"
@@ -75,19 +75,19 @@ class Layout(NamedTuple):
 
     @property
     def replicas(self) -> int:
-        """Devices that see different data."""
+        """Number of replicas, i.e. of groups of devices that train on different data."""
         return self.devices // self.tensor_parallel
 
 
 class StepShape(NamedTuple):
-    """Micro-batch of one device.
+    """Size of one device's micro-batch.
 
     Args:
-        rows: Rows of a batch.
+        rows: Rows of the micro-batch.
         columns: Columns of a row.
-        targets: Target columns of a row, the only ones with logits.
-        target_columns: Decoder columns of a row of an encoder-decoder model.
-        accumulated: Whether gradients of earlier batches exist already.
+        targets: Target columns of a row; only these have logits.
+        target_columns: Decoder columns of a row in an encoder-decoder model; None in other models.
+        accumulated: Whether gradients of earlier micro-batches of the step exist already.
         chunked: Whether the loss of many targets is computed in chunks of the vocabulary.
     """
 
@@ -107,20 +107,20 @@ Finish = Callable[[PreTrainedModel], None]
 
 
 def step_memory(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Memory:
-    """Peak memory of one device over forward pass, backward pass and optimizer step.
+    """Return the peak memory of one device over forward pass, backward pass and optimizer step.
 
-    The arguments are those of ``step_phases``.
+    Arguments are those of ``step_phases``.
     """
     return most(step_phases(build, finish, layout, shape))
 
 
 def step_phases(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Phases:
-    """Peak memory of one device in each phase of a step.
+    """Return the peak memory of one device in each phase of a step.
 
     Args:
-        build: Called with the meta device as default; its attention must be ``sdpa``, whose memory equals that of
-            document attention with one document per row, the upper bound.
-        finish: Called with the sharded model.
+        build: Builds the model; called with the meta device as default. Its attention must be ``sdpa``, whose memory
+            equals that of document attention with one document per row, the upper bound.
+        finish: Adds dropout and checkpointing to the sharded model.
         layout: How the model is divided over devices.
         shape: Micro-batch of a device.
 
@@ -164,7 +164,7 @@ def require_divisible(layout: Layout) -> None:
 
 
 def head_memory(width: int, vocabulary: int, columns: int, layout: Layout, *, chunked: bool) -> int:
-    """Peak bytes of logits, softmax and their gradients for `columns` targets."""
+    """Return the peak bytes of logits, softmax and their gradients for `columns` targets."""
     dtype = compute_dtype(layout)
     with FakeTensorMode():
         table = nn.Parameter(torch.empty(vocabulary, width, dtype=dtype))
@@ -184,7 +184,7 @@ def head_memory(width: int, vocabulary: int, columns: int, layout: Layout, *, ch
 
 
 def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> Phases:
-    """The step of rank 0 of `layout.devices`, sharded as in training."""
+    """Return the phases of rank 0 of `layout.devices`, sharded as in training."""
     require_divisible(layout)
     with _pretended_group(layout.devices):
         names = ("copies", "shards", "tensor")
@@ -211,7 +211,7 @@ def _sharded(build: Build, finish: Finish, layout: Layout, shape: StepShape) -> 
 
 
 def _cut(here: int, shape: StepShape, whole: int) -> Measure:
-    """Measure of a sharded model: `here` bytes of weights on this device, `whole` of gradients that are not reduced."""
+    """Return the measure of a sharded model, with `here` bytes of weights and `whole` bytes of unreduced gradients."""
 
     def measure(sizes: Mapping[str, int]) -> Memory:
         return Memory(
@@ -226,7 +226,10 @@ def _cut(here: int, shape: StepShape, whole: int) -> Measure:
 
 
 def _divided(model: PreTrainedModel, layout: Layout, shape: StepShape) -> tuple[Measure, Memory]:
-    """Measure of the passes, and memory of the optimizer step, where weights are whole (ZeRO: arXiv 1910.02054)."""
+    """Return the measure of the passes and the memory of the optimizer step, for whole weights.
+
+    DeepSpeed's stages divide gradients or states of whole weights (ZeRO, arXiv 1910.02054).
+    """
     if layout.kind.startswith("zero"):
         return _partitioned(model, layout)
     whole = sum(parameter.nbytes for parameter in model.parameters())
@@ -247,14 +250,14 @@ def _divided(model: PreTrainedModel, layout: Layout, shape: StepShape) -> tuple[
 
 
 def _state_bytes(parameter: nn.Parameter, layout: Layout) -> int:
-    """Bytes of Adam's moments of a parameter, and of its master if it has one."""
+    """Return the bytes of a parameter's Adam moments, and of its master weight if it has one."""
     if layout.master_weights and is_low(parameter):
         return parameter.numel() * (4 + ADAM_BYTES)
     return 2 * parameter.nbytes
 
 
 def _partitioned(model: PreTrainedModel, layout: Layout) -> tuple[Measure, Memory]:
-    """Measure of the passes, and memory of the optimizer step, under DeepSpeed."""
+    """Return the measure of the passes and the memory of the optimizer step under DeepSpeed."""
     count = sum(parameter.numel() for parameter in model.parameters())
     stage, share, compute = int(layout.kind[-1]), layout.devices, compute_dtype(layout).itemsize
     stages = [*blocks(model), model.get_input_embeddings()]
@@ -278,7 +281,7 @@ def _activations(sizes: Mapping[str, int]) -> int:
 
 
 def _phases(model: PreTrainedModel, layout: Layout, shape: StepShape, tracker: PhaseTracker) -> Phases:
-    """The phases of a forward and a backward pass on fake tensors."""
+    """Return the phases of a forward and a backward pass on fake tensors."""
     assert tracker.record is not None
     with tracker:
         _pass(model, layout, shape)
@@ -295,7 +298,7 @@ def _learn_shapes(model: PreTrainedModel, layout: Layout, shape: StepShape) -> N
 
 
 def _pass(model: PreTrainedModel, layout: Layout, shape: StepShape) -> None:
-    """A forward and a backward pass on fake tensors."""
+    """Run a forward and a backward pass on fake tensors."""
     mixed = layout.precision.endswith("mixed") and layout.compute_dtype is None and not layout.kind.startswith("zero")
     with warnings.catch_warnings():
         # FSDP2 warns of views that are changed in place, which no model does that trains.
@@ -333,7 +336,10 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 def _converted(model: PreTrainedModel, layout: Layout) -> PreTrainedModel:
-    """A model with weights of the type that Lightning or DeepSpeed, which always computes in them, gives them."""
+    """Return the model with weights of the type that Lightning or DeepSpeed gives them.
+
+    DeepSpeed always keeps weights in the type that it computes in.
+    """
     true = layout.precision.endswith("true") and layout.precision != "32-true"
     return model.to(compute_dtype(layout)) if true or layout.kind.startswith("zero") else model  # type: ignore[arg-type]
 
@@ -351,7 +357,7 @@ def _local(parameter: Tensor) -> int:
 
 @contextmanager
 def _pretended_group(size: int) -> Iterator[None]:
-    """A process group whose collectives do nothing, so that one process acts as rank 0 of many."""
+    """Initialize a process group whose collectives do nothing, so that one process acts as rank 0 of many."""
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     if dist.is_initialized():

@@ -1,9 +1,10 @@
-"""The phases of a training step, and the peak memory of a device in each.
+"""Phases of a training step, and the peak memory of a device in each.
 
-A step has one phase for the forward pass of every block and one for its backward pass. What runs before the first block
-belongs to the forward phase of that block, the head to that of the last block, and what runs at the end to the backward
-phase of the first block. The phase of the overall peak changes with depth, but the memory of one phase grows linearly
-with it. The memory of a deep model is therefore extrapolated from two shallow ones, phase by phase.
+A step has one phase for the forward pass of every block, one for its backward pass, and one for the optimizer. What
+runs before the first block belongs to that block's forward phase, the head to the last block's, and what runs at the
+end to the first block's backward phase. Which phase has the overall peak changes with the model's depth, but the memory
+of one phase grows linearly with it. The memory of a deep model is therefore extrapolated, phase by phase, from two
+shallow models.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from torch.distributed._tools.mem_tracker import MemTracker, _State
 
 
 class Memory(NamedTuple):
-    """Bytes on one device at one moment; ``total`` is their sum.
+    """Bytes on one device at one moment, by kind; ``total`` is their sum.
 
     Args:
         weights: The device's shard of the parameters.
@@ -39,11 +40,11 @@ class Memory(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """A part of a step.
+    """A part of a training step.
 
     Args:
-        part: Forward pass, backward pass or optimizer step.
-        place: Index of the block, from the nearer end of the model: 0, 1 ... -2, -1.
+        part: "forward", "backward" or "step" (optimizer).
+        place: Index of the block, counted from the nearer end of the model: 0, 1 ... -2, -1.
     """
 
     part: Literal["forward", "backward", "step"]
@@ -58,19 +59,19 @@ Measure = Callable[[Mapping[str, int]], Memory]
 
 
 def most(phases: Phases) -> Memory:
-    """The peak over all phases."""
+    """Return the memory of the phase with the largest total."""
     return max(phases.values(), key=lambda memory: memory.total)
 
 
 def deeper(few: Phases, more: Phases, *, further: float) -> Phases:
-    """Phases of a deeper model, extrapolated linearly from those of two shallow ones.
+    """Return the phases of a deep model, extrapolated linearly from those of two shallow models.
 
-    A deep model has further phases between those of `few`; each holds an amount between its neighbours'.
+    A deep model has further phases between those of `few`; each needs an amount between its neighbours'.
 
     Args:
-        few: Phases of the shallowest model.
-        more: Phases of a model with some more blocks.
-        further: Additional blocks of the deep model over those of `few`, divided by those of `more` over `few`.
+        few: Phases of the shallower model.
+        more: Phases of a model with a few more blocks.
+        further: Additional blocks of the deep model over `few`, divided by those of `more` over `few`.
 
     >>> few = {Phase("forward"): Memory(4, 0, 8, 1, 0), Phase("forward", -1): Memory(4, 0, 8, 0, 2)}
     >>> more = {Phase("forward"): Memory(6, 0, 12, 1, 0), Phase("forward", -1): Memory(6, 0, 12, 0, 3)}
@@ -88,7 +89,7 @@ class PhaseRecord:
 
     Args:
         blocks: Blocks of the model, in the order of the forward pass.
-        measure: Converts the tracker's bytes to memory.
+        measure: Returns the memory of a device from the tracker's bytes by kind.
     """
 
     def __init__(self, blocks: Sequence[nn.Module], measure: Measure) -> None:

@@ -1,4 +1,4 @@
-"""The run that a plan is made for, read from its configuration."""
+"""The run to make a plan for, read from its configuration."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,19 +23,19 @@ from .memory import Layout, StepShape
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """Settings that decide memory and time.
+    """Settings of a run that determine its memory and time.
 
     Args:
-        arguments: Of the module.
-        data: Of the datamodule.
-        trainer: Of the trainer.
-        network: How the model computes.
-        lora: The adapters that are trained; None for all weights.
-        outer: The outer level of instruction optimization; None for instruction tuning.
+        arguments: Arguments of the module.
+        data: Arguments of the datamodule.
+        trainer: Arguments of the trainer.
+        network: How the model computes; the module's `network`.
+        lora: Adapters that are trained; None if all weights are.
+        outer: Outer level of instruction optimization; None for instruction tuning.
         layout: How the model is divided over devices.
-        config: Of the model.
+        config: Configuration of the model.
         shape: Micro-batch of a device.
-        rows: Rows of a step over all devices; in instruction optimization, of a theta step.
+        rows: Rows of an optimizer step over all devices; in instruction optimization, of a theta step.
     """
 
     arguments: Mapping[str, Any]
@@ -50,7 +50,7 @@ class PlannedRun:
     rows: int
 
     def build(self, config: PreTrainedConfig, dtype: torch.dtype | None) -> PreTrainedModel:
-        """The model with its adapters; in the run's own type of parameters for None."""
+        """Return the model with its adapters; a dtype of None takes the run's parameter type."""
         attention = padded_attention(language_model_class(config))
         dtype = dtype or self.network.torch_dtype
         model = build_model(config, weights=None, vocabulary=0, attention=attention, dtype=dtype)
@@ -59,12 +59,12 @@ class PlannedRun:
         return model
 
     def finish(self, model: PreTrainedModel, recomputation: Recomputation) -> None:
-        """Add dropout of embeddings and recomputation to a built model."""
+        """Add embedding dropout and recomputation to a built model, in place."""
         add_embedding_dropout(model, self.network.embedding_dropout)
         recompute_blocks(model, recomputation)
 
     def counts(self, rows: int) -> dict[str, int]:
-        """Counts of a step with full rows; a row counts as one document, which is the upper bound of attention."""
+        """Return the counts of a step with full rows; a row is one document, which is the upper bound of attention."""
         read, written = self.shape.columns, self.shape.target_columns or 0
         return {
             "tokens": rows * read,
@@ -77,7 +77,7 @@ class PlannedRun:
 
 
 def read_run(configuration: Mapping[str, Any], *, targets: float, devices: int | None = None) -> PlannedRun:
-    """The run of a parsed configuration; arguments as in ``make_plan``.
+    """Return the run of a parsed configuration; arguments are those of ``make_plan``.
 
     Raises:
         ValueError: No plan exists for the module or its settings, or the rows of a step cannot be divided.
@@ -130,7 +130,7 @@ def _require_planned_adapters(arguments: Mapping[str, Any], layout: Layout) -> N
 
 
 def step_shape(rows: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layout, *, targets: float) -> StepShape:
-    """Micro-batch of a device.
+    """Return the size of a device's micro-batch; `targets` is the share of tokens that are targets.
 
     Raises:
         ValueError: The rows of a step cannot be divided.

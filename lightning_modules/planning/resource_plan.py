@@ -1,8 +1,8 @@
-"""Memory and time of a training run, estimated from its configuration: ``crosstask plan``.
+"""Estimate of a training run's memory and time from its configuration, for ``crosstask plan``.
 
 ``planned_run.py`` reads the configuration that ``crosstask fit`` would run, and ``memory.py`` computes the peak memory
-of a device from it. Time follows from the floating-point operations of a step and from a utilization that the user
-states, since a plan cannot measure it.
+of a device. Time follows from the floating-point operations of a step and from a utilization that the user states,
+since a plan cannot measure it.
 """
 
 import copy
@@ -32,25 +32,27 @@ FEW_BLOCKS = 4  # with fewer, prefetched blocks and the head have another share
 
 @dataclass(frozen=True)
 class ResourcePlan:
-    """Requirements of a run. Sizes are bytes on the device that holds most.
+    """Estimated memory and time of a run. Sizes are bytes on the device that needs most.
 
     Args:
-        parameters: Parameters of the whole model.
+        parameters: Number of parameters of the whole model.
         layout: How the model is divided over devices.
         shape: Micro-batch of a device.
-        memories: Memory by recomputation in the backward pass (``RECOMPUTATIONS``, and the configuration's own).
-        recomputation: The configuration's.
-        logits: The part of the activations that logits and their softmax take.
-        capacity: Memory of a device.
-        steps: Optimizer steps.
-        tokens: Tokens of a step, padding included.
-        flops: Floating-point operations of a step (PaLM's definition: recomputation is not counted), with its share of
-            the steps of phi.
-        device_hours: Hours summed over all devices, at the stated utilization.
-        exchange: Seconds of communication in a step, without steps of phi.
+        memories: Peak memory by what the backward pass recomputes: ``RECOMPUTATIONS``, and the configuration's own
+            choice.
+        recomputation: The configuration's choice.
+        logits: Bytes of logits and their softmax, a part of the activations.
+        capacity: Bytes of memory of a device.
+        steps: Number of optimizer steps.
+        tokens: Tokens of a step, including padding.
+        flops: Floating-point operations of a step, including its share of the steps of phi. Recomputation is not
+            counted (PaLM's definition, arXiv 2204.02311).
+        device_hours: Hours, summed over all devices, at the stated utilization.
+        exchange: Seconds of communication in a step, without the steps of phi.
         compute: Seconds of computation in a step at the stated utilization.
         cast: Bytes that a step reads and writes to convert weights and gradients between float32 and half precision.
-        outer: Steps of phi in instruction optimization, which are part of memory, operations and hours.
+        outer: Costs of the steps of phi in instruction optimization, which are included above; None for instruction
+            tuning.
     """
 
     parameters: int
@@ -76,12 +78,12 @@ class ResourcePlan:
 
     @property
     def fits(self) -> bool:
-        """Whether 5% of the device stays free, for fragmentation of the allocator and for libraries."""
+        """Whether at least 5% of the device stays free, for fragmentation and for libraries."""
         return self._fits(self.memory)
 
     @property
     def least(self) -> Recomputation | None:
-        """The recomputation with the fewest operations that fits; None if none does."""
+        """The recomputation with the fewest operations that fits on the device; None if none does."""
         fitting = [choice for choice, memory in self.memories.items() if self._fits(memory)]
         return min(fitting, key=lambda choice: (recomputed_share(choice), choice is not False), default=None)
 
@@ -98,15 +100,15 @@ def make_plan(
     links: Links,
     devices: int | None = None,
 ) -> ResourcePlan:
-    """The plan of a parsed configuration.
+    """Return the plan of a parsed configuration.
 
     Args:
-        configuration: Settings of trainer, data and model, by name.
-        capacity: Bytes of a device.
-        rate: Floating-point operations a second of a device.
-        targets: Share of a row's tokens that are targets.
-        links: Bandwidths.
-        devices: Number of all devices, where the configuration does not state it.
+        configuration: Arguments of trainer, data and model, by name.
+        capacity: Bytes of memory of a device.
+        rate: Floating-point operations per second of a device, i.e. its peak times the expected utilization.
+        targets: Share of a row's tokens that are targets, in [0, 1].
+        links: Bandwidths of a device.
+        devices: Number of all devices; None for what the configuration states.
 
     Raises:
         ValueError: No plan exists for the module or its settings, or the rows of a step cannot be divided.
@@ -144,7 +146,7 @@ def make_plan(
 
 
 def _memories(run: PlannedRun, outer: OuterPlan | None) -> dict[Recomputation, Memory]:
-    """The peak by recomputation: ``RECOMPUTATIONS``, and the configuration's own."""
+    """Return the peak memory by what is recomputed: ``RECOMPUTATIONS``, and the configuration's own choice."""
     choices = dict.fromkeys((*RECOMPUTATIONS, run.network.gradient_checkpointing))
     return {
         choice: _peak(
@@ -175,7 +177,7 @@ def _exchange(run: PlannedRun, whole: PreTrainedModel, links: Links) -> Exchange
 
 
 def _peak(phases: Phases, outer: OuterPlan | None) -> Memory:
-    """The peak of a theta step or of a step of phi, whichever is larger; phi is counted with the optimizer's state."""
+    """Return the larger peak of a theta step and a step of phi; phi is counted with the optimizer's states."""
     peak = most(phases)
     if outer is None:
         return peak
@@ -190,7 +192,7 @@ def phases_of_depth(
     layout: Layout,
     shape: StepShape,
 ) -> Phases:
-    """Memory of a deep decoder, extrapolated from two shallow ones: each block adds the same amount to a phase."""
+    """Return the phases of a decoder, extrapolated from two shallow ones: each block adds the same amount."""
 
     def measure(config: PreTrainedConfig) -> Phases:
         return step_phases(partial(build, config), finish, layout, shape)
@@ -211,15 +213,17 @@ def _shallow(config: PreTrainedConfig, blocks: int) -> PreTrainedConfig:
 
 
 def cast_bytes(model: PreTrainedModel, layout: Layout, *, batches: int, recomputed: float) -> int:
-    """Bytes that a step moves to convert weights and gradients; each conversion reads one type and writes the other.
+    """Return the bytes that a step moves to convert weights and gradients between types.
 
-    Autocast converts float32 weights in the forward pass of every batch, again where blocks are recomputed, and every
-    batch's gradients back. Master weights are rounded into the model once a step, and its gradients widened once.
+    Each conversion reads one type and writes the other. Autocast converts float32 weights in the forward pass of every
+    batch, again where blocks are recomputed, and every batch's gradients back. Master weights are rounded into the
+    model once a step, and its gradients are widened once.
 
     Args:
-        model: Its parameters may have no memory.
-        layout: How it is divided; sharded models and DeepSpeed convert while they communicate, which is not counted.
-        batches: Accumulated batches of a step.
+        model: The model; its parameters may be on the meta device.
+        layout: How the model is divided. Sharded models and DeepSpeed convert while they communicate, which is not
+            counted.
+        batches: Number of accumulated batches in a step.
         recomputed: Share of the blocks that the backward pass recomputes.
     """
     if layout.kind not in ("single", "ddp"):
@@ -235,7 +239,7 @@ def cast_bytes(model: PreTrainedModel, layout: Layout, *, batches: int, recomput
 
 
 def _gradient_bytes(parameter: Parameter, layout: Layout) -> int:
-    """Bytes of a gradient as it is reduced: in the compute type by DeepSpeed, else in that of the weights."""
+    """Return the bytes of a gradient as it is reduced: in DeepSpeed in the compute type, else in the weights' type."""
     if not parameter.requires_grad:
         return 0
     itemsize = compute_dtype(layout).itemsize if layout.kind.startswith("zero") else parameter.dtype.itemsize

@@ -1,1 +1,1 @@
-"""Models cut over processes, and the files they leave."""
+"""Models sharded over processes, and the checkpoints of all strategies."""

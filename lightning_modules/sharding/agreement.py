@@ -1,6 +1,6 @@
 """Comparison of all processes of a run: arguments, data and versions must be equal.
 
-Processes that disagree train on the wrong data, or wait for each other forever.
+Processes that differ would train on wrong data, or wait for each other forever.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ def require_agreement(module: L.LightningModule, trainer: L.Trainer) -> None:
     """Compare the settings of all processes; every process must call it, after the process group is initialized.
 
     Raises:
-        ValueError: On every process, with the settings that differ and their ranks.
+        ValueError: On every process; names the settings that differ and their ranks.
     """
     if differences := disagreements(gathered(started_with(module, trainer))):
         raise ValueError("the processes of this run disagree: " + "; ".join(differences))
 
 
 def started_with(module: L.LightningModule, trainer: L.Trainer) -> dict[str, str]:
-    """Settings that must be equal on all ranks, as short texts by name."""
+    """Return the settings that must be equal on all ranks, as short texts by name."""
     settings = {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -45,7 +45,7 @@ def started_with(module: L.LightningModule, trainer: L.Trainer) -> dict[str, str
 
 
 def disagreements(everyone: list[dict[str, str]]) -> list[str]:
-    """A sentence for each setting that differs from rank 0's.
+    """Return a sentence for each setting that differs from rank 0's.
 
     >>> disagreements([{"torch": "2.13"}, {"torch": "2.12"}, {"torch": "2.13"}])
     ['torch is 2.13 on rank 0 and 2.12 on rank 1']

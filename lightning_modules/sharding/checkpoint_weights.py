@@ -1,4 +1,4 @@
-"""``crosstask export``: a checkpoint of any strategy becomes a Hugging Face folder, on one machine without a GPU."""
+"""Weights in a checkpoint of any strategy, read on one machine without a GPU, for ``crosstask export``."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,20 +24,20 @@ INSTRUCTION = "instruction."
 
 
 def checkpoint_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The model's weights in a checkpoint, by the model's own names, a few in memory at a time."""
+    """Yield the model's weights in a checkpoint under the model's own names, with few in memory at a time."""
     for name, tensor in module_weights(path):
         if name.startswith(PREFIX):  # learnable instructions are stored beside the model
             yield name.removeprefix(PREFIX), tensor
 
 
 def instruction_values(path: Path) -> dict[str, Tensor]:
-    """The parameters of a learned instruction in a checkpoint, by its own names; empty if it has none."""
+    """Return the parameters of a learned instruction in a checkpoint, under its own names; empty if it has none."""
     stored = ((name.partition(INSTRUCTION), tensor) for name, tensor in module_weights(path))
     return {name: tensor for (before, beginning, name), tensor in stored if beginning and not before}
 
 
 def module_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """All weights of the module in a checkpoint, by the module's names, a few in memory at a time."""
+    """Yield all weights of the LightningModule in a checkpoint, under its names, with few in memory at a time."""
     layout = require_whole_checkpoint(path)
     stored = {"file": _of_file, "shards": _of_shards, "deepspeed": _of_deepspeed}[layout](path)
     for name, tensor in stored:
@@ -61,7 +61,7 @@ def _of_shards(path: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def _read_shards(path: Path, read: dict[str, Any], kept: str) -> Iterator[tuple[str, Tensor]]:
-    """Fill tensors from a folder's shards; each call reads the folder's index, which takes longer than a tensor."""
+    """Yield tensors from a folder of shards; a call reads the folder's index, which takes longer than a tensor."""
     if read:
         dcp.load(read, storage_reader=FileSystemReader(path), no_dist=True)
     for name, tensor in read.items():

@@ -1,7 +1,7 @@
-"""Layouts of checkpoints, the model that a checkpoint belongs to, and checks of paths.
+"""Checkpoint layouts, the model that a checkpoint belongs to, and checks before weights are read.
 
-Three layouts exist: one file (one device, DDP, FSDP with state_dict_type full), a folder of shards (FSDP2), and a
-DeepSpeed folder. A wrong one is refused before any weight is read, by name and with the way out.
+There are three layouts: one file (one device, DDP, FSDP with state_dict_type full), a folder of shards (FSDP2), and a
+DeepSpeed folder. A wrong one is rejected before any weight is read, with the way out.
 """
 
 import os
@@ -39,16 +39,16 @@ _SHAPE_FIELDS = (
 
 
 def model_identity(config: PreTrainedConfig) -> dict[str, Any]:
-    """Model type and sizes that decide the shapes of a model's weights, in plain values."""
+    """Return the configuration values that determine the shapes of a model's weights."""
     sizes = {name: getattr(config, name) for name in _SHAPE_FIELDS if hasattr(config, name)}
     return {"model_type": config.model_type, **sizes}
 
 
 def require_same_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], where: object) -> None:
-    """Refuse a checkpoint of another model.
+    """Reject a checkpoint of another model.
 
     Raises:
-        ValueError: With every size in which the two differ.
+        ValueError: Names every size in which the two differ.
     """
     names = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
     if names:
@@ -57,10 +57,10 @@ def require_same_model(ours: Mapping[str, Any], theirs: Mapping[str, Any], where
 
 
 def checkpoint_layout(path: Path) -> Layout:
-    """The layout of the checkpoint at a path.
+    """Return the layout of the checkpoint at a path.
 
     Raises:
-        ValueError: Nothing is there, or something that is no whole checkpoint.
+        ValueError: The path does not exist, or is no complete checkpoint.
     """
     if path.is_file():
         return "file"
@@ -80,12 +80,12 @@ def checkpoint_layout(path: Path) -> Layout:
 
 
 def require_whole_checkpoint(path: Path) -> Layout:
-    """Reject a checkpoint of which a part is missing, or which holds more than tensors and plain values.
+    """Reject an incomplete checkpoint, or one that holds more than tensors and plain values; return its layout.
 
-    Every reader of checkpoints calls it first, since torch and DeepSpeed would run code that a checkpoint names.
+    Every reader of checkpoints calls this first, since torch and DeepSpeed would run code that a checkpoint names.
 
     Raises:
-        ValueError: With the missing files, or with the foreign objects.
+        ValueError: Names what is missing, or the foreign objects.
     """
     layout = checkpoint_layout(path)
     if layout == "shards":
@@ -115,7 +115,7 @@ def _require_whole_deepspeed(path: Path) -> None:
 
 
 def checkpoint_extras(path: Path) -> dict[str, Any]:
-    """Everything of a checkpoint beside weights and optimizer: counters, loops, and crosstask's own entries."""
+    """Return everything in a checkpoint besides weights and optimizer: counters, loops, and crosstask's description."""
     layout = require_whole_checkpoint(path)
     if layout == "shards":
         return read_plain(path / "meta.pt")
@@ -125,7 +125,7 @@ def checkpoint_extras(path: Path) -> dict[str, Any]:
 
 
 def require_resumable(path: Path, strategy: object) -> None:
-    """Reject a checkpoint from which a strategy cannot resume.
+    """Reject a checkpoint that a strategy cannot resume from.
 
     Raises:
         ValueError: With the way out.
@@ -148,7 +148,7 @@ def require_resumable(path: Path, strategy: object) -> None:
 
 
 def require_readable(path: Path, strategy: object) -> None:
-    """Refuse a checkpoint whose weights a strategy cannot read to validate, test or predict.
+    """Reject a checkpoint whose weights a strategy cannot read to validate, test or predict.
 
     Raises:
         ValueError: With the way out.
@@ -165,10 +165,10 @@ def require_readable(path: Path, strategy: object) -> None:
 
 
 class AnyLayoutIO(TorchCheckpointIO):
-    """Lets one device and DDP resume from a folder of shards, too: each process reads all of it.
+    """Lets one device and DDP also resume from a folder of shards; each process reads all of it.
 
-    A file is written beside the one that it replaces. Lightning would assemble it in memory and write it in TMPDIR,
-    which may be small, and where a kill leaves it.
+    A checkpoint file is written beside the one that it replaces. Lightning would assemble it in memory and write it in
+    TMPDIR, which may be small, and where a killed process leaves it.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
@@ -187,7 +187,7 @@ class AnyLayoutIO(TorchCheckpointIO):
 
 
 def read_plain_values_alone(strategy: Strategy) -> None:
-    """Have a strategy of Lightning's read a checkpoint only after its check, and without running code of the file.
+    """Make a strategy of Lightning's check a checkpoint before it is read, and never run code from the file.
 
     Lightning's FSDP and DeepSpeed strategies read pickles whatever ``weights_only`` says.
     """

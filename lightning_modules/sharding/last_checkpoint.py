@@ -1,4 +1,4 @@
-"""The last checkpoint of a run: the one with the most optimizer steps, since clocks go back."""
+"""The last checkpoint of a run: the one with the most optimizer steps, since clocks can go back."""
 
 import re
 from collections.abc import Iterable
@@ -9,11 +9,11 @@ from .replacing import WHOLE, newest_path
 
 
 def last_checkpoint(folder: Path, name: str) -> Path | None:
-    """The last of a folder's checkpoints, of all versions that runs in the folder have written.
+    """Return the last of a folder's checkpoints, over all versions that runs have written; None without any.
 
     Args:
         folder: Folder of a run's checkpoints.
-        name: Name of the last one, without its suffix.
+        name: File name of the last checkpoint, without its suffix.
     """
     pattern = re.compile(rf"({WHOLE})?({re.escape(name)}(-.*)?\.ckpt)")
     names = [match[2] for path in folder.glob("*.ckpt") if (match := pattern.fullmatch(path.name))]
@@ -21,7 +21,9 @@ def last_checkpoint(folder: Path, name: str) -> Path | None:
 
 
 def most_steps(paths: Iterable[Path]) -> Path | None:
-    """The checkpoint with the most optimizer steps, of equal ones the latest; unreadable ones come last.
+    """Return the checkpoint with the most optimizer steps, the newest of equal ones; None without any.
+
+    A checkpoint that cannot be read is returned only if all cannot.
 
     Args:
         paths: Complete checkpoints.
@@ -33,7 +35,7 @@ def most_steps(paths: Iterable[Path]) -> Path | None:
 
 
 def _steps(path: Path) -> int:
-    """Optimizer steps of a checkpoint; -1 for one that cannot be read."""
+    """Return the optimizer steps of a checkpoint; -1 if it cannot be read."""
     try:
         return int(checkpoint_extras(path)["global_step"])
     except (ValueError, KeyError, TypeError):

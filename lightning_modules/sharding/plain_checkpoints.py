@@ -1,9 +1,9 @@
-"""Checkpoints are read as tensors and plain values, so that a stranger's checkpoint runs no code.
+"""Reading of checkpoints as tensors and plain values only, so that a stranger's checkpoint runs no code.
 
 A pickle names functions and their arguments, and a reader that trusts it calls them. ``torch.load`` with
-``weights_only=True`` does not, but torch and DeepSpeed read three parts of a checkpoint by plain pickle: the index of a
-folder of shards (``.metadata``), the values in it that are no tensors, and all files of DeepSpeed. These parts are
-read here first, by readers that know a list of harmless names, and rejected before another reader opens them.
+``weights_only=True`` does not. But torch and DeepSpeed read three parts of a checkpoint by plain pickle: the index of a
+folder of shards (``.metadata``), the values in it that are no tensors, and all files of DeepSpeed. These parts are read
+here first, by readers that know a list of harmless names, and rejected before another reader opens them.
 """
 
 import io
@@ -48,7 +48,7 @@ _DEEPSPEED_NAMES = (
 
 
 def read_plain(path: Path) -> Any:
-    """Contents of a file that ``torch.save`` wrote, as tensors in mapped memory and plain values.
+    """Return what ``torch.save`` wrote into a file, as memory-mapped tensors and plain values.
 
     Raises:
         ValueError: The file is incomplete, was not written by ``torch.save``, or holds other objects.
@@ -65,7 +65,7 @@ def read_plain(path: Path) -> Any:
 
 
 def read_index(folder: Path) -> Metadata:
-    """The index of a folder of shards.
+    """Return the index of a folder of shards.
 
     Raises:
         ValueError: It is damaged, or names objects that such an index never holds.
@@ -84,7 +84,7 @@ def read_index(folder: Path) -> Metadata:
 
 
 def require_plain_shards(folder: Path) -> Metadata:
-    """Require a folder of shards to hold tensors and plain values alone; returns its index.
+    """Require that a folder of shards holds tensors and plain values only; return its index.
 
     Raises:
         ValueError: It holds something else; names the file.
@@ -100,7 +100,7 @@ def require_plain_shards(folder: Path) -> Metadata:
 
 
 def require_plain_deepspeed(folder: Path) -> None:
-    """Require a DeepSpeed folder to hold tensors, plain values and DeepSpeed's records of numbers alone.
+    """Require that a DeepSpeed folder holds tensors, plain values and DeepSpeed's number classes only.
 
     Raises:
         ValueError: It holds something else, or sends DeepSpeed to another folder; names the file.
@@ -115,16 +115,16 @@ def require_plain_deepspeed(folder: Path) -> None:
 
 
 def deepspeed_names() -> AbstractContextManager[None]:
-    """A context in which DeepSpeed's records of numbers are read, too."""
+    """Return a context in which ``torch.load`` also reads DeepSpeed's number classes."""
     return safe_globals([getattr(import_module(module), name) for module, name in _DEEPSPEED_NAMES])
 
 
 class _ForeignNameError(Exception):
-    """An index of shards names an object outside the list."""
+    """Error for an index of shards that names an object outside the list."""
 
 
 class _IndexReader(pickle.Unpickler):
-    """Reads an index of shards; any other name than its classes' ends the reading before anything is called."""
+    """Unpickler of an index of shards; a name outside the list stops it before anything is called."""
 
     def __init__(self, file: io.BufferedReader, path: Path) -> None:
         super().__init__(file)
@@ -139,7 +139,7 @@ class _IndexReader(pickle.Unpickler):
 
 
 def _require_plain_value(path: Path, offset: int, length: int) -> None:
-    """Require a value that is no tensor to be plain; it is read by its place in a shard."""
+    """Require that a value that is no tensor is plain; it is read at its offset in a shard."""
     try:
         with open(path, "rb") as file:
             file.seek(offset)

@@ -1,8 +1,8 @@
-"""A checkpoint takes another one's place so that, whenever the process ends, a whole one is left.
+"""Replacement of a checkpoint such that a complete one exists at every moment.
 
-It is written under ``half-written-NAME`` and renamed ``whole-NAME`` once it is whole. Then the older one gets out of
-the way under the name that it no longer needs, and the newer one takes its place. A folder cannot replace another in
-one call of the system, as a file can, so that between two of these renamings only ``whole-NAME`` is left.
+A checkpoint is written as ``half-written-NAME`` and renamed to ``whole-NAME`` once it is complete. Then the older one
+is renamed to the ``half-written-`` name, and the newer one gets its path. A folder cannot replace another in one system
+call, as a file can; between the two renames only ``whole-NAME`` exists.
 """
 
 import shutil
@@ -18,32 +18,32 @@ PARTIAL, WHOLE = "half-written-", "whole-"
 
 
 def partial_path(path: Path) -> Path:
-    """Path of a checkpoint until it is whole."""
+    """Return the path of a checkpoint while it is written."""
     return path.with_name(PARTIAL + path.name)
 
 
 def whole_path(path: Path) -> Path:
-    """Path of a whole checkpoint until it has replaced an older one."""
+    """Return the path of a complete checkpoint until it has replaced an older one."""
     return path.with_name(WHOLE + path.name)
 
 
 def newest_path(path: Path) -> Path:
-    """A checkpoint's path, or that of a newer one whose process was ended before it had replaced the older one.
+    """Return a checkpoint's path, or that of a newer one whose process ended before it replaced the older.
 
-    No times are compared, since clocks go back: a save that ends, and the next one that begins, leave no other one.
+    Times are not compared, since clocks can go back. A save leaves no other complete checkpoint.
     """
     whole = whole_path(path)
     return whole if whole.exists() else path
 
 
 def replace_whole(path: Path, write: Callable[[Path], None], *, moves: bool, wait: Callable[[], None]) -> None:
-    """Write a checkpoint and put it in the place of an older one; every process must call it.
+    """Write a checkpoint and replace an older one; every process must call it.
 
     Args:
-        path: Of the checkpoint.
-        write: Writes all of it, or this process's part, to another path.
-        moves: Whether this process renames and deletes: exactly one does.
-        wait: Until all processes have come here.
+        path: Path of the checkpoint.
+        write: Writes all of it, or this process's part, to the path that it is given.
+        moves: Whether this process renames and deletes; exactly one process does.
+        wait: Waits until all processes have called it.
     """
     if moves:
         clear_place(path)
@@ -64,14 +64,14 @@ def replace_whole(path: Path, write: Callable[[Path], None], *, moves: bool, wai
 
 
 def clear_place(path: Path) -> None:
-    """Finish the replacement that an ended process began, and delete its half-written checkpoint."""
+    """Finish a replacement that an ended process has left, and delete what is half-written."""
     if whole_path(path).exists():
         take_place(path)
     _delete(partial_path(path))
 
 
 def take_place(path: Path) -> None:
-    """Move the whole checkpoint to its path, over a file in one step, over a folder in two."""
+    """Move the complete checkpoint to its path: over a file in one step, over a folder in two."""
     whole, partial = whole_path(path), partial_path(path)
     if path.is_symlink() or path.is_dir() or (path.exists() and whole.is_dir()):
         _delete(partial)
@@ -81,7 +81,7 @@ def take_place(path: Path) -> None:
 
 
 def save_through_replacing(strategy: Strategy) -> None:
-    """Have a strategy of Lightning's, which writes folders in place, write beside the checkpoint that it replaces."""
+    """Make a strategy of Lightning's, which overwrites folders, use ``replace_whole``."""
     save = strategy.save_checkpoint
 
     def save_checkpoint(checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:

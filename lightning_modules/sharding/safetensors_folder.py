@@ -1,4 +1,4 @@
-"""A Hugging Face folder written tensor by tensor: weights are never in memory twice, and rarely all at once."""
+"""Writing of a Hugging Face folder tensor by tensor, with few weights in memory at a time."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ SHARD_BYTES = 5_000_000_000
 
 
 def empty_model(architecture: str, config: dict[str, Any]) -> PreTrainedModel:
-    """A model of an architecture without memory for its weights.
+    """Return a model on the meta device, from the name of its class and its configuration.
 
     Raises:
         ValueError: transformers has no such architecture.
@@ -31,7 +31,7 @@ def empty_model(architecture: str, config: dict[str, Any]) -> PreTrainedModel:
 
 
 def empty_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same architecture and settings, without memory for its weights."""
+    """Return a model of the same architecture and settings on the meta device."""
     like = empty_model(architecture_of(model), model.config.to_dict())
     if model.can_generate():
         like.generation_config = model.generation_config
@@ -46,16 +46,16 @@ def write_weights(
     dtype: torch.dtype | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Write weights as safetensors, with config.json and generation_config.json, so that transformers loads them.
+    """Write weights as safetensors, with config.json and generation_config.json, for transformers to load.
 
     A tied table is written under one of its names, unless its values differ (FLAN-T5).
 
     Args:
-        tensors: Names, as the model calls its parameters, and values; each is let go once its file is written.
-        like: The model, possibly without memory, for the expected names and shapes.
-        folder: Made if it is missing.
-        dtype: Type of the written values; their own if None.
-        shard_bytes: Largest file; more are written beside an index.
+        tensors: Pairs of a parameter's name in the model and its values; each is released once its file is written.
+        like: A model, possibly on the meta device, with the expected names and shapes.
+        folder: Output folder; created if it is missing.
+        dtype: Type of the written weights; None keeps their own.
+        shard_bytes: Largest size of a file; if there are several, an index is written, too.
 
     Raises:
         ValueError: Tensors are missing, unknown or of another shape, or the folder holds other weights already.
@@ -100,7 +100,7 @@ def write_weights(
 
 
 def _require_finite(name: str, value: Tensor, folder: Path) -> None:
-    """Reject a weight that is not finite in the type that is written; parts that are written already are removed."""
+    """Reject a weight that is not finite in the type that is written; parts already written are removed."""
     try:
         require_finite_weights([(name, value)], "the model that would be exported")
     except ValueError:
@@ -110,7 +110,7 @@ def _require_finite(name: str, value: Tensor, folder: Path) -> None:
 
 
 def _digest(tensor: Tensor) -> bytes:
-    """Tells the values of one table from another's."""
+    """Return a digest of a tensor's values."""
     return hashlib.sha256(tensor.detach().contiguous().view(torch.uint8).numpy().data).digest()
 
 
@@ -119,7 +119,7 @@ def _save(shard: dict[str, Tensor], folder: Path, number: int) -> None:
 
 
 def _name_files(folder: Path, written: dict[str, int], count: int, total: int) -> None:
-    """Rename the parts as transformers calls them, now that their number is known."""
+    """Rename the parts to transformers' file names, now that their number is known."""
     if count == 1:
         (folder / "part-00000.safetensors").rename(folder / "model.safetensors")
         return
@@ -131,11 +131,11 @@ def _name_files(folder: Path, written: dict[str, int], count: int, total: int) -
 
 
 def architecture_of(model: nn.Module) -> str:
-    """The name of a model's class, also where FSDP2 has put a class of its own before it."""
+    """Return the name of a model's class in transformers, also after FSDP2 has replaced the class."""
     return next(base.__name__ for base in type(model).__mro__ if not base.__name__.startswith("FSDP"))
 
 
 def whole_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """A model's parameters one at a time, in full, on the CPU; every process that holds a part must iterate."""
+    """Yield a model's parameters one at a time, in full, on the CPU; every process that holds a part must iterate."""
     for name, parameter in model.named_parameters():
         yield name.replace("_orig_mod.", ""), whole_value(parameter)

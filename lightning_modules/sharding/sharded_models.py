@@ -1,8 +1,8 @@
-"""Sharded models: built without weights, sharded, and filled with the weights of each process's shard.
+"""Building of sharded models: without weights at first, then filled with each process's shard of the weights.
 
-FSDP2 shards every block, and the rest of the model, over the data-parallel processes, after tensor parallelism has
-divided the matrices of the blocks. Weights are read from safetensors by slices. No process reads more than its shard,
-so that a model larger than any device can start from published weights.
+Tensor parallelism divides the matrices of the blocks. FSDP2 then shards every block, and the rest of the model, over
+the data-parallel processes. Weights are read from safetensors by slices: no process reads more than its shard, so that
+a model larger than any device can start from published weights.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,14 +32,14 @@ from .tensor_parallel import parallelize
 
 
 class Sharding(NamedTuple):
-    """Meshes, device and types of a sharded model.
+    """How a model is sharded over processes.
 
     Args:
-        data: Mesh of data-parallel processes: [shards], or [copies, shards] for hybrid sharding.
-        tensor: Mesh of the processes of one replica, which divide its matrices.
+        data: Mesh of the data-parallel processes: [shards], or [copies, shards] for hybrid sharding.
+        tensor: Mesh of the processes that together hold one replica (tensor parallelism).
         device: Device of the shards.
-        compute_dtype: Type in which blocks are gathered and computed; that of the parameters if None.
-        offload: Keep shards and optimizer state in the host's memory.
+        compute_dtype: Type in which blocks are gathered and computed; None for that of the parameters.
+        offload: Whether shards and optimizer states are kept in the host's memory.
     """
 
     data: DeviceMesh
@@ -55,15 +55,15 @@ def build_sharded(
     how: Sharding,
     add: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
-    """A sharded model.
+    """Return a sharded model.
 
     Args:
-        build: Builds the model from weights, or with random ones for None.
+        build: Returns the model from weights, or with random weights for None.
         weights: Hub name or folder of safetensors. If None, every process initializes the whole model in the host's
             memory from the state of the random generator, as a single process does, so that training from scratch
             starts from the same numbers under every strategy.
         how: Meshes, device and types.
-        add: Adds adapters to a model that starts from weights; their values are set later.
+        add: Adds adapters to a model that starts from weights; their values are set later. None without adapters.
 
     Raises:
         ValueError: The weights are not in safetensors, or lack parameters of the model.
@@ -104,7 +104,7 @@ def shard(model: PreTrainedModel, how: Sharding) -> None:
 
 
 def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The repeated blocks of a model, which FSDP2 gathers one at a time.
+    """Return the repeated blocks of a model, which FSDP2 gathers one at a time.
 
     Raises:
         ValueError: The model lists none; sharded as one piece, all of it would be gathered at once.
@@ -120,7 +120,7 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def weights_folder(weights: str) -> Path:
-    """Folder of safetensors of a path or of a hub name, which is downloaded if needed.
+    """Return the folder of safetensors of a path or a hub name; it is downloaded if necessary.
 
     Raises:
         ValueError: There are no safetensors.
@@ -138,7 +138,7 @@ def weights_folder(weights: str) -> Path:
 
 
 def beside_adapters(model: PreTrainedModel, names: Mapping[str, str]) -> dict[str, str]:
-    """Stored names, by the names that a model's parameters have once adapters are added."""
+    """Return stored names by the names that a model's parameters have once adapters are added."""
     ours = {name.replace(".base_layer.", "."): name for name in model.state_dict(keep_vars=True)}
     return {ours.get(name, name): stored for name, stored in names.items()}
 
@@ -146,12 +146,12 @@ def beside_adapters(model: PreTrainedModel, names: Mapping[str, str]) -> dict[st
 def load_weights(model: PreTrainedModel, folder: Path, names: Mapping[str, str]) -> None:
     """Load the weights of a folder of safetensors into a model, sharded or not; each process reads its slices.
 
-    A collective: every process must call it.
+    Every process must call it.
 
     Args:
         model: Model with allocated parameters.
         folder: Folder of safetensors.
-        names: Stored name of each parameter (``stored_names``).
+        names: Stored name of each parameter, from ``stored_names``.
 
     Raises:
         ValueError: The folder lacks parameters of the model, or has other shapes; with the first of them.
@@ -164,10 +164,10 @@ def load_weights(model: PreTrainedModel, folder: Path, names: Mapping[str, str])
 
 
 def require_stored(model: PreTrainedModel, folder: Path, names: Mapping[str, str]) -> None:
-    """Reject a folder that lacks weights of a model, or has other shapes; arguments as those of ``load_weights``.
+    """Reject a folder that lacks weights of a model or has other shapes; arguments are those of ``load_weights``.
 
     Raises:
-        ValueError: With the first of them.
+        ValueError: Names the first of them.
     """
     states = model.state_dict(keep_vars=True).items()
     # Adapters are not stored with the frozen weights.
@@ -193,13 +193,13 @@ def require_stored(model: PreTrainedModel, folder: Path, names: Mapping[str, str
 
 
 def table_of(model: PreTrainedModel, name: str) -> str:
-    """The name under which a tied weight belongs to the model; the name itself of any other weight."""
+    """Return the name under which a model owns a tied weight; for any other weight, its own name."""
     tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
     return tied.get(name, name)
 
 
 def stored_names(model: PreTrainedModel, folder: Path) -> dict[str, str]:
-    """Stored name of each parameter in a folder of safetensors, which may use the names of an older version.
+    """Return the stored name of each parameter in a folder of safetensors, which may use names of an older version.
 
     Raises:
         ValueError: transformers computes a parameter from several stored tensors.
@@ -220,7 +220,7 @@ def stored_names(model: PreTrainedModel, folder: Path) -> dict[str, str]:
 
 
 def stored_files(folder: Path) -> dict[str, Path]:
-    """The file of every tensor in a folder of safetensors."""
+    """Return the file of every tensor in a folder of safetensors, by name."""
     files: dict[str, Path] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -229,11 +229,11 @@ def stored_files(folder: Path) -> dict[str, Path]:
 
 
 def stored_tensor(files: Mapping[str, Path], names: Mapping[str, str], name: str) -> Tensor | None:
-    """The stored values of a model's weight, whole, on the CPU; None if the folder lacks it.
+    """Return the stored values of a model's weight, in full, on the CPU; None if the folder lacks it.
 
     Args:
-        files: The file of every stored tensor (``stored_files``).
-        names: Names of the model's weights in the folder (``stored_names``).
+        files: File of every stored tensor, from ``stored_files``.
+        names: Stored name of each parameter, from ``stored_names``.
         name: Name of the weight in the model.
     """
     if name not in names:
@@ -244,7 +244,7 @@ def stored_tensor(files: Mapping[str, Path], names: Mapping[str, str], name: str
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Shape of every tensor in a folder's safetensors, without reading their values."""
+    """Return the shape of every tensor in a folder of safetensors, without reading values."""
     shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
@@ -253,7 +253,7 @@ def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def initialize_buffers(model: PreTrainedModel) -> None:
-    """Compute the buffers that are not stored in checkpoints (rotary frequencies, position numbers)."""
+    """Compute the buffers that checkpoints do not store, such as rotary frequencies and position numbers."""
     for module in model.modules():
         if next(module.buffers(recurse=False), None) is not None:
             if next(module.parameters(recurse=False), None) is not None:
@@ -265,5 +265,5 @@ def initialize_buffers(model: PreTrainedModel) -> None:
 
 
 def is_cut(parameter: Tensor) -> bool:
-    """Whether this process holds only a shard of a parameter (FSDP2 and tensor parallelism, or DeepSpeed's ZeRO-3)."""
+    """Return whether this process holds only a shard of a parameter (FSDP2, tensor parallelism, DeepSpeed's ZeRO-3)."""
     return isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")

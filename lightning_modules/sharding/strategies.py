@@ -1,4 +1,4 @@
-"""The sharded strategy: FSDP2, with tensor parallelism, hybrid sharding and host offload, chosen in a YAML."""
+"""ShardedStrategy: FSDP2 with tensor parallelism, hybrid sharding and host offload, configured in YAML."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,24 +31,26 @@ from .sharded_models import Sharding
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """FSDP2 with tensor parallelism, as Lightning's ``ModelParallelStrategy``, whose sizes follow from the devices.
+    """FSDP2 with tensor parallelism: Lightning's ``ModelParallelStrategy``, with sizes computed from the devices.
 
-    Every block of the model is sharded over the data-parallel processes; these are all processes, divided by the
-    tensor-parallel size. A checkpoint is a folder that appears under its name only once it is whole.
+    Every block of the model is sharded over the data-parallel processes; their number is that of all processes divided
+    by `tensor_parallel_size`. A checkpoint is a folder that appears under its name only once it is complete.
 
     Args:
-        tensor_parallel_size: Processes that share one replica's matrices; they should be of one node.
-        copies: Groups of processes that each hold the whole model in shards (hybrid sharding): 1 shards it over all
-            data-parallel processes; the number of nodes keeps gathering within nodes.
-        compute_dtype: Type in which blocks are gathered and computed, e.g. bfloat16, with float32 weights and sums.
-        offload: Keep shards and optimizer state in the host's memory.
-        reduce_once: Reduce gradients over processes at the last accumulated batch of a step alone. Until then each
-            device holds the gradients of whole matrices, in float32 where `compute_dtype` is set; `crosstask plan`
-            counts them. Copies of the model exchange gradients once a step either way.
-        save_distributed_checkpoint: Whether each process writes its part; otherwise process 0 gathers everything into
-            one file.
-        process_group_backend: nccl on CUDA and gloo on a CPU where it is left out.
-        timeout: Longest wait for other processes in a collective.
+        tensor_parallel_size: Number of processes that divide the matrices of one replica; they should be on one node. 1
+            for no tensor parallelism.
+        copies: Number of groups of processes that each hold the whole model in shards (hybrid sharding). 1 shards it
+            over all data-parallel processes. The number of nodes keeps gathering within nodes.
+        compute_dtype: Type in which blocks are gathered and computed: float32, bfloat16 or float16. Weights and
+            gradient sums stay float32. None for the type of the parameters.
+        offload: Keep shards and optimizer states in the host's memory.
+        reduce_once: Reduce gradients over processes at the last accumulated batch of a step only. Until then each
+            device holds the gradients of whole matrices, in float32 if `compute_dtype` is set; `crosstask plan` counts
+            them. Copies of the model exchange gradients once a step in any case.
+        save_distributed_checkpoint: Each process writes its part of a checkpoint. False: process 0 gathers everything
+            into one file.
+        process_group_backend: torch.distributed's backend; None for nccl on CUDA and gloo on a CPU.
+        timeout: Longest time to wait for other processes in a collective.
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class ShardedStrategy(ModelParallelStrategy):
         )
 
     def sharding(self) -> Sharding:
-        """Meshes, device and types for a module to shard its model."""
+        """Return how a module must shard its model."""
         data = self._hybrid_mesh["copies", "shards"] if self.copies > 1 else self._hybrid_mesh["shards"]
         return Sharding(data, self._hybrid_mesh["tensor_parallel"], self.root_device, self.compute_dtype, self.offload)
 
@@ -102,9 +104,9 @@ class ShardedStrategy(ModelParallelStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Lightning's frame around every accumulated batch of a step but the last.
+        """Context that Lightning enters for every accumulated batch of a step but the last.
 
-        Gradients of shards are summed by each copy of the model before copies exchange them: this costs no memory.
+        Each copy of the model sums the gradients of its shards before copies exchange them, which takes no memory.
         """
         assert self.lightning_module is not None
         sharded = [module for module in self.lightning_module.modules() if isinstance(module, FSDPModule)]
@@ -115,7 +117,7 @@ class ShardedStrategy(ModelParallelStrategy):
             _communicate(sharded, shards=True, copies=True)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Write under another name, and put it in an older one's place once every process is done."""
+        """Write a checkpoint under another name, and replace an older one when every process is done."""
         replace_whole(
             Path(self.broadcast(filepath)),
             lambda path: super(ShardedStrategy, self).save_checkpoint(checkpoint, path, storage_options),
@@ -124,7 +126,7 @@ class ShardedStrategy(ModelParallelStrategy):
         )
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """States by parameter names, in one file as in shards.
+        """Return the optimizer's states by parameter name, for one file as for shards.
 
         Lightning would number them in the module's order, which is not that of an optimizer with groups.
         """
@@ -134,7 +136,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return get_optimizer_state_dict(self.model, plain, options=options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Read shards, each process its own part, or a file of any other strategy."""
+        """Load shards, each process its own part, or a file of any other strategy."""
         path = Path(self.broadcast(checkpoint_path))
         assert self.model is not None
         assert self.lightning_module is not None
@@ -153,7 +155,7 @@ class ShardedStrategy(ModelParallelStrategy):
         return checkpoint
 
     def _load_trained(self, path: Path) -> dict[str, Any]:
-        """Read the shards of a checkpoint that omits frozen weights."""
+        """Load the shards of a checkpoint that omits frozen weights."""
         assert self.model is not None
         names = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         trained = {name: value for name, value in get_model_state_dict(self.model).items() if name in names}
@@ -168,14 +170,14 @@ class ShardedStrategy(ModelParallelStrategy):
 
 
 def _communicate(sharded: Sequence[FSDPModule], *, shards: bool, copies: bool) -> None:
-    """Whether backward passes reduce gradients over shards, and over copies."""
+    """Set whether backward passes reduce gradients over shards, and over copies."""
     for module in sharded:
         module.set_requires_gradient_sync(shards, recurse=False)
         module.set_requires_all_reduce(copies, recurse=False)
 
 
 def sharding_of(strategy: object) -> Sharding | None:
-    """The sharding that a trainer's strategy requires; None where it requires none, or shards the model by itself."""
+    """Return how a trainer's strategy needs a model sharded; None if it does not, or if it shards by itself."""
     if isinstance(strategy, ShardedStrategy):
         return strategy.sharding()
     if isinstance(strategy, ModelParallelStrategy):

@@ -1,8 +1,8 @@
-"""Tensor parallelism: the matrices of every block cut over the processes that share one replica.
+"""Tensor parallelism: the matrices of every block are divided over the processes of one replica.
 
-Where transformers has a plan for an architecture (Llama, GPT-NeoX, Qwen2 ...) it is followed; OPT, T5 and mT5 have
-theirs here. Modules that no plan names are kept whole on every process of the replica, as a replicated
-DTensor: then all parameters share one mesh, and clipping and fused optimizers work on them as on any others.
+If transformers has a plan for an architecture (Llama, GPT-NeoX, Qwen2 ...) it is used; those of OPT, T5 and mT5 are
+here. Parameters that no plan names are kept whole on every process of the replica, as replicated DTensors. All
+parameters then share one mesh, so that clipping and fused optimizers treat them alike.
 """
 
 # B rows, L columns, H heads
@@ -50,7 +50,7 @@ STYLES: dict[str, Callable[[], ParallelStyle]] = {
 
 
 class Replicated(ParallelStyle):
-    """Parameters held whole by every process of a replica; the module computes the same on each."""
+    """Style of parameters that every process of a replica holds whole; the module computes the same on each."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -74,11 +74,11 @@ class Replicated(ParallelStyle):
 
 
 def tensor_parallel_plan(model: PreTrainedModel) -> dict[str, str]:
-    """The style of every module with parameters that is cut, by its full name.
+    """Return the style of every module whose parameters are divided, by its full name.
 
     Raises:
-        ValueError: Neither transformers nor this file has a plan for the architecture, or the plan uses a style that
-            is not known here.
+        ValueError: Neither transformers nor this file has a plan for the architecture, or the plan uses an unknown
+            style.
     """
     patterns = _patterns(model)
     plan: dict[str, str] = {}
@@ -101,9 +101,9 @@ def tensor_parallel_plan(model: PreTrainedModel) -> dict[str, str]:
 
 
 def _style(patterns: dict[str, str], name: str) -> str | None:
-    """The style of a module, of the matrix that an adapter belongs to, or of the part of the adapter that is divided.
+    """Return the style of a module, of the matrix that an adapter belongs to, or of the divided part of an adapter.
 
-    Where W is cut by its outputs, so is B of W + B A; where it is cut by its inputs, so is A.
+    If W is divided by outputs, so is B of W + B A; if it is divided by inputs, so is A.
     """
     adapter = re.fullmatch(r"(.*)\.lora_([AB])\.default", name)
     plain = adapter[1] if adapter else name.removesuffix(".base_layer")
@@ -113,7 +113,7 @@ def _style(patterns: dict[str, str], name: str) -> str | None:
 
 
 def _patterns(model: PreTrainedModel) -> dict[str, str]:
-    """Styles by regular expression over full names: transformers' own plan first, then ours."""
+    """Return styles by regular expression over full names: this file's plan, else transformers'."""
     kind = model.config.model_type
     own = PLANS.get(kind)
     # transformers names a plan's modules from the stack that holds the blocks.
@@ -127,10 +127,10 @@ def _patterns(model: PreTrainedModel) -> dict[str, str]:
 
 
 def require_tensor_parallel(config: PreTrainedConfig, size: int) -> None:
-    """Refuse a model whose heads or widths cannot be cut into `size` equal parts.
+    """Reject a model whose heads or widths cannot be divided into `size` equal parts.
 
     Raises:
-        ValueError: With the number that cannot be divided.
+        ValueError: Names the number that cannot be divided.
     """
     heads = config.num_attention_heads
     counts = {
@@ -149,7 +149,7 @@ def require_tensor_parallel(config: PreTrainedConfig, size: int) -> None:
 
 
 def parallelize(model: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Cut a model in place over a one-dimensional mesh; tied tables stay tied.
+    """Divide a model in place over a one-dimensional mesh; tied tables stay tied.
 
     Every process must hold the same values, or none (the meta device): nothing is sent.
     """
@@ -176,7 +176,7 @@ def parallelize(model: PreTrainedModel, mesh: DeviceMesh) -> None:
 
 
 def _tied(model: nn.Module) -> list[list[tuple[nn.Module, str]]]:
-    """Places (module, attribute) that share one parameter, for every parameter with several."""
+    """Return the places (module, attribute) of every parameter that has several."""
     places: dict[int, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):

@@ -1,4 +1,4 @@
-"""Models for DeepSpeed's ZeRO-3, whose parameters are partitioned while they are built."""
+"""Building of models for DeepSpeed's ZeRO-3, whose parameters are partitioned while they are built."""
 
 from collections.abc import Callable
 from functools import partial
@@ -27,15 +27,15 @@ def build_partitioned(
     weights: str | None,
     add: Callable[[PreTrainedModel], None] | None = None,
 ) -> PreTrainedModel:
-    """A model inside Lightning's ``zero.Init``: from weights, one tensor at a time; or drawn whole and cut later.
+    """Return a model inside Lightning's ``zero.Init``, filled with weights one tensor at a time.
 
-    transformers loads into partitioned parameters only if its own integration is in charge; Lightning's is, here.
+    transformers loads into partitioned parameters only if its own integration is active; here Lightning's is.
 
     Args:
-        build: Builds the model from weights, or from random ones for None.
-        weights: Hub name or folder of safetensors. Without, the model is drawn whole in every process, as a single
-            process draws it; DeepSpeed cuts it when training starts.
-        add: Adds adapters to a model that starts from weights; their values are set later.
+        build: Returns the model from weights, or with random weights for None.
+        weights: Hub name or folder of safetensors. With None, every process initializes the whole model, as a single
+            process does, and DeepSpeed partitions it when training starts.
+        add: Adds adapters to a model that starts from weights; their values are set later. None without adapters.
 
     Raises:
         ValueError: The weights are not in safetensors, or lack parameters of the model.
