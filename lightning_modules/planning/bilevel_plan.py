@@ -137,7 +137,10 @@ def outer_plan(
 
 
 def instruction_parameters(instruction: Mapping[str, Any], config: PreTrainedConfig) -> int:
-    """Numbers in phi, for MOST_TASKS tasks; 0 for instructions that are not learned, or a user's own."""
+    """Return the number of parameters in phi, for ``MOST_TASKS`` tasks.
+
+    It is 0 for instructions that are not learned, and for a user's own class.
+    """
     length, exemplars = instruction["length"], instruction["exemplars"]
     representation = instruction["representation"]
     own = representation["width"] if representation["by"] == "own" else 0

@@ -75,9 +75,10 @@ def training_flops(model: PreTrainedModel, counts: Mapping[str, int]) -> float:
 
 
 def weight_flops(model: PreTrainedModel) -> WeightFlops:
-    """Operations per token: 2 each for forward, backward to the inputs, and backward to weights that are not frozen.
+    """Return operations per token in weights.
 
-    Embedding lookups are free. Keys and values of cross attention are computed once per encoder token.
+    These are 2 per weight for the forward pass, 2 for the gradients of its inputs, and 2 for its own gradient if it is
+    trained. Embedding lookups are free. Keys and values of cross-attention are computed once per encoder token.
     """
     tables = [layer.weight for layer in model.modules() if isinstance(layer, nn.Embedding)]
     head = model.get_output_embeddings()

@@ -16,7 +16,10 @@ Values = NDArray[np.float64]
 
 
 def quality_of_choices(responses: ScoredResponses) -> dict[str, float]:
-    """Quality of each method's choice, of a random choice (the mean), and of the best response (the oracle)."""
+    """Return the quality of each method's choice, of a random choice (the mean) and of the best response.
+
+    The last two are called random and oracle.
+    """
     chosen = {name: float(responses.quality[place]) for name, place in choices(responses).items()}
     return chosen | {"random": float(responses.quality.mean()), "oracle": float(responses.quality.max())}
 
