@@ -1,1 +1,1 @@
-"""The generalization report: its numbers, its text and its page."""
+"""Reports of evaluations: numbers, text, figures and the HTML page."""

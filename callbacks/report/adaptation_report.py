@@ -43,14 +43,14 @@ def write_adaptation(
 
     Args:
         folder: Output folder.
-        table: Scores of each method.
-        sampled: The examples with their responses.
-        everything: The responses with their scores, in the same order.
-        about: Settings and costs of each scorer by its name.
-        failed: Reasons by failed task.
-        sizes: Means of each method by the number of responses.
-        untested: Sampled test instances that were not tested.
-        parameters: Number of parameters of the language model, if known.
+        table: Quality of each method's choices.
+        sampled: The test examples with their responses.
+        everything: The same examples in the same order, their responses with scores.
+        about: Settings and costs of each scorer, by its name.
+        failed: Reason of the failure, by task.
+        sizes: Means of each method, by the number of responses.
+        untested: Number of sampled test instances that were not tested.
+        parameters: Number of parameters of the language model; None if unknown.
     """
     gains = {base: task_gains(everything, SCORER, row) for base, row in _bases(table).items()}
     report = to_json(table) | {
@@ -76,13 +76,13 @@ def write_adaptation(
 
 
 def _bases(table: SelectionTable) -> dict[str, str]:
-    """The rows that the scorer is compared with on each task, the first in Cappy's Figure 6 and Table 4."""
+    """Return the table rows that the scorer is compared with on each task; the first is that of Cappy's Figure 6."""
     known = LIKELIHOOD in table.methods  # samples of other programs may have no likelihoods
     return ({SELF_SCORING: LIKELIHOOD} if known else {}) | {BEST_SINGLE: table.best_single}
 
 
 def figure_name(base: str) -> str:
-    """The name of the figure of gains over a base, without suffix.
+    """Return the file name, without suffix, of the figure of gains over a base.
 
     >>> figure_name("best single decoding")
     'advantages_over_best_single_decoding'
@@ -101,7 +101,7 @@ def _write_advantages(folder: Path, base: str, advantages: Mapping[str, Differen
 def _calibration_errors(
     name: str, everything: Sequence[ScoredResponses], about: Mapping[str, Any]
 ) -> dict[str, float | None]:
-    """Calibration errors of the scores, if they are a regression of correctness, and of calibrated scores."""
+    """Return the calibration errors of scores that are a regression of correctness, and of calibrated scores."""
     regression = about["training"]["loss"] == "regression"
     votes = {"scores": vote_name(name) if regression else "", "calibrated": calibrated_name(name)}
     return {

@@ -1,4 +1,4 @@
-"""Runs of ``crosstask adapt`` with different scorer seeds, as one table."""
+"""A table over runs of ``crosstask adapt`` that differ in the scorer's seed."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from ...lightning_modules.evaluation.significance import seed_interval
 
 
 def seed_table(reports: Sequence[Mapping[str, Any]]) -> str:
-    """Means over seeds with 95% intervals, by method and by task, as text.
+    """Return means over seeds with 95% intervals, by method and by task, as text.
 
     Methods without a scorer give equal scores with every seed; their intervals are over instances. Gains over the best
     single decoding are paired by instance, one for each seed. Rows that some runs lack, e.g. ablations, are left out.
@@ -77,7 +77,7 @@ def _sample_count_lines(reports: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _common(reports: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
-    """Names of the rows that all reports have."""
+    """Return the names of the rows that all reports have."""
     return [name for name in reports[0][kind] if all(name in report[kind] for report in reports)]
 
 

@@ -1,7 +1,7 @@
-"""Language models adapted through scorers, side by side: frozen, in context, fine-tuned, prefix-tuned.
+"""Comparison of language models adapted through scorers: frozen, in-context, fine-tuned, prefix-tuned.
 
-The tables of Cappy (arXiv 2311.06720) that compare language models with and without the scorer: Table 3 (fine-tuned)
-and Table 7 (in-context learning and prompt tuning).
+These are the tables of Cappy (arXiv 2311.06720) that compare language models with and without the scorer: Table 3
+(fine-tuned) and Table 7 (in-context learning and prompt tuning).
 """
 
 import json
@@ -28,9 +28,9 @@ class AdaptedModel(NamedTuple):
     """Results of `crosstask adapt` with one language model.
 
     Args:
-        scorers: Names of the rows that scorers choose.
+        scorers: Names of the table rows that scorers choose.
         tasks: The task of each instance.
-        quality: ROUGE-L [instances] in [0, 1] of each method's choices, by the method's name.
+        quality: ROUGE-L in [0, 1] of each method's choices, [instances], by the method's name.
     """
 
     scorers: list[str]
@@ -39,7 +39,7 @@ class AdaptedModel(NamedTuple):
 
 
 class AdaptedModels(NamedTuple):
-    """Language models on the same instances.
+    """Scores of several language models on the same instances.
 
     Args:
         tasks: Number of tasks.
@@ -58,10 +58,10 @@ class AdaptedModels(NamedTuple):
 
 
 def adapted_models(folders: Mapping[str, Path]) -> AdaptedModels:
-    """Compare the outputs of `crosstask adapt` with several language models.
+    """Return the comparison of the outputs of `crosstask adapt` with several language models.
 
     Args:
-        folders: Output of each language model, by its name.
+        folders: Output folder of each language model, by the model's name.
 
     Raises:
         ValueError: A folder is no such output, or the models were tested on different instances.
@@ -118,7 +118,7 @@ def _compared(models: Mapping[str, AdaptedModel]) -> AdaptedModels:
 
 
 def _read_model(folder: Path) -> tuple[AdaptedModel, list[Instance]]:
-    """The results in a folder, and the instances in the order of its files.
+    """Return the results in a folder, and the instances in the order of its files.
 
     Raises:
         ValueError: The folder is no output of `crosstask adapt`.
@@ -156,7 +156,7 @@ def _qualities(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def to_json(compared: AdaptedModels) -> str:
-    """The comparison as JSON."""
+    """Return the comparison as JSON."""
     estimates = {
         name: {method: {"mean": one.mean, "low": one.low, "high": one.high} for method, one in of.items()}
         for name, of in compared.scores.items()
@@ -173,7 +173,7 @@ def to_json(compared: AdaptedModels) -> str:
 
 
 def to_markdown(compared: AdaptedModels) -> str:
-    """The comparison as Markdown: scores, gains through the scorer, and differences to the first model."""
+    """Return the comparison as Markdown: scores, gains through the scorer, and differences to the first model."""
     names = list(compared.scores)
     methods = list(dict.fromkeys(method for of in compared.scores.values() for method in of if method != BEST_SINGLE))
     lines = [

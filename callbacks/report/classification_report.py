@@ -33,14 +33,14 @@ CHANCE = "by chance"
 
 @dataclass(frozen=True)
 class Classified:
-    """Questions with the scores of several models.
+    """Questions with the scores that several models give to their options.
 
     Args:
         questions: The questions that all models answered.
-        scores: Scores of their options, by model.
-        parameters: Number of parameters, by model.
+        scores: Scores of the options, by the model's name.
+        parameters: Number of parameters, by the model's name.
         listed: Names of all tasks that were to be evaluated.
-        missing: Reason, by task, why it has no question.
+        missing: Why a task has no question, by task.
         skipped: Number of prompts that were left out, by reason.
     """
 
@@ -52,19 +52,19 @@ class Classified:
     skipped: Mapping[str, int]
 
     def chosen(self) -> dict[str, list[int]]:
-        """The places of each model's options."""
+        """Return the index of the option that each model chooses for each question, by the model's name."""
         return {name: best_options(scores.scores) for name, scores in self.scores.items()}
 
     @property
     def mean_name(self) -> str:
-        """Name of the mean, with its number of tasks, and with that of the listed tasks where some are missing."""
+        """Name of the mean over tasks; it states if tasks are missing."""
         evaluated = len({question.task for question in self.questions})
         of = f"{evaluated} of {len(self.listed)}" if evaluated < len(self.listed) else str(evaluated)
         return f"mean of {of} tasks"
 
 
 def classification_report(classified: Classified) -> dict[str, Any]:
-    """Accuracies of each model and by chance, and differences to the first model, as JSON values.
+    """Return accuracies of each model and by chance, and differences to the first model, as JSON values.
 
     Intervals are of means over templates, over resampled rows: the prompts of a row stay together. Differences are
     paired by row.

@@ -24,7 +24,7 @@ InstanceKey = tuple[str, str, int, str]
 
 
 def short_names(folders: Sequence[Path]) -> dict[Path, str]:
-    """The shortest end of each path that distinguishes it from the others; more than a bare ``version_<n>``.
+    """Return for each path the shortest end that distinguishes it from the others, and that is no mere ``version_<n>``.
 
     >>> [*short_names([Path("/data/runs/opt/version_0"), Path("/data/runs/t5/version_0")]).values()]
     ['opt/version_0', 't5/version_0']
@@ -40,7 +40,13 @@ def short_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 @dataclass(frozen=True)
 class System:
-    """The scores under one name: of one run, or of several that repeat it with other seeds."""
+    """Scores of a system: of one run, or of several that repeat it with other seeds.
+
+    Args:
+        name: Name of the system in the report.
+        runs: Folders of the runs.
+        report: Scores over the runs.
+    """
 
     name: str
     runs: list[str]
@@ -49,7 +55,7 @@ class System:
 
 @dataclass(frozen=True)
 class CellDifference:
-    """Difference of the other system's score from the base's in a cell, which is a mean of `parts` parts."""
+    """The other system's score minus the base's in a cell, which is a mean of `parts` parts."""
 
     cell: Cell
     difference: Difference
@@ -58,15 +64,15 @@ class CellDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A system against the base, on the instances that both were evaluated on.
+    """A system compared with the base, on the instances that both were evaluated on.
 
     Args:
-        base: Name of the first system.
-        other: Name of the second.
-        shared: Instances that all runs of both systems were evaluated on.
-        only_base: Instances that are left out because the other system was not evaluated on them.
-        only_other: Instances that are left out because the base was not evaluated on them.
-        differences: Differences in every cell.
+        base: Name of the base.
+        other: Name of the other system.
+        shared: Number of instances that all runs of both systems were evaluated on.
+        only_base: Number of instances that are left out because the other system was not evaluated on them.
+        only_other: Number of instances that are left out because the base was not evaluated on them.
+        differences: Other minus base in every cell.
     """
 
     base: str
@@ -95,14 +101,14 @@ class QualitativeExample:
 
 @dataclass(frozen=True)
 class SystemsReport:
-    """Everything that ``crosstask report`` writes.
+    """Content of the report that ``crosstask report`` writes.
 
     Args:
-        stage: The stage whose predictions were read.
-        by: Kind of the columns, see ``aggregation.columns``.
+        stage: "validation" or "test".
+        by: "category" or "benchmark", what a column is the mean of; see ``aggregation.columns``.
         systems: One or more; the first is the base of comparisons.
         comparisons: Every other system against the base.
-        examples: Qualitative examples by heading.
+        examples: Qualitative examples, by heading.
     """
 
     stage: str
@@ -115,7 +121,7 @@ class SystemsReport:
 def compare(
     base: tuple[str, Runs], other: tuple[str, Runs], *, by: Literal["category", "benchmark"] = "category"
 ) -> Comparison:
-    """The paired bootstrap over shared instances; instances of repeated runs are averaged over the runs first.
+    """Return the paired bootstrap over shared instances; repeated runs are averaged by instance first.
 
     Raises:
         ValueError: The systems share no instance.
@@ -143,14 +149,14 @@ def compare(
 def qualitative_examples(
     systems: Mapping[str, Sequence[Prediction]], count: int
 ) -> dict[str, list[QualitativeExample]]:
-    """The worst and the best predictions; for several systems, also the largest differences from the first.
+    """Return the worst and the best predictions; with several systems, also the largest differences from the first.
 
-    A heading lists at most one instance of a task. Ties are broken by level, the farthest from training first, then by
-    the length of the prompt, the shortest first.
+    A heading lists at most one instance of a task. Among ties, the level farthest from training comes first, then the
+    shortest prompt.
 
     Args:
         systems: Predictions by the system's name; for repeated runs, those of one run.
-        count: Instances under each heading.
+        count: Number of instances under each heading.
     """
     by_instance = {
         name: {_instance_key(prediction): prediction for prediction in predictions}
@@ -206,7 +212,7 @@ def _example(key: InstanceKey, by_instance: Mapping[str, Mapping[InstanceKey, Pr
 def _first_of_each_task(
     examples: Sequence[QualitativeExample], order: Callable[[QualitativeExample], float], count: int
 ) -> list[QualitativeExample]:
-    """The first `count` examples in ascending order, at most one for each task and number of shots."""
+    """Return the first `count` examples in ascending order, at most one for each task and number of shots."""
     ordered = sorted(
         examples,
         key=lambda example: (order(example), -LEVELS.index(example.level), len(example.prompt), example.id),

@@ -1,4 +1,4 @@
-"""Tables and sentences on which tasks of a published table were evaluated, so that incomplete averages are marked."""
+"""Text on which tasks of a published results table were evaluated, so that incomplete averages are marked."""
 
 from collections.abc import Iterable, Sequence
 
@@ -26,20 +26,20 @@ def _column_row(name: str, tasks: Sequence[TaskCoverage]) -> list[str]:
 
 
 def expected_instances(tasks: Iterable[TaskCoverage]) -> str:
-    """The number of instances that the table states; a question mark marks tasks without a number."""
+    """Return the number of instances that the table states; a question mark is added for tasks without a number."""
     stated = [task.expected for task in tasks]
     total = sum(number for number in stated if number is not None)
     return f"{total or ''}{' + ' if total else ''}?" if None in stated else str(total)
 
 
 def coverage_rows(coverage: Coverage) -> list[list[str]]:
-    """A row for each column of the table, and one for all."""
+    """Return a row for each column of the published table, and one for all."""
     rows = [_column_row(column, tasks) for (_, column), tasks in coverage.columns().items()]
     return [*rows, _column_row("all", coverage.tasks)]
 
 
 def task_rows(coverage: Coverage) -> list[list[str]]:
-    """A row for each task: its column, its instances, and the reason if it is missing, or its unknown tokens."""
+    """Return a row for each task: its column, its instances, and a remark on missing files or unknown tokens."""
     return [
         [
             task.task,
@@ -54,14 +54,14 @@ def task_rows(coverage: Coverage) -> list[list[str]]:
 
 
 def _lost(task: TaskCoverage) -> str:
-    """The unknown tokens of an evaluated task; empty if there are none."""
+    """Return a remark on the unknown tokens of an evaluated task; empty if there are none."""
     if not (task.unknown_source or task.unknown_target):
         return ""
     return f"{task.unknown_source:,} unknown tokens in prompts, {task.unknown_target:,} in answers"
 
 
 def coverage_sentence(coverage: Coverage) -> str:
-    """A sentence on how much of the table was evaluated, and the names of missing tasks.
+    """Return a sentence on how much of the published table was evaluated, with the names of missing tasks.
 
     >>> coverage_sentence(Coverage("Table 1", [TaskCoverage("a/b", "B", LEVELS[0], 9, 0, 0, "no file")]))
     'Of Table 1, 0 of 1 tasks, 0 of 1 columns, 0 of 9 instances were evaluated; averages are over these. Missing: a/b.'
@@ -83,7 +83,7 @@ def coverage_sentence(coverage: Coverage) -> str:
 
 
 def incomplete_note(coverage: Coverage | None, cell: Cell) -> str:
-    """Note on listed tasks that a score lacks, to be written behind its name; empty if it is complete."""
+    """Return a note, written behind a score's name, on listed tasks that the score lacks; empty if it is complete."""
     if coverage is None or cell.kind == "task":
         return ""
     columns = coverage.columns()
@@ -97,7 +97,7 @@ def incomplete_note(coverage: Coverage | None, cell: Cell) -> str:
 
 
 def terminal_coverage(coverage: Coverage) -> Table:
-    """The coverage of each column, for a terminal."""
+    """Return the coverage of each column as a table for a terminal."""
     table = Table(
         title=f"Coverage of {terminal_text(coverage.stated_by)}", title_justify="left", box=box.SIMPLE_HEAD, padding=0
     )

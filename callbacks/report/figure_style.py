@@ -1,4 +1,4 @@
-"""Style of figures, and their formats: SVG inside a page; SVG, PDF and PNG as files.
+"""The style of all figures, and their output as SVG in a page or as SVG, PDF and PNG files.
 
 matplotlib takes a second to import, so functions import it where they draw. Its state is set for one drawing at a time.
 """
@@ -55,7 +55,7 @@ STYLE: Mapping[Any, Any] = {
 
 
 def lightened(color: str) -> tuple[float, float, float]:
-    """A color mixed with white, for areas on which intervals stay readable."""
+    """Return a color mixed with white, on which intervals stay readable."""
     from matplotlib.colors import to_rgb
 
     red, green, blue = (0.65 * part + 0.35 for part in to_rgb(color))
@@ -74,7 +74,7 @@ def figure_style(**changes: Any) -> Iterator[None]:
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """A function that draws in the style of figures."""
+    """Decorator: the function draws in the style of figures."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -85,10 +85,10 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def new_figure(height: float, *, margins: tuple[float, float, float, float]) -> "tuple[Figure, Axes]":
-    """A figure with one axes.
+    """Return a figure of the common width, and its axes.
 
     Args:
-        height: Inches.
+        height: Height of the figure in inches.
         margins: Inches on the left, right, bottom and top of the axes.
     """
     from matplotlib.figure import Figure
@@ -100,13 +100,13 @@ def new_figure(height: float, *, margins: tuple[float, float, float, float]) -> 
 
 
 def horizontal_legend(figure: "Figure", handles: Any, *, columns: int, left: float = 0.1) -> None:
-    """A legend in the figure's upper left corner, outside of the axes; `left` in inches."""
+    """Add a legend in the figure's upper left corner, outside of the axes; `left` is in inches."""
     place = (left / WIDTH, 1 - 0.02 / figure.get_size_inches()[1])
     figure.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=columns, borderaxespad=0.0)
 
 
 def svg_element(figure: "Figure", title: str) -> str:
-    """The figure as an SVG element. Equal figures give equal bytes."""
+    """Return the figure as an SVG element. Equal figures give equal bytes."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     text = io.StringIO()
@@ -134,10 +134,10 @@ def write_figure(figure: "Figure", path: Path, title: str) -> None:
 
 
 def figure_format(path: Path) -> str:
-    """The format of a figure, from the suffix of its file name.
+    """Return the format of a figure from its file name: svg, pdf or png.
 
     Raises:
-        ValueError: It is none of `FORMATS`.
+        ValueError: The suffix is another.
     """
     kind = path.suffix.lower().removeprefix(".")
     if kind not in FORMATS:

@@ -1,4 +1,4 @@
-"""Figures of a model's inputs: histograms of lengths, and packed rows with their documents."""
+"""Figures of ``crosstask inspect``: histograms of lengths, and packed rows with their documents."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ BAR = 0.22  # inches: a bar with its space
 
 @styled
 def length_bars(histogram: LengthHistogram) -> "Figure":
-    """A horizontal bar for each range of lengths; bars above the limit have another color."""
+    """Return a figure with a bar for each range of lengths; bars above the limit have another color."""
     bins, limit = histogram.bins, histogram.limit
     figure, axes = new_figure(max(len(bins), 1) * BAR + 0.55, margins=(1.3, 0.9, 0.45, 0.1))
     places = range(len(bins))
@@ -38,7 +38,7 @@ def length_bars(histogram: LengthHistogram) -> "Figure":
 
 
 def bin_name(first: int, last: int) -> str:
-    """A range of lengths.
+    """Return a range of lengths as text.
 
     >>> bin_name(1, 1), bin_name(1024, 2047)
     ('1', '1,024–2,047')
@@ -48,7 +48,7 @@ def bin_name(first: int, last: int) -> str:
 
 @styled
 def row_strips(rows: Sequence[ReadRow]) -> "Figure":
-    """A strip for each row: its documents one after the other, targets dark, padding empty."""
+    """Return a figure with a strip for each row: its documents in order, targets dark, padding empty."""
     figure, axes = new_figure(len(rows) * 0.4 + 0.55, margins=(0.9, 0.2, 0.45, 0.1))
     for place, row in enumerate(rows):
         begin = 0

@@ -1,4 +1,4 @@
-"""The inputs of a model as one HTML page, which loads and runs nothing."""
+"""The page of ``crosstask inspect``: the documents and rows of a data stream as HTML that loads and runs nothing."""
 
 from typing import Any
 
@@ -14,10 +14,10 @@ from .page_tables import PageTable
 
 
 def render_inspection(inspection: Inspection, title: str) -> str:
-    """The page.
+    """Return the page as HTML.
 
     Args:
-        inspection: The inspected inputs.
+        inspection: Documents, rows, lengths and mixture.
         title: Heading of the page.
     """
     lengths = inspection.lengths
@@ -46,7 +46,7 @@ def render_inspection(inspection: Inspection, title: str) -> str:
 
 
 def about(shown: ShownDocument) -> str:
-    """A line about a document: its example and template, its numbers of tokens and of trained and cut ones."""
+    """Return a line about a document: its level, example and template, and its numbers of tokens."""
     document = shown.document
     parts = [shown.level, f"example {shown.id}", f"template {shown.template}" if shown.template else ""]
     named = [f"{side.tokens:,} {side.name}" for side in document.sides]
@@ -58,7 +58,7 @@ def about(shown: ShownDocument) -> str:
 
 
 def row_sentence(row: ShownRow) -> str:
-    """A sentence on the columns, documents, trained tokens and padding of a row."""
+    """Return a sentence on how full a row is."""
     documents = row.row.documents
     tokens, targets = sum(each.tokens for each in documents), sum(each.targets for each in documents)
     trained = f", {targets:,} of them trained" if targets else ""
@@ -69,7 +69,7 @@ def row_sentence(row: ShownRow) -> str:
 
 
 def length_caption(histogram: LengthHistogram) -> str:
-    """The numbers of a histogram in a sentence."""
+    """Return a sentence with the numbers of a histogram."""
     limit = ""
     if histogram.limit is not None:
         limit = f"; {histogram.over:,} are longer than the {histogram.limit:,} tokens that are read"

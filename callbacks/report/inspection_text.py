@@ -1,4 +1,7 @@
-"""The inputs of a model, for a terminal: trained tokens in green, special ones in magenta, marked without colors."""
+"""The output of ``crosstask inspect`` in a terminal: trained tokens are green, special tokens magenta.
+
+Without colors, trained tokens are enclosed in « and ».
+"""
 
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +38,7 @@ def print_inspection(inspection: Inspection, console: Console) -> None:
 
 
 def side_text(side: Side, *, colored: bool) -> Text:
-    """A sequence in colors, or with trained spans between « and »."""
+    """Return a token sequence in colors, or with trained spans between « and »."""
     text = Text()
     for place, span in enumerate(side.spans):
         style = " ".join([TARGET] * span.trained + [SPECIAL] * span.special)

@@ -1,7 +1,7 @@
-"""Distances among instructions in embedding space, and their map.
+"""Distances between instructions in embedding space, and their map by t-SNE.
 
 Figure 4 of Differentiable Instruction Optimization (arXiv 2306.10098) maps instructions by t-SNE and concludes that
-learned ones are more diverse than human-written ones. The distances measure it. Functions import scikit-learn, which
+learned ones are more diverse than human-written ones; the distances measure this. Functions import scikit-learn, which
 takes seconds.
 """
 
@@ -16,7 +16,7 @@ Points = NDArray[np.float64]
 
 
 def category_distances(points: Points, categories: Sequence[str]) -> dict[str, float]:
-    """Mean cosine distances of pairs within a category and between categories; a kind without pairs is left out.
+    """Return mean cosine distances of pairs within and between categories; a kind without pairs is left out.
 
     >>> distances = category_distances(np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), ["a", "a", "b"])
     >>> distances["within"], distances["between"]
@@ -32,14 +32,14 @@ def category_distances(points: Points, categories: Sequence[str]) -> dict[str, f
 
 
 def distance_to_nearest(tests: Points, points: Points) -> float:
-    """Mean cosine distance of the test points [m, W] to the nearest of the points [n, W]."""
+    """Return the mean cosine distance from each test point [m, W] to the nearest of the points [n, W]."""
     from sklearn.metrics.pairwise import cosine_distances
 
     return float(cosine_distances(tests, points).min(axis=1).mean())
 
 
 def paired_distance(first: Points, second: Points) -> float:
-    """Mean cosine distance of each of the points [n, W] to the one of the same row in the others.
+    """Return the mean cosine distance between points in the same row of two arrays [n, W].
 
     >>> paired_distance(np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[1.0, 0.0], [3.0, 0.0]]))
     0.5
@@ -50,7 +50,9 @@ def paired_distance(first: Points, second: Points) -> float:
 
 
 def t_sne(points: Points, *, perplexity: float = 15.0, seed: int = 0) -> Points:
-    """The t-SNE embedding of points in the plane, [n, 2]; of fewer than four points, their first two coordinates.
+    """Return the t-SNE embedding of points in the plane, [n, 2].
+
+    Fewer than four points keep their first two coordinates.
 
     Args:
         points: Points [n, W].

@@ -1,4 +1,4 @@
-"""Figures of learned instructions: a map of them by category, and curves over the steps of training."""
+"""Figures of learned instructions: a map by category, and curves over the steps of training."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,11 +23,13 @@ LONGEST_NAME = 30  # characters of a category in the legend
 
 @styled
 def instruction_map(points: Mapping[str, NDArray[np.float64]], categories: Sequence[str]) -> "Figure":
-    """Instructions in the plane, with a mark for each category: human-written filled, learned hollow, initial as dots.
+    """Return a map of instructions with a mark for each category.
+
+    Human-written instructions are filled marks, learned ones hollow, initial ones dots.
 
     Args:
-        points: By kind (human, initial, learned), [n, 2].
-        categories: Categories of the n tasks.
+        points: [n, 2] by kind of instruction: human, initial, learned.
+        categories: Category of each of the n tasks.
     """
     from matplotlib.lines import Line2D
 
@@ -60,7 +62,7 @@ def instruction_map(points: Mapping[str, NDArray[np.float64]], categories: Seque
 
 
 def category_mark(place: int) -> tuple[str, str]:
-    """Color and shape of a category; neighbors differ in both.
+    """Return the color and shape of a category; neighbors differ in both.
 
     >>> len({category_mark(place) for place in range(MARKS)}) == MARKS
     True
@@ -72,10 +74,10 @@ def category_mark(place: int) -> tuple[str, str]:
 def sweep_figure(
     results: Mapping[float, Sequence[float]], setting: str, quantity: str, *, logarithmic: bool
 ) -> "Figure":
-    """Mean over seeds and its 95 percent t-interval for each value of a setting; dots are the seeds.
+    """Return a figure of the mean over seeds with its 95% t-interval, for each value of a setting; dots are seeds.
 
     Args:
-        results: By the setting's value, the result of each seed; an interval needs two.
+        results: Result of each seed, by the setting's value; an interval needs two seeds.
         setting: Name of the varied setting, below the axis.
         quantity: Name of the measured quantity, beside the axis.
         logarithmic: Whether the setting's axis is logarithmic, to base 2.
@@ -100,10 +102,12 @@ def sweep_figure(
 
 @styled
 def training_curves(curves: Mapping[str, Sequence[tuple[int, float]]], quantity: str) -> "Figure":
-    """A line for each name over optimizer steps; the axis is logarithmic if positive values span two decades.
+    """Return a figure with a line for each name over optimizer steps.
+
+    The vertical axis is logarithmic if the values are positive and span two decades.
 
     Args:
-        curves: By name, pairs of step and value; values that are not finite leave a gap.
+        curves: Pairs of step and value, by name; values that are not finite leave a gap.
         quantity: Name of the values, beside the axis.
     """
     figure, axes = new_figure(3.4, margins=(0.75, 2.6, 0.5, 0.15))

@@ -1,4 +1,4 @@
-"""Figures and numbers that InstructionAnalysis wrote in a training, read for the report's page."""
+"""Reading of the figures and numbers that InstructionAnalysis wrote in training, for the report's page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ CAPTIONS = {
 
 @dataclass(frozen=True)
 class InstructionAnalysisFiles:
-    """The figures and distances of one training.
+    """Figures and distances of learned instructions of one training.
 
     Args:
-        folder: The folder they were read from.
-        figures: Captions and SVG elements of the figures.
-        kinds: Human-written, initial and learned, the columns of `distances`.
-        distances: By measure, a mean cosine distance for each kind.
+        folder: Folder that they were read from.
+        figures: Caption and SVG element of each figure.
+        kinds: Kinds of instructions (human-written, initial, learned): the columns of `distances`.
+        distances: Mean cosine distance for each kind, by measure.
         moved: Distance of the learned instructions from their start, by measure; empty if unknown.
     """
 
@@ -43,16 +43,16 @@ class InstructionAnalysisFiles:
 
 
 def instruction_analyses(systems: Sequence[System]) -> list[InstructionAnalysisFiles]:
-    """The analyses of all runs that learned instructions."""
+    """Return the analyses of all runs that learned instructions."""
     folders = [analysis_folder(Path(run)) for system in systems for run in system.runs]
     return [_read_analysis(folder) for folder in dict.fromkeys(folders) if folder is not None]
 
 
 def analysis_folder(predictions: Path) -> Path | None:
-    """The folder of a training's analysis: in the folder of the run that wrote `predictions`, or beside it.
+    """Return the folder of a training's analysis: in the folder of the run that wrote `predictions`, or beside it.
 
-    A test is a run with its own folder. Recipes name a folder for the analysis beside their checkpoints, which fit and
-    test share.
+    None without one. A test is a run with its own folder; recipes place the analysis beside the checkpoints, which fit
+    and test share.
     """
     run = predictions.parent.parent
     return next((parent / FOLDER for parent in (run, run.parent) if any((parent / FOLDER).glob("*.svg"))), None)

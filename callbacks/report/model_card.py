@@ -1,4 +1,4 @@
-"""The model card of an exported model: README.md in a repository of the hub, written from its run's files."""
+"""The model card of an exported model: README.md for a repository of the hub, from its run's files."""
 
 import os
 import re
@@ -23,13 +23,13 @@ PLACES = ("cache", "folder", "path", "dirpath", "save_dir", "source")
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Files that the callbacks of a run have written.
+    """Files that a run's callbacks have written.
 
     Args:
-        settings: Its configuration (config.yaml).
+        settings: Configuration of the run (config.yaml).
         record: Commit and versions (run.json).
-        mixture: The tree of its training data with licences (mixture.txt).
-        scores: Markdown of the report of each stage (report.md).
+        mixture: Tree of the training data with licences, as text (mixture.txt).
+        scores: Markdown of the report, by stage (report.md).
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class RunFiles:
 
 
 def read_run_files(folder: Path) -> RunFiles:
-    """The newest files of a run, of all versions below its folder; empty parts where there are none."""
+    """Return the newest files of a run, over all versions below its folder; empty where there are none."""
 
     def newest(pattern: str) -> str:
         paths = sorted(folder.glob(f"**/{pattern}"), key=lambda path: path.stat().st_mtime)
@@ -58,7 +58,7 @@ def read_run_files(folder: Path) -> RunFiles:
 
 
 def run_of_checkpoint(checkpoint: Path) -> Path:
-    """The folder of the run that wrote a checkpoint: the nearest one above it that holds a configuration."""
+    """Return the folder of the run that wrote a checkpoint: the nearest folder above it that holds a configuration."""
     parents = list(checkpoint.absolute().parents)[:3]
     return next(
         (each for each in parents if any(each.glob("*config.yaml")) or any(each.glob("*/config.yaml"))), parents[0]
@@ -66,14 +66,14 @@ def run_of_checkpoint(checkpoint: Path) -> Path:
 
 
 def model_card(name: str, extras: Mapping[str, Any], run: RunFiles, *, steps: int, licence: str | None = None) -> str:
-    """README.md of a model.
+    """Return the text of a model's README.md.
 
     Args:
-        name: Of its repository.
+        name: Name of the repository.
         extras: Description of the model in the checkpoint (``checkpoint_extras(path)[KEY]``).
         run: Files of the run.
         steps: Optimizer steps of the checkpoint.
-        licence: Identifier of the licence of the weights, for the hub; None leaves it to be chosen.
+        licence: Identifier of the licence of the weights on the hub; None leaves the choice to the user.
     """
     sections = [
         _front_matter(extras, licence),
@@ -89,7 +89,7 @@ def model_card(name: str, extras: Mapping[str, Any], run: RunFiles, *, steps: in
 
 
 def published_base(extras: Mapping[str, Any]) -> str | None:
-    """Name of the model that was trained further, without its revision; None if it has no name on the hub."""
+    """Return the name of the model that training started from, without revision; None if it has no name on the hub."""
     source = extras.get("pretrained")
     if not source or expanded(source).exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", hub_source(source)[0]):
         return None
@@ -165,7 +165,7 @@ def _settings(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def without_places(value: Any) -> Any:
-    """Settings without the places of files.
+    """Return settings without the paths of files.
 
     >>> without_places({"folder": "/home/me/data", "seed": 0, "tokenizer": "/home/me/runs/tokenizer"})
     {'seed': 0, 'tokenizer': 'tokenizer'}
@@ -201,7 +201,7 @@ def _plain(text: str) -> str:
 
 
 def _fenced(text: str, language: str = "") -> str:
-    """A block of code between more backticks than follow each other in it."""
+    """Return a code block, fenced by more backticks than the text has in a row."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{visible(text).rstrip()}\n{fence}"

@@ -1,4 +1,4 @@
-"""Scores and model sizes from reports of `adapt` and `classify`, as points of a scaling curve."""
+"""Scores and model sizes from reports of `adapt` and `classify`, as points of scaling curves."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,7 +14,10 @@ LIKELIHOOD = "self-score, sum"
 
 
 class ModelScore(NamedTuple):
-    """A score in [0, 1] with its 95% interval (none where `low` equals `high`), and its model's parameter count."""
+    """A score in [0, 1] with its 95% interval, and the number of parameters of its model.
+
+    There is no interval if `low` equals `high`.
+    """
 
     parameters: float
     score: float
@@ -23,7 +26,7 @@ class ModelScore(NamedTuple):
 
 
 def read_model_scores(report: str, task: str | None = None) -> dict[str, ModelScore]:
-    """The score and the model size of every row of a report: means over tasks, or the scores on one task.
+    """Return score and model size of every row of a report: means over tasks, or the scores on one task.
 
     Raises:
         ValueError: There is no such report, or it lacks the number of parameters or the task.
@@ -67,7 +70,7 @@ def _checked_scores(report: str, content: Mapping[str, Any], task: str | None) -
 
 
 def _parameters(report: str, model: Mapping[str, Any]) -> float:
-    """The number of parameters of a model: a logarithmic axis has no 0."""
+    """Return the number of parameters of a model; it is at least 1, since a logarithmic axis has no 0."""
     try:
         return number_field(model, "parameters", 1, 1e18)
     except ValueError as error:
@@ -75,19 +78,19 @@ def _parameters(report: str, model: Mapping[str, Any]) -> float:
 
 
 def read_tasks(report: str) -> list[str]:
-    """The tasks of a report, over which its means are."""
+    """Return the tasks of a report, which its means are over."""
     content = read_report(report)
     return list(content["chance"]["tasks"] if "models" in content else content["tasks"])
 
 
 def default_rows(report: str) -> list[str]:
-    """The rows of a report that are drawn if none is chosen."""
+    """Return the rows of a report that are drawn by default."""
     content = read_report(report)
     return list(content["models"]) if "models" in content else [*content["scorers"], LIKELIHOOD, BEST_SINGLE]
 
 
 def read_report(report: str) -> Mapping[str, Any]:
-    """The content of a report of `adapt` or of `classify`, by its folder.
+    """Return the content of a report of `adapt` or `classify`, by its folder or file.
 
     Raises:
         ValueError: It is neither.

@@ -1,7 +1,7 @@
-"""The report as one HTML page that loads and runs nothing, readable on a screen, on paper and by a screen reader.
+"""The report as one HTML page that loads and runs nothing, readable on screens, on paper and by screen readers.
 
 The templates in ``templates/`` hold the page's text. Everything they insert is escaped, and hidden characters are
-written as their numbers: predictions come from models, prompts and references from data sets.
+written as their code points, since predictions come from models, and prompts and references from data sets.
 """
 
 from collections.abc import Sequence
@@ -43,12 +43,12 @@ LEVEL_MEANING = {
 
 
 def render_page(report: SystemsReport, title: str, figures: Sequence[ReportFigure] | None = None) -> str:
-    """The whole page.
+    """Return the page as HTML.
 
     Args:
         report: Scores, comparisons and qualitative examples.
         title: Heading of the page.
-        figures: The report's figures, drawn if they are not given.
+        figures: Figures of the report; None to draw them.
 
     Raises:
         ValueError: There are more systems than colors.
@@ -116,7 +116,7 @@ def _tables(report: SystemsReport) -> dict[str, Any]:
 
 @cache
 def environment() -> Environment:
-    """jinja2 with escaping, hidden characters as numbers, and the templates of pages."""
+    """Return jinja2's environment for pages: it escapes, shows hidden characters, and finds the templates."""
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -139,7 +139,7 @@ def _visible_value(value: Any) -> Any:
 
 
 def middle_left_out(text: str) -> str:
-    """A text of at most `LONGEST_TEXT` characters; the middle of a longer one is replaced by a note."""
+    """Return a text; of one longer than `LONGEST_TEXT` characters, the middle is replaced by a note."""
     if len(text) <= LONGEST_TEXT:
         return text
     half = LONGEST_TEXT // 2

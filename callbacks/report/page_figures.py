@@ -1,4 +1,4 @@
-"""The figures of the report's page: which scores each of them shows, its title and its caption."""
+"""The figures of the report's page: their scores, titles and captions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class ReportFigure:
     """A figure of the page.
 
     Args:
-        name: Its file name without suffix; the page places figures by it.
+        name: File name without suffix, by which the page places the figure.
         title: Title for screen readers.
         caption: The sentence above it.
         figure: The drawing.
@@ -36,7 +36,7 @@ class ReportFigure:
     figure: "Figure"
 
     def svg(self) -> str:
-        """The drawing as an SVG element."""
+        """Return the drawing as an SVG element."""
         return svg_element(self.figure, self.title)
 
     def write(self, folder: Path, formats: Sequence[str]) -> None:
@@ -45,7 +45,7 @@ class ReportFigure:
 
 
 def report_figures(report: SystemsReport) -> list[ReportFigure]:
-    """All figures of a page, in its order.
+    """Return all figures of a page, in its order.
 
     Raises:
         ValueError: There are more systems than colors.
@@ -60,19 +60,19 @@ def report_figures(report: SystemsReport) -> list[ReportFigure]:
 
 
 def estimates_of(system: System) -> dict[Cell, Estimate]:
-    """A system's estimates in OPT-IML's aggregation by cell."""
+    """Return a system's estimates in OPT-IML's aggregation, by cell."""
     report = system.report
     return {mean.cell: mean.estimate for mean in [*overall_means(report), *report.level_means, *report.columns]}
 
 
 def cells_of_kind(report: SystemsReport, kind: str, level: str | None = None) -> list[Cell]:
-    """The cells of a kind (and level) that any system has, in order."""
+    """Return the cells of a kind (and level) that any system has, in order."""
     cells = dict.fromkeys(cell for system in report.systems for cell in estimates_of(system))
     return [cell for cell in cells if cell.kind == kind and level in (None, cell.level)]
 
 
 def estimates_in(report: SystemsReport, cell: Cell) -> list[Estimate | None]:
-    """Every system's estimate in a cell."""
+    """Return every system's estimate in a cell; None for a system without one."""
     return [estimates_of(system).get(cell) for system in report.systems]
 
 
@@ -111,13 +111,13 @@ def _column_note(report: SystemsReport, cell: Cell, parts: Mapping[Cell, int]) -
 
 
 def shot_counts(report: SystemsReport) -> list[int]:
-    """The numbers of demonstrations of all averages, in order."""
+    """Return the numbers of shots of all averages, in ascending order."""
     cells = [*cells_of_kind(report, "average"), *cells_of_kind(report, "level")]
     return sorted({cell.shots for cell in cells if cell.shots is not None})
 
 
 def _shot_figure(report: SystemsReport) -> ReportFigure | None:
-    """The average and the levels over the number of shots; None for a single number."""
+    """Return a figure of the average and the levels over the number of shots; None if there is one number."""
     shots = shot_counts(report)
     if len(shots) < 2:
         return None
@@ -134,7 +134,7 @@ def _shot_figure(report: SystemsReport) -> ReportFigure | None:
 
 
 def difference_name(comparison: Comparison, report: SystemsReport) -> str:
-    """The name of a comparison's figure."""
+    """Return the name of a comparison's figure."""
     return f"difference-{_names(report).index(comparison.other)}"
 
 
@@ -148,7 +148,7 @@ def _difference_figure(comparison: Comparison, report: SystemsReport) -> ReportF
 
 
 def _task_figure(report: SystemsReport, level: str) -> ReportFigure | None:
-    """The tasks of a level, the highest mean first; all numbers of shots of a task stay together."""
+    """Return a figure of the tasks of a level, by falling mean; all numbers of shots of a task stay together."""
     groups: dict[tuple[str, int], list[Group | None]] = {}
     for place, system in enumerate(report.systems):
         for group in system.report.tasks:

@@ -1,4 +1,4 @@
-"""The tables of the report's page. A cell is text, an estimate, or None where a system has no score."""
+"""The tables of the report's page. A cell is a text, an estimate, or None if a system has no score."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class PageTable:
         title: Title for screen readers.
         header: Names of the columns.
         rows: Cells of each row.
-        text: Columns that hold text and are aligned left; the others hold numbers.
+        text: Indices of columns that hold text and are aligned left; the others hold numbers.
     """
 
     title: str
@@ -32,7 +32,7 @@ class PageTable:
 
 
 def summary_table(report: SystemsReport) -> PageTable:
-    """A row for each average and pooled metric, a column for each system."""
+    """Return a row for each average and pooled metric, a column for each system."""
     means = [{mean.cell: mean.estimate for mean in overall_means(system.report)} for system in report.systems]
     cells = list(dict.fromkeys(cell for of_system in means for cell in of_system))
     rows: list[list[TableCell]] = [
@@ -52,7 +52,7 @@ def _with_runs(name: str, runs: list[str]) -> str:
 
 
 def coverage_tables(coverage: Coverage) -> tuple[PageTable, PageTable]:
-    """Coverage by column, and by task."""
+    """Return the coverage of a published table by column, and by task."""
     columns: list[list[TableCell]] = [[*row] for row in coverage_rows(coverage)]
     tasks: list[list[TableCell]] = [[*row] for row in task_rows(coverage)]
     return (
@@ -62,14 +62,14 @@ def coverage_tables(coverage: Coverage) -> tuple[PageTable, PageTable]:
 
 
 def shots_table(report: SystemsReport) -> PageTable:
-    """The average and the levels at each number of shots, a column for each system."""
+    """Return the average and the levels at each number of shots, a column for each system."""
     cells = [*cells_of_kind(report, "average"), *cells_of_kind(report, "level")]
     rows: list[list[TableCell]] = [[cell_name(cell), *estimates_in(report, cell)] for cell in cells]
     return PageTable("Scores by shots", ["", *(system.name for system in report.systems)], rows)
 
 
 def columns_table(report: SystemsReport, level: str) -> PageTable:
-    """The columns of a level, a column of the table for each system."""
+    """Return the columns of a level as rows, with a column of the table for each system."""
     cells = cells_of_kind(report, "column", level)
     several = len({cell.shots for cell in cells}) > 1
     rows: list[list[TableCell]] = [
@@ -80,7 +80,7 @@ def columns_table(report: SystemsReport, level: str) -> PageTable:
 
 
 def difference_table(comparison: Comparison) -> PageTable:
-    """Every cell's difference with its interval and p-value."""
+    """Return every cell's difference with its interval and p-value."""
     rows: list[list[TableCell]] = [
         [
             cell_name(row.cell),
@@ -95,7 +95,7 @@ def difference_table(comparison: Comparison) -> PageTable:
 
 
 def pooled_table(report: SystemsReport) -> PageTable:
-    """Pooled instances of each category and level by its headline metric, a column for each system."""
+    """Return pooled instances of each category and level by its headline metric, a column for each system."""
     groups: dict[tuple[str, int, str], list[Group | None]] = {}
     for place, system in enumerate(report.systems):
         for group in [*system.report.categories, *system.report.levels]:
@@ -112,7 +112,7 @@ def pooled_table(report: SystemsReport) -> PageTable:
 
 
 def task_table(report: SystemsReport) -> PageTable:
-    """A row for each task, system and number of shots, with the instances that a metric cannot score."""
+    """Return a row for each task, system and number of shots, with a remark on instances that a metric cannot score."""
     rows: list[list[TableCell]] = [
         [
             group.name,
@@ -143,7 +143,7 @@ def task_table(report: SystemsReport) -> PageTable:
 
 
 def level_means_text(report: SystemsReport, level: str) -> str:
-    """The means of a level, systems separated by slashes; empty if no task of it was evaluated."""
+    """Return the means of a level, systems separated by slashes; empty if no task of it was evaluated."""
     texts = []
     for cell in cells_of_kind(report, "level", level):
         estimates = [estimates_of(system).get(cell) for system in report.systems]

@@ -1,4 +1,4 @@
-"""Lines of ``predictions/<stage>.jsonl``, written during evaluation and read by reports."""
+"""Lines of ``predictions/<stage>.jsonl``: written during evaluation, read by reports."""
 
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -24,7 +24,7 @@ class Prediction(NamedTuple):
 
 
 def prediction_line(answer: Answer) -> dict[str, Any]:
-    """The record of an answer, as it is written."""
+    """Return the record of an answer that is written as a line."""
     example = answer.example
     return {
         "number": example.number,
@@ -47,7 +47,7 @@ def prediction_line(answer: Answer) -> dict[str, Any]:
 
 
 def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
-    """The answer with all its scores, from the record that ``prediction_line`` made of it."""
+    """Return the answer with all its scores, from the record that ``prediction_line`` returned."""
     text = record["prediction"]
     if "options" not in record:
         return Answer.of(example, text)._replace(**_by_rouge(record))
@@ -59,12 +59,12 @@ def answer_of(record: dict[str, Any], example: EvaluationExample) -> Answer:
 
 
 def _by_rouge(record: dict[str, Any]) -> dict[str, Any]:
-    """The fields that the implementation of ROUGE-L decides."""
+    """Return the fields of a record that depend on the implementation of ROUGE-L."""
     return {"rouge_l": record["rouge_l"], "unread": record.get("unread", False)}
 
 
 def is_prediction_of(record: Any, example: EvaluationExample) -> bool:
-    """Whether a record that is read back is a complete prediction for an example."""
+    """Return whether a record from a file is a complete prediction for an example."""
     try:
         _checked_prediction(record)
         answer_of(record, example)
@@ -75,7 +75,7 @@ def is_prediction_of(record: Any, example: EvaluationExample) -> bool:
 
 
 def read_predictions(path: Path) -> list[Prediction]:
-    """The predictions of a file, in order.
+    """Return the predictions of a file, in order.
 
     Raises:
         ValueError: A line is no prediction, or there is none.
@@ -89,10 +89,10 @@ def read_predictions(path: Path) -> list[Prediction]:
 
 
 def written_coverage(predictions: Path) -> Coverage | None:
-    """The coverage that the run's report holds; None if it has no coverage of a table.
+    """Return the coverage in the report of a run; None if it covers no published table.
 
     Args:
-        predictions: File of the run's predictions of a stage.
+        predictions: File of the run's predictions of a stage; the report is found beside it.
     """
     path = predictions.parents[1] / f"report/{predictions.stem}/report.json"
     if not path.is_file():
@@ -125,7 +125,7 @@ def _prediction(line: str, where: str) -> Prediction:
 
 
 def _checked_prediction(record: Any) -> Prediction:
-    """The prediction of a record.
+    """Return the prediction of a record.
 
     Raises:
         ValueError: A field is missing, or has another type or range.
@@ -160,11 +160,11 @@ def _exact_match(record: dict[str, Any]) -> float:
 
 
 def find_predictions(run: Path, stage: str) -> Path:
-    """The predictions of a stage of a run.
+    """Return the file of predictions of a stage of a run.
 
     Args:
-        run: The run's folder, the folder of its versions (the last one counts), or the file.
-        stage: Which predictions: test, validation or predict.
+        run: The run's folder, the folder of its versions (the last one is used), or the file itself.
+        stage: "test", "validation" or "predict".
 
     Raises:
         ValueError: There is no such file.

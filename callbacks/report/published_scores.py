@@ -1,4 +1,4 @@
-"""The scores that a paper reports for the arms of an experiment, beside those of our runs."""
+"""Scores that a paper publishes for the arms of an experiment, beside those of our runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from .text import level_name, markdown_table, percent
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """Percentages of a paper's table.
+    """Percentages in a table of a paper.
 
     Args:
-        source: Paper and table.
-        shots: The numbers of shots whose scores the table shows, in its order.
-        columns: By name, the cell of a report that a column is, without its shots.
-        scores: By arm and column, a percentage for each of the shots, or for the first ones.
+        source: Name of the paper and number of the table.
+        shots: Numbers of shots that the table shows, in its order.
+        columns: Cell of a report that each column corresponds to, without shots, by the column's name.
+        scores: By arm and column, a percentage for each number of shots, or for the first ones only.
     """
 
     source: str
@@ -29,7 +29,7 @@ class PublishedTable:
 
 @dataclass(frozen=True)
 class ComparedScore:
-    """A published score and ours.
+    """A published score and ours, for one arm, column and number of shots.
 
     Args:
         arm: Name of the arm.
@@ -38,8 +38,8 @@ class ComparedScore:
         shots: Number of shots.
         published: The paper's percentage; None if it reports none.
         ours: Our score; None if nothing of this column was evaluated.
-        change: Difference of our score from the first arm's, in percentage points; None where either is missing.
-        published_change: The same of the paper's.
+        change: Our score minus that of the first arm, in percentage points; None if one is missing.
+        published_change: The paper's score minus that of its first arm, in percentage points.
     """
 
     arm: str
@@ -53,7 +53,7 @@ class ComparedScore:
 
 
 def compare_with_published(table: PublishedTable, systems: Sequence[System]) -> list[ComparedScore]:
-    """Every cell of the table for the arms that were run; the first system is the base of the changes."""
+    """Return every cell of the table for the arms that were run; changes are from the first system."""
     ours = {system.name: _estimates(system) for system in systems}
     base = systems[0].name
     compared = []
@@ -81,7 +81,7 @@ def _estimates(system: System) -> dict[Cell, Estimate]:
 
 
 def published_lines(table: PublishedTable, compared: Sequence[ComparedScore]) -> list[str]:
-    """The comparison as Markdown."""
+    """Return the comparison as lines of Markdown."""
     head = ["column", "shots", "arm", "published", "ours", "published change", "our change"]
     rows = [
         [

@@ -33,7 +33,7 @@ class ScoreRow(NamedTuple):
 
 @styled
 def score_bars(rows: Sequence[ScoreRow], systems: Sequence[str]) -> "Figure":
-    """Horizontal bars from 0 to 100 percent with intervals; of repeated runs, a dot for each run."""
+    """Return a figure of horizontal bars from 0 to 100 percent with intervals; repeated runs are dots."""
     step = len(systems) * PITCH + GAP
     several = len(systems) > 1
     figure, axes = _row_axes(len(rows), step, top=LEGEND if several else EDGE)
@@ -111,11 +111,11 @@ def _patches(systems: Sequence[str]) -> list:
 
 @styled
 def difference_intervals(rows: Sequence[tuple[str, Difference]], color: str, label: str) -> "Figure":
-    """Differences in percentage points with their intervals around 0; hollow where the interval includes 0.
+    """Return a figure of differences in percentage points with intervals; a mark is hollow if its interval includes 0.
 
     Args:
         rows: Names and differences, from top to bottom.
-        color: Of the system that is compared.
+        color: Color of the system that is compared.
         label: Name of the difference, below the axis.
     """
     step = PITCH + GAP
@@ -167,7 +167,7 @@ Panel = tuple[str, Sequence[Sequence[Estimate | None]]]
 
 @styled
 def shot_curves(panels: Sequence[Panel], shots: Sequence[int], systems: Sequence[str]) -> "Figure":
-    """A panel for each heading: scores over the number of demonstrations, a line for each system."""
+    """Return a figure with a panel for each heading: scores over the number of shots, a line for each system."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, 2.9))
@@ -216,10 +216,10 @@ def _curve_marks(names: Sequence[str]) -> list:
 
 @styled
 def size_curves(scores: Mapping[str, Sequence[ModelScore]], metric: str) -> "Figure":
-    """Scores over the number of parameters on a logarithmic axis, a line for each name.
+    """Return a figure of scores over the number of parameters on a logarithmic axis, a line for each name.
 
     Args:
-        scores: By the line's name, its scores in the order of sizes.
+        scores: Scores in ascending order of model size, by the line's name.
         metric: Name of the scores, beside the axis.
     """
     figure, axes = new_figure(4.2, margins=(0.65, 2.75, 0.5, 0.15))
@@ -239,10 +239,10 @@ def size_curves(scores: Mapping[str, Sequence[ModelScore]], metric: str) -> "Fig
 
 @styled
 def size_panels(panels: Mapping[str, Mapping[str, Sequence[ModelScore]]], metric: str) -> "Figure":
-    """A panel for each task: scores over the number of parameters on a logarithmic axis, a line for each name.
+    """Return a figure with a panel for each task: scores over the number of parameters, a line for each name.
 
     Args:
-        panels: By the task's name, scores by the line's name, in the order of sizes.
+        panels: Scores in ascending order of model size, by the task's and the line's name.
         metric: Name of the scores, beside the axes.
     """
     from matplotlib.figure import Figure
@@ -285,7 +285,7 @@ def _format_sizes(axes: "Axes") -> None:
 
 
 def short_number(number: float) -> str:
-    """A number with a suffix for its magnitude.
+    """Return a number with a suffix for its magnitude.
 
     >>> short_number(2e8), short_number(11e9), short_number(500)
     ('200M', '11B', '500')

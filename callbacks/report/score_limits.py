@@ -1,4 +1,7 @@
-"""Remarks on instances that ROUGE-L or exact match cannot score, for the place beside their scores."""
+"""Remarks on instances that ROUGE-L or exact match cannot score, shown beside their scores.
+
+"unread": ROUGE-L finds no words in the references. "erased": the task's rule leaves nothing of a reference.
+"""
 
 from collections.abc import Sequence
 
@@ -9,7 +12,7 @@ MOST_NAMED = 20
 
 
 def limits_of(group: Group) -> dict[str, str]:
-    """A remark beside the score of a group, by metric; without those that do not apply.
+    """Return a remark on a group's instances without a meaningful score, by metric; empty if there are none.
 
     >>> limits_of(Group("task", 0, "rouge_l", 1, {}, unread=2))
     {'rouge_l': '2 unread'}
@@ -19,7 +22,7 @@ def limits_of(group: Group) -> dict[str, str]:
 
 
 def limits_text(report: ScoreReport) -> list[str]:
-    """A sentence for each remark of ``limits_of`` that occurs in the report."""
+    """Return a sentence for each kind of remark that occurs in the report."""
     unread = [(group, group.unread) for group in report.tasks if group.unread]
     erased = [(group, group.erased) for group in report.tasks if group.erased]
     texts = []
@@ -38,7 +41,7 @@ def limits_text(report: ScoreReport) -> list[str]:
 
 
 def _counted(counts: Sequence[tuple[Group, int]]) -> str:
-    """The number of instances and their tasks, each with its number."""
+    """Return the number of instances and the names of their tasks, each with its number."""
     total = sum(count for _, count in counts)
     names = [f"{group.name} ({count} of {group.instances})" for group, count in counts]
     listed = ", ".join(names[:MOST_NAMED]) + (f" and {len(names) - MOST_NAMED} more" if names[MOST_NAMED:] else "")

@@ -1,4 +1,7 @@
-"""Scores of the generalization report by level, category and task, in the aggregations of both papers."""
+"""Scores of the generalization report by level, category and task, in two aggregations.
+
+Pooled instances are the official scores of Super-NaturalInstructions; means of means are those of OPT-IML.
+"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +32,8 @@ METRICS = {"score": "Task metric", "rouge_l": "ROUGE-L", "exact_match": "Exact m
 class Group:
     """Pooled instances of `tasks` tasks, with an estimate for each metric.
 
-    ``metric``, ``level`` and ``category`` are those of the tasks, ``"mixed"`` if they differ. ``unread`` and ``erased``
-    count the instances of one run that ROUGE-L or exact match cannot score, see ``ScoredInstance``.
+    ``metric``, ``level`` and ``category`` are those of the tasks, or "mixed" if they differ. ``unread`` and ``erased``
+    count instances of one run that ROUGE-L or exact match cannot score; see ``ScoredInstance``.
     """
 
     name: str
@@ -50,7 +53,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Mean:
-    """A score in OPT-IML's aggregation, the mean of `parts` parts, see ``Cell``."""
+    """A score in OPT-IML's aggregation: the mean of `parts` parts; see ``Cell``."""
 
     cell: Cell
     estimate: Estimate
@@ -65,7 +68,7 @@ class ScoreReport:
     means of means. Only the selection score is a mean over several numbers of shots.
 
     Args:
-        overall: All instances, for each number of shots.
+        overall: All instances pooled, for each number of shots.
         levels: The three levels of generalization, in order; a level without tasks has no estimates.
         categories: Each category by its headline metric.
         tasks: Each task.
@@ -76,7 +79,7 @@ class ScoreReport:
         not_counted: Tasks of no column, with their shots: summarization counts at zero shots only.
         unscored: Examples of the evaluation set that were not evaluated, e.g. because batches were limited.
         runs: Number of runs.
-        coverage: Coverage of the tasks of a published table; None without a table.
+        coverage: Which tasks of a published results table were evaluated; None without a table.
     """
 
     overall: list[Group]
@@ -104,13 +107,13 @@ def build_report(
     expected: int | None = None,
     coverage: Coverage | None = None,
 ) -> ScoreReport:
-    """Every score of an evaluation.
+    """Return every score of an evaluation.
 
     Args:
         runs: Instances of one run, or of several that repeat it.
-        by: Kind of the columns, see ``aggregation.columns``.
-        expected: Examples of the evaluation set, over all runs; by default those that were scored.
-        coverage: Coverage of the tasks of a published table.
+        by: "category" or "benchmark", what a column is the mean of; see ``aggregation.columns``.
+        expected: Number of examples in the evaluation set, over all runs; None for those that were scored.
+        coverage: Which tasks of a published results table were evaluated; None without a table.
     """
     rows = [row for run in runs for row in run]
     shots = sorted({row.shots for row in rows}) or [0]
@@ -142,7 +145,7 @@ def _not_counted(tasks: Sequence[TaskScore]) -> list[str]:
 
 
 def _groups(runs: Runs, key: Callable[[ScoredInstance], tuple[object, ...]]) -> list[Group]:
-    """Pooled instances by a key that begins with the group's name and its shots."""
+    """Return pooled instances by a key that begins with the group's name and its shots."""
     by_run = [grouped(run, key) for run in runs]
     pooled = []
     for name, shots, *rest in dict.fromkeys(key_ for groups in by_run for key_ in groups):
@@ -174,14 +177,14 @@ def _values(rows: Sequence[ScoredInstance], metric: str) -> NDArray[np.float64]:
 
 
 def pooled_estimate(runs: Sequence[NDArray[np.float64]]) -> Estimate:
-    """The mean of a run's instances with its bootstrap interval; for several runs, with the interval over runs."""
+    """Return the mean over a run's instances with its bootstrap interval; for several runs, the interval over runs."""
     if len(runs) == 1:
         return bootstrap(runs[0])
     return seed_interval([float(values.mean()) for values in runs], max(map(len, runs)))
 
 
 def _estimates(runs: Runs, by: Literal["category", "benchmark"]) -> dict[Cell, tuple[Estimate, int]]:
-    """OPT-IML's scores with intervals by cell; a cell of a single run is estimated from that run."""
+    """Return OPT-IML's scores with intervals, by cell; a cell of a single run is estimated from that run."""
     by_run = [cells(run, Resampling(), by) for run in runs]
     estimates = {}
     for cell in dict.fromkeys(cell for run in by_run for cell in run):

@@ -1,4 +1,4 @@
-"""The scores of methods that select among responses: a table for the terminal, JSON, and every example's choices."""
+"""Output of response selection: a table for the terminal, JSON, and every example's choices."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ FIRST_DECODING = "nucleus"
 
 
 def by_size(everything: Sequence[ScoredResponses], sizes: Sequence[int]) -> dict[str, dict[str, float]]:
-    """Means of each method by the number of responses per generator, and for all responses.
+    """Return the mean of each method by the number of responses per generator, and for all responses.
 
     A number for which an example has too few samples is left out and reported.
     """
@@ -40,12 +40,12 @@ def by_size(everything: Sequence[ScoredResponses], sizes: Sequence[int]) -> dict
 
 
 def means(table: SelectionTable) -> dict[str, float]:
-    """The mean of every method."""
+    """Return the mean quality of every method, by its name."""
     return dict(zip(table.methods, table.mean.tolist(), strict=True))
 
 
 def to_json(table: SelectionTable) -> dict[str, Any]:
-    """The table as JSON values; undefined numbers are null."""
+    """Return the table as JSON values; undefined numbers are null."""
     rows = zip(table.methods, table.mean, table.low, table.high, strict=True)
     return {
         "methods": {name: {"mean": m, "low": low, "high": high} for name, m, low, high in rows},
@@ -63,7 +63,7 @@ def to_json(table: SelectionTable) -> dict[str, Any]:
 
 
 def means_of(table: SelectionTable, row: np.ndarray) -> dict[str, float]:
-    """A row of the table by the method's name."""
+    """Return a row of the table by the method's name."""
     return dict(zip(table.methods, row.tolist(), strict=True))
 
 
@@ -102,7 +102,7 @@ def _response_record(responses: ScoredResponses, place: int) -> dict[str, Any]:
 
 
 def cut_remarks(cuts: Mapping[str, PairCuts]) -> list[str]:
-    """Remarks on the pairs of each scorer that were cut; none for scorers that read all pairs whole."""
+    """Return a sentence on the pairs of each scorer that were cut; none for scorers that read all pairs whole."""
     return [
         f"{name}: {own.cut} of {own.pairs} pairs were too long and were cut, {own.response_cut} of them in the "
         f"response, and {own.equal} differ from another one only in the part that was cut"
@@ -112,7 +112,7 @@ def cut_remarks(cuts: Mapping[str, PairCuts]) -> list[str]:
 
 
 def untested_remarks(untested: int, tested: int) -> list[str]:
-    """A remark on the numbers of tested and sampled instances; none if all were tested."""
+    """Return a sentence on sampled instances that were not tested; none if all were."""
     return [f"{tested} of {tested + untested} sampled instances were tested"] if untested else []
 
 
@@ -126,8 +126,8 @@ def print_table(
     """Print ROUGE-L in percent, and paired gains over the best single decoding.
 
     Args:
-        table: The table.
-        sizes: Means of each method by the number of responses.
+        table: Quality of each method's choices.
+        sizes: Means of each method, by the number of responses.
         failed: Number of tasks without a result.
         remarks: Sentences below the table.
     """
@@ -151,7 +151,7 @@ def print_table(
 
 
 def unread_text(table: SelectionTable) -> str:
-    """Text on the instances whose references ROUGE-L cannot read, by task, and the way out."""
+    """Return a sentence on instances with references that ROUGE-L cannot read, by task, with the way out."""
     tasks = some([f"{name} ({count})" for name, count in table.unread.items()])
     return (
         "Unread: ROUGE-L reads the letters a to z and digits only, and less than half of the letters of the references "
@@ -180,7 +180,7 @@ def _methods_table(table: SelectionTable, sizes: Mapping[str, Mapping[str, float
 
 
 def _scorer_text(table: SelectionTable, name: str, recovered: float) -> str:
-    """Text on the share of the gap to the oracle that a scorer recovers, and its rank correlation with ROUGE-L."""
+    """Return a sentence on the share of the gap to the oracle that a scorer recovers, and its rank correlation."""
     share = "nothing, as there is no gap" if np.isnan(recovered) else f"{recovered:.1%}"
     return (
         f"recovered of (oracle - {table.best_single}) {share}, Spearman of score and ROUGE-L {table.spearman[name]:.3f}"

@@ -1,4 +1,4 @@
-"""SVG of matplotlib as one clean element, for pages and for files.
+"""Cleaning of matplotlib's SVG: one element with drawing instructions only, for pages and files.
 
 matplotlib writes a document with a prolog, a style sheet, metadata and identifiers that are not unique on a page. A
 figure that is read from disk may have been changed by anybody. Only drawing elements and their attributes are kept.
@@ -18,7 +18,7 @@ AUTOMATIC_ID = re.compile(r"[A-Za-z0-9]+_\d+$")
 
 
 def clean_svg(document: str, title: str) -> str:
-    """The SVG element of a document with a title that screen readers announce; without prolog, scripts and styles.
+    """Return the SVG element of a document with a title for screen readers, without prolog, scripts and styles.
 
     Raises:
         ValueError: The document is not SVG.

@@ -1,4 +1,4 @@
-"""Systems of ``crosstask report``: their names, their runs' predictions, and the report over all of them."""
+"""Systems of ``crosstask report``: their names, the predictions of their runs, and the report over all of them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,19 +13,19 @@ from .scores import build_report
 
 
 class SystemPredictions(NamedTuple):
-    """The predictions of a system's runs, read from `files`."""
+    """The predictions of a system's runs, which were read from `files`."""
 
     name: str
     files: list[Path]
     runs: list[list[Prediction]]
 
     def instances(self) -> list[list[ScoredInstance]]:
-        """The scored instances of each run."""
+        """Return the scored instances of each run."""
         return [[prediction.instance for prediction in run] for run in self.runs]
 
 
 def parse_systems(arguments: Sequence[str]) -> dict[str, list[Path]]:
-    """The folders of each system by its name: the given name, or the shortest distinct end of the folder's path.
+    """Return the folders of each system by its name: the given name, or the shortest distinct end of the path.
 
     >>> parse_systems(["base=runs/a", "runs/b,runs/c"])
     {'base': [PosixPath('runs/a')], 'b, c': [PosixPath('runs/b'), PosixPath('runs/c')]}
@@ -44,7 +44,7 @@ def parse_systems(arguments: Sequence[str]) -> dict[str, list[Path]]:
 
 
 def _parse_system(argument: str) -> tuple[str, list[Path]]:
-    """A system's name, empty if none is given, and its folders."""
+    """Return a system's name (empty if none is given) and its folders."""
     name, sign, rest = argument.partition("=")
     has_name = bool(sign) and "/" not in name
     folders = [expanded(part) for part in (rest if has_name else argument).split(",") if part]
@@ -54,7 +54,7 @@ def _parse_system(argument: str) -> tuple[str, list[Path]]:
 
 
 def read_system(name: str, folders: Sequence[Path], stage: str) -> SystemPredictions:
-    """The predictions of a system's runs.
+    """Return the predictions of a system's runs.
 
     Raises:
         ValueError: A run has no predictions of the stage, or is given twice.
@@ -75,13 +75,13 @@ def systems_report(
     by: Literal["category", "benchmark"] = "category",
     examples: int = 5,
 ) -> SystemsReport:
-    """The scores of all systems, their differences from the first, and qualitative examples.
+    """Return the scores of all systems, their differences from the first, and qualitative examples.
 
     Args:
         systems: One or more; the first is the base of comparisons.
         stage: The stage whose predictions were read.
-        by: Kind of the columns, see ``aggregation.columns``.
-        examples: Qualitative examples under each heading.
+        by: "category" or "benchmark", what a column is the mean of; see ``aggregation.columns``.
+        examples: Number of qualitative examples under each heading.
     """
     base, *others = systems
     return SystemsReport(

@@ -30,7 +30,7 @@ POOLED_HEADER = ["", "tasks", "instances", *POOLED.values()]
 
 
 def percent(estimate: Estimate | None) -> str:
-    """A score in percent with its interval.
+    """Return a score in percent with its interval.
 
     >>> percent(Estimate(0.5, 0.4125, 0.6, 100))
     '50.0 [41.2, 60.0]'
@@ -41,17 +41,17 @@ def percent(estimate: Estimate | None) -> str:
 
 
 def level_name(name: str) -> str:
-    """A level with spaces; any other name unchanged."""
+    """Return a level with spaces instead of underscores; any other name unchanged."""
     return name.replace("_", " ") if name in LEVELS else name
 
 
 def metric_name(metric: str) -> str:
-    """A metric's name in text: ROUGE-L, exact match, accuracy."""
+    """Return a metric's name in text: ROUGE-L, exact match, accuracy."""
     return "ROUGE-L" if metric == "rouge_l" else metric.replace("_", " ")
 
 
 def plural(count: int, name: str) -> str:
-    """A count with its noun.
+    """Return a count with its noun.
 
     >>> plural(1, "shot"), plural(1500, "task")
     ('1 shot', '1,500 tasks')
@@ -60,7 +60,7 @@ def plural(count: int, name: str) -> str:
 
 
 def cell_name(cell: Cell) -> str:
-    """The name of a cell.
+    """Return the name of a cell.
 
     >>> cell_name(Cell("level", "fully_held_out", shots=5))
     'fully held out, 5 shots'
@@ -76,7 +76,7 @@ def cell_name(cell: Cell) -> str:
 
 
 def unscored_text(report: ScoreReport) -> str | None:
-    """A sentence on examples that were not evaluated and count in no mean; None if there are none."""
+    """Return a sentence on examples that were not evaluated and count in no mean; None if there are none."""
     if not report.unscored:
         return None
     scored = sum(group.instances for group in report.overall)
@@ -84,7 +84,7 @@ def unscored_text(report: ScoreReport) -> str | None:
 
 
 def overall_means(report: ScoreReport) -> list[Mean]:
-    """OPT-IML's averages at each number of shots; with several, also the selection score over all."""
+    """Return OPT-IML's averages at each number of shots; with several, also the selection score over all."""
     selection = [report.selection] if report.selection and len(report.averages) > 1 else []
     return [*report.averages, *selection]
 
@@ -105,7 +105,7 @@ def _overall(report: ScoreReport) -> list[Group]:
 
 
 def render_terminal(report: ScoreReport, title: str) -> Table:
-    """The levels and the overall scores, for a terminal."""
+    """Return the levels and the overall scores as a table for a terminal."""
     # Without vertical lines it fits into 80 columns, the width of a SLURM log.
     title = terminal_text(f"{title}: percent, 95% intervals")
     table = Table("level", title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
@@ -127,13 +127,13 @@ def render_terminal(report: ScoreReport, title: str) -> Table:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table with escaped cells."""
+    """Return lines of a Markdown table with escaped cells."""
     lines = [f"| {' | '.join(map(escape_markdown, head))} |", f"|{'---|' * len(head)}"]
     return [*lines, *(f"| {' | '.join(map(escape_markdown, row))} |" for row in rows), ""]
 
 
 def render_markdown(report: ScoreReport, title: str) -> str:
-    """The report of one system as Markdown."""
+    """Return the report of one system as Markdown."""
     over = "bootstrap intervals over instances" if report.runs == 1 else f"t-intervals over {report.runs} runs"
     lines = [f"# {escape_markdown(title)}", "", f"Percent with 95% {over}.", ""]
     if missing := unscored_text(report):
@@ -186,7 +186,7 @@ def _coverage_lines(coverage: Coverage) -> list[str]:
 
 
 def render_systems_markdown(report: SystemsReport, title: str) -> str:
-    """Several systems as Markdown: averages, differences, then the report of each system."""
+    """Return the report of several systems as Markdown: averages, differences, then the report of each system."""
     names = [system.name for system in report.systems]
     by_cell = [
         {mean.cell: mean.estimate for mean in [*overall_means(s.report), *s.report.level_means, *s.report.columns]}
@@ -220,12 +220,12 @@ def _comparison_lines(comparison: Comparison) -> list[str]:
 
 
 def interval_text(difference: Difference) -> str:
-    """The ends of a difference's interval, in percentage points."""
+    """Return the ends of a difference's interval, in percentage points."""
     return f"[{100 * difference.low:+.1f}, {100 * difference.high:+.1f}]"
 
 
 def shared_instances_text(comparison: Comparison) -> str:
-    """A sentence on the instances of a comparison, and on those that are left out."""
+    """Return a sentence on the instances of a comparison, and on those that are left out."""
     left_out = [
         f"{count:,} of {name} alone"
         for count, name in ((comparison.only_base, comparison.base), (comparison.only_other, comparison.other))
