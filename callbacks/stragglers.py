@@ -42,7 +42,7 @@ class StepTimes(NamedTuple):
 
 
 class ProgressReport(NamedTuple):
-    """Where a process is: its batch, the stage, since when, and the time of the report.
+    """The progress of a process: its batch and stage, since when, and the time of the report.
 
     Args:
         batch: Index of the batch.

@@ -23,7 +23,7 @@ SMALLEST_PART = 1024
 
 
 class LogitRule(NamedTuple):
-    """How a model turns the product of hidden states and head matrix into logits.
+    """A model's function from the product of hidden states and head matrix to logits.
 
     Args:
         scale: Factor of the logits (Cohere, Granite).
@@ -77,7 +77,7 @@ def chunked_cross_entropy(
         weight_VD: The head's matrix, [V, D], or this process's rows of it.
         bias_V: Added to the products, one number per row of the matrix; None for no bias.
         targets_N: Token ids in the whole vocabulary, int64 [N].
-        rule: How the model turns products into logits.
+        rule: The model's function from products to logits.
         shard: This process's rows, if the matrix is divided over processes. The gradient of the hidden states is then
             this process's part of a sum over processes. None if the matrix is whole.
         chunk: Largest number of logits in memory.

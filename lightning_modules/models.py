@@ -41,7 +41,7 @@ Logits = Literal["chunked", "whole"]
 
 @dataclass(frozen=True)
 class Network:
-    """How a model computes: attention, dropout, recomputation and parameter type.
+    """Computation settings of a model: attention, dropout, recomputation and parameter type.
 
     Args:
         attention: Attention implementation. document is needed for packed rows. sdpa, eager and transformers' others

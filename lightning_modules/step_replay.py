@@ -21,7 +21,7 @@ class Replay:
     """Result of computing a dumped step again.
 
     Args:
-        fault: What the run computed.
+        fault: Description of the step as the run computed it.
         losses: Losses of the whole step over all replicas' batches, by name.
         norms: Gradient norm of each loss, by name.
         batches: Each batch as (file of its replica, losses by name).

@@ -229,7 +229,7 @@ def _worst(
 
 
 def _by_gain(report: Mapping[str, Any]) -> list[str]:
-    """The tasks, those with the largest gain over the first base first."""
+    """Return the tasks in order of the gain over the first base, the largest first."""
     gains = next(iter(report["advantages"].values()))
     return sorted(gains, key=lambda name: -gains[name]["mean"])
 

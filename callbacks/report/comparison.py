@@ -104,7 +104,7 @@ class SystemsReport:
     """Content of the report that ``crosstask report`` writes.
 
     Args:
-        stage: "validation" or "test".
+        stage: "test", "validation" or "predict".
         by: "category" or "benchmark", what a column is the mean of; see ``aggregation.columns``.
         systems: One or more; the first is the base of comparisons.
         comparisons: Every other system against the base.

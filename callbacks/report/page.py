@@ -155,7 +155,7 @@ def _evaluated(report: SystemsReport) -> str:
 
 
 def _incomplete_lines(system: System) -> list[str]:
-    """A sentence for each kind of missing tasks, with the averages that lack them."""
+    """Return a sentence for each kind of missing tasks, with the averages that lack them."""
     cells = [mean.cell for mean in overall_means(system.report)]
     notes = grouped(cells, partial(incomplete_note, system.report.coverage))
     return [f"{system.name}: {', '.join(map(cell_name, lacking))}{note}." for note, lacking in notes.items() if note]
@@ -176,7 +176,7 @@ def _coverage(system: System) -> dict[str, Any]:
 
 
 def _level(report: SystemsReport, level: Any) -> dict[str, Any] | None:
-    """A level's texts and table; None if every table that is evaluated lists no task of it."""
+    """Return a level's texts and table; None if every evaluated table lists no task of it."""
     cells = cells_of_kind(report, "column", level)
     coverages = [system.report.coverage for system in report.systems]
     if not cells and all(coverage and not coverage.of_level(level) for coverage in coverages):

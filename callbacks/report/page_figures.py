@@ -81,7 +81,7 @@ def _names(report: SystemsReport) -> list[str]:
 
 
 def _level_figure(report: SystemsReport, level: Level) -> ReportFigure | None:
-    """The columns of a level."""
+    """Return a figure of the columns of a level; None if there are none."""
     cells = cells_of_kind(report, "column", level)
     if not cells:
         return None

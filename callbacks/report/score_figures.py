@@ -190,7 +190,7 @@ def shot_curves(panels: Sequence[Panel], shots: Sequence[int], systems: Sequence
 
 
 def _draw_curve(axes: "Axes", points: Sequence[tuple[float, Estimate | ModelScore]], place: int) -> None:
-    """A line through means with intervals, in the color and marker of the system at `place`."""
+    """Draw a line through means with intervals, in the color and marker of the system at index `place`."""
     if not points:
         return
     estimates = [estimate for _, estimate in points]

@@ -95,7 +95,7 @@ def _row(group: Group, several_shots: bool) -> list[str]:
 
 
 def _pooled(group: Group, metric: str) -> str:
-    """A group's score by a metric, with the number of instances that the metric cannot score."""
+    """Return a group's score by a metric, with the number of instances that the metric cannot score."""
     remark = limits_of(group).get(metric)
     return percent(group.estimates.get(metric)) + (f" ({remark})" if remark else "")
 

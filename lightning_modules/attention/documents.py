@@ -1,4 +1,4 @@
-"""Where documents start in packed rows. A model's layers read it to separate the documents."""
+"""Offsets of the documents in packed rows, by which a model's layers separate the documents."""
 
 # B rows, L columns, D documents (padding included), H heads, E width of a head, T = B * L flattened tokens
 
@@ -36,8 +36,7 @@ class Sequences(NamedTuple):
 
 
 class Continuations(NamedTuple):
-    """Token indices for attention from continuations (C tokens) to their prefixes (K tokens), in the varlen kernel's
-    format.
+    """Token indices for attention from continuations (C tokens) to their prefixes (K tokens), for the varlen kernel.
 
     Args:
         indices: int64 [C], indices of the continuations' tokens in the flattened rows.

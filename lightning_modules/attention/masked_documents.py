@@ -41,9 +41,7 @@ def built_attention(config: PreTrainedConfig, attention: str) -> str:
 
 
 def read_documents_by_mask(model: PreTrainedModel) -> None:
-    """Make a language model turn its keyword ``documents`` into a mask, in place; other models than ``MASKED`` do not
-    change.
-    """
+    """Make a language model turn its keyword ``documents`` into a mask, in place, if ``reads_masks``."""
     if reads_masks(model.config):
         if model.config.model_type in ("bloom", "falcon"):
             _restart_alibi(model.config.model_type)
@@ -57,8 +55,7 @@ def reads_documents_by_mask(model: nn.Module) -> bool:
 
 
 def mask_of(documents: Documents, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
-    """Return an additive mask [B, 1, L, L]: 0 for earlier columns of the same document and itself, else the dtype's
-    minimum.
+    """Return an additive mask [B, 1, L, L]: 0 for a token's document up to itself, elsewhere the dtype's minimum.
 
     >>> mask_of(Documents(torch.tensor([0, 2, 3])), 1, 3, torch.float32)[0, 0] == 0
     tensor([[ True, False, False],
@@ -79,16 +76,16 @@ def mask_of(documents: Documents, rows: int, columns: int, dtype: torch.dtype) -
 
 
 def alibi_of_documents(build: Any, attention_mask: Tensor, num_heads: int, dtype: torch.dtype) -> Tensor:
-    """ALiBi's bias [B * H, 1, L] by positions within documents, so that it is that of each document alone.
+    """Return ALiBi's bias [B * H, 1, L] by positions within documents, equal to that of each document alone.
 
     Bloom and Falcon multiply a head's slope by the key's column, in the model's dtype or in bfloat16, so that the same
     distance has another bias in another column.
 
     Args:
-        build: Builds the bias of a mask of padding [B, L].
+        build: Returns the bias of a padding mask [B, L].
         attention_mask: A mask of padding [B, L], or one of documents [B, 1, L, L] from ``mask_of``.
-        num_heads: H.
-        dtype: Of the bias.
+        num_heads: Number of heads, H.
+        dtype: Type of the bias.
     """
     if attention_mask.dim() == 2:
         bias: Tensor = build(attention_mask, num_heads, dtype)

@@ -124,7 +124,7 @@ def spans(text: str) -> str:
 
 
 class Rule(NamedTuple):
-    """How a benchmark's authors compare a prediction with a reference.
+    """The comparison of a prediction with a reference by a benchmark's authors.
 
     Args:
         answer: Returns the part of a text that is the answer.

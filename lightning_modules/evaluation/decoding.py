@@ -31,7 +31,7 @@ from transformers import (
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers to a prompt are generated; greedily by default.
+    """Settings for generating answers to a prompt; greedy by default.
 
     Args:
         samples: Number of answers to each prompt: independent draws, or the best sequences of beam search.

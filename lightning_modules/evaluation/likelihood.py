@@ -181,7 +181,7 @@ def score_options(
 
     Args:
         model: A causal or encoder-decoder language model; fastest with ``attn_implementation="document"``.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         prompts: The text before the options.
         options: Texts of each prompt's options, one list per prompt.
         unconditional: A prompt without content, e.g. ``"Answer:"``, which the score ``pmi`` needs; None to compute no

@@ -139,7 +139,7 @@ class PromptCache:
         return self._after(self.input_ids[:, :-1], past_key_values=common)
 
     def _after(self, input_ids: Tensor, past_key_values: DynamicCache | None = None) -> Any:
-        """The cache behind these columns, of which those in `past_key_values` have been read."""
+        """Return the cache behind these columns; those in `past_key_values` are in it already."""
         mask = self.attention_mask[: len(input_ids), : input_ids.shape[1]]
         if self.share:  # generate would warn of padding at the end
             cache = DynamicCache(config=self.model.config) if past_key_values is None else past_key_values

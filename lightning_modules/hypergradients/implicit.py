@@ -23,12 +23,12 @@ class Diagnostics(NamedTuple):
         outer_loss: The outer loss of this replica, not averaged over replicas.
         outer_gradient_norm: ||v||, the Euclidean norm of d outer / d theta.
         hypergradient_norm: Euclidean norm of the gradient of phi.
-        curvature_ratio: See `Direction`.
-        terms: See `Direction`.
-        hessian_products: See `Direction`.
-        stopped_early: See `Direction`.
-        gamma: See `Direction`.
-        largest_curvature: See `Direction`.
+        curvature_ratio: ||gamma H p|| / ||p|| at the last Hessian product; None without one. See `Direction`.
+        terms: Terms of the series, or iterations.
+        hessian_products: Hessian products that were computed.
+        stopped_early: Whether the method stopped early; see `Direction`.
+        gamma: Step of the Neumann series; None for other methods.
+        largest_curvature: Estimate that gamma was computed from; None if gamma was given.
         radius: Radius of the finite differences. After a calibration, pass it to the next calls.
         fd_relative_error: Relative change of the finite difference when the radius is halved. None if the call did not
             calibrate.

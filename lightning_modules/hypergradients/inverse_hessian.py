@@ -20,7 +20,7 @@ HessianProduct = Callable[[Vector], Vector]
 
 
 class Direction(NamedTuple):
-    """What a method returns: the approximation p of H^-1 v, and how it was computed.
+    """The result of a method: the approximation p of H^-1 v, and numbers about its computation.
 
     Args:
         p: The approximation of H^-1 v: one tensor per parameter of theta.

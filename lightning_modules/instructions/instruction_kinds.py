@@ -31,7 +31,7 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Representation:
-    """How the instance parameterizations turn a text into a vector.
+    """Settings of the vectors that stand for texts in the instance parameterizations.
 
     Args:
         by: own: mean of the tokens' rows in a separate, trained table V of embeddings. model: mean of the language

@@ -166,8 +166,8 @@ class DirectExtractor(Extractor):
     Args:
         tasks: Number of inner tasks.
         exemplars: Number of exemplars of each task, N.
-        soft: See ``Extractor``.
-        attend_padding: See ``Extractor``.
+        soft: Whether to return the weighted mean of all exemplars instead of one; see ``Extractor``.
+        attend_padding: Whether padding behind the chosen exemplar is attended; see ``Extractor``.
     """
 
     task_parameters = ("logits",)
@@ -189,8 +189,8 @@ class InstanceExtractor(Extractor):
 
     Args:
         texts: Turns exemplars and z into vectors of width W.
-        soft: See ``Extractor``.
-        attend_padding: See ``Extractor``.
+        soft: Whether to return the weighted mean of all exemplars instead of one; see ``Extractor``.
+        attend_padding: Whether padding behind the chosen exemplar is attended; see ``Extractor``.
     """
 
     def __init__(self, texts: "TextRepresentation", *, soft: bool = False, attend_padding: bool = False) -> None:

@@ -41,7 +41,7 @@ ADAM_BYTES = 8
 
 
 class Layout(NamedTuple):
-    """How a model is divided over devices.
+    """The division of a model over devices: strategy, precision and offload.
 
     Args:
         kind: single, ddp, sharded (FSDP1 and FSDP2), or zero_1, zero_2, zero_3 (DeepSpeed's stages).

@@ -29,7 +29,7 @@ class PlannedRun:
         arguments: Arguments of the module.
         data: Arguments of the datamodule.
         trainer: Arguments of the trainer.
-        network: How the model computes; the module's `network`.
+        network: The module's `network`.
         lora: Adapters that are trained; None if all weights are.
         outer: Outer level of instruction optimization; None for instruction tuning.
         layout: How the model is divided over devices.

@@ -29,7 +29,7 @@ from .scorer_models import build_scorer, require_scorer
 
 
 class PairCuts(NamedTuple):
-    """How many scored pairs were longer than the limit and were cut.
+    """Numbers of scored pairs, and of those that were cut because they were longer than the limit.
 
     Args:
         pairs: Number of scored pairs.

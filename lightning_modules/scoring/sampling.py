@@ -95,7 +95,7 @@ def sample_responses(
 
 
 class _AnswerForm(NamedTuple):
-    """How a prompt and its answer are joined.
+    """The tokens and text that join a prompt and its answer.
 
     Args:
         bos: Whether bos begins a prompt; None for the tokenizer's own behavior.

@@ -26,7 +26,7 @@ class ItemScores(NamedTuple):
 
     Args:
         scores: For each item, the score of each of its options or responses.
-        cuts: How many pairs or prompts were too long and were cut.
+        cuts: Numbers of pairs or prompts, and of those that were too long and were cut.
     """
 
     scores: list[list[float]]

@@ -32,7 +32,7 @@ from .tensor_parallel import parallelize
 
 
 class Sharding(NamedTuple):
-    """How a model is sharded over processes.
+    """The division of a model over processes: meshes, device, types and offload.
 
     Args:
         data: Mesh of the data-parallel processes: [shards], or [copies, shards] for hybrid sharding.
