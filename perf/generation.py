@@ -154,7 +154,7 @@ class Measured(NamedTuple):
 def measured(
     run: dict[str, Callable[[], list[list[str]]]], read: dict[str, list[int]], rounds: int, device: str
 ) -> dict[str, Measured]:
-    """What every way to generate took; `read` gets the tokens of its forwards."""
+    """Median seconds, answers, forwards and tokens of each way to generate; `read` collects tokens of forwards."""
     clock = time.process_time if device == "cpu" else time.perf_counter  # answers are read on the host
     seconds: dict[str, list[float]] = {name: [] for name in run}
     last: dict[str, tuple[list[list[str]], int, int]] = {}
