@@ -11,28 +11,25 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
+from unicodedata import normalize
 
 from ...datamodules.schema import EvaluationExample, MatchRule
 from .latex_answers import comparable_latex, latex_answer
+from .number_answers import MARKER, final_number
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_MARKER = re.compile(r"\banswer\s+is\b\s*:?|####", re.IGNORECASE)
-_MINUS = "-\u2010\u2011\u2013\u2212\ufe63\uff0d"
-_NUMBER = re.compile(rf"(?:(?<!\w)[{_MINUS}])?[$€£]?(?:(?:\d+(?:,\d{{2,3}})*,\d{{3}}(?!\d)|\d+)(?:\.\d+)?|\.\d+)")
-_NEGATIVE = re.compile(rf"(?:\b(?:minus|negative)|(?<!\w)[{_MINUS}])\s+(?=[$€£]?\.?\d)", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?](?=\s)")
 _DECIMAL = re.compile(r"[+-][0-9]+\.?[0-9]*|[0-9]+\.?[0-9]*|\.[0-9]+")
 _OPENING, _CLOSING = "\"'([{“‘«", "\"')]}”’».,;:!?"
 
 
 def folded(text: str) -> str:
-    """Return the text in lower case with single spaces.
+    """Return the text in lower case with single spaces, and with composed characters (Unicode's form NFC).
 
-    >>> folded(" The  Cat\\n")
-    'the cat'
+    >>> folded(" The  Cat\\n"), folded("cafe\\u0301") == folded("caf\\u00e9")
+    ('the cat', True)
     """
-    return " ".join(text.casefold().split())
+    return " ".join(normalize("NFC", text.casefold()).split())
 
 
 def bare(text: str) -> str:
@@ -71,7 +68,7 @@ def final_answer(text: str) -> str:
     >>> final_answer("Two and two are four. So the answer is (A)."), final_answer(" (A) ")
     ('(A)', '(A)')
     """
-    *before, last = _MARKER.split(text)
+    *before, last = MARKER.split(text)
     line = last.strip().partition("\n")[0] if before else last.strip()
     return line.removesuffix(".").rstrip() or text.strip()
 
@@ -82,33 +79,8 @@ def formula(text: str) -> str:
 
 
 def number(text: str) -> str:
-    """Return the number of the final answer, by value; the folded text if there is no number.
-
-    It is the last number in the last \\boxed{}. Without one, it is the first number of the sentence after the last
-    "answer is" or "####" (if that is an equation, of its right side). Without these, it is the last number of the text.
-    Currency, units, per cent signs and thousands separators are ignored; signs count, also as words.
-
-    >>> number("48 + 24 = 72. The answer is $1,072.50 a week"), number("-5 clips"), number("It is \u22125%.")
-    ('1072.5', '-5', '-5')
-    """
-    *before, last = _MARKER.split(text)
-    sentence = _SENTENCE_END.split(last.strip().partition("\n")[0])[0] if before else ""
-    after = _NEGATIVE.sub("-", sentence.rpartition("=")[2], count=1)
-    candidates = _numbers(latex_answer(text) or "")[-1:] or _numbers(after) or _numbers(text)[-1:]
-    return candidates[0] if candidates else folded(text)
-
-
-def _numbers(text: str) -> list[str]:
-    return [_plain_number(match.group()) for match in _NUMBER.finditer(text.replace("{,}", ","))]
-
-
-def _plain_number(digits: str) -> str:
-    """Return a number without separators, currency, and zeros that do not change its value."""
-    sign = "-" if digits[0] in _MINUS else ""
-    whole, _, fraction = digits.lstrip(f"{_MINUS}$€£").replace(",", "").partition(".")
-    whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
-    value = f"{whole}.{fraction}" if fraction else whole
-    return value if value == "0" else sign + value
+    """Return the number of the final answer, by value; the folded text if there is no number."""
+    return final_number(text) or folded(text)
 
 
 def spans(text: str) -> str:

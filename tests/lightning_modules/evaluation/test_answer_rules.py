@@ -35,6 +35,7 @@ KNOWN: dict[MatchRule, list[tuple[str, str, bool]]] = {
         ("?", "!", False),
         ("", "?", False),
         ("Straße", "STRASSE", True),
+        ("cafe\u0301", "caf\u00e9", True),  # the same letters, composed differently
     ],
     "super_natural_instructions": [
         ("Yes.", "yes", True),
@@ -87,6 +88,25 @@ KNOWN: dict[MatchRule, list[tuple[str, str, bool]]] = {
         ("First 48, then 24, so 72", "72", True),  # no marker: the last number
         ("no idea", "72", False),
         ("", "72", False),
+        ("The answer is 3/4.", "3", False),
+        ("The answer is 3/4 of a cup", "0.75", True),
+        ("The answer is 2 1/2 hours.", "2.5", True),
+        ("2\u00bd", "2.5", True),
+        ("1/3", "2/6", True),
+        ("The answer is 12/25/2020", "12", True),  # a date is no fraction
+        ("3/0", "0", True),
+        (r"\boxed{\frac{1}{2}}", "2", False),
+        (r"\boxed{2\dfrac12}", "2.5", True),
+        ("The answer is 1e3.", "1", False),
+        ("The answer is 1.5e3", "1500", True),
+        ("The answer is 7 × 10^3", "7", False),
+        ("25e-3", "0.025", True),
+        ("The answer is -\u20b9500", "500", False),  # rupees
+        (r"The answer is -US\$5.00", "-5", True),
+        ("The answer is \uff11\uff0c\uff10\uff17\uff12", "1072", True),  # full-width digits and comma
+        ("The answer is 1\u202f072", "1072", True),  # a narrow space between thousands
+        (r"\boxed{10,\!000}", "10000", True),
+        ("9" * 5000, "9" * 5000, True),
     ],
     "math": [  # hendrycks/math, math_equivalence_test.py, and boxed answers
         (r"\tfrac{1}{2} +\! \frac1{72}", r"\\dfrac{1}{2} +\frac{1}{72}", True),
