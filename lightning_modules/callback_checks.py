@@ -4,6 +4,8 @@ Training is one epoch of ``max_steps`` optimizer steps. The model is built after
 checkpoint is between two steps. docs/trainer_settings.md has a row for every callback.
 """
 
+from typing import Any
+
 import lightning as L
 from lightning.pytorch.callbacks import (
     BaseFinetuning,
@@ -88,6 +90,34 @@ def require_checkpoints(trainer: L.Trainer, *, validates: bool) -> None:
             f"the last checkpoint will be of step {last} of {trainer.max_steps}: an every_n_train_steps that divides "
             "max_steps saves the last step, too"
         )
+
+
+def keep_callback_settings(trainer: L.Trainer, checkpoint: dict[str, Any]) -> list[str]:
+    """Put this run's settings of callbacks in place of a checkpoint's, and return a phrase for each change.
+
+    Lightning keeps early stopping's patience with its counters, and would go on with the old one.
+
+    Args:
+        trainer: In ``fit``.
+        checkpoint: What training resumes from, before the callbacks read it; changed in place.
+
+    Raises:
+        ValueError: The checkpoint's weights are averages, and no callback holds the weights that are trained.
+    """
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # not declared by its class
+    if "averaging_state" in checkpoint and not any(isinstance(callback, WeightAveraging) for callback in callbacks):
+        raise ValueError(
+            "the checkpoint was saved with WeightAveraging: its weights are averages, and those that were trained are "
+            "beside them. List EMAWeightAveraging (or WeightAveraging) again, or start a new run from the averages "
+            "(`crosstask export`)"
+        )
+    changes = []
+    for callback in callbacks:
+        state = checkpoint.get("callbacks", {}).get(callback.state_key, {})
+        if isinstance(callback, EarlyStopping) and state and state["patience"] != callback.patience:
+            changes.append(f"EarlyStopping.patience was {state['patience']} and is {callback.patience}")
+            state["patience"] = callback.patience
+    return changes
 
 
 def _last_save(writer: ModelCheckpoint, trainer: L.Trainer, *, validates: bool) -> int:

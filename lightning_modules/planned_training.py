@@ -4,7 +4,6 @@ It decides how each strategy needs the model built and its gradients clipped, so
 strategy is a line of YAML.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -22,13 +21,14 @@ from transformers import PreTrainedModel
 from ..datamodules.base import BenchmarkDataModule, run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
 from ..datamodules.stream_changes import changed_values
+from .callback_checks import keep_callback_settings
 from .generation_settings import published_settings, settings_as_fields
 from .guarded_steps import GuardedSteps
 from .hyperparameters import plain_values
 from .models import Network, untie_different
 from .optimization import Optimization, accept_named_states, matrix_names, scheduler
 from .optimizer_classes import build_optimizer, reject_optimizer, set_averages
-from .resumed_settings import group_settings, restore_settings, run_settings
+from .resumed_settings import config_changes, group_settings, plain_config, restore_settings, run_settings
 from .sharding.agreement import require_agreement
 from .sharding.checkpoints import (
     KEY,
@@ -309,7 +309,7 @@ class PlannedTraining(GuardedSteps):
         """
         assert self.model is not None
         self.require_finite_checkpoint()
-        config = json.loads(self.model.config.to_json_string(use_diff=False))  # plain values alone
+        config = plain_config(self.model.config)
         checkpoint[KEY] = {
             "model": self._identity,
             "architecture": architecture_of(self.model),
@@ -330,7 +330,10 @@ class PlannedTraining(GuardedSteps):
         self._require_own(checkpoint, "ckpt_path")
         if self._fits:
             self._resumed = True
-            if changes := self._changes(checkpoint):
+            changes = self._changes(checkpoint) + keep_callback_settings(self.trainer, checkpoint)
+            if self.model is not None:
+                changes += config_changes(checkpoint.get(KEY, {}).get("config"), self.model.config)
+            if changes:
                 rank_zero_info(
                     f"settings that differ from the checkpoint's, applied from here on: {'; '.join(changes)}"
                 )

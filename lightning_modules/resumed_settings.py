@@ -4,12 +4,15 @@ torch saves an optimizer's settings with its moments, and a schedule's peak lear
 them would silently replace what the user has changed since.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedConfig
 
+from ..datamodules.stream_changes import changed_values
 from .hyperparameters import flat
 
 ELSEWHERE = ("pretrained", "config", "tokenizer", "row_length", "total_steps")
@@ -61,3 +64,25 @@ def run_settings(
     of_module = {name: value for name, value in arguments.items() if name not in ELSEWHERE}
     of_trainer = {"gradient_clip_val": clip, "gradient_clip_algorithm": clip_by, "precision": precision}
     return flat({**of_module, "total_steps": total_steps, "trainer": of_trainer})
+
+
+ABOUT_FILES = ("transformers_version", "architectures", "dtype", "use_cache")
+"""Fields of a model's configuration that do not decide what it computes, or are arguments of the module."""
+
+
+def plain_config(config: PreTrainedConfig) -> dict[str, Any]:
+    """All fields of a model's configuration, as plain values."""
+    fields: dict[str, Any] = json.loads(config.to_json_string(use_diff=False))
+    return fields
+
+
+def config_changes(saved: Mapping[str, Any] | None, config: PreTrainedConfig) -> list[str]:
+    """A phrase for each field that differs from a checkpoint's configuration and decides what the model computes.
+
+    The sizes of weights are compared before; others (a rotary base, an activation, dropout) fit any weights.
+    """
+    old, new = (
+        {name: value for name, value in fields.items() if name not in ABOUT_FILES and not name.startswith("_")}
+        for fields in (saved or plain_config(config), plain_config(config))
+    )
+    return changed_values(flat(old, "config."), flat(new, "config."))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from small_runs import SmallRuns, saved_run, small_trainer, weights_of
 
@@ -103,6 +104,47 @@ def test_options_that_need_other_states_are_rejected(runs: SmallRuns, checkpoint
     """With amsgrad, AdamW keeps a maximum that the checkpoint lacks."""
     with pytest.raises(ValueError, match=r"other settings: optimizer.options.*amsgrad.* Set them back"):
         resumed(runs, checkpoints["scorer"], "scorer", replace(FLAT, options={"amsgrad": True}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [("tuning", "activation_function", "gelu"), ("optimization", "attention_dropout", 0.25)],
+)
+def test_another_configuration_of_the_same_sizes_is_applied_and_reported(
+    kind: str, field: str, value: Any, runs: SmallRuns, checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights of any activation or rotary base fit: nothing else would tell that the model computes otherwise."""
+    other = SmallRuns(runs.toybench, runs.folder, {**runs.model, field: value})
+    with caplog.at_level(logging.INFO):
+        trainer = resumed(other, checkpoints[kind], kind, FLAT)
+    assert getattr(trainer.lightning_module.model.config, field) == value
+    (line,) = [record.message for record in caplog.records if "applied from here on" in record.message]
+    assert f"config.{field} was" in line
+    assert line.endswith(f"and is {value}")
+
+
+def test_early_stopping_has_this_runs_patience(
+    runs: SmallRuns, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stopping(patience: int) -> dict[str, Any]:
+        callback = EarlyStopping("validation/loss", patience=patience)
+        return {"callbacks": [callback], "limit_val_batches": 1.0, "val_check_interval": 2}
+
+    path = saved_run(runs("scorer", optimizer=FLAT), tmp_path / "stopping.ckpt", 3, **stopping(5))
+    module, data = runs("scorer", optimizer=FLAT)
+    trainer = small_trainer(4, **stopping(2))
+    with caplog.at_level(logging.INFO):
+        trainer.fit(module, datamodule=data, ckpt_path=str(path))
+    (callback,) = trainer.early_stopping_callbacks
+    assert callback.patience == 2
+    assert "EarlyStopping.patience was 5 and is 2" in caplog.text
+
+
+def test_averages_do_not_train_on_as_if_they_had_been_trained(runs: SmallRuns, tmp_path: Path) -> None:
+    averages = [EMAWeightAveraging(decay=0.5)]
+    path = saved_run(runs("scorer", optimizer=FLAT), tmp_path / "averaged.ckpt", 3, callbacks=averages)
+    with pytest.raises(ValueError, match="its weights are averages, and those that were trained are beside them"):
+        resumed(runs, path, "scorer", FLAT)
 
 
 def test_biases_and_norms_still_do_not_decay(runs: SmallRuns, checkpoints: dict[str, Path]) -> None:
