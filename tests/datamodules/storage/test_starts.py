@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
-from crosstask.datamodules.benchmarks import FLAN, Benchmark, CrossFit, FlanRows
+from crosstask.datamodules.benchmarks import FLAN, Benchmark, CrossFit, FlanRows, PretrainingText
 from crosstask.datamodules.benchmarks.bench import Bench
 from crosstask.datamodules.noted_paths import is_current, note, noting, stamps
 from crosstask.datamodules.storage.declared_state import declared_state
@@ -114,6 +114,23 @@ def test_a_collection_that_arrives_later_trains(start: Any, data: Path, tmp_path
     path.parent.mkdir(parents=True)
     path.write_text("".join(f'{{"inputs": "{n}", "targets": "sentence {n % 2 + 1}"}}\n' for n in range(20)))
     assert "crossfit/blimp-ellipsis_n_bar_1" in start(bench()).task_names()["train"]
+
+
+def test_a_relative_path_is_of_the_folder_that_a_run_starts_in(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files of the first folder are unchanged, and are not those of the second one."""
+    trained = []
+    for folder in ("first", "second", "first"):
+        path = tmp_path / folder / "documents.jsonl"
+        if not path.exists():
+            path.parent.mkdir()
+            path.write_text("".join(json.dumps({"text": f"{folder} {number}"}) + "\n" for number in range(9)))
+        monkeypatch.chdir(path.parent)
+        run = start(PretrainingText({"texts": "documents.jsonl"}), instances={"validation": 0, "test": 0})
+        trained.append((run.prepared.written, run.training_fingerprint()))
+    assert [written for written, _ in trained] == [1, 1, 0]
+    assert trained[0][1] == trained[2][1] != trained[1][1]
 
 
 def test_changed_templates_are_rendered_again(start: Any, tmp_path: Path) -> None:
