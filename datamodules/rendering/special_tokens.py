@@ -82,6 +82,8 @@ def _text_tokenizer(tokenizer: PreTrainedTokenizerBase, *roles: str | None) -> T
         model["vocab"] = [[spelled.get(text, text), score] for text, score in model["vocab"]]
     if model.get("unk_token") in special:
         model["unk_token"] = spelled[model["unk_token"]]
+    if model.get("dropout"):  # merges left out at random: other tokens in every epoch, and at evaluation
+        model["dropout"] = None
     if "merges" in model:
         prefix = model.get("continuing_subword_prefix") or ""
         model["merges"] = [merge for merge in model["merges"] if special.isdisjoint(_merged(merge, prefix))]

@@ -107,6 +107,15 @@ def test_a_special_token_without_its_flag_is_special() -> None:
     assert tokenizer_fingerprint(tokenizer) != before
 
 
+def test_merges_are_not_left_out_at_random() -> None:
+    """BPE-dropout in a tokenizer.json: the tokens before an answer would be others than those in training."""
+    tokenizer, dropping = byte_level(), byte_level()
+    dropping.backend_tokenizer.model.dropout = 0.9
+    text = "the cat of the house"
+    assert len({tuple(dropping(text)["input_ids"]) for _ in range(20)}) > 1
+    assert encode(dropping, [text] * 20) == encode(tokenizer, [text] * 20)
+
+
 def test_generated_text_of_a_special_token_is_text() -> None:
     tokenizer = llama()
     (ids,) = encode(tokenizer, ["the </s> yes"])
