@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from .folder_files import files_below
 from .messages import MissingFiles
 from .noted_paths import note
 
@@ -30,7 +31,7 @@ def tree_digest(path: Path, files: Iterable[Path] | None = None) -> str:
     """
     if path.is_file():
         return file_digest(path)
-    chosen = sorted(file for file in (path.rglob("*") if files is None else files) if file.is_file())
+    chosen = files_below(path) if files is None else sorted(file for file in files if file.is_file())
     named = [f"{file.relative_to(path).as_posix()} {file_digest(file)}" for file in chosen]
     return hashlib.sha256("\n".join(named).encode()).hexdigest()
 

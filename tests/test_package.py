@@ -26,6 +26,7 @@ ORDER = {
     "datamodules": (
         "noted_paths",
         "messages",
+        "folder_files",
         "finite_values",
         "optional_packages",
         "data_files",

@@ -21,6 +21,7 @@ from typing import Any, Literal, get_args
 
 from ..data_files import format_of, read_json
 from ..file_digests import file_digest
+from ..folder_files import files_below
 from ..messages import existing_folder, expanded, kind, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
@@ -227,7 +228,9 @@ class BigBench(Benchmark):
             import datasets
 
             return list(datasets.get_dataset_config_names(self.source.partition("@")[0]))
-        documents = [":".join(path.relative_to(folder).parts[:-1]) for path in folder.rglob("task.json")]
+        documents = [
+            ":".join(path.relative_to(folder).parts[:-1]) for path in files_below(folder) if path.name == "task.json"
+        ]
         row_folders = [path.name for path in folder.iterdir() if path.is_dir() and list(_row_files(path, "train"))]
         return sorted({*documents, *row_folders})
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, get_args
 
 from ..file_digests import file_digest
+from ..folder_files import files_below
 from ..messages import MissingFiles, existing_folder, expanded, kind, nearest, some
 from ..schema import Demonstration, Example, InstructionLevel, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
@@ -264,7 +265,7 @@ def _matches(folder: Path, path: str) -> list[Path]:
 
 
 def _files_in(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    return files_below(path) if path.is_dir() else [path]
 
 
 def _layout(dataset: Dataset, row: Row) -> Layout:

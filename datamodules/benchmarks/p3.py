@@ -17,7 +17,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from ..data_files import format_of, task_name_of
+from ..data_files import format_of
+from ..folder_files import files_in
 from ..messages import expanded, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
@@ -27,6 +28,7 @@ from .row_files import SUFFIXES, read_rows
 from .rows import Row, error_prefix
 from .source_digests import source_digest
 from .taxonomy import category_of_name
+from .template_rows import named_files
 from .unread_files import unread_files, unread_line
 
 READER_VERSION = 1
@@ -120,7 +122,7 @@ class P3(Benchmark):
         folder = Path(self.source)
         if not folder.is_dir():
             return []
-        files = unread_files(folder, (path for path in folder.iterdir() if format_of(path) in SUFFIXES))
+        files = unread_files(folder, (path for path in files_in(folder) if format_of(path) in SUFFIXES))
         return [unread_line(folder, files)] if files else []
 
     def _drawn(self, name: str, index: int, labelled: list[tuple[str, Row]]) -> Example:
@@ -168,12 +170,12 @@ class P3(Benchmark):
     def _all_templates(self) -> list["_Template"]:
         folder = Path(self.source)
         if folder.is_dir():
-            files = sorted(path for path in folder.iterdir() if format_of(path) in SUFFIXES)
+            files = named_files(folder)
             if not files:
                 raise ValueError(
                     f"{folder} holds no file of rows; expected one for each template, e.g. wiki_qa_exercise.jsonl"
                 )
-            return [_Template(task_name_of(path), str(path), None) for path in files]
+            return [_Template(name, str(path), None) for name, path in files.items()]
         if folder.is_absolute():
             raise ValueError(f"no folder {folder}; expected a folder with a file for each template, or a hub name")
         import datasets  # takes seconds to import

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..data_files import format_of, read_text
 from ..file_digests import file_digest
+from ..folder_files import files_below
 from ..messages import MissingFiles, expanded, nearest
 from ..rendering.text_objectives import TextObjective
 from ..schema import Example, Task
@@ -150,8 +151,8 @@ def _is_saved_dataset(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    files = sorted(path for path in paths if format_of(path) in FORMATS)
+    paths = (path for path in files_below(folder) if not path.name.startswith("."))
+    files = [path for path in paths if format_of(path) in FORMATS]
     if not files:
         raise ValueError(f"{folder} holds no documents: files that end in {', '.join(FORMATS)}")
     return files

@@ -23,6 +23,7 @@ import yaml
 
 from ..data_files import format_of, read_text, task_name_of
 from ..file_digests import file_digest
+from ..folder_files import files_below
 from ..messages import existing_folder, expanded, kind, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Metric, Task
@@ -194,7 +195,7 @@ class PromptSource(Benchmark):
         """Every file of templates by its task's name, e.g. ``super_glue_wsc.fixed``."""
         root = existing_folder(self.folder, "the templates")
         paths: dict[str, Path] = {}
-        for path in sorted(root.rglob("templates.yaml")):
+        for path in (file for file in files_below(root) if file.name == "templates.yaml"):
             paths[re.sub(r"[^\w.-]+", "_", "_".join(path.parent.relative_to(root).parts))] = path
         if not paths:
             raise ValueError(f"no templates.yaml below {root}; name the folder that holds a folder for each dataset")

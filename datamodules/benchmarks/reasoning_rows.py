@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data_files import read_json, text_lines
+from ..folder_files import files_below
 from ..messages import kind
 from .catalogue import RenderedExample
 from .multiple_choice import ai2_question
@@ -172,7 +173,7 @@ def last_boxed(solution: str) -> str | None:
 
 def math_rows(folder: Path) -> Iterator[Row]:
     """Problems of a folder with a folder for each subject and a JSON file for each problem."""
-    for path in sorted(folder.rglob("*.json")):
+    for path in (file for file in files_below(folder) if file.suffix == ".json"):
         document = read_json(path)
         if not isinstance(document, dict):
             raise ValueError(f"{path}: expected an object with named fields, got {kind(document)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from ..data_files import BYTE_ORDER_MARK, format_of, read_text, task_name_of
+from ..folder_files import files_in
 from ..messages import MissingFiles, existing_folder, expanded, nearest
 from .benchmark import Split
 from .row_files import SUFFIXES, is_hub_name, split_names
@@ -135,8 +136,8 @@ def _splits_of_one_task(name: str, files: Mapping[str, TaskSource]) -> Sources:
 def _files(folder: Path) -> dict[str, TaskSource]:
     """The files of rows in a folder by task, in the order of their names."""
     files: dict[str, TaskSource] = {}
-    for path in sorted(folder.glob("*")):
-        if path.is_file() and format_of(path) in SUFFIXES and not _describes(path) and not path.name.startswith("."):
+    for path in files_in(folder) if folder.is_dir() else ():
+        if format_of(path) in SUFFIXES and not _describes(path) and not path.name.startswith("."):
             if (name := task_name_of(path)) in files:
                 raise ValueError(f"{files[name].source} and {path} are both the task {name!r}; remove one")
             files[name] = TaskSource(str(path), name)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data_files import format_of, task_name_of
+from ..folder_files import files_in
 from ..messages import MissingFiles, existing_folder, expanded, kind
 from .dataset_forms import FORMS
 from .row_files import SUFFIXES, read_rows
@@ -65,12 +66,27 @@ def files_of_rows(folder: str, split: str) -> dict[str, str]:
 
     Raises:
         MissingFiles: There is no such folder, or it holds no file.
+        ValueError: It holds two files of one task.
     """
     root = existing_folder(Path(folder) / split, "a .jsonl file of rows for each task")
-    paths = sorted(path for path in root.iterdir() if path.is_file() and format_of(path) in SUFFIXES)
-    files = {task_name_of(path): str(path) for path in paths}
+    files = {name: str(path) for name, path in named_files(root).items()}
     if not files:
         raise MissingFiles(f"{root} holds no .jsonl file of rows; `crosstask download` fills it")
+    return files
+
+
+def named_files(folder: Path) -> dict[str, Path]:
+    """The files of rows in a folder by name, without their endings.
+
+    Raises:
+        ValueError: Two files have the same name.
+    """
+    files: dict[str, Path] = {}
+    for path in files_in(folder):
+        if format_of(path) in SUFFIXES and not path.name.startswith("."):
+            if (name := task_name_of(path)) in files:
+                raise ValueError(f"{files[name]} and {path} are both the rows of {name!r}; remove one")
+            files[name] = path
     return files
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..data_files import format_of
+from ..folder_files import files_below
 from ..messages import counted, some
 
 DATA_FORMATS = frozenset(
@@ -21,8 +22,8 @@ def unread_files(folder: Path, read: Iterable[Path]) -> list[Path]:
         read: Files and folders of files that some task reads.
     """
     known = set(read)
-    files = (path for path in folder.rglob("*") if path.is_file() and format_of(path) in DATA_FORMATS)
-    return sorted(path for path in files if not (known & {path, *path.parents} or _is_about_data(path, folder)))
+    files = (path for path in files_below(folder) if format_of(path) in DATA_FORMATS)
+    return [path for path in files if not (known & {path, *path.parents} or _is_about_data(path, folder))]
 
 
 def unread_line(folder: Path, files: Iterable[Path]) -> str:

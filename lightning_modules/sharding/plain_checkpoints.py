@@ -17,6 +17,8 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from ...datamodules.folder_files import files_below
+
 DEEPSPEED_TAG = "checkpoint"
 """Folder of a DeepSpeed checkpoint that Lightning writes; the file ``latest`` must name it."""
 
@@ -109,9 +111,8 @@ def require_plain_deepspeed(folder: Path) -> None:
     if latest != DEEPSPEED_TAG:
         raise ValueError(f"{folder / 'latest'} must name the folder {DEEPSPEED_TAG!r}, and names {latest!r}")
     with deepspeed_names():
-        for path in sorted((folder / DEEPSPEED_TAG).rglob("*")):
-            if path.is_file():
-                read_plain(path)
+        for path in files_below(folder / DEEPSPEED_TAG):
+            read_plain(path)
 
 
 def deepspeed_names() -> AbstractContextManager[None]:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from crosstask.datamodules.benchmarks import (
     PromptSource,
 )
 from crosstask.datamodules.benchmarks.bench import Bench
+from crosstask.datamodules.benchmarks.template_rows import files_of_rows
 
 LINE = json.dumps({"input": "cat", "output": "hat"}) + "\n"
 
@@ -41,6 +43,43 @@ def test_upper_case_and_compressed_tasks_are_read(tmp_path: Path) -> None:
     write(tmp_path, "train/a.jsonl.gz")
     with pytest.raises(ValueError, match=r"a\.JSONL and .*a\.jsonl\.gz are both the task 'a'; remove one"):
         FileTasks(str(tmp_path)).task_names("train")
+
+
+def test_files_behind_links_are_read_and_links_to_nothing_are_named(tmp_path: Path) -> None:
+    """``Path.rglob`` leaves out a folder that is a link: half of a corpus on two disks."""
+    write(tmp_path, "corpus/a.jsonl", "disk/b.jsonl", "disk/c.jsonl")
+    (tmp_path / "corpus/more").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/again").symlink_to(tmp_path / "corpus")  # a loop
+    reader = PretrainingText({"texts": str(tmp_path / "corpus")}, column="input")
+    before = reader.fingerprint("texts")
+    assert len(list(reader.examples("texts"))) == 90
+    write(tmp_path, "disk/c.jsonl.gz")
+    assert reader.fingerprint("texts") != before
+    (tmp_path / "disk/d.jsonl").symlink_to("/mnt/elsewhere/d.jsonl")
+    with pytest.raises(ValueError, match=r"d\.jsonl: a link to /mnt/elsewhere/d\.jsonl, where nothing is"):
+        list(reader.examples("texts"))
+    tasks = FileTasks(str(tmp_path / "disk"))
+    with pytest.raises(ValueError, match=r"d\.jsonl: a link to"):
+        tasks.task_names("train")
+
+
+def test_a_pipe_among_files_is_named(tmp_path: Path) -> None:
+    """Opening it would wait for ever."""
+    write(tmp_path, "train/a.jsonl")
+    os.mkfifo(tmp_path / "train/b.jsonl")
+    for reader in (FileTasks(str(tmp_path)), P3(str(tmp_path / "train")), PretrainingText({"texts": str(tmp_path)})):
+        with pytest.raises(ValueError, match=r"b\.jsonl: no file \(a pipe or device\); mend or remove it"):
+            [list(reader.examples(name)) for name in reader.task_names("train")]
+
+
+def test_two_files_of_rows_for_one_template_are_rejected(tmp_path: Path) -> None:
+    write(tmp_path, "train/rte.jsonl", "train/rte.jsonl.gz")
+    for read in (
+        lambda: files_of_rows(str(tmp_path), "train"),
+        lambda: P3(str(tmp_path / "train")).task_names("train"),
+    ):
+        with pytest.raises(ValueError, match=r"rte\.jsonl and .*rte\.jsonl\.gz are both the rows of 'rte'; remove one"):
+            read()
 
 
 @pytest.mark.parametrize(
