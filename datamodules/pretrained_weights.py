@@ -7,6 +7,7 @@ or a model without its ``lm_head``, would be trained, evaluated and reported as 
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -14,9 +15,10 @@ from lightning.pytorch.utilities.rank_zero import WarningCache
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
+from .data_files import read_json
 from .finite_values import require_finite_weights
 from .hub_names import hub_source
-from .messages import some
+from .messages import kind, some
 from .optional_packages import missing_package
 
 _REPORTED = WarningCache()
@@ -40,6 +42,7 @@ def load_pretrained(
     """
     source, revision = hub_source(weights)
     options |= revision
+    require_readable_settings(Path(source))
     try:
         # Shapes are compared below: transformers' own error does not name them.
         with _without_report():
@@ -65,6 +68,17 @@ def load_pretrained(
     )
     require_finite_weights(model.named_parameters(), weights)
     return model
+
+
+def require_readable_settings(folder: Path) -> None:
+    """Reject a folder whose generation_config.json is no object: transformers would go on without it.
+
+    Raises:
+        ValueError: With the file.
+    """
+    path = folder / "generation_config.json"
+    if path.is_file() and not isinstance(settings := read_json(path), dict):
+        raise ValueError(f"{path}: expected an object with settings of generation, got {kind(settings)}")
 
 
 def require_whole_weights(

@@ -16,11 +16,23 @@ def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> li
     """Return the ids that end an answer: eos of the tokenizer, of generation_config and of the chat template.
 
     Training targets end with the tokenizer's eos. A chat model ends its turn with another token, that of its template.
+
+    Raises:
+        ValueError: generation_config has something else than ids of tokens.
     """
     configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = [tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
-    ids += [chat_end(tokenizer)] if tokenizer.chat_template else []
+    ids = [number for number in _listed(configured) if number is not None]
+    if wrong := [number for number in ids if type(number) is not int]:
+        raise ValueError(
+            f"the generation_config of {model.config.name_or_path or type(model).__name__} has {wrong[0]!r} in "
+            "eos_token_id, and answers end at ids of tokens: write a whole number, or a list of them"
+        )
+    ids = [tokenizer.eos_token_id, *ids, *([chat_end(tokenizer)] if tokenizer.chat_template else [])]
     return list(dict.fromkeys(number for number in ids if number is not None))
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pretrained: str | None) -> None:
@@ -51,7 +63,7 @@ def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         assert model.generation_config is not None
     ends = end_tokens(model, tokenizer)
     configured = model.generation_config.eos_token_id
-    if not set(ends) <= set(configured if isinstance(configured, list) else [configured]):
+    if not set(ends) <= set(_listed(configured)):
         added = {"eos_token_id": [*ends[1:], ends[0]] if len(ends) > 1 else ends[0]}
         model.generation_config = published_settings({**settings_as_fields(model), **added})
 

@@ -3,7 +3,8 @@
 # B prompts, L columns
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ NEUTRAL: dict[str, Any] = {
     "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
 }
-"""Settings that override the model's generation_config; tokens that it forces or suppresses remain in force."""
+"""Settings of ``generate`` that others add to."""
 
 
 FORCED = (
@@ -37,7 +38,7 @@ FORCED = (
     "exponential_decay_length_penalty",
     "watermarking_config",
 )
-"""Settings of generation_config that force or suppress tokens; ``NEUTRAL`` overrides none of them."""
+"""Settings of generation_config that force or suppress tokens: they remain in force, and no others."""
 
 
 class PromptCache:
@@ -101,14 +102,16 @@ class PromptCache:
         settings = {**NEUTRAL, **limits, "eos_token_id": list(ends), "pad_token_id": pad_token_id, "num_beams": beams}
         if self.two_stacks:
             settings["decoder_start_token_id"] = self.model.config.decoder_start_token_id
-        ids = self.model.generate(  # type: ignore[operator]
-            self.input_ids.repeat_interleave(rows, dim=0),
-            attention_mask=self.attention_mask.repeat_interleave(rows, dim=0),
-            generation_config=GenerationConfig(**settings, num_return_sequences=best),
-            logits_processor=LogitsProcessorList(processors),
-            stopping_criteria=StoppingCriteriaList([] if stop is None else [stop]),
-            **self.states(rows, beams),
-        )
+        states = self.states(rows, beams)
+        with stated_decoding(self.model):
+            ids = self.model.generate(  # type: ignore[operator]
+                self.input_ids.repeat_interleave(rows, dim=0),
+                attention_mask=self.attention_mask.repeat_interleave(rows, dim=0),
+                generation_config=GenerationConfig(**settings, num_return_sequences=best),
+                logits_processor=LogitsProcessorList(processors),
+                stopping_criteria=StoppingCriteriaList([] if stop is None else [stop]),
+                **states,
+            )
         return ids[:, self.width :]
 
     def states(self, rows: int, beams: int = 1) -> dict[str, Any]:
@@ -148,13 +151,11 @@ class PromptCache:
             self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             return cache
         # Generating one token is the public way to a cache with the right positions.
-        return self.model.generate(  # type: ignore[operator]
-            input_ids,
-            attention_mask=mask,
-            generation_config=GenerationConfig(
-                **NEUTRAL, pad_token_id=0, max_new_tokens=1, return_dict_in_generate=True
-            ),
-        ).get("past_key_values")
+        settings = GenerationConfig(**NEUTRAL, pad_token_id=0, max_new_tokens=1, return_dict_in_generate=True)
+        with stated_decoding(self.model):
+            return self.model.generate(  # type: ignore[operator]
+                input_ids, attention_mask=mask, generation_config=settings
+            ).get("past_key_values")
 
 
 def new_token_limits(most: int, fewest: int) -> dict[str, int]:
@@ -174,11 +175,25 @@ def can_share_cache(model: PreTrainedModel) -> bool:
     config = model.config
     if config.is_encoder_decoder or config._attn_implementation not in IMPLEMENTATIONS or virtual_tokens(model):
         return False
-    if getattr(model.generation_config, "cache_implementation", None) not in (None, "dynamic"):
-        return False
     if any(map(reads_documents_alone, model.modules())):
         return False
     return not any(DynamicCache(config=config).is_sliding)
+
+
+@contextmanager
+def stated_decoding(model: PreTrainedModel) -> Iterator[None]:
+    """Let ``generate`` read nothing of a model's generation_config but ``FORCED``.
+
+    transformers fills in what a call leaves open from the published settings, e.g. stop texts, guidance, a static cache
+    or a number of sequences. A decoding is what its ``Decoding`` says.
+    """
+    published = model.generation_config
+    forced = {name: value for name in FORCED if (value := getattr(published, name, None)) is not None}
+    model.generation_config = GenerationConfig(**forced)
+    try:
+        yield
+    finally:
+        model.generation_config = published
 
 
 def forces_tokens(model: PreTrainedModel) -> bool:

@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from ..prefixes import virtual_tokens
 from .decoding import DrawTokens, StopTexts
-from .prompt_cache import NEUTRAL, PromptCache, forces_tokens, new_token_limits
+from .prompt_cache import NEUTRAL, PromptCache, forces_tokens, new_token_limits, stated_decoding
 
 
 class QuarterEnded(StoppingCriteria):
@@ -73,15 +73,16 @@ def generate_remaining(
     while True:
         limits = new_token_limits(max_new_tokens - done, min_new_tokens - done)
         quarter = QuarterEnded(ended, stop)
-        output = model.generate(  # type: ignore[operator]
-            **inputs,
-            **states,
-            generation_config=GenerationConfig(
-                **settings, **limits, pad_token_id=pad_token_id, return_dict_in_generate=True
-            ),
-            logits_processor=LogitsProcessorList([draw]),
-            stopping_criteria=StoppingCriteriaList([quarter]),
-        )
+        with stated_decoding(model):
+            output = model.generate(  # type: ignore[operator]
+                **inputs,
+                **states,
+                generation_config=GenerationConfig(
+                    **settings, **limits, pad_token_id=pad_token_id, return_dict_in_generate=True
+                ),
+                logits_processor=LogitsProcessorList([draw]),
+                stopping_criteria=StoppingCriteriaList([quarter]),
+            )
         new_RT = output.sequences[:, prompts.width + done :]
         ids_RT[left.to(model.device), done : done + new_RT.shape[1]] = new_RT
         done += new_RT.shape[1]

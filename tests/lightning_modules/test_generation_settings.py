@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from crosstask.commands.export import export_checkpoint
 from crosstask.commands.shared.trainer import run_trainer
+from crosstask.datamodules.pretrained_weights import load_pretrained
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.decoding import Decoding
@@ -101,6 +102,30 @@ def test_every_place_that_generates_reads_the_list(tokenizer: Any) -> None:
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, *range(2, len(tokenizer))]
     [[[after]]] = answer_batch(model, tokenizer, ids, torch.ones_like(ids), [Decoding()], **options)
     assert (after, first in end_tokens(model, tokenizer)) == ("", True)
+
+
+@pytest.mark.parametrize("ends", ["7", ["1", 7], [[1, 7]], 7.0, True], ids=str)
+def test_an_end_that_is_no_token_is_named(ends: Any, tokenizer: Any) -> None:
+    model = build("llama", tokenizer)
+    model.generation_config.eos_token_id = ends
+    with pytest.raises(ValueError, match="in eos_token_id, and answers end at ids of tokens: write a whole number"):
+        end_tokens(model, tokenizer)
+
+
+def test_missing_ends_leave_the_tokenizer_s(tokenizer: Any) -> None:
+    model = build("llama", tokenizer)
+    for ends in (None, [], [None]):
+        model.generation_config.eos_token_id = ends
+        assert end_tokens(model, tokenizer) == [tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null"])
+def test_settings_of_generation_that_cannot_be_read_are_named(content: str, tokenizer: Any, tmp_path: Path) -> None:
+    """transformers would go on without the list of end tokens in it."""
+    folder = save_model("opt", tmp_path, len(tokenizer))
+    (folder / "generation_config.json").write_text(content)
+    with pytest.raises(ValueError, match=r"generation_config\.json: (not valid JSON|expected an object)"):
+        load_pretrained(AutoModelForCausalLM, str(folder))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "document"])

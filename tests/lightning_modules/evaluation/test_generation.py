@@ -98,9 +98,29 @@ def test_where_a_cached_token_is_not_worth_the_same_in_any_column_nothing_is_sha
     }
     window = AutoConfig.for_model("qwen2", **fields, num_key_value_heads=2, attn_implementation="document")
     assert not can_share_cache(AutoModelForCausalLM.from_config(window, attn_implementation="document"))
-    static = build("llama", tokenizer, "document")
-    static.generation_config.cache_implementation = "static"
-    assert not can_share_cache(static)
+
+
+@pytest.mark.parametrize(
+    "published",
+    [
+        {"cache_implementation": "static", "use_cache": False},
+        {"num_beams": 4, "num_return_sequences": 3, "length_penalty": 2.0},
+        {"stop_strings": ["e"], "max_length": 3, "min_length": 9},
+        {"guidance_scale": 3.0, "repetition_penalty": 1.7, "temperature": 0.3},
+        {"prompt_lookup_num_tokens": 2, "return_dict_in_generate": True, "output_scores": True},
+    ],
+    ids=lambda published: next(iter(published)),
+)
+@pytest.mark.parametrize(("kind", "attention"), [("llama", "sdpa"), ("llama", "document"), ("t5", "sdpa")])
+def test_published_settings_of_a_decoding_do_not_change_ours(
+    published: dict[str, Any], kind: str, attention: str, tokenizer: Any, sources: list[list[int]]
+) -> None:
+    model, decodings = build(kind, tokenizer, attention), [GREEDY, NUCLEUS, Decoding(beams=2)]
+    plain = answers(model, tokenizer, sources, decodings)
+    for name, value in published.items():
+        setattr(model.generation_config, name, value)
+    assert answers(model, tokenizer, sources, decodings) == plain
+    assert all(getattr(model.generation_config, name) == value for name, value in published.items())  # for the export
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
