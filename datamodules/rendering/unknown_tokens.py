@@ -46,8 +46,8 @@ class UnknownCounter:
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
-        special = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
-        self.unknown = None if tokenizer.unk_token_id in special else tokenizer.unk_token_id
+        self.special = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+        self.unknown = None if tokenizer.unk_token_id in self.special else tokenizer.unk_token_id
         ids = tokenizer("a\nb", add_special_tokens=False, verbose=False)["input_ids"]
         self.drops_breaks = "\n" not in tokenizer.decode(ids)
         normalizes = tokenizer.backend_tokenizer.normalizer is not None
@@ -55,11 +55,14 @@ class UnknownCounter:
         """Whether two different texts may become the same tokens."""
 
     def of_document(self, document: TokenizedExample, source: str, target: str) -> tuple[int, int]:
-        """Unknown tokens of a document's source and target."""
+        """Unknown tokens of a document's source and target; a target that leaves nothing but its end counts as one."""
         trained = np.arange(len(document.input_ids)) >= document.n_source
         for begin, end in document.holes:
             trained[begin:end] = False
-        return self._count(document.input_ids[~trained], source), self._count(document.input_ids[trained], target)
+        of_target = self._count(document.input_ids[trained], target)
+        if target.strip() and self.special.issuperset(document.input_ids[trained].tolist()):  # e.g. accents alone
+            of_target = max(of_target, 1)
+        return self._count(document.input_ids[~trained], source), of_target
 
     def _count(self, ids: np.ndarray, text: str) -> int:
         unknown = 0 if self.unknown is None else int(np.count_nonzero(ids == self.unknown))

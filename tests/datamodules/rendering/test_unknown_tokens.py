@@ -23,6 +23,7 @@ from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.datamodules.packing.row_settings import Rows
 from crosstask.datamodules.rendering.prompts import PromptForm
+from crosstask.datamodules.rendering.tokenization import tokenize_joint
 from crosstask.datamodules.rendering.unknown_tokens import UnknownCounter, UnknownTokens
 from crosstask.datamodules.schema import Example, Prompt, Task
 from crosstask.datamodules.scoring.scorer_settings import PairRows
@@ -231,3 +232,12 @@ def test_models_classify_what_all_of_them_can_tell_apart(tokenizer: Any, tmp_pat
     alone = tmp_path / "alone"
     classify_tasks(Lossy(options=True), str(alone), generator=both["generator"], max_length=64)
     assert len(json.loads((alone / "report.json").read_text())["models"]["generator"]["tasks"]) == 3
+
+
+def test_a_target_that_leaves_no_token_is_lost() -> None:
+    """An accent alone, to an uncased tokenizer: the document would train its end."""
+    tokenizer = KINDS["wordpiece"]()
+    prompts = [Prompt("which accent", text) for text in ("\u0301", "e\u0301", "\u0301 \u0308")]
+    documents = tokenize_joint(tokenizer, prompts)
+    counts = [UnknownCounter(tokenizer).of_document(d, *p[:2]) for d, p in zip(documents, prompts, strict=True)]
+    assert [target for _, target in counts] == [1, 0, 1]
