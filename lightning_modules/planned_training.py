@@ -28,7 +28,14 @@ from .hyperparameters import plain_values
 from .models import Network, untie_different
 from .optimization import Optimization, accept_named_states, matrix_names, scheduler
 from .optimizer_classes import build_optimizer, reject_optimizer, set_averages
-from .resumed_settings import config_changes, group_settings, plain_config, restore_settings, run_settings
+from .resumed_settings import (
+    config_changes,
+    group_settings,
+    plain_config,
+    require_fitting_weights,
+    restore_settings,
+    run_settings,
+)
 from .sharding.agreement import require_agreement
 from .sharding.checkpoints import (
     KEY,
@@ -39,7 +46,7 @@ from .sharding.checkpoints import (
 )
 from .sharding.plain_checkpoints import read_plain
 from .sharding.safetensors_folder import architecture_of
-from .sharding.sharded_models import build_sharded, is_cut
+from .sharding.sharded_models import build_sharded, is_cut, wrap_blocks
 from .sharding.strategies import sharding_of
 from .sharding.zero import build_partitioned
 from .trainer_checks import (
@@ -328,21 +335,23 @@ class PlannedTraining(GuardedSteps):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check that the checkpoint is of this model, and restore the step counters."""
         self._require_own(checkpoint, "ckpt_path")
+        described = checkpoint.get(KEY, {})
+        of_config = [] if self.model is None else config_changes(described.get("config"), self.model.config)
         if self._fits:
             self._resumed = True
-            changes = self._changes(checkpoint) + keep_callback_settings(self.trainer, checkpoint)
-            if self.model is not None:
-                changes += config_changes(checkpoint.get(KEY, {}).get("config"), self.model.config)
+            changes = [*self._changes(checkpoint), *of_config, *keep_callback_settings(self.trainer, checkpoint)]
             if changes:
                 rank_zero_info(
                     f"settings that differ from the checkpoint's, applied from here on: {'; '.join(changes)}"
                 )
-        self.skipped_steps = checkpoint.get(KEY, {}).get("skipped_steps", 0)
-        if self.model is not None and (saved := checkpoint.get(KEY, {}).get("generation")):
+        self.skipped_steps = described.get("skipped_steps", 0)
+        if self.model is not None and (saved := described.get("generation")):
             self.model.generation_config = published_settings(saved)
         if self.model is not None and not any(map(is_cut, self.model.parameters())):
             states = checkpoint.get("state_dict", {})
             untie_different(self.model, lambda name: states.get(f"model.{name}"))
+            if states and not isinstance(self._trainer and self.trainer.strategy, FSDPStrategy):
+                require_fitting_weights(self.state_dict(), states, of_config, whole="adapters" not in described)
         if self.attached_trainer is not None:
             realign_progress(checkpoint, replicas(self.attached_trainer))
 
@@ -359,13 +368,3 @@ class PlannedTraining(GuardedSteps):
         It is called only if ``answer_fingerprint`` is not None.
         """
         raise ValueError(f"{type(self).__name__} cannot resume an evaluation: remove the predictions and start over")
-
-
-def wrap_blocks(strategy: FSDPStrategy, model: PreTrainedModel) -> None:
-    """Make FSDP1 gather block by block, unless the user has set auto_wrap_policy."""
-    if strategy.kwargs.get("auto_wrap_policy") is None:
-        from torch.distributed.fsdp.wrap import ModuleWrapPolicy
-
-        from .sharding.sharded_models import blocks
-
-        strategy.kwargs["auto_wrap_policy"] = ModuleWrapPolicy({type(block) for block in blocks(model)})

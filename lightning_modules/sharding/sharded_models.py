@@ -13,11 +13,13 @@ from typing import NamedTuple
 import torch
 import torch.distributed.checkpoint as dcp
 from huggingface_hub import snapshot_download
+from lightning.pytorch.strategies import FSDPStrategy
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -267,3 +269,9 @@ def initialize_buffers(model: PreTrainedModel) -> None:
 def is_cut(parameter: Tensor) -> bool:
     """Return whether this process holds only a shard of a parameter (FSDP2, tensor parallelism, DeepSpeed's ZeRO-3)."""
     return isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")
+
+
+def wrap_blocks(strategy: FSDPStrategy, model: PreTrainedModel) -> None:
+    """Make FSDP1 gather block by block, unless the user has set auto_wrap_policy."""
+    if strategy.kwargs.get("auto_wrap_policy") is None:
+        strategy.kwargs["auto_wrap_policy"] = ModuleWrapPolicy({type(block) for block in blocks(model)})

@@ -1,6 +1,7 @@
 """A resumed run has the settings that it is given, or is rejected: no setting is replaced by the checkpoint's."""
 
 import logging
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_options_that_need_other_states_are_rejected(runs: SmallRuns, checkpoint
 
 @pytest.mark.parametrize(
     ("kind", "field", "value"),
-    [("tuning", "activation_function", "gelu"), ("optimization", "attention_dropout", 0.25)],
+    [("tuning", "hidden_act", "gelu"), ("optimization", "attention_dropout", 0.25)],
 )
 def test_another_configuration_of_the_same_sizes_is_applied_and_reported(
     kind: str, field: str, value: Any, runs: SmallRuns, checkpoints: dict[str, Path], caplog: pytest.LogCaptureFixture
@@ -121,6 +122,24 @@ def test_another_configuration_of_the_same_sizes_is_applied_and_reported(
     (line,) = [record.message for record in caplog.records if "applied from here on" in record.message]
     assert f"config.{field} was" in line
     assert line.endswith(f"and is {value}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "named"),
+    [
+        ("tuning", "head_dim", 8, "8 weights of another shape (model.model.layers"),
+        ("optimization", "attention_bias", True, "4 weights missing (model.model.layers"),
+        ("tuning", "tie_word_embeddings", True, "config.tie_word_embeddings was False and is True"),
+    ],
+)
+def test_a_configuration_of_other_weights_is_rejected_by_name(
+    kind: str, field: str, value: Any, named: str, runs: SmallRuns, checkpoints: dict[str, Path]
+) -> None:
+    """torch raises a RuntimeError, which is no sentence to a user, or says nothing."""
+    other = SmallRuns(runs.toybench, runs.folder, {**runs.model, field: value})
+    with pytest.raises(ValueError, match=f"a model with other weights: .*{re.escape(named)}") as rejected:
+        resumed(other, checkpoints[kind], kind, FLAT)
+    assert f"config.{field} was" in str(rejected.value)
 
 
 def test_early_stopping_has_this_runs_patience(
