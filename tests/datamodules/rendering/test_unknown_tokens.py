@@ -239,5 +239,6 @@ def test_a_target_that_leaves_no_token_is_lost() -> None:
     tokenizer = KINDS["wordpiece"]()
     prompts = [Prompt("which accent", text) for text in ("\u0301", "e\u0301", "\u0301 \u0308")]
     documents = tokenize_joint(tokenizer, prompts)
-    counts = [UnknownCounter(tokenizer).of_document(d, *p[:2]) for d, p in zip(documents, prompts, strict=True)]
+    counter = UnknownCounter(tokenizer)
+    counts = [counter.of_document(d, p.source, p.target) for d, p in zip(documents, prompts, strict=True)]
     assert [target for _, target in counts] == [1, 0, 1]

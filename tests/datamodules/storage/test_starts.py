@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from crosstask.datamodules import InstructionTuningDataModule, NaturalInstructions
-from crosstask.datamodules.benchmarks import FLAN, Benchmark, CrossFit, FlanRows, PretrainingText
+from crosstask.datamodules.benchmarks import FLAN, Benchmark, CrossFit, FileTasks, FlanRows, PretrainingText
 from crosstask.datamodules.benchmarks.bench import Bench
-from crosstask.datamodules.noted_paths import is_current, note, noting, stamps
 from crosstask.datamodules.storage.declared_state import declared_state
 
 Make = Callable[..., InstructionTuningDataModule]
@@ -148,10 +148,34 @@ def test_changed_templates_are_rendered_again(start: Any, tmp_path: Path) -> Non
     assert start(flan()).prepared.written == 1
 
 
-def test_a_dataset_of_the_hub_is_not_looked_up_again(tmp_path: Path) -> None:
-    with noting() as read:
-        note("hub:owner/name")
-    assert is_current(stamps(read, store=tmp_path))
+def cached_dataset(name: str, rows: list[dict[str, str]], cache: Path) -> None:
+    """Put a dataset into a cache of `datasets`, as if it had been loaded from the hub."""
+    path = cache.parent / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    datasets.load_dataset("json", data_files=str(path), cache_dir=str(cache.parent / "local"))
+    (local,) = (folder for folder in (cache.parent / "local/json").glob("*/*/*") if folder.is_dir())
+    folder = cache / f"owner___{name}/default/0.0.0" / local.name
+    shutil.copytree(local, folder)
+    (folder / "json-train.arrow").rename(folder / f"{name}-train.arrow")
+    about = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps({**about, "dataset_name": name}))
+
+
+def test_a_dataset_of_the_hub_is_not_looked_up_again(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prepared run starts without the hub and without its cache; another one needs them."""
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(cache))
+    cached_dataset("tiny", [{"input": f"copy {number}", "output": f"{number} cats"} for number in range(40)], cache)
+    first = start(FileTasks("owner/tiny"))
+    shutil.rmtree(cache)
+    again = start(FileTasks("owner/tiny"))
+    assert (again.prepared.written, again.prepared.found) == (0, 1)
+    assert again.training_fingerprint() == first.training_fingerprint()
+    assert again.evaluation_examples("validation") == first.evaluation_examples("validation")
+    with pytest.raises(ValueError, match="owner/tiny, cannot be opened"):
+        start(FileTasks("owner/tiny"), seed=3)
 
 
 def test_arguments_are_equal_if_their_values_are(data: Path) -> None:
