@@ -350,8 +350,9 @@ class PlannedTraining(GuardedSteps):
         if self.model is not None and not any(map(is_cut, self.model.parameters())):
             states = checkpoint.get("state_dict", {})
             untie_different(self.model, lambda name: states.get(f"model.{name}"))
-            if states and not isinstance(self._trainer and self.trainer.strategy, FSDPStrategy):
-                require_fitting_weights(self.state_dict(), states, of_config, whole="adapters" not in described)
+            adapted = "adapters" in described or self.hparams.get("lora") or self.hparams.get("prefix")
+            if states and not adapted and not isinstance(self._trainer and self.trainer.strategy, FSDPStrategy):
+                require_fitting_weights(self.state_dict(), states, of_config)
         if self.attached_trainer is not None:
             realign_progress(checkpoint, replicas(self.attached_trainer))
 

@@ -90,23 +90,20 @@ def config_changes(saved: Mapping[str, Any] | None, config: PreTrainedConfig) ->
     return changed_values(flat(old, "config."), flat(new, "config."))
 
 
-def require_fitting_weights(
-    own: Mapping[str, Tensor], stored: Mapping[str, Tensor], changes: Sequence[str], *, whole: bool
-) -> None:
+def require_fitting_weights(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], changes: Sequence[str]) -> None:
     """Reject a checkpoint whose weights are not those of the model, before torch does with all of their names.
 
     Args:
         own: The module's state.
         stored: The checkpoint's.
         changes: How the configurations of the two models differ.
-        whole: Whether the checkpoint holds all weights, not adapters alone.
 
     Raises:
         ValueError: With the first names, and the changes.
     """
     differences = {
         "stored alone": [name for name in stored if name not in own],
-        "missing": [name for name in own if whole and name not in stored],
+        "missing": [name for name in own if name not in stored],
         "of another shape": [name for name in own if name in stored and own[name].shape != stored[name].shape],
     }
     named = [f"{counted(len(names), 'weight')} {how} ({some(names)})" for how, names in differences.items() if names]
