@@ -1,6 +1,6 @@
 """Speed and memory of a training step under all combinations of compilation, recomputation and kinds of weights.
 
-    python perf/step_settings.py [--size small] [--rows 2] [--length 512] [--steps 3]  # --size 1.3b --rows 8 on a GPU
+    python perf/step_settings.py [--size small-toy] [--rows 2] [--length 512] [--steps 3]  # 1.3b and 8 on a GPU
 
 Each combination runs `perf/gpu/step_speed.py` in its own process. Memory is the peak of the measured steps: that of
 torch's allocator on CUDA; without CUDA the resident memory above that before the model, with an allocator that returns
@@ -21,13 +21,13 @@ from typing import Any
 from plans import ALLOCATOR
 
 SCRIPT = Path(__file__).parent / "gpu" / "step_speed.py"
-RECOMPUTED = {"false": "nothing", "2": "every 2nd block", '"selective"': "selective", "true": "every block"}
+RECOMPUTED = {"false": "nothing", '"selective"': "selective", "true": "every block"}
 """Values of network.gradient_checkpointing."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", default="small")
+    parser.add_argument("--size", default="small-toy")
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--steps", type=int, default=3)

@@ -41,7 +41,7 @@ SIZES = {
     "6.7b": ("opt", 32, 4096, 32),
     "llama-125m": ("llama", 12, 768, 12),
     "llama-1.3b": ("llama", 24, 2048, 16),
-    "small": ("opt", 6, 384, 6),
+    "small-toy": ("opt", 6, 384, 6),
     "toy": ("opt", 2, 64, 2),
     "llama-toy": ("llama", 2, 64, 2),
 }
