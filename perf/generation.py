@@ -136,6 +136,8 @@ def ending_model(
         logits[..., end] = torch.where(token % length == 0, best + 5, best - 5)
         return logits
 
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = end  # Llama has another one by default
     read: list[int] = []
     model.get_output_embeddings().register_forward_hook(with_end)
     model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].numel()))
