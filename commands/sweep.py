@@ -10,6 +10,7 @@ Example:
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -99,7 +100,8 @@ def _report(sweep: Sweep, runs: Sequence[SweepRun], home: Path) -> None:
     finished = {arm: of_arm for arm, of_arm in by_arm.items() if all(each.is_evaluated for each in of_arm)}
     if not finished:
         return
-    systems = [read_system(arm, [each.folder for each in of_arm], sweep.stage) for arm, of_arm in finished.items()]
+    folders = {arm: [Path(os.path.relpath(each.folder)) for each in of_arm] for arm, of_arm in finished.items()}
+    systems = [read_system(arm, of_arm, sweep.stage) for arm, of_arm in folders.items()]
     report = systems_report(systems, stage=sweep.stage, by=sweep.by)
     write_report_files(report, home, sweep.title)
     if left := [arm for arm in by_arm if arm not in finished]:

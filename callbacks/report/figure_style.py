@@ -25,6 +25,8 @@ T = TypeVar("T")
 COLORS = ("#0b5c9e", "#c8590c", "#167a55", "#87408f", "#75650b", "#55606e")
 """A color for each system: dark enough on white, and different for people with color vision deficiency."""
 MARKERS = "osD^vP"
+MOST_SYSTEMS = 2 * len(COLORS)
+"""Systems of one figure: those after the first six have the colors again, hollow or dashed."""
 INK, PALE, GRID = "#1d2530", "#5b6675", "#dfe4ea"
 WIDTH = 9.6
 """Inches of every figure; a page scales figures to its width, so that equal widths make equal fonts."""
@@ -52,6 +54,27 @@ STYLE: Mapping[Any, Any] = {
     "pdf.fonttype": 42,
     "svg.hashsalt": "crosstask",
 }
+
+
+def system_color(place: int) -> str:
+    """The color of the system at a place."""
+    return COLORS[place % len(COLORS)]
+
+
+def system_marker(place: int) -> str:
+    """The marker of the system at a place; another one where the color is there again."""
+    return MARKERS[(place + place // len(COLORS)) % len(MARKERS)]
+
+
+def repeats_a_color(place: int) -> bool:
+    """Whether the system at a place has the color of an earlier one, and is hollow or dashed."""
+    return place >= len(COLORS)
+
+
+def legend_columns(names: Sequence[str], width: float) -> int:
+    """How many names stand beside each other in a legend of so many inches."""
+    longest = max(map(len, names), default=1) * 0.075 + 0.45
+    return max(1, min(len(names), int(width / longest)))
 
 
 def lightened(color: str) -> tuple[float, float, float]:

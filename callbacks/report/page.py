@@ -51,7 +51,7 @@ def render_page(report: SystemsReport, title: str, figures: Sequence[ReportFigur
         figures: Figures of the report; None to draw them.
 
     Raises:
-        ValueError: There are more systems than colors.
+        ValueError: There are more systems than a figure shows.
     """
     analyses = instruction_analyses(report.systems)
     drawn = report_figures(report) if figures is None else figures

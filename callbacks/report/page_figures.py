@@ -10,7 +10,7 @@ from ...lightning_modules.evaluation.aggregation import Cell, grouped
 from ...lightning_modules.evaluation.significance import Estimate
 from .comparison import Comparison, System, SystemsReport
 from .coverage_text import incomplete_note
-from .figure_style import COLORS, svg_element, write_figure_files
+from .figure_style import MOST_SYSTEMS, svg_element, system_color, write_figure_files
 from .score_figures import Panel, ScoreRow, difference_intervals, score_bars, shot_curves
 from .scores import Group
 from .text import cell_name, level_name, overall_means, plural
@@ -48,10 +48,12 @@ def report_figures(report: SystemsReport) -> list[ReportFigure]:
     """Return all figures of a page, in its order.
 
     Raises:
-        ValueError: There are more systems than colors.
+        ValueError: There are more systems than a figure shows.
     """
-    if len(report.systems) > len(COLORS):
-        raise ValueError(f"a page shows at most {len(COLORS)} systems, got {len(report.systems)}: report fewer at once")
+    if len(report.systems) > MOST_SYSTEMS:
+        raise ValueError(
+            f"a page shows at most {MOST_SYSTEMS} systems, got {len(report.systems)}: report fewer at once"
+        )
     levels = [figure for level in LEVELS if (figure := _level_figure(report, level))]
     shots = [figure] if (figure := _shot_figure(report)) else []
     differences = [_difference_figure(comparison, report) for comparison in report.comparisons]
@@ -142,7 +144,7 @@ def _difference_figure(comparison: Comparison, report: SystemsReport) -> ReportF
     rows = [(cell_name(row.cell), row.difference) for row in comparison.differences if row.cell.kind != "task"]
     title = f"{comparison.other} compared with {comparison.base}"
     label = f"{comparison.other} minus {comparison.base}"
-    figure = difference_intervals(rows, COLORS[_names(report).index(comparison.other)], label)
+    figure = difference_intervals(rows, system_color(_names(report).index(comparison.other)), label)
     caption = f"Differences of scores; positive values favor {comparison.other}."
     return ReportFigure(difference_name(comparison, report), title, caption, figure)
 

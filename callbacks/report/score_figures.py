@@ -2,14 +2,27 @@
 
 # n rows, S systems
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ...datamodules.visible_text import shortened, visible
 from ...lightning_modules.evaluation.significance import Difference, Estimate
-from .figure_style import COLORS, INK, MARKERS, PALE, WIDTH, horizontal_legend, lightened, new_figure, styled
+from .figure_style import (
+    INK,
+    PALE,
+    WIDTH,
+    horizontal_legend,
+    legend_columns,
+    lightened,
+    new_figure,
+    repeats_a_color,
+    styled,
+    system_color,
+    system_marker,
+)
 from .model_sizes import ModelScore
 
 if TYPE_CHECKING:
@@ -19,6 +32,7 @@ if TYPE_CHECKING:
 LABELS, NUMBERS = 3.5, 1.35  # inches: names on the left of the axes, numbers on their right
 PITCH, GAP = 0.17, 0.09  # inches: a system's bar with its space, and between two rows
 LEGEND, AXIS, EDGE = 0.32, 0.42, 0.1  # inches: above the axes, below them, above them without a legend
+LEGEND_LINE = 0.19  # inches of each more line of a legend
 LONGEST_LABEL = 50  # characters
 PANELS_IN_A_ROW = 3
 
@@ -36,15 +50,17 @@ def score_bars(rows: Sequence[ScoreRow], systems: Sequence[str]) -> "Figure":
     """Return a figure of horizontal bars from 0 to 100 percent with intervals; repeated runs are dots."""
     step = len(systems) * PITCH + GAP
     several = len(systems) > 1
-    figure, axes = _row_axes(len(rows), step, top=LEGEND if several else EDGE)
-    for place, color in zip(range(len(systems)), COLORS, strict=False):
+    columns = legend_columns(systems, WIDTH - LABELS)
+    legend = LEGEND + LEGEND_LINE * (math.ceil(len(systems) / columns) - 1)
+    figure, axes = _row_axes(len(rows), step, top=legend if several else EDGE)
+    for place in range(len(systems)):
         centres = [(row + 0.5) * step + (place - (len(systems) - 1) / 2) * PITCH for row in range(len(rows))]
-        _draw_bars(axes, centres, [row.estimates[place] for row in rows], color)
+        _draw_bars(axes, centres, [row.estimates[place] for row in rows], place)
     _label_rows(axes, [(row.label, row.note) for row in rows], step)
     axes.set_xlim(0, 100)
     axes.set_xlabel("score (%), with 95% interval")
     if several:
-        horizontal_legend(figure, _patches(systems), columns=len(systems), left=LABELS)
+        horizontal_legend(figure, _patches(systems), columns=columns, left=LABELS)
     return figure
 
 
@@ -67,7 +83,7 @@ def _label_rows(axes: "Axes", labels: Sequence[tuple[str, str]], step: float) ->
     axes.tick_params(axis="y", length=0)
 
 
-def _draw_bars(axes: "Axes", centres: Sequence[float], estimates: Sequence[Estimate | None], color: str) -> None:
+def _draw_bars(axes: "Axes", centres: Sequence[float], estimates: Sequence[Estimate | None], place: int) -> None:
     shown = [(y, estimate) for y, estimate in zip(centres, estimates, strict=True) if estimate is not None]
     for y, estimate in zip(centres, estimates, strict=True):
         text = "not evaluated" if estimate is None else _numbers(estimate)
@@ -79,9 +95,9 @@ def _draw_bars(axes: "Axes", centres: Sequence[float], estimates: Sequence[Estim
         return
     ys = [y for y, _ in shown]
     means = [100 * estimate.mean for _, estimate in shown]
-    axes.barh(ys, means, height=0.65 * PITCH, color=lightened(color), linewidth=0)
+    axes.barh(ys, means, height=0.65 * PITCH, **_area(place))
     lengths = _interval_lengths([estimate for _, estimate in shown])
-    axes.errorbar(means, ys, xerr=lengths, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
+    axes.errorbar(means, ys, xerr=lengths, fmt="none", ecolor=INK, elinewidth=1)
     runs = [(100 * mean, y) for y, estimate in shown for mean in estimate.runs]
     if runs:
         means_of_runs, ys_of_runs = zip(*runs, strict=True)
@@ -105,8 +121,15 @@ def _numbers(estimate: Estimate) -> str:
 def _patches(systems: Sequence[str]) -> list:
     from matplotlib.patches import Patch
 
-    pairs = zip(systems, COLORS, strict=False)
-    return [Patch(color=lightened(color), linewidth=0, label=visible(name)) for name, color in pairs]
+    return [Patch(label=visible(name), **_area(place)) for place, name in enumerate(systems)]
+
+
+def _area(place: int) -> dict[str, Any]:
+    """How the bar of the system at a place is filled."""
+    color = system_color(place)
+    if repeats_a_color(place):
+        return {"facecolor": "white", "edgecolor": color, "linewidth": 1.1}
+    return {"facecolor": lightened(color), "linewidth": 0}
 
 
 @styled
@@ -131,7 +154,7 @@ def difference_intervals(rows: Sequence[tuple[str, Difference]], color: str, lab
             points, *_ = axes.errorbar(
                 means, [(place + 0.5) * step for place in places], xerr=_interval_lengths(differences),
                 fmt="o", color=color, ecolor=color, markerfacecolor=face, markersize=5, markeredgewidth=1.4,
-                elinewidth=1.2, capsize=2,
+                elinewidth=1.2,
             )  # fmt: skip
             points.set_gid("differences")
     for place, (_, difference) in enumerate(rows):
@@ -170,10 +193,12 @@ def shot_curves(panels: Sequence[Panel], shots: Sequence[int], systems: Sequence
     """Return a figure with a panel for each heading: scores over the number of shots, a line for each system."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, 2.9))
+    columns = legend_columns(systems, WIDTH)
+    more_lines = LEGEND_LINE * (math.ceil(len(systems) / columns) - 1)
+    figure = Figure(figsize=(WIDTH, 2.9 + more_lines))
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    top = 0.78 if len(systems) > 1 else 0.9
-    figure.subplots_adjust(left=0.062, right=0.99, bottom=0.17, top=top, wspace=0.12)
+    top = 1 - (0.64 + more_lines if len(systems) > 1 else 0.29) / (2.9 + more_lines)
+    figure.subplots_adjust(left=0.062, right=0.99, bottom=0.49 / (2.9 + more_lines), top=top, wspace=0.12)
     for axes, (heading, estimates_of_systems) in zip(all_axes, panels, strict=True):
         axes.set_title(heading)
         axes.grid(axis="y")
@@ -185,7 +210,7 @@ def shot_curves(panels: Sequence[Panel], shots: Sequence[int], systems: Sequence
             _draw_curve(axes, [(x + shift, e) for x, e in enumerate(estimates) if e is not None], place)
     all_axes[0].set_ylabel("score (%)")
     if len(systems) > 1:
-        horizontal_legend(figure, _curve_marks(systems), columns=len(systems), left=0.062 * WIDTH)
+        horizontal_legend(figure, _curve_marks(systems), columns=columns, left=0.062 * WIDTH)
     return figure
 
 
@@ -196,10 +221,14 @@ def _draw_curve(axes: "Axes", points: Sequence[tuple[float, Estimate | ModelScor
     estimates = [estimate for _, estimate in points]
     curve, *_ = axes.errorbar(
         [x for x, _ in points], [100 * _mean(estimate) for estimate in estimates], yerr=_interval_lengths(estimates),
-        color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)], markersize=4.5, linewidth=1.6,
-        elinewidth=1.1, capsize=2,
+        color=system_color(place), marker=system_marker(place), linestyle=_line(place), markersize=4.5,
+        linewidth=1.6, elinewidth=1.1,
     )  # fmt: skip
     curve.set_gid("curve")
+
+
+def _line(place: int) -> str:
+    return "--" if repeats_a_color(place) else "-"
 
 
 def _curve_marks(names: Sequence[str]) -> list:
@@ -207,7 +236,7 @@ def _curve_marks(names: Sequence[str]) -> list:
 
     return [
         Line2D(
-            [], [], color=COLORS[place % len(COLORS)], marker=MARKERS[place % len(MARKERS)], markersize=4.5,
+            [], [], color=system_color(place), marker=system_marker(place), linestyle=_line(place), markersize=4.5,
             label=shortened(visible(name), 34),
         )
         for place, name in enumerate(names)

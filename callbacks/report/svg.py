@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from ...datamodules.visible_text import visible
+from .smaller_svg import shorten
 
 SVG = "{http://www.w3.org/2000/svg}"
 HREF = "{http://www.w3.org/1999/xlink}href"
@@ -30,6 +31,7 @@ def clean_svg(document: str, title: str) -> str:
     if root.tag != f"{SVG}svg":
         raise ValueError(f"the figure {title!r} is not SVG but <{root.tag}>: draw it again")
     _keep_drawing(root)
+    shorten(root)
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)  # the page decides the size, from viewBox
     # matplotlib's style sheet, as attributes that other figures and the page do not inherit

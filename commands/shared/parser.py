@@ -9,7 +9,8 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser, DefaultHelpFormatter
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, get_loader, set_loader
 
 from ...datamodules.messages import unknown_class_hint
 from ...datamodules.optional_packages import missing_package
@@ -17,6 +18,27 @@ from .errors import PACKAGE, is_ours
 from .quick_imports import without_collections
 
 ROOMS = ("datamodules", "datamodules.benchmarks", "lightning_modules", "callbacks")
+
+
+_LOAD = get_loader("yaml")
+
+
+def load_settings(text: str) -> Any:
+    """The value of a YAML text; plain lines, as those of a table, are no settings.
+
+    An option that is a class or a path may name a YAML with the class. jsonargparse reads any file of that name, and a
+    table is one long text to YAML, which would be taken for the path.
+
+    Raises:
+        YAMLError: The text is not YAML, or several plain lines.
+    """
+    value = _LOAD(text)
+    if isinstance(value, str) and "\n" in text.strip():
+        raise yaml.YAMLError(f"{len(text.splitlines())} lines of plain text")
+    return value
+
+
+set_loader("yaml", load_settings, exceptions=(yaml.YAMLError,))
 
 
 class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):

@@ -84,7 +84,7 @@ class Elements(HTMLParser):
 
 @pytest.mark.parametrize(
     ("systems", "shape"),
-    [(1, {"tasks": 1}), (3, {"tasks": 1}), (3, {"tasks": 40}), (1, {"tasks": 12, "shots": (0, 5)})],
+    [(1, {"tasks": 1}), (3, {"tasks": 1}), (3, {"tasks": 40}), (1, {"tasks": 12, "shots": (0, 5)}), (9, {"tasks": 3})],
 )
 def test_a_page_stands_alone_and_runs_nothing_of_what_it_shows(
     tmp_path: Path, shape: dict[str, Any], systems: int
@@ -103,6 +103,8 @@ def test_a_page_stands_alone_and_runs_nothing_of_what_it_shows(
     assert len(set(identifiers)) == len(identifiers)
     drawn = [attributes for tag, attributes in read.found if tag == "svg"]
     assert len(drawn) > 1
+    assert page.count("font-family:") <= len(drawn) + 1  # and once in the style sheet
+    assert len(page.encode()) < 25_000 + 45_000 * systems
     assert all(attributes["role"] == "img" and attributes["aria-label"] for attributes in drawn)
 
 

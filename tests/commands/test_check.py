@@ -41,6 +41,25 @@ def test_columns_are_mapped_without_a_run(tmp_path: Path, capsys: pytest.Capture
     assert shown.count("12 examples can be used") == 2
 
 
+@pytest.mark.parametrize("name", ["mine.csv", "mine.tsv", "mine.jsonl"])
+def test_a_table_is_no_settings_although_yaml_reads_it_as_text(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = {"mine.csv": "input,output\n", "mine.tsv": "input\toutput\n"}
+    rows = {
+        "mine.csv": "count {n},{n}\n",
+        "mine.tsv": "count {n}\t{n}\n",
+        "mine.jsonl": '{{"input": "{n}", "output": "b"}}\n',
+    }
+    path = tmp_path / name
+    path.write_text(lines.get(name, "") + "".join(rows[name].format(n=n) for n in range(12)))
+    main(["check", "--data.benchmark", str(path)])
+    settings = {"class_path": "InstructionTuningDataModule", "init_args": {"benchmark": str(path)}}
+    (tmp_path / "run.yaml").write_text(json.dumps({"data": settings}))
+    main(["check", "--config", str(tmp_path / "run.yaml")])
+    assert capsys.readouterr().out.count("12 examples can be used") == 2
+
+
 def test_a_broken_line_is_named_and_is_the_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path / "data/train/good.jsonl", list(chats(12)))
     bad = write(tmp_path / "data/train/bad.jsonl", list(chats(3)))

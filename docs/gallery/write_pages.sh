@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Writes the pages of the gallery, from runs of some minutes on a CPU, in the repository's folder: docs/gallery/write_pages.sh
+# A run that is finished is not repeated: remove runs/ to begin again.
+set -eu
+pages=$(cd "$(dirname "$0")" && pwd)
+newest() { ls -t "$1"/version_*/report/test/report.html | head -1; }
+
+crosstask toybench --folder runs/quickstart/toybench
+crosstask fit --config quickstart --ckpt_path last
+crosstask test --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
+cp "$(newest runs/quickstart)" "$pages/quickstart.html"
+
+crosstask test --config quickstart --trainer.default_root_dir runs/untuned
+crosstask report untuned=runs/untuned tuned=runs/quickstart --folder runs/compared
+cp runs/compared/report.html "$pages/compared.html"
+
+crosstask inspect --config quickstart --output "$pages/inspect.html"
+
+python experiments/claims_benchmark.py runs/claims/benchmark
+crosstask sweep experiments/claims/opt_iml.yaml --output runs/claims/opt_iml --seeds '[0, 1]' --arms '[base, demonstrations]'
+cp runs/claims/opt_iml/report.html "$pages/sweep.html"
