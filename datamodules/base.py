@@ -4,7 +4,6 @@ A subclass defines how examples are prepared, how the training is planned and ho
 modules and callbacks (``schema.RunData``) is implemented here.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
@@ -37,7 +36,7 @@ from .stream_changes import ResumableStream, Stream, described
 class TrainingPlan(Protocol):
     """The training examples of each optimizer step; implemented by ``MixturePlan`` and ``BilevelPlan``."""
 
-    def epoch_steps(self) -> int: ...
+    def epoch_steps(self, epochs: float = 1.0) -> int: ...
     def require_steps(self, steps: int) -> None: ...
     def stream(self, here: Replicas, steps: int) -> Any: ...
     def report(self) -> ReportLines: ...
@@ -298,7 +297,7 @@ class BenchmarkDataModule(ResumableStream):
 
     def _epoch_steps(self) -> int:
         """Optimizer steps of `epochs`, or of one epoch; a part of a step counts as one."""
-        return max(1, math.ceil((self.epochs or 1.0) * self._planned().epoch_steps()))
+        return self._planned().epoch_steps(self.epochs or 1.0)
 
     def _requested_steps(self) -> int:
         plan = self._planned()

@@ -12,6 +12,7 @@ Rows hold one example each, padded and not packed, because a learnable instructi
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,9 +123,9 @@ class BilevelPlan:
         self._outer_order = Shuffled(len(self._outer), seed=seed, name="outer")
         self._curvature_order = Shuffled(len(self._inner), seed=seed, name="curvature")
 
-    def epoch_steps(self) -> int:
-        """Theta steps of an epoch over the inner instances."""
-        return -(-len(self._inner) // self.inner_rows)
+    def epoch_steps(self, epochs: float = 1.0) -> int:
+        """Theta steps of so many epochs over the inner instances."""
+        return math.ceil(round(epochs * len(self._inner) / self.inner_rows, 6))
 
     def require_steps(self, steps: int) -> None:
         """Reject a training in which phi never moves.

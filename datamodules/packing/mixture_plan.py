@@ -55,9 +55,9 @@ class MixturePlan(TrainPlan):
         mixture = Mixture([task.name for task in tasks], counts, rates.tolist(), seed, window)
         super().__init__(stored, mixture, kind, packing, rows_per_step, groups)
 
-    def epoch_steps(self) -> int:
-        """Optimizer steps of an epoch."""
-        return self.report().steps
+    def epoch_steps(self, epochs: float = 1.0) -> int:
+        """Optimizer steps of so many epochs, whose rows follow each other: only the last step may go beyond them."""
+        return max(1, math.ceil(round(epochs * self.report().rows / self.rows_per_step, 6)))
 
     def require_steps(self, steps: int) -> None:
         """Reject a training without a length.
