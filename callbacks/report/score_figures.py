@@ -4,7 +4,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -227,7 +227,7 @@ def _draw_curve(axes: "Axes", points: Sequence[tuple[float, Estimate | ModelScor
     curve.set_gid("curve")
 
 
-def _line(place: int) -> str:
+def _line(place: int) -> Literal["-", "--"]:
     return "--" if repeats_a_color(place) else "-"
 
 
