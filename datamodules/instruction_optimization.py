@@ -13,9 +13,11 @@ from .base import BenchmarkDataModule
 from .benchmarks import Benchmark, Split
 from .bilevel.bilevel_report import fewer_demonstrations
 from .bilevel.bilevel_settings import BilevelRows, InstructionTexts, Levels
-from .bilevel.bilevel_stream import BilevelPlan, BilevelStream, TextSettings
+from .bilevel.bilevel_stream import BilevelPlan, BilevelStream
 from .bilevel.exemplars import ExemplarPools
+from .bilevel.few_shot_levels import LevelShots
 from .bilevel.level_instances import read_instances
+from .bilevel.level_rows import TextSettings
 from .bilevel.meta_split import CategorySplit, InnerOuter, MetaSplit
 from .bilevel.presets import Preset, choices
 from .evaluation.evaluation_settings import Evaluation
@@ -84,11 +86,12 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
             exclude_self=instructions.exclude_self,
             curvature_batch=levels.curvature_batch,
         )
-        self.reserve = instructions.length if self.choices.reserve is None else self.choices.reserve
-        if not instructions.length <= self.reserve < rows.length:
+        most = instructions.most_tokens
+        self.reserve = most if self.choices.reserve is None else self.choices.reserve
+        if not most <= self.reserve < rows.length:
             raise ValueError(
                 f"the {self.reserve} columns that the text leaves free must hold the instruction of "
-                f"{instructions.length} tokens and be fewer than rows.length = {rows.length}"
+                f"{most} tokens and be fewer than rows.length = {rows.length}"
             )
         self.split, self.preset, self.rows, self.levels = split, preset, rows, levels
         self.instructions, self.evaluation, self.bos = instructions, evaluation, bos
@@ -119,6 +122,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
             levels=asdict(self.levels) | of_levels,
             instructions=asdict(self.instructions) | {"exclude_self": self.choices.exclude_self},
             bos=self.bos,
+            **({"outer separator": self.evaluation.shot_separator} if self.instructions.demonstrations else {}),
         )
 
     def compare_stream(self, saved: Stream, stream: Stream) -> None:
@@ -199,6 +203,19 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
             exemplar_length=texts.length,
             pools=pools,
             numbered=texts.numbered,
+            shots=self._shots(),
+        )
+
+    def _shots(self) -> LevelShots | None:
+        texts = self.instructions
+        if not texts.demonstrations:
+            return None
+        return LevelShots(
+            number=texts.demonstrations,
+            separator=texts.separator,
+            outer_separator=self.evaluation.shot_separator,
+            longest=texts.length,
+            longest_source=self.evaluation_loaders.longest_source,
         )
 
     def _read_stage(self, stage: Stage) -> PromptStage:

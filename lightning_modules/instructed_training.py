@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import Parameter
 
-from ..datamodules.bilevel.bilevel_stream import InnerBatch
+from ..datamodules.bilevel.level_rows import InnerBatch
 from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
 from ..datamodules.packing.replicas import replicas
 from .hypergradients import Vector, average_over_replicas
@@ -14,7 +14,7 @@ from .instruction_tuning import InstructionTuningModule
 from .instructions.instructed_loss import input_embeddings, instructed_loss, reader, run_as_forward
 from .instructions.instruction_kinds import InstructionSettings, build_instruction
 from .instructions.instruction_start import start_instruction
-from .instructions.learnable_instructions import Instruction, LearnableInstruction
+from .instructions.learnable_instructions import Instruction, LearnableInstruction, behind_head
 from .instructions.stored_instructions import chosen_exemplars
 from .sharding.checkpoint_weights import INSTRUCTION
 from .sharding.checkpoints import KEY
@@ -48,7 +48,7 @@ class InstructedTraining(InstructionTuningModule):
                 self.language_model,
                 self.tokenizer,
                 tasks,
-                plan.exemplar_texts(),
+                plan.rows.shared_exemplars(),
             )
 
     def add_instruction(self, tasks: int) -> None:
@@ -86,6 +86,7 @@ class InstructedTraining(InstructionTuningModule):
 
         def instructed() -> LossSum:
             instruction: Instruction = self._learned(batch.inputs, reader(model))
+            instruction = behind_head(instruction, batch.inputs, reader(model))
             return instructed_loss(model, instruction, rows)
 
         loss = run_as_forward(model, instructed)
@@ -107,11 +108,12 @@ class InstructedTraining(InstructionTuningModule):
             "kind": settings.kind,
             "length": settings.length,
             "exemplars": settings.exemplars,
+            "demonstrations": settings.demonstrations,
             "width": int(input_embeddings(self.language_model).weight.shape[1]),  # type: ignore[index]
             "tokenizer": self.tokenizer_name,
             "tasks": self._data.inner_tasks,
         }
-        chosen = chosen_exemplars(self._learned, self._data.inner_tasks, plan.exemplar_texts())
+        chosen = chosen_exemplars(self._learned, self._data.inner_tasks, plan.rows.shared_exemplars())
         return described | ({"chosen": chosen} if chosen else {})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

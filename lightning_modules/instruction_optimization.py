@@ -21,7 +21,9 @@ from torch import Tensor, clear_autocast_cache, no_grad, tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from ..datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch, LanguageRows
+from ..datamodules.bilevel.bilevel_stream import BilevelBatch
+from ..datamodules.bilevel.instance_rows import LanguageRows
+from ..datamodules.bilevel.level_rows import InnerBatch
 from ..datamodules.bilevel.presets import Preset, choices
 from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
 from ..datamodules.hub_names import pinned
@@ -308,10 +310,10 @@ class InstructionOptimizationModule(InstructedTraining):
         values = {**outer_numbers(result.diagnostics), "train/outer_step": float(self.outer_step)}
         if isinstance(self.instruction, Extractor):
             with no_grad():
-                inputs = (batch.curvature or batch.inner).inputs
-                values["train/last_exemplar_share"] = self.instruction.share_of_last(
-                    inputs, reader(self.language_model)
-                )
+                inputs, model = (batch.curvature or batch.inner).inputs, reader(self.language_model)
+                values["train/last_exemplar_share"] = self.instruction.share_of_last(inputs, model)
+                if inputs.places is not None:
+                    values["train/demonstrations"] = self.instruction.mean_number(inputs, model)
         self._log_outer(values, outer_loss=outer_loss.item())
 
     def _log_outer(self, values: Mapping[str, float], *, outer_loss: float | None = None) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch
+from ..datamodules.bilevel.bilevel_stream import BilevelBatch
 from ..datamodules.bilevel.exemplars import InstructionInputs
+from ..datamodules.bilevel.level_rows import InnerBatch
 from ..datamodules.messages import some
 from ..datamodules.schema import CausalBatch, ScoredBatch, Seq2SeqBatch
 from .sharding.plain_checkpoints import read_plain

@@ -32,8 +32,8 @@ from hypergradient_error import print_errors
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 
-from crosstask.datamodules.bilevel.bilevel_stream import InnerBatch
 from crosstask.datamodules.bilevel.exemplars import InstructionInputs
+from crosstask.datamodules.bilevel.level_rows import InnerBatch
 from crosstask.datamodules.bilevel.row_chunks import inner_chunks, outer_chunks
 from crosstask.datamodules.packing.collate import Seq2SeqRows
 from crosstask.datamodules.schema import Seq2SeqBatch, TokenizedExample

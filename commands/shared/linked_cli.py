@@ -19,6 +19,7 @@ LINKS = {
     "levels.inner_steps": "inner_steps",
     "instructions.length": "instruction.length",
     "instructions.exemplars": "instruction.exemplars",
+    "instructions.demonstrations": "instruction.demonstrations",
 }
 """Arguments of a datamodule that its module imports, by the module's names. Classes without one of them ignore it."""
 

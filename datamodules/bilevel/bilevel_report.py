@@ -1,7 +1,7 @@
 """The two levels of instruction optimization in numbers: tasks, instances, and their draws in a training."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
 
@@ -56,7 +56,9 @@ class BilevelReport:
         steps: Theta steps.
         inner_steps: Theta steps for one step of phi.
         repeated_pools: Inner tasks with fewer instances than exemplars, which repeat them.
-        fewer_demonstrations: Outer tasks with fewer positive or negative examples than the prompt's form shows.
+        fewer_demonstrations: Outer tasks with fewer examples than the prompt shows.
+        fewer_exemplars: Inner tasks with fewer exemplars than demonstrations are chosen; None if none are chosen.
+        unused: Inner instances that are no exemplars, by reason, where demonstrations are chosen.
     """
 
     inner: LevelTasks
@@ -66,10 +68,17 @@ class BilevelReport:
     inner_steps: int
     repeated_pools: int = 0
     fewer_demonstrations: int = 0
+    fewer_exemplars: int | None = None
+    unused: Mapping[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[tuple[str, str]]:
         """(quantity, value) for printing."""
-        skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
+        chosen = []
+        if self.fewer_exemplars is not None:
+            chosen = [
+                ("inner tasks with fewer exemplars than demonstrations", f"{self.fewer_exemplars:,}"),
+                ("inner instances that are no exemplars", _by_reason(self.unused)),
+            ]
         return [
             ("inner tasks", f"{len(self.inner.tasks):,}"),
             ("inner instances", f"{self.inner.instances:,}"),
@@ -77,10 +86,15 @@ class BilevelReport:
             ("outer instances", f"{self.outer.instances:,}"),
             ("inner tasks that repeat exemplars", f"{self.repeated_pools:,}"),
             ("outer tasks with fewer demonstrations", f"{self.fewer_demonstrations:,}"),
-            ("training instances skipped", skipped),
+            *chosen,
+            ("training instances skipped", _by_reason(self.skipped)),
             ("theta steps in an epoch", f"{self.steps:,}"),
             ("phi steps in an epoch", f"{self.steps // self.inner_steps if self.outer.tasks else 0:,}"),
         ]
+
+
+def _by_reason(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.items())) or "none"
 
 
 @dataclass(frozen=True)

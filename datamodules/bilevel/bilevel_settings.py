@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..packing.row_settings import PackingName, packing_of, require_positive
+from ..rendering.demonstrations import Demonstrations
 from ..rendering.prompts import PromptForm
 
 
@@ -67,6 +68,11 @@ class InstructionTexts:
         blank: Whether all exemplars but the last are blank.
         numbered: Whether exemplars are headed "Positive Example 1 -", as the demonstration of a one-shot prompt, or
             "Positive Example -", as in the released program.
+        demonstrations: Exemplars that stand in the prompt as demonstrations, k, rendered as in training with
+            demonstrations (MetaICL): behind the definition, separated, each with its delimiter. The outer instances
+            then have k demonstrations as in few-shot evaluation. 0 for one exemplar before the text, as in the paper;
+            linked to the module's.
+        separator: Text between the examples of an inner prompt with demonstrations.
         exclude_self: Whether an instance is excluded from its own exemplars; null for the preset's choice.
         pair_length: Longest text z of an instance in tokens, input and target together.
         pair_target: Whether z contains the target, as in the paper's Eq. 4.
@@ -77,6 +83,8 @@ class InstructionTexts:
     exemplars_of: Literal["task", "instance"] = "task"
     blank: bool = False
     numbered: bool = False
+    demonstrations: int = 0
+    separator: str = Demonstrations.separator
     exclude_self: bool | None = None
     pair_length: int = 128
     pair_target: bool = True
@@ -85,3 +93,18 @@ class InstructionTexts:
         require_positive("instructions", length=self.length, pair_length=self.pair_length)
         if self.exemplars < 0:
             raise ValueError(f"instructions.exemplars must be at least 0, got {self.exemplars}")
+        if not 0 <= self.demonstrations <= self.exemplars:
+            raise ValueError(
+                "instructions.demonstrations are chosen among instructions.exemplars: set 0 to "
+                f"{self.exemplars}, or more exemplars, got {self.demonstrations}"
+            )
+        if self.demonstrations and (self.blank or self.numbered):
+            raise ValueError(
+                "instructions.blank and instructions.numbered are for one exemplar before the text: leave them out, "
+                "or set instructions.demonstrations to 0"
+            )
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens of an instruction, without the definition that precedes demonstrations."""
+        return self.length * max(self.demonstrations, 1)

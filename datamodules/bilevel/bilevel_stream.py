@@ -14,31 +14,15 @@ Rows hold one example each, padded and not packed, because a learnable instructi
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-
-from ..packing.collate import CausalRows, Seq2SeqRows, holes_of
 from ..packing.replicas import Replicas
-from ..rendering.prompts import PromptForm, rendering_rng
-from ..schema import CausalBatch, Prompt, Seq2SeqBatch, TokenizedExample
 from ..storage.preparation import Preparation
 from .bilevel_report import BilevelDescription, BilevelReport, LevelTasks, TaskInstances, fewer_demonstrations
-from .exemplars import ExemplarPools, InstructionInputs, encode_exemplars, encode_pairs, exemplar_texts, pair_texts
+from .exemplars import InstructionInputs
+from .instance_rows import LanguageRows
 from .level_instances import Instance, Shuffled, instances_of
-
-LanguageRows = CausalBatch | Seq2SeqBatch
-"""Rows of a causal or an encoder-decoder language model."""
-
-
-class InnerBatch(NamedTuple):
-    """Inner instances: their rows, and the inputs from which their learnable instructions are computed."""
-
-    rows: LanguageRows
-    inputs: InstructionInputs
+from .level_rows import InnerBatch, LevelRows, TextSettings
 
 
 class BilevelBatch(NamedTuple):
@@ -53,35 +37,6 @@ class BilevelBatch(NamedTuple):
     inner: InnerBatch
     outer: LanguageRows | None = None
     curvature: InnerBatch | None = None
-
-
-@dataclass(frozen=True)
-class TextSettings:
-    """Settings of rendering and tokenizing the instances of both levels.
-
-    Args:
-        prompt: Prompt form of the outer instances, with human-written instructions.
-        inner_prompt: Prompt form of the inner instances, which follows the learnable instruction.
-        rows: The kind of row, with its capacity.
-        reserve: Columns of an inner row that the text leaves free.
-        keep_end: Whether a source that is too long keeps its end or its beginning.
-        pair_length: Most tokens of z.
-        pair_target: Whether z contains the target.
-        exemplar_length: Most tokens of an exemplar.
-        pools: Draws the exemplars; None if the instruction uses none.
-        numbered: Whether exemplars are headed as a prompt's first demonstration.
-    """
-
-    prompt: PromptForm
-    inner_prompt: PromptForm
-    rows: CausalRows | Seq2SeqRows
-    reserve: int
-    keep_end: bool
-    pair_length: int
-    pair_target: bool
-    exemplar_length: int
-    pools: ExemplarPools | None
-    numbered: bool = False
 
 
 class BilevelPlan:
@@ -115,7 +70,8 @@ class BilevelPlan:
         self.preparation, self.inner, self.outer, self.text = preparation, inner, outer, text
         self.inner_steps, self.inner_rows, self.outer_rows, self.fresh = inner_steps, inner_rows, outer_rows, fresh
         self.skipped = skipped or {}
-        pools = text.pools
+        self.rows = LevelRows(preparation, inner, outer, text)
+        pools = text.pools if text.shots is None else None
         self.repeated = 0 if pools is None else sum(pools.repeats(task.name, examples) for task, examples in inner)
         self._inner, self._outer = instances_of(inner), instances_of(outer)
         seed = preparation.seed
@@ -146,14 +102,17 @@ class BilevelPlan:
 
     def report(self) -> BilevelReport:
         """One epoch over the inner instances in numbers."""
-        steps = self.epoch_steps()
+        steps, few_shot = self.epoch_steps(), self.rows.few_shot
+        fewer = len(fewer_demonstrations(self.text.prompt, [task for task, _ in self.outer]))
         return BilevelReport(
             *self._levels(steps),
             self.skipped,
             steps,
             self.inner_steps,
             repeated_pools=self.repeated,
-            fewer_demonstrations=len(fewer_demonstrations(self.text.prompt, [task for task, _ in self.outer])),
+            fewer_demonstrations=fewer if few_shot is None else few_shot.fewer_outer,
+            fewer_exemplars=None if few_shot is None else few_shot.fewer_inner,
+            unused={} if few_shot is None else few_shot.unused,
         )
 
     def describe(self, steps: int) -> BilevelDescription:
@@ -222,76 +181,18 @@ class BilevelPlan:
         Returns:
             Rows of one instance each, and the inputs of their learnable instructions; None for those of outer tasks.
         """
-        inner = tasks is self.inner
-        form = self.text.inner_prompt if inner else self.text.prompt
-        prompts = [self._render(form, tasks, instance, epoch=0) for instance in instances]
-        rows = self._rows(prompts, Replicas(), reserve=self.text.reserve if inner else 0)
-        return rows, self._inputs(instances, prompts) if inner else None
-
-    def exemplar_texts(self) -> list[list[str]]:
-        """The exemplars of each inner task, "" for a blank; empty if there are none or every instance has others."""
-        pools = self.text.pools
-        if pools is None or pools.of != "task":
-            return []
-        texts = partial(exemplar_texts, numbered=self.text.numbered)
-        drawn = [pools.of_task(examples) for _, examples in self.inner]
-        return [["" if e is None else "".join(texts(e)) for e in of_task] for of_task in drawn]
+        first_epoch = [(instance, 0) for instance in instances]
+        if tasks is self.inner:
+            return self.rows.inner_batch(first_epoch, Replicas())
+        return self.rows.outer_batch(first_epoch, Replicas()), None
 
     def _outer_batch(self, first: int, here: Replicas) -> LanguageRows:
         drawn = [self._outer_order.at(first + row) for row in range(self.outer_rows)]
-        prompts = [self._render(self.text.prompt, self.outer, self._outer[item], epoch=epoch) for item, epoch in drawn]
-        return self._rows(prompts, here, reserve=0)
+        return self.rows.outer_batch([(self._outer[item], epoch) for item, epoch in drawn], here)
 
     def _inner_batch(self, order: Shuffled, first: int, rows: int, here: Replicas) -> InnerBatch:
         drawn = [order.at(first + row) for row in range(rows)]
-        prompts = [
-            self._render(self.text.inner_prompt, self.inner, self._inner[item], epoch=epoch) for item, epoch in drawn
-        ]
-        instances = [self._inner[item] for item, _ in here.share(drawn)]
-        inputs = self._inputs(instances, here.share(prompts))
-        return InnerBatch(self._rows(prompts, here, reserve=self.text.reserve), inputs)
-
-    def _inputs(self, instances: Sequence[Instance], prompts: Sequence[Prompt]) -> InstructionInputs:
-        text, tokenizer = self.text, self.preparation.tokenizer
-        examples = [self.inner[task].examples[index] for task, index in instances]
-        pairs = [
-            pair_texts(example, prompt.target if text.pair_target else None)
-            for example, prompt in zip(examples, prompts, strict=True)
-        ]
-        tasks = torch.tensor([task for task, _ in instances])
-        inputs = InstructionInputs(tasks, *encode_pairs(tokenizer, pairs, longest=text.pair_length))
-        if text.pools is None:
-            return inputs
-        drawn = [text.pools.draw(self.inner[task].examples, index) for task, index in instances]
-        ids, mask = encode_exemplars(tokenizer, drawn, longest=text.exemplar_length, numbered=text.numbered)
-        return inputs._replace(exemplar_ids=ids, exemplar_mask=mask)
-
-    def _render(self, form: PromptForm, tasks: Sequence[TaskInstances], instance: Instance, *, epoch: int) -> Prompt:
-        """The prompt of an instance; every epoch draws one of its references."""
-        task, examples = tasks[instance.task]
-        example = examples[instance.example]
-        return form(task, example, rendering_rng(self.preparation.seed, task.name, example.id, epoch))
-
-    def _rows(self, prompts: list[Prompt], here: Replicas, *, reserve: int) -> LanguageRows:
-        """This replica's rows, as wide as the longest of them, with the count of targets over all replicas."""
-        kind = self.text.rows
-        room = kind.capacity - reserve
-        pair = isinstance(kind, Seq2SeqRows)
-        documents = [
-            cut_source(document, room, keep_end=self.text.keep_end, pair=pair)
-            for document in self.preparation.tokenize(prompts)
-        ]
-        lengths, n_sources = _measures(documents)
-        step_targets = int(kind.target_counts(lengths, n_sources, holes_of(documents)).sum())
-        mine = here.share(documents)
-        lengths, n_sources = _measures(mine)
-        narrow: CausalRows | Seq2SeqRows
-        if isinstance(kind, Seq2SeqRows):
-            targets = min(int((lengths - n_sources).max()), kind.target_length)
-            narrow = replace(kind, source_length=min(int(n_sources.max()), room), target_length=targets)
-        else:
-            narrow = replace(kind, length=min(int(lengths.max()), room))
-        return narrow.collate([[document] for document in mine], step_targets)
+        return self.rows.inner_batch([(self._inner[item], epoch) for item, epoch in drawn], here)
 
 
 class BilevelStream:
@@ -319,34 +220,3 @@ class BilevelStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.step = state["step"]
-
-
-def cut_source(document: TokenizedExample, room: int, *, keep_end: bool, pair: bool) -> TokenizedExample:
-    """The document with its source truncated to fit; the target is kept, and so is the eos of a pair's source.
-
-    Args:
-        document: Source and target.
-        room: Columns for the source of a pair (encoder-decoder model), or for source and target together.
-        keep_end: Whether the source keeps its end or its beginning. An instruction prompt begins with the definition
-            and ends with the input and "Output:".
-        pair: Whether source and target are a pair for an encoder-decoder model.
-
-    >>> document = TokenizedExample(np.array([1, 2, 3, 4, 9]), 4)
-    >>> [cut_source(document, 3, keep_end=end, pair=False).input_ids.tolist() for end in (True, False)]
-    [[3, 4, 9], [1, 2, 9]]
-    """
-    ids, n_source = document.input_ids, document.n_source
-    kept = max(room if pair else room - (len(ids) - n_source), 0)
-    if kept >= n_source:
-        return document
-    source = ids[:n_source]
-    if keep_end:
-        source = source[n_source - kept :]
-    else:
-        source = np.concatenate([source[: kept - 1], source[-1:]]) if pair and kept else source[:kept]
-    holes = tuple((begin - n_source + kept, end - n_source + kept) for begin, end in document.holes)
-    return TokenizedExample(np.concatenate([source, ids[n_source:]]), kept, holes=holes)
-
-
-def _measures(documents: Sequence[TokenizedExample]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([len(d.input_ids) for d in documents]), np.array([d.n_source for d in documents])

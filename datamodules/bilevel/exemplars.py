@@ -27,7 +27,10 @@ class InstructionInputs(NamedTuple):
         pair_ids: int64 [B, P], tokens of z = (input, output) (Eq. 4 of arXiv 2306.10098).
         pair_mask: int64 [B, P], 0 at padding.
         exemplar_ids: int64 [B, N, C], tokens of N exemplars each; None if the instruction uses none.
-        exemplar_mask: int64 [B, N, C], 0 at padding.
+        exemplar_mask: int64 [B, N, C], 0 at padding, and at all columns of an exemplar that is missing.
+        head_ids: int64 [B, H], tokens before chosen demonstrations: bos and the definition; None without them.
+        head_mask: int64 [B, H], 0 at padding.
+        places: int64 [B], number of demonstrations that fit into the row; None without them.
     """
 
     tasks: Tensor
@@ -35,6 +38,16 @@ class InstructionInputs(NamedTuple):
     pair_mask: Tensor
     exemplar_ids: Tensor | None = None
     exemplar_mask: Tensor | None = None
+    head_ids: Tensor | None = None
+    head_mask: Tensor | None = None
+    places: Tensor | None = None
+
+
+class TaskExemplar(NamedTuple):
+    """An exemplar of a task: the id of its example, empty for a blank, and its text."""
+
+    id: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class ExemplarPools:
         Raises:
             ValueError: An instance of the task has no other instance to be its exemplar.
         """
-        most = _most_equal(examples) if self.exclude_self else 0
+        most = len(examples) - fewest_others(examples, examples) if self.exclude_self else 0
         if len(examples) == most:
             raise ValueError(
                 f"task {task!r} has {len(examples)} training instances, and every other instance has the text of one "
@@ -77,24 +90,30 @@ class ExemplarPools:
             )
         return len(examples) < self._real + most
 
-    def draw(self, examples: Sequence[Example], index: int) -> list[Example | None]:
-        """The N exemplars of ``examples[index]``, None for a blank; a task with fewer instances repeats them in order.
+    def fewest(self, pool: Sequence[Example], examples: Sequence[Example]) -> int:
+        """The fewest different exemplars that an example of a task has, drawn from a pool."""
+        return min(self._real, fewest_others(pool, examples) if self.exclude_self else len(pool))
 
-        An excluded instance is replaced by one that is not drawn, or else by the first others again.
+    def draw(self, examples: Sequence[Example], example: Example) -> list[Example | None]:
+        """The N exemplars of an example, None for a blank; a task with fewer instances repeats them in order.
+
+        An excluded instance is replaced by one that is not drawn, or else by the first others again; without others,
+        there are no exemplars.
         """
-        example = examples[index]
         order = self._order(example, len(examples))
         chosen = list(islice(cycle(order), self._real))
         if self.exclude_self:
             own = answered_texts(example)
             usable = [i for i in order if own.isdisjoint(answered_texts(examples[i]))]
+            if not usable:
+                return []
             others = cycle([i for i in usable if i not in chosen] + [i for i in usable if i in chosen])
             chosen = [i if i in usable else next(others) for i in chosen]
         return self._behind_blanks([examples[i] for i in chosen])
 
     def of_task(self, examples: Sequence[Example]) -> list[Example | None]:
         """The N exemplars that all instances of a task share, where none replaces an instance itself."""
-        order = self._order(examples[0], len(examples))
+        order = self._order(examples[0], len(examples)) if examples else []
         return self._behind_blanks([examples[i] for i in islice(cycle(order), self._real)])
 
     def _order(self, example: Example, size: int) -> list[int]:
@@ -112,13 +131,15 @@ class ExemplarPools:
         return 1 if self.blanks else self.exemplars
 
 
-def _most_equal(examples: Sequence[Example]) -> int:
-    """The most instances that share an answered text with one instance, itself included."""
+def fewest_others(pool: Sequence[Example], examples: Sequence[Example]) -> int:
+    """The fewest examples of a pool whose texts are not an example's, over the examples."""
     places: dict[str, set[int]] = defaultdict(set)
-    for place, example in enumerate(examples):
-        for text in answered_texts(example):
+    for place, one in enumerate(pool):
+        for text in answered_texts(one):
             places[text].add(place)
-    return max((len(set().union(*(places[text] for text in answered_texts(e)))) for e in examples), default=0)
+    return min(
+        len(pool) - len(set().union(*(places[t] for t in answered_texts(one) if t in places))) for one in examples
+    )
 
 
 def pair_texts(example: Example, target: str | None) -> tuple[str, str]:

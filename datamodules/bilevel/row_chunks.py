@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..schema import IGNORE_INDEX, CausalBatch
-from .bilevel_stream import InnerBatch, LanguageRows
 from .exemplars import InstructionInputs
+from .instance_rows import LanguageRows
+from .level_rows import InnerBatch
 
 
 def outer_chunks(rows: LanguageRows, size: int) -> list[LanguageRows]:

@@ -1,7 +1,7 @@
 """Few-shot prompts: the same demonstrations for all examples of a task, and as many of them as fit."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -48,12 +48,7 @@ class FewShotPreparation(Preparation):
         def prompt(number: int) -> Prompt:
             return self.render_after(task, example, demonstrations[:number], self.separator)
 
-        fitting, too_many = 0, len(demonstrations)
-        if self._fits(prompt(too_many)):
-            fitting = too_many
-        while too_many - fitting > 1:  # bisection: `fitting` demonstrations fit, or none does; `too_many` do not
-            middle = (fitting + too_many) // 2
-            fitting, too_many = (middle, too_many) if self._fits(prompt(middle)) else (fitting, middle)
+        fitting = most_fitting(len(demonstrations), lambda number: self._fits(prompt(number)))
         self.counts_by_shots[shots, fitting] += 1
         return prompt(fitting)
 
@@ -90,13 +85,8 @@ class FewShotPreparation(Preparation):
             self._pools.clear()  # tasks are rendered one after another: one pool at a time is in memory
             self._pools[task.name] = self._pool(task)
         first, pool = self._pools[task.name]
-        # An example of no row, so that all prompts of a template get the same demonstrations.
-        like = Example(example.task, "", -1, "", (), template=example.template)
-        rng = rendering_rng(self.seed, task.name, f"demonstrations {example.template}", DEMONSTRATION_STREAM)
-        demonstrations = [*first, *choose_demonstrations(pool, like, self.shots, rng)]  # a prefix for fewer shots
-        own = answered_texts(example)
-        others = [one for one in demonstrations if one.index != example.index]
-        return [one for one in others if own.isdisjoint(answered_texts(one))][: self.shots]
+        drawn = shared_demonstrations(pool, task.name, example.template, self.shots, seed=self.seed)
+        return of_others([*first, *drawn], example)[: self.shots]
 
     def _pool(self, task: Task) -> tuple[list[Example], list[Example]]:
         """Demonstrations that come first, and others to draw from."""
@@ -123,6 +113,46 @@ class FewShotPreparation(Preparation):
         kept = [example for example in usable if texts.isdisjoint(answered_texts(example))]
         self.repeated[task.name] += len(usable) - len(kept)
         return kept
+
+
+def shared_demonstrations(
+    pool: Sequence[Example], task: str, template: str | None, number: int, *, seed: int
+) -> list[Example]:
+    """The demonstrations of all examples of a task with one template; fewer are the first ones of more.
+
+    Args:
+        pool: The task's examples to draw from.
+        task: Name of the task.
+        template: Template of the examples that share them.
+        number: How many.
+        seed: Another seed draws others.
+    """
+    # An example of no row, so that all prompts of a template get the same demonstrations.
+    like = Example(task, "", -1, "", (), template=template)
+    rng = rendering_rng(seed, task, f"demonstrations {template}", DEMONSTRATION_STREAM)
+    return choose_demonstrations(pool, like, number, rng)
+
+
+def of_others(demonstrations: Iterable[Example], example: Example) -> list[Example]:
+    """The demonstrations of other rows and texts than the example's."""
+    own = answered_texts(example)
+    others = [one for one in demonstrations if one.index != example.index]
+    return [one for one in others if own.isdisjoint(answered_texts(one))]
+
+
+def most_fitting(number: int, fits: Callable[[int], bool]) -> int:
+    """The largest number of demonstrations, at most `number`, with which a prompt fits; 0 where none does.
+
+    >>> most_fitting(9, lambda number: number <= 4)
+    4
+    """
+    fitting, too_many = 0, number
+    if fits(too_many):
+        return too_many
+    while too_many - fitting > 1:  # bisection: `fitting` demonstrations fit, or none does; `too_many` do not
+        middle = (fitting + too_many) // 2
+        fitting, too_many = (middle, too_many) if fits(middle) else (fitting, middle)
+    return fitting
 
 
 def reserved_from(evaluated: int, held_back: int) -> int:

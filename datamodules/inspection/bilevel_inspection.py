@@ -11,11 +11,12 @@ from ..bilevel.bilevel_stream import BilevelPlan
 from ..bilevel.exemplars import InstructionInputs
 from ..bilevel.level_instances import Instance
 from ..instruction_optimization import InstructionOptimizationDataModule
-from ..rendering.prompts import rendering_rng
+from ..schema import Prompt
 from .lengths import Lengths, histograms
 from .read_rows import ReadDocument, Side, read_batch, text_side
 from .shown_documents import ShownDocument, few_of_template
 
+HEAD = "before the demonstrations"
 MOST_MEASURED = 2000
 """Instances that are tokenized for histograms: they are stored nowhere."""
 
@@ -43,19 +44,15 @@ def task_instances(
 def bilevel_lengths(data: InstructionOptimizationDataModule, name: str | None = None) -> Lengths:
     """Lengths of training instances, of all tasks or one: at most `MOST_MEASURED`, evenly spread over all."""
     plan = _plan(data)
-    levels = [(plan.text.inner_prompt, plan.inner), (plan.text.prompt, plan.outer)]
     instances = [
-        (form, task, example)
-        for form, tasks in levels
-        for task, examples in tasks
+        (tasks, Instance(place, index))
+        for tasks in (plan.inner, plan.outer)
+        for place, (task, examples) in enumerate(tasks)
         if name in (None, task.name)
-        for example in examples
+        for index in range(len(examples))
     ]
     measured = instances[:: -(-len(instances) // MOST_MEASURED)] if instances else []
-    prompts = [
-        form(task, example, rendering_rng(data.seed, task.name, example.id, 0)) for form, task, example in measured
-    ]
-    documents = data.preparation.tokenize(prompts)
+    documents = data.preparation.tokenize([plan.rows.prompt(tasks, instance) for tasks, instance in measured])
     lengths = np.array([len(document.input_ids) for document in documents])
     n_sources = np.array([document.n_source for document in documents])
     kind = plan.text.rows
@@ -88,6 +85,9 @@ def _shown(
         task, index = instances[place]
         example, document = tasks[task].examples[index], row.documents[0]
         sides = (*_input_sides(inputs, place, tokenizer), *document.sides)
+        if inputs is not None and inputs.head_ids is not None:
+            prompt = _plan(data).rows.prompt(tasks, instances[place])
+            sides = (*sides, _whole_side(prompt, data))
         shown.append(
             ShownDocument(example.task, example.id, ReadDocument(sides), level=level, template=example.template or "")
         )
@@ -104,8 +104,18 @@ def _input_sides(inputs: InstructionInputs | None, place: int, tokenizer: PreTra
     if inputs.exemplar_ids is not None and inputs.exemplar_mask is not None:
         for number in range(inputs.exemplar_ids.shape[1]):
             ids, mask = inputs.exemplar_ids[:, number], inputs.exemplar_mask[:, number]
+            if not mask[place].any():
+                continue
             sides.append(_masked_side(f"exemplar {number + 1}", ids, mask, place, tokenizer))
+    if inputs.head_ids is not None and inputs.head_mask is not None:
+        sides.append(_masked_side(HEAD, inputs.head_ids, inputs.head_mask, place, tokenizer))
     return sides
+
+
+def _whole_side(prompt: Prompt, data: InstructionOptimizationDataModule) -> Side:
+    [ids] = data.preparation.tokenize_sources([prompt])
+    name = f"source with its first {data.instructions.demonstrations} exemplars as demonstrations"
+    return text_side(name, ids, None, data.preparation.tokenizer)
 
 
 def _masked_side(name: str, ids: Tensor, mask: Tensor, place: int, tokenizer: PreTrainedTokenizerBase) -> Side:

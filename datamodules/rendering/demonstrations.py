@@ -131,9 +131,9 @@ def with_demonstrations(
     head = [parts.instructions] if parts.instructions else []
     if suffix_loss:
         first, *others = solved
-        suffix = [first.target, *map(_solved_text, others), _solved_text(parts)]
+        suffix = [first.target, *map(solved_text, others), solved_text(parts)]
         return Prompt(separator.join([*head, first.query]), separator.join(suffix))
-    return Prompt(separator.join([*head, *map(_solved_text, solved), parts.query]), parts.target)
+    return Prompt(separator.join([*head, *map(solved_text, solved), parts.query]), parts.target)
 
 
 def conversation_with_demonstrations(
@@ -167,7 +167,8 @@ def conversation_with_demonstrations(
     )
 
 
-def _solved_text(parts: PromptParts) -> str:
+def solved_text(parts: PromptParts) -> str:
+    """A demonstration: the example up to its delimiter, and its target."""
     return f"{parts.query.rstrip(' ')} {parts.target}"
 
 

@@ -31,15 +31,28 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     Raises:
         ValueError: A text holds half of a surrogate pair (Python makes them of escapes, and of input in no UTF-8).
     """
-    try:
+    with _surrogates_rejected(texts):
         encodings = text_tokenizer(tokenizer).encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
+
+
+def encode_with_ends(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
+    """The token ids of ``encode``, and for each token the number of characters of its text up to its end."""
+    with _surrogates_rejected(texts):
+        encodings = text_tokenizer(tokenizer).encode_batch(list(texts), add_special_tokens=False)
+    return [(encoding.ids, [end for _, end in encoding.offsets]) for encoding in encodings]
+
+
+@contextmanager
+def _surrogates_rejected(texts: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
     except TypeError as error:
         if (broken := next((text for text in texts if HALF_PAIR.search(text)), None)) is None:
             raise
         raise ValueError(
             f"the text {broken[:40]!r} holds half of a surrogate pair, which is no character: save it as UTF-8"
         ) from error
-    return [encoding.ids for encoding in encodings]
 
 
 def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:

@@ -25,6 +25,7 @@ def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule
         "levels.inner_steps": (module.inner_steps, datamodule.levels.inner_steps),
         "instructions.length": (settings.length, datamodule.instructions.length),
         "instructions.exemplars": (settings.exemplars, datamodule.instructions.exemplars),
+        "instructions.demonstrations": (settings.demonstrations, datamodule.instructions.demonstrations),
     }
     for name, (ours, theirs) in pairs.items():
         if ours != theirs:

@@ -8,13 +8,13 @@ examples and explanations. `FirstExemplar` is for a random exemplar per task or 
 import torch
 
 from ...datamodules.bilevel.exemplars import InstructionInputs
+from .exemplar_choice import choose_in_turn, chosen_of, require_exemplars
 from .learnable_instructions import (
     Instruction,
     LearnableInstruction,
     Reader,
     exemplar_instruction,
     fully_attended,
-    require_exemplars,
 )
 
 
@@ -27,18 +27,21 @@ class NoInstruction(LearnableInstruction):
 
 
 class FirstExemplar(LearnableInstruction):
-    """The first exemplar of the batch's exemplars: a random one, or a blank if the datamodule's exemplars are blank.
+    """The first exemplars of the batch's exemplars: random ones, or a blank if the datamodule's exemplars are blank.
 
     Args:
-        attend_padding: Whether padding behind the exemplar is attended; see ``Extractor``.
+        number: Number of exemplars, K; see ``Extractor``.
+        attend_padding: Whether padding behind an exemplar is attended; see ``Extractor``.
     """
 
-    def __init__(self, *, attend_padding: bool = False) -> None:
+    def __init__(self, *, number: int = 1, attend_padding: bool = False) -> None:
         super().__init__()
-        self.attend_padding = attend_padding
+        self.number, self.attend_padding = number, attend_padding
 
     def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
         ids_BNC, mask_BNC = require_exemplars(inputs)
-        first_B = torch.zeros(len(ids_BNC), dtype=torch.long, device=ids_BNC.device)
-        embedded_BCD = model.embed(ids_BNC[:, 0])
-        return exemplar_instruction(embedded_BCD, mask_BNC[:, 0], first_B, attend_padding=self.attend_padding)
+        equal_BN = torch.zeros(ids_BNC.shape[:2], device=ids_BNC.device)
+        chosen_BK, _ = choose_in_turn(equal_BN, inputs, self.number)
+        mask_BKC = chosen_of(mask_BNC, chosen_BK) * (chosen_BK >= 0).unsqueeze(-1)
+        embedded_BKCD = model.embed(chosen_of(ids_BNC, chosen_BK))
+        return exemplar_instruction(embedded_BKCD, mask_BKC, chosen_BK, attend_padding=self.attend_padding)

@@ -64,6 +64,9 @@ class InstructionSettings:
             datamodule's `instructions.length`; in Python give both the same.
         exemplars: Number of exemplars an extractor chooses among, N. On the command line it is set from the
             datamodule's `instructions.exemplars`.
+        demonstrations: Number of exemplars that an extractor chooses as the demonstrations of a few-shot prompt, k; 0
+            for one exemplar before the text, as in the paper. On the command line it is set from the datamodule's
+            `instructions.demonstrations`.
         representation: How instance_embedder and instance_extractor turn texts into vectors.
         soft: An extractor returns the mean of all exemplars' embeddings, weighted by the softmax of their scores,
             instead of the exemplar with the highest score (arXiv 2306.10098, footnote 2).
@@ -76,6 +79,7 @@ class InstructionSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
     length: int = 64
     exemplars: int = 0
+    demonstrations: int = 0
     representation: Representation = Representation()
     soft: bool = False
     exemplar_padding: Literal["masked", "attended"] | None = None
@@ -89,6 +93,15 @@ class InstructionSettings:
             )
         if self.options and self.kind in get_args(Kind):
             raise ValueError(f"instruction.options are for a class by its import path, and kind is {self.kind}")
+        if self.demonstrations and self.kind in ("direct_embedder", "instance_embedder", "none"):
+            raise ValueError(
+                "demonstrations are exemplars: set instruction.kind to direct_extractor, instance_extractor or "
+                f"first_exemplar, or the datamodule's instructions.demonstrations to 0, got {self.kind}"
+            )
+        if self.demonstrations and self.attend_padding:
+            raise ValueError(
+                "demonstrations follow each other without padding: set instruction.exemplar_padding to masked"
+            )
         if self.length < 1 or self.exemplars < 0:
             raise ValueError(
                 f"instruction.length must be at least 1 and instruction.exemplars at least 0, got {self.length} and "
@@ -138,11 +151,12 @@ def _built(settings: InstructionSettings, model: PreTrainedModel, tasks: int, vo
         return NoInstruction()
     if settings.kind.endswith(("extractor", "exemplar")) and settings.exemplars < 1:
         raise ValueError(f"an extractor needs exemplars to choose among: set exemplars, got {settings.exemplars}")
+    number = max(settings.demonstrations, 1)
     if settings.kind == "first_exemplar":
-        return FirstExemplar(attend_padding=settings.attend_padding)
+        return FirstExemplar(number=number, attend_padding=settings.attend_padding)
     if settings.kind == "direct_embedder":
         return DirectEmbedder(tasks, settings.length, width)
-    choosing = {"soft": settings.soft, "attend_padding": settings.attend_padding}
+    choosing: dict[str, Any] = {"number": number, "soft": settings.soft, "attend_padding": settings.attend_padding}
     if settings.kind == "direct_extractor":
         return DirectExtractor(tasks, settings.exemplars, **choosing)
     texts = _text_representation(settings.representation, model, vocabulary)

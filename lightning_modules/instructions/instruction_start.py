@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ...datamodules.bilevel.exemplars import TaskExemplar
 from ...datamodules.messages import expanded, some
 from ...datamodules.schema import Task
 from .instructed_loss import input_embeddings
@@ -53,7 +54,7 @@ def start_instruction(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     tasks: Sequence[Task],
-    texts: Sequence[Sequence[str]],
+    exemplars: Sequence[Sequence[TaskExemplar]],
 ) -> None:
     """Set the parameters of a learnable instruction to their initial values, in place.
 
@@ -65,7 +66,7 @@ def start_instruction(
             function.
         tokenizer: Tokenizer of the model.
         tasks: The inner tasks, in the order of the instruction's rows.
-        texts: Texts of the exemplars of each task; empty if exemplars belong to instances.
+        exemplars: Exemplars of each task; empty if exemplars belong to instances.
 
     Raises:
         ValueError: The kind cannot start so, stored values do not fit, or a frozen instruction lacks tasks.
@@ -73,7 +74,7 @@ def start_instruction(
     if start.stored is not None:
         stored = read_instructions(expanded(start.stored))
         names = [task.name for task in tasks]
-        require_same_exemplars(stored, names, texts)
+        require_same_exemplars(stored, names, exemplars)
         if missing := apply_stored(instruction, stored, kind, names):
             state = f"{len(missing)} of {len(tasks)} inner tasks have no stored instruction: {some(missing)}"
             if start.frozen:

@@ -25,11 +25,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from ...datamodules.bilevel.exemplars import InstructionInputs
+from .exemplar_choice import choice_weights, choose_in_turn, chosen_of, require_exemplars
 
 
 class Instruction(NamedTuple):
@@ -38,7 +38,8 @@ class Instruction(NamedTuple):
     Args:
         embeddings: [B, I, D], I columns of width D.
         mask: int64 [B, I], 0 in columns that are not attended.
-        chosen: int64 [B], indices of the exemplars that an extractor chose; None for an embedder.
+        chosen: int64 [B, K], indices of the exemplars that an extractor chose, -1 where there is none; None for an
+            embedder.
     """
 
     embeddings: Tensor
@@ -125,18 +126,22 @@ class InstanceEmbedder(LearnableInstruction):
 
 
 class Extractor(LearnableInstruction):
-    """Base class of extractors: chooses the exemplar with the highest score and returns its embeddings.
+    """Base class of extractors: chooses the exemplars with the highest scores and returns their embeddings in a row.
+
+    The paper's extractor chooses one. Of several, each is chosen among the exemplars of other texts than those before
+    it; its gradient is that of the softmax over these.
 
     Args:
+        number: Number of exemplars that are chosen, K.
         soft: Return the mean of the exemplars' embeddings, weighted by the softmax of the scores, instead of one
             exemplar's (arXiv 2306.10098, footnote 2).
         attend_padding: Whether padding behind a chosen exemplar is attended, as in the released program. If not,
             padding is masked and moved before the exemplar, so that the text follows the exemplar directly.
     """
 
-    def __init__(self, *, soft: bool, attend_padding: bool) -> None:
+    def __init__(self, *, number: int, soft: bool, attend_padding: bool) -> None:
         super().__init__()
-        self.soft, self.attend_padding = soft, attend_padding
+        self.number, self.soft, self.attend_padding = number, soft, attend_padding
 
     @abstractmethod
     def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
@@ -147,17 +152,20 @@ class Extractor(LearnableInstruction):
         scores_BN = self.scores(inputs, model)
         return (scores_BN.argmax(dim=1) == scores_BN.shape[1] - 1).float().mean().item()
 
+    def mean_number(self, inputs: InstructionInputs, model: Reader) -> float:
+        """Mean number of exemplars that are chosen: fewer than `number` where they do not fit or are missing."""
+        chosen_BK, _ = choose_in_turn(self.scores(inputs, model), inputs, self.number)
+        return (chosen_BK >= 0).sum(dim=1).double().mean().item()
+
     def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
         ids_BNC, mask_BNC = require_exemplars(inputs)
         scores_BN = self.scores(inputs, model)
-        chosen_B = scores_BN.argmax(dim=1)
-        weights_BN = scores_BN.softmax(dim=1) if self.soft else straight_through(scores_BN)
-        embedded_BCD = torch.einsum("bn,bncd->bcd", weights_BN, model.embed(ids_BNC).to(weights_BN.dtype))
-        if self.soft:
-            mask_BC = mask_BNC.amax(dim=1)
-        else:
-            mask_BC = mask_BNC[torch.arange(len(chosen_B), device=chosen_B.device), chosen_B]
-        return exemplar_instruction(embedded_BCD, mask_BC, chosen_B, attend_padding=self.attend_padding)
+        chosen_BK, open_BKN = choose_in_turn(scores_BN.detach(), inputs, self.number)
+        weights_BKN = choice_weights(scores_BN, open_BKN, soft=self.soft)
+        embedded_BKCD = torch.einsum("bkn,bncd->bkcd", weights_BKN, model.embed(ids_BNC).to(weights_BKN.dtype))
+        mask_BKC = mask_BNC.amax(dim=1, keepdim=True) if self.soft else chosen_of(mask_BNC, chosen_BK)
+        mask_BKC = mask_BKC * (chosen_BK >= 0).unsqueeze(-1)
+        return exemplar_instruction(embedded_BKCD, mask_BKC, chosen_BK, attend_padding=self.attend_padding)
 
 
 class DirectExtractor(Extractor):
@@ -166,15 +174,18 @@ class DirectExtractor(Extractor):
     Args:
         tasks: Number of inner tasks.
         exemplars: Number of exemplars of each task, N.
+        number: Number of exemplars that are chosen; see ``Extractor``.
         soft: Whether to return the weighted mean of all exemplars instead of one; see ``Extractor``.
         attend_padding: Whether padding behind the chosen exemplar is attended; see ``Extractor``.
     """
 
     task_parameters = ("logits",)
 
-    def __init__(self, tasks: int, exemplars: int, *, soft: bool = False, attend_padding: bool = False) -> None:
-        super().__init__(soft=soft, attend_padding=attend_padding)
-        self.logits = Parameter(torch.ones(tasks, 1, exemplars))  # one exemplar is chosen: [tasks, 1, N]
+    def __init__(
+        self, tasks: int, exemplars: int, *, number: int = 1, soft: bool = False, attend_padding: bool = False
+    ) -> None:
+        super().__init__(number=number, soft=soft, attend_padding=attend_padding)
+        self.logits = Parameter(torch.ones(tasks, 1, exemplars))  # the released program's shape
 
     def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
         return self.logits[inputs.tasks, 0]
@@ -189,12 +200,15 @@ class InstanceExtractor(Extractor):
 
     Args:
         texts: Turns exemplars and z into vectors of width W.
+        number: Number of exemplars that are chosen; see ``Extractor``.
         soft: Whether to return the weighted mean of all exemplars instead of one; see ``Extractor``.
         attend_padding: Whether padding behind the chosen exemplar is attended; see ``Extractor``.
     """
 
-    def __init__(self, texts: "TextRepresentation", *, soft: bool = False, attend_padding: bool = False) -> None:
-        super().__init__(soft=soft, attend_padding=attend_padding)
+    def __init__(
+        self, texts: "TextRepresentation", *, number: int = 1, soft: bool = False, attend_padding: bool = False
+    ) -> None:
+        super().__init__(number=number, soft=soft, attend_padding=attend_padding)
         self.texts = texts
         self.match = nn.Bilinear(texts.width, texts.width, 1, bias=False)
 
@@ -249,19 +263,6 @@ class ModelStates(TextRepresentation):
         return masked_mean(model.encode(ids, mask), mask)
 
 
-def straight_through(scores_BN: Tensor) -> Tensor:
-    """Return the argmax of scores [B, N] as a one-hot vector that has the gradient of the softmax.
-
-    There is no noise and no temperature.
-
-    >>> straight_through(torch.tensor([[0.0, 2.0, 1.0]])).round(decimals=3)
-    tensor([[0., 1., 0.]])
-    """
-    soft_BN = scores_BN.softmax(dim=1)
-    hard_BN = F.one_hot(scores_BN.argmax(dim=1), scores_BN.shape[1]).to(soft_BN.dtype)
-    return hard_BN - soft_BN.detach() + soft_BN
-
-
 def masked_mean(states_BPW: Tensor, mask_BP: Tensor) -> Tensor:
     """Return the mean [B, W] over columns with mask 1; 0 for rows without any."""
     weights_BP1 = mask_BP.to(states_BPW.dtype).unsqueeze(-1)
@@ -269,41 +270,37 @@ def masked_mean(states_BPW: Tensor, mask_BP: Tensor) -> Tensor:
 
 
 def align_right(states_BCD: Tensor, mask_BC: Tensor) -> tuple[Tensor, Tensor]:
-    """Return states and mask with the padding moved from the end of each row to its beginning.
+    """Return states and mask with the masked columns of each row moved to its beginning.
 
     >>> states, mask = align_right(torch.tensor([[[5.0], [6.0], [0.0]]]), torch.tensor([[1, 1, 0]]))
     >>> states.flatten().tolist(), mask.tolist()
     ([0.0, 5.0, 6.0], [[0, 1, 1]])
     """
-    columns = mask_BC.shape[1]
-    padding_B1 = columns - mask_BC.sum(dim=1, keepdim=True)
-    columns_BC = (torch.arange(columns, device=mask_BC.device) - padding_B1) % columns
+    columns_BC = mask_BC.argsort(dim=1, stable=True)
     moved_BCD = states_BCD.gather(1, columns_BC.unsqueeze(-1).expand_as(states_BCD))
     return moved_BCD, mask_BC.gather(1, columns_BC)
 
 
 def exemplar_instruction(
-    embedded_BCD: Tensor, mask_BC: Tensor, chosen_B: Tensor, *, attend_padding: bool
+    embedded_BKCD: Tensor, mask_BKC: Tensor, chosen_BK: Tensor, *, attend_padding: bool
 ) -> Instruction:
     """Return the instructions of chosen exemplars; padding is attended, or masked and moved to the beginning."""
+    embedded_BID, mask_BI = embedded_BKCD.flatten(1, 2), mask_BKC.flatten(1, 2)
     if attend_padding:
-        return fully_attended(embedded_BCD)._replace(chosen=chosen_B)
-    return Instruction(*align_right(embedded_BCD, mask_BC), chosen_B)
+        return fully_attended(embedded_BID)._replace(chosen=chosen_BK)
+    return Instruction(*align_right(embedded_BID, mask_BI), chosen_BK)
+
+
+def behind_head(instruction: Instruction, inputs: InstructionInputs, model: Reader) -> Instruction:
+    """Return the instruction behind the tokens that precede demonstrations, if there are any."""
+    if inputs.head_ids is None or inputs.head_mask is None:
+        return instruction
+    head_BHD = model.embed(inputs.head_ids).to(instruction.embeddings.dtype)
+    embedded_BID = torch.cat([head_BHD, instruction.embeddings], dim=1)
+    mask_BI = torch.cat([inputs.head_mask, instruction.mask], dim=1)
+    return Instruction(*align_right(embedded_BID, mask_BI), instruction.chosen)
 
 
 def fully_attended(embeddings: Tensor) -> Instruction:
     """Return an instruction of embeddings [B, I, D] without masked columns."""
     return Instruction(embeddings, torch.ones(embeddings.shape[:2], dtype=torch.long, device=embeddings.device))
-
-
-def require_exemplars(inputs: InstructionInputs) -> tuple[Tensor, Tensor]:
-    """Return the token ids [B, N, C] of the exemplars, and their mask.
-
-    Raises:
-        ValueError: The batch has no exemplars.
-    """
-    if inputs.exemplar_ids is None or inputs.exemplar_mask is None:
-        raise ValueError(
-            "the instruction chooses among exemplars, and the batch has none: set the datamodule's exemplars"
-        )
-    return inputs.exemplar_ids, inputs.exemplar_mask

@@ -3,11 +3,12 @@ r"""Learned instructions as files: their parameters, and a description of the ta
 A folder holds ``instructions.safetensors``, the parameters of the instruction, and ``instructions.json``::
 
     {"kind": "direct_extractor", "length": 128, "exemplars": 32, "width": 768, "tokenizer": "google/t5-base-lm-adapt",
-     "tasks": ["task1147_country_currency", ...],
-     "chosen": {"task1147_country_currency": {"exemplar": 3, "text": " Positive Example -\\n..."}, ...}}
+     "demonstrations": 0, "tasks": ["task1147_country_currency", ...],
+     "chosen": {"task1147_country_currency":
+                [{"exemplar": 3, "id": "task1147-2f...", "text": " Positive Example -\\n..."}], ...}}
 
-``chosen`` is present if each task chooses an exemplar. Parameters with one row per task have them in the order of
-``tasks``.
+``chosen`` is present if each task chooses exemplars: one, or as many as there are demonstrations, in their order.
+Parameters with one row per task have them in the order of ``tasks``.
 """
 
 import json
@@ -19,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ...datamodules.bilevel.exemplars import TaskExemplar
 from ...datamodules.data_files import read_json
 from ...datamodules.messages import some
 from ...datamodules.whole_files import write_whole
@@ -50,22 +52,32 @@ class StoredInstructions(NamedTuple):
 
 
 def chosen_exemplars(
-    instruction: LearnableInstruction, tasks: Sequence[str], texts: Sequence[Sequence[str]]
-) -> dict[str, dict[str, Any]]:
-    """Return the exemplar that each task chose, with its text, by task name; empty if tasks do not choose.
+    instruction: LearnableInstruction, tasks: Sequence[str], exemplars: Sequence[Sequence[TaskExemplar]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the exemplars that each task chose, with their texts, by task name; empty if tasks do not choose.
 
     Args:
         instruction: The instruction.
         tasks: Names of the inner tasks.
-        texts: Texts of the exemplars of each task; empty if exemplars belong to instances.
+        exemplars: Exemplars of each task; empty if exemplars belong to instances.
     """
-    if not isinstance(instruction, DirectExtractor) or not texts:
+    if not isinstance(instruction, DirectExtractor) or not exemplars:
         return {}
-    chosen = instruction.logits.detach()[:, 0].argmax(dim=1).tolist()
+    orders = instruction.logits.detach()[:, 0].argsort(dim=1, descending=True, stable=True).tolist()
     return {
-        task: {"exemplar": place, "text": of_task[place]}
-        for task, place, of_task in zip(tasks, chosen, texts, strict=True)
+        task: [{"exemplar": place, **of_task[place]._asdict()} for place in first_of_texts(order, of_task)[:number]]
+        for number in [instruction.number]
+        for task, order, of_task in zip(tasks, orders, exemplars, strict=True)
     }
+
+
+def first_of_texts(order: Sequence[int], exemplars: Sequence[TaskExemplar]) -> list[int]:
+    """The places of an order that are there, each of another text than those before it."""
+    texts: dict[str, int] = {}
+    for place in order:
+        if place < len(exemplars):
+            texts.setdefault(exemplars[place].text, place)
+    return list(texts.values())
 
 
 def write_instructions(folder: Path, description: Description, values: Mapping[str, Tensor]) -> None:
@@ -131,7 +143,9 @@ def apply_stored(
     return [task for task in tasks if task not in rows] if instruction.task_parameters else []
 
 
-def require_same_exemplars(stored: StoredInstructions, tasks: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
+def require_same_exemplars(
+    stored: StoredInstructions, tasks: Sequence[str], exemplars: Sequence[Sequence[TaskExemplar]]
+) -> None:
     """Reject stored choices among other exemplars than those of this run.
 
     Raises:
@@ -140,11 +154,15 @@ def require_same_exemplars(stored: StoredInstructions, tasks: Sequence[str], tex
     chosen: Mapping[str, Any] = stored.description.get("chosen", {})
     other = [
         task
-        for task, of_task in zip(tasks, texts, strict=False)
-        if task in chosen and chosen[task]["text"] != dict(enumerate(of_task)).get(chosen[task]["exemplar"])
+        for task, of_task in zip(tasks, exemplars, strict=False)
+        if any(one["text"] != _text_at(of_task, one["exemplar"]) for one in chosen.get(task, ()))
     ]
     if other:
         raise ValueError(
             f"{len(other)} tasks chose an exemplar that has another text here: {some(other)}; set the datamodule's "
             "seed, instances and instructions as they were when the exemplars were chosen"
         )
+
+
+def _text_at(exemplars: Sequence[TaskExemplar], place: int) -> str | None:
+    return exemplars[place].text if place < len(exemplars) else None

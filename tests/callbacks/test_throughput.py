@@ -17,7 +17,8 @@ from transformers import (
 
 from crosstask.callbacks.throughput import Throughput, batch_counts
 from crosstask.callbacks.token_counts import language_rows
-from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch
+from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch
+from crosstask.datamodules.bilevel.level_rows import InnerBatch
 from crosstask.datamodules.schema import CausalBatch, Seq2SeqBatch
 from crosstask.lightning_modules.planning.flops import (
     attention_width,

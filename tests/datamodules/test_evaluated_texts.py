@@ -85,7 +85,7 @@ def test_exemplars_hold_no_repetition_of_the_instance(of: Any) -> None:
     pools = ExemplarPools(8, of)
     assert not pools.repeats("t", examples)
     for place in range(10):
-        drawn = pools.draw(examples, place)
+        drawn = pools.draw(examples, examples[place])
         assert len({one.index for one in drawn if one}) == 8
         assert examples[place].input not in {one.input for one in drawn if one}
     assert ExemplarPools(9, of).repeats("t", examples)  # 9 exemplars, and 2 to replace the instance and its repetition

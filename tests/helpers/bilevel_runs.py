@@ -10,7 +10,7 @@ from argument_groups import build, with_changes
 
 import crosstask
 from crosstask.datamodules import NaturalInstructions
-from crosstask.datamodules.bilevel.bilevel_stream import LanguageRows
+from crosstask.datamodules.bilevel.instance_rows import LanguageRows
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.instruction_optimization import InstructionOptimizationDataModule
 from crosstask.datamodules.schema import Task
@@ -65,6 +65,7 @@ def make_runs(
     network = {name: arguments.pop(name) for name in NETWORK & set(arguments)}
     options |= {"optimizer": Optimization(learning_rate=1e-2, warmup=1), "network": Network(**network)}
     instruction = {"length": texts["length"], "exemplars": texts.get("exemplars", 0)}
+    instruction["demonstrations"] = texts.get("demonstrations", 0)
     instruction |= {"kind": arguments.pop("instruction", "direct_embedder")}
     if "start" in arguments:
         instruction["start"] = arguments.pop("start")

@@ -118,7 +118,7 @@ def test_a_row_starts_and_trains_two_steps(row: str, trained: LinkedCLI) -> None
         pools = data.plan.text.pools
         assert pools is not None
         for index, example in enumerate(examples):
-            drawn = pools.draw(examples, index)
+            drawn = pools.draw(examples, examples[index])
             assert len(drawn) == 32
             assert all(other is not None and not set(other.targets) & set(example.targets) for other in drawn) or (
                 all(other is not None and other.input != example.input for other in drawn)

@@ -9,8 +9,8 @@ import torch
 from bilevel_runs import INNER_STEPS, TASK, Make, planned, texts, trainer
 
 from crosstask.datamodules import NaturalInstructions, TkInstructPrompt
-from crosstask.datamodules.bilevel.bilevel_stream import cut_source
 from crosstask.datamodules.bilevel.exemplars import ExemplarPools, encode_exemplars, exemplar_texts
+from crosstask.datamodules.bilevel.instance_rows import cut_source
 from crosstask.datamodules.bilevel.meta_split import CategorySplit
 from crosstask.datamodules.bilevel.presets import choices
 from crosstask.datamodules.packing.replicas import Replicas
@@ -98,34 +98,36 @@ EXAMPLES = [Example("task", str(number), number, f"in {number}", (f"out {number}
 
 def test_exemplars_of_a_task_and_of_an_instance() -> None:
     shared = ExemplarPools(3, "task", exclude_self=False)
-    assert len({tuple(e.id for e in shared.draw(EXAMPLES, own) if e) for own in range(6)}) == 1
-    drawn = [shared.draw(EXAMPLES, own) for own in range(6)]
+    assert len({tuple(e.id for e in shared.draw(EXAMPLES, EXAMPLES[own]) if e) for own in range(6)}) == 1
+    drawn = [shared.draw(EXAMPLES, EXAMPLES[own]) for own in range(6)]
     assert any(EXAMPLES[own] in drawn[own] for own in range(6))  # its own answer: what exclude_self prevents
     for of in ("task", "instance"):
         pools = ExemplarPools(3, of)  # type: ignore[arg-type]
-        drawn = [pools.draw(EXAMPLES, own) for own in range(6)]
+        drawn = [pools.draw(EXAMPLES, EXAMPLES[own]) for own in range(6)]
         assert all(EXAMPLES[own] not in drawn[own] for own in range(6))
         assert all(len({e.id for e in row if e}) == 3 for row in drawn)
-        assert drawn == [pools.draw(EXAMPLES, own) for own in range(6)]
+        assert drawn == [pools.draw(EXAMPLES, EXAMPLES[own]) for own in range(6)]
     assert len({tuple(e.id for e in row if e) for row in drawn}) > 3  # each instance its own
-    assert ExemplarPools(3, seed=1).draw(EXAMPLES, 0) != ExemplarPools(3).draw(EXAMPLES, 0)
+    assert ExemplarPools(3, seed=1).draw(EXAMPLES, EXAMPLES[0]) != ExemplarPools(3).draw(EXAMPLES, EXAMPLES[0])
 
 
 def test_a_task_with_few_instances_repeats_them_but_never_the_instance_itself() -> None:
     """6 instances and 8 exemplars: the released program's list repetition, without the instance's own answer."""
     whole = ExemplarPools(8, exclude_self=False)
-    drawn = [example.id for example in whole.draw(EXAMPLES, 0) if example]
+    drawn = [example.id for example in whole.draw(EXAMPLES, EXAMPLES[0]) if example]
     assert drawn == [*drawn[:6], *drawn[:2]]
     assert sorted(drawn[:6]) == [example.id for example in EXAMPLES]
     pools = ExemplarPools(8)
     assert pools.repeats("task", EXAMPLES)
     assert not ExemplarPools(5).repeats("task", EXAMPLES)
     for own in range(6):
-        others = pools.draw(EXAMPLES, own)
+        others = pools.draw(EXAMPLES, EXAMPLES[own])
         assert EXAMPLES[own] not in others
         assert {e.id for e in others if e} == {e.id for e in EXAMPLES} - {str(own)}
         assert len(others) == 8
-        assert [e for e, other in zip(whole.draw(EXAMPLES, own), others, strict=True) if e == other]  # places are kept
+        assert [
+            e for e, other in zip(whole.draw(EXAMPLES, EXAMPLES[own]), others, strict=True) if e == other
+        ]  # places are kept
 
 
 def test_repeated_exemplars_and_missing_demonstrations_are_reported(make_bilevel: Make) -> None:
@@ -140,7 +142,7 @@ def test_repeated_exemplars_and_missing_demonstrations_are_reported(make_bilevel
 
 
 def test_blank_exemplars_are_as_long_as_the_exemplar(tokenizer: Any) -> None:
-    rows = [ExemplarPools(3, blanks=True).draw(EXAMPLES, own) for own in range(2)]
+    rows = [ExemplarPools(3, blanks=True).draw(EXAMPLES, EXAMPLES[own]) for own in range(2)]
     assert [[e is None for e in row] for row in rows] == [[True, True, False]] * 2
     ids, mask = encode_exemplars(tokenizer, rows, longest=40)
     assert (ids[:, :2] == tokenizer.pad_token_id).all()

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from crosstask.datamodules import InstructionTuningDataModule
-from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch, InnerBatch
+from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch
 from crosstask.datamodules.bilevel.exemplars import InstructionInputs
+from crosstask.datamodules.bilevel.level_rows import InnerBatch
 from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.packing.train_stream import Position, TrainPlan, TrainStream, deal
 from crosstask.datamodules.schema import IGNORE_INDEX, CausalBatch

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Confi
 
 from crosstask.datamodules.bilevel.exemplars import InstructionInputs
 from crosstask.datamodules.schema import CausalBatch, Seq2SeqBatch
+from crosstask.lightning_modules.instructions.exemplar_choice import straight_through
 from crosstask.lightning_modules.instructions.instructed_loss import input_embeddings, instructed_loss, reader
 from crosstask.lightning_modules.instructions.learnable_instructions import (
     DirectEmbedder,
@@ -25,7 +26,6 @@ from crosstask.lightning_modules.instructions.learnable_instructions import (
     Reader,
     align_right,
     masked_mean,
-    straight_through,
 )
 from crosstask.lightning_modules.target_loss import target_loss
 
@@ -74,7 +74,7 @@ def test_initial_values_of_the_paper() -> None:
     extractor = DirectExtractor(TASKS, EXEMPLARS)
     assert extractor.logits.shape == (TASKS, 1, EXEMPLARS)
     assert (extractor.logits == 1).all()
-    assert extractor(inputs(), text_reader()).chosen.tolist() == [0, 0]
+    assert extractor(inputs(), text_reader()).chosen.tolist() == [[0], [0]]
 
     embedder = InstanceEmbedder(MeanEmbedding(400, 64), LENGTH, WIDTH)
     assert embedder.convert.weight.shape == (LENGTH * WIDTH, 64)
@@ -134,7 +134,7 @@ def extractor_with(last: float, **options: Any) -> DirectExtractor:
 def test_an_extractor_hands_on_the_models_embeddings_and_trains_them() -> None:
     given, model = inputs(), text_reader()
     made = extractor_with(9.0)(given, model)
-    assert made.chosen.tolist() == [1, 1]  # type: ignore[union-attr]
+    assert made.chosen.tolist() == [[1], [1]]  # type: ignore[union-attr]
     assert given.exemplar_ids is not None
     assert made.mask.tolist() == [[0, 0, 1, 1], [0, 1, 1, 1]]  # padding first: the text follows without a gap
     assert_close(made.embeddings[0, 2:], model.embed(given.exemplar_ids[0, 1, :2]))

@@ -83,10 +83,10 @@ def test_callback_and_command_export_what_was_learned(choices: Trained) -> None:
     plan = module.trainer.datamodule.plan  # type: ignore[attr-defined]
     assert stored.tasks == [task.name for task, _ in plan.inner]
     for place, (task, examples) in enumerate(plan.inner):
-        chosen = stored.description["chosen"][task.name]
+        [chosen] = stored.description["chosen"][task.name]
         assert chosen["exemplar"] == module.phi[0][place, 0].argmax()
         # An instance's own exemplar is replaced, so that the text is in the batches of most of a task's instances.
-        drawn = [plan.text.pools.draw(examples, index)[chosen["exemplar"]] for index in range(len(examples))]
+        drawn = [plan.text.pools.draw(examples, examples[index])[chosen["exemplar"]] for index in range(len(examples))]
         assert sum(f"Input: {e.input}" in chosen["text"] for e in drawn) >= len(examples) - 1
     assert (folder / "exported/config.json").exists()
 

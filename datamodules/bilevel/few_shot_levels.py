@@ -1,0 +1,166 @@
+"""Few-shot prompts of both levels: learned demonstrations of inner instances, and drawn ones of outer instances.
+
+Inner prompts are those of training with demonstrations (MetaICL), and outer ones those of few-shot evaluation. Only the
+choice differs: an extractor chooses an inner instance's demonstrations among its exemplars.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ..evaluation.few_shot import most_fitting, of_others, shared_demonstrations
+from ..packing.collate import CausalRows, Seq2SeqRows
+from ..rendering.demonstrations import POOL_SIZE, solved_text, with_demonstrations
+from ..rendering.example_cache import ExampleSubset
+from ..rendering.prompts import PromptForm, rendering_rng
+from ..rendering.special_tokens import encode
+from ..schema import Example, Prompt, Task
+from ..splits import answered_texts
+from ..storage.preparation import Preparation
+from .bilevel_report import TaskInstances
+from .exemplars import ExemplarPools, TaskExemplar, fewest_others
+from .instance_rows import cut_source
+from .prompt_pieces import EncodedPieces, PromptPieces, encode_pieces, prompt_pieces
+
+
+@dataclass(frozen=True)
+class LevelShots:
+    """Demonstrations of both levels.
+
+    Args:
+        number: Demonstrations of a prompt, k.
+        separator: Text between the examples of an inner prompt.
+        outer_separator: Text between those of an outer prompt.
+        longest: Most tokens of an exemplar; a longer example is none.
+        longest_source: Most tokens of an outer prompt's source; demonstrations are dropped until it fits.
+    """
+
+    number: int
+    separator: str
+    outer_separator: str
+    longest: int
+    longest_source: int
+
+
+class FewShotLevels:
+    """Renders the instances of both levels as few-shot prompts.
+
+    Args:
+        preparation: Tokenizer and seed.
+        inner: Inner tasks with their instances.
+        outer: Outer tasks with theirs.
+        shots: The demonstrations.
+        pools: Draws the exemplars of an inner instance.
+        inner_form: Prompt form of inner instances.
+        outer_form: Prompt form of outer instances.
+
+    Attributes:
+        usable: The examples of each inner task that can be exemplars.
+        unused: Number of inner instances that cannot, by reason.
+        fewer_inner: Inner tasks with fewer exemplars than demonstrations.
+        fewer_outer: Outer tasks with fewer instances to draw from than demonstrations.
+
+    Raises:
+        ValueError: A form has no place for demonstrations, or the tokenizer merges text across their separator.
+    """
+
+    def __init__(
+        self,
+        preparation: Preparation,
+        inner: Sequence[TaskInstances],
+        outer: Sequence[TaskInstances],
+        shots: LevelShots,
+        pools: ExemplarPools,
+        *,
+        inner_form: PromptForm,
+        outer_form: PromptForm,
+    ) -> None:
+        self.preparation, self.shots, self.pools = preparation, shots, pools
+        self.inner_form, self.outer_form = inner_form, outer_form
+        self.unused: Counter[str] = Counter()
+        self.usable = {task.name: self._usable(task, examples) for task, examples in inner}
+        self.outer_pools = {task.name: self._outer_pool(task, examples) for task, examples in outer}
+        for task, examples in inner:
+            encode_pieces(preparation, self.pieces(task, examples[0], epoch=0))  # a tokenizer that cannot is rejected
+        self.fewer_inner = sum(
+            pools.fewest(self.usable[task.name], examples) < shots.number for task, examples in inner
+        )
+        self.fewer_outer = sum(
+            fewest_others(self.outer_pools[task.name], examples) < shots.number for task, examples in outer
+        )
+
+    def _usable(self, task: Task, examples: Sequence[Example]) -> list[Example]:
+        """The examples that can be exemplars: not too long, rendered by themselves, and of different texts."""
+        solved = [self.solved(task, example) for example in examples]
+        kept, texts = [], set[str]()
+        for example, ids in zip(examples, encode(self.preparation.tokenizer, solved), strict=True):
+            if len(ids) > self.shots.longest:
+                self.unused["too long"] += 1
+            elif not texts.isdisjoint(own := answered_texts(example)):
+                self.unused["with the text of another"] += 1
+            else:
+                texts |= own
+                kept.append(example)
+        return kept
+
+    def _outer_pool(self, task: Task, examples: Sequence[Example]) -> list[Example]:
+        """The examples that an outer task's demonstrations are drawn from, in the order of its file."""
+        ordered = sorted(examples, key=lambda example: example.index)
+        return ExampleSubset(ordered, range(len(ordered))).sample(POOL_SIZE, (self.preparation.seed, task.name))
+
+    def solved(self, task: Task, example: Example) -> str:
+        """An exemplar, with the field names and the delimiter of its own prompt."""
+        rng = rendering_rng(self.preparation.seed, task.name, example.id)
+        return solved_text(self.inner_form.parts(task, example, rng)) + self.shots.separator
+
+    def shared_exemplars(self, inner: Sequence[TaskInstances]) -> list[list[TaskExemplar]]:
+        """The exemplars of each task, which all of its instances choose among."""
+        return [
+            [TaskExemplar(one.id, self.solved(task, one)) for one in self.pools.of_task(self.usable[task.name]) if one]
+            for task, _ in inner
+        ]
+
+    def pieces(self, task: Task, example: Example, epoch: int) -> PromptPieces:
+        """The texts of an inner prompt: every part is rendered from one state of the generator, as in training."""
+        exemplars = [one for one in self.pools.draw(self.usable[task.name], example) if one is not None]
+        generator = partial(rendering_rng, self.preparation.seed, task.name, example.id, epoch)
+        return prompt_pieces(self.inner_form, task, example, exemplars, generator, self.shots.separator)
+
+    def inner_prompt(self, task: Task, example: Example, epoch: int) -> Prompt:
+        """An inner prompt with its first exemplars as demonstrations."""
+        pieces = self.pieces(task, example, epoch)
+        shown = pieces.exemplars[: self.shots.number]
+        return Prompt("".join([pieces.head, *shown, pieces.query]), pieces.target)
+
+    def fitted(self, pieces: EncodedPieces, kind: CausalRows | Seq2SeqRows) -> tuple[EncodedPieces, int]:
+        """Pieces that fit into a row, and the number of demonstrations that fit, however long the chosen ones are.
+
+        Demonstrations are dropped first, then the beginning of the head, then that of the document.
+        """
+        pair = isinstance(kind, Seq2SeqRows)
+        document = cut_source(pieces.document, kind.capacity, keep_end=True, pair=pair)
+        room = max(kind.capacity - (document.n_source if pair else len(document.input_ids)), 0)
+        head = pieces.head[max(len(pieces.head) - room, 0) :]
+        longest = max(map(len, pieces.exemplars), default=0)
+        places = min((room - len(head)) // longest, self.shots.number) if longest else 0
+        return pieces._replace(head=head, document=document), places
+
+    def outer_prompt(self, task: Task, example: Example, epoch: int) -> Prompt:
+        """An outer prompt, with the demonstrations of few-shot evaluation, or as many of them as fit."""
+        number = self.shots.number
+        drawn = shared_demonstrations(
+            self.outer_pools[task.name], task.name, example.template, number + 1, seed=self.preparation.seed
+        )  # one more: the example may be among them
+        shown = of_others(drawn, example)[:number]
+        generator = partial(rendering_rng, self.preparation.seed, task.name, example.id, epoch)
+
+        def prompt(shots: int) -> Prompt:
+            separator = self.shots.outer_separator
+            return with_demonstrations(self.outer_form, task, example, shown[:shots], generator, separator)
+
+        return prompt(most_fitting(len(shown), lambda shots: self._fits(prompt(shots))))
+
+    def _fits(self, prompt: Prompt) -> bool:
+        [source] = self.preparation.tokenize_sources([prompt])
+        return len(source) <= self.shots.longest_source

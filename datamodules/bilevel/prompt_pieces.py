@@ -1,0 +1,123 @@
+"""A few-shot prompt in pieces, so that its demonstrations can be chosen when it is read.
+
+The pieces of a prompt of ``with_demonstrations`` (SEP is its separator)::
+
+    definition SEP | input delimiter target SEP | input delimiter target SEP | input delimiter target
+    head             exemplar                     exemplar                     document
+
+Any exemplars may stand between head and document, in any order: their tokens are those of the whole prompt.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from ..rendering.demonstrations import solved_text
+from ..rendering.prompts import PromptForm
+from ..rendering.special_tokens import encode, encode_with_ends
+from ..schema import Example, Prompt, Task, TokenizedExample
+from ..storage.preparation import Preparation
+
+
+class PromptPieces(NamedTuple):
+    """The texts of a prompt; those of all exemplars end in the separator.
+
+    A prompt without exemplars is a query alone, which begins with its instructions.
+    """
+
+    head: str
+    exemplars: list[str]
+    query: str
+    target: str
+
+
+class EncodedPieces(NamedTuple):
+    """The tokens of a prompt; head and exemplars are part of its source, and the document is the rest."""
+
+    head: list[int]
+    exemplars: list[list[int]]
+    document: TokenizedExample
+
+
+def prompt_pieces(
+    form: PromptForm,
+    task: Task,
+    example: Example,
+    exemplars: Sequence[Example],
+    generator: Callable[[], random.Random],
+    separator: str,
+) -> PromptPieces:
+    """The pieces of an example's prompt; arguments as of ``with_demonstrations``."""
+    parts = form.parts(task, example, generator())
+    if not exemplars or not parts.query:
+        return PromptPieces("", [], parts.source, parts.target)
+    solved = [solved_text(form.parts(task, one, generator())) + separator for one in exemplars]
+    head = parts.instructions + separator if parts.instructions else ""
+    return PromptPieces(head, solved, parts.query, parts.target)
+
+
+def encode_pieces(preparation: Preparation, pieces: PromptPieces) -> EncodedPieces:
+    """The tokens of the pieces: a token of the whole prompt belongs to the piece in which it ends.
+
+    Raises:
+        ValueError: The tokens of an exemplar depend on what stands before it.
+    """
+    [document] = preparation.tokenize(
+        [Prompt("".join([pieces.head, *pieces.exemplars[:1], pieces.query]), pieces.target)]
+    )
+    if not pieces.exemplars:
+        return EncodedPieces([], [], document)
+    tail = pieces.query if preparation.pair else pieces.query.rstrip(" ")
+    exemplars, n_tail = _exemplar_tokens(preparation.tokenizer, pieces._replace(query=tail))
+    first = document.n_source - n_tail - preparation.pair  # the eos of a pair's source
+    head = document.input_ids[: first - len(exemplars[0])].tolist()
+    rest = TokenizedExample(document.input_ids[first:], document.n_source - first)
+    return EncodedPieces(head, exemplars, rest)
+
+
+def _exemplar_tokens(tokenizer: PreTrainedTokenizerBase, pieces: PromptPieces) -> tuple[list[list[int]], int]:
+    """Tokens of the exemplars, the same behind the head and behind another exemplar; and how many the query has."""
+    head, first, texts = pieces.head, pieces.exemplars[0], pieces.exemplars
+    alone = encode_with_ends(tokenizer, [head + text + pieces.query for text in texts])
+    behind = encode(tokenizer, [head + first + text + pieces.query for text in texts])
+    parts = [
+        _divided(ids, ends, len(head), len(head) + len(text)) for text, (ids, ends) in zip(texts, alone, strict=True)
+    ]
+    before, first_ids, query = parts[0]
+    for text, (left, ids, right), joint in zip(texts, parts, behind, strict=True):
+        if (left, right, joint) != (before, query, [*before, *first_ids, *ids, *query]):
+            raise ValueError(
+                f"the tokenizer {tokenizer.name_or_path!r} merges text across the separator of demonstrations, or "
+                f"loses the separator, so that they cannot be chosen apart, e.g. {text[:60]!r}: set another "
+                "instructions.separator, or instructions.demonstrations to 0"
+            )
+    return [ids for _, ids, _ in parts], len(query)
+
+
+def _divided(ids: list[int], ends: list[int], begin: int, end: int) -> tuple[list[int], list[int], list[int]]:
+    """Tokens that end up to one place of the text, up to another, and behind it."""
+    first, last = (sum(one <= place for one in ends) for place in (begin, end))
+    return ids[:first], ids[first:last], ids[last:]
+
+
+def stack_exemplars(pieces: Sequence[EncodedPieces], number: int, padding: int) -> tuple[Tensor, Tensor]:
+    """Tokens [B, N, C] of the exemplars and their mask, which is 0 where a prompt has fewer than `number`."""
+    rows = [[*one.exemplars, *([[]] * (number - len(one.exemplars)))] for one in pieces]
+    ids, mask = _padded([ids for row in rows for ids in row], padding)
+    return ids.unflatten(0, (len(rows), number)), mask.unflatten(0, (len(rows), number))
+
+
+def stack_heads(pieces: Sequence[EncodedPieces], padding: int) -> tuple[Tensor, Tensor]:
+    """Tokens [B, H] of the heads, and their mask."""
+    return _padded([one.head for one in pieces], padding)
+
+
+def _padded(rows: Sequence[list[int]], padding: int) -> tuple[Tensor, Tensor]:
+    ids = pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True, padding_value=padding)
+    lengths = torch.tensor([len(row) for row in rows])
+    return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
