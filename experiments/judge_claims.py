@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
+from claim_power import MOST, Spread, power, seeds_needed, spread_of, tasks_needed
 from claims_results import CLAIMS, Results, arm_of
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
@@ -71,6 +72,7 @@ class Judged(NamedTuple):
         seeds: The seeds of both systems.
         by_level: The difference on the tasks of each level.
         hours: Hours of the runs of both systems.
+        spread: The variances of the differences.
     """
 
     claim: Claim
@@ -81,6 +83,13 @@ class Judged(NamedTuple):
     seeds: tuple[int, ...]
     by_level: dict[str, float]
     hours: float
+    spread: Spread
+
+    @property
+    def published_effect(self) -> float:
+        """The paper's difference, higher minus lower."""
+        lower, higher = map(float, self.claim.published.split(":")[-1].split(","))
+        return higher - lower
 
     @property
     def verdict(self) -> Verdict:
@@ -156,6 +165,7 @@ def judge(claim: Claim, results: Results) -> Judged:
         seeds=seeds,
         by_level=by_level,
         hours=sum(results.hours.get(arm, 0.0) for arm in arms),
+        spread=spread_of(higher - lower),
     )
 
 
@@ -196,6 +206,38 @@ def remarks(number: int, judged: Judged) -> list[str]:
     return [f"- {number}: {text}"] if text else []
 
 
+def power_table(first: int, judged: Sequence[Judged], like: Mapping[str, int]) -> list[str]:
+    """The seeds and tasks of each claim that would show the paper's difference with a power of 80%.
+
+    Args:
+        first: Number of the first claim.
+        judged: The claims.
+        like: The paper's numbers of seeds and tasks.
+    """
+    lines = [
+        "Seeds and tasks that show the paper's difference in four of five experiments, if it is the true one:",
+        "",
+        "| | the paper's difference | deviation of tasks, of seeds, of single runs | seeds, on as many tasks | "
+        f"tasks, with as many seeds | power with {like['seeds']} seeds and {like['tasks']} tasks |",
+        "|---|---|---|---|---|---|",
+    ]
+    for number, one in enumerate(judged, first):
+        effect, spread, known = one.published_effect, one.spread, one.spread.seed is not None
+        deviations = [f"{(variance or 0.0) ** 0.5:.1f}" for variance in spread]
+        if not known:
+            deviations[1:] = ["unknown", "unknown"]
+        needed = seeds_needed(effect, spread, one.tasks) if known else None
+        seeds = _count(needed) if known else "unknown from one"
+        tasks = _count(tasks_needed(effect, spread, len(one.seeds)))
+        share = f"{power(effect, spread, **like):.0%}" if known else "unknown from one seed"
+        lines.append(f"| {number} | {effect:.2f} | {', '.join(deviations)} | {seeds} | {tasks} | {share} |")
+    return lines
+
+
+def _count(number: int | None) -> str:
+    return f"over {MOST:,}" if number is None else f"{number:,}"
+
+
 def page(groups: Sequence[Mapping[str, Any]], folder: Path, text: str) -> str:
     """The page: its text with the number of verdicts, and a table for each experiment."""
     lines: list[str] = []
@@ -213,6 +255,8 @@ def page(groups: Sequence[Mapping[str, Any]], folder: Path, text: str) -> str:
         lines += [row(number, one) for number, one in enumerate(judged, first)]
         if explained := [line for number, one in enumerate(judged, first) for line in remarks(number, one)]:
             lines += ["", *explained]
+        if judged and (like := group.get("power")):
+            lines += ["", *power_table(first, judged, like)]
         if missing:
             lines += ["", f"Not run yet: {'; '.join(claim.claim for claim in missing)}."]
     verbs = {"holds": "hold", "does not hold": "do not hold", "not decided": "are not decided"}

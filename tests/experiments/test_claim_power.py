@@ -1,0 +1,47 @@
+"""The power of the claims' rule: published sample sizes, and a simulation with the rule itself."""
+
+import numpy as np
+import pytest
+from claim_power import Spread, power, seeds_needed, spread_of, tasks_needed
+from judge_claims import paired_interval
+
+
+def test_one_seed_is_the_paired_t_test() -> None:
+    """Sample sizes of Cohen's d at 5%, two-sided, and a power of 80%, as G*Power and R's power.t.test give them."""
+    unit = Spread(task=1.0, seed=None, rest=0.0)
+    assert [tasks_needed(d, unit, seeds=1) for d in (0.2, 0.5, 0.8)] == [199, 34, 15]
+    assert power(0.5, unit, seeds=1, tasks=34) == pytest.approx(0.8078, abs=1e-4)
+    assert power(0.0, unit, seeds=1, tasks=34) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("spread", [Spread(4.0, 1.0, 2.0), Spread(0.0, 2.0, 1.0), Spread(6.0, 0.0, 9.0)])
+def test_power_is_the_share_of_simulated_experiments_that_hold(spread: Spread) -> None:
+    generator, seeds, tasks, runs = np.random.default_rng(0), 5, 17, 1500
+    assert spread.seed is not None
+    held = 0
+    for _ in range(runs):
+        deviations = generator.normal(size=(1, tasks)) * spread.task**0.5 + generator.normal(size=(seeds, 1)) * (
+            spread.seed**0.5
+        )
+        held += paired_interval(1.5 + deviations + generator.normal(size=(seeds, tasks)) * spread.rest**0.5).low > 0
+    # The rule's error varies a little less than Satterthwaite's degrees of freedom say.
+    assert held / runs == pytest.approx(power(1.5, spread, seeds=seeds, tasks=tasks), abs=0.05)
+
+
+def test_variances_are_found_again() -> None:
+    generator, shape = np.random.default_rng(1), (200, 300)
+    differences = 0.5 + generator.normal(size=(1, shape[1])) * 3 + generator.normal(size=(shape[0], 1)) * 2
+    differences = differences + generator.normal(size=shape) * 4
+    assert spread_of(differences) == pytest.approx((9.0, 4.0, 16.0), rel=0.15)
+    assert spread_of(differences[:1]).seed is None
+    exact = np.array([[0.0, 2.0], [4.0, 6.0]])  # without a rest
+    assert spread_of(exact) == pytest.approx((2.0, 8.0, 0.0))
+
+
+def test_what_seeds_cannot_mend_needs_tasks() -> None:
+    differing = Spread(task=100.0, seed=1.0, rest=1.0)
+    assert seeds_needed(1.0, differing, tasks=17) is None
+    tasks = tasks_needed(1.0, differing, seeds=20)
+    assert tasks is not None
+    assert power(1.0, differing, seeds=20, tasks=tasks) >= 0.8 > power(1.0, differing, seeds=20, tasks=tasks - 1)
+    assert seeds_needed(1.0, Spread(0.0, 1.0, 0.0), tasks=17) == 10  # d = 1: published for the paired t test
