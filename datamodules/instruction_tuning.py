@@ -11,6 +11,7 @@ from .evaluation.prompt_stage import PromptStage, read_prompt_stage
 from .mixture.rates import MixtureRules
 from .packing.collate import CausalRows, Seq2SeqRows
 from .packing.row_settings import Rows, require_epochs
+from .rendering.chosen_demonstrations import read_chosen
 from .rendering.demonstrations import Demonstrations
 from .rendering.prompts import OptImlPrompt, PromptForm
 from .rendering.special_tokens import bos_departure
@@ -102,10 +103,11 @@ class InstructionTuningDataModule(StoredDataModule):
             seed=self.seed,
             folder=self.cache,
             demonstrations=self.demonstrations,
+            chosen=read_chosen(self.demonstrations.chosen) if self.demonstrations else {},
         )
 
     def _read_stage(self, stage: Stage) -> PromptStage:
         trained, loaders, evaluation = self.trained(), self.evaluation_loaders, self.evaluation
         shots = evaluation.shot_numbers, evaluation.shot_separator, loaders.longest_source
-        path = self._stage_path(stage, trained, evaluation.ranking, shots)
+        path = self._stage_path(stage, trained, evaluation.ranking, shots, dict(read_chosen(evaluation.chosen)))
         return read_prompt_stage(loaders, stage, self.task_names(), trained, path)

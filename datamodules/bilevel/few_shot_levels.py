@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ..evaluation.few_shot import most_fitting, of_others, shared_demonstrations
+from ..evaluation.few_shot import most_fitting, shared_demonstrations
 from ..packing.collate import CausalRows, Seq2SeqRows
-from ..rendering.demonstrations import POOL_SIZE, solved_text, with_demonstrations
+from ..rendering.demonstrations import POOL_SIZE, of_others, solved_text, with_demonstrations
 from ..rendering.example_cache import ExampleSubset
 from ..rendering.prompts import PromptForm, rendering_rng
 from ..rendering.special_tokens import encode

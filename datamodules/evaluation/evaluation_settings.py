@@ -15,6 +15,8 @@ class Evaluation:
         shots: Demonstrations before each evaluated example, or fewer if they do not fit; a list evaluates every example
             with each of the numbers.
         shot_separator: Text between two demonstrations.
+        chosen: Folder of learned instructions (`crosstask export` of a direct_extractor with demonstrations): a
+            training task that chose demonstrations has them first; null for drawn ones.
         max_new_tokens: Longest generated answer.
         batch_tokens: Most tokens of an evaluation batch, answers included.
         ranking: How the options of examples that have them are ranked; null generates an answer to every example.
@@ -22,6 +24,7 @@ class Evaluation:
 
     shots: int | list[int] = 0
     shot_separator: str = "\n\n"
+    chosen: str | None = None
     max_new_tokens: int = 256
     batch_tokens: int = 32_768
     ranking: OptionRanking | None = None
@@ -36,6 +39,8 @@ class Evaluation:
         numbers = self.shot_numbers
         if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
             raise ValueError(f"evaluation.shots must be different numbers of at least 0, got {self.shots}")
+        if self.chosen is not None and not max(numbers):
+            raise ValueError("evaluation.chosen are demonstrations: set evaluation.shots to their number, got 0")
 
     @property
     def shot_numbers(self) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..benchmarks import Split
-from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations
+from ..rendering.chosen_demonstrations import Chosen
+from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, of_others
 from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import rendering_rng
 from ..rendering.skipped_examples import skip_reason
@@ -19,10 +20,10 @@ from ..storage.preparation import Preparation
 class FewShotPreparation(Preparation):
     """A preparation that renders prompts with demonstrations.
 
-    Demonstrations of a training task come from its training instances. Those of another task are its publisher's
-    demonstrations, then instances that are not evaluated; if too few are left, the last instances of its
-    file become demonstrations and are not evaluated. All prompts of one template of a task have the same
-    demonstrations, and a prompt with fewer has the first ones of a prompt with more.
+    Demonstrations of a training task come from its training instances, those in ``chosen`` first. Those of another task
+    are its publisher's demonstrations, then instances that are not evaluated; if too few are left, the
+    last instances of its file become demonstrations and are not evaluated. All prompts of one template of a task have
+    the same demonstrations, and a prompt with fewer has the first ones of a prompt with more.
 
     Args:
         shots: The largest number of demonstrations.
@@ -86,7 +87,8 @@ class FewShotPreparation(Preparation):
             self._pools[task.name] = self._pool(task)
         first, pool = self._pools[task.name]
         drawn = shared_demonstrations(pool, task.name, example.template, self.shots, seed=self.seed)
-        return of_others([*first, *drawn], example)[: self.shots]
+        rest = [one for one in drawn if one not in first]
+        return of_others([*first, *rest], example)[: self.shots]
 
     def _pool(self, task: Task) -> tuple[list[Example], list[Example]]:
         """Demonstrations that come first, and others to draw from."""
@@ -97,7 +99,8 @@ class FewShotPreparation(Preparation):
         validated, tested = (task.name in self.names[split] for split in ("validation", "test"))
         instances = self.split_instances(task.name, examples, trained=trained, validated=validated, tested=tested)
         if trained:
-            return [], self.pool(task, examples.subset(instances.train))
+            subset = examples.subset(instances.train)
+            return self.chosen_first(task, subset), self.pool(task, subset)
         held_out = frozenset([*instances.validation, *instances.test])
         evaluated = list(ExampleSubset(examples, held_out))
         if (solved := self.benchmark.demonstration_pool(task.name)) is not None:
@@ -133,13 +136,6 @@ def shared_demonstrations(
     return choose_demonstrations(pool, like, number, rng)
 
 
-def of_others(demonstrations: Iterable[Example], example: Example) -> list[Example]:
-    """The demonstrations of other rows and texts than the example's."""
-    own = answered_texts(example)
-    others = [one for one in demonstrations if one.index != example.index]
-    return [one for one in others if own.isdisjoint(answered_texts(one))]
-
-
 def most_fitting(number: int, fits: Callable[[int], bool]) -> int:
     """The largest number of demonstrations, at most `number`, with which a prompt fits; 0 where none does.
 
@@ -165,10 +161,17 @@ def reserved_from(evaluated: int, held_back: int) -> int:
 
 
 def few_shot_preparation(
-    preparation: Preparation, *, shots: int, separator: str, room: int, names: Mapping[Split, Collection[str]]
+    preparation: Preparation,
+    *,
+    shots: int,
+    separator: str,
+    room: int,
+    names: Mapping[Split, Collection[str]],
+    chosen: Chosen,
 ) -> FewShotPreparation:
     """The same preparation with demonstrations; see ``FewShotPreparation`` for the arguments."""
     shared: dict[str, Any] = {one.name: getattr(preparation, one.name) for one in fields(Preparation)}
+    shared["chosen"] = chosen
     task_names = {split: frozenset(tasks) for split, tasks in names.items()}
     return FewShotPreparation(**shared, shots=shots, separator=separator, room=room, names=task_names)
 

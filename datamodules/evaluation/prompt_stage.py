@@ -11,6 +11,7 @@ from ..benchmarks.suite import Suite
 from ..messages import some
 from ..noted_paths import noting, stamps
 from ..packing.replicas import Replicas
+from ..rendering.chosen_demonstrations import read_chosen
 from ..rendering.unknown_tokens import unknown_lines
 from ..schema import EvaluationExample, Task
 from ..splits import EVALUATED
@@ -106,7 +107,9 @@ def _read(
     shots = evaluation.shot_numbers
     if most := max(shots):
         separator, room = evaluation.shot_separator, loaders.longest_source
-        preparation = few_shot_preparation(preparation, shots=most, separator=separator, room=room, names=names)
+        preparation = few_shot_preparation(
+            preparation, shots=most, separator=separator, room=room, names=names, chosen=read_chosen(evaluation.chosen)
+        )
     evaluated = read_evaluation(preparation, names, stage, trained, evaluation.ranking, shots)
     lines = _shot_lines(preparation, stage, shots) if isinstance(preparation, FewShotPreparation) else []
     if lost := {name: counts for name, counts in (evaluated.unknown or {}).items() if any(counts)}:

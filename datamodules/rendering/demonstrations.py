@@ -14,7 +14,7 @@ batches need no special case.
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -41,12 +41,15 @@ class Demonstrations:
         most: Largest number of demonstrations.
         separator: Text between examples.
         suffix_loss: Whether to train everything after the first demonstration's input, or the last target alone.
+        chosen: Folder of learned instructions (`crosstask export` of a direct_extractor with demonstrations): the
+            examples that a task chose come first; null for random ones.
     """
 
     exponent: float = 4.0
     most: int = 5
     separator: str = "\n\n\n"
     suffix_loss: bool = False
+    chosen: str | None = None
 
     def __post_init__(self) -> None:
         if self.most < 1:
@@ -100,6 +103,13 @@ def choose_demonstrations(
                 texts |= own
                 demonstrations.append(drawn)
     return demonstrations
+
+
+def of_others(demonstrations: Iterable[Example], example: Example) -> list[Example]:
+    """The demonstrations of other rows and texts than the example's."""
+    own = answered_texts(example)
+    others = [one for one in demonstrations if one.index != example.index]
+    return [one for one in others if own.isdisjoint(answered_texts(one))]
 
 
 def with_demonstrations(

@@ -3,7 +3,7 @@
 import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
@@ -13,12 +13,14 @@ from transformers import PreTrainedTokenizerBase
 
 from ..benchmarks import Benchmark
 from ..rendering.chat import tokenize_chat_sources, tokenize_chats
+from ..rendering.chosen_demonstrations import Chosen, chosen_examples
 from ..rendering.demonstrations import (
     DEMONSTRATION_STREAM,
     POOL_SIZE,
     Demonstrations,
     choose_demonstrations,
     conversation_with_demonstrations,
+    of_others,
     with_demonstrations,
 )
 from ..rendering.example_cache import ExampleCache, ExampleSubset
@@ -61,6 +63,7 @@ class Preparation:
         seed: Decides renderings and which instances train.
         folder: Root of the store.
         demonstrations: Demonstrations in training prompts; None for none.
+        chosen: Those that come first, by task.
     """
 
     benchmark: Benchmark
@@ -72,6 +75,7 @@ class Preparation:
     seed: int
     folder: Path
     demonstrations: Demonstrations | None = field(default=None, kw_only=True)
+    chosen: Chosen = field(default_factory=dict, kw_only=True)
 
     def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
         """The folder of a training task's documents, which may not exist yet."""
@@ -85,10 +89,19 @@ class Preparation:
             counts=self._counts(name),
             validated=validated,
             tested=tested,
-            **({"demonstrations": f"{DEMONSTRATED} {self.demonstrations!r}"} if self.demonstrations else {}),
+            **self._demonstrated(name),
             **({"objective": f"{OBJECTIVE_VERSION} {objective!r}"} if objective else {}),
         )
         return self.folder / folder_name(name, key)
+
+    def _demonstrated(self, name: str) -> dict[str, str]:
+        """What decides the demonstrations of a task; not the folder's name, whose contents may change."""
+        if self.demonstrations is None:
+            return {}
+        settings = repr(replace(self.demonstrations, chosen=None)).replace(", chosen=None", "")
+        return {"demonstrations": f"{DEMONSTRATED} {settings}"} | (
+            {"chosen": " ".join(self.chosen[name])} if name in self.chosen else {}
+        )
 
     def split_instances(
         self, name: str, examples: Iterable[Example], *, trained: bool, validated: bool, tested: bool
@@ -277,15 +290,22 @@ class Preparation:
         drawn = examples.sample(POOL_SIZE, (self.seed, task.name))
         return [example for example in drawn if skip_reason(task, example) is None]
 
+    def chosen_first(self, task: Task, examples: ExampleSubset) -> list[Example]:
+        """The chosen demonstrations of a training task, among its training examples."""
+        return chosen_examples(self.chosen, task.name, list(examples)) if task.name in self.chosen else []
+
     def _training_renderer(self, task: Task, examples: ExampleSubset) -> Callable[[Example], Prompt]:
         settings = self.demonstrations
         if settings is None:
             return lambda example: self.render(task, example)
-        pool = self.pool(task, examples)
+        pool, first = self.pool(task, examples), self.chosen_first(task, examples)
+        rest = [example for example in pool if example not in first]
 
         def render(example: Example) -> Prompt:
             rng = rendering_rng(self.seed, task.name, example.id, DEMONSTRATION_STREAM)
-            shown = choose_demonstrations(pool, example, settings.number(rng), rng)
+            number, chosen = settings.number(rng), of_others(first, example)
+            drawn = choose_demonstrations(rest, example, max(number - len(chosen), 0), rng)
+            shown = [*chosen, *drawn][:number]
             return self.render_after(task, example, shown, settings.separator, suffix_loss=settings.suffix_loss)
 
         return render

@@ -23,12 +23,11 @@ from torch import Tensor
 from ...datamodules.bilevel.exemplars import TaskExemplar
 from ...datamodules.data_files import read_json
 from ...datamodules.messages import some
+from ...datamodules.rendering.chosen_demonstrations import DESCRIPTION, FOLDER
 from ...datamodules.whole_files import write_whole
 from .learnable_instructions import DirectExtractor, LearnableInstruction
 
-FOLDER = "learned_instructions"
-"""Folder in an exported model's."""
-VALUES, DESCRIPTION = "instructions.safetensors", "instructions.json"
+VALUES = "instructions.safetensors"
 
 Description = Mapping[str, Any]
 """The plain values above."""

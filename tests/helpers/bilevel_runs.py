@@ -66,7 +66,8 @@ def make_runs(
     options |= {"optimizer": Optimization(learning_rate=1e-2, warmup=1), "network": Network(**network)}
     instruction = {"length": texts["length"], "exemplars": texts.get("exemplars", 0)}
     instruction["demonstrations"] = texts.get("demonstrations", 0)
-    instruction |= {"kind": arguments.pop("instruction", "direct_embedder")}
+    kind = "direct_extractor" if instruction["demonstrations"] else "direct_embedder"
+    instruction |= {"kind": arguments.pop("instruction", kind)}
     if "start" in arguments:
         instruction["start"] = arguments.pop("start")
     options["instruction"] = InstructionSettings(**instruction, representation=Representation(width=8))

@@ -21,7 +21,7 @@ from crosstask.datamodules.storage.preparation import Preparation
 
 FEW_SHOT: dict[str, Any] = {
     "prompt": OptImlPrompt(),
-    "rows": {"length": 320},
+    "rows": {"length": 240},
     "instructions": {"exemplars": 4, "demonstrations": 2, "length": 60, "pair_length": 60},
     "evaluation": {"shots": 2, "shot_separator": "\n\n"},
 }
@@ -117,7 +117,8 @@ def test_what_cannot_be_an_exemplar_is_counted_and_missing(make_bilevel: Make) -
 
 
 def test_demonstrations_that_do_not_fit_are_dropped_before_the_text(make_bilevel: Make) -> None:
-    datamodule = planned(make_bilevel, **{**FEW_SHOT, "rows": {"length": 125}, "evaluation": {"max_new_tokens": 4}})
+    narrow = {"rows": {"length": 64}, "instructions": {**FEW_SHOT["instructions"], "length": 28}}
+    datamodule = planned(make_bilevel, **{**FEW_SHOT, **narrow, "evaluation": {"max_new_tokens": 4}})
     assert datamodule.plan is not None
     places = set()
     for step in range(12):
@@ -127,7 +128,7 @@ def test_demonstrations_that_do_not_fit_are_dropped_before_the_text(make_bilevel
         longest = inputs.exemplar_mask.sum(dim=2).amax(dim=1)
         text = rows.input_ids.ne(datamodule.preparation.tokenizer.pad_token_id).sum(dim=1)
         used = inputs.head_mask.sum(dim=1) + inputs.places * longest + text  # type: ignore[union-attr, operator]
-        assert used.max() <= 125
+        assert used.max() <= 64
         places |= set(inputs.places.tolist())  # type: ignore[union-attr]
     assert len(places) > 1
 

@@ -1,10 +1,12 @@
 """Solved examples before the one that is asked, in training and in evaluation."""
 
 import copy
+import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from argument_groups import with_changes
 
 from crosstask.datamodules import InstructionTuningDataModule, OptImlPrompt, TkInstructPrompt
 from crosstask.datamodules.benchmarks import Benchmark, Split
+from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
 from crosstask.datamodules.packing.collate import CausalRows
 from crosstask.datamodules.rendering.chat import tokenize_chats
 from crosstask.datamodules.rendering.demonstrations import (
@@ -261,6 +264,51 @@ def test_evaluation_prompts_of_a_task_show_the_same_demonstrations(make_datamodu
     for task in ("seen", "unseen"):
         (shown,) = asked[task]
         assert not any(f"Input: 1+{number}\n" in f"{shown}\n" for number in tested[task])
+
+
+def test_chosen_demonstrations_come_first_in_training_and_evaluation(make_datamodule: Any, tmp_path: Path) -> None:
+    def keep(*ids: str) -> str:
+        chosen = {"seen": [{"exemplar": 0, "id": one, "text": ""} for one in ids]} if ids else {}
+        (tmp_path / "instructions.json").write_text(json.dumps({"kind": "direct_embedder", "chosen": chosen}))
+        return str(tmp_path)
+
+    held_out = {"validated": False, "tested": True}
+    first, second, *_ = sums(make_datamodule).preparation.training_examples("seen", **held_out)
+    folder = keep(second.id, first.id)
+    shown = [f"Input: 1+{one.id}\nA: {one.targets[0]}" for one in (second, first)]
+    data = sums(
+        make_datamodule,
+        evaluation={"shots": 3, "chosen": folder},
+        demonstrations=Demonstrations(exponent=0, most=2, chosen=folder),
+    )
+    data.setup("test")
+    for question in data.evaluation_examples("test"):
+        parts = question.source.split("\n\n")
+        assert (parts[1:3] == shown) == (question.task == "seen")
+        assert len(parts) == 5
+    data.prepare_data()
+    data.setup("fit")
+    assert data.plan is not None
+    stored, tokenizer = data.plan.stored[0], data.preparation.tokenizer
+    numbers: Counter[int] = Counter()
+    for place in range(len(stored)):
+        parts = tokenizer.decode(stored.document(place).input_ids).split("\n\n\n")
+        number = max(len(parts) - 2, 0)
+        numbers[number] += 1
+        if f"1+{first.id}\n" not in parts[-1] and f"1+{second.id}\n" not in parts[-1]:  # never an example itself
+            assert parts[1:-1] == shown[:number]
+    assert min(numbers[0], numbers[1], numbers[2]) > 60
+    before = data.preparation.task_folder("seen", **held_out)
+    keep(first.id, second.id)
+    changed = sums(make_datamodule, demonstrations=Demonstrations(exponent=0, most=2, chosen=folder))
+    assert changed.preparation.task_folder("seen", **held_out) != before
+    [tested, *_] = [one.id for one in data.evaluation_examples("test") if one.task == "seen"]
+    for ids, message in (((tested,), "are not among its training examples here"), ((), "which chooses no examples")):
+        keep(*ids)
+        with pytest.raises(ValueError, match=message):
+            sums(make_datamodule, evaluation={"shots": 2, "chosen": folder}).setup("test")
+    with pytest.raises(ValueError, match=r"set evaluation\.shots to their number, got 0"):
+        Evaluation(chosen=folder)
 
 
 def test_demonstrations_that_do_not_fit_are_dropped_whole(make_datamodule: Any) -> None:

@@ -29,7 +29,7 @@ from crosstask.lightning_modules.target_loss import target_loss
 
 FEW_SHOT: dict[str, Any] = {
     "prompt": OptImlPrompt(),
-    "rows": {"length": 320},
+    "rows": {"length": 240},
     "instructions": {"exemplars": 4, "demonstrations": 2, "length": 60, "pair_length": 60},
     "evaluation": {"shots": 2},
 }
@@ -119,8 +119,7 @@ def test_one_helpful_demonstration_among_noise_is_learned() -> None:
 def test_the_loss_is_that_of_the_few_shot_prompt(make_bilevel: Make, kind: str, seq2seq: bool) -> None:
     """The first exemplars are chosen at first: the loss is the ordinary one of the prompt with them."""
     module, datamodule = make_bilevel(seq2seq, FEW_SHOT, instruction=kind)
-    fitted = trainer(1)
-    fitted.fit(module, datamodule)
+    trainer(INNER_STEPS, enable_checkpointing=False).fit(module, datamodule)
     module.double().eval()
     plan = datamodule.plan
     assert plan is not None
@@ -155,14 +154,15 @@ def test_demonstrations_are_trained_exported_and_applied(make_bilevel: Make, tmp
     if kind != "direct_extractor":
         return
     logits = module.phi[0].detach()
+    order = logits[:, 0].argsort(dim=1, descending=True, stable=True)[:, :2].tolist()
     for place, name in enumerate(stored.tasks):
         chosen = stored.description["chosen"][name]
-        assert [one["exemplar"] for one in chosen] == logits[place, 0].topk(2).indices.tolist()
+        assert [one["exemplar"] for one in chosen] == order[place]
         assert all(one["text"].endswith("\n\n\n") for one in chosen)
         assert len({one["id"] for one in chosen}) == 2
     start = InstructionStart(stored=str(tmp_path / "exported"), frozen=True)
     again, datamodule = make_bilevel(data=FEW_SHOT, instruction=kind, start=start)
-    trainer(1).fit(again, datamodule)
+    trainer(INNER_STEPS, enable_checkpointing=False).fit(again, datamodule)
     assert torch.equal(again.instruction.logits, logits)  # type: ignore[union-attr]
 
 
