@@ -24,7 +24,8 @@ from crosstask.callbacks.report.figure_style import COLORS, PALE, new_figure, st
 from crosstask.commands.shared.run_settings import build_data
 from crosstask.commands.shared.settings_reader import SettingsReader
 from crosstask.datamodules import InstructionTuningDataModule
-from crosstask.datamodules.schema import Seq2SeqBatch, TokenizedExample
+from crosstask.datamodules.packing.collate import Seq2SeqRows
+from crosstask.datamodules.schema import TokenizedExample
 from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.target_loss import target_loss
 
@@ -109,10 +110,10 @@ def model_losses(
     ).eval()
     losses = []
     for documents in tasks:
-        batch = data.row_kind.collate([[document] for document in documents], 1)
-        assert isinstance(batch, Seq2SeqBatch)
+        sources, targets = zip(*((one.n_source, len(one.input_ids) - one.n_source) for one in documents), strict=True)
+        rows = Seq2SeqRows(max(sources), max(targets), tokenizer.pad_token_id)
         with torch.no_grad():
-            loss = target_loss(model, batch)
+            loss = target_loss(model, rows.collate([[document] for document in documents], 1))
         losses.append(float(loss.sum / loss.targets))
     return losses
 
