@@ -140,7 +140,7 @@ def loss_curve(steps: Sequence[int], losses: Sequence[float], unigram: float) ->
     figure, axes = new_figure(3.2, margins=(0.6, 0.2, 0.5, 0.15))
     axes.plot(steps, losses, color=COLORS[0])
     axes.axhline(unigram, color=PALE, linestyle="--")
-    axes.annotate("unigram model, unseen tasks", (steps[-1], unigram), ha="right", va="bottom", color=PALE)
+    axes.annotate("unigram model, unseen tasks", (steps[0], unigram), ha="left", va="top", color=PALE)
     axes.set_xlabel("optimizer steps")
     axes.set_ylabel("training loss (nats a target token)")
     axes.grid()
