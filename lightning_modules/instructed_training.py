@@ -122,11 +122,11 @@ class InstructedTraining(InstructionTuningModule):
             checkpoint[KEY]["instruction"] = self.described_instruction()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        super().on_load_checkpoint(checkpoint)
-        if not self._fits:
+        if not self._fits:  # before the weights are compared with the module's, which has no instruction
             weights = checkpoint.get("state_dict", {})
             for name in [name for name in weights if name.startswith(INSTRUCTION)]:
                 del weights[name]
+        super().on_load_checkpoint(checkpoint)
 
     @property
     def _data(self) -> InstructionOptimizationDataModule:
