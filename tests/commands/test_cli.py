@@ -102,13 +102,14 @@ def assert_the_exported_folder_answers_alike(folder: Path, lines: list[dict[str,
 
 
 # The recipes of other modules have other arguments, and are run in test_scorer.py and test_instruction_optimization.py;
-# those of a cluster are planned in test_resource_plan.py.
+# those of a cluster are planned in test_resource_plan.py, and those of the small T5 run in test_t5_recipes.py.
 RECIPES = [
     name
     for path in sorted([*CONFIGS.glob("*.yaml"), *CONFIGS.glob("papers/*.yaml")])
     if (name := str(path.relative_to(CONFIGS).with_suffix("")))
     and (recipe := composed_settings(name)).get("model", {}).get("class_path") == "InstructionTuningModule"
     and not isinstance(recipe["trainer"].get("strategy"), dict)
+    and not name.startswith("t5_small")
 ]
 
 
