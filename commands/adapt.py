@@ -179,6 +179,8 @@ def adapt_share(
     adapted = adapt_each(share, scorers, read, console)
     if process.size == 1:
         return adapted
+    for name, reason in adapted.failed.items():
+        scorers.keep_failure(name, reason)
     finished = [name for name in names if scorers.finished(name)]
     failed = {name: reason for name in names if name not in finished and (reason := scorers.failure(name))}
     if len(finished) + len(failed) < len(names):
@@ -243,7 +245,6 @@ def adapt_each(
             adapted.replaced = adapted.replaced and not isinstance(error, OtherSettings)
             if not is_ours(error):  # the sentence of our errors is enough
                 traceback.print_exc()
-            scorers.keep_failure(name, adapted.failed[name])
             line = f"{place} failed: {adapted.failed[name]}"
             console.print(terminal_text(line), style="red", highlight=False)
     return adapted

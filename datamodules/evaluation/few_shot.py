@@ -167,11 +167,11 @@ def few_shot_preparation(
     separator: str,
     room: int,
     names: Mapping[Split, Collection[str]],
-    chosen: Chosen,
+    chosen: Chosen | None = None,
 ) -> FewShotPreparation:
     """The same preparation with demonstrations; see ``FewShotPreparation`` for the arguments."""
     shared: dict[str, Any] = {one.name: getattr(preparation, one.name) for one in fields(Preparation)}
-    shared["chosen"] = chosen
+    shared["chosen"] = chosen or {}
     task_names = {split: frozenset(tasks) for split, tasks in names.items()}
     return FewShotPreparation(**shared, shots=shots, separator=separator, room=room, names=task_names)
 

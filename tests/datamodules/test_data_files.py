@@ -140,7 +140,7 @@ def test_no_other_file_reads_json() -> None:
     """Where Python's own reader is called, a new format would get none of these rules."""
     round_trips = {
         "answer_file.py",
-        "planned_training.py",
+        "resumed_settings.py",
         "scorer_records.py",
         "special_tokens.py",
         "generation_settings.py",

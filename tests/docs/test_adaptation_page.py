@@ -136,8 +136,9 @@ def test_options_that_the_page_names_exist(capsys: pytest.CaptureFixture[str]) -
     named = {option for span in re.findall(r"`([^`\n]+)`", PAGE) for option in re.findall(r"--[\w.]+", span)}
     of_fit = {"--config", "--model.loss", "--model.prefix.virtual_tokens"}
     of_scripts = {"--prompt", "--ablations", "--no"}  # of adapt_on_real_tasks, and pip download --no-deps
+    of_torchrun = {"--nproc_per_node", "--no_python"}
     assert {"--examples.shots", "--chat"} <= named
-    assert named - of_fit - of_scripts <= options
+    assert named - of_fit - of_scripts - of_torchrun <= options
 
 
 def test_the_python_of_the_page_compiles() -> None:
