@@ -182,7 +182,8 @@ def adapt_share(
     for name, reason in adapted.failed.items():
         scorers.keep_failure(name, reason)
     finished = [name for name in names if scorers.finished(name)]
-    failed = {name: reason for name in names if name not in finished and (reason := scorers.failure(name))}
+    reasons = {name: scorers.failure(name) for name in names if name not in finished}
+    failed = {name: reason for name, reason in reasons.items() if reason is not None}
     if len(finished) + len(failed) < len(names):
         ended = f"{len(finished)} of {len(names)} tasks are finished" + (f", {len(failed)} failed" if failed else "")
         console.print(f"{ended}; the process that finishes the last one writes the report", highlight=False)
