@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ..datamodules.whole_files import require_new
 from ..lightning_modules.huggingface_folder import export_huggingface, export_sharded
-from ..lightning_modules.sharding.sharded_models import is_cut
+from ..lightning_modules.sharding.sharded_models import is_sharded
 from .preemption import Preemption
 from .run_folder import run_folder, run_path
 
@@ -41,7 +41,7 @@ class HuggingFaceExport(Callback):
             for weights in folder.glob("*.safetensors"):
                 weights.unlink()
         model = getattr(pl_module, "model", None)
-        if model is not None and any(map(is_cut, model.parameters())):
+        if model is not None and any(map(is_sharded, model.parameters())):
             export_sharded(pl_module, folder, writes=trainer.is_global_zero)
         elif trainer.is_global_zero:
             export_huggingface(pl_module, folder)

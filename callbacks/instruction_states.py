@@ -14,7 +14,7 @@ from ..datamodules.instruction_optimization import InstructionOptimizationDataMo
 from ..datamodules.rendering.special_tokens import truncating_tokenizer
 from ..datamodules.schema import Task
 from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
-from ..lightning_modules.instructions.instructed_loss import input_embeddings, reader
+from ..lightning_modules.instructions.instructed_loss import input_embeddings, model_functions
 from ..lightning_modules.instructions.learnable_instructions import (
     DirectEmbedder,
     DirectExtractor,
@@ -122,7 +122,7 @@ def definition_states(module: InstructionOptimizationModule, texts: Sequence[str
         encodings = backend.encode_batch_fast([text or " " for text in texts])
     for encoding in encodings:
         ids = torch.tensor([encoding.ids], device=module.device)
-        states = reader(module.language_model).encode(ids, torch.ones_like(ids))
+        states = model_functions(module.language_model).encode(ids, torch.ones_like(ids))
         rows.append(states.mean(dim=1)[0].double().cpu().numpy())
     return np.stack(rows)
 
@@ -134,7 +134,7 @@ def learned_states(
     model, rows = module.language_model, []
     for task in range(len(plan.inner)):
         inputs = [None if tensor is None else tensor.to(module.device) for tensor in plan.first_batch(task).inputs]
-        instruction = learned(InstructionInputs(*inputs), reader(model))  # type: ignore[arg-type]
+        instruction = learned(InstructionInputs(*inputs), model_functions(model))  # type: ignore[arg-type]
         states = stack_states(model, instruction.embeddings.to(model.dtype), instruction.mask)
         rows.append(masked_mean(states, instruction.mask)[0].double().cpu().numpy())
     return np.stack(rows)

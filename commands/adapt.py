@@ -23,7 +23,7 @@ from rich.console import Console
 from ..callbacks.report.adaptation_report import write_adaptation
 from ..callbacks.report.selection_table import by_size, cut_remarks, print_table, untested_remarks
 from ..datamodules.benchmarks import Benchmark
-from ..datamodules.benchmarks.file_tasks import opened
+from ..datamodules.benchmarks.file_tasks import as_benchmark
 from ..datamodules.messages import expanded, nearest
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive
@@ -106,8 +106,8 @@ def adapt_tasks(
     console, folder = Console(soft_wrap=True), expanded(output)
     trainings = all_trainings(training, augmentation, variants or {})
     require_own_report(folder, ("methods", "scorers", "advantages"), "adapt")
-    training_tasks = opened(train)
-    testing = training_tasks if test is None else opened(test)
+    training_tasks = as_benchmark(train)
+    testing = training_tasks if test is None else as_benchmark(test)
     names, answers = _tasks_to_adapt(testing, tasks), ModelSamples(samples)
     answers.require_files()
     scorers = ScorerRecords(

@@ -47,12 +47,12 @@ def check_files(
     Raises:
         SystemExit: With the status 1, if an error would stop a training.
     """
-    from ..datamodules.benchmarks.file_tasks import FileTasks, opened
+    from ..datamodules.benchmarks.file_tasks import FileTasks, as_benchmark
 
     if isinstance(data, str) or len(data) != 1:
         raise ValueError(f"check takes one file or folder, got {data}")
     if form is None and columns is None and roles is None:
-        print_check(opened(data[0]))
+        print_check(as_benchmark(data[0]))
     else:
         print_check(FileTasks(data[0], form=form, columns=columns, roles=roles))
 

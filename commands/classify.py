@@ -25,7 +25,7 @@ from ..callbacks.report.classification_report import (
 )
 from ..datamodules import Suite
 from ..datamodules.benchmarks import Benchmark, Split
-from ..datamodules.benchmarks.file_tasks import opened
+from ..datamodules.benchmarks.file_tasks import as_benchmark
 from ..datamodules.messages import MissingFiles, expanded
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import PromptForm
@@ -130,7 +130,7 @@ def classify_tasks(
     require_positive("classify", max_length=max_length, examples=examples, budget=budget)
     scorers, generators = by_name(scorer, "scorer"), by_name(generator, "generator")
     require_names(scorers, generators)
-    benchmark = opened(benchmark)
+    benchmark = as_benchmark(benchmark)
     listed = listed_tasks(benchmark, split, tasks)
     skipped, missing = Counter(f"dataset: {reason}" for reason in benchmark.left_out().values()), dict[str, str]()
     read = partial(read_questions, benchmark, prompt=prompt, seed=seed, rows=examples)

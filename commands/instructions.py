@@ -38,7 +38,7 @@ def draw_instructions(settings: Settings, checkpoint: str, folder: str, categori
     from ..callbacks.instruction_states import instruction_states
     from ..datamodules.instruction_optimization import InstructionOptimizationDataModule
     from ..lightning_modules.instruction_optimization import InstructionOptimizationModule
-    from ..lightning_modules.restored_modules import restored_module
+    from ..lightning_modules.module_loading import load_module
     from ..lightning_modules.sharding.checkpoints import KEY, checkpoint_extras
 
     target, path = expanded(folder), expanded(checkpoint)
@@ -56,7 +56,7 @@ def draw_instructions(settings: Settings, checkpoint: str, folder: str, categori
             f"the checkpoint has instructions of {len(tasks)} inner tasks, and the data has {len(data.inner_tasks)} or "
             "others: give the configuration of the training"
         )
-    module = restored_module(InstructionOptimizationModule.__name__, path)
+    module = load_module(InstructionOptimizationModule.__name__, path)
     assert isinstance(module, InstructionOptimizationModule)
     kept = extras.get("callbacks", {}).get(InstructionAnalysis.__qualname__, {})
     states = instruction_states(module, data, kept.get("initial"), tokens)

@@ -8,7 +8,7 @@ Example:
 from collections.abc import Iterator, Sequence
 
 from ..datamodules.benchmarks import Benchmark
-from ..datamodules.benchmarks.file_tasks import opened
+from ..datamodules.benchmarks.file_tasks import as_benchmark
 from ..datamodules.messages import expanded
 from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function
@@ -35,7 +35,7 @@ def train_tokenizer(
 
     target = expanded(folder)
     require_new(target)
-    write_bpe(_texts(opened(benchmark)), target, vocabulary=vocabulary, longest=longest, sentinels=sentinels)
+    write_bpe(_texts(as_benchmark(benchmark)), target, vocabulary=vocabulary, longest=longest, sentinels=sentinels)
 
 
 def _texts(benchmark: Benchmark) -> Iterator[str]:

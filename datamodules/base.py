@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
-from .benchmarks.file_tasks import opened
+from .benchmarks.file_tasks import as_benchmark
 from .benchmarks.shared_sources import split_names
 from .bilevel.bilevel_stream import BilevelBatch
 from .evaluation.coverage import Coverage
@@ -81,7 +81,7 @@ class BenchmarkDataModule(ResumableStream):
         self, benchmark: Benchmark | str, tokenizer: str, prompt: PromptForm, instances: Instances, seed: int
     ) -> None:
         super().__init__()
-        self.benchmark, self.tokenizer_name, self.prompt = opened(benchmark), tokenizer, prompt
+        self.benchmark, self.tokenizer_name, self.prompt = as_benchmark(benchmark), tokenizer, prompt
         self.instances, self.seed = instances, seed
         self.plan, self._stream = None, None
         self._description: Stream | None = None

@@ -41,10 +41,10 @@ from crosstask.datamodules.toybench.tasks import POOLS
 from crosstask.datamodules.toybench.writer import TEST_INSTANCES, write_toybench
 from crosstask.lightning_modules.hypergradients import Hypergradient
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
-from crosstask.lightning_modules.instructions.instructed_loss import reader
+from crosstask.lightning_modules.instructions.instructed_loss import model_functions
 from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings, Representation
 from crosstask.lightning_modules.instructions.learnable_instructions import Extractor, InstanceExtractor
-from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
 from crosstask.lightning_modules.optimization import Optimization
 
 Kind = Literal["direct_extractor", "instance_extractor", "first_exemplar"]
@@ -149,7 +149,9 @@ class Shares(L.Callback):
             extractor = pl_module.instruction
             if isinstance(extractor, Extractor):
                 with torch.no_grad():
-                    self.values.append(extractor.share_of_last(batch.inner.inputs, reader(pl_module.language_model)))
+                    self.values.append(
+                        extractor.share_of_last(batch.inner.inputs, model_functions(pl_module.language_model))
+                    )
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: BilevelBatch, batch_idx: int

@@ -41,7 +41,7 @@ from crosstask.datamodules.schema import TokenizedExample
 from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings, Representation
-from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
 from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.target_loss import target_loss

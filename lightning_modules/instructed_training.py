@@ -11,7 +11,7 @@ from ..datamodules.instruction_optimization import InstructionOptimizationDataMo
 from ..datamodules.packing.replicas import replicas
 from .hypergradients import Vector, average_over_replicas
 from .instruction_tuning import InstructionTuningModule
-from .instructions.instructed_loss import input_embeddings, instructed_loss, reader, run_as_forward
+from .instructions.instructed_loss import input_embeddings, instructed_loss, model_functions, run_as_forward
 from .instructions.instruction_kinds import InstructionSettings, build_instruction
 from .instructions.instruction_start import start_instruction
 from .instructions.learnable_instructions import Instruction, LearnableInstruction, behind_head
@@ -85,8 +85,8 @@ class InstructedTraining(InstructionTuningModule):
         self._check_kind(rows)
 
         def instructed() -> LossSum:
-            instruction: Instruction = self._learned(batch.inputs, reader(model))
-            instruction = behind_head(instruction, batch.inputs, reader(model))
+            instruction: Instruction = self._learned(batch.inputs, model_functions(model))
+            instruction = behind_head(instruction, batch.inputs, model_functions(model))
             return instructed_loss(model, instruction, rows)
 
         loss = run_as_forward(model, instructed)

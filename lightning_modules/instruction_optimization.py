@@ -35,12 +35,12 @@ from .hypergradients.passes import averaged, gradients, resharded, zeros_where_n
 from .hyperparameters import as_group
 from .instructed_training import InstructedTraining
 from .instructions.fit_checks import reject_low_precision, reject_strategy, reject_trainer, require_agreement
-from .instructions.instructed_loss import reader
+from .instructions.instructed_loss import model_functions
 from .instructions.instruction_kinds import InstructionSettings
 from .instructions.learnable_instructions import Extractor
 from .instructions.outer_level import OuterLevel
-from .instructions.outer_methods import OuterSettings, outer_method
 from .instructions.outer_report import outer_numbers, outer_warnings
+from .instructions.outer_settings import OuterSettings, outer_method
 from .models import Network
 from .optimization import Optimization, clipped_share
 from .step_guard import optimizer_tensors
@@ -310,7 +310,7 @@ class InstructionOptimizationModule(InstructedTraining):
         values = {**outer_numbers(result.diagnostics), "train/outer_step": float(self.outer_step)}
         if isinstance(self.instruction, Extractor):
             with no_grad():
-                inputs, model = (batch.curvature or batch.inner).inputs, reader(self.language_model)
+                inputs, model = (batch.curvature or batch.inner).inputs, model_functions(self.language_model)
                 values["train/last_exemplar_share"] = self.instruction.share_of_last(inputs, model)
                 if inputs.places is not None:
                     values["train/demonstrations"] = self.instruction.mean_number(inputs, model)

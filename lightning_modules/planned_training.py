@@ -22,8 +22,8 @@ from ..datamodules.base import BenchmarkDataModule, run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
 from ..datamodules.stream_changes import changed_values
 from .callback_checks import keep_callback_settings
+from .finite_steps import FiniteSteps
 from .generation_settings import published_settings, settings_as_fields
-from .guarded_steps import GuardedSteps
 from .hyperparameters import plain_values
 from .models import Network, untie_different
 from .optimization import Optimization, accept_named_states, matrix_names, scheduler
@@ -46,7 +46,7 @@ from .sharding.checkpoints import (
 )
 from .sharding.plain_checkpoints import read_plain
 from .sharding.safetensors_folder import architecture_of
-from .sharding.sharded_models import build_sharded, is_cut, wrap_blocks
+from .sharding.sharded_models import build_sharded, is_sharded, wrap_blocks
 from .sharding.strategies import sharding_of
 from .sharding.zero import build_partitioned
 from .trainer_checks import (
@@ -61,7 +61,7 @@ from .trainer_checks import (
 )
 
 
-class PlannedTraining(GuardedSteps):
+class PlannedTraining(FiniteSteps):
     """A module whose batches are parts of optimizer steps that a datamodule has planned.
 
     A batch's loss is its part of the mean over the whole step. Subclasses compute such parts in ``training_step``, pass
@@ -159,7 +159,7 @@ class PlannedTraining(GuardedSteps):
         if isinstance(strategy, DeepSpeedStrategy):
             # For its own log alone; Lightning would ask a training loader for it, and a test has none.
             strategy.config.setdefault("train_micro_batch_size_per_gpu", 1)  # type: ignore[union-attr]
-        if self.model is not None and sharding_of(strategy) and not any(map(is_cut, self.model.parameters())):
+        if self.model is not None and sharding_of(strategy) and not any(map(is_sharded, self.model.parameters())):
             raise ValueError(
                 f"{type(strategy).__name__} shards a model while it is built, and this one is built already: set "
                 "`pretrained` to a folder of its weights (`crosstask export`), and call fit without configure_model"
@@ -172,7 +172,7 @@ class PlannedTraining(GuardedSteps):
         trainer = self.attached_trainer
         if trainer is not None and isinstance(trainer.strategy, FSDPStrategy):
             return True
-        return self.model is not None and any(map(is_cut, self.model.parameters()))
+        return self.model is not None and any(map(is_sharded, self.model.parameters()))
 
     def built(
         self,
@@ -202,7 +202,7 @@ class PlannedTraining(GuardedSteps):
                     add(model)
             # Every forward gathers weights from all processes, so generate() must run until the last one has ended.
             # transformers reads this private attribute and sets it only for models that Accelerate prepared.
-            model._is_fsdp_managed_module = any(map(is_cut, model.parameters()))  # type: ignore[assignment]
+            model._is_fsdp_managed_module = any(map(is_sharded, model.parameters()))  # type: ignore[assignment]
         if isinstance(strategy, FSDPStrategy):
             wrap_blocks(strategy, model)
         self._matrices, self._identity = matrix_names(model), model_identity(model.config)
@@ -347,7 +347,7 @@ class PlannedTraining(GuardedSteps):
         self.skipped_steps = described.get("skipped_steps", 0)
         if self.model is not None and (saved := described.get("generation")):
             self.model.generation_config = published_settings(saved)
-        if self.model is not None and not any(map(is_cut, self.model.parameters())):
+        if self.model is not None and not any(map(is_sharded, self.model.parameters())):
             states = checkpoint.get("state_dict", {})
             untie_different(self.model, lambda name: states.get(f"model.{name}"))
             adapted = "adapters" in described or self.hparams.get("lora") or self.hparams.get("prefix")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..datamodules.finite_values import names_not_finite
+from .module_loading import load_module
 from .planned_training import PlannedTraining
-from .restored_modules import restored_module
 from .step_dumps import BATCHES, WEIGHTS, StepFault, read_batches, read_fault
 from .step_guard import gradient_norm
 
@@ -110,7 +110,7 @@ def _weights(folder: Path, fault: StepFault, weights: Path | None) -> Path:
 
 def _module(fault: StepFault, weights: Path) -> PlannedTraining:
     """Return the module of a dump with its weights, in training mode and the run's precision."""
-    module = restored_module(fault.module, weights)
+    module = load_module(fault.module, weights)
     dtypes = {"bf16-true": torch.bfloat16, "16-true": torch.float16, "64-true": torch.float64}
     return module.to(dtypes.get(fault.precision, next(module.parameters()).dtype)).train()
 

@@ -51,7 +51,7 @@ from crosstask.lightning_modules.hypergradients import (
     penalty,
     sama,
 )
-from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
+from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, model_functions
 from crosstask.lightning_modules.instructions.learnable_instructions import DirectEmbedder
 from crosstask.lightning_modules.models import build_model, model_config
 from crosstask.lightning_modules.target_loss import target_loss
@@ -99,7 +99,7 @@ class Bench:
         self.steps, self.gradient, self.round = 0, [torch.zeros_like(p) for p in self.theta], 0
 
     def inner_loss(self, batch: InnerBatch, targets: int | None = None) -> Tensor:
-        made = self.instruction(batch.inputs, reader(self.model))
+        made = self.instruction(batch.inputs, model_functions(self.model))
         return instructed_loss(self.model, made, batch.rows).sum / (targets or batch.rows.step_targets)
 
     def outer_loss(self, batch: Seq2SeqBatch) -> Tensor:

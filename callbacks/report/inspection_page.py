@@ -34,7 +34,7 @@ def render_inspection(inspection: Inspection, title: str) -> str:
         .render(
             title=title,
             sections={name: heading for name, (heading, filled) in sections.items() if filled},
-            documents=[(about(shown), shown) for shown in inspection.documents],
+            documents=[(document_title(shown), shown) for shown in inspection.documents],
             strips=_placed(_row_figure(inspection.rows)) if inspection.rows else None,
             row_tables=[_row_table(number, row) for number, row in enumerate(inspection.rows, start=1)],
             lengths=lengths.sentence() if lengths else "",
@@ -45,7 +45,7 @@ def render_inspection(inspection: Inspection, title: str) -> str:
     )
 
 
-def about(shown: ShownDocument) -> str:
+def document_title(shown: ShownDocument) -> str:
     """Return a line about a document: its level, example and template, and its numbers of tokens."""
     document = shown.document
     parts = [shown.level, f"example {shown.id}", f"template {shown.template}" if shown.template else ""]

@@ -13,7 +13,7 @@ from ...datamodules.inspection.run_inspection import Inspection, ShownRow
 from ...datamodules.inspection.shown_documents import ShownDocument
 from ...datamodules.visible_text import terminal_text, visible
 from .inspection_figures import bin_name
-from .inspection_page import about, length_caption, row_sentence
+from .inspection_page import document_title, length_caption, row_sentence
 
 TARGET, SPECIAL = "bold green", "magenta"
 WIDEST_BAR = 40  # characters
@@ -52,7 +52,9 @@ def side_text(side: Side, *, colored: bool) -> Text:
 def _print_document(shown: ShownDocument, console: Console, colored: bool) -> None:
     console.print()
     console.print(
-        Text(visible(shown.task), style="bold"), Text(visible(f"({about(shown)})"), style="dim"), soft_wrap=True
+        Text(visible(shown.task), style="bold"),
+        Text(visible(f"({document_title(shown)})"), style="dim"),
+        soft_wrap=True,
     )
     for side in shown.document.sides:
         if len(shown.document.sides) > 1:

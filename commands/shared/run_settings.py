@@ -72,14 +72,14 @@ def build_benchmark(settings: Settings) -> "Benchmark":
         ValueError: The run names none.
     """
     from ...datamodules.benchmarks import Benchmark
-    from ...datamodules.benchmarks.file_tasks import opened
+    from ...datamodules.benchmarks.file_tasks import as_benchmark
 
     benchmark = settings.get("data.init_args.benchmark")
     if benchmark is None:
         raise ValueError("no benchmark is named: set --data.benchmark to a path of your files, or to a reader's name")
     parser = SentenceParser()
     parser.add_argument("--benchmark", type=Benchmark | str)
-    return opened(parser.instantiate(Namespace(benchmark=benchmark)).benchmark)
+    return as_benchmark(parser.instantiate(Namespace(benchmark=benchmark)).benchmark)
 
 
 def _options(function: Callable[..., Any]) -> list[str]:

@@ -11,7 +11,7 @@ from ..schema import Example, Task
 from . import Benchmark, Split
 from .contamination_decisions import read_decisions
 from .dataset_identities import DatasetIdentities, shipped_identities
-from .file_tasks import opened
+from .file_tasks import as_benchmark
 from .split_rules import leave_one_category_out, read_rules
 from .task_splits import TaskSplit, apply_decisions, split_tasks
 from .taxonomy import Taxonomy, qualified_category
@@ -55,7 +55,7 @@ class Bench(Benchmark):
             raise ValueError("a bench needs at least one collection")
         if odd := [name for name in collections if not name or "/" in name]:
             raise ValueError(f"a collection's name must not be empty or contain a slash, got {some(odd)}")
-        self.collections = {name: opened(collection) for name, collection in collections.items()}
+        self.collections = {name: as_benchmark(collection) for name, collection in collections.items()}
         self.taxonomy = Taxonomy.read(taxonomy) if taxonomy is not None else None
         self.identities = shipped_identities() if identities is None else DatasetIdentities.read(identities)
         self.partial, self.missing = partial, dict[str, str]()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from ..rendering.text_objectives import TextObjective
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .file_tasks import opened
+from .file_tasks import as_benchmark
 from .pretraining import text_task
 
 READER_VERSION = 1
@@ -30,7 +30,7 @@ class BenchmarkText(Benchmark):
     def __init__(
         self, benchmark: Benchmark | str, split: Split = "train", objective: TextObjective | None = None
     ) -> None:
-        self.benchmark, self.split, self.text_objective = opened(benchmark), split, objective
+        self.benchmark, self.split, self.text_objective = as_benchmark(benchmark), split, objective
 
     def task_names(self, split: Split) -> list[str]:
         """The tasks of the benchmark's split, as training tasks."""

@@ -205,7 +205,7 @@ class FileTasks(Benchmark):
         return row
 
 
-def opened(benchmark: Benchmark | str | Path) -> Benchmark:
+def as_benchmark(benchmark: Benchmark | str | Path) -> Benchmark:
     """The reader itself, or the ``FileTasks`` of a path.
 
     Constructors that a YAML fills are annotated with `Benchmark | str`, although a Path serves, too: with Path in the

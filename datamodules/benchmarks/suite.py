@@ -18,7 +18,7 @@ from functools import cached_property
 from ..messages import MissingFiles, nearest, some
 from ..schema import Example, Level, Metric, Task
 from .benchmark import Benchmark, Split
-from .file_tasks import opened
+from .file_tasks import as_benchmark
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -61,8 +61,8 @@ class Suite(Benchmark):
         demonstrations: dict[str, Benchmark | str] | None = None,
     ) -> None:
         self.stated_by = stated_by
-        self.collections = {name: opened(collection) for name, collection in collections.items()}
-        self.demonstration_readers = {name: opened(reader) for name, reader in (demonstrations or {}).items()}
+        self.collections = {name: as_benchmark(collection) for name, collection in collections.items()}
+        self.demonstration_readers = {name: as_benchmark(reader) for name, reader in (demonstrations or {}).items()}
         if stray := [name for name in self.demonstration_readers if name not in self.collections]:
             raise ValueError(
                 f"demonstrations are for {stray[0]!r}, which is no collection; {nearest(stray[0], self.collections)}"

@@ -8,7 +8,7 @@ from random import Random
 from typing import Literal, NamedTuple, get_args
 
 from ..benchmarks import Benchmark, Split
-from ..benchmarks.file_tasks import opened
+from ..benchmarks.file_tasks import as_benchmark
 from ..benchmarks.shared_sources import split_names
 from ..messages import nearest
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations
@@ -81,7 +81,7 @@ class SampledExamples:
     @cached_property
     def reader(self) -> Benchmark:
         """Reader of the benchmark's files."""
-        return opened(self.benchmark)
+        return as_benchmark(self.benchmark)
 
     def prompts(self, skipped: Counter[str] | None = None) -> Iterator[SampledPrompt]:
         """Yield rendered examples in a fixed order; those that cannot be rendered are counted by reason in `skipped`.
@@ -138,7 +138,7 @@ class SampledExamples:
         if not self.shots:
             return []
         if self.demonstrations is not None:
-            reader = opened(self.demonstrations)
+            reader = as_benchmark(self.demonstrations)
             task, pool = reader.task(name), list(reader.examples(name))
         else:
             task, held_out = self.reader.task(name), {*instances.validation, *instances.test}

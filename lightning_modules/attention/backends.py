@@ -185,10 +185,10 @@ def attend_grouped(
                 continue
             as_batch = partial(torch.unflatten, dim=0, sizes=(group.documents, -1))
             # Padding follows a document's last token, so causal attention hides it without a mask.
-            bias = None if plan.filled and kind == "decoder" else group.mask
+            bias = None if plan.padded and kind == "decoder" else group.mask
             if position_bias is not None:
                 query_batch, key_batch = as_batch(query_indices), as_batch(key_indices)
-                if plan.filled and len(position_bias) == 1:  # padding repeats a position of the first document
+                if plan.padded and len(position_bias) == 1:  # padding repeats a position of the first document
                     query_batch, key_batch = (
                         torch.arange(n, device=query.device)[None] for n in (group.queries, group.keys)
                     )

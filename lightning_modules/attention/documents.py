@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .span_groups import Plan, Span, Window, chunks, fills_up, make_filled_plan, make_plan, prefix_and_continuations
+from .span_groups import Plan, Span, Window, chunks, make_padded_plan, make_plan, pads_groups, prefix_and_continuations
 
 Kind = Literal["encoder", "decoder", "cross"]
 """Kind of attention: self-attention of an encoder or of a decoder, or cross-attention of a decoder to an encoder."""
@@ -133,8 +133,8 @@ class Documents:
                 spans = (span for pieces in self._pieces() for span in prefix_and_continuations(pieces))
             if window is not None and window.chunked:
                 spans = (chunk for span in spans for chunk in chunks(span, window.size))
-            if fills_up(query.device) and not self.has_shared_prefixes and window is None:
-                self._plans[entry] = make_filled_plan(list(spans), key.shape[2], query.device)
+            if pads_groups(query.device) and not self.has_shared_prefixes and window is None:
+                self._plans[entry] = make_padded_plan(list(spans), key.shape[2], query.device)
             else:
                 self._plans[entry] = make_plan(list(spans), query.device, window, causal=kind == "decoder")
         return self._plans[entry]

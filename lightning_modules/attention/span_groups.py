@@ -74,14 +74,14 @@ class Plan(NamedTuple):
         key_order: int64, indices of the keys in the flattened rows. Keys that no query attends to are missing, keys of
             prefixes occur twice.
         restore: int64 [T_query], the place of each token in ``query_order``.
-        filled: Whether documents are padded to the length of their group, by repeating their last token.
+        padded: Whether documents are padded to the length of their group, by repeating their last token.
     """
 
     groups: tuple[Group, ...]
     query_order: Tensor
     key_order: Tensor
     restore: Tensor
-    filled: bool = False
+    padded: bool = False
 
 
 def prefix_and_continuations(pieces: Sequence[int]) -> Iterator[Span]:
@@ -131,7 +131,7 @@ def make_plan(
     )
 
 
-def fills_up(device: torch.device) -> bool:
+def pads_groups(device: torch.device) -> bool:
     """Return whether documents of similar lengths share a call: true on a GPU, where many small calls are slow."""
     return device.type == "cuda"
 
@@ -148,7 +148,7 @@ def filled_length(length: int, longest: int) -> int:
     return min(power * 3 // 4 if power > 16 and length <= power * 3 // 4 else power, longest)
 
 
-def make_filled_plan(spans: Sequence[Span], longest: int, device: torch.device) -> Plan:
+def make_padded_plan(spans: Sequence[Span], longest: int, device: torch.device) -> Plan:
     """Return the plan that groups spans of similar shape; there are two groups for each power of two.
 
     It is for attention with dropout or a position bias, which has no varlen kernel: one call per length would be
@@ -182,7 +182,7 @@ def make_filled_plan(spans: Sequence[Span], longest: int, device: torch.device) 
         query_order=torch.cat(query_order).to(device),
         key_order=torch.cat(key_order).to(device),
         restore=torch.cat(slots)[torch.cat(tokens).argsort()].to(device),
-        filled=True,
+        padded=True,
     )
 
 

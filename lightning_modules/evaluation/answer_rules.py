@@ -147,7 +147,7 @@ def comparable(text: str, rule: MatchRule) -> str:
     return form if form or rule in UPSTREAM_ERASES else folded(text)
 
 
-def erases(rule: MatchRule, reference: str) -> bool:
+def leaves_nothing(rule: MatchRule, reference: str) -> bool:
     """Return whether a rule leaves nothing of a reference, so that an empty answer would equal it."""
     return bool(reference.strip()) and not comparable(reference, rule)
 

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from ...datamodules.rouge import ROUGE_L, Rouge, reads_none
 from ...datamodules.schema import EvaluationExample, MatchRule, Metric
-from .answer_rules import answer_text, erases, exact_match
+from .answer_rules import answer_text, exact_match, leaves_nothing
 from .option_scores import OptionScores
 from .text_metrics import Degeneration, degeneration, matched_option, score_by_metric, token_f1
 
@@ -59,7 +59,7 @@ class Answer(NamedTuple):
             right,
             degeneration(prediction, example),
             unread=reads_none(references, rouge),
-            erased=any(erases(_rule(example), reference) for reference in references),
+            erased=any(leaves_nothing(_rule(example), reference) for reference in references),
         )
 
     @classmethod

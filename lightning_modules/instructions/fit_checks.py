@@ -10,7 +10,7 @@ from torch.nn import Parameter
 
 from ...datamodules.instruction_optimization import InstructionOptimizationDataModule
 from ..sharding.strategies import sharding_of
-from .outer_methods import CurvatureName
+from .outer_settings import CurvatureName
 
 
 def require_agreement(module: Any, datamodule: InstructionOptimizationDataModule) -> None:

@@ -12,7 +12,7 @@ from .exemplar_choice import choose_in_turn, chosen_of, require_exemplars
 from .learnable_instructions import (
     Instruction,
     LearnableInstruction,
-    Reader,
+    ModelFunctions,
     exemplar_instruction,
     fully_attended,
 )
@@ -21,7 +21,7 @@ from .learnable_instructions import (
 class NoInstruction(LearnableInstruction):
     """An instruction without tokens."""
 
-    def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
+    def forward(self, inputs: InstructionInputs, model: ModelFunctions) -> Instruction:
         no_ids_B0 = inputs.pair_ids[:, :0]
         return fully_attended(model.embed(no_ids_B0))
 
@@ -38,7 +38,7 @@ class FirstExemplar(LearnableInstruction):
         super().__init__()
         self.number, self.attend_padding = number, attend_padding
 
-    def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
+    def forward(self, inputs: InstructionInputs, model: ModelFunctions) -> Instruction:
         ids_BNC, mask_BNC = require_exemplars(inputs)
         equal_BN = torch.zeros(ids_BNC.shape[:2], device=ids_BNC.device)
         chosen_BK, _ = choose_in_turn(equal_BN, inputs, self.number)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ...datamodules.schema import IGNORE_INDEX, CausalBatch, Seq2SeqBatch
 from ..target_loss import LossSum, head_reading, padding_mask, shift_right
-from .learnable_instructions import Instruction, Reader
+from .learnable_instructions import Instruction, ModelFunctions
 
 Result = TypeVar("Result")
 
@@ -111,7 +111,7 @@ def input_embeddings(model: PreTrainedModel) -> torch.nn.Module:
     return table  # type: ignore[return-value]
 
 
-def reader(model: PreTrainedModel) -> Reader:
+def model_functions(model: PreTrainedModel) -> ModelFunctions:
     """Return the functions of the model that learnable instructions may call.
 
     In an encoder-decoder model the hidden states are the encoder's.
@@ -122,4 +122,4 @@ def reader(model: PreTrainedModel) -> Reader:
         extra = {} if model.config.is_encoder_decoder else {"use_cache": False}
         return stack(input_ids=ids, attention_mask=mask, **extra).last_hidden_state
 
-    return Reader(embed=input_embeddings(model), encode=encode)
+    return ModelFunctions(embed=input_embeddings(model), encode=encode)

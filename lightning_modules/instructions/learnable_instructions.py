@@ -9,7 +9,7 @@ output, Eq. 4)::
     extractor      logits[task]              [N]       mean(V[exemplar]) B mean(V[z])      [N]
 
 An extractor chooses the exemplar of the highest logit; its gradient is that of the softmax (straight-through). Each
-module is called with the batch's ``InstructionInputs`` and a ``Reader`` of the language model, and returns an
+module is called with the batch's ``InstructionInputs`` and the ``ModelFunctions`` of the language model, and returns an
 ``Instruction``. Its parameters are the outer parameters (phi). The embeddings of an exemplar are the language model's
 own (Eq. 9), so that the model is trained through them.
 
@@ -47,7 +47,7 @@ class Instruction(NamedTuple):
     chosen: Tensor | None = None
 
 
-class Reader(NamedTuple):
+class ModelFunctions(NamedTuple):
     """Functions of the language model that a learnable instruction may call.
 
     Args:
@@ -84,7 +84,7 @@ class LearnableInstruction(nn.Module, ABC):
     """Names of the parameters whose first dimension are the inner tasks."""
 
     @abstractmethod
-    def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction: ...
+    def forward(self, inputs: InstructionInputs, model: ModelFunctions) -> Instruction: ...
 
 
 class DirectEmbedder(LearnableInstruction):
@@ -102,7 +102,7 @@ class DirectEmbedder(LearnableInstruction):
         super().__init__()
         self.table = Parameter(torch.randn(tasks, length, width))
 
-    def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
+    def forward(self, inputs: InstructionInputs, model: ModelFunctions) -> Instruction:
         return fully_attended(self.table[inputs.tasks])
 
 
@@ -120,7 +120,7 @@ class InstanceEmbedder(LearnableInstruction):
         self.texts, self.shape = texts, (length, width)
         self.convert = nn.Linear(texts.width, length * width, bias=False)
 
-    def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
+    def forward(self, inputs: InstructionInputs, model: ModelFunctions) -> Instruction:
         z_BW = self.texts(inputs.pair_ids, inputs.pair_mask, model)
         return fully_attended(self.convert(z_BW).unflatten(-1, self.shape))
 
@@ -144,20 +144,20 @@ class Extractor(LearnableInstruction):
         self.number, self.soft, self.attend_padding = number, soft, attend_padding
 
     @abstractmethod
-    def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
+    def scores(self, inputs: InstructionInputs, model: ModelFunctions) -> Tensor:
         """Return the scores [B, N] of the exemplars: the logits of the softmax."""
 
-    def share_of_last(self, inputs: InstructionInputs, model: Reader) -> float:
+    def share_of_last(self, inputs: InstructionInputs, model: ModelFunctions) -> float:
         """Return the share of the instances whose chosen exemplar is the last one."""
         scores_BN = self.scores(inputs, model)
         return (scores_BN.argmax(dim=1) == scores_BN.shape[1] - 1).float().mean().item()
 
-    def mean_number(self, inputs: InstructionInputs, model: Reader) -> float:
+    def mean_number(self, inputs: InstructionInputs, model: ModelFunctions) -> float:
         """Mean number of exemplars that are chosen: fewer than `number` where they do not fit or are missing."""
         chosen_BK, _ = choose_in_turn(self.scores(inputs, model), inputs, self.number)
         return (chosen_BK >= 0).sum(dim=1).double().mean().item()
 
-    def forward(self, inputs: InstructionInputs, model: Reader) -> Instruction:
+    def forward(self, inputs: InstructionInputs, model: ModelFunctions) -> Instruction:
         ids_BNC, mask_BNC = require_exemplars(inputs)
         scores_BN = self.scores(inputs, model)
         chosen_BK, open_BKN = choose_in_turn(scores_BN.detach(), inputs, self.number)
@@ -187,10 +187,10 @@ class DirectExtractor(Extractor):
         super().__init__(number=number, soft=soft, attend_padding=attend_padding)
         self.logits = Parameter(torch.ones(tasks, 1, exemplars))  # the released program's shape
 
-    def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
+    def scores(self, inputs: InstructionInputs, model: ModelFunctions) -> Tensor:
         return self.logits[inputs.tasks, 0]
 
-    def share_of_last(self, inputs: InstructionInputs, model: Reader) -> float:
+    def share_of_last(self, inputs: InstructionInputs, model: ModelFunctions) -> float:
         """Return the share of all tasks whose chosen exemplar is the last one."""
         return (self.logits.argmax(dim=2) == self.logits.shape[2] - 1).float().mean().item()
 
@@ -212,7 +212,7 @@ class InstanceExtractor(Extractor):
         self.texts = texts
         self.match = nn.Bilinear(texts.width, texts.width, 1, bias=False)
 
-    def scores(self, inputs: InstructionInputs, model: Reader) -> Tensor:
+    def scores(self, inputs: InstructionInputs, model: ModelFunctions) -> Tensor:
         ids_BNC, mask_BNC = require_exemplars(inputs)
         h_BNW = self.texts(ids_BNC.flatten(0, 1), mask_BNC.flatten(0, 1), model).unflatten(0, ids_BNC.shape[:2])
         z_BW = self.texts(inputs.pair_ids, inputs.pair_mask, model)
@@ -225,7 +225,7 @@ class TextRepresentation(nn.Module, ABC):
     width: int
 
     @abstractmethod
-    def forward(self, ids: Tensor, mask: Tensor, model: Reader) -> Tensor: ...
+    def forward(self, ids: Tensor, mask: Tensor, model: ModelFunctions) -> Tensor: ...
 
 
 class MeanEmbedding(TextRepresentation):
@@ -241,7 +241,7 @@ class MeanEmbedding(TextRepresentation):
         self.width = width
         self.table = nn.Embedding(vocabulary, width)
 
-    def forward(self, ids: Tensor, mask: Tensor, model: Reader) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor, model: ModelFunctions) -> Tensor:
         return masked_mean(self.table(ids), mask)
 
 
@@ -259,7 +259,7 @@ class ModelStates(TextRepresentation):
         super().__init__()
         self.width = width
 
-    def forward(self, ids: Tensor, mask: Tensor, model: Reader) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor, model: ModelFunctions) -> Tensor:
         return masked_mean(model.encode(ids, mask), mask)
 
 
@@ -291,7 +291,7 @@ def exemplar_instruction(
     return Instruction(*align_right(embedded_BID, mask_BI), chosen_BK)
 
 
-def behind_head(instruction: Instruction, inputs: InstructionInputs, model: Reader) -> Instruction:
+def behind_head(instruction: Instruction, inputs: InstructionInputs, model: ModelFunctions) -> Instruction:
     """Return the instruction behind the tokens that precede demonstrations, if there are any."""
     if inputs.head_ids is None or inputs.head_mask is None:
         return instruction

@@ -16,7 +16,7 @@ from ..hypergradients import Hypergradient, Loss, Method, Reduce, finite_differe
 from ..named_classes import imported
 from ..optimization import Optimization, scheduler
 from ..resumed_settings import group_settings, restore_settings
-from .outer_methods import CURVATURES, OuterMethod, OuterSettings
+from .outer_settings import CURVATURES, OuterMethod, OuterSettings
 
 
 class OuterLevel:

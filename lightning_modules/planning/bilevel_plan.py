@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ...datamodules.bilevel.presets import Choices, choices
-from ..instructions.outer_methods import OuterSettings
+from ..instructions.outer_settings import OuterSettings
 from .flops import training_flops
 from .memory import Layout, StepShape
 from .phases import Phases

@@ -100,7 +100,7 @@ class PhaseRecord:
             block.register_forward_pre_hook(partial(self._forward, place))
             block.register_forward_hook(partial(self._watch, place))
 
-    def see(self, snapshot: Mapping[Any, int]) -> None:
+    def update(self, snapshot: Mapping[Any, int]) -> None:
         memory = self.measure({kind.value if isinstance(kind, Enum) else kind: size for kind, size in snapshot.items()})
         if self.now not in self.held or memory.total > self.held[self.now].total:
             self.held[self.now] = memory
@@ -126,7 +126,7 @@ class PhaseTracker(MemTracker):
     def _update_peak_stats(self, peak_state: _State) -> None:
         assert self.record is not None
         for snapshot in self._curr_mem_snap.values():
-            self.record.see(snapshot)
+            self.record.update(snapshot)
 
 
 class ShardedPhaseTracker(PhaseTracker, FSDPMemTracker):

@@ -12,7 +12,7 @@ from ...datamodules.rendering.tokenization import load_tokenizer
 from ..adapters import LoRA, add_adapters
 from ..attention.packable import padded_attention
 from ..hyperparameters import as_group
-from ..instructions.outer_methods import OuterSettings
+from ..instructions.outer_settings import OuterSettings
 from ..models import Network, add_embedding_dropout, build_model, language_model_class, model_config
 from ..optimization import Optimization
 from ..recomputation import Recomputation, recompute_blocks

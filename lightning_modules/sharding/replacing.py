@@ -46,7 +46,7 @@ def replace_whole(path: Path, write: Callable[[Path], None], *, moves: bool, wai
         wait: Waits until all processes have called it.
     """
     if moves:
-        clear_place(path)
+        clear_target(path)
     wait()
     try:
         with naming(path):
@@ -58,19 +58,19 @@ def replace_whole(path: Path, write: Callable[[Path], None], *, moves: bool, wai
     wait()
     if moves:
         partial_path(path).rename(whole_path(path))
-        take_place(path)
+        move_into_place(path)
         sync_folder(path.parent)
     wait()
 
 
-def clear_place(path: Path) -> None:
+def clear_target(path: Path) -> None:
     """Finish a replacement that an ended process has left, and delete what is half-written."""
     if whole_path(path).exists():
-        take_place(path)
+        move_into_place(path)
     _delete(partial_path(path))
 
 
-def take_place(path: Path) -> None:
+def move_into_place(path: Path) -> None:
     """Move the complete checkpoint to its path: over a file in one step, over a folder in two."""
     whole, partial = whole_path(path), partial_path(path)
     if path.is_symlink() or path.is_dir() or (path.exists() and whole.is_dir()):

@@ -266,7 +266,7 @@ def initialize_buffers(model: PreTrainedModel) -> None:
                 model._init_weights(module)
 
 
-def is_cut(parameter: Tensor) -> bool:
+def is_sharded(parameter: Tensor) -> bool:
     """Return whether this process holds only a shard of a parameter (FSDP2, tensor parallelism, DeepSpeed's ZeRO-3)."""
     return isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")
 

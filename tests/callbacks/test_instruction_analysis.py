@@ -23,7 +23,7 @@ from crosstask.datamodules.instruction_optimization import InstructionOptimizati
 from crosstask.datamodules.splits import Instances
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings
-from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
 from crosstask.lightning_modules.optimization import Optimization
 
 SVG = "{http://www.w3.org/2000/svg}"

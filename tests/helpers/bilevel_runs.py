@@ -16,7 +16,7 @@ from crosstask.datamodules.instruction_optimization import InstructionOptimizati
 from crosstask.datamodules.schema import Task
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.instruction_kinds import InstructionSettings, Representation
-from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
 from crosstask.lightning_modules.models import Network
 from crosstask.lightning_modules.optimization import Optimization
 

@@ -22,9 +22,9 @@ from crosstask.datamodules.packing.replicas import Replicas
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.adapters import LoRA, merged_weights
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
-from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
+from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, model_functions
 from crosstask.lightning_modules.instructions.instruction_kinds import build_instruction
-from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
 from crosstask.lightning_modules.optimization import Optimization
 from crosstask.lightning_modules.target_loss import target_loss
 
@@ -204,7 +204,7 @@ def test_chunks_of_rows_sum_to_the_whole_batch(make_bilevel: Make, seq2seq: bool
     learned = build_instruction(module.instruction_settings, model, tasks=99, vocabulary=4096)
 
     def inner_loss(part: Any) -> Tensor:
-        return instructed_loss(model, learned(part.inputs, reader(model)), part.rows).sum
+        return instructed_loss(model, learned(part.inputs, model_functions(model)), part.rows).sum
 
     outer, inner = outer_chunks(batch.outer, 2), inner_chunks(batch.curvature, 3)
     assert [len(part.input_ids) for part in outer] == [2, 2]
@@ -347,7 +347,7 @@ def test_without_anything_to_learn_theta_is_trained_on_the_text_alone(make_bilev
     module, datamodule = make_bilevel(data=blanks, instruction="first_exemplar")
     module_trainer = trainer(2)
     module_trainer.fit(module, datamodule)
-    model, inputs = reader(module.language_model), next(iter(datamodule.train_dataloader())).inner.inputs
+    model, inputs = model_functions(module.language_model), next(iter(datamodule.train_dataloader())).inner.inputs
     assert module.instruction is not None
     made = module.instruction(inputs, model)
     pad = datamodule.preparation.tokenizer.pad_token_id

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
-from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, reader
+from crosstask.lightning_modules.instructions.instructed_loss import instructed_loss, model_functions
 from crosstask.lightning_modules.target_loss import target_loss
 
 
@@ -39,7 +39,7 @@ def by_hand(
     theta_optimizer, phi_optimizer = torch.optim.Adam(theta, lr=1e-2), torch.optim.Adam(phi, lr=1e-2)
 
     def inner_loss(batch: Any) -> Tensor:
-        made = instruction(batch.inputs, reader(model))
+        made = instruction(batch.inputs, model_functions(model))
         return instructed_loss(model, made, batch.rows).sum / batch.rows.step_targets
 
     def step_phi(batch: BilevelBatch, done: int) -> None:

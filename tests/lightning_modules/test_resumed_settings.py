@@ -15,7 +15,7 @@ from small_runs import SmallRuns, saved_run, small_trainer, weights_of
 
 from crosstask.lightning_modules.adapters import LoRA
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
-from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
 from crosstask.lightning_modules.optimization import Optimization
 
 KINDS = ("tuning", "scorer", "optimization")

@@ -70,7 +70,7 @@ def test_documents_that_are_filled_up_to_similar_lengths_read_as_if_alone(
     model.set_attn_implementation("sdpa")
     alone = read_alone(model)
     model.set_attn_implementation("document")
-    monkeypatch.setattr(document_offsets, "fills_up", lambda device: True)
+    monkeypatch.setattr(document_offsets, "pads_groups", lambda device: True)
     packed = read_packed(model)
     assert_same(packed, alone)
     assert_same(gradients(model, loss_of(packed)), gradients(model, loss_of(alone)))
@@ -83,12 +83,12 @@ def test_documents_of_many_lengths_are_attended_in_few_calls() -> None:
     spans = [document_offsets.Span(start, end, start, end) for start, end in pairwise(offsets)]
     device = torch.device("cpu")
     exact = document_offsets.make_plan(spans, device)
-    filled = document_offsets.make_filled_plan(spans, 2048, device)
-    assert (len(exact.groups), len(filled.groups)) == (59, 12)
-    assert all(group.queries <= 1.5 * lengths[lengths <= group.queries].max() for group in filled.groups)
-    for plan in (exact, filled):
+    padded = document_offsets.make_padded_plan(spans, 2048, device)
+    assert (len(exact.groups), len(padded.groups)) == (59, 12)
+    assert all(group.queries <= 1.5 * lengths[lengths <= group.queries].max() for group in padded.groups)
+    for plan in (exact, padded):
         assert torch.equal(plan.query_order[plan.restore], torch.arange(offsets[-1]))
-    assert len(filled.query_order) < 1.3 * offsets[-1]
+    assert len(padded.query_order) < 1.3 * offsets[-1]
 
 
 @pytest.mark.parametrize("name", ["opt", "llama", "bert"])

@@ -19,8 +19,8 @@ from crosstask.lightning_modules.evaluation.answer_rules import (
     RULES,
     UPSTREAM_ERASES,
     comparable,
-    erases,
     exact_match,
+    leaves_nothing,
 )
 from crosstask.lightning_modules.evaluation.answers import Answer
 from crosstask.lightning_modules.evaluation.option_scores import OptionScores
@@ -179,7 +179,7 @@ def test_a_rule_leaves_something_of_every_text_unless_its_authors_do_not(rule: M
     ]
     rng = random.Random(0)
     texts = ["".join(rng.choices(pieces, k=rng.randint(1, 5))) for _ in range(3000)]
-    erased = [text for text in texts if erases(rule, text)]
+    erased = [text for text in texts if leaves_nothing(rule, text)]
     assert bool(erased) == (rule in UPSTREAM_ERASES)
     for text in texts:
         assert exact_match(text, [text], rule)  # an answer equals itself
@@ -188,7 +188,7 @@ def test_a_rule_leaves_something_of_every_text_unless_its_authors_do_not(rule: M
 
 
 def test_a_blank_reference_is_not_erased() -> None:
-    assert not erases("super_natural_instructions", " ")
+    assert not leaves_nothing("super_natural_instructions", " ")
     assert comparable("[]", "super_natural_instructions") == ""
 
 
@@ -263,7 +263,7 @@ def test_real_references_are_erased_by_super_natural_instructions_alone() -> Non
     erased = Counter(
         task.name
         for task, example in references(reader, names)
-        if any(erases(task.match, reference) for reference in example.targets)
+        if any(leaves_nothing(task.match, reference) for reference in example.targets)
     )
     assert (erased.total(), len(erased)) == (87, 14)
     for other in (
@@ -273,7 +273,7 @@ def test_real_references_are_erased_by_super_natural_instructions_alone() -> Non
     ):
         names = {name for split in ("train", "validation", "test") for name in other.task_names(split)}  # type: ignore[arg-type]
         for task, example in references(other, sorted(names)):
-            assert not any(erases(task.match, reference) for reference in example.targets)
+            assert not any(leaves_nothing(task.match, reference) for reference in example.targets)
 
 
 @pytest.mark.real_data

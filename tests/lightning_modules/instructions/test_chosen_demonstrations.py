@@ -22,7 +22,7 @@ from crosstask.lightning_modules.instructions.instruction_kinds import Instructi
 from crosstask.lightning_modules.instructions.instruction_start import InstructionStart
 from crosstask.lightning_modules.instructions.learnable_instructions import (
     DirectExtractor,
-    Reader,
+    ModelFunctions,
 )
 from crosstask.lightning_modules.instructions.stored_instructions import read_instructions
 from crosstask.lightning_modules.target_loss import target_loss
@@ -90,7 +90,7 @@ def test_one_helpful_demonstration_among_noise_is_learned() -> None:
         torch.arange(1, number + 1).view(1, number, 1).repeat(tasks, 1, 1),
         torch.ones(tasks, number, 1, dtype=torch.long),
     )
-    model = Reader(lambda ids: table[ids], lambda ids, mask: table[ids])
+    model = ModelFunctions(lambda ids: table[ids], lambda ids, mask: table[ids])
     extractor = DirectExtractor(tasks, number, number=2).double()
     theta = Parameter(torch.zeros(tasks, number + 1, dtype=torch.float64))
     optimizer = torch.optim.SGD(extractor.parameters(), lr=1.0)

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, T5Confi
 from crosstask.datamodules.bilevel.exemplars import InstructionInputs
 from crosstask.datamodules.schema import CausalBatch, Seq2SeqBatch
 from crosstask.lightning_modules.instructions.exemplar_choice import straight_through
-from crosstask.lightning_modules.instructions.instructed_loss import input_embeddings, instructed_loss, reader
+from crosstask.lightning_modules.instructions.instructed_loss import input_embeddings, instructed_loss, model_functions
 from crosstask.lightning_modules.instructions.learnable_instructions import (
     DirectEmbedder,
     DirectExtractor,
@@ -22,8 +22,8 @@ from crosstask.lightning_modules.instructions.learnable_instructions import (
     Instruction,
     LearnableInstruction,
     MeanEmbedding,
+    ModelFunctions,
     ModelStates,
-    Reader,
     align_right,
     masked_mean,
 )
@@ -32,10 +32,10 @@ from crosstask.lightning_modules.target_loss import target_loss
 TASKS, LENGTH, WIDTH, VOCABULARY, EXEMPLARS = 5, 3, 8, 20, 4
 
 
-def text_reader() -> Reader:
+def text_functions() -> ModelFunctions:
     """A table of embeddings, and no encoder."""
     table = nn.Embedding(VOCABULARY, WIDTH)
-    return Reader(table, lambda ids, mask: table(ids))
+    return ModelFunctions(table, lambda ids, mask: table(ids))
 
 
 def inputs() -> InstructionInputs:
@@ -74,7 +74,7 @@ def test_initial_values_of_the_paper() -> None:
     extractor = DirectExtractor(TASKS, EXEMPLARS)
     assert extractor.logits.shape == (TASKS, 1, EXEMPLARS)
     assert (extractor.logits == 1).all()
-    assert extractor(inputs(), text_reader()).chosen.tolist() == [[0], [0]]
+    assert extractor(inputs(), text_functions()).chosen.tolist() == [[0], [0]]
 
     embedder = InstanceEmbedder(MeanEmbedding(400, 64), LENGTH, WIDTH)
     assert embedder.convert.weight.shape == (LENGTH * WIDTH, 64)
@@ -85,7 +85,7 @@ def test_initial_values_of_the_paper() -> None:
 
 def test_a_direct_embedder_is_a_table_of_the_tasks() -> None:
     embedder = DirectEmbedder(TASKS, LENGTH, WIDTH)
-    made = embedder(inputs(), text_reader())
+    made = embedder(inputs(), text_functions())
     assert torch.equal(made.embeddings, embedder.table[[4, 1]])
     assert made.mask.tolist() == [[1] * LENGTH] * 2
     made.embeddings.sum().backward()
@@ -96,12 +96,12 @@ def test_a_direct_embedder_is_a_table_of_the_tasks() -> None:
 def test_an_instance_embedder_reads_z_alone_and_not_its_padding() -> None:
     embedder = InstanceEmbedder(MeanEmbedding(VOCABULARY, 6), LENGTH, WIDTH)
     given = inputs()
-    made = embedder(given, text_reader()).embeddings
+    made = embedder(given, text_functions()).embeddings
     mean = embedder.texts.table.weight[given.pair_ids[1, :2]].mean(dim=0)
     assert_close(made[1], (embedder.convert.weight @ mean).view(LENGTH, WIDTH))
     other = given.pair_ids.clone()
     other[1, 2:] = 0
-    assert torch.equal(embedder(given._replace(pair_ids=other), text_reader()).embeddings, made)
+    assert torch.equal(embedder(given._replace(pair_ids=other), text_functions()).embeddings, made)
 
 
 def test_an_instance_extractor_scores_by_a_bilinear_form() -> None:
@@ -110,7 +110,7 @@ def test_an_instance_extractor_scores_by_a_bilinear_form() -> None:
     assert given.exemplar_ids is not None
     h = table[given.exemplar_ids[0, 2, :3]].mean(dim=0)  # the third exemplar has three tokens
     z = table[given.pair_ids[0]].mean(dim=0)
-    assert_close(extractor.scores(given, text_reader())[0, 2], h @ form @ z)
+    assert_close(extractor.scores(given, text_functions())[0, 2], h @ form @ z)
 
 
 def test_straight_through_takes_one_and_learns_by_the_softmax() -> None:
@@ -132,7 +132,7 @@ def extractor_with(last: float, **options: Any) -> DirectExtractor:
 
 
 def test_an_extractor_hands_on_the_models_embeddings_and_trains_them() -> None:
-    given, model = inputs(), text_reader()
+    given, model = inputs(), text_functions()
     made = extractor_with(9.0)(given, model)
     assert made.chosen.tolist() == [[1], [1]]  # type: ignore[union-attr]
     assert given.exemplar_ids is not None
@@ -145,7 +145,7 @@ def test_an_extractor_hands_on_the_models_embeddings_and_trains_them() -> None:
 
 
 def test_attended_padding_stays_where_the_released_program_has_it() -> None:
-    given, model = inputs(), text_reader()
+    given, model = inputs(), text_functions()
     made = extractor_with(9.0, attend_padding=True)(given, model)
     assert made.mask.tolist() == [[1] * 4] * 2
     assert given.exemplar_ids is not None
@@ -153,7 +153,7 @@ def test_attended_padding_stays_where_the_released_program_has_it() -> None:
 
 
 def test_the_soft_extractor_is_the_expectation() -> None:
-    given, model = inputs(), text_reader()
+    given, model = inputs(), text_functions()
     made = extractor_with(1.5, soft=True, attend_padding=True)(given, model)
     weights = torch.tensor([1.0, 1.5, 1.0, 1.0]).softmax(dim=0)
     assert given.exemplar_ids is not None
@@ -164,12 +164,12 @@ def test_the_share_that_chooses_the_last_exemplar() -> None:
     extractor = DirectExtractor(TASKS, EXEMPLARS)
     with torch.no_grad():
         extractor.logits[:2, 0, -1] = 2.0
-    assert extractor.share_of_last(inputs(), text_reader()) == pytest.approx(2 / TASKS)
+    assert extractor.share_of_last(inputs(), text_functions()) == pytest.approx(2 / TASKS)
 
 
 def test_an_extractor_without_exemplars_says_what_is_missing() -> None:
     with pytest.raises(ValueError, match="set the datamodule's exemplars"):
-        DirectExtractor(TASKS, EXEMPLARS)(inputs()._replace(exemplar_ids=None), text_reader())
+        DirectExtractor(TASKS, EXEMPLARS)(inputs()._replace(exemplar_ids=None), text_functions())
 
 
 def test_a_text_of_no_tokens_is_zero() -> None:
@@ -247,10 +247,10 @@ def test_the_models_own_states_can_represent_texts(build: Callable[[], PreTraine
     extractor = InstanceExtractor(ModelStates(WIDTH))
     assert [name for name, _ in extractor.named_parameters()] == ["match.weight"]  # theta is not phi's
     given = inputs()
-    alone = reader(model).encode(given.pair_ids[1:, :2], torch.ones(1, 2, dtype=torch.long)).mean(dim=1)
-    padded = ModelStates(WIDTH)(given.pair_ids, given.pair_mask, reader(model))
+    alone = model_functions(model).encode(given.pair_ids[1:, :2], torch.ones(1, 2, dtype=torch.long)).mean(dim=1)
+    padded = ModelStates(WIDTH)(given.pair_ids, given.pair_mask, model_functions(model))
     assert_close(padded[1:], alone)
-    extractor.scores(given, reader(model)).sum().backward()
+    extractor.scores(given, model_functions(model)).sum().backward()
     weight: Tensor = input_embeddings(model).weight  # type: ignore[assignment]
     assert weight.grad is not None
 

@@ -22,7 +22,7 @@ from crosstask.lightning_modules.hypergradients import (
     penalty,
     sama,
 )
-from crosstask.lightning_modules.instructions.outer_methods import OuterSettings
+from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
 from crosstask.lightning_modules.planning.bilevel_plan import PENALTY, outer_passes
 from crosstask.lightning_modules.planning.communication import Links
 from crosstask.lightning_modules.planning.resource_plan import ResourcePlan, make_plan

@@ -14,7 +14,7 @@ MODULES: dict[str, type[PlannedTraining]] = {
 }
 
 
-def restored_module(name: str, checkpoint: Path) -> PlannedTraining:
+def load_module(name: str, checkpoint: Path) -> PlannedTraining:
     """Return the module of a class name with a checkpoint's weights and learned instructions.
 
     Args:

@@ -18,7 +18,7 @@ from .optimizer_classes import set_averages
 from .step_guard import StepGuard, gradient_norm, optimizer_tensors, require_finite_everywhere
 
 
-class GuardedSteps(L.LightningModule):
+class FiniteSteps(L.LightningModule):
     """A LightningModule that stops if a loss, a gradient or a weight is not finite.
 
     Subclasses set ``step_loss`` at the last batch of an optimizer step, and pass each batch to ``guard``.
