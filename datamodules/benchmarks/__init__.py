@@ -1,4 +1,4 @@
-"""One reader per benchmark family: tasks and examples from its files as published."""
+"""Benchmark readers, one per benchmark family: tasks and examples from the files that its authors published."""
 
 from typing import TYPE_CHECKING
 

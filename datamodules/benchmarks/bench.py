@@ -1,4 +1,4 @@
-"""Several collections as one benchmark, like OPT-IML Bench with its eight (arXiv 2212.12017, section 2)."""
+"""The benchmark that joins several collections, like OPT-IML Bench with its eight (arXiv 2212.12017, section 2)."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -20,23 +20,27 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class Bench(Benchmark):
-    """A benchmark of several collections: tasks are named ``collection/task``, and rules choose which of them train.
+    """Several benchmarks (collections) read as one, with rules for which tasks train and which are evaluated.
 
-    A collection that the rules do not name keeps its own splits: tasks that it lists only for test never train. To add
-    a collection, write a reader (``benchmarks/benchmark.py``) and list it under `collections`.
+    Tasks are named ``collection/task``. A collection that the rules do not name keeps its own splits: tasks that it
+    lists only for test never train. To add a collection, write a subclass of ``Benchmark`` and list it under
+    `collections`.
 
     Args:
-        collections: Readers, or paths of your own files, by name; the name is the first part of their tasks' names, and
-            proportions refer to it.
-        rules: Rules of the split: ``opt_iml`` (the paper's), ``all`` (OPT-IML-Max), or a YAML file of your own
+        collections: Benchmark readers, or paths of your own files, by name. The name is the first part of their tasks'
+            names, and mixture proportions refer to it.
+        rules: Which tasks train and which are evaluated: ``opt_iml`` (the paper's levels of generalization), ``all``
+            (OPT-IML-Max: everything trains but evaluation-only tasks), or a YAML file of your own
             (docs/data_formats.md, "Rules").
-        held_out_category: Instead of `rules`: the one category that is evaluated and does not train (FLAN's protocol).
-        decisions: Table of decisions that ``crosstask decontaminate`` wrote and a person edited: dropped tasks do not
-            train, or are not evaluated.
-        taxonomy: File of categories that override the shipped ones. A task that neither lists has the category that
-            its collection states, or is its own category.
-        identities: File of the names by which collections call one dataset; by default the shipped one.
-        partial: Whether a collection whose files are missing is left out and reported; otherwise it stops the run.
+        held_out_category: Instead of `rules`: the one category that is evaluated and does not train (FLAN's protocol,
+            arXiv 2109.01652).
+        decisions: TSV file that ``crosstask decontaminate`` wrote and a person edited; tasks that it drops do not
+            train, or are not evaluated. None drops no task.
+        taxonomy: YAML file of categories that override the installed ones. A task that neither file lists has the
+            category that its collection states, or else is its own category.
+        identities: YAML file that maps the names of a dataset in different collections to one; None for the installed
+            one.
+        partial: Whether a collection whose files are missing is left out and reported; if false, it is an error.
     """
 
     name = "bench"
@@ -67,39 +71,39 @@ class Bench(Benchmark):
         self.held_out_category = held_out_category
 
     def task_names(self, split: Split) -> list[str]:
-        """Names of a split's tasks, by collection."""
+        """Return the names of a split's tasks by the rules, in the order of the collections."""
         return list(getattr(self.split, split))
 
     def task(self, name: str) -> Task:
-        """Metadata of a task: its collection as `benchmark`, and the taxonomy's category and the table's dataset."""
+        """Return a task's metadata: its collection as `benchmark`, the taxonomy's category, the dataset's identity."""
         if name not in self._tasks:
             close = nearest(name, self._tasks)
             raise ValueError(f"no task {name!r} among the {len(self._tasks)} of {', '.join(self.collections)}; {close}")
         return self._tasks[name]
 
     def examples(self, name: str) -> Iterator[Example]:
-        """All examples of a task, as its collection reads them."""
+        """Yield all examples of a task, as its collection reads them."""
         collection, inner = self._inner(name)
         for example in collection.examples(inner):
             yield replace(example, task=name)
 
     def objective(self, name: str) -> TextObjective | None:
-        """The objective of the collection's text."""
+        """Return the objective that the task's collection has for its text; None for tasks with inputs."""
         collection, inner = self._inner(name)
         return collection.objective(inner)
 
     def unread_lines(self) -> list[str]:
-        """The lines of the collections; of one folder that several read, the first."""
+        """Return the lines of all collections; equal lines of collections that share a folder appear once."""
         return list(dict.fromkeys(line for reader in self._present.values() for line in reader.unread_lines()))
 
     def fingerprint(self, name: str) -> str:
-        """The fingerprint of the collection: rules and other tasks do not change a task's examples."""
+        """Return the fingerprint of the task in its collection, which rules and other tasks do not change."""
         collection, inner = self._inner(name)
         return collection.fingerprint(inner)
 
     @cached_property
     def split(self) -> TaskSplit:
-        """The split of the tasks by rules and decisions."""
+        """The tasks that train and are evaluated, by rules and decisions; computed once."""
         tasks = list(self._tasks.values())
         readers = {name: collection.name for name, collection in self.collections.items()}
         split = split_tasks(tasks, self.rules, listed=self._listed, readers=readers)
@@ -115,12 +119,12 @@ class Bench(Benchmark):
 
     @property
     def _own_categories(self) -> list[str]:
-        """A line of the tasks for which neither a taxonomy nor their collection has a category."""
+        """A line that counts tasks for which neither a taxonomy nor their collection has a category."""
         names = [name for name, task in self._tasks.items() if name == f"{task.benchmark}/{task.category}"]
         return [f"{len(names)} tasks are categories of their own: {some(names)}"] if names else []
 
     def _of_held_out_category(self, split: TaskSplit) -> TaskSplit:
-        """The split without the evaluation tasks of other categories."""
+        """Return the split without the evaluation tasks of other categories."""
 
         def of_category(names: list[str]) -> list[str]:
             return [name for name in names if self.task(name).category == self.held_out_category]
@@ -136,7 +140,7 @@ class Bench(Benchmark):
 
     @cached_property
     def _names_of(self) -> dict[str, dict[Split, list[str]]]:
-        """The tasks of each collection whose files are there, by split; the others are in ``missing``."""
+        """Task names by collection and split; collections without files are added to ``missing``."""
         names_of: dict[str, dict[Split, list[str]]] = {}
         for name, collection in self.collections.items():
             try:
@@ -151,7 +155,7 @@ class Bench(Benchmark):
 
     @cached_property
     def _listed(self) -> dict[Split, list[str]]:
-        """The tasks that the collections list in each split."""
+        """Task names by split, as the collections list them."""
         listed: dict[Split, list[str]] = {split: [] for split in SPLITS}
         for name, names_of_split in self._names_of.items():
             for split, names in names_of_split.items():
@@ -162,7 +166,7 @@ class Bench(Benchmark):
 
     @cached_property
     def _tasks(self) -> dict[str, Task]:
-        """All tasks by name: by collection, and within it in the order of its splits."""
+        """All tasks by name, in the order of the collections and of their splits."""
         places = {name: place for place, name in enumerate(self.collections)}
         listed = dict.fromkeys(name for names in self._listed.values() for name in names)
         tasks = {}
@@ -173,12 +177,12 @@ class Bench(Benchmark):
 
     @property
     def _present(self) -> dict[str, Benchmark]:
-        """The collections whose files are there."""
+        """The collections whose files exist."""
         return {name: self.collections[name] for name in self._names_of}
 
     @property
     def _left_out(self) -> dict[str, str]:
-        """Reason, by name, why datasets of the collections are no tasks."""
+        """Reason for each dataset that no collection reads as a task, and for collections without files."""
         datasets = {
             f"{name}/{inner}": reason
             for name, collection in self._present.items()

@@ -1,4 +1,4 @@
-"""The interface of all benchmark readers."""
+"""The base class of all benchmark readers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -8,48 +8,60 @@ from ..rendering.text_objectives import TextObjective
 from ..schema import Example, Task
 
 Split = Literal["train", "validation", "test"]
+"""Split of a benchmark: tasks that train, that are evaluated during training, and that are tested."""
 
 
 class Benchmark(ABC):
-    """Reads a benchmark family: tasks and examples from its files as published.
+    """Base class of benchmark readers, which read tasks and examples from the files of one benchmark.
 
-    An abstract class rather than a protocol, so that a YAML finds subclasses by their short names.
+    Pass a reader to a datamodule as its `benchmark`. A new reader implements the abstract methods below; the others
+    have defaults that fit most benchmarks.
+
+    Attributes:
+        name: Name of the benchmark in mixtures and reports, e.g. ``"super_natural_instructions"``.
     """
 
+    # An abstract class, not a Protocol: jsonargparse finds its subclasses by their short names in a YAML.
     name: str
 
     @abstractmethod
     def task_names(self, split: Split) -> list[str]:
-        """Names of the split's tasks; empty where the benchmark has no such split."""
+        """Return the names of the tasks in a split; an empty list if the benchmark has no such split.
+
+        A task whose name is in two splits is evaluated on instances that are not trained.
+        """
 
     @abstractmethod
     def task(self, name: str) -> Task:
-        """Metadata of one task."""
+        """Return the metadata of a task: category, instruction, metric and so on, without its examples."""
 
     @abstractmethod
     def examples(self, name: str) -> Iterator[Example]:
-        """All examples of one task, in the order of its file."""
+        """Yield all examples of a task in the order of its file, including unusable ones (``Example.skipped``)."""
 
     def demonstration_pool(self, name: str) -> list[Example] | None:
-        """Examples for demonstrations only, apart from those of ``examples``; None if there are none."""
+        """Return examples that serve only as demonstrations; None if demonstrations are taken from ``examples``."""
         return None
 
     def objective(self, name: str) -> TextObjective | None:
-        """Objective of an encoder-decoder model on a task whose targets are plain text; None for other tasks."""
+        """Return the objective that makes source and target of a task's plain text; None for tasks with inputs.
+
+        Only encoder-decoder models need one: a decoder-only model is trained on the text itself.
+        """
         return None
 
     def left_out(self) -> Mapping[str, str]:
-        """Datasets of the collection that are no task, with the reason; empty for most collections."""
+        """Return the datasets of the collection that are read as no task, with the reason for each; {} for most."""
         return {}
 
     def unread_lines(self) -> list[str]:
-        """Data files of the benchmark's folder that no task reads, by kind, and columns that are not read."""
+        """Return lines that report data files and columns that no task reads; they are counted by type of file."""
         return []
 
     @abstractmethod
     def fingerprint(self, name: str) -> str:
-        """A digest that changes with the task's content and with the way it is read.
+        """Return a digest of a task's content and of the way it is read; a stored task is reused while it is equal.
 
-        A reader that opens files by itself notes them (``noted_paths.note``), so that a prepared run starts without
-        them. The functions of ``data_files`` and ``file_digests`` do so.
+        A reader that opens files by itself must call ``noted_paths.note`` for each of them, so that a prepared run can
+        start without the files. The functions of ``data_files`` and ``file_digests`` do so.
         """

@@ -1,4 +1,4 @@
-"""The text of another benchmark's examples as pre-training text, for models that are pretrained from random weights."""
+"""Reader of another benchmark's examples as plain text, to pretrain models from random weights."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -14,15 +14,17 @@ READER_VERSION = 1
 
 
 class BenchmarkText(Benchmark):
-    """Reads the tasks of a benchmark as text: the definition of a task, and the input and the first target of examples.
+    """Benchmark reader of another benchmark's examples as plain text, for pretraining.
 
-    A model that is pretrained on the training tasks has not seen the text of tasks that only evaluate; of a task that
-    does both, all instances are text.
+    The definition of a task is one document, and each example is another: its input, a line break and its first target.
+    Only tasks of `split` are read. With the default, a model never sees the text of tasks that are only evaluated. Of a
+    task that trains and is evaluated, all instances are read.
 
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
-        split: The split whose tasks are read; all of them are training tasks here.
-        objective: As of ``PretrainingText``.
+        split: Split of the benchmark whose tasks are read: ``train``, ``validation`` or ``test``. All become training
+            tasks.
+        objective: Objective of an encoder-decoder model, as in ``PretrainingText``; None for decoder-only models.
     """
 
     name = "benchmark_text"
@@ -33,15 +35,15 @@ class BenchmarkText(Benchmark):
         self.benchmark, self.split, self.text_objective = as_benchmark(benchmark), split, objective
 
     def task_names(self, split: Split) -> list[str]:
-        """The tasks of the benchmark's split, as training tasks."""
+        """Return the names of the tasks in the benchmark's split, all as training tasks."""
         return self.benchmark.task_names(self.split) if split == "train" else []
 
     def task(self, name: str) -> Task:
-        """A task without instructions, in the category "Pre-training"."""
+        """Return a task without an instruction, in the category "Pre-training"."""
         return text_task(self.name, self.benchmark.task(name).name)
 
     def examples(self, name: str) -> Iterator[Example]:
-        """The task's definition, if it has one, then a document for each example: input, line break, target."""
+        """Yield the task's definition as a document, if it has one, then a document for each example."""
         task = self.benchmark.task(name)
         defined = bool(task.definition.strip())
         if defined:
@@ -53,18 +55,18 @@ class BenchmarkText(Benchmark):
             yield Example(name, example.id, example.index + defined, "", targets, skipped=skipped)
 
     def objective(self, name: str) -> TextObjective | None:
-        """The objective of all documents."""
+        """Return the `objective` argument, for every task."""
         return self.text_objective
 
     def left_out(self) -> Mapping[str, str]:
-        """As in the benchmark."""
+        """Return the datasets that the benchmark leaves out, with the reason for each."""
         return self.benchmark.left_out()
 
     def unread_lines(self) -> list[str]:
-        """As in the benchmark."""
+        """Return the benchmark's lines about files and columns that no task reads."""
         return self.benchmark.unread_lines()
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of reader version and the task's fingerprint."""
+        """Return the SHA-256 of this reader's version and the task's fingerprint in the benchmark."""
         header = f"{self.name} {READER_VERSION} {self.benchmark.fingerprint(name)}"
         return hashlib.sha256(header.encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""Base of the readers whose family is a list of datasets, each published in its own format.
+"""Base class of readers whose benchmark is a list of datasets, each published in its own format.
 
-A reader declares its datasets in a table: the files of each split, the names on the hub, and the layouts of the rows,
-each with a function that renders a row. This file finds the files, chooses the layout by the columns of a row, adds
-family and task to errors, and computes fingerprints.
+A subclass declares its datasets in a table: the files of each split, the names on the hub, and the layouts of the rows,
+each with a function that renders a row as examples. This file finds the files, chooses the layout by the columns of a
+row, adds benchmark and task to errors, and computes fingerprints.
 """
 
 import hashlib
@@ -25,7 +25,15 @@ from .unread_files import unread_files, unread_line
 
 @dataclass(frozen=True, slots=True)
 class RenderedExample:
-    """An example without task, id and index; the fields are those of ``Example``."""
+    """An example as a renderer returns it: an ``Example`` without task, id and index.
+
+    Args:
+        input: Text that the model reads.
+        targets: Accepted answers.
+        options: Options to rank; empty for free-form answers.
+        answer: Index of the correct option; None without options.
+        skipped: Reason why the row cannot be used; empty for a good one.
+    """
 
     input: str
     targets: tuple[str, ...]
@@ -35,7 +43,7 @@ class RenderedExample:
 
 
 Renderer = Callable[[Row], Iterable[RenderedExample]]
-"""Makes the examples of a row."""
+"""Function that makes the examples of a row: often one, and several if a row holds several questions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +51,9 @@ class Layout:
     """One format in which a dataset's rows are published.
 
     Args:
-        columns: Columns of this format. The first layout whose columns a row all has renders the row.
-        render: Returns the examples of a row, often one.
+        columns: Columns that identify this format. A row is rendered by the first layout of its dataset whose columns
+            it all has.
+        render: Function that makes the examples of a row.
     """
 
     columns: tuple[str, ...]
@@ -56,9 +65,9 @@ class Files:
     """Files that together hold one split of a dataset.
 
     Args:
-        paths: Paths below the family's folder, all required. A path may be a folder of files, or a glob pattern with
-            ``*``.
-        read: Reads rows from the files; called with one argument a path.
+        paths: Paths below the benchmark's folder; all of them must exist. A path may be a folder of files, or a glob
+            pattern with ``*``.
+        read: Function that yields rows; it is called with one argument for each path.
     """
 
     paths: tuple[str, ...]
@@ -67,16 +76,17 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One dataset of a family.
+    """One dataset of a benchmark, declared once and read as one task.
 
     Args:
         name: Name of its task.
         category: Category of its task.
         layouts: Formats of its rows.
-        files: Alternative files of each split; the first alternative that is complete is read.
+        files: Alternative files of each split; the first alternative whose files all exist is read.
         config: Configuration on the hub.
-        hub_splits: Names of the splits on the hub, where they differ.
-        definition: The task's instruction; of an instance-level task, the text that begins every input.
+        hub_splits: The hub's name of a split, for splits whose names differ there.
+        definition: The task's instruction. If `instruction_level` is ``"instance"``, the renderers begin every input
+            with it.
         instruction_level: As in ``Task``.
         metric: As in ``Task``.
         match: As in ``Task``.
@@ -103,26 +113,31 @@ class Dataset:
 def split_files(
     paths: Mapping[Split, str | tuple[str, ...]], read: Callable[..., Iterable[Row]] = file_rows
 ) -> dict[Split, tuple[Files, ...]]:
-    """``Dataset.files`` of a dataset whose splits have one alternative each."""
+    """Return ``Dataset.files`` for a dataset with one alternative for each split.
+
+    Args:
+        paths: Path, or paths that are read together, of each split; below the benchmark's folder.
+        read: Function that yields the rows of the paths.
+    """
     return {split: (Files((path,) if isinstance(path, str) else path, read),) for split, path in paths.items()}
 
 
 class Catalogue(Benchmark):
-    """Reads a family of datasets from one folder, and single datasets from elsewhere.
+    """Base class of benchmark readers of several datasets, each of which is one task.
 
     Args:
-        folder: Folder with a folder for each dataset; environment variables and ``~`` are expanded. Missing datasets
-            are not among the tasks.
-        sources: Other sources, by dataset: a .jsonl, .json, .tsv, .csv, .parquet or .arrow file, a folder of
-            ``Dataset.save_to_disk``, or a hub name.
-        split: The datasets' split to read.
+        folder: Folder with a folder for each dataset; environment variables and ``~`` are expanded. Datasets whose
+            files are missing are not among the tasks. May be empty if all datasets are in `sources`.
+        sources: Sources of single datasets outside the folder, by dataset: a .jsonl, .json, .tsv, .csv, .parquet or
+            .arrow file, a folder of ``Dataset.save_to_disk``, or a hub name.
+        split: Split of the datasets to read: ``train``, ``validation`` or ``test``.
     """
 
     version: ClassVar[int] = 1
     """Part of every fingerprint: raise it when the same file is to be read differently."""
 
     listed: ClassVar[Split | None] = None
-    """Split under which ``task_names`` lists the tasks, "test" for evaluation-only families; None: the split read."""
+    """Split under which ``task_names`` lists the tasks: "test" for benchmarks that only evaluate; None for `split`."""
 
     def __init__(self, folder: str = "", sources: dict[str, str] | None = None, split: Split = "train") -> None:
         if split not in get_args(Split):
@@ -133,16 +148,25 @@ class Catalogue(Benchmark):
 
     @abstractmethod
     def datasets(self) -> Mapping[str, Dataset]:
-        """All datasets of the family by name, including missing ones."""
+        """Return all datasets of the benchmark by name, including those whose files are missing."""
 
     def dataset(self, name: str) -> Dataset:
-        """One dataset of the table."""
+        """Return the declaration of one dataset.
+
+        Raises:
+            ValueError: The benchmark has no dataset of this name; the error names the nearest.
+        """
         if name not in self.datasets():
             raise ValueError(f"no task {name!r} in {self.name}; {nearest(name, self.datasets())}")
         return self.datasets()[name]
 
     def task_names(self, split: Split) -> list[str]:
-        """Names of the datasets whose files exist, in the family's order."""
+        """Return the names of the datasets whose files exist, in the order of the benchmark.
+
+        Raises:
+            MissingFiles: No dataset has files of the split.
+            ValueError: `sources` names an unknown dataset.
+        """
         if split != (self.listed or self.split):
             return []
         if unknown := [name for name in self.sources if name not in self.datasets()]:
@@ -160,7 +184,7 @@ class Catalogue(Benchmark):
         return names
 
     def task(self, name: str) -> Task:
-        """Metadata of one dataset's task."""
+        """Return the metadata of a dataset's task."""
         dataset = self.dataset(name)
         return Task(
             benchmark=self.name,
@@ -177,11 +201,11 @@ class Catalogue(Benchmark):
         )
 
     def demonstrations(self, name: str) -> tuple[Demonstration, ...]:
-        """Demonstrations that are published with the dataset; none in most families."""
+        """Return the demonstrations that are published with a dataset; none for most benchmarks."""
         return ()
 
     def examples(self, name: str) -> Iterator[Example]:
-        """All examples of the dataset's split, in the order of its file."""
+        """Yield all examples of the dataset's split in the order of its file, with ids like ``train-0``."""
         dataset = self.dataset(name)
         index = 0
         with error_prefix(self.name, name):
@@ -193,7 +217,7 @@ class Catalogue(Benchmark):
                     index += 1
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of reader version, settings, definition, demonstrations and files."""
+        """Return the SHA-256 of reader version, settings, definition, demonstrations and files."""
         dataset = self.dataset(name)
         if name in self.sources:
             content = source_digest(self.sources[name], config=dataset.config, split=self._hub_split(dataset))
@@ -203,7 +227,7 @@ class Catalogue(Benchmark):
         return hashlib.sha256(f"{self.name} {self.version} {name} {settings} {content}".encode()).hexdigest()
 
     def unread_lines(self) -> list[str]:
-        """The files in the folders of known datasets that belong to none of their splits."""
+        """Return a line that counts files in the folders of known datasets that belong to none of their splits."""
         if (folder := self._root()) is None:
             return []
         patterns = {
@@ -219,7 +243,7 @@ class Catalogue(Benchmark):
         return [unread_line(folder, files)] if files else []
 
     def settings(self) -> str:
-        """Arguments of a subclass that change its examples, for the fingerprint."""
+        """Return a subclass's arguments that change its examples, as text for the fingerprint."""
         return ""
 
     def _rows(self, dataset: Dataset) -> Iterable[Row]:
@@ -248,7 +272,7 @@ class Catalogue(Benchmark):
         return [" + ".join(files.paths) for files in self.datasets()[name].files.get(self.split, ())]
 
     def _alternatives(self, dataset: Dataset, split: Split) -> tuple[Files, ...]:
-        """The files of a split, last the hub's rows as ``crosstask download`` writes them."""
+        """Return the alternative files of a split; the last are those that ``crosstask download`` writes."""
         return (*dataset.files.get(split, ()), Files((f"{dataset.name}/{split}.jsonl",)))
 
     def _root(self) -> Path | None:
@@ -279,7 +303,7 @@ def _layout(dataset: Dataset, row: Row) -> Layout:
 
 
 def _checked(row: Row, rendered: RenderedExample) -> RenderedExample:
-    """The example itself, whose parts are all texts."""
+    """Return the example; it is an error if its input, targets or options are not all texts."""
     for part in (rendered.input, *rendered.targets, *rendered.options):
         if not isinstance(part, str):
             raise row.error(f"expected texts, got {kind(part)}")

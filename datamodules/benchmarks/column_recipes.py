@@ -1,4 +1,4 @@
-"""Columns of a row, made from its other columns by steps that a data file declares.
+"""Recipes that make a column of a row from its other columns, by steps that a YAML file declares.
 
 ::
 
@@ -19,24 +19,30 @@ from ..messages import kind, nearest
 from .rows import Row
 
 Recipe = Mapping[str, Any]
-"""A path, or alternative paths, under ``from``, and steps by name."""
+"""A path in the row, or alternative paths, under ``from``; then the argument of each step under the step's name."""
 
 MISSING = object()
+"""Returned for a path that a row does not have."""
 
 
 def value_at(row: Row, path: str) -> Any:
-    """The value at a path like ``answers.text.0`` or ``choices.*.text``; `MISSING` if the row has none."""
+    """Return the value at a path like ``answers.text.0`` or ``choices.*.text``; `MISSING` if there is none."""
     return _value_at(row.fields, path.split("."))
 
 
-def made(row: Row, recipe: Recipe, original: Row | None = None) -> Any:
-    """The value that a recipe makes of a row; `MISSING` if the row has none of its paths.
-
-    With `original`, the row before its columns were made, paths are those of `original`.
+def recipe_value(row: Row, recipe: Recipe, original: Row | None = None) -> Any:
+    """Return the value that a recipe makes from a row; `MISSING` if the row has none of the recipe's paths.
 
     >>> row = Row({"passage": "House tax -- A levy.", "choices": [{"text": "a"}, {"text": "b"}]}, "rows.jsonl, line 1")
-    >>> made(row, {"from": "passage", "before": " -- "}), made(row, {"from": "choices.*.text", "numbered": 10})
-    ('House tax', '1. a\\n2. b')
+    >>> recipe_value(row, {"from": "passage", "before": " -- "})
+    'House tax'
+    >>> recipe_value(row, {"from": "choices.*.text", "numbered": 10})
+    '1. a\\n2. b'
+
+    Args:
+        row: The row, whose columns patterns and errors read.
+        recipe: Paths and steps.
+        original: The row before other recipes added columns, if paths refer to that one.
     """
     paths = [recipe["from"]] if isinstance(recipe["from"], str) else recipe["from"]
     value = next((value for path in paths if (value := value_at(original or row, path)) is not MISSING), MISSING)
@@ -52,19 +58,22 @@ def made(row: Row, recipe: Recipe, original: Row | None = None) -> Any:
 
 
 def with_columns(row: Row, columns: Mapping[str, Recipe]) -> Row:
-    """The row with the columns that recipes make; a column that it has is kept, unless it is made from itself."""
+    """Return the row with the columns that recipes make.
+
+    A column that the row already has is kept, unless its recipe reads it.
+    """
     fields = dict(row.fields)
     for column, recipe in columns.items():
         paths = [recipe["from"]] if isinstance(recipe["from"], str) else recipe["from"]
         if column not in row.fields or column in paths:
-            value = made(row, recipe)
+            value = recipe_value(row, recipe)
             if value is not MISSING:
                 fields[column] = value
     # Patterns read columns that others made, so they come last.
     made_row = Row(fields, row.location)
     for column, recipe in columns.items():
         if "pattern" in recipe and column in fields and column not in row.fields:
-            fields[column] = made(made_row, recipe)
+            fields[column] = recipe_value(made_row, recipe)
     return Row(fields, row.location)
 
 
@@ -89,7 +98,7 @@ def _text(value: Any, row: Row) -> str:
 
 
 def _texts(value: Any, row: Row) -> list[str]:
-    """The texts of a list, or of a mapping, in order; triples are joined by bars."""
+    """Return the texts of a list or of a mapping's values; a triple becomes one text, joined by bars."""
     parts = list(value.values()) if isinstance(value, Mapping) else value
     if not isinstance(parts, list | tuple):
         raise row.error(f"expected a list of texts to make a column from, got {kind(value)}")
@@ -139,14 +148,14 @@ def _rounded(value: Any, digits: int, row: Row) -> str:
 
 
 def _named(value: Any, names: Mapping[str, str], row: Row) -> str:
-    """The name of a value, e.g. of a label's number."""
+    """Return the name of a value, e.g. of a label's number."""
     if str(value) not in names:
         raise row.error(f"expected one of {', '.join(names)} to make a column from, got {kind(value)}")
     return names[str(value)]
 
 
 def _pattern(value: Any, pattern: str, row: Row) -> Any:
-    """A pattern with the value as ``{value}`` and the row's columns; of each text of a list."""
+    """Return a pattern filled with the value as ``{value}`` and the row's columns; a list is filled item by item."""
     if isinstance(value, list):
         return [_pattern(part, pattern, row) for part in value]
     fields = {**row.fields, "value": value}
@@ -168,4 +177,4 @@ STEPS: Mapping[str, Callable[[Any, Any, Row], Any]] = {
     "strip": lambda value, _, row: _text(value, row).strip(),
     "until": _until,
 }
-"""Functions of (value, argument, row) by the names of the steps."""
+"""Function of (value, argument, row) for each step."""

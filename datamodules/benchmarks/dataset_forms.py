@@ -1,4 +1,7 @@
-"""Original files that do not hold one row a line, converted to the rows and columns of the hub's datasets."""
+"""Converters of original files without one row per line to the rows of the same dataset on the hub.
+
+Published templates read the hub's columns. ``RowSource.form`` names one of these converters.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +17,7 @@ MENTION = re.compile(r"\[([^\[\]]*)\]")
 
 
 def multirc(path: Path) -> Iterator[Row]:
-    """SuperGLUE's MultiRC, a passage a line, as rows of ``super_glue``, ``multirc``: one for each answer."""
+    """Yield a row of ``super_glue``, ``multirc`` for each answer in SuperGLUE's MultiRC, a passage per line."""
     for row in jsonl_rows(path):
         passage = _inner(row, "passage")
         for q, question in enumerate(_records(passage, "questions")):
@@ -29,7 +32,7 @@ def multirc(path: Path) -> Iterator[Row]:
 
 
 def record(path: Path) -> Iterator[Row]:
-    """SuperGLUE's ReCoRD, a passage a line, as rows of ``super_glue``, ``record``: one for each query, names sorted."""
+    """Yield a row of ``super_glue``, ``record`` for each query in SuperGLUE's ReCoRD; entities are sorted."""
     for row in jsonl_rows(path):
         passage = _inner(row, "passage")
         text = passage.text("text")
@@ -42,7 +45,7 @@ def record(path: Path) -> Iterator[Row]:
 
 
 def wino_bias(path: Path) -> Iterator[Row]:
-    """WinoBias, numbered sentences with mentions in brackets, as rows of ``wino_bias``: tokens and spans of mentions.
+    """Yield rows of ``wino_bias`` (tokens, spans of mentions) from numbered sentences with mentions in brackets.
 
     >>> list(_tokens("[The cook] met a guest because [she] was late."))[-1]
     '.'
@@ -63,11 +66,11 @@ def wino_bias(path: Path) -> Iterator[Row]:
 
 
 FORMS: Mapping[str, Callable[[Path], Iterator[Row]]] = {"multirc": multirc, "record": record, "wino_bias": wino_bias}
-"""Values of ``RowSource.form``."""
+"""Converter of a file to rows, by the values of ``RowSource.form``."""
 
 
 def _tokens(text: str) -> list[str]:
-    """Words as WinoBias separates them, and the punctuation that ends a word apart."""
+    """Return the words as WinoBias separates them; punctuation that ends a word is a token."""
     return re.findall(r"[^\s.,;:!?]+|[.,;:!?]", text)
 
 

@@ -1,8 +1,9 @@
-"""The dataset that a task was made from, under one name for all collections.
+"""Dataset identities: one name for a dataset that collections call differently.
 
 BoolQ is ``bool_q`` in FLAN, ``super_glue_boolq`` in PromptSource and ``task380_boolq_yes_no_question`` in
-Super-NaturalInstructions. ``data/dataset_identities.yaml`` maps such names to one. Levels of generalization, the rules
-that keep evaluation datasets out of training, and the report of shared text all read this table.
+Super-NaturalInstructions. ``data/dataset_identities.yaml`` maps such names to one, the identity ``boolq``. Levels of
+generalization, the rules that keep evaluation datasets out of training, and the report of shared text compare
+identities.
 """
 
 import re
@@ -20,7 +21,7 @@ SHIPPED = Path(__file__).parent / "data" / "dataset_identities.yaml"
 
 @dataclass(frozen=True)
 class DatasetIdentities:
-    """Datasets, and the names by which collections call them.
+    """Table from the names of datasets in collections to one identity each.
 
     >>> table = DatasetIdentities.read()
     >>> [table.identity(name) for name in ("super_glue-boolq", "bool_q", "task380_boolq_yes_no_question")]
@@ -29,9 +30,9 @@ class DatasetIdentities:
     ['cb', None, 'squad_v1', 'squad_v2', 'ethos']
 
     Args:
-        file: The table's file, for errors.
+        file: File that the table was read from, for errors.
         names: All identities.
-        phrases: Identity by a name in words that are joined by underscores.
+        phrases: Identity of each listed name; names are spelled as ``source_key`` returns them.
     """
 
     file: Path
@@ -40,10 +41,10 @@ class DatasetIdentities:
 
     @classmethod
     def read(cls, file: str | None = None) -> "DatasetIdentities":
-        """Read a table; the shipped one if `file` is None.
+        """Read a table from a YAML file; None for the installed one.
 
         Raises:
-            ValueError: The file is missing, is no mapping of datasets to lists of names, or lists a name twice.
+            ValueError: The file is missing, maps no datasets to lists of names, or lists a name for two datasets.
         """
         path = SHIPPED if file is None else expanded(file)
         if not path.is_file():
@@ -62,9 +63,12 @@ class DatasetIdentities:
         return cls(path, tuple(content), phrases)
 
     def identity(self, name: str) -> str | None:
-        """The dataset that a task's or a source's name contains in whole words; None if the table has none of it.
+        """Return the dataset mentioned in the name of a task or source, matched on whole words; None if it is unknown.
 
-        The longest run of words decides, and of equally long runs the first.
+        The longest match wins; ties go to the leftmost.
+
+        >>> DatasetIdentities.read().identity("task380_boolq_yes_no_question")
+        'boolq'
         """
         words = source_key(name).split("_")
         for length in range(len(words), 0, -1):
@@ -74,10 +78,11 @@ class DatasetIdentities:
         return None
 
     def identified(self, task: Task) -> Task:
-        """The task with `dataset` and `sources` in the words of the table.
+        """Return the task with its `dataset` set, and its `sources` replaced by identities.
 
-        Without an entry in the table, the dataset is the task's name and a source is its own name in one spelling, so
-        that the same name in two collections is the same dataset.
+        The dataset is the identity of the task's name, or else of its first known source. If none is known, it is the
+        task's name in the spelling of ``source_key``, so that tasks of one name are the same dataset in all
+        collections. Unknown sources are spelled by ``source_key``, too.
         """
         sources = tuple(dict.fromkeys(self.identity(source) or source_key(source) for source in task.sources))
         known = [source for source in sources if source in self.names]
@@ -85,10 +90,10 @@ class DatasetIdentities:
         return replace(task, dataset=dataset, sources=sources)
 
     def require(self, datasets: Iterable[str], where: str) -> None:
-        """Check that the table has these datasets.
+        """Check that all of these datasets are identities of the table.
 
         Raises:
-            ValueError: It lacks one; the error names the nearest and the ways out.
+            ValueError: One is not; the error names `where` it is used, the nearest identity and the ways out.
         """
         for dataset in datasets:
             if dataset not in self.names:
@@ -101,14 +106,14 @@ class DatasetIdentities:
 
 @cache
 def shipped_identities() -> DatasetIdentities:
-    """The shipped table."""
+    """Return the table that is installed with the package; it is read once."""
     return DatasetIdentities.read()
 
 
 def source_key(source: str) -> str:
-    """A source's name in one spelling for all collections.
+    """Return the name of a source in one spelling: small letters and digits, joined by underscores.
 
-    >>> source_key("Super_GLUE/BoolQ") == source_key("super-glue boolq")
-    True
+    >>> source_key("Super_GLUE/BoolQ"), source_key("super-glue boolq")
+    ('super_glue_boolq', 'super_glue_boolq')
     """
     return re.sub(r"[^a-z0-9]+", "_", source.lower()).strip("_")

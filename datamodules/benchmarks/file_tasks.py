@@ -1,4 +1,4 @@
-"""A user's own tasks: files of rows in any known form, and optional JSON files with the tasks' metadata.
+"""Benchmark reader of a user's own files: rows in any known form, and optional JSON files with the tasks' metadata.
 
 ::
 
@@ -24,10 +24,10 @@ from ..messages import expanded, kind, nearest, some
 from ..schema import Demonstration, Example, InstructionLevel, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
 from .row_files import SUFFIXES, read_rows
-from .row_forms import Form, RowForm, declared, recognised, unread_columns
+from .row_forms import Form, RowForm, declared_form, recognised_form, unread_columns
 from .rows import Row, error_prefix
 from .source_digests import source_digest
-from .task_files import LIKE_SPLITS, Sources, TaskSource, dataset_splits, source_of, task_sources
+from .task_sources import LIKE_SPLITS, Sources, TaskSource, dataset_splits, source_of, task_sources
 from .unread_files import unread_files, unread_line
 
 READER_VERSION = 4
@@ -36,26 +36,29 @@ READER_VERSION = 4
 TASK_FIELDS = (
     "definition category positive_examples negative_examples instruction_level parent sources metric match licence"
 ).split()
+"""Fields of a task's metadata file; they are those of ``Task``."""
 
 ROWS_LOOKED_AT = 1000
-"""Rows whose columns are reported before training; a column that begins later is reported when it is read."""
+"""Rows whose columns are compared with the form before training; a new column in a later row is a warning."""
 
 
 class FileTasks(Benchmark):
-    """Reads tasks from a user's own files.
+    """Benchmark reader of a user's own files.
 
     Args:
-        source: A file of rows; a folder of them, each a task; a folder with the folders ``train``, ``validation`` and
-            ``test`` of such files; a saved dataset; or a hub name, ``"owner/name"``.
+        source: A file of rows, which is one task; a folder of such files; a folder with the folders ``train``,
+            ``validation`` and ``test`` of such files; a saved dataset; or a hub name, ``"owner/name"``.
         benchmark: Name of the collection in mixtures and reports.
-        form: Form of the rows; by default recognised from the columns, and reported.
-        columns: Column of the file for a field of the form, e.g. ``{input: question, output: answer}``.
-        roles: Role (system, user or assistant) of other names in conversations, e.g. ``{bot: assistant}``.
-        definition: Instruction of tasks whose files have none; in conversations, the system turn.
-        category: Category of tasks whose metadata has none; by default a task is its own category.
-        config: Configuration of a hub dataset.
-        split: The one split to read of a hub dataset or of a saved one; by default those for training, validation and
-            test, or the training split alone, whose instances are divided.
+        form: Form of the rows: ``input_output``, ``prompt_completion``, ``alpaca``, ``messages`` or ``sharegpt``
+            (docs/data_formats.md has a row of each). None recognises it from the columns and reports it.
+        columns: Column of the file for each field of the form whose name differs, e.g. ``{input: question, output:
+            answer}``.
+        roles: Role (``system``, ``user`` or ``assistant``) of other names in conversations, e.g. ``{bot: assistant}``.
+        definition: Instruction of tasks whose metadata has none. In conversations it is the system turn.
+        category: Category of tasks whose metadata has none; None makes each task its own category.
+        config: Configuration of a hub dataset; None for its default.
+        split: The only split of a hub or saved dataset to read. None reads its training, validation and test splits; if
+            it has a training split alone, instances of it are held out for the test.
     """
 
     name = "file_tasks"
@@ -77,10 +80,14 @@ class FileTasks(Benchmark):
         self.definition, self.category, self.config, self.split = definition, category, config, split
         self._forms: dict[str, RowForm] = {}
         if form is not None:
-            declared(form, self.columns, self.roles, definition)  # rejects wrong names before a file is read
+            declared_form(form, self.columns, self.roles, definition)  # rejects wrong names before a file is read
 
     def task_names(self, split: Split) -> list[str]:
-        """Names of the split's tasks; a task of two splits has its instances divided between them."""
+        """Return the names of a split's tasks; instances of a task in two splits are divided between them.
+
+        Raises:
+            ValueError: The split is unknown, or the source holds no task.
+        """
         if split not in get_args(Split):
             raise ValueError(f"split must be one of {list(get_args(Split))}, got {split!r}")
         if not any(self._sources.values()):
@@ -93,7 +100,7 @@ class FileTasks(Benchmark):
         return sorted(self._sources[split])
 
     def unread_lines(self) -> list[str]:
-        """The files that are not read, and the form and the unread columns of those that are."""
+        """Return lines that report files, splits and columns that are not read, and the form of the rows that are."""
         sources = {name: source for tasks in self._sources.values() for name, source in tasks.items()}
         lines = []
         if (folder := expanded(self.source)).is_dir():
@@ -111,7 +118,7 @@ class FileTasks(Benchmark):
         return lines + [f"{some(names)}: the form of the rows is {form}" for form, names in names_of.items()]
 
     def task(self, name: str) -> Task:
-        """Metadata of the task's JSON file, where there is one, and of the reader's arguments."""
+        """Return a task's metadata: that of its JSON file, if it has one, completed by the reader's arguments."""
         with error_prefix(self.name, name):
             source = self._source(name)
             row = self._metadata(source)
@@ -136,7 +143,11 @@ class FileTasks(Benchmark):
             )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """Every row of the task; a column that is not read and begins late is a warning."""
+        """Yield an example for every row of the task; warn about an unread column that first appears in a late row.
+
+        Raises:
+            ValueError: A row is not of the form, or two rows have the same id.
+        """
         with error_prefix(self.name, name):
             form, source = self._form(name), self._source(name)
             places: dict[str, str] = {}  # location by id
@@ -152,10 +163,11 @@ class FileTasks(Benchmark):
                 yield example
 
     def location(self, name: str, index: int) -> str:
-        """File and row of an example, by its index."""
+        """Return file and row of the example with this index, e.g. ``"mine/rhymes.jsonl, line 7"``."""
         return next(islice(self._rows(self._source(name)), index, None)).location
 
     def fingerprint(self, name: str) -> str:
+        """Return the SHA-256 of reader version, form, rows and metadata file."""
         with error_prefix(self.name, name):
             source = self._source(name)
             digests = [source_digest(source.source, config=self.config, split=source.split)]
@@ -169,7 +181,7 @@ class FileTasks(Benchmark):
 
     @cached_property
     def _dataset_splits(self) -> list[str]:
-        """The splits of a dataset among which `split` has not chosen."""
+        """The splits of a dataset if the argument `split` chooses none of them; [] otherwise."""
         return dataset_splits(self.source, self.config) if self.split is None else []
 
     def _source(self, name: str) -> TaskSource:
@@ -179,14 +191,14 @@ class FileTasks(Benchmark):
         return read_rows(source.source, config=self.config, split=source.split, label_names=True)
 
     def _form(self, name: str) -> RowForm:
-        """The form of a task's rows, read once."""
+        """Return the form of a task's rows, which is recognised once."""
         if name not in self._forms:
             source = self._source(name)
             definition = self._metadata(source).text("definition", default="") or self.definition
             if self.form is not None:
-                form = declared(self.form, self.columns, self.roles, definition)
+                form = declared_form(self.form, self.columns, self.roles, definition)
             elif (first := next(self._rows(source), None)) is not None:
-                form = recognised(first, self.columns, self.roles, definition)
+                form = recognised_form(first, self.columns, self.roles, definition)
             else:
                 raise ValueError(f"{source.source} has no rows")
             self._forms[name] = form
@@ -206,14 +218,13 @@ class FileTasks(Benchmark):
 
 
 def as_benchmark(benchmark: Benchmark | str | Path) -> Benchmark:
-    """The reader itself, or the ``FileTasks`` of a path.
-
-    Constructors that a YAML fills are annotated with `Benchmark | str`, although a Path serves, too: with Path in the
-    union, jsonargparse would take the name of a YAML that holds a reader for the path of a data file.
+    """Return a benchmark reader unchanged; of a path or hub name, return the ``FileTasks`` that reads it.
 
     Raises:
-        ValueError: The text is neither a path of files nor a hub name.
+        ValueError: The text is neither an existing path nor the form of a hub name.
     """
+    # Constructors that a YAML fills are annotated `Benchmark | str`, although a Path is accepted, too. With Path in the
+    # union, jsonargparse would read the name of a YAML file with a reader's class as the path of a data file.
     if isinstance(benchmark, Benchmark):
         return benchmark
     from . import __all__ as readers
@@ -243,7 +254,7 @@ def _demonstrations(row: Row, key: str) -> tuple[Demonstration, ...]:
 
 
 def _one_of(row: Row, key: str, kinds: Any, default: str) -> Any:
-    """The text of a field, which must be one of a Literal's values."""
+    """Return the text of a field, which must be one of a Literal's values."""
     value = row.text(key, default=default)
     if value not in get_args(kinds):
         raise row.error(f"{key!r} should be one of {', '.join(get_args(kinds))}, got {value!r}")

@@ -34,7 +34,7 @@ from .flan_datasets import (
     OPTIONS,
     AnsweredRow,
     FlanDataset,
-    answered,
+    answered_row,
     filled,
     flan_datasets,
     reads_null,
@@ -149,12 +149,12 @@ class FLAN(Benchmark):
             rows = enumerate(separate_rows(template_rows(self._source(name), name), dataset))
             first, end = dataset.rows or (0, None)
             for index, row in self._drawn(islice(rows, first, end), name):
-                answered_row = answered(row, dataset)
+                answered = answered_row(row, dataset)
                 rng = rendering_rng(self.seed, name, str(index))
                 drawn = templates if self.prompts == "all" else [rng.choice(templates)]
                 for template in drawn:
                     suffix = f"-{template.label}" if self.prompts == "all" else ""
-                    yield _example(name, f"{name}-{index}{suffix}", index, template, answered_row)
+                    yield _example(name, f"{name}-{index}{suffix}", index, template, answered)
 
     def fingerprint(self, name: str) -> str:
         with error_prefix(self.name, name):

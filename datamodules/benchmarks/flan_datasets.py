@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from ..yaml_files import read_yaml
 from .benchmark import Split
-from .column_recipes import MISSING, Recipe, made, value_at, with_columns
+from .column_recipes import MISSING, Recipe, recipe_value, value_at, with_columns
 from .rows import Row, holds_null
 
 SHIPPED = Path(__file__).parent / "data" / "flan_datasets.yaml"
@@ -95,7 +95,7 @@ def separate_rows(rows: Iterator[Row], dataset: FlanDataset) -> Iterator[Row]:
             yield Row({**row.fields, **items}, f"{row.location}, item {place}")
 
 
-def answered(row: Row, dataset: FlanDataset) -> AnsweredRow:
+def answered_row(row: Row, dataset: FlanDataset) -> AnsweredRow:
     """The row with the columns of the templates, its options as text, and its answer in words."""
     original = Row({**row.fields, **dataset.constants}, row.location)
     row = with_columns(original, dataset.columns)
@@ -108,7 +108,7 @@ def answered(row: Row, dataset: FlanDataset) -> AnsweredRow:
             place = _label(original, dataset.label, options)
             skipped = "no label" if place is None else ""
             fields["answer"] = options[place] if place is not None else ""
-        elif dataset.answer is not None and (answer := made(row, dataset.answer, original)) is not MISSING:
+        elif dataset.answer is not None and (answer := recipe_value(row, dataset.answer, original)) is not MISSING:
             fields["answer"] = answer
     fields |= dict.fromkeys(OPTIONS, "OPTIONS:" + "".join(f"\n- {option}" for option in options))
     row = Row(fields, row.location)
@@ -140,12 +140,12 @@ def _given_options(row: Row) -> tuple[str, ...]:
 def _answered_in_words(row: Row, label: Recipe, options: tuple[str, ...]) -> bool:
     """Whether the answer is one of the options, and no label contradicts it."""
     answer = row.fields.get("answer")
-    return answer in options and made(row, label) in (MISSING, answer)
+    return answer in options and recipe_value(row, label) in (MISSING, answer)
 
 
 def _options(row: Row, original: Row, dataset: FlanDataset) -> tuple[str, ...]:
     if isinstance(dataset.options, Mapping):
-        value = made(row, dataset.options, original)
+        value = recipe_value(row, dataset.options, original)
         if not isinstance(value, list) or not all(isinstance(option, str) for option in value):
             raise row.error(
                 f"expected a list of options at {dataset.options['from']}, or FLAN's `options` and `answer`"
@@ -156,7 +156,7 @@ def _options(row: Row, original: Row, dataset: FlanDataset) -> tuple[str, ...]:
 
 def _label(row: Row, label: Recipe, options: tuple[str, ...]) -> int | None:
     """Place of the gold option; None for -1, a row whose answer is not published."""
-    value = made(row, label)
+    value = recipe_value(row, label)
     if value is MISSING:
         paths = [label["from"]] if isinstance(label["from"], str) else label["from"]
         return row.integer(paths[0])  # the error names the nearest columns

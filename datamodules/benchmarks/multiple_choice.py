@@ -1,4 +1,4 @@
-"""Multiple-choice questions: finding the gold option, reading options from a question, writing them into one."""
+"""Multiple-choice questions: the index of the correct option, options read from a question or written into one."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,10 +7,11 @@ from .catalogue import RenderedExample
 from .rows import Row
 
 UNLABELLED = "its label is not published"
+"""Reason for skipping a question without a published answer."""
 
 
 def answer_index(row: Row, options: tuple[str, ...], answer: str) -> int:
-    """Index of the answer in the options.
+    """Return the index of an answer's text in the options.
 
     Raises:
         ValueError: There are no options, one is empty, or the answer is none of them.
@@ -23,7 +24,19 @@ def answer_index(row: Row, options: tuple[str, ...], answer: str) -> int:
 
 
 def ranked_example(row: Row, prompt: str, options: Sequence[str], answer: int | None) -> Iterable[RenderedExample]:
-    """A prompt whose options are ranked; without an `answer` (an index) it is skipped as unlabelled."""
+    """Yield one multiple-choice example; it is skipped as unlabelled if its answer is None.
+
+    Options are stripped; the target is the text of the correct one.
+
+    Args:
+        row: The row that the question was read from, for errors.
+        prompt: Text of the question, as the model reads it.
+        options: Texts of the options to rank.
+        answer: Index of the correct option; None if no answer is published.
+
+    Raises:
+        ValueError: The index is outside the options, or an option is empty.
+    """
     stripped = tuple(option.strip() for option in options)
     if answer is None:
         yield RenderedExample(prompt, (), stripped, skipped=UNLABELLED)
@@ -35,7 +48,7 @@ def ranked_example(row: Row, prompt: str, options: Sequence[str], answer: int | 
 
 
 def lettered_options(options: Sequence[str], letters: Sequence[str]) -> tuple[str, ...]:
-    """The options with their letters.
+    """Return the options, stripped, each with its letter in brackets.
 
     >>> lettered_options(["a cat", "a dog"], "AB")
     ('(A) a cat', '(B) a dog')
@@ -44,7 +57,7 @@ def lettered_options(options: Sequence[str], letters: Sequence[str]) -> tuple[st
 
 
 def listed_options(question: str) -> tuple[str, ...]:
-    """The options that a question lists below "Options:": their letters, or their texts.
+    """Return the options listed below "Options:" in a question: their letters if they have some, else their texts.
 
     >>> listed_options("Pick.\\nOptions:\\n(A) a cat\\n(B) a dog"), listed_options("Is it?\\nOptions:\\n- yes\\n- no")
     (('(A)', '(B)'), ('yes', 'no'))
@@ -56,7 +69,14 @@ def listed_options(question: str) -> tuple[str, ...]:
 
 
 def ai2_question(row: Row) -> tuple[str, list[str], list[str]]:
-    """Stem, options and letters of a question, in AI2's format or in the hub's."""
+    """Return (question, option texts, option letters) of a row of ARC, OpenBookQA or CommonsenseQA.
+
+    Both formats are read: AI2's files (``question.stem``, ``question.choices``), and the datasets on the hub
+    (``question``, ``choices``).
+
+    Raises:
+        ValueError: The numbers of texts and letters differ.
+    """
     if isinstance(row.value("question"), str):
         stem, choices = row.text("question"), row.child("choices")
         texts, letters = list(choices.texts("text")), list(choices.texts("label"))

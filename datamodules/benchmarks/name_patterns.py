@@ -1,4 +1,4 @@
-"""Patterns of names, in which ``*`` stands for whole words."""
+"""Patterns of task names, in which ``*`` stands for whole words."""
 
 import re
 from collections.abc import Iterable
@@ -6,9 +6,9 @@ from functools import lru_cache
 
 
 def name_matches(name: str, pattern: str) -> bool:
-    """Whether a pattern matches a whole name; ``*`` is any text that begins and ends between words.
+    """Return whether a pattern matches a whole name; ``*`` is any text that begins and ends between words.
 
-    Words are runs of letters and digits. In ``collection/task``, a ``*`` before the slash is of the collection alone.
+    Words are runs of letters and digits. In ``collection/task``, a ``*`` before the slash matches no slash.
 
     >>> [name_matches(name, "*/*wic*") for name in ("flan/wic", "p3/super_glue_wic-2", "toy/copy_twice_words")]
     [True, True, False]
@@ -19,7 +19,7 @@ def name_matches(name: str, pattern: str) -> bool:
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:
-    """Whether one of the patterns matches the name."""
+    """Return whether at least one of the patterns matches the whole name."""
     return any(name_matches(name, pattern) for pattern in patterns)
 
 
@@ -30,7 +30,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def _expression(pattern: str, any_text: str) -> str:
-    """The regular expression of a part of a pattern: where a word meets a ``*``, the word ends.
+    """Return the regular expression of a part of a pattern: where a word meets a ``*``, the word ends.
 
     >>> _expression("a*", ".*")
     'a(?![^\\\\W_]).*'

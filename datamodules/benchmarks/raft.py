@@ -22,18 +22,21 @@ from .rows import Row
 
 
 class RAFT(Catalogue):
-    """Reads RAFT's tasks. Every input begins with the task's definition. The hub name is ``ought/raft``.
+    """Benchmark reader of RAFT; every input begins with the task's definition.
+
+    The hub name is ``ought/raft``.
 
     Args:
         folder: Folder with a folder for each task.
-        sources: Other sources, by task; see ``Catalogue``.
-        split: "train", the labelled rows, or "test", whose rows are all skipped as unlabelled.
+        sources: Sources of single tasks outside the folder; see ``Catalogue``.
+        split: ``train`` for the labelled rows; ``test`` for rows without labels, which are all skipped.
     """
 
     name = "raft"
     listed: ClassVar[Split | None] = "test"
 
     def datasets(self) -> Mapping[str, Dataset]:
+        """Return the eleven tasks."""
         return _datasets()
 
 
@@ -72,7 +75,7 @@ def _dataset(name: str, entry: Mapping[str, Any]) -> Dataset:
 
 
 def _label(row: Row, labels: tuple[str, ...]) -> str | None:
-    """The row's label, None if it has none; the hub numbers labels from 1, and 0 is no label."""
+    """Return the row's label; None if it has none. The hub numbers labels from 1, and 0 is no label."""
     value = row.fields.get("Label")
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value <= len(labels):

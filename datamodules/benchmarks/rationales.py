@@ -1,7 +1,7 @@
-"""Questions whose answer follows a rationale, and FLAN's tables of them.
+"""Chain-of-thought examples: the target is a rationale, then the answer. Also reads FLAN's tables of them.
 
-The target is "<rationale>. The answer is <answer>" (OPT-IML, section 2.4 and appendix C), without a full stop at the
-end. A row without a rationale is skipped.
+The target is "<rationale>. The answer is <answer>", without a full stop at the end (OPT-IML, arXiv 2212.12017, section
+2.4 and appendix C). A row without a rationale is skipped.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,15 +13,17 @@ from .row_files import table_rows
 from .rows import Row
 
 INSTRUCTION = "Answer the following question by reasoning step by step."
+"""Instruction of OPT-IML's reasoning tasks."""
 
 NO_RATIONALE = "no rationale"
+"""Reason for skipping a row."""
 
 FLAN_COT_COLUMNS = ("question", "answer", "explanation")
 """Columns of FLAN's chain-of-thought tables, which have no header."""
 
 
 def rationale_target(rationale: str, answer: str) -> str:
-    """The rationale, then the answer.
+    """Return the target: the rationale, then "The answer is" and the answer.
 
     >>> rationale_target("Cats purr. ", "yes")
     'Cats purr. The answer is yes'
@@ -33,7 +35,18 @@ def rationale_target(rationale: str, answer: str) -> str:
 def rationale_example(
     row: Row, question: str, rationales: Sequence[str], answer: str, options: tuple[str, ...] = ()
 ) -> Iterable[RenderedExample]:
-    """A question, its options in words, and one reference for each rationale."""
+    """Yield one example of a question; it has a reference for each rationale that is not empty.
+
+    Args:
+        row: The row that the question was read from, for errors.
+        question: Text of the question.
+        rationales: Rationales, of several annotators in some datasets.
+        answer: Text of the answer; one of the options if there are some.
+        options: Options, which are listed below the question.
+
+    Raises:
+        ValueError: The answer is none of the options.
+    """
     index = answer_index(row, options, answer) if options else None
     listed = "".join(f"\n- {option}" for option in options)
     text = question.strip() + (f"\nOptions:{listed}" if options else "")
@@ -44,7 +57,19 @@ def rationale_example(
 def lettered_rationale_example(
     row: Row, question: str, rationale: str, answer: str, options: Sequence[str], letters: Sequence[str]
 ) -> Iterable[RenderedExample]:
-    """A question whose answer is a letter; the example's options are the letters, "(A)"."""
+    """Yield one example whose answer is a letter; its options are the letters in brackets, "(A)".
+
+    Args:
+        row: The row that the question was read from, for errors.
+        question: Text of the question.
+        rationale: The rationale; if it is empty, the example is skipped.
+        answer: Letter of the correct option.
+        options: Texts of the options, listed below the question with their letters.
+        letters: Letter of each option.
+
+    Raises:
+        ValueError: A letter is missing, or the answer is none of them.
+    """
     if len(options) != len(letters):
         raise row.error(f"expected a letter for each choice, got {len(letters)} for {len(options)}")
     labels = tuple(f"({letter})" for letter in letters)
@@ -56,7 +81,7 @@ def lettered_rationale_example(
 
 
 def flan_cot_example(row: Row) -> Iterable[RenderedExample]:
-    """A row of FLAN's chain-of-thought tables, which write a line end as ``\\n``."""
+    """Yield the example of a row of FLAN's chain-of-thought tables, which write a line end as ``\\n``."""
     question, answer, rationale = (row.text(column).replace("\\n", "\n") for column in FLAN_COT_COLUMNS)
     options = listed_options(question)
     index = answer_index(row, options, answer) if options else None
@@ -65,12 +90,12 @@ def flan_cot_example(row: Row) -> Iterable[RenderedExample]:
 
 
 def flan_cot_rows(path: Path) -> Iterator[Row]:
-    """The rows of one of FLAN's chain-of-thought tables."""
+    """Yield the rows of one of FLAN's chain-of-thought tables."""
     yield from table_rows(path, FLAN_COT_COLUMNS)
 
 
 def sentences(texts: Iterable[str]) -> str:
-    """The texts that are not empty, joined as sentences.
+    """Return the texts that are not empty, each ended by a full stop and joined by spaces.
 
     >>> sentences(["Cats purr", "", "Dogs bark."])
     'Cats purr. Dogs bark.'

@@ -1,4 +1,4 @@
-"""Rows of JSON, JSONL, TSV, CSV, Parquet and Arrow files and of hub datasets, read one at a time.
+"""Readers of rows: from JSON, JSONL, TSV, CSV, Parquet and Arrow files and from hub datasets, one row at a time.
 
 Every error is a ValueError that begins with the file and the row, e.g. ``rte.jsonl, line 7: ...``.
 """
@@ -15,7 +15,7 @@ from ..noted_paths import note
 from .rows import Row
 
 SUFFIXES = (".jsonl", ".json", ".tsv", ".csv", ".parquet", ".arrow")
-"""Suffixes of the files that ``read_rows`` reads, in upper or lower case; files of text may be compressed (``.gz``)."""
+"""Suffixes of the files that ``read_rows`` reads, in upper or lower case. Text files may be compressed (``.gz``)."""
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w.-]+)?")
 
@@ -23,15 +23,19 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w.-]+)?")
 def read_rows(
     source: str, *, config: str | None = None, split: str | None = None, label_names: bool = False
 ) -> Iterator[Row]:
-    """The rows of a file, of a folder that `datasets` wrote, or of a hub dataset (streamed).
+    """Yield the rows of a file, of a folder that `datasets` wrote, or of a hub dataset, which is streamed.
 
     Args:
         source: A .jsonl, .json, .tsv, .csv, .parquet or .arrow file; a folder written by ``Dataset.save_to_disk``, or a
             copy of a hub dataset; or a hub name, ``"owner/name"`` or ``"owner/name@revision"``.
-        config: Configuration of a hub dataset.
-        split: Split of a hub dataset or of a ``DatasetDict`` folder.
-        label_names: Whether the numbers of a column of labels become the names that the dataset has for them, and
-            null for no label (-1).
+        config: Configuration of a hub dataset, e.g. ``"rte"`` of ``super_glue``; None for its default.
+        split: Split of a hub dataset or of a ``DatasetDict`` folder; None for ``train`` of a hub dataset.
+        label_names: Whether values of ``ClassLabel`` columns become the names of the labels, and -1 (no label) null.
+            Only Parquet, Arrow, saved and hub datasets have such columns.
+
+    Raises:
+        MissingFiles: There is no such file or folder.
+        ValueError: The dataset cannot be opened, or a row cannot be read.
     """
     path = expanded(source)
     if path.is_file():
@@ -51,12 +55,23 @@ def read_rows(
 
 
 def is_hub_name(source: str) -> bool:
-    """Whether a source that is no path is the name of a hub dataset: ``"owner/name"`` or ``"owner/name@revision"``."""
+    """Return whether a text has the form of a hub dataset's name: ``"owner/name"`` or ``"owner/name@revision"``.
+
+    Test for existing paths first: the path of a folder may have this form, too.
+    """
     return bool(_HUB_NAME.fullmatch(source)) and format_of(Path(source)) not in SUFFIXES
 
 
 def file_rows(path: Path, *, label_names: bool = False) -> Iterator[Row]:
-    """The rows of one file, in the format of its suffix; tables need a header, and `label_names` are of datasets."""
+    """Yield the rows of one file, in the format of its suffix; TSV and CSV files need a header line.
+
+    Args:
+        path: The file.
+        label_names: As in ``read_rows``.
+
+    Raises:
+        ValueError: The suffix is none of ``SUFFIXES``, or a row cannot be read.
+    """
     match format_of(path):
         case ".jsonl":
             yield from jsonl_rows(path)
@@ -71,14 +86,14 @@ def file_rows(path: Path, *, label_names: bool = False) -> Iterator[Row]:
 
 
 def jsonl_rows(path: Path) -> Iterator[Row]:
-    """The object on every line that is not blank."""
+    """Yield the object on each line of a JSONL file; blank lines are passed over."""
     for number, line in text_lines(path):
         if line.strip():
             yield _object(parse_json(line, f"{path}, line {number}"), f"{path}, line {number}")
 
 
 def json_rows(path: Path, key: str | None = None) -> Iterator[Row]:
-    """The objects that a JSON file lists, at its top level or under `key`; the file is read whole."""
+    """Yield the objects in a list in a JSON file, at its top level or under `key`; the file is read whole."""
     text = read_text(path)
     remedy = "if every line is an object, name the file .jsonl" if text.lstrip().startswith("{") else FETCH_AGAIN
     document = parse_json(text, str(path), remedy)
@@ -92,7 +107,7 @@ def json_rows(path: Path, key: str | None = None) -> Iterator[Row]:
 
 
 def _list_hint(document: object) -> str:
-    """Hint for an object that is no list of rows: the list in it to save alone, or columns to save as rows."""
+    """Return how to save a JSON object as rows: the one list in it, or columns as rows; empty if neither fits."""
     values = document if isinstance(document, dict) else {}
     keys = [key for key, value in values.items() if isinstance(value, list)]
     columns = {len(value) if isinstance(value, list | dict) else -1 for value in values.values()}
@@ -102,13 +117,13 @@ def _list_hint(document: object) -> str:
 
 
 def table_rows(path: Path, columns: Sequence[str] | None = None, *, quoted: bool | None = None) -> Iterator[Row]:
-    """The rows of a TSV or CSV file; all values are texts.
+    """Yield the rows of a TSV or CSV file; all values are texts.
 
     Args:
-        path: A ``.tsv`` file is separated by tabs, any other by commas.
-        columns: Column names of a file without a header; None: the first line is the header.
-        quoted: Whether values in double quotes may contain separators and line ends. None: in CSV only, since the TSV
-            files of benchmarks quote nothing and contain plain quotation marks.
+        path: The file. A ``.tsv`` file is separated by tabs, any other by commas.
+        columns: Column names of a file without a header; None if the first line is the header.
+        quoted: Whether values in double quotes may contain separators and line ends. None means true for CSV and false
+            for TSV, since the TSV files of benchmarks contain plain quotation marks.
     """
     comma = format_of(path) != ".tsv"
     records = (
@@ -164,7 +179,11 @@ def _quoted_records(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]
 
 
 def split_names(source: str, config: str | None = None) -> list[str]:
-    """The splits of a folder that `datasets` wrote, of a copy of a hub dataset, or of one on the hub; [] for no splits.
+    """Return the splits of a saved dataset, of a copy of a hub dataset, or of a hub dataset; [] if it has none.
+
+    Args:
+        source: A folder that `datasets` wrote, or a hub name.
+        config: Configuration of a hub dataset; None for its default.
 
     Raises:
         ValueError: The dataset cannot be opened.
@@ -186,7 +205,7 @@ def split_names(source: str, config: str | None = None) -> list[str]:
 _DATASETS_ERRORS = (OSError, RuntimeError, ValueError, KeyError, UnicodeError)
 
 Load = Callable[[], Iterable[Any]]
-"""Opens a dataset."""
+"""Function that opens a dataset of `datasets`; its result yields records."""
 
 
 def _columnar_rows(path: Path) -> Load:
@@ -210,7 +229,7 @@ def _saved_rows(folder: Path, split: str | None) -> Load:
 
 
 def _hub_rows(name: str, config: str | None, split: str | None, revision: str | None = None) -> Load:
-    """Rows of a hub dataset, or of a folder with a copy of one."""
+    """Return a function that opens a hub dataset, or a folder with a copy of one."""
     import datasets
 
     note(name if Path(name).is_dir() else f"hub:{name}")
@@ -218,7 +237,7 @@ def _hub_rows(name: str, config: str | None, split: str | None, revision: str | 
 
 
 def _located(name: str, load: Load, label_names: bool) -> Iterator[Row]:
-    """Rows of the dataset that `load` opens; errors of `datasets` become ValueErrors that name the row."""
+    """Yield the rows of a dataset; errors of `datasets` become ValueErrors that name the row."""
     index = -1
     try:
         dataset = load()
@@ -232,7 +251,7 @@ def _located(name: str, load: Load, label_names: bool) -> Iterator[Row]:
 
 
 def _labels(dataset: Any) -> dict[str, Callable[[int | None], str | None]]:
-    """The name of a label's number, for each column of labels."""
+    """Return, for each ``ClassLabel`` column, a function from a label's number to its name."""
     import datasets
 
     def names(feature: Any) -> Callable[[int | None], str | None]:

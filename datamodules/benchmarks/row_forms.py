@@ -1,4 +1,4 @@
-"""Known forms of a user's rows: recognised by their columns, and read as examples.
+"""Known forms of a user's rows, recognised by their columns, and rendered as examples.
 
 ::
 
@@ -7,6 +7,8 @@
     alpaca              {"instruction": "Rhyme.", "input": "cat", "output": "hat"}
     messages            {"messages": [{"role": "user", "content": "Hello"}, ...]}
     sharegpt            {"conversations": [{"from": "human", "value": "Hello"}, ...]}
+
+``FileTasks`` uses them. A form is a set of field names; the columns of a file may be mapped to other names.
 """
 
 import difflib
@@ -32,6 +34,7 @@ from .rows import Row, holds_null
 from .unknown_columns import mapping_hint, preference_problem
 
 Form = Literal["input_output", "prompt_completion", "alpaca", "messages", "sharegpt"]
+"""Form of the rows of a file; the head of this module shows a row of each."""
 
 FIELDS: Mapping[Form, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "messages": (("messages",), ("system",)),
@@ -40,10 +43,10 @@ FIELDS: Mapping[Form, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "prompt_completion": (("prompt", "completion"), ()),
     "input_output": (("input", "output"), ("id", "options", "template")),
 }
-"""Required and optional fields of each form, in the order of recognition."""
+"""(required fields, optional fields) of each form; forms are tried in this order."""
 
 NAMELESS = "(without a name)"
-"""A column whose name is empty, as that of the row numbers which pandas writes."""
+"""Name in reports of a column whose name is empty, e.g. of the row numbers that pandas writes."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,10 @@ class RowForm:
 
     Args:
         name: The form.
-        columns: Column of the file for each field of the form whose name differs.
-        roles: Names of the roles in the file's conversations.
-        strict: Whether a column whose name resembles that of a missing field is an error.
-        definition: System turn of conversations without one; empty for none.
+        columns: Column of the file for each field whose name differs from it.
+        roles: ``system``, ``user`` or ``assistant`` for each role name in the file's conversations.
+        strict: Whether an unknown column whose name resembles a missing optional field is an error.
+        definition: System turn to add to conversations without one; empty for none.
     """
 
     name: Form
@@ -66,15 +69,15 @@ class RowForm:
 
     @property
     def conversations(self) -> bool:
-        """Whether every row is a conversation."""
+        """Whether every row is a conversation, a list of messages."""
         return self.name in MESSAGE_KEYS
 
     def column(self, name: str) -> str:
-        """The column that holds a field."""
+        """Return the column of the file that holds a field of the form."""
         return self.columns.get(name, name)
 
     def read_columns(self) -> list[str]:
-        """The columns that are read, where a file has them."""
+        """Return the columns that are read, of required and optional fields, if a file has them."""
         required, optional = FIELDS[self.name]
         return [self.column(name) for name in (*required, *optional)]
 
@@ -83,10 +86,15 @@ class RowForm:
         return f"{self.name} ({renamed})" if renamed else self.name
 
     def example(self, task: str, index: int, row: Row) -> Example:
-        """The example of a row; a skipped one if the row holds none.
+        """Return the example of a row; it is skipped, with the reason, if the row cannot be used.
+
+        Args:
+            task: Name of the task.
+            index: Index of the row in its file.
+            row: The row.
 
         Raises:
-            ValueError: A field is missing or of another type; names file and row.
+            ValueError: A field is missing or has another type; the error names file and row.
         """
         if self.strict:
             self._reject_misspelt(row)
@@ -141,17 +149,17 @@ class RowForm:
                 )
 
 
-def recognised(first: Row, columns: Mapping[str, str], roles: Mapping[str, str], definition: str) -> RowForm:
-    """The form of a file by its first row.
+def recognised_form(first: Row, columns: Mapping[str, str], roles: Mapping[str, str], definition: str) -> RowForm:
+    """Return the form whose required fields a file's first row has.
 
     Args:
-        first: The file's first row.
-        columns: Columns that the user maps to fields.
-        roles: Roles that the user maps to system, user or assistant.
-        definition: The task's instruction, the system turn of its conversations.
+        first: First row of the file.
+        columns: Column of the file for each field that the user maps.
+        roles: ``system``, ``user`` or ``assistant`` for each role name that the user maps.
+        definition: The task's instruction, which becomes the system turn of its conversations.
 
     Raises:
-        ValueError: The columns are those of no known form.
+        ValueError: The columns fit no known form.
     """
     if problem := preference_problem(first, columns.values()):
         raise first.error(problem)
@@ -159,9 +167,9 @@ def recognised(first: Row, columns: Mapping[str, str], roles: Mapping[str, str],
     for name, (required, _) in FIELDS.items():
         if present.issuperset(required):
             form, mapping = _by_messages(name, first, columns)
-            return declared(form, mapping, roles, definition, strict=form == "input_output" and not columns)
+            return declared_form(form, mapping, roles, definition, strict=form == "input_output" and not columns)
     if not columns and (in_small := _in_small_letters(first)):
-        return recognised(first, in_small, roles, definition)
+        return recognised_form(first, in_small, roles, definition)
     if "conversations" not in present and "messages" not in present and {"input", "output"} & present:
         missing = next(name for name in ("input", "output") if name not in present)
         raise first.error(f"no {missing!r}; {nearest(missing, first.fields)}; there are {some(list(first.fields))}")
@@ -169,13 +177,20 @@ def recognised(first: Row, columns: Mapping[str, str], roles: Mapping[str, str],
     raise first.error(f"the columns {names} are those of no known form ({_listed_forms()}); {mapping_hint(first)}")
 
 
-def declared(
+def declared_form(
     form: Form, columns: Mapping[str, str], roles: Mapping[str, str], definition: str, *, strict: bool = False
 ) -> RowForm:
-    """The form that the user names.
+    """Return the form that the user names, with the columns and roles that the user maps.
+
+    Args:
+        form: Name of the form.
+        columns: As in ``recognised_form``.
+        roles: As in ``recognised_form``.
+        definition: As in ``recognised_form``.
+        strict: As in ``RowForm``.
 
     Raises:
-        ValueError: The form has no field of a mapped name, or a role is mapped to none of the three.
+        ValueError: The form has no such field, or a role is mapped to none of the three.
     """
     required, optional = FIELDS[form]
     for name in columns:
@@ -191,7 +206,7 @@ def declared(
 
 
 def unread_columns(form: RowForm, rows: Iterable[Row]) -> list[str]:
-    """The columns of rows, and the keys of their messages, that are not read."""
+    """Return the names of columns in the rows, and of keys in their messages, that are not read."""
     read = set(form.read_columns())
     unread: dict[str, None] = {}
     for row in rows:
@@ -206,7 +221,7 @@ def unread_columns(form: RowForm, rows: Iterable[Row]) -> list[str]:
 
 
 def _by_messages(form: Form, first: Row, columns: Mapping[str, str]) -> tuple[Form, dict[str, str]]:
-    """The form of a conversation by the keys of its messages, since ``conversations`` may hold either."""
+    """Return the form and columns of a conversation by the keys of its messages: ``conversations`` may hold either."""
     mapping = dict(columns)
     if form not in MESSAGE_KEYS:
         return form, mapping
@@ -225,7 +240,7 @@ def _by_messages(form: Form, first: Row, columns: Mapping[str, str]) -> tuple[Fo
 
 
 def _in_small_letters(first: Row) -> dict[str, str]:
-    """The columns for the fields of a form whose names are theirs in small letters; empty if no form has them."""
+    """Return the columns for fields that they equal in small letters; {} if no form has all its required fields."""
     lower = {column.strip().lower(): column for column in first.fields}
     for required, optional in FIELDS.values():
         if lower.keys() >= set(required):
@@ -234,7 +249,7 @@ def _in_small_letters(first: Row) -> dict[str, str]:
 
 
 def _messages_or_text(row: Row, column: str, role: str) -> list[Row]:
-    """The messages in a column, or the one message of a role that a text is."""
+    """Return the messages in a column; a text is one message of the given role."""
     value = row.value(column)
     if isinstance(value, str) and not looks_like_messages(value):
         return [Row({"role": role, "content": value}, row.location)]
@@ -242,7 +257,7 @@ def _messages_or_text(row: Row, column: str, role: str) -> list[Row]:
 
 
 def _numbers_as_text(value: object) -> object:
-    """A value whose numbers are texts, as in JSON: ``3`` is the answer "3".
+    """Return a value with its numbers as texts, written as in JSON: ``3`` is the answer "3".
 
     >>> _numbers_as_text(3), _numbers_as_text([0.5, True]), _numbers_as_text("a")
     ('3', ['0.5', 'true'], 'a')
@@ -288,7 +303,7 @@ def _example(task: str, index: int, row: Row) -> Example:
 
 
 def _listed(row: Row, key: str) -> tuple[str, ...]:
-    """The texts of a list, which a table holds as JSON."""
+    """Return the texts of a list, which a table holds as JSON."""
     value = row.fields.get(key, ())
     if isinstance(value, str):
         listed = parse_json(value, f"{row.location}, {key!r}") if value.strip() else []

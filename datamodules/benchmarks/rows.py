@@ -1,4 +1,4 @@
-"""One record of a data file with checked access to its fields; errors name the file and the row."""
+"""A record of a data file with type-checked access to its fields; errors name the file and the row."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,18 +11,22 @@ from ..messages import MissingFiles, kind, nearest, some
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One record and its location.
+    """One record of a data file, and its location.
 
     Args:
-        fields: The record's fields by name.
-        location: File and row, for errors, e.g. ``"data/rte.jsonl, line 7"``.
+        fields: Values by field name, as parsed from JSON or a table.
+        location: File and row, which begin every error, e.g. ``"data/rte.jsonl, line 7"``.
     """
 
     fields: Mapping[str, Any]
     location: str
 
     def value(self, key: str) -> Any:
-        """The field's value; the error for a missing field lists the nearest names."""
+        """Return the value of a field.
+
+        Raises:
+            ValueError: The field is missing; the error lists the nearest names.
+        """
         if not isinstance(self.fields, Mapping):
             raise self.error(f"expected an object with {key!r}, got {kind(self.fields)}")
         if key not in self.fields:
@@ -30,7 +34,11 @@ class Row:
         return self.fields[key]
 
     def text(self, key: str, default: str | None = None) -> str:
-        """The text of a field; `default` if the field is missing."""
+        """Return the text in a field; `default` if the field is missing and a default is given.
+
+        Raises:
+            ValueError: The field is missing, or holds no text.
+        """
         if default is not None and key not in self.fields:
             return default
         value = self.value(key)
@@ -39,7 +47,11 @@ class Row:
         return value
 
     def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """The texts of a field that holds a list of texts or one text; `default` if the field is missing."""
+        """Return the texts in a field that holds a list of texts, or one text; `default` if the field is missing.
+
+        Raises:
+            ValueError: The field is missing without a default, or holds anything else.
+        """
         if default is not None and key not in self.fields:
             return default
         value = self.value(key)
@@ -49,18 +61,26 @@ class Row:
         return tuple(texts)
 
     def children(self, key: str) -> "list[Row]":
-        """The objects of a field that holds a list of objects, each with its place in the location."""
+        """Return the objects in a field that holds a list of objects, as rows located by their index in the list.
+
+        Raises:
+            ValueError: The field is missing, or holds no list.
+        """
         value = self.value(key)
         if not isinstance(value, list | tuple):
             raise self.error(f"{key!r} should be a list of objects, got {kind(value)}")
         return [Row(item, f"{self.location}, {key} {place}") for place, item in enumerate(value)]
 
     def child(self, key: str) -> "Row":
-        """The object in a field, with the field in its location."""
+        """Return the object in a field as a row, whose location ends with the name of the field."""
         return Row(self.value(key), f"{self.location}, {key}")
 
     def integer(self, key: str) -> int:
-        """The whole number in a field, also if it is written as text, as in tables."""
+        """Return the whole number in a field, also if it is written as text, as in tables.
+
+        Raises:
+            ValueError: The field is missing, or holds no whole number.
+        """
         value = self.value(key)
         if isinstance(value, str) and value.strip().removeprefix("-").isdecimal():
             return int(value)
@@ -69,12 +89,12 @@ class Row:
         return value
 
     def error(self, message: str) -> ValueError:
-        """A ValueError that begins with the row's location."""
+        """Return a ValueError whose message begins with the row's location."""
         return ValueError(f"{self.location}: {message}")
 
 
 def holds_null(value: Any) -> bool:
-    """Whether a value is null or contains it; NaN counts, which tables have for missing values.
+    """Return whether a value is null or contains a null; NaN counts, since tables have it for missing values.
 
     >>> [holds_null(value) for value in (None, float("nan"), ["a", None], {"a": {"b": None}}, "None", "", 0)]
     [True, True, True, True, False, False, False]
@@ -88,7 +108,10 @@ def holds_null(value: Any) -> bool:
 
 @contextmanager
 def other_format(row: Row) -> Iterator[None]:
-    """Turn the errors of Python about a value of another type into a ValueError with the row's location."""
+    """Turn Python errors about values of an unexpected type into a ValueError with the row's location.
+
+    Used around code that reads the fields of a published dataset without checking each type.
+    """
     try:
         yield
     except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -98,7 +121,7 @@ def other_format(row: Row) -> Iterator[None]:
 
 @contextmanager
 def error_prefix(benchmark: str, task: str) -> Iterator[None]:
-    """Prefix the errors raised inside with benchmark and task; ``MissingFiles`` keeps its type."""
+    """Prefix ValueErrors raised inside with benchmark and task; ``MissingFiles`` keeps its type."""
     try:
         yield
     except ValueError as error:

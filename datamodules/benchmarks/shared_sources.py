@@ -1,4 +1,4 @@
-"""The tasks of a benchmark by split, without training tasks that were made from the data of a held-out task."""
+"""The tasks of each split, without training tasks that were made from the data of held-out tasks."""
 
 from collections.abc import Callable, Mapping
 from typing import get_args
@@ -15,14 +15,15 @@ from .suite import Suite
 def split_names(
     benchmark: Benchmark, task: Callable[[str], Task] | None = None
 ) -> tuple[dict[Split, list[str]], Mapping[str, str]]:
-    """The tasks of each split, and tasks of the training list that do not train, with the held-out source.
+    """Return (task names by split, training tasks that are left out with the reason).
 
-    Training and held-out evaluation tasks share no source (``Task.sources``), whatever reads them, apart from the broad
-    ones of OPT-IML's rules (Wikipedia, news). A ``Bench`` has its own rules for it; in a ``Suite`` nothing trains.
+    A training task is left out if it shares a source (``Task.sources``) with a task that is only evaluated. The broad
+    sources of OPT-IML's rules (Wikipedia, news) do not count. A ``Bench`` is returned as it is, since it applies rules
+    of its own; so is a ``Suite``, in which nothing trains.
 
     Args:
-        benchmark: The reader.
-        task: The reader's ``task``, or one that remembers the tasks it has read.
+        benchmark: The benchmark reader.
+        task: Function that returns a task's metadata, e.g. one that caches; None for ``benchmark.task``.
 
     Raises:
         ValueError: No training task is left.

@@ -1,4 +1,4 @@
-"""Digests of the sources of rows: a task's fingerprint changes with them."""
+"""Digests of rows: a task's fingerprint changes with the file, folder or hub dataset that it is read from."""
 
 import hashlib
 
@@ -8,7 +8,10 @@ from ..noted_paths import note
 
 
 def source_digest(source: str, *, config: str | None = None, split: str | None = None) -> str:
-    """A digest of the rows that ``read_rows`` reads from `source`; for a hub dataset, of the commit on the hub."""
+    """Return a digest of the rows that ``read_rows`` yields for the same arguments.
+
+    Of a file or folder, the contents are digested; of a hub dataset, its current commit, configuration and split.
+    """
     path = expanded(source)
     if path.is_file():
         return tree_digest(path)

@@ -1,4 +1,4 @@
-"""Rules, in a YAML file, for the tasks that train and the tasks that are evaluated at each level of generalization.
+"""Rules of a bench, read from a YAML file: the tasks that train, and those evaluated at each level of generalization.
 
 ::
 
@@ -18,14 +18,14 @@
     also_train: [reasoning/esnli]         # train although their dataset, or their collection's own split, is a test's
     broad_sources: [wikipedia]            # data that training and evaluation tasks may share
 
-In the collections under ``collections``, all other tasks train, including those that their collection lists for test.
-A dataset that is named under ``fully_held_out``, ``partially_supervised`` or ``not_trained`` trains in none of them and
+In the collections under ``collections``, all other tasks train, including those that their collection lists for test. A
+dataset that is named under ``fully_held_out``, ``partially_supervised`` or ``not_trained`` trains in none of them and
 in no category, whether or not its evaluation task is available.
 
-The tasks of any other collection keep their own splits: those that it lists for training train, those that it lists
-for test alone do not. Of these collections, the rules decide only for tasks that a pattern with a slash matches.
-Without ``collections``, categories and datasets hold out and evaluate tasks of all collections, and all other tasks
-keep their own splits. ``*`` stands for whole words (``name_patterns.py``): ``*/*wic*`` is not ``mine/copy_twice``.
+The tasks of any other collection keep their own splits: those that it lists for training train, those that it lists for
+test alone do not. Of these collections, the rules decide only for tasks that a pattern with a slash matches. Without
+``collections``, categories and datasets hold out and evaluate tasks of all collections, and all other tasks keep their
+own splits. ``*`` stands for whole words (``name_patterns.py``): ``*/*wic*`` is not ``mine/copy_twice``.
 """
 
 from collections.abc import Mapping
@@ -41,18 +41,22 @@ from .name_patterns import matches_any, name_matches
 SHIPPED = Path(__file__).parent / "data"
 
 LISTS = ("not_trained", "also_train", "broad_sources")
+"""Keys of the YAML file that hold a list of names."""
 
 COLLECTIONS = "collections"
+"""Key of the YAML file for the collections whose own splits do not count."""
 
 GROUPS = ("fully_held_out", "partially_supervised", "fully_supervised", "evaluation_only")
+"""Keys of the YAML file that group evaluation tasks by the level at which they should be evaluated."""
 
 
 class Entry(NamedTuple):
-    """Tasks that the rules name.
+    """An entry of the rules, which names tasks by dataset or by pattern.
 
     Args:
-        name: A dataset, or a pattern of ``collection/task`` if it has a slash; ``*`` matches whole words.
-        category: Only tasks of this category; empty for all.
+        name: A dataset of ``data/dataset_identities.yaml``, or a pattern of ``collection/task`` if it has a slash;
+            ``*`` matches whole words.
+        category: Category that the tasks must have; empty for any.
     """
 
     name: str
@@ -64,7 +68,7 @@ class Entry(NamedTuple):
         return None if "/" in self.name else self.name
 
     def matches(self, task: Task) -> bool:
-        """Whether the entry names the task."""
+        """Return whether the entry names a task."""
         named = task.dataset == self.name if self.dataset else name_matches(task.name, self.name)
         return named and self.category in ("", task.category)
 
@@ -73,60 +77,66 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """The evaluation tasks of a group."""
+class EvaluationEntries:
+    """The evaluation tasks of one group of the rules.
+
+    Args:
+        validation: Entries of tasks that are evaluated during training.
+        test: Entries of tasks that are tested.
+    """
 
     validation: tuple[Entry, ...] = ()
     test: tuple[Entry, ...] = ()
 
     @property
     def entries(self) -> tuple[Entry, ...]:
+        """All entries, each once."""
         return tuple(dict.fromkeys((*self.validation, *self.test)))
 
 
 @dataclass(frozen=True)
 class SplitRules:
-    """The content of a YAML file of rules; the head of this file has an example.
+    """Rules for which tasks train and which are evaluated; the head of this file explains them with an example.
 
     Args:
-        held_out_categories: Categories none of whose tasks train.
+        held_out_categories: Categories of which no task trains.
         fully_held_out: Evaluation tasks of these categories.
         partially_supervised: Evaluation tasks that do not train, while others of their categories do.
         fully_supervised: Evaluation tasks that also train.
         evaluation_only: Evaluation tasks that never train.
         not_trained: More datasets that do not train.
-        also_train: Patterns of tasks that train although their dataset is evaluated, or although their collection
-            lists them for test alone.
-        broad_sources: Sources that training and evaluation tasks may share.
-        collections: Patterns of the collections whose own splits do not count; None for no collection, while
-            categories and datasets are those of all.
+        also_train: Patterns of tasks that train although their dataset is evaluated, or although their collection lists
+            them for test alone.
+        broad_sources: Sources that training and evaluation tasks may share, e.g. ``wikipedia``.
+        collections: Patterns of the collections whose own splits are ignored. With None, all collections keep their
+            splits, and categories and datasets of the rules apply to all of them.
     """
 
     held_out_categories: tuple[str, ...] = ()
-    fully_held_out: Evaluated = Evaluated()
-    partially_supervised: Evaluated = Evaluated()
-    fully_supervised: Evaluated = Evaluated()
-    evaluation_only: Evaluated = Evaluated()
+    fully_held_out: EvaluationEntries = EvaluationEntries()
+    partially_supervised: EvaluationEntries = EvaluationEntries()
+    fully_supervised: EvaluationEntries = EvaluationEntries()
+    evaluation_only: EvaluationEntries = EvaluationEntries()
     not_trained: tuple[str, ...] = ()
     also_train: tuple[str, ...] = ()
     broad_sources: tuple[str, ...] = ()
     collections: tuple[str, ...] | None = None
 
     def decides(self, task: Task) -> bool:
-        """Whether categories and datasets of the rules are those of the task's collection, too."""
+        """Return whether the categories and datasets of the rules apply to the task's collection."""
         return self.collections is None or self.replaces_splits(task)
 
     def replaces_splits(self, task: Task) -> bool:
-        """Whether the rules replace the splits of the task's collection."""
+        """Return whether the rules replace the splits of the task's collection."""
         return matches_any(task.name.partition("/")[0], self.collections or ())
 
-    def name(self, entry: Entry, task: Task) -> bool:
-        """Whether an entry names a task: a dataset only in the collections that the rules decide for."""
+    def applies(self, entry: Entry, task: Task) -> bool:
+        """Return whether an entry names a task; datasets are compared only in collections that the rules decide for."""
         return (entry.dataset is None or self.decides(task)) and entry.matches(task)
 
-    def of_group(self, group: str) -> Evaluated:
-        """The evaluation tasks of a group, which is one of ``GROUPS``."""
-        evaluated: Evaluated = getattr(self, group)
+    def of_group(self, group: str) -> EvaluationEntries:
+        """Return the evaluation tasks of a group, one of ``GROUPS``."""
+        evaluated: EvaluationEntries = getattr(self, group)
         return evaluated
 
     @property
@@ -138,15 +148,17 @@ class SplitRules:
         )
 
     def datasets(self) -> list[str]:
-        """All datasets that the rules name."""
+        """Return all datasets that the rules name, with repetitions."""
         groups = (self.fully_held_out, self.partially_supervised, self.fully_supervised, self.evaluation_only)
         return [*(e.dataset for group in groups for e in group.entries if e.dataset), *self.not_trained]
 
 
 def read_rules(name: str) -> SplitRules:
-    """The shipped rules ``opt_iml``, or the rules of a YAML file.
+    """Return installed rules, or the rules of a YAML file.
 
-    ``all`` are those of OPT-IML-Max: everything trains but the tasks of evaluation-only collections.
+    Args:
+        name: ``opt_iml`` for OPT-IML's rules; ``all`` for those of OPT-IML-Max, by which everything trains but the
+            tasks of evaluation-only collections; or the path of a YAML file.
 
     Raises:
         ValueError: The file is missing, or it has an unknown key.
@@ -161,15 +173,15 @@ def read_rules(name: str) -> SplitRules:
 
 
 def without_held_out_tasks(rules: SplitRules) -> SplitRules:
-    """The rules with all tasks in training (OPT-IML-Max).
+    """Return the rules with every task in training (OPT-IML-Max) except those of the group ``evaluation_only``.
 
-    The validation datasets are validated on instances that do not train. Only evaluation-only tasks are tested, so that
-    no training task loses instances to a test.
+    Validation datasets are validated on instances that do not train. Only evaluation-only tasks are tested, so that no
+    training task loses instances to a test.
     """
     groups = (rules.fully_supervised, rules.fully_held_out, rules.partially_supervised)
     validation = tuple(dict.fromkeys(entry for group in groups for entry in group.validation if entry.dataset))
     return SplitRules(
-        fully_supervised=Evaluated(validation=validation),
+        fully_supervised=EvaluationEntries(validation=validation),
         evaluation_only=rules.evaluation_only,
         broad_sources=rules.broad_sources,
         collections=rules.collections,
@@ -177,8 +189,11 @@ def without_held_out_tasks(rules: SplitRules) -> SplitRules:
 
 
 def leave_one_category_out(category: str) -> SplitRules:
-    """Rules that hold out one category and evaluate it (the protocol of FLAN, arXiv 2109.01652, section 2.2)."""
-    return SplitRules(held_out_categories=(category,), fully_held_out=Evaluated(test=(Entry("*/*"),)))
+    """Return rules that evaluate one category and train no task of it.
+
+    This is FLAN's protocol (arXiv 2109.01652, section 2.2).
+    """
+    return SplitRules(held_out_categories=(category,), fully_held_out=EvaluationEntries(test=(Entry("*/*"),)))
 
 
 def _rules(document: Mapping[str, Any], where: str) -> SplitRules:
@@ -194,8 +209,8 @@ def _rules(document: Mapping[str, Any], where: str) -> SplitRules:
             if key not in allowed:
                 raise ValueError(f"{where}: {group} has no {key!r}; there are {', '.join(allowed)}")
 
-    def evaluated(group: str) -> Evaluated:
-        return Evaluated(*(_entries(groups[group], key, f"{where}: {group}") for key in ("validation", "test")))
+    def evaluated(group: str) -> EvaluationEntries:
+        return EvaluationEntries(*(_entries(groups[group], key, f"{where}: {group}") for key in ("validation", "test")))
 
     return SplitRules(
         held_out_categories=_texts(groups["fully_held_out"], "categories", f"{where}: fully_held_out"),
@@ -209,7 +224,7 @@ def _rules(document: Mapping[str, Any], where: str) -> SplitRules:
 
 
 def _entries(content: Mapping[str, Any], key: str, where: str) -> tuple[Entry, ...]:
-    """The entries of a list, or of lists by category."""
+    """Return the entries of a list, or of lists by category."""
     value = content.get(key) or []
     if isinstance(value, dict):
         return tuple(Entry(name, category) for category in value for name in _texts(value, category, f"{where}, {key}"))

@@ -1,8 +1,8 @@
-"""The evaluation tasks of one table of a paper, as far as their files exist; no task trains.
+"""The evaluation tasks of a published table of results, as far as their files exist; no task trains.
 
 ::
 
-    collections:                                  # readers, as in a Bench
+    collections:                                  # benchmark readers, as in a Bench
       opt: {class_path: OptEvaluation, init_args: {folder: data}}
     expected:                                     # the table by columns; a number of instances, or null
       - {column: Natural language inference, level: fully_held_out, tasks: {opt/cb: 56, opt/rte: 277}}
@@ -25,13 +25,15 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class ExpectedColumn:
-    """A column of a table.
+    """A column of a published table of results.
 
     Args:
         column: Name of the column in the table; replaces the category of its tasks.
-        tasks: Number of instances by task, ``collection/task``; null where the paper states none.
-        level: Generalization level of the tasks in the paper; it cannot be computed, since no task trains here.
-        metric: Metric of the tasks; by default that of their readers.
+        tasks: Number of instances in the paper by task, named ``collection/task``; null if the paper states none.
+        level: Generalization level of the tasks in the paper: ``fully_supervised``, ``partially_supervised`` or
+            ``fully_held_out``. It cannot be computed, since no task trains here.
+        metric: Metric of the tasks: ``rouge_l``, ``exact_match``, ``accuracy`` or ``token_f1``; None for their
+            readers'.
     """
 
     column: str
@@ -41,14 +43,17 @@ class ExpectedColumn:
 
 
 class Suite(Benchmark):
-    """The evaluation tasks of a table, without training tasks.
+    """The evaluation tasks of a published table of results, without training tasks.
 
     Args:
-        collections: Readers, or paths of your own files, by name; the name is the first part of their tasks' names.
-        expected: The table's columns with their tasks, including missing ones.
-        stated_by: Source of the list of tasks and the numbers of instances.
-        demonstrations: Readers of demonstrations by collection, e.g. of the training split of the same files. A
-            collection without one uses published demonstrations, or instances that are then not evaluated.
+        collections: Benchmark readers, or paths of your own files, by name. The name is the first part of their tasks'
+            names.
+        expected: The columns of the table with their tasks. List all of them: a task without files is reported as
+            missing, so that an average is never taken for the whole table's.
+        stated_by: Paper and table that state the tasks and numbers of instances, for reports.
+        demonstrations: Readers that supply few-shot demonstrations, by collection, e.g. the same reader with ``split:
+            train``. Without one, demonstrations are those published with a task, or else instances of the evaluation
+            file, which are then not evaluated.
     """
 
     name = "suite"
@@ -79,7 +84,11 @@ class Suite(Benchmark):
                 self.expected[name] = column
 
     def task_names(self, split: Split) -> list[str]:
-        """Names of the listed tasks whose files exist."""
+        """Return the names of the listed tasks whose files exist, under "test"; other splits are empty.
+
+        Raises:
+            ValueError: No task has files.
+        """
         if split != "test":
             return []
         names = [name for name in self.expected if name not in self.missing]
@@ -89,7 +98,7 @@ class Suite(Benchmark):
         return names
 
     def task(self, name: str) -> Task:
-        """Metadata of a task, with the column's name as category and the column's level and metric."""
+        """Return a task's metadata, with the column's name as category, and the column's level and metric."""
         collection, inner = self._inner(name)
         column, task = self.expected[name], collection.task(inner)
         return replace(
@@ -102,12 +111,15 @@ class Suite(Benchmark):
         )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """All examples of a task, as its collection reads them."""
+        """Yield all examples of a task, as its collection reads them."""
         collection, inner = self._inner(name)
         return (replace(example, task=name) for example in collection.examples(inner))
 
     def demonstration_pool(self, name: str) -> list[Example] | None:
-        """Examples of the collection's demonstration reader; None without a reader, or if it lacks the task."""
+        """Return the examples of a task's reader of demonstrations; None if it has no reader, or the reader lacks it.
+
+        Their indices are negative, since they are rows of another file than the evaluated examples.
+        """
         collection, _, inner = name.partition("/")
         reader = self.demonstration_readers.get(collection)
         if reader is None:
@@ -118,20 +130,21 @@ class Suite(Benchmark):
             examples = list(reader.examples(inner))
         except MissingFiles:
             return None
-        # Negative indices: these are rows of another file than the evaluated examples.
+        # Negative: no index of an evaluated example.
         return [replace(example, task=name, index=-1 - example.index) for example in examples]
 
     def unread_lines(self) -> list[str]:
-        """The lines of the collections; of one folder that several read, the first."""
+        """Return the lines of all collections; equal lines of collections that share a folder appear once."""
         return list(dict.fromkeys(line for reader in self.collections.values() for line in reader.unread_lines()))
 
     def fingerprint(self, name: str) -> str:
+        """Return the fingerprint of the task in its collection."""
         collection, inner = self._inner(name)
         return collection.fingerprint(inner)
 
     @cached_property
     def missing(self) -> dict[str, str]:
-        """The error of each listed task whose files are missing."""
+        """The error message of each listed task whose files are missing, by task; computed once."""
         reasons = {}
         for name in self.expected:
             try:

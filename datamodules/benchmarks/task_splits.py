@@ -1,4 +1,4 @@
-"""Training and evaluation tasks of several collections, by the rules of ``split_rules.py`` and their own splits.
+"""The split of a bench's tasks into training and evaluation, by rules (``split_rules.py``) and collections' own splits.
 
 The level that a report prints is computed from the tasks that really train (``splits.py``). The groups of the rules
 state an intention; ``TaskSplit.remarks`` reports where the two differ.
@@ -10,26 +10,26 @@ from typing import NamedTuple
 from ..messages import some
 from ..schema import Task
 from .benchmark import Split
+from .collection_splits import CollectionSplits
 from .contamination_decisions import Decisions
 from .name_patterns import matches_any, name_matches
-from .own_splits import OwnSplits
 from .split_rules import GROUPS, SplitRules
 
 MOST_NAMED = 12
-"""Entries of rules of which none matches that are named one by one."""
+"""If more entries of the rules match no task, and none matches, they are counted instead of listed."""
 
 
 class TaskSplit(NamedTuple):
-    """The split of the available tasks.
+    """The split of a bench's available tasks.
 
     Args:
-        train: Names of training tasks.
-        validation: Names of tasks evaluated during training.
-        test: Names of tasks tested.
-        excluded: Reason, by task, why a task neither trains nor is evaluated, or does not train although no rule holds
-            it out.
-        missing: Patterns and categories of the rules that match no available task.
-        remarks: Sentences that a reader of the scores should know.
+        train: Names of tasks that train.
+        validation: Names of tasks that are evaluated during training.
+        test: Names of tasks that are tested.
+        excluded: Reason by task, for tasks that neither train nor are evaluated, and for tasks kept out of training
+            because their data is evaluated.
+        missing: Entries and categories of the rules that match no available task.
+        remarks: Sentences for the report, e.g. on tasks whose level differs from the rules' intention.
     """
 
     train: list[str]
@@ -40,7 +40,7 @@ class TaskSplit(NamedTuple):
     remarks: list[str]
 
     def lines(self) -> list[str]:
-        """Summary for printing: numbers of tasks, exclusions by reason, missing tasks, remarks."""
+        """Return a printable summary: numbers of tasks, exclusions by reason, missing entries, remarks."""
         lines = [f"{len(self.train)} tasks train, {len(self.validation)} validate, {len(self.test)} are tested"]
         reasons = sorted({reason.split(":")[0] for reason in self.excluded.values()})
         for reason in reasons:
@@ -52,7 +52,7 @@ class TaskSplit(NamedTuple):
 
 
 def apply_decisions(split: TaskSplit, decisions: Decisions) -> TaskSplit:
-    """The split without the tasks that the decisions about shared text drop."""
+    """Return the split without the tasks that a person decided to drop because they share text."""
     reason = "shares text with evaluation"
     dropped = [name for name in split.train if name in decisions.drop_train]
     unevaluated = [
@@ -81,7 +81,7 @@ def split_tasks(
     listed: Mapping[Split, Collection[str]] | None = None,
     readers: Mapping[str, str] | None = None,
 ) -> TaskSplit:
-    """Apply rules to the available tasks; the other tasks keep the splits of their collections.
+    """Return the split of the tasks by rules; tasks that the rules do not name keep their collections' splits.
 
     No dataset that is evaluated at a held-out level trains in the collections that the rules decide for, whatever its
     name and category: neither those that the rules name nor those of the available evaluation tasks. Tasks of other
@@ -90,15 +90,15 @@ def split_tasks(
     own file that do not train.
 
     Args:
-        tasks: All tasks, named ``"collection/task"``, with their datasets (``dataset_identities.py``).
+        tasks: All tasks, named ``collection/task``, with their `dataset` set (``dataset_identities.py``).
         rules: Rules for training and evaluation.
-        listed: Names of the tasks that the collections list in each split; by default all train.
-        readers: Name of the reader of each collection; by default the collection's.
+        listed: Names of the tasks that the collections list in each split; None if all of them train.
+        readers: Name of the benchmark reader of each collection; a collection that is not listed is its own reader.
 
     Raises:
         ValueError: A task is in two groups, or no task is left to train.
     """
-    own = OwnSplits(tasks, rules, listed or {"train": [task.name for task in tasks]})
+    own = CollectionSplits(tasks, rules, listed or {"train": [task.name for task in tasks]})
     groups, only = own.groups, own.not_trained
     named = {stage: [t for t in tasks if _evaluated(t, groups, rules, stage)] for stage in ("validation", "test")}
     official = {stage: _with_official_files(of_stage, only, readers or {}) for stage, of_stage in named.items()}
@@ -126,9 +126,9 @@ def split_tasks(
 
 
 def _sharing(
-    candidates: Sequence[Task], evaluated: Sequence[Task], own: OwnSplits, rules: SplitRules
+    candidates: Sequence[Task], evaluated: Sequence[Task], own: CollectionSplits, rules: SplitRules
 ) -> tuple[dict[str, str], list[str]]:
-    """Candidates that share data with evaluated tasks: why some do not train, and the names of those that do.
+    """Return the reason for each candidate that must not train since its data is evaluated, and those that may.
 
     Raises:
         ValueError: One that does not train should be fully supervised.
@@ -145,13 +145,13 @@ def _sharing(
     return left_out, also
 
 
-def _reasons(tasks: Sequence[Task], own: OwnSplits, official: Mapping[str, Collection[str]]) -> dict[str, str]:
-    """Why tasks that share no data with evaluated ones do not train, by task; some of them are evaluated.
+def _reasons(tasks: Sequence[Task], own: CollectionSplits, official: Mapping[str, Collection[str]]) -> dict[str, str]:
+    """Return the reason, by task, for tasks that do not train although they share no data with evaluated ones.
 
     Args:
         tasks: All tasks.
-        own: Their groups, and which of them only evaluate.
-        official: Tasks whose official file is evaluated, by stage.
+        own: Groups of the tasks, and which tasks are only evaluated.
+        official: Names of tasks whose official held-out file is evaluated, by stage.
     """
     groups = own.groups
     reasons = {t.name: "its category is held out" for t in tasks if groups[t.name] == "fully_held_out"}
@@ -164,11 +164,11 @@ def _reasons(tasks: Sequence[Task], own: OwnSplits, official: Mapping[str, Colle
 
 def _evaluated(task: Task, groups: Mapping[str, str | None], rules: SplitRules, stage: str) -> bool:
     group = groups[task.name]
-    return group is not None and any(rules.name(entry, task) for entry in getattr(rules.of_group(group), stage))
+    return group is not None and any(rules.applies(entry, task) for entry in getattr(rules.of_group(group), stage))
 
 
 def _with_official_files(evaluated: Sequence[Task], only: Collection[str], readers: Mapping[str, str]) -> set[str]:
-    """Tasks of training files whose dataset another collection of the same reader evaluates on its official file."""
+    """Return training tasks whose dataset another collection of the same reader evaluates on its official file."""
 
     def key(task: Task) -> tuple[str, str, str]:
         return readers.get(task.benchmark, task.benchmark), task.dataset, task.category
@@ -180,38 +180,38 @@ def _with_official_files(evaluated: Sequence[Task], only: Collection[str], reade
 def _untrained(
     tasks: Sequence[Task], groups: Mapping[str, str | None], train: set[str], only: Collection[str]
 ) -> list[str]:
-    """Fully supervised tasks of evaluation-only collections whose dataset trains nowhere."""
+    """Return fully supervised tasks of evaluation-only collections whose dataset trains nowhere."""
     trained = {(task.dataset, task.category) for task in tasks if task.name in train}
     supervised = [task for task in tasks if groups[task.name] == "fully_supervised" and task.name in only]
     return [task.name for task in supervised if not task.dataset or (task.dataset, task.category) not in trained]
 
 
 def _shared_data(
-    candidates: Sequence[Task], evaluated: Sequence[Task], own: OwnSplits, rules: SplitRules
+    candidates: Sequence[Task], evaluated: Sequence[Task], own: CollectionSplits, rules: SplitRules
 ) -> dict[str, str]:
-    """Reason, by task, why a candidate for training does not train: its data is evaluated at a held-out level."""
+    """Return the reason for each candidate that does not train: its data is evaluated at a held-out level."""
     owners, listed = dict.fromkeys(rules.held_out_datasets, ""), set[str]()
     also_trained = {task.name for task in candidates}
     for task in evaluated:
         if own.groups[task.name] != "fully_supervised" and task.name not in also_trained:
-            listed |= {key for key in own.data(task) if own.keeps(task) and key not in owners}
-            owners |= dict.fromkeys(own.data(task), f" in {task.name}")
+            listed |= {key for key in own.data_names(task) if own.keeps(task) and key not in owners}
+            owners |= dict.fromkeys(own.data_names(task), f" in {task.name}")
     shared = {}
     for task in candidates:
         # Tasks that the rules train stay trained where another collection tests on the same data.
         ignored = listed if own.groups[task.name] == "fully_supervised" else ()
-        key = next((key for key in own.data(task) if key in owners and key not in ignored), None)
+        key = next((key for key in own.data_names(task) if key in owners and key not in ignored), None)
         if key is not None:
             shared[task.name] = f"its dataset is evaluated: {key}{owners[key]}"
     return shared
 
 
 def _missing(tasks: Sequence[Task], rules: SplitRules) -> tuple[list[str], int]:
-    """The entries of the rules that match no task, and the number of all entries."""
+    """Return the entries of the rules that match no task, and the number of all entries."""
     categories = {task.category for task in tasks if rules.decides(task)}
     collections = {task.name.partition("/")[0] for task in tasks}
     matched: list[tuple[str, bool]] = [
-        (f"{entry} ({group})", any(rules.name(entry, task) for task in tasks))
+        (f"{entry} ({group})", any(rules.applies(entry, task) for task in tasks))
         for group in GROUPS
         for entry in rules.of_group(group).entries
     ]

@@ -1,4 +1,4 @@
-"""The category of every task of every collection, read from an editable file.
+"""Task categories: one coarse set for all collections, read from an editable file.
 
 Super-NaturalInstructions has 76 categories; other collections have clusters, other names for categories, or none.
 OPT-IML Bench needs one coarse union of them (arXiv 2212.12017, section 2.2), since the category decides whether an
@@ -17,6 +17,7 @@ from ..yaml_files import read_yaml
 
 SHIPPED = Path(__file__).parent / "data" / "taxonomy.yaml"
 SECTIONS = ("categories", "called", "datasets", "collections", "tasks")
+"""Sections of the file, which are the fields of ``Taxonomy``."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,10 @@ class Taxonomy:
     'Misc.'
 
     Args:
-        file: The taxonomy's file, for errors.
+        file: File that the taxonomy was read from, for errors.
         categories: All categories.
-        called: Category by a collection's name for it.
-        datasets: Category by the dataset name that begins a task's name.
+        called: Category for each name that a collection has for a category.
+        datasets: Category for each dataset name with which a task's name may begin.
         collections: Category of all tasks of a collection, by collection.
         tasks: Category of single tasks, by ``collection/task``.
     """
@@ -47,7 +48,7 @@ class Taxonomy:
 
     @classmethod
     def read(cls, file: str | None = None) -> "Taxonomy":
-        """Read and check a taxonomy; the shipped one if `file` is None.
+        """Read and check a taxonomy; None for the installed one.
 
         Raises:
             ValueError: The file is missing, lacks a section, or names an unknown category.
@@ -71,24 +72,29 @@ class Taxonomy:
         return taxonomy
 
     def category(self, benchmark: str, task: str, stated: str = "") -> str | None:
-        """The category of a task by the file: by task, by collection, by stated category, or by dataset.
+        """Return the category of a task by the file; None if the file does not decide it.
+
+        The first of these decides: the task, its collection, the stated category, the dataset that begins the task's
+        name. The dataset counts only if the collection states no category.
 
         Args:
-            benchmark: Name of the collection.
+            benchmark: Name of the collection's reader, e.g. ``"promptsource"``.
             task: Name of the task in the collection.
-            stated: The category that the collection states; empty if it states none.
+            stated: Category that the collection states; empty if it states none.
         """
         by_name = self.tasks.get(f"{benchmark}/{task}") or self.collections.get(benchmark)
         by_category = stated if stated in self._known else self.called.get(stated)
         return by_name or by_category or (self._of_dataset(task) if not stated else None)
 
     def overriding(self, benchmarks: Iterable[str], task: str, stated: str = "") -> str | None:
-        """The category of a user's taxonomy, which overrides any other; its datasets come before stated categories.
+        """Return the category of a task by a user's file; None if the file does not decide it.
+
+        Unlike in ``category``, a dataset in the file comes before the category that the collection states.
 
         Args:
-            benchmarks: Names of the collection: in the bench, and its reader's.
+            benchmarks: Names of the collection: that in the bench, and its reader's.
             task: Name of the task in the collection.
-            stated: The category that the collection states; empty if it states none.
+            stated: Category that the collection states; empty if it states none.
         """
         named = [self.tasks.get(f"{name}/{task}") or self.collections.get(name) for name in benchmarks]
         return next(filter(None, named), None) or self._of_dataset(task) or self.called.get(stated)
@@ -98,7 +104,7 @@ class Taxonomy:
         return frozenset(self.categories)
 
     def _of_dataset(self, task: str) -> str | None:
-        """The category of the longest dataset name that begins the task's name, in whole words."""
+        """Return the category of the longest dataset name that begins the task's name, in whole words."""
         words = _words(task)
         for end in range(len(words), 0, -1):
             if category := self.datasets.get("_".join(words[:end])):
@@ -120,12 +126,12 @@ class Taxonomy:
 
 @cache
 def shipped_taxonomy() -> Taxonomy:
-    """The shipped taxonomy."""
+    """Return the taxonomy that is installed with the package; it is read once."""
     return Taxonomy.read()
 
 
 def category_of_name(benchmark: str, task: str) -> str:
-    """The category of a task whose collection states none: the shipped taxonomy's, or the task's own name.
+    """Return the category of a task whose collection states none: the installed taxonomy's, or the task's own name.
 
     >>> category_of_name("flan", "rte"), category_of_name("flan", "my_rhymes")
     ('Textual Entailment', 'my_rhymes')
@@ -134,20 +140,22 @@ def category_of_name(benchmark: str, task: str) -> str:
 
 
 def qualified_category(collection: str, reader: str, task: Task, taxonomy: Taxonomy | None) -> str:
-    """The category of a task in a bench: a user's taxonomy, then the shipped one and what the task states, or its name.
+    """Return the category of a task in a bench.
+
+    The first of these decides: the user's taxonomy, the installed one, the category that the task states, its name.
 
     Args:
-        collection: Name of its collection in the bench.
-        reader: Name of its collection's reader.
-        task: As the reader gives it.
-        taxonomy: The user's; None if there is none.
+        collection: Name of the task's collection in the bench.
+        reader: Name of the collection's benchmark reader.
+        task: The task as the reader returns it.
+        taxonomy: The user's taxonomy; None if there is none.
     """
     own = taxonomy.overriding((collection, reader), task.name, task.category) if taxonomy is not None else None
     return own or shipped_taxonomy().category(reader, task.name, task.category) or task.category or task.name
 
 
 def _words(name: str) -> list[str]:
-    """The words of a task's name.
+    """Return the words of a task's name, in small letters.
 
     >>> _words("glue/sst2"), _words("wsc.fixed")
     (['glue', 'sst2'], ['wsc', 'fixed'])

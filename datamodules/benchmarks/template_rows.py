@@ -1,4 +1,4 @@
-"""Rows with the columns that templates read: a task's source of rows, adapted to the dataset its templates expect."""
+"""Rows for published templates: the rows of a task's source, with the columns that its templates read."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -16,21 +16,21 @@ from .source_digests import source_digest
 
 @dataclass(frozen=True)
 class RowSource:
-    """Source of a task's rows, and how their columns map to those that its templates read.
+    """Source of a task's rows, and how their columns map to those that the task's templates read.
 
     Args:
         source: A .jsonl, .json, .tsv, .csv, .parquet or .arrow file, a folder of ``Dataset.save_to_disk``, or a hub
-            name. By default the dataset that the templates name, where they name one.
+            name. None for the dataset that the templates name.
         config: Configuration of a hub dataset.
-        split: Split of a hub dataset or of a folder.
-        form: Format of an original file that does not hold one row a line: ``multirc`` or ``record`` (SuperGLUE), or
-            ``wino_bias``.
+        split: Split of a hub dataset or of a saved one.
+        form: Format of an original file that does not hold one row per line: ``multirc`` or ``record`` (SuperGLUE), or
+            ``wino_bias``. None for rows.
         templates: Name of the templates if it differs from the task's, e.g. ``anli`` for the task ``anli_r1``.
-        parent: Task whose score this task is a part of.
-        columns: Columns that the templates read, by their paths in the row: ``{"hypothesis": "statement",
-            "span1_text": "target.span1_text", "answer": "answers.text.0"}``.
-        codes: Values to replace, by column: ``{"label": {"entailment": 0, "not_entailment": 1}}``.
-        constants: Columns with the same value in every row: ``{"lang1": "English"}``.
+        parent: Task whose score is the mean of this task's and others', e.g. ``anli``; None for none.
+        columns: Path in the row for each column that the templates read under another name: ``{"hypothesis":
+            "statement", "span1_text": "target.span1_text", "answer": "answers.text.0"}``.
+        codes: New values for old ones, by column: ``{"label": {"entailment": 0, "not_entailment": 1}}``.
+        constants: Columns to add with the same value in every row: ``{"lang1": "English"}``.
     """
 
     source: str | None = None
@@ -45,22 +45,28 @@ class RowSource:
 
 
 def template_rows(source: RowSource, name: str, config: str | None = None) -> Iterator[Row]:
-    """The rows with the columns that templates read; `name` and `config` are defaults for those of `source`."""
+    """Yield the rows of a source with the columns that templates read.
+
+    Args:
+        source: Source and column mapping.
+        name: Hub dataset that is read if the source names none.
+        config: Its configuration.
+    """
     where, config = source.source or name, source.config or config
     rows = (
         read_rows(where, config=config, split=source.split) if source.form is None else _form_rows(where, source.form)
     )
     for row in rows:
-        yield adapted(row, source)
+        yield adapted_row(row, source)
 
 
 def template_rows_digest(source: RowSource, name: str, config: str | None = None) -> str:
-    """A digest of the source's rows before adaptation; the reader adds its settings."""
+    """Return a digest of the source's rows before columns are mapped; readers digest the mapping, too."""
     return source_digest(source.source or name, config=source.config or config, split=source.split)
 
 
 def files_of_rows(folder: str, split: str) -> dict[str, str]:
-    """The files of a split by task: ``<folder>/<split>/<task>.jsonl``, as ``crosstask download`` writes them.
+    """Return the files of a split by task: ``<folder>/<split>/<task>.jsonl``, as ``crosstask download`` writes them.
 
     The files may be of any format of rows, and compressed.
 
@@ -76,7 +82,7 @@ def files_of_rows(folder: str, split: str) -> dict[str, str]:
 
 
 def named_files(folder: Path) -> dict[str, Path]:
-    """The files of rows in a folder by name, without their endings.
+    """Return the files of rows in a folder by their names without suffixes.
 
     Raises:
         ValueError: Two files have the same name.
@@ -90,8 +96,8 @@ def named_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def adapted(row: Row, source: RowSource) -> Row:
-    """The row with the columns that templates read, coded as they expect."""
+def adapted_row(row: Row, source: RowSource) -> Row:
+    """Return the row with the columns, codes and constants that the templates read."""
     fields = {**row.fields, **source.constants}
     for column, path in source.columns.items():
         fields[column] = _value_at(row, column, path)

@@ -1,4 +1,4 @@
-"""Advice on rows whose columns match no known form: a mapping that reads them, or the reason why none does."""
+"""Advice for rows whose columns fit no known form: a column mapping that would read them, or why none can."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -7,11 +7,11 @@ from .rows import Row
 
 QUESTIONS = "question query prompt instruction input text sentence article document source user".split()
 ANSWERS = "answer response completion output target label summary translation reply assistant chosen".split()
-"""Names of published columns, the likeliest first."""
+"""Names of answer columns in published files, the most likely first."""
 
 
 def mapping_hint(first: Row) -> str:
-    """The mapping that probably reads the rows, for an error about them.
+    """Return advice for an error about unknown columns: the mapping that probably reads the rows.
 
     >>> mapping_hint(Row({"id": "7", "question": "Hello", "answer": "Hi"}, "qa.csv, line 2"))
     "name the input's and the output's, e.g. `columns: {input: question, output: answer}`"
@@ -33,15 +33,15 @@ def mapping_hint(first: Row) -> str:
 
 
 def preference_problem(first: Row, columns: Iterable[str]) -> str:
-    """The reason why preference pairs are not read, and a mapping for the preferred answers; empty for other rows.
+    """Return why preference pairs are not read, with a mapping for the preferred answers; empty for other rows.
 
     >>> preference_problem(Row({"prompt": "Hello", "chosen": "Hi", "rejected": "No"}, "dpo.jsonl, line 1"), [])
     'chosen and rejected are a pair of answers, and no method here trains on pairs; `columns: {prompt: prompt, \
-completion: chosen}` trains on the preferred answers'
+    completion: chosen}` trains on the preferred answers'
 
     Args:
-        first: The first row of a file.
-        columns: The columns that the user maps.
+        first: First row of a file.
+        columns: Columns that the user maps.
     """
     if {"chosen", "rejected"} <= first.fields.keys() and not {"chosen", "rejected"} & set(columns):
         problem = "chosen and rejected are a pair of answers, and no method here trains on pairs; "
@@ -58,7 +58,7 @@ completion: chosen}` trains on the preferred answers'
 
 
 def _preferred_fields(first: Row) -> Mapping[str, str]:
-    """The mapping that reads the preferred answers; empty if none does."""
+    """Return the mapping that reads the preferred answers; {} if none does."""
     chosen = first.fields["chosen"]
     if looks_like_messages(chosen):
         roles = {str(message.fields.get("role")).lower() for message in messages_of(first, "chosen")}
@@ -70,7 +70,7 @@ def _preferred_fields(first: Row) -> Mapping[str, str]:
 
 
 def _first_of(known: Sequence[str], names: Sequence[str]) -> str:
-    """The column with the likeliest of the known names; empty if there is none."""
+    """Return the column with the most likely of the known names; empty if there is none."""
     lower = {name.strip().lower(): name for name in reversed(names)}
     return next((lower[name] for name in known if name in lower), "")
 

@@ -1,4 +1,4 @@
-"""Data files in a benchmark's folder that no task reads: counted, so that a misspelt name is seen."""
+"""Data files in a benchmark's folder that no task reads. They are counted, so that a misspelt name is noticed."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,15 +11,15 @@ from ..messages import counted, some
 DATA_FORMATS = frozenset(
     ".jsonl .json .jsonlines .ndjson .tsv .csv .txt .parquet .arrow .bz2 .xz .zst .zip .tar .tgz .gz".split()
 )
-"""Endings of files that may hold examples, or packed ones."""
+"""Suffixes of files that may hold examples, and of archives."""
 
 
 def unread_files(folder: Path, read: Iterable[Path]) -> list[Path]:
-    """The data files below a folder that are not among those `read`; hidden files and texts about the data are none.
+    """Return the data files below a folder that are not among those `read`; hidden files and READMEs are ignored.
 
     Args:
         folder: Folder of a benchmark.
-        read: Files and folders of files that some task reads.
+        read: Files, and folders of files, that some task reads.
     """
     known = set(read)
     files = (path for path in files_below(folder) if format_of(path) in DATA_FORMATS)
@@ -27,7 +27,7 @@ def unread_files(folder: Path, read: Iterable[Path]) -> list[Path]:
 
 
 def unread_line(folder: Path, files: Iterable[Path]) -> str:
-    """A sentence that counts unread files by their folder and ending.
+    """Return a sentence that counts unread files by folder and suffix.
 
     >>> unread_line(Path("mine"), [Path("mine/dev/a.jsonl"), Path("mine/dev/b.jsonl"), Path("mine/a.tsv")])
     '3 data files not read in mine: 2 dev/*.jsonl, 1 *.tsv'

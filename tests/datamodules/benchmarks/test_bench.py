@@ -12,7 +12,7 @@ from crosstask.datamodules.benchmarks import Benchmark, NaturalInstructions, Spl
 from crosstask.datamodules.benchmarks.bench import Bench
 from crosstask.datamodules.benchmarks.split_rules import (
     Entry,
-    Evaluated,
+    EvaluationEntries,
     SplitRules,
     leave_one_category_out,
     read_rules,
@@ -56,9 +56,9 @@ FOUR = tasks(flan__boolq="QA", flan__rte="Entailment", t5__squad="QA", t5__mnli=
 def test_each_task_lands_in_one_group_and_the_rest_trains() -> None:
     rules = SplitRules(
         held_out_categories=("Entailment",),
-        fully_held_out=Evaluated(validation=(Entry("*/rte"),)),
-        partially_supervised=Evaluated(test=(Entry("flan/boolq*"),)),
-        fully_supervised=Evaluated(test=(Entry("*/squad"),)),
+        fully_held_out=EvaluationEntries(validation=(Entry("*/rte"),)),
+        partially_supervised=EvaluationEntries(test=(Entry("flan/boolq*"),)),
+        fully_supervised=EvaluationEntries(test=(Entry("*/squad"),)),
     )
     split = split_tasks(FOUR, rules)
     assert split.train == ["t5/squad"]
@@ -70,19 +70,24 @@ def test_each_task_lands_in_one_group_and_the_rest_trains() -> None:
 
 def test_a_listed_task_that_is_missing_is_reported() -> None:
     rules = SplitRules(
-        held_out_categories=("Analogy",), partially_supervised=Evaluated(test=(Entry("*/race"), Entry("*/boolq")))
+        held_out_categories=("Analogy",),
+        partially_supervised=EvaluationEntries(test=(Entry("*/race"), Entry("*/boolq"))),
     )
     assert split_tasks(FOUR, rules).missing == ["*/race (partially_supervised)", "category Analogy"]
 
 
 def test_a_task_of_two_levels_is_rejected() -> None:
-    rules = SplitRules(held_out_categories=("Entailment",), partially_supervised=Evaluated(test=(Entry("*/rte"),)))
+    rules = SplitRules(
+        held_out_categories=("Entailment",), partially_supervised=EvaluationEntries(test=(Entry("*/rte"),))
+    )
     with pytest.raises(ValueError, match=r"'flan/rte' of category 'Entailment' is in fully_held_out and in partially"):
         split_tasks(FOUR, rules)
 
 
 def test_a_partially_supervised_task_whose_category_does_not_train_is_reported() -> None:
-    split = split_tasks(FOUR, SplitRules(partially_supervised=Evaluated(test=(Entry("*/rte"), Entry("*/mnli")))))
+    split = split_tasks(
+        FOUR, SplitRules(partially_supervised=EvaluationEntries(test=(Entry("*/rte"), Entry("*/mnli"))))
+    )
     assert split.remarks == [
         "no task of 'Entailment' trains: flan/rte, t5/mnli should be partially supervised and count as fully held out"
     ]
@@ -93,13 +98,13 @@ def test_tasks_of_one_source_do_not_straddle() -> None:
         replace(task, sources=(source,)) for task, source in zip(FOUR, ["BoolQ", "x", "squad", "x"], strict=True)
     ]
     sourced += [Task("b", "new/boolq_again", "Rewriting", sources=("Wikipedia", "boolq"))]
-    held_out = SplitRules(partially_supervised=Evaluated(test=(Entry("flan/boolq"),)))
+    held_out = SplitRules(partially_supervised=EvaluationEntries(test=(Entry("flan/boolq"),)))
     split = split_tasks(sourced, held_out)
     assert split.train == ["flan/rte", "t5/squad", "t5/mnli"]
     assert split.excluded == {"new/boolq_again": "its dataset is evaluated: boolq in flan/boolq"}
     broad = replace(held_out, broad_sources=("BOOLQ",))
     assert "new/boolq_again" in split_tasks(sourced, broad).train
-    supervised = replace(held_out, fully_supervised=Evaluated(test=(Entry("new/*"),)))
+    supervised = replace(held_out, fully_supervised=EvaluationEntries(test=(Entry("new/*"),)))
     with pytest.raises(ValueError, match="'new/boolq_again' is fully supervised, but its dataset is evaluated"):
         split_tasks(sourced, supervised)
     also = replace(held_out, also_train=("new/*",))
@@ -115,8 +120,8 @@ def test_a_held_out_dataset_trains_nowhere_even_without_its_evaluation_task() ->
     crossfit = {"boolq": answering, "race-high": answering, "ethos-race": "Toxic", "superglue-cb": "Entailment"}
     written = {"task381_boolq_question_generation": "Writing", "task309_race_answer_generation": answering}
     rules = SplitRules(
-        fully_held_out=Evaluated(test=(Entry("cb"),)),
-        partially_supervised=Evaluated(test=(Entry("race", "Question Answering"), Entry("boolq", "Reading"))),
+        fully_held_out=EvaluationEntries(test=(Entry("cb"),)),
+        partially_supervised=EvaluationEntries(test=(Entry("race", "Question Answering"), Entry("boolq", "Reading"))),
     )
     bench = Bench({"crossfit": Listed(crossfit), "sni": Listed(written)})
     bench.rules = rules
@@ -132,8 +137,8 @@ def test_a_held_out_dataset_trains_nowhere_even_without_its_evaluation_task() ->
 
 def test_a_trained_task_is_tested_on_its_official_file_where_there_is_one() -> None:
     rules = SplitRules(
-        fully_supervised=Evaluated(test=(Entry("spider"), Entry("squad_v1"))),
-        partially_supervised=Evaluated(test=(Entry("arc"), Entry("skg/race"))),
+        fully_supervised=EvaluationEntries(test=(Entry("spider"), Entry("squad_v1"))),
+        partially_supervised=EvaluationEntries(test=(Entry("arc"), Entry("skg/race"))),
         collections=("skg*", "flan"),
     )
     collections = {

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 import crosstask
-from crosstask.datamodules.benchmarks.column_recipes import made
+from crosstask.datamodules.benchmarks.column_recipes import recipe_value
 from crosstask.datamodules.benchmarks.flan import FLAN, FlanRows
-from crosstask.datamodules.benchmarks.flan_datasets import answered, flan_datasets, separate_rows
+from crosstask.datamodules.benchmarks.flan_datasets import answered_row, flan_datasets, separate_rows
 from crosstask.datamodules.benchmarks.rows import Row
 from crosstask.datamodules.benchmarks.taxonomy import shipped_taxonomy
 
@@ -47,7 +47,7 @@ def made_columns() -> str:
     for name, entry in hub_rows().items():
         dataset = flan_datasets()[name]
         for row in separate_rows(iter([Row(entry["row"], name)]), dataset):
-            answer = answered(row, dataset)
+            answer = answered_row(row, dataset)
             lines.append(f"{name}{f' (skipped: {answer.skipped})' if answer.skipped else ''}")
             lines += [f"  {column}: {answer.row.value(column)!r}" for column in entry["reads"].split()]
     return "\n".join(lines) + "\n"
@@ -87,9 +87,9 @@ def test_the_recipe_of_table_11_reads_upstreams_file(tmp_path: Path) -> None:
 
 def test_rows_in_flans_own_columns_are_kept() -> None:
     ready = {"context": "Ann called because", "options": ["a", "b"], "answer": "b"}
-    answer = answered(Row(ready, "here"), flan_datasets()["winogrande"])
+    answer = answered_row(Row(ready, "here"), flan_datasets()["winogrande"])
     assert (answer.options, answer.answer, answer.row.value("context")) == (("a", "b"), 1, "Ann called because")
-    words = answered(
+    words = answered_row(
         Row({"text": "t", "title": "T", "question": "q", "answer": "yes"}, "here"), flan_datasets()["bool_q"]
     )
     assert (words.answer, words.row.value("title")) == (1, "T")
@@ -97,7 +97,7 @@ def test_rows_in_flans_own_columns_are_kept() -> None:
 
 def test_rows_that_upstream_leaves_out_are_skipped() -> None:
     def skipped(name: str, **changes: object) -> str:
-        return answered(Row({**hub_rows()[name]["row"], **changes}, "here"), flan_datasets()[name]).skipped
+        return answered_row(Row({**hub_rows()[name]["row"], **changes}, "here"), flan_datasets()[name]).skipped
 
     assert skipped("gigaword", document="UNK rose") == "an unknown word or a number sign"
     assert skipped("true_case", translation={"en": "in may."}) == "nothing to correct"
@@ -126,12 +126,12 @@ def test_rows_that_upstream_leaves_out_are_skipped() -> None:
 def test_rows_with_other_columns_are_rejected_by_name(name: str, row: dict[str, object], message: str) -> None:
     dataset = flan_datasets()[name]
     with pytest.raises(ValueError, match=re.escape(message)):
-        [answered(one, dataset) for one in separate_rows(iter([Row(row, "here")]), dataset)]
+        [answered_row(one, dataset) for one in separate_rows(iter([Row(row, "here")]), dataset)]
 
 
 def test_an_unknown_step_is_named() -> None:
     with pytest.raises(ValueError, match="no step 'befor' to make a column; nearest: before"):
-        made(Row({"a": "x"}, "here"), {"from": "a", "befor": "x"})
+        recipe_value(Row({"a": "x"}, "here"), {"from": "a", "befor": "x"})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Sources of a user's tasks: one file, a folder of files, folders of splits, or a dataset; and their metadata files."""
+"""Sources of a user's tasks for ``FileTasks``: which files, folders or datasets are which task of which split.
+
+A source is one file, a folder of files, a folder of splits, or a dataset.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -19,18 +22,18 @@ LIKE_SPLITS: Mapping[str, Split] = {
     "dev": "validation",
     "test": "test",
 }
-"""Files and splits of a dataset that is one task, by their names."""
+"""Split that a file or a split of one dataset belongs to, by its name."""
 
 
 @dataclass(frozen=True)
 class TaskSource:
-    """Source of a task's rows.
+    """Source of one task's rows.
 
     Args:
         source: A file, a saved dataset, or a hub name.
-        split: Split of a dataset; None for a file.
-        trained_apart: Whether another file with the same form trains, so that the task is fully supervised.
-        category: Category of the task, if its files state none.
+        category: Category of the task if its metadata states none.
+        split: Split of a dataset to read; None for a file.
+        trained_apart: Whether another file of the same dataset trains. The level of the task is then fully supervised.
     """
 
     source: str
@@ -40,7 +43,7 @@ class TaskSource:
 
     @property
     def metadata(self) -> Path | None:
-        """The file of the task's metadata; None if there is none."""
+        """The JSON file with the task's metadata, beside its rows; None if there is none."""
         path = Path(self.source)
         if self.split is not None or format_of(path) == ".json":
             return None
@@ -49,14 +52,15 @@ class TaskSource:
 
 
 Sources = dict[Split, dict[str, TaskSource]]
+"""Sources by split and name of the task."""
 
 
 def dataset_splits(source: str, config: str | None) -> list[str]:
-    """The splits of a dataset that is one task; [] for files of rows, and for a dataset without splits.
+    """Return the splits of a dataset that is one task; [] for files of rows, and for a dataset without splits.
 
     Args:
         source: A file, a folder, or a hub name.
-        config: Configuration of a hub dataset.
+        config: Configuration of a hub dataset; None for its default.
     """
     path = expanded(source)
     if path.is_dir():
@@ -65,17 +69,17 @@ def dataset_splits(source: str, config: str | None) -> list[str]:
 
 
 def task_sources(source: str, split: str | None, splits: Collection[str]) -> Sources:
-    """The tasks of each split, by name.
+    """Return the sources of a user's tasks by split and name.
 
     A file or a dataset without splits is one task, whose instances are divided between training and test.
 
     Args:
         source: A file, a folder, or a hub name.
-        split: Split of a dataset to read alone; None for its own splits, if it has a training split.
-        splits: The splits of the dataset.
+        split: The only split of a dataset to read; None for its own splits if it has a training split.
+        splits: The splits of the dataset; empty for files.
 
     Raises:
-        MissingFiles: It does not exist.
+        MissingFiles: The source does not exist.
         ValueError: It holds no file of rows, or two files of one task.
     """
     path = expanded(source)
@@ -101,17 +105,17 @@ def task_sources(source: str, split: str | None, splits: Collection[str]) -> Sou
 
 
 def _is_saved(folder: Path) -> bool:
-    """Whether `datasets` wrote a folder."""
+    """Return whether `datasets` wrote a folder."""
     return any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
 
 
 def _is_copy(folder: Path) -> bool:
-    """Whether a folder is a copy of a hub dataset."""
+    """Return whether a folder is a copy of a hub dataset."""
     return (folder / "data").is_dir() and not _files(folder)
 
 
 def _of_dataset(source: str, name: str, split: str | None, splits: Collection[str]) -> Sources:
-    """A dataset as one task: its own splits, or one of them, whose instances are divided."""
+    """Return a dataset as one task: with its own splits, or one of them, whose instances are divided."""
     parts = {part: TaskSource(source, name, part) for part in splits if part in LIKE_SPLITS}
     if split is None and "train" in parts and len(parts) > 1:
         return _splits_of_one_task(name, parts)
@@ -123,7 +127,7 @@ def _both(tasks: dict[str, TaskSource]) -> Sources:
 
 
 def _splits_of_one_task(name: str, files: Mapping[str, TaskSource]) -> Sources:
-    """One task whose other splits are fully supervised: ``train.jsonl`` and ``test.jsonl``, or splits of a dataset."""
+    """Return one task whose other splits are fully supervised, from ``train.jsonl`` and ``test.jsonl`` or a dataset."""
     sources: Sources = {each: {} for each in get_args(Split)}
     for stem, file in files.items():
         part = LIKE_SPLITS[stem]
@@ -134,7 +138,7 @@ def _splits_of_one_task(name: str, files: Mapping[str, TaskSource]) -> Sources:
 
 
 def _files(folder: Path) -> dict[str, TaskSource]:
-    """The files of rows in a folder by task, in the order of their names."""
+    """Return the files of rows in a folder by task, in the order of their names."""
     files: dict[str, TaskSource] = {}
     for path in files_in(folder) if folder.is_dir() else ():
         if format_of(path) in SUFFIXES and not _describes(path) and not path.name.startswith("."):
@@ -145,15 +149,15 @@ def _files(folder: Path) -> dict[str, TaskSource]:
 
 
 def _describes(path: Path) -> bool:
-    """Whether a JSON file describes a task, as an object, instead of listing rows."""
+    """Return whether a JSON file holds an object, a task's metadata, and not a list of rows."""
     return format_of(path) == ".json" and read_text(path).lstrip(BYTE_ORDER_MARK).lstrip().startswith("{")
 
 
 def source_of(name: str, sources: Sources, place: str) -> TaskSource:
-    """The source of a task; a task in two splits has equal files.
+    """Return the source of a task; the files of a task in two splits must be equal.
 
     Raises:
-        MissingFiles: There is no such task.
+        MissingFiles: There is no task of this name.
         ValueError: Two splits have different files of it.
     """
     listed = list({tasks[name].source: tasks[name] for tasks in sources.values() if name in tasks}.values())

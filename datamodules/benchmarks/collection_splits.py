@@ -1,4 +1,4 @@
-"""The splits that collections state themselves, which are kept wherever the rules of a bench do not decide."""
+"""The splits that collections state themselves, for tasks that the rules of a ``Bench`` do not decide for."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -10,12 +10,17 @@ from .name_patterns import matches_any
 from .split_rules import GROUPS, SplitRules
 
 
-class OwnSplits:
-    """The splits of the collections, for the tasks that the rules do not decide for.
+class CollectionSplits:
+    """The splits of the collections, applied to the tasks that the rules do not decide for.
 
     Attributes:
-        groups: The group of each task in the rules; None for a task that they do not name.
-        not_trained: Tasks that are in no training list which counts, and so never train.
+        groups: Group of each task in the rules (one of ``split_rules.GROUPS``); None if they do not name it.
+        not_trained: Names of tasks that no collection or rule lists for training.
+
+    Args:
+        tasks: All tasks, named ``collection/task``.
+        rules: Rules of the bench.
+        listed: Names of the tasks that the collections list in each split.
     """
 
     def __init__(self, tasks: Sequence[Task], rules: SplitRules, listed: Mapping[Split, Collection[str]]) -> None:
@@ -33,17 +38,18 @@ class OwnSplits:
         }
 
     def keeps(self, task: Task) -> bool:
-        """Whether the task keeps the split of its collection."""
+        """Return whether a task keeps the split of its collection."""
         return self.groups[task.name] is None and not self.rules.replaces_splits(task)
 
     def evaluates(self, task: Task, stage: str) -> bool:
-        """Whether the task is evaluated because its collection lists it."""
+        """Return whether a task is evaluated because its collection lists it for `stage` ("validation" or "test")."""
         return self.keeps(task) and task.name in self.listed.get(stage, ())  # type: ignore[call-overload]
 
-    def data(self, task: Task) -> list[str]:
-        """The names under which the data of a task may be evaluated: its dataset and its sources, without broad ones.
+    def data_names(self, task: Task) -> list[str]:
+        """Return the names by which shared data is found: the dataset and sources of a task, without broad ones.
 
-        Where the rules do not decide, a task may have the name of a dataset by chance: only its sources count.
+        A task that the rules do not decide for may have the name of a dataset by chance, so only its sources are
+        returned.
         """
         broad = {source_key(source) for source in self.rules.broad_sources}
         only_listed = self.keeps(task) and task.name in self.not_trained
@@ -52,7 +58,7 @@ class OwnSplits:
         return [key for key in dict.fromkeys(map(source_key, names)) if key and key not in broad]
 
     def remarks(self, trained: Collection[str]) -> list[str]:
-        """Remarks on collections that keep their splits, and on their training tasks that resemble evaluated ones."""
+        """Return remarks on collections that keep their splits, and on their training tasks that resemble evaluated ones."""
         keeping = [task for task in self.tasks if self.keeps(task)]
         remarks = []
         if keeping and self.rules.collections is not None:
@@ -75,8 +81,8 @@ class OwnSplits:
 
 
 def _group(task: Task, rules: SplitRules) -> str | None:
-    """The task's group in the rules; None if they do not name it."""
-    named = {group: any(rules.name(entry, task) for entry in rules.of_group(group).entries) for group in GROUPS}
+    """Return the task's group in the rules; None if they do not name it."""
+    named = {group: any(rules.applies(entry, task) for entry in rules.of_group(group).entries) for group in GROUPS}
     held_out = rules.decides(task) or named[GROUPS[0]]
     groups = ["fully_held_out"] if held_out and task.category in rules.held_out_categories else []
     groups += [group for group in GROUPS[1:] if named[group]]
