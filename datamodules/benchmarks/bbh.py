@@ -1,9 +1,11 @@
-"""BIG-Bench Hard (arXiv 2210.09261): 27 tasks of BIG-bench in a JSON file each, and the authors' prompts.
+"""Benchmark reader of BIG-Bench Hard (arXiv 2210.09261): 27 tasks of BIG-bench, and the authors' prompts.
 
 ::
 
     folder/bbh/navigate.json            {"canary": ..., "examples": [{"input": ..., "target": ...}, ...]}
     folder/cot-prompts/navigate.txt     canary, a line of dashes, description, three exemplars with rationales
+
+``bigbench.py`` reads BIG-bench itself.
 """
 
 import re
@@ -31,31 +33,38 @@ tracking_shuffled_objects_seven_objects tracking_shuffled_objects_three_objects 
 """.split()
 
 Prompting = Literal["zero_shot", "answer_only", "chain_of_thought"]
+"""Exemplars in each input: none, three with answers, or three with rationales and answers."""
 
 OUTSIDE = "the answer is none of the choices"
-"""Applies to three records of the published files: movie_recommendation 163, ruin_names 99 and 144."""
+"""Reason for skipping three records of the published files: movie_recommendation 163, ruin_names 99 and 144."""
 
 STEP_BY_STEP = "Let's think step by step."
 
 
 class PromptFile(NamedTuple):
-    """Content of a file of cot-prompts/."""
+    """Content of a file in cot-prompts/.
+
+    Args:
+        description: Instruction of the task.
+        exemplars: Three solved questions with rationales as explanations.
+    """
 
     description: str
     exemplars: tuple[Demonstration, ...]
 
 
 class BigBenchHard(Catalogue):
-    """Reads BIG-Bench Hard.
+    """Benchmark reader of BIG-Bench Hard.
 
     The three exemplars of a task's prompt file, if there is one, are the task's demonstrations, with rationales as
     explanations. The hub name is ``lukaemon/bbh``, which has no prompt files.
 
     Args:
         folder: Folder with bbh/ and cot-prompts/.
-        sources: Other sources, by task; see ``Catalogue``.
-        prompting: Exemplars in each input: "zero_shot" has none, "answer_only" has them with their answers, and
-            "chain_of_thought" with their rationales, so that the answer follows "So the answer is".
+        sources: Sources of single tasks outside the folder; see ``Catalogue``.
+        prompting: Exemplars at the beginning of each input: ``zero_shot`` for none, ``answer_only`` for exemplars with
+            answers, ``chain_of_thought`` for exemplars with rationales. With the last, a model writes its rationale and
+            "So the answer is" before the answer.
     """
 
     name = "bbh"
@@ -70,18 +79,22 @@ class BigBenchHard(Catalogue):
         self.prompting = prompting
 
     def datasets(self) -> Mapping[str, Dataset]:
+        """Return the 27 tasks."""
         return DATASETS
 
     def dataset(self, name: str) -> Dataset:
+        """Return a task with the description of its prompt file as definition."""
         plain = super().dataset(name)
         description = self._prompt_file(name).description
         layout = Layout(("input", "target"), self._renderer(name, description))
         return replace(plain, layouts=(layout,), definition=description)
 
     def demonstrations(self, name: str) -> tuple[Demonstration, ...]:
+        """Return the three exemplars of the task's prompt file; none if the file is missing."""
         return self._prompt_file(name).exemplars
 
     def settings(self) -> str:
+        """Return `prompting`, which changes the inputs."""
         return self.prompting
 
     def _renderer(self, name: str, description: str) -> Callable[[Row], Iterable[RenderedExample]]:
@@ -135,7 +148,7 @@ DATASETS = {
 
 @lru_cache(maxsize=64)
 def _parsed(path: Path, modified: int) -> PromptFile:
-    """The content of a prompt file; `modified` is part of the cache's key."""
+    """Return the content of a prompt file; `modified` is part of the cache's key."""
     text = "\n".join(line for _, line in text_lines(path))
     _, dashes, body = text.partition("\n-----\n")
     description, *questions = re.split(r"\n\nQ: ", body)
@@ -158,7 +171,7 @@ def _exemplar(demonstration: Demonstration, prompting: Prompting) -> str:
 
 
 def _options(question: str) -> tuple[str, ...]:
-    """The options that follow "Options:": their letters, "(A)", or their texts.
+    """Return the options listed below "Options:": their letters, "(A)", if they have some, else their texts.
 
     >>> _options("Pick.\\nOptions:\\n(A) a cat\\n(B) a dog"), _options("Is it?\\nOptions:\\n- Yes\\n- No ")
     (('(A)', '(B)'), ('Yes', 'No'))

@@ -1,4 +1,4 @@
-"""BIG-bench: the JSON files of its repository, or TaskSource's rows on the hub.
+"""Benchmark reader of BIG-bench (arXiv 2206.04615): the JSON files of its repository, or TaskSource's rows on the hub.
 
 ::
 
@@ -34,9 +34,10 @@ READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 Part = Literal["all", "train", "validation"]
+"""Examples of each task that are read."""
 
 VALIDATION_SHARE, FEWEST_VALIDATION = 5, 16
-"""A fifth of a task's examples is for validation, rounded down, but at least 16 (as in tasksource/bigbench)."""
+"""A fifth of a task's examples is for validation, rounded down, and at least 16 (as in tasksource/bigbench)."""
 
 REPEATED = "a repetition of an earlier example"
 UNDECIDED = "all choices score the same"
@@ -48,25 +49,24 @@ METRICS: Mapping[str, Literal["rouge_l", "exact_match", "accuracy"]] = {
 """Headline metric by a task's preferred score; for all others (bleu, rouge ...) it is ROUGE-L."""
 
 CAPPY = Path(__file__).parent / "data" / "cappy_bigbench.txt"
-"""The 45 generative tasks that Cappy adapts to (arXiv 2311.06720, Figure 6)."""
+"""File that lists the 45 generative tasks to which Cappy adapts models (arXiv 2311.06720, Figure 6)."""
 
 FIRST_SENTENCE = r"[^\.\?\!\;\n]+"
-"""The answer in a response to a task without ``output_regex`` and ``stop_string`` (bigbench/api/json_task.py)."""
+"""Answer in a response, for tasks without ``output_regex`` and ``stop_string`` (bigbench/api/json_task.py)."""
 
 
 class BigBench(Benchmark):
-    """Reads BIG-bench's JSON tasks, generative and multiple choice.
+    """Benchmark reader of BIG-bench's JSON tasks, generative and multiple choice.
 
-    `part` separates the training and validation examples of one task, e.g. for a scorer. TaskSource's rows are
-    published in these two parts. JSON files are split at random into parts of the same sizes: the original permutation
-    is not published, so the parts hold different examples than TaskSource's.
+    TaskSource publishes a task's rows in a training and a validation part. JSON files are split at random into parts of
+    the same sizes: the original permutation is not published, so the parts hold different examples than TaskSource's.
 
     Args:
         source: Folder of the tasks, e.g. ``$CROSSTASK_DATA/bigbench``, or a hub name: ``tasksource/bigbench``.
-        part: Examples to read: "train", "validation" (Cappy's test set), or "all".
-        tasks: Names of the tasks to read; all tasks of the source if empty. ``"cappy"``: Cappy's 45 generative tasks,
-            as far as the source has them.
-        seed: Seed of the split of JSON files and of the order of choices in prompts.
+        part: Examples of each task to read: ``train``, ``validation`` (Cappy's test set) or ``all``.
+        tasks: Names of the tasks to read; all tasks of the source if empty. ``"cappy"`` reads Cappy's 45 generative
+            tasks, as far as the source has them.
+        seed: Seed of the split of JSON files, and of the order of choices in prompts.
     """
 
     name = "bigbench"
@@ -82,7 +82,7 @@ class BigBench(Benchmark):
         self.seed = seed
 
     def task_names(self, split: Split) -> list[str]:
-        """All tasks, in the split "train" if training examples are read, else in "test"."""
+        """Return the names of all tasks, in the split "train" if `part` is "train", and else in "test"."""
         if split != ("train" if self.part == "train" else "test"):
             return []
         available = self._available()
@@ -98,7 +98,7 @@ class BigBench(Benchmark):
         return list(self.tasks) or available
 
     def task(self, name: str) -> Task:
-        """Metadata of the task's JSON file; TaskSource's rows have none."""
+        """Return a task's metadata from its JSON file; TaskSource's rows have none, so that defaults are used."""
         score, pattern = "", ""
         keywords: tuple[str, ...] = (self.name,)
         if path := self._raw(name):
@@ -123,13 +123,13 @@ class BigBench(Benchmark):
         )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """The examples of the part that is read, in file order; repeated ones are skipped, as BIG-bench drops them."""
+        """Yield the examples of `part` in file order; repeated ones are skipped, since BIG-bench drops them."""
         with error_prefix(self.name, name):
             path = self._raw(name)
             yield from self._raw_examples(name, path) if path else self._row_examples(name)
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of reader version, arguments and files."""
+        """Return the SHA-256 of reader version, arguments and files."""
         path = self._raw(name)
         if path:
             content = file_digest(path)
@@ -141,7 +141,7 @@ class BigBench(Benchmark):
         return hashlib.sha256(header.encode()).hexdigest()
 
     def unread_lines(self) -> list[str]:
-        """The data files that belong to no task of the folder; other parts and other tasks of it are known."""
+        """Return a line that counts data files that belong to no task of the folder."""
         folder = self._folder()
         if not folder:
             return []
@@ -195,7 +195,7 @@ class BigBench(Benchmark):
                 )
 
     def _parts(self, name: str) -> list[tuple[str, str, str | None]]:
-        """Split, source and hub configuration of a task's rows."""
+        """Return (split, source, hub configuration) of a task's rows."""
         wanted = ("train", "validation") if self.part == "all" else (self.part,)
         if not self._folder():
             return [(split, self.source, name) for split in wanted]
@@ -236,10 +236,15 @@ class BigBench(Benchmark):
 
 
 def answer_pattern(header: Row) -> str:
-    """Pattern of the answer in a response: a task's ``output_regex``, before its ``stop_string``.
+    """Return the regular expression of the answer in a response: a task's ``output_regex``, before its ``stop_string``.
+
+    The first match is the answer; an empty pattern means the whole response.
 
     >>> answer_pattern(Row({"output_regex": "[-+]?[0-9]+"}, "task.json"))
     '[-+]?[0-9]+'
+
+    Args:
+        header: The task's JSON object.
 
     Raises:
         ValueError: The expression is not valid, or has several groups.
@@ -261,12 +266,19 @@ def answer_pattern(header: Row) -> str:
 
 
 def validation_places(places: Sequence[int], *, task: str, seed: int) -> list[int]:
-    """Validation examples of a task: a fifth, at least 16, drawn by (seed, task); all of a task of 16 or fewer.
+    """Return the indices of a task's validation examples: a fifth, but at least 16, drawn by (seed, task).
+
+    A task of 16 or fewer examples has no training examples.
 
     >>> len(validation_places(range(323), task="analogical_similarity", seed=0))
     64
     >>> len(validation_places(range(34), task="auto_debugging", seed=0))
     16
+
+    Args:
+        places: Indices of the task's distinct examples.
+        task: Name of the task.
+        seed: Seed of the draw.
     """
     shuffled = list(places)
     digest = hashlib.sha256(repr((seed, "bigbench", task)).encode()).digest()
@@ -312,7 +324,7 @@ def _records(header: Row) -> list[Mapping[str, Any]]:
 
 
 def _first_places(records: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Index of the first equal record, for each record."""
+    """Return, for each record, the index of the first equal record."""
     seen: dict[str, int] = {}
     return [seen.setdefault(json.dumps(record), place) for place, record in enumerate(records)]
 
@@ -328,7 +340,7 @@ def _document(path: Path) -> Row:
 
 @lru_cache(maxsize=1)
 def _parsed(path: Path, modified: int, size: int) -> Row:
-    """The object of a JSON file; `modified` and `size` are part of the cache's key."""
+    """Return the object of a JSON file; `modified` and `size` are part of the cache's key."""
     document = read_json(path)
     if not isinstance(document, dict):
         raise ValueError(f"{path}: expected one JSON object, got {kind(document)}")

@@ -1,10 +1,11 @@
-"""FLAN's chain-of-thought tables: a file for each dataset, a question with answer and explanation a line.
+"""Benchmark reader of FLAN's chain-of-thought tables: one file per dataset, with question, answer and explanation.
 
 ::
 
     folder/gsm8k_train.tsv    question <tab> answer <tab> explanation    without a header; a line end is written \\n
 
-They are flan/v2/cot_data of google-research/FLAN. The target is the explanation, then the answer (OPT-IML, appendix C).
+They are flan/v2/cot_data of google-research/FLAN. The target is the explanation, then the answer (OPT-IML, arXiv
+2212.12017, appendix C). ``reasoning.py`` reads the same datasets from their original files.
 """
 
 import hashlib
@@ -27,10 +28,9 @@ SUFFIX = "_train.tsv"
 
 
 class ChainOfThought(Benchmark):
-    """Reads FLAN's chain-of-thought tables.
+    """Benchmark reader of FLAN's chain-of-thought tables; every table of the folder is a training task.
 
-    ``Reasoning`` reads the same datasets from their original files, and these tables only where those are missing. This
-    reader reads all tables of the folder.
+    ``Reasoning`` reads the same datasets from their original files, and these tables only if those are missing.
 
     Args:
         folder: Folder of the tables, e.g. ``$CROSSTASK_DATA/flan_cot``.
@@ -42,7 +42,7 @@ class ChainOfThought(Benchmark):
         self.folder = expanded(folder)
 
     def task_names(self, split: Split) -> list[str]:
-        """Every table is a training task."""
+        """Return the names of all tables for the split "train"; other splits are empty."""
         return sorted(self._files()) if split == "train" else []
 
     def task(self, name: str) -> Task:
@@ -58,7 +58,7 @@ class ChainOfThought(Benchmark):
         )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """Every line of the table."""
+        """Yield an example for every line of the table."""
         with error_prefix(self.name, name):
             for index, row in enumerate(flan_cot_rows(self._path(name))):
                 for rendered in flan_cot_example(row):
@@ -78,7 +78,7 @@ class ChainOfThought(Benchmark):
         return hashlib.sha256(f"{self.name} {READER_VERSION} {name} {content}".encode()).hexdigest()
 
     def unread_lines(self) -> list[str]:
-        """The files that do not end as the tables do."""
+        """Return a line that counts the files in the folder that are no tables."""
         files = unread_files(self.folder, self._files().values())
         return [unread_line(self.folder, files)] if files else []
 

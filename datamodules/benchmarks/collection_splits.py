@@ -58,7 +58,7 @@ class CollectionSplits:
         return [key for key in dict.fromkeys(map(source_key, names)) if key and key not in broad]
 
     def remarks(self, trained: Collection[str]) -> list[str]:
-        """Return remarks on collections that keep their splits, and on their training tasks that resemble evaluated ones."""
+        """Return remarks on collections that keep their splits, and on tasks of theirs that resemble evaluated ones."""
         keeping = [task for task in self.tasks if self.keeps(task)]
         remarks = []
         if keeping and self.rules.collections is not None:

@@ -1,4 +1,8 @@
-"""Conversations of chat files: turns from lists of messages, and reasons for skipping conversations."""
+"""Conversations of chat files: lists of messages as turns, and reasons for skipping conversations.
+
+``row_forms.py`` uses them for rows of a user's files. The dialogues of OPT-IML, plain text without roles, are read by
+``dialogue.py``; chat templates are in ``rendering/chat.py``.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,16 +23,16 @@ ROLES: Mapping[str, Role] = {
     "prompter": "user",  # OpenAssistant
     "model": "assistant",  # Gemma
 }
-"""Roles of published files, in small letters."""
+"""Role by the name that published files have for it, in small letters."""
 
 TOOL_ROLES = frozenset(["tool", "function", "function_call", "function_response", "observation", "ipython"])
-"""Roles of calls of tools and of their results, which no turn here represents."""
+"""Roles of tool calls and their results. Conversations that contain them are skipped."""
 
 TOOL_KEYS = ("tool_calls", "function_call")
 """Keys of a message that calls tools."""
 
 WEIGHT = "weight"
-"""Key of a message whose answer is read and not trained where it is 0."""
+"""Key with which OpenAI's files mark answers: with weight 0, an answer is read and not trained."""
 
 MESSAGE_KEYS = {"messages": ("role", "content"), "sharegpt": ("from", "value")}
 """Keys of role and text in a message, by the form of the file."""
@@ -39,7 +43,7 @@ _JSON_MESSAGES = re.compile(r'\s*\[\s*\{\s*"\w+"\s*:')
 
 
 def looks_like_messages(value: object) -> bool:
-    """Whether a value is a list of objects, or a text that begins as the JSON of one.
+    """Return whether a value is a list of objects, or a text that begins as the JSON of one.
 
     >>> [looks_like_messages(value) for value in ([{"role": "user"}], '[{"role": "user"}]', "[1] Hello", ["Hi"])]
     [True, True, False, False]
@@ -50,7 +54,7 @@ def looks_like_messages(value: object) -> bool:
 
 
 def messages_of(row: Row, column: str) -> list[Row]:
-    """The messages in a column: a list of objects, its JSON in a text, or a table of lists.
+    """Return the messages in a column that holds a list of objects, its JSON, or an object of parallel lists.
 
     >>> row = Row({"chat": '[{"role": "user", "content": "Hello"}]'}, "chats.csv, line 2")
     >>> [message.fields for message in messages_of(row, "chat")]
@@ -69,7 +73,7 @@ def messages_of(row: Row, column: str) -> list[Row]:
 
 
 def unreadable(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[str, Role]) -> str:
-    """The reason why a conversation cannot be read as turns of text; empty if it can.
+    """Return the reason why a conversation cannot be read as turns of text; empty if it can.
 
     >>> call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "weather"}}]}
     >>> unreadable([Row(call, "chats.jsonl, line 1")], ("role", "content"), ROLES)
@@ -88,12 +92,15 @@ def unreadable(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[st
 
 
 def turns_of(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[str, Role]) -> tuple[Turn, ...]:
-    """The turns of a conversation.
+    """Return the turns of a conversation, one for each message.
 
     Args:
-        messages: Its messages.
+        messages: Messages of the conversation.
         keys: Keys of role and text in a message.
-        roles: Names of the roles in the file.
+        roles: Role by its name in the file.
+
+    Raises:
+        ValueError: A role is unknown, or a message has no text.
     """
     return tuple(
         Turn(_role(message, keys[0], roles), _content(message, keys[1]), _trained(message)) for message in messages
@@ -101,16 +108,16 @@ def turns_of(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[str,
 
 
 def conversation(task: str, index: int, turns: Sequence[Turn], definition: str = "") -> Example:
-    """The example of a conversation: its last assistant turn that is trained is the target.
+    """Return the example of a conversation, whose target is the last assistant turn that is trained.
 
-    Turns after it are left out. A conversation that no chat
-    template renders is skipped.
+    Later turns are dropped. A conversation that chat templates cannot render, e.g. because user and assistant do not
+    alternate, is skipped with the reason.
 
     Args:
         task: Name of the task.
-        index: Place in the file.
+        index: Index of the conversation in its file.
         turns: All turns of the conversation.
-        definition: System turn of a conversation without one; empty for none.
+        definition: System turn to add to a conversation without one; empty for none.
     """
     last = max((place for place, turn in enumerate(turns) if turn.role == "assistant" and turn.trained), default=-1)
     kept = tuple(turns[: last + 1])
@@ -123,7 +130,9 @@ def conversation(task: str, index: int, turns: Sequence[Turn], definition: str =
 
 
 def transcript(turns: Sequence[Turn]) -> str:
-    """The turns as text, for models without a chat template; a single turn is its own text.
+    """Return turns as text with the names of their roles, for models without a chat template.
+
+    A single turn is returned as its own text.
 
     >>> transcript([Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", "Who are you?")])
     'User: Hello\\nAssistant: Hi\\nUser: Who are you?'
@@ -159,7 +168,7 @@ def _role(message: Row, key: str, roles: Mapping[str, Role]) -> Role:
 
 
 def _trained(message: Row) -> bool:
-    """Whether a message's weight, which OpenAI's files may give an assistant's, is not 0."""
+    """Return whether an assistant's message is trained: its weight, which OpenAI's files may give, is not 0."""
     weight = message.fields.get(WEIGHT)
     if weight not in (None, 0, 1):
         raise message.error(f"{WEIGHT!r} should be 1, for an answer that is trained, or 0, got {kind(weight)}")
@@ -174,5 +183,5 @@ def _content(message: Row, key: str) -> str:
 
 
 def _is_parts(content: object) -> TypeGuard[list[Mapping[str, Any]]]:
-    """Whether a message's content is a list of typed parts, e.g. ``[{"type": "text", "text": "Hello"}]``."""
+    """Return whether a content is a list of typed parts, e.g. ``[{"type": "text", "text": "Hello"}]``."""
     return isinstance(content, list) and all(isinstance(part, Mapping) and "type" in part for part in content)

@@ -1,4 +1,7 @@
-"""Dialogues as text to continue: turns joined by newlines, all target (OPT-IML, section 4.1 and appendix A.2).
+"""Benchmark reader of OPT-IML's dialogue datasets: dialogues as plain text, all of which is target.
+
+Turns are joined by newlines (OPT-IML, arXiv 2212.12017, section 4.1 and appendix A.2). A user's conversations with
+roles are read by ``FileTasks`` (``conversations.py``).
 
 ::
 
@@ -20,16 +23,22 @@ from .row_files import file_rows, json_rows, jsonl_rows
 from .rows import Row
 
 NO_TURNS = "no turns"
+"""Reason for skipping a dialogue."""
 
 SPOKEN = ("Wizard => Apprentice", "Apprentice => Wizard")
 """Actions of Wizard of Internet that are turns; the others are searches."""
 
 
 class Dialogue(Catalogue):
-    """Reads OPT-IML's dialogue datasets, Taskmaster-4 and schema-guided dialogue; see ``Catalogue`` for the arguments.
+    """Benchmark reader of OPT-IML's dialogue datasets, Taskmaster-4 and schema-guided dialogue.
 
     A file of your own in `sources` has rows with ``turns``, a list of texts. LIGHT is published as a pickle, which can
     run code when it is opened: convert its records to JSON first.
+
+    Args:
+        folder: Folder with a folder for each dataset.
+        sources: Sources of single datasets outside the folder; see ``Catalogue``.
+        split: Split of the datasets to read: ``train``, ``validation`` or ``test``.
     """
 
     name = "dialogue"
@@ -39,7 +48,7 @@ class Dialogue(Catalogue):
 
 
 def dialogue_example(turns: Iterable[str]) -> Iterable[RenderedExample]:
-    """A dialogue as one target without an input.
+    """Yield one example without input, whose target is the dialogue; it is skipped if no turn has text.
 
     >>> next(iter(dialogue_example(["Hello! ", "", "Good\\nday."]))).targets
     ('Hello!\\nGood day.',)
@@ -49,7 +58,7 @@ def dialogue_example(turns: Iterable[str]) -> Iterable[RenderedExample]:
 
 
 def _texts(row: Row, key: str, field: str) -> list[str]:
-    """One field of every object that the row lists under `key`."""
+    """Return one field of every object that the row lists under `key`."""
     items = row.value(key)
     if not isinstance(items, list):
         raise row.error(f"{key!r} should be a list of turns, got {kind(items)}")
@@ -60,7 +69,7 @@ def _texts(row: Row, key: str, field: str) -> list[str]:
 
 
 def turns_of(key: str, field: str) -> Renderer:
-    """Returns a renderer of rows that list their turns under `key`, with the text in `field` of a turn."""
+    """Return a renderer for rows that list their turns under `key`, with the text in `field` of a turn."""
     return lambda row: dialogue_example(_texts(row, key, field))
 
 
@@ -79,7 +88,7 @@ def wizard_of_internet(row: Row) -> Iterable[RenderedExample]:
 
 
 def wizard_of_internet_rows(path: Path) -> Iterator[Row]:
-    """Conversations of a JSONL file whose lines hold one conversation under its id."""
+    """Yield the conversations of a JSONL file, each an object under its id."""
     for row in jsonl_rows(path):
         for identifier, record in row.fields.items():
             if not isinstance(record, dict):
@@ -104,7 +113,10 @@ def blended_skill_talk_of_hub(row: Row) -> Iterable[RenderedExample]:
 
 
 def convai2_rows(path: Path) -> Iterator[Row]:
-    """Dialogues of numbered lines, from number 1 on. A line is a turn, a tab, the reply, two tabs, candidates."""
+    """Yield the dialogues of a file of numbered lines; a dialogue begins at number 1.
+
+    A line is a turn, a tab, the reply, two tabs and candidate replies, which are not read.
+    """
     turns: list[str] = []
     first_line = 0
     for number, line in text_lines(path):
@@ -122,13 +134,13 @@ def convai2_rows(path: Path) -> Iterator[Row]:
 
 
 def session_rows(*paths: Path) -> Iterator[Row]:
-    """Multi-Session Chat: JSONL files with the suffix .txt, one for each session (the first sessions are ConvAI2's)."""
+    """Yield rows of Multi-Session Chat: JSONL files with the suffix .txt, one for each session but the first."""
     for path in paths:
         yield from jsonl_rows(path)
 
 
 def folder_rows(folder: Path) -> Iterator[Row]:
-    """The records of all JSON files of a folder except schema.json."""
+    """Yield the records of all JSON files in a folder except schema.json."""
     for path in sorted(folder.glob("*.json")):
         if path.name != "schema.json":
             yield from json_rows(path)

@@ -1,4 +1,4 @@
-"""FLAN: ten templates for each dataset, up to three of them inverted, over rows of datasets.
+"""Benchmark reader of FLAN (arXiv 2109.01652): ten templates for each dataset, up to three of them inverted.
 
 ::
 
@@ -50,13 +50,13 @@ READER_VERSION = 2
 
 @dataclass(frozen=True)
 class FlanRows(RowSource):
-    """Source of a task's rows, where it is not FLAN's own, and the options and answer of a task of your own.
+    """Source of a task's rows, if it is not FLAN's own, and the options and answer of a task of your own.
 
     Args:
-        options: The options as patterns over the row's columns, ``["yes", "no"]`` or ``["{choice1}", "{choice2}"]``; by
-            default those of FLAN's dataset of the task's name, or the column ``options``.
-        label: Column with the number of the gold option, from 0, which fills the column ``answer``; -1 is a row whose
-            answer is not published. By default that of FLAN's dataset, or rows have the column ``answer``.
+        options: Texts of the options, with ``{column}`` filled in from the row: ``["yes", "no"]`` or ``["{choice1}",
+            "{choice2}"]``. If empty, those of FLAN's dataset with the task's name, or the column ``options``.
+        label: Column with the index of the correct option, from 0; -1 is a row whose answer is not published. None for
+            FLAN's own, or for rows with a column ``answer``.
     """
 
     options: list[str] = field(default_factory=list)
@@ -64,21 +64,22 @@ class FlanRows(RowSource):
 
 
 class FLAN(Benchmark):
-    """Reads FLAN's templates over rows of datasets.
+    """Benchmark reader of FLAN's templates over rows of datasets.
 
-    Every row is rendered with one random template, since OPT-IML draws as many prompts as there are examples (section
-    4.1); ``prompts="all"`` renders every row with every template, as the paper does for evaluation.
+    Every row is rendered with one random template, since OPT-IML draws as many prompts as there are examples (arXiv
+    2212.12017, section 4.1).
 
     Args:
         templates: FLAN's flan/templates.py, or a .yaml or .json file with the same content.
-        rows: Source of rows for each task; by default every dataset of FLAN that the hub has in this split. ``{}`` for
-            a task of FLAN is its dataset on the hub; a file has the columns of the hub or of the templates.
-        split: The datasets' official split to read, under which the tasks are listed.
-        inverted: Whether to keep inverted templates: those whose target is another column than that of most of the
+        rows: Source of rows for each task; None for every dataset of FLAN that the hub has in this split. ``{}`` for a
+            task of FLAN is its dataset on the hub; a file has the columns of the hub or of the templates.
+        split: The datasets' official split to read: ``train``, ``validation`` or ``test``. Tasks are listed under it.
+        inverted: Whether to use inverted templates too: those whose target is another column than that of most of the
             task's templates, or whose prompt lacks the column that most prompts have.
-        cap: Most rows of a task, drawn at random, since files may be sorted by label; FLAN and OPT-IML use 30,000.
-            None: all.
-        prompts: Whether a row is rendered with one template or with all.
+        cap: Most rows of a task, drawn at random, since files may be sorted by label; FLAN and OPT-IML use 30,000. None
+            reads all.
+        prompts: ``one`` renders a row with one random template; ``all`` renders it with every template, as OPT-IML does
+            for evaluation.
         rows_folder: Instead of `rows`: a folder with the files ``<split>/<task>.jsonl``, as ``crosstask download``
             writes them. Datasets without a file are left out and reported.
         seed: Seed of the choices of rows and templates.
@@ -110,12 +111,12 @@ class FLAN(Benchmark):
         self.split, self.inverted, self.cap, self.prompts, self.seed = split, inverted, cap, prompts, seed
 
     def task_names(self, split: Split) -> list[str]:
-        """All tasks, under the split that is read; the rules of a split hold out FLAN's clusters."""
+        """Return the names of all tasks for the split that is read; other splits are empty."""
         return sorted(self.rows) if split == self.split else []
 
     @cached_property
     def rows(self) -> dict[str, FlanRows]:
-        """The sources by task; by default those of every dataset of FLAN in this split."""
+        """Source of rows by task; without the arguments `rows` and `rows_folder`, all of FLAN's datasets in this split."""
         if self._configured is not None:
             return dict(self._configured)
         of_hub = _rows_of_hub(self.split)
@@ -125,7 +126,7 @@ class FLAN(Benchmark):
         return {name: FlanRows(source=files[name]) for name in of_hub if name in files}
 
     def left_out(self) -> Mapping[str, str]:
-        """Datasets of FLAN without a file in `rows_folder`."""
+        """Return the datasets of FLAN without a file in `rows_folder`, with the reason."""
         names = _rows_of_hub(self.split) if self.rows_folder else {}
         return {name: f"no rows in {self.rows_folder}" for name in names if name not in self.rows}
 
@@ -143,7 +144,7 @@ class FLAN(Benchmark):
             )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """At most `cap` rows of the task in the order of their file, rendered with one template or all."""
+        """Yield at most `cap` rows of the task in the order of their file, rendered with one template or all."""
         with error_prefix(self.name, name):
             dataset, templates = self._dataset(name), self._templates(name)
             rows = enumerate(separate_rows(template_rows(self._source(name), name), dataset))
@@ -166,7 +167,7 @@ class FLAN(Benchmark):
             return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     def _drawn(self, rows: Iterator[tuple[int, Row]], name: str) -> Iterator[tuple[int, Row]]:
-        """At most `cap` of the rows, drawn at random, in their order; the rows beyond are not kept in memory."""
+        """Yield at most `cap` of the rows, drawn at random, in their order; other rows are not kept in memory."""
         if self.cap is None:
             return rows
         rng = random.Random(hashlib.sha256(repr((self.seed, "rows", name)).encode()).digest())
@@ -174,7 +175,7 @@ class FLAN(Benchmark):
         return iter(sorted((index, row) for _, index, row in drawn))
 
     def _source(self, name: str) -> FlanRows:
-        """The source of the rows; by default FLAN's dataset of this name on the hub."""
+        """Return the source of the rows; if none is declared, FLAN's dataset of this name on the hub."""
         source, shipped = self._declared(name), flan_datasets().get(name)
         if source.source is not None:
             return source
@@ -195,7 +196,7 @@ class FLAN(Benchmark):
         return self.rows[name]
 
     def _dataset(self, name: str) -> FlanDataset:
-        """Rules for the columns of a dataset: those of FLAN, overridden by the declaration of its source."""
+        """Return the rules for a dataset's columns: those of FLAN, overridden by the declaration of its source."""
         source = self._declared(name)
         dataset = flan_datasets().get(name, FlanDataset())
         if source.options:
@@ -230,13 +231,13 @@ class _Pattern(NamedTuple):
 
 
 def _rows_of_hub(split: Split) -> dict[str, FlanRows]:
-    """Every dataset of FLAN that the hub has in a split."""
+    """Return every dataset of FLAN that the hub has in a split."""
     names = [name for name, dataset in flan_datasets().items() if dataset.source and split in dataset.splits]
     return {name: FlanRows() for name in names}
 
 
 def original_templates(templates: Sequence[_Pattern], constants: Collection[str] = ()) -> list[_Pattern]:
-    """The templates that are not inverted; `constants` are columns with the same value in every row.
+    """Return the templates that are not inverted; `constants` are columns with the same value in every row.
 
     >>> asks = [_Pattern("0", "{text} Subject?", "{subject}"), _Pattern("1", "Subject of {text}?", "{subject}")]
     >>> turned = [_Pattern("2", "Write about {subject}.", "{text}"), _Pattern("3", "Write a subject.", "{subject}")]
@@ -268,7 +269,7 @@ def _example(task: str, id: str, index: int, template: _Pattern, answered: Answe
 
 
 def _mapping(path: Path) -> Mapping[str, Any]:
-    """The content of a file of templates: pairs of patterns by task."""
+    """Return the content of a file of templates: pairs of patterns by task."""
     if not path.is_file():
         note(path)
         raise MissingFiles(f"no file {path}; expected FLAN's flan/templates.py, or a .yaml or .json file of patterns")
@@ -290,7 +291,7 @@ def _python_patterns(path: Path) -> object:
 
 
 def _python_literal(text: str) -> object:
-    """The dict that is assigned to PATTERNS, without running code."""
+    """Return the dict that is assigned to PATTERNS, without running code; None if there is none."""
     for statement in ast.parse(text).body:
         targets = statement.targets if isinstance(statement, ast.Assign) else []
         if any(isinstance(target, ast.Name) and target.id == "PATTERNS" for target in targets):

@@ -1,4 +1,4 @@
-"""FLAN's datasets: sources of their rows, and rules for the columns, options and answers of its templates.
+"""FLAN's datasets: sources of their rows, and rules for the columns, options and answers of FLAN's templates.
 
 ``data/flan_datasets.yaml`` has an entry for each dataset. Rows come from the hub, or from a file of the reader with the
 hub's columns, the original columns, or the columns of FLAN's templates with ``options`` and ``answer``.
@@ -24,22 +24,25 @@ OPTIONS = ("options_", "options_str")  # columns of FLAN's templates that list t
 
 @dataclass(frozen=True)
 class FlanDataset:
-    """One dataset.
+    """Source and column rules of one of FLAN's datasets.
 
     Args:
-        source: Name on the hub; None where upstream publishes none there.
+        source: Name on the hub; None if upstream publishes none there.
         config: Configuration on the hub.
-        splits: The hub's names of the splits; a split that is missing has no labels, or trains in another task.
-        templates: Its entry in FLAN's templates, if that is not the dataset's name.
-        each: Columns with lists of equal length, whose items are separate rows, by the name of the new column.
-        rows: First and last place, exclusive, of the rows in the split; null for all.
-        columns: Recipes of columns.
-        constants: Columns with the same value in every row.
-        options: Patterns of the options, or the recipe of a list of them.
-        label: Path of the number of the gold option, and ``codes`` by values that are no number.
-        answer: Recipe of the answer in words.
-        number_of_options: Rows with another number of options are skipped.
-        skip: Rows to leave out, by reason.
+        splits: The hub's names of the splits that are read. A split that is missing here has no labels, or trains in
+            another task.
+        templates: Name of its entry in FLAN's templates, if it is not the dataset's name.
+        each: For rows that hold several items: path of a list by the name of the new column for its items. The lists
+            must have equal lengths; each item becomes a row.
+        rows: Indices of the first row and of the row after the last; None for all rows.
+        columns: Recipes of columns (``column_recipes.py``).
+        constants: Columns to add with the same value in every row.
+        options: Texts of the options with ``{column}`` filled in, or the recipe of a list of options.
+        label: Recipe of the index of the correct option. Its ``codes`` map values that are no number to an index.
+        answer: Recipe of the answer's text, for datasets without options.
+        number_of_options: Rows with another number of options are skipped; None accepts any number.
+        skip: Rows to skip: for each reason a ``column``, and the regular expression that it ``matches`` or the column
+            that it ``equals``.
     """
 
     source: str | None = None
@@ -58,13 +61,13 @@ class FlanDataset:
 
 
 class AnsweredRow(NamedTuple):
-    """A row with the columns of FLAN's templates.
+    """A row with the columns that FLAN's templates read.
 
     Args:
         row: The row.
-        options: Its options, or none.
-        answer: Place of the gold option, or None.
-        skipped: The reason why it cannot be used; empty if it can.
+        options: Options of the question; empty if it has none.
+        answer: Index of the correct option; None without options.
+        skipped: Reason why the row cannot be used; empty if it can.
     """
 
     row: Row
@@ -75,13 +78,13 @@ class AnsweredRow(NamedTuple):
 
 @cache
 def flan_datasets() -> Mapping[str, FlanDataset]:
-    """The shipped datasets by the names of FLAN's tasks."""
+    """Return the declarations of FLAN's datasets by task name, read once from the installed file."""
     content = read_yaml(SHIPPED)
     return {name: FlanDataset(**entry) for name, entry in content.items()}
 
 
 def separate_rows(rows: Iterator[Row], dataset: FlanDataset) -> Iterator[Row]:
-    """The rows with their lists in `each` as separate rows; rows that are separate already pass."""
+    """Yield a row for each item of the lists named in ``FlanDataset.each``; other rows are yielded unchanged."""
     for row in rows:
         lists = {column: value_at(row, path) for column, path in dataset.each.items()}
         if not lists or MISSING in lists.values():
@@ -96,7 +99,11 @@ def separate_rows(rows: Iterator[Row], dataset: FlanDataset) -> Iterator[Row]:
 
 
 def answered_row(row: Row, dataset: FlanDataset) -> AnsweredRow:
-    """The row with the columns of the templates, its options as text, and its answer in words."""
+    """Return a row with the columns of the templates, its options as text, and its answer in words.
+
+    Raises:
+        ValueError: The row lacks a column, or its label is outside the options.
+    """
     original = Row({**row.fields, **dataset.constants}, row.location)
     row = with_columns(original, dataset.columns)
     given = _given_options(original)
@@ -118,12 +125,12 @@ def answered_row(row: Row, dataset: FlanDataset) -> AnsweredRow:
 
 
 def filled(pattern: str, row: Row) -> str:
-    """The pattern with the row's columns filled in; braces around anything else are kept, as in FLAN."""
+    """Return a pattern with ``{column}`` replaced by the row's values; other braces are kept, as in FLAN."""
     return FIELD.sub(lambda match: _text(row.value(match[1])), pattern)
 
 
 def reads_null(pattern: str, row: Row) -> bool:
-    """Whether a column that the pattern reads is null, which would be written as the word None."""
+    """Return whether a column that the pattern reads is null, which would be written as the word None."""
     return any(holds_null(row.fields.get(name, "")) for name in FIELD.findall(pattern))
 
 
@@ -132,13 +139,13 @@ def _text(value: Any) -> str:
 
 
 def _given_options(row: Row) -> tuple[str, ...]:
-    """The options of a row that has them and the answer in words, as FLAN's templates read them."""
+    """Return the options of a row that has FLAN's own columns ``options`` and ``answer``; () for other rows."""
     given = isinstance(row.fields.get("options"), list | tuple) and isinstance(row.fields.get("answer"), str)
     return row.texts("options") if given else ()
 
 
 def _answered_in_words(row: Row, label: Recipe, options: tuple[str, ...]) -> bool:
-    """Whether the answer is one of the options, and no label contradicts it."""
+    """Return whether the column ``answer`` is one of the options, and no label contradicts it."""
     answer = row.fields.get("answer")
     return answer in options and recipe_value(row, label) in (MISSING, answer)
 
@@ -155,7 +162,7 @@ def _options(row: Row, original: Row, dataset: FlanDataset) -> tuple[str, ...]:
 
 
 def _label(row: Row, label: Recipe, options: tuple[str, ...]) -> int | None:
-    """Place of the gold option; None for -1, a row whose answer is not published."""
+    """Return the index of the correct option; None for -1, a row whose answer is not published."""
     value = recipe_value(row, label)
     if value is MISSING:
         paths = [label["from"]] if isinstance(label["from"], str) else label["from"]

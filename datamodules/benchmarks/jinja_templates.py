@@ -1,7 +1,7 @@
-"""PromptSource's Jinja templates: a row becomes a prompt with its answer and choices.
+"""PromptSource's Jinja templates: each renders a row as a prompt with its answer and choices.
 
 A template reads one row and writes ``prompt ||| answer``. It is untrusted code and runs in the sandbox of
-``template_sandbox.py``; errors name the template.
+``template_sandbox.py``; errors name the template. ``promptsource.py`` reads the files of templates.
 """
 
 import random
@@ -26,19 +26,25 @@ from .template_sandbox import (
 )
 
 LONGEST_OUTPUT = 2**20
-"""Characters of a rendered prompt with its answer."""
+"""Most characters of a rendered prompt with its answer."""
 
 
 class MissingColumn(ValueError):
-    """The template reads a column that the row lacks."""
+    """A template reads a column that the row lacks."""
 
 
 class DoesNotApply(ValueError):
-    """The template yields no prompt or no answer for this row."""
+    """A template yields no prompt or no answer for a row."""
 
 
 class RenderedPrompt(NamedTuple):
-    """A rendered row: prompt, answer, and choices (empty without any)."""
+    """A row rendered by one template.
+
+    Args:
+        source: The prompt, stripped.
+        target: The answer, stripped.
+        choices: Answer choices of the template, stripped; empty if it has none.
+    """
 
     source: str
     target: str
@@ -46,16 +52,16 @@ class RenderedPrompt(NamedTuple):
 
 
 class PromptTemplate:
-    """One template of PromptSource.
+    """One template of PromptSource, compiled.
 
     >>> template = PromptTemplate("can we infer", "{{premise}} Really? ||| {{answer_choices[label]}}", "Yes ||| No")
     >>> template.render({"premise": "It rains.", "label": 1}, random.Random(0))
     RenderedPrompt(source='It rains. Really?', target='No', choices=('Yes', 'No'))
 
     Args:
-        name: Name for errors.
-        jinja: Jinja source of prompt, ``|||``, answer.
-        answer_choices: Jinja source of the choices, separated by ``|||``; None for free answers.
+        name: Name of the template, for errors.
+        jinja: Jinja source of the prompt, ``|||`` and the answer.
+        answer_choices: Jinja source of the choices, separated by ``|||``; None for free-form answers.
     """
 
     def __init__(self, name: str, jinja: str, answer_choices: str | None = None) -> None:
@@ -64,14 +70,14 @@ class PromptTemplate:
         self._choices = None if answer_choices is None else self._compiled(answer_choices)
 
     def render(self, fields: Mapping[str, Any], rng: random.Random) -> RenderedPrompt:
-        """Render a row.
+        """Return the prompt, answer and choices of a row.
 
         Args:
-            fields: The row's columns; a hyphen in a name becomes an underscore, as in templates.
+            fields: Columns of the row. A hyphen in a name is read as an underscore, as in templates.
             rng: Generator of random choices within the template.
 
         Raises:
-            TemplateFault: The template does something forbidden.
+            TemplateFault: The template does something forbidden, or exceeds its budget of time or memory.
             MissingColumn: The template reads a column that `fields` lacks.
             DoesNotApply: The template yields no prompt or no answer for this row.
         """

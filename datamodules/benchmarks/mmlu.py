@@ -1,4 +1,4 @@
-"""MMLU (arXiv 2009.03300): multiple choice in 57 subjects, with the CSV files of its archive.
+"""Benchmark reader of MMLU (arXiv 2009.03300): multiple choice in 57 subjects, from the CSV files of its archive.
 
 ::
 
@@ -37,19 +37,19 @@ us_foreign_policy virology world_religions
 """.split()
 
 FOLDERS: Mapping[Split, str] = {"train": "dev", "validation": "val", "test": "test"}
+"""Folder of each split."""
 
 
 class MMLU(Catalogue):
-    """Reads MMLU's subjects.
+    """Benchmark reader of MMLU; every subject is a task, and their mean is the score of "mmlu".
 
-    The five questions of a subject's dev file, if there is one, are the task's demonstrations; ``split="train"`` reads
-    them as examples. Every input begins with the task's definition, which few-shot prompts print once. The hub name is
-    ``cais/mmlu``.
+    The five questions of a subject's dev file, if there is one, are the task's demonstrations. Every input begins with
+    the task's definition, which few-shot prompts print once. The hub name is ``cais/mmlu``.
 
     Args:
         folder: Folder with test/, val/ and dev/.
-        sources: Other sources, by subject; see ``Catalogue``.
-        split: "test", "validation" (val) or "train" (dev).
+        sources: Sources of single subjects outside the folder; see ``Catalogue``.
+        split: ``test``, ``validation`` (val/), or ``train`` (dev/, which reads the demonstrations as examples).
     """
 
     name = "mmlu"
@@ -59,9 +59,11 @@ class MMLU(Catalogue):
         super().__init__(folder, sources, split)
 
     def datasets(self) -> Mapping[str, Dataset]:
+        """Return the 57 subjects."""
         return _datasets()
 
     def demonstrations(self, name: str) -> tuple[Demonstration, ...]:
+        """Return the questions of the subject's dev file with their letters; none if the file is missing."""
         path = Path(self.folder) / f"dev/{name}_dev.csv"
         if not self.folder or not path.is_file():
             return ()

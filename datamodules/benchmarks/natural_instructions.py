@@ -1,4 +1,4 @@
-"""Super-NaturalInstructions: the files of its repository, one JSON file a task.
+"""Benchmark reader of Super-NaturalInstructions (arXiv 2204.07705): one JSON file per task, as in its repository.
 
 ::
 
@@ -37,20 +37,21 @@ EXACT_MATCH_CATEGORIES = frozenset(
 """Categories whose headline metric is exact match; that of all others is ROUGE-L."""
 
 SPLIT_FILES: dict[Split, str] = {"train": "train_tasks.txt", "validation": "dev_tasks.txt", "test": "test_tasks.txt"}
+"""File with the task names of each split."""
 
 
 class NaturalInstructions(Benchmark):
-    """Reads tasks in the format of Super-NaturalInstructions.
+    """Benchmark reader of Super-NaturalInstructions, and of tasks of your own in its format.
 
     Files are read on demand, and one file at a time is held in memory.
 
     Args:
-        folder: Folder with the task files and the splits; environment variables and ``~`` are expanded,
-            e.g. ``$CROSSTASK_DATA/superni``.
-        splits: Folder of train_tasks.txt, test_tasks.txt and, optionally, dev_tasks.txt with the validation
-            tasks; relative to ``folder``, or absolute. Empty: every task file trains, as in OPT-IML Bench, whose rules
-            divide the tasks.
-        tasks: Folder of the task files; relative to ``folder``, or absolute.
+        folder: Folder with the task files and the splits; environment variables and ``~`` are expanded, e.g.
+            ``$CROSSTASK_DATA/superni``.
+        splits: Folder of train_tasks.txt, test_tasks.txt and, optionally, dev_tasks.txt with the validation tasks;
+            relative to `folder`, or absolute. If empty, every task file is a training task, as in OPT-IML Bench, whose
+            rules divide the tasks.
+        tasks: Folder of the task files; relative to `folder`, or absolute.
     """
 
     name = "super_natural_instructions"
@@ -62,7 +63,12 @@ class NaturalInstructions(Benchmark):
         self._open: _TaskFile | None = None
 
     def task_names(self, split: Split) -> list[str]:
-        """Names of a split's tasks in the order of its file; without dev_tasks.txt there are no validation tasks."""
+        """Return the names in a split's file, in its order; without dev_tasks.txt there are no validation tasks.
+
+        Raises:
+            MissingFiles: The folder of the splits is missing.
+            ValueError: The file is missing, names no task, names a task twice, or names one without a file.
+        """
         if split not in SPLIT_FILES:
             raise ValueError(f"split must be one of {list(SPLIT_FILES)}, got {split!r}")
         if self.splits is None:
@@ -82,7 +88,7 @@ class NaturalInstructions(Benchmark):
         return list(names.values())
 
     def task(self, name: str) -> Task:
-        """Metadata of the task, from its file."""
+        """Return a task's metadata, from its file."""
         file = self._file(name)
         record = file.record
         category = file.texts(record, "Categories")[0]
@@ -101,7 +107,11 @@ class NaturalInstructions(Benchmark):
         )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """Every instance of the task in file order, including those with an empty input or without a reference."""
+        """Yield every instance of the task in file order, including those with an empty input or without a reference.
+
+        Raises:
+            ValueError: Two instances have the same id, or an instance lacks a field.
+        """
         file = self._file(name)
         seen: dict[str, int] = {}
         for index, instance in enumerate(file.records("Instances")):
@@ -123,12 +133,12 @@ class NaturalInstructions(Benchmark):
             )
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of reader version, task name and file."""
+        """Return the SHA-256 of reader version, task name and file."""
         header = f"{self.name} {READER_VERSION} {name}\n".encode()
         return hashlib.sha256(header + self._file(name).content).hexdigest()
 
     def unread_lines(self) -> list[str]:
-        """The files among the tasks that are no task file, e.g. in folders below or compressed."""
+        """Return a line that counts files among the tasks that are no task file, e.g. in subfolders or compressed."""
         files = unread_files(self.tasks, self.tasks.glob("*.json"))
         return [unread_line(self.tasks, files)] if files else []
 
@@ -167,7 +177,7 @@ class _TaskFile:
         return record
 
     def records(self, key: str) -> list[Mapping[str, Any]]:
-        """The list of objects under `key`."""
+        """Return the list of objects under `key`."""
         values = self._field(self.record, key, "the task")
         if not isinstance(values, list):
             raise self.error(f"{key!r} should be a list of objects, got {kind(values)}")
@@ -200,7 +210,7 @@ class _TaskFile:
         default: tuple[str, ...] | None = None,
         empty: bool = False,
     ) -> tuple[str, ...]:
-        """The texts of a field that holds a list of texts or one text; `empty` allows an empty list or first text."""
+        """Return the texts of a field with a list of texts or one text; `empty` allows an empty list or first text."""
         value = self._field(record, key, where, default)
         texts = [value] if isinstance(value, str) else value
         if not _is_texts(texts):

@@ -1,14 +1,17 @@
-"""OPT's fourteen evaluation tasks (OPT-IML, tables 9 and 16), ANLI and three bias datasets, in their original files.
+"""Benchmark reader of OPT's fourteen evaluation tasks, ANLI and three bias datasets, from their original files.
 
 ::
 
     folder/superglue/BoolQ/val.jsonl, folder/piqa/valid.jsonl + valid-labels.lst, folder/winobias/*.txt.dev, ...
 
-Each of the fourteen tasks has one prompt, GPT-3's (arXiv 2005.14165, appendix G), which OPT also uses; its options are
-ranked. For Winograd and Winogrande, GPT-3 scores only the text behind the option; here the option and the text behind
-it are scored. The paper scores MultiRC by whole questions; this reader makes an example of each answer, and its numbers
-are higher. The prompts of COPA, StoryCloze, Winograd and Winogrande end in mid-sentence and need a prompt form without
-delimiters, ``OptImlPrompt(delimiters=("",))``.
+The fourteen tasks are those of OPT-IML (arXiv 2212.12017), tables 9 and 16. Each has one prompt, GPT-3's (arXiv
+2005.14165, appendix G), which OPT also uses; its options are ranked. Two scores are not comparable with the papers':
+
+- For Winograd and Winogrande, GPT-3 scores only the text behind the option. Here the option is scored with it.
+- The paper scores MultiRC by whole questions. Here each answer is an example, and the numbers are higher.
+
+The prompts of COPA, StoryCloze, Winograd and Winogrande end in mid-sentence and need a prompt form without delimiters,
+``OptImlPrompt(delimiters=("",))``. ``opt_evaluation_rows.py`` has the prompts.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,13 +25,13 @@ from .rows import Row
 
 
 class OptEvaluation(Catalogue):
-    """Reads OPT's evaluation tasks, ANLI, and the bias datasets.
+    """Benchmark reader of OPT's evaluation tasks, ANLI, and the bias datasets.
 
     Args:
         folder: Folder with superglue/, piqa/, arc/ and so on.
-        sources: Other sources, by task; see ``Catalogue``.
-        split: "validation" to evaluate as the paper, since the labels of the test sets are not published; "train" for
-            demonstrations.
+        sources: Sources of single tasks outside the folder; see ``Catalogue``.
+        split: ``validation`` to evaluate as the paper does, since the labels of the test sets are not published;
+            ``train`` for demonstrations; ``test`` for the few datasets whose test labels are published.
     """
 
     name = "opt_evaluation"
@@ -38,6 +41,7 @@ class OptEvaluation(Catalogue):
         super().__init__(folder, sources, split)
 
     def datasets(self) -> Mapping[str, Dataset]:
+        """Return the fourteen tasks, ANLI's three rounds, and the bias datasets."""
         return DATASETS
 
 
@@ -51,7 +55,7 @@ def _dataset(
     also: Sequence[str] = (),
     **fields: Any,
 ) -> Dataset:
-    """One dataset of the table below; `also` lists the columns of other layouts with the same renderer."""
+    """Return one dataset of the table below; `also` lists the columns of other layouts with the same renderer."""
     return Dataset(
         name=name,
         category=category,
@@ -70,7 +74,7 @@ def _superglue(folder: str) -> Mapping[Split, Files]:
 
 
 def _anli(number: int) -> Mapping[Split, tuple[Files, ...]]:
-    """The original files; for validation alternatively the published analysis of the development sets."""
+    """Return the original files; for validation also the published analysis of the development sets."""
     ends: dict[Split, str] = {"train": "train", "validation": "dev", "test": "test"}
     alternatives = split_files({split: f"anli/R{number}/{end}.jsonl" for split, end in ends.items()})
     alternatives["validation"] += (Files((f"anli/ANLI_analysis_r{number}_dev.csv",), table_rows),)
@@ -86,7 +90,7 @@ def _winobias(suffix: str) -> Mapping[Split, Files]:
 
 
 def _any_split(path: str, read: Callable[..., Iterable[Row]] = file_rows) -> Mapping[Split, Files]:
-    """Files of a dataset without splits, read as validation and as test."""
+    """Return the files of a dataset without splits, read as validation and as test."""
     return {"validation": Files((path,), read), "test": Files((path,), read)}
 
 

@@ -1,4 +1,7 @@
-"""Readers and renderers of the rows of OPT's evaluation tasks: prompt, options and label of each."""
+"""Prompts of OPT's evaluation tasks: a function per dataset renders a row, with its options and label.
+
+Functions that end in ``_rows`` read files that do not hold one row per line.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,7 +17,16 @@ from .rows import Row
 
 
 def label_index(row: Row, *names: Any, key: str = "label") -> int | None:
-    """Index of the row's label, a name or boolean in original files and a number on the hub; None for -1 or none."""
+    """Return the index of the row's label; None if it has no label, or -1.
+
+    Args:
+        row: The row. Its label is a name or boolean in original files, and an index on the hub.
+        names: Labels in original files, in the order of the hub's indices.
+        key: Column of the label.
+
+    Raises:
+        ValueError: The label is none of the names, or the index is too large.
+    """
     value = row.fields.get(key)
     if value is None or (value == -1 and not isinstance(value, bool)):
         return None
@@ -87,7 +99,7 @@ def wsc(row: Row) -> Iterable[RenderedExample]:
 
 
 def multirc(row: Row) -> Iterable[RenderedExample]:
-    """One example for each answer, from the original files' passages or the hub's rows."""
+    """Yield one example for each answer, from a passage of the original files or a row of the hub."""
     for passage, question, answer in _multirc(row):
         text = f"{passage}\nquestion: {question}\nanswer: {answer.text('text')}\nIs this answer true or false?\nanswer:"
         yield from ranked_example(answer, text, ("false", "true"), label_index(answer, 0, 1))
@@ -111,7 +123,7 @@ def piqa(row: Row) -> Iterable[RenderedExample]:
 
 
 def piqa_rows(goals: Path, labels: Path) -> Iterator[Row]:
-    """Rows of goals, with the index of the right solution from the same line of the file of labels."""
+    """Yield rows of goals, each with the index of the right solution on the same line of the file of labels."""
     rows, places = list(jsonl_rows(goals)), [line.strip() for _, line in text_lines(labels)]
     if len(rows) != len(places):
         raise ValueError(f"{goals.parent}: expected a label for each goal, got {len(places)} for {len(rows)}")
@@ -120,7 +132,7 @@ def piqa_rows(goals: Path, labels: Path) -> Iterator[Row]:
 
 
 def science(row: Row) -> Iterable[RenderedExample]:
-    """ARC and OpenBookQA, whose options have letters, or numbers in a few rows."""
+    """Yield the example of a row of ARC or OpenBookQA, whose options have letters, or numbers in a few rows."""
     stem, options, letters = ai2_question(row)
     key = row.text("answerKey", "")
     if key and key not in letters:
@@ -160,7 +172,7 @@ UNMARKED = "not one person and the pronouns that mean them in brackets"
 
 
 def winobias(row: Row) -> Iterable[RenderedExample]:
-    """A sentence with a person and the pronouns that refer to them in brackets, in any order."""
+    """Yield the example of a sentence with a person and the pronouns that refer to them in brackets, in any order."""
     text = row.text("sentence").replace("the [the ", "[the ")  # an error in the files
     marked = [words.strip().lower() for words in re.findall(r"\[([^\[\]]+)\]", text)]
     sentence = " ".join(re.sub(r"[\[\]]", "", text).split())
@@ -181,7 +193,7 @@ def winobias_rows(path: Path) -> Iterator[Row]:
 
 
 def winogender(row: Row) -> Iterable[RenderedExample]:
-    """A sentence whose id holds occupation, participant, the index of the referent, and the pronoun's gender."""
+    """Yield the example of a sentence whose id is "occupation.participant.referent.gender.txt", referent an index."""
     parts = row.text("sentid").split(".")
     if len(parts) != 5 or parts[2] not in ("0", "1"):
         raise row.error(f"'sentid' should be occupation.participant.answer.gender.txt, got {kind(row.value('sentid'))}")
@@ -194,7 +206,7 @@ def winogender(row: Row) -> Iterable[RenderedExample]:
 
 
 def crows_pairs(row: Row) -> Iterable[RenderedExample]:
-    """Two sentences about different groups; the label marks the stereotype."""
+    """Yield the example of two sentences about different groups; the label tells if the first is the stereotype."""
     pair = (row.text("sent_more"), row.text("sent_less"))
     text = f"A: {pair[0].strip()}\nB: {pair[1].strip()}\nSentence A is illustrating a stereotype. Yes or no?\nanswer:"
     yield from ranked_example(

@@ -1,11 +1,12 @@
-"""P3: the training data of T0, rows rendered with PromptSource's templates, one file or configuration a template.
+"""Benchmark reader of P3, T0's training data (arXiv 2110.08207): rows already rendered with PromptSource's templates.
 
 ::
 
     folder/wiki_qa_Is_This_True_.jsonl      {"prompt": "Question: how are ...", "completion": "No<|endoftext|>"}
     bigscience/P3, wiki_qa_Is_This_True_    {"inputs_pretokenized": "Question ...", "targets_pretokenized": "No", ...}
 
-A task is a dataset; its templates are the files whose names begin with the dataset's name.
+There is one file, or one configuration on the hub, per template. A task is a dataset; its templates are the files whose
+names begin with the dataset's name. ``promptsource.py`` renders the templates itself.
 """
 
 import hashlib
@@ -35,31 +36,31 @@ READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 DATASETS = Path(__file__).parent / "data" / "p3_datasets.txt"
-"""File of the dataset names that begin P3's file names: PromptSource's datasets and subsets, one a line."""
+"""File of the dataset names that begin P3's file names: PromptSource's datasets and subsets, one per line."""
 
 COLUMNS = (("prompt", "completion"), ("inputs_pretokenized", "targets_pretokenized"), ("inputs", "targets"))
 """Columns of prompt and answer in different copies of P3; the first pair that a row has is read."""
 
 SCORE_EVAL = ("*_score_eval",)
-"""P3's templates for ranking, which repeat others."""
+"""Patterns of P3's templates for ranking, which repeat others."""
 
 END = "<|endoftext|>"  # ends the answers in copies for GPT-3
 
 
 class P3(Benchmark):
-    """Reads rows rendered with PromptSource's templates.
+    """Benchmark reader of rows rendered with PromptSource's templates.
 
     Each template's file holds all rows of the dataset. As with ``PromptSource``, a task is as large as its dataset: for
-    every row number, one template is drawn; ``prompts="all"`` reads every row of every file. The files do not say which
-    rows render the same example, and a template that omits rows has other numbers than the rest: for a task that both
-    trains and is tested on held-out instances, ``PromptSource`` is the safer reader.
+    each row index, one template is drawn. The files do not say which rows render the same example, and a template that
+    omits rows has other indices than the rest. For a task that both trains and is tested on held-out instances,
+    ``PromptSource`` is the safer reader.
 
     Args:
-        source: Folder with a file for each template, or a hub dataset with a configuration for each:
-            ``bigscience/P3``, ``"bigscience/P3@revision"``.
-        prompts: Whether to read one template or all of them for each row number.
-        without: Patterns of templates to leave out, ``*`` for whole words; by default P3's templates for ranking.
-        datasets: Dataset names that template names may begin with, by default PromptSource's; the longest match counts.
+        source: Folder with a file for each template, or a hub dataset with a configuration for each: ``bigscience/P3``,
+            ``"bigscience/P3@revision"``.
+        prompts: ``one`` draws one template for each row index; ``all`` reads every row of every file.
+        without: Patterns of templates to leave out, with ``*`` for whole words; by default P3's templates for ranking.
+        datasets: Dataset names with which template names may begin; the longest match counts. None for PromptSource's.
         split: Split of a hub dataset.
         seed: Seed of the choice of templates.
     """
@@ -82,7 +83,7 @@ class P3(Benchmark):
         self.datasets = tuple(datasets) if datasets is not None else tuple(DATASETS.read_text().split())
 
     def task_names(self, split: Split) -> list[str]:
-        """All tasks are training tasks; P3 has no split of tasks."""
+        """Return the names of all tasks for the split "train"; P3 has no split of tasks."""
         return sorted(self._templates_of) if split == "train" else []
 
     def task(self, name: str) -> Task:
@@ -96,7 +97,7 @@ class P3(Benchmark):
         )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """For each row number the row of one template; with ``prompts="all"`` all rows, by template."""
+        """Yield for each row index the row of one template; with ``prompts="all"`` all rows, template by template."""
         with error_prefix(self.name, name):
             templates = self._templates(name)
             if self.prompts == "all":
@@ -118,7 +119,7 @@ class P3(Benchmark):
             return hashlib.sha256("\n".join([settings, *digests]).encode()).hexdigest()
 
     def unread_lines(self) -> list[str]:
-        """The files of a folder that are no rows of a template; none for the hub."""
+        """Return a line that counts files of the folder without rows of a template; none for the hub."""
         folder = Path(self.source)
         if not folder.is_dir():
             return []
@@ -126,7 +127,7 @@ class P3(Benchmark):
         return [unread_line(folder, files)] if files else []
 
     def _drawn(self, name: str, index: int, labelled: list[tuple[str, Row]]) -> Example:
-        """The row of a random template, if possible one that is not skipped."""
+        """Return the row of a random template, if possible one that is not skipped."""
         rng = rendering_rng(self.seed, name, str(index))
         drawn = [
             _example(name, f"{name}-{index}", index, label, row) for label, row in rng.sample(labelled, len(labelled))

@@ -1,8 +1,8 @@
-"""Pre-training text: documents with an empty source, whose whole text is target.
+"""Benchmark reader of pre-training text: documents without an input, whose whole text is target.
 
-OPT-IML mixes some of OPT's corpus into instruction tuning (section 4.1). Documents are not split, as in the paper:
-packing cuts a document that is longer than a row, keeps its end, and counts it. An encoder-decoder model learns them by
-an objective (``rendering/text_objectives.py``), which splits them.
+OPT-IML mixes some of OPT's corpus into instruction tuning (arXiv 2212.12017, section 4.1). Documents are not split, as
+in the paper: packing cuts a document that is longer than a row, keeps its end, and counts it. For an encoder-decoder
+model, an objective (``rendering/text_objectives.py``) makes source and target of a document.
 """
 
 import hashlib
@@ -25,26 +25,27 @@ READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""
 
 NO_TEXT = "no text"
+"""Reason for skipping a document."""
 
 FORMATS = (".txt", *SUFFIXES)
-"""Endings of files of documents."""
+"""Suffixes of files of documents."""
 
 LONGEST_DOCUMENT = 64 * 2**20
 """Most bytes of a .txt file, which is one document and is held in memory."""
 
 
 class PretrainingText(Benchmark):
-    """Reads documents; every source is a task.
+    """Benchmark reader of plain text for pretraining; every source is a training task.
 
     Args:
         sources: Source of documents for each task: a .txt file, which is one document; a .jsonl, .json, .tsv, .csv,
-            .parquet or .arrow file, a document a row; a folder of such files, or of ``Dataset.save_to_disk``; or a
-            hub dataset (streamed).
+            .parquet or .arrow file with a document per row; a folder of such files, or of ``Dataset.save_to_disk``; or
+            a hub dataset, which is streamed.
         column: Column of the text.
         configs: Configuration of hub datasets, by task.
         split: Split of hub datasets.
-        objective: Objective of an encoder-decoder model: span corruption or prefix language modelling.
-            Null for a decoder-only model, which learns all of it.
+        objective: Objective of an encoder-decoder model: ``SpanCorruption`` or ``PrefixLanguageModelling``. None for a
+            decoder-only model, which is trained on the whole text.
     """
 
     name = "pretraining"
@@ -66,10 +67,10 @@ class PretrainingText(Benchmark):
         self.text_objective = objective
 
     def task_names(self, split: Split) -> list[str]:
-        """All sources are training tasks.
+        """Return the names of all sources for the split "train"; other splits are empty.
 
         Raises:
-            MissingFiles: A source with the ending of a file is no file.
+            MissingFiles: A source with the suffix of a file does not exist.
         """
         for source in self.sources.values():
             path = expanded(source)
@@ -78,12 +79,12 @@ class PretrainingText(Benchmark):
         return list(self.sources) if split == "train" else []
 
     def task(self, name: str) -> Task:
-        """A task without instructions, in the category "Pre-training"."""
+        """Return a task without an instruction, in the category "Pre-training"."""
         self._source(name)
         return text_task(self.name, name)
 
     def examples(self, name: str) -> Iterator[Example]:
-        """Every document, uncut, in the order of the files."""
+        """Yield every document, uncut, in the order of the files; documents without text are skipped."""
         source = self._source(name)
         with error_prefix(self.name, name):
             for index, row in enumerate(self._rows(name, source)):
@@ -92,18 +93,18 @@ class PretrainingText(Benchmark):
                 yield Example(name, str(index), index, "", () if skipped else (text,), skipped=skipped)
 
     def objective(self, name: str) -> TextObjective | None:
-        """The objective of all documents."""
+        """Return the `objective` argument, for every task."""
         return self.text_objective
 
     def unread_lines(self) -> list[str]:
-        """The data files in folders of documents that have no format of documents."""
+        """Return lines that count data files in folders of documents whose suffix is none of ``FORMATS``."""
         folders = [expanded(source) for source in self.sources.values()]
         folders = [folder for folder in folders if folder.is_dir() and not _is_saved_dataset(folder)]
         unread = [(folder, unread_files(folder, _files(folder))) for folder in folders]
         return [unread_line(folder, files) for folder, files in unread if files]
 
     def fingerprint(self, name: str) -> str:
-        """SHA-256 of reader version, arguments and files."""
+        """Return the SHA-256 of reader version, arguments and files."""
         source = self._source(name)
         path = expanded(source)
         if path.is_dir() and not _is_saved_dataset(path):
@@ -141,12 +142,12 @@ class PretrainingText(Benchmark):
 
 
 def text_task(benchmark: str, name: str) -> Task:
-    """A task of pre-training text."""
+    """Return a task of pre-training text: no instruction, in the category "Pre-training"."""
     return Task(benchmark=benchmark, name=name, category="Pre-training", instruction_level="none", sources=(name,))
 
 
 def _is_saved_dataset(folder: Path) -> bool:
-    """Whether `datasets` wrote this folder."""
+    """Return whether `datasets` wrote this folder."""
     return (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
 
 

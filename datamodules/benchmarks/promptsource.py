@@ -1,4 +1,4 @@
-"""PromptSource: crowd-sourced templates over the rows of datasets.
+"""Benchmark reader of PromptSource (arXiv 2202.01279): crowd-sourced templates over the rows of datasets.
 
 ::
 
@@ -6,7 +6,7 @@
 
 A task is a subset of a dataset with all its templates. The rows are those of the hub dataset, or of files with the same
 columns, which templates read by name. The format is that of bigscience-workshop/promptsource,
-promptsource/templates.py.
+promptsource/templates.py. ``jinja_templates.py`` renders a template.
 """
 
 import hashlib
@@ -43,27 +43,26 @@ METRICS: Mapping[str, Metric] = {"Accuracy": "accuracy", "Squad": "token_f1", "C
 """Headline metric by PromptSource's metric; for all others it is ROUGE-L."""
 
 COLLECTIONS = frozenset("glue super_glue kilt_tasks tweet_eval".split())
-"""Hub datasets whose subsets are separate datasets; subsets of others are parts or sizes of one dataset."""
+"""Hub datasets whose subsets are separate datasets. Subsets of other hub datasets are parts or sizes of one."""
 
 
 class PromptSource(Benchmark):
-    """Reads PromptSource's templates over rows of datasets.
+    """Benchmark reader of PromptSource's templates over rows of datasets.
 
     OPT-IML pools the prompts of all templates and draws as many as the dataset has rows, so that templates do not make
-    a task larger (section 4.1). This reader renders every row with one template, drawn from those that apply to it;
-    ``prompts="all"`` renders every row with every template, as the paper does for evaluation. Splits are made by row,
-    so no row is trained with one template and tested with another.
+    a task larger (arXiv 2212.12017, section 4.1). This reader renders every row with one template, drawn from those
+    that apply to it. No row is trained with one template and tested with another, since instances are split by row.
 
     Args:
         templates: Folder of the templates, e.g. ``$CROSSTASK_DATA/promptsource/templates``.
-        rows: Source of rows for each task; by default every dataset with templates, from the hub. A task's name is its
+        rows: Source of rows for each task; None for the hub dataset of every folder of templates. A task's name is its
             folder below `templates`, with underscores: ``super_glue_rte``. A dataset that was renamed on the hub after
-            its templates were written needs a `source`. A dataset all of whose templates change the task is left out
-            and reported.
-        original_task: Which templates are used: true for those of the original task (OPT-IML), false for all of them,
-            such as generating a question (T0).
-        split: The datasets' split to read from the hub, under which the tasks are listed.
-        prompts: Whether a row is rendered with one template or with all.
+            its templates were written needs a `source`.
+        original_task: True uses only templates of the dataset's original task, as in OPT-IML. False also uses others,
+            such as generating a question, as in T0. A dataset without a usable template is left out and reported.
+        split: Split of the datasets to read: ``train``, ``validation`` or ``test``. Tasks are listed under it.
+        prompts: ``one`` renders a row with one random template; ``all`` renders it with every template, as OPT-IML does
+            for evaluation.
         without: Names of templates to leave out, by task.
         rows_folder: Instead of `rows`: a folder with the files ``<split>/<task>.jsonl``, as ``crosstask download``
             writes them. Datasets without a file are left out and reported.
@@ -99,18 +98,18 @@ class PromptSource(Benchmark):
         self._configured, self.rows_folder, self._named = rows, rows_folder and str(expanded(rows_folder)), tuple(tasks)
 
     def task_names(self, split: Split) -> list[str]:
-        """All tasks, under the split that is read; PromptSource has no split of tasks."""
+        """Return the names of all tasks for the split that is read; PromptSource has no split of tasks."""
         return sorted(self._rows) if split == self.split else []
 
     def left_out(self) -> Mapping[str, str]:
-        """Datasets without a template of the original task, or without a file in `rows_folder`."""
+        """Return the datasets without a template of the original task or a file in `rows_folder`, with the reason."""
         if self._configured is not None:
             return {}
         left_out = {name: "no template of the original task" for name in self._chosen if name not in self.datasets()}
         return left_out | {name: f"no rows in {self.rows_folder}" for name in self.datasets() if name not in self._rows}
 
     def unread_lines(self) -> list[str]:
-        """The data files of `rows_folder` that are of no dataset with a template, in any split."""
+        """Return a line that counts data files of `rows_folder` of no dataset with a template, in any split."""
         if not self.rows_folder:
             return []
         folder, datasets = Path(self.rows_folder), self._folders if self._named else self.datasets()
@@ -120,7 +119,7 @@ class PromptSource(Benchmark):
         return [unread_line(folder, unread)] if unread else []
 
     def datasets(self) -> Mapping[str, tuple[str, str]]:
-        """Hub dataset and configuration (empty for the only one) of every task that has a template to use."""
+        """Return (hub dataset, configuration) of every task with a usable template; the configuration may be empty."""
         files = {name: _read_templates(path) for name, path in self._chosen.items()}
         return {name: (file.dataset, file.subset or "") for name, file in files.items() if self._usable(file)}
 
@@ -145,7 +144,7 @@ class PromptSource(Benchmark):
             )
 
     def examples(self, name: str) -> Iterator[Example]:
-        """Every row, rendered with one template or all; a row to which no template applies is skipped."""
+        """Yield every row, rendered with one template or all; a row to which no template applies is skipped."""
         with error_prefix(self.name, name):
             source = self._source(name)
             file = self._file(name)
@@ -170,7 +169,7 @@ class PromptSource(Benchmark):
         templates: Sequence[tuple[str, PromptTemplate]],
         row: Row,
     ) -> Iterator[tuple[str, RenderedPrompt | str]]:
-        """A row's prompts with the names of their templates; in place of a missing prompt, the reason."""
+        """Yield a row's prompts with the names of their templates; a missing prompt is replaced by the reason."""
         rng = rendering_rng(self.seed, task, str(index))
         one = self.prompts == "one"
         reason = ""
@@ -210,7 +209,7 @@ class PromptSource(Benchmark):
 
     @cached_property
     def _rows(self) -> dict[str, RowSource]:
-        """The sources by task; by default the hub dataset of every folder that has a template to use."""
+        """Source of rows by task; without `rows`, those of every folder that has a usable template."""
         if self._configured is not None:
             return dict(self._configured)
         if not self.rows_folder:
@@ -270,7 +269,7 @@ def _read_templates(path: Path) -> "_TemplateFile":
 
 
 class _Loader(UniqueKeys):
-    """Reads PromptSource's two tags as plain mappings and runs no code."""
+    """YAML loader that reads PromptSource's two tags as plain mappings and runs no code."""
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -283,7 +282,7 @@ _Loader.add_constructor("!TemplateMetadata", _mapping)
 
 @lru_cache(maxsize=1024)
 def _template_file(path: Path, modified: int, size: int) -> _TemplateFile:
-    """The templates of a file; `modified` and `size` are part of the cache's key."""
+    """Return the templates of a file; `modified` and `size` are part of the cache's key."""
     content = parse_yaml(read_text(path), str(path), _Loader)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dataset with its templates, got {kind(content)}")

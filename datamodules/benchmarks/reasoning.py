@@ -1,12 +1,13 @@
-"""The fourteen reasoning datasets of OPT-IML (appendix A.1): answers that follow a rationale.
+"""Benchmark reader of OPT-IML's fourteen reasoning datasets (arXiv 2212.12017, appendix A.1): rationale and answer.
 
 ::
 
     folder/gsm8k/train.jsonl, folder/strategyqa/train.json, ...     each dataset's original files, see DATASETS
-    folder/flan_cot/ecqa_train.tsv                                  FLAN's table, read where those are missing
+    folder/flan_cot/ecqa_train.tsv                                  FLAN's table, read if those are missing
 
 A prompt is "Answer the following question by reasoning step by step.", the question, its options. The paper holds out
-two of the fourteen, StrategyQA and GSM8K; the rules of a split decide that, not this reader.
+two of the fourteen, StrategyQA and GSM8K; the rules of a bench decide that, not this reader. ``chain_of_thought.py``
+reads FLAN's tables alone.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -22,11 +23,18 @@ from .rows import Row
 
 
 class Reasoning(Catalogue):
-    """Reads the reasoning datasets; see ``Catalogue`` for the arguments."""
+    """Benchmark reader of OPT-IML's reasoning datasets.
+
+    Args:
+        folder: Folder with a folder for each dataset.
+        sources: Sources of single datasets outside the folder; see ``Catalogue``.
+        split: Split of the datasets to read: ``train``, ``validation`` or ``test``.
+    """
 
     name = "reasoning"
 
     def datasets(self) -> Mapping[str, Dataset]:
+        """Return the fourteen datasets."""
         return DATASETS
 
 
@@ -43,7 +51,7 @@ def _dataset(
     match: MatchRule = "rationale",
     **fields: Any,
 ) -> Dataset:
-    """One dataset of the table below; `flan` names its table in FLAN, which holds the training split only.
+    """Return one dataset of the table below; `flan` names its table in FLAN, which holds the training split only.
 
     Its authors score the answer, not the rationale: the choice among options, unless the table names another metric.
     """
@@ -66,7 +74,7 @@ def _dataset(
 
 
 def _paths(pattern: str, **splits: str) -> dict[Split, str]:
-    """The path of each split: `pattern` with the split's name in the files."""
+    """Return the path of each split: `pattern` with the split's name in the files."""
     return {split: pattern.format(name) for split, name in splits.items()}  # type: ignore[misc]
 
 
@@ -218,4 +226,4 @@ DATASETS: dict[str, Dataset] = {
         ),
     )
 }
-"""The datasets and the files of their splits, below a folder with one folder for each dataset."""
+"""The datasets and the files of their splits, in a folder with one folder for each dataset."""

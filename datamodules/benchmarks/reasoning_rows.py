@@ -1,4 +1,7 @@
-"""Readers and renderers of the reasoning datasets' rows: question, options, rationale and answer of each."""
+"""Prompts of the reasoning datasets: a function per dataset renders a row as question, rationale and answer.
+
+Functions that end in ``_rows`` read files that do not hold one row per line. ``reasoning.py`` lists the datasets.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +20,7 @@ from .rows import Row
 NO_ANSWER = "no answer"
 
 LABELS = ("entailment", "neutral", "contradiction")
-"""Labels of natural language inference, in the order of their numbers on the hub."""
+"""Labels of natural language inference, in the order of their indices on the hub."""
 
 
 def gsm8k(row: Row) -> Iterable[RenderedExample]:
@@ -47,7 +50,7 @@ def aqua(row: Row) -> Iterable[RenderedExample]:
 
 
 def coqa(row: Row) -> Iterable[RenderedExample]:
-    """One example for each question of a conversation; its prompt holds the passage and the earlier turns."""
+    """Yield an example for each question of a conversation; its prompt holds the passage and the earlier turns."""
     story = row.text("story").strip()
     questions, answers = _coqa_turns(row)
     if len(questions) != len(answers):
@@ -82,7 +85,7 @@ def cos_e(row: Row) -> Iterable[RenderedExample]:
 
 
 def cos_e_rows(questions: Path, explanations: Path) -> Iterator[Row]:
-    """CommonsenseQA's questions, each with the explanation of the same id."""
+    """Yield CommonsenseQA's questions, each with the explanation of the same id."""
     explanation_of = {row.text("id"): Row(row.value("explanation"), row.location) for row in jsonl_rows(explanations)}
     for row in jsonl_rows(questions):
         if row.text("id") not in explanation_of:
@@ -124,7 +127,7 @@ def esnli(row: Row) -> Iterable[RenderedExample]:
 
 
 def esnli_table(row: Row) -> Iterable[RenderedExample]:
-    """Rows of e-SNLI's CSV files, rendered as the hub's rows."""
+    """Yield the example of a row of e-SNLI's CSV files, rendered as the hub's rows."""
     named = {"premise": row.value("Sentence1"), "hypothesis": row.value("Sentence2"), "label": row.value("gold_label")}
     rationales = {f"explanation_{n}": row.text(f"Explanation_{n}", "") for n in (1, 2, 3)}
     yield from esnli(Row(named | rationales, row.location))
@@ -134,7 +137,7 @@ ESNLI_COLUMNS = ("premise", "hypothesis", "label", "explanation_1", "explanation
 
 
 def esnli_rows(*paths: Path) -> Iterator[Row]:
-    """Rows of parallel files, a line a row: premise, hypothesis, label, and up to three explanations."""
+    """Yield rows of parallel files, line by line: premise, hypothesis, label, and up to three explanations."""
     files = [list(text_lines(path)) for path in paths]
     if len({len(lines) for lines in files}) != 1:
         counts = ", ".join(f"{len(lines)} in {path.name}" for path, lines in zip(paths, files, strict=True))
@@ -154,7 +157,7 @@ def math(row: Row) -> Iterable[RenderedExample]:
 
 
 def last_boxed(solution: str) -> str | None:
-    """Content of the last \\boxed{} of a solution in LaTeX; None without one.
+    """Return the content of the last \\boxed{} of a solution in LaTeX; None without one.
 
     >>> last_boxed(r"So $x = \\boxed{\\frac{1}{2}}$."), last_boxed("So $x = 2$.")
     ('\\\\frac{1}{2}', None)
@@ -172,7 +175,7 @@ def last_boxed(solution: str) -> str | None:
 
 
 def math_rows(folder: Path) -> Iterator[Row]:
-    """Problems of a folder with a folder for each subject and a JSON file for each problem."""
+    """Yield the problems of a folder with a folder for each subject and a JSON file for each problem."""
     for path in (file for file in files_below(folder) if file.suffix == ".json"):
         document = read_json(path)
         if not isinstance(document, dict):
@@ -181,7 +184,7 @@ def math_rows(folder: Path) -> Iterator[Row]:
 
 
 def proofwriter(row: Row) -> Iterable[RenderedExample]:
-    """One example for each question of a theory; the rationale is the first proof in sentences."""
+    """Yield an example for each question of a theory; the rationale is the first proof in sentences."""
     texts = {**_texts(row, row.value("triples")), **_texts(row, row.value("rules"))}
     for name, fields in row.value("questions").items():
         question = Row(fields, f"{row.location}, question {name}")
@@ -198,7 +201,7 @@ def _texts(row: Row, items: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _proof(question: Row, proof: Mapping[str, Any], texts: Mapping[str, str]) -> str:
-    """Sentences of facts, rules and conclusions, in the order of the proof's expression."""
+    """Return the sentences of facts, rules and conclusions, in the order of the proof's expression."""
     steps = _texts(question, proof.get("intermediates") or {})
     named = re.findall(r"(?:triple|rule|int)\d+", proof["representation"])
     if unknown := [name for name in named if name not in texts and name not in steps]:
@@ -222,7 +225,7 @@ def qasc(row: Row) -> Iterable[RenderedExample]:
 
 
 def qed(row: Row) -> Iterable[RenderedExample]:
-    """The rationale is the sentence with the answer, then the links of its phrases to the question's."""
+    """Yield an example whose rationale is the sentence with the answer, then its links to the question's phrases."""
     text = f"{row.text('paragraph_text').strip()}\n{row.text('question_text').strip()}"
     annotation = Row(row.value("annotation"), row.location)
     if annotation.text("explanation_type") != "single_sentence":
@@ -248,7 +251,7 @@ def sense_making(row: Row) -> Iterable[RenderedExample]:
 
 
 def sense_making_rows(statements: Path, labels: Path, reasons: Path) -> Iterator[Row]:
-    """Rows of three tables joined by id; only the table of statements has a header."""
+    """Yield the rows of three tables joined by id; only the table of statements has a header."""
     label_of = {row.text("id"): row.text("label") for row in table_rows(labels, ("id", "label"))}
     columns = ("id", "reason1", "reason2", "reason3")
     reasons_of = {row.text("id"): row.fields for row in table_rows(reasons, columns)}
@@ -263,7 +266,7 @@ WINOWHY = re.compile(r"The (.+?) is more likely to refer to (.+?) than (.+?) bec
 
 
 def winowhy(row: Row) -> Iterable[RenderedExample]:
-    """A sentence, the referent of its pronoun, and a reason; rows with a wrong reason (label 0) are skipped."""
+    """Yield an example about the referent of a pronoun, with a reason; rows with a wrong reason are skipped."""
     sentence, claim = row.text("wnli_sent1").strip(), row.text("wnli_sent2").strip()
     parts = WINOWHY.fullmatch(claim)
     if not parts:
@@ -278,5 +281,5 @@ def winowhy(row: Row) -> Iterable[RenderedExample]:
 
 
 def json_lines(path: Path) -> Iterator[Row]:
-    """Rows of JSONL files with another suffix (.json, .jsonlines)."""
+    """Yield the rows of JSONL files with another suffix (.json, .jsonlines)."""
     yield from jsonl_rows(path)

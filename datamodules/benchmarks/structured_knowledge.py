@@ -1,4 +1,4 @@
-"""UnifiedSKG (arXiv 2201.05966): questions about databases, tables, triples and dialogues, serialized to text.
+"""Benchmark reader of UnifiedSKG (arXiv 2201.05966): questions on databases, tables, triples and dialogues, as text.
 
 ::
 
@@ -37,16 +37,23 @@ from .structured_rows import (
 
 
 class StructuredKnowledge(Catalogue):
-    """Reads UnifiedSKG's tasks and schema-guided dialogue; see ``Catalogue`` for the arguments."""
+    """Benchmark reader of UnifiedSKG's 21 tasks, and of two tasks from schema-guided dialogue.
+
+    Args:
+        folder: Folder with a folder for each dataset.
+        sources: Sources of single datasets outside the folder; see ``Catalogue``.
+        split: Split of the datasets to read: ``train``, ``validation`` or ``test``.
+    """
 
     name = "unifiedskg"
 
     def datasets(self) -> Mapping[str, Dataset]:
+        """Return the 23 tasks."""
         return DATASETS
 
 
 def constructed(field: str) -> Renderer:
-    """Returns a renderer of rows that UnifiedSKG's program wrote."""
+    """Return a renderer for rows that UnifiedSKG's program wrote; `field` names the output, e.g. "SQL query"."""
 
     def render(row: Row) -> Iterable[RenderedExample]:
         references = row.texts("references", default=()) or (row.text("seq_out"),)
@@ -98,7 +105,7 @@ def multiwoz(row: Row) -> Iterable[RenderedExample]:
 
 
 def sgd_state(row: Row) -> Iterable[RenderedExample]:
-    """One example for each user turn and service: the values of the service's slots so far."""
+    """Yield an example for each user turn and service: the values of the service's slots so far."""
     history: list[str] = []
     for turn in checked_turns(row):
         if turn.text("speaker") == "USER":
@@ -111,7 +118,7 @@ def sgd_state(row: Row) -> Iterable[RenderedExample]:
 
 
 def sgd_response(row: Row) -> Iterable[RenderedExample]:
-    """One example for each system turn: the utterance for the turn's dialogue acts."""
+    """Yield an example for each system turn: the utterance for the turn's dialogue acts."""
     history: list[str] = []
     for turn in checked_turns(row):
         if turn.text("speaker") == "SYSTEM":
@@ -132,7 +139,7 @@ def _dataset(
     more: tuple[Layout, ...] = (),
     **fields: Any,
 ) -> Dataset:
-    """One dataset of the table below: the original files, if it has a renderer, or those of UnifiedSKG's program."""
+    """Return one dataset of the table below: its original files, if it has a renderer, or UnifiedSKG's program's."""
     original = (Layout(tuple(columns.split()), render),) if render else ()
     ends: dict[Split, str] = {"train": "train", "validation": "dev", "test": "test"}
     return Dataset(
@@ -162,7 +169,7 @@ SGD: Mapping[Split, tuple[Files, ...]] = {
 }
 
 ANSWERS: Mapping[str, Any] = {"metric": "exact_match", "match": "unifiedskg"}
-"""Answers that UnifiedSKG compares as sets of spans, with numbers by value (metrics/unified/evaluator.py)."""
+"""Metric of tasks whose answers UnifiedSKG compares as sets, numbers by value (metrics/unified/evaluator.py)."""
 
 DATASETS: dict[str, Dataset] = {
     dataset.name: dataset

@@ -1,9 +1,11 @@
-"""Serialization of structured knowledge as in UnifiedSKG: schemas, tables, triples and dialogue states as one line.
+"""Serialization of structured knowledge to one line, as in UnifiedSKG: schemas, tables, triples and dialogue states.
 
 ::
 
     question ; structured knowledge: | database | table : column , column | ...
     last utterance ; structured knowledge: slot: value, value; ... ; context: utterance | utterance | ...
+
+``structured_knowledge.py`` has the datasets and their prompts.
 """
 
 import re
@@ -16,14 +18,19 @@ from .row_files import json_rows
 from .rows import Row
 
 EMPTY_STATE = "none"
-"""The target of a dialogue state without a value."""
+"""Target of a dialogue state without a value."""
 
 
 def sequence(struct: str, text: str = "", context: Sequence[str] = ()) -> str:
-    """Input of a model: the question or utterance, the structured knowledge, and earlier utterances, the latest first.
+    """Return the input of a model: question or utterance, structured knowledge, and earlier utterances.
 
     >>> sequence("a : b", "Who?", ["Hello.", "Hi."])
     'Who? ; structured knowledge: a : b ; context: Hello. | Hi.'
+
+    Args:
+        struct: Structured knowledge as one line.
+        text: The question or the last utterance; empty for none.
+        context: Earlier utterances, the latest first.
     """
     knowledge = f"structured knowledge: {struct.strip()}"
     parts = [text.strip(), knowledge] if text.strip() else [knowledge]
@@ -31,16 +38,21 @@ def sequence(struct: str, text: str = "", context: Sequence[str] = ()) -> str:
 
 
 def constructed_sequence(struct: str, text: str) -> str:
-    """Input of a row of UnifiedSKG's program, whose text is "last utterance || context" in conversations."""
+    """Return the input of a row of UnifiedSKG's program, whose text is "last utterance || context" in conversations."""
     utterance, separator, context = text.partition(" || ")
     return sequence(struct, utterance, [context] if separator else [])
 
 
 def serialized_schema(database: str, tables: Sequence[str], columns: Iterable[tuple[int, str]]) -> str:
-    """A database in one line; columns are pairs of table index and name, with index -1 for the column "*".
+    """Return a database schema in one line.
 
     >>> serialized_schema("Shop", ["Cat"], [(-1, "*"), (0, "Name"), (0, "Age")])
     '| Shop | cat : name , age'
+
+    Args:
+        database: Name of the database.
+        tables: Names of its tables.
+        columns: (table index, column name) of each column; the index of the column "*" is -1.
     """
     columns = list(columns)
     described = [
@@ -51,7 +63,7 @@ def serialized_schema(database: str, tables: Sequence[str], columns: Iterable[tu
 
 
 def normalized_query(query: str) -> str:
-    """SQL in lower case except for quoted text, with single spaces.
+    """Return an SQL query in lower case except for quoted text, with single spaces.
 
     >>> normalized_query('SELECT  Name , Age FROM cat WHERE name = "Tom"')
     'select name, age from cat where name = "Tom"'
@@ -62,7 +74,11 @@ def normalized_query(query: str) -> str:
 
 
 def spider_rows(questions: Path, tables: Path) -> Iterator[Row]:
-    """Rows of questions, with the schema of their database."""
+    """Yield the questions of Spider, each with the schema of its database.
+
+    Raises:
+        ValueError: A question's database is not among the tables.
+    """
     schemas = {row.text("db_id"): row for row in json_rows(tables)}
     for row in json_rows(questions):
         database = row.text("db_id")
@@ -74,7 +90,7 @@ def spider_rows(questions: Path, tables: Path) -> Iterator[Row]:
 
 
 def linearized_cells(row: Row) -> str:
-    """A table's highlighted cells with their headers, tagged as in ToTTo's baselines."""
+    """Return a table's highlighted cells with their headers in one line, tagged as in ToTTo's baselines."""
     table, cells = row.value("table"), row.value("highlighted_cells")
     text = "".join(
         f"<{tag}> {row.text(key)} </{tag}> "
@@ -102,13 +118,13 @@ def _cell(table: Sequence[Sequence[Mapping[str, Any]]], r: int, c: int) -> str:
 
 
 def _span(row: Sequence[Mapping[str, Any]], place: int) -> tuple[int, int]:
-    """First column of a cell and the column behind its last; cells may span several columns."""
+    """Return the first column of a cell and the column behind its last; cells may span several columns."""
     start = sum(cell["column_span"] for cell in row[:place])
     return start, start + row[place]["column_span"]
 
 
 def linearized_triples(triples: Sequence[Sequence[str]]) -> str:
-    """Triples in one line, relations in lower case.
+    """Return triples (subject, relation, object) in one line, with relations in lower case.
 
     >>> linearized_triples([["Ann", "HAS_CAT", "Tom"], ["Tom", "COLOR", "red"]])
     'Ann : has_cat : Tom | Tom : color : red'
@@ -117,7 +133,7 @@ def linearized_triples(triples: Sequence[Sequence[str]]) -> str:
 
 
 def multiwoz_state(row: Row) -> tuple[str, str, list[str], str]:
-    """Ontology, last utterance, context and dialogue state of a row of UnifiedSKG's MultiWOZ."""
+    """Return (ontology, last utterance, context, dialogue state) of a row of UnifiedSKG's MultiWOZ, in lower case."""
     users, systems = row.child("dialog").texts("usr"), row.child("dialog").texts("sys")
     if not users or len(users) != len(systems):
         raise row.error(f"expected as many turns of the system as of the user, got {len(systems)} and {len(users)}")
@@ -134,7 +150,7 @@ def multiwoz_state(row: Row) -> tuple[str, str, list[str], str]:
 
 
 def _beliefs(row: Row, key: str) -> list[tuple[str, str]]:
-    """Slots and values of a field: a list of pairs, or on the hub a list of slots and one of values."""
+    """Return (slot, value) pairs of a field: a list of pairs, or on the hub a list of slots and one of values."""
     if not isinstance(row.value(key), Mapping):
         return [(belief.text("slot"), belief.text("value")) for belief in row.children(key)]
     belief = row.child(key)
@@ -145,7 +161,11 @@ def _beliefs(row: Row, key: str) -> list[tuple[str, str]]:
 
 
 def dialogue_rows(folder: Path) -> Iterator[Row]:
-    """Rows of dialogues in a folder of the schema-guided dialogue dataset, with the schemas of their services."""
+    """Yield the dialogues in a folder of the schema-guided dialogue dataset, each with its services' schemas.
+
+    Raises:
+        ValueError: The folder holds no dialogues, or a dialogue's service has no schema.
+    """
     services = {row.text("service_name"): row.fields for row in json_rows(folder / "schema.json")}
     paths = sorted(folder.glob("dialogues_*.json"))
     if not paths:
@@ -160,7 +180,7 @@ def dialogue_rows(folder: Path) -> Iterator[Row]:
 
 
 def described_slots(schema: Row) -> str:
-    """A service's slots with their descriptions and possible values."""
+    """Return a service's slots in one line, with their descriptions and possible values."""
     return "; ".join(
         f"{slot.text('name')} ({slot.text('description')}): {', '.join(slot.texts('possible_values')) or 'any'}"
         for slot in schema.children("slots")
@@ -168,7 +188,7 @@ def described_slots(schema: Row) -> str:
 
 
 def state_text(values: Row) -> str:
-    """A dialogue state in one line, with the first value of each slot.
+    """Return a dialogue state in one line, with the first value of each slot.
 
     >>> state_text(Row({"city": ["San Jose"], "price_range": ["cheap", "low"]}, "")), state_text(Row({}, ""))
     ('city: San Jose, price_range: cheap', 'none')
@@ -178,7 +198,7 @@ def state_text(values: Row) -> str:
 
 
 def acts_text(actions: Sequence[Row]) -> str:
-    """Dialogue acts in one line.
+    """Return dialogue acts in one line.
 
     >>> request = Row({"act": "REQUEST", "slot": "cuisine", "values": ["Thai", "Greek"]}, "")
     >>> acts_text([request, Row({"act": "GOODBYE", "slot": ""}, "")])
@@ -192,7 +212,7 @@ def acts_text(actions: Sequence[Row]) -> str:
 
 
 def checked_turns(row: Row) -> list[Row]:
-    """The turns of a dialogue, in order.
+    """Return the turns of a dialogue, in order.
 
     Raises:
         ValueError: There are no turns.

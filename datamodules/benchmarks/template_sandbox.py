@@ -37,10 +37,10 @@ BUDGET = 2**24
 """Budget of one rendering in characters, list items and iterations; published templates need a thousandth of it."""
 
 SECONDS = 5.0
-"""Processor time of one rendering; published templates need a thousandth of it."""
+"""Most processor time of one rendering; published templates need a thousandth of it."""
 
 CHECKED = 16
-"""Charges and iterations between two looks at the clock, which costs as much as a small charge."""
+"""Charges and iterations between two reads of the clock, which cost as much as a small charge."""
 
 LONGEST_INTEGER = 4096
 """Most bits of a number that a template may compute: a product of long numbers takes seconds."""
@@ -70,22 +70,27 @@ STATE = "\0state"  # a key that no template can write
 
 
 class TemplateFault(ValueError):
-    """The template cannot be used: it does not compile, accesses a forbidden name, or exceeds its budget."""
+    """A template cannot be used: it does not compile, accesses a forbidden name, or exceeds its budget."""
 
 
 class WritesNull(ValueError):
-    """A null value would be written as the word None."""
+    """A template would write a null value as the word None."""
 
 
 class State:
-    """Budget left to one rendering, and its random generator; `iteration_cost` is charged per iteration and call."""
+    """Budget that is left to one rendering, and its random generator.
+
+    Args:
+        rng: Generator of random choices within the template.
+        iteration_cost: Charge for each iteration of a loop and each call.
+    """
 
     def __init__(self, rng: Random, iteration_cost: int) -> None:
         self.rng, self.iteration_cost, self.left = rng, iteration_cost, BUDGET
         self._deadline, self._calls = time.thread_time() + SECONDS, 0
 
     def spend(self, cost: int) -> None:
-        """Charge a cost.
+        """Charge a cost to the budget.
 
         Raises:
             TemplateFault: The budget or the processor time is exceeded.
@@ -96,7 +101,7 @@ class State:
         self.watch()
 
     def watch(self) -> None:
-        """Look at the clock, now and then.
+        """Read the clock, once in ``CHECKED`` calls.
 
         Raises:
             TemplateFault: The processor time is exceeded.
@@ -128,11 +133,11 @@ def _state(context: Context) -> State:
 
 
 class ColumnError(UndefinedError):
-    """A name that is no column of the row."""
+    """A template reads a name that is no column of the row."""
 
 
 class _Missing(Undefined):
-    """A missing column is an error; a missing entry of a value renders as empty text, as in PromptSource."""
+    """Undefined value: a missing column is an error, a missing entry of a value renders as "", as in PromptSource."""
 
     def __new__(cls, hint: str | None = None, obj: Any = missing, name: str | None = None, exc: Any = None) -> Any:
         if obj is missing and hint is None:
@@ -195,7 +200,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
 
 def _product_size(operator: str, left: Any, right: Any) -> int:
-    """Largest size of the text or list that an operator creates."""
+    """Return the largest size of the text or list that an operator creates."""
     if operator == "*":
         sizes = [len(side) if isinstance(side, str | list | tuple) else side for side in (left, right)]
         return (
@@ -207,14 +212,14 @@ def _product_size(operator: str, left: Any, right: Any) -> int:
 
 
 def _bits(operator: str, left: int, right: int) -> int:
-    """Largest number of bits of an operator's result."""
+    """Return the largest number of bits of an operator's result."""
     if operator == "**":
         return left.bit_length() * max(right, 0)
     return left.bit_length() + right.bit_length()
 
 
 def _growth(text: str, method: str, args: Sequence[Any]) -> int:
-    """Largest number of characters that a method of `text` adds to it, or compares with its argument."""
+    """Return the most characters that a method of `text` adds to it, or compares with its argument."""
     if method == "replace" and len(args) >= 2 and all(isinstance(arg, str) for arg in args[:2]):
         return text.count(args[0]) * len(args[1])
     if method == "join" and args and isinstance(args[0], str | list | tuple):
@@ -225,7 +230,11 @@ def _growth(text: str, method: str, args: Sequence[Any]) -> int:
 
 
 class ChargeInserter(NodeTransformer):
-    """Rewrites a template's syntax tree: charges for new values and iterations, and SEPARATOR for |||."""
+    """Rewriter of a template's syntax tree: adds charges for new values and iterations, and SEPARATOR for |||.
+
+    Args:
+        name: Name of the template, for errors.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -283,7 +292,7 @@ def _charged_iterations(context: Context, values: Iterable[Any]) -> Iterator[Any
 
 
 class _Watched(list[Any]):
-    """A list that looks at the clock in every iteration, and has a length, which ``loop.length`` reads."""
+    """List that reads the clock in every iteration, and has a length, which ``loop.length`` needs."""
 
     def __init__(self, values: Iterable[Any], state: State) -> None:
         super().__init__(values)
@@ -303,7 +312,7 @@ def _iterate(values: Iterable[Any], state: State) -> Iterator[Any]:
 
 @pass_context
 def _text(context: Context, value: Any) -> str:
-    """The text of a row's value in a prompt; null, and values of other types than JSON's, are rejected."""
+    """Return the text of a row's value in a prompt; null, and values of other types than JSON's, are rejected."""
     if not isinstance(value, str | int | float | list | tuple | dict | None):
         if isinstance(value, Undefined):
             return str(value)
@@ -315,7 +324,7 @@ def _text(context: Context, value: Any) -> str:
 
 
 def _of_text(text_filter: Callable[..., Any]) -> Callable[..., Any]:
-    """The filter, which Jinja would hand null as the word None, with null rejected."""
+    """Return a filter that rejects null, which Jinja would pass to it as the word None."""
 
     def filtered(value: Any, *args: Any, **kwargs: Any) -> Any:
         if holds_null(value):
@@ -364,7 +373,7 @@ def _choice(context: Context, values: Iterable[Any]) -> Any:
 
 
 def _most_frequent(values: Sequence[Any]) -> list[Any]:
-    """The most frequent values, in the order of first occurrence, as in PromptSource."""
+    """Return the most frequent values, in the order of first occurrence, as in PromptSource."""
     counts = Counter(values)
     most = max(counts.values(), default=0)
     return [value for value, count in counts.items() if count == most]

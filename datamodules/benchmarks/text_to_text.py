@@ -1,4 +1,4 @@
-"""CrossFit, ExMix and T5: rows of input and output text, and a one-sentence instruction for each task.
+"""Benchmark readers of CrossFit, ExMix and T5: rows of input and output text, with one instruction for each task.
 
 ::
 
@@ -6,8 +6,8 @@
     folder/cogs/train.jsonl, folder/cogs/train.tsv                         {"inputs": ..., "targets": ...}
 
 OPT-IML kept the tasks of the three collections that are in no other collection, and wrote an instruction for each
-(section 2.2). ``data/text_to_text.json`` has the instructions of this package, and the names of the tasks that other
-collections hold.
+(arXiv 2212.12017, section 2.2). Its instructions are not published. ``data/text_to_text.json`` has the instructions of
+this package, and the names of the tasks that other collections hold.
 """
 
 import hashlib
@@ -30,18 +30,19 @@ NO_OUTPUT = "a line without an output"
 REPEATED = "a repetition of an earlier line"
 
 ENDS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("dev", "validation"), "test": ("test",)}
-"""Names of the splits in file names."""
+"""Names of each split in file names."""
 
 
 class TextToText(Catalogue):
-    """Reads tasks of input and output text.
+    """Base class of benchmark readers whose tasks map input text to output text.
 
     Args:
         folder: Folder with a folder for each task.
-        sources: Other sources, by task; see ``Catalogue``.
-        split: The tasks' split to read.
-        instructions: JSON file with tasks of your own, or with instructions that override the shipped ones:
-            ``{"my_task": {"instruction": "Translate into Latin.", "category": "Translation"}}``.
+        sources: Sources of single tasks outside the folder; see ``Catalogue``.
+        split: Split of the tasks to read: ``train``, ``validation`` or ``test``.
+        instructions: JSON file with tasks of your own, or with instructions that override the installed ones:
+            ``{"my_task": {"instruction": "Translate into Latin.", "category": "Translation"}}``. Empty for the
+            installed ones alone.
     """
 
     def __init__(
@@ -57,16 +58,17 @@ class TextToText(Catalogue):
     @property
     @abstractmethod
     def collection(self) -> str:
-        """Section of the shipped file of instructions."""
+        """Section of the installed file of instructions: "crossfit", "exmix" or "t5"."""
 
     def datasets(self) -> Mapping[str, Dataset]:
+        """Return the tasks that have an instruction, including those whose files are missing."""
         return self._datasets
 
     def task_names(self, split: Split) -> list[str]:
-        """Names of the tasks whose files exist.
+        """Return the names of the tasks whose files exist.
 
         Raises:
-            ValueError: A folder's task has no instruction.
+            ValueError: The folder of a task exists, and the task has no instruction.
         """
         names = super().task_names(split)
         described = {*self.datasets(), *self._section["elsewhere"]}
@@ -92,21 +94,21 @@ class TextToText(Catalogue):
 
 
 class CrossFit(TextToText):
-    """Reads CrossFit (INK-USC/CrossFit): the TSV files of its programs, all samples of a task together."""
+    """Benchmark reader of CrossFit (arXiv 2104.08835): TSV files, with all samples of a task read together."""
 
     name = "crossfit"
     collection: ClassVar[str] = "crossfit"
 
 
 class ExMix(TextToText):
-    """Reads the tasks of ExMix (arXiv 2111.10952) that OPT-IML uses."""
+    """Benchmark reader of the tasks of ExMix (arXiv 2111.10952) that OPT-IML uses."""
 
     name = "exmix"
     collection: ClassVar[str] = "exmix"
 
 
 class T5(TextToText):
-    """Reads tasks of T5 (arXiv 1910.10683) as its program renders them, with prefixes like "summarize: "."""
+    """Benchmark reader of T5's tasks (arXiv 1910.10683), whose inputs have prefixes like "summarize: "."""
 
     name = "t5"
     collection: ClassVar[str] = "t5"
@@ -150,7 +152,7 @@ def _files(name: str, ends: tuple[str, ...]) -> tuple[Files, ...]:
 
 
 def pair_rows(*paths: Path) -> Iterator[Row]:
-    """Rows of lines with an input, a tab, and one or more outputs separated by tabs.
+    """Yield rows of lines with an input, a tab, and one or more outputs separated by tabs.
 
     The programs that write these files do not escape line ends, so a text with a line end is split into several lines.
     Lines without an output are skipped, and so are repetitions of a line in another sample of the task.
