@@ -116,7 +116,7 @@ class FLAN(Benchmark):
 
     @cached_property
     def rows(self) -> dict[str, FlanRows]:
-        """Source of rows by task: that of the arguments `rows` or `rows_folder`, or all of FLAN's datasets in this split."""
+        """Source of rows by task, by `rows` or `rows_folder`; without both, all of FLAN's datasets in this split."""
         if self._configured is not None:
             return dict(self._configured)
         of_hub = _rows_of_hub(self.split)
