@@ -30,7 +30,7 @@ from .schema import Description, EvaluationExample, HasLength, ReportLines, RunD
 from .splits import Instances
 from .storage.preparation import Preparation
 from .storage.starts import Start
-from .stream_changes import ResumableStream, Stream, described
+from .stream_changes import ResumableStream, Stream, flat_settings
 
 
 class TrainingPlan(Protocol):
@@ -227,7 +227,7 @@ class BenchmarkDataModule(ResumableStream):
         """The arguments that decide the training stream, beside the documents of its tasks."""
         tokenizer = self.preparation.tokenizer
         trained = {name: value for name, value in asdict(self.instances).items() if name != "validation_prompts"}
-        return described(
+        return flat_settings(
             tokenizer=f"one of {len(tokenizer)} tokens ({tokenizer_fingerprint(tokenizer)[:12]})",
             prompt=repr(self.prompt),
             rows=self.rows,

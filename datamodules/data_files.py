@@ -1,4 +1,4 @@
-"""Text and JSON of data files: the one reader of the package, which rejects faults that Python's own accepts silently.
+"""Readers of text and JSON in data files. They reject faults that Python's own readers accept silently.
 
 Python keeps the last of two equal keys, reads NaN, turns 1e999 into infinity, and makes texts of lone surrogates, which
 no tokenizer encodes. Here, each is a ValueError that begins with the file and the line.
@@ -21,7 +21,7 @@ from .messages import kind
 from .noted_paths import note
 
 LONGEST_LINE = 64 * 2**20
-"""Most bytes of a line; a file with a longer line is rejected, since such a line is rarely one record."""
+"""Most bytes of a line; a longer line is an error, since it is rarely one record."""
 
 BYTE_ORDER_MARK = "\ufeff"  # begins the files of some editors and belongs to no value
 
@@ -32,7 +32,7 @@ ZERO_BYTE = "a zero byte, as in UTF-16 and in files that are no text"
 SAVE_AS_UTF8 = "save the file as UTF-8"
 
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")
-"""Half of a surrogate pair, of which Python makes texts, and which is no character."""
+"""Half of a surrogate pair, which Python accepts in texts although it is no character."""
 
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # first, since it begins with the mark of UTF-16
@@ -43,7 +43,7 @@ _OTHER_MARKS = {
 
 
 def format_of(path: Path) -> str:
-    """The suffix that decides how a file is read: in lower case, without ``.gz``, under one name.
+    """Return the suffix that decides how a file is read: in lower case, without ``.gz``; JSONL has one name.
 
     >>> format_of(Path("rte/Train.JSONL")), format_of(Path("rte/train.tsv.gz")), format_of(Path("rte/train.ndjson"))
     ('.jsonl', '.tsv', '.jsonl')
@@ -53,7 +53,7 @@ def format_of(path: Path) -> str:
 
 
 def task_name_of(path: Path) -> str:
-    """A file's name without the suffixes of ``format_of``.
+    """Return a file's name without the suffixes that ``format_of`` reads.
 
     >>> task_name_of(Path("train/rhymes.v2.jsonl.gz"))
     'rhymes.v2'
@@ -63,13 +63,21 @@ def task_name_of(path: Path) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, also of a compressed one, without a byte order mark."""
+    """Return the text of a UTF-8 file without a byte order mark; a ``.gz`` file is decompressed.
+
+    Raises:
+        ValueError: It is not UTF-8, or cannot be decompressed.
+    """
     with _opened(path) as file:
         return decoded(file.read(), str(path))
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number (from 1) and text of every line without its line end; the file must be UTF-8."""
+    """Yield (number from 1, text without line end) of every line of a UTF-8 file; a ``.gz`` file is decompressed.
+
+    Raises:
+        ValueError: A line is not UTF-8, has a zero byte, or is longer than ``LONGEST_LINE``.
+    """
     with _opened(path) as file:
         number = 0
         while line := file.readline(LONGEST_LINE + 1):
@@ -84,38 +92,46 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def listed_lines(path: Path) -> list[tuple[int, str]]:
-    """Number and text of every line that is not blank, without surrounding white space: a list of names."""
+    """Return (number from 1, stripped text) of every line that is not blank, e.g. of a list of names."""
     return [(number, line.strip()) for number, line in text_lines(path) if line.strip()]
 
 
 def decoded(content: bytes, place: str) -> str:
-    """The text of UTF-8 bytes without a byte order mark; errors begin with `place`."""
+    """Return the text of UTF-8 bytes without a byte order mark; errors begin with `place`.
+
+    Raises:
+        ValueError: The bytes are not UTF-8.
+    """
     if other := next((name for mark, name in _OTHER_MARKS.items() if content.startswith(mark)), None):
         raise ValueError(f"{place}: {other} by its first bytes; {SAVE_AS_UTF8}")
     return _utf8(content, place).removeprefix(BYTE_ORDER_MARK)
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
+    """Return the content of a UTF-8 JSON file.
+
+    Raises:
+        ValueError: It is no valid JSON, as in ``parse_json``.
+    """
     return parse_json(read_text(path), str(path))
 
 
 def parse_json(text: str, place: str, remedy: str = FETCH_AGAIN) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     >>> parse_json('{"input": "a", "input": "b"}', "rte.jsonl, line 7")
     Traceback (most recent call last):
     ValueError: rte.jsonl, line 7: the key 'input' is there twice in an object, and only one value would be read; \
-mend the file or fetch it again
+    mend the file or fetch it again
 
     Args:
         text: One JSON value.
-        place: File, and line if `text` is a line of it; errors begin with it, and add the line of a longer text.
-        remedy: The way out of errors.
+        place: File, and line if `text` is a line of it. Errors begin with it, and add the line of a longer text.
+        remedy: Advice at the end of errors.
 
     Raises:
-        ValueError: It is not JSON; or it has a key twice in an object, a number that is no finite float or has
-            thousands of digits, nesting deeper than Python reads, or half of a surrogate pair.
+        ValueError: The text is not JSON, has a key twice in an object, a number that is no finite float or has
+            thousands of digits, nesting that is too deep for Python, or half of a surrogate pair.
     """
     try:
         value = _DECODER.decode(text)
@@ -197,7 +213,7 @@ def _number_at(text: str, wanted: Callable[[str], bool]) -> int:
 
 
 def _repeated_key_at(text: str) -> int:
-    """Position where the object with the repeated key ends: objects are made in the order of their closing braces."""
+    """Return the position where the object with the repeated key ends; objects are parsed by their ends."""
     ends = (match.start() for match in _CLOSED.finditer(text) if match["brace"])
 
     def count(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Digests of files and folders; a file is read again only after it has changed."""
+"""SHA-256 digests of files and folders; a file is read again only after it has changed."""
 
 import hashlib
 from collections.abc import Iterable
@@ -11,7 +11,11 @@ from .noted_paths import note
 
 
 def file_digest(*paths: Path) -> str:
-    """SHA-256 of the files' contents in the order given."""
+    """Return the SHA-256 of the files' contents, in the order given.
+
+    Raises:
+        MissingFiles: A file does not exist.
+    """
     digests = []
     for path in paths:
         note(path)
@@ -23,11 +27,11 @@ def file_digest(*paths: Path) -> str:
 
 
 def tree_digest(path: Path, files: Iterable[Path] | None = None) -> str:
-    """SHA-256 of a file, or of the names and contents of a folder's files, wherever the folder is.
+    """Return the SHA-256 of a file, or of the relative names and contents of a folder's files.
 
     Args:
-        path: The file or folder.
-        files: Files of the folder; all, and those of its folders, by default.
+        path: The file or folder. Moving a folder does not change its digest.
+        files: Files of the folder to digest; None for all files in it and in its subfolders.
     """
     if path.is_file():
         return file_digest(path)
@@ -38,6 +42,6 @@ def tree_digest(path: Path, files: Iterable[Path] | None = None) -> str:
 
 @lru_cache(maxsize=100_000)
 def _digest(path: Path, modified: int, size: int) -> str:
-    """SHA-256 of one file; `modified` and `size` are part of the cache's key."""
+    """Return the SHA-256 of one file; `modified` and `size` are part of the cache's key."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Find weights with NaN or infinity; each process examines the values that it holds."""
+"""Search for weights with NaN or infinity; each process examines its own shards."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from .messages import some
 
 
 def names_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
-    """The names of tensors with NaN or infinity in this process's part; one transfer from each device.
+    """Return the names of tensors with NaN or infinity in this process's shards; there is one transfer per device.
 
     >>> names_not_finite([("good", torch.ones(2)), ("bad", torch.tensor([1.0, torch.inf])), ("ids", torch.arange(3))])
     ['bad']
@@ -20,7 +20,7 @@ def names_not_finite(tensors: Iterable[tuple[str, Tensor]]) -> list[str]:
     names: dict[torch.device, list[str]] = {}
     flags: dict[torch.device, list[Tensor]] = {}
     for name, tensor in tensors:
-        values = held(tensor)
+        values = local_values(tensor)
         if values.is_floating_point() and values.numel() and not values.is_meta:
             names.setdefault(values.device, []).append(name)
             flags.setdefault(values.device, []).append(torch.isfinite(values).all())
@@ -37,25 +37,28 @@ def require_finite_weights(tensors: Iterable[tuple[str, Tensor]], where: object)
 
     Args:
         tensors: Names and values.
-        where: Whose weights they are, for the message.
+        where: Model, folder or checkpoint of the weights, for the message.
 
     Raises:
-        ValueError: Names the first of them.
+        ValueError: A value is NaN or infinite; the message names the first tensors.
     """
     if names := names_not_finite(tensors):
         raise ValueError(not_finite(where, names))
 
 
 def not_finite(where: object, names: Sequence[str]) -> str:
-    """The message for weights that are not finite."""
+    """Return the error message for weights that are not finite."""
     return (
         f"{where} has values that are not finite (NaN or infinity) in {len(names)} of its tensors: {some(names)}. "
         "Nothing that is computed with them has a meaning: take an earlier checkpoint"
     )
 
 
-def held(tensor: Tensor) -> Tensor:
-    """This process's part: DTensors hold shards; ZeRO-3 keeps them in ``ds_tensor``, with padding of any value."""
+def local_values(tensor: Tensor) -> Tensor:
+    """Return this process's part of a tensor without gradient, as a plain tensor.
+
+    A DTensor holds a shard. ZeRO-3 keeps the shard, flattened, in ``ds_tensor``; its padding is left out.
+    """
     part: Any = tensor
     if hasattr(tensor, "ds_tensor"):
         shard: Tensor = part.ds_tensor.detach()

@@ -1,7 +1,7 @@
-"""The files of a folder, without losing any silently.
+"""Lists of the files in a folder; an entry that cannot be read is an error, so that no file is left out silently.
 
-``Path.rglob`` leaves out folders that are links or may not be read, and ``is_file`` a link to nothing, as a disk that
-is not mounted leaves it: a run would train on the rest.
+``Path.rglob`` leaves out folders that are links or may not be read. ``is_file`` is false for a link to nothing, e.g. on
+a disk that is not mounted. A run would then train on the other files.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def files_in(folder: Path) -> list[Path]:
-    """The files of a folder in the order of their names; hidden ones too.
+    """Return the files of a folder in the order of their names, including hidden ones.
 
     Raises:
         ValueError: An entry that is not hidden is neither file nor folder.
@@ -19,7 +19,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """The files of a folder and of all folders in it, links to folders included, sorted by path.
+    """Return the files of a folder and of all its subfolders, sorted by path; links to folders are followed.
 
     Raises:
         ValueError: An entry that is not hidden is neither file nor folder.
@@ -29,7 +29,7 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def _walk(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
-    """Files below a folder; a link to one of the folders `above` it is not followed again."""
+    """Yield the files below a folder; a link to one of the folders `above` it is not followed again."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:

@@ -1,4 +1,4 @@
-"""Hub names with a revision, ``owner/name@revision``: wherever a model or a tokenizer is named, it may be pinned."""
+"""Hub names of models and tokenizers with a pinned revision, ``owner/name@revision``."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,9 @@ from .messages import expanded
 
 
 def hub_source(name: str | Path) -> tuple[str, dict[str, Any]]:
-    """Arguments of ``from_pretrained`` for a name: the name alone, and the revision as an option.
+    """Return (name, options) for ``from_pretrained``: a hub name without its revision, and the revision as an option.
 
-    The path of a folder has no revision, whatever characters it holds; ``~`` and environment variables are replaced.
+    A folder has no revision, whatever characters its path holds; ``~`` and environment variables are replaced.
 
     >>> hub_source("facebook/opt-1.3b@main"), hub_source("facebook/opt-1.3b")
     (('facebook/opt-1.3b', {'revision': 'main'}), ('facebook/opt-1.3b', {}))
@@ -22,14 +22,14 @@ def hub_source(name: str | Path) -> tuple[str, dict[str, Any]]:
     return alone, {"revision": revision}
 
 
-def pinned(name: str | None, revision: str | None) -> str | None:
-    """A hub name with a revision.
+def with_revision(name: str | None, revision: str | None) -> str | None:
+    """Return a hub name with a revision appended; the name unchanged if the revision is None.
 
-    >>> pinned("facebook/opt-1.3b", "8c7b10754972749675d22364c25c428b29face51")
+    >>> with_revision("facebook/opt-1.3b", "8c7b10754972749675d22364c25c428b29face51")
     'facebook/opt-1.3b@8c7b10754972749675d22364c25c428b29face51'
 
     Raises:
-        ValueError: There is no hub name to pin, or another revision in it.
+        ValueError: There is a revision, and the name is missing, is a folder, or has another revision.
     """
     if revision is None:
         return name

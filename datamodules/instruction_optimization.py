@@ -31,7 +31,7 @@ from .rendering.tokenization import load_tokenizer
 from .schema import Stage
 from .splits import Instances
 from .storage.preparation import Preparation
-from .stream_changes import Stream, described
+from .stream_changes import Stream, flat_settings
 
 
 class InstructionOptimizationDataModule(BenchmarkDataModule):
@@ -116,7 +116,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         chosen = self.choices._asdict()
         of_levels = {name: chosen[name] for name in ("outer_rows", "keep_end", "curvature_batch")}
         of_levels |= {"reserve": self.reserve, "inner_prompt": repr(self.levels.inner_prompt or self.prompt)}
-        return super().stream_settings() | described(
+        return super().stream_settings() | flat_settings(
             split=repr(self.split).partition(" at 0x")[0],
             preset=self.preset,
             levels=asdict(self.levels) | of_levels,

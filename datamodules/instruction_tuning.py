@@ -20,7 +20,7 @@ from .schema import Stage
 from .splits import Instances
 from .storage.preparation import Preparation
 from .stored_training import StoredDataModule
-from .stream_changes import described
+from .stream_changes import flat_settings
 
 
 class InstructionTuningDataModule(StoredDataModule):
@@ -75,7 +75,7 @@ class InstructionTuningDataModule(StoredDataModule):
         self._save_arguments(tokenizer=tokenizer, **groups, demonstrations=demonstrations, bos=bos, seed=seed)
 
     def stream_settings(self) -> dict[str, Any]:
-        return super().stream_settings() | described(demonstrations=self.demonstrations, bos=self.bos)
+        return super().stream_settings() | flat_settings(demonstrations=self.demonstrations, bos=self.bos)
 
     @property
     def evaluation_loaders(self) -> EvaluationLoaders:

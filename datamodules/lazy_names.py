@@ -1,4 +1,4 @@
-"""Names that a package offers, imported on first use (PEP 562): importing one file of a room imports no other.
+"""Names of a package that are imported on first use (PEP 562), so that importing one of its files imports no other.
 
 Torch, Lightning and transformers take seconds to import, which ``crosstask report`` or ``--help`` should not wait for.
 """
@@ -8,7 +8,7 @@ from importlib import import_module
 
 
 def lazy_names(package: str, files: Mapping[str, str]) -> Callable[[str], object]:
-    """The ``__getattr__`` of a package.
+    """Return a function to assign to a package's ``__getattr__``; it imports a name when it is first used.
 
     Args:
         package: The package's ``__name__``.

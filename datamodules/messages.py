@@ -1,4 +1,7 @@
-"""Parts of error messages: kinds of values, similar names, the first few of many items; and paths with variables."""
+"""Parts of error messages: described values, similar names, the first few of many items. Also paths with variables.
+
+Turns of conversations, which are called messages too, are in ``benchmarks/conversations.py``.
+"""
 
 import difflib
 import os
@@ -10,14 +13,18 @@ from pathlib import Path
 from .noted_paths import note
 
 N_NAMED = 3
-"""Items that an error names; the others are counted."""
+"""Items that a message lists; further ones are counted."""
 
 
 def some(items: Sequence[str], total: int | None = None) -> str:
-    """The first few items and how many more there are.
+    """Return the first ``N_NAMED`` items, and how many more there are.
 
     >>> some(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more'
+
+    Args:
+        items: The items, or only the first of them.
+        total: Number of all items; None if `items` has all.
     """
     total = len(items) if total is None else total
     more = f" and {total - N_NAMED} more" if total > N_NAMED else ""
@@ -25,7 +32,7 @@ def some(items: Sequence[str], total: int | None = None) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number with its noun.
+    """Return a number with its noun, which is in the plural unless the number is 1.
 
     >>> counted(1, "task"), counted(1200, "task")
     ('1 task', '1,200 tasks')
@@ -34,7 +41,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names that are most similar to a misspelt one.
+    """Return a phrase with the known names that are most similar to a misspelt one.
 
     >>> nearest("boolk", ["boolq", "rte"])
     'nearest: boolq'
@@ -44,7 +51,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def kind(value: object) -> str:
-    """The type and the beginning of a value.
+    """Return the type of a value and its beginning, at most 60 characters.
 
     >>> kind(7), kind(["a", 7])
     ('int 7', "list ['a', 7]")
@@ -54,12 +61,12 @@ def kind(value: object) -> str:
 
 
 _SHORT = reprlib.Repr()
-"""Short for any value: a YAML of a few lines can hold a list of a billion items."""
+"""Shortens any value: a YAML of a few lines can hold a list of a billion items."""
 _SHORT.maxstring = _SHORT.maxother = 200
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """A path, given as text or ``Path``, with ``~`` and environment variables replaced: wherever a user names one.
+    """Return a path in which ``~`` and environment variables are replaced; used wherever a user names a path.
 
     Raises:
         ValueError: A variable is not set.
@@ -75,14 +82,18 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 
 class MissingFiles(ValueError):
-    """Files that a reader needs do not exist. A suite reports the task as missing; other readers stop."""
+    """Files that a benchmark reader needs do not exist. A ``Suite`` reports such a task and continues."""
 
 
 def existing_folder(folder: Path, what: str) -> Path:
-    """The folder itself.
+    """Return the folder if it exists.
+
+    Args:
+        folder: The folder.
+        what: Content that was expected there, for the message, e.g. "the task files".
 
     Raises:
-        MissingFiles: It does not exist; names the deepest parent that does.
+        MissingFiles: It does not exist; the message names the deepest parent that does.
     """
     if not folder.is_dir():
         note(folder)
@@ -92,7 +103,7 @@ def existing_folder(folder: Path, what: str) -> Path:
 
 
 def unknown_class_hint(message: str, known: Iterable[str]) -> str:
-    """The nearest class names, to be added to a parser's error about an unknown class; empty for other errors.
+    """Return the nearest class names, to append to a parser's error about an unknown class; empty for other errors.
 
     >>> unknown_class_hint("Expected a dot import path string: PromptSorce", ["PromptSource", "P3"])
     '; no class is called PromptSorce, nearest: PromptSource'

@@ -1,7 +1,7 @@
-"""Files and folders that were read to compute something, noted so that later changes of them are noticed.
+"""A record of the files and folders that were read to compute a result, so that later changes are noticed.
 
-Readers note what they open: ``data_files``, ``file_digests``, and those that open files themselves. Nothing is noted
-outside of ``noting``.
+Benchmark readers call ``note`` for what they open: ``data_files`` and ``file_digests`` do so, and readers that open
+files by themselves. Outside of a ``with noting()`` block, notes are dropped.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,12 +14,12 @@ _noted: ContextVar[tuple[set[str], ...]] = ContextVar("noted", default=())
 PACKAGE = Path(__file__).absolute().parents[1]
 
 Stamp = list[int] | None
-"""Size and time of the last change in nanoseconds; of a folder the time; None if there was nothing."""
+"""[size, modification time in ns] of a file, [modification time in ns] of a folder; None if it does not exist."""
 
 
 @contextmanager
 def noting() -> Iterator[set[str]]:
-    """Collects the paths, and names of hub datasets, that are noted within."""
+    """Collect the paths, and names of hub datasets, that are noted within the block."""
     names: set[str] = set()
     token = _noted.set((*_noted.get(), names))
     try:
@@ -29,16 +29,16 @@ def noting() -> Iterator[set[str]]:
 
 
 def note(name: Path | str) -> None:
-    """Note a file or folder that is read, or missing; or the name of a hub dataset, which is no path."""
+    """Note a file or folder that is read or missing; a hub dataset is noted as ``hub:name``."""
     for names in _noted.get():
         names.add(str(name))
 
 
-def stamps(names: Iterable[str], *, store: Path) -> dict[str, Stamp]:
-    """The stamps of noted paths, and of the two folders above each file, which change when files are added there.
+def path_stamps(names: Iterable[str], *, store: Path) -> dict[str, Stamp]:
+    """Return the stamps of noted paths, and of the two folders above each file, which change when files are added.
 
     Args:
-        names: The noted paths; files of this package and of the store are no data files.
+        names: Noted paths. Files of this package and of the store are left out, since they are no data files.
         store: Folder of the store.
     """
     paths = [Path(name).absolute() for name in names if not name.startswith("hub:")]
@@ -47,15 +47,15 @@ def stamps(names: Iterable[str], *, store: Path) -> dict[str, Stamp]:
     return {str(path): _stamp(path) for path in sorted({*paths, *above})}
 
 
-def gone(stamped: Mapping[str, Stamp]) -> bool:
-    """Whether all of the files are gone, e.g. on a machine that has only the prepared data."""
+def all_gone(stamped: Mapping[str, Stamp]) -> bool:
+    """Return whether none of the files exists any more, e.g. on a machine that has only the prepared data."""
     files = [name for name, stamp in stamped.items() if stamp is not None and len(stamp) == 2]
     return bool(files) and not any(Path(name).exists() for name in files)
 
 
 def is_current(stamped: Mapping[str, Stamp]) -> bool:
-    """Whether all paths are as they were, or all files are gone."""
-    return gone(stamped) or all(_stamp(Path(name)) == stamp for name, stamp in stamped.items())
+    """Return whether all paths have the stamps that they had, or all files are gone."""
+    return all_gone(stamped) or all(_stamp(Path(name)) == stamp for name, stamp in stamped.items())
 
 
 def _stamp(path: Path) -> Stamp:

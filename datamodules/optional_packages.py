@@ -1,4 +1,4 @@
-"""Missing packages: one that a setting needs is reported with the command that installs it.
+"""Reports of missing optional packages, with the command that installs them.
 
 Loggers (TensorBoard, W&B, MLflow), quantized weights, other attention, SentencePiece files and remote folders each need
 a package that most runs do without.
@@ -21,7 +21,7 @@ INSTALLED_AS = {
     "transformer_engine": "transformer-engine",
     "yaml": "pyyaml",
 }
-"""Packages that are installed under another name than they are imported by."""
+"""Name to install for packages that are imported by another name."""
 
 MENTIONED = {
     "sentencepiece": "sentencepiece",
@@ -36,13 +36,14 @@ MENTIONED = {
     "psutil": "psutil",
     "kernels": "kernels",
 }
-"""Words of libraries' errors that give no command, in lower case, and the package to install."""
+"""Package to install by a word, in lower case, of libraries' errors that give no command."""
 
 COMMAND = re.compile(r"pip install (?:-U |--upgrade )?['\"`]*([A-Za-z][\w.-]*)")
+"""Install command in an error message; its group is the package."""
 
 
 def missing_package(error: BaseException) -> str | None:
-    """The sentence on the missing package behind an error; None for an error of another kind.
+    """Return a sentence on the missing package behind an error, with its install command; None for other errors.
 
     >>> missing_package(ModuleNotFoundError("No module named 'wandb'", name="wandb"))
     'the package wandb is not installed, which these settings need: pip install wandb'
@@ -54,7 +55,7 @@ def missing_package(error: BaseException) -> str | None:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and the errors that led to it."""
+    """Yield an error and the errors that led to it."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -62,7 +63,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _package(error: ImportError) -> str | None:
-    """Name of the package to install; None where a module is missing in a package that is installed."""
+    """Return the name of the package to install; None if an installed package lacks a module."""
     if error.name:
         module = error.name.partition(".")[0]
         return None if module == PACKAGE or find_spec(module) else INSTALLED_AS.get(module, module)

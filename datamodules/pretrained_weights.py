@@ -1,4 +1,4 @@
-"""Weights of published models: all that an architecture needs is read, or the model is rejected.
+"""Loading of published models with all weights that their architecture needs; otherwise the model is rejected.
 
 transformers draws weights that a folder lacks at random and continues, with a warning: an encoder without its decoder,
 or a model without its ``lm_head``, would be trained, evaluated and reported as if it were the published one.
@@ -28,17 +28,18 @@ _REPORTED = WarningCache()
 def load_pretrained(
     auto: Any, weights: str, *, optional: Callable[[PreTrainedModel, str], bool] | None = None, **options: Any
 ) -> PreTrainedModel:
-    """A model of transformers with its weights; none of them is drawn at random.
+    """Return a transformers model with its pretrained weights; missing weights are an error.
 
     Args:
         auto: Class with ``from_pretrained``, e.g. ``AutoModelForCausalLM``.
         weights: Hub name, possibly with @revision, or folder of the weights.
-        optional: Whether a weight of the model may be missing, by its name: that of a new head that will be trained, or
-            of a part that is not computed. None may by default.
-        options: Of ``from_pretrained``.
+        optional: Function of (model, weight name) that returns whether the weight may be missing and drawn at random:
+            one of a new head that will be trained, or of a part that is not computed. None if none may.
+        options: Further arguments of ``from_pretrained``.
 
     Raises:
-        ValueError: There are no weights, they cannot be read, they are not all of this architecture, or not finite.
+        ValueError: There are no weights, they cannot be read, they are not all of this architecture, or they are not
+            finite.
     """
     source, revision = hub_source(weights)
     options |= revision
@@ -71,10 +72,10 @@ def load_pretrained(
 
 
 def require_readable_settings(folder: Path) -> None:
-    """Reject a folder whose generation_config.json is no object: transformers would go on without it.
+    """Reject a folder whose generation_config.json is no JSON object, which transformers would silently ignore.
 
     Raises:
-        ValueError: With the file.
+        ValueError: The file is no object, or no JSON; the message names it.
     """
     path = folder / "generation_config.json"
     if path.is_file() and not isinstance(settings := read_json(path), dict):
@@ -90,19 +91,19 @@ def require_whole_weights(
     reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]],
     unused: Collection[str] = (),
 ) -> None:
-    """Reject weights that are not all of an architecture, and report once those that it does not use.
+    """Reject weights that are not all of an architecture; log unused ones once.
 
     Args:
         where: Hub name, folder or checkpoint of the weights.
         architecture: Name of the model's class.
         expected: Number of the model's weights.
-        missing: Weights of the model that are not stored. A table that is tied to a stored one is not missing, nor is a
+        missing: Weights of the model that are not stored. Do not list a weight that is tied to a stored one, nor a
             buffer that is never stored.
-        reshaped: By name, the stored shape and the model's, where they differ.
+        reshaped: For each weight whose shapes differ, (stored shape, shape in the model).
         unused: Stored weights that the model does not have.
 
     Raises:
-        ValueError: Weights are missing, or have other shapes.
+        ValueError: Weights are missing or have other shapes.
     """
     if missing:
         raise ValueError(
@@ -122,7 +123,7 @@ def require_whole_weights(
 
 @contextmanager
 def _without_report() -> Iterator[None]:
-    """Hide transformers' table of the weights that are missing or unused, which is reported here in a sentence."""
+    """Hide transformers' table of missing and unused weights, which a sentence here replaces."""
     logger = logging.getLogger("transformers.modeling_utils")
 
     def keeps(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Fields of records that are read back: each with its type and its range, so that a changed file is rejected."""
+"""Fields of records that are read back from files, checked for type and range, so that an edited file is rejected."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from .messages import kind
 
 
 def text_field(record: Mapping[str, Any], name: str) -> str:
-    """A text.
+    """Return the text in a field of a record.
 
     Raises:
         ValueError: The field is missing, or is no text.
@@ -19,10 +19,10 @@ def text_field(record: Mapping[str, Any], name: str) -> str:
 
 
 def whole_field(record: Mapping[str, Any], name: str, default: int | None = None) -> int:
-    """A whole number from 0; True and False are none.
+    """Return the whole number of at least 0 in a field of a record; True and False are rejected.
 
     Raises:
-        ValueError: The field is missing and has no default, or is no such number.
+        ValueError: The field is missing and has no default, or holds no such number.
     """
     value = _field(record, name) if default is None or name in record else default
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
@@ -31,14 +31,14 @@ def whole_field(record: Mapping[str, Any], name: str, default: int | None = None
 
 
 def number_field(record: Mapping[str, Any], name: str, low: float, high: float) -> float:
-    """A finite number from `low` to `high`; True and False are none.
+    """Return the finite number from `low` to `high` in a field of a record; True and False are rejected.
 
     >>> number_field({"rouge_l": 1e308}, "rouge_l", 0, 1)
     Traceback (most recent call last):
     ValueError: rouge_l should be a number from 0 to 1, got float 1e+308
 
     Raises:
-        ValueError: The field is missing, or is no such number.
+        ValueError: The field is missing, or holds no such number.
     """
     value = _field(record, name)
     # JSON of Python has NaN, and whole numbers that are too large for a float.

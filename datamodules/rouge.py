@@ -1,8 +1,8 @@
-"""ROUGE-L with stemming: our own fast implementation, Google's rouge-score package, and one for all scripts.
+"""ROUGE-L with stemming, in three implementations: a fast one, Google's rouge-score package, and one for all scripts.
 
-Super-NaturalInstructions is scored with ``RougeScorer(["rougeL"], use_stemmer=True)``. Our implementation takes the
-same words, caches the stems of the same Porter stemmer, and takes the longest common subsequence from rapidfuzz. Both
-give the same floating-point numbers; ours is many times faster.
+Super-NaturalInstructions is scored with ``RougeScorer(["rougeL"], use_stemmer=True)``. Our fast implementation reads
+the same words, caches the stems of the same Porter stemmer, and takes the longest common subsequence from rapidfuzz.
+Both return the same floating-point numbers; ours is many times faster.
 
 Both read the letters a to z and digits only: Hindi scores 0 even against itself, and of "2019年" only the number is
 read. ``unicode_rouge_l`` reads every script, and equals the other two on ASCII text.
@@ -34,17 +34,17 @@ _FORMAT = regex.compile(r"\p{Cf}+")
 
 
 Rouge = Literal["exact", "rouge_score", "unicode"]
-"""Implementation of ROUGE-L: ours, Google's package, or ours for text in all scripts."""
+"""Implementation of ROUGE-L: ``exact`` is the fast one, ``rouge_score`` Google's, ``unicode`` that for all scripts."""
 
 
 class _Stems(dict[str, str]):
-    """Stems by word, computed once each; twice as fast as an lru_cache, and some 50 MB when full."""
+    """Stems by word, each computed once; twice as fast as an lru_cache, and some 50 MB when full."""
 
     limit = 2**18
 
     @cached_property
     def stemmer(self) -> "PorterStemmer":
-        """NLTK's, imported on first use: it takes a second, and a report stems no word."""
+        """NLTK's Porter stemmer, imported on first use: it takes a second, and a report stems no word."""
         from nltk.stem.porter import PorterStemmer
 
         return PorterStemmer()
@@ -61,7 +61,7 @@ _STEMS = _Stems()
 
 @lru_cache(maxsize=2**14)
 def tokenize(text: str) -> tuple[str, ...]:
-    """Lower-cased ASCII words and numbers; words of more than three letters are stemmed.
+    """Return the ASCII words and numbers of a text in lower case; words of more than three letters are stemmed.
 
     A text without any (Hindi, "?") has no tokens, and scores 0 even against itself.
 
@@ -74,7 +74,7 @@ def tokenize(text: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=2**14)
 def unicode_tokenize(text: str) -> tuple[str, ...]:
-    """Words and numbers of any script, case-folded and in Unicode's form NFKC; ASCII words are stemmed.
+    """Return the words and numbers of any script, case-folded and in Unicode's form NFKC; ASCII words are stemmed.
 
     Combining marks belong to their letter. In Chinese, Japanese, Thai, Lao, Khmer and Burmese each letter is a token,
     since no space separates words. Joiners, soft hyphens and direction marks are left out.
@@ -88,10 +88,13 @@ def unicode_tokenize(text: str) -> tuple[str, ...]:
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """ROUGE-L F1 in [0, 1] against the best reference.
+    """Return the ROUGE-L F1 in [0, 1] of a prediction against the reference that it is most similar to.
 
     >>> rouge_l("the cat sat", ["a cat sat down", "the cat"])
     0.8
+
+    Raises:
+        ValueError: There are no references.
     """
     _require_references(prediction, references)
     predicted = tokenize(prediction)
@@ -99,7 +102,7 @@ def rouge_l(prediction: str, references: Sequence[str]) -> float:
 
 
 def unicode_rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """ROUGE-L F1 in [0, 1] against the best reference, for text in any script.
+    """Return the ROUGE-L F1 in [0, 1] as ``rouge_l`` does, for text in any script.
 
     >>> unicode_rouge_l("我喜欢猫", ["我喜欢狗"]), rouge_l("我喜欢猫", ["我喜欢猫"])
     (0.75, 0.0)
@@ -120,7 +123,7 @@ def _f1(reference: tuple[str, ...], predicted: tuple[str, ...]) -> float:
 
 
 def google_rouge_l(prediction: str, references: Sequence[str]) -> float:
-    """ROUGE-L F1 in [0, 1] against the best reference, by Google's rouge-score with its stemmer.
+    """Return the ROUGE-L F1 in [0, 1] against the best reference, by Google's rouge-score with its stemmer.
 
     >>> round(google_rouge_l("the cat sat", ["a cat sat down", "the cat"]), 12)
     0.8
@@ -146,17 +149,17 @@ ROUGE_L: Mapping[Rouge, Callable[[str, Sequence[str]], float]] = {
     "rouge_score": google_rouge_l,
     "unicode": unicode_rouge_l,
 }
-"""The implementations by name."""
+"""Function of (prediction, references) for each implementation."""
 
 
-def reads_none(references: Sequence[str], rouge: Rouge = "exact") -> bool:
-    """Whether ROUGE-L cannot score against any of these references: it reads less than half of their letters.
+def cannot_score(references: Sequence[str], rouge: Rouge = "exact") -> bool:
+    """Return whether ROUGE-L cannot score against any of these references: it reads less than half of their letters.
 
-    A blank reference does not count.
+    Blank references do not count.
 
-    >>> reads_none(["नमस्ते"]), reads_none(["2019年に"]), reads_none(["?"]), reads_none(["déjà vu"])
+    >>> cannot_score(["नमस्ते"]), cannot_score(["2019年に"]), cannot_score(["?"]), cannot_score(["déjà vu"])
     (True, True, True, False)
-    >>> reads_none(["नमस्ते"], "unicode")
+    >>> cannot_score(["नमस्ते"], "unicode")
     False
     """
     texts = [reference for reference in references if reference.strip()]

@@ -23,7 +23,7 @@ from .scoring.scorer_settings import Augmentation, PairRows, ResponseEvaluation,
 from .splits import Instances
 from .storage.stored_tasks import StoredTasks
 from .stored_training import StoredDataModule
-from .stream_changes import described
+from .stream_changes import flat_settings
 
 
 class ScorerDataModule(StoredDataModule):
@@ -98,7 +98,7 @@ class ScorerDataModule(StoredDataModule):
 
     def stream_settings(self) -> dict[str, Any]:
         settings = {"faithful": self.augmentation.faithful, "option_samples": self.augmentation.option_samples}
-        return super().stream_settings() | described(augmentation=settings)
+        return super().stream_settings() | flat_settings(augmentation=settings)
 
     def prepare_data(self) -> None:
         """Pair, label and tokenize the training tasks that the store lacks, over `processes`."""

@@ -92,10 +92,10 @@ class Instances:
                         f"{OPTION}.{option} names {name!r}, which is no collection here; {nearest(name, known)}"
                     )
 
-    def most(self, task: str) -> int | None:
+    def train_limit(self, task: str) -> int | None:
         """Most training instances of a task; None for all.
 
-        >>> Instances(train=100, train_of={"flan": 30}).most("flan/boolq")
+        >>> Instances(train=100, train_of={"flan": 30}).train_limit("flan/boolq")
         30
         """
         return (self.train_of or {}).get(task.partition("/")[0], self.train)

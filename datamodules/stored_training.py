@@ -16,7 +16,7 @@ from .evaluation.stored_evaluation import FOLDER as EVALUATIONS
 from .messages import expanded
 from .mixture.rates import MixtureRules
 from .mixture.task_subset import subset_of
-from .noted_paths import noting, stamps
+from .noted_paths import noting, path_stamps
 from .packing.best_fit import Packing
 from .packing.collate import RowKind
 from .packing.document_groups import Groups
@@ -34,7 +34,7 @@ from .storage.starts import Start, current_start, readers_digest, write_start
 from .storage.store import content_key, damage
 from .storage.stored_tasks import StoredTasks
 from .storage.training_tasks import TrainingTasks
-from .stream_changes import described
+from .stream_changes import flat_settings
 
 
 class StoredRows(HasLength, Protocol):
@@ -172,7 +172,7 @@ class StoredDataModule(BenchmarkDataModule):
         tasks, lines = {name: self.task(name) for name in listed}, self.split_lines()
         folders = {name: self.training_tasks.folder(name).name for name in names["train"]}
         if read:
-            stamped = stamps(read, store=self.preparation.folder)
+            stamped = path_stamps(read, store=self.preparation.folder)
             start = Start(names=names, shared=shared, lines=lines, tasks=tasks, folders=folders, read=stamped)
             write_start(self._start_path, start)
             self._start = start
@@ -197,7 +197,7 @@ class StoredDataModule(BenchmarkDataModule):
         return [self.task(name) for name in self.training_tasks.with_documents()]
 
     def stream_settings(self) -> dict[str, Any]:
-        return super().stream_settings() | described(mixture=self.mixture)
+        return super().stream_settings() | flat_settings(mixture=self.mixture)
 
     def step_examples(self) -> Callable[[], list[tuple[str, str]]]:
         assert isinstance(self._stream, TrainStream)

@@ -1,6 +1,7 @@
-"""Description of a training stream in checkpoints, and its changes when a run resumes.
+"""The description of a training stream in checkpoints, and the comparison with it when a run resumes.
 
-The state is independent of the number of replicas and of accumulated batches, so that a run resumes on any number. ::
+The description is independent of the number of replicas and accumulated batches, so that a run resumes on any number.
+::
 
     {"settings": {"rows.length": 2048, "mixture.cap": 4096, "seed": 0, ...},
      "tasks": {"training tasks": {"boolq": "3f2a...", ...}},       digest of each task's documents
@@ -19,38 +20,41 @@ from lightning.pytorch.utilities import rank_zero_info
 from .messages import some
 
 STREAM = "training_stream"
-"""Key in a datamodule's state."""
+"""Key of the description in a datamodule's state."""
 
 Stream = Mapping[str, Mapping[str, Any] | str]
-"""The plain values above."""
+"""A description, as drawn above."""
 
 
 class ResumableStream(L.LightningDataModule, ABC):
-    """A datamodule whose training stream is described in checkpoints and compared when a run resumes."""
+    """LightningDataModule whose training stream is described in checkpoints and compared when a run resumes."""
 
     accepts_changed_stream: bool = False
-    """Whether a run may resume on another stream, at the position of its checkpoint; `crosstask fit
-    --changed_stream true`."""
+    """Whether a run may resume on another stream, at the position of its checkpoint (``--changed_stream true``)."""
 
     @abstractmethod
     def training_stream(self) -> Stream | None:
-        """Description of the training stream; None before ``setup("fit")``."""
+        """Return the description of the training stream; None before ``setup("fit")``."""
 
     def state_dict(self) -> dict[str, Any]:
         stream = self.training_stream()
         return {} if stream is None else {STREAM: stream}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the stream of a checkpoint; Lightning calls it in ``fit``, ``validate``, ``test`` and ``predict``."""
+        """Compare the stream of a checkpoint with this one in ``fit``; Lightning also calls it in other stages.
+
+        Raises:
+            ValueError: The streams differ, and ``accepts_changed_stream`` is false.
+        """
         stream = self.training_stream()
         if stream is not None and (self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING):
             self.compare_stream(state_dict[STREAM], stream)
 
     def require_same_stream(self, checkpoint: Mapping[str, Any]) -> None:
-        """Reject a checkpoint of another training stream, unless ``accepts_changed_stream``.
+        """Reject a checkpoint of another training stream, unless ``accepts_changed_stream`` is true.
 
         Raises:
-            ValueError: With the settings and tasks that differ, and their old and new values.
+            ValueError: The streams differ; the message lists settings and tasks with old and new values.
         """
         name = type(self).__qualname__
         if STREAM in checkpoint.get(name, {}):
@@ -62,7 +66,11 @@ class ResumableStream(L.LightningDataModule, ABC):
             )
 
     def compare_stream(self, saved: Stream, stream: Stream) -> None:
-        """Reject a stream that differs from a checkpoint's, or report the differences where they are accepted."""
+        """Reject a stream that differs from a checkpoint's; log the differences if ``accepts_changed_stream`` is true.
+
+        Raises:
+            ValueError: The streams differ, and ``accepts_changed_stream`` is false.
+        """
         differences = stream_changes(saved, stream)
         if not differences:
             return
@@ -79,7 +87,7 @@ WAYS_OUT = (
 
 
 def stream_changes(saved: Stream, stream: Stream) -> list[str]:
-    """A phrase for each setting that differs and for each group of tasks that differ.
+    """Return a phrase for each setting that differs, and for each group of tasks that differ.
 
     >>> old = {"settings": {"seed": 0, "rows.length": 64}, "tasks": {"training tasks": {"a": "1", "b": "2"}}}
     >>> new = {"settings": {"seed": 1, "rows.length": 64}, "tasks": {"training tasks": {"b": "3", "c": "4"}}}
@@ -99,7 +107,7 @@ def stream_changes(saved: Stream, stream: Stream) -> list[str]:
 
 
 def changed_values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """A phrase for each value that differs.
+    """Return a phrase for each value that differs.
 
     >>> changed_values({"lr": 0.1, "warmup": 0}, {"lr": 0.1, "warmup": 60, "betas": [0.9, 0.95]})
     ['warmup was 0 and is 60', 'betas was missing and is [0.9, 0.95]']
@@ -111,17 +119,19 @@ def changed_values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def described(**settings: Any) -> dict[str, Any]:
-    """Settings as plain values under flat names; other values become their text.
+def flat_settings(**settings: Any) -> dict[str, Any]:
+    """Return settings as plain values under dotted names; values of other types are replaced by their repr.
 
-    >>> described(seed=0, rows={"length": 64, "per_step": 8})
+    >>> flat_settings(seed=0, rows={"length": 64, "per_step": 8})
     {'seed': 0, 'rows.length': 64, 'rows.per_step': 8}
     """
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         value = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
         if isinstance(value, Mapping):
-            flat |= {f"{name}.{key}": item for key, item in described(**{str(k): v for k, v in value.items()}).items()}
+            flat |= {
+                f"{name}.{key}": item for key, item in flat_settings(**{str(k): v for k, v in value.items()}).items()
+            }
         else:
             plain = value is None or isinstance(value, str | int | float | bool | list | tuple)
             flat[name] = value if plain else repr(value)

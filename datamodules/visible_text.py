@@ -1,7 +1,7 @@
-"""Text of models and data sets as a reader can see it: hidden characters are written as their numbers.
+"""Text of models and data sets made safe to print: hidden characters are written as numbers, and markup is escaped.
 
 Control characters, marks that change the direction of writing and zero-width characters would otherwise make two
-different texts look equal, and a terminal would obey its control sequences. Markup of Markdown and of rich is escaped.
+different texts look equal, and a terminal would obey its control sequences.
 """
 
 import re
@@ -10,12 +10,13 @@ import unicodedata
 from rich.markup import escape
 
 SHOWN = frozenset("\n\t")
+"""Control characters that are printed as they are."""
 HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 """Unicode's control, format, surrogate, private and unassigned characters, and its line and paragraph separators."""
 
 
 def visible(text: str) -> str:
-    r"""Text with its hidden characters written as numbers.
+    r"""Return the text with its hidden characters written as numbers.
 
     >>> visible("user\u202etxt.exe")
     'user⟨U+202E⟩txt.exe'
@@ -28,7 +29,7 @@ def visible(text: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """At most `length` characters; the middle of a longer text is replaced by an ellipsis.
+    """Return at most `length` characters of a text; the middle of a longer one is replaced by an ellipsis.
 
     >>> shortened("task020_mctaco_span_based_question", 20)
     'task020_mc…_question'
@@ -39,7 +40,7 @@ def shortened(text: str, length: int) -> str:
 
 
 def terminal_text(text: str) -> str:
-    """Text for a terminal, as a cell of rich's tables and in its ``print``: no control sequences, and no markup.
+    """Return text that is safe to print to a terminal by rich: no control sequences, and its markup escaped.
 
     >>> print(terminal_text("a[red]b" + chr(27) + "[2J"))
     a\\[red]b⟨U+001B⟩[2J
@@ -48,7 +49,7 @@ def terminal_text(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Text for a line or a cell of a table in Markdown: markup, bars, hidden characters and line breaks are escaped.
+    """Return text for a line or table cell in Markdown: markup, bars, hidden characters and line breaks are escaped.
 
     >>> escape_markdown("a|b <b>")
     'a\\\\|b &lt;b&gt;'
@@ -61,7 +62,7 @@ def escape_markdown(text: str) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """Text as code in Markdown, on one line, between more backticks than follow each other in it.
+    """Return text as inline code in Markdown, between more backticks than follow each other in it.
 
     >>> markdown_code("a ``b``")
     '``` a ``b`` ```'

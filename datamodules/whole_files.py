@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, also after a kill, a full disk or a power failure."""
+"""Atomic writing of files: each appears complete or not at all, also after a kill, a full disk or a power failure."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file in place of an older one, which stays as it is until the new one is on the disk.
+    """Write a text file atomically; an older file of the name stays until the new one is on the disk.
 
     Raises:
         OSError: It cannot be written, e.g. because the disk is full; the error names the file.
@@ -21,7 +21,7 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """Open a text file for writing that takes the place of an older one once it is complete and on the disk.
+    """Open a text file for writing; it replaces an older one when the block ends without an error.
 
     Raises:
         OSError: It cannot be written; the error names the file.
@@ -41,10 +41,10 @@ def whole_file(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Raise the error of the system with the name of the file: libraries hide both where the disk is full.
+    """Add the name of a file to system errors raised in the block, which libraries hide when the disk is full.
 
     Raises:
-        OSError: Of the system, with the name of the file.
+        OSError: The system's error, with the name of the file.
     """
     try:
         yield
@@ -56,10 +56,10 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def system_error(error: BaseException) -> OSError | None:
-    """The error of the system that led to an error; None if there is none.
+    """Return the system's error that led to an error; None if there is none.
 
     torch raises a RuntimeError while it handles the system's error; safetensors, tokenizers and torch's distributed
-    checkpoints only quote it. A ValueError with a cause is a sentence about it already.
+    checkpoints only quote it. For a ValueError with a cause, None is returned: it already explains its cause.
 
     >>> system_error(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
     OSError(28, 'No space left on device')
@@ -78,7 +78,7 @@ def system_error(error: BaseException) -> OSError | None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the system write a folder's names to the disk, so that a rename survives a power failure."""
+    """Flush a folder's entries to the disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -87,7 +87,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def require_new(path: Path) -> None:
-    """Reject an output that is there.
+    """Reject an output path that already exists; an empty folder is accepted.
 
     Raises:
         ValueError: `path` is a file, or a folder that is not empty.

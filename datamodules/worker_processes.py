@@ -1,4 +1,4 @@
-"""Processes that work for another one end with it, however it ends."""
+"""Worker processes that end when the process that started them ends, however it ends."""
 
 import ctypes
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 
 
 def end_with_parent() -> None:
-    """Have this process of a pool end when its parent does: SIGKILL gives the parent no chance to end its workers.
+    """Make this process of a multiprocessing pool exit when its parent ends, also by SIGKILL.
 
-    The system closes the parent's end of a pipe, which is this process's sentinel of the parent. A keyboard interrupt,
-    which reaches all processes of a terminal, ends it without a traceback.
+    A thread waits for the system to close the parent's end of a pipe. A keyboard interrupt, which reaches all processes
+    of a terminal, ends this process without a traceback.
     """
     parent = parent_process()
     assert parent is not None, "only a process of multiprocessing has a parent to end with"
@@ -23,14 +23,14 @@ def end_with_parent() -> None:
 
 
 def end_when_parent_dies() -> None:
-    """Have Linux end this process when the one that started it ends, also by SIGKILL; elsewhere, do nothing."""
+    """Make Linux end this process when the one that started it ends, also by SIGKILL; elsewhere, do nothing."""
     if sys.platform == "linux":
         set_parent_death_signal = 1
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def is_copy_of_parent() -> bool:
-    """Whether the parent runs the same command, as Lightning starts the other processes of a machine."""
+    """Return whether the parent runs the same command, as when Lightning starts the other processes of a machine."""
     if "LOCAL_RANK" not in os.environ:
         return False
     try:

@@ -1,4 +1,4 @@
-"""YAML of files: read without running code, and without a key twice, of which PyYAML silently keeps the last."""
+"""Reader of YAML files. It runs no code, and rejects a key twice in a mapping, of which PyYAML keeps the last."""
 
 import re
 from collections.abc import Hashable
@@ -10,17 +10,17 @@ import yaml
 from .data_files import read_text
 
 DEEPEST = 500
-"""Most levels of a file: libyaml ends the whole process in a file of a hundred thousand."""
+"""Most levels of nesting; libyaml crashes the process on a file nested a hundred thousand times."""
 
 _BRACKETS = re.compile(r"[\[\]{}]")
 _INDENTED = re.compile(rf"^(?: |[-?] ){{{2 * DEEPEST}}}", re.MULTILINE)
 
 
 class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """A safe loader that rejects a key twice in a mapping; keys that are merged by ``<<`` may be overridden."""
+    """Safe YAML loader that rejects a key twice in a mapping; keys merged by ``<<`` may be overridden."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """The mapping of a node."""
+        """Return the mapping of a YAML node."""
         seen: set[tuple[str, str]] = set()
         keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         for key in [key for key in keys if isinstance(key, yaml.ScalarNode) and key.value != "<<"]:
@@ -33,12 +33,16 @@ class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a UTF-8 file of YAML."""
+    """Return the content of a UTF-8 YAML file.
+
+    Raises:
+        ValueError: It is no valid YAML, as in ``parse_yaml``.
+    """
     return parse_yaml(read_text(path), str(path))
 
 
 def parse_yaml(text: str, place: str, loader: type[UniqueKeys] = UniqueKeys) -> Any:
-    """The value of a YAML text.
+    """Return the value of a YAML text.
 
     >>> parse_yaml("rows: {length: 64, length: 128}", "run.yaml")
     Traceback (most recent call last):
@@ -46,11 +50,11 @@ def parse_yaml(text: str, place: str, loader: type[UniqueKeys] = UniqueKeys) -> 
 
     Args:
         text: One YAML document.
-        place: Its file, with which errors begin.
+        place: File of the text, with which errors begin.
         loader: ``UniqueKeys``, or a loader with further tags.
 
     Raises:
-        ValueError: It is not YAML, has a key twice in a mapping, or is nested deeper than Python reads.
+        ValueError: The text is not YAML, has a key twice in a mapping, or is nested too deeply.
     """
     if _may_be_deep(text):
         raise ValueError(f"{place}: no valid YAML: lists and mappings are nested more than {DEEPEST} times")
@@ -64,7 +68,7 @@ def parse_yaml(text: str, place: str, loader: type[UniqueKeys] = UniqueKeys) -> 
 
 
 def _may_be_deep(text: str) -> bool:
-    """Whether lists and mappings may be nested more than ``DEEPEST`` times, by open brackets and by indentation."""
+    """Return whether lists and mappings may be nested more than ``DEEPEST`` times, by brackets and by indentation."""
     open_now = 0
     if sum(map(text.count, "[{")) > DEEPEST:
         for bracket in _BRACKETS.finditer(text):

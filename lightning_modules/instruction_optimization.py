@@ -26,7 +26,7 @@ from ..datamodules.bilevel.instance_rows import LanguageRows
 from ..datamodules.bilevel.level_rows import InnerBatch
 from ..datamodules.bilevel.presets import Preset, choices
 from ..datamodules.bilevel.row_chunks import halves, inner_chunks, outer_chunks
-from ..datamodules.hub_names import pinned
+from ..datamodules.hub_names import with_revision
 from ..datamodules.packing.replicas import replicas
 from .adapters import LoRA, holds_whole_weights
 from .hypergradients import Diagnostics, Hypergradient, Method
@@ -108,7 +108,7 @@ class InstructionOptimizationModule(InstructedTraining):
         clipping: Literal["theta", "joint"] | None = None,
         seed: int = 0,
     ) -> None:
-        pretrained, revision = pinned(pretrained, revision), None
+        pretrained, revision = with_revision(pretrained, revision), None
         super().__init__(
             tokenizer,
             pretrained=pretrained,

@@ -12,7 +12,7 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..datamodules.evaluation.option_batches import CausalOptionBatch, OptionBatch, Seq2SeqOptionBatch
-from ..datamodules.hub_names import pinned
+from ..datamodules.hub_names import with_revision
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
@@ -103,7 +103,7 @@ class InstructionTuningModule(PlannedTraining):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        pretrained, revision = pinned(pretrained, revision), None
+        pretrained, revision = with_revision(pretrained, revision), None
         self.keep_arguments(locals())
         require_one_start(pretrained, config)
         self.lora, self.prefix = as_group(LoRA, lora), as_group(Prefix, prefix)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..datamodules.finite_values import require_finite_weights
-from ..datamodules.hub_names import hub_source, pinned
+from ..datamodules.hub_names import hub_source, with_revision
 from ..datamodules.messages import expanded
 from .attention.document_attention import IMPLEMENTATIONS
 from .attention.packable import padded_attention
@@ -218,7 +218,7 @@ def base_of_prefix(folder: str) -> str | None:
         raise ValueError(
             f"{folder} holds an adapter of peft that is not a prefix: {config.peft_type}; merge it and save all weights"
         )
-    return pinned(str(config.base_model_name_or_path), config.revision)
+    return with_revision(str(config.base_model_name_or_path), config.revision)
 
 
 def load_prefix(model: PreTrainedModel, folder: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..datamodules.hub_names import pinned
+from ..datamodules.hub_names import with_revision
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.tokenization import load_tokenizer
 from ..datamodules.rouge import Rouge
@@ -81,7 +81,7 @@ class ScorerModule(PlannedTraining):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        pretrained, revision = pinned(pretrained, revision), None
+        pretrained, revision = with_revision(pretrained, revision), None
         self.keep_arguments(locals())
         require_one_start(pretrained, config)
         require_positive("rows", length=row_length)  # the option that it is linked to

@@ -10,7 +10,7 @@ import torch
 import yaml
 from transformers import AutoConfig, PreTrainedConfig
 
-from ...datamodules.hub_names import hub_source, pinned
+from ...datamodules.hub_names import hub_source, with_revision
 from ...lightning_modules.attention.packable import padded_attention
 from ...lightning_modules.models import language_model_class, packing_obstacle
 from .config_names import INSTALLED
@@ -150,7 +150,11 @@ def process_count(trainer: Mapping[str, Any]) -> int:
 
 def _model_config(model: Any) -> PreTrainedConfig | None:
     """The configuration of a hub name or folder; None for fields, which come with rows and attention of a recipe."""
-    source = pinned(model.get("pretrained"), model.get("revision")) if model.get("pretrained") else model.get("config")
+    source = (
+        with_revision(model.get("pretrained"), model.get("revision"))
+        if model.get("pretrained")
+        else model.get("config")
+    )
     if not isinstance(source, str):
         return None
     name, revision = hub_source(source)

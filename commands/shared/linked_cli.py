@@ -7,7 +7,7 @@ from typing import Any
 from jsonargparse import SUPPRESS
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from ...datamodules.hub_names import pinned
+from ...datamodules.hub_names import with_revision
 from .config_names import with_config_paths
 from .default_settings import fill_open_settings, given_settings, mapping_of, options, with_default_config
 from .parser import ROOMS, SentenceParser, import_classes
@@ -82,7 +82,7 @@ class LinkedCLI(LightningCLI):
         data, model = ((self.settings.get(part) or {}).get("init_args", {}) for part in ("data", "model"))
         pretrained = model.get("pretrained")
         if pretrained and data.get("tokenizer") in ("", pretrained):
-            data["tokenizer"] = model["tokenizer"] = pinned(pretrained, model.get("revision"))
+            data["tokenizer"] = model["tokenizer"] = with_revision(pretrained, model.get("revision"))
 
 
 def require_tokenizer(settings: Any) -> None:

@@ -60,7 +60,7 @@ class TaskTexts:
                 name, validated=name in self.names["validation"], tested=name in self.names["test"]
             ),
             held_out_share=self.instances.held_out_share,
-            limit=self.instances.most(name),
+            limit=self.instances.train_limit(name),
             validation_prompts=self.instances.validation_prompts,
             every_prompt=self.instances.every_prompt,
             seed=self.seed,

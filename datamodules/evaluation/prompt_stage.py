@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from ..benchmarks import Benchmark, Split
 from ..benchmarks.suite import Suite
 from ..messages import some
-from ..noted_paths import noting, stamps
+from ..noted_paths import noting, path_stamps
 from ..packing.replicas import Replicas
 from ..rendering.chosen_demonstrations import read_chosen
 from ..rendering.unknown_tokens import unknown_lines
@@ -96,7 +96,7 @@ def read_prompt_stage(
 
 @rank_zero_only
 def _keep(path: Path, evaluated: EvaluationSet, lines: list[str], names: Collection[str], folder: Path) -> None:
-    store_evaluation(path, evaluated, lines, stamps(names, store=folder))
+    store_evaluation(path, evaluated, lines, path_stamps(names, store=folder))
 
 
 def _read(

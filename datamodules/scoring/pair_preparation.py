@@ -9,7 +9,7 @@ from ..evaluation.lost_text import EQUAL_OPTIONS, are_equal
 from ..rendering.prompts import rendering_rng
 from ..rendering.skipped_examples import skip_reason
 from ..rendering.unknown_tokens import UnknownCounter
-from ..rouge import ROUGE_L, reads_none
+from ..rouge import ROUGE_L, cannot_score
 from ..schema import Example, Task, TokenizedExample
 from ..storage.preparation import TOKENIZED_AT_ONCE, Preparation
 from ..storage.store import Remark, content_key, folder_name
@@ -137,7 +137,7 @@ class ScoredPreparation(Preparation):
             if sampled and example.options and not self.option_samples:
                 sampled = ()
                 yield UNUSED_SAMPLES
-            if sampled and rouge and reads_none(correct_responses(example), rouge):
+            if sampled and rouge and cannot_score(correct_responses(example), rouge):
                 yield UNREAD_REFERENCES
             yield (
                 place,

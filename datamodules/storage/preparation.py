@@ -121,7 +121,7 @@ class Preparation:
             trained=trained,
             **self.instances.held_out(name, validated=validated, tested=tested),
             held_out_share=self.instances.held_out_share,
-            limit=self.instances.most(name),
+            limit=self.instances.train_limit(name),
             validation_prompts=self.instances.validation_prompts,
             every_prompt=self.instances.every_prompt,
             seed=self.seed,
@@ -130,7 +130,7 @@ class Preparation:
     def _counts(self, name: str) -> dict[str, float | None]:
         """Counts and seed that decide which instances of a task train."""
         counts: dict[str, float | None] = {**self.instances.held_out(name, validated=True, tested=True)}
-        counts |= {"limit": self.instances.most(name), "share": self.instances.held_out_share, "seed": self.seed}
+        counts |= {"limit": self.instances.train_limit(name), "share": self.instances.held_out_share, "seed": self.seed}
         return {**counts, "every_prompt": True} if self.instances.every_prompt else counts
 
     def objective(self, name: str) -> TextObjective | None:

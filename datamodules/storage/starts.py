@@ -19,7 +19,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..benchmarks import Split
-from ..noted_paths import Stamp, gone, is_current
+from ..noted_paths import Stamp, all_gone, is_current
 from ..schema import Demonstration, Task
 from .checksums import read_sealed_lines, write_sealed_lines
 
@@ -59,7 +59,7 @@ def current_start(path: Path) -> Start | None:
         return None
     (content,) = contents
     start = Start(**{**content, "tasks": {name: _task(of) for name, of in content["tasks"].items()}})
-    if gone(start.read):
+    if all_gone(start.read):
         rank_zero_info(
             f"the data files are not there any more: the documents that were prepared from them train ({path})"
         )

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from ...datamodules.rouge import ROUGE_L, Rouge, reads_none
+from ...datamodules.rouge import ROUGE_L, Rouge, cannot_score
 from ...datamodules.schema import EvaluationExample, MatchRule, Metric
 from .answer_rules import answer_text, exact_match, leaves_nothing
 from .option_scores import OptionScores
@@ -58,7 +58,7 @@ class Answer(NamedTuple):
             token_f1(answer, [answer_text(reference, example) for reference in references]),
             right,
             degeneration(prediction, example),
-            unread=reads_none(references, rouge),
+            unread=cannot_score(references, rouge),
             erased=any(leaves_nothing(_rule(example), reference) for reference in references),
         )
 

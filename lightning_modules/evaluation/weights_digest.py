@@ -5,7 +5,7 @@ import hashlib
 import torch
 from torch import nn
 
-from ...datamodules.finite_values import held
+from ...datamodules.finite_values import local_values
 from ...datamodules.packing.replicas import gathered
 
 
@@ -17,7 +17,7 @@ def weights_digest(model: nn.Module) -> str:
     """
     digest = hashlib.sha256()
     for parameter in model.parameters():
-        local = held(parameter)
+        local = local_values(parameter)
         digest.update(repr((tuple(local.shape), str(local.dtype))).encode())
         digest.update(local.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return hashlib.sha256(" ".join(sorted(set(gathered(digest.hexdigest())))).encode()).hexdigest()

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from ...datamodules.hub_names import pinned
+from ...datamodules.hub_names import with_revision
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ..adapters import LoRA, add_adapters
 from ..attention.packable import padded_attention
@@ -151,7 +151,7 @@ def step_shape(rows: Mapping[str, Any], trainer: Mapping[str, Any], layout: Layo
 
 
 def _config(arguments: Mapping[str, Any], network: Network) -> PreTrainedConfig:
-    source = pinned(arguments["pretrained"], arguments.get("revision")) or arguments["config"]
+    source = with_revision(arguments["pretrained"], arguments.get("revision")) or arguments["config"]
     has_vocabulary = isinstance(source, str) or "vocab_size" in source
     vocabulary = 0 if has_vocabulary else len(load_tokenizer(arguments["tokenizer"]))
     return model_config(source, vocabulary=vocabulary, dropout=network.dropout)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datamodules.rouge import ROUGE_L, Rouge, reads_none
+from ...datamodules.rouge import ROUGE_L, Rouge, cannot_score
 from ...datamodules.scoring.samples import Sample
 from ..evaluation.answer_rules import bare
 
@@ -86,7 +86,7 @@ class ScoredResponses(NamedTuple):
                 raise ValueError(f"{task} {example} has {len(samples)} responses and {len(of_scorer)} scores")
         by_text = {text: ROUGE_L[rouge](text, references) for text in {sample.response for sample in samples}}
         quality = np.array([by_text[sample.response] for sample in samples])
-        return cls(task, example, samples, quality, scores, votes, rouge, reads_none(references, rouge))
+        return cls(task, example, samples, quality, scores, votes, rouge, cannot_score(references, rouge))
 
     def likelihoods(self, *, mean: bool = False) -> Values:
         """Return log-likelihoods [n], or their means over tokens; -inf if unknown."""

@@ -10,7 +10,7 @@ from recipes import save_model, tuning_data
 from transformers import AutoModelForCausalLM
 
 from crosstask.cli import main
-from crosstask.datamodules.hub_names import hub_source, pinned
+from crosstask.datamodules.hub_names import hub_source, with_revision
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules.instruction_tuning import InstructionTuningModule
 from crosstask.lightning_modules.model_digest import model_digest
@@ -71,8 +71,8 @@ def test_names_and_revisions(tmp_path: Path) -> None:
     (tmp_path / "a@b").mkdir()
     assert hub_source(str(tmp_path / "a@b")) == (str(tmp_path / "a@b"), {})
     assert hub_source("git@host/path") == ("git@host/path", {})
-    assert pinned("a/b", None) == "a/b"
-    assert pinned("a/b@v1", "v1") == "a/b@v1"
+    assert with_revision("a/b", None) == "a/b"
+    assert with_revision("a/b@v1", "v1") == "a/b@v1"
     for name, message in [(None, "not given"), (str(tmp_path), "is a folder"), ("a/b@v2", "another one")]:
         with pytest.raises(ValueError, match=message):
-            pinned(name, "v1")
+            with_revision(name, "v1")
