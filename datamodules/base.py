@@ -1,4 +1,4 @@
-"""Base class of the datamodules: a benchmark's splits, a tokenizer, a training plan, and evaluation stages.
+"""Base class of all datamodules: a benchmark's splits, a tokenizer, a training plan, and evaluation stages.
 
 A subclass defines how examples are prepared, how the training is planned and how a stage is read. The interface for
 modules and callbacks (``schema.RunData``) is implemented here.
@@ -34,7 +34,7 @@ from .stream_changes import ResumableStream, Stream, flat_settings
 
 
 class TrainingPlan(Protocol):
-    """The training examples of each optimizer step; implemented by ``MixturePlan`` and ``BilevelPlan``."""
+    """Interface of a plan of the training examples of each optimizer step: ``MixturePlan`` or ``BilevelPlan``."""
 
     def epoch_steps(self, epochs: float = 1.0) -> int: ...
     def require_steps(self, steps: int) -> None: ...
@@ -46,7 +46,7 @@ class TrainingPlan(Protocol):
 
 
 class EvaluationStage(Protocol):
-    """The examples of a stage as batches; ``PromptStage`` and ``ResponseStage``."""
+    """Interface of a stage's examples as batches: ``PromptStage`` or ``ResponseStage``."""
 
     @property
     def examples(self) -> Sequence[EvaluationExample]: ...
@@ -59,22 +59,22 @@ class EvaluationStage(Protocol):
 
 
 class BenchmarkDataModule(ResumableStream):
-    """Training batches and evaluation stages of one benchmark.
+    """Base class of datamodules: training batches and evaluation stages of one benchmark.
 
     It also works without a trainer: ``prepare_data()``, ``setup("fit")``, ``train_dataloader()``.
 
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer.
-        prompt: How examples are rendered.
+        prompt: How an example becomes a prompt.
         instances: How many instances of a task train, validate and test.
-        seed: Decides renderings, instances and the order of training.
+        seed: Seed of renderings, choice of instances, and order of training.
     """
 
     rows: HasLength
     plan: TrainingPlan | None
     epochs: float | None = None
-    """Epochs to train, in place of the trainer's ``max_steps``."""
+    """Epochs to train instead of the trainer's ``max_steps``; None for ``max_steps``."""
     _stream: Any
 
     def __init__(
@@ -93,15 +93,15 @@ class BenchmarkDataModule(ResumableStream):
 
     @abstractmethod
     def _prepare_how(self) -> Preparation:
-        """Settings that decide how examples are rendered and tokenized."""
+        """Return the settings that decide how examples are rendered and tokenized."""
 
     @abstractmethod
     def _plan_training(self) -> TrainingPlan:
-        """The plan of the training, from prepared data."""
+        """Return the plan of the training, from prepared data."""
 
     @abstractmethod
     def _read_stage(self, stage: Stage) -> EvaluationStage:
-        """The evaluated examples of a stage."""
+        """Return the evaluated examples of a stage."""
 
     @property
     def preparation(self) -> Preparation:
@@ -111,7 +111,7 @@ class BenchmarkDataModule(ResumableStream):
         return self._preparation
 
     def task_names(self) -> dict[Split, list[str]]:
-        """The tasks of each split; a benchmark without validation tasks validates on its training tasks."""
+        """Return the tasks of each split; without validation tasks, "validation" has the training tasks."""
         names, _ = self._split_names
         return {**names, "validation": names["validation"] or names["train"]}
 
@@ -125,17 +125,17 @@ class BenchmarkDataModule(ResumableStream):
         return names, shared
 
     def task(self, name: str) -> Task:
-        """A task of the benchmark, read once."""
+        """Return a task of the benchmark; it is read once."""
         if name not in self._tasks:
             known = self._start.tasks if self._start is not None else {}
             self._tasks[name] = known.get(name) or self.benchmark.task(name)
         return self._tasks[name]
 
     def stage(self, stage: Stage) -> EvaluationStage:
-        """A stage that ``setup`` has read.
+        """Return a stage that ``setup`` has read.
 
         Raises:
-            ValueError: It has not been read.
+            ValueError: The stage has not been read.
         """
         if stage not in self._stages:
             call = 'setup("validate")' if stage == "validation" else 'setup("test")'
@@ -143,7 +143,7 @@ class BenchmarkDataModule(ResumableStream):
         return self._stages[stage]
 
     def setup(self, stage: str) -> None:
-        """Plan the training, or read the evaluated examples.
+        """Plan the training ("fit"), or read the evaluated examples ("validate", "test", "predict").
 
         Raises:
             ValueError: The data is not prepared, or its rows cannot be divided among the devices.
@@ -160,46 +160,46 @@ class BenchmarkDataModule(ResumableStream):
             self._open_stage("test")
 
     def _validates(self, stage: str) -> bool:
-        """Whether validation examples are evaluated in a stage; a fit with ``limit_val_batches=0`` reads none."""
+        """Return whether a stage evaluates validation examples; a fit with ``limit_val_batches=0`` does not."""
         if not self.instances.validates or stage not in ("fit", "validate"):
             return False
         return stage == "validate" or self.trainer is None or self.trainer.limit_val_batches > 0
 
     def train_dataloader(self) -> Any:
-        """This replica's training batches for the trainer's ``max_steps``, or for an epoch without a trainer."""
+        """Return this replica's training batches for the trainer's ``max_steps``, or for an epoch without a trainer."""
         self._stream = self._planned().stream(replicas(self.trainer), self._requested_steps())
         return self._stream
 
     @abstractmethod
     def step_examples(self) -> Callable[[], list[tuple[str, str]]]:
-        """A function that reads (task, example id) of every example in the current optimizer step, of all replicas."""
+        """Return a function that returns (task, example id) of every example in the current step, of all replicas."""
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batch on a device; rows go through pinned memory, so that the host does not wait for their copy."""
+        """Return the batch on a device; rows are copied from pinned memory, so that the host does not wait."""
         if device.type == "cuda" and isinstance(batch, RowBatch | BilevelBatch):
             batch = pinned(batch)
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def val_dataloader(self) -> Any:
-        """The validation; no loaders if no examples are held out."""
+        """Return the batches of the validation; [] if no examples are held out."""
         if not self.instances.validates:
             return []
         return self.stage("validation").validation_loader(replicas(self.trainer), self._answered["validation"])
 
     def test_dataloader(self) -> Any:
-        """The test."""
+        """Return the batches of the test."""
         return self.stage("test").loader(replicas(self.trainer), self._answered["test"])
 
     def predict_dataloader(self) -> Any:
-        """The test."""
+        """Return the batches of the test."""
         return self.test_dataloader()
 
     def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
-        """The evaluated examples of a stage, by number; after ``setup``."""
+        """Return the evaluated examples of a stage, by number; after ``setup``."""
         return self.stage(stage).examples
 
     def evaluation_fingerprint(self, stage: Stage) -> dict[str, str] | None:
-        """Fingerprint of a stage's prompts and batches; None if an interrupted evaluation cannot resume."""
+        """Return digests of a stage's prompts and batches; None if an interrupted evaluation cannot resume."""
         return self.stage(stage).fingerprint()
 
     def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
@@ -211,20 +211,20 @@ class BenchmarkDataModule(ResumableStream):
         self._answered[stage].update(numbers)
 
     def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Coverage | None:
-        """Coverage of the tasks that a ``Suite`` lists; None for other benchmarks.
+        """Return which tasks of a ``Suite``'s table the scored examples cover; None for other benchmarks.
 
         Args:
-            stage: The stage that was run.
-            scored: Numbers of the scored examples.
+            stage: Stage that was run.
+            scored: Numbers of the examples that were scored.
         """
         return self.stage(stage).coverage(self.benchmark, scored)
 
     def training_fingerprint(self) -> str | None:
-        """Digest of the beginning of the training stream; None before ``setup("fit")``."""
+        """Return a digest of the first training rows; None before ``setup("fit")``."""
         return None if self.plan is None else self.plan.fingerprint()
 
     def stream_settings(self) -> dict[str, Any]:
-        """The arguments that decide the training stream, beside the documents of its tasks."""
+        """Return the arguments that decide the training stream, beside its documents, as plain values."""
         tokenizer = self.preparation.tokenizer
         trained = {name: value for name, value in asdict(self.instances).items() if name != "validation_prompts"}
         return flat_settings(
@@ -236,7 +236,7 @@ class BenchmarkDataModule(ResumableStream):
         )
 
     def training_stream(self) -> Stream | None:
-        """Description of the training stream, computed once; None before ``setup("fit")``."""
+        """Return the description of the training stream, computed once; None before ``setup("fit")``."""
         if self._description is None and self.plan is not None:
             plan = self.plan
             self._description = {
@@ -247,11 +247,11 @@ class BenchmarkDataModule(ResumableStream):
         return self._description
 
     def report(self) -> ReportLines:
-        """One epoch of training in numbers; after ``setup("fit")``."""
+        """Return one epoch of training in numbers; after ``setup("fit")``."""
         return self._planned().report()
 
     def describe(self, steps: int | None = None) -> Description:
-        """Expected draws of each task in `steps` optimizer steps; after ``setup("fit")``.
+        """Return the expected draws of each task in `steps` optimizer steps; after ``setup("fit")``.
 
         Args:
             steps: Optimizer steps; None for the trainer's ``max_steps``, or for an epoch without a trainer.
@@ -259,7 +259,7 @@ class BenchmarkDataModule(ResumableStream):
         return self._planned().describe(self._requested_steps() if steps is None else steps)
 
     def split_lines(self) -> list[str]:
-        """Lines to print: a ``Bench``'s split, tasks and datasets that other benchmarks leave out, unread files."""
+        """Return lines to print: the split of a ``Bench``, tasks and datasets that are left out, unread files."""
         if self._start is not None:
             return list(self._start.lines)
         unread = self.benchmark.unread_lines()
@@ -296,7 +296,7 @@ class BenchmarkDataModule(ResumableStream):
         rank_zero_info(f"{self.epochs:g} epochs are {steps} optimizer steps")
 
     def _epoch_steps(self) -> int:
-        """Optimizer steps of `epochs`, or of one epoch; a part of a step counts as one."""
+        """Return the optimizer steps of `epochs`, or of one epoch; a part of a step counts as one."""
         return self._planned().epoch_steps(self.epochs or 1.0)
 
     def _requested_steps(self) -> int:
@@ -312,7 +312,7 @@ class BenchmarkDataModule(ResumableStream):
             rank_zero_info(f"not evaluated: {counted(count, f'{stage} example')}, {reason}")
 
     def _save_arguments(self, **arguments: Any) -> None:
-        """Keep the plain values among the constructor's arguments as ``hparams``, groups as dictionaries.
+        """Save the plain values among the constructor's arguments as ``hparams``, groups as dictionaries.
 
         They are not logged: a module's `seed` may differ from its datamodule's, which Lightning's loggers reject.
         """
@@ -324,7 +324,7 @@ _OBJECT = object()
 
 
 def _plain(value: Any) -> Any:
-    """Numbers, texts, lists and dictionaries, and paths as texts; `_OBJECT` for anything else."""
+    """Return numbers, texts, lists and dictionaries, and paths as texts; `_OBJECT` for anything else."""
     if is_dataclass(value) and not isinstance(value, type):
         return {name: each for name, part in asdict(value).items() if (each := _plain(part)) is not _OBJECT}
     if isinstance(value, dict):
@@ -337,7 +337,7 @@ def _plain(value: Any) -> Any:
 
 
 def run_data(trainer: L.Trainer) -> RunData | None:
-    """The trainer's datamodule if it keeps the contract of this package; None for another one, or none."""
+    """Return the trainer's datamodule if it implements ``RunData``; None for another one, or none."""
     # Lightning sets the attribute only if a datamodule is given.
     datamodule = getattr(trainer, "datamodule", None)
     return datamodule if isinstance(datamodule, RunData) else None

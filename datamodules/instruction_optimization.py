@@ -1,4 +1,4 @@
-"""The LightningDataModule of differentiable instruction optimization: training tasks at two levels."""
+"""The LightningDataModule of differentiable instruction optimization (arXiv 2306.10098): inner and outer tasks."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -35,27 +35,31 @@ from .stream_changes import Stream, flat_settings
 
 
 class InstructionOptimizationDataModule(BenchmarkDataModule):
-    """Inner tasks with the texts that their learnable instructions are computed from, and outer tasks with definitions.
+    """LightningDataModule with inner tasks, whose instructions are learned, and outer tasks with their definitions.
 
-    Instances are rendered and tokenized as they are drawn, so that there is nothing to prepare. Validation evaluates
-    held-out instances of every training task, inner and outer; the test evaluates the benchmark's test tasks. Both use
-    the prompts of the outer instances, since learnable instructions exist in training only.
+    The training tasks are divided into inner and outer ones: inner tasks train the model behind learnable instructions,
+    outer tasks train the instructions. Instances are rendered and tokenized when they are drawn, so that there is
+    nothing to prepare. Validation evaluates held-out instances of every training task, inner and outer; the test
+    evaluates the benchmark's test tasks. Both use the prompts of the outer instances, since learnable instructions
+    exist in training only.
 
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer.
-        split: Choice of the outer tasks among the training tasks; null for none, to compare with instructions that are
-            not learned.
-        prompt: How outer and evaluated instances are rendered; with one positive example for an extractor.
-        preset: The choices where the paper and its released program differ; linked to the module's.
+        split: Choice of the outer tasks among the training tasks. Null has no outer tasks, to compare with instructions
+            that are not learned.
+        prompt: How outer and evaluated instances become prompts. If instructions are extracted exemplars, use one
+            positive example, as in the paper.
+        preset: Choices where the paper and its released program differ: ``paper``, ``released_code``, or ``fast``,
+            which is the paper's without the Hessian. On the command line it also sets the module's `preset`.
         rows: Length of the rows.
-        levels: Steps and batches of theta and phi.
-        instructions: The texts that instructions are computed from.
+        levels: Steps and batches of the model's training (theta) and the instructions' training (phi).
+        instructions: Texts that the instructions are computed from.
         instances: How many instances of a task train, validate and test.
         evaluation: How prompts are evaluated.
-        bos: Whether the tokenizer's bos token begins a document; null for what the tokenizer adds by itself, behind
-            which its model was pre-trained.
-        seed: Decides instances, order, exemplars and renderings.
+        bos: Whether the tokenizer's bos token begins a document. Null follows the tokenizer, as in the model's
+            pre-training.
+        seed: Seed of the choice of instances and exemplars, their order, and renderings.
     """
 
     rows: BilevelRows
@@ -101,7 +105,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
 
     @property
     def inner_tasks(self) -> list[str]:
-        """Names of the inner tasks, by their places in a table of instructions; after ``setup("fit")``."""
+        """Names of the inner tasks, in the order of their learnable instructions; after ``setup("fit")``."""
         if self.task_levels is None:
             raise ValueError('the tasks are not split yet: call setup("fit") first')
         return self.task_levels.inner
@@ -126,7 +130,13 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         )
 
     def compare_stream(self, saved: Stream, stream: Stream) -> None:
-        """Reject other inner tasks even where another stream is accepted: a learned instruction is of one task."""
+        """Reject a stream that differs from a checkpoint's; other inner tasks are rejected in any case.
+
+        A learned instruction belongs to one inner task, so that they are compared even if another stream is accepted.
+
+        Raises:
+            ValueError: The inner tasks differ, or the streams differ and ``accepts_changed_stream`` is false.
+        """
         old, new = (list(each["tasks"]["inner tasks"]) for each in (saved, stream))  # type: ignore[index]
         if old != new:
             was, now = (each["settings"]["split"] for each in (saved, stream))  # type: ignore[index]
@@ -140,7 +150,7 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         super().compare_stream(saved, stream)
 
     def task_names(self) -> dict[Split, list[str]]:
-        """The tasks of each split; the training tasks are validated."""
+        """Return the tasks of each split; "validation" has the training tasks."""
         names = super().task_names()
         return {**names, "validation": names["train"]}
 

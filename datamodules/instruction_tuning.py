@@ -1,4 +1,4 @@
-"""The LightningDataModule of instruction tuning: a benchmark's tasks as packed rows, and prompts to evaluate."""
+"""The LightningDataModule of instruction tuning: a benchmark's tasks as packed training rows and prompts."""
 
 from typing import Any
 
@@ -24,28 +24,29 @@ from .stream_changes import flat_settings
 
 
 class InstructionTuningDataModule(StoredDataModule):
-    """Packed training rows and evaluation prompts of one benchmark.
+    """LightningDataModule with packed training rows and evaluation prompts of one benchmark.
 
-    Training examples are rendered and tokenized once, into a store on disk. A mixture decides which example is drawn
-    when, and whole documents share rows. A task that is both trained and tested is tested on instances that are never
+    Training examples are rendered and tokenized once, into a store on disk. A mixture decides how often each task is
+    drawn, and whole documents share rows. A task that is both trained and tested is tested on instances that are never
     trained.
 
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer; on the command line, empty for that of the model's `pretrained`.
-        prompt: How examples are rendered, in training and evaluation.
+        prompt: How an example becomes a prompt, in training and evaluation.
         rows: Length, number and packing of the training rows.
         mixture: How often each task is drawn.
         instances: How many instances of a task train, validate and test.
         evaluation: How prompts are evaluated.
-        demonstrations: Demonstrations in training prompts (MetaICL); null for none.
-        bos: Whether the tokenizer's bos token begins a document; null for what the tokenizer adds by itself, behind
-            which its model was pre-trained.
+        demonstrations: Demonstrations in training prompts (MetaICL, arXiv 2110.15943); null for none.
+        bos: Whether the tokenizer's bos token begins a document. Null follows the tokenizer, as in the model's
+            pre-training.
         cache: Folder of the store.
-        processes: Processes that prepare tasks that the store lacks; ``crosstask prepare`` does it ahead of training.
-        epochs: Epochs to train, in place of trainer.max_steps: the mixture's examples, each counted up to its cap; null
-            for max_steps.
-        seed: Decides renderings, instances, mixture and packing.
+        processes: Number of processes that prepare tasks that the store lacks; ``crosstask prepare`` does it ahead of
+            training.
+        epochs: Epochs to train, instead of trainer.max_steps; null for max_steps. An epoch is the mixture's examples,
+            with each task counted up to its cap.
+        seed: Seed of renderings, choice of instances, mixture and packing.
     """
 
     rows: Rows
@@ -86,7 +87,7 @@ class InstructionTuningDataModule(StoredDataModule):
 
     @property
     def row_kind(self) -> CausalRows | Seq2SeqRows:
-        """The kind of row that the model reads, with its capacity."""
+        """Kind of row that the model reads, decoder-only or encoder-decoder, with its capacity."""
         return self.evaluation_loaders.row_kind
 
     def _prepare_how(self) -> Preparation:

@@ -31,25 +31,35 @@ IGNORE_INDEX = -100
 """Target of a column that is not trained (the default ``ignore_index`` of torch's cross entropy)."""
 
 Metric = Literal["rouge_l", "exact_match", "accuracy", "token_f1"]
-"""Score of an answer; accuracy is of a choice among options."""
+"""Score of an answer in [0, 1]: ROUGE-L, equality with a reference, the choice among options, or F1 over words."""
 
 MatchRule = Literal[
     "text", "super_natural_instructions", "squad", "bbh", "bigbench", "gsm8k", "math", "unifiedskg", "rationale"
 ]
-"""Rule by which an answer equals a reference, see ``lightning_modules/evaluation/answer_rules.py``."""
+"""Rule by which an answer equals a reference; ``lightning_modules/evaluation/answer_rules.py`` has each."""
 
 InstructionLevel = Literal["task", "instance", "none"]
-"""Place of an example's instruction: with its task, in its input, or none."""
+"""Where the instruction is: one for the task, one in the input of each instance, or none."""
 
 Level = Literal["fully_supervised", "partially_supervised", "fully_held_out"]
-"""Level of generalization of an evaluation task, in the words of OPT-IML, section 2.3."""
+"""Generalization level of an evaluation task (OPT-IML, arXiv 2212.12017, section 2.3).
+
+The task itself trains; or only other tasks of its category do; or no task of its category does.
+"""
 
 LEVELS: tuple[Level, ...] = ("fully_supervised", "partially_supervised", "fully_held_out")
+"""All levels, from the easiest to the hardest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """A solved example that a benchmark's authors wrote to explain a task; a negative one shows a wrong output."""
+    """A solved example that a benchmark's authors wrote to explain a task.
+
+    Args:
+        input: Text to solve.
+        output: The answer; a wrong one in a negative demonstration.
+        explanation: Why the answer is right or wrong; empty for none.
+    """
 
     input: str
     output: str
@@ -61,22 +71,25 @@ class Task:
     """A task without its examples: origin, instruction, demonstrations and metric.
 
     Args:
-        benchmark: The collection it belongs to, e.g. ``"super_natural_instructions"``.
-        name: Unique within the benchmark.
-        category: The one category that decides its generalization level.
-        definition: The instruction of a task-level benchmark; empty where each example brings its own.
-        positive_examples: Demonstrations to imitate.
-        negative_examples: Demonstrations of what not to answer.
-        instruction_level: Whether one instruction serves the whole task, each example is rendered with its own, or
-            there is none and no input: all text is target (dialogue, pre-training text).
-        parent: The task whose score this one is a part of (a subject of MMLU), or None.
-        sources: Names of the data the task was made from; tasks of one source should not straddle a split.
-        metric: The headline metric, a ``Metric``.
-        dataset: The dataset it was made from, under one name for all collections (``dataset_identities.py``), which a
-            ``Bench`` sets; empty elsewhere.
-        match: By whose rule an answer equals a reference, a ``MatchRule``; ``"text"`` where the authors publish none.
-        answer_pattern: Regular expression whose first match in a generated text is the answer; empty: the whole text.
-        level: Its level of generalization, where declared; None where it follows from the training tasks.
+        benchmark: Collection of the task, e.g. ``"super_natural_instructions"``.
+        name: Name, unique within the benchmark.
+        category: The category that decides its generalization level.
+        definition: Instruction of the task; empty if each example has its own.
+        positive_examples: Demonstrations with right answers.
+        negative_examples: Demonstrations with wrong answers.
+        instruction_level: ``task`` if one instruction serves the whole task; ``instance`` if each example's input has
+            its own; ``none`` if there is neither instruction nor input, and all text is target (dialogue, pre-training
+            text).
+        parent: Task whose score is the mean of this task's and others' (``mmlu`` for its subjects); None for none.
+        sources: Names of the data that the task was made from. Tasks of one source should not both train and be
+            evaluated.
+        metric: The headline metric: ``rouge_l``, ``exact_match``, ``accuracy`` or ``token_f1``.
+        dataset: Dataset that the task was made from, under one name for all collections (``dataset_identities.py``).
+            Only a ``Bench`` sets it.
+        match: Rule by which an answer equals a reference, a ``MatchRule``; ``text`` if the authors publish none.
+        answer_pattern: Regular expression whose first match in a generated text is the answer; empty for the whole
+            text.
+        level: Generalization level that the benchmark declares; None to compute it from the training tasks.
         licence: Licence of the instances, as the benchmark states it.
     """
 
@@ -103,7 +116,13 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation; an assistant's may be read and not trained."""
+    """One turn of a conversation.
+
+    Args:
+        role: Speaker.
+        content: Text of the turn.
+        trained: Whether an assistant's turn is a target; false if it is only read.
+    """
 
     role: Role
     content: str
@@ -116,18 +135,19 @@ class Example:
 
     Args:
         task: Name of its task.
-        id: Unique within the task.
-        index: Its place in the upstream file, from 0.
-        input: The text to solve; of an instance-level benchmark, the whole rendered prompt.
-        targets: Every accepted reference, at least one (none where ``skipped``).
-        template: Identifier of the template that rendered it, or None.
-        options: The answer choices, empty for free-form tasks.
-        answer: Place of the gold option in ``options``, or None.
-        skipped: The reason why this record of the file cannot be used, e.g. ``"the template does not apply"``; such an
-            example is counted by that reason wherever it would have been used. Empty for a good one.
-        turns: The turns of a conversation, which ends with an assistant's turn that is trained: an optional system
-            turn, then user and assistant in alternation. `input` is then the text before the last turn, and that turn
-            the one target.
+        id: Identifier, unique within the task.
+        index: Index of its row in the upstream file, from 0. Examples that several templates render from one row share
+            it.
+        input: Text to solve. If the task's `instruction_level` is ``instance``, this is the whole rendered prompt.
+        targets: Accepted references, at least one; none if `skipped`.
+        template: Name of the template that rendered it; None for none.
+        options: Answer choices; empty for free-form tasks.
+        answer: Index of the correct option in `options`; None without options.
+        skipped: Reason why this record of the file cannot be used, e.g. ``"the template does not apply"``; empty for a
+            usable one. A skipped example is counted by its reason instead of being used.
+        turns: Turns of a conversation: an optional system turn, then user and assistant in alternation. The last is an
+            assistant's that is trained. `input` is then the text before the last turn, and that turn is the only
+            target.
     """
 
     task: str
@@ -147,11 +167,13 @@ class Prompt:
     """A rendered example: the text that the model reads, and the text that it should write.
 
     Args:
-        source: Text before the target.
-        target: The text that the model should write.
-        turns: Turns of a conversation that a chat template renders instead; source and target are then its text.
-        all_turns: Whether all answers of the conversation with `trained` turns are trained, or the last one.
-        demonstrated: Answers at the beginning of the conversation that are demonstrations and not trained.
+        source: Text that the model reads.
+        target: Text that the model should write.
+        turns: Turns that a chat template renders instead of `source` and `target`, which then hold the same text; empty
+            for plain text.
+        all_turns: Whether all answers among `turns` that are marked as trained are targets; if false, only the last one
+            is.
+        demonstrated: Number of answers at the beginning of `turns` that are demonstrations and no targets.
     """
 
     source: str
@@ -162,16 +184,21 @@ class Prompt:
 
 
 class TokenizedExample(NamedTuple):
-    """A document before it has a place: source tokens, then target tokens, the last of them eos.
+    """A tokenized example, before it is placed in a row: source tokens, then target tokens, the last of them eos.
 
-    ``input_ids [n]`` holds the first ``n_source`` tokens of the source and the n - n_source tokens of the target. A
-    scored pair (source: the instruction, target: the response) has a ``label`` too, its correctness in [0, 1], and a
-    ``group``: the same number for all pairs of an example. ``unknown`` counts the unknown tokens of source and
-    target, where a preparation has counted it. A conversation has several targets: ``holes`` are the (begin, end) of
-    the tokens between them, which are read and not trained::
+    A conversation has several targets, with ``holes`` between them::
 
         input_ids   user Hi bot Hello <end> user Bye bot Bye <end>     n_source 3, holes ((5, 8),)
         trained                 ----- -----              --- -----
+
+    Args:
+        input_ids: int [n], the tokens of source and target.
+        n_source: Number of source tokens, which come first.
+        label: Correctness in [0, 1] of a scored pair, whose source is the instruction and whose target the response;
+            None for other examples.
+        group: Number that all scored pairs of an example share; None for other examples.
+        unknown: Numbers of unknown tokens in source and target, if the preparation counted them.
+        holes: (begin, end) of each run of tokens between two targets, which are read and not trained.
     """
 
     input_ids: NDArray[np.integer]
@@ -182,12 +209,26 @@ class TokenizedExample(NamedTuple):
     holes: tuple[tuple[int, int], ...] = ()
 
 
+# A NamedTuple, like the batch that carries it: Lightning rejects frozen dataclasses inside batches.
 class EvaluationExample(NamedTuple):
     """An evaluated example: its prompt, references and options, and the properties that a report lists.
 
-    A NamedTuple, like the batch that carries it: Lightning refuses frozen dataclasses inside batches. ``benchmark``,
-    ``parent``, ``metric``, ``match`` and ``answer_pattern`` are those of its task; ``shots`` is the number of
-    demonstrations.
+    Args:
+        number: Index of the example in its stage, the same on every process.
+        task: Name of its task.
+        category: Category of its task.
+        level: Generalization level of its task.
+        id: Identifier in the benchmark.
+        source: The prompt.
+        references: Accepted answers.
+        options: Options to rank; empty for generation.
+        answer: Index of the correct option; None without options.
+        benchmark: As in ``Task``, and so are `parent`, `metric`, `match` and `answer_pattern`.
+        parent: As in ``Task``.
+        metric: As in ``Task``.
+        shots: Number of demonstrations in the prompt.
+        match: As in ``Task``.
+        answer_pattern: As in ``Task``.
     """
 
     number: int
@@ -208,19 +249,19 @@ class EvaluationExample(NamedTuple):
 
 
 class CausalBatch(NamedTuple):
-    """Packed rows for a decoder-only model. B rows, L columns, D documents (padding included).
+    """Packed rows for a decoder-only model: B rows of L columns with D documents, runs of padding included.
 
     Args:
         input_ids: int64 [B, L].
-        targets: int64 [B, L], of the same column's logits; ``IGNORE_INDEX`` where nothing is trained.
+        targets: int64 [B, L], the target of the same column's logits; ``IGNORE_INDEX`` if nothing is trained there.
         position_ids: int64 [B, L], restarting at 0 in every document.
         offsets: int32 [D + 1], where documents start in the flattened rows [B * L]; the last is B * L, and every
             multiple of L is among them.
         step_targets: Target tokens of the whole optimizer step, over all replicas and accumulated batches.
-        n_documents: Documents in this batch, padding not counted.
-        n_tokens: Tokens in this batch, padding not counted.
-        target_places: int64 [N], where the batch's targets are in the flattened rows, in order. They are computed on
-            the host: to find them on a device, the host would wait for it.
+        n_documents: Documents in this batch, without padding.
+        n_tokens: Tokens in this batch, without padding.
+        target_places: int64 [N], indices of the batch's N targets in the flattened rows, in order. They are computed on
+            the host, which would have to wait for a device to find them.
     """
 
     input_ids: "Tensor"
@@ -240,13 +281,14 @@ class Seq2SeqBatch(NamedTuple):
 
     Args:
         input_ids: int64 [B, L_source], encoder tokens.
-        offsets: int32 [D + 1], documents in the flattened encoder rows [B * L_source].
-        targets: int64 [B, L_target], of the same column's logits.
-        target_offsets: int32 [D + 1], the same documents in the flattened decoder rows [B * L_target].
+        offsets: int32 [D + 1], where documents start in the flattened encoder rows [B * L_source].
+        targets: int64 [B, L_target], the target of the same column's logits; ``IGNORE_INDEX`` if nothing is trained
+            there.
+        target_offsets: int32 [D + 1], where the same documents start in the flattened decoder rows [B * L_target].
         step_targets: Target tokens of the whole optimizer step, over all replicas and accumulated batches.
-        n_documents: Documents in this batch, padding not counted.
-        n_tokens: Tokens in this batch, padding not counted.
-        target_places: int64 [N], where the batch's targets are in the flattened decoder rows, in order.
+        n_documents: Documents in this batch, without padding.
+        n_tokens: Tokens in this batch, without padding.
+        target_places: int64 [N], indices of the batch's N targets in the flattened decoder rows, in order.
     """
 
     input_ids: "Tensor"
@@ -260,21 +302,21 @@ class Seq2SeqBatch(NamedTuple):
 
 
 class ScoredBatch(NamedTuple):
-    """Packed (instruction, response) pairs for an encoder that scores them. S scored documents of D.
+    """Packed (instruction, response) pairs for a model that scores them: S pairs among D documents, padding included.
 
     Args:
         input_ids: int64 [B, L].
-        position_ids: int64 [B, L], restarting at 0 in every document and 0 in padding; the scorer adds its model's
+        position_ids: int64 [B, L], restarting at 0 in every document and 0 in padding. The scorer adds its model's
             first position, which is ``pad_token_id + 1`` for RoBERTa.
         token_type_ids: int64 [B, L], 1 in responses, for models with a type for each side (BERT, not RoBERTa).
-        offsets: int32 [D + 1], documents in the flattened rows, padding included.
-        scored: int64 [S], place of each pair's first token in the flattened rows.
+        offsets: int32 [D + 1], where documents start in the flattened rows [B * L].
+        scored: int64 [S], index of each pair's first token in the flattened rows.
         labels: float32 [S], correctness in [0, 1].
-        step_count: Number of terms in the mean loss of the whole optimizer step, over all replicas and accumulated
-            batches: its pairs, or its groups where there are any.
-        longest: Tokens of the longest pair, which the model must have positions for.
-        groups: Number of pairs of each group, in the order of `scored`: the responses to an instruction that a ranking
-            loss compares. Empty where single pairs are drawn.
+        step_count: Terms of the mean loss of the whole optimizer step, over all replicas and accumulated batches: its
+            pairs, or its groups if there are any.
+        longest: Tokens of the longest pair, which must not exceed the model's positions.
+        groups: Number of pairs of each group, in the order of `scored`. A group holds the responses to an instruction
+            that a ranking loss compares. Empty if single pairs are drawn.
     """
 
     input_ids: "Tensor"
@@ -289,13 +331,14 @@ class ScoredBatch(NamedTuple):
 
 
 class PromptBatch(NamedTuple):
-    """Sources to answer, left-padded for a decoder-only model and right-padded for an encoder-decoder model.
+    """Prompts to answer, left-padded for a decoder-only model and right-padded for an encoder-decoder model.
 
     Args:
         input_ids: int64 [B, L].
         attention_mask: int64 [B, L], 0 at padding.
-        examples: The evaluated example of each row; shorter than B where a row only keeps replicas in step.
-        max_new_tokens: Longest answer in tokens.
+        examples: Evaluated example of each row. If there are fewer than B, the last rows only keep replicas in step,
+            and their answers are dropped.
+        max_new_tokens: Most tokens of an answer.
     """
 
     input_ids: "Tensor"
@@ -305,50 +348,51 @@ class PromptBatch(NamedTuple):
 
 
 Stage = Literal["validation", "test"]
+"""Stage of an evaluation."""
 
 
 class ReportLines(Protocol):
-    """A report that is printed as a table."""
+    """Interface of a report that is printed as a table."""
 
     def lines(self) -> list[tuple[str, str]]:
-        """(quantity, value) of each line."""
+        """Return (quantity, value) of each line."""
         ...
 
 
 class Description(Protocol):
-    """A description of the training data that is printed as a tree."""
+    """Interface of a description of the training data that is printed as a tree."""
 
     def lines(self, depth: int = 3) -> list[str]:
-        """Lines of text, down to a depth: 1 for benchmarks or levels, 2 for categories, 3 for tasks."""
+        """Return lines of text, down to a depth: 1 for benchmarks or levels, 2 for categories, 3 for tasks."""
         ...
 
 
 class HasLength(Protocol):
-    """The rows of a datamodule."""
+    """Interface of a datamodule's settings of rows."""
 
     @property
     def length(self) -> int:
-        """Columns of a row."""
+        """Number of columns of a row."""
         ...
 
 
 @runtime_checkable
 class RunData(Protocol):
-    """Interface of crosstask's datamodules for modules and callbacks; see ``run_data``."""
+    """Interface of crosstask's datamodules for modules and callbacks; ``base.run_data`` returns a trainer's."""
 
     tokenizer_name: str
 
     @property
     def rows(self) -> HasLength:
-        """The rows that the module reads."""
+        """Settings of the rows that the module reads."""
         ...
 
     def evaluation_examples(self, stage: Stage) -> Sequence[EvaluationExample]:
-        """The evaluated examples of a stage, by number; after ``setup``."""
+        """Return the evaluated examples of a stage, by number; after ``setup``."""
         ...
 
     def evaluation_fingerprint(self, stage: Stage) -> dict[str, str] | None:
-        """Fingerprint of a stage's prompts and batches; None if an interrupted evaluation cannot resume."""
+        """Return digests of a stage's prompts and batches; None if an interrupted evaluation cannot resume."""
         ...
 
     def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
@@ -356,11 +400,11 @@ class RunData(Protocol):
         ...
 
     def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Any:
-        """The ``Coverage`` of a table's tasks by the scored examples; None if no table lists tasks."""
+        """Return the ``Coverage`` of a ``Suite``'s tasks by the scored examples; None for other benchmarks."""
         ...
 
     def training_fingerprint(self) -> str | None:
-        """Digest of the beginning of the training stream, equal on every process; None before ``setup("fit")``."""
+        """Return a digest of the first training rows, equal on every process; None before ``setup("fit")``."""
         ...
 
     def require_same_stream(self, checkpoint: Mapping[str, Any]) -> None:
@@ -368,26 +412,26 @@ class RunData(Protocol):
         ...
 
     def step_examples(self) -> Callable[[], list[tuple[str, str]]]:
-        """A function that reads (task, example id) of every example in the current optimizer step, of all replicas."""
+        """Return a function that returns (task, example id) of every example in the current step, of all replicas."""
         ...
 
     def report(self) -> ReportLines:
-        """One epoch of training in numbers; after ``setup("fit")``."""
+        """Return one epoch of training in numbers; after ``setup("fit")``."""
         ...
 
     def describe(self, steps: int | None = None) -> Description:
-        """Expected draws in `steps` optimizer steps; None for the trainer's ``max_steps``, or an epoch."""
+        """Return the expected draws in `steps` optimizer steps; None for the trainer's ``max_steps``, or an epoch."""
         ...
 
 
 @runtime_checkable
 class ResumableModule(Protocol):
-    """A module whose interrupted evaluation can resume."""
+    """Interface of a module whose interrupted evaluation can resume."""
 
     def answer_fingerprint(self) -> dict[str, str] | None:
-        """Weights digest and settings that decide answers; None if an interrupted evaluation cannot resume."""
+        """Return the weights digest and the settings that decide answers; None if an evaluation cannot resume."""
         ...
 
     def restore_answers(self, answers: Sequence[Any]) -> None:
-        """Count answers of the interrupted evaluation in this evaluation's scores."""
+        """Count answers of the interrupted evaluation in the scores of this one."""
         ...

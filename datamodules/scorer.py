@@ -1,4 +1,4 @@
-"""The LightningDataModule of the scorer (Cappy): a benchmark's tasks as scored pairs, and responses to rank."""
+"""The LightningDataModule of the scorer (Cappy, arXiv 2311.06720): scored pairs to train on, and responses to rank."""
 
 from dataclasses import replace
 from typing import Any
@@ -27,25 +27,25 @@ from .stream_changes import flat_settings
 
 
 class ScorerDataModule(StoredDataModule):
-    """Scored pairs in packed rows for training, and examples with responses to rank, of one benchmark.
+    """LightningDataModule with scored pairs in packed rows for training, and examples with responses to rank.
 
-    Documents are pairs of an instruction and a response with its correctness, and a step's loss is a mean over its
-    pairs. All pairs of a task have the same rate in the mixture.
+    A training document is a pair of an instruction and a response with its correctness in [0, 1]; a step's loss is a
+    mean over its pairs. All pairs of a task have the same rate in the mixture.
 
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer.
-        prompt: How instructions are rendered, in training and evaluation.
+        prompt: How an example becomes an instruction, in training and evaluation.
         rows: Length, number and packing of the training rows.
-        mixture: How often each task is drawn; its sizes are numbers of pairs, or of instructions if they are grouped.
+        mixture: How often each task is drawn; its sizes are numbers of pairs, or of instructions if pairs are grouped.
         instances: How many instances of a task train, validate and test; a training instance gives several pairs.
         augmentation: Training responses beside the references.
         evaluation: How responses are ranked.
         cache: Folder of the store.
-        processes: Processes that prepare tasks that the store lacks.
-        epochs: Epochs to train, in place of trainer.max_steps: the mixture's examples, each counted up to its cap; null
-            for max_steps.
-        seed: Decides renderings, mismatches, instances, mixture and packing.
+        processes: Number of processes that prepare tasks that the store lacks.
+        epochs: Epochs to train, instead of trainer.max_steps; null for max_steps. An epoch is the mixture's examples,
+            with each task counted up to its cap.
+        seed: Seed of renderings, mismatched responses, choice of instances, mixture and packing.
     """
 
     rows: PairRows
@@ -101,7 +101,7 @@ class ScorerDataModule(StoredDataModule):
         return super().stream_settings() | flat_settings(augmentation=settings)
 
     def prepare_data(self) -> None:
-        """Pair, label and tokenize the training tasks that the store lacks, over `processes`."""
+        """Pair, label and tokenize the training tasks that the store lacks, in `processes` processes."""
         self.samples.require_tasks({name for names in self.task_names().values() for name in names})
         super().prepare_data()
 
@@ -124,7 +124,7 @@ class ScorerDataModule(StoredDataModule):
         )
 
     def _groups(self, stored: StoredTasks) -> Groups | None:
-        """The pairs of each instruction, which ranking losses compare; None if single pairs are drawn."""
+        """Return the pairs of each instruction, which ranking losses compare; None if single pairs are drawn."""
         if not self.rows.grouped:
             return None
         groups = instruction_groups(stored, self.row_kind)

@@ -1,4 +1,7 @@
-"""Splits of a task's instances into training, validation and test, and levels of generalization."""
+"""Splits of a task's instances into training, validation and test, and generalization levels of tasks.
+
+Which tasks train and which are evaluated is decided in ``benchmarks/task_splits.py``.
+"""
 
 import hashlib
 import random
@@ -14,27 +17,27 @@ from .messages import nearest
 from .schema import Example, Level, Task
 
 OPTION = "data.init_args.instances"
-"""Path of the counts in a YAML file."""
+"""Path of ``Instances`` in a YAML file, for errors."""
 
 
 @dataclass(frozen=True)
 class Instances:
-    """Numbers of instances of a task for training, validation and test.
+    """Numbers of a task's instances for training, validation and test.
 
     Args:
         train: Most training instances of a task, drawn at random; null for all.
-        train_of: The same for the tasks of some collections of a ``Bench``, e.g. 30,000 for FLAN as in OPT-IML.
-        validation: Instances that a validation task holds out, or 0. A benchmark without validation tasks holds them
-            out of every training task.
-        validation_of: The same for the tasks of some collections of a ``Bench``.
-        validation_prompts: Most prompts of a validation task whose instances have several templates; null for all.
-        test: Instances of a test task, in all their templates: the first ones of its file, and of a task that also
-            trains, some drawn at random.
-        test_of: The same for the tasks of some collections of a ``Bench``.
+        train_of: The same for tasks of single collections of a ``Bench``, e.g. ``{flan: 30000}`` as in OPT-IML.
+        validation: Instances that each validation task holds out, or 0. If a benchmark has no validation tasks, every
+            training task holds them out.
+        validation_of: The same for tasks of single collections of a ``Bench``.
+        validation_prompts: Most prompts of a validation task, if several templates render its instances; null for all.
+        test: Instances of a test task, in all their templates. A task that does not train is tested on the first ones
+            of its file; a task that also trains on a random choice.
+        test_of: The same for tasks of single collections of a ``Bench``.
         held_out_share: Largest share of a training task's instances that it holds out for test, and again for
-            validation, so that small tasks train, too; null to hold out the numbers above whatever its size.
+            validation. It leaves small tasks something to train on. Null holds out the numbers above whatever the size.
         every_prompt: Whether all templates of a training instance are trained, as in T0's mixture and Cappy's
-            pretraining. Without it, a task has as many training prompts as instances, as in OPT-IML.
+            pretraining. If false, a task has as many training prompts as instances, as in OPT-IML.
     """
 
     train: int | None = 100_000
@@ -68,10 +71,15 @@ class Instances:
         return any((self.validation, *(self.validation_of or {}).values()))
 
     def held_out(self, task: str, *, validated: bool, tested: bool) -> dict[str, int]:
-        """Instances of a task for validation and for test, as far as its size allows.
+        """Return the numbers of instances that a task holds out for validation and for test by these settings.
 
         >>> Instances(test=100, test_of={"mine": 7}).held_out("mine/rhymes", validated=False, tested=True)
         {'validation': 0, 'test': 7}
+
+        Args:
+            task: Name of the task, whose first part is its collection in a ``Bench``.
+            validated: Whether the task is validated.
+            tested: Whether the task is tested.
         """
         collection = task.partition("/")[0]
         validation = (self.validation_of or {}).get(collection, self.validation)
@@ -79,7 +87,7 @@ class Instances:
         return {"validation": validation if validated else 0, "test": test if tested else 0}
 
     def require_collections(self, tasks: Iterable[str]) -> None:
-        """Reject counts for collections without tasks.
+        """Reject settings for collections that have no tasks.
 
         Raises:
             ValueError: An option names an unknown collection; the error names the nearest.
@@ -93,7 +101,7 @@ class Instances:
                     )
 
     def train_limit(self, task: str) -> int | None:
-        """Most training instances of a task; None for all.
+        """Return the most training instances of a task; None for all.
 
         >>> Instances(train=100, train_of={"flan": 30}).train_limit("flan/boolq")
         30
@@ -106,18 +114,19 @@ def _by_option(option: str, counts: dict[str, int] | None) -> dict[str, int]:
 
 
 EVALUATED = "equal to an evaluated example"
-"""The reason for using an example neither in training nor as a demonstration."""
+"""Reason for using an example neither in training nor as a demonstration."""
 
 
 class InstanceSplit(NamedTuple):
-    """Places in a task's file, disjoint.
+    """Disjoint sets of indices of a task's examples, counted in the order of its file.
 
     Args:
-        train: Places that train.
-        validation: Places that validate.
-        test: Places that are tested.
-        repeated: Places that do not train, because a validation or test example has the same text.
-        reduced: Numbers that a small task holds out in place of those of the settings; empty where they are the same.
+        train: Examples that train.
+        validation: Examples that validate.
+        test: Examples that are tested.
+        repeated: Examples that do not train, because a validation or test example has the same text.
+        reduced: Sentence with the numbers that a small task holds out instead of those of the settings; empty if they
+            are the same.
     """
 
     train: list[int]
@@ -128,7 +137,7 @@ class InstanceSplit(NamedTuple):
 
 
 def answered_texts(example: Example) -> frozenset[str]:
-    """The input with each reference, to recognize repetitions of an example in its file; empty if it is skipped.
+    """Return the input with each reference, by which repetitions of an example are recognized; empty if it is skipped.
 
     White space does not count. The input alone would not do: the prompts of "Write a review." are all equal.
 
@@ -146,8 +155,8 @@ class PromptKeys(NamedTuple):
     """Keys that identify the prompts of a task. A prompt with several references has several texts.
 
     Args:
-        rows: int64 [prompts], the row that each prompt shows (``Example.index``).
-        prompts: int64 [texts], the prompt of each text.
+        rows: int64 [prompts], row of the upstream file that each prompt shows (``Example.index``).
+        prompts: int64 [texts], index of the prompt of each text.
         texts: int64 [texts], digests of ``answered_texts``.
     """
 
@@ -157,7 +166,7 @@ class PromptKeys(NamedTuple):
 
 
 def prompt_keys(examples: Iterable[Example]) -> PromptKeys:
-    """The keys of a task's examples."""
+    """Return the keys of a task's examples, one prompt for each example."""
     rows, prompts, digests = array("q"), array("q"), array("q")
     for place, example in enumerate(examples):
         rows.append(example.index)
@@ -184,25 +193,25 @@ def choose_instances(
     seed: int = 0,
     equal_to: Callable[[Collection[int]], set[int]] = _no_repetitions,
 ) -> InstanceSplit:
-    """Choose the training, validation and test instances of a task.
+    """Return the training, validation and test instances of a task.
 
-    A task that does not train is tested on the first `test` instances of its file: Super-NaturalInstructions orders
-    its test files so that the first 100 are balanced over labels, and published scores are on them. A training file may
-    be sorted by label, so that of a task that also trains, `test` instances are drawn at random by (seed, task). The
-    rest is shuffled; validation takes its share first, and training at most `limit` of the rest. Neither a tested
-    instance nor another one with the same text is trained.
+    A task that does not train is tested on the first `test` instances of its file: Super-NaturalInstructions orders its
+    test files so that the first 100 are balanced over labels, and published scores are on them. A training file may be
+    sorted by label, so that of a task that also trains, `test` instances are drawn at random by (seed, task). The rest
+    is shuffled; validation takes its share first, and training at most `limit` of the rest. Neither a tested instance
+    nor another one with the same text is trained.
 
     Args:
-        task: Name; every task is shuffled in another order.
-        total: Instances in the file.
+        task: Name of the task; every task is shuffled differently.
+        total: Number of instances in the file.
         trained: Whether the task is in the training split.
-        validation: Instances to hold out for validation, 0 if the task is not validated.
-        test: Instances to test, 0 if the task is not tested.
-        limit: Most training instances, or None for all.
+        validation: Instances to hold out for validation; 0 if the task is not validated.
+        test: Instances to test; 0 if the task is not tested.
+        limit: Most training instances; None for all.
         held_out_share: Largest share of a trained task's instances for test, and again for validation; None for no
             limit.
-        seed: Another seed is another choice.
-        equal_to: The places whose text is that of one of the given places, those places included.
+        seed: Seed of the random choices.
+        equal_to: Function that returns the indices whose text equals that of one of the given indices, including these.
     """
     requested = validation, test
     if trained and held_out_share is not None:
@@ -237,24 +246,24 @@ def choose_prompts(
     held_out_share: float | None = None,
     seed: int = 0,
 ) -> InstanceSplit:
-    """Choose the training, validation and test prompts of a task in which several templates may render one row.
+    """Return the training, validation and test prompts of a task in which several templates may render one row.
 
     ``choose_instances`` chooses the rows. No row trains with one template and is tested with another, and no row trains
     that has a prompt in common with an evaluated row. Of all prompts of N training rows, N train, so that templates do
-    not enlarge a task (OPT-IML, section 4.1). Of the validation rows, at most `validation_prompts` prompts are kept; of
-    the test rows, all.
+    not enlarge a task (OPT-IML, arXiv 2212.12017, section 4.1). Of the validation rows, at most `validation_prompts`
+    prompts are kept; of the test rows, all.
 
     Args:
-        task: Name; every task has another choice.
-        keys: The row and the text of each prompt.
-        trained: As in ``choose_instances``, and so are `validation`, `test`, `limit`, `held_out_share` and `seed`, in
-            rows.
-        validation: Rows to hold out for validation.
-        test: Rows to test.
-        limit: Most training rows; most training prompts where `every_prompt`.
-        validation_prompts: Most prompts for validation, or None for all.
-        every_prompt: Train on every prompt of the training rows instead, as T0's mixture and Cappy's pretraining do.
-        seed: Another seed is another choice.
+        task: Name of the task; every task is shuffled differently.
+        keys: Row and texts of each prompt.
+        trained: Whether the task is in the training split.
+        validation: Rows to hold out for validation; 0 if the task is not validated.
+        test: Rows to test; 0 if the task is not tested.
+        limit: Most training rows, or with `every_prompt` most training prompts; None for all.
+        validation_prompts: Most prompts for validation; None for all.
+        every_prompt: Whether to train on every prompt of the training rows, as T0's mixture and Cappy's pretraining do.
+        held_out_share: Largest share of a trained task's rows for test, and again for validation; None for no limit.
+        seed: Seed of the random choices.
     """
     numbers, first, row_of = np.unique(keys.rows, return_index=True, return_inverse=True)
     place = np.argsort(np.argsort(first))[row_of]  # rows by their first prompt: file order
@@ -293,10 +302,10 @@ def _drawn(pool: NDArray[np.int64], number: int | None, task: str, split: str, s
 
 
 def generalization_level(task: Task, trained: Collection[Task]) -> Level:
-    """Level of generalization of a task (OPT-IML, section 2.3), computed from the tasks that are really trained.
+    """Return the generalization level of a task, computed from the tasks that really train.
 
     A task is fully supervised if it trains, or if another collection trains on its dataset in its category: Spider's
-    official test set is fully supervised where its training set trains.
+    official test set is fully supervised if its training set trains. See OPT-IML (arXiv 2212.12017), section 2.3.
 
     Args:
         task: The evaluated task.
@@ -308,11 +317,11 @@ def generalization_level(task: Task, trained: Collection[Task]) -> Level:
 
 
 def shares_data(task: Task, others: Collection[Task]) -> bool:
-    """Whether a task is among others, or shares its dataset with one of another collection in the same category."""
+    """Return whether a task is among others, or another collection has a task on its dataset in its category."""
     return any(task.name == other.name or _same_dataset(task, other) for other in others)
 
 
 def _same_dataset(task: Task, other: Task) -> bool:
-    """Whether two collections hold one dataset in one category; within a collection, a dataset has several tasks."""
+    """Return whether two collections hold one dataset in one category; in one collection it may have several tasks."""
     same = task.dataset == other.dataset and task.category == other.category
     return bool(task.dataset) and same and task.benchmark != other.benchmark

@@ -1,4 +1,7 @@
-"""Training documents from a store on disk: prepared once, drawn by a mixture, in packed rows."""
+"""Base class of datamodules that train on a store: documents tokenized once, drawn by a mixture, in packed rows.
+
+``InstructionTuningDataModule`` and ``ScorerDataModule`` are its subclasses.
+"""
 
 from abc import abstractmethod
 from collections import defaultdict
@@ -38,7 +41,7 @@ from .stream_changes import flat_settings
 
 
 class StoredRows(HasLength, Protocol):
-    """``Rows`` and ``PairRows``."""
+    """Interface of settings of training rows: ``Rows`` or ``PairRows``."""
 
     @property
     def per_step(self) -> int: ...
@@ -47,23 +50,25 @@ class StoredRows(HasLength, Protocol):
 
 
 class StoredDataModule(BenchmarkDataModule):
-    """Training documents from a store on disk: prepared once, drawn by a mixture, in packed rows.
+    """Base class of datamodules whose training documents are in a store on disk.
+
+    Documents are rendered and tokenized once, drawn by a mixture, and packed into rows.
 
     Args:
         benchmark: Reader of the benchmark's files, or a path of your own files (``FileTasks``).
         tokenizer: Hub name or folder of the tokenizer.
-        prompt: How examples are rendered.
+        prompt: How an example becomes a prompt.
         instances: How many instances of a task train, validate and test.
         mixture: How often each task is drawn.
         cache: Folder of the store.
-        processes: Processes that prepare tasks that the store lacks.
-        seed: Decides renderings, instances, mixture and packing.
+        processes: Number of processes that prepare tasks that the store lacks.
+        seed: Seed of renderings, choice of instances, mixture and packing.
     """
 
     rows: StoredRows
     plan: MixturePlan | None
     reads_only_the_benchmark: ClassVar[bool] = True
-    """Whether documents are made of the benchmark's files alone, so that a prepared run starts without them."""
+    """Whether documents depend on the benchmark's files alone. A prepared run then starts without these files."""
 
     def __init__(
         self,
@@ -84,17 +89,17 @@ class StoredDataModule(BenchmarkDataModule):
         self.verify = False
         """Whether ``prepare_data`` reads all files of the store and compares their checksums."""
         self.compare = False
-        """Whether ``prepare_data`` reads the data files although their sizes and times are those of the last time."""
+        """Whether ``prepare_data`` reads the data files even if their sizes and times have not changed."""
         self._training: TrainingTasks | None = None
 
     @property
     @abstractmethod
     def row_kind(self) -> RowKind:
-        """The kind of row that the model reads, with its capacity."""
+        """Kind of row that the model reads (``CausalRows``, ``Seq2SeqRows`` or ``ScoredRows``), with its capacity."""
 
     @property
     def packing(self) -> Packing:
-        """The packing of documents into rows."""
+        """Packing of documents into rows."""
         return packing_of(self.rows.packing)
 
     @property
@@ -106,7 +111,7 @@ class StoredDataModule(BenchmarkDataModule):
         return self._training
 
     def prepare_data(self) -> None:
-        """Render and tokenize the training tasks that the store lacks, over `processes`.
+        """Render and tokenize the training tasks that the store lacks, in `processes` processes.
 
         If the store has all of them, and no data file has changed since, no data file is read.
         """
@@ -124,7 +129,7 @@ class StoredDataModule(BenchmarkDataModule):
             self._write_start(read)
 
     def setup(self, stage: str) -> None:
-        """Plan the training, or read the evaluated examples; as in the other datamodules."""
+        """Plan the training ("fit"), or read the evaluated examples ("validate", "test", "predict")."""
         if self._start is None and self._training is None:  # another process has prepared the data
             self._start = self._current_start()
         super().setup(stage)
@@ -140,7 +145,7 @@ class StoredDataModule(BenchmarkDataModule):
 
     @cached_property
     def _start_path(self) -> Path | None:
-        """The file of a run's ``Start``; None where the benchmark's files are read at every start."""
+        """File of a run's ``Start``; None if the benchmark's files are read at every start."""
         if not self.reads_only_the_benchmark:
             return None
         of_preparation = {
@@ -178,11 +183,11 @@ class StoredDataModule(BenchmarkDataModule):
             self._start = start
 
     def _stage_path(self, stage: Stage, trained: Sequence[Task], *settings: Any) -> Path | None:
-        """The file of an evaluation set in the store; None where the files of its tasks are unknown.
+        """Return the file of an evaluation set in the store; None if the files of its tasks are unknown.
 
         Args:
             stage: The stage.
-            trained: The tasks that are trained.
+            trained: Tasks that train.
             settings: Settings that decide its examples and prompts, beside the benchmark.
         """
         state = declared_state(settings)
@@ -193,7 +198,7 @@ class StoredDataModule(BenchmarkDataModule):
         return self.preparation.folder / EVALUATIONS / f"{stage}-{key}.jsonl"
 
     def trained(self) -> list[Task]:
-        """The training tasks that have documents."""
+        """Return the training tasks that have documents."""
         return [self.task(name) for name in self.training_tasks.with_documents()]
 
     def stream_settings(self) -> dict[str, Any]:
@@ -217,7 +222,7 @@ class StoredDataModule(BenchmarkDataModule):
         ]
 
     def _subset(self) -> list[Task]:
-        """The training tasks that train: all of them, or the mixture's subset."""
+        """Return the training tasks that train: all of them, or the mixture's subset."""
         trained, subset = self.trained(), self.mixture.subset
         if subset is None:
             return trained
@@ -246,5 +251,5 @@ class StoredDataModule(BenchmarkDataModule):
         )
 
     def _groups(self, stored: StoredTasks) -> Groups | None:
-        """Documents that are drawn and packed together; None if each is drawn by itself."""
+        """Return the documents that are drawn and packed together; None if each is drawn by itself."""
         return None
