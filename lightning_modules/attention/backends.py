@@ -16,8 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 from torch.nn.functional import dropout, scaled_dot_product_attention
 
-from .documents import Documents, Kind
-from .span_groups import Window
+from .documents import AttentionKind, Documents
+from .span_groups import Group, Plan, Window
 
 
 def varlen_applies(query: Tensor, value: Tensor, position_bias: Tensor | None, dropout: float) -> bool:
@@ -40,7 +40,7 @@ def attend_varlen(
     key: Tensor,
     value: Tensor,
     documents: Documents,
-    kind: Kind,
+    kind: AttentionKind,
     scaling: float | None,
     window: Window | None = None,
 ) -> Tensor:
@@ -147,7 +147,7 @@ def attend_grouped(
     key: Tensor,
     value: Tensor,
     documents: Documents,
-    kind: Kind,
+    kind: AttentionKind,
     position_bias: Tensor | None,
     scores: AttentionScores,
     math: bool,
@@ -184,19 +184,7 @@ def attend_grouped(
                 attended.append(queries.new_zeros(*queries.shape[:2], value.shape[-1]))
                 continue
             as_batch = partial(torch.unflatten, dim=0, sizes=(group.documents, -1))
-            # Padding follows a document's last token, so causal attention hides it without a mask.
-            bias = None if plan.padded and kind == "decoder" else group.mask
-            if position_bias is not None:
-                query_batch, key_batch = as_batch(query_indices), as_batch(key_indices)
-                if plan.padded and len(position_bias) == 1:  # padding repeats a position of the first document
-                    query_batch, key_batch = (
-                        torch.arange(n, device=query.device)[None] for n in (group.queries, group.keys)
-                    )
-                hidden = None if bias is None else ~bias
-                if kind == "decoder" and hidden is None:
-                    hidden = torch.ones(group.queries, group.keys, dtype=torch.bool, device=query.device).triu(1)
-                bias = _document_bias(position_bias, query_batch, key_batch)
-                bias = bias if hidden is None else bias.masked_fill(hidden, float("-inf"))
+            bias = _group_bias(plan, group, kind, position_bias, as_batch(query_indices), as_batch(key_indices))
             out = attend_dense(
                 as_batch(queries).transpose(1, 2),
                 as_batch(keys).transpose(1, 2),
@@ -207,6 +195,31 @@ def attend_grouped(
             )
             attended.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended).index_select(0, plan.restore).unflatten(0, (query.shape[0], query.shape[2]))
+
+
+def _group_bias(
+    plan: Plan,
+    group: Group,
+    kind: AttentionKind,
+    position_bias: Tensor | None,
+    query_indices: Tensor,
+    key_indices: Tensor,
+) -> Tensor | None:
+    """Return the mask or additive bias of a group's call; None if causal or full attention needs neither.
+
+    query_indices: [documents, queries], indices of the group's queries in the flattened rows; key_indices likewise.
+    """
+    # Padding follows a document's last token, so causal attention hides it without a mask.
+    mask = None if plan.padded and kind == "decoder" else group.mask
+    if position_bias is None:
+        return mask
+    if plan.padded and len(position_bias) == 1:  # padding repeats a position of the first document
+        device = position_bias.device
+        query_indices, key_indices = (torch.arange(n, device=device)[None] for n in (group.queries, group.keys))
+    bias = _document_bias(position_bias, query_indices, key_indices)
+    if mask is None and kind == "decoder":
+        mask = torch.ones(group.queries, group.keys, dtype=torch.bool, device=bias.device).tril()
+    return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
 
 
 def attend_dense(

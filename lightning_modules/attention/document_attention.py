@@ -36,7 +36,7 @@ from .backends import (
     attend_varlen_continuations,
     varlen_applies,
 )
-from .documents import Documents, Kind
+from .documents import AttentionKind, Documents
 from .span_groups import Window, window_mask
 
 IMPLEMENTATIONS = ("document", "document_math")
@@ -149,31 +149,52 @@ def document_attention(
         return _attend_rows(module, query, key, value, mask, position_bias, scores, is_causal, math, **kwargs), None
     if mask is not None:
         raise ValueError("got documents and an attention mask: packed rows take attention_mask=None")
-    kind: Kind = "decoder" if is_causal else "cross" if getattr(module, "is_decoder", False) else "encoder"
-    if kind == "cross" and documents.decoder_offsets is None:
-        raise ValueError("cross-attention needs Documents(offsets, decoder_offsets), got no decoder_offsets")
-    if kind == "cross" and window is not None:
-        raise ValueError(f"cross-attention has no windows, got {window}")
-    if kind != "cross" and query.shape[2] != key.shape[2]:
-        raise ValueError(
-            f"packed rows cannot continue a cache: {query.shape[2]} queries for {key.shape[2]} keys in a row"
-        )
+    kind = _attention_kind(module, is_causal, documents)
+    _reject_unsupported(kind, documents, query, key, window, position_bias)
     device = query.device.type
     if torch.is_autocast_enabled(device) and query.dtype != torch.float64:
         # As sdpa does under autocast: rotary embeddings have returned float32 queries and keys.
         query, key, value = (states.to(torch.get_autocast_dtype(device)) for states in (query, key, value))
     continued = kind == "decoder" and documents.has_shared_prefixes
-    if continued and position_bias is not None:
-        raise ValueError(
-            "continuations of a shared prefix cannot have a position bias: it is given by column, and continuations in "
-            "different columns have the same positions"
-        )
     if not math and scores.plain and varlen_applies(query, value, position_bias, dropout):
         if continued and window is None and not torch.is_grad_enabled():
             return attend_varlen_continuations(query, key, value, documents, scaling), None
         if not continued:
             return attend_varlen(query, key, value, documents, kind, scaling, window), None
     return attend_grouped(query, key, value, documents, kind, position_bias, scores, math, window), None
+
+
+def _attention_kind(module: nn.Module, is_causal: bool, documents: Documents) -> AttentionKind:
+    """Return the kind of an attention layer; cross-attention needs the offsets of the decoder's documents."""
+    if is_causal:
+        return "decoder"
+    if not getattr(module, "is_decoder", False):
+        return "encoder"
+    if documents.decoder_offsets is None:
+        raise ValueError("cross-attention needs Documents(offsets, decoder_offsets), got no decoder_offsets")
+    return "cross"
+
+
+def _reject_unsupported(
+    kind: AttentionKind,
+    documents: Documents,
+    query: Tensor,
+    key: Tensor,
+    window: Window | None,
+    position_bias: Tensor | None,
+) -> None:
+    """Reject packed rows with a feature that cannot be computed within documents."""
+    if kind == "cross" and window is not None:
+        raise ValueError(f"cross-attention has no windows, got {window}")
+    if kind != "cross" and query.shape[2] != key.shape[2]:
+        raise ValueError(
+            f"packed rows cannot continue a cache: {query.shape[2]} queries for {key.shape[2]} keys in a row"
+        )
+    if kind == "decoder" and documents.has_shared_prefixes and position_bias is not None:
+        raise ValueError(
+            "continuations of a shared prefix cannot have a position bias: it is given by column, and continuations in "
+            "different columns have the same positions"
+        )
 
 
 def _attend_rows(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .span_groups import Plan, Span, Window, chunks, make_padded_plan, make_plan, pads_groups, prefix_and_continuations
 
-Kind = Literal["encoder", "decoder", "cross"]
+AttentionKind = Literal["encoder", "decoder", "cross"]
 """Kind of attention: self-attention of an encoder or of a decoder, or cross-attention of a decoder to an encoder."""
 
 
@@ -91,7 +91,7 @@ class Documents:
         self.offsets = offsets
         self.decoder_offsets = decoder_offsets
         self.continuation_offsets = continuation_offsets
-        self._plans: dict[tuple[Kind, Window | None, torch.device], Plan] = {}
+        self._plans: dict[tuple[AttentionKind, Window | None, torch.device], Plan] = {}
         self._chunks: dict[tuple[int, torch.device], Tensor] = {}
         self._continuations: dict[torch.device, Continuations] = {}
         self._sequences: dict[torch.device, Sequences] = {}
@@ -101,7 +101,7 @@ class Documents:
         """Whether documents have continuations behind a prefix in the same row, as in models with one stack."""
         return self.continuation_offsets is not None and self.decoder_offsets is None
 
-    def sides(self, kind: Kind) -> tuple[Tensor, Tensor]:
+    def sides(self, kind: AttentionKind) -> tuple[Tensor, Tensor]:
         """Return the offsets of the queries and of the keys, of equal lengths.
 
         With shared prefixes these are the offsets of whole documents.
@@ -115,7 +115,7 @@ class Documents:
         offsets = self.decoder_offsets if self.continuation_offsets is None else self.continuation_offsets
         return offsets, offsets
 
-    def plan(self, kind: Kind, query: Tensor, key: Tensor, window: Window | None = None) -> Plan:
+    def plan(self, kind: AttentionKind, query: Tensor, key: Tensor, window: Window | None = None) -> Plan:
         """Return the grouping of documents for queries [B, H, L_query, E] and keys [B, H, L_key, E].
 
         It is computed at the first call and cached.

@@ -32,7 +32,7 @@ from .inner_problem import (
     restored,
     theta_gradient,
 )
-from .parameter_vectors import Vector, is_sharded, norm, relative_difference
+from .parameter_vectors import Vector, is_dtensor, norm, relative_difference
 from .passes import averaged, gradients, scalar, zeros_where_none
 
 TOLERABLE = 0.1
@@ -94,7 +94,7 @@ def exact(problem: InnerProblem, *, radius: float = math.nan) -> Curvature:
             with `finite_difference` once if the model has any.
     """
     for index, parameter in enumerate(problem.theta):
-        if is_sharded(parameter):
+        if is_dtensor(parameter):
             raise ValueError(
                 f"exact second derivatives cannot pass through sharded parameters, and "
                 f"{describe('theta', index, parameter)} is a DTensor: use finite_difference"

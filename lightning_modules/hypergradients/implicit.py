@@ -11,7 +11,7 @@ from torch.nn import Parameter
 from .curvature import CurvatureBackend, calibrate_radius, finite_difference
 from .inner_problem import InnerProblem, Loss
 from .inverse_hessian import LargestCurvature, Method
-from .parameter_vectors import Reduce, Vector, add, is_sharded, norm, unreduced
+from .parameter_vectors import Reduce, Vector, add, is_dtensor, norm, unreduced
 from .passes import averaged, full_precision, resharded, summed_gradients, zeros_where_none
 from .rng import PassState, capture_state, preserve_state, restore_state
 
@@ -163,7 +163,7 @@ def distinct_levels(theta: Sequence[Parameter], phi: Sequence[Parameter]) -> tup
         frozen = [index for index, parameter in enumerate(parameters) if not parameter.requires_grad]
         if frozen:
             raise ValueError(f"{name} at {frozen} does not require a gradient: set requires_grad, or leave it out")
-    sharded = [index for index, parameter in enumerate(phi) if is_sharded(parameter)]
+    sharded = [index for index, parameter in enumerate(phi) if is_dtensor(parameter)]
     if sharded:
         raise ValueError(f"phi at {sharded} is sharded: keep outer parameters outside fully_shard")
     both = set(theta) & set(phi)
@@ -200,7 +200,7 @@ def outer_gradients(
 def _reject_gathered(theta: Sequence[Parameter]) -> None:
     """Reject parameters that are FSDP2's gathered copies: their memory is freed after a pass."""
     for index, parameter in enumerate(theta):
-        if parameter.numel() and not is_sharded(parameter) and not parameter.untyped_storage().size():
+        if parameter.numel() and not is_dtensor(parameter) and not parameter.untyped_storage().size():
             raise ValueError(
                 f"theta[{index}] of shape {tuple(parameter.shape)} is a temporary that FSDP2 gathered for a forward: "
                 "list the parameters once, right after fully_shard, and keep that list (or take an optimizer's)"

@@ -45,7 +45,7 @@ def average_over_replicas(tensors: list[Tensor], *, group: dist.ProcessGroup | N
     return averaged
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_dtensor(tensor: Tensor) -> bool:
     """Return whether the tensor is a DTensor, whose gradient FSDP2 averages itself."""
     return isinstance(tensor, DTensor)
 

@@ -9,7 +9,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn import Parameter
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from .parameter_vectors import Reduce, Vector, is_sharded
+from .parameter_vectors import Reduce, Vector, is_dtensor
 
 
 def gradients(loss: Tensor, parameters: Sequence[Parameter], *, create_graph: bool = False) -> list[Tensor | None]:
@@ -19,7 +19,7 @@ def gradients(loss: Tensor, parameters: Sequence[Parameter], *, create_graph: bo
     """
     if not loss.requires_grad:
         return [None] * len(parameters)
-    if not any(is_sharded(parameter) for parameter in parameters):
+    if not any(is_dtensor(parameter) for parameter in parameters):
         return list(torch.autograd.grad(loss, parameters, create_graph=create_graph, allow_unused=True))
     saved = [parameter.grad for parameter in parameters]
     try:
@@ -37,9 +37,9 @@ def averaged(vector: Vector, reduce: Reduce) -> Vector:
 
     `reduce` averages unsharded tensors; FSDP2 has already averaged the sharded ones.
     """
-    unsharded = [tensor for tensor in vector if not is_sharded(tensor)]
+    unsharded = [tensor for tensor in vector if not is_dtensor(tensor)]
     means = iter(reduce(unsharded) if unsharded else unsharded)
-    return [tensor if is_sharded(tensor) else next(means) for tensor in vector]
+    return [tensor if is_dtensor(tensor) else next(means) for tensor in vector]
 
 
 def zeros_where_none(gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Vector:
@@ -106,7 +106,7 @@ def resharded(theta: Sequence[Parameter]) -> Iterator[None]:
     FSDP2 gathers a module only if it is not gathered yet, and a module stays gathered after a forward whose backward
     does not reach it. Without this, the next pass would silently compute with the values of the previous one.
     """
-    if not any(is_sharded(parameter) for parameter in theta):
+    if not any(is_dtensor(parameter) for parameter in theta):
         yield
         return
     seen: dict[FSDPModule, None] = {}
