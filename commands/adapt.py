@@ -23,7 +23,7 @@ from rich.console import Console
 from ..callbacks.report.adaptation_report import write_adaptation
 from ..callbacks.report.selection_table import by_size, cut_remarks, print_table, untested_remarks
 from ..datamodules.benchmarks import Benchmark
-from ..datamodules.benchmarks.file_tasks import as_benchmark
+from ..datamodules.benchmarks.own_data.file_tasks import as_benchmark
 from ..datamodules.messages import expanded, nearest
 from ..datamodules.packing.replicas import process_of_job
 from ..datamodules.packing.row_settings import require_positive

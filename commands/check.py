@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..datamodules.benchmarks.row_forms import Form
+from ..datamodules.benchmarks.own_data.row_forms import Form
 from ..datamodules.visible_text import visible
 from .shared.function_command import run_function
 from .shared.run_settings import Settings, build_benchmark, run_on_settings
@@ -47,7 +47,7 @@ def check_files(
     Raises:
         SystemExit: With the status 1, if an error would stop a training.
     """
-    from ..datamodules.benchmarks.file_tasks import FileTasks, as_benchmark
+    from ..datamodules.benchmarks.own_data.file_tasks import FileTasks, as_benchmark
 
     if isinstance(data, str) or len(data) != 1:
         raise ValueError(f"check takes one file or folder, got {data}")

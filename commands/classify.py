@@ -25,7 +25,7 @@ from ..callbacks.report.classification_report import (
 )
 from ..datamodules import Suite
 from ..datamodules.benchmarks import Benchmark, Split
-from ..datamodules.benchmarks.file_tasks import as_benchmark
+from ..datamodules.benchmarks.own_data.file_tasks import as_benchmark
 from ..datamodules.messages import MissingFiles, expanded
 from ..datamodules.packing.row_settings import require_positive
 from ..datamodules.rendering.prompts import PromptForm

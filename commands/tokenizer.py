@@ -8,7 +8,7 @@ Example:
 from collections.abc import Iterator, Sequence
 
 from ..datamodules.benchmarks import Benchmark
-from ..datamodules.benchmarks.file_tasks import as_benchmark
+from ..datamodules.benchmarks.own_data.file_tasks import as_benchmark
 from ..datamodules.messages import expanded
 from ..datamodules.whole_files import require_new
 from .shared.function_command import run_function

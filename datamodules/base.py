@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from .benchmarks import Benchmark, Split
 from .benchmarks.bench import Bench
-from .benchmarks.file_tasks import as_benchmark
+from .benchmarks.own_data.file_tasks import as_benchmark
 from .benchmarks.shared_sources import split_names
 from .bilevel.bilevel_stream import BilevelBatch
 from .evaluation.coverage import Coverage

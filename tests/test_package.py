@@ -212,6 +212,15 @@ def test_imports_run_one_way_between_the_folders_of_a_room(room: str) -> None:
                 assert order.index(target[1]) < order.index(place), f"{path} imports {'.'.join(target)}"
 
 
+def test_the_folders_of_benchmarks_are_below_its_readers() -> None:
+    """A folder imports only folders before it in this order, and the interface of readers."""
+    order, here = ("rows", "templates", "own_data", "levels"), ("datamodules", "benchmarks")
+    for place, folder in enumerate(order):
+        for path in ROOT.joinpath(*here, folder).glob("*.py"):
+            inside = {target[2] for target in imports(path) if target[:2] == here and target[2:]}
+            assert inside <= {"benchmark", *order[: place + 1]}, path
+
+
 def test_no_file_name_has_two_meanings() -> None:
     """A name stands in several rooms only where it is the method's own, or where a command calls what it names."""
     methods = {"__init__", "instruction_tuning", "instruction_optimization", "scorer"}

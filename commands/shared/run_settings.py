@@ -72,7 +72,7 @@ def build_benchmark(settings: Settings) -> "Benchmark":
         ValueError: The run names none.
     """
     from ...datamodules.benchmarks import Benchmark
-    from ...datamodules.benchmarks.file_tasks import as_benchmark
+    from ...datamodules.benchmarks.own_data.file_tasks import as_benchmark
 
     benchmark = settings.get("data.init_args.benchmark")
     if benchmark is None:

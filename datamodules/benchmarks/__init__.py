@@ -11,18 +11,18 @@ if TYPE_CHECKING:
     from .bigbench import BigBench
     from .chain_of_thought import ChainOfThought
     from .dialogue import Dialogue
-    from .file_tasks import FileTasks
     from .flan import FLAN, FlanRows
     from .mmlu import MMLU
     from .natural_instructions import NaturalInstructions
     from .opt_evaluation import OptEvaluation
+    from .own_data.file_tasks import FileTasks
     from .p3 import P3
     from .pretraining import PretrainingText
     from .promptsource import PromptSource
     from .raft import RAFT
     from .reasoning import Reasoning
     from .structured_knowledge import StructuredKnowledge
-    from .template_rows import RowSource
+    from .templates.template_rows import RowSource
     from .text_to_text import T5, CrossFit, ExMix
 else:
     __getattr__ = lazy_names(
@@ -38,7 +38,7 @@ else:
             "ExMix": "text_to_text",
             "FLAN": "flan",
             "FlanRows": "flan",
-            "FileTasks": "file_tasks",
+            "FileTasks": "own_data.file_tasks",
             "MMLU": "mmlu",
             "NaturalInstructions": "natural_instructions",
             "OptEvaluation": "opt_evaluation",
@@ -47,7 +47,7 @@ else:
             "PromptSource": "promptsource",
             "RAFT": "raft",
             "Reasoning": "reasoning",
-            "RowSource": "template_rows",
+            "RowSource": "templates.template_rows",
             "Split": "benchmark",
             "StructuredKnowledge": "structured_knowledge",
             "T5": "text_to_text",

@@ -20,8 +20,8 @@ from ..messages import kind
 from ..schema import Demonstration
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
-from .row_files import json_rows
-from .rows import Row, error_prefix
+from .rows.row import Row, error_prefix
+from .rows.row_files import json_rows
 
 TASKS = """
 boolean_expressions causal_judgement date_understanding disambiguation_qa dyck_languages formal_fallacies

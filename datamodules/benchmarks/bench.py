@@ -9,12 +9,12 @@ from ..messages import MissingFiles, expanded, nearest, some
 from ..rendering.text_objectives import TextObjective
 from ..schema import Example, Task
 from . import Benchmark, Split
-from .contamination_decisions import read_decisions
-from .dataset_identities import DatasetIdentities, shipped_identities
-from .file_tasks import as_benchmark
-from .split_rules import leave_one_category_out, read_rules
-from .task_splits import TaskSplit, apply_decisions, split_tasks
-from .taxonomy import Taxonomy, qualified_category
+from .levels.contamination_decisions import read_decisions
+from .levels.dataset_identities import DatasetIdentities, shipped_identities
+from .levels.split_rules import leave_one_category_out, read_rules
+from .levels.task_splits import TaskSplit, apply_decisions, split_tasks
+from .levels.taxonomy import Taxonomy, qualified_category
+from .own_data.file_tasks import as_benchmark
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 

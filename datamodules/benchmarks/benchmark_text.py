@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from ..rendering.text_objectives import TextObjective
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .file_tasks import as_benchmark
+from .own_data.file_tasks import as_benchmark
 from .pretraining import text_task
 
 READER_VERSION = 1

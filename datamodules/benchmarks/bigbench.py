@@ -25,10 +25,10 @@ from ..folder_files import files_below
 from ..messages import existing_folder, expanded, kind, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .row_files import SUFFIXES, read_rows
-from .rows import Row, error_prefix
-from .source_digests import source_digest
-from .unread_files import unread_files, unread_line
+from .rows.row import Row, error_prefix
+from .rows.row_files import SUFFIXES, read_rows
+from .rows.source_digests import source_digest
+from .rows.unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

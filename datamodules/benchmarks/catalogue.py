@@ -17,10 +17,10 @@ from ..folder_files import files_below
 from ..messages import MissingFiles, existing_folder, expanded, kind, nearest, some
 from ..schema import Demonstration, Example, InstructionLevel, MatchRule, Metric, Task
 from .benchmark import Benchmark, Split
-from .row_files import file_rows, read_rows
-from .rows import Row, error_prefix, other_format
-from .source_digests import source_digest
-from .unread_files import unread_files, unread_line
+from .rows.row import Row, error_prefix, other_format
+from .rows.row_files import file_rows, read_rows
+from .rows.source_digests import source_digest
+from .rows.unread_files import unread_files, unread_line
 
 
 @dataclass(frozen=True, slots=True)

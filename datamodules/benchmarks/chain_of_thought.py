@@ -16,10 +16,10 @@ from ..file_digests import file_digest
 from ..messages import existing_folder, expanded, nearest
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
+from .levels.taxonomy import category_of_name
 from .rationales import INSTRUCTION, flan_cot_example, flan_cot_rows
-from .rows import error_prefix
-from .taxonomy import category_of_name
-from .unread_files import unread_files, unread_line
+from .rows.row import error_prefix
+from .rows.unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

@@ -19,8 +19,8 @@ from ..data_files import text_lines
 from ..messages import kind
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Layout, RenderedExample, Renderer, split_files
-from .row_files import file_rows, json_rows, jsonl_rows
-from .rows import Row
+from .rows.row import Row
+from .rows.row_files import file_rows, json_rows, jsonl_rows
 
 NO_TURNS = "no turns"
 """Reason for skipping a dialogue."""

@@ -40,9 +40,9 @@ from .flan_datasets import (
     reads_null,
     separate_rows,
 )
-from .rows import Row, error_prefix
-from .taxonomy import category_of_name
-from .template_rows import RowSource, files_of_rows, template_rows, template_rows_digest
+from .levels.taxonomy import category_of_name
+from .rows.row import Row, error_prefix
+from .templates.template_rows import RowSource, files_of_rows, template_rows, template_rows_digest
 
 READER_VERSION = 2
 """Part of every fingerprint: raise it when the same file is to be read differently."""

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from ..yaml_files import read_yaml
 from .benchmark import Split
-from .column_recipes import MISSING, Recipe, recipe_value, value_at, with_columns
-from .rows import Row, holds_null
+from .rows.column_recipes import MISSING, Recipe, recipe_value, value_at, with_columns
+from .rows.row import Row, holds_null
 
 SHIPPED = Path(__file__).parent / "data" / "flan_datasets.yaml"
 

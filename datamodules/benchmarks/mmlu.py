@@ -18,8 +18,8 @@ from ..messages import kind
 from ..schema import Demonstration
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
-from .row_files import table_rows
-from .rows import Row, error_prefix
+from .rows.row import Row, error_prefix
+from .rows.row_files import table_rows
 
 LETTERS = ("A", "B", "C", "D")
 

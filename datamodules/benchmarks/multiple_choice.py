@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from .catalogue import RenderedExample
-from .rows import Row
+from .rows.row import Row
 
 UNLABELLED = "its label is not published"
 """Reason for skipping a question without a published answer."""

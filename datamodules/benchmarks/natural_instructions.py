@@ -19,7 +19,7 @@ from ..messages import N_NAMED, MissingFiles, existing_folder, expanded, kind, n
 from ..noted_paths import note
 from ..schema import Demonstration, Example, Task
 from .benchmark import Benchmark, Split
-from .unread_files import unread_files, unread_line
+from .rows.unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

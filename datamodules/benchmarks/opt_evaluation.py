@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 from . import opt_evaluation_rows
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Renderer, split_files
-from .row_files import file_rows, table_rows
-from .rows import Row
+from .rows.row import Row
+from .rows.row_files import file_rows, table_rows
 
 
 class OptEvaluation(Catalogue):

@@ -12,8 +12,8 @@ from ..data_files import text_lines
 from ..messages import kind
 from .catalogue import RenderedExample
 from .multiple_choice import ai2_question, ranked_example
-from .row_files import jsonl_rows
-from .rows import Row
+from .rows.row import Row
+from .rows.row_files import jsonl_rows
 
 
 def label_index(row: Row, *names: Any, key: str = "label") -> int | None:

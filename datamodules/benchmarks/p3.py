@@ -24,13 +24,13 @@ from ..messages import expanded, nearest, some
 from ..rendering.prompts import rendering_rng
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .name_patterns import name_matches
-from .row_files import SUFFIXES, read_rows
-from .rows import Row, error_prefix
-from .source_digests import source_digest
-from .taxonomy import category_of_name
-from .template_rows import named_files
-from .unread_files import unread_files, unread_line
+from .levels.name_patterns import name_matches
+from .levels.taxonomy import category_of_name
+from .rows.row import Row, error_prefix
+from .rows.row_files import SUFFIXES, read_rows
+from .rows.source_digests import source_digest
+from .rows.unread_files import unread_files, unread_line
+from .templates.template_rows import named_files
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

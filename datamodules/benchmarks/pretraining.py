@@ -16,10 +16,10 @@ from ..messages import MissingFiles, expanded, nearest
 from ..rendering.text_objectives import TextObjective
 from ..schema import Example, Task
 from .benchmark import Benchmark, Split
-from .row_files import SUFFIXES, file_rows, read_rows
-from .rows import Row, error_prefix
-from .source_digests import source_digest
-from .unread_files import unread_files, unread_line
+from .rows.row import Row, error_prefix
+from .rows.row_files import SUFFIXES, file_rows, read_rows
+from .rows.source_digests import source_digest
+from .rows.unread_files import unread_files, unread_line
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

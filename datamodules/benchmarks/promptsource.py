@@ -29,12 +29,12 @@ from ..rendering.prompts import rendering_rng
 from ..schema import Example, Metric, Task
 from ..yaml_files import UniqueKeys, parse_yaml
 from .benchmark import Benchmark, Split
-from .jinja_templates import DoesNotApply, MissingColumn, PromptTemplate, RenderedPrompt
-from .row_files import SUFFIXES
-from .rows import Row, error_prefix
-from .taxonomy import category_of_name
-from .template_rows import RowSource, files_of_rows, template_rows, template_rows_digest
-from .unread_files import unread_files, unread_line
+from .levels.taxonomy import category_of_name
+from .rows.row import Row, error_prefix
+from .rows.row_files import SUFFIXES
+from .rows.unread_files import unread_files, unread_line
+from .templates.jinja_templates import DoesNotApply, MissingColumn, PromptTemplate, RenderedPrompt
+from .templates.template_rows import RowSource, files_of_rows, template_rows, template_rows_digest
 
 READER_VERSION = 1
 """Part of every fingerprint: raise it when the same file is to be read differently."""

@@ -18,7 +18,7 @@ from ..data_files import read_json
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
 from .multiple_choice import UNLABELLED, answer_index
-from .rows import Row
+from .rows.row import Row
 
 
 class RAFT(Catalogue):

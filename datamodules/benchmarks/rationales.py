@@ -9,8 +9,8 @@ from pathlib import Path
 
 from .catalogue import RenderedExample
 from .multiple_choice import answer_index, lettered_options, listed_options
-from .row_files import table_rows
-from .rows import Row
+from .rows.row import Row
+from .rows.row_files import table_rows
 
 INSTRUCTION = "Answer the following question by reasoning step by step."
 """Instruction of OPT-IML's reasoning tasks."""

@@ -18,8 +18,8 @@ from . import reasoning_rows
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, Renderer, split_files
 from .rationales import FLAN_COT_COLUMNS, INSTRUCTION, flan_cot_example, flan_cot_rows
-from .row_files import file_rows
-from .rows import Row
+from .rows.row import Row
+from .rows.row_files import file_rows
 
 
 class Reasoning(Catalogue):

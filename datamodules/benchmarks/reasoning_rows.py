@@ -14,8 +14,8 @@ from ..messages import kind
 from .catalogue import RenderedExample
 from .multiple_choice import ai2_question
 from .rationales import NO_RATIONALE, lettered_rationale_example, rationale_example, sentences
-from .row_files import json_rows, jsonl_rows, table_rows
-from .rows import Row
+from .rows.row import Row
+from .rows.row_files import json_rows, jsonl_rows, table_rows
 
 NO_ANSWER = "no answer"
 

@@ -7,8 +7,8 @@ from ..messages import some
 from ..schema import Task
 from .bench import Bench
 from .benchmark import Benchmark, Split
-from .dataset_identities import source_key
-from .split_rules import read_rules
+from .levels.dataset_identities import source_key
+from .levels.split_rules import read_rules
 from .suite import Suite
 
 

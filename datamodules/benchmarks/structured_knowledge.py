@@ -16,8 +16,8 @@ from typing import Any
 from ..messages import kind
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample, Renderer
-from .row_files import file_rows
-from .rows import Row
+from .rows.row import Row
+from .rows.row_files import file_rows
 from .structured_rows import (
     EMPTY_STATE,
     acts_text,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..messages import kind, nearest
-from .row_files import json_rows
-from .rows import Row
+from .rows.row import Row
+from .rows.row_files import json_rows
 
 EMPTY_STATE = "none"
 """Target of a dialogue state without a value."""

@@ -18,7 +18,7 @@ from functools import cached_property
 from ..messages import MissingFiles, nearest, some
 from ..schema import Example, Level, Metric, Task
 from .benchmark import Benchmark, Split
-from .file_tasks import as_benchmark
+from .own_data.file_tasks import as_benchmark
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 

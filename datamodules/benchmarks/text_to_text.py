@@ -21,8 +21,8 @@ from ..data_files import read_json, text_lines
 from ..messages import existing_folder, expanded, kind, nearest
 from .benchmark import Split
 from .catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
-from .row_files import file_rows
-from .rows import Row
+from .rows.row import Row
+from .rows.row_files import file_rows
 
 SHIPPED = Path(__file__).parent / "data/text_to_text.json"
 

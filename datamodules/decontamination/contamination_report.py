@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..benchmarks.contamination_decisions import COLUMNS, DECISIONS, decision_rows
-from ..benchmarks.dataset_identities import shipped_identities
+from ..benchmarks.levels.contamination_decisions import COLUMNS, DECISIONS, decision_rows
+from ..benchmarks.levels.dataset_identities import shipped_identities
 from ..visible_text import escape_markdown, markdown_code
 from ..whole_files import whole_file
 from .overlap import EvaluationIndex, TaskOverlap

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from ..benchmarks.row_files import table_rows
-from ..benchmarks.rows import Row
+from ..benchmarks.rows.row import Row
+from ..benchmarks.rows.row_files import table_rows
 from ..data_files import text_lines
 from ..messages import some
 from .row_output import made_columns, write_rows

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..benchmarks.row_files import file_rows
-from ..benchmarks.rows import Row
+from ..benchmarks.rows.row import Row
+from ..benchmarks.rows.row_files import file_rows
 from ..messages import some
 from .row_output import made_columns, write_rows
 from .sources import HubPart

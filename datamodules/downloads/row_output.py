@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.column_recipes import Recipe, with_columns
-from ..benchmarks.rows import Row
+from ..benchmarks.rows.column_recipes import Recipe, with_columns
+from ..benchmarks.rows.row import Row
 from ..whole_files import whole_file
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..benchmarks import Benchmark
-from ..benchmarks.file_tasks import FileTasks
+from ..benchmarks.own_data.file_tasks import FileTasks
 from ..benchmarks.shared_sources import split_names
 from ..messages import counted, some
 from ..rendering.skipped_examples import skip_reason

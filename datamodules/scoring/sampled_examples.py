@@ -8,7 +8,7 @@ from random import Random
 from typing import Literal, NamedTuple, get_args
 
 from ..benchmarks import Benchmark, Split
-from ..benchmarks.file_tasks import as_benchmark
+from ..benchmarks.own_data.file_tasks import as_benchmark
 from ..benchmarks.shared_sources import split_names
 from ..messages import nearest
 from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, with_demonstrations

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
 
-from ...datamodules.benchmarks.row_files import SUFFIXES, file_rows
+from ...datamodules.benchmarks.rows.row_files import SUFFIXES, file_rows
 from ...datamodules.data_files import format_of, parse_json, text_lines
 from ...datamodules.messages import kind, some
 from ...datamodules.schema import Role, Turn

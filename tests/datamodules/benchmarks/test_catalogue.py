@@ -10,8 +10,8 @@ import pytest
 
 from crosstask.datamodules.benchmarks.catalogue import Catalogue, Dataset, Files, Layout, RenderedExample
 from crosstask.datamodules.benchmarks.multiple_choice import answer_index
-from crosstask.datamodules.benchmarks.row_files import json_rows
-from crosstask.datamodules.benchmarks.rows import Row
+from crosstask.datamodules.benchmarks.rows.row import Row
+from crosstask.datamodules.benchmarks.rows.row_files import json_rows
 from crosstask.datamodules.schema import Example, Task
 
 

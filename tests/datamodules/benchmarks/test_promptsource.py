@@ -14,7 +14,7 @@ from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.benchmarks.bench import Bench
 from crosstask.datamodules.benchmarks.benchmark import Benchmark
 from crosstask.datamodules.benchmarks.promptsource import PromptSource
-from crosstask.datamodules.benchmarks.template_rows import RowSource
+from crosstask.datamodules.benchmarks.templates.template_rows import RowSource
 from crosstask.datamodules.benchmarks.text_to_text import T5
 from crosstask.datamodules.schema import Example, Task
 

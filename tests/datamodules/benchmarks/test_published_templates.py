@@ -9,7 +9,7 @@ import pytest
 
 from crosstask.datamodules.benchmarks.bench import Bench
 from crosstask.datamodules.benchmarks.promptsource import PromptSource
-from crosstask.datamodules.benchmarks.template_rows import RowSource, template_rows
+from crosstask.datamodules.benchmarks.templates.template_rows import RowSource, template_rows
 
 pytestmark = [
     pytest.mark.real_data,

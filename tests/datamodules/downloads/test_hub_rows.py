@@ -11,7 +11,7 @@ from small_hub import COMMIT, FRESH, SmallHub, running
 from warm_program import WarmProgram
 
 from crosstask.datamodules.benchmarks import T5, CrossFit
-from crosstask.datamodules.benchmarks.rows import Row
+from crosstask.datamodules.benchmarks.rows.row import Row
 from crosstask.datamodules.downloads.hub_rows import converted
 from crosstask.datamodules.downloads.sources import HubPart, read_sources
 

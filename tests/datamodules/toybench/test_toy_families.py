@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crosstask.datamodules.benchmarks import Benchmark, Split
-from crosstask.datamodules.benchmarks.taxonomy import Taxonomy
+from crosstask.datamodules.benchmarks.levels.taxonomy import Taxonomy
 from crosstask.datamodules.rendering.prompts import OptImlPrompt, rendering_rng
 from crosstask.datamodules.rendering.skipped_examples import skip_reason
 from crosstask.datamodules.toybench.families import toy_benchmarks, write_families

@@ -1,0 +1,63 @@
+"""Reader of the decisions about pairs of tasks that share text, a TSV file that a person edits.
+
+``crosstask decontaminate`` writes the file with every pair undecided; a ``Bench`` drops the tasks that it names.
+"""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+from ...data_files import text_lines
+
+DECISIONS = ("undecided", "keep", "drop_train", "drop_evaluation")
+"""Values of the first column: no decision yet, keep both tasks, do not train one, do not evaluate the other."""
+
+COLUMNS = ("decision", "training task", "evaluation task", "hit", "examples", "share")
+"""Header of the file."""
+
+
+class Decisions(NamedTuple):
+    """Decisions about pairs of tasks that share text.
+
+    Args:
+        drop_train: Names of tasks that must not train.
+        drop_evaluation: Names of tasks that must not be evaluated.
+        undecided: Number of pairs without a decision; both of their tasks are kept.
+    """
+
+    drop_train: frozenset[str]
+    drop_evaluation: frozenset[str]
+    undecided: int
+
+
+def read_decisions(path: Path) -> Decisions:
+    """Read a table of decisions and return the tasks that it drops.
+
+    Raises:
+        ValueError: The header is another, or a line has an unknown decision.
+    """
+    rows = decision_rows(path)
+    return Decisions(
+        frozenset(row[1] for row in rows if row[0] == "drop_train"),
+        frozenset(row[2] for row in rows if row[0] == "drop_evaluation"),
+        sum(row[0] == "undecided" for row in rows),
+    )
+
+
+def decision_rows(path: Path) -> list[list[str]]:
+    """Return the rows of a table of decisions, each with the values of ``COLUMNS``.
+
+    Raises:
+        ValueError: The header is another, or a line has an unknown decision.
+    """
+    lines = (f"{line}\n" for _, line in text_lines(path))
+    header, *rows = list(csv.reader(lines, delimiter="\t")) or [[]]
+    if tuple(header) != COLUMNS:
+        raise ValueError(f"{path} is not a table of decisions: its first line should be {' | '.join(COLUMNS)}")
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(COLUMNS) or row[0] not in DECISIONS:
+            raise ValueError(
+                f"{path}, line {number}: expected one of {', '.join(DECISIONS)} and {len(COLUMNS) - 1} more columns, "
+                f"got {row}"
+            )
+    return rows

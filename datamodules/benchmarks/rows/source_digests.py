@@ -1,0 +1,25 @@
+"""Digests of rows: a task's fingerprint changes with the file, folder or hub dataset that it is read from."""
+
+import hashlib
+
+from ...file_digests import tree_digest
+from ...messages import expanded
+from ...noted_paths import note
+
+
+def source_digest(source: str, *, config: str | None = None, split: str | None = None) -> str:
+    """Return a digest of the rows that ``read_rows`` yields for the same arguments.
+
+    Of a file or folder, the contents are digested; of a hub dataset, its current commit, configuration and split.
+    """
+    path = expanded(source)
+    if path.is_file():
+        return tree_digest(path)
+    if path.is_dir():
+        return hashlib.sha256(f"{split} {tree_digest(path)}".encode()).hexdigest()
+    note(f"hub:{source}")
+    import datasets  # takes seconds to import
+
+    name, _, revision = source.partition("@")
+    builder = datasets.load_dataset_builder(name, config, revision=revision or None)
+    return hashlib.sha256(f"{source} {config} {split} {builder.hash}".encode()).hexdigest()

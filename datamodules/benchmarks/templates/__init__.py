@@ -1,0 +1,1 @@
+"""Rows rendered by PromptSource's Jinja templates, which run in a sandbox."""
