@@ -32,13 +32,13 @@ def download_collections(
         verify: Whether to compare files that were obtained earlier with their recorded digests.
         sources: Table of sources of your own, in the format of the shipped one (datamodules/downloads/sources.py).
     """
-    from ..datamodules.downloads.downloading import chosen, download, listing
+    from ..datamodules.downloads.downloading import chosen_collections, download, part_lines
     from ..datamodules.downloads.sources import read_sources
     from ..datamodules.messages import expanded
 
-    wanted = chosen(collections, read_sources(sources))
+    wanted = chosen_collections(collections, read_sources(sources))
     if dry_run:
-        print("\n".join(listing(wanted)))
+        print("\n".join(part_lines(wanted)))
         return
     outcomes = []
     for outcome in download(wanted, expanded(to), verify=verify):

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
-from ..rendering.prompts import sentence
+from ..rendering.prompts import with_full_stop
 from ..rendering.special_tokens import truncating_tokenizer
 from ..schema import Example
 from ..splits import answered_texts
@@ -158,7 +158,7 @@ def exemplar_texts(example: Example, *, numbered: bool = False) -> tuple[str, st
     (' Positive Example -\\nInput: c a f.\\n', ' Output: f a c.\\n\\n')
     """
     target = next(target for target in example.targets if target.strip())
-    source, output = sentence(f"Input: {example.input.strip()}"), sentence(f" Output: {target.strip()}")
+    source, output = with_full_stop(f"Input: {example.input.strip()}"), with_full_stop(f" Output: {target.strip()}")
     heading = " Positive Example 1 -" if numbered else " Positive Example -"
     return f"{heading}\n{source}\n", f"{output}\n\n"
 

@@ -11,7 +11,7 @@ from functools import partial
 
 from ..evaluation.few_shot import most_fitting, shared_demonstrations
 from ..packing.collate import CausalRows, Seq2SeqRows
-from ..rendering.demonstrations import POOL_SIZE, of_others, solved_text, with_demonstrations
+from ..rendering.demonstrations import POOL_SIZE, solved_text, with_demonstrations, without_example
 from ..rendering.example_cache import ExampleSubset
 from ..rendering.prompts import PromptForm, rendering_rng
 from ..rendering.special_tokens import encode
@@ -152,7 +152,7 @@ class FewShotLevels:
         drawn = shared_demonstrations(
             self.outer_pools[task.name], task.name, example.template, number + 1, seed=self.preparation.seed
         )  # one more: the example may be among them
-        shown = of_others(drawn, example)[:number]
+        shown = without_example(drawn, example)[:number]
         generator = partial(rendering_rng, self.preparation.seed, task.name, example.id, epoch)
 
         def prompt(shots: int) -> Prompt:

@@ -1,1 +1,1 @@
-"""Sources and downloads of the collections: git repositories, hub datasets, files placed by hand."""
+"""Downloads of collections: where their files come from, and how they are obtained and placed."""

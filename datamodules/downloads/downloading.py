@@ -1,4 +1,7 @@
-"""Download collections into a data folder: every part is obtained whole, or reported with the reason why not."""
+"""Download of collections into a data folder: each part is obtained completely, or reported with the reason why not.
+
+A part is a set of files of a collection that are obtained together (``sources.py``).
+"""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +15,11 @@ from .sources import Collection, GitPart, HandPart, HubPart, Part, TemplateRowsP
 from .template_parts import template_parts
 
 Status = Literal["placed", "complete", "kept", "by hand", "left out", "failed"]
-"""Obtained now, obtained earlier, placed by a person, to be placed by a person, gone from its source, or not obtained.
+"""What happened to a part.
 
-Only the rows of templates are left out: some datasets that FLAN and PromptSource name are gone from the hub.
+``placed``: obtained now. ``complete``: obtained earlier. ``kept``: placed by a person. ``by hand``: to be placed by a
+person. ``left out``: a dataset under FLAN's or PromptSource's templates that is gone from the hub. ``failed``: not
+obtained.
 """
 
 
@@ -22,10 +27,10 @@ class Outcome(NamedTuple):
     """Outcome of downloading one part.
 
     Args:
-        collection: Name of its collection.
-        part: Its name.
-        status: See ``Status``.
-        message: Its place, the steps for a person, or the error.
+        collection: Name of the collection.
+        part: Name of the part.
+        status: What happened to the part.
+        message: Where the files are, the steps for a person, or the error.
     """
 
     collection: str
@@ -37,11 +42,11 @@ class Outcome(NamedTuple):
         return f"{self.collection}/{self.part}: {self.status}: {self.message}"
 
 
-def chosen(names: Sequence[str], sources: Mapping[str, Collection]) -> list[Collection]:
-    """The collections of these names; all of OPT-IML Bench for ``opt_iml``.
+def chosen_collections(names: Sequence[str], sources: Mapping[str, Collection]) -> list[Collection]:
+    """Return the collections of these names; ``opt_iml`` stands for all of OPT-IML Bench.
 
     Raises:
-        ValueError: There is no such collection.
+        ValueError: There is no such collection, or no name is given.
     """
     if unknown := [name for name in names if name not in sources and name != OPT_IML]:
         raise ValueError(
@@ -54,16 +59,16 @@ def chosen(names: Sequence[str], sources: Mapping[str, Collection]) -> list[Coll
 
 
 OPT_IML = "opt_iml"
-"""Name of all collections of OPT-IML together."""
+"""Name that stands for all collections of OPT-IML."""
 
 
 def download(collections: Iterable[Collection], folder: Path, *, verify: bool = False) -> Iterator[Outcome]:
-    """Obtain the parts of collections one after the other, and report each.
+    """Download the parts of collections one after the other, and yield the outcome of each.
 
     Args:
         collections: The collections to obtain.
         folder: Data folder.
-        verify: Whether to read the files that were obtained earlier and compare their digests.
+        verify: Whether to read the files that were obtained earlier and compare their digests with the record.
     """
     for collection in collections:
         for part in collection.parts:
@@ -118,8 +123,8 @@ def _obtain(part: Part, place: PartFolder, verify: bool) -> tuple[Status, str]:
     raise AssertionError(f"no such kind of part: {part}")
 
 
-def listing(collections: Iterable[Collection]) -> Iterator[str]:
-    """A line for every part: licence, size, source and targets."""
+def part_lines(collections: Iterable[Collection]) -> Iterator[str]:
+    """Yield a line for every collection, and one for each of its parts: source, targets, size and licence."""
     for collection in collections:
         yield f"{collection.name} ({collection.title}), read by {collection.reader}"
         for part in collection.parts:

@@ -1,4 +1,4 @@
-"""Files of a git repository at a pinned commit: only that commit and only the listed paths are transferred.
+"""Download of files from a git repository at a pinned commit; only that commit and the listed paths are transferred.
 
 An interrupted transfer resumes: the repository stays in the staging folder, and objects that arrived are kept. Git
 verifies the files by the commit's hash.
@@ -15,17 +15,18 @@ from ..benchmarks.rows.row import Row
 from ..benchmarks.rows.row_files import table_rows
 from ..data_files import text_lines
 from ..messages import some
-from .row_output import made_columns, write_rows
+from .row_output import recipe_columns, write_rows
 from .sources import GitPart, Table
 
+# Texts of git's errors without a connection.
 NO_NETWORK = ("Could not resolve host", "unable to access", "Connection timed out", "Network is unreachable")
 
 
 def fetch_git(part: GitPart, staging: Path) -> dict[str, Path]:
-    """The part's files by target, in a checkout in `staging`.
+    """Fetch a part's files into a checkout in `staging`, and return their paths by target.
 
     Raises:
-        ValueError: git is missing or fails; the commit or a file is not in the repository.
+        ValueError: git is missing or fails, or the commit or a file is not in the repository.
     """
     repository = staging / "repository"
     repository.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ def _converted(table: Table, repository: Path, target: str) -> Path:
     rows = table_rows(paths[0], table.names or None) if len(paths) == 1 else _parallel_rows(paths, table.names)
     path = repository.parent / "converted" / target
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_rows(path, (made_columns(row, table.columns) for row in rows))
+    write_rows(path, (recipe_columns(row, table.columns) for row in rows))
     return path
 
 
@@ -67,7 +68,7 @@ def _parallel_rows(paths: Sequence[Path], names: Sequence[str]) -> Iterator[Row]
 
 
 def _git(part: GitPart, repository: Path, *words: str) -> None:
-    # A question for a password would wait for ever where nobody sees it.
+    # Without this, git asks for a password and waits for ever.
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
     program = shutil.which("git")
     if program is None:

@@ -1,4 +1,4 @@
-"""Rows of a hub dataset as JSONL, from the parquet files that the hub makes of every public dataset.
+"""Download of a hub dataset as JSONL, from the parquet files that the hub makes of every public dataset.
 
 No code of a dataset is run, and ``huggingface_hub`` resumes interrupted files and verifies them. The commit that a
 branch stands for is recorded, so that the same rows are obtained again.
@@ -14,22 +14,22 @@ from typing import Any, NamedTuple
 from ..benchmarks.rows.row import Row
 from ..benchmarks.rows.row_files import file_rows
 from ..messages import some
-from .row_output import made_columns, write_rows
+from .row_output import recipe_columns, write_rows
 from .sources import HubPart
 
 
 class NotOnTheHub(ValueError):
-    """The hub has no such dataset, no rows of it as parquet files, or no such configuration and split."""
+    """The hub has no such dataset, no parquet files of it, or no such configuration and split."""
 
 
 class FetchedRows(NamedTuple):
-    """Rows that were written.
+    """Rows that were written to a JSONL file.
 
     Args:
         path: The JSONL file.
         revision: Commit of the dataset.
-        rows: Rows of the split.
-        kept: Rows written.
+        rows: Number of rows of the split.
+        kept: Number of rows that were written.
     """
 
     path: Path
@@ -39,23 +39,23 @@ class FetchedRows(NamedTuple):
 
 
 def fetch_hub(part: HubPart, staging: Path, revision: str = "") -> FetchedRows:
-    """Write the part's rows into `staging`.
+    """Download a part's rows and write them as a JSONL file in `staging`.
 
     Args:
         part: The part to obtain.
         staging: Folder of unfinished files.
-        revision: Commit of an earlier download, in place of the part's revision.
+        revision: Commit of an earlier download, which is obtained again; empty for the part's revision.
 
     Raises:
         ValueError: The dataset, configuration, split or a column does not exist, access is not granted, there is no
-            connection, or the number of rows is another.
+            connection, or the number of rows differs from the part's.
     """
     snapshot = _snapshot(part, revision or part.revision)
     files = parquet_files(part, snapshot)
     counts = {"rows": 0}
     path = staging / Path(part.to).name
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = write_rows(path, converted(part, _counted(files, counts)))
+    kept = write_rows(path, part_records(part, _counted(files, counts)))
     if part.rows is not None and counts["rows"] != part.rows:
         path.unlink()
         raise ValueError(
@@ -66,7 +66,14 @@ def fetch_hub(part: HubPart, staging: Path, revision: str = "") -> FetchedRows:
 
 
 def parquet_files(part: HubPart, snapshot: Path) -> list[Path]:
-    """The files of the configuration and split; ``partial-`` marks the beginning of a dataset above 5 GB."""
+    """Return the parquet files of the part's configuration and split in a snapshot of the dataset.
+
+    Of a dataset above 5 GB, the hub converts only the beginning, in folders that begin with ``partial-``.
+
+    Raises:
+        NotOnTheHub: There are none.
+        ValueError: The dataset has several configurations, and the part names none.
+    """
     for prefix in ("", "partial-"):
         files = sorted(snapshot.glob(f"{part.config or '*'}/{prefix}{part.split}/{part.parquet}"))
         configs = sorted({file.parent.parent.name for file in files})
@@ -78,15 +85,15 @@ def parquet_files(part: HubPart, snapshot: Path) -> list[Path]:
 
 
 def _splits(part: HubPart, revision: str) -> list[str]:
-    """Configurations and splits that the hub has, e.g. ``aidayago2/train``."""
+    """Return the configurations and splits that the hub has, e.g. ``aidayago2/train``."""
     from huggingface_hub import HfApi
 
     files = HfApi().list_repo_files(part.hub, repo_type="dataset", revision=revision)
     return sorted({str(Path(file).parent) for file in files if file.endswith(".parquet")})
 
 
-def converted(part: HubPart, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
-    """The records to write: columns made, rows skipped, merged and drawn by the settings of the part."""
+def part_records(part: HubPart, rows: Iterable[Row]) -> Iterator[dict[str, Any]]:
+    """Return the records to write: columns made, rows skipped, merged and drawn by the settings of the part."""
     kept = (row for row in rows if not _skipped(part, row))
     records: Iterable[dict[str, Any]] = (_record(part, index, row) for index, row in enumerate(kept))
     if part.merged:
@@ -99,7 +106,7 @@ def _record(part: HubPart, index: int, row: Row) -> dict[str, Any]:
         return dict(row.fields)
     # A string seeds the same numbers in every Python.
     recipes = random.Random(f"{part.to} {index}").choice(part.one_of) if part.one_of else part.columns
-    return made_columns(row, recipes)
+    return recipe_columns(row, recipes)
 
 
 def _skipped(part: HubPart, row: Row) -> bool:
@@ -115,7 +122,7 @@ def _merged(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _drawn(records: Iterable[dict[str, Any]], most: int, seed: str) -> Iterator[dict[str, Any]]:
-    """At most `most` records in their order, drawn at random; the others are not kept in memory."""
+    """Return at most `most` records in their order, drawn at random; the others are not kept in memory."""
     rng = random.Random(seed)
     keyed = ((rng.random(), index, record) for index, record in enumerate(records))
     smallest = heapq.nsmallest(most, keyed, key=lambda item: item[:2])
@@ -130,7 +137,7 @@ def _counted(files: Iterable[Path], counts: dict[str, int]) -> Iterator[Row]:
 
 
 def _snapshot(part: HubPart, revision: str) -> Path:
-    """Folder of the dataset's files in the hub's cache; its name is the commit."""
+    """Return the folder of the dataset's files in the hub's cache; its name is the commit."""
     from huggingface_hub import snapshot_download  # takes a second to import
     from huggingface_hub.errors import (
         GatedRepoError,

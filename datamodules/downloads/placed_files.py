@@ -1,4 +1,4 @@
-"""Files that a download places below the data folder, whole, and the record of these files.
+"""Files that a download has placed in the data folder, and the record of these files.
 
 ::
 
@@ -22,6 +22,7 @@ from ..whole_files import write_whole
 from .sources import Part
 
 RECORDS = ".downloads"
+"""Folder of the records in the data folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,12 @@ class Record:
     """Record of the files that one part has placed.
 
     Args:
-        origin: Its source.
-        licence: Its licence when it was obtained.
+        origin: Source of the part, as text.
+        licence: Licence of the part when it was obtained.
         revision: Commit of the repository or dataset.
         rows: Rows of a dataset; 0 for files.
-        targets: Files and folders that were placed.
-        files: Size in bytes and SHA-256 of every file, by path below the data folder.
+        targets: Files and folders that were placed, relative to the data folder.
+        files: (size in bytes, SHA-256) of every file, by its path in the data folder.
     """
 
     origin: str
@@ -46,7 +47,7 @@ class Record:
 
 
 class PartFolder:
-    """The record and the unfinished files of one part.
+    """The record and the unfinished files of one part of a collection.
 
     Args:
         folder: Data folder.
@@ -60,7 +61,7 @@ class PartFolder:
         self.unfinished = self.path.with_suffix(".unfinished")
 
     def record(self) -> Record | None:
-        """The record of an earlier download; None if there is none."""
+        """Return the record of an earlier download; None if there is none."""
         if not self.path.is_file():
             return None
         content = read_json(self.path)
@@ -68,23 +69,29 @@ class PartFolder:
         return Record(**{**content, "targets": tuple(content["targets"]), "files": files})
 
     def missing(self, record: Record) -> list[str]:
-        """Recorded files that are missing or whose size has changed."""
+        """Return the recorded files that are missing or whose size has changed."""
         paths = {path: self.folder / path for path in record.files}
         sizes = {path: file.stat().st_size if file.is_file() else -1 for path, file in paths.items()}
         return [path for path, (size, _) in record.files.items() if sizes[path] != size]
 
     def changed(self, record: Record) -> list[str]:
-        """Recorded files that are missing or whose content has changed."""
+        """Return the recorded files that are missing or whose content has changed."""
         missing = self.missing(record)
         present = {path: self.folder / path for path in record.files if path not in missing}
         return missing + [path for path, file in present.items() if _sha256(file) != record.files[path][1]]
 
     def free_targets(self, files: Mapping[str, Path]) -> dict[str, Path]:
-        """The files whose target does not exist; existing ones were placed by hand and are kept."""
+        """Return the files whose target does not exist; existing targets were placed by hand and are kept."""
         return {target: file for target, file in files.items() if not (self.folder / target).exists()}
 
     def place(self, files: Mapping[str, Path], revision: str, rows: int = 0) -> Record:
-        """Record finished files and rename each to its target."""
+        """Record finished files, rename each to its target, and return the record.
+
+        Args:
+            files: Finished file or folder by target, relative to the data folder.
+            revision: Commit of the repository or dataset.
+            rows: Rows of a dataset; 0 for files.
+        """
         ready = self.unfinished / "ready"
         shutil.rmtree(ready, ignore_errors=True)
         for target, file in files.items():
@@ -114,7 +121,7 @@ class PartFolder:
         return record
 
     def finish(self, record: Record) -> bool:
-        """Rename recorded files that an interrupted download left; whether all are then in their places."""
+        """Rename recorded files that an interrupted download left; return whether all files are at their targets."""
         for target in record.targets:
             waiting, place = self.unfinished / "ready" / target, self.folder / target
             if waiting.exists() and not place.exists():
@@ -126,10 +133,10 @@ class PartFolder:
         return True
 
     def require_gone(self, record: Record) -> None:
-        """Check that a part whose files are missing can be obtained again without replacing a file.
+        """Check that a part with missing files can be obtained again without replacing a file.
 
         Raises:
-            ValueError: Some of its files are there.
+            ValueError: A target with missing files exists.
         """
         missing = [Path(path) for path in self.missing(record)]
         incomplete = [target for target in record.targets if any(path.is_relative_to(target) for path in missing)]

@@ -1,4 +1,4 @@
-"""Rows as JSONL files, with the columns that recipes make."""
+"""JSONL files of rows, with the columns that recipes make (``benchmarks/column_recipes.py``)."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,8 +10,8 @@ from ..benchmarks.rows.row import Row
 from ..whole_files import whole_file
 
 
-def made_columns(row: Row, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
-    """The columns that recipes make of a row, and no others.
+def recipe_columns(row: Row, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
+    """Return the columns that recipes make from a row, and no others.
 
     Raises:
         ValueError: The row lacks a column that a recipe reads; the error names the nearest ones.
@@ -26,7 +26,7 @@ def made_columns(row: Row, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
 
 
 def write_rows(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
-    """Write a record a line, and return their number; dates are written as text."""
+    """Write one record per line and return the number of records; dates are written as text."""
     number = 0
     with whole_file(path) as output:
         for record in records:

@@ -1,6 +1,7 @@
-"""The table of sources: origin and licence of every collection's files, and their places for its reader.
+"""The table of sources: origin and licence of every collection's files, and where they are placed.
 
-``benchmarks/data/sources.yaml`` is the table; ``docs/data.md`` shows it. A part has one source::
+``benchmarks/data/sources.yaml`` is the table; ``docs/data.md`` prints it. A collection has parts, each with one
+source::
 
     bbh:
       title: BIG-Bench Hard
@@ -26,21 +27,21 @@ from ..yaml_files import read_yaml
 SHIPPED = Path(__file__).parents[1] / "benchmarks" / "data" / "sources.yaml"
 
 Use = Literal["collection", "stream", "evaluation"]
-"""Whether a collection is one of OPT-IML Bench's eight, a stream beside them, or only evaluates."""
+"""One of OPT-IML Bench's eight collections, another source of training text, or a benchmark that only evaluates."""
 
 PARQUET_BRANCH = "refs/convert/parquet"
-"""Branch that the hub makes of every public dataset: ``<config>/<split>/0000.parquet``, also of those with a script."""
+"""Branch of parquet files that the hub makes of every public dataset: ``<config>/<split>/0000.parquet``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part(ABC):
-    """A part of a collection, obtained and placed as a whole.
+    """Base class of the parts of a collection; a part is obtained and placed as a whole.
 
     Args:
-        name: Name within its collection.
+        name: Name, unique within the collection.
         licence: Licence of its files.
-        megabytes: Size of its files, where it was measured.
-        checked: Whether the reader was checked against these very files; else against files of the same format.
+        megabytes: Size of its files; null if it was not measured.
+        checked: Whether the reader was tested on these very files; if false, on files of the same format.
     """
 
     name: str
@@ -51,22 +52,22 @@ class Part(ABC):
     @property
     @abstractmethod
     def origin(self) -> str:
-        """Source of the part, as one text."""
+        """Source of the part, as text for messages and records."""
 
     @property
     @abstractmethod
     def targets(self) -> tuple[str, ...]:
-        """Files and folders below the data folder that the part fills."""
+        """Files and folders that the part fills, relative to the data folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Files of a repository that become the rows of one JSONL file.
+    """Files of a repository that are converted to one JSONL file of rows.
 
     Args:
-        from_files: One table (``.tsv``, ``.csv``), or several files of text whose lines belong together.
-        names: Names of the columns, or of the files; by default the table's first line.
-        columns: How the written columns are made (``column_recipes.py``).
+        from_files: One table (``.tsv``, ``.csv``), or several text files whose lines belong together.
+        names: Names of the columns, or of the text files; empty if the table's first line has them.
+        columns: Recipes of the columns to write (``column_recipes.py``).
     """
 
     from_files: tuple[str, ...]
@@ -76,14 +77,14 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class GitPart(Part):
-    """Files of a git repository at one commit, whose hash git verifies.
+    """Part from a git repository at one commit, whose hash git verifies.
 
     Args:
         git: Address of the repository.
         commit: Hash of the commit, 40 hexadecimal digits.
-        files: Target of each file or folder of the repository.
+        files: Target of each file or folder of the repository, relative to the data folder.
         tables: Tables to convert, by target.
-        licence_file: The repository's licence, which is placed in ``licences/``; empty where it has none.
+        licence_file: File of the repository with its licence, which is copied to ``licences/``; empty if it has none.
     """
 
     git: str
@@ -103,20 +104,20 @@ class GitPart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class HubPart(Part):
-    """A split of a hub dataset, written as JSONL.
+    """Part that is one split of a hub dataset, written as JSONL.
 
     Args:
         hub: Name of the dataset.
-        config: Its configuration; empty for a dataset with one, ``*`` for all.
-        split: Its split.
-        to: Target, a ``.jsonl`` file.
+        config: Configuration; empty for a dataset with only one, ``*`` for all.
+        split: Split.
+        to: Target, a ``.jsonl`` file, relative to the data folder.
         revision: Branch or commit; by default the hub's parquet branch.
         parquet: Pattern of the names of the files to read, e.g. ``0000.parquet`` for the beginning of a large dataset.
-        rows: Number of rows of the split; null where it is not known.
-        most: Most rows to keep, drawn at random.
-        columns: How the columns are made (``column_recipes.py``); by default they are those of the dataset.
-        one_of: Instead of `columns`: alternatives, one of which is drawn for each row.
-        skip: Rows to leave out: the pattern of a text, by column.
+        rows: Number of rows of the split, which is checked; null if it is unknown.
+        most: Most rows to keep, drawn at random; null for all.
+        columns: Recipes of the columns to write (``column_recipes.py``); empty for the dataset's own.
+        one_of: Instead of `columns`: alternative recipes, one of which is drawn for each row.
+        skip: Rows to leave out: regular expression of a text, by column.
         merged: Whether rows with equal inputs become one with all their targets.
     """
 
@@ -145,12 +146,12 @@ class HubPart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class HandPart(Part):
-    """Files that a person places, since their licence asks for a form, a click, or a program of their authors.
+    """Part that a person places, since its licence requires a form, a click, or a program of the authors.
 
     Args:
-        by_hand: Page to get them from.
-        how: The steps for a person there.
-        files: Target of each file.
+        by_hand: Page to get the files from.
+        how: Steps for a person on that page.
+        files: Target of each file, relative to the data folder.
     """
 
     by_hand: str
@@ -168,11 +169,11 @@ class HandPart(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class TemplateRowsPart(Part):
-    """The rows under all templates of a collection, which are as many hub datasets: see ``template_parts.py``.
+    """Part that stands for the hub datasets under all templates of a collection (``template_parts.py``).
 
     Args:
-        rows_of: The collection whose templates name the datasets.
-        to: Folder with a folder for each task.
+        rows_of: Collection whose templates name the datasets: ``flan`` or ``promptsource``.
+        to: Target, a folder with a folder for each split.
         splits: Splits to obtain.
     """
 
@@ -190,7 +191,7 @@ class TemplateRowsPart(Part):
 
 
 PARTS: Mapping[str, type[Part]] = {"git": GitPart, "hub": HubPart, "by_hand": HandPart, "rows_of": TemplateRowsPart}
-"""Kinds of parts by the field that only they have."""
+"""Class of a part by the field that only this class has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,12 +199,13 @@ class Collection:
     """A collection that ``crosstask download`` obtains by its name.
 
     Args:
-        name: Its name.
+        name: Name of the collection.
         title: Its name in papers.
-        use: Whether it is one of OPT-IML Bench's eight, a stream beside them, or only evaluates.
-        reader: Class that reads it.
-        parts: Its parts.
-        note: Caveats for its users.
+        use: ``collection`` for one of OPT-IML Bench's eight, ``stream`` for another source of training text,
+            ``evaluation`` for a benchmark that only evaluates.
+        reader: Class of its benchmark reader.
+        parts: Parts of the collection.
+        note: Caveats for its users; empty for none.
     """
 
     name: str
@@ -216,7 +218,7 @@ class Collection:
 
 @cache
 def read_sources(path: str = "") -> Mapping[str, Collection]:
-    """The collections of a table of sources by name; the shipped table if `path` is empty.
+    """Return the collections of a table of sources by name; an empty path is the installed table.
 
     Raises:
         ValueError: The table has an unknown or missing field, a path outside the data folder, or a target twice.
@@ -281,7 +283,7 @@ def _require_fields(entry: Any, known: set[str], required: set[str], place: str)
 
 
 def _require_apart(parts: Iterable[Part], file: Path) -> None:
-    """Reject a target of two parts: the later one would never be placed."""
+    """Reject a target of two parts, of which the later one would never be placed."""
     owners: dict[str, str] = {}
     for part in parts:
         for target in part.targets:

@@ -1,4 +1,4 @@
-"""The hub datasets under the templates of FLAN and PromptSource, as separate parts: one for each task and split."""
+"""The hub datasets of FLAN's and PromptSource's templates: one part to download for each task and split."""
 
 from pathlib import Path
 
@@ -12,14 +12,14 @@ FLAN_LARGE = 1_000_000
 
 
 def template_parts(part: TemplateRowsPart, folder: Path) -> list[HubPart]:
-    """The parts of a collection's rows.
+    """Return the parts to download for the rows under a collection's templates.
 
     Args:
-        part: The part that stands for them.
-        folder: Data folder; PromptSource's templates are read there.
+        part: The entry of the table of sources for all of these rows.
+        folder: Data folder, in which PromptSource's templates are.
 
     Raises:
-        ValueError: PromptSource's templates are not there yet.
+        ValueError: PromptSource's templates are not downloaded yet.
     """
     return _flan(part) if part.rows_of == "flan" else _promptsource(part, folder)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..benchmarks import Split
 from ..rendering.chosen_demonstrations import Chosen
-from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, of_others
+from ..rendering.demonstrations import DEMONSTRATION_STREAM, choose_demonstrations, without_example
 from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import rendering_rng
 from ..rendering.skipped_examples import skip_reason
@@ -88,7 +88,7 @@ class FewShotPreparation(Preparation):
         first, pool = self._pools[task.name]
         drawn = shared_demonstrations(pool, task.name, example.template, self.shots, seed=self.seed)
         rest = [one for one in drawn if one not in first]
-        return of_others([*first, *rest], example)[: self.shots]
+        return without_example([*first, *rest], example)[: self.shots]
 
     def _pool(self, task: Task) -> tuple[list[Example], list[Example]]:
         """Demonstrations that come first, and others to draw from."""

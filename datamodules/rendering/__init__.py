@@ -1,1 +1,1 @@
-"""Examples become prompts, and prompts become tokens."""
+"""Rendering: an example becomes a prompt (text), and a prompt becomes a document (token ids)."""

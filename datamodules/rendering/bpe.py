@@ -1,7 +1,7 @@
-"""A byte-level BPE tokenizer trained on a benchmark's text, for models with random initial weights.
+"""Training of a byte-level BPE tokenizer on a benchmark's text, for models with random initial weights.
 
-A pretrained model has a tokenizer, on the hub or in its folder. A model trained from scratch needs its own; one
-that is trained on the training tasks spends no vocabulary on text that does not occur in them.
+A pretrained model has a tokenizer, on the hub or in its folder. A model trained from scratch needs its own; one that is
+trained on the training tasks spends no vocabulary on text that does not occur in them.
 """
 
 from collections.abc import Iterable
@@ -12,14 +12,18 @@ from transformers import PreTrainedTokenizerFast
 
 
 def write_bpe(texts: Iterable[str], folder: Path, *, vocabulary: int, longest: int, sentinels: int = 0) -> None:
-    """Train a tokenizer and save it for ``AutoTokenizer.from_pretrained``: bytes, ``<pad>``, ``</s>`` and merges.
+    """Train a tokenizer of bytes, ``<pad>``, ``</s>`` and merges; save it for ``AutoTokenizer.from_pretrained``.
 
     Args:
-        texts: Text to learn merges from.
+        texts: Texts to learn merges from.
         folder: Folder for tokenizer.json and its configuration.
-        vocabulary: Most entries; at least 258, and the sentinels.
+        vocabulary: Most entries of the vocabulary; at least 258 more than `sentinels`.
         longest: The tokenizer's ``model_max_length``, in tokens.
-        sentinels: Sentinel tokens of span corruption, ``<extra_id_0>`` with the highest id, as in T5's vocabulary.
+        sentinels: Number of sentinel tokens for span corruption; ``<extra_id_0>`` has the highest id, as in T5's
+            vocabulary.
+
+    Raises:
+        ValueError: The vocabulary is too small.
     """
     if vocabulary - sentinels < 258:
         raise ValueError(

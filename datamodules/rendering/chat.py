@@ -1,4 +1,4 @@
-"""Conversations in a tokenizer's own chat template: token ids, and the spans of the assistant's answers.
+"""Tokenization of conversations by a tokenizer's own chat template: token ids, and the spans of the answers.
 
 A question and its answer, whose trained part is underlined; the template writes the rest::
 
@@ -6,9 +6,12 @@ A question and its answer, whose trained part is underlined; the template writes
                                                              ------------
 
 An answer begins where the prompt of its turn ends, and includes the special token that ends it. Templates rewrite what
-they are given (they trim texts, drop earlier reasoning, add empty reasoning), so answers are not found by their text.
-In order: the template's own ``{% generation %}`` marks; the text between a user's message and the answer, if it holds a
-special token, which no message can; else the prompts of all turns, if each is a prefix of the conversation.
+they are given (they trim texts, drop earlier reasoning, add empty reasoning), so answers are not searched by their
+text. They are located by the first of these that the template allows:
+
+- the template's own ``{% generation %}`` marks;
+- the text between a user's message and the answer, if it holds a special token, which no message can;
+- the prompts of all turns, if each is a prefix of the conversation.
 """
 
 import re
@@ -29,9 +32,11 @@ from ..schema import Prompt, TokenizedExample, Turn
 from .special_tokens import HIDDEN, MARK, encode, special_tokens, text_tokenizer
 
 SECONDS = 20.0
-"""Longest time of one rendering; templates need a thousandth of it."""
+"""Most seconds of one rendering; templates need a thousandth of it."""
 
 Span = tuple[int, int]
+"""(first character, character after the last) of an answer in a rendered conversation."""
+
 Result = TypeVar("Result")
 
 _QUESTION, _ANSWER = f"{HIDDEN}question;", f"{HIDDEN}answer;"
@@ -39,7 +44,7 @@ _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
-    """The turns in the tokenizer's chat template, up to where the answer begins.
+    """Return the turns in the tokenizer's chat template, up to where the answer begins.
 
     The template's special tokens are marked for ``encode``; a special token's text in a message stays text.
 
@@ -50,7 +55,7 @@ def chat_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> st
 
 
 def chat_end(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token with which the chat template ends an answer; the tokenizer's eos where the template writes none.
+    """Return the id of the token with which the chat template ends an answer; the tokenizer's eos if it writes none.
 
     Raises:
         ValueError: The tokenizer has no chat template.
@@ -60,7 +65,7 @@ def chat_end(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def chat_joint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """White space that the chat template writes between a prompt and its answer, e.g. the space of Llama 2's.
+    """Return the white space that the chat template writes between a prompt and its answer, e.g. Llama 2's space.
 
     Raises:
         ValueError: The tokenizer has no chat template.
@@ -74,7 +79,7 @@ def chat_joint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def chat_parts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Token ids that the template writes before a user's message, between it and the answer, and after the answer.
+    """Return the token ids that the template writes before a user's message, before the answer, and after it.
 
     Raises:
         ValueError: The tokenizer has no chat template, or merges its text with that of messages, e.g. a space.
@@ -96,11 +101,11 @@ def chat_parts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
 
 
 def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[TokenizedExample]:
-    """Documents of conversations: the ids of ``apply_chat_template``, up to the end of the last answer.
+    """Return documents of conversations: the ids of ``apply_chat_template``, up to the end of the last answer.
 
     Args:
         tokenizer: The model's tokenizer.
-        prompts: Prompts with turns; all answers that are trained are targets, or the last one.
+        prompts: Prompts with turns; ``Prompt.all_turns`` decides whether all answers are targets, or the last one.
 
     Raises:
         ValueError: The tokenizer has no chat template, or its answers cannot be located exactly.
@@ -125,7 +130,7 @@ def tokenize_chats(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]
 
 
 def _trained_spans(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, spans: Sequence[Span]) -> list[Span]:
-    """The spans of the answers that are trained."""
+    """Return the spans of the answers that are trained."""
     trained = [turn.trained for turn in prompt.turns if turn.role == "assistant"][prompt.demonstrated :]
     kept = list(spans[prompt.demonstrated :])
     if all(trained):
@@ -139,12 +144,12 @@ def _trained_spans(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, spans: Se
 
 
 def tokenize_chat_sources(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of conversations up to where their last answer begins."""
+    """Return the token ids of conversations up to where their last answer begins."""
     return encode(tokenizer, [chat_prompt(tokenizer, prompt.turns[:-1]) for prompt in prompts])
 
 
 def conversation_spans(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> tuple[str, list[Span]]:
-    """A conversation as marked text, and the characters of its answers.
+    """Return a conversation as text with marked special tokens, and the spans of its answers in this text.
 
     Raises:
         ValueError: The answers cannot be located exactly in the chat template.
@@ -182,7 +187,7 @@ def conversation_spans(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]
 
 
 def _accepted(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[Turn]:
-    """The turns; a system turn is the beginning of the user's where the template has none (Gemma)."""
+    """Return the turns; if the template has no system turn (Gemma), it begins the user's first message."""
     if turns[0].role != "system" or len(turns) < 2 or _has_system(tokenizer, _template(tokenizer)):
         return list(turns)
     system, user, *others = turns
@@ -202,13 +207,13 @@ def _has_system(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
 
 @lru_cache(maxsize=8)
 def _opener(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """The marked text between a user's message and the answer."""
+    """Return the marked text between a user's message and the answer."""
     return _marked(tokenizer, _render(tokenizer, [Turn("user", _QUESTION)], prompt=True)[0].rpartition(_QUESTION)[2])
 
 
 @lru_cache(maxsize=8)
 def _end_text(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
-    """The special token behind an answer; None if the template writes none, or no answers."""
+    """Return the special token behind an answer; None if the template writes none, or no answers."""
     text, _ = _render(tokenizer, [Turn("user", _QUESTION), Turn("assistant", _ANSWER)])
     _, kept, behind = text.rpartition(_ANSWER)
     special = [token for token in special_tokens(tokenizer) if token in behind]
@@ -216,7 +221,7 @@ def _end_text(tokenizer: PreTrainedTokenizerBase, template: str) -> str | None:
 
 
 def _hidden(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[Turn]:
-    """The turns with the texts of special tokens replaced by numbers."""
+    """Return the turns with the texts of special tokens replaced by placeholders."""
     special, pattern = _special(tokenizer)
     return [
         replace(turn, content=pattern.sub(lambda match: f"{HIDDEN}{special.index(match[0])};", turn.content))
@@ -225,7 +230,7 @@ def _hidden(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> list[T
 
 
 def _marked(tokenizer: PreTrainedTokenizerBase, rendered: str) -> str:
-    """A rendered text with marks before the template's special tokens, and the texts that ``_hidden`` replaced."""
+    """Return a rendered text with marks before the template's special tokens, and placeholders resolved."""
     special, pattern = _special(tokenizer)
     marked = pattern.sub(lambda match: MARK + match[0], rendered)
     return re.sub(f"{HIDDEN}(\\d+);", lambda match: special[int(match[1])], marked)
@@ -239,7 +244,7 @@ def _special(tokenizer: PreTrainedTokenizerBase) -> tuple[list[str], re.Pattern[
 def _render(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], *, prompt: bool = False
 ) -> tuple[str, list[Span]]:
-    """The text of ``apply_chat_template``, and the spans that the template marks as generated.
+    """Return the text of ``apply_chat_template``, and the spans that the template marks as generated.
 
     Raises:
         ValueError: There is no template, or it rejects the turns, or takes longer than ``SECONDS``.
@@ -276,7 +281,7 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _within(seconds: float, function: Callable[[], Result]) -> Result:
-    """The result of a function that ends in time; another one is left to run in its thread.
+    """Return the result of a function that ends in time; one that does not keeps running in its thread.
 
     Raises:
         TimeoutError: It does not end in time.

@@ -1,4 +1,4 @@
-"""Demonstrations that a training has chosen: examples by their ids, from the folder of its learned instructions."""
+"""Demonstrations that instruction optimization has chosen for a task: ids of examples in a folder of instructions."""
 
 from collections.abc import Collection, Mapping, Sequence
 
@@ -7,19 +7,22 @@ from ..messages import expanded, some
 from ..schema import Example
 
 FOLDER = "learned_instructions"
-"""Folder in an exported model's."""
+"""Folder of learned instructions in the folder of an exported model."""
 DESCRIPTION = "instructions.json"
-"""File of a folder of learned instructions that describes them."""
+"""File that describes the instructions of such a folder."""
 
 Chosen = Mapping[str, Sequence[str]]
-"""Ids of the examples that are demonstrations, by task, in order."""
+"""Ids of the examples that are demonstrations, by task, in the order of the prompt."""
 
 
 def read_chosen(folder: str | None) -> Chosen:
-    """The demonstrations that the tasks of a training have chosen; none for no folder.
+    """Return the demonstrations that a training has chosen for its tasks; {} if `folder` is None.
+
+    Args:
+        folder: Folder of an exported model, or of its learned instructions.
 
     Raises:
-        ValueError: The folder has no learned instructions, or none that are chosen examples.
+        ValueError: The folder has no learned instructions, or their kind chooses no examples.
     """
     if folder is None:
         return {}
@@ -37,15 +40,15 @@ def read_chosen(folder: str | None) -> Chosen:
 
 
 def chosen_examples(chosen: Chosen, task: str, trained: Collection[Example]) -> list[Example]:
-    """The chosen demonstrations of a task, in order; none for a task that chose none.
+    """Return the chosen demonstrations of a task, in order; [] if none were chosen for it.
 
     Args:
-        chosen: The choices.
+        chosen: Ids of the demonstrations of each task.
         task: Name of the task.
-        trained: Its training examples: one that is evaluated is no demonstration.
+        trained: Training examples of the task. An evaluated example must not be a demonstration.
 
     Raises:
-        ValueError: A chosen example does not train.
+        ValueError: A chosen example is not among the training examples.
     """
     by_id = {example.id: example for example in trained}
     if missing := [number for number in chosen.get(task, ()) if number not in by_id]:

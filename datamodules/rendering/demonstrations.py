@@ -1,6 +1,7 @@
-"""Few-shot prompts: the number, choice and place of demonstrations, and the part of the text that is trained.
+"""Few-shot prompts for training: the number and choice of demonstrations, and the part of the text that is trained.
 
-A prompt with two demonstrations, of a task-level and of an instance-level benchmark (the loss begins at ``|``)::
+A prompt with two demonstrations (the loss begins at ``|``, SEP is a separator). In the first task one instruction
+serves all examples, in the second each example's prompt has its own::
 
     definition SEP input delimiter target SEP input delimiter target SEP input delimiter | target
                SEP                          prompt delimiter target SEP prompt delimiter | target
@@ -9,7 +10,7 @@ In a conversation, demonstrations are earlier turns: a message and its answer ea
 
 With the suffix loss of OPT-IML (arXiv 2212.12017, table 8) the loss begins at the first demonstration's target and
 covers everything after it. The prompt's target is then a longer suffix of the same text, so tokenization, packing and
-batches need no special case.
+batches need no special case. Few-shot evaluation is in ``evaluation/few_shot.py``.
 """
 
 import math
@@ -25,24 +26,25 @@ from .prompts import ChatPrompt, PromptForm, PromptParts
 Item = TypeVar("Item")
 
 DEMONSTRATION_STREAM = 2
-"""Rendering index (``rendering_rng``) of the generator that draws demonstrations; the prompt's own generator has 0."""
+"""Argument `rendering` of ``rendering_rng`` for the generator that draws demonstrations; the prompt's own has 0."""
 
 POOL_SIZE = 1024
-"""Most training examples of a task that serve as demonstrations; they stay in memory while the task is prepared."""
+"""Most training examples of a task that serve as demonstrations; they are in memory while the task is prepared."""
 
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Training with demonstrations (MetaICL, arXiv 2110.15943, in the form of OPT-IML).
+    """Settings of demonstrations in training prompts (MetaICL, arXiv 2110.15943, in the form of OPT-IML).
 
     Args:
-        exponent: Exponent of Zipf's law for the number of demonstrations: with 4, 92.5% of the prompts have none; with
+        exponent: Exponent of Zipf's law for the number of demonstrations. With 4, 92.5% of the prompts have none; with
             2, 67.1%.
         most: Largest number of demonstrations.
         separator: Text between examples.
-        suffix_loss: Whether to train everything after the first demonstration's input, or the last target alone.
-        chosen: Folder of learned instructions (`crosstask export` of a direct_extractor with demonstrations): the
-            examples that a task chose come first; null for random ones.
+        suffix_loss: Whether everything after the first demonstration's input is trained; if false, only the last target
+            is.
+        chosen: Folder of learned instructions with chosen demonstrations (`crosstask export` of a direct_extractor).
+            The examples that were chosen for a task come first. Null draws all at random.
     """
 
     exponent: float = 4.0
@@ -57,7 +59,7 @@ class Demonstrations:
         if not 0 <= self.exponent < math.inf:
             raise ValueError(f"demonstrations.exponent must be finite and at least 0, got {self.exponent}")
 
-    def number(self, rng: random.Random) -> int:
+    def draw_number(self, rng: random.Random) -> int:
         """Draw the number of demonstrations of one prompt."""
         draw, total = rng.random(), 0.0
         for number, share in enumerate(number_shares(self.exponent, self.most)):
@@ -68,10 +70,10 @@ class Demonstrations:
 
 
 def number_shares(exponent: float, most: int) -> list[float]:
-    """Share of prompts with 0, 1 ... `most` demonstrations: Zipf's law, truncated and renormalised.
+    """Return the shares of prompts with 0, 1 ... `most` demonstrations: Zipf's law, truncated and renormalised.
 
-    OPT-IML's footnote sets larger numbers to 5, but the shares that it reports, 92.5% and 67.1%, are those of the
-    truncated law; setting larger numbers to 5 would give 92.4% and 60.8%.
+    A footnote of OPT-IML (arXiv 2212.12017) sets larger numbers to 5, but the shares that the paper reports, 92.5% and
+    67.1%, are those of the truncated law; setting larger numbers to 5 would give 92.4% and 60.8%.
 
     >>> [f"{number_shares(exponent, 5)[0]:.3%}" for exponent in (4, 2)]
     ['92.496%', '67.052%']
@@ -83,9 +85,15 @@ def number_shares(exponent: float, most: int) -> list[float]:
 def choose_demonstrations(
     pool: Sequence[Example], example: Example | None, number: int, rng: random.Random
 ) -> list[Example]:
-    """Draw up to `number` demonstrations of different rows and texts for an example, none with the example's own.
+    """Draw up to `number` demonstrations for an example, which differ from it and from each other in row and text.
 
-    Examples with the template of `example` come first, so that a prompt has one wording from beginning to end.
+    Examples with the template of `example` are drawn first, so that a prompt keeps one wording.
+
+    Args:
+        pool: Examples to draw from.
+        example: The example to solve; None to draw for no particular one.
+        number: Demonstrations to draw; fewer are returned if the pool is too small.
+        rng: Generator of the draws.
     """
     rows, texts = ({example.index}, {*answered_texts(example)}) if example is not None else (set(), set())
     groups = [list(pool)]
@@ -105,8 +113,8 @@ def choose_demonstrations(
     return demonstrations
 
 
-def of_others(demonstrations: Iterable[Example], example: Example) -> list[Example]:
-    """The demonstrations of other rows and texts than the example's."""
+def without_example(demonstrations: Iterable[Example], example: Example) -> list[Example]:
+    """Return the demonstrations that differ from the example in row and text."""
     own = answered_texts(example)
     others = [one for one in demonstrations if one.index != example.index]
     return [one for one in others if own.isdisjoint(answered_texts(one))]
@@ -122,17 +130,18 @@ def with_demonstrations(
     *,
     suffix_loss: bool = False,
 ) -> Prompt:
-    """The prompt of an example after its demonstrations.
+    """Return the prompt of an example after its demonstrations.
 
     Args:
-        form: Renders one example.
+        form: Prompt form of each example.
         task: Task of the example and its demonstrations.
         example: The example to solve.
         demonstrations: Solved examples, in order.
-        generator: Returns a new generator in the state of the example's rendering. Every part is rendered from that
-            state, so field names and delimiter are the same throughout the prompt.
+        generator: Function that returns a new generator in the state of the example's rendering. Every part is rendered
+            from that state, so that field names and delimiter are the same throughout the prompt.
         separator: Text between examples.
-        suffix_loss: Whether the target begins with the first demonstration's target.
+        suffix_loss: Whether the target begins with the first demonstration's target; if false, it is the example's
+            target alone.
     """
     parts = form.parts(task, example, generator())
     if not demonstrations or not parts.query:
@@ -156,10 +165,10 @@ def conversation_with_demonstrations(
     *,
     suffix_loss: bool = False,
 ) -> Prompt:
-    """The conversation of an example after its demonstrations, which are earlier turns of the same conversation.
+    """Return the conversation of an example, with its demonstrations as earlier turns of the same conversation.
 
-    It has one system turn, the example's own. The answers of demonstrations are trained with `suffix_loss` alone. Other
-    arguments as of ``with_demonstrations``.
+    It has one system turn, the example's own. The answers of demonstrations are trained only with `suffix_loss`. The
+    arguments are those of ``with_demonstrations``.
     """
     if not demonstrations:
         return form(task, example, generator())
@@ -178,7 +187,7 @@ def conversation_with_demonstrations(
 
 
 def solved_text(parts: PromptParts) -> str:
-    """A demonstration: the example up to its delimiter, and its target."""
+    """Return the text of a demonstration: the example up to its delimiter, and its target."""
     return f"{parts.query.rstrip(' ')} {parts.target}"
 
 

@@ -1,4 +1,4 @@
-"""A task's examples, readable more than once: kept in memory if they are few, read from the files again otherwise."""
+"""Cache of a task's examples: kept in memory if they are few, and read from the files again otherwise."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from ..schema import Example
 
 @dataclass(frozen=True)
 class ExampleSubset:
-    """The examples of a task at some places; iterable more than once.
+    """The examples of a task at some indices; it can be iterated more than once.
 
     Args:
         examples: All examples of the task.
@@ -25,7 +25,7 @@ class ExampleSubset:
         return (example for place, example in enumerate(self.examples) if place in self.places)
 
     def sample(self, number: int, key: tuple[int, str]) -> list[Example]:
-        """At most `number` of the examples, in order; drawn at random by `key`."""
+        """Return at most `number` of the examples in file order, drawn at random by `key`, (seed, task)."""
         places = sorted(self.places)
         if len(places) > number:
             digest = hashlib.sha256(repr(("pool", *key)).encode()).digest()
@@ -35,10 +35,10 @@ class ExampleSubset:
 
 
 class ExampleCache:
-    """A task's examples, kept after the first complete pass if they fit into the budget.
+    """A task's examples, kept in memory after the first complete pass if they fit into a budget.
 
     Args:
-        read: Reads the examples; must return the same ones in every call.
+        read: Function that reads the examples; it must return the same ones in every call.
         budget: Most characters to keep in memory.
     """
 
@@ -61,5 +61,5 @@ class ExampleCache:
         self._kept = kept
 
     def subset(self, places: Sequence[int]) -> ExampleSubset:
-        """The examples at the given places, in the order of the file."""
+        """Return the examples at these indices, in the order of the file."""
         return ExampleSubset(self, frozenset(places))

@@ -1,7 +1,7 @@
-"""Prompt forms: an example becomes a source, which the model reads, and a target, which it should write.
+"""Prompt forms: each renders an example as a source, which the model reads, and a target, which it should write.
 
 A form is a frozen dataclass that is called with a task, an example and a random generator. It is a pure function of the
-three: with the generator of `rendering_rng`, an example has the same prompt in any order of calls.
+three: with the generator of ``rendering_rng``, an example has the same prompt in any order of calls.
 
 tokenization.py joins source and target, and strips the spaces at the source's end. Here a source ends as its paper
 prints it (Tk-Instruct's ends in a space); a target has no white space at its end.
@@ -31,19 +31,19 @@ OPT_IML_DELIMITERS = (
     "\nanswer:",
     "\noutput:",  # printed as "\output:" in the paper's footnote; its Appendix C shows a newline
 )
+"""Texts between instructions and answer in OPT-IML (arXiv 2212.12017, section 2.4)."""
 
 Choice = TypeVar("Choice")
 
 
 class PromptParts(NamedTuple):
-    """A prompt in parts; demonstrations are inserted between instructions and query.
+    """A prompt in parts; few-shot prompts insert demonstrations between instructions and query.
 
     Args:
-        instructions: Text that a few-shot prompt has once, whatever its number of examples; empty where every example
-            has its own instructions.
+        instructions: Text that a few-shot prompt has only once; empty if every example has its own instructions.
         joint: Text between instructions and query in a prompt without demonstrations.
         query: The example up to where its target begins.
-        target: The text that the model should write.
+        target: Text that the model should write.
     """
 
     instructions: str
@@ -58,27 +58,34 @@ class PromptParts(NamedTuple):
 
 
 class PromptForm(ABC):
-    """Renders examples; subclasses are frozen dataclasses, whose fields are their settings."""
+    """Base class of prompt forms, which render an example as source and target.
+
+    A subclass is a frozen dataclass whose fields are its settings.
+    """
 
     # A base class rather than a protocol: jsonargparse then finds forms by their short names, accepts one as an
     # argument's default, and prints it in --print_config.
 
     @abstractmethod
     def __call__(self, task: Task, example: Example, rng: random.Random) -> Prompt:
-        """Render the example; every random choice is drawn from `rng`."""
+        """Return the prompt of an example; every random choice is drawn from `rng`."""
 
     def parts(self, task: Task, example: Example, rng: random.Random) -> PromptParts:
-        """The same prompt in parts, for few-shot prompts.
+        """Return the same prompt in parts, for few-shot prompts.
 
         Raises:
-            ValueError: The form has no place for demonstrations other than its own.
+            ValueError: The form cannot insert demonstrations of other examples.
         """
         raise ValueError(f"{type(self).__name__} has no place for demonstrations of other examples; use OptImlPrompt")
 
     def fingerprint(self) -> str:
-        """SHA-256 of the form's class, its fields and PROMPT_VERSION.
+        """Return the SHA-256 of the form's class, its fields and PROMPT_VERSION; stored prompts are reused by it.
 
-        A form of your own that is changed to render differently needs a changed field, e.g. ``version: int = 2``.
+        If you change the code of a form of your own so that it renders differently, change a field, e.g. ``version: int
+        = 2``.
+
+        Raises:
+            ValueError: The form is no dataclass, or a field does not print its value.
         """
         settings = repr(self)
         if not is_dataclass(self) or " at 0x" in settings:
@@ -92,19 +99,19 @@ class PromptForm(ABC):
 
 @dataclass(frozen=True)
 class OptImlPrompt(PromptForm):
-    """The form of OPT-IML (arXiv 2212.12017, section 2.4): instructions, delimiter, answer.
+    """OPT-IML's prompt form (arXiv 2212.12017, section 2.4): instructions, delimiter, answer.
 
-    The source of a task-level example is the task's definition, then the input, both with field names that vary. An
-    instance-level example holds its instructions: its input is the whole source. The delimiter is drawn per example,
-    and omitted where the instructions end with a colon. An example without input (dialogue, pre-training text) has an
-    empty source.
+    If one instruction serves the whole task, the source is the task's definition, then the input, both with field names
+    that vary. If each example has its own instructions, its input is the whole source. The delimiter is drawn per
+    example, and omitted if the instructions end with a colon. An example without input (dialogue, pre-training text)
+    has an empty source.
 
     The paper does not state how it drew field names. The default shares are those of the ten prompts of
     Super-NaturalInstructions in its Appendix C: 3 definitions begin with "Instructions:", 1 with "Task:", and 3 inputs
     with "Input:". Definition and input are drawn independently.
 
     Args:
-        delimiters: Texts between instructions and answer, drawn uniformly.
+        delimiters: Texts between instructions and answer, drawn uniformly; ``[""]`` inserts nothing.
         instructions_share: Share of examples whose definition begins with "Instructions: ".
         task_share: Share of examples whose definition begins with "Task: "; the others have no field name.
         input_share: Share of examples whose input begins with "Input: ".
@@ -130,7 +137,11 @@ class OptImlPrompt(PromptForm):
         return Prompt(parts.source, parts.target)
 
     def parts(self, task: Task, example: Example, rng: random.Random) -> PromptParts:
-        """Definition; input and delimiter. A definition that begins an instance-level input is split off from it."""
+        """Return the definition as instructions, and input and delimiter as query.
+
+        If the input has its own instructions and begins with the task's definition, the definition is split off from
+        it.
+        """
         # All four draws are made for every example, so that no draw depends on the result of another.
         definition_name, input_name = self._field_names(rng.random(), rng.random())
         delimiter = _choose(self.delimiters, rng)
@@ -161,20 +172,20 @@ class OptImlPrompt(PromptForm):
 
 @dataclass(frozen=True)
 class TkInstructPrompt(PromptForm):
-    """The form of Tk-Instruct (arXiv 2204.07705): definition, demonstrations, then the input to complete.
+    """Tk-Instruct's prompt form (arXiv 2204.07705): definition, demonstrations, then the input to complete.
 
     A line that does not end in punctuation gets a full stop; the target is unchanged. The definition is
-    ``task.definition``, which is the first one where a task's file lists several. A demonstration that shows
-    the example with its answer is replaced by the task's next one.
+    ``task.definition``, which is the first one if a task's file lists several. A demonstration that would reveal the
+    example's answer is replaced by the task's next one.
 
     Args:
-        positive_examples: Number of positive demonstrations; fewer where the task has fewer.
-        negative_examples: Number of negative demonstrations; fewer where the task has fewer.
+        positive_examples: Number of demonstrations with right answers; fewer if the task has fewer.
+        negative_examples: Number of demonstrations with wrong answers; fewer if the task has fewer.
         explanations: Whether demonstrations include their explanations.
         definition: Whether the prompt begins with the task's definition.
         task_name: Whether the prompt begins with the task's name.
-        demonstrations_first: Whether the demonstrations precede the definition, where a learned exemplar stands in
-            training (instruction optimization).
+        demonstrations_first: Whether the demonstrations precede the definition. In instruction optimization, a learned
+            exemplar has this place in training.
     """
 
     positive_examples: int = 2
@@ -195,17 +206,23 @@ class TkInstructPrompt(PromptForm):
         return self.within(task, example, rng, fits=lambda source: True)
 
     def within(self, task: Task, example: Example, rng: random.Random, *, fits: Callable[[str], bool]) -> Prompt:
-        """The prompt with as many demonstrations as fit; `fits` is called with the whole source.
+        """Return the prompt with as many demonstrations as fit.
 
         As in Tk-Instruct, the first positive demonstration that does not fit ends the positive ones, and likewise the
         negative ones. Definition and input are kept even if they do not fit by themselves.
+
+        Args:
+            task: The task.
+            example: The example to solve.
+            rng: Generator that draws the target among several references.
+            fits: Function that returns whether a whole source fits.
         """
         name = f"{task.name}. " if self.task_name else ""
         definition = ""
         if self.definition and task.definition:
-            definition = sentence(f"Definition: {task.definition.strip()}") + "\n\n"
+            definition = with_full_stop(f"Definition: {task.definition.strip()}") + "\n\n"
         before, after = (name, definition) if self.demonstrations_first else (name + definition, "")
-        query = sentence(f"Input: {example.input.strip()}")
+        query = with_full_stop(f"Input: {example.input.strip()}")
         tail = f"{after}Now complete the following example -\n{query}\nOutput: "
         body = ""
         for kind, demonstrations in (
@@ -223,22 +240,22 @@ class TkInstructPrompt(PromptForm):
         lines = [f"Input: {demonstration.input.strip()}", f" Output: {demonstration.output.strip()}"]
         if self.explanations and demonstration.explanation:
             lines.append(f" Explanation: {demonstration.explanation.strip()}")
-        return "".join(sentence(line) + "\n" for line in lines) + "\n"
+        return "".join(with_full_stop(line) + "\n" for line in lines) + "\n"
 
 
 PLAIN = OptImlPrompt(delimiters=("",), instructions_share=0.0, task_share=0.0, input_share=0.0)
-"""Definition and input, without field names and delimiter."""
+"""Prompt form with definition and input, without field names and delimiter."""
 
 
 @dataclass(frozen=True)
 class ChatPrompt(PromptForm):
-    """Every example as a conversation, which the tokenizer's chat template renders.
+    """Prompt form that makes every example a conversation, which the tokenizer's chat template renders.
 
     An example that is no conversation becomes a user's message and its answer.
 
     Args:
         form: Form of the user's message of an example that is no conversation.
-        loss_on: Whether all of the assistant's turns are trained, or the last one.
+        loss_on: Answers that are trained: ``all_assistant_turns``, or ``last_assistant_turn`` alone.
     """
 
     form: PromptForm = PLAIN
@@ -252,31 +269,37 @@ class ChatPrompt(PromptForm):
         return self._exchange(prompt.source, prompt.target)
 
     def after_others(self, task: Task, example: Example, rng: random.Random) -> Prompt:
-        """The conversation behind others of its task: without instructions, which the first of them has."""
+        """Return the conversation to append to others of its task; the first of them has the instructions."""
         if example.turns:
             return self(task, example, rng)
         parts = self.form.parts(task, example, rng)
         return self._exchange(parts.query or parts.source, parts.target)
 
     def _exchange(self, source: str, target: str) -> Prompt:
-        """One message and its answer."""
+        """Return one message and its answer as a prompt."""
         return Prompt(source, target, (Turn("user", source), Turn("assistant", target)))
 
 
 def rendering_rng(seed: int, task: str, example_id: str, rendering: int = 0) -> random.Random:
-    """The random generator of one rendering of one example: the same in every process.
+    """Return the random generator of one rendering of one example, which is the same in every process.
 
     >>> rendering_rng(0, "task1", "a").random() == rendering_rng(0, "task1", "a").random()
     True
     >>> rendering_rng(0, "task1", "a").random() == rendering_rng(0, "task1", "a", rendering=1).random()
     False
+
+    Args:
+        seed: Seed of the run.
+        task: Name of the task.
+        example_id: Id of the example.
+        rendering: Number that separates generators of one example that must be independent.
     """
     key = json.dumps([seed, task, example_id, rendering]).encode()
     return random.Random(int.from_bytes(hashlib.blake2b(key, digest_size=16).digest()))
 
 
 def _of_others(demonstrations: Sequence[Demonstration], example: Example) -> list[Demonstration]:
-    """The demonstrations with another input than the example, or another output than its references."""
+    """Return the demonstrations with another input than the example, or another output than its references."""
     words, answers = example.input.split(), [target.split() for target in example.targets]
     return [d for d in demonstrations if d.input.split() != words or d.output.split() not in answers]
 
@@ -293,10 +316,10 @@ def _choose(options: Sequence[Choice], rng: random.Random) -> Choice:
     return options[int(rng.random() * len(options))]
 
 
-def sentence(line: str) -> str:
-    """The line (not empty), with a full stop unless it ends in punctuation.
+def with_full_stop(line: str) -> str:
+    """Return the line, with a full stop appended unless it ends in punctuation.
 
-    >>> sentence("Input: a cat"), sentence("Input: a cat?")
+    >>> with_full_stop("Input: a cat"), with_full_stop("Input: a cat?")
     ('Input: a cat.', 'Input: a cat?')
     """
     return line if line[-1] in string.punctuation else line + "."

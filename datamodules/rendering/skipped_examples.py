@@ -1,12 +1,12 @@
-"""Examples that are skipped wherever they would be used; needs no tokenizer."""
+"""Reasons for skipping examples in training and evaluation; imports no tokenizer."""
 
 from ..schema import Example, Task
 
 
 def skip_reason(task: Task, example: Example) -> str | None:
-    """The reason for skipping an example: the reader's, or an empty input or target; None if it is used.
+    """Return the reason for skipping an example: the reader's, "empty input" or "empty target"; None if it is used.
 
-    Dialogue and pre-training text have an empty source, and all of the text is target. Other examples need an input.
+    Dialogue and pre-training text have no input, and all of the text is target. Other examples need an input.
     """
     if example.skipped:
         return example.skipped

@@ -1,4 +1,4 @@
-"""Special tokens: those that a tokenizer adds before a text; no text of the data becomes one.
+"""Special tokens: encoding texts so that no text becomes one, and the tokens that begin a document.
 
 ``split_special_tokens`` of transformers does not suffice. It skips added tokens that are flagged special, but a model's
 vocabulary may spell them (a unigram vocabulary holds "</s>" as a piece, a word-level one as a word), normalization may
@@ -19,17 +19,17 @@ from transformers import PreTrainedTokenizerBase
 from ..data_files import HALF_PAIR
 
 MARK = f"\ufdd0{secrets.token_hex(8)}"
-"""Mark before the text of a chat template's special token. No file can hold it: it is drawn in every process."""
+"""Mark before the text of a chat template's special token. No file can hold it, since every process draws another."""
 
 HIDDEN = f"\ufdd1{secrets.token_hex(8)}:"
-"""Placeholder for the text of a special token in a message while a chat template is rendered."""
+"""Beginning of the placeholder for a special token's text in a message, while a chat template is rendered."""
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts, without special tokens: also where a text spells one.
+    """Return the token ids of each text. A text that spells a special token is encoded as ordinary text.
 
     Raises:
-        ValueError: A text holds half of a surrogate pair (Python makes them of escapes, and of input in no UTF-8).
+        ValueError: A text holds half of a surrogate pair, which Python makes of escapes and of input that is no UTF-8.
     """
     with _surrogates_rejected(texts):
         encodings = text_tokenizer(tokenizer).encode_batch_fast(list(texts), add_special_tokens=False)
@@ -37,7 +37,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
 
 
 def encode_with_ends(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[tuple[list[int], list[int]]]:
-    """The token ids of ``encode``, and for each token the number of characters of its text up to its end."""
+    """Return (token ids, ends) of each text; the end of a token is the number of characters up to its last one."""
     with _surrogates_rejected(texts):
         encodings = text_tokenizer(tokenizer).encode_batch(list(texts), add_special_tokens=False)
     return [(encoding.ids, [end for _, end in encoding.offsets]) for encoding in encodings]
@@ -56,16 +56,16 @@ def _surrogates_rejected(texts: Sequence[str]) -> Iterator[None]:
 
 
 def text_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Tokenizer:
-    """The tokenizer's copy for texts: equal but for the spelling of special tokens, and without truncation.
+    """Return the copy of a tokenizer that encodes texts: special tokens are spelled differently; nothing is truncated.
 
-    It is made on first use, and again where another token has become bos, eos or padding.
+    It is made on first use, and again after another token has become bos, eos or padding.
     """
     return _text_tokenizer(tokenizer, tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
 
 
 @contextmanager
 def truncating_tokenizer(tokenizer: PreTrainedTokenizerBase, longest: int) -> Iterator[Tokenizer]:
-    """The copy for texts, which cuts a text to `longest` tokens, or the longer one of a pair."""
+    """Yield the copy for texts, set to cut a text to `longest` tokens; of a pair, the longer text is cut."""
     backend = text_tokenizer(tokenizer)
     backend.enable_truncation(longest, strategy="longest_first", direction=tokenizer.truncation_side)
     try:
@@ -75,7 +75,7 @@ def truncating_tokenizer(tokenizer: PreTrainedTokenizerBase, longest: int) -> It
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """Texts of the tokens that are flagged special or have a role such as eos."""
+    """Return the texts of tokens that are flagged special or have a role such as eos."""
     flagged = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     return flagged | set(tokenizer.all_special_tokens)
 
@@ -104,18 +104,21 @@ def _text_tokenizer(tokenizer: PreTrainedTokenizerBase, *roles: str | None) -> T
 
 
 def _merged(merge: str | Sequence[str], prefix: str) -> tuple[str, str, str]:
-    """The two parts of a merge of byte-pair encoding, and their merged token."""
+    """Return the two parts of a merge of byte-pair encoding, and their merged token."""
     first, second = merge.split(" ") if isinstance(merge, str) else merge
     return first, second, first + second.removeprefix(prefix)
 
 
 def leading_tokens(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> list[int]:
-    """Ids before the text of a document: the tokenizer's own (None), its bos token (True), or none (False).
+    """Return the token ids before the text of a document.
 
-    A model was pre-trained behind the tokens that its tokenizer adds by itself.
+    Args:
+        tokenizer: The model's tokenizer.
+        bos: None for the tokens that the tokenizer adds by itself, which its model was pre-trained with; True for its
+            bos token; False for none.
 
     Raises:
-        ValueError: bos is true, and the tokenizer has no bos token.
+        ValueError: `bos` is true, and the tokenizer has no bos token.
     """
     if bos and tokenizer.bos_token_id is None:
         raise ValueError(f"bos is true, but the tokenizer {tokenizer.name_or_path!r} has no bos token: leave bos out")
@@ -130,7 +133,7 @@ def leading_tokens(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> list
 
 
 def bos_departure(tokenizer: PreTrainedTokenizerBase, bos: bool | None) -> str | None:
-    """A sentence for the log where `bos` differs from the tokenizer's default; None where it is the same."""
+    """Return a sentence for the log if `bos` differs from the tokenizer's default; None if it does not."""
     added, chosen = leading_tokens(tokenizer, None), leading_tokens(tokenizer, bos)
     if added == chosen:
         return None

@@ -1,4 +1,4 @@
-"""Objectives of pre-training text for encoder-decoder models: a text becomes a source and a target.
+"""Pre-training objectives of encoder-decoder models, which make source and target from plain text.
 
 Span corruption (T5, arXiv 1910.10683, section 3.1.4 and figure 2) replaces spans of the text by sentinel tokens. The
 target is the spans, each behind its sentinel, and the next sentinel at its end::
@@ -30,19 +30,23 @@ OBJECTIVE_VERSION = 1
 """Part of the key of stored documents: raise it when an objective draws differently."""
 
 OBJECTIVE_STREAM = 3
-"""The generator of an objective is apart from those of prompts and demonstrations (``rendering_rng``)."""
+"""Argument `rendering` of ``rendering_rng`` for the generator of an objective, apart from those of prompts."""
 
 TOO_SHORT = "text of a single token"
+"""Reason for skipping a text."""
 
 Ids = NDArray[np.int64]
+"""Token ids of a text, int64 [tokens]."""
 
 
 @dataclass(frozen=True)
 class TextObjective(ABC):
-    """Makes source and target of a piece of text; subclasses are frozen dataclasses, whose fields are their settings.
+    """Base class of objectives, which make source and target of a piece of text.
+
+    A subclass is a frozen dataclass whose fields are its settings.
 
     Args:
-        length: Most tokens of a piece; a longer text becomes several pieces of equal length, up to one token.
+        length: Most tokens of a piece. A longer text is cut into pieces whose lengths differ by at most one token.
     """
 
     length: int = 512
@@ -58,12 +62,18 @@ class TextObjective(ABC):
 
     @abstractmethod
     def split(self, ids: Ids, sentinels: Ids, rng: random.Random) -> tuple[Ids, Ids]:
-        """Source and target of a piece of at least two tokens; every random choice is drawn from `rng`."""
+        """Return (source ids, target ids) of a piece of at least two tokens.
+
+        Args:
+            ids: int64 [tokens], the piece.
+            sentinels: int64 [at least `self.sentinels`], ids of the sentinel tokens.
+            rng: Generator of every random choice.
+        """
 
 
 @dataclass(frozen=True)
 class SpanCorruption(TextObjective):
-    """The model writes the spans that are missing in its source.
+    """Span corruption: the model writes the spans that are missing in its source (T5, arXiv 1910.10683, section 3.1.4).
 
     Lengths and places of the spans are drawn uniformly among all that have the right sums, as in T5's program. That
     program begins a piece with kept tokens and ends it with a corrupted span; here both ends may be either, since in a
@@ -71,7 +81,7 @@ class SpanCorruption(TextObjective):
 
     Args:
         length: Most tokens of a piece of text; its source and target are shorter.
-        share: Share of corrupted tokens.
+        share: Share of corrupted tokens, between 0 and 1.
         mean_span: Mean length of a corrupted span, in tokens.
     """
 
@@ -91,12 +101,16 @@ class SpanCorruption(TextObjective):
         return max(span_counts(length, self.share, self.mean_span)[1] for length in (self.length - 1, self.length)) + 1
 
     def split(self, ids: Ids, sentinels: Ids, rng: random.Random) -> tuple[Ids, Ids]:
-        return corrupted(ids, span_mask(len(ids), self.share, self.mean_span, rng), sentinels)
+        return corrupt_spans(ids, span_mask(len(ids), self.share, self.mean_span, rng), sentinels)
 
 
 @dataclass(frozen=True)
 class PrefixLanguageModelling(TextObjective):
-    """The model continues a text, which is cut at a place that is drawn uniformly."""
+    """Prefix language modelling: the model continues a text, which is cut at a uniformly drawn place.
+
+    Args:
+        length: Most tokens of a piece of text, which is divided into source and target.
+    """
 
     def split(self, ids: Ids, sentinels: Ids, rng: random.Random) -> tuple[Ids, Ids]:
         place = 1 + int(rng.random() * (len(ids) - 1))
@@ -104,7 +118,7 @@ class PrefixLanguageModelling(TextObjective):
 
 
 def span_counts(length: int, share: float, mean_span: float) -> tuple[int, int]:
-    """(corrupted tokens, spans) of a piece of `length` tokens; no more spans than kept tokens.
+    """Return (corrupted tokens, spans) of a piece of `length` tokens; there are no more spans than kept tokens.
 
     >>> span_counts(512, 0.15, 3.0), span_counts(2, 0.15, 3.0)
     ((77, 26), (1, 1))
@@ -114,7 +128,7 @@ def span_counts(length: int, share: float, mean_span: float) -> tuple[int, int]:
 
 
 def span_mask(length: int, share: float, mean_span: float, rng: random.Random) -> NDArray[np.bool_]:
-    """bool [length], true where a token is corrupted; at least one token is kept between two spans."""
+    """Return a mask, bool [length], of the corrupted tokens; at least one token is kept between two spans."""
     tokens, spans = span_counts(length, share, mean_span)
     kept = _parts(length - tokens + 2, spans + 1, rng)
     kept[[0, -1]] -= 1  # nothing may be kept before the first and behind the last span
@@ -124,17 +138,23 @@ def span_mask(length: int, share: float, mean_span: float, rng: random.Random) -
 
 
 def _parts(total: int, count: int, rng: random.Random) -> Ids:
-    """`count` positive lengths with the sum `total`, drawn uniformly among all of them."""
+    """Return `count` positive lengths with the sum `total`, drawn uniformly among all of them."""
     order = np.argsort([rng.random() for _ in range(total - 1)])
     return np.diff([0, *np.sort(order[: count - 1] + 1), total])
 
 
-def corrupted(ids: Ids, mask: NDArray[np.bool_], sentinels: Ids) -> tuple[Ids, Ids]:
-    """Source and target of a text whose tokens under the mask are replaced, a sentinel for each span.
+def corrupt_spans(ids: Ids, mask: NDArray[np.bool_], sentinels: Ids) -> tuple[Ids, Ids]:
+    """Return (source, target) of a text in which each run of masked tokens is replaced by a sentinel.
 
-    >>> source, target = corrupted(np.array([5, 6, 7, 8, 9]), np.array([0, 1, 1, 0, 1], bool), np.array([99, 98, 97]))
+    >>> ids, mask = np.array([5, 6, 7, 8, 9]), np.array([0, 1, 1, 0, 1], bool)
+    >>> source, target = corrupt_spans(ids, mask, sentinels=np.array([99, 98, 97]))
     >>> source.tolist(), target.tolist()
     ([5, 99, 8, 98], [99, 6, 7, 98, 9, 97])
+
+    Args:
+        ids: int64 [tokens], the text.
+        mask: bool [tokens], true at tokens to replace.
+        sentinels: int64 [at least runs + 1], ids of the sentinels in order.
     """
     begins = mask & ~np.concatenate([[False], mask[:-1]])
     count = int(begins.sum())
@@ -145,7 +165,7 @@ def corrupted(ids: Ids, mask: NDArray[np.bool_], sentinels: Ids) -> tuple[Ids, I
 
 
 def sentinel_ids(tokenizer: PreTrainedTokenizerBase, count: int) -> Ids:
-    """int64 [count]: ids of ``<extra_id_0>``, ``<extra_id_1>``, ..., which fall in T5's vocabulary.
+    """Return the ids of ``<extra_id_0>``, ``<extra_id_1>``, ..., int64 [count]; they fall in T5's vocabulary.
 
     Raises:
         ValueError: The vocabulary lacks one.
@@ -161,20 +181,24 @@ def sentinel_ids(tokenizer: PreTrainedTokenizerBase, count: int) -> Ids:
 
 
 def piece_count(tokens: int, length: int) -> int:
-    """Pieces of a text; 0 for a text of a single token, which has no source or no target.
+    """Return the number of pieces of a text; 0 for a text of a single token, which has no source or no target.
 
     >>> [piece_count(tokens, 512) for tokens in (1, 2, 512, 513)]
     [0, 1, 1, 2]
+
+    Args:
+        tokens: Tokens of the text.
+        length: Most tokens of a piece.
     """
     return 0 if tokens < 2 else -(-tokens // length)
 
 
 class TextDocuments:
-    """Documents of texts by an objective: source eos | target eos, as those of prompts (``tokenize_pair``).
+    """Maker of documents from texts by an objective: source eos | target eos, as in ``tokenize_pair``.
 
     Args:
-        objective: Makes source and target.
-        tokenizer: Of an encoder-decoder model.
+        objective: Objective that makes source and target.
+        tokenizer: Tokenizer of an encoder-decoder model.
         bos: Whether the bos token begins both sides; None for what the tokenizer adds by itself.
 
     Raises:
@@ -186,8 +210,13 @@ class TextDocuments:
         self._sentinels = sentinel_ids(tokenizer, objective.sentinels)
         self._head, self._end = leading_tokens(tokenizer, bos), [tokenizer.eos_token_id]
 
-    def of(self, ids: Sequence[int], rng: random.Random) -> list[TokenizedExample]:
-        """The documents of a text, one for each piece."""
+    def documents(self, ids: Sequence[int], rng: random.Random) -> list[TokenizedExample]:
+        """Return the documents of a text, one for each piece; [] for a text of a single token.
+
+        Args:
+            ids: Token ids of the text.
+            rng: Generator of the objective's random choices.
+        """
         count = piece_count(len(ids), self.objective.length)
         pieces = np.array_split(np.array(ids, dtype=np.int64), count) if count else []
         return [self._joined(*self.objective.split(piece, self._sentinels, rng)) for piece in pieces]

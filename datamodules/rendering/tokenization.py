@@ -1,9 +1,10 @@
-"""Prompts become documents: tokens of source and target, joined.
+"""Tokenization of prompts: tokens of source and target become a document.
 
 For a decoder-only model, ``source.rstrip(" ") + " " + target`` is tokenized as one text, because a tokenizer may treat
 a word differently at the start of a text. Released OPT-IML data was joined the same way (metaseq,
 ``_tokenize_src_tgt_json``). For an encoder-decoder model, source and target are tokenized apart. In both, the tokens
 before the target are those of the source alone, so that a model is evaluated on the tokens that it was trained behind.
+Conversations in a chat template are tokenized in ``chat.py``.
 """
 
 import hashlib
@@ -20,20 +21,20 @@ from ..schema import Prompt, TokenizedExample
 from .special_tokens import encode, leading_tokens, special_tokens
 
 ENCODING_VERSION = 2
-"""Part of every tokenizer's fingerprint; raise it when the same text gets other ids."""
+"""Part of every tokenizer's fingerprint: raise it when the same text gets other ids."""
 
 
 def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
-    """A fast tokenizer with an end-of-sequence token, from a hub name or a local folder.
+    """Return a fast tokenizer with an end-of-sequence token, from a hub name or a local folder.
 
     A tokenizer without a padding token gets the end-of-sequence token for it, since padding is never a target.
 
     Args:
-        name: Hub name, possibly with @revision, or folder.
-        eos: Whether an eos token is required; a BERT tokenizer has none, and scored pairs need none.
+        name: Hub name, possibly with @revision, or folder of the tokenizer.
+        eos: Whether an eos token is required. Scored pairs need none, and BERT's tokenizer has none.
 
     Raises:
-        ValueError: It cannot be loaded, has no eos token, or cannot tell which characters a token covers.
+        ValueError: The tokenizer cannot be loaded, has no eos token, or has no fast version.
     """
     if not name:
         raise ValueError("no tokenizer is named: set `tokenizer`, or `pretrained`, whose folder may hold one")
@@ -61,7 +62,7 @@ def load_tokenizer(name: str, *, eos: bool = True) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A digest of all that decides the token ids of a text or a conversation."""
+    """Return a digest of all that decides the token ids of a text or a conversation."""
     special = [
         tokenizer.eos_token_id,
         tokenizer.bos_token_id,
@@ -81,18 +82,18 @@ def tokenize_joint(
     joint: str = " ",
     end: int | None = None,
 ) -> list[TokenizedExample]:
-    """Documents of a decoder-only model: leading tokens, source, joint and target, end.
+    """Return the documents of a decoder-only model: leading tokens, source, joint text, target, end token.
 
     The tokens before the target are those of ``tokenize_sources``, which are read at evaluation. The target's tokens
-    are the rest of the text's. Where a tokenizer merges text across the joint, there is no such rest, and the target is
-    tokenized by itself.
+    are the rest of the whole text's. If a tokenizer merges text across the joint, there is no such rest, and the target
+    is tokenized by itself.
 
     Args:
         tokenizer: The model's tokenizer.
         prompts: Sources and targets.
         bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
-        joint: Text between source and target; behind a chat template, the white space that it writes there.
-        end: Token after the target; None for the tokenizer's eos.
+        joint: Text between source and target. With a chat template, the white space that it writes there.
+        end: Id of the token after the target; None for the tokenizer's eos.
 
     Raises:
         ValueError: The tokenizer merges text across the joint, and the target by itself has other text.
@@ -115,14 +116,14 @@ def tokenize_joint(
 
 
 def _stripped(source: str, joint: str) -> str:
-    """A source without the spaces that the joint replaces; a chat template may end in a space."""
+    """Return a source without the spaces that the joint replaces; a chat template may end in a space."""
     return source.rstrip(" ") if joint else source
 
 
 def _target_alone(
     tokenizer: PreTrainedTokenizerBase, before: list[int], whole: list[int], joint: str, target: str
 ) -> list[int]:
-    """A target's tokens by themselves, which continue the source's tokens to the same text as the whole."""
+    """Return a target's tokens by themselves, if they continue the source's tokens to the same text as the whole."""
     text = _visible(tokenizer, whole)
     for ids in encode(tokenizer, [joint + target, target]):
         if _visible(tokenizer, before + ids) == text:
@@ -135,7 +136,7 @@ def _target_alone(
 
 
 def _visible(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
-    """Decoded text without white space: SentencePiece begins a text by itself with a space."""
+    """Return decoded text without white space: SentencePiece begins a text by itself with a space."""
     decoded = str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
     return unicodedata.normalize("NFC", "".join(decoded.split()))
 
@@ -143,9 +144,9 @@ def _visible(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
 def tokenize_pair(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], *, bos: bool | None = None
 ) -> list[TokenizedExample]:
-    """Documents of an encoder-decoder model: source eos | target eos, each side tokenized alone.
+    """Return the documents of an encoder-decoder model: source eos | target eos, each side tokenized alone.
 
-    Both sides begin with the leading tokens: BART's do, T5 has none.
+    Both sides begin with the leading tokens: BART has some, T5 none.
     """
     head, eos = leading_tokens(tokenizer, bos), tokenizer.eos_token_id
     sources = encode(tokenizer, [prompt.source for prompt in prompts])
@@ -166,7 +167,15 @@ def tokenize_sources(
     bos: bool | None = None,
     joint: str = " ",
 ) -> list[list[int]]:
-    """Token ids of the sources: the same ids that precede the target in training."""
+    """Return the token ids of each source: the ids that precede the target in training.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        sources: Texts of the prompts.
+        pair: Whether the model is an encoder-decoder, so that eos ends a source.
+        bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
+        joint: Text between source and target, as in training; empty keeps spaces at the end of a source.
+    """
     head, end = leading_tokens(tokenizer, bos), [tokenizer.eos_token_id] if pair else []
     texts = list(sources) if pair else [_stripped(source, joint) for source in sources]
     return [[*head, *ids, *end] for ids in encode(tokenizer, texts)]

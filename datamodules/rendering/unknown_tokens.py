@@ -1,4 +1,4 @@
-"""Text that a tokenizer loses: unknown tokens and line breaks, counted for sources and targets.
+"""Counts of text that a tokenizer loses, in sources and targets: unknown tokens and line breaks.
 
 T5's vocabulary has no ``{``, ``<`` or line break: a model cannot write a target that holds them, and reads a source
 without them. Byte-level vocabularies lose nothing.
@@ -17,11 +17,11 @@ if TYPE_CHECKING:  # a report needs no transformers
 
 
 class UnknownTokens(NamedTuple):
-    """Unknown tokens of a task; a line break that the tokenizer drops counts as one.
+    """Numbers of unknown tokens in a task; a line break that the tokenizer drops counts as one.
 
     Args:
-        source: In the sources.
-        target: In the targets; of a ranked example, in its options.
+        source: Unknown tokens in the sources.
+        target: Unknown tokens in the targets; for a ranked example, in its options.
         examples: Examples with unknown tokens in their target.
     """
 
@@ -30,7 +30,7 @@ class UnknownTokens(NamedTuple):
     examples: int = 0
 
     def plus(self, source: int, target: int) -> "UnknownTokens":
-        """The counts with one more example."""
+        """Return the numbers with one more example added."""
         return UnknownTokens(self.source + source, self.target + target, self.examples + bool(target))
 
 
@@ -38,11 +38,11 @@ NOTHING_LOST = UnknownTokens()
 
 
 class UnknownCounter:
-    """Counts the parts of a text that a tokenizer loses.
+    """Counter of the text that a tokenizer loses.
 
     Args:
-        tokenizer: Its unknown token does not count if it is also the end, the beginning or padding (GPT-2, OPT): such
-            vocabularies are byte-level.
+        tokenizer: The tokenizer. If its unknown token is also its end, beginning or padding (GPT-2, OPT), the
+            vocabulary is byte-level, and that token is not counted.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -55,7 +55,10 @@ class UnknownCounter:
         """Whether two different texts may become the same tokens."""
 
     def of_document(self, document: TokenizedExample, source: str, target: str) -> tuple[int, int]:
-        """Unknown tokens of a document's source and target; a target that leaves nothing but its end counts as one."""
+        """Return the numbers of unknown tokens in a document's source and target.
+
+        A target of which only the end token is left counts as one unknown token.
+        """
         trained = np.arange(len(document.input_ids)) >= document.n_source
         for begin, end in document.holes:
             trained[begin:end] = False
@@ -70,7 +73,7 @@ class UnknownCounter:
 
 
 def unknown_lines(tasks: Mapping[str, UnknownTokens]) -> list[tuple[str, str]]:
-    """(quantity, value) of the unknown tokens in sources and in targets, with the tasks that have the most.
+    """Return (quantity, value) of unknown tokens in sources and in targets, with the tasks that have the most.
 
     >>> unknown_lines({"code": UnknownTokens(0, 7, 2), "tables": UnknownTokens(5, 1, 1)})
     [('unknown tokens in sources', '5 in 1 tasks: tables 5'),

@@ -20,8 +20,8 @@ from ..rendering.demonstrations import (
     Demonstrations,
     choose_demonstrations,
     conversation_with_demonstrations,
-    of_others,
     with_demonstrations,
+    without_example,
 )
 from ..rendering.example_cache import ExampleCache, ExampleSubset
 from ..rendering.prompts import ChatPrompt, PromptForm, rendering_rng
@@ -266,7 +266,7 @@ class Preparation:
             texts = [example.targets[0] for example in some]
             for example, text, ids in zip(some, texts, encode(self.tokenizer, texts), strict=True):
                 rng = rendering_rng(self.seed, example.task, example.id, OBJECTIVE_STREAM)
-                documents = pieces.of(ids, rng)
+                documents = pieces.documents(ids, rng)
                 if documents:
                     lost = counter.of_document(TokenizedExample(np.array(ids), 0), "", text)
                     yield documents[0]._replace(unknown=lost)
@@ -303,7 +303,7 @@ class Preparation:
 
         def render(example: Example) -> Prompt:
             rng = rendering_rng(self.seed, task.name, example.id, DEMONSTRATION_STREAM)
-            number, chosen = settings.number(rng), of_others(first, example)
+            number, chosen = settings.draw_number(rng), without_example(first, example)
             drawn = choose_demonstrations(rest, example, max(number - len(chosen), 0), rng)
             shown = [*chosen, *drawn][:number]
             return self.render_after(task, example, shown, settings.separator, suffix_loss=settings.suffix_loss)

@@ -1,1 +1,1 @@
-"""The embedded benchmark, and small files of every family, for runs and tests offline."""
+"""The embedded benchmark, and small files in the format of every benchmark reader, for offline runs and tests."""

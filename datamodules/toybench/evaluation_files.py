@@ -1,4 +1,4 @@
-"""Toy files of the evaluation families: BIG-bench, MMLU, BIG-Bench Hard, RAFT, OPT's tasks and the bias datasets."""
+"""Toy files of evaluation benchmarks: BIG-bench, MMLU, BIG-Bench Hard, RAFT, OPT's tasks and the bias datasets."""
 
 from pathlib import Path
 from random import Random

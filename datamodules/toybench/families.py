@@ -1,4 +1,4 @@
-"""Small folders in the file format of every benchmark family, so that all readers run offline.
+"""Small folders in the file format of every benchmark reader, so that all readers run offline.
 
 The content is made of facts about animals, colors, names and numbers; the format is that of the published files, with
 the same names, columns, nesting and errors. ``toy_benchmarks`` reads them all::
@@ -51,22 +51,23 @@ WRITERS: tuple[Callable[[Path, Random, int], None], ...] = (
     own_tasks,
     opt_evaluation,
 )
+"""Writers of (folder, random generator, rows of each file)."""
 
 
 def write_families(folder: Path, *, examples: int = 24, seed: int = 0) -> None:
-    """Write every family below the folder; equal arguments write equal bytes.
+    """Write small files for every benchmark reader into a folder; equal arguments write equal bytes.
 
     Args:
-        folder: Folder of the families; created if it is missing.
-        examples: Rows of each file.
-        seed: Seed of all rows, together with the writers' names.
+        folder: Folder of the files; it is created if it is missing.
+        examples: Number of rows of each file.
+        seed: Seed of all rows.
     """
     for write in WRITERS:
         write(folder, Random(f"{seed} {write.__name__}"), examples)
 
 
 def toy_benchmarks(folder: str | Path) -> list[Benchmark]:
-    """A reader for every family that ``write_families`` wrote, evaluation families last."""
+    """Return a benchmark reader for everything that ``write_families`` wrote, those of evaluation benchmarks last."""
     root = str(folder)
     rows = {"super_glue_rte": RowSource(f"{root}/promptsource/rte.jsonl")}
     flan = {"rte": FlanRows(f"{root}/flan/rte.jsonl", options=["yes", "no"], label="label")}

@@ -1,4 +1,4 @@
-"""Writing the toy families' files: text, JSON, JSONL, TSV and CSV, with their folders."""
+"""Writers of the toy benchmarks' files: text, JSON, JSONL, TSV and CSV; folders are created."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Toy files of the fourteen reasoning datasets, in their original formats, and of FLAN's tables of them."""
+"""Toy files of the fourteen reasoning datasets, in their original formats, and of FLAN's chain-of-thought tables."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ LETTERS = "ABCDE"
 
 
 def write_chains(folder: Path, rng: Random, count: int) -> None:
-    """Write the files of all fourteen below the folder."""
+    """Write the toy files of all fourteen datasets, and FLAN's tables, into a folder."""
     arithmetic(folder, rng, count)
     common_sense(folder, rng, count)
     passages(folder, rng, count)
@@ -21,7 +21,7 @@ def write_chains(folder: Path, rng: Random, count: int) -> None:
 
 
 def arithmetic(folder: Path, rng: Random, count: int) -> None:
-    """GSM8K, AQuA and MATH."""
+    """Write toy files of GSM8K, AQuA and MATH."""
     for split in ("train", "test"):
         write_lines(folder, f"gsm8k/{split}.jsonl", (_sum(fact) for fact in facts(rng, count)))
     for split in ("train", "dev", "test"):
@@ -47,7 +47,7 @@ def _letters(rng: Random, fact: Fact) -> dict[str, Any]:
 
 
 def common_sense(folder: Path, rng: Random, count: int) -> None:
-    """CommonsenseQA's explanations (CoS-E, ECQA), StrategyQA, CREAK, SenseMaking, QASC, WinoWhy."""
+    """Write toy files of CoS-E, ECQA, StrategyQA, CREAK, SenseMaking, QASC and WinoWhy."""
     for split, name in (("train", "train"), ("dev", "dev")):
         questions = [_question(rng, fact, f"{split}{i}") for i, fact in enumerate(facts(rng, count))]
         write_lines(folder, f"cos_e/{name}_rand_split.jsonl", questions)
@@ -98,7 +98,7 @@ def _question(rng: Random, fact: Fact, identifier: str) -> dict[str, Any]:
 
 
 def passages(folder: Path, rng: Random, count: int) -> None:
-    """CoQA and QED."""
+    """Write toy files of CoQA and QED."""
     for split in ("train", "dev"):
         write_json(
             folder, f"coqa/coqa-{split}-v1.0.json", {"version": "1.0", "data": [_story(f) for f in facts(rng, count)]}
@@ -133,7 +133,7 @@ def _explained(fact: Fact) -> dict[str, Any]:
 
 
 def inference(folder: Path, rng: Random, count: int) -> None:
-    """e-SNLI's parallel files, and ProofWriter."""
+    """Write toy files of e-SNLI and ProofWriter."""
     for split in ("dev", "test"):
         drawn = list(facts(rng, count))
         columns = {
@@ -168,7 +168,7 @@ def _theory(fact: Fact) -> dict[str, Any]:
 
 
 def tables(folder: Path, rng: Random, count: int) -> None:
-    """FLAN's tables, which write a line end as a backslash and an n."""
+    """Write toy files of FLAN's tables, in which a line end is a backslash and an n."""
     for name in ("gsm8k", "strategyqa"):
         rows = ((f"{f.sentence} How many?", f.number, f.sentence) for f in facts(rng, count))
         write_tsv(folder, f"flan_cot/{name}_train.tsv", rows)

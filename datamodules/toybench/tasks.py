@@ -1,12 +1,12 @@
-"""The tasks of the embedded benchmark: operations on short lists of animals, colors, names, numbers ...
+"""Tasks of the embedded benchmark: operations on short lists of animals, colors, names, numbers ...
 
-A row of ``OPERATIONS`` is one operation in one phrasing; applied to several kinds of items, it makes one task for each.
-Tasks of a category share words in their definitions, and tasks of different categories share inputs, so that only the
-definition determines the operation::
+A row of ``OPERATIONS`` is one operation with one wording. Applied to several kinds of items, it makes one task for
+each. Tasks of a category share words in their definitions, and tasks of different categories share inputs, so that only
+the definition determines the operation::
 
     Write the letters in reverse order.   list: c a f    ->  f a c       train
     Write the same numbers again.         list: 7 3 12   ->  7 3 12      train
-    Write the numbers in reverse order.   list: 7 3 12   ->  12 3 7      test: operation and kind are known
+    Write the numbers in reverse order.   list: 7 3 12   ->  12 3 7      test: operation and kind of items are known
 
 Lists are short and kinds have few items, so that a model of a million parameters learns the tasks in minutes.
 """
@@ -29,19 +29,19 @@ KIND_OF = {item: kind for kind in ("animal", "color", "food") for item in POOLS[
 SPLITS = ("train", "dev", "test")
 
 Draw = Callable[[Random, str], tuple[str, str]]
-"""Draws one pair (input, output) with items of a kind."""
+"""Function of (random generator, kind of items) that draws one pair (input, output)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A row of the table below.
+    """A row of the table below, which makes a task for each kind of items.
 
     Args:
-        name: Unique; tasks are named ``<name>_<kind>s``.
+        name: Unique name; tasks are named ``<name>_<kind>s``.
         category: Category of its tasks.
-        definition: The instruction; ``{}`` stands for the kind of items.
-        rule: Explanation of the demonstrations.
-        draw: Draws one pair (input, output).
+        definition: Instruction; ``{}`` stands for the kind of items.
+        rule: Explanation in the demonstrations.
+        draw: Function that draws one pair (input, output).
         train: Kinds of items whose tasks are in ``train_tasks.txt``, separated by spaces.
         dev: The same for ``dev_tasks.txt``.
         test: The same for ``test_tasks.txt``.
@@ -59,7 +59,12 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class ToyTask:
-    """One operation on one kind of items."""
+    """A task: one operation on one kind of items.
+
+    Args:
+        operation: The operation.
+        kind: Kind of items, a key of ``POOLS``.
+    """
 
     operation: Operation
     kind: str
@@ -74,7 +79,7 @@ class ToyTask:
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits that list the task."""
+        """Splits that list the task."""
         return tuple(split for split in SPLITS if self.kind in getattr(self.operation, split).split())
 
     def draw(self, rng: Random) -> tuple[str, str]:
@@ -83,12 +88,12 @@ class ToyTask:
 
 
 def others(kind: str) -> list[str]:
-    """Items of the other kinds that may be mixed with this kind."""
+    """Return the items of the other kinds that may be mixed with this kind."""
     return [item for other in ("animal", "color", "food", "name", "number") if other != kind for item in POOLS[other]]
 
 
 def a_list(solve: Callable[[list[str]], list[str]], *, sizes: tuple[int, int] = (2, 4)) -> Draw:
-    """Distinct items of the kind, whose output is a list: ``list: cat owl``."""
+    """Return a ``Draw`` of two to four distinct items, whose output is a list: ``list: cat owl``."""
 
     def draw(rng: Random, kind: str) -> tuple[str, str]:
         items = rng.sample(POOLS[kind], rng.randint(*sizes))
@@ -98,13 +103,18 @@ def a_list(solve: Callable[[list[str]], list[str]], *, sizes: tuple[int, int] = 
 
 
 def a_capital_list(rng: Random, kind: str) -> tuple[str, str]:
-    """A list in capital letters, with the output in small ones: ``list: CAT OWL`` becomes ``cat owl``."""
+    """Draw a list in capital letters with the output in small ones: ``list: CAT OWL`` becomes ``cat owl``."""
     text = " ".join(rng.sample(POOLS[kind], rng.randint(2, 4)))
     return f"list: {text.upper()}", text
 
 
 def a_mixed_list(solve: Callable[[list[bool], list[str]], list[str]], *, counts: tuple[int, int] = (1, 3)) -> Draw:
-    """Four or five items, a uniformly drawn number of them of the kind; ``solve`` gets which, and the items."""
+    """Return a ``Draw`` of four or five items, a uniformly drawn number of which are of the kind.
+
+    Args:
+        solve: Function of (whether each item is of the kind, items) that returns the output.
+        counts: Smallest and largest number of items of the kind.
+    """
 
     def draw(rng: Random, kind: str) -> tuple[str, str]:
         wanted = rng.randint(*counts)
@@ -116,7 +126,7 @@ def a_mixed_list(solve: Callable[[list[bool], list[str]], list[str]], *, counts:
 
 
 def a_lookup(rng: Random, kind: str) -> tuple[str, str]:
-    """A name and a list with an item for each name: ``name: Ben list: Ann red Ben blue`` becomes ``blue``."""
+    """Draw a name and a list with an item for each name: ``name: Ben list: Ann red Ben blue`` becomes ``blue``."""
     size = rng.randint(2, 3)
     pairs = dict(zip(rng.sample(POOLS["name"], size), rng.sample(POOLS[kind], size), strict=True))
     key = rng.choice(list(pairs))
@@ -124,14 +134,14 @@ def a_lookup(rng: Random, kind: str) -> tuple[str, str]:
 
 
 def a_membership(rng: Random, kind: str) -> tuple[str, str]:
-    """An item and a list that may contain it: ``animal: dog list: cat dog fox`` becomes ``yes``."""
+    """Draw an item and a list that may contain it: ``animal: dog list: cat dog fox`` becomes ``yes``."""
     *items, stranger = rng.sample(POOLS[kind], rng.randint(3, 4))
     item, answer = rng.choice([(rng.choice(items), "yes"), (stranger, "no")])
     return f"{kind}: {item} list: {' '.join(items)}", answer
 
 
 def a_choice(rng: Random, kind: str) -> tuple[str, str]:
-    """Three options, one of them of the kind: for colors, ``list: cat or 7 or red`` becomes ``red``."""
+    """Draw three options, one of which is of the kind: for colors, ``list: cat or 7 or red`` becomes ``red``."""
     right = rng.choice(POOLS[kind])
     options = [right, *rng.sample(others(kind), 2)]
     rng.shuffle(options)
@@ -139,7 +149,10 @@ def a_choice(rng: Random, kind: str) -> tuple[str, str]:
 
 
 def a_sentence(template: str) -> Draw:
-    """A sentence with four gaps, filled in order: ``list: Ann red cat Ben`` becomes ``Ann gives a red cat to Ben.``"""
+    """Return a ``Draw`` of a sentence with four gaps, filled in order.
+
+    ``list: Ann red cat Ben`` becomes ``Ann gives a red cat to Ben.``
+    """
 
     def draw(rng: Random, kind: str) -> tuple[str, str]:
         items = [rng.choice(POOLS[gap]) for gap in ("name", "color", kind, "name")]
@@ -149,7 +162,7 @@ def a_sentence(template: str) -> Draw:
 
 
 def a_repetition(rng: Random, kind: str) -> tuple[str, str]:
-    """Three or four items, one of them twice: ``list: cat dog cat`` becomes ``cat``."""
+    """Draw three or four items, one of which occurs twice: ``list: cat dog cat`` becomes ``cat``."""
     items = rng.sample(POOLS[kind], rng.randint(2, 3))
     twice = rng.choice(items)
     items.append(twice)

@@ -1,4 +1,4 @@
-"""Toy files of the training families: structured knowledge, dialogue, text, CrossFit, ExMix, T5, templates, JSON."""
+"""Toy files of training benchmarks: UnifiedSKG, dialogues, text, CrossFit, ExMix, T5, templates, a user's own files."""
 
 from pathlib import Path
 from random import Random

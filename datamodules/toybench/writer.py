@@ -1,4 +1,4 @@
-"""Writes the embedded benchmark: files in the format of Super-NaturalInstructions, small enough to learn in a minute.
+"""Writer of the embedded benchmark: files in the format of Super-NaturalInstructions, learned in a minute.
 
 ::
 
@@ -6,12 +6,12 @@
       tasks/task001_toy_copy_animals.json ...      the real format, read by the real reader
       splits/default/{train,dev,test}_tasks.txt
       tokenizer/                                   byte-level BPE, trained on the train tasks' text
-      families/                                    with ``families``: every other family's format, see families.py
+      families/                                    with ``families``: files for every other reader, see families.py
       manifest.json                                the arguments
 
 The three levels of generalization follow from the split files. A task in ``train_tasks.txt`` and ``test_tasks.txt`` is
-fully supervised: 100 of its instances are for testing, the others for training. A task in ``test_tasks.txt`` alone
-is partially supervised if a training task has its category, and fully held out otherwise.
+fully supervised: 100 of its instances are for testing, the others for training. A task in ``test_tasks.txt`` alone is
+partially supervised if a training task has its category, and fully held out otherwise.
 """
 
 import hashlib
@@ -52,9 +52,13 @@ def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0, f
 
     Args:
         folder: Folder for ``tasks/``, ``splits/`` and ``tokenizer/``.
-        instances: Instances of each training task; 100 are for testing if the task is in the test split.
+        instances: Instances of each training task, more than 100; 100 of them are for testing if the task is in the
+            test split.
         seed: Seed of all instances.
-        families: Whether to also write ``families/``, with a small folder in the format of every other family.
+        families: Whether to also write ``families/``, with small files for every other benchmark reader.
+
+    Raises:
+        ValueError: There are too few instances, or the folder holds something else.
     """
     if instances <= TEST_INSTANCES:
         raise ValueError(f"instances must exceed the {TEST_INSTANCES} that test a task, got {instances}")
@@ -78,7 +82,7 @@ def write_toybench(folder: str | Path, *, instances: int = 500, seed: int = 0, f
 
 
 def _holds(folder: Path, manifest: str) -> bool:
-    """Whether the folder holds the benchmark with this manifest.
+    """Return whether the folder holds the benchmark with this manifest.
 
     Raises:
         ValueError: It holds something else.
@@ -111,7 +115,14 @@ def _write(folder: Path, instances: int, seed: int) -> None:
 
 
 def task_record(task: ToyTask, prefix: str, instances: int, seed: int) -> dict[str, Any]:
-    """The content of a task's JSON file; ``prefix`` begins the instances' ids, as in ``task020-1211fc...``."""
+    """Return the content of a task's JSON file.
+
+    Args:
+        task: The task.
+        prefix: Beginning of the instances' ids, e.g. ``task020`` of ``task020-1211fc...``.
+        instances: Number of instances.
+        seed: Seed of the instances.
+    """
     pairs = _distinct_pairs(task, N_POSITIVE + N_NEGATIVE + instances, seed)
     positive, pairs = pairs[:N_POSITIVE], pairs[N_POSITIVE:]
     negative, pairs = pairs[:N_NEGATIVE], pairs[N_NEGATIVE:]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from crosstask.cli import main
-from crosstask.datamodules.downloads.downloading import Outcome, chosen, download
+from crosstask.datamodules.downloads.downloading import Outcome, chosen_collections, download
 from crosstask.datamodules.downloads.placed_files import PartFolder
 from crosstask.datamodules.downloads.sources import GitPart, read_sources
 
@@ -54,7 +54,7 @@ def table(tmp_path: Path, *parts: dict[str, object]) -> str:
 
 
 def outcomes(tmp_path: Path, *parts: dict[str, object], verify: bool = False) -> list[Outcome]:
-    collections = chosen(["bbh"], read_sources(table(tmp_path, *parts)))
+    collections = chosen_collections(["bbh"], read_sources(table(tmp_path, *parts)))
     return list(download(collections, tmp_path / "data", verify=verify))
 
 

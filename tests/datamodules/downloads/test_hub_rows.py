@@ -12,7 +12,7 @@ from warm_program import WarmProgram
 
 from crosstask.datamodules.benchmarks import T5, CrossFit
 from crosstask.datamodules.benchmarks.rows.row import Row
-from crosstask.datamodules.downloads.hub_rows import converted
+from crosstask.datamodules.downloads.hub_rows import part_records
 from crosstask.datamodules.downloads.sources import HubPart, read_sources
 
 ROWS = [{"input": f"Where is {n}?", "output": [{"answer": f"in {n}"}, {"answer": f"at {n}"}]} for n in range(50)]
@@ -110,7 +110,7 @@ def test_every_shipped_conversion_reads_the_columns_of_its_dataset() -> None:
     rows = upstream_rows()
     made = {}
     for shipped in shipped_conversions():
-        (record,) = converted(shipped, [Row(rows[shipped.hub], shipped.hub)])
+        (record,) = part_records(shipped, [Row(rows[shipped.hub], shipped.hub)])
         made[shipped.name] = record
     assert made["kilt_ay2"] == {"inputs": "Who is [START_ENT] Ada [END_ENT]?", "targets": ["Ada Lovelace"]}
     assert made["ethos-disability"] == {"inputs": "A comment.", "targets": "false"}
@@ -130,7 +130,7 @@ def test_every_shipped_conversion_reads_the_columns_of_its_dataset() -> None:
 def test_both_orders_of_a_pair_are_drawn() -> None:
     (blimp,) = [part for part in shipped_conversions() if part.name == "blimp-ellipsis_n_bar_1"]
     rows = [Row(upstream_rows()["blimp"], "blimp")] * 1000
-    first = sum(record["targets"] == "sentence 1" for record in converted(blimp, rows))
+    first = sum(record["targets"] == "sentence 1" for record in part_records(blimp, rows))
     assert 450 < first < 550
 
 
@@ -138,12 +138,12 @@ def test_torn_lines_are_left_out_and_equal_inputs_merged() -> None:
     (dialogues,) = [part for part in shipped_conversions() if part.name == "empathetic_dialogues"]
     row = upstream_rows()["empathetic_dialogues"]
     rows = [Row({**row, "utterance": text}, "a") for text in ("Yes.", "hit:12 torn", "No.")]
-    assert list(converted(dialogues, rows)) == [{"inputs": "I lost, again. [SEP] sad", "targets": ["Yes.", "No."]}]
+    assert list(part_records(dialogues, rows)) == [{"inputs": "I lost, again. [SEP] sad", "targets": ["Yes.", "No."]}]
 
 
 def test_the_rows_of_a_large_dataset_are_a_random_part_in_their_order() -> None:
     wmt = HubPart(name="a", licence="", hub="wmt14", to="t5/a/train.jsonl", most=20)
-    numbers = [record["number"] for record in converted(wmt, [Row({"number": n}, "a") for n in range(1000)])]
+    numbers = [record["number"] for record in part_records(wmt, [Row({"number": n}, "a") for n in range(1000)])]
     assert len(numbers) == 20
     assert numbers == sorted(numbers)
     assert numbers[0] < 300

@@ -51,7 +51,7 @@ def test_the_shares_of_the_paper_are_those_of_the_truncated_law() -> None:
     assert round(number_shares(2, 5)[0], 3) == 0.671
     assert sum(number_shares(2, 5)) == pytest.approx(1)
     rng, law = random.Random(0), Demonstrations(exponent=2)
-    drawn = Counter(law.number(rng) for _ in range(20_000))
+    drawn = Counter(law.draw_number(rng) for _ in range(20_000))
     assert abs(drawn[0] / 20_000 - 0.6705) < 0.012  # 3.6 standard deviations
     assert max(drawn) == 5
 

@@ -15,7 +15,7 @@ from crosstask.datamodules.rendering.text_objectives import (
     SpanCorruption,
     TextDocuments,
     TextObjective,
-    corrupted,
+    corrupt_spans,
     sentinel_ids,
     span_mask,
 )
@@ -38,7 +38,7 @@ def restored(source: NDArray[np.int64], target: NDArray[np.int64], sentinels: ND
 def test_the_example_of_the_paper_has_its_source_and_target() -> None:
     words = "Thank you for inviting me to your party last week .".split()
     mask = np.array([word in ("for", "inviting", "last") for word in words])
-    source, target = corrupted(np.arange(len(words)), mask, SENTINELS)
+    source, target = corrupt_spans(np.arange(len(words)), mask, SENTINELS)
     marks = {int(number): name for number, name in zip(SENTINELS, "XYZ", strict=False)}
     names = marks | dict(enumerate(words))
     assert " ".join(names[one] for one in source.tolist()) == "Thank you X me to your party Y week ."
@@ -99,7 +99,7 @@ def test_long_texts_become_pieces_with_sentinels_in_falling_ids(tokenizer_folder
     assert sentinels.tolist() == list(range(len(tokenizer) - 1, len(tokenizer) - 21, -1))
     [ids] = encode(tokenizer, ["A text with <extra_id_0> in it, of more than one piece."])
     assert not np.isin(ids, sentinels).any()  # text never becomes a sentinel
-    documents = TextDocuments(SpanCorruption(length=20), tokenizer, None).of(ids, rendering_rng(0, "a", "b"))
+    documents = TextDocuments(SpanCorruption(length=20), tokenizer, None).documents(ids, rendering_rng(0, "a", "b"))
     eos = tokenizer.eos_token_id
     assert len(documents) == -(-len(ids) // 20)
     assert all(one.input_ids[one.n_source - 1] == one.input_ids[-1] == eos for one in documents)
@@ -112,7 +112,7 @@ def test_what_cannot_be_corrupted_is_rejected(tokenizer_folder: Path) -> None:
     tokenizer = load_tokenizer(str(tokenizer_folder))
     with pytest.raises(ValueError, match=r"needs 27 sentinel tokens, .* has no <extra_id_20>: .* --sentinels 27"):
         TextDocuments(SpanCorruption(), tokenizer, None)
-    assert TextDocuments(SpanCorruption(length=20), tokenizer, None).of([5], rendering_rng(0, "a", "b")) == []
+    assert TextDocuments(SpanCorruption(length=20), tokenizer, None).documents([5], rendering_rng(0, "a", "b")) == []
     for wrong in ({"share": 1.0}, {"mean_span": 0.5}, {"length": 3}):
         with pytest.raises(ValueError, match="must"):
             SpanCorruption(**wrong)
