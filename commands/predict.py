@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # torch and transformers, which the help does not need
     from ..lightning_modules.answering.answer_file import AnswerFile
     from ..lightning_modules.answering.answering_model import AnsweringModel
     from ..lightning_modules.answering.prompt_file import Question
-    from ..lightning_modules.evaluation.decoding import Decoding
+    from ..lightning_modules.generation.decoding import Decoding
 
 AT_ONCE = 1024
 """Prompts that are sorted by length and answered together."""
@@ -115,7 +115,7 @@ def answer_missing(
     budget: int,
 ) -> None:
     """Answer the questions that a file lacks, in parts of `AT_ONCE`."""
-    from ..lightning_modules.evaluation.decoding import prompt_seed
+    from ..lightning_modules.generation.decoding import prompt_seed
 
     missing = [question for question in questions if question.line not in file.results]
     for begin in range(0, len(missing), AT_ONCE):

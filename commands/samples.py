@@ -27,7 +27,7 @@ from ..datamodules.scoring.sampled_examples import SampledExamples
 from ..datamodules.scoring.samples import SampleFile, write_generator_info
 from ..datamodules.visible_text import terminal_text
 from ..datamodules.whole_files import write_whole
-from ..lightning_modules.evaluation.decoding import Decoding
+from ..lightning_modules.generation.decoding import Decoding
 from ..lightning_modules.model_digest import model_digest
 from ..lightning_modules.scoring.batch_requests import API_DECODINGS, batch_requests
 from ..lightning_modules.scoring.imported_responses import import_responses

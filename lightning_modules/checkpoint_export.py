@@ -7,7 +7,7 @@ import torch
 
 from ..datamodules.rendering.tokenization import load_tokenizer
 from .adapters import adapted_model, merged_weights, prefixed_model, save_adapters
-from .generation_settings import published_settings
+from .generation.generation_settings import published_settings
 from .instructions.stored_instructions import FOLDER, write_instructions
 from .prefixes import save_prefix
 from .sharding.checkpoint_weights import checkpoint_weights, instruction_values

@@ -31,14 +31,14 @@ from .attention.packable import require_document_attention
 from .chunked_head import ChunkedHead, has_plain_head
 from .evaluation.aggregation import log_selection
 from .evaluation.answers import Answer
-from .evaluation.decoding import Decoding, prompt_seed
-from .evaluation.generation import answer_batch
 from .evaluation.generation_scores import GenerationScores
 from .evaluation.likelihood import score_option_batch
 from .evaluation.metrics import Scores
 from .evaluation.option_scores import Score, score_of
 from .evaluation.weights_digest import weights_digest
-from .generation_settings import end_tokens, set_generation_settings
+from .generation.decoding import Decoding, prompt_seed
+from .generation.generate import answer_batch
+from .generation.generation_settings import end_tokens, set_generation_settings
 from .hyperparameters import as_group
 from .models import Network, build_model, model_config, prepare_network, require_one_start, require_positions
 from .optimization import Optimization

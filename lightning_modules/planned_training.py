@@ -23,7 +23,7 @@ from ..datamodules.packing.replicas import batch_seed, realign_progress, replica
 from ..datamodules.stream_changes import changed_values
 from .callback_checks import keep_callback_settings
 from .finite_steps import FiniteSteps
-from .generation_settings import published_settings, settings_as_fields
+from .generation.generation_settings import published_settings, settings_as_fields
 from .hyperparameters import plain_values
 from .models import Network, untie_different
 from .optimization import Optimization, accept_named_states, matrix_names, scheduler

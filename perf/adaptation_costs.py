@@ -23,8 +23,8 @@ from common import print_result
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from crosstask.datamodules.schema import ScoredBatch
-from crosstask.lightning_modules.evaluation.decoding import Decoding
-from crosstask.lightning_modules.evaluation.generation import generate
+from crosstask.lightning_modules.generation.decoding import Decoding
+from crosstask.lightning_modules.generation.generate import generate
 from crosstask.lightning_modules.scoring.pair_scores import pair_scores
 from crosstask.lightning_modules.scoring.scorer_models import build_scorer
 

@@ -8,10 +8,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.rendering.chat import chat_prompt
 from ...datamodules.rendering.tokenization import tokenize_sources
-from ..evaluation.decoding import Decoding, DrawTokens, before_end, cut_at_stop, texts_of_tokens
-from ..evaluation.generation import generate
-from ..evaluation.prompt_cache import PromptCache
-from ..generation_settings import end_tokens
+from ..generation.decoding import Decoding, DrawTokens, before_end, cut_at_stop, texts_of_tokens
+from ..generation.generate import generate
+from ..generation.generation_settings import end_tokens
+from ..generation.prompt_cache import PromptCache
 from ..prefixes import virtual_tokens
 from .prompt_file import Messages, turns_from
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..evaluation.decoding import Decoding, prompt_seed
+from ..generation.decoding import Decoding, prompt_seed
 from ..scoring.cross_encoder import CrossEncoder
 from .answering_model import AnsweringModel
 from .prompt_file import Messages

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..evaluation.decoding import Decoding
+from ..generation.decoding import Decoding
 from ..scoring.sampling import load_generator
 from .answering_model import AnsweringModel
 

@@ -1,1 +1,1 @@
-"""Evaluation: generate answers or rank options, score them, and average the scores as OPT-IML does."""
+"""Evaluation: rank options, score answers, and average the scores as OPT-IML does."""

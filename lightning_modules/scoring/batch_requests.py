@@ -18,7 +18,7 @@ from typing import Any
 from ...datamodules.data_files import decoded, parse_json
 from ...datamodules.scoring.sampled_examples import SampledPrompt
 from ...datamodules.scoring.samples import Key, Sample, read_samples
-from ..evaluation.decoding import Decoding
+from ..generation.decoding import Decoding
 
 API_DECODINGS: dict[str, Decoding] = {
     "greedy": Decoding(),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ...datamodules.scoring.instruction_cuts import Cut
-from ..evaluation.decoding import Decoding
+from ..generation.decoding import Decoding
 
 CAPPY_DECODINGS: dict[str, Decoding] = {
     "beam": Decoding(beams=4),

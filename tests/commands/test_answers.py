@@ -26,7 +26,7 @@ from crosstask.lightning_modules.answering.conversation import Conversation
 from crosstask.lightning_modules.answering.loading import answering_model, decoding_of
 from crosstask.lightning_modules.answering.model_sources import folder_of_run
 from crosstask.lightning_modules.answering.prompt_file import read_questions_file, turns_from
-from crosstask.lightning_modules.evaluation.decoding import Decoding
+from crosstask.lightning_modules.generation.decoding import Decoding
 
 TEMPLATE = (
     "{% for message in messages %}<s>{{ message['role'] }}: {{ message['content'] }}</s>\n{% endfor %}"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from crosstask.commands.samples import write_samples
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples, SampledPrompt
 from crosstask.datamodules.scoring.samples import Sample, read_samples
-from crosstask.lightning_modules.evaluation.decoding import Decoding
+from crosstask.lightning_modules.generation.decoding import Decoding
 
 CHAT = "{% for m in messages %}{{ bos_token }}{{ m.role }}\n{{ m.content }}\n{% endfor %}assistant\n"
 TURNS = "{% for m in messages %}{{ m.content }}<turn>{% endfor %}{% if add_generation_prompt %}answer: {% endif %}"

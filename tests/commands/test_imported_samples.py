@@ -10,7 +10,7 @@ from sampled_runs import TASK
 from crosstask.commands.samples import write_samples
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import ModelSamples, Sample, read_samples
-from crosstask.lightning_modules.evaluation.decoding import Decoding
+from crosstask.lightning_modules.generation.decoding import Decoding
 
 
 def test_answers_of_another_program_are_checked_and_reused(examples: SampledExamples, tmp_path: Path) -> None:

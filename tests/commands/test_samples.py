@@ -21,8 +21,8 @@ from crosstask.datamodules.scoring.sampled_examples import SampledExamples
 from crosstask.datamodules.scoring.samples import Sample, read_samples
 from crosstask.datamodules.scoring.scorer_settings import Augmentation, PairRows
 from crosstask.datamodules.splits import Instances
-from crosstask.lightning_modules.evaluation.decoding import Decoding
-from crosstask.lightning_modules.evaluation.generation import generate
+from crosstask.lightning_modules.generation.decoding import Decoding
+from crosstask.lightning_modules.generation.generate import generate
 from crosstask.lightning_modules.scoring import sampling
 from crosstask.lightning_modules.scoring.sampling import load_generator, with_likelihoods
 

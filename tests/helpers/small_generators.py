@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
-from crosstask.lightning_modules.evaluation.decoding import Decoding
-from crosstask.lightning_modules.evaluation.generation import generate
+from crosstask.lightning_modules.generation.decoding import Decoding
+from crosstask.lightning_modules.generation.generate import generate
 
 CAUSAL: dict[str, dict[str, Any]] = {
     "llama": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},

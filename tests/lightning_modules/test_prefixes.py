@@ -21,9 +21,9 @@ from crosstask.datamodules.packing.collate import CausalRows, Seq2SeqRows
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.schema import TokenizedExample
 from crosstask.datamodules.scoring.sampled_examples import SampledExamples
-from crosstask.lightning_modules.evaluation.decoding import Decoding
-from crosstask.lightning_modules.evaluation.generation import generate
 from crosstask.lightning_modules.evaluation.likelihood import score_options
+from crosstask.lightning_modules.generation.decoding import Decoding
+from crosstask.lightning_modules.generation.generate import generate
 from crosstask.lightning_modules.prefixes import Prefix, add_prefix, base_of_prefix, save_prefix, virtual_tokens
 from crosstask.lightning_modules.scoring.sampling import load_generator
 from crosstask.lightning_modules.target_loss import target_loss

@@ -21,7 +21,7 @@ from crosstask.datamodules.scoring.scorer_settings import PairRows
 from crosstask.lightning_modules import InstructionTuningModule, ScorerModule
 from crosstask.lightning_modules.adaptation.scorer_training import ScorerTraining
 from crosstask.lightning_modules.adapters import LoRA
-from crosstask.lightning_modules.evaluation.decoding import Decoding
+from crosstask.lightning_modules.generation.decoding import Decoding
 from crosstask.lightning_modules.instructions.instruction_kinds import Representation
 from crosstask.lightning_modules.models import Network
 from crosstask.lightning_modules.optimization import Optimization

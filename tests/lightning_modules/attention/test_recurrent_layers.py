@@ -12,7 +12,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from crosstask.lightning_modules.attention.documents import Documents
 from crosstask.lightning_modules.attention.packable import require_document_attention
-from crosstask.lightning_modules.evaluation.prompt_cache import can_share_cache
+from crosstask.lightning_modules.generation.prompt_cache import can_share_cache
 from crosstask.lightning_modules.models import build_model
 
 LINEAR = {

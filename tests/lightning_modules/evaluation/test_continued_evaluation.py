@@ -20,7 +20,7 @@ from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.evaluation.answers import Answer
-from crosstask.lightning_modules.evaluation.decoding import Decoding
+from crosstask.lightning_modules.generation.decoding import Decoding
 
 
 class Counts(InstructionTuningModule):

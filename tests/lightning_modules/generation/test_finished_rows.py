@@ -8,8 +8,8 @@ from host_waits import HostWaits
 from small_generators import alone, answers, build, ending
 from torch import Tensor
 
-from crosstask.lightning_modules.evaluation.decoding import Decoding
-from crosstask.lightning_modules.evaluation.generation import answer_batch, can_replace
+from crosstask.lightning_modules.generation.decoding import Decoding
+from crosstask.lightning_modules.generation.generate import answer_batch, can_replace
 
 GREEDY, DRAWN = Decoding(), Decoding(sampling=True, samples=3, temperature=1.5)
 NEW = 12

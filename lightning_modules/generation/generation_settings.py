@@ -8,8 +8,8 @@ from typing import Any
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..datamodules.hub_names import hub_source
-from ..datamodules.rendering.chat import chat_end
+from ...datamodules.hub_names import hub_source
+from ...datamodules.rendering.chat import chat_end
 
 
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from crosstask.datamodules import InstructionTuningDataModule
 from crosstask.lightning_modules import InstructionTuningModule
-from crosstask.lightning_modules.evaluation.decoding import Decoding, DrawTokens, cut_at_stop, prompt_seed
-from crosstask.lightning_modules.evaluation.generation import answer_batch, generate
-from crosstask.lightning_modules.evaluation.prompt_cache import can_share_cache
+from crosstask.lightning_modules.generation.decoding import Decoding, DrawTokens, cut_at_stop, prompt_seed
+from crosstask.lightning_modules.generation.generate import answer_batch, generate
+from crosstask.lightning_modules.generation.prompt_cache import can_share_cache
 
 GREEDY, BEAM = Decoding(), Decoding(beams=3, samples=2)
 NUCLEUS, HOT = Decoding(sampling=True, samples=3, top_p=0.9), Decoding(sampling=True, samples=2, temperature=1.5)

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.evaluation.loaders import pad_prompts
 from ...datamodules.packing.budget_batches import budget_batches
-from ..generation_settings import end_tokens
 from .decoding import Decoding, DrawTokens, StopTexts, before_end, cut_at_stop, shared_stop, texts_of_tokens
+from .generation_settings import end_tokens
 from .prompt_cache import PromptCache, can_share_cache, forces_tokens
 from .remaining_rows import generate_remaining
 from .running_prompts import RunningPrompts

@@ -17,9 +17,9 @@ from crosstask.commands.shared.trainer import run_trainer
 from crosstask.datamodules.pretrained_weights import load_pretrained
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules import InstructionTuningModule
-from crosstask.lightning_modules.evaluation.decoding import Decoding
-from crosstask.lightning_modules.evaluation.generation import answer_batch, generate
-from crosstask.lightning_modules.generation_settings import end_tokens, set_generation_settings
+from crosstask.lightning_modules.generation.decoding import Decoding
+from crosstask.lightning_modules.generation.generate import answer_batch, generate
+from crosstask.lightning_modules.generation.generation_settings import end_tokens, set_generation_settings
 
 DECODINGS = [Decoding(), Decoding(sampling=True, samples=3), Decoding(beams=3, samples=2)]
 PROMPTS = ["Write the same numbers again. list: 7 3", "list:", "animal: cat dog Answer:", "Ann red"]
