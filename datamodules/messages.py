@@ -1,6 +1,6 @@
 """Parts of error messages: described values, similar names, the first few of many items. Also paths with variables.
 
-Turns of conversations, which are called messages too, are in ``benchmarks/conversations.py``.
+Turns of conversations, which are called messages too, are in ``benchmarks/own_data/conversations.py``.
 """
 
 import difflib

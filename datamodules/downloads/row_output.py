@@ -1,4 +1,4 @@
-"""JSONL files of rows, with the columns that recipes make (``benchmarks/column_recipes.py``)."""
+"""JSONL files of rows, with the columns that recipes make (``benchmarks/rows/column_recipes.py``)."""
 
 import json
 from collections.abc import Iterable, Mapping
