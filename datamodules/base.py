@@ -267,7 +267,11 @@ class BenchmarkDataModule(ResumableStream):
             return [*self.benchmark.split.lines(), *unread]
         _, shared = self._split_names
         sources = some([f"{name} ({why})" for name, why in shared.items()])
-        lines = [f"{len(shared)} tasks do not train, their source evaluates: {sources}"] if shared else []
+        lines = (
+            [f"{len(shared)} tasks do not train, since evaluated tasks share their sources: {sources}"]
+            if shared
+            else []
+        )
         left_out = self.benchmark.left_out()
         names_of = {reason: [name for name in left_out if left_out[name] == reason] for reason in left_out.values()}
         lines += [f"{len(names)} datasets are left out, {reason}: {some(names)}" for reason, names in names_of.items()]

@@ -121,7 +121,7 @@ def parse_json(text: str, place: str, remedy: str = FETCH_AGAIN) -> Any:
 
     >>> parse_json('{"input": "a", "input": "b"}', "rte.jsonl, line 7")
     Traceback (most recent call last):
-    ValueError: rte.jsonl, line 7: the key 'input' is there twice in an object, and only one value would be read; \
+    ValueError: rte.jsonl, line 7: the key 'input' occurs twice in an object, and only one value would be read; \
     mend the file or fetch it again
 
     Args:
@@ -170,7 +170,7 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) != len(pairs):
         repeated = next(key for key, times in Counter(key for key, _ in pairs).items() if times > 1)
-        raise _RepeatedKey(f"the key {repeated!r} is there twice in an object, and only one value would be read")
+        raise _RepeatedKey(f"the key {repeated!r} occurs twice in an object, and only one value would be read")
     return fields
 
 
@@ -181,7 +181,7 @@ def _finite(digits: str) -> float:
 
 
 def _no_constant(name: str) -> float:
-    raise _NoFiniteNumber(f"{name} is no number of JSON; write null for a missing one")
+    raise _NoFiniteNumber(f"{name} is no JSON number; write null for a missing one")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_finite, parse_constant=_no_constant)

@@ -34,7 +34,7 @@ def with_revision(name: str | None, revision: str | None) -> str | None:
     if revision is None:
         return name
     if name is None:
-        raise ValueError(f"revision = {revision!r} is one of `pretrained`, which is not given")
+        raise ValueError(f"revision = {revision!r} needs `pretrained`, which is not given")
     if expanded(name).exists():
         raise ValueError(f"{name} is a folder and has no revision {revision!r}: give the name of a model on the hub")
     alone, of_name = hub_source(name)

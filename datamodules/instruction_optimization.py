@@ -94,8 +94,8 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
         self.reserve = most if self.choices.reserve is None else self.choices.reserve
         if not most <= self.reserve < rows.length:
             raise ValueError(
-                f"the {self.reserve} columns that the text leaves free must hold the instruction of "
-                f"{most} tokens and be fewer than rows.length = {rows.length}"
+                f"{self.reserve} columns are reserved for the instruction: expected at least its {most} tokens, and "
+                f"fewer than rows.length = {rows.length}"
             )
         self.split, self.preset, self.rows, self.levels = split, preset, rows, levels
         self.instructions, self.evaluation, self.bos = instructions, evaluation, bos

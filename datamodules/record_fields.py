@@ -26,7 +26,7 @@ def whole_field(record: Mapping[str, Any], name: str, default: int | None = None
     """
     value = _field(record, name) if default is None or name in record else default
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise ValueError(f"{name} should be a number: a whole one from 0, got {kind(value)}")
+        raise ValueError(f"{name} should be a whole number of at least 0, got {kind(value)}")
     return value
 
 

@@ -93,4 +93,4 @@ def require_new(path: Path) -> None:
         ValueError: `path` is a file, or a folder that is not empty.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise ValueError(f"{path} is there and is not overwritten: name another output, or remove it first")
+        raise ValueError(f"{path} exists and is not overwritten: name another output, or remove it first")

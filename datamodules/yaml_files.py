@@ -25,7 +25,7 @@ class UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore
         keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
         for key in [key for key in keys if isinstance(key, yaml.ScalarNode) and key.value != "<<"]:
             if (key.tag, key.value) in seen:
-                problem = f"the key {key.value!r} is there twice, and only one value would be read"
+                problem = f"the key {key.value!r} occurs twice, and only one value would be read"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add((key.tag, key.value))
         mapping: dict[Hashable, Any] = super().construct_mapping(node, deep)
@@ -46,7 +46,7 @@ def parse_yaml(text: str, place: str, loader: type[UniqueKeys] = UniqueKeys) -> 
 
     >>> parse_yaml("rows: {length: 64, length: 128}", "run.yaml")
     Traceback (most recent call last):
-    ValueError: run.yaml, line 1: no valid YAML: the key 'length' is there twice, and only one value would be read
+    ValueError: run.yaml, line 1: no valid YAML: the key 'length' occurs twice, and only one value would be read
 
     Args:
         text: One YAML document.

@@ -107,7 +107,7 @@ def blended_skill_talk(row: Row) -> Iterable[RenderedExample]:
 def blended_skill_talk_of_hub(row: Row) -> Iterable[RenderedExample]:
     free, guided = row.texts("free_messages"), row.texts("guided_messages")
     if not len(guided) <= len(free) <= len(guided) + 1:
-        raise row.error(f"expected messages in turn, got {len(free)} free and {len(guided)} guided ones")
+        raise row.error(f"expected alternating messages, got {len(free)} free and {len(guided)} guided ones")
     alternating = [message for pair in zip(free, guided, strict=False) for message in pair]
     yield from dialogue_example([*row.texts("previous_utterance"), *alternating, *free[len(guided) :]])
 

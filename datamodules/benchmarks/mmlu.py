@@ -87,7 +87,7 @@ def _dataset(subject: str) -> Dataset:
     def from_hub(row: Row) -> Iterable[RenderedExample]:
         choices, place = row.texts("choices"), row.integer("answer")
         if len(choices) != len(LETTERS) or not 0 <= place < len(LETTERS):
-            raise row.error(f"expected 4 choices and the place of one, got {len(choices)} and {place}")
+            raise row.error(f"expected 4 choices and the index of one, got {len(choices)} and {place}")
         named = Row({"question": row.value("question"), **dict(zip(LETTERS, choices, strict=True))}, row.location)
         yield RenderedExample(f"{head}\n\n{_question(named)}", (LETTERS[place],), LETTERS, place)
 

@@ -91,7 +91,7 @@ def wsc(row: Row) -> Iterable[RenderedExample]:
     place = fields.integer("span2_index")
     words = row.text("text").split()
     if not 0 <= place < len(words):
-        raise row.error(f"the pronoun's place {place} is outside a text of {len(words)} words")
+        raise row.error(f"the pronoun's index {place} is outside a text of {len(words)} words")
     words[place] = f"*{words[place]}*"
     question = f'In the passage above, does the pronoun "*{pronoun}*" refer to "{noun}"?'
     text = f"Passage: {' '.join(words)}\nQuestion: {question}\nAnswer:"
@@ -153,7 +153,7 @@ def winograd(row: Row) -> Iterable[RenderedExample]:
     place, pronoun = row.integer("pronoun_loc"), row.text("pronoun")
     before, after = row.text("text")[: max(place, 0)], row.text("text")[place + len(pronoun) :]
     if row.text("text") != before + pronoun + after:
-        raise row.error(f"the pronoun {pronoun!r} is not at place {place} of the text")
+        raise row.error(f"the pronoun {pronoun!r} is not at character {place} of the text")
     options = [option + after.rstrip() for option in row.texts("options")]
     yield from ranked_example(row, before.strip(), options, label_index(row, *range(len(options))))
 

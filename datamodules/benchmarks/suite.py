@@ -77,7 +77,8 @@ class Suite(Benchmark):
             for name in column.tasks:
                 if name.partition("/")[0] not in self.collections or "/" not in name:
                     raise ValueError(
-                        f"{column.column} lists {name!r}: expected collection/task, of {some(list(collections))}"
+                        f"{column.column} lists {name!r}: expected collection/task with one of the collections "
+                        f"{some(list(collections))}"
                     )
                 if name in self.expected:
                     raise ValueError(f"{name!r} is in {self.expected[name].column!r} and in {column.column!r}")

@@ -152,7 +152,7 @@ def _snapshot(part: HubPart, revision: str) -> Path:
         folder = snapshot_download(part.hub, repo_type="dataset", revision=revision, allow_patterns=patterns)
     except GatedRepoError as error:
         raise ValueError(
-            f"{part.origin}: access is asked for on https://huggingface.co/datasets/{part.hub}; accept the licence "
+            f"{part.origin}: request access on https://huggingface.co/datasets/{part.hub}; accept the licence "
             f"({part.licence}) there, log in with `hf auth login`, and run the command again"
         ) from error
     except RepositoryNotFoundError as error:

@@ -46,7 +46,9 @@ def _promptsource(part: TemplateRowsPart, folder: Path) -> list[HubPart]:
     try:
         tasks = PromptSource(str(templates)).datasets()
     except MissingFiles as error:
-        raise ValueError(f"the rows are those of the templates, which come first: {error}") from error
+        raise ValueError(
+            f"download PromptSource's templates first, which name the datasets of these rows: {error}"
+        ) from error
     return [
         HubPart(
             name=f"{task}-{split}",

@@ -53,7 +53,7 @@ def chosen_examples(chosen: Chosen, task: str, trained: Collection[Example]) -> 
     by_id = {example.id: example for example in trained}
     if missing := [number for number in chosen.get(task, ()) if number not in by_id]:
         raise ValueError(
-            f"task {task!r} chose demonstrations that are not among its training examples here: {some(missing)}; set "
-            "instances and seed as they were when they were chosen"
+            f"demonstrations chosen for task {task!r} are not among its training examples: {some(missing)}; use the "
+            "`instances` and `seed` that they were chosen with"
         )
     return [by_id[number] for number in chosen.get(task, ())]

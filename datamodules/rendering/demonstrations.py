@@ -55,7 +55,7 @@ class Demonstrations:
 
     def __post_init__(self) -> None:
         if self.most < 1:
-            raise ValueError(f"most must be at least 1, got {self.most}")
+            raise ValueError(f"demonstrations.most must be at least 1, got {self.most}")
         if not 0 <= self.exponent < math.inf:
             raise ValueError(f"demonstrations.exponent must be finite and at least 0, got {self.exponent}")
 

@@ -28,7 +28,7 @@ def test_an_export_never_replaces_what_another_run_wrote(
 
     fit(1)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises(ValueError, match=r"exported is there and is not overwritten: name another output"):
+    with pytest.raises(ValueError, match=r"exported exists and is not overwritten: name another output"):
         fit(2)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     module = fit(2, checkpoints / "last.ckpt")

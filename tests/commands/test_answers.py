@@ -82,7 +82,7 @@ def test_every_line_has_an_answer_or_a_reason(folder: Path, tmp_path: Path, caps
         assert answers[place]["answer"] == expected
     assert "2 of 4 prompts answered" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.part"))
-    with pytest.raises(ValueError, match="is there and is not overwritten"):
+    with pytest.raises(ValueError, match="exists and is not overwritten"):
         main(words)
 
 

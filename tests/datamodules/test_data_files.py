@@ -19,9 +19,9 @@ PRETTY = '{"note": "} NaN 1e999 \\" \\\\",\n "before": {"input": 1},\n "value":\
 """A document whose fourth line holds a value; the texts before it would mislead a search for the place."""
 
 REJECTED = {
-    '{"input": "a", "output": "b", "input": "c"}': "the key 'input' is there twice in an object",
-    '{"": 1, "": 1}': "the key '' is there twice",
-    "NaN": "NaN is no number of JSON; write null",
+    '{"input": "a", "output": "b", "input": "c"}': "the key 'input' occurs twice in an object",
+    '{"": 1, "": 1}': "the key '' occurs twice",
+    "NaN": "NaN is no JSON number; write null",
     "-Infinity": "-Infinity is no number",
     "1e999": "the number '1e999' is larger than a float can be",
     "-2.5E400": "the number '-2.5E400' is larger",
@@ -124,7 +124,7 @@ def test_compressed_files_are_read_and_cut_ones_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"task": "t", "id": "1", "response": "a", "response": "b"}', "the key 'response' is there twice"),
+        (b'{"task": "t", "id": "1", "response": "a", "response": "b"}', "the key 'response' occurs twice"),
         (b'{"task": "t", "id": "1", "response": "a", "log_likelihood": NaN}', "NaN is no number"),
         (b'{"task": "t", "id": "1", "response": "\\udc80"}', "half of a surrogate pair"),
     ],
@@ -159,5 +159,5 @@ def test_an_error_names_the_last_bytes_of_a_long_document_quickly() -> None:
     """The place is only searched once there is an error, and then in one pass."""
     record = {"input": 'a "quoted" } text', "output": ["b", "c"]}
     text = json.dumps([record] * 20_000, indent=1).replace('"b"', '{"b": 1, "b": 2}', -1)
-    with pytest.raises(ValueError, match=r"line 5: the key 'b' is there twice"):
+    with pytest.raises(ValueError, match=r"line 5: the key 'b' occurs twice"):
         parse_json(text, "long.json")

@@ -56,5 +56,5 @@ def test_a_recipe_with_a_setting_twice_does_not_start(tmp_path: Path) -> None:
     """Also one that another recipe includes."""
     (tmp_path / "rows.yaml").write_text("data:\n  seed: 1\n  seed: 2\n")
     (tmp_path / "run.yaml").write_text(f"include: [{tmp_path / 'rows.yaml'}]\n")
-    with pytest.raises(ValueError, match=r"rows.yaml, line 3: no valid YAML: the key 'seed' is there twice"):
+    with pytest.raises(ValueError, match=r"rows.yaml, line 3: no valid YAML: the key 'seed' occurs twice"):
         composed_paths(str(tmp_path / "run.yaml"))

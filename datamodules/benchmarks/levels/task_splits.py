@@ -120,7 +120,9 @@ def split_tasks(
     if also:
         remarks.append(f"{len(also)} tasks train although their datasets are evaluated: {some(also)}")
     if alone := _untrained(tasks, groups, set(names), only):
-        remarks.append(f"should be fully supervised, but their collections only evaluate: {some(alone)}")
+        remarks.append(
+            f"{len(alone)} tasks should be fully supervised, but their collections only evaluate: {some(alone)}"
+        )
     excluded = {name: why for name, why in excluded.items() if name not in evaluated}
     return TaskSplit(names, validation, test, excluded, missing, remarks)
 

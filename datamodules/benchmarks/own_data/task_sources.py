@@ -163,7 +163,7 @@ def source_of(name: str, sources: Sources, place: str) -> TaskSource:
     listed = list({tasks[name].source: tasks[name] for tasks in sources.values() if name in tasks}.values())
     if not listed:
         available = [task for tasks in sources.values() for task in tasks]
-        raise MissingFiles(f"no file for it among {len(set(available))} in {place}; {nearest(name, available)}")
+        raise MissingFiles(f"no file of this task among {len(set(available))} in {place}; {nearest(name, available)}")
     if len(listed) > 1 and len({Path(one.source).read_bytes() for one in listed}) > 1:
         paths = ", ".join(one.source for one in listed)
         raise ValueError(f"{paths} differ; a task in two splits needs equal files")

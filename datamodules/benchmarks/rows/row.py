@@ -116,7 +116,7 @@ def other_format(row: Row) -> Iterator[None]:
         yield
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         problem = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise row.error(f"a value in it is not of this dataset's format: {problem}") from error
+        raise row.error(f"a value does not have this dataset's format: {problem}") from error
 
 
 @contextmanager

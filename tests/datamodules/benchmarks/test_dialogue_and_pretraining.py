@@ -140,7 +140,7 @@ def test_rows_of_the_hub_and_of_ones_own_are_read(tmp_path: Path) -> None:
         (
             "blended_skill_talk",
             {"previous_utterance": [], "free_messages": [], "guided_messages": ["a"]},
-            "expected messages in turn, got 0 free and 1 guided ones",
+            "expected alternating messages, got 0 free and 1 guided ones",
         ),
     ],
 )

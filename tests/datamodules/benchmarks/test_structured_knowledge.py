@@ -185,12 +185,12 @@ def test_constructed_rows_of_every_task_are_read(tmp_path: Path) -> None:
         ("sgd_state", {"schemas": {}, "turns": []}, "'turns' should be a list of turns, got list []"),
         ("sgd_state", {"schemas": {}, "turns": [{"speaker": "USER"}]}, "turn 0: no 'frames'"),
         ("dart", {"tripleset": [["a", "b"]], "annotations": []}, "should list triples of texts, got list ['a', 'b']"),
-        ("dart", {"tripleset": [["a", 7, "c"]], "annotations": []}, "a value in it is not of this dataset's format"),
+        ("dart", {"tripleset": [["a", 7, "c"]], "annotations": []}, "a value does not have this dataset's format"),
         ("dart", {"tripleset": [], "annotations": {"text": [7]}}, "'text' should be text or a list of texts, got list"),
         (
             "totto",
             TABLE | {"table": [[{}]], "highlighted_cells": [[0, 0]]},
-            "not of this dataset's format: no 'column_",
+            "not have this dataset's format: no 'column_",
         ),
     ],
 )

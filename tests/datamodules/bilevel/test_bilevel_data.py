@@ -179,7 +179,7 @@ def test_the_reserve_leaves_room_for_the_instruction(make_bilevel: Make) -> None
     [
         ({"levels": {"inner_steps": 0}}, "inner_steps must be at least 1, got 0"),
         ({"levels": {"outer_rows": 0}}, "outer_rows must be at least 1, got 0"),
-        ({"levels": {"reserve": 3}}, "3 columns that the text leaves free must hold the instruction of 4"),
+        ({"levels": {"reserve": 3}}, "3 columns are reserved for the instruction: expected at least its 4"),
         ({"instructions": {"exemplars": 3}, "instances": {"train": 1}}, "has 1 training instances, and every other"),
         ({"split": CategorySplit(90)}, "takes 90 of the"),
         ({"levels": {"inner_steps": 8}}, "set trainer.max_steps to at least inner_steps = 8"),

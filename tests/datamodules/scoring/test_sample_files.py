@@ -80,7 +80,7 @@ def test_samples_are_held_a_task_at_a_time(tmp_path: Path) -> None:
 def test_a_field_of_another_type_is_named(tmp_path: Path, field: dict[str, Any]) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"task": "t", "id": "1", "response": "a", **field}) + "\n")
-    with pytest.raises(ValueError, match=rf"a.jsonl:1: {next(iter(field))} should be a number"):
+    with pytest.raises(ValueError, match=rf"a.jsonl:1: {next(iter(field))} should be a (whole )?number"):
         list(read_samples([path]))
 
 

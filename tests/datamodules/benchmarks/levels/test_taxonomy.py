@@ -136,7 +136,7 @@ def test_a_taxonomy_that_contradicts_itself_is_rejected(
 def test_a_broken_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "t.yaml"
     path.write_text("called: {a: b, a: c}")
-    with pytest.raises(ValueError, match="'a' is there twice"):
+    with pytest.raises(ValueError, match="'a' occurs twice"):
         Taxonomy.read(str(path))
     path.write_text("[1]")
     with pytest.raises(ValueError, match=r"expected some of the sections .* got list \[1\]"):

@@ -110,7 +110,7 @@ def test_a_wrong_description_is_rejected_with_its_file(folder: Path, about: obje
 
 def test_wrong_names_are_answered(folder: Path) -> None:
     reader = FileTasks(str(folder))
-    with pytest.raises(ValueError, match=r"task rhyme: no file for it among 2 in .*; nearest: rhymes"):
+    with pytest.raises(ValueError, match=r"task rhyme: no file of this task among 2 in .*; nearest: rhymes"):
         reader.task("rhyme")
     with pytest.raises(ValueError, match=r"split must be one of \['train', 'validation', 'test'\], got 'dev'"):
         reader.task_names("dev")  # type: ignore[arg-type]
