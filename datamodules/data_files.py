@@ -186,7 +186,7 @@ def _no_constant(name: str) -> float:
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_finite, parse_constant=_no_constant)
 
-# Where an error is: only read once there is one.
+# Positions of errors, computed only after there is one.
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _NUMBERS = re.compile(rf"{_STRING}|(?P<number>NaN|-?Infinity|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)", re.DOTALL)
 _CLOSED = re.compile(rf"{_STRING}|(?P<brace>}})", re.DOTALL)

@@ -41,7 +41,7 @@ def number_field(record: Mapping[str, Any], name: str, low: float, high: float) 
         ValueError: The field is missing, or holds no such number.
     """
     value = _field(record, name)
-    # JSON of Python has NaN, and whole numbers that are too large for a float.
+    # Python's JSON reader accepts NaN, and whole numbers that are too large for a float.
     valid = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
     if not valid or not math.isfinite(value):
         raise ValueError(f"{name} should be a number from {low:g} to {high:g}, got {kind(value)}")

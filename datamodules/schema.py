@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_ch
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # a report needs no torch
+if TYPE_CHECKING:  # reports import no torch
     from torch import Tensor
 
 IGNORE_INDEX = -100

@@ -37,7 +37,7 @@ def is_copy_of_parent() -> bool:
         ours, theirs = (Path(f"/proc/{process}/cmdline").read_bytes() for process in ("self", os.getppid()))
     except OSError:  # no /proc, or the parent has ended
         return False
-    return ours.split(b"\0")[2:] == theirs.split(b"\0")[2:]  # after the interpreter and the script, as it was found
+    return ours.split(b"\0")[2:] == theirs.split(b"\0")[2:]  # without interpreter and script, whose paths may differ
 
 
 def _end_after(sentinel: int) -> None:

@@ -252,7 +252,7 @@ def _render(
     template = _template(tokenizer)
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
-        rendered: Any = _within(  # annotated as text, and returns texts and spans
+        rendered: Any = _within(  # its annotation says text, but it returns (texts, spans)
             SECONDS,
             lambda: render_jinja_template(
                 [messages],

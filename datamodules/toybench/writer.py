@@ -28,8 +28,8 @@ from ..rendering.bpe import write_bpe
 from .families import write_families
 from .tasks import SPLITS, TASKS, ToyTask
 
-VERSION = 1  # of the written text; raise it when the same arguments write other text
-TEST_INSTANCES = 100  # of a task that also trains, some of its file; of any other task, all
+VERSION = 1  # raise it when the same arguments write other text
+TEST_INSTANCES = 100  # held out by a task that also trains; any other task has only these
 N_POSITIVE, N_NEGATIVE = 2, 1
 VOCABULARY = 600  # nearly every word of the tasks is one token, with its space
 

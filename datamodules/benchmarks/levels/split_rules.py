@@ -2,20 +2,21 @@
 
 ::
 
-    collections: [flan, promptsource*]    # for these the rules decide: their own lists of test tasks do not count
+    collections: [flan, promptsource*]    # collections whose own splits are ignored: the rules decide for their tasks
     fully_held_out:                       # no task of these categories trains
       categories: [Textual Entailment, Word Analogy]
-      validation: [wino_bias]             # evaluated: datasets of data/dataset_identities.yaml,
-      test: ["mine/*"]                    # or patterns, with a slash, of "collection/task"
-    partially_supervised:                 # these do not train, other tasks of their categories do
+      validation: [wino_bias]             # evaluated tasks: datasets of data/dataset_identities.yaml,
+      test: ["mine/*"]                    # or patterns of "collection/task", which have a slash
+    partially_supervised:                 # evaluated tasks that do not train; others of their categories do
       test:
-        Question Answering: [race]        # of the tasks on RACE, those of this category are evaluated
-    fully_supervised:                     # these train, and are evaluated on instances that do not
+        Question Answering: [race]        # only the tasks on RACE that are in this category
+    fully_supervised:                     # tasks that train, and are evaluated on instances that do not
       test: [squad_v1]
-    evaluation_only:                      # never trained, at whatever level follows from the training tasks
+    evaluation_only:                      # tasks that never train; their level follows from the training tasks
       test: ["bbh/*"]
-    not_trained: [banking77]           # more datasets that do not train, since evaluation tables hold them
-    also_train: [reasoning/esnli]         # train although their dataset, or their collection's own split, is a test's
+    not_trained: [banking77]              # more datasets that do not train, since tables of results include them
+    also_train: [reasoning/esnli]         # tasks that train although their dataset is evaluated, or although their
+                                          # collection lists them for test alone
     broad_sources: [wikipedia]            # data that training and evaluation tasks may share
 
 In the collections under ``collections``, all other tasks train, including those that their collection lists for test. A

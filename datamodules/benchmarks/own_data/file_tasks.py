@@ -104,7 +104,7 @@ class FileTasks(Benchmark):
         sources = {name: source for tasks in self._sources.values() for name, source in tasks.items()}
         lines = []
         if (folder := expanded(self.source)).is_dir():
-            every = [source for tasks in self._sources.values() for source in tasks.values()]  # one task may have two
+            every = [source for tasks in self._sources.values() for source in tasks.values()]  # two splits, two files
             read = [path for source in every for path in (Path(source.source), source.metadata) if path]
             files = unread_files(folder, read)
             lines = [unread_line(folder, files)] if files else []

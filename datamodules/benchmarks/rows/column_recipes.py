@@ -69,7 +69,7 @@ def with_columns(row: Row, columns: Mapping[str, Recipe]) -> Row:
             value = recipe_value(row, recipe)
             if value is not MISSING:
                 fields[column] = value
-    # Patterns read columns that others made, so they come last.
+    # Patterns read columns that other recipes made, so they come last.
     made_row = Row(fields, row.location)
     for column, recipe in columns.items():
         if "pattern" in recipe and column in fields and column not in row.fields:
