@@ -147,7 +147,7 @@ def text_task(benchmark: str, name: str) -> Task:
 
 
 def _is_saved_dataset(folder: Path) -> bool:
-    """Return whether `datasets` wrote this folder."""
+    """Return whether ``Dataset.save_to_disk`` wrote this folder."""
     return (folder / "state.json").exists() or (folder / "dataset_dict.json").exists()
 
 

@@ -105,7 +105,7 @@ def task_sources(source: str, split: str | None, splits: Collection[str]) -> Sou
 
 
 def _is_saved(folder: Path) -> bool:
-    """Return whether `datasets` wrote a folder."""
+    """Return whether ``Dataset.save_to_disk`` wrote a folder."""
     return any((folder / name).exists() for name in ("state.json", "dataset_dict.json"))
 
 

@@ -23,7 +23,7 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@[\w.-]+)?")
 def read_rows(
     source: str, *, config: str | None = None, split: str | None = None, label_names: bool = False
 ) -> Iterator[Row]:
-    """Yield the rows of a file, of a folder that `datasets` wrote, or of a hub dataset, which is streamed.
+    """Yield the rows of a file, of a folder of ``Dataset.save_to_disk``, or of a streamed hub dataset.
 
     Args:
         source: A .jsonl, .json, .tsv, .csv, .parquet or .arrow file; a folder written by ``Dataset.save_to_disk``, or a
@@ -182,7 +182,7 @@ def split_names(source: str, config: str | None = None) -> list[str]:
     """Return the splits of a saved dataset, of a copy of a hub dataset, or of a hub dataset; [] if it has none.
 
     Args:
-        source: A folder that `datasets` wrote, or a hub name.
+        source: A folder that ``Dataset.save_to_disk`` wrote, or a hub name.
         config: Configuration of a hub dataset; None for its default.
 
     Raises:
