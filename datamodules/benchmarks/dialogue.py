@@ -74,14 +74,17 @@ def turns_of(key: str, field: str) -> Renderer:
 
 
 def plain(row: Row) -> Iterable[RenderedExample]:
+    """Yield the dialogue of a row with ``turns``, a list of texts."""
     yield from dialogue_example(row.texts("turns"))
 
 
 def light(row: Row) -> Iterable[RenderedExample]:
+    """Yield the dialogue of a LIGHT record, whose turns are in ``speech``."""
     yield from dialogue_example(row.texts("speech"))
 
 
 def wizard_of_internet(row: Row) -> Iterable[RenderedExample]:
+    """Yield the dialogue of a Wizard of Internet record, without its searches."""
     history = row.value("dialog_history")
     spoken = [turn for turn in history if Row(turn, row.location).text("action") in SPOKEN]
     yield from dialogue_example(_texts(Row({"spoken": spoken}, row.location), "spoken", "text"))
@@ -97,6 +100,7 @@ def wizard_of_internet_rows(path: Path) -> Iterator[Row]:
 
 
 def blended_skill_talk(row: Row) -> Iterable[RenderedExample]:
+    """Yield the dialogue of a Blended Skill Talk record: two opening utterances, then (speaker, text) pairs."""
     opening = [row.text("free_turker_utterance"), row.text("guided_turker_utterance")]
     turns = row.value("dialog")
     if not all(isinstance(turn, list) and len(turn) == 2 and isinstance(turn[1], str) for turn in turns):
@@ -105,6 +109,7 @@ def blended_skill_talk(row: Row) -> Iterable[RenderedExample]:
 
 
 def blended_skill_talk_of_hub(row: Row) -> Iterable[RenderedExample]:
+    """Yield the dialogue of a Blended Skill Talk row on the hub, whose speakers' messages are in two lists."""
     free, guided = row.texts("free_messages"), row.texts("guided_messages")
     if not len(guided) <= len(free) <= len(guided) + 1:
         raise row.error(f"expected alternating messages, got {len(free)} free and {len(guided)} guided ones")

@@ -40,22 +40,26 @@ def label_index(row: Row, *names: Any, key: str = "label") -> int | None:
 
 
 def boolq(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a BoolQ row; its options are no and yes."""
     text = f"{row.text('passage').strip()}\nquestion: {row.text('question').strip().rstrip('?')}?\nanswer:"
     yield from ranked_example(row, text, ("no", "yes"), label_index(row, False, True))
 
 
 def cb(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a CommitmentBank row; its options are true, false and neither."""
     text = f"{_premise(row)}\nquestion: {_hypothesis(row)}. true, false, or neither?\nanswer:"
     place = label_index(row, "entailment", "contradiction", "neutral")
     yield from ranked_example(row, text, ("true", "false", "neither"), place)
 
 
 def rte(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of an RTE row; its options are True and False."""
     text = f"{_premise(row)}\nquestion: {_hypothesis(row)}. True or False?\nanswer:"
     yield from ranked_example(row, text, ("True", "False"), label_index(row, "entailment", "not_entailment"))
 
 
 def anli(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of an ANLI row; its options are True, Neither and False."""
     text = f"{_premise(row)}\nquestion: {_hypothesis(row)}. True, False, or Neither?\nanswer:"
     key = "gold_label" if "gold_label" in row.fields else "label"
     yield from ranked_example(row, text, ("True", "Neither", "False"), label_index(row, "e", "n", "c", key=key))
@@ -71,6 +75,7 @@ def _hypothesis(row: Row) -> str:
 
 
 def copa(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a COPA row: a premise with "because" or "so", and two continuations as options."""
     joint = {"cause": "because", "effect": "so"}.get(row.text("question"))
     if joint is None:
         raise row.error(f"'question' should be cause or effect, got {kind(row.value('question'))}")
@@ -80,12 +85,14 @@ def copa(row: Row) -> Iterable[RenderedExample]:
 
 
 def wic(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a WiC row; its options are no and yes."""
     question = f"Is the word '{row.text('word')}' used in the same way in the two sentences above?"
     text = f"{row.text('sentence1')}\n{row.text('sentence2')}\nquestion: {question}\nanswer:"
     yield from ranked_example(row, text, ("no", "yes"), label_index(row, False, True))
 
 
 def wsc(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a WSC row, whose pronoun is set in asterisks; its options are no and yes."""
     fields = Row(row.value("target"), row.location) if "target" in row.fields else row
     pronoun, noun = fields.text("span2_text"), fields.text("span1_text")
     place = fields.integer("span2_index")
@@ -117,6 +124,7 @@ def _multirc(row: Row) -> Iterator[tuple[str, str, Row]]:
 
 
 def piqa(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a PIQA row: a goal, and two solutions as options."""
     place = row.integer("label") if "label" in row.fields else None
     text = f"Question: {row.text('goal').strip()}\nAnswer:"
     yield from ranked_example(row, text, (row.text("sol1"), row.text("sol2")), None if place == -1 else place)
@@ -141,6 +149,7 @@ def science(row: Row) -> Iterable[RenderedExample]:
 
 
 def winogrande(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a Winogrande row; each option is a noun with the text behind the blank."""
     before, blank, after = row.text("sentence").partition("_")
     if not blank:
         raise row.error(f"'sentence' has no blank '_': {kind(row.value('sentence'))}")
@@ -150,6 +159,7 @@ def winogrande(row: Row) -> Iterable[RenderedExample]:
 
 
 def winograd(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a Winograd row; each option is a noun with the text behind the pronoun."""
     place, pronoun = row.integer("pronoun_loc"), row.text("pronoun")
     before, after = row.text("text")[: max(place, 0)], row.text("text")[place + len(pronoun) :]
     if row.text("text") != before + pronoun + after:
@@ -159,6 +169,7 @@ def winograd(row: Row) -> Iterable[RenderedExample]:
 
 
 def story_cloze(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a StoryCloze row: four sentences, and two endings as options."""
     raw = "InputSentence1" in row.fields
     story = [row.text(f"InputSentence{n}" if raw else f"input_sentence_{n}").strip() for n in range(1, 5)]
     endings = [row.text(f"RandomFifthSentenceQuiz{n}" if raw else f"sentence_quiz{n}") for n in (1, 2)]
@@ -185,6 +196,7 @@ def winobias(row: Row) -> Iterable[RenderedExample]:
 
 
 def winobias_rows(path: Path) -> Iterator[Row]:
+    """Yield the sentences of a WinoBias file, whose lines are numbered."""
     for number, line in text_lines(path):
         parts = WINOBIAS.fullmatch(line.strip())
         if not parts:

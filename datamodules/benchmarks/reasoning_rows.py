@@ -24,6 +24,7 @@ LABELS = ("entailment", "neutral", "contradiction")
 
 
 def gsm8k(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a GSM8K row, without its calculator annotations."""
     rationale, separator, answer = row.text("answer").partition("####")
     if not separator:
         raise row.error(f"expected '#### <number>' at the end of 'answer', got {kind(row.text('answer'))}")
@@ -32,6 +33,7 @@ def gsm8k(row: Row) -> Iterable[RenderedExample]:
 
 
 def strategyqa(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a StrategyQA row; its rationale is the facts, its answer yes or no."""
     answer = row.value("answer")
     if not isinstance(answer, bool):
         raise row.error(f"'answer' should be true or false, got {kind(answer)}")
@@ -39,6 +41,7 @@ def strategyqa(row: Row) -> Iterable[RenderedExample]:
 
 
 def aqua(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of an AQuA row, whose answer is the letter of one of five options."""
     parts = [re.fullmatch(r"([A-E])\s*\)(.*)", option.strip(), flags=re.DOTALL) for option in row.texts("options")]
     letters = [part.group(1) for part in parts if part]
     if len(letters) != len(parts):
@@ -75,10 +78,12 @@ def _coqa_turns(row: Row) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def coqa_rows(path: Path) -> Iterator[Row]:
+    """Yield the conversations of a CoQA file."""
     yield from json_rows(path, "data")
 
 
 def cos_e(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a CoS-E row: a CommonsenseQA question with an explanation."""
     yield from rationale_example(
         row, row.text("question"), [row.text("abstractive_explanation")], row.text("answer"), row.texts("choices")
     )
@@ -107,16 +112,19 @@ def cos_e_rows(questions: Path, explanations: Path) -> Iterator[Row]:
 
 
 def creak(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a CREAK row: a claim that is true or false."""
     question = f"Is the following claim true or false?\n{row.text('sentence')}"
     yield from rationale_example(row, question, [row.text("explanation", "")], row.text("label"), ("true", "false"))
 
 
 def ecqa(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of an ECQA row: a CommonsenseQA question with a longer explanation."""
     options = tuple(row.text(f"q_op{number}") for number in range(1, 6))
     yield from rationale_example(row, row.text("q_text"), [row.text("taskB")], row.text("q_ans"), options)
 
 
 def esnli(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of an e-SNLI row, with a reference for each explanation."""
     label = row.value("label")
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(LABELS):
         label = LABELS[label]
@@ -148,6 +156,7 @@ def esnli_rows(*paths: Path) -> Iterator[Row]:
 
 
 def math(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a MATH problem; its answer is the last boxed expression of the solution."""
     solution = row.text("solution")
     answer = last_boxed(solution)
     if answer is None:
@@ -215,6 +224,7 @@ def _lowered(sentence: str) -> str:
 
 
 def qasc(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a QASC row; its rationale is the facts, its answer a letter."""
     stem, options, letters = ai2_question(row)
     rationale = sentences(row.text(key, "") for key in ("fact1", "fact2", "combinedfact"))
     answer = row.text("answerKey", "")
@@ -241,6 +251,7 @@ def qed(row: Row) -> Iterable[RenderedExample]:
 
 
 def sense_making(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a SenseMaking row: which of two statements is against common sense."""
     statements = tuple(row.text(key).strip() for key in ("sent0", "sent1"))
     rationales = [row.text(f"reason{number}", "") for number in (1, 2, 3)]
     answer = row.integer("label")

@@ -65,6 +65,7 @@ def constructed(field: str) -> Renderer:
 
 
 def spider(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a Spider question with the schema of its database; its target is an SQL query."""
     schema = serialized_schema(row.text("db_id"), row.texts("tables"), row.value("columns"))
     yield RenderedExample(
         f"{sequence(schema, row.text('question'))}\nSQL query:", (normalized_query(row.text("query")),)
@@ -72,6 +73,7 @@ def spider(row: Row) -> Iterable[RenderedExample]:
 
 
 def spider_of_hub(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a Spider row on the hub, where the schema is part of the row."""
     columns = row.child("db_column_names")
     owners, names = columns.value("table_id"), columns.texts("column_name")
     if len(owners) != len(names):
@@ -81,12 +83,14 @@ def spider_of_hub(row: Row) -> Iterable[RenderedExample]:
 
 
 def totto(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a ToTTo row: highlighted cells of a table, with descriptions as references."""
     sentences = [annotation.text("final_sentence") for annotation in row.children("sentence_annotations")]
     text = f"{sequence(linearized_cells(row))}\ntextual description:"
     yield RenderedExample(text, tuple(dict.fromkeys(sentences)), skipped="" if sentences else "no sentence")
 
 
 def dart(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a DART row: triples, with descriptions as references."""
     of_hub = isinstance(row.value("annotations"), Mapping)
     texts = (
         row.child("annotations").texts("text")
@@ -100,6 +104,7 @@ def dart(row: Row) -> Iterable[RenderedExample]:
 
 
 def multiwoz(row: Row) -> Iterable[RenderedExample]:
+    """Yield the example of a MultiWOZ row; its target is the dialogue state after the last user turn."""
     ontology, utterance, context, state = multiwoz_state(row)
     yield RenderedExample(f"{sequence(ontology, utterance, context)}\ndialogue state:", (state or EMPTY_STATE,))
 

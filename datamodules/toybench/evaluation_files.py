@@ -10,6 +10,7 @@ from .tasks import POOLS
 
 
 def bigbench(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of BIG-bench: a generative task and a multiple-choice task."""
     sorting = [
         {"input": " ".join(words), "target": " ".join(sorted(words))}
         for words in (rng.sample(POOLS["word"], 3) for _ in range(count))
@@ -37,6 +38,7 @@ def bigbench(folder: Path, rng: Random, count: int) -> None:
 
 
 def mmlu(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of MMLU: three subjects."""
     for subject in ("anatomy", "astronomy", "virology"):
         for split, rows in (("dev", 5), ("val", count), ("test", count)):
             table = []
@@ -47,6 +49,7 @@ def mmlu(folder: Path, rng: Random, count: int) -> None:
 
 
 def bbh(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of BIG-Bench Hard: one task and its prompt file."""
     records = []
     for fact in facts(rng, count + 3):
         options, place = choices(rng, fact)
@@ -64,6 +67,7 @@ def bbh(folder: Path, rng: Random, count: int) -> None:
 
 
 def raft(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of RAFT: one task."""
     train = [["Tweet text", "Label", "ID"]]
     for number, fact in enumerate(facts(rng, count)):
         complaint = rng.random() < 0.5
@@ -75,6 +79,7 @@ def raft(folder: Path, rng: Random, count: int) -> None:
 
 
 def opt_evaluation(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of OPT's evaluation tasks, ANLI and the bias datasets."""
     named = {0: "entailment", 1: "not_entailment"}
     for split in ("train", "val"):
         rows = list(entailment(rng, count))
@@ -126,6 +131,7 @@ def opt_evaluation(folder: Path, rng: Random, count: int) -> None:
 
 
 def stereotypes(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of WinoBias, Winogender and CrowS-Pairs."""
     for side, pronoun in (("pro", "he"), ("anti", "she")):
         for kind in ("type1", "type2"):
             for split in ("dev", "test"):

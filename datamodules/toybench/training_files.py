@@ -12,6 +12,7 @@ SPLITS = ("train", "dev", "test")
 
 
 def structured(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of UnifiedSKG: Spider, ToTTo, DART, MultiWOZ and WikiTQ."""
     tables = {
         "db_id": "farm",
         "table_names_original": ["Owner", "Animal"],
@@ -77,6 +78,7 @@ def _multiwoz(fact: Fact) -> dict[str, Any]:
 
 
 def schema_guided(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of schema-guided dialogue."""
     color = {"name": "color", "description": "Color of the animal", "possible_values": POOLS["color"]}
     kind = {"name": "kind", "description": "Kind of animal", "possible_values": []}
     for split in SPLITS:
@@ -107,6 +109,7 @@ def _schema_guided(fact: Fact, number: int) -> dict[str, Any]:
 
 
 def dialogue(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of the other dialogue datasets."""
     dialogues = [[f"Hello, I am {fact.name}.", "Do you have animals?", fact.sentence] for fact in facts(rng, count)]
     texts = [[{"text": text, "speaker": "toy"} for text in turns] for turns in dialogues]
     write_json(
@@ -133,12 +136,14 @@ def dialogue(folder: Path, rng: Random, count: int) -> None:
 
 
 def pretraining(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of pre-training text."""
     stories = [" ".join(fact.sentence for fact in facts(rng, 8)) for _ in range(count)]
     write_lines(folder, "pretraining/stories.jsonl", ({"text": story} for story in stories[1:]))
     write_text(folder, "pretraining/tale.txt", stories[0] + "\n\nThe end.\n")
 
 
 def text_to_text(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of CrossFit, ExMix and T5: one task of each."""
     task = "blimp-anaphor_number_agreement"
     for seed in (13, 21):
         for split in SPLITS:
@@ -175,6 +180,7 @@ templates:
 
 
 def templates(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of PromptSource's and FLAN's templates with rows for them, and of P3."""
     write_text(
         folder, "promptsource/templates/super_glue/rte/templates.yaml", TEMPLATE.format(f"toy-{rng.randrange(10**6)}")
     )
@@ -191,6 +197,7 @@ def templates(folder: Path, rng: Random, count: int) -> None:
 
 
 def own_tasks(folder: Path, rng: Random, count: int) -> None:
+    """Write toy files of a user's own tasks."""
     about = {"definition": "Name the color of the animals.", "category": "Question Answering", "metric": "exact_match"}
     for split in ("train", "test"):
         write_json(folder, f"file_tasks/{split}/{split}_colors.json", about)
