@@ -240,7 +240,7 @@ class BenchmarkDataModule(ResumableStream):
         return self.stage(stage).fingerprint()
 
     def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
-        """Skip the batches of a stage whose examples are all among these numbers, equal on every process.
+        """Skip the batches of a stage whose examples are all among these numbers; every process must pass the same.
 
         The other batches stay as they are, so that their answers are those of an evaluation of all examples.
         """

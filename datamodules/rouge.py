@@ -161,6 +161,10 @@ def cannot_score(references: Sequence[str], rouge: Rouge = "exact") -> bool:
     (True, True, True, False)
     >>> cannot_score(["नमस्ते"], "unicode")
     False
+
+    Args:
+        references: References of one example.
+        rouge: Implementation of ROUGE-L: ``exact``, ``rouge_score`` or ``unicode``.
     """
     texts = [reference for reference in references if reference.strip()]
     return bool(texts) and not any(_reads(text, rouge) for text in texts)

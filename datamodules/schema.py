@@ -396,7 +396,7 @@ class RunData(Protocol):
         ...
 
     def skip_examples(self, stage: Stage, numbers: Collection[int]) -> None:
-        """Skip the batches of a stage whose examples are all among these numbers, equal on every process."""
+        """Skip the batches of a stage whose examples are all among these numbers; every process must pass the same."""
         ...
 
     def evaluation_coverage(self, stage: Stage, scored: Collection[int]) -> Any:

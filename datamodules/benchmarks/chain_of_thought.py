@@ -46,6 +46,7 @@ class ChainOfThought(Benchmark):
         return sorted(self._files()) if split == "train" else []
 
     def task(self, name: str) -> Task:
+        """Return the metadata of a table's task."""
         self._path(name)
         return Task(
             benchmark=self.name,

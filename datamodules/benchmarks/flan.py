@@ -131,6 +131,7 @@ class FLAN(Benchmark):
         return {name: f"no rows in {self.rows_folder}" for name in names if name not in self.rows}
 
     def task(self, name: str) -> Task:
+        """Return a task's metadata; tasks with options are scored by accuracy, others by ROUGE-L."""
         with error_prefix(self.name, name):
             source, dataset = self._declared(name), self._dataset(name)
             return Task(

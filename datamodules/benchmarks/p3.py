@@ -87,6 +87,7 @@ class P3(Benchmark):
         return sorted(self._templates_of) if split == "train" else []
 
     def task(self, name: str) -> Task:
+        """Return a task's metadata; P3's files state no metric, so that it is ROUGE-L."""
         self._templates(name)
         return Task(
             benchmark=self.name,

@@ -124,6 +124,7 @@ class PromptSource(Benchmark):
         return {name: (file.dataset, file.subset or "") for name, file in files.items() if self._usable(file)}
 
     def task(self, name: str) -> Task:
+        """Return a task's metadata; its metric is the most frequent one of its templates."""
         with error_prefix(self.name, name):
             file, source = self._file(name), self._source(name)
             templates = self._templates(name, file)

@@ -118,17 +118,29 @@ class PrefixLanguageModelling(TextObjective):
 
 
 def span_counts(length: int, share: float, mean_span: float) -> tuple[int, int]:
-    """Return (corrupted tokens, spans) of a piece of `length` tokens; there are no more spans than kept tokens.
+    """Return (corrupted tokens, spans) of a piece; there are no more spans than kept tokens.
 
     >>> span_counts(512, 0.15, 3.0), span_counts(2, 0.15, 3.0)
     ((77, 26), (1, 1))
+
+    Args:
+        length: Tokens of the piece.
+        share: Share of corrupted tokens.
+        mean_span: Mean length of a corrupted span, in tokens.
     """
     tokens = min(max(round(length * share), 1), length - 1)
     return tokens, min(max(round(tokens / mean_span), 1), length - tokens)
 
 
 def span_mask(length: int, share: float, mean_span: float, rng: random.Random) -> NDArray[np.bool_]:
-    """Return a mask, bool [length], of the corrupted tokens; at least one token is kept between two spans."""
+    """Return a mask, bool [length], that is true at corrupted tokens; at least one token is kept between two spans.
+
+    Args:
+        length: Tokens of the piece.
+        share: Share of corrupted tokens.
+        mean_span: Mean length of a corrupted span, in tokens.
+        rng: Generator of the spans' lengths and places.
+    """
     tokens, spans = span_counts(length, share, mean_span)
     kept = _parts(length - tokens + 2, spans + 1, rng)
     kept[[0, -1]] -= 1  # nothing may be kept before the first and behind the last span

@@ -146,7 +146,11 @@ def tokenize_pair(
 ) -> list[TokenizedExample]:
     """Return the documents of an encoder-decoder model: source eos | target eos, each side tokenized alone.
 
-    Both sides begin with the leading tokens: BART has some, T5 none.
+    Args:
+        tokenizer: The model's tokenizer.
+        prompts: Sources and targets.
+        bos: Whether the bos token begins both sides; None for what the tokenizer adds by itself, which BART's does and
+            T5's does not.
     """
     head, eos = leading_tokens(tokenizer, bos), tokenizer.eos_token_id
     sources = encode(tokenizer, [prompt.source for prompt in prompts])

@@ -55,9 +55,14 @@ class UnknownCounter:
         """Whether two different texts may become the same tokens."""
 
     def of_document(self, document: TokenizedExample, source: str, target: str) -> tuple[int, int]:
-        """Return the numbers of unknown tokens in a document's source and target.
+        """Return (unknown tokens in the source, unknown tokens in the target) of a document.
 
         A target of which only the end token is left counts as one unknown token.
+
+        Args:
+            document: Token ids of the example.
+            source: Text of the source, whose line breaks are counted if the tokenizer drops them.
+            target: Text of the target, likewise.
         """
         trained = np.arange(len(document.input_ids)) >= document.n_source
         for begin, end in document.holes:

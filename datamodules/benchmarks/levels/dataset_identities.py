@@ -92,8 +92,12 @@ class DatasetIdentities:
     def require(self, datasets: Iterable[str], where: str) -> None:
         """Check that all of these datasets are identities of the table.
 
+        Args:
+            datasets: Names of datasets.
+            where: Where they are named, for the error, e.g. ``"rules 'opt_iml'"``.
+
         Raises:
-            ValueError: One is not; the error names `where` it is used, the nearest identity and the ways out.
+            ValueError: One is not an identity; the error names the nearest and the ways out.
         """
         for dataset in datasets:
             if dataset not in self.names:

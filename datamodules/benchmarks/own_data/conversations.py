@@ -78,6 +78,11 @@ def unreadable(messages: Sequence[Row], keys: tuple[str, str], roles: Mapping[st
     >>> call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "weather"}}]}
     >>> unreadable([Row(call, "chats.jsonl, line 1")], ("role", "content"), ROLES)
     'a conversation with tools, whose calls and results are not rendered'
+
+    Args:
+        messages: Messages of the conversation.
+        keys: Keys of role and text in a message.
+        roles: Role by its name in the file.
     """
     for message in messages:
         role, content = (message.fields.get(key) for key in keys)

@@ -156,9 +156,14 @@ def _describes(path: Path) -> bool:
 def source_of(name: str, sources: Sources, place: str) -> TaskSource:
     """Return the source of a task; the files of a task in two splits must be equal.
 
+    Args:
+        name: Name of the task.
+        sources: Sources by split and task.
+        place: Path or hub name that the sources were read from, for errors.
+
     Raises:
         MissingFiles: There is no task of this name.
-        ValueError: Two splits have different files of it.
+        ValueError: Two splits have different files of the task.
     """
     listed = list({tasks[name].source: tasks[name] for tasks in sources.values() if name in tasks}.values())
     if not listed:

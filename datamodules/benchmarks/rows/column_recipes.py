@@ -58,7 +58,7 @@ def recipe_value(row: Row, recipe: Recipe, original: Row | None = None) -> Any:
 
 
 def with_columns(row: Row, columns: Mapping[str, Recipe]) -> Row:
-    """Return the row with the columns that recipes make.
+    """Return the row with the columns that recipes make; `columns` has the recipe of each.
 
     A column that the row already has is kept, unless its recipe reads it.
     """
