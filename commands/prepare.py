@@ -41,7 +41,7 @@ def prepare_store(settings: Settings, processes: int = 1, verify: bool = False) 
     seconds, done = time.monotonic() - began, data.prepared
     rate = f" ({done.examples / seconds:,.0f} a second)" if done.written else ""
     print(
-        f"{done.written} tasks written, {done.found} already in the store; "
+        f"{done.written} tasks written, {done.reused} already in the store; "
         f"{done.examples:,} examples in {seconds:.0f} s{rate}"
     )
     if data.instances.validates:

@@ -31,7 +31,7 @@ from .rendering.tokenization import tokenizer_fingerprint
 from .schema import HasLength, Stage, Task
 from .splits import Instances
 from .storage.declared_state import declared_state
-from .storage.parallel_preparation import Prepared
+from .storage.parallel_preparation import PreparationCounts
 from .storage.starts import FOLDER as STARTS
 from .storage.starts import Start, current_start, readers_digest, write_start
 from .storage.store import content_key, damage
@@ -85,7 +85,7 @@ class StoredDataModule(BenchmarkDataModule):
         require_positive("data", processes=processes)
         self._benchmark_state = declared_state(self.benchmark)  # before it is used
         self.mixture, self.cache, self.processes = mixture, expanded(cache), processes
-        self.prepared = Prepared(0, 0, 0)
+        self.prepared = PreparationCounts(0, 0, 0)
         self.verify = False
         """Whether ``prepare_data`` reads all files of the store and compares their checksums."""
         self.compare = False
@@ -122,7 +122,7 @@ class StoredDataModule(BenchmarkDataModule):
             and not (self.verify or self.compare)
             and all(self._is_whole(folder) for folder in start.folders.values())
         ):
-            self._start, self.prepared = start, Prepared(0, len(start.folders), 0)
+            self._start, self.prepared = start, PreparationCounts(0, len(start.folders), 0)
             return
         with noting() as read:
             self.prepared = self.training_tasks.prepare(self.processes, verify=self.verify)

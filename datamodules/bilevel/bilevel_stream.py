@@ -202,7 +202,7 @@ class BilevelStream:
         for name, rows in (("inner_rows", plan.inner_rows), ("outer_rows", plan.outer_rows)):
             if rows % here.size:
                 raise ValueError(
-                    f"{name} = {rows} cannot be dealt to {here.size} replicas: choose a multiple of {here.size}"
+                    f"{name} = {rows} cannot be divided among {here.size} replicas: choose a multiple of {here.size}"
                 )
         self.plan, self.here, self.steps, self.step = plan, here, steps, 0
 

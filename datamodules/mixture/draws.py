@@ -1,7 +1,8 @@
 """Draws of examples from a mixture: an endless, deterministic sequence, divided into windows.
 
-There is no random generator to advance. Window w is a pure function of (seed, w, sizes, rates), so that any position
-costs the same, on any number of ranks. Memory grows with the number of tasks, not of examples.
+A window is about 65,536 successive draws, which are shuffled and packed together. It is a pure function of (seed, index
+of the window, sizes, rates), so that any position costs the same, on any number of ranks. Memory grows with the number
+of tasks, not of examples.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from .permutation import Words, mixed, permuted
 
 WINDOW = 65_536
-"""Draws that are packed together: enough for best-fit rows to be 99.9% full, few enough to plan in 0.3 s."""
+"""Draws of a window: enough for best-fit rows to be 99.9% full, few enough to plan in 0.3 s."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,18 @@ class Mixture:
     """An endless sequence of draws from tasks, in windows of about `window` draws.
 
     After every window, the number of draws of a task equals its rate times all draws, to within one. Within a task,
-    every example is drawn once before any is repeated, and each pass has another order. The draws of a task depend on
-    its name, size and rate only: adding a task does not change the orders of the others.
+    every example is drawn once before any is repeated, and each pass has another order. The order of a task depends on
+    the seed, its name and its size only: adding a task does not change the orders of the others.
 
     Args:
         names: Names of the tasks.
         sizes: Number of examples of each task.
         rates: Sampling rate of each task; their sum is 1.
-        seed: Seed of the sequence.
-        window: Average number of draws that are mixed and packed together; it may be fractional.
+        seed: Seed of the orders.
+        window: Average number of draws in a window; it may be fractional.
+
+    Raises:
+        ValueError: Lengths of the sequences differ, rates do not sum to 1, or `window` is below 1.
     """
 
     names: Sequence[str]
@@ -49,10 +53,13 @@ class Mixture:
             raise ValueError(f"window must be a positive number of draws, got {self.window}")
 
     def draws(self, window: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Task and example index of every draw in a window, in mixed order.
+        """Return (task indices, example indices) of the draws in a window, int64 [draws] each, shuffled.
 
-        Example j of the sequence of a task is drawn when its running total, rate * draws + phase, passes j. Phases
-        differ between tasks, so that rare tasks are not all drawn in the same window.
+        Draw j of a task happens when its running total, rate * draws + phase, passes j. Phases differ between tasks, so
+        that rare tasks are not all drawn in the same window.
+
+        Args:
+            window: Index of the window, from 0.
         """
         first, last = self._drawn_before(window), self._drawn_before(window + 1)
         counts = last - first
@@ -64,7 +71,12 @@ class Mixture:
         return tasks[order], examples[order]
 
     def examples(self, tasks: NDArray[np.int64], numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Examples at positions of the tasks' sequences; each pass over a task has another order."""
+        """Return the example index of some draws; each pass over a task has another order.
+
+        Args:
+            tasks: int64 [n], index of the task of each draw.
+            numbers: int64 [n], number of the draw among all draws of its task, from 0.
+        """
         sizes = np.asarray(self.sizes, dtype=np.int64)[tasks]
         passes, places = np.divmod(numbers, sizes)
         return permuted(places, sizes, mixed(self._keys[tasks] + passes.astype(np.uint64)))

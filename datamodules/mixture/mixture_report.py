@@ -1,4 +1,7 @@
-"""A mixture as a tree: the expected draws of each task, with warnings for tasks drawn hardly ever or too often."""
+"""Report of a mixture as a tree: expected draws of benchmarks, categories and tasks, and warnings.
+
+Tasks that are hardly ever drawn, or whose examples are repeated too often, are warned of.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,20 +17,20 @@ from .rates import MixtureRules, TaskSize, absent_benchmarks
 COLUMNS = ("examples", "rate", "draws", "epochs", "tokens")
 
 MANY_EPOCHS = 20
-"""Times each example of a task is drawn on average, beyond which the task is warned of."""
+"""Average number of draws of a task's examples above which a warning names the task."""
 
 
 class MixtureLine(NamedTuple):
-    """One node of the tree: the whole, a benchmark, a category of it, or a task.
+    """Node of the tree: the whole mixture, a benchmark, a category of a benchmark, or a task.
 
     Args:
-        name: Its name.
+        name: Name of the benchmark, category or task; ``all`` for the whole mixture.
         depth: 0 for the whole mixture, 1 for a benchmark, 2 for a category, 3 for a task.
-        examples: Training examples below it.
-        rate: Its share of the examples drawn.
-        draws: Examples expected to be drawn.
-        epochs: Expected number of draws of each of its examples.
-        tokens: Tokens expected to be drawn.
+        examples: Number of its training examples.
+        rate: Its share of the draws, in [0, 1].
+        draws: Expected number of draws in the described training.
+        epochs: `draws` divided by `examples`.
+        tokens: Expected number of tokens of the draws.
     """
 
     name: str
@@ -39,6 +42,7 @@ class MixtureLine(NamedTuple):
     tokens: float
 
     def cells(self) -> tuple[str, ...]:
+        """Return the numbers as text, one for each of ``COLUMNS``."""
         return (
             f"{self.examples:,}",
             f"{self.rate:.3%}",
@@ -50,14 +54,24 @@ class MixtureLine(NamedTuple):
 
 @dataclass(frozen=True)
 class MixtureReport:
-    """The tree in reading order, the licences of each benchmark as "licence (tasks)", and warnings."""
+    """A mixture as a tree.
+
+    Args:
+        nodes: Nodes of the tree, each before its children.
+        warnings: A sentence each.
+        licences: For each benchmark whose tasks state any, its licences as "licence (number of tasks)".
+    """
 
     nodes: list[MixtureLine]
     warnings: list[str]
     licences: dict[str, list[str]] = field(default_factory=dict)
 
     def lines(self, depth: int = 3) -> list[str]:
-        """Text in columns, down to a depth: 1 for benchmarks, 2 for categories, 3 for tasks."""
+        """Return the tree as lines of text in columns, then licences and warnings.
+
+        Args:
+            depth: Deepest nodes: 1 for benchmarks, 2 for categories, 3 for tasks.
+        """
         shown = [node for node in self.nodes if node.depth <= depth]
         names = ["  " * node.depth + node.name for node in shown]
         rows = [("mixture", *COLUMNS), *((name, *node.cells()) for name, node in zip(names, shown, strict=True))]
@@ -66,7 +80,7 @@ class MixtureReport:
 
 
 def in_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of a table as lines of text, the first column to the left and the others to the right.
+    """Return the rows of a table as lines of text; the first column is left-aligned, the others right-aligned.
 
     >>> in_columns([("task", "rate"), ("a", "100%")])
     ['task  rate', 'a     100%']
@@ -84,7 +98,15 @@ def mixture_report(
     draws: float,
     rules: MixtureRules = MixtureRules(),  # noqa: B008
 ) -> MixtureReport:
-    """Describe a mixture of which `draws` examples are to be trained; `rules` are those its rates came from."""
+    """Return the tree of a mixture.
+
+    Args:
+        tasks: The tasks and their sizes.
+        rates: float64 [tasks], sampling rate of each task.
+        draws: Number of draws in the described training.
+        rules: The rules that the rates were computed by; benchmarks that they name and that have no tasks are warned
+            of.
+    """
 
     def node(name: str, depth: int, members: Sequence[int]) -> MixtureLine:
         rate = float(sum(rates[i] for i in members))
@@ -105,7 +127,7 @@ def mixture_report(
 
 
 def _licences(tasks: Sequence[TaskSize]) -> dict[str, list[str]]:
-    """The licences of each benchmark whose tasks state any."""
+    """Return the licences of each benchmark whose tasks state any, as "licence (number of tasks)"."""
     counts: dict[str, Counter[str]] = {}
     for task in tasks:
         counts.setdefault(task.benchmark, Counter())[task.licence or "not stated"] += 1

@@ -1,4 +1,4 @@
-"""Orders of a million items that are never written down: item i of a shuffled range, computed from i alone."""
+"""Pseudorandom permutations that are computed, not stored: item i of a shuffled range follows from i and a key."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,15 +6,20 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint64]
 
 ROUNDS, SMALL_ROUNDS, SMALL = 8, 48, 64
-"""Half-rounds of the Feistel network. In a range of a few items a half-round moves little: those take more of them."""
+"""Half-rounds of the Feistel network: 8, but 48 for ranges of up to 64 items, which a half-round shuffles less."""
 
 
 def permuted(places: NDArray[np.integer], sizes: NDArray[np.integer], keys: Words) -> NDArray[np.int64]:
-    """Shuffled places, element by element: ``places[i]`` after a shuffle of ``range(sizes[i])`` chosen by ``keys[i]``.
+    """Return int64 [n]: element i is the image of ``places[i]`` under a permutation of ``range(sizes[i])``.
 
-    For one size and one key it is a permutation: a Feistel network over the next power of two, walked until it comes
-    back into the range (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). Nothing is stored, so a task
-    of 100 million examples costs as much as one of ten.
+    The permutation follows from ``sizes[i]`` and ``keys[i]``. It is a Feistel network over the next power of two,
+    applied until the result is in the range (Black and Rogaway 2002, "Ciphers with Arbitrary Finite Domains"). Nothing
+    is stored, so a range of 100 million items costs as much as one of ten.
+
+    Args:
+        places: int [n], numbers to permute, below their range's size.
+        sizes: int [n], size of each number's range.
+        keys: uint64 [n], key of each number's permutation.
 
     >>> sorted(permuted(np.arange(5), np.full(5, 5), np.full(5, 7, dtype=np.uint64)).tolist())
     [0, 1, 2, 3, 4]
@@ -27,13 +32,14 @@ def permuted(places: NDArray[np.integer], sizes: NDArray[np.integer], keys: Word
 
 
 def mixed(words: Words) -> Words:
-    """A bijection of 64-bit words that leaves no pattern (the finalizer of SplitMix64, Steele et al. 2014)."""
+    """Hash 64-bit words by a bijection (the finalizer of SplitMix64, Steele et al. 2014)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
 
 
 def _walked(places: NDArray[np.integer], sizes: NDArray[np.integer], keys: Words, rounds: int) -> Words:
+    """Apply the Feistel network until every result is below its size (cycle walking)."""
     limits = sizes.astype(np.uint64)
     bits = np.maximum(np.ceil(np.log2(np.maximum(limits, 1))), 2).astype(np.uint64)
     shuffled = _shuffled(places.astype(np.uint64), bits, keys, rounds)
@@ -45,6 +51,7 @@ def _walked(places: NDArray[np.integer], sizes: NDArray[np.integer], keys: Words
 
 
 def _shuffled(words: Words, bits: Words, keys: Words, rounds: int) -> Words:
+    """Apply the Feistel network once, to words of `bits` bits."""
     low_bits = bits // np.uint64(2)
     low_mask = (np.uint64(1) << low_bits) - np.uint64(1)
     high_mask = (np.uint64(1) << (bits - low_bits)) - np.uint64(1)

@@ -1,8 +1,9 @@
 """Sampling rates of tasks: from their sizes within a benchmark, and from the benchmarks' proportions.
 
-A share counts *examples* in OPT-IML's proportions (arXiv 2212.12017, section 3.2). Its pre-training data counts
-*updates*, that is rows: documents that fill a row are then a far smaller part of the examples. Each extra stream
-therefore states what its share counts, and which benchmark's share it reduces.
+A proportion is a share of *examples* in OPT-IML (arXiv 2212.12017, section 3.2). The share of its pre-training data is
+one of *updates*, that is of rows; since such a document fills a row, it is a far smaller share of examples. An extra
+stream, i.e. a benchmark beside the proportions, therefore states the unit of its share, and which benchmark's share it
+reduces.
 """
 
 import math
@@ -17,19 +18,20 @@ from ..messages import nearest, some
 from .task_subset import TaskSubset
 
 Unit = Literal["examples", "rows", "tokens"]
+"""Unit of an extra stream's share: draws, columns of rows, or tokens."""
 
 
 class TaskSize(NamedTuple):
-    """The size of a task, from which its rate is computed.
+    """Size of a task, from which its rate is computed.
 
     Args:
-        name: Task.
-        benchmark: Its collection, which proportions name.
-        category: Its category.
-        examples: Training examples.
-        tokens: Tokens of one of them, on average, as far as a row holds them.
-        rows: The part of a row that one of them takes, on average.
-        licence: Licence of its instances; empty where it is unknown.
+        name: Name of the task.
+        benchmark: Benchmark of the task, which proportions refer to.
+        category: Category of the task.
+        examples: Number of training examples.
+        tokens: Mean number of tokens of an example, after truncation to a row.
+        rows: Mean share of a row's columns that an example takes.
+        licence: Licence of the instances; empty if it is unknown.
     """
 
     name: str
@@ -43,12 +45,13 @@ class TaskSize(NamedTuple):
 
 @dataclass(frozen=True)
 class ExtraStream:
-    """A benchmark that is mixed in beside the others: pre-training text, reasoning, dialogue.
+    """A benchmark that is mixed in beside those with proportions: pre-training text, reasoning, dialogue.
 
     Args:
-        share: Its part of the whole mixture, e.g. 0.05.
-        unit: Unit of the share: examples, the columns of rows, or tokens.
-        paid_by: The benchmark whose proportion shrinks by as much; null for those of all others, in proportion.
+        share: Share of the whole mixture, at least 0 and below 1, e.g. 0.05.
+        unit: Unit of the share: ``examples``, ``rows`` (columns of the packed rows) or ``tokens``.
+        paid_by: Name of the benchmark whose share is reduced by this one; null reduces the shares of all benchmarks
+            with proportions by the same factor.
     """
 
     share: float
@@ -64,19 +67,19 @@ class ExtraStream:
 
 @dataclass(frozen=True)
 class MixtureRules:
-    """Rules that turn sizes into rates.
+    """Rules that compute the sampling rates of tasks from their sizes.
 
     Args:
-        cap: Most examples of a task that count towards its rate (EPS in OPT-IML); all where it is left out.
-        proportions: Share of the examples of each benchmark, extra streams not counted. Those that are not named share
-            what is left by their capped sizes; without any, all do.
-        extra: Streams beside them, by benchmark.
-        absent: Treatment of the share of a named benchmark without training tasks: ``rejected``, or ``shared`` by the
-            others as they share the rest, like the share of a stream that it pays for.
-        temperature: Rates within a benchmark go with size ** (1 / temperature): 1 for the sizes themselves, more for
-            flatter rates.
-        uniform_categories: Whether the categories of a benchmark are drawn equally often, whatever their sizes.
-        subset: How many of the training tasks train; null for all.
+        cap: Most examples of a task that count towards its rate (EPS in OPT-IML); null for all.
+        proportions: Share of the draws of each benchmark, without the extra streams. Benchmarks that are not named
+            divide the remaining share in proportion to their capped sizes. Null divides all by capped sizes.
+        extra: Extra streams by benchmark, e.g. pre-training text with a share of the rows.
+        absent: If a benchmark in `proportions` or `extra` has no training tasks: ``rejected`` is an error; ``shared``
+            divides its share between the other benchmarks, in the ratio of their shares.
+        temperature: Rates within a benchmark are proportional to size ** (1 / temperature): 1 for proportional to the
+            sizes, more for more equal rates.
+        uniform_categories: Whether all categories of a benchmark have the same rate, whatever their sizes.
+        subset: Trains only some of the training tasks; null for all.
     """
 
     cap: int | None = None
@@ -102,12 +105,12 @@ class MixtureRules:
 
 
 def absent_benchmarks(rules: MixtureRules, benchmarks: Collection[str]) -> list[str]:
-    """Benchmarks that the rules name and that have no training tasks."""
+    """Return the benchmarks in `proportions` or `extra` that are not among `benchmarks`."""
     return [name for name in {**(rules.proportions or {}), **(rules.extra or {})} if name not in benchmarks]
 
 
 def mixing_rates(sizes: Mapping[str, int], *, cap: int | None = None) -> dict[str, float]:
-    """Sampling rate of each task: proportional to its examples, counting at most `cap` of them.
+    """Return the sampling rate of each task: proportional to its number of examples, of which at most `cap` count.
 
     The cap keeps one huge task from filling every batch. OPT-IML calls it EPS (arXiv 2212.12017, section 3.2).
 
@@ -119,11 +122,11 @@ def mixing_rates(sizes: Mapping[str, int], *, cap: int | None = None) -> dict[st
 
 
 def task_rates(tasks: Sequence[TaskSize], rules: MixtureRules) -> NDArray[np.float64]:
-    """The rate of each task; they sum to 1.
+    """Return the sampling rate of each task, float64 [tasks]; their sum is 1.
 
     Raises:
-        ValueError: A task has no examples, proportions do not sum to 1, name a benchmark that has no tasks, or leave
-            nothing for one that they do not name.
+        ValueError: There is no task, or a task has no examples. Proportions do not sum to 1, name a benchmark without
+            tasks, or leave no share for a benchmark that they do not name. The extra streams reduce a share below 0.
     """
     if not tasks:
         raise ValueError("a mixture needs at least one task")
@@ -142,7 +145,7 @@ def task_rates(tasks: Sequence[TaskSize], rules: MixtureRules) -> NDArray[np.flo
 
 
 def _without(rules: MixtureRules, absent: Collection[str], benchmarks: Collection[str]) -> MixtureRules:
-    """The rules without the absent benchmarks, the other shares in the same ratios."""
+    """Return the rules without the absent benchmarks; the ratios of the other shares stay the same."""
     named, extra = dict(rules.proportions or {}), dict(rules.extra or {})
     present = {name: share for name, share in named.items() if name not in absent}
     if len(present) < len(named):
@@ -158,7 +161,7 @@ def _without(rules: MixtureRules, absent: Collection[str], benchmarks: Collectio
 
 
 def _within(tasks: Sequence[TaskSize], rules: MixtureRules) -> NDArray[np.float64]:
-    """Rates of the tasks of one benchmark, summing to 1."""
+    """Return the rates of the tasks of one benchmark, with sum 1."""
     weights = np.array([_capped(task, rules) for task in tasks], dtype=np.float64) ** (1 / rules.temperature)
     if rules.uniform_categories:
         _, category = np.unique([task.category for task in tasks], return_inverse=True)
@@ -176,6 +179,7 @@ def _benchmark_shares(
     within: Mapping[str, NDArray[np.float64]],
     rules: MixtureRules,
 ) -> dict[str, float]:
+    """Return each benchmark's share of the draws; `members` are indices of its tasks, `within` their rates in it."""
     extra = dict(rules.extra or {})
     _known(extra, members, "extra")
     plain = [name for name in members if name not in extra]
@@ -195,7 +199,7 @@ def _benchmark_shares(
 
 
 def _proportions(counted: Mapping[str, float], named: Mapping[str, float]) -> dict[str, float]:
-    """Shares of benchmarks, summing to 1; `counted` are their capped sizes."""
+    """Return the shares of benchmarks without extra streams, with sum 1; `counted` are their capped sizes."""
     _known(named, counted, "proportions")
     unnamed = [name for name in counted if name not in named]
     left = _sums_to_one(named, unnamed)
@@ -209,7 +213,7 @@ def _proportions(counted: Mapping[str, float], named: Mapping[str, float]) -> di
 
 
 def _sums_to_one(named: Mapping[str, float], unnamed: Collection[str]) -> float:
-    """The share that proportions leave for the benchmarks without a proportion."""
+    """Return the share that proportions leave for the benchmarks without a proportion."""
     left = 1.0 - sum(named.values())
     if abs(left) < 1e-9:
         return 0.0
@@ -225,10 +229,11 @@ def _sums_to_one(named: Mapping[str, float], unnamed: Collection[str]) -> float:
 def _with_extra(
     shares: Mapping[str, float], extra: Mapping[str, ExtraStream], means: Mapping[str, Mapping[str, float]]
 ) -> dict[str, float]:
-    """Example shares of all benchmarks once the extra streams have theirs.
+    """Return each benchmark's share of the draws, extra streams included.
 
-    With e_j the extra streams' shares of examples, benchmark i keeps b_i (1 - sum of e_j that all pay) - (sum of e_j
-    that i pays), and each e_j times its size in its unit is its share of all that: linear equations in the e_j.
+    Let e_j be the unknown shares of draws of the extra streams. Benchmark i keeps b_i (1 - sum of the e_j paid by all)
+    - (sum of the e_j paid by i). In stream j's unit, e_j times its mean size is `share` of the mixture's total. These
+    equations are linear in the e_j.
     """
     names = list(extra)
     for name, stream in extra.items():
@@ -257,6 +262,7 @@ def _with_extra(
 
 
 def _known(named: Mapping[str, object], known: Mapping[str, object], where: str) -> None:
+    """Reject benchmarks that have no training tasks."""
     if unknown := [name for name in named if name not in known]:
         raise ValueError(
             f"{where} names {some([f'{name} ({nearest(name, known)})' for name in unknown])}, which has no training "

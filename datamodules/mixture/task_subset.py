@@ -1,4 +1,4 @@
-"""A part of the training tasks, for studies of how generalization grows with their number."""
+"""Subsets of the training tasks, to study how generalization grows with the number of tasks."""
 
 import hashlib
 from collections import Counter
@@ -11,17 +11,17 @@ from ..splits import shares_data
 
 @dataclass(frozen=True)
 class TaskSubset:
-    """A subset of the training tasks (arXiv 2212.12017, Figures 2 and 3).
+    """Size of a subset of the training tasks (arXiv 2212.12017, Figures 2 and 3). Set either `tasks` or `categories`.
 
-    A smaller subset is a part of a larger one. Tasks whose data is also evaluated, or their categories, are in every
-    subset, so that fully supervised tasks stay so. Levels of generalization are those of all training tasks,
+    A smaller subset is contained in a larger one. Tasks whose data is also evaluated are in every subset, or their
+    categories are, so that fully supervised tasks stay so. Levels of generalization are those of all training tasks,
     whatever the subset, so that runs with different subsets are compared on the same tasks. Extra streams always train
     and are not counted.
 
     Args:
-        tasks: Number of tasks, in a random order; null for all.
-        categories: Number of categories, those with the most tasks first; null for all.
-        seed: Decides the order of the tasks.
+        tasks: Number of tasks, in a random order.
+        categories: Number of categories, those with the most tasks first.
+        seed: Seed of the tasks' order.
     """
 
     tasks: int | None = None
@@ -39,16 +39,17 @@ class TaskSubset:
 def subset_of(
     subset: TaskSubset, tasks: Sequence[Task], evaluated: Sequence[Task], extra: Collection[str]
 ) -> list[str]:
-    """Names of the tasks that train, in the order of `tasks`.
+    """Return the names of the tasks of a subset, in the order of `tasks`.
 
     Args:
         subset: Size of the subset.
-        tasks: The training tasks.
-        evaluated: The tasks that are validated or tested.
-        extra: Collections that are extra streams.
+        tasks: All training tasks.
+        evaluated: The validation and test tasks.
+        extra: Benchmarks that are extra streams.
 
     Raises:
-        ValueError: There are fewer tasks or categories, or more of them are evaluated than should train.
+        ValueError: The subset is larger than the number of tasks or categories, or too small for those that are
+            evaluated, too.
     """
     counted = [task for task in tasks if task.benchmark not in extra]
     supervised = [task for task in counted if shares_data(task, evaluated)]
@@ -64,13 +65,13 @@ def subset_of(
 
 
 def _first_tasks(number: int, supervised: Sequence[str], names: Sequence[str], seed: int) -> set[str]:
-    """The supervised tasks, then the others in the order of digests of their names."""
+    """Return `number` tasks: the supervised ones, then others in the order of digests of their names."""
     if number > len(names):
         raise ValueError(f"mixture.subset.tasks is {number}, but {len(names)} tasks train")
     if number < len(supervised):
         raise ValueError(
             f"mixture.subset.tasks is {number}, but {len(supervised)} of the training tasks are evaluated, too, and "
-            f"are in every subset: ask for at least {len(supervised)}"
+            f"are in every subset: set at least {len(supervised)}"
         )
     others = set(names) - set(supervised)
     ordered = sorted(others, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
@@ -78,7 +79,7 @@ def _first_tasks(number: int, supervised: Sequence[str], names: Sequence[str], s
 
 
 def _first_categories(number: int, supervised: Sequence[str], categories: Sequence[str]) -> set[str]:
-    """The supervised categories, then the others by falling number of tasks, equal ones by name."""
+    """Return `number` categories: the supervised ones, then others by falling number of tasks, ties by name."""
     counts = Counter(categories)
     if not len(supervised) <= number <= len(counts):
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Documents to rows, rows to optimizer steps, steps to each replica's batches."""
+"""Packing: documents into rows, rows into optimizer steps, and steps into the batches of each replica."""

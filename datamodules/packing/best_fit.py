@@ -1,6 +1,7 @@
-"""Packing of documents into rows of fixed capacity: from lengths to the documents of each row.
+"""Bin packing: from the sizes of documents to the documents of each row of fixed capacity.
 
-No document is ever split. Rows are described, not built: a plan of ten million documents costs seconds.
+No document is split over rows. Only indices are computed here (collate.py copies tokens), so that ten million documents
+are packed in seconds.
 """
 
 from bisect import bisect_left, insort
@@ -12,11 +13,11 @@ from numpy.typing import NDArray
 
 
 class PackedRows(NamedTuple):
-    """Row r holds the documents ``order[starts[r]:starts[r + 1]]``.
+    """Documents of each row: row r holds ``order[starts[r]:starts[r + 1]]``.
 
     Args:
-        order: int64 [n], a permutation of the documents.
-        starts: int64 [rows + 1].
+        order: int64 [n], a permutation of the documents' indices.
+        starts: int64 [rows + 1], index into `order` of the first document of each row; the last is n.
     """
 
     order: NDArray[np.int64]
@@ -26,20 +27,27 @@ class PackedRows(NamedTuple):
         return len(self.starts) - 1
 
     def row(self, index: int) -> NDArray[np.int64]:
+        """Return the indices of the documents of one row."""
         return self.order[self.starts[index] : self.starts[index + 1]]
 
 
 Packing = Callable[[NDArray[np.integer], int, np.random.Generator], PackedRows]
-"""(sizes [n], capacity, generator) -> PackedRows. The generator decides everything that the sizes leave open."""
+"""A function (sizes, capacity, generator) -> PackedRows.
+
+``sizes`` int [n] are the columns of each document, from 1 to ``capacity``, the columns of a row. The generator is used
+for random orders.
+"""
 
 
 def best_fit(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
-    """Best-fit decreasing over the histogram of sizes: each document goes where it leaves the least room.
+    """Pack by best-fit decreasing: from the longest on, each document goes into the row that it fills most.
 
-    Documents of one size, and rows with the same room left, are interchangeable: they are moved in bulk, and the
-    cost depends on the number of different sizes rather than on the number of documents (after Krell et al.,
-    arXiv 2107.02027). Which of the equal documents goes to which row, the order within a row and the order of the
-    rows are random.
+    Documents of one size, and rows with the same room left, are interchangeable. They are assigned in bulk, so that the
+    cost depends on the number of different sizes rather than of documents (after Krell et al., arXiv 2107.02027). The
+    assignment of equally long documents to rows, the order within a row and the order of the rows are random.
+
+    Raises:
+        ValueError: A size is below 1 or above the capacity.
 
     >>> rows = best_fit(np.array([5, 3, 3, 2, 5]), 8, np.random.default_rng(0))
     >>> sorted(sorted(rows.row(r).tolist()) for r in range(len(rows)))[0]  # 5 + 3, 5 + 3, and 2 alone
@@ -89,7 +97,10 @@ def best_fit(sizes: NDArray[np.integer], capacity: int, generator: np.random.Gen
 
 
 def in_order(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
-    """The released OPT-IML program's packing: a document that does not fit opens a new row.
+    """Pack documents in their order, as OPT-IML's released program does; one that does not fit begins a new row.
+
+    Raises:
+        ValueError: A size is below 1 or above the capacity.
 
     >>> in_order(np.array([5, 3, 3, 2, 5]), 8, np.random.default_rng(0)).starts
     array([0, 2, 4, 5])
@@ -104,7 +115,11 @@ def in_order(sizes: NDArray[np.integer], capacity: int, generator: np.random.Gen
 
 
 def one_per_row(sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator) -> PackedRows:
-    """Padding: every document has its own row, for models that cannot keep documents apart."""
+    """Put every document into its own row, which is padded; for models without document attention.
+
+    Raises:
+        ValueError: A size is below 1 or above the capacity.
+    """
     _check(sizes, capacity)
     return PackedRows(np.arange(len(sizes)), np.arange(len(sizes) + 1))
 

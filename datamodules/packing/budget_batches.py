@@ -1,4 +1,4 @@
-"""Batches within a budget of tokens, for models that read without gradients."""
+"""Batches of at most a given number of tokens, for inference."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,16 @@ from numpy.typing import NDArray
 
 
 def budget_batches(sizes: Sequence[int] | NDArray[np.integer], budget: int, *, padded: bool = False) -> list[list[int]]:
-    """Places of items in batches of at most `budget` tokens, the largest items first.
+    """Divide items into batches of at most `budget` tokens, and return the indices of each batch's items.
 
-    Memory peaks at the first batch, so that a batch that does not fit fails at once. An item larger than the budget is
-    a batch by itself.
+    The largest items come first, so that running out of memory happens at the first batch. An item larger than the
+    budget is a batch by itself.
 
     Args:
         sizes: Tokens of each item.
         budget: Most tokens of a batch.
-        padded: Whether a batch takes (items x largest item) tokens rather than the sum of its items.
+        padded: Whether items are padded to the largest of their batch, so that a batch has (items x largest item)
+            tokens. By default it has the sum of its items' tokens.
 
     >>> budget_batches([2, 9, 3, 8], budget=12)
     [[1], [3, 2], [0]]

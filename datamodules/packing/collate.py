@@ -1,7 +1,7 @@
-"""Rows of documents to batches of tensors.
+"""Collation of packed rows into batches of tensors, for decoder-only and encoder-decoder models.
 
-``CausalRows`` and ``Seq2SeqRows`` implement one Protocol: columns of a row that a document takes, its number of
-targets, truncation, and the batch. Mixture, packing and training stream depend on the Protocol only.
+``CausalRows`` and ``Seq2SeqRows`` implement the Protocol ``RowKind``: how many columns of a row a document takes, its
+number of targets, its truncation, and the batch. Mixture, packing and training stream depend on the Protocol only.
 """
 
 from collections.abc import Sequence
@@ -14,40 +14,67 @@ from numpy.typing import NDArray
 
 from ..schema import IGNORE_INDEX, CausalBatch, ScoredBatch, Seq2SeqBatch, TokenizedExample
 
-Lengths = NDArray[np.integer]
-NO_HOLES: Lengths = np.empty((0, 3), dtype=np.int64)
+Integers = NDArray[np.integer]
+NO_HOLES: Integers = np.empty((0, 3), dtype=np.int64)
 RowBatch = CausalBatch | Seq2SeqBatch | ScoredBatch
 
 
 class Cuts(NamedTuple):
-    """Masks of the truncated documents, and of those that lose targets: bool [n] each."""
+    """Truncation of n documents.
+
+    Args:
+        truncated: bool [n], whether a document is longer than a row and loses tokens.
+        target_cut: bool [n], whether some of the lost tokens are targets.
+    """
 
     truncated: NDArray[np.bool_]
     target_cut: NDArray[np.bool_]
 
 
 class RowKind(Protocol):
-    """A kind of row. `lengths` int [n] are the tokens of documents, `n_sources` int [n] those of their sources.
+    """Layout of packed rows for one kind of model: decoder-only, encoder-decoder, or scorer.
 
-    `holes` int [h, 3] are (document, begin, end) of the tokens between the targets of conversations.
+    Methods take arrays over n documents: `lengths` int [n], tokens of each document, and `n_sources` int [n], how many
+    of these are source. `holes` int [h, 3] are (document, begin, end) of the tokens between the targets of
+    conversations.
     """
 
     @property
-    def capacity(self) -> int: ...
-    def sizes(self, lengths: Lengths, n_sources: Lengths) -> Lengths: ...
-    def target_counts(self, lengths: Lengths, n_sources: Lengths, holes: Lengths = NO_HOLES) -> Lengths: ...
-    def real_tokens(self, lengths: Lengths, n_sources: Lengths) -> Lengths: ...
-    def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts: ...
-    def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> RowBatch: ...
+    def capacity(self) -> int:
+        """Columns of a row that documents can fill, in the unit of ``sizes``."""
+        ...
 
     @property
     def columns(self) -> int:
         """Columns of a row, encoder and decoder together."""
         ...
 
+    def sizes(self, lengths: Integers, n_sources: Integers) -> Integers:
+        """Return int [n]: columns of a row that each document takes, at most ``capacity``."""
+        ...
+
+    def target_counts(self, lengths: Integers, n_sources: Integers, holes: Integers = NO_HOLES) -> Integers:
+        """Return int [n]: trained tokens of each document, after truncation."""
+        ...
+
+    def real_tokens(self, lengths: Integers, n_sources: Integers) -> Integers:
+        """Return int [n]: tokens of each document, after truncation."""
+        ...
+
+    def cuts(self, lengths: Integers, n_sources: Integers) -> Cuts:
+        """Return which documents are truncated."""
+        ...
+
+    def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> RowBatch:
+        """Return the batch of some rows, each a sequence of documents.
+
+        `step_targets` is the number of targets in the whole optimizer step; the batch carries it for the loss.
+        """
+        ...
+
 
 def pinned(batch: Any) -> Any:
-    """A batch, with the batches and tensors in it, in pinned memory, from which a GPU copies it while it computes."""
+    """Copy a batch's tensors, and those of batches in it, to pinned memory, from which a GPU copies asynchronously."""
     if isinstance(batch, torch.Tensor):
         return batch.pin_memory()
     if isinstance(batch, tuple) and type(batch) is not tuple:  # a NamedTuple
@@ -56,7 +83,7 @@ def pinned(batch: Any) -> Any:
 
 
 def places_of_targets(targets: NDArray[np.int64]) -> torch.Tensor:
-    """int64 [N], places in the flattened rows where something is trained.
+    """Return int64 [N]: the indices of trained columns in the flattened rows.
 
     >>> places_of_targets(np.array([[-100, 7], [8, -100]]))
     tensor([1, 2])
@@ -64,18 +91,22 @@ def places_of_targets(targets: NDArray[np.int64]) -> torch.Tensor:
     return torch.from_numpy(np.flatnonzero(targets != IGNORE_INDEX))
 
 
-def holes_of(documents: Sequence[TokenizedExample]) -> Lengths:
-    """int64 [h, 3]: (document, begin, end) of the tokens between the targets of documents."""
+def holes_of(documents: Sequence[TokenizedExample]) -> Integers:
+    """Return int64 [h, 3]: (index of the document, begin, end) of the tokens between the targets of conversations."""
     holes = [(place, *hole) for place, document in enumerate(documents) for hole in document.holes]
     return np.array(holes, dtype=np.int64) if holes else NO_HOLES
 
 
 @dataclass(frozen=True)
 class CausalRows:
-    """Rows of `length` columns for a decoder-only model; a longer document keeps its last `length` tokens.
+    """Rows for a decoder-only model. A document longer than a row keeps its last `length` tokens.
 
-    The end is kept because it holds the target (OPT-IML, section 3.3). The first token of a document is never a
-    target, since no token of the document precedes it.
+    The end is kept because it holds the target (OPT-IML, arXiv 2212.12017, section 3.3). The first token of a document
+    is never a target, since no token of the document precedes it.
+
+    Args:
+        length: Columns of a row.
+        pad_token_id: Token id of padding.
     """
 
     length: int
@@ -89,13 +120,13 @@ class CausalRows:
     def columns(self) -> int:
         return self.length
 
-    def sizes(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+    def sizes(self, lengths: Integers, n_sources: Integers) -> Integers:
         return np.minimum(lengths, self.length)
 
-    def real_tokens(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+    def real_tokens(self, lengths: Integers, n_sources: Integers) -> Integers:
         return self.sizes(lengths, n_sources)
 
-    def target_counts(self, lengths: Lengths, n_sources: Lengths, holes: Lengths = NO_HOLES) -> Lengths:
+    def target_counts(self, lengths: Integers, n_sources: Integers, holes: Integers = NO_HOLES) -> Integers:
         kept = self.sizes(lengths, n_sources)
         first = np.maximum(n_sources - (lengths - kept), 1)
         counts = kept - first
@@ -105,11 +136,11 @@ class CausalRows:
             np.subtract.at(counts, document, np.maximum(end - np.maximum(begin, first[document] + cut), 0))
         return counts
 
-    def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts:
+    def cuts(self, lengths: Integers, n_sources: Integers) -> Cuts:
         return Cuts(lengths > self.length, lengths - n_sources > self.length)
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> CausalBatch:
-        """Rows of documents to tensors; ``targets`` are shifted here, and nowhere else."""
+        """Return the batch of some rows. ``targets`` are shifted here, and nowhere else."""
         shape = (len(rows), self.length)
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         targets = np.full(shape, IGNORE_INDEX, dtype=np.int64)
@@ -150,10 +181,15 @@ class CausalRows:
 
 @dataclass(frozen=True)
 class Seq2SeqRows:
-    """Rows of an encoder-decoder model, with a capacity for sources and one for targets.
+    """Rows for an encoder-decoder model: sources in the encoder's rows, targets in the decoder's.
 
-    The size of a document is the larger of its shares of the two capacities. A longer source keeps its end, which holds
-    the question; a longer target keeps its beginning, as generation does.
+    A source that is too long keeps its end, which has the question. A target that is too long keeps its beginning, as
+    generation does.
+
+    Args:
+        source_length: Columns of an encoder row.
+        target_length: Columns of a decoder row.
+        pad_token_id: Token id of padding.
     """
 
     source_length: int
@@ -168,23 +204,23 @@ class Seq2SeqRows:
     def columns(self) -> int:
         return self.source_length + self.target_length
 
-    def _kept(self, lengths: Lengths, n_sources: Lengths) -> tuple[Lengths, Lengths]:
+    def _kept(self, lengths: Integers, n_sources: Integers) -> tuple[Integers, Integers]:
         sources = np.minimum(n_sources, self.source_length)
         return sources, np.minimum(lengths - n_sources, self.target_length)
 
-    def sizes(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
-        """Source columns, or the share of the target row converted to source columns, whichever is larger."""
+    def sizes(self, lengths: Integers, n_sources: Integers) -> Integers:
+        """Return int [n]: columns of the encoder row, or the same share of the decoder row, whichever is larger."""
         sources, targets = self._kept(lengths, n_sources)
         return np.maximum(sources, -(-targets * self.source_length // self.target_length))
 
-    def real_tokens(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+    def real_tokens(self, lengths: Integers, n_sources: Integers) -> Integers:
         sources, targets = self._kept(lengths, n_sources)
         return sources + targets
 
-    def target_counts(self, lengths: Lengths, n_sources: Lengths, holes: Lengths = NO_HOLES) -> Lengths:
+    def target_counts(self, lengths: Integers, n_sources: Integers, holes: Integers = NO_HOLES) -> Integers:
         return self._kept(lengths, n_sources)[1]
 
-    def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts:
+    def cuts(self, lengths: Integers, n_sources: Integers) -> Cuts:
         target_cut = lengths - n_sources > self.target_length
         return Cuts((n_sources > self.source_length) | target_cut, target_cut)
 

@@ -1,4 +1,4 @@
-"""Groups of documents that share a row: the responses to an instruction, which a ranking loss compares.
+"""Groups of documents that stay in one row, because a ranking loss compares the responses to an instruction.
 
 A group is drawn, packed and trained as one unit. A step is divided over replicas and accumulated batches by whole rows,
 so that a group stays together.
@@ -15,15 +15,18 @@ Places = NDArray[np.int64]
 
 
 class Groups(NamedTuple):
-    """Group g of task t holds the documents ``begins[i]`` to ``begins[i] + sizes[i] - 1`` of t, i = ``firsts[t] + g``.
+    """Groups of adjacent documents of all tasks, task after task.
+
+    Group g of task t has index i = ``firsts[t] + g``. It holds the documents ``begins[i]`` to
+    ``begins[i] + sizes[i] - 1`` of task t.
 
     Args:
         firsts: int64 [tasks + 1], index of the first group of each task.
-        begins: int64 [groups], index of the first document of a group among those of its task.
+        begins: int64 [groups], index of a group's first document among the documents of its task.
         sizes: int64 [groups], number of documents of each group.
         longest: Columns of the longest group, before groups are split.
-        cut: Groups that are longer than a row and were split.
-        left_out: Documents of groups with nothing to compare.
+        cut: Number of groups that were longer than a row, and were split into several.
+        left_out: Number of documents that are in no group, because there was nothing to compare them with.
     """
 
     firsts: Places
@@ -34,11 +37,15 @@ class Groups(NamedTuple):
     left_out: int = 0
 
     def counts(self) -> list[int]:
-        """Groups of each task."""
+        """Return the number of groups of each task."""
         return np.diff(self.firsts).tolist()
 
     def members(self, tasks: Places, groups: Places) -> tuple[Places, Places, Places]:
-        """Documents of drawn groups, in order: index of the draw, task and index within the task.
+        """Return the documents of drawn groups, as three int64 [documents]: draw, task, and document of the task.
+
+        Args:
+            tasks: int64 [draws], task of each draw.
+            groups: int64 [draws], number of the drawn group within its task.
 
         >>> groups = Groups(np.array([0, 2]), np.array([0, 3]), np.array([3, 2]))
         >>> draws, _, documents = groups.members(np.array([0, 0]), np.array([1, 0]))
@@ -55,11 +62,11 @@ class Groups(NamedTuple):
 def pack_together(
     packing: Packing, draws: Places, sizes: NDArray[np.integer], capacity: int, generator: np.random.Generator
 ) -> PackedRows:
-    """Pack documents into rows so that those of one draw are adjacent.
+    """Pack documents into rows so that those of one draw are adjacent in one row.
 
     Args:
-        packing: Packs draws into rows.
-        draws: int64 [documents], draw of each document: 0 0 0 1 1 2 ...
+        packing: Function that packs draws into rows.
+        draws: int64 [documents], index of each document's draw, in ascending order: 0 0 0 1 1 2 ...
         sizes: int [documents], columns of each document.
         capacity: Columns of a row.
         generator: Random generator of the packing.
@@ -74,7 +81,12 @@ def pack_together(
 
 
 def parts_that_fit(sizes: NDArray[np.integer], begins: Places, capacity: int) -> Places:
-    """First documents of groups, after groups longer than a row are split into parts as long as possible.
+    """Split groups that are longer than a row, and return the index of each resulting group's first document.
+
+    Args:
+        sizes: int [documents], columns of each document.
+        begins: int64 [groups], index of each group's first document, ascending from 0.
+        capacity: Columns of a row.
 
     >>> parts_that_fit(np.array([2, 2, 3, 3, 3, 1]), np.array([0, 2]), 6).tolist()
     [0, 2, 4]

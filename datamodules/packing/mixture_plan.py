@@ -1,4 +1,4 @@
-"""The plan of a training from the store: a mixture's draws in packed rows, with its reports."""
+"""Training plan of a mixture of stored tasks: rates, draws and packed rows, and the reports about them."""
 
 import hashlib
 import math
@@ -21,17 +21,17 @@ from .train_stream import TrainPlan, TrainStream
 
 
 class MixturePlan(TrainPlan):
-    """A ``TrainPlan`` whose mixture follows from rules and the sizes of the tasks.
+    """A ``TrainPlan`` that computes its mixture from rules and the sizes of the tasks.
 
     Args:
-        stored: The documents of the tasks.
+        stored: Documents of the tasks.
         tasks: The tasks, in the same order.
-        kind: The kind of row, with its capacity.
-        rules: How sizes become rates.
-        packing: How documents share rows.
+        kind: Layout of rows for the kind of model.
+        rules: Rules that compute sampling rates from sizes.
+        packing: Function that packs documents into rows.
         rows_per_step: Rows of one optimizer step, over all replicas.
-        seed: Decides the order of the draws and the packing.
-        groups: Groups of documents that are drawn in place of single documents.
+        seed: Seed of the draws and the packing.
+        groups: Groups of documents to draw in place of single documents; None for single documents.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class MixturePlan(TrainPlan):
         super().__init__(stored, mixture, kind, packing, rows_per_step, groups)
 
     def epoch_steps(self, epochs: float = 1.0) -> int:
-        """Optimizer steps of so many epochs, whose rows follow each other: only the last step may go beyond them."""
+        """Return the number of optimizer steps of `epochs` epochs, rounded up once over all of them; at least 1."""
         return max(1, math.ceil(round(epochs * self.report().rows / self.rows_per_step, 6)))
 
     def require_steps(self, steps: int) -> None:
         """Reject a training without a length.
 
         Raises:
-            ValueError: `steps` is below 1; names the steps of an epoch.
+            ValueError: `steps` is below 1. The message has the number of steps of an epoch.
         """
         if steps < 1:
             raise ValueError(
@@ -72,33 +72,33 @@ class MixturePlan(TrainPlan):
             )
 
     def stream(self, here: Replicas, steps: int) -> TrainStream:
-        """One replica's batches of `steps` optimizer steps."""
+        """Return the batches of one replica for `steps` optimizer steps; `here` is this process's replica."""
         return TrainStream(self, here, steps)
 
     def report(self) -> PackingReport:
-        """One epoch in numbers."""
+        """Return the packing report of one epoch."""
         return packing_report(self, self.epoch)
 
     def describe(self, steps: int) -> MixtureReport:
-        """The mixture as a tree, with the expected draws of each task in `steps` optimizer steps."""
+        """Return the mixture as a tree, with the expected draws of each task in `steps` optimizer steps."""
         rates = np.asarray(self.mixture.rates)
         rows_per_draw = float(np.dot(rates, [size.rows for size in self.sizes]))
         return mixture_report(self.sizes, rates, steps * self.rows_per_step / rows_per_draw, self.rules)
 
     def contents(self) -> dict[str, dict[str, str]]:
-        """Digest of each task's documents, from the name of its folder in the store."""
+        """Return a digest of each task's documents, from the name of its folder: {"training tasks": {task: digest}}."""
         keys = (folder.name.rpartition("-")[2][:12] for folder in self.stored.folders)
         return {"training tasks": dict(zip(self.mixture.names, keys, strict=True))}
 
     def fingerprint(self) -> str:
-        """Digest of the first window; the same on every process of a run."""
+        """Return a digest of the first window's draws and targets; it is the same on every process of a run."""
         window = self.window(0)
         arrays = (window.tasks, window.examples, window.row_targets)
         return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:12]
 
 
 def _task_size(task: Task, stored: StoredTask, draws: int, kind: RowKind) -> TaskSize:
-    """Average size of one draw of a task, if all its documents are `draws` draws."""
+    """Return the size of a task, averaged over `draws` draws that contain each of its documents once."""
     lengths = stored.lengths, stored.n_sources
     return TaskSize(
         name=task.name,

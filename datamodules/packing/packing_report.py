@@ -1,4 +1,4 @@
-"""Report of packing: numbers of stored, skipped and cut examples, and the fill of rows."""
+"""Report of packing: numbers of stored, skipped and truncated examples, and how full the rows are."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,28 +10,28 @@ from ..rendering.unknown_tokens import UnknownTokens, unknown_lines
 from .train_stream import TrainPlan
 
 MOST_WINDOWS = 32
-"""Windows that are planned for a report, two million draws: of a longer epoch, the counts are scaled."""
+"""Most windows that are planned for a report, two million draws; counts of a longer epoch are scaled up."""
 
 
 @dataclass(frozen=True)
 class PackingReport:
-    """One epoch of a training plan in numbers.
+    """Numbers of one epoch of a training plan.
 
     Args:
         tasks: Tasks in the mixture.
-        examples: Examples stored.
-        skipped: Examples that cannot be trained on, by reason.
-        draws: Examples drawn in an epoch: every task's own, or its cap where that is less.
-        rows: Rows they fill.
+        examples: Stored documents of all tasks.
+        skipped: Number of examples that cannot be trained on, by reason.
+        draws: Draws of an epoch: the number of examples of each task, or the cap if that is less, summed over tasks.
+        rows: Rows of these draws.
         columns: Columns of all rows.
         real_tokens: Columns that are not padding.
         target_tokens: Columns that are trained.
-        truncated: Draws that are longer than a row and lose their beginning.
-        target_cut: Truncated documents that lose a part of the target too.
+        truncated: Draws that are longer than a row and lose tokens.
+        target_cut: Truncated draws that lose target tokens, too.
         steps: Optimizer steps of an epoch.
-        planned: Share of the epoch that was planned; counts of draws and rows are scaled by it.
-        unknown: Unknown tokens in the stored examples, by task; tasks without any are left out.
-        remarks: Counted remarks on stored examples, such as samples that a scorer does not train on.
+        planned: Share of the epoch that was planned. The counts from `draws` to `steps` are scaled to a whole epoch.
+        unknown: Unknown tokens in the stored documents, by task; only tasks that have any.
+        remarks: Number of each remark on stored examples, such as samples that a scorer does not train on.
     """
 
     tasks: int
@@ -60,7 +60,7 @@ class PackingReport:
         return self.target_tokens / max(self.real_tokens, 1)
 
     def lines(self) -> list[tuple[str, str]]:
-        """(quantity, value) for printing."""
+        """Return (quantity, value) of each line to print."""
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
         return [
             ("tasks", f"{self.tasks:,}"),
@@ -80,7 +80,13 @@ class PackingReport:
 
 
 def packing_report(plan: TrainPlan, epoch: int, most_windows: int = MOST_WINDOWS) -> PackingReport:
-    """Plan the windows of an epoch of `epoch` draws, the first `most_windows` of them at most, and count."""
+    """Plan the windows of an epoch, and count documents, rows and tokens.
+
+    Args:
+        plan: The training plan.
+        epoch: Draws of an epoch.
+        most_windows: Most windows to plan. If the epoch has more, the counts are scaled up.
+    """
     windows = round(epoch / plan.mixture.window)
     planned = min(windows, most_windows)
     count: Counter[str] = Counter()
@@ -109,7 +115,7 @@ def packing_report(plan: TrainPlan, epoch: int, most_windows: int = MOST_WINDOWS
 
 
 def _counts(plan: TrainPlan, index: int) -> dict[str, int]:
-    """Counts of one window."""
+    """Return the counts of one window."""
     window = plan.window(index)
     lengths, n_sources = plan.lengths(window)
     cuts = plan.kind.cuts(lengths, n_sources)

@@ -1,4 +1,4 @@
-"""The one place for rank arithmetic: data-parallel replicas, accumulation, and the scale of a loss.
+"""Rank arithmetic: data-parallel replicas, gradient accumulation, and the scale of a loss.
 
 No other file reads ``world_size``, ``global_rank`` or ``accumulate_grad_batches``.
 """
@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 
 def gathered(item: Item) -> list[Item]:
-    """The items of all processes, by rank; every process must call it. Without a process group, the item alone."""
+    """Return the items of all processes, by rank; every process must call it. Without a process group: ``[item]``."""
     if not (dist.is_available() and dist.is_initialized()):
         return [item]
     items: list[Any] = [None] * dist.get_world_size()
@@ -24,16 +24,17 @@ def gathered(item: Item) -> list[Item]:
 
 
 class Replicas(NamedTuple):
-    """This process's place among those that read different data.
+    """This process's replica among the data-parallel replicas of a run.
 
-    Under tensor parallelism several processes form one replica, so `size` is not the world size.
+    A replica is one or more processes that read the same data. Under tensor parallelism several processes form one
+    replica, so `size` is not the world size.
 
     Args:
-        size: Data-parallel replicas.
-        rank: This process's replica.
-        accumulation: Batches of one replica in an optimizer step.
+        size: Number of replicas.
+        rank: Number of this process's replica, from 0.
+        accumulation: Batches of one replica in an optimizer step (``accumulate_grad_batches``).
         processes: Processes of one replica, which share its matrices.
-        divides_twice: Whether the strategy divides a loss by `accumulation` once more than Lightning does.
+        divides_twice: Whether the strategy divides the loss by `accumulation`, too, after Lightning did (DeepSpeed).
     """
 
     size: int = 1
@@ -46,13 +47,13 @@ class Replicas(NamedTuple):
     def loss_scale(self) -> float:
         """Factor that turns (a batch's loss sum / the step's global count) into the loss to return to Lightning.
 
-        Gradients are averaged over replicas and divided by the accumulated batches afterwards; both are undone
-        here, so that the gradient is that of one mean over all targets of the step.
+        Gradients are averaged over replicas and divided by the accumulated batches afterwards. The factor undoes both,
+        so that the gradient is that of one mean over all targets of the step.
         """
         return float(self.size * self.accumulation * (self.accumulation if self.divides_twice else 1))
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """Every `size`-th item, from this replica's rank on.
+        """Return every `size`-th item, from index `rank` on.
 
         >>> Replicas(size=2, rank=1).share("abc")
         ['b']
@@ -60,7 +61,7 @@ class Replicas(NamedTuple):
         return list(items[self.rank :: self.size])
 
     def equal_share(self, batches: Sequence[list[Item]]) -> list[list[Item]]:
-        """This replica's batches; empty ones are appended so that every replica has equally many.
+        """Return this replica's batches; empty ones are appended so that all replicas have the same number.
 
         >>> Replicas(size=2, rank=1).equal_share([[0, 1], [2], [3]])
         [[2], []]
@@ -69,22 +70,25 @@ class Replicas(NamedTuple):
         return mine + [[]] * (-(-len(batches) // self.size) - len(mine))
 
     def rows_per_batch(self, rows_per_step: int) -> int:
-        """Rows of each replica's batch.
+        """Return the rows of one batch of a replica.
+
+        Args:
+            rows_per_step: Rows of one optimizer step, over all replicas.
 
         Raises:
-            ValueError: The step's rows cannot be dealt evenly.
+            ValueError: `rows_per_step` is not a multiple of the batches of a step.
         """
         parts = self.size * self.accumulation
         if rows_per_step % parts:
             raise ValueError(
-                f"rows.per_step = {rows_per_step} cannot be dealt to {self.size} replicas x {self.accumulation} "
+                f"rows.per_step = {rows_per_step} cannot be divided among {self.size} replicas x {self.accumulation} "
                 f"accumulated batches: choose a multiple of {parts}"
             )
         return rows_per_step // parts
 
 
 def replicas(trainer: Trainer | None) -> Replicas:
-    """The replicas of a trainer; one replica without accumulation if there is no trainer."""
+    """Return this process's replica under a trainer; without a trainer, the only replica without accumulation."""
     if trainer is None:
         return Replicas()
     # Absent for a single device; aware of tensor parallelism for ModelParallelStrategy.
@@ -100,12 +104,18 @@ def replicas(trainer: Trainer | None) -> Replicas:
 
 
 def process_number(trainer: Trainer) -> int:
-    """This process's place among all, replicas or not: for the name of a file that it alone writes."""
+    """Return this process's global rank, e.g. for the name of a file that it alone writes."""
     return trainer.global_rank
 
 
 class Process(NamedTuple):
-    """A process of a job that needs no trainer: its number, the number of all, and its number on its machine."""
+    """A process of a job without a trainer.
+
+    Args:
+        rank: Number of the process, from 0.
+        size: Number of processes of the job.
+        local: Number of the process on its machine, from 0.
+    """
 
     rank: int = 0
     size: int = 1
@@ -113,9 +123,9 @@ class Process(NamedTuple):
 
 
 def process_of_job(environment: Mapping[str, str] = os.environ) -> Process:
-    """This process's place in a job of torchrun, srun or a SLURM job array; the only process in other cases.
+    """Return this process's rank in a job of torchrun, srun or a SLURM job array; in other cases, the only process.
 
-    A batch script of SLURM that does not start its tasks by srun is one process, whatever it has asked for.
+    A SLURM batch script that does not call srun is one process, whatever number of tasks it requests.
     """
     for rank, size, local in (
         ("RANK", "WORLD_SIZE", "LOCAL_RANK"),
@@ -130,19 +140,19 @@ def process_of_job(environment: Mapping[str, str] = os.environ) -> Process:
 
 
 def batch_seed(seed: int, batch_idx: int, here: Replicas) -> int:
-    """The seed of one batch's dropout: a function of the run's seed, the batch's place and the replica.
+    """Return the dropout seed of one batch, from the run's seed, the batch's index and the replica's rank.
 
-    Processes of one replica drop the same units, as tensor parallelism needs; replicas drop different ones; and a
-    resumed run drops the same units as an uninterrupted one, without saved state.
+    Processes of one replica drop the same units, as tensor parallelism needs. Different replicas drop different units.
+    A resumed run drops the same units as an uninterrupted one, without saved state.
     """
     digest = hashlib.sha256(repr((seed, "batch", batch_idx, here.rank)).encode()).digest()
     return int.from_bytes(digest[:7], "little")
 
 
 def realign_progress(checkpoint: dict[str, Any], here: Replicas) -> None:
-    """Convert a checkpoint's counters to this run's accumulation, in place.
+    """Convert a checkpoint's batch counters to this run's accumulation, in place.
 
-    Lightning counts batches of one replica, whose number depends on the accumulation. The number of optimizer steps
+    Lightning counts batches of one replica, and their number depends on the accumulation. The number of optimizer steps
     does not.
     """
     progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress")

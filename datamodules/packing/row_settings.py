@@ -1,4 +1,4 @@
-"""Settings of rows: their length, their number per optimizer step, and their packing."""
+"""Settings of packed rows: their length, their number per optimizer step, and the packing method."""
 
 import math
 from dataclasses import dataclass
@@ -15,10 +15,11 @@ class Rows:
     """Packed rows of instruction tuning.
 
     Args:
-        length: Columns of a row; for an encoder-decoder model, of its encoder's rows.
-        target_length: Columns of a decoder row of an encoder-decoder model; null for a decoder-only model.
+        length: Tokens of a row; for an encoder-decoder model, of an encoder row.
+        target_length: Tokens of a decoder row of an encoder-decoder model; null for a decoder-only model.
         per_step: Rows of one optimizer step, over all devices and accumulated batches.
-        packing: best_fit fills rows, in_order opens a new row for a document that does not fit, one_per_row pads.
+        packing: ``best_fit`` packs documents so that little padding is left; ``in_order`` keeps their order, and a
+            document that does not fit begins a new row; ``one_per_row`` pads each document to a row.
     """
 
     length: int = 2048
@@ -32,10 +33,10 @@ class Rows:
 
 
 def packing_of(name: PackingName) -> Packing:
-    """The packing of a name.
+    """Return the function of a packing method; the names are those of ``PACKINGS``.
 
     Raises:
-        ValueError: There is no packing of this name.
+        ValueError: There is no method of this name.
     """
     if name not in PACKINGS:
         raise ValueError(f"rows.packing must be one of {', '.join(PACKINGS)}, got {name!r}")
@@ -43,10 +44,14 @@ def packing_of(name: PackingName) -> Packing:
 
 
 def require_positive(group: str, **values: int | None) -> None:
-    """Reject arguments of a group that are below 1; None is accepted.
+    """Reject settings that are below 1; None is accepted.
+
+    Args:
+        group: Name of the group of settings, e.g. ``rows``, for the error.
+        **values: The settings by name.
 
     Raises:
-        ValueError: With the argument's name and value.
+        ValueError: A value is below 1. The message has the setting's name and value.
     """
     for name, value in values.items():
         if value is not None and value < 1:
@@ -54,10 +59,10 @@ def require_positive(group: str, **values: int | None) -> None:
 
 
 def require_epochs(epochs: float | None) -> None:
-    """Reject a number of epochs that trains nothing; None is accepted.
+    """Reject a number of epochs that is not positive and finite; None is accepted.
 
     Raises:
-        ValueError: With the value.
+        ValueError: The message has the value.
     """
     if epochs is not None and not 0 < epochs < math.inf:
         raise ValueError(f"epochs must be a positive number, or null for trainer.max_steps, got {epochs}")

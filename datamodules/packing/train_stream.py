@@ -1,8 +1,9 @@
-"""The training stream: a plan, not a generator.
+"""The training stream: the plan of windows, rows and optimizer steps, and a replica's batches of it.
 
-The row of every example is a pure function of (seed, window, lengths). Every replica computes the same plan and takes
-its share of it. A position is two integers and costs the same anywhere in the stream. The number of target tokens of a
-step needs no communication between replicas.
+A window is a number of successive draws that are packed together. Its rows are a pure function of (seed, window,
+lengths), so that every replica computes the same plan and takes its share of it. A position in the stream is two
+integers, (window, row), and costs the same anywhere. The number of target tokens of a step needs no communication
+between replicas.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,22 +23,22 @@ from .replicas import Replicas
 
 
 class Position(NamedTuple):
-    """Position of the next row to train: row `row` of window `window`."""
+    """Position of the next row to train: row `row` of window `window`, both counted from 0."""
 
     window: int = 0
     row: int = 0
 
 
 class WindowPlan(NamedTuple):
-    """Packing plan of one window of draws. Draw i is example ``examples[i]`` of task ``tasks[i]``.
+    """Packing plan of one window. Draw i is document ``examples[i]`` of task ``tasks[i]``.
 
     Args:
-        tasks: int64 [draws].
-        examples: int64 [draws].
-        rows: Rows of draws.
-        row_targets: int64 [rows], number of target tokens, or of groups if documents are drawn in groups.
-        row_costs: float64 [rows], sum of squared document sizes, proportional to the cost of attention.
-        groups: int64 [draws], group of each draw; None if single documents are drawn.
+        tasks: int64 [draws], index of each draw's task.
+        examples: int64 [draws], index of each draw's document within its task.
+        rows: Indices of the draws in each row.
+        row_targets: int64 [rows], number of target tokens of a row, or of groups if documents are drawn in groups.
+        row_costs: float64 [rows], sum of squared document sizes of a row, proportional to the cost of attention.
+        groups: int64 [draws], number of each draw's group within the window; None if single documents are drawn.
     """
 
     tasks: NDArray[np.int64]
@@ -49,9 +50,14 @@ class WindowPlan(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One planned row: (task, example) and group of each document, number of targets, and cost.
+    """Planned row.
 
-    If documents are drawn in groups, `targets` counts the groups, over which the loss of a step is a mean.
+    Args:
+        documents: (task, index within the task) of each document.
+        targets: Number of target tokens; if documents are drawn in groups, number of groups. The loss of an optimizer
+            step is a mean over these.
+        cost: Sum of squared document sizes, proportional to the cost of attention.
+        groups: Number of each document's group within the window; None if single documents are drawn.
     """
 
     documents: tuple[tuple[int, int], ...]
@@ -64,12 +70,12 @@ class TrainPlan:
     """Plan of the training stream: windows of a mixture into rows, and rows into optimizer steps.
 
     Args:
-        stored: Documents of the tasks, in the order of the mixture.
-        mixture: Draws of examples.
-        kind: Kind of the rows.
-        packing: Packs documents into rows.
+        stored: Documents of the tasks, in the order of the mixture's tasks.
+        mixture: Draws of documents, or of groups if `groups` is given.
+        kind: Layout of rows for the kind of model.
+        packing: Function that packs documents into rows.
         rows_per_step: Rows of one optimizer step, over all replicas.
-        groups: Documents that are drawn and packed together; the examples of the mixture are then groups.
+        groups: Groups of documents to draw and pack together; None for single documents.
     """
 
     def __init__(
@@ -88,13 +94,13 @@ class TrainPlan:
         self._cached: tuple[int, WindowPlan] | None = None
 
     def window(self, index: int) -> WindowPlan:
-        """The plan of one window; the last one is cached."""
+        """Return the plan of the window with this index; the last one is cached."""
         if self._cached is None or self._cached[0] != index:
             self._cached = (index, self._plan(index))
         return self._cached[1]
 
     def lengths(self, plan: WindowPlan) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-        """(tokens, source tokens) of every draw of a window."""
+        """Return (tokens, source tokens) of the draws of a window, int32 [draws] each."""
         return self._measures(plan.tasks, plan.examples)
 
     def _plan(self, index: int) -> WindowPlan:
@@ -125,9 +131,9 @@ class TrainPlan:
         return np.asarray(self.stored.lengths[places]), np.asarray(self.stored.n_sources[places])
 
     def step(self, position: Position) -> tuple[list[Row], Position]:
-        """The rows of the optimizer step at a position, and the position after them.
+        """Return the rows of the optimizer step that begins at a position, and the position after them.
 
-        A step may span two windows, so that every row is trained.
+        A step may span windows, so that every row is trained.
         """
         taken: list[Row] = []
         window, row = position
@@ -145,19 +151,23 @@ class TrainPlan:
         return Row(tuple(documents), int(plan.row_targets[index]), float(plan.row_costs[index]), groups)
 
     def documents(self, row: Row) -> list[TokenizedExample]:
-        """Documents of a row, with their groups if there are any."""
+        """Return the documents of a row, with their groups if there are any."""
         documents = [self.stored.document(task, example) for task, example in row.documents]
         groups = row.groups or [None] * len(documents)
         return [document._replace(group=group) for document, group in zip(documents, groups, strict=True)]
 
 
-def deal(costs: Sequence[float], parts: int) -> list[list[int]]:
+def balanced_batches(costs: Sequence[float], parts: int) -> list[list[int]]:
     """Divide rows into `parts` batches with equal numbers of rows and nearly equal sums of costs.
 
-    Rows are taken by falling cost; each goes to the batch with the lowest cost that has room. Replicas then take about
-    the same time. The result depends on the costs only.
+    Rows are assigned in the order of falling cost, each to the batch with the lowest sum that is not full. Replicas
+    then take about the same time. The indices of each batch's rows are returned in ascending order.
 
-    >>> deal([9.0, 1.0, 8.0, 2.0], parts=2)
+    Args:
+        costs: Cost of each row.
+        parts: Number of batches, a divisor of the number of rows.
+
+    >>> balanced_batches([9.0, 1.0, 8.0, 2.0], parts=2)
     [[0, 1], [2, 3]]
     """
     room, batches, sums = len(costs) // parts, [[] for _ in range(parts)], [0.0] * parts  # type: ignore[var-annotated]
@@ -169,11 +179,19 @@ def deal(costs: Sequence[float], parts: int) -> list[list[int]]:
 
 
 class TrainStream:
-    """One replica's batches of `steps` optimizer steps: sized, stateful, and equal steps on any number of replicas.
+    """Iterable of one replica's batches; an optimizer step has the same rows for any number of replicas.
 
-    It replaces a DataLoader: rows are read from memory maps in the main process, so that there are no workers whose
+    It replaces a DataLoader. Rows are read from memory maps in the main process, so that there are no workers whose
     state could be lost. Its state is the position after the last complete optimizer step, which is valid for any number
-    of replicas.
+    of replicas. Its length is the batches of `steps` optimizer steps; iteration continues beyond it without an end.
+
+    Args:
+        plan: Plan of the training stream.
+        replicas: This process's replica.
+        steps: Optimizer steps of the training.
+
+    Raises:
+        ValueError: The rows of a step are not a multiple of its batches.
     """
 
     def __init__(self, plan: TrainPlan, replicas: Replicas, steps: int) -> None:
@@ -198,7 +216,7 @@ class TrainStream:
 
     def _batches(self, rows: list[Row]) -> Iterator[RowBatch]:
         step_targets = sum(row.targets for row in rows)
-        batches = deal([row.cost for row in rows], self.replicas.size * self.replicas.accumulation)
+        batches = balanced_batches([row.cost for row in rows], self.replicas.size * self.replicas.accumulation)
         for mine in self.replicas.share(batches):
             documents = [self.plan.documents(rows[r]) for r in mine]
             yield self.plan.kind.collate(documents, step_targets)

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from ..packing.collate import NO_HOLES, Cuts, Lengths
+from ..packing.collate import NO_HOLES, Cuts, Integers
 from ..rendering.chat import chat_parts
 from ..rendering.special_tokens import encode
 from ..schema import ScoredBatch, TokenizedExample
@@ -102,7 +102,7 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
 
 
 def kept_tokens(
-    instructions: Lengths, responses: Lengths, room: int, truncation: Truncation
+    instructions: Integers, responses: Integers, room: int, truncation: Truncation
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Numbers of tokens that a pair keeps of its instruction and response, at most `room` together.
 
@@ -169,22 +169,22 @@ class ScoredRows:
         """Most tokens of instruction and response together."""
         return self.pair_length - self.frame.size
 
-    def sizes(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+    def sizes(self, lengths: Integers, n_sources: Integers) -> Integers:
         return np.minimum(lengths, self.pair_length)
 
-    def real_tokens(self, lengths: Lengths, n_sources: Lengths) -> Lengths:
+    def real_tokens(self, lengths: Integers, n_sources: Integers) -> Integers:
         return self.sizes(lengths, n_sources)
 
-    def target_counts(self, lengths: Lengths, n_sources: Lengths, holes: Lengths = NO_HOLES) -> Lengths:
+    def target_counts(self, lengths: Integers, n_sources: Integers, holes: Integers = NO_HOLES) -> Integers:
         return np.ones_like(lengths)
 
-    def cuts(self, lengths: Lengths, n_sources: Lengths) -> Cuts:
+    def cuts(self, lengths: Integers, n_sources: Integers) -> Cuts:
         """Masks of the pairs that are cut, and of those whose response is cut."""
         instructions, responses = self._sides(lengths, n_sources)
         _, kept = kept_tokens(instructions, responses, self.room, self.truncation)
         return Cuts(lengths > self.pair_length, kept < responses)
 
-    def _sides(self, lengths: Lengths, n_sources: Lengths) -> tuple[Lengths, Lengths]:
+    def _sides(self, lengths: Integers, n_sources: Integers) -> tuple[Integers, Integers]:
         """Tokens of instructions and of responses."""
         n_head, n_joint, n_tail = map(len, self.frame[:3])
         return n_sources - n_head - n_joint, lengths - n_sources - n_tail

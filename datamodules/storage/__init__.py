@@ -1,1 +1,1 @@
-"""A task's documents on disk: tokenized once, found again by content."""
+"""The store: tokenized documents of tasks on disk, in folders whose names are digests of what decides their content."""

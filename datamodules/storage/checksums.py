@@ -1,9 +1,10 @@
-"""Checksums of a stored folder's files, in its ``meta.json``::
+"""Checksums of the files in a folder of the store, kept in its ``meta.json``::
 
     {"dtype": "uint16", ..., "files": {"tokens.bin": [2048, "9f3c..."]}, "seal": "a01b..."}
 
-A file has its size in bytes and its SHA-256; the seal is the SHA-256 of everything else in ``meta.json``. Opening a
-folder compares the seal and all sizes. ``verify_files`` reads all files, too.
+Each file is listed with its size in bytes and its SHA-256. The seal is the SHA-256 of everything else in ``meta.json``;
+a folder with a seal is called sealed. ``read_sealed`` compares the seal and all sizes. ``verify_files`` reads the files
+and compares their contents.
 """
 
 import hashlib
@@ -20,13 +21,19 @@ from ..whole_files import naming, sync_folder, whole_file
 META = "meta.json"
 
 SEAL_LENGTH = 65
-"""Bytes of the last line of ``write_sealed_lines``."""
+"""Bytes of the last line that ``write_sealed_lines`` writes: 64 hexadecimal digits and a line end."""
 
 WAY_OUT = "`crosstask prepare` writes it again"
+"""End of the messages about damaged files."""
 
 
 def seal_folder(folder: Path, meta: Mapping[str, Any]) -> None:
-    """Write ``meta.json`` with the checksums of a folder's files, and have the system write all of them to the disk."""
+    """Write ``meta.json`` with the checksums of a folder's files, and flush all files to the disk.
+
+    Args:
+        folder: A folder without subfolders whose files are complete.
+        meta: Further entries of ``meta.json``.
+    """
     files = {}
     for path in sorted(folder.iterdir()):
         with naming(path), open(path, "rb") as file:
@@ -42,7 +49,7 @@ def seal_folder(folder: Path, meta: Mapping[str, Any]) -> None:
 
 
 def write_sealed_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines of text, and behind them their SHA-256, in place of an older file."""
+    """Write lines of text, then a last line with their SHA-256. An existing file is replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
     with whole_file(path) as file:
@@ -53,7 +60,10 @@ def write_sealed_lines(path: Path, lines: Iterable[str]) -> None:
 
 
 def read_sealed_lines(path: Path) -> list[str]:
-    """The lines that ``write_sealed_lines`` wrote; none if there is no such file, or, with a warning, a damaged one."""
+    """Return the lines that ``write_sealed_lines`` wrote.
+
+    The list is empty if the file does not exist, or if it is damaged. A damaged file is reported in a warning.
+    """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -66,10 +76,10 @@ def read_sealed_lines(path: Path) -> list[str]:
 
 
 def rename_sealed(partial: Path, folder: Path) -> None:
-    """Rename a sealed folder, so that also after a power failure it is complete or not there.
+    """Rename a sealed folder from `partial` to `folder`. After a power failure `folder` is complete or does not exist.
 
     Raises:
-        OSError: There is a folder of that name.
+        OSError: `folder` exists already.
     """
     partial.chmod(0o755)
     os.rename(partial, folder)
@@ -77,10 +87,10 @@ def rename_sealed(partial: Path, folder: Path) -> None:
 
 
 def read_sealed(folder: Path) -> dict[str, Any]:
-    """The content of ``meta.json``; its seal and the sizes of all files are those that were written.
+    """Return the content of ``meta.json``, after a comparison of its seal and of the sizes of all files.
 
     Raises:
-        ValueError: The folder is not there, or is damaged; the message names the file.
+        ValueError: The folder does not exist, or is damaged; the message names the file.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} does not exist: call prepare_data() before setup()")
@@ -102,12 +112,12 @@ def read_sealed(folder: Path) -> dict[str, Any]:
 
 
 def verify_files(folder: Path, meta: Mapping[str, Any], names: Collection[str] | None = None) -> None:
-    """Compare the content of files with their checksums.
+    """Read files and compare them with their checksums.
 
     Args:
         folder: A sealed folder.
-        meta: Return value of ``read_sealed``.
-        names: Names of the files; all by default.
+        meta: Content of its ``meta.json``, as returned by ``read_sealed``.
+        names: Names of the files to read; None for all.
 
     Raises:
         ValueError: A file is damaged.

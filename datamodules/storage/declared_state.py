@@ -1,4 +1,4 @@
-"""A digest of an object as its arguments made it: equal for equal arguments, on every process and machine."""
+"""Digest of an object's arguments and of its class's source code: equal on every process and machine."""
 
 import dataclasses
 import hashlib
@@ -15,14 +15,15 @@ from typing import Any
 
 
 class NoDeclaredState(Exception):
-    """An object has a part that cannot be described, e.g. an open file."""
+    """Raised for an object with an attribute that has no digest, e.g. an open file."""
 
 
 def declared_state(value: Any) -> str | None:
-    """A digest of an object's attributes and of the source of its class; None if a part cannot be described.
+    """Return a SHA-256 of an object's attributes and of its class's source file; None if an attribute has no digest.
 
-    What a ``cached_property`` keeps does not count. Other attributes that an object fills later do: take the digest
-    before the object is used.
+    Attributes may be plain values, paths, patterns, classes, functions, collections, and objects of such attributes.
+    Values of a ``cached_property`` are ignored. Other attributes that an object sets later change its digest, so
+    compute the digest before the object is used.
     """
     try:
         return hashlib.sha256(json.dumps(_described(value)).encode()).hexdigest()
@@ -31,6 +32,7 @@ def declared_state(value: Any) -> str | None:
 
 
 def _described(value: Any) -> Any:
+    """Return an object as a JSON value."""
     match value:
         case None | bool() | int() | float():
             return value
@@ -52,6 +54,7 @@ def _described(value: Any) -> Any:
 
 
 def _attributes(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, or an object's attributes without the values of cached properties."""
     if dataclasses.is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     try:
@@ -64,7 +67,7 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 @cache
 def _source(of: Any) -> str:
-    """A digest of the file that defines a class or function."""
+    """Return the SHA-256 of the file that defines a class or function."""
     try:
         path = inspect.getsourcefile(of)
     except TypeError:

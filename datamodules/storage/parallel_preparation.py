@@ -1,7 +1,6 @@
-"""Preparing many tasks: over several processes, with a progress bar, restartable after a kill.
+"""Preparation of many tasks over several processes, with a progress bar.
 
-A task is the unit: its folder appears complete or not at all, so that an interrupted preparation resumes with the
-missing tasks.
+A task's folder appears complete or not at all, so that an interrupted preparation resumes with the missing tasks.
 """
 
 import os
@@ -19,7 +18,14 @@ from .store import remove_abandoned
 
 
 class Job(NamedTuple):
-    """One training task, whether some of its instances are held out, and whether its files are fully verified."""
+    """Training task to prepare.
+
+    Args:
+        name: Name of the task.
+        validated: Whether instances of it are held out for validation.
+        tested: Whether instances of it are held out for test.
+        verified: Whether to read the files of an existing folder and compare their checksums, or their sizes alone.
+    """
 
     name: str
     validated: bool
@@ -27,30 +33,32 @@ class Job(NamedTuple):
     verified: bool = False
 
 
-class Prepared(NamedTuple):
-    """The result of a preparation.
+class PreparationCounts(NamedTuple):
+    """Numbers of prepared tasks and examples.
 
     Args:
-        written: Tasks that were missing or damaged.
-        found: Tasks that the store held.
-        examples: Examples written.
+        written: Tasks that were missing or damaged, and were written.
+        reused: Tasks that the store had already.
+        examples: Documents written.
     """
 
     written: int
-    found: int
+    reused: int
     examples: int
 
 
-def prepare_tasks(preparation: Preparation, jobs: Sequence[Job], *, processes: int = 1) -> Prepared:
-    """Write the tasks that the store lacks.
+def prepare_tasks(preparation: Preparation, jobs: Sequence[Job], *, processes: int = 1) -> PreparationCounts:
+    """Write the documents of the tasks that the store lacks, and return numbers of tasks and documents.
 
     Args:
-        preparation: Settings that decide their content; with several processes it must be picklable.
+        preparation: Settings of rendering and tokenization; with several processes it must be picklable.
         jobs: The tasks.
-        processes: With one, the tokenizer spreads over the cores by itself; several also read and render in parallel.
+        processes: Number of processes. With 1, this process prepares all tasks, and the tokenizer uses all cores. With
+            more, each task is read, rendered and tokenized on one core.
 
     Raises:
-        ValueError: A task cannot be read or rendered; or a process died. Tasks that are complete stay.
+        ValueError: `processes` is below 1, a task cannot be read or rendered, or a process died. Tasks that were
+            complete before stay in the store.
     """
     if processes < 1:
         raise ValueError(f"processes must be at least 1, got {processes}")
@@ -63,18 +71,18 @@ def prepare_tasks(preparation: Preparation, jobs: Sequence[Job], *, processes: i
         TextColumn("{task.fields[examples]:,} examples"),
         TimeElapsedColumn(),
     )
-    written = found = examples = 0
+    written = reused = examples = 0
     with Progress(*columns, transient=True) as progress:
         bar = progress.add_task("", total=len(jobs), examples=0)
         for count in _counts(preparation, jobs, processes):
-            written, found = (written, found + 1) if count is None else (written + 1, found)
+            written, reused = (written, reused + 1) if count is None else (written + 1, reused)
             examples += count or 0
             progress.update(bar, advance=1, examples=examples)
-    return Prepared(written, found, examples)
+    return PreparationCounts(written, reused, examples)
 
 
 def _counts(preparation: Preparation, jobs: Sequence[Job], processes: int) -> Iterator[int | None]:
-    """Examples written for each task as it is done; None for one that was there."""
+    """Yield the number of documents written for each task when it is done; None for a task that the store had."""
     if processes == 1 or len(jobs) < 2:
         for job in jobs:
             yield preparation.write(**job._asdict())
@@ -101,7 +109,7 @@ _preparation: Preparation  # of a worker process
 
 
 def _start(preparation: Preparation, environment: dict[str, str]) -> None:
-    """Begin a worker; its server may have been started while variables that name folders had other values."""
+    """Set up a worker process with this environment: its server may have started with other values of variables."""
     global _preparation
     end_with_parent()
     os.environ.update(environment)

@@ -1,4 +1,4 @@
-"""From a benchmark's task to its folder in the store: choose instances, render, tokenize, write. Done once."""
+"""Preparation of one task: choose its training instances, render them as prompts, tokenize, and write the documents."""
 
 import random
 import warnings
@@ -42,28 +42,30 @@ from ..splits import EVALUATED, Instances, InstanceSplit, choose_prompts, prompt
 from .store import content_key, damage, folder_name, remove_damaged, write_task
 
 DEMONSTRATED = 2
-"""Part of the key of documents with demonstrations: raise it when they are to be rendered differently."""
+"""Version of few-shot documents, which is part of their folder's name: raise it when their rendering changes."""
 
 Documents = Iterator[TokenizedExample | str]
+"""Documents of a task; a string is the reason why an example is skipped."""
 
 TOKENIZED_AT_ONCE = 1024  # texts handed to the tokenizer in one call, which it spreads over the cores
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Settings that decide the training documents of a task; equal preparations share their folders.
+    """Settings that decide the training documents of tasks. Equal settings give the same folders in the store.
 
     Args:
         benchmark: Source of tasks and examples.
-        prompt: The form they are rendered in.
-        tokenizer: Turns text into ids.
-        pair: Whether source and target are tokenized apart, for an encoder-decoder model.
-        bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
+        prompt: The form in which an example becomes a prompt (source, target).
+        tokenizer: Tokenizer of the model.
+        pair: True for an encoder-decoder model, whose source and target are tokenized apart; False for a decoder-only
+            model, which reads them as one text.
+        bos: Whether documents begin with the bos token; None for the tokenizer's default.
         instances: Numbers of instances for training, validation and test.
-        seed: Decides renderings and which instances train.
+        seed: Seed of the renderings, and of the choice of training instances.
         folder: Root of the store.
-        demonstrations: Demonstrations in training prompts; None for none.
-        chosen: Those that come first, by task.
+        demonstrations: Settings of the demonstrations in training prompts; None for zero-shot prompts.
+        chosen: Ids of examples that come first among the demonstrations of a task, by task.
     """
 
     benchmark: Benchmark
@@ -78,7 +80,15 @@ class Preparation:
     chosen: Chosen = field(default_factory=dict, kw_only=True)
 
     def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
-        """The folder of a training task's documents, which may not exist yet."""
+        """Return the folder of a training task's documents, which may not exist yet.
+
+        Its name is a digest of everything that decides the documents, the contents of the task's data files included.
+
+        Args:
+            name: Name of the task.
+            validated: Whether instances of it are held out for validation.
+            tested: Whether instances of it are held out for test.
+        """
         objective = self.objective(name)
         key = content_key(
             task=self.benchmark.fingerprint(name),
@@ -95,7 +105,7 @@ class Preparation:
         return self.folder / folder_name(name, key)
 
     def _demonstrated(self, name: str) -> dict[str, str]:
-        """What decides the demonstrations of a task; not the folder's name, whose contents may change."""
+        """Return the settings of a task's demonstrations, the path of the chosen ones excepted: its file may change."""
         if self.demonstrations is None:
             return {}
         settings = repr(replace(self.demonstrations, chosen=None)).replace(", chosen=None", "")
@@ -106,11 +116,11 @@ class Preparation:
     def split_instances(
         self, name: str, examples: Iterable[Example], *, trained: bool, validated: bool, tested: bool
     ) -> InstanceSplit:
-        """The split of a task's prompts into training, validation and test.
+        """Split a task's prompts into training, validation and test.
 
         Args:
-            name: Task.
-            examples: All its examples.
+            name: Name of the task.
+            examples: All examples of the task.
             trained: Whether it is a training task.
             validated: Whether it is a validation task.
             tested: Whether it is a test task.
@@ -128,16 +138,16 @@ class Preparation:
         )
 
     def _counts(self, name: str) -> dict[str, float | None]:
-        """Counts and seed that decide which instances of a task train."""
+        """Return the counts and the seed that decide which instances of a task train."""
         counts: dict[str, float | None] = {**self.instances.held_out(name, validated=True, tested=True)}
         counts |= {"limit": self.instances.train_limit(name), "share": self.instances.held_out_share, "seed": self.seed}
         return {**counts, "every_prompt": True} if self.instances.every_prompt else counts
 
     def objective(self, name: str) -> TextObjective | None:
-        """The objective of a task's text; None for other tasks.
+        """Return the pre-training objective (e.g. span corruption) of a task of text; None if the task has none.
 
         Raises:
-            ValueError: The model is decoder-only, and learns all of a text.
+            ValueError: The task has an objective, and the model is decoder-only.
         """
         objective = self.benchmark.objective(name)
         if objective is not None and not self.pair:
@@ -148,17 +158,26 @@ class Preparation:
         return objective
 
     def render(self, task: Task, example: Example) -> Prompt:
-        """The prompt of an example by itself."""
+        """Return the zero-shot prompt of an example."""
         return self._form(example)(task, example, rendering_rng(self.seed, task.name, example.id))
 
     def _form(self, example: Example) -> PromptForm:
-        """The form of an example's prompt: a conversation is one in every form."""
+        """Return the form of an example's prompt; the form of a conversation is always ``ChatPrompt``."""
         return ChatPrompt() if example.turns and not isinstance(self.prompt, ChatPrompt) else self.prompt
 
     def render_after(
         self, task: Task, example: Example, shown: Sequence[Example], separator: str, *, suffix_loss: bool = False
     ) -> Prompt:
-        """The prompt of an example after solved ones, which are earlier turns of a conversation."""
+        """Return the few-shot prompt of an example. In a conversation, demonstrations are its first turns.
+
+        Args:
+            task: The example's task.
+            example: The example to solve.
+            shown: The demonstrations, in order.
+            separator: Text between two demonstrations.
+            suffix_loss: Whether everything after the first demonstration's input is target, or the example's target
+                alone.
+        """
         form = self._form(example)
 
         def generator() -> random.Random:
@@ -171,7 +190,11 @@ class Preparation:
         return with_demonstrations(form, task, example, shown, generator, separator, suffix_loss=suffix_loss)
 
     def tokenize(self, prompts: list[Prompt]) -> list[TokenizedExample]:
-        """Documents of prompts; conversations in the tokenizer's chat template."""
+        """Return the documents of prompts; conversations are tokenized by the tokenizer's chat template.
+
+        Raises:
+            ValueError: A prompt is a conversation, and the model is an encoder-decoder.
+        """
         self._reject_pairs(prompts)
         tokenize = tokenize_pair if self.pair else tokenize_joint
         return _by_kind(
@@ -181,7 +204,11 @@ class Preparation:
         )
 
     def tokenize_sources(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids up to where the targets of prompts begin; of a conversation, its last answer."""
+        """Return the token ids of each prompt before its target; the target of a conversation is its last answer.
+
+        Raises:
+            ValueError: A prompt is a conversation, and the model is an encoder-decoder.
+        """
         self._reject_pairs(prompts)
         return _by_kind(
             prompts,
@@ -199,13 +226,19 @@ class Preparation:
             )
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedExample]:
-        """Documents of (source, possible answer)."""
+        """Return the documents of pairs (source, answer), e.g. of the options of a question."""
         return self.tokenize([Prompt(*pair) for pair in pairs]) if pairs else []
 
     def write(self, name: str, *, validated: bool, tested: bool, verified: bool = False) -> int | None:
-        """Prepare one training task and return its number of documents; None if the store holds it.
+        """Write the documents of one training task, and return their number; None if the store has them already.
 
-        A damaged folder is reported and written again; with `verified`, all of its files are read for this.
+        A damaged folder is reported and written again.
+
+        Args:
+            name: Name of the task.
+            validated: Whether instances of it are held out for validation.
+            tested: Whether instances of it are held out for test.
+            verified: Whether to read the files of an existing folder and compare their checksums, or their sizes alone.
         """
         folder = self.task_folder(name, validated=validated, tested=tested)
         if folder.exists():
@@ -229,7 +262,7 @@ class Preparation:
         )
 
     def training_examples(self, name: str, *, validated: bool, tested: bool) -> ExampleSubset:
-        """The training examples of a task in the order of its documents, with those that are skipped."""
+        """Return the training examples of a task in the order of its documents, examples to skip included."""
         examples, chosen = self._chosen(name, validated=validated, tested=tested)
         return examples.subset(chosen.train)
 
@@ -248,7 +281,7 @@ class Preparation:
                 yield from documents_of(kept)
 
     def _prompt_documents(self, task: Task, examples: ExampleSubset) -> Callable[[list[Example]], Documents]:
-        """A function that makes the documents of some of a task's training examples."""
+        """Return a function from training examples of a task to their documents."""
         render, counter = self._training_renderer(task, examples), UnknownCounter(self.tokenizer)
 
         def documents_of(some: list[Example]) -> Documents:
@@ -259,7 +292,7 @@ class Preparation:
         return documents_of
 
     def _text_documents(self, objective: TextObjective) -> Callable[[list[Example]], Documents]:
-        """A function that makes the documents of texts; the unknown tokens of a text count at its first piece."""
+        """Return a function from texts to documents; the unknown tokens of a text are counted in its first document."""
         pieces, counter = TextDocuments(objective, self.tokenizer, self.bos), UnknownCounter(self.tokenizer)
 
         def documents_of(some: list[Example]) -> Documents:
@@ -277,7 +310,12 @@ class Preparation:
         return documents_of
 
     def document_examples(self, task: Task, examples: Iterable[Example]) -> list[Example]:
-        """The example that each document of some training examples is made of; a long text has several documents."""
+        """Return the example of each document; a long text has several documents, a skipped example none.
+
+        Args:
+            task: The task.
+            examples: Its training examples, in the order of the documents.
+        """
         kept = [example for example in examples if skip_reason(task, example) is None]
         if (objective := self.objective(task.name)) is None:
             return kept
@@ -286,12 +324,17 @@ class Preparation:
         return [example for example, count in zip(kept, counts, strict=True) for _ in range(count)]
 
     def pool(self, task: Task, examples: ExampleSubset) -> list[Example]:
-        """The training examples of a task that its demonstrations are drawn from."""
+        """Return a random sample of a task's training examples, from which its demonstrations are drawn."""
         drawn = examples.sample(POOL_SIZE, (self.seed, task.name))
         return [example for example in drawn if skip_reason(task, example) is None]
 
     def chosen_first(self, task: Task, examples: ExampleSubset) -> list[Example]:
-        """The chosen demonstrations of a training task, among its training examples."""
+        """Return the examples of a training task that come first among its demonstrations; most tasks have none.
+
+        Args:
+            task: The task.
+            examples: Its training examples.
+        """
         return chosen_examples(self.chosen, task.name, list(examples)) if task.name in self.chosen else []
 
     def _training_renderer(self, task: Task, examples: ExampleSubset) -> Callable[[Example], Prompt]:
@@ -320,7 +363,7 @@ def _by_kind(
     chats: Callable[[list[Prompt]], list[Tokens]],
     texts: Callable[[list[Prompt]], list[Tokens]],
 ) -> list[Tokens]:
-    """The tokens of conversations and of other prompts, in the order of the prompts."""
+    """Tokenize conversations by `chats` and other prompts by `texts`; return the results in the prompts' order."""
     kinds = [bool(prompt.turns) for prompt in prompts]
     parts = {
         kind: iter(tokenize([prompt for prompt in prompts if bool(prompt.turns) == kind]) if kind in kinds else [])

@@ -1,11 +1,12 @@
-"""Tasks and splits of a benchmark as a run needs them at its start, stored so that no data file is read again.
+"""The tasks and splits that a run reads from a benchmark when it starts, stored so that no data file is read again.
 
 ::
 
     store/starts/3f0c....json      tasks and splits, the folders of the training tasks, and stamps of the read files
 
-The name is a digest of everything that decides the content but the data files themselves. Changes of those are noticed
-by their sizes and times; `crosstask prepare` compares contents. A store without its data files is used as it is.
+A stamp is the size and time of a data file, by which a changed file is noticed; `crosstask prepare` compares contents.
+The file's name is a digest of everything else that decides the tasks and splits. If the data files do not exist any
+more, the stored tasks and splits are used.
 """
 
 import hashlib
@@ -28,15 +29,15 @@ FOLDER = "starts"
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Tasks and splits that were read from a benchmark.
+    """Tasks and splits that were read from a benchmark when a run started.
 
     Args:
-        names: The tasks of each split.
-        shared: Tasks of the training list that do not train, with the reason.
+        names: Names of the tasks of each split (``train``, ``validation``, ``test``).
+        shared: Tasks of the training list that do not train, each with the reason.
         lines: Lines that a run prints about its tasks.
         tasks: The tasks of all splits, by name.
-        folders: Name of each training task's folder in the store.
-        read: Stamps of the files and folders that were read.
+        folders: Name of each training task's folder in the store, by task.
+        read: Stamps of the files and folders that were read, by path.
     """
 
     names: Mapping[Split, Sequence[str]]
@@ -48,12 +49,12 @@ class Start:
 
 
 def write_start(path: Path, start: Start) -> None:
-    """Write a start in place of an older one."""
+    """Write tasks and splits to a file. An existing file is replaced."""
     write_sealed_lines(path, [json.dumps(asdict(start))])
 
 
 def current_start(path: Path) -> Start | None:
-    """A start whose data files have not changed; None if there is none, or they have."""
+    """Return the tasks and splits in a file; None if the file does not exist, or if a data file has changed since."""
     contents = [json.loads(line) for line in read_sealed_lines(path)]
     if not contents or not is_current(contents[0]["read"]):
         return None
@@ -76,7 +77,7 @@ _DEMONSTRATIONS = ("positive_examples", "negative_examples")
 
 @cache
 def readers_digest() -> str:
-    """A digest of this package's code of data: another version may read or divide the same files differently."""
+    """Return a SHA-256 of the code of ``datamodules``: another version may read or split the same files differently."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*")):
         if path.suffix in (".py", ".yaml", ".json", ".txt") and path.is_file():

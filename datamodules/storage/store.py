@@ -1,10 +1,15 @@
-"""Tokenized examples on disk: one folder per task, memory-mapped, addressed by content, written atomically.
+"""The documents of one task on disk: a folder of arrays, memory-mapped, written atomically. n documents::
 
-A folder holds ``tokens.bin`` (uint16 or uint32, all documents end to end), ``lengths.npy`` and ``n_sources.npy``
-(int32 [n]), ``holes.npy`` (int32 [h, 3]) if some are conversations of several targets, ``labels.npy`` (float32 [n]) and
-``groups.npy`` (int32 [n]) if the documents are scored pairs, and ``meta.json`` with checksums and counts of skipped
-examples, remarks and unknown tokens. The folder's name is a digest of everything that decides its content: a changed
-file, prompt form, seed or tokenizer gives another folder, and equal content is never tokenized twice.
+    tokens.bin      uint16 or uint32, the tokens of all documents, concatenated
+    lengths.npy     int32 [n], tokens of each document
+    n_sources.npy   int32 [n], source tokens of each document
+    holes.npy       int32 [h, 3], (document, begin, end) of the tokens between the targets of a conversation
+    labels.npy      float32 [n], correctness in [0, 1]; of scored pairs only
+    groups.npy      int32 [n], equal for pairs of one example; of scored pairs only
+    meta.json       checksums, and counts of skipped examples, remarks and unknown tokens
+
+The folder's name is a digest of everything that decides its content. A changed file, prompt form, seed or tokenizer
+gives another folder, and equal content is never tokenized twice.
 """
 
 import errno
@@ -31,28 +36,29 @@ from ..whole_files import naming
 from .checksums import WAY_OUT, read_sealed, rename_sealed, seal_folder, verify_files
 
 STORE_VERSION = 7
-"""Version of the store: raise it when the files' layout changes, or when other instances of a task are stored."""
+"""Version of the store, which is part of folders' names: raise it when files or the choice of instances change."""
 
 
 class Remark(str):
-    """A remark on a stored example, counted as reasons of skipped examples are."""
+    """Remark on an example that is stored, e.g. that its samples do not train. Equal remarks are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTask:
-    """The documents of one task: lengths in memory, tokens on disk.
+    """The n documents of one task: lengths in memory, tokens on disk.
 
     Args:
         folder: Folder of the documents.
         lengths: int32 [n], tokens of each document.
-        n_sources: int32 [n], how many of them are source.
-        starts: int64 [n], where each document begins in ``tokens.bin``.
-        skipped: Examples that were not stored, by reason; each value counts them.
-        labels: float32 [n], correctness of scored pairs; None for other documents.
-        groups: int32 [n], the same number for the scored pairs of an example, which are adjacent; None for others.
-        unknown: Unknown tokens of the task.
-        holes: int32 [h, 3], (document, begin, end) of the tokens between the targets of conversations, in the order of
-            the documents; None if each document has one target.
+        n_sources: int32 [n], source tokens of each document, which come first.
+        starts: int64 [n], index of each document's first token in ``tokens.bin``.
+        skipped: Number of examples that were not stored, by reason.
+        labels: float32 [n], correctness in [0, 1] of scored pairs; None for other documents.
+        groups: int32 [n], number of the example that a scored pair belongs to; pairs of an example are adjacent. None
+            for other documents.
+        unknown: Unknown tokens of all documents.
+        holes: int32 [h, 3], (document, begin, end) of the tokens between the targets of a conversation, sorted by
+            document; `begin` and `end` count from the document's first token. None if each document has one target.
     """
 
     folder: Path
@@ -69,6 +75,7 @@ class StoredTask:
         return len(self.lengths)
 
     def document(self, index: int) -> TokenizedExample:
+        """Return document `index`, whose tokens are a view of the memory map."""
         start = self.starts[index]
         tokens = _tokens(self.folder)[start : start + self.lengths[index]]
         label = None if self.labels is None else float(self.labels[index])
@@ -77,7 +84,14 @@ class StoredTask:
 
 
 def rows_of(holes: NDArray[np.integer], first: int, last: int) -> NDArray[np.integer]:
-    """The holes of documents `first` to `last` - 1; by bisection, since ``np.searchsorted`` would copy the column."""
+    """Return the rows of `holes` that belong to documents `first` to `last` - 1.
+
+    Args:
+        holes: int [h, 3], (document, begin, end), sorted by document.
+        first: Index of the first document.
+        last: Index behind the last document.
+    """
+    # Bisection, since np.searchsorted would copy the column.
     begin, end = (bisect_left(holes, document, key=lambda hole: hole[0]) for document in (first, last))
     return holes[begin:end]
 
@@ -98,7 +112,7 @@ def _tokens(folder: Path) -> NDArray[np.unsignedinteger]:
 
 
 def _mapped(path: Path) -> NDArray[np.uint8]:
-    """The bytes of a file in a memory map without a file descriptor, of which ``np.memmap`` holds one each.
+    """Return the bytes of a file in a memory map that holds no file descriptor; ``np.memmap`` holds one per map.
 
     A mixture has more tasks than a process may have open files. The map is private: a write would not reach the file.
     """
@@ -111,25 +125,28 @@ def _mapped(path: Path) -> NDArray[np.uint8]:
 
 
 def content_key(**parts: Any) -> str:
-    """A digest of JSON-like parts; equal parts give equal keys on every machine."""
+    """Return a digest of JSON-like values in 32 hexadecimal digits; it is equal for equal values on every machine."""
     text = json.dumps({"store": STORE_VERSION, **parts}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def folder_name(task: str, key: str) -> str:
-    """Name of a task's folder: one path component, also if the task's name contains its collection."""
+    """Return the name of a task's folder: the task's name, with ``/`` replaced by ``-``, and the key."""
     return f"{task.replace('/', '-')[:80]}-{key}"
 
 
 def partial_folder(folder: Path) -> Path:
-    """The folder that is filled before it is renamed to `folder`; its name contains the host and the process."""
+    """Create and return a hidden folder beside `folder`, to be filled and then renamed to it.
+
+    Its name contains host and process id, by which ``remove_abandoned`` recognizes folders of ended processes.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     owner = f"{socket.gethostname()}-{os.getpid()}"
     return Path(tempfile.mkdtemp(prefix=f".{folder.name[:80]}={owner}=", dir=folder.parent))
 
 
 def remove_abandoned(root: Path) -> int:
-    """Delete incomplete folders of processes of this machine that have ended; return their number."""
+    """Delete incomplete folders in `root` of processes of this machine that have ended; return their number."""
     removed = 0
     for folder in root.glob(".*=*-*=*"):
         host, _, process = folder.name.rsplit("=", 2)[1].rpartition("-")
@@ -152,61 +169,98 @@ def _runs(process: int) -> bool:
 def write_task(
     folder: Path, documents: Iterable[TokenizedExample | str], *, vocabulary: int, about: Mapping[str, Any]
 ) -> int:
-    """Write a task's documents, and return their number; an item that is a string is a skipped example's reason.
+    """Write the documents of a task into a new folder of the store, and return their number.
 
-    A ``Remark`` is counted apart.
+    The folder appears complete or not at all: it is filled under another name and renamed. If another process has
+    written the same folder in the meantime, that folder is kept.
 
-    The folder appears complete or not at all: it is filled under another name and renamed.
+    Args:
+        folder: Path of the new folder.
+        documents: The documents, in order. A string in place of a document is the reason why an example is skipped; a
+            ``Remark`` is a remark on a stored example. Both are counted in ``meta.json``.
+        vocabulary: Number of token ids. Tokens are stored in 2 bytes if it is at most 65,536, in 4 bytes otherwise.
+        about: Further entries of ``meta.json``.
     """
     dtype = np.dtype(np.uint16 if vocabulary <= 2**16 else np.uint32)
     partial = partial_folder(folder)
-    lengths: list[int] = []
-    n_sources: list[int] = []
-    labels: list[float] = []
-    groups: list[int] = []
-    holes: list[tuple[int, int, int]] = []
-    skipped: Counter[str] = Counter()
-    remarks: Counter[str] = Counter()
-    unknown = NOTHING_LOST
+    columns = _Columns()
     try:
         with naming(partial / "tokens.bin"), open(partial / "tokens.bin", "wb") as file:
             for document in documents:
                 if isinstance(document, str):
-                    (remarks if isinstance(document, Remark) else skipped)[document] += 1
-                    continue
-                file.write(document.input_ids.astype(dtype).tobytes())
-                holes += [(len(lengths), *hole) for hole in document.holes]
-                lengths.append(len(document.input_ids))
-                n_sources.append(document.n_source)
-                unknown = unknown.plus(*document.unknown)
-                if document.label is not None:
-                    labels.append(document.label)
-                if document.group is not None:
-                    groups.append(document.group)
-        columns = {"lengths": np.array(lengths, dtype=np.int32), "n_sources": np.array(n_sources, dtype=np.int32)}
-        columns |= {"labels": np.array(labels, dtype=np.float32)} if labels else {}
-        columns |= {"groups": np.array(groups, dtype=np.int32)} if groups else {}
-        columns |= {"holes": np.array(holes, dtype=np.int32)} if holes else {}
-        for name, column in columns.items():
+                    columns.count(document)
+                else:
+                    file.write(document.input_ids.astype(dtype).tobytes())
+                    columns.append(document)
+        for name, column in columns.arrays().items():
             with naming(partial / f"{name}.npy"):
                 np.save(partial / f"{name}.npy", column)
-        counts = {"tokens": sum(lengths), "skipped": dict(skipped), "remarks": dict(remarks), "unknown": unknown}
-        seal_folder(partial, {"dtype": dtype.name, **counts, **about})
+        seal_folder(partial, {"dtype": dtype.name, **columns.counts(), **about})
         rename_sealed(partial, folder)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, OSError) and error.errno in (errno.EEXIST, errno.ENOTEMPTY) and folder.exists():
-            return len(lengths)  # another process wrote the same content first
+            return len(columns)  # another process wrote the same content first
         raise
-    return len(lengths)
+    return len(columns)
+
+
+class _Columns:
+    """Lengths, labels and counts of documents, collected while their tokens are written."""
+
+    def __init__(self) -> None:
+        self._lengths: list[int] = []
+        self._n_sources: list[int] = []
+        self._labels: list[float] = []
+        self._groups: list[int] = []
+        self._holes: list[tuple[int, int, int]] = []
+        self._skipped: Counter[str] = Counter()
+        self._remarks: Counter[str] = Counter()
+        self._unknown = NOTHING_LOST
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def append(self, document: TokenizedExample) -> None:
+        self._holes += [(len(self), *hole) for hole in document.holes]
+        self._lengths.append(len(document.input_ids))
+        self._n_sources.append(document.n_source)
+        self._unknown = self._unknown.plus(*document.unknown)
+        if document.label is not None:
+            self._labels.append(document.label)
+        if document.group is not None:
+            self._groups.append(document.group)
+
+    def count(self, reason: str) -> None:
+        """Count a skipped example by its reason, or a remark on a stored example."""
+        (self._remarks if isinstance(reason, Remark) else self._skipped)[reason] += 1
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays to store, by the name of their file; labels, groups and holes only if there are any."""
+        arrays: dict[str, NDArray[Any]] = {
+            "lengths": np.array(self._lengths, dtype=np.int32),
+            "n_sources": np.array(self._n_sources, dtype=np.int32),
+            "labels": np.array(self._labels, dtype=np.float32),
+            "groups": np.array(self._groups, dtype=np.int32),
+            "holes": np.array(self._holes, dtype=np.int32),
+        }
+        return {name: array for name, array in arrays.items() if len(array) or name in ("lengths", "n_sources")}
+
+    def counts(self) -> dict[str, Any]:
+        return {
+            "tokens": sum(self._lengths),
+            "skipped": dict(self._skipped),
+            "remarks": dict(self._remarks),
+            "unknown": self._unknown,
+        }
 
 
 def damage(folder: Path, *, fully: bool = False) -> str | None:
-    """Description of the damage to a stored folder; None if it is intact.
+    """Describe the damage to a folder of the store in a sentence; return None if it is intact.
 
     Args:
-        folder: A folder that is there.
-        fully: Whether to read all files, instead of comparing sizes.
+        folder: An existing folder.
+        fully: Whether to read all files and compare their checksums, or their sizes alone.
     """
     try:
         meta = read_sealed(folder)
@@ -218,17 +272,17 @@ def damage(folder: Path, *, fully: bool = False) -> str | None:
 
 
 def remove_damaged(folder: Path) -> None:
-    """Delete a damaged folder. It is renamed first, so that it never lacks a part under its name."""
+    """Delete a damaged folder. It is renamed first, so that no process opens it while files are deleted."""
     aside = partial_folder(folder)
     os.rename(folder, aside / "damaged")
     shutil.rmtree(aside, ignore_errors=True)
 
 
 def open_task(folder: Path) -> StoredTask:
-    """Open a folder that ``write_task`` wrote.
+    """Open a folder that ``write_task`` wrote. All checksums are compared but that of ``tokens.bin``.
 
     Raises:
-        ValueError: The folder is not there, or a file of it is damaged; the tokens are not read for this.
+        ValueError: The folder does not exist, or one of its files is damaged.
     """
     meta = read_sealed(folder)
     verify_files(folder, meta, [name for name in meta["files"] if name != "tokens.bin"])

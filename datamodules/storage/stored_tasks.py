@@ -1,8 +1,8 @@
-"""The tasks of a mixture as one sequence of documents: their lengths in three files that are mapped, not loaded.
+"""The tasks of a mixture as one sequence of documents, whose lengths are in memory-mapped files.
 
-Document i of task t is at place ``firsts[t] + i``. The joined files are content-addressed like the folders of
-the tasks, so that they are written once for a mixture; 18 million examples take 290 MB on disk, shared by all processes
-of a machine, and no memory that cannot be freed.
+Document i of task t has index ``firsts[t] + i`` in the sequence. The arrays of all tasks are concatenated in a folder
+``joined-...`` of the store, which is written once for a mixture. For 18 million examples these files have 290 MB. All
+processes of a machine share their pages, and the system can free them.
 """
 
 import errno
@@ -32,25 +32,28 @@ COLUMNS: dict[str, Any] = {
     "groups": np.int32,
     "holes": np.int64,
 }
-"""Columns of the joined files; the last three are empty unless documents are scored pairs, or conversations."""
+"""Files of a joined folder. Labels and groups are empty unless documents are scored pairs, holes unless some are
+conversations."""
 
 
 @dataclass(frozen=True)
 class StoredTasks(Sequence[StoredTask]):
-    """Documents of many tasks, N in all.
+    """The N documents of several tasks; item t is the ``StoredTask`` of task t.
 
     Args:
-        folders: Of the tasks.
-        firsts: int64 [tasks + 1], the place of each task's first document.
+        folders: Folder of each task.
+        firsts: int64 [tasks + 1], index of each task's first document among all documents; the last is N.
         lengths: int32 [N], tokens of each document.
-        n_sources: int32 [N], how many of them are source.
-        starts: int64 [N], where it begins in its task's ``tokens.bin``.
-        skipped: Of each task, the examples that were not stored, by reason.
-        labels: float32 [N], correctness of scored pairs; None for other documents.
-        groups: int32 [N], the same number for the scored pairs of an example, within its task; None for others.
-        unknown: Unknown tokens of each task, by its name.
-        holes: int64 [h, 3], (place, begin, end) of the tokens between the targets of conversations; None without any.
-        remarks: Counted remarks on stored examples, of all tasks together.
+        n_sources: int32 [N], source tokens of each document.
+        starts: int64 [N], index of a document's first token in its task's ``tokens.bin``.
+        skipped: Number of examples that were not stored, by reason, for each task.
+        labels: float32 [N], correctness in [0, 1] of scored pairs; None for other documents.
+        groups: int32 [N], number of the example within its task that a scored pair belongs to; None for other
+            documents.
+        unknown: Unknown tokens of each task, by the task's name.
+        holes: int64 [h, 3], (document, begin, end) of the tokens between the targets of a conversation, with the
+            document's index among all; None if each document has one target.
+        remarks: Number of each remark on stored examples, over all tasks.
     """
 
     folders: tuple[Path, ...]
@@ -83,11 +86,15 @@ class StoredTasks(Sequence[StoredTask]):
 
     @property
     def sizes(self) -> list[int]:
-        """Documents of each task."""
+        """Number of documents of each task."""
         return np.diff(self.firsts).tolist()
 
     def holes_at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """int64 [h, 3]: the holes of the documents at `places`, by their position among these."""
+        """Return (position, begin, end) of the tokens between the targets of some documents, as int64 [h, 3].
+
+        Args:
+            places: int64 [n], indices of the documents among all documents. `position` is an index into this array.
+        """
         if self.holes is None:
             return np.empty((0, 3), dtype=np.int64)
         begins, ends = (np.searchsorted(self.holes[:, 0], places, side=side) for side in ("left", "right"))
@@ -96,17 +103,22 @@ class StoredTasks(Sequence[StoredTask]):
         return np.column_stack([np.repeat(np.arange(len(places)), counts), np.asarray(self.holes[rows])[:, 1:]])
 
     def document(self, task: int, index: int) -> TokenizedExample:
+        """Return document `index` of task `task`, both counted from 0."""
         return self[task].document(index)
 
 
 def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
-    """Open tasks that ``write_task`` wrote, their lengths joined in a folder under `root`.
+    """Open tasks that ``write_task`` wrote as one sequence of documents.
 
-    The joined files are read once and compared with their checksums and with the tasks. Damaged ones are reported and
-    joined again.
+    Their arrays are concatenated in a folder under `root`, unless it exists. An existing one is compared with its
+    checksums and with the tasks; a damaged one is reported and written again.
+
+    Args:
+        folders: Folder of each task, in the order of the sequence.
+        root: Root of the store.
 
     Raises:
-        ValueError: A folder is not there, or a file of it is damaged.
+        ValueError: A task's folder does not exist, or one of its files is damaged.
     """
     listed = tuple(folders)
     metas = [read_sealed(folder) for folder in listed]
@@ -131,13 +143,14 @@ def open_tasks(folders: Iterable[Path], root: Path) -> StoredTasks:
 
 
 def _joined_damage(joined: Path, tasks: Mapping[str, Any]) -> str | None:
-    """Description of the damage to joined files; None if they are intact."""
+    """Describe the damage to a joined folder in a sentence; return None if it is intact."""
     if problem := damage(joined, fully=True):
         return problem
     return None if read_sealed(joined)["tasks"] == tasks else f"{joined} was joined from other files of its tasks"
 
 
 def _join(folders: Sequence[Path], joined: Path, tasks: Mapping[str, Any]) -> None:
+    """Write the concatenated arrays of tasks into the folder `joined`; `tasks` are the checksums of their files."""
     partial = partial_folder(joined)
     try:
         sizes = []

@@ -1,4 +1,4 @@
-"""The training tasks of a benchmark in the store: their preparation, documents and folders."""
+"""The training tasks of a run in the store: their names, preparation, folders and documents."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,19 +12,20 @@ from ..noted_paths import noting
 from ..schema import Example
 from ..splits import OPTION
 from .checksums import read_sealed
-from .parallel_preparation import Job, Prepared, prepare_tasks
+from .parallel_preparation import Job, PreparationCounts, prepare_tasks
 from .preparation import Preparation
 from .store import StoredTask
 from .stored_tasks import StoredTasks, open_tasks
 
 
 class TrainingTasks:
-    """Training tasks in the store.
+    """The training tasks of a run, and their documents in the store.
 
     Args:
-        preparation: Settings that decide how examples are rendered and tokenized.
-        names: The tasks of each split.
-        folders: Name of each training task's folder, where it is known; other tasks' files are read for it.
+        preparation: Settings of rendering and tokenization.
+        names: Names of the tasks of each split (``train``, ``validation``, ``test``).
+        folders: Names of known folders in the store, by task. The folder of another task is computed from its data
+            files.
     """
 
     def __init__(
@@ -33,27 +34,27 @@ class TrainingTasks:
         self.preparation, self.names = preparation, names
         self._reported: set[str] = set()
         self.sources_known = True
-        """Whether the readers noted the files of every task."""
+        """Whether ``noted_paths`` recorded the data files of every task whose folder was computed."""
         self._folders = {name: preparation.folder / folder for name, folder in (folders or {}).items()}
 
-    def prepare(self, processes: int, *, verify: bool = False) -> Prepared:
-        """Write the tasks that the store lacks, over several processes, and join all of them for ``open``.
+    def prepare(self, processes: int, *, verify: bool = False) -> PreparationCounts:
+        """Write the documents of tasks that the store lacks, and return numbers of tasks and documents.
 
         Args:
-            processes: Processes that read, render and tokenize.
-            verify: Whether to read all files of the store and compare their checksums, instead of their sizes alone.
+            processes: Number of processes that read, render and tokenize.
+            verify: Whether to read all files of the store and compare their checksums, or their sizes alone.
         """
         jobs = [Job(name, **self._held_out(name), verified=verify) for name in self.names["train"]]
         prepared = prepare_tasks(self.preparation, jobs, processes=processes)
-        self.open(self.names["train"])
+        self.open(self.names["train"])  # writes the concatenated arrays
         return prepared
 
     def open(self, names: Iterable[str]) -> StoredTasks:
-        """The documents of these tasks, mapped from the store."""
+        """Return the documents of these tasks, memory-mapped, in the order of `names`."""
         return open_tasks([self.folder(name) for name in names], self.preparation.folder)
 
     def folder(self, name: str) -> Path:
-        """The folder of a task's documents; its name is a digest of the task's files, which are read once for it."""
+        """Return the folder of a task's documents; for a folder that is not known, the task's data files are read."""
         if name not in self._folders:
             with noting() as read:
                 self._folders[name] = self.preparation.task_folder(name, **self._held_out(name))
@@ -61,28 +62,28 @@ class TrainingTasks:
         return self._folders[name]
 
     def example_ids(self, name: str, stored: StoredTask, documents: Iterable[int]) -> list[str]:
-        """The ids of the examples that documents of a task were made of; the benchmark's file is read for them.
+        """Return the ids of the examples of some documents. The task's data files are read for this.
 
         Args:
-            name: The task.
-            stored: Its documents.
-            documents: Indices of documents.
+            name: Name of the task.
+            stored: The documents of the task.
+            documents: Indices into `stored`.
         """
         examples = self.document_examples(name, stored)
         return [examples[document].id for document in documents]
 
     def document_examples(self, name: str, stored: StoredTask) -> list[Example]:
-        """The example that each document of a task was made of; the benchmark's file is read for them."""
+        """Return the example of each document of a task. The task's data files are read for this."""
         examples = list(self.preparation.training_examples(name, **self._held_out(name)))
         if stored.groups is not None:  # several pairs of one example
             return [examples[group] for group in stored.groups]
         return self.preparation.document_examples(self.preparation.benchmark.task(name), examples)
 
     def with_documents(self) -> list[str]:
-        """Tasks that have documents, and those that are not prepared yet; tasks without documents are reported.
+        """Return the training tasks that have documents, or are not prepared yet. The others are reported.
 
         Raises:
-            ValueError: A task has no instances left beside those held out.
+            ValueError: All instances of a task are held out, or no task has documents.
         """
         folders = {name: self.folder(name) for name in self.names["train"]}
         meta = {name: read_sealed(folder) for name, folder in folders.items() if folder.is_dir()}
@@ -109,7 +110,7 @@ class TrainingTasks:
         return [name for name in folders if name not in set(empty)]
 
     def _report(self, line: str) -> None:
-        """Print a line once, however often the tasks are read."""
+        """Print a line, unless it was printed before."""
         if line not in self._reported:
             self._reported.add(line)
             rank_zero_info(line)

@@ -13,7 +13,7 @@ from crosstask.datamodules.bilevel.bilevel_stream import BilevelBatch
 from crosstask.datamodules.bilevel.exemplars import InstructionInputs
 from crosstask.datamodules.bilevel.level_rows import InnerBatch
 from crosstask.datamodules.packing.replicas import Replicas
-from crosstask.datamodules.packing.train_stream import Position, TrainPlan, TrainStream, deal
+from crosstask.datamodules.packing.train_stream import Position, TrainPlan, TrainStream, balanced_batches
 from crosstask.datamodules.schema import IGNORE_INDEX, CausalBatch
 
 
@@ -131,13 +131,13 @@ def test_the_stream_is_as_long_as_the_requested_steps(plan: TrainPlan) -> None:
 
 
 def test_rows_that_cannot_be_dealt_are_rejected(plan: TrainPlan) -> None:
-    with pytest.raises(ValueError, match=r"rows\.per_step = 8 cannot be dealt to 3 replicas x 1 .* multiple of 3"):
+    with pytest.raises(ValueError, match=r"rows\.per_step = 8 cannot be divided among 3 replicas x 1 .* multiple of 3"):
         TrainStream(plan, Replicas(3, 0, 1), steps=1)
 
 
 def test_replicas_get_equal_work() -> None:
     costs = np.random.default_rng(0).lognormal(0, 1, 256).tolist()
-    batches = deal(costs, 16)
+    batches = balanced_batches(costs, 16)
     assert {len(batch) for batch in batches} == {16}
     assert sorted(row for batch in batches for row in batch) == list(range(256))
     sums = [sum(costs[row] for row in batch) for batch in batches]

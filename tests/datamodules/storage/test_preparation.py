@@ -18,7 +18,7 @@ from crosstask.cli import main
 from crosstask.datamodules import NaturalInstructions
 from crosstask.datamodules.benchmarks import PretrainingText
 from crosstask.datamodules.schema import TokenizedExample
-from crosstask.datamodules.storage.parallel_preparation import Job, Prepared, prepare_tasks
+from crosstask.datamodules.storage.parallel_preparation import Job, PreparationCounts, prepare_tasks
 from crosstask.datamodules.storage.store import remove_abandoned, write_task
 
 
@@ -90,7 +90,7 @@ def test_a_damaged_task_is_named_and_written_again(
     with pytest.warns(UserWarning, match=rf"{name} is damaged, .*; writing it again"):
         assert prepare_tasks(data.preparation, [job]).written == 1
     assert path.read_bytes() == intact
-    assert prepare_tasks(data.preparation, [job]).found == 1
+    assert prepare_tasks(data.preparation, [job]).reused == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -166,6 +166,6 @@ def test_a_task_that_cannot_be_read_leaves_the_others(make_datamodule: Any, toyb
     jobs = [Job(name, True, False) for name in (*names, "task999_none")]
     with pytest.raises(ValueError, match="no task 'task999_none'"):
         prepare_tasks(data.preparation, jobs)
-    assert prepare_tasks(data.preparation, jobs[:2]) == Prepared(0, 2, 0)
+    assert prepare_tasks(data.preparation, jobs[:2]) == PreparationCounts(0, 2, 0)
     with pytest.raises(ValueError, match="processes must be at least 1"):
         prepare_tasks(data.preparation, jobs, processes=0)

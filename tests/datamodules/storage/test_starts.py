@@ -57,7 +57,7 @@ def test_a_prepared_run_starts_without_its_data_files(start: Any, data: Path, tm
     first = start(evaluation={"shots": [0, 2], "max_new_tokens": 8})
     data.rename(tmp_path / "elsewhere")
     again = start(evaluation={"shots": [0, 2], "max_new_tokens": 8})
-    assert (again.prepared.written, again.prepared.found) == (0, 5)
+    assert (again.prepared.written, again.prepared.reused) == (0, 5)
     assert again.training_fingerprint() == first.training_fingerprint()
     assert again.split_lines() == first.split_lines()
     assert again.task_names() == first.task_names()
@@ -75,7 +75,7 @@ def test_a_changed_file_is_prepared_again(start: Any, data: Path) -> None:
     path = sorted((data / "tasks").iterdir())[0]
     add_instance(path)
     again = start()
-    assert (again.prepared.written, again.prepared.found) == (1, 4)
+    assert (again.prepared.written, again.prepared.reused) == (1, 4)
     assert again.training_fingerprint() != first.training_fingerprint()
 
 
@@ -171,7 +171,7 @@ def test_a_dataset_of_the_hub_is_not_looked_up_again(
     first = start(FileTasks("owner/tiny"))
     shutil.rmtree(cache)
     again = start(FileTasks("owner/tiny"))
-    assert (again.prepared.written, again.prepared.found) == (0, 1)
+    assert (again.prepared.written, again.prepared.reused) == (0, 1)
     assert again.training_fingerprint() == first.training_fingerprint()
     assert again.evaluation_examples("validation") == first.evaluation_examples("validation")
     with pytest.raises(ValueError, match="owner/tiny, cannot be opened"):
