@@ -1,1 +1,1 @@
-"""Decontamination: text that training and evaluation examples share."""
+"""Decontamination: finds text that training and evaluation examples share."""

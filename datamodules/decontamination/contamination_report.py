@@ -1,11 +1,12 @@
-"""The report of shared text, and the table in which a person decides about each pair of tasks.
+"""Report of text that tasks share, and the table in which a person decides about each pair of tasks.
 
-The report is Markdown; the decisions are a table of tab-separated values, to be edited::
+The report is Markdown. The decisions are a table of tab-separated values, to be edited::
 
     decision   training task    evaluation task   hit  examples  share
     undecided  gsm8k            strategyqa         12       229  0.0524
 
-``keep`` keeps both tasks (for shared context such as an article of Wikipedia), ``drop_train`` drops the training task
+``hit`` is the number of evaluation examples that share text with the training task, out of ``examples``. The decision
+``keep`` keeps both tasks (for shared context such as an article of Wikipedia), ``drop_train`` drops the training task,
 and ``drop_evaluation`` the evaluation task.
 """
 
@@ -28,14 +29,14 @@ THRESHOLD = 0.01
 
 
 class ContaminatedPair(NamedTuple):
-    """A training task and an evaluation task that share text.
+    """A training task and an evaluation task that share n-grams.
 
     Args:
-        train: The training task.
-        evaluation: The evaluation task.
-        hit: Number of evaluation examples with a common n-gram.
+        train: Name of the training task.
+        evaluation: Name of the evaluation task.
+        hit: Number of evaluation examples that share an n-gram with the training task.
         examples: Number of all evaluation examples of the task.
-        witnesses: Triples of training example id, evaluation example id, common words.
+        witnesses: (training example id, evaluation example id, shared words) of a few overlaps.
     """
 
     train: str
@@ -46,24 +47,24 @@ class ContaminatedPair(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Share of the task's evaluation examples with a common n-gram."""
+        """Share of the evaluation examples that share an n-gram with the training task, in [0, 1]."""
         return self.hit / self.examples
 
 
 @dataclass(frozen=True)
 class ContaminationReport:
-    """Result of a comparison.
+    """Result of the comparison of all training tasks with all evaluation tasks.
 
     Args:
-        pairs: Pairs above the threshold, the largest share first.
-        threshold: Share of a task's evaluation examples above which a pair is reported.
-        n: Words of an n-gram.
+        pairs: Pairs of tasks above the threshold, the largest share first.
+        threshold: Share of a task's evaluation examples above which a pair is reported, in [0, 1].
+        n: Number of words of an n-gram.
         train_tasks: Number of training tasks.
         train_examples: Number of training examples.
         evaluation_tasks: Number of evaluation tasks.
         evaluation_examples: Number of evaluation examples.
-        short: Number of evaluation examples of fewer than `n` words.
-        touched: Number of evaluation examples that share an n-gram with any training task.
+        short: Number of evaluation examples of fewer than `n` words, which cannot be compared.
+        contaminated: Number of evaluation examples that share an n-gram with any training task.
     """
 
     pairs: tuple[ContaminatedPair, ...]
@@ -74,20 +75,26 @@ class ContaminationReport:
     evaluation_tasks: int
     evaluation_examples: int
     short: int
-    touched: int
+    contaminated: int
 
 
 def compare(
     index: EvaluationIndex, overlaps: Iterable[TaskOverlap], threshold: float = THRESHOLD
 ) -> ContaminationReport:
-    """Report the pairs of different tasks whose share of contaminated examples is above the threshold."""
+    """Return the pairs of different tasks whose share of contaminated examples is above the threshold.
+
+    Args:
+        index: Index of the evaluation examples.
+        overlaps: Overlap of each training task with the index.
+        threshold: Share of an evaluation task's examples, in [0, 1].
+    """
     sizes = np.bincount(index.task_of, minlength=len(index.tasks))
     pairs: list[ContaminatedPair] = []
-    touched = np.zeros(len(index.ids), dtype=bool)
+    contaminated = np.zeros(len(index.ids), dtype=bool)
     tasks = examples = 0
     for overlap in overlaps:
         tasks, examples = tasks + 1, examples + overlap.examples
-        touched[overlap.hits] = True
+        contaminated[overlap.hits] = True
         hits = np.bincount(index.task_of[overlap.hits], minlength=len(index.tasks))
         for number in np.flatnonzero(hits > threshold * sizes):
             if index.tasks[number] != overlap.task:
@@ -102,7 +109,7 @@ def compare(
         len(index.tasks),
         len(index.ids),
         int(index.short.sum()),
-        int(touched.sum()),
+        int(contaminated.sum()),
     )
 
 
@@ -116,17 +123,18 @@ def _pair(index: EvaluationIndex, overlap: TaskOverlap, number: int, hit: int, e
 
 
 def summary(report: ContaminationReport) -> str:
-    """The report in a few sentences."""
+    """Return the report's numbers in a few sentences."""
     return (
         f"{report.evaluation_examples:,} examples of {report.evaluation_tasks:,} evaluation tasks against "
-        f"{report.train_examples:,} examples of {report.train_tasks:,} training tasks: {report.touched:,} evaluation "
-        f"examples share a run of {report.n} words with training. {report.short:,} are shorter than {report.n} words "
-        f"and cannot be compared. {len(report.pairs):,} pairs of tasks are above {report.threshold:.1%}."
+        f"{report.train_examples:,} examples of {report.train_tasks:,} training tasks: {report.contaminated:,} "
+        f"evaluation examples share a run of {report.n} words with training. {report.short:,} are shorter than "
+        f"{report.n} words and cannot be compared. {len(report.pairs):,} pairs of tasks are above "
+        f"{report.threshold:.1%}."
     )
 
 
 def markdown(report: ContaminationReport) -> str:
-    """The report in Markdown."""
+    """Return the report as Markdown: a summary, then a section for each pair of tasks with some of the shared text."""
     lines = [f"# Shared {report.n}-grams of training and evaluation tasks", "", summary(report), ""]
     for pair in report.pairs:
         names = f"{escape_markdown(pair.train)} -> {escape_markdown(pair.evaluation)}"
@@ -142,13 +150,16 @@ def markdown(report: ContaminationReport) -> str:
 
 
 def _common_dataset(pair: ContaminatedPair) -> str | None:
-    """The dataset of the table of identities that both tasks are made from, by their names; None if there is none."""
+    """Return the published dataset that both tasks' names mention; None if there is none."""
     dataset = shipped_identities().identity(pair.train)
     return dataset if dataset == shipped_identities().identity(pair.evaluation) else None
 
 
 def write_decisions(path: Path, pairs: Sequence[ContaminatedPair]) -> None:
-    """Write a row for each pair; decisions that the file has are kept, also on pairs that are not listed any more."""
+    """Write the table of decisions, with a row for each pair.
+
+    Decisions in an existing file are kept, also about pairs that are not among `pairs` any more.
+    """
     decided = {(row[1], row[2]): row for row in decision_rows(path)} if path.exists() else {}
     with whole_file(path) as file:
         table = csv.writer(file, delimiter="\t", lineterminator="\n")

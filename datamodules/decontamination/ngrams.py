@@ -1,9 +1,9 @@
-"""Hashes of all word n-grams of many texts, for finding text that two data sets share.
+"""Hashes of all word n-grams of many texts, to find text that two data sets share.
 
 A word is a run of letters and digits after lower-casing; every other character separates words. Texts are hashed as the
-bytes of one large array: a polynomial hash, computed from prefix sums, gives each word and then each n-gram a 64-bit
+bytes of one large array. A polynomial hash, computed from prefix sums, gives each word and then each n-gram a 64-bit
 number without creating a Python object for it. Equal n-grams have equal hashes. The chance that any two different
-n-grams among 10^9 of training and 10^7 of evaluation collide is about 10^-3.
+n-grams among 10^9 of training and 10^7 of evaluation have equal hashes is about 10^-3.
 
     text        The cat sat. The CAT!
     bytes       t h e _ c a t _ s a t _ _ t h e _ c a t _
@@ -26,14 +26,14 @@ _WRAP = 2**64
 
 
 class Ngrams(NamedTuple):
-    """All n-grams of some texts, in order.
+    """The G n-grams of some texts, in order.
 
     Args:
-        hashes: uint64 [G].
-        texts: int64 [G], index of the n-gram's text.
-        starts: int64 [G], its first byte in ``joined``.
-        ends: int64 [G], the byte after its last.
-        joined: The lower-cased texts, separated by one byte.
+        hashes: uint64 [G], hash of each n-gram.
+        texts: int64 [G], index of each n-gram's text.
+        starts: int64 [G], index of each n-gram's first byte in ``joined``.
+        ends: int64 [G], index of the byte after its last.
+        joined: The lower-cased texts in UTF-8, separated by one byte.
     """
 
     hashes: NDArray[np.uint64]
@@ -43,14 +43,17 @@ class Ngrams(NamedTuple):
     joined: bytes
 
     def words(self, place: int) -> str:
-        """The text of one n-gram, lower-cased, with the characters between its words."""
+        """Return the text of n-gram `place`, lower-cased, with the characters between its words."""
         return self.joined[self.starts[place] : self.ends[place]].decode(errors="replace")
 
 
 def ngrams(texts: Sequence[str], n: int) -> Ngrams:
-    """The n-grams of each text; a text of fewer than `n` words has none.
+    """Return all n-grams of `n` words of the texts; a text of fewer words has none.
 
     In scripts without spaces (Chinese, Japanese, Thai) a run of characters is one word.
+
+    Raises:
+        ValueError: `n` is below 1.
 
     >>> bigrams = ngrams(["The cat sat. The CAT!", "a cat"], n=2)
     >>> [bigrams.words(place) for place in range(4)], bigrams.texts.tolist()
@@ -77,7 +80,7 @@ def ngrams(texts: Sequence[str], n: int) -> Ngrams:
 
 
 def _words(of_bytes: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First byte of each word, and the byte after its last."""
+    """Return the indices of each word's first byte, and of the byte after its last."""
     inside = _IS_WORD[of_bytes]
     # Punctuation beyond ASCII: U+0080 to U+00BF, U+2000 to U+203F (dashes, quotes), U+3000 to U+303F (ideographic).
     if not of_bytes.size or of_bytes.max() >= 0x80:
@@ -99,7 +102,7 @@ def _clear(inside: NDArray[np.bool_], places: NDArray[np.int64], width: int) -> 
 def _window_hashes(
     values: NDArray[np.uint64], starts: NDArray[np.int64], ends: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
-    """Hash of each window: the sum of values[start + k] * BASE^k modulo 2^64, mixed, from two prefix sums."""
+    """Return the hash of each window: the sum of values[start + k] * BASE^k modulo 2^64, mixed, from prefix sums."""
     powers, inverse = _powers(1 << max(len(values) - 1, 1).bit_length())
     sums = np.zeros(len(values) + 1, dtype=np.uint64)
     np.cumsum(values * powers[: len(values)], out=sums[1:])
@@ -108,7 +111,7 @@ def _window_hashes(
 
 @lru_cache(maxsize=8)
 def _powers(size: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """BASE^k and BASE^-k for k < size; an odd number has an inverse modulo 2^64."""
+    """Return BASE^k and BASE^-k modulo 2^64 for k < size; BASE has an inverse because it is odd."""
     tables = []
     for base in (_BASE, pow(_BASE, -1, _WRAP)):
         factors = np.full(size, base, dtype=np.uint64)
@@ -125,7 +128,7 @@ def _mixed(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _word_bytes() -> NDArray[np.bool_]:
-    """bool [256], whether a byte is part of a word."""
+    """Return bool [256]: whether each byte is part of a word."""
     table = np.zeros(256, dtype=bool)
     table[[ord(letter) for letter in "abcdefghijklmnopqrstuvwxyz0123456789"]] = True
     table[0x80:] = True  # every byte of a UTF-8 sequence outside ASCII

@@ -1,4 +1,4 @@
-"""Evaluation examples that share a long n-gram with training data, by pairs of tasks.
+"""Search for evaluation examples that share a long n-gram with a training task.
 
 OPT-IML (arXiv 2212.12017, section 2.3 and appendix A.1) compares every training task with every evaluation task, and
 inspects the pairs in which more than 1% of the evaluation examples have a 13-gram in common with training. Here the
@@ -30,18 +30,29 @@ WORDS = 13
 """Length of the compared n-grams in words (OPT-IML and GPT-3)."""
 
 WITNESSES = 3
-"""Number of overlaps whose text is kept for each pair of tasks, for a person to inspect."""
+"""Number of overlaps of a pair of tasks whose text is kept for the report."""
 
 
 class Document(NamedTuple):
-    """The texts of one example: its input and its references. No n-gram spans two texts."""
+    """Texts of one example: its input and its references. No n-gram spans two texts.
+
+    Args:
+        id: Id of the example.
+        texts: The texts.
+    """
 
     id: str
     texts: tuple[str, ...]
 
 
 class Witness(NamedTuple):
-    """The text of one overlap: number of the evaluation example, id of the training example, lower-cased words."""
+    """An n-gram that a training example and an evaluation example share.
+
+    Args:
+        evaluation: Index of the evaluation example in ``EvaluationIndex.ids``.
+        train_id: Id of the training example.
+        words: Text of the n-gram, lower-cased.
+    """
 
     evaluation: int
     train_id: str
@@ -49,13 +60,13 @@ class Witness(NamedTuple):
 
 
 class TaskOverlap(NamedTuple):
-    """Evaluation examples that share text with one training task.
+    """Evaluation examples that share an n-gram with one training task.
 
     Args:
-        task: The training task.
-        examples: Training examples read.
-        hits: int64 [H], numbers of evaluation examples with a common n-gram, ascending.
-        witnesses: Text of some overlaps with each evaluation task.
+        task: Name of the training task.
+        examples: Number of its training examples.
+        hits: int64 [H], indices of the evaluation examples that share an n-gram with it, ascending.
+        witnesses: Some of the shared n-grams, at most ``WITNESSES`` for each evaluation task.
     """
 
     task: str
@@ -66,18 +77,19 @@ class TaskOverlap(NamedTuple):
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """The n-grams of all evaluation examples: E examples, U distinct n-grams, P (n-gram, example) pairs.
+    """Index of the n-grams of all evaluation examples: E examples, U distinct n-grams, P (n-gram, example) pairs.
 
     Args:
-        n: Words of an n-gram.
+        n: Number of words of an n-gram.
         tasks: Names of the evaluation tasks.
-        ids: Ids of the examples.
+        ids: Ids of the E examples.
         task_of: int32 [E], index of each example's task.
-        short: bool [E], whether an example has no n-gram.
+        short: bool [E], whether an example has fewer than `n` words in each text, and so no n-gram.
         grams: uint64 [U], hashes of the n-grams, ascending.
-        first: int64 [U + 1], where each n-gram's examples begin in ``examples``.
-        examples: int32 [P], numbers of the examples.
-        sieve: uint8, one bit for each value of a hash's low bits, set if it occurs; it rules out most training n-grams.
+        first: int64 [U + 1], index in ``examples`` of each n-gram's first example; the last is P.
+        examples: int32 [P], indices of the examples that have the n-gram.
+        sieve: uint8, a bit for each value of a hash's low bits, set if it occurs; most other n-grams are ruled out by
+            it without a search.
     """
 
     n: int
@@ -91,7 +103,7 @@ class EvaluationIndex:
     sieve: NDArray[np.uint8]
 
     def find(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Indices of the ``hashes`` that are in the index, and the index of the n-gram of each."""
+        """Look up hashes, and return two int64 [F]: the indices of those that occur, and their index in ``grams``."""
         bits = hashes & np.uint64(8 * len(self.sieve) - 1)
         sieved = self.sieve[bits >> np.uint64(3)] >> (bits & np.uint64(7)).astype(np.uint8)
         maybe = np.flatnonzero(sieved & np.uint8(1))
@@ -101,7 +113,7 @@ class EvaluationIndex:
         return maybe[held], places[held]
 
     def save(self, folder: Path) -> None:
-        """Write the index as files for `open`."""
+        """Write the index to files in a folder, from which ``open`` reads it."""
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
         (folder / "index.json").write_text(json.dumps({"n": self.n, "tasks": self.tasks, "ids": self.ids}))
@@ -118,7 +130,12 @@ _ARRAYS = ("task_of", "short", "grams", "first", "examples", "sieve")
 
 
 def index_evaluation(tasks: Mapping[str, Iterable[Document]], n: int = WORDS) -> EvaluationIndex:
-    """Build the index of all evaluation examples, by task."""
+    """Return the index of all evaluation examples.
+
+    Args:
+        tasks: Evaluation examples of each task.
+        n: Number of words of an n-gram.
+    """
     hashes: list[NDArray[np.uint64]] = []
     owners: list[NDArray[np.int32]] = []
     task_of: list[int] = []
@@ -151,7 +168,7 @@ def index_evaluation(tasks: Mapping[str, Iterable[Document]], n: int = WORDS) ->
 
 
 def _sieve(grams: NDArray[np.uint64]) -> NDArray[np.uint8]:
-    """The sieve, with 32 to 64 bits for each n-gram; at most one in 32 other n-grams passes it by chance."""
+    """Return the sieve, with 32 to 64 bits for each n-gram; at most one in 32 other n-grams passes it by chance."""
     bits = 1 << max(32 * len(grams), 64).bit_length()
     low = grams & np.uint64(bits - 1)
     sieve = np.zeros(bits // 8, dtype=np.uint8)
@@ -160,7 +177,13 @@ def _sieve(grams: NDArray[np.uint64]) -> NDArray[np.uint8]:
 
 
 def overlap(index: EvaluationIndex, task: str, documents: Iterable[Document]) -> TaskOverlap:
-    """Compare one training task with the index."""
+    """Return the evaluation examples that share an n-gram with one training task.
+
+    Args:
+        index: Index of the evaluation examples.
+        task: Name of the training task.
+        documents: Examples of the training task.
+    """
     seen = np.zeros(len(index.grams), dtype=bool)
     hit = np.zeros(len(index.ids), dtype=bool)
     kept = np.zeros(len(index.tasks), dtype=np.int64)
@@ -183,7 +206,10 @@ def overlap(index: EvaluationIndex, task: str, documents: Iterable[Document]) ->
 def _first_hits(
     index: EvaluationIndex, grams: NDArray[np.int64], places: NDArray[np.int64], hit: NDArray[np.bool_]
 ) -> Iterator[tuple[int, int]]:
-    """Mark the examples with one of the n-grams in `hit`; yield newly marked ones with the place of their n-gram."""
+    """Mark evaluation examples that have one of the n-grams in `hit`; yield (example, place) of each new one.
+
+    `grams` are indices of n-grams in the index, `places` their indices in the training batch.
+    """
     lengths = index.first[grams + 1] - index.first[grams]
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     examples, first_pair = np.unique(index.examples[np.repeat(index.first[grams], lengths) + within], return_index=True)
@@ -195,13 +221,16 @@ def _first_hits(
 def overlaps(
     index: EvaluationIndex, tasks: Sequence[str], read: Callable[[str], Iterable[Document]], *, processes: int = 1
 ) -> Iterator[TaskOverlap]:
-    """The overlap of each training task with the evaluation examples, in the order of `tasks`.
+    """Yield the overlap of each training task with the evaluation examples, in the order of `tasks`.
 
     Args:
         index: Index of the evaluation examples.
-        tasks: Names of training tasks.
-        read: Returns the documents of one task; with several processes it must be picklable.
+        tasks: Names of the training tasks.
+        read: Function that returns the examples of a task; with several processes it must be picklable.
         processes: Number of processes that read and hash.
+
+    Raises:
+        ValueError: `processes` is below 1.
     """
     if processes < 1:
         raise ValueError(f"processes must be 1 or more, got {processes}")
@@ -229,7 +258,7 @@ def _overlap_of(task: str) -> TaskOverlap:
 
 
 def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    """Batches of documents with about BATCH_BYTES characters."""
+    """Yield batches of documents with about BATCH_BYTES characters each."""
     batch: list[Document] = []
     size = 0
     for document in documents:
@@ -243,7 +272,7 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
 
 
 def _hash(batch: Sequence[Document], n: int) -> tuple[Ngrams, NDArray[np.int64]]:
-    """The n-grams of a batch, and the index of each n-gram's document."""
+    """Return the n-grams of a batch, and the index of each n-gram's document."""
     document_of_text = np.repeat(np.arange(len(batch)), [len(document.texts) for document in batch])
     batch_ngrams = ngrams([text for document in batch for text in document.texts], n)
     return batch_ngrams, document_of_text[batch_ngrams.texts]

@@ -1,4 +1,4 @@
-"""Texts of the training and evaluation examples of a run, task by task."""
+"""Texts of a run's training and evaluation examples, task by task, for the search for shared n-grams."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ from .overlap import Document
 
 @dataclass(frozen=True)
 class TaskTexts:
-    """Inputs and references by task, of the same examples that a run with these counts trains on and evaluates.
+    """Inputs and references of the examples that a run with these settings trains on and evaluates.
 
-    The definition of a task-level benchmark is left out: all examples of a task share it, which is no leak. An
-    instance-level example is read with its instructions.
+    A task's definition (the instruction that all its examples share) is not compared, since it leaks nothing. If each
+    example has its own instruction, the instruction is part of the input.
 
     Args:
         benchmark: Source of tasks and examples.
         instances: Numbers of instances for training, validation and test.
-        seed: Decides which instances train.
+        seed: Seed of the choice of instances.
     """
 
     benchmark: Benchmark
@@ -30,24 +30,26 @@ class TaskTexts:
 
     @cached_property
     def names(self) -> dict[Split, list[str]]:
-        """Names of the tasks of each split; without validation tasks, the training tasks validate."""
+        """Names of the tasks of each split; without validation tasks, those are the training tasks."""
         names, _ = split_names(self.benchmark)
         return {**names, "validation": names["validation"] or names["train"]}
 
     @property
     def train_tasks(self) -> list[str]:
+        """Names of the training tasks."""
         return self.names["train"]
 
     @property
     def evaluation_tasks(self) -> list[str]:
+        """Names of the validation and test tasks, each once."""
         return list(dict.fromkeys([*self.names["validation"], *self.names["test"]]))
 
     def training_documents(self, name: str) -> Iterator[Document]:
-        """The training examples of a task."""
+        """Yield the training examples of a task."""
         return self._documents(name, train=True)
 
     def evaluation_documents(self, name: str) -> Iterator[Document]:
-        """The validation and test examples of a task."""
+        """Yield the validation and test examples of a task."""
         return self._documents(name, train=False)
 
     def _documents(self, name: str, *, train: bool) -> Iterator[Document]:

@@ -1,4 +1,4 @@
-"""Coverage of a paper's table: its evaluated and missing tasks, with numbers of instances."""
+"""Coverage of a published results table: which of its tasks were evaluated, on how many instances, and which not."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ from ..schema import EvaluationExample, Level
 
 @dataclass(frozen=True)
 class TaskCoverage:
-    """One task of the table. Counts are instances (rows of its file), however many prompts each makes.
+    """Coverage of one task of the table. An instance is a row of the task's file, in any number of prompts.
 
     Args:
-        task: Its name.
-        column: The column it counts in.
-        level: Its level of generalization.
-        expected: Instances in the paper; None if the paper does not report them.
-        available: Instances in the local files that can be evaluated.
-        run: Instances that were evaluated at every number of shots and in every template.
-        missing: The reason why there is no file; empty if there is one.
-        unknown_source: Unknown tokens in the prompts of the evaluated instances.
-        unknown_target: Unknown tokens in their options, or references.
+        task: Name of the task.
+        column: Column of the table that the task's score is averaged into.
+        level: Level of generalization.
+        expected: Number of instances in the paper; None if the paper does not report it.
+        available: Number of instances in the local files that can be evaluated.
+        run: Number of instances that were evaluated at every number of shots and with every template.
+        missing: Reason why there is no data file; empty if there is one.
+        unknown_source: Number of unknown tokens in the prompts of the evaluated instances.
+        unknown_target: Number of unknown tokens in the options or references of the evaluated instances.
     """
 
     task: str
@@ -37,29 +37,34 @@ class TaskCoverage:
 
 @dataclass(frozen=True)
 class Coverage:
-    """All tasks of the table that `stated_by` names, evaluated or not."""
+    """Coverage of a published results table.
+
+    Args:
+        stated_by: The paper and its table.
+        tasks: All tasks of the table, evaluated or not.
+    """
 
     stated_by: str
     tasks: list[TaskCoverage]
 
     def columns(self) -> dict[tuple[Level, str], list[TaskCoverage]]:
-        """The tasks of each column, in the table's order."""
+        """Return the tasks of each (level, column), in the table's order."""
         columns: dict[tuple[Level, str], list[TaskCoverage]] = {}
         for task in self.tasks:
             columns.setdefault((task.level, task.column), []).append(task)
         return columns
 
     def of_level(self, level: Level) -> list[TaskCoverage]:
-        """The tasks of one level."""
+        """Return the tasks of one level of generalization."""
         return [task for task in self.tasks if task.level == level]
 
     def missing_columns(self, level: Level) -> list[str]:
-        """The columns of a level none of whose tasks was evaluated."""
+        """Return the columns of a level of which no task was evaluated."""
         columns = [(column, tasks) for (of, column), tasks in self.columns().items() if of == level]
         return [column for column, tasks in columns if not any(task.run for task in tasks)]
 
     def missing(self) -> list[TaskCoverage]:
-        """The tasks that were not evaluated."""
+        """Return the tasks that were not evaluated."""
         return [task for task in self.tasks if not task.run]
 
 
@@ -71,15 +76,15 @@ def suite_coverage(
     scored: Collection[int],
     unknown: Mapping[str, UnknownTokens] | None = None,
 ) -> Coverage:
-    """The coverage of a suite's table.
+    """Return the coverage of the published table that a ``Suite`` describes.
 
     Args:
-        suite: Lists the expected tasks.
+        suite: Benchmark that lists the table's tasks.
         examples: The evaluation set.
-        rows: The row of its task's file that each example comes from.
+        rows: Row of its task's file that each example comes from.
         available: Number of rows of each task's file that can be evaluated.
-        scored: Numbers of the examples that were scored.
-        unknown: Unknown tokens in each task's examples.
+        scored: Numbers of the examples that were scored (``EvaluationExample.number``).
+        unknown: Unknown tokens in each task's examples; None for none.
     """
     lost = unknown or {}
     evaluated: dict[str, set[int]] = {}

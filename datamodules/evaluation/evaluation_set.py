@@ -1,4 +1,4 @@
-"""The evaluation set of a stage: held-out examples, their prompts and options, and counts of skipped examples."""
+"""The evaluation set of a stage (validation or test): held-out examples, with prompts and options."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,16 +20,17 @@ from .options import OptionRanking, label_options, options_of, ranking_problem
 
 
 class EvaluationSet(NamedTuple):
-    """The examples of one stage, in a fixed order that is the same on every replica.
+    """The examples of one stage, in an order that is the same on every replica.
 
     Args:
-        examples: The evaluated examples; ``examples[i].number == i``.
-        prompts: The rendered prompt of each example.
+        examples: The evaluated examples; ``examples[i].number == i``. An instance that is evaluated at several numbers
+            of shots is several examples.
+        prompts: Prompt of each example.
         skipped: Number of examples that cannot be scored, by reason.
-        rows: The row of its task's file that each example comes from (``Example.index``).
-        available: Number of rows of each task's file that can be evaluated.
-        unknown: Unknown tokens in the evaluated examples of each task.
-        sources_known: Whether the readers noted the files of every task.
+        rows: Row of its task's file that each example comes from (``Example.index``).
+        available: Number of rows of each task's file that can be evaluated, by task.
+        unknown: Unknown tokens in the evaluated examples, by task.
+        sources_known: Whether ``noted_paths`` recorded the data files of every task.
     """
 
     examples: list[EvaluationExample]
@@ -40,8 +41,8 @@ class EvaluationSet(NamedTuple):
     unknown: Mapping[str, UnknownTokens] | None = None
     sources_known: bool = True
 
-    def part(self, *, options: bool) -> "EvaluationSet":
-        """The examples with options, or those without, under their numbers in the whole set."""
+    def select(self, *, options: bool) -> "EvaluationSet":
+        """Return the examples with options (True) or without (False); they keep their numbers in the whole set."""
         kept = [place for place, example in enumerate(self.examples) if bool(example.options) == options]
         return EvaluationSet([self.examples[place] for place in kept], [self.prompts[place] for place in kept], {})
 
@@ -54,18 +55,18 @@ def read_evaluation(
     ranking: OptionRanking | None = None,
     shots: Sequence[int] = (0,),
 ) -> EvaluationSet:
-    """Read and render the held-out instances of a split's tasks; examples that cannot be scored are counted by reason.
+    """Read the held-out instances of a split's tasks and render their prompts; count skipped examples by reason.
 
     Args:
-        preparation: Renders examples; a ``FewShotPreparation`` if any number of `shots` is not 0.
-        names: The tasks of each split.
-        split: Which split to evaluate.
-        trained: The training tasks, which decide each evaluated task's level of generalization.
-        ranking: How options are ranked; an example whose options cannot be ranked is skipped, too.
+        preparation: Settings of rendering; a ``FewShotPreparation`` unless `shots` is (0,).
+        names: Names of the tasks of each split.
+        split: The split to evaluate: ``validation`` or ``test``.
+        trained: The training tasks, from which each evaluated task's level of generalization follows.
+        ranking: Settings of ranking; an example whose options cannot be ranked is then skipped. None for generation.
         shots: Numbers of demonstrations; every instance is evaluated at each of them.
 
     Raises:
-        ValueError: Nothing is left to evaluate.
+        ValueError: No example can be evaluated.
     """
     trained_names = {task.name for task in trained}
     evaluated: list[EvaluationExample] = []
@@ -84,12 +85,12 @@ def read_evaluation(
             )
         sources_known &= bool(read)
         places = instances.test if split == "test" else instances.validation
-        part = _evaluated_part(preparation, task, of_task, places, ranking, shots)
+        rendered = _render_task(preparation, task, of_task, places, ranking, shots)
         level = task.level or generalization_level(task, trained)
-        available[name], unknown[name] = part.available, part.unknown
-        skipped.update(part.reasons)
-        for (k, place), prompt in part.prompts.items():
-            example, options = part.examples[place], part.options[place]
+        available[name], unknown[name] = rendered.available, rendered.unknown
+        skipped.update(rendered.reasons)
+        for (k, place), prompt in rendered.prompts.items():
+            example, options = rendered.examples[place], rendered.options[place]
             prompts.append(prompt)
             rows.append(example.index)
             evaluated.append(_evaluation_example(len(evaluated), task, example, prompt, level, options, k))
@@ -102,17 +103,17 @@ def read_evaluation(
 
 
 Options = tuple[tuple[str, ...], int | None]
-"""An example's options and the place of the right one."""
+"""An example's options, and the index of the right one or None."""
 
 
-class _EvaluatedPart(NamedTuple):
-    """What a task contributes to an evaluation.
+class _RenderedTask(NamedTuple):
+    """Prompts of a task's held-out examples; an example's place is its index among the task's examples.
 
     Args:
-        examples: Its chosen examples, by their places in the task.
-        options: Their options.
-        prompts: Prompts of those that are evaluated, by number of demonstrations and place.
-        reasons: Why each of the others is skipped.
+        examples: Held-out examples, by place.
+        options: Their options, by place.
+        prompts: Prompts of the examples that can be evaluated, by (number of demonstrations, place).
+        reasons: Reason of each skipped example.
         available: Number of the task's rows that could be evaluated.
         unknown: Unknown tokens in the prompts.
     """
@@ -125,15 +126,15 @@ class _EvaluatedPart(NamedTuple):
     unknown: UnknownTokens
 
 
-def _evaluated_part(
+def _render_task(
     preparation: Preparation,
     task: Task,
     of_task: Iterable[Example],
     places: Sequence[int],
     ranking: OptionRanking | None,
     shots: Sequence[int],
-) -> _EvaluatedPart:
-    """Render the examples of a task at some places; arguments as of ``read_evaluation``."""
+) -> _RenderedTask:
+    """Render the examples of a task at some places; the other arguments are those of ``read_evaluation``."""
     labels = _labels(of_task, ranking)
     examples, others = _at_places(task, of_task, places, labels, ranking)
     options = {place: options_of(example, labels) for place, example in examples.items()}
@@ -149,7 +150,7 @@ def _evaluated_part(
         if equal and place in ranked:
             problems[place] = equal_options_reason(task.name)
     usable = others.union(examples[place].index for place in places if not problems[place])
-    return _EvaluatedPart(
+    return _RenderedTask(
         examples,
         options,
         {(k, place): prompt for (k, place), prompt in rendered.items() if not problems[place]},
@@ -160,7 +161,7 @@ def _evaluated_part(
 
 
 def _labels(examples: Iterable[Example], ranking: OptionRanking | None) -> tuple[str, ...]:
-    """The labels of a classification task that lists no options, where they are ranked."""
+    """Return the labels of a classification task that lists no options, if labels are ranked; () otherwise."""
     if ranking is None or not ranking.labels:
         return ()
     return label_options([example.targets for example in examples if not example.skipped], most=ranking.labels)
@@ -173,7 +174,7 @@ def _at_places(
     labels: Sequence[str],
     ranking: OptionRanking | None,
 ) -> tuple[dict[int, Example], set[int]]:
-    """The examples at some places, and the rows of other examples that could be evaluated.
+    """Return the examples at some places, and the rows of other examples that could be evaluated.
 
     All templates of a large dataset do not fit into memory, so that only these examples are kept.
     """
@@ -187,7 +188,7 @@ def _at_places(
 
 
 def _problem(task: Task, example: Example, options: Options, ranking: OptionRanking | None) -> str | None:
-    """The reason why an example cannot be evaluated; None if it can."""
+    """Return the reason why an example cannot be evaluated; None if it can."""
     if reason := skip_reason(task, example):
         return reason
     return ranking_problem(*options) if ranking and options[0] else None

@@ -9,17 +9,18 @@ from .options import OptionRanking
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Evaluation by prompts.
+    """Settings of evaluation by prompts.
 
     Args:
-        shots: Demonstrations before each evaluated example, or fewer if they do not fit; a list evaluates every example
-            with each of the numbers.
+        shots: Number of demonstrations before each evaluated example; fewer if they do not fit into the prompt. A list
+            evaluates every example with each of the numbers.
         shot_separator: Text between two demonstrations.
-        chosen: Folder of learned instructions (`crosstask export` of a direct_extractor with demonstrations): a
-            training task that chose demonstrations has them first; null for drawn ones.
-        max_new_tokens: Longest generated answer.
+        chosen: Folder of learned demonstrations, from `crosstask export` of a run with the instruction
+            ``direct_extractor``. A training task with learned demonstrations has them first. Null for random ones.
+        max_new_tokens: Most tokens of a generated answer.
         batch_tokens: Most tokens of an evaluation batch, answers included.
-        ranking: How the options of examples that have them are ranked; null generates an answer to every example.
+        ranking: Ranks the options of examples that have options, and generates answers to the others; null generates
+            an answer to every example.
     """
 
     shots: int | list[int] = 0
@@ -44,5 +45,5 @@ class Evaluation:
 
     @property
     def shot_numbers(self) -> tuple[int, ...]:
-        """Every number of demonstrations that examples are evaluated with."""
+        """All numbers of demonstrations that examples are evaluated with."""
         return tuple(self.shots) if isinstance(self.shots, Sequence) else (self.shots,)

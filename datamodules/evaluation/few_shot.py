@@ -1,4 +1,4 @@
-"""Few-shot prompts: the same demonstrations for all examples of a task, and as many of them as fit."""
+"""Few-shot prompts of evaluation: one set of demonstrations for all examples of a task, as many of them as fit."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -18,20 +18,20 @@ from ..storage.preparation import Preparation
 
 @dataclass(frozen=True)
 class FewShotPreparation(Preparation):
-    """A preparation that renders prompts with demonstrations.
+    """A ``Preparation`` that renders evaluation prompts with demonstrations.
 
-    Demonstrations of a training task come from its training instances, those in ``chosen`` first. Those of another task
-    are its publisher's demonstrations, then instances that are not evaluated; if too few are left, the
-    last instances of its file become demonstrations and are not evaluated. All prompts of one template of a task have
-    the same demonstrations, and a prompt with fewer has the first ones of a prompt with more.
+    Demonstrations of a training task are training instances, those in ``chosen`` first. Demonstrations of another task
+    are those that its authors published, then instances that are not evaluated. If these are too few, the last
+    held-out instances become demonstrations and are not evaluated. All prompts of one template of a task have the same
+    demonstrations, and a prompt with k demonstrations has the first k of them.
 
     Args:
         shots: The largest number of demonstrations.
-        separator: Text between examples.
+        separator: Text between two examples.
         room: Most tokens of a prompt; whole demonstrations are dropped, the last one first, until it fits.
-        names: The tasks of each split.
-        counts_by_shots: Number of rendered prompts, by (demonstrations requested, demonstrations that fit).
-        repeated: Examples that are no demonstrations because an evaluated example has the same text, by task.
+        names: Names of the tasks of each split.
+        counts_by_shots: Counts rendered prompts, by (demonstrations requested, demonstrations that fit).
+        repeated: Counts examples that are no demonstrations because an evaluated example has the same text, by task.
     """
 
     shots: int
@@ -43,7 +43,7 @@ class FewShotPreparation(Preparation):
     _pools: dict[str, tuple[list[Example], list[Example]]] = field(default_factory=dict, kw_only=True, repr=False)
 
     def few_shot_prompt(self, task: Task, example: Example, shots: int) -> Prompt:
-        """The prompt with `shots` of the task's demonstrations, or with as many of them as fit."""
+        """Return the prompt of an example with `shots` demonstrations, or with as many of these as fit."""
         demonstrations = self._demonstrations(task, example)[:shots]
 
         def prompt(number: int) -> Prompt:
@@ -56,7 +56,10 @@ class FewShotPreparation(Preparation):
     def split_instances(
         self, name: str, examples: Iterable[Example], *, trained: bool, validated: bool, tested: bool
     ) -> InstanceSplit:
-        """As for zero-shot prompts, without the rows of a held-out task that are needed as demonstrations."""
+        """Split a task's prompts as for zero-shot evaluation, without rows that are needed as demonstrations.
+
+        Rows are taken only from the evaluated rows of a task that does not train; arguments as in the base class.
+        """
         instances = super().split_instances(name, examples, trained=trained, validated=validated, tested=tested)
         if trained or not (needed := self._needed(self.benchmark.task(name))):
             return instances
@@ -72,7 +75,7 @@ class FewShotPreparation(Preparation):
         return instances._replace(validation=validation, test=test)
 
     def _needed(self, task: Task) -> int:
-        """Number of the task's own instances that are needed as demonstrations."""
+        """Return the number of the task's own instances that are needed as demonstrations."""
         if self.benchmark.demonstration_pool(task.name) is not None:
             return 0
         return max(self.shots - len(_published(task)), 0)
@@ -91,7 +94,7 @@ class FewShotPreparation(Preparation):
         return without_example([*first, *rest], example)[: self.shots]
 
     def _pool(self, task: Task) -> tuple[list[Example], list[Example]]:
-        """Demonstrations that come first, and others to draw from."""
+        """Return the demonstrations that come first, and the examples to draw others from."""
         trained = task.name in self.names["train"]
         if not trained and not self._needed(task) and self.benchmark.demonstration_pool(task.name) is None:
             return _published(task), []
@@ -110,7 +113,7 @@ class FewShotPreparation(Preparation):
         return _published(task), self._unevaluated(task, evaluated, self.pool(task, examples.subset(rest)))
 
     def _unevaluated(self, task: Task, evaluated: Iterable[Example], pool: Iterable[Example]) -> list[Example]:
-        """The examples of a pool that can be demonstrations: none has the text of an evaluated example."""
+        """Return the examples of a pool whose text is in no evaluated example; count the others in ``repeated``."""
         texts = {text for example in evaluated for text in answered_texts(example)}
         usable = [example for example in pool if skip_reason(task, example) is None]
         kept = [example for example in usable if texts.isdisjoint(answered_texts(example))]
@@ -121,14 +124,16 @@ class FewShotPreparation(Preparation):
 def shared_demonstrations(
     pool: Sequence[Example], task: str, template: str | None, number: int, *, seed: int
 ) -> list[Example]:
-    """The demonstrations of all examples of a task with one template; fewer are the first ones of more.
+    """Draw the demonstrations that all examples of a task with one template share.
+
+    A smaller number gives the first ones of a larger number.
 
     Args:
-        pool: The task's examples to draw from.
+        pool: Examples of the task to draw from.
         task: Name of the task.
-        template: Template of the examples that share them.
-        number: How many.
-        seed: Another seed draws others.
+        template: Template of the evaluated examples; None for tasks without templates.
+        number: Number of demonstrations.
+        seed: Seed of the draw.
     """
     # An example of no row, so that all prompts of a template get the same demonstrations.
     like = Example(task, "", -1, "", (), template=template)
@@ -137,7 +142,11 @@ def shared_demonstrations(
 
 
 def most_fitting(number: int, fits: Callable[[int], bool]) -> int:
-    """The largest number of demonstrations, at most `number`, with which a prompt fits; 0 where none does.
+    """Return the largest number of demonstrations, at most `number`, with which a prompt fits; 0 if none does.
+
+    Args:
+        number: Number of demonstrations to try first.
+        fits: Function from a number of demonstrations to whether the prompt fits.
 
     >>> most_fitting(9, lambda number: number <= 4)
     4
@@ -152,7 +161,11 @@ def most_fitting(number: int, fits: Callable[[int], bool]) -> int:
 
 
 def reserved_from(evaluated: int, held_back: int) -> int:
-    """The place from which evaluated rows become demonstrations: the last `held_back`, and at most half of them.
+    """Return the index of the first evaluated row that becomes a demonstration, as do all rows behind it.
+
+    Args:
+        evaluated: Number of evaluated rows.
+        held_back: Number of rows that are needed as demonstrations; at most half of the rows are taken.
 
     >>> [reserved_from(10, 3), reserved_from(4, 3), reserved_from(1, 3), reserved_from(10, 0)]
     [7, 2, 1, 10]
@@ -169,7 +182,7 @@ def few_shot_preparation(
     names: Mapping[Split, Collection[str]],
     chosen: Chosen | None = None,
 ) -> FewShotPreparation:
-    """The same preparation with demonstrations; see ``FewShotPreparation`` for the arguments."""
+    """Return a ``FewShotPreparation`` with the settings of a preparation; the other arguments are documented there."""
     shared: dict[str, Any] = {one.name: getattr(preparation, one.name) for one in fields(Preparation)}
     shared["chosen"] = chosen or {}
     task_names = {split: frozenset(tasks) for split, tasks in names.items()}
@@ -177,7 +190,7 @@ def few_shot_preparation(
 
 
 def _published(task: Task) -> list[Example]:
-    """The demonstrations that come with a task."""
+    """Return the demonstrations that a task's authors published, as examples."""
     return [
         Example(task.name, f"demonstration-{number}", -1 - number, solved.input, (solved.output,))
         for number, solved in enumerate(task.positive_examples)

@@ -1,7 +1,8 @@
-"""Batches of an evaluation set: options to rank, prompts to generate from, and packed rows for the loss.
+"""Dataloaders of an evaluation set: options to rank, prompts to generate from, and packed rows for the loss.
 
-Every example is evaluated exactly once over all replicas, and every replica has equally many batches, since sharded
-strategies need every replica in every forward. A replica that runs out of examples gets batches that score nothing.
+Every example is evaluated exactly once over all replicas. All replicas have the same number of batches, since sharded
+strategies need every replica in every forward. A replica that runs out of examples gets filler batches, whose results
+are ignored.
 """
 
 import hashlib
@@ -33,14 +34,14 @@ from .options import OptionRanking
 
 @dataclass(frozen=True)
 class EvaluationLoaders:
-    """Builds the dataloaders of an evaluation set; one instance serves every stage.
+    """Builds the dataloaders of evaluation sets, of any stage.
 
     Args:
-        preparation: Turns examples into documents; holds the tokenizer.
-        packing: How documents share rows.
-        row_length: Columns of a row; for an encoder-decoder model, of its encoder's rows.
-        target_length: Columns of a decoder row; None for a decoder-only model.
-        evaluation: How prompts are evaluated.
+        preparation: Settings of rendering and tokenization, with the tokenizer.
+        packing: Function that packs documents into rows; ``one_per_row`` for models without document attention.
+        row_length: Tokens of a row; for an encoder-decoder model, of an encoder row.
+        target_length: Tokens of a decoder row; None for a decoder-only model.
+        evaluation: Settings of evaluation.
     """
 
     preparation: Preparation
@@ -51,12 +52,12 @@ class EvaluationLoaders:
 
     @property
     def longest_source(self) -> int:
-        """Most tokens of a prompt."""
+        """Most tokens of a prompt, demonstrations included."""
         return longest_source(self.row_length, self.target_length, self.evaluation.max_new_tokens)
 
     @property
     def row_kind(self) -> CausalRows | Seq2SeqRows:
-        """Layout of packed training and loss rows."""
+        """Layout of packed rows, in training and for the validation loss."""
         pad = self.preparation.tokenizer.pad_token_id
         if self.target_length is None:
             return CausalRows(self.row_length, pad)
@@ -64,34 +65,34 @@ class EvaluationLoaders:
 
     @property
     def option_rows(self) -> OptionRows:
-        """Layout of rows with options; ``one_per_row`` is for models without document attention."""
+        """Layout of rows with options to rank."""
         pad, packed = self.preparation.tokenizer.pad_token_id, self.packing is not one_per_row
         if self.target_length is None:
             return CausalOptionRows(pad, self.row_length, self.row_length, packed)
         return Seq2SeqOptionRows(pad, self.row_length, self.target_length, packed)
 
     def loader(self, examples: EvaluationSet, replicas: Replicas, skip: Collection[int]) -> "ChainedLoader":
-        """Examples with options to rank, if there is a ranking, then prompts to generate from; the longest first.
+        """Return one replica's batches: options to rank, if they are ranked, then prompts to generate from.
 
         Args:
             examples: The stage's examples.
-            replicas: Position of this process among those that evaluate.
-            skip: Numbers of examples that need no evaluation, read whenever iteration begins.
+            replicas: This process's replica.
+            skip: Numbers of examples that need no evaluation; the collection is read whenever iteration begins.
         """
         ranking = self.evaluation.ranking
         if ranking is None:
             return ChainedLoader(self._prompt_loader(examples, replicas, skip))
-        ranked = self._option_loader(examples.part(options=True), ranking, replicas, skip)
-        return ChainedLoader(ranked, self._prompt_loader(examples.part(options=False), replicas, skip))
+        ranked = self._option_loader(examples.select(options=True), ranking, replicas, skip)
+        return ChainedLoader(ranked, self._prompt_loader(examples.select(options=False), replicas, skip))
 
     def loss_loader(self, examples: EvaluationSet, replicas: Replicas) -> "RowLoader":
-        """The stage's documents in packed rows, for the loss on their targets."""
+        """Return one replica's batches of the stage's documents in packed rows, for the loss on their targets."""
         documents = self.preparation.tokenize(examples.prompts)
         budget = self.evaluation.batch_tokens
         return RowLoader(documents, kind=self.row_kind, packing=self.packing, budget=budget, replicas=replicas)
 
     def fingerprint(self, examples: EvaluationSet) -> dict[str, str]:
-        """Digests and settings that decide the prompts of a stage and their batches."""
+        """Return digests and settings that decide the prompts of a stage and their batches."""
         evaluation = self.evaluation
         leading = leading_tokens(self.preparation.tokenizer, self.preparation.bos)
         lengths = (evaluation.max_new_tokens, evaluation.batch_tokens, self.row_length, self.target_length)
@@ -154,10 +155,15 @@ class EvaluationLoaders:
 
 
 def longest_source(row_length: int, target_length: int | None, max_new_tokens: int) -> int:
-    """Most tokens of a prompt: a decoder-only model's prompt shares its row with the answer.
+    """Return the most tokens of a prompt; the prompt of a decoder-only model shares its row with the answer.
+
+    Args:
+        row_length: Tokens of a row; for an encoder-decoder model, of an encoder row.
+        target_length: Tokens of a decoder row; None for a decoder-only model.
+        max_new_tokens: Most tokens of a generated answer.
 
     Raises:
-        ValueError: Nothing is left for the prompt.
+        ValueError: No token is left for the prompt.
     """
     room = row_length if target_length else row_length - max_new_tokens
     if room < 1:
@@ -171,24 +177,24 @@ def longest_source(row_length: int, target_length: int | None, max_new_tokens: i
 def without_skipped(
     batches: Sequence[list[int]], examples: Sequence[EvaluationExample], skip: Collection[int]
 ) -> list[list[int]]:
-    """Whole batches, without those whose examples' numbers are all in `skip`."""
+    """Return the batches (indices into `examples`) without those whose examples' numbers are all in `skip`."""
     return [batch for batch in batches if not all(examples[i].number in skip for i in batch)]
 
 
 class PromptLoader:
-    """One replica's batches of prompts to generate from.
+    """Iterable of one replica's ``PromptBatch``es, the longest prompts first.
 
-    A batch that scores nothing repeats one prompt and lists no examples.
+    A filler batch, which keeps replicas at the same number of batches, repeats one prompt and lists no examples.
 
     Args:
         sources: Token ids of each prompt.
         examples: The example of each prompt.
-        pad_token_id: Fills rows up to the longest of their batch.
-        pad_left: Whether padding comes before the prompt (decoder-only) or after it.
+        pad_token_id: Token id of padding.
+        pad_left: Whether padding comes before the prompt (decoder-only models) or after it.
         max_new_tokens: Most tokens of a generated answer.
-        budget: Most tokens of a batch, generated ones included.
-        replicas: Position of this process among those that evaluate.
-        skip: Numbers of examples that need no evaluation, read whenever iteration begins.
+        budget: Most tokens of a batch, padding and generated tokens included; a longer prompt is a batch by itself.
+        replicas: This process's replica.
+        skip: Numbers of examples that need no evaluation; the collection is read whenever iteration begins.
     """
 
     def __init__(
@@ -223,7 +229,13 @@ class PromptLoader:
 
 
 def pad_prompts(sources: Sequence[Sequence[int]], pad_token_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """Prompts as (input_ids, attention_mask), int64 [B, L], padded on one side to the longest of them."""
+    """Return prompts as (input_ids, attention_mask), int64 [B, L] each, padded to the longest of them.
+
+    Args:
+        sources: Token ids of each prompt.
+        pad_token_id: Token id of padding.
+        left: Whether padding comes before the prompt or after it.
+    """
     longest = max(map(len, sources))
     input_ids = torch.full((len(sources), longest), pad_token_id)
     attention_mask = torch.zeros_like(input_ids)
@@ -235,21 +247,23 @@ def pad_prompts(sources: Sequence[Sequence[int]], pad_token_id: int, *, left: bo
 
 
 class OptionLoader:
-    """One replica's batches of examples with options to rank.
+    """Iterable of one replica's batches of examples with options to rank, the largest first.
 
-    Batches, and so scores, do not depend on the number of replicas. A batch that scores nothing is a row of padding.
+    Batches, and so scores, do not depend on the number of replicas. A filler batch, which keeps replicas at the same
+    number of batches, is a row of padding.
 
     Args:
         examples: The examples with their options.
-        documents: Each example's options, from ``tokenize_options``.
-        rows: Layout of the model's rows.
+        documents: Tokenized options of each example, from ``tokenize_options``.
+        rows: Layout of rows with options for the kind of model.
         budget: Most tokens of a batch; a larger example is a batch by itself.
-        replicas: Position of this process among those that evaluate.
-        unconditional: Each option's document after the unconditional prompt, by the option's text; empty without one.
-        skip: Numbers of examples that need no evaluation, read whenever iteration begins.
+        replicas: This process's replica.
+        unconditional: Document of each option after the unconditional prompt, by the option's text without surrounding
+            white space; None without that prompt.
+        skip: Numbers of examples that need no evaluation; the collection is read whenever iteration begins.
 
     Raises:
-        ValueError: An option is longer than the model reads; names its task and example.
+        ValueError: An option is longer than the model's rows. The message names its task and example.
     """
 
     def __init__(
@@ -299,9 +313,16 @@ def _trees(rows: OptionRows, example: EvaluationExample, documents: Sequence[Tok
 
 
 class RowLoader:
-    """One replica's documents in packed rows, for the loss over all of them.
+    """Iterable of one replica's batches of documents in packed rows, for the loss over all documents.
 
-    A batch that scores nothing holds padding alone, and no target.
+    A filler batch, which keeps replicas at the same number of batches, has only padding, and no target.
+
+    Args:
+        documents: The documents of all replicas.
+        kind: Layout of rows for the kind of model.
+        packing: Function that packs documents into rows.
+        budget: Most columns of a batch, padding included; at least one row.
+        replicas: This process's replica.
     """
 
     def __init__(
@@ -333,14 +354,14 @@ class RowLoader:
 
 
 class SizedLoader(Protocol):
-    """A loader that knows its number of batches."""
+    """Iterable of batches with a known number of batches."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
 
 
 class ChainedLoader:
-    """The batches of several loaders, one loader after another."""
+    """Iterable of the batches of several loaders, one loader after another."""
 
     def __init__(self, *loaders: SizedLoader) -> None:
         self.loaders = loaders

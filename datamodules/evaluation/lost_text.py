@@ -1,4 +1,4 @@
-"""Text of evaluated examples that a tokenizer loses: unknown tokens, and options that become the same tokens."""
+"""Text that a tokenizer loses: unknown tokens in evaluated examples, and options that become equal tokens."""
 
 from collections.abc import Sequence
 
@@ -7,26 +7,28 @@ from ..schema import Prompt, TokenizedExample
 from ..storage.preparation import TOKENIZED_AT_ONCE, Preparation
 
 EQUAL_OPTIONS = "options that are the same tokens"
-"""Beginning of the reason for skipping an example, before the name of its task."""
+"""Beginning of the reason for which an example is skipped; the name of its task follows."""
 
 
 def equal_options_reason(task: str) -> str:
-    """The reason for skipping an example of a task whose options have the same tokens."""
+    """Return the reason for which an example of `task` with options of equal tokens is skipped."""
     return f"{EQUAL_OPTIONS} to this tokenizer, task {task}"
 
 
 def are_equal(documents: Sequence[TokenizedExample]) -> bool:
-    """Whether two of a prompt's options are the same tokens, so that ranking them means nothing."""
+    """Return whether two documents have equal tokens; options with equal tokens cannot be ranked."""
     return len({document.input_ids.tobytes() for document in documents}) < len(documents)
 
 
 def lost_text(
     preparation: Preparation, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]
 ) -> list[tuple[int, int, bool]]:
-    """Of each prompt: unknown tokens of its source and of its texts, and whether two texts are the same tokens.
+    """Return (unknown tokens of the source, unknown tokens of the texts, whether two texts are equal) of each prompt.
+
+    Texts are equal if they have the same tokens.
 
     Args:
-        preparation: Turns prompts into documents.
+        preparation: Settings of tokenization.
         prompts: The prompts of a task.
         texts: The options of each prompt, or its references.
     """
@@ -49,7 +51,7 @@ def lost_text(
 
 
 def total(counts: Sequence[tuple[int, int, bool]]) -> UnknownTokens:
-    """The unknown tokens of a task's prompts."""
+    """Return the sums of unknown tokens over the results of ``lost_text``."""
     unknown = NOTHING_LOST
     for source, target, _ in counts:
         unknown = unknown.plus(source, target)

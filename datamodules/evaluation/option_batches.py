@@ -1,10 +1,11 @@
-"""Batches of options to rank: trees in packed rows, and the logits that score each option.
+"""Batches of options to rank: option trees in packed rows, and the logits that score each option.
 
-A trunk of 3 tokens with branches of 1 and 2 in one row; the first option is (b, eos), the second (c, d, eos)::
+A trunk is the common beginning of a prompt's options, and a branch is the rest of an option (see option_trees.py). Here
+a trunk of 3 tokens and branches of 1 and 2 tokens share a row. The first option is (b, eos), the second (c, d, eos)::
 
     tokens          x  y  z | b | c  d       branch_offsets  0  3  4  6
     position_ids    0  1  2 | 3 | 3  4
-    kept            .  .  ^   ^   ^  ^       logits at z predict b and c, those at b and d predict eos
+    kept            .  .  ^   ^   ^  ^       logits at z predict b and c, at c predict d, at b and d predict eos
 """
 
 from collections.abc import Sequence
@@ -21,17 +22,19 @@ from ..schema import EvaluationExample, TokenizedExample
 from .option_trees import OptionTree, causal_trees, seq2seq_tree
 
 ENCODER_COLUMNS = 256
-"""Columns of an encoder's row, more for a longer prompt; a relative position bias is as large as a row squared."""
+"""Columns of an encoder row, more for a longer prompt; memory of a relative position bias grows with their square."""
 
 
 class OptionTargets(NamedTuple):
-    """The logits that score each option. K kept columns, M scored tokens, C options.
+    """Tokens that score each option, and the columns whose logits predict them.
+
+    B rows of L columns (of the decoder, in an encoder-decoder model), K kept columns, M scored tokens, C options.
 
     Args:
-        kept: bool [B, L], the K columns whose logits are needed, in a decoder-only model's rows or the decoder's.
-        read: int64 [M], place among the kept columns of the logits that predict each token.
-        tokens: int64 [M], the scored tokens.
-        options: int64 [M], the option that each token belongs to.
+        kept: bool [B, L], true at the K columns whose logits are needed.
+        read: int64 [M], index among the K kept columns of the one that predicts each scored token.
+        tokens: int64 [M], ids of the scored tokens.
+        options: int64 [M], index of each scored token's option.
         lengths: int64 [C], number of scored tokens of each option.
     """
 
@@ -43,12 +46,12 @@ class OptionTargets(NamedTuple):
 
 
 class RankedExample(NamedTuple):
-    """One example and its options in a batch: ``[first, first + n)``.
+    """An example of a batch, and the indices of its n options among the batch's options.
 
     Args:
-        example: The example with its n options.
-        first: Place of its first option.
-        unconditional: Place of each option after the unconditional prompt; empty without that prompt.
+        example: The example.
+        first: Index of its first option; the others follow, up to ``first + n - 1``.
+        unconditional: Index of each option's copy after the unconditional prompt; empty without that prompt.
     """
 
     example: EvaluationExample
@@ -61,11 +64,12 @@ class CausalOptionBatch(NamedTuple):
 
     Args:
         input_ids: int64 [B, L].
-        position_ids: int64 [B, L]; a branch's continue from its trunk.
-        offsets: int32 [D + 1], the trees in the flattened rows, padding included.
-        branch_offsets: int32 [S + 1], trunks and branches.
-        targets: The logits that score each option.
-        ranked: The examples; none in a batch that only keeps replicas in step.
+        position_ids: int64 [B, L]; those of a branch continue from its trunk.
+        offsets: int32 [D + 1], index of each tree's first token in the flattened rows, padding included; the last is
+            B * L.
+        branch_offsets: int32 [S + 1], index of the first token of each trunk, branch and padding; the last is B * L.
+        targets: Tokens that score each option.
+        ranked: The examples; none in a filler batch.
     """
 
     input_ids: Tensor
@@ -80,15 +84,16 @@ class Seq2SeqOptionBatch(NamedTuple):
     """Options for an encoder-decoder model: every prompt is encoded once for all of its options.
 
     Args:
-        input_ids: int64 [B, L_source], the encoder's.
-        offsets: int32 [D + 1], prompts in the flattened encoder rows.
-        decoder_input_ids: int64 [B, L_target], or [C, L_target] with one option a row. The model's start token belongs
-            at ``branch_offsets``.
-        decoder_offsets: int32 [D + 1], the options of each prompt in the flattened decoder rows.
-        branch_offsets: int32 [S + 1], the options.
-        sources: int64 [C], the encoder row of each decoder row with one option a row; otherwise empty.
-        targets: The logits that score each option.
-        ranked: The examples; none in a batch that only keeps replicas in step.
+        input_ids: int64 [B, L_source], encoder tokens.
+        offsets: int32 [D + 1], index of each prompt's first token in the flattened encoder rows.
+        decoder_input_ids: int64 [B, L_target]; [C, L_target] for models without document attention, with one option
+            per row. The model fills in its start token at ``branch_offsets``.
+        decoder_offsets: int32 [D + 1], index of the first option of each prompt in the flattened decoder rows.
+        branch_offsets: int32 [S + 1], index of each option's first token in the flattened decoder rows, padding
+            included.
+        sources: int64 [C], index of the encoder row of each decoder row; empty if rows are packed.
+        targets: Tokens that score each option.
+        ranked: The examples; none in a filler batch.
     """
 
     input_ids: Tensor
@@ -105,22 +110,30 @@ OptionBatch = CausalOptionBatch | Seq2SeqOptionBatch
 
 
 class OptionRows(Protocol):
-    """Turns prompts with their options into rows of one kind of model."""
+    """Layout of rows with options to rank, for one kind of model: decoder-only or encoder-decoder."""
 
-    def trees(self, documents: Sequence[TokenizedExample]) -> list[OptionTree]: ...
-    def cuts(self, documents: Sequence[TokenizedExample]) -> bool: ...
-    def collate(self, prompts: Sequence[Sequence[OptionTree]], ranked: Sequence[RankedExample] = ()) -> OptionBatch: ...
+    def trees(self, documents: Sequence[TokenizedExample]) -> list[OptionTree]:
+        """Return the option trees of one prompt; `documents` are its options."""
+        ...
+
+    def cuts(self, documents: Sequence[TokenizedExample]) -> bool:
+        """Return whether the prompt loses its beginning to truncation."""
+        ...
+
+    def collate(self, prompts: Sequence[Sequence[OptionTree]], ranked: Sequence[RankedExample] = ()) -> OptionBatch:
+        """Return the batch of the option trees of some prompts, with the options in order."""
+        ...
 
 
 @dataclass(frozen=True)
 class CausalOptionRows:
-    """Rows for a decoder-only model.
+    """Rows with options to rank for a decoder-only model.
 
     Args:
-        pad_token_id: Fills rows.
-        columns: Columns of a row; a tree with more has a longer one.
+        pad_token_id: Token id of padding.
+        columns: Columns of a row; rows are longer if a tree is.
         longest: Most tokens of prompt and option together.
-        packed: Whether the model has document attention; otherwise a row holds one option and its prompt.
+        packed: Whether the model has document attention; otherwise a row holds one option with its prompt.
     """
 
     pad_token_id: int
@@ -129,23 +142,28 @@ class CausalOptionRows:
     packed: bool = True
 
     def trees(self, documents: Sequence[TokenizedExample]) -> list[OptionTree]:
-        """The trees of one prompt's options (``causal_trees``); none without options."""
+        """Return the trees of one prompt's options (``causal_trees``); none without options."""
         return causal_trees(documents, longest=self.longest, share=self.packed) if documents else []
 
     def cuts(self, documents: Sequence[TokenizedExample]) -> bool:
-        """Whether the prompt loses its beginning."""
+        """Return whether the prompt loses its beginning to truncation."""
         return max(len(document.input_ids) for document in documents) > self.longest
 
     def collate(
         self, prompts: Sequence[Sequence[OptionTree]], ranked: Sequence[RankedExample] = ()
     ) -> CausalOptionBatch:
-        """Collate the trees of prompts into a batch, options in their order; without prompts, a row of padding."""
+        """Return the batch of the trees of some prompts, options in order; without prompts, a row of padding.
+
+        Args:
+            prompts: Trees of each prompt.
+            ranked: The examples of the prompts.
+        """
         trees = [tree for prompt in prompts for tree in prompt]
         rows = rows_of_trees([tree.columns for tree in trees], self.columns, packed=self.packed)
         width = _width([sum(trees[place].columns for place in row) for row in rows])
         input_ids = np.full((len(rows), width), self.pad_token_id)
         position_ids = np.zeros((len(rows), width), dtype=np.int64)
-        scored = _Scored(trees)
+        scored = _ScoredColumns(trees)
         offsets, pieces = [], []
         for r, row in enumerate(rows):
             end = r * width
@@ -179,13 +197,14 @@ class CausalOptionRows:
 
 @dataclass(frozen=True)
 class Seq2SeqOptionRows:
-    """Rows for an encoder-decoder model.
+    """Rows with options to rank for an encoder-decoder model.
 
     Args:
-        pad_token_id: Fills rows.
+        pad_token_id: Token id of padding.
         longest_source: Most tokens of a prompt; None for any number.
         longest_target: Most tokens of an option; None for any number.
-        packed: Whether the model has document attention; otherwise a row holds one prompt, or one option.
+        packed: Whether the model has document attention; otherwise an encoder row holds one prompt, and a decoder row
+            one option.
     """
 
     pad_token_id: int
@@ -194,66 +213,109 @@ class Seq2SeqOptionRows:
     packed: bool = True
 
     def trees(self, documents: Sequence[TokenizedExample]) -> list[OptionTree]:
-        """The tree of one prompt's options (``seq2seq_tree``); none without options."""
+        """Return the tree of one prompt's options (``seq2seq_tree``), in a list; none without options."""
         lengths = {"longest_source": self.longest_source, "longest_target": self.longest_target}
         return [seq2seq_tree(documents, **lengths)] if documents else []
 
     def cuts(self, documents: Sequence[TokenizedExample]) -> bool:
-        """Whether the prompt loses its beginning."""
+        """Return whether the prompt loses its beginning to truncation."""
         return self.longest_source is not None and documents[0].n_source > self.longest_source
 
     def collate(
         self, prompts: Sequence[Sequence[OptionTree]], ranked: Sequence[RankedExample] = ()
     ) -> Seq2SeqOptionBatch:
-        """Collate the trees of prompts into a batch, options in their order; without prompts, a row of padding."""
+        """Return the batch of the trees of some prompts, options in order; without prompts, a row of padding.
+
+        Args:
+            prompts: Trees of each prompt.
+            ranked: The examples of the prompts.
+        """
         trees = [tree for prompt in prompts for tree in prompt]
         sizes = [max(len(tree.trunk), sum(map(len, tree.branches))) for tree in trees]
         rows = rows_of_trees(sizes, ENCODER_COLUMNS, packed=self.packed)
-        branches = [[(place, c) for place in row for c in range(len(trees[place].branches))] for row in rows]
-        if not self.packed:
-            branches = [[member] for row in branches for member in row] or [[]]
-        width = _width([sum(len(trees[place].trunk) for place in row) for row in rows])
-        target_width = _width([sum(len(trees[place].branches[c]) for place, c in row) for row in branches])
-        input_ids = np.full((len(rows), width), self.pad_token_id)
-        decoder_ids = np.full((len(branches), target_width), self.pad_token_id)
-        scored = _Scored(trees)
-        offsets, decoder_offsets, pieces = [], [], []
+        encoder = self._encoder_rows(trees, rows)
+        decoder = self._decoder_rows(trees, rows, encoder.padded)
+        sources = [place for place, tree in enumerate(trees) for _ in tree.branches] or [0]
+        return Seq2SeqOptionBatch(
+            torch.from_numpy(encoder.ids),
+            torch.tensor(encoder.offsets, dtype=torch.int32),
+            torch.from_numpy(decoder.ids),
+            torch.tensor(decoder.offsets, dtype=torch.int32),
+            torch.tensor(decoder.branch_offsets, dtype=torch.int32),
+            torch.tensor([] if self.packed else sources, dtype=torch.int64),
+            decoder.targets,
+            tuple(ranked),
+        )
+
+    def _encoder_rows(self, trees: Sequence[OptionTree], rows: Sequence[Sequence[int]]) -> "_EncoderRows":
+        """Put the trunks of trees into rows; `rows` are the indices of each row's trees."""
+        lengths = [sum(len(trees[place].trunk) for place in row) for row in rows]
+        width = _width(lengths)
+        ids = np.full((len(rows), width), self.pad_token_id)
+        offsets = []
         for r, row in enumerate(rows):
             end = r * width
             for place in row:
                 trunk = trees[place].trunk
                 offsets.append(end)
-                input_ids.flat[end : end + len(trunk)] = trunk
+                ids.flat[end : end + len(trunk)] = trunk
                 end += len(trunk)
             offsets += [end] * (end < (r + 1) * width)  # padding is a document, too
+        return _EncoderRows(ids, [*offsets, ids.size], [length < width for length in lengths])
+
+    def _decoder_rows(
+        self, trees: Sequence[OptionTree], rows: Sequence[Sequence[int]], padded: Sequence[bool]
+    ) -> "_DecoderRows":
+        """Put the branches of trees into rows; `padded` are the encoder rows with padding."""
+        branches = [[(place, c) for place in row for c in range(len(trees[place].branches))] for row in rows]
+        if not self.packed:
+            branches = [[member] for row in branches for member in row] or [[]]
+        width = _width([sum(len(trees[place].branches[c]) for place, c in row) for row in branches])
+        ids = np.full((len(branches), width), self.pad_token_id)
+        scored = _ScoredColumns(trees)
+        offsets, branch_offsets = [], []
         for r, members in enumerate(branches):
-            end = r * target_width
+            end = r * width
             for place, option in members:
                 branch = trees[place].branches[option]
-                decoder_offsets += [end] * (option == 0)
-                pieces.append(end)
-                decoder_ids.flat[end : end + len(branch)] = branch
+                offsets += [end] * (option == 0)
+                branch_offsets.append(end)
+                ids.flat[end : end + len(branch)] = branch
                 scored.add(place, option, np.arange(end, end + len(branch)))
                 end += len(branch)
             # The decoder's padding attends to the encoder's padding, or to the row's last prompt if there is none.
-            if self.packed and sum(len(trees[place].trunk) for place in rows[r]) < width:
-                decoder_offsets.append(end)
-            pieces += [end] * (end < (r + 1) * target_width)
-        sources = [place for place, tree in enumerate(trees) for _ in tree.branches] or [0]
-        return Seq2SeqOptionBatch(
-            torch.from_numpy(input_ids),
-            torch.tensor([*offsets, input_ids.size], dtype=torch.int32),
-            torch.from_numpy(decoder_ids),
-            torch.tensor([*decoder_offsets, decoder_ids.size], dtype=torch.int32),
-            torch.tensor([*pieces, decoder_ids.size], dtype=torch.int32),
-            torch.tensor([] if self.packed else sources, dtype=torch.int64),
-            scored.targets(len(branches), target_width),
-            tuple(ranked),
-        )
+            if self.packed and padded[r]:
+                offsets.append(end)
+            branch_offsets += [end] * (end < (r + 1) * width)
+        targets = scored.targets(len(branches), width)
+        return _DecoderRows(ids, [*offsets, ids.size], [*branch_offsets, ids.size], targets)
+
+
+class _EncoderRows(NamedTuple):
+    """Encoder rows: token ids, offsets of the prompts, and whether each row has padding."""
+
+    ids: NDArray[np.int64]
+    offsets: list[int]
+    padded: list[bool]
+
+
+class _DecoderRows(NamedTuple):
+    """Decoder rows: token ids, offsets of the prompts and of the options, and the scored tokens."""
+
+    ids: NDArray[np.int64]
+    offsets: list[int]
+    branch_offsets: list[int]
+    targets: OptionTargets
 
 
 def rows_of_trees(sizes: Sequence[int], columns: int, *, packed: bool) -> list[list[int]]:
-    """The trees of each row; without trees, one empty row."""
+    """Pack trees into rows, and return the indices of each row's trees; without trees, one empty row.
+
+    Args:
+        sizes: Columns of each tree.
+        columns: Columns of a row; rows are longer if a tree is.
+        packed: Whether trees share rows; otherwise each has its own row.
+    """
     if not packed or not sizes:
         return [[place] for place in range(len(sizes))] or [[]]
     rows = best_fit(np.array(sizes), max(columns, *sizes), np.random.default_rng(0))
@@ -264,8 +326,8 @@ def _width(used: Sequence[int]) -> int:
     return max(1, *used) if used else 1
 
 
-class _Scored:
-    """Records the column that predicts each token of each option."""
+class _ScoredColumns:
+    """The columns whose logits predict the tokens of each option, recorded while rows are filled."""
 
     def __init__(self, trees: Sequence[OptionTree]) -> None:
         self.trees = trees
@@ -273,10 +335,11 @@ class _Scored:
         self.columns: dict[int, NDArray[np.int64]] = {}
 
     def add(self, place: int, option: int, path: NDArray[np.int64]) -> None:
-        """Add an option; `path` holds the columns before its last token."""
+        """Add an option of tree `place`; `path` are the columns of its tokens from the prompt on, except the last."""
         self.columns[int(self.first[place]) + option] = path[-len(self.trees[place].targets[option]) :]
 
     def targets(self, rows: int, width: int) -> OptionTargets:
+        """Return the targets of all options in `rows` rows of `width` columns."""
         tokens = [target for tree in self.trees for target in tree.targets]
         columns = [self.columns[option] for option in range(len(tokens))]
         nothing = np.zeros(0, dtype=np.int64)

@@ -1,14 +1,14 @@
-"""Option trees: the documents of one prompt's options, with their common beginning kept once.
+"""Option trees: the documents of one prompt's options, with their common beginning stored once.
 
-Every option makes the same document as in training, so that its score is the same as there (OPT-IML ranks by the sum
-of the target's log-likelihoods, eos included). The common beginning of one prompt's documents becomes a trunk, and the
-rest of each becomes a branch::
+An option with its prompt is tokenized to the same document as in training, so that its likelihood is the same as there
+(OPT-IML, arXiv 2212.12017, ranks by the sum of the target's log-likelihoods, eos included). The common beginning of one
+prompt's documents is the trunk, and the rest of each document is a branch::
 
     source  "Is the sky blue? Answer:"         trunk     Is the sky blue ? Answer :
     options "yes" "not at all"                 branches                           | yes | not at all
     scored                                     yes </s>, and: not at all </s>
 
-The last token of an option is only predicted, so no branch holds it; an option of one token has no branch at all.
+The last token of an option is only predicted, so that no branch holds it; an option of one token has an empty branch.
 """
 
 from collections.abc import Sequence
@@ -35,20 +35,20 @@ def tokenize_options(
     joint: str = " ",
     end: int | None = None,
 ) -> list[list[TokenizedExample]]:
-    """Documents of every prompt's options, tokenized as training examples are.
+    """Return a document for each option of each prompt, tokenized as training examples are.
 
     Args:
         tokenizer: The model's tokenizer.
-        sources: Prompts.
-        options: Texts of each prompt's options.
-        pair: Whether source and option are tokenized separately, for an encoder-decoder model.
-        bos: Whether the bos token begins a document; None for what the tokenizer adds by itself.
-        eos: Whether an option ends in the eos token; without it, a longer continuation costs nothing.
+        sources: The prompts.
+        options: Texts of each prompt's options; surrounding white space is removed.
+        pair: Whether prompt and option are tokenized apart, for an encoder-decoder model.
+        bos: Whether documents begin with the bos token; None for the tokenizer's default.
+        eos: Whether the eos token after an option is scored, too.
         joint: Text between a decoder-only model's prompt and an option.
-        end: Token after a decoder-only model's option; None for the tokenizer's eos.
+        end: Id of the token after a decoder-only model's option; None for the tokenizer's eos.
 
     Raises:
-        ValueError: An option has no token before it.
+        ValueError: No token precedes an option, so that its first token has no likelihood.
     """
     prompts = [Prompt(source, text.strip()) for source, texts in zip(sources, options, strict=True) for text in texts]
     if not prompts:
@@ -71,12 +71,12 @@ def tokenize_options(
 
 
 class OptionTree(NamedTuple):
-    """C options of one prompt: a trunk and the branches after it.
+    """Options of one prompt as a trunk and a branch for each option.
 
     Args:
-        trunk: int64 [n], tokens that all options begin with.
-        branches: For each option, int64 tokens to read after the trunk; may be empty.
-        targets: For each option, int64 tokens to score, the last ones of its document.
+        trunk: int64 [n], tokens that all options' documents begin with.
+        branches: For each option, int64 tokens that the model reads after the trunk; may be empty.
+        targets: For each option, int64 tokens that are scored: the last ones of its document.
     """
 
     trunk: Ids
@@ -85,23 +85,23 @@ class OptionTree(NamedTuple):
 
     @property
     def columns(self) -> int:
-        """Tokens to read."""
+        """Number of tokens that the model reads."""
         return len(self.trunk) + sum(map(len, self.branches))
 
 
 def tree_columns(trees: Sequence[OptionTree]) -> int:
-    """Tokens to read for one prompt and its options."""
+    """Return the number of tokens that the model reads for one prompt and its options."""
     return sum(tree.columns for tree in trees)
 
 
 def causal_trees(documents: Sequence[TokenizedExample], *, longest: int, share: bool = True) -> list[OptionTree]:
-    """The options of one prompt for a decoder-only model: one tree, or a tree for each option.
+    """Return the options of one prompt as trees for a decoder-only model: one tree, or a tree for each option.
 
     Args:
-        documents: Source and option, one document for each option.
-        longest: Most tokens of prompt and option together. A longer prompt loses its beginning, the same for all of
-            its options.
-        share: Whether branches share a trunk, which needs document attention; otherwise each option is a tree.
+        documents: A document (prompt and option) for each option.
+        longest: Most tokens of prompt and option together. A prompt that is too long loses its beginning, the same
+            for all options.
+        share: Whether options share a trunk, which needs document attention; otherwise each option is a tree.
 
     Raises:
         ValueError: An option leaves no room for its prompt.
@@ -136,7 +136,7 @@ def _tree(documents: Sequence[TokenizedExample], shared: int) -> OptionTree:
 
 
 def common_prefix(documents: Sequence[TokenizedExample]) -> int:
-    """Length of the documents' common prefix, without target tokens and without any document's last token.
+    """Return the number of tokens that all documents begin with; target tokens and last tokens do not count.
 
     >>> a, b = TokenizedExample(np.array([5, 6, 7, 1]), 2), TokenizedExample(np.array([5, 6, 7, 8, 1]), 2)
     >>> common_prefix([a, b])
@@ -151,14 +151,13 @@ def common_prefix(documents: Sequence[TokenizedExample]) -> int:
 def seq2seq_tree(
     documents: Sequence[TokenizedExample], *, longest_source: int | None, longest_target: int | None
 ) -> OptionTree:
-    """The options of one prompt for an encoder-decoder model: the trunk is the encoder's input.
+    """Return the options of one prompt as a tree for an encoder-decoder model; the trunk is the encoder's input.
 
-    A longer source keeps its end, as in training. Every branch begins with a column for the decoder's start token,
-    which ``likelihood.py`` fills in.
+    Every branch begins with a column for the decoder's start token, which ``likelihood.py`` fills in.
 
     Args:
-        documents: Source and option, one document for each option.
-        longest_source: Most tokens of a source; None for any number.
+        documents: A document (source and option) for each option.
+        longest_source: Most tokens of a source, of which the end is kept, as in training; None for any number.
         longest_target: Most tokens of an option; None for any number.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Options of an example: the texts that are ranked, and the reasons why some cannot be."""
+"""Answer options of an example: which texts are ranked, and why options of some examples cannot be ranked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,14 @@ from ..schema import Example
 
 @dataclass(frozen=True)
 class OptionRanking:
-    """Evaluate examples with options by ranking the options; for examples without, answers are generated.
+    """Settings of rank classification: the option with the highest likelihood is the answer.
 
     Args:
-        labels: A task without options whose references take at most this many values is a classification task, and its
-            references are its options (see ``label_options``); 0 for no such tasks.
-        unconditional: An unconditional prompt, such as "Answer:", for scores by pmi.
-        eos: Whether an option ends in the eos token, as in training; without it, a longer continuation costs nothing.
+        labels: If a task lists no options and its references have at most this many different values, these values are
+            its options. 0 treats no task in this way: its answers are generated.
+        unconditional: A prompt without the question, such as "Answer:", that the score ``pmi`` needs; null for none.
+        eos: Whether the eos token after an option is scored, as in training. Without it, an option that is the
+            beginning of another one is always at least as likely.
     """
 
     labels: int = 0
@@ -27,7 +28,13 @@ class OptionRanking:
 
 
 def option_problem(options: Sequence[str], answer: int | None = None) -> str | None:
-    """The reason why options cannot be ranked; None if they can, or if there are none.
+    """Return the reason why options cannot be ranked; None if they can be, or if there are none.
+
+    The reasons are ``an empty option``, ``duplicate options`` and ``the gold answer is missing among the options``.
+
+    Args:
+        options: Texts of the options; surrounding white space is ignored.
+        answer: Index of the right option; None if it is unknown, and not checked.
 
     >>> option_problem(["yes", "no", "yes "])
     'duplicate options'
@@ -46,8 +53,8 @@ def require_options(options: Sequence[str], where: str) -> None:
     """Reject options that cannot be ranked.
 
     Args:
-        options: Their texts; white space around them does not count.
-        where: Names the example in the error.
+        options: Texts of the options; surrounding white space is ignored.
+        where: Name of the example, for the error.
 
     Raises:
         ValueError: An option is empty, or two are equal.
@@ -57,7 +64,12 @@ def require_options(options: Sequence[str], where: str) -> None:
 
 
 def options_of(example: Example, labels: Sequence[str]) -> tuple[tuple[str, ...], int | None]:
-    """An example's options and the place of the right one; the task's labels if the example lists no options."""
+    """Return the options of an example, and the index of the right one; None if it is not among them.
+
+    Args:
+        example: The example.
+        labels: Labels of its task, which are the options of an example that lists none; may be empty.
+    """
     if example.options or not labels or example.skipped:
         return example.options, example.answer
     reference = example.targets[0].strip()
@@ -65,14 +77,17 @@ def options_of(example: Example, labels: Sequence[str]) -> tuple[tuple[str, ...]
 
 
 def ranking_problem(options: Sequence[str], answer: int | None) -> str | None:
-    """The reason why an example cannot be evaluated by ranking, e.g. a missing gold option; None if it can."""
+    """Return the reason why an example cannot be evaluated by ranking (see ``option_problem``); None if it can be.
+
+    Unlike there, an `answer` of None is a reason: the gold answer is missing among the options.
+    """
     return option_problem(options, len(options) if answer is None else answer)
 
 
 def label_options(outputs: Sequence[Sequence[str]], *, most: int) -> tuple[str, ...]:
-    """The labels of a classification task, in alphabetical order; () for any other task.
+    """Return the labels of a classification task, in alphabetical order; () for any other task.
 
-    A classification task has at most `most` different references, each of which occurs five times or more on average.
+    A task is a classification task if it has 2 to `most` different references, and at least five instances for each.
 
     >>> label_options([["yes"], ["no"], ["yes"]] * 5, most=2)
     ('no', 'yes')
@@ -80,8 +95,8 @@ def label_options(outputs: Sequence[Sequence[str]], *, most: int) -> tuple[str, 
     ()
 
     Args:
-        outputs: References of each instance.
-        most: Most labels.
+        outputs: References of each instance of the task.
+        most: Largest number of labels.
     """
     labels = {output.strip() for references in outputs for output in references} - {""}
     if not 1 < len(labels) <= most or len(outputs) < 5 * len(labels):

@@ -1,4 +1,4 @@
-"""A stage of evaluation by prompts: its examples, read once, and their batches."""
+"""Validation or test by prompts: reads the stage's examples once, and gives their batches."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from .stored_evaluation import current_evaluation, store_evaluation
 
 @dataclass(frozen=True)
 class PromptStage:
-    """A stage that is evaluated by prompts.
+    """Stage (validation or test) that is evaluated by prompts: generation, and ranking of options.
 
     Args:
-        loaders: Turns its examples into batches.
-        evaluated: Its examples and their prompts.
+        loaders: Builds the dataloaders.
+        evaluated: Examples of the stage, and their prompts.
     """
 
     loaders: EvaluationLoaders
@@ -45,19 +45,29 @@ class PromptStage:
         return self.evaluated.skipped
 
     def loader(self, replicas: Replicas, skip: Collection[int]) -> ChainedLoader:
-        """Options to rank, then prompts to generate from; without batches whose examples are all in `skip`."""
+        """Return the batches of one replica: options to rank, then prompts to generate from.
+
+        Args:
+            replicas: This process's replica.
+            skip: Numbers of examples that need no evaluation; a batch is skipped if all its examples are among them.
+        """
         return self.loaders.loader(self.evaluated, replicas, skip)
 
     def validation_loader(self, replicas: Replicas, skip: Collection[int]) -> ChainedLoader:
-        """Packed rows for the loss, then the batches of ``loader``."""
+        """Return packed rows for the validation loss, then the batches of ``loader``, with the same arguments."""
         return ChainedLoader(self.loaders.loss_loader(self.evaluated, replicas), self.loader(replicas, skip))
 
     def fingerprint(self) -> dict[str, str]:
-        """Digests and settings that decide the prompts and their batches."""
+        """Return digests and settings that decide the prompts and their batches."""
         return self.loaders.fingerprint(self.evaluated)
 
     def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> Coverage | None:
-        """Coverage of the tasks that a ``Suite`` lists; None for other benchmarks."""
+        """Return the coverage of the published table that a ``Suite`` describes; None for other benchmarks.
+
+        Args:
+            benchmark: The run's benchmark.
+            scored: Numbers of the examples that were scored.
+        """
         if not isinstance(benchmark, Suite):
             return None
         evaluated = self.evaluated
@@ -73,14 +83,14 @@ def read_prompt_stage(
     trained: Sequence[Task],
     path: Path | None = None,
 ) -> PromptStage:
-    """Read the examples of a stage and render their prompts; the numbers of demonstrations are reported.
+    """Read the examples of a stage and render their prompts; print how many demonstrations the prompts have.
 
     Args:
-        loaders: Turns the examples into batches.
-        stage: "validation" or "test".
-        names: The tasks of each split.
-        trained: The tasks that are trained, which decide the level of each example.
-        path: File that keeps the examples for the next start; None for none.
+        loaders: Builds the dataloaders; has the settings of rendering and evaluation.
+        stage: ``validation`` or ``test``.
+        names: Names of the tasks of each split.
+        trained: The training tasks, from which each evaluated task's level of generalization follows.
+        path: File that stores the examples for later runs, and is read if it is current; None for none.
     """
     kept = None if path is None else current_evaluation(path)
     if kept is None:
@@ -102,7 +112,7 @@ def _keep(path: Path, evaluated: EvaluationSet, lines: list[str], names: Collect
 def _read(
     loaders: EvaluationLoaders, stage: Split, names: Mapping[Split, Sequence[str]], trained: Sequence[Task]
 ) -> tuple[EvaluationSet, list[str]]:
-    """The examples of a stage, and the lines to print about them."""
+    """Return the examples of a stage, and the lines to print about them."""
     preparation, evaluation = loaders.preparation, loaders.evaluation
     shots = evaluation.shot_numbers
     if most := max(shots):

@@ -1,8 +1,10 @@
-"""Evaluation sets on disk, so that a run that starts again reads and renders no data file for its evaluation.
+"""Evaluation sets on disk, so that a restarted run reads and renders no data files for its evaluation.
 
 ::
 
-    store/evaluations/validation-9c1e....jsonl    counts and stamps, then a line an example
+    store/evaluations/validation-9c1e....jsonl    counts and stamps, then one line per example
+
+A stamp is the size and time of a data file, by which a changed file is noticed.
 """
 
 import json
@@ -22,13 +24,13 @@ FOLDER = "evaluations"
 
 
 def store_evaluation(path: Path, evaluated: EvaluationSet, lines: Sequence[str], read: Mapping[str, Stamp]) -> None:
-    """Write an evaluation set in place of an older one.
+    """Write an evaluation set to a file. An existing file is replaced.
 
     Args:
-        path: Its file.
+        path: The file.
         evaluated: The evaluation set.
         lines: Lines that a run prints about it.
-        read: Stamps of the files and folders that were read.
+        read: Stamps of the files and folders that were read, by path.
     """
     head = {
         "skipped": evaluated.skipped,
@@ -45,7 +47,10 @@ def store_evaluation(path: Path, evaluated: EvaluationSet, lines: Sequence[str],
 
 
 def current_evaluation(path: Path) -> tuple[EvaluationSet, list[str]] | None:
-    """An evaluation set and the lines to print about it; None if none is stored, or a data file has changed."""
+    """Return the evaluation set in a file and the lines to print about it.
+
+    None if the file does not exist, or if a data file has changed since.
+    """
     records = map(json.loads, read_sealed_lines(path))
     head = next(records, None)
     if head is None or not is_current(head["read"]):

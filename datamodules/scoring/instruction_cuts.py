@@ -1,7 +1,7 @@
-"""Truncation of too long instructions: the tokens that remain.
+"""Truncation of an instruction that is too long for the scorer: which of its tokens remain.
 
-By default the middle is cut. An instruction begins with the definition of its task and ends in the question, and what
-is long between them is a passage or demonstrations. docs/adaptation.md has the numbers.
+By default the middle is cut. An instruction begins with the definition of its task and ends with the question; the long
+part between them is a passage or demonstrations. docs/adaptation.md compares the three ways.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Cut = Literal["middle", "end", "beginning"]
-"""The part of a too long instruction that is cut; Cappy's released program cuts the end."""
+"""Part of an instruction that is cut if it is too long: its middle, its end (as in Cappy's released program) or its
+beginning."""
 
 
 def instruction_cut(cut: Cut | None, *, faithful: bool) -> Cut:
-    """The part to cut: by default the middle, or the end if `faithful` to Cappy's released program."""
+    """Return `cut`, or if it is None the default: ``end`` if `faithful` to Cappy's released program, else ``middle``."""
     return cut or ("end" if faithful else "middle")
 
 
 def kept_ends(count: int, cut: Cut) -> tuple[int, int]:
-    """Numbers of tokens that remain at the beginning and at the end, `count` together.
+    """Divide `count` remaining tokens into (tokens at the beginning, tokens at the end) of an instruction.
 
     >>> kept_ends(5, "middle"), kept_ends(5, "end"), kept_ends(5, "beginning")
     ((2, 3), (5, 0), (0, 5))
@@ -30,7 +31,7 @@ def kept_ends(count: int, cut: Cut) -> tuple[int, int]:
 
 
 def kept_places(length: int, count: int, cut: Cut) -> NDArray[np.int64]:
-    """The places of the tokens that remain of `length` tokens, at most `count`.
+    """Return the indices of the tokens that remain of `length` tokens, at most `count`.
 
     >>> kept_places(6, 3, "middle").tolist(), kept_places(2, 3, "middle").tolist()
     ([0, 4, 5], [0, 1])
@@ -42,17 +43,17 @@ def kept_places(length: int, count: int, cut: Cut) -> NDArray[np.int64]:
 
 
 def shortened_source(ids: Sequence[int], count: int, cut: Cut, *, head: int = 0, tail: int = 0) -> list[int]:
-    """At most `count` tokens of a prompt, whose special tokens remain.
+    """Shorten a prompt to at most `count` tokens; its special tokens at both ends remain.
 
     >>> shortened_source([1, 5, 6, 7, 8, 2], 4, "end", head=1, tail=1)
     [1, 5, 6, 2]
 
     Args:
-        ids: Tokens of the prompt.
-        count: Most tokens that remain.
-        cut: The part to cut.
-        head: Special tokens at the beginning.
-        tail: Special tokens at the end.
+        ids: Token ids of the prompt.
+        count: Most tokens that remain. If it is below `head` + `tail`, the last tokens remain.
+        cut: Part of the text to cut: ``middle``, ``end`` or ``beginning``.
+        head: Number of special tokens at the beginning.
+        tail: Number of special tokens at the end.
     """
     ids = list(ids)
     if len(ids) <= count or count < head + tail:

@@ -1,4 +1,4 @@
-"""Groups of a task's pairs by example, so that a ranking loss compares the responses to one instruction."""
+"""Groups of scored pairs with the same instruction, whose responses a ranking loss compares."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from .pair_rows import ScoredRows
 
 
 def instruction_groups(stored: StoredTasks, kind: ScoredRows) -> Groups:
-    """One group for each example's pairs, in the order of the store.
+    """Return a group for the pairs of each example, in the order of the store.
 
-    An example that is longer than a row is split into several groups, whose responses are not compared with each
-    other. A group whose labels are all equal has nothing to compare, and is left out. Both are counted.
+    Pairs that do not fit into one row are split into several groups, whose responses are not compared with each other.
+    A group whose labels are all equal is left out, since there is nothing to rank. Both are counted in the result.
 
     Args:
-        stored: Scored pairs.
-        kind: Layout of the packed rows.
+        stored: Scored pairs of all tasks.
+        kind: Layout of rows of scored pairs.
     """
     begins, sizes, counts = [], [], []
     longest = cut = left_out = 0

@@ -1,4 +1,4 @@
-"""Preparing a benchmark's task as scored pairs in the store: render, pair, label, tokenize, write; done once."""
+"""Preparation of a task for the scorer: render instructions, pair them with responses, label and tokenize the pairs."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ from .pairs import (
 from .samples import ModelSamples
 
 PAIRS_VERSION = 3
-"""Part of every folder's name; raise it when the same examples give other pairs."""
+"""Version of the pairs, which is part of folders' names: raise it when the same examples give other pairs."""
 
 MISMATCHES = 1
-"""Index of the random stream that draws mismatches; prompts have another one."""
+"""Index of the random stream that draws mismatches; prompts are rendered from another one."""
 
 UNUSED_SAMPLES = Remark("examples with options, whose samples are not trained on (augmentation.option_samples)")
 
@@ -42,14 +42,14 @@ UNREAD_REFERENCES = Remark(
 
 @dataclass(frozen=True)
 class ScoredPreparation(Preparation):
-    """The settings that decide a task's pairs; equal preparations share their folders.
+    """A ``Preparation`` of scored pairs (instruction, response, correctness). Equal settings give the same folders.
 
     Args:
-        frame: The special tokens of a pair.
-        samples: Responses of language models.
-        label: Correctness of a sampled response.
-        option_samples: Whether samples of an example with options are trained on, too.
-        faithful: Whether pairs are labelled as Cappy's released program labels them.
+        frame: Special tokens of a pair.
+        samples: Responses sampled from language models, which train beside the references.
+        label: Function (response, references) -> correctness in [0, 1] that labels a sampled response.
+        option_samples: Whether sampled responses to an example with options are trained on, too.
+        faithful: Whether pairs are drawn and labelled as in Cappy's released program (``pairs_as_released``).
     """
 
     frame: PairFrame
@@ -59,7 +59,7 @@ class ScoredPreparation(Preparation):
     faithful: bool
 
     def task_folder(self, name: str, *, validated: bool, tested: bool) -> Path:
-        """The folder of a training task's pairs."""
+        """Return the folder of a training task's pairs, which may not exist yet; arguments as in the base class."""
         examples = super().task_folder(name, validated=validated, tested=tested)
         key = content_key(
             examples=examples.name,
@@ -80,9 +80,17 @@ class ScoredPreparation(Preparation):
         return name
 
     def pairs(self, task: Task, examples: Iterable[Example]) -> Iterator[ScoredPair | str]:
-        """The training pairs of a task, each (instruction, response) once; a skipped example gives its reason.
+        """Yield the training pairs of a task, and a string for each skipped example: the reason.
 
-        If `faithful`, equal references of equal instructions stay several pairs. A ``Remark`` is about samples.
+        Each (instruction, response) occurs once. If `faithful`, equal references of equal instructions are several
+        pairs. A string that is a ``Remark`` is about an example's samples, and the example is not skipped.
+
+        Args:
+            task: The task.
+            examples: Its training examples.
+
+        Raises:
+            ValueError: There are samples of examples that the task does not have.
         """
         examples = list(examples)
         if self.samples.of(task.name):
@@ -100,7 +108,7 @@ class ScoredPreparation(Preparation):
     def _one_by_one(
         self, task: Task, examples: Sequence[Example], references: References
     ) -> Iterator[list[ScoredPair] | str]:
-        """The pairs of each example; every instruction has a wrong response beside a right one."""
+        """Yield the pairs of each example; every instruction has a wrong response beside a right one."""
         for item in self._unlabelled(task, examples):
             if isinstance(item, str):
                 yield item
@@ -115,7 +123,7 @@ class ScoredPreparation(Preparation):
     def _as_released(
         self, task: Task, examples: Sequence[Example], references: References
     ) -> Iterator[list[ScoredPair] | str]:
-        """The pairs of each example, with labels that are claimed over the whole task."""
+        """Yield the pairs of each example, labelled as in Cappy's released program over the whole task."""
         items = list(self._unlabelled(task, examples))
         yield from (item for item in items if isinstance(item, str))
         left = [item for item in items if not isinstance(item, str)]
@@ -124,7 +132,7 @@ class ScoredPreparation(Preparation):
             yield [ScoredPair(one.instruction, text, label, place) for text, label in responses]
 
     def _unlabelled(self, task: Task, examples: Sequence[Example]) -> Iterator[tuple[int, UnlabelledExample] | str]:
-        """The rendered examples with their places and samples, the reasons of skipped ones, and remarks on samples."""
+        """Yield (index, rendered example with its samples), reasons of skipped examples, and remarks on samples."""
         samples = self.samples.of(task.name)
         rouge = next((name for name, label in ROUGE_L.items() if label is self.label), None)
         for place, example in enumerate(examples):
@@ -147,14 +155,14 @@ class ScoredPreparation(Preparation):
             )
 
     def tokenize_scored(self, pairs: list[ScoredPair]) -> list[TokenizedExample]:
-        """Pairs as documents of any length; each distinct text is tokenized once."""
+        """Return pairs as documents of any length; each distinct text is tokenized once."""
         ids = tokenize_texts(self.tokenizer, [text for pair in pairs for text in pair[:2]])
         return [
             self.frame.join(ids[pair.instruction], ids[pair.response], pair.correctness, pair.example) for pair in pairs
         ]
 
     def answers(self, pairs: Sequence[tuple[str, str]]) -> list[TokenizedExample]:
-        """Documents of (instruction, possible response)."""
+        """Return the documents of pairs (instruction, response), with a label of 0."""
         return self.tokenize_scored([ScoredPair(source.strip(), text, 0.0) for source, text in pairs])
 
     def _documents(self, task: Task, examples: Iterable[Example]) -> Iterator[TokenizedExample | str]:

@@ -1,9 +1,9 @@
-"""Pairs of instruction and response in packed rows: joining, cutting and collating them.
+"""Rows of scored pairs: joins instruction and response, truncates pairs that are too long, and collates batches.
 
 A pair is one document, joined as its tokenizer joins two texts (here RoBERTa's)::
 
     tokens          <s>  is  7  prime  ?  </s> </s>  yes  </s>
-    part            head |  instruction | joint    | response | tail
+                    head |  instruction | joint    | response | tail
     position_ids     0   1   2    3    4   5    6     7    8      the scorer adds its model's first position
     token_type_ids   0   0   0    0    0   0    0     1    1      where the tokenizer has types
 """
@@ -24,17 +24,18 @@ from ..schema import ScoredBatch, TokenizedExample
 from .instruction_cuts import Cut, kept_places
 
 Truncation = Literal["instruction", "longest_first"]
-"""The side of a too long pair that is cut: the instruction, or, as in Cappy's released program, the longer side."""
+"""Side of a pair that is cut if the pair is too long: the instruction, or (``longest_first``, as in Cappy's released
+program) the longer one of instruction and response."""
 
 
 class PairFrame(NamedTuple):
-    """The special tokens around an instruction and a response.
+    """Special tokens around an instruction and a response.
 
     Args:
-        head: Before the instruction; its first token is the one that the scorer's head reads.
-        joint: Between them.
-        tail: After the response.
-        types: Whether the response has another token type than the instruction.
+        head: Ids of the tokens before the instruction; the scorer's regression head reads the first of them.
+        joint: Ids of the tokens between instruction and response.
+        tail: Ids of the tokens after the response.
+        types: Whether instruction and response have different token types (``token_type_ids`` 0 and 1).
     """
 
     head: tuple[int, ...]
@@ -44,7 +45,7 @@ class PairFrame(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Special tokens of a pair."""
+        """Number of special tokens of a pair."""
         return len(self.head) + len(self.joint) + len(self.tail)
 
     def join(
@@ -54,20 +55,27 @@ class PairFrame(NamedTuple):
         label: float | None = None,
         group: int | None = None,
     ) -> TokenizedExample:
-        """A pair as a document of any length; its source is everything before the response."""
+        """Return a pair as a document of any length, whose source is everything before the response.
+
+        Args:
+            instruction: Token ids of the instruction.
+            response: Token ids of the response.
+            label: Correctness in [0, 1]; None if it is unknown.
+            group: Number of the pair's example; None for no group.
+        """
         ids = [*self.head, *instruction, *self.joint, *response, *self.tail]
         n_source = len(self.head) + len(instruction) + len(self.joint)
         return TokenizedExample(np.array(ids, dtype=np.int64), n_source, label, group)
 
 
 def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
-    """The special tokens with which a tokenizer joins two texts.
+    """Return the special tokens with which a tokenizer joins two texts.
 
-    A tokenizer that adds no token before the first text (a bare vocabulary, trained from scratch) gets RoBERTa's frame,
-    ``<s> instruction </s></s> response </s>``, in its own special tokens.
+    For a tokenizer that adds no token before the first text (e.g. one that was trained from scratch) the result is
+    RoBERTa's frame, ``<s> instruction </s></s> response </s>``, in its own special tokens.
 
     Raises:
-        ValueError: It lacks special tokens for that frame.
+        ValueError: The tokenizer lacks special tokens for that frame.
     """
     encoded = tokenizer("a", "b", return_token_type_ids=True)
     ids, types, sides = encoded["input_ids"], encoded["token_type_ids"], encoded.sequence_ids(0)
@@ -86,7 +94,7 @@ def pair_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
 
 
 def chat_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
-    """The tokens around a user's message and the assistant's answer in the chat template, as reward models read them.
+    """Return the tokens around user message and assistant answer in the chat template, as reward models read them.
 
     Raises:
         ValueError: The tokenizer has no chat template.
@@ -96,7 +104,7 @@ def chat_frame(tokenizer: PreTrainedTokenizerBase) -> PairFrame:
 
 
 def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> dict[str, list[int]]:
-    """Token ids of every distinct text, without special tokens."""
+    """Return the token ids of each distinct text, without special tokens, by the text."""
     distinct = list(dict.fromkeys(texts))
     return dict(zip(distinct, encode(tokenizer, distinct), strict=True))
 
@@ -104,10 +112,14 @@ def tokenize_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> 
 def kept_tokens(
     instructions: Integers, responses: Integers, room: int, truncation: Truncation
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of tokens that a pair keeps of its instruction and response, at most `room` together.
+    """Return (tokens kept of each instruction, tokens kept of each response), int64 [n] each.
 
-    ``"instruction"`` keeps the response whole, unless it alone exceeds the room. ``"longest_first"`` cuts the longer
-    side until both are equal, then both.
+    Args:
+        instructions: int [n], tokens of each instruction.
+        responses: int [n], tokens of each response.
+        room: Most tokens of instruction and response together.
+        truncation: ``instruction`` cuts the instruction, and the response only if it alone is longer than `room`.
+            ``longest_first`` cuts the longer side until both are equally long, then both.
 
     >>> kept_tokens(np.array([9, 9, 2]), np.array([3, 8, 7]), 6, "instruction")
     (array([3, 0, 0]), array([3, 6, 6]))
@@ -128,18 +140,21 @@ def kept_tokens(
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Rows of `length` columns that hold pairs of at most `pair_length` tokens; every pair is one target.
+    """Layout of rows of scored pairs, which have one target each: their correctness.
 
-    A longer pair is cut by `truncation`. An instruction loses its `part`; a response loses its end. Special tokens are
-    never cut.
+    A pair longer than `pair_length` is truncated. An instruction loses the part named by `part`, a response its end.
+    Special tokens are never cut.
 
     Args:
-        length: Columns of a row.
-        pair_length: Most tokens of a pair, special ones included.
-        pad_token_id: Fills rows.
-        frame: The special tokens of a pair.
-        truncation: The side of a longer pair that is cut.
-        part: The part of a too long instruction that is cut.
+        length: Columns of a row, which holds several pairs.
+        pair_length: Most tokens of a pair, special tokens included.
+        pad_token_id: Token id of padding.
+        frame: Special tokens of a pair.
+        truncation: Side of a long pair that is cut: ``instruction``, or ``longest_first`` for the longer side.
+        part: Part of a long instruction that is cut: ``middle``, ``end`` or ``beginning``.
+
+    Raises:
+        ValueError: `pair_length` is larger than a row, or too small for the special tokens.
     """
 
     length: int
@@ -179,18 +194,18 @@ class ScoredRows:
         return np.ones_like(lengths)
 
     def cuts(self, lengths: Integers, n_sources: Integers) -> Cuts:
-        """Masks of the pairs that are cut, and of those whose response is cut."""
+        """Return which pairs are truncated, and of which the response is (``target_cut``)."""
         instructions, responses = self._sides(lengths, n_sources)
         _, kept = kept_tokens(instructions, responses, self.room, self.truncation)
         return Cuts(lengths > self.pair_length, kept < responses)
 
     def _sides(self, lengths: Integers, n_sources: Integers) -> tuple[Integers, Integers]:
-        """Tokens of instructions and of responses."""
+        """Return (tokens of the instructions, tokens of the responses), without special tokens."""
         n_head, n_joint, n_tail = map(len, self.frame[:3])
         return n_sources - n_head - n_joint, lengths - n_sources - n_tail
 
     def cut(self, pair: TokenizedExample) -> TokenizedExample:
-        """A pair of at most `pair_length` tokens."""
+        """Return a pair truncated to at most `pair_length` tokens."""
         ids, n_source, label, group, *_ = pair
         if len(ids) <= self.pair_length:
             return pair
@@ -201,9 +216,13 @@ class ScoredRows:
         return self.frame.join(instruction.tolist(), sides[1][: int(kept[1])].tolist(), label, group)
 
     def collate(self, rows: Sequence[Sequence[TokenizedExample]], step_targets: int) -> ScoredBatch:
-        """Collate rows of pairs; a pair without a label gets NaN, and padding is a document, too.
+        """Return the batch of some rows of pairs. The label of a pair without one is NaN.
 
-        Neighbours in a row with the same group are one group of the batch.
+        Neighbours in a row with the same group number are one group of the batch.
+
+        Args:
+            rows: The pairs of each row.
+            step_targets: Pairs, or groups, of the whole optimizer step, over which its loss is a mean.
 
         Raises:
             ValueError: A label is outside [0, 1].

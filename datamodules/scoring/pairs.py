@@ -1,8 +1,8 @@
-"""Pairs of an instruction and a response, labelled with how correct the response is (Cappy, arXiv 2311.06720).
+"""Construction of scored pairs: an instruction, a response, and its correctness in [0, 1] (Cappy, arXiv 2311.06720).
 
-An example gives three kinds of pairs. References have the label 1.0. Mismatches have 0.0: the wrong options of a
-classification example, or, without options, references of other examples of its task. Responses sampled from language
-models lie between, and are labelled by a function, by default ROUGE-L against the references.
+An example gives three kinds of pairs. Its references have the label 1. Mismatches have the label 0: the wrong options
+of an example with options, or references of other examples of its task. Responses sampled from language models are
+labelled by a function, by default ROUGE-L against the references.
 """
 
 import hashlib
@@ -20,7 +20,14 @@ CorrectnessLabel = Callable[[str, Sequence[str]], float]
 
 
 class ScoredPair(NamedTuple):
-    """A response to an instruction, its correctness in [0, 1], and the place of its example in the task."""
+    """A response to an instruction, with its label.
+
+    Args:
+        instruction: Text of the rendered instruction.
+        response: Text of the response.
+        correctness: Label in [0, 1].
+        example: Index of the example among the task's training examples.
+    """
 
     instruction: str
     response: str
@@ -29,12 +36,12 @@ class ScoredPair(NamedTuple):
 
 
 class References:
-    """The references of a task, by input; references of other inputs are drawn as mismatches.
+    """References of a task by input, from which mismatches are drawn.
 
     Examples with the same input share their references, so that a mismatch of one is never a reference of the other.
 
     Args:
-        examples: The examples of one task.
+        examples: All examples of the task.
     """
 
     def __init__(self, examples: Iterable[Example]) -> None:
@@ -44,11 +51,16 @@ class References:
         self.texts = sorted({text for references in self._of.values() for text in references})
 
     def of(self, example: Example) -> list[str]:
-        """All references of an example's input, those of the example first."""
+        """Return all references of an example's input, those of the example first."""
         return list(dict.fromkeys([*correct_responses(example), *self._of.get(example.input.strip(), ())]))
 
     def draw(self, count: int, rng: Random, *, avoid: Collection[str]) -> list[str]:
-        """Draw `count` different references that are not in `avoid`, uniformly; fewer if there are fewer.
+        """Draw `count` different references of the task uniformly; fewer if the task has fewer.
+
+        Args:
+            count: Number of references.
+            rng: Random generator of the draw.
+            avoid: References that are not drawn.
 
         >>> examples = [Example("t", str(i), i, f"input {i}", (text,)) for i, text in enumerate(["a", "b", "c"])]
         >>> sorted(References(examples).draw(2, Random(0), avoid={"b"}))
@@ -69,7 +81,7 @@ class References:
 
 
 def stripped(texts: Iterable[str]) -> list[str]:
-    """Texts without surrounding white space; empty ones are left out."""
+    """Return texts without surrounding white space; empty ones are left out."""
     return [text.strip() for text in texts if text.strip()]
 
 
@@ -82,19 +94,19 @@ def correctness_of_responses(
     label: CorrectnessLabel,
     mismatches: int | None = None,
 ) -> dict[str, float] | str:
-    """The distinct responses to an example with their correctness, or the reason why it has no wrong response.
+    """Return the distinct responses to an example with their correctness, or the reason why it has no wrong response.
 
-    A response that occurs twice keeps its first label, in this order: reference, mismatch, sample. Mismatches are never
-    references of the example's input, and not samples for it as long as the task has others. So every instruction has a
-    wrong response beside a right one.
+    Every instruction gets a wrong response beside a right one. Mismatches are never references of the example's input,
+    and are samples of the example only if the task has no other reference. A response that occurs twice keeps its first
+    label, in the order reference, mismatch, sample.
 
     Args:
         example: The example.
-        references: The references of its task.
-        samples: Responses of language models.
-        rng: Draws the mismatches.
-        label: Correctness of a sample.
-        mismatches: Number of mismatched responses for an example without options; by default that of its references.
+        references: References of the example's task.
+        samples: Responses to the example, sampled from language models.
+        rng: Random generator that draws the mismatches.
+        label: Function (response, references) -> correctness in [0, 1] that labels a sample.
+        mismatches: Number of mismatches for an example without options; None for as many as it has references.
     """
     correct, right = correct_responses(example), references.of(example)
     responses = dict.fromkeys(correct, 1.0)
@@ -114,19 +126,19 @@ def correctness_of_responses(
 
 
 def correct_responses(example: Example) -> list[str]:
-    """The references of an example, and its gold option."""
+    """Return the references of an example and its right option, without surrounding white space, each once."""
     gold = () if example.answer is None else (example.options[example.answer],)
     return list(dict.fromkeys(stripped((*example.targets, *gold))))
 
 
 class UnlabelledExample(NamedTuple):
-    """An example before its responses are labelled.
+    """Example whose responses are to be labelled.
 
     Args:
         example: The example.
-        instruction: Its rendered instruction.
-        samples: Responses of language models.
-        rng: Draws its mismatches.
+        instruction: Text of its rendered instruction.
+        samples: Responses to it, sampled from language models.
+        rng: Random generator that draws its mismatches.
     """
 
     example: Example
@@ -138,15 +150,20 @@ class UnlabelledExample(NamedTuple):
 def pairs_as_released(
     examples: Sequence[UnlabelledExample], references: References, *, label: CorrectnessLabel
 ) -> list[list[tuple[str, float]]]:
-    """(response, correctness) of every example of a task, labelled as in Cappy's released program.
+    """Return the (response, correctness) of each example of a task, labelled as in Cappy's released program.
 
-    A pair of instruction and response keeps the label that claims it first, over the whole task: all references claim
-    before all mismatches, and these before all samples. Equal references of equal instructions stay several pairs. For
-    each reference one mismatch is drawn from all references of the task, and dropped if its pair is claimed, so that
-    some examples have no wrong response. A sample is labelled against the references of its own example. Wrong options
-    are labelled where mismatches are; that program has no options.
+    A pair of instruction and response that occurs several times in the task keeps its first label, in the order
+    reference, mismatch, sample. Equal references of equal instructions are several pairs. For each reference one
+    mismatch is drawn from all references of the task, and dropped if its pair has a label already, so that some
+    examples have no wrong response. A sample is labelled against the references of its own example. That program has no
+    options; here, wrong options are labelled as mismatches.
 
     Source: tanyuqian/cappy, cappy_bigbench.py, get_cappy_dataset.
+
+    Args:
+        examples: All training examples of the task.
+        references: References of the task.
+        label: Function (response, references) -> correctness in [0, 1] that labels a sample.
     """
     pairs = [[(text, 1.0) for text in _released_references(one.example)] for one in examples]
     claimed = {(one.instruction, text) for one, of_one in zip(examples, pairs, strict=True) for text, _ in of_one}
@@ -171,7 +188,7 @@ def pairs_as_released(
 
 
 def _released_references(example: Example) -> list[str]:
-    """The references of an example as often as it has them, and its gold option."""
+    """Return the references of an example, repeated ones included, and its right option."""
     texts = stripped(example.targets)
     return texts + [text for text in correct_responses(example) if text not in texts]
 
@@ -185,7 +202,7 @@ def _checked(label: CorrectnessLabel, response: str, references: Sequence[str]) 
 
 
 class DistinctPairs:
-    """A set of (instruction, response), in 16 bytes a pair."""
+    """Set of (instruction, response), which stores a digest of 16 bytes for each pair."""
 
     def __init__(self) -> None:
         self._seen: set[bytes] = set()

@@ -1,4 +1,4 @@
-"""Response sets: the responses to rank for each evaluated example, and their batches."""
+"""Evaluation of a scorer: the responses to rank for each evaluated example, their batches, and the stage."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,12 +29,12 @@ RESPONSES = 2
 
 
 class ResponseBatch(NamedTuple):
-    """Examples to rank, with all responses of each. C responses of E examples.
+    """Batch of E examples with C responses to rank.
 
     Args:
-        pairs: Every response with its example's instruction, in packed rows.
-        places: int64 [C], the place of each response among the scored pairs, example after example.
-        examples: The E examples; none in a batch that only keeps replicas in step.
+        pairs: Pairs of instruction and response in packed rows.
+        places: int64 [C], index of each response's score among those of `pairs`, example after example.
+        examples: The E examples; none in a filler batch, which keeps replicas at the same number of batches.
         responses: Texts of each example's responses.
     """
 
@@ -45,11 +45,11 @@ class ResponseBatch(NamedTuple):
 
 
 class ResponseSet(NamedTuple):
-    """The examples of one stage and their responses.
+    """Examples of one stage (validation or test) and their responses.
 
     Args:
         examples: The evaluated examples; ``examples[i].number == i``.
-        responses: The responses of each example.
+        responses: Pairs of each example, with the labels of its responses.
         skipped: Number of examples that cannot be ranked, by reason.
     """
 
@@ -61,10 +61,16 @@ class ResponseSet(NamedTuple):
 def responses_to_rank(
     example: Example, references: References, preparation: ScoredPreparation, *, mismatches: int
 ) -> dict[str, float] | str:
-    """The responses of an example with their correctness, in random order, or the reason why they cannot be ranked.
+    """Return the responses to rank with their correctness, in random order, or the reason why they cannot be ranked.
 
-    A classification example has its options. Another one has its first reference, `mismatches` references of other
-    examples of the task, and the samples of language models, if any.
+    The responses of an example with options are its options. Those of another example are its first reference,
+    references of other examples of the task, and the sampled responses, if any.
+
+    Args:
+        example: The evaluated example.
+        references: References of its task.
+        preparation: Settings of rendering, with samples and their label.
+        mismatches: Number of references of other examples.
     """
     rng = rendering_rng(preparation.seed, example.task, example.id, RESPONSES)
     if not example.options:
@@ -89,12 +95,15 @@ def responses_to_rank(
 
 
 def read_responses(evaluation: EvaluationSet, preparation: ScoredPreparation, *, mismatches: int) -> ResponseSet:
-    """The responses of every example of a stage; examples that cannot be ranked are counted by reason.
+    """Return the responses of every example of a stage; examples that cannot be ranked are counted by reason.
 
-    Mismatches come from all references of a task, trained or not.
+    Args:
+        evaluation: The examples of the stage, and their prompts.
+        preparation: Settings of rendering, with samples and their label.
+        mismatches: Number of wrong responses to an example without options, drawn from all references of its task.
 
     Raises:
-        ValueError: No example is left.
+        ValueError: No example can be ranked.
     """
     skipped = Counter(evaluation.skipped)
     ranked = ResponseSet([], [], skipped)
@@ -124,19 +133,19 @@ def _pairs(prompt: Prompt, responses: Mapping[str, float]) -> list[ScoredPair]:
 
 
 class ResponseLoader:
-    """One replica's batches of examples with responses to rank.
+    """Iterable of one replica's batches of examples with responses to rank.
 
-    Every example is evaluated exactly once over all replicas, and every replica has equally many batches, since sharded
-    strategies need every replica in every forward. A batch that scores nothing is a row of padding.
+    Every example is evaluated exactly once over all replicas. All replicas have the same number of batches, since
+    sharded strategies need every replica in every forward. A filler batch is a row of padding.
 
     Args:
         examples: The evaluated examples.
         responses: Texts of each example's responses.
         documents: Tokenized pairs of each example's responses.
-        kind: Layout of the packed rows.
-        packing: How pairs share rows.
+        kind: Layout of rows of scored pairs.
+        packing: Function that packs pairs into rows.
         budget: Most tokens of a batch; a larger example is a batch by itself.
-        replicas: Position of this process among those that evaluate.
+        replicas: This process's replica.
     """
 
     def __init__(
@@ -184,14 +193,14 @@ def _sizes(kind: ScoredRows, pairs: Sequence[TokenizedExample]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ResponseStage:
-    """A stage that is evaluated by ranking responses.
+    """Stage that is evaluated by ranking responses.
 
     Args:
-        name: "validation" or "test".
-        evaluated: Its examples and their responses.
-        preparation: Settings that turn a response into a document.
-        kind: Rows that pairs are packed into.
-        packing: How pairs share rows.
+        name: ``validation`` or ``test``.
+        evaluated: Examples of the stage, and their responses.
+        preparation: Settings of rendering and tokenization.
+        kind: Layout of rows of scored pairs.
+        packing: Function that packs pairs into rows.
         batch_tokens: Most tokens of a batch.
     """
 
@@ -213,7 +222,10 @@ class ResponseStage:
         return self.evaluated.skipped
 
     def loader(self, here: Replicas, answered: Collection[int]) -> ResponseLoader:
-        """The responses of all examples; an interrupted ranking starts again, so that none is `answered`."""
+        """Return one replica's batches of all examples.
+
+        `answered` is unused, since an interrupted ranking starts again.
+        """
         documents = [self.preparation.tokenize_scored(pairs) for pairs in self.evaluated.responses]
         lengths = [len(document.input_ids) for pairs in documents for document in pairs]
         longest = self.kind.pair_length
@@ -232,7 +244,7 @@ class ResponseStage:
     validation_loader = loader
 
     def fingerprint(self) -> None:
-        """None: an interrupted ranking starts again."""
+        """Return None: an interrupted ranking does not resume."""
 
     def coverage(self, benchmark: Benchmark, scored: Collection[int]) -> None:
-        """None: no table lists tasks whose responses are ranked."""
+        """Return None: no published table has tasks whose responses are ranked."""

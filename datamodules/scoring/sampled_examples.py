@@ -1,4 +1,4 @@
-"""The examples for which language models are sampled, chosen and rendered as in ``ScorerDataModule``."""
+"""Examples to sample responses for: chosen and rendered as ``ScorerDataModule`` does, which trains on the samples."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,14 +20,14 @@ from ..splits import InstanceSplit, answered_texts, choose_prompts, prompt_keys
 Part = Literal["train", "validation", "test"]
 
 HAS_OPTIONS = "has options (option_examples is false)"
-"""The reason for not sampling an example for a scorer's training."""
+"""Reason for which an example is skipped if its samples would not be trained on."""
 
 SPARE = 8
-"""Further demonstrations to draw, in place of those with the same input as the example."""
+"""Number of spare demonstrations, which replace those with the same input as the example."""
 
 
 class SampledPrompt(NamedTuple):
-    """An example to sample responses for, and its prompt."""
+    """Example to sample responses for, and the text of its prompt (`source`)."""
 
     task: Task
     example: Example
@@ -36,24 +36,29 @@ class SampledPrompt(NamedTuple):
 
 @dataclass(frozen=True)
 class SampledExamples:
-    """The examples of a benchmark to sample responses for, chosen and rendered as in ``ScorerDataModule``.
+    """Examples of a benchmark to sample responses for.
+
+    Settings that are "as in the datamodule" must be equal to those of the ``ScorerDataModule`` that trains on the
+    samples, so that both choose the same examples and render the same prompts.
 
     Args:
-        benchmark: Reader of the benchmark's files, or the path of your own.
-        prompt: How instructions are rendered, as in the datamodule.
-        parts: Which instances of a task: for training, validation or test.
-        tasks: Names of the tasks; all of the splits named by `parts` if empty.
+        benchmark: The benchmark (a class and its arguments), or the path of your own data file.
+        prompt: Form in which an example becomes a prompt, as in the datamodule.
+        parts: Instances of a task to sample for: ``train``, ``validation`` and ``test``, or some of these.
+        tasks: Names of the tasks; if empty, all tasks of the splits in `parts`.
         train_examples: Most training examples of a task, as in the datamodule.
-        every_prompt: Whether every prompt of a row is a training example, as in the datamodule.
-        validation_examples: Validation examples of a task, as in the datamodule.
-        test_examples: Test examples of a task, as in the datamodule.
-        held_out_share: Largest share of a training task's examples for test and for validation, as in the datamodule.
-        seed: Decides renderings and instances, as in the datamodule.
-        shots: Demonstrations in each prompt, drawn once for a task (and template) from its training instances, or, for
-            a task without, from the instances that are not held out.
-        demonstrations: Benchmark to read demonstrations from instead, if this one has no instances to spare.
-        separator: Text between examples.
-        option_examples: Whether examples with options are sampled, too; a scorer does not train on their samples.
+        every_prompt: Whether every template of a row gives a training example, as in the datamodule.
+        validation_examples: Number of validation examples of a task, as in the datamodule.
+        test_examples: Number of test examples of a task, as in the datamodule.
+        held_out_share: Largest share of a training task's examples for test, and for validation, as in the datamodule.
+        seed: Seed of renderings and of the choice of instances, as in the datamodule.
+        shots: Number of demonstrations in each prompt. All examples of a task (and template) share them. They are
+            training instances, or, if the task does not train, instances that are not held out.
+        demonstrations: Another benchmark to read demonstrations from, if this one has too few instances; null for
+            none.
+        separator: Text between two examples of a prompt.
+        option_examples: Whether examples with options are sampled, too. By default a scorer does not train on these
+            samples (``augmentation.option_samples``).
     """
 
     benchmark: Benchmark | str
@@ -80,11 +85,14 @@ class SampledExamples:
 
     @cached_property
     def reader(self) -> Benchmark:
-        """Reader of the benchmark's files."""
+        """The benchmark, also if it was given as a path."""
         return as_benchmark(self.benchmark)
 
     def prompts(self, skipped: Counter[str] | None = None) -> Iterator[SampledPrompt]:
-        """Yield rendered examples in a fixed order; those that cannot be rendered are counted by reason in `skipped`.
+        """Yield the examples and their prompts in a fixed order.
+
+        Args:
+            skipped: Counter in which examples that are not sampled are counted by reason; None counts nothing.
 
         Raises:
             ValueError: A named task is in none of the splits, or a task has too few demonstrations.
@@ -111,11 +119,11 @@ class SampledExamples:
                 yield SampledPrompt(task, example, self._source(task, example, pool))
 
     def _left_out(self, example: Example) -> str | None:
-        """The reason for not sampling a usable example; None if it is sampled."""
+        """Return the reason for not sampling a usable example; None if it is sampled."""
         return HAS_OPTIONS if example.options and not self.option_examples else None
 
     def _source(self, task: Task, example: Example, pool: Sequence[Example]) -> str:
-        """The prompt: the example after the demonstrations of its task."""
+        """Return the prompt of an example, with the demonstrations of its task."""
 
         def generator() -> Random:
             return rendering_rng(self.seed, task.name, example.id)
@@ -134,7 +142,7 @@ class SampledExamples:
         return with_demonstrations(self.prompt, task, example, drawn, generator, self.separator).source
 
     def _pool(self, name: str, examples: Sequence[Example], instances: InstanceSplit) -> list[Example]:
-        """Examples of a task that can be demonstrations: none that is held out."""
+        """Return the examples of a task that can be demonstrations: none is held out, or has a held-out text."""
         if not self.shots:
             return []
         if self.demonstrations is not None:

@@ -1,10 +1,10 @@
-"""Sample files: responses of language models, one JSON object a line, all samples of an example in a row::
+"""Sample files: responses of language models, one JSON object per line, the samples of an example one after another::
 
     {"task": "task001_copy", "id": "task001-7", "response": "a b c", "generator": "flan-t5-small",
      "decoding": "nucleus", "sample": 0, "log_likelihood": -2.13, "tokens": 4, "prompt": "5f0c1a9e2b7d4463"}
 
-Training pairs are made of ``task``, ``id`` and ``response`` (``ModelSamples``). The other fields serve selection, and
-files of other programs may lack them.
+The scorer trains on ``task``, ``id`` and ``response`` (read by ``ModelSamples``). The other fields are used by the
+selection among samples, and files of other programs may lack them.
 """
 
 import fcntl
@@ -28,13 +28,14 @@ class Sample(NamedTuple):
     """One response of a model to an example.
 
     Args:
-        response: The text, without surrounding white space.
+        response: Text of the response, without surrounding white space.
         generator: Name of the model.
-        decoding: Name of the decoding, e.g. ``"nucleus"``.
-        sample: Its number among the samples of that decoding; None if unknown.
-        log_likelihood: Of the response with eos, given the prompt, in nats at temperature 1; None if unknown.
-        tokens: Number of tokens in that log-likelihood.
-        prompt: Digest of the prompt; None if unknown.
+        decoding: Name of the decoding method, e.g. ``"nucleus"``.
+        sample: Number of the sample among those of its decoding method, from 0; None if unknown.
+        log_likelihood: Log-likelihood of the response with eos, given the prompt, in nats at temperature 1; None if
+            unknown.
+        tokens: Number of tokens that `log_likelihood` sums over; None if unknown.
+        prompt: Digest of the prompt (``prompt_digest``); None if unknown.
     """
 
     response: str
@@ -46,7 +47,7 @@ class Sample(NamedTuple):
     prompt: str | None = None
 
     def line(self, task: str, example: str) -> str:
-        """The sample as a line of a file."""
+        """Return the sample as a line of a sample file; `task` and `example` are name and id."""
         fields = {key: value for key, value in self._asdict().items() if value is not None}
         return json.dumps({"task": task, "id": example, **fields}, ensure_ascii=False) + "\n"
 
@@ -56,7 +57,7 @@ Key = tuple[str, str]
 
 
 def read_samples(files: Iterable[str | Path]) -> Iterator[tuple[Key, Sample]]:
-    """Yield the samples of files, in order.
+    """Yield ((task, id), sample) of each line of sample files, in order.
 
     Raises:
         ValueError: A file is missing, or a line is not a sample.
@@ -71,10 +72,14 @@ def read_samples(files: Iterable[str | Path]) -> Iterator[tuple[Key, Sample]]:
 
 
 def read_sample(line: bytes, where: str) -> tuple[Key, Sample]:
-    """The example and the sample of one line; missing fields have their defaults.
+    """Return ((task, id), sample) of one line; missing fields have their defaults.
+
+    Args:
+        line: The line in UTF-8.
+        where: File and line number, for errors.
 
     Raises:
-        ValueError: The line is not JSON, or a field has another type; the message begins with `where`.
+        ValueError: The line is not JSON, or a field is missing or has another type; the message begins with `where`.
     """
     text = decoded(line, where)
     record = parse_json(text, where)
@@ -88,7 +93,7 @@ def read_sample(line: bytes, where: str) -> tuple[Key, Sample]:
 
 
 def _checked_sample(record: Mapping[str, Any]) -> Sample:
-    """The sample of a record whose fields have their types and ranges; others are a ValueError."""
+    """Return the sample of a record; raise ValueError if a field has another type or is out of range."""
     given = {key: record[key] for key in Sample._fields if record.get(key) is not None}
     for name in ("generator", "decoding", "prompt"):
         if name in given:
@@ -103,24 +108,24 @@ def _checked_sample(record: Mapping[str, Any]) -> Sample:
 
 
 class SampleFile:
-    """A sample file that grows by whole examples, so that an interrupted run can resume.
+    """Sample file that is written one example at a time, so that an interrupted run can resume.
 
-    The file ``<name>.about.json`` beside it holds the settings. A file of other settings, without settings, or with
-    lines that no interrupted run leaves, is rejected and not changed. It is locked for other processes.
+    The file ``<name>.about.json`` beside it has the settings. An existing file is rejected and not changed if it has
+    other settings or none, or lines that no interrupted run leaves. The file is locked until ``close``.
 
     Args:
-        path: The file.
-        about: The settings that decide the samples.
+        path: The file; created if it does not exist.
+        about: The settings that decide the samples, JSON-like.
         expected: Number of samples of each example.
 
     Raises:
-        ValueError: The file is not of these settings, or another process writes it.
+        ValueError: The file has other settings or broken lines, or another process writes it.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any], *, expected: int) -> None:
         self.path, self.expected = path, expected
         self.done: dict[Key, str | None] = {}
-        """Digest of the prompt of each example that has all its samples."""
+        """Examples with all their samples, and the digest of each example's prompt."""
         require_settings(path, about)
         with naming(path):
             self._file = open(path, "ab")  # noqa: SIM115 - open and locked as long as this object
@@ -131,10 +136,10 @@ class SampleFile:
             self._keep_whole_examples()
 
     def _keep_whole_examples(self) -> None:
-        """Read the complete examples, and cut off an incomplete last one.
+        """Read the examples in the file, and delete the samples of an incomplete last one.
 
         Raises:
-            ValueError: Something else than the last example is incomplete.
+            ValueError: Another example than the last one is incomplete.
         """
         incomplete: list[Key] = []
         whole = position = 0
@@ -156,10 +161,14 @@ class SampleFile:
         self._file.truncate(whole)
 
     def holds(self, key: Key, prompt: str) -> bool:
-        """Whether the file has all samples of an example.
+        """Return whether the file has all samples of an example.
+
+        Args:
+            key: (task, id) of the example.
+            prompt: Text of its prompt.
 
         Raises:
-            ValueError: They are samples for another prompt.
+            ValueError: The samples are responses to another prompt.
         """
         if key in self.done and self.done[key] != prompt_digest(prompt):
             raise ValueError(
@@ -169,7 +178,7 @@ class SampleFile:
         return key in self.done
 
     def write(self, key: Key, samples: Sequence[Sample], prompt: str) -> None:
-        """Append the samples of one example."""
+        """Append all samples of one example; `key` is (task, id), and `prompt` the text of the prompt."""
         assert len(samples) == self.expected, (key, len(samples))
         digest = prompt_digest(prompt)
         with naming(self.path):
@@ -183,15 +192,19 @@ class SampleFile:
 
 
 def prompt_digest(prompt: str) -> str:
-    """The digest of a prompt in sample files."""
+    """Return the digest of a prompt that sample files have, 16 hexadecimal digits."""
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def require_settings(path: Path, about: Mapping[str, Any]) -> None:
-    """Write the settings of a sample file beside it, or require that they are those of the samples in it.
+    """Write the settings of a new sample file beside it, or compare them with those of an existing file.
+
+    Args:
+        path: The sample file.
+        about: The settings, JSON-like.
 
     Raises:
-        ValueError: The file holds samples of other settings, or its settings are unknown.
+        ValueError: The file has samples of other settings, or its settings are unknown.
     """
     settings, text = path.with_suffix(".about.json"), json.dumps(about, sort_keys=True, indent=1)
     with naming(path.parent):
@@ -213,12 +226,12 @@ def require_settings(path: Path, about: Mapping[str, Any]) -> None:
 
 
 def write_generator_info(path: Path, name: str, parameters: int) -> None:
-    """Write the generator's name and size beside its sample file."""
+    """Write the name of the sampled model and its number of parameters beside its sample file."""
     write_whole(path.with_suffix(".model.json"), json.dumps({"generator": name, "parameters": parameters}))
 
 
 def generator_size(files: Iterable[str | Path]) -> int | None:
-    """Number of parameters of the model that wrote sample files; None if unknown, or if the files differ."""
+    """Return the number of parameters of the model that wrote sample files; None if unknown, or if models differ."""
     notes = [Path(path).with_suffix(".model.json") for path in files]
     generators = {_generator(note) if note.is_file() else None for note in notes}
     generator = generators.pop() if len(generators) == 1 else None
@@ -226,7 +239,7 @@ def generator_size(files: Iterable[str | Path]) -> int | None:
 
 
 def _generator(path: Path) -> tuple[str, int]:
-    """The generator's name and its number of parameters."""
+    """Return the name of the sampled model and its number of parameters."""
     try:
         record = read_json(path)
         return text_field(record, "generator"), whole_field(record, "parameters")
@@ -235,10 +248,10 @@ def _generator(path: Path) -> tuple[str, int]:
 
 
 def _sample_files(name: str | Path) -> list[str]:
-    """The path of a file, or the sample files in a folder.
+    """Return the path of a file, or the paths of the sample files in a folder.
 
     Raises:
-        ValueError: The folder holds no sample file.
+        ValueError: The folder has no sample file.
     """
     folder = expanded(name)
     if not folder.is_dir():
@@ -253,13 +266,16 @@ def _sample_files(name: str | Path) -> list[str]:
 
 
 class ModelSamples:
-    """Samples of language models from files, one task in memory at a time; a sample that is there twice is an error.
+    """Samples of language models, read from files one task at a time.
 
-    A first pass indexes the files, in 16 bytes for each run of lines of one task; `crosstask samples` writes task by
-    task.
+    The first access indexes the files, in 16 bytes for each run of lines of one task; `crosstask samples` writes one
+    task after another. A sample that occurs twice is an error.
 
     Args:
-        files: Paths of sample files, and of folders, of which all that `crosstask samples` wrote there; may be empty.
+        files: Paths of sample files, and of folders in which `crosstask samples` wrote some; may be empty.
+
+    Raises:
+        ValueError: A folder has no sample file, or a file is given twice.
     """
 
     def __init__(self, files: Sequence[str | Path] = ()) -> None:
@@ -271,7 +287,7 @@ class ModelSamples:
         self._loaded: tuple[str, dict[str, list[Sample]]] = "", {}
 
     def require_files(self) -> None:
-        """Raise ValueError if a file is missing, or a copy of another one."""
+        """Reject files that do not exist, or are copies of another one, with a ValueError."""
         by_size: dict[int, list[Path]] = {}
         for path in map(Path, self.files):
             if not path.is_file():
@@ -285,7 +301,7 @@ class ModelSamples:
 
     @cached_property
     def _runs(self) -> dict[str, list["array[int]"]]:
-        """The runs of lines of each task in each file, in bytes: start, end, start, end ..."""
+        """For each task, the byte ranges of its lines in each file: start, end, start, end ..."""
         self.require_files()
         runs: dict[str, list[array[int]]] = {}
         for place, path in enumerate(map(Path, self.files)):
@@ -305,11 +321,11 @@ class ModelSamples:
         return runs
 
     def of(self, task: str) -> Mapping[str, list[str]]:
-        """Responses to a task's examples, by their ids."""
+        """Return the sampled responses to a task's examples, by example id."""
         return {example: [sample.response for sample in drawn] for example, drawn in self.samples(task).items()}
 
     def samples(self, task: str) -> Mapping[str, list[Sample]]:
-        """Samples of a task's examples, by their ids, in the order of the files."""
+        """Return the samples of a task's examples, by example id, in the order of the files."""
         if self._loaded[0] != task:
             samples: dict[str, list[Sample]] = {}
             for path, runs in zip(self.files, self._runs.get(task, ()), strict=False):
@@ -324,7 +340,7 @@ class ModelSamples:
         return self._loaded[1]
 
     def _require_different(self, task: str, samples: Mapping[str, Sequence[Sample]]) -> None:
-        """Raise ValueError if an example has a numbered sample twice."""
+        """Reject an example that has a numbered sample twice, with a ValueError."""
         for example, drawn in samples.items():
             numbers = Counter((one.generator, one.decoding, one.sample) for one in drawn if one.sample is not None)
             if twice := [name for name, count in numbers.items() if count > 1]:
@@ -336,24 +352,24 @@ class ModelSamples:
                 )
 
     def examples_beyond(self, known: Mapping[str, Collection[str]]) -> int:
-        """Number of examples with samples that are not among the ids `known` of their tasks."""
+        """Return the number of examples that have samples and are not among the ids `known` of their task."""
         return sum(len(set(self.samples(task)) - set(known.get(task, ()))) for task in self._runs)
 
     def fingerprint(self, task: str) -> str:
-        """A digest of the samples of one task."""
+        """Return the SHA-256 of one task's responses."""
         if task not in self._fingerprints:
             self._fingerprints[task] = hashlib.sha256(json.dumps(self.of(task), sort_keys=True).encode()).hexdigest()
         return self._fingerprints[task]
 
     def require_tasks(self, known: Collection[str]) -> None:
-        """Raise ValueError if there are samples of tasks that are not `known`."""
+        """Reject samples of tasks that are not among the names `known`, with a ValueError."""
         if unknown := sorted(set(self._runs) - set(known)):
             raise ValueError(
                 f"{', '.join(self.files)}: samples of {len(unknown)} tasks that no split lists, e.g. {unknown[0]!r}"
             )
 
     def require_examples(self, task: str, known: Collection[str]) -> None:
-        """Raise ValueError if there are samples of examples of a task that are not `known`."""
+        """Reject samples of examples of a task whose ids are not among `known`, with a ValueError."""
         if unknown := sorted(set(self.of(task)) - set(known)):
             raise ValueError(
                 f"{', '.join(self.files)}: samples of {len(unknown)} examples that {task} does not have, "

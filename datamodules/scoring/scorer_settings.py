@@ -1,4 +1,4 @@
-"""Arguments of the scorer's data: rows of pairs, responses beside the references, and the evaluation of responses."""
+"""Settings of the scorer's data: rows of pairs, training responses beside the references, and evaluation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .pairs import CorrectnessLabel
 
 
 def pair_truncation(truncation: Truncation | None, *, faithful: bool) -> Truncation:
-    """The side of a too long pair that is cut: by default the instruction, or the longer side if `faithful`."""
+    """Return `truncation`, or if it is None the default: ``longest_first`` if `faithful`, else ``instruction``."""
     return truncation or ("longest_first" if faithful else "instruction")
 
 
@@ -20,16 +20,18 @@ class PairRows:
     """Packed rows of scored pairs.
 
     Args:
-        length: Columns of a row, which holds several pairs.
-        pair_length: Most tokens of a pair, special ones included; longer pairs are cut and counted.
-        truncation: The side of a longer pair that is cut: instruction (the default) keeps the response whole,
-            longest_first is the rule of Cappy's released program, and the default with ``augmentation.faithful``.
-        cut: The part of a too long instruction that is cut: by default the middle, since the definition is at the
-            beginning and the question at the end; with ``augmentation.faithful`` the end, as the released program does.
+        length: Tokens of a row, which holds several pairs.
+        pair_length: Most tokens of a pair, special tokens included; longer pairs are truncated and counted.
+        truncation: Side of a long pair that is cut: ``instruction``, which keeps the response whole, or
+            ``longest_first``, the longer side, as in Cappy's released program. Null is ``instruction``, or
+            ``longest_first`` with ``augmentation.faithful``.
+        cut: Part of a long instruction that is cut: ``middle``, ``end`` or ``beginning``. Null is ``middle``, since the
+            definition is at the beginning and the question at the end; with ``augmentation.faithful`` it is ``end``.
         per_step: Rows of one optimizer step, over all devices and accumulated batches.
-        packing: best_fit fills rows, in_order opens a new row for a pair that does not fit, one_per_row pads.
-        grouped: Whether the pairs of an instruction are drawn and packed together, as ranking losses need them; on the
-            command line it follows from the module's `loss`. Every instruction of a task then has the same rate.
+        packing: ``best_fit`` packs pairs so that little padding is left; ``in_order`` keeps their order, and a pair
+            that does not fit begins a new row; ``one_per_row`` pads each pair to a row.
+        grouped: Whether the pairs of an instruction are drawn and packed together, which ranking losses need. All
+            instructions of a task then have the same rate. On the command line it is set from the module's `loss`.
     """
 
     length: int = 2048
@@ -51,16 +53,16 @@ class PairRows:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Training responses beside the references.
+    """Training responses beside the references: responses sampled from language models, and mismatches.
 
     Args:
-        samples: JSONL files of language models' responses, one object with task, id, response and generator a line; or
-            folders of `crosstask samples`.
-        label: Correctness of such a response, a function of it and the references.
-        option_samples: Whether samples of an example with options are trained on, too, labelled against its right
-            option. Cappy augments generation examples only: an option is right or wrong.
-        faithful: Whether pairs are made as in Cappy's released program: drawn, labelled and cut as it does, which
-            leaves some examples without a mismatch.
+        samples: JSONL files of responses (an object with task, id, response and generator per line), or folders that
+            `crosstask samples` wrote.
+        label: Function (response, references) -> correctness in [0, 1] that labels a sampled response.
+        option_samples: Whether samples of examples with options are trained on, too, labelled against the right
+            option. As in Cappy, they are not by default, since an option is right or wrong.
+        faithful: Whether mismatches are drawn, pairs labelled and long pairs truncated as in Cappy's released program.
+            Some examples then have no mismatch.
     """
 
     samples: Sequence[str] = ()
@@ -71,10 +73,10 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class ResponseEvaluation:
-    """Evaluation by ranking responses.
+    """Settings of evaluation by ranking responses.
 
     Args:
-        mismatches: Wrong responses beside the right one, for an example without options.
+        mismatches: Number of wrong responses beside the right one, for an example without options.
         batch_tokens: Most tokens of an evaluation batch.
     """
 

@@ -167,7 +167,7 @@ def test_pairs_above_one_percent_are_reported_with_their_words() -> None:
     found = compare(index, overlaps(index, ["a", "b"], {"a": leaked, "b": leaked[:2]}.__getitem__))
     (pair,) = found.pairs  # 3 of 200 are above 1%, 2 of 200 are not
     assert (pair.train, pair.evaluation, pair.hit, pair.examples) == ("a", "asked", 3, 200)
-    assert (found.short, found.touched, found.train_examples) == (1, 3, 5)
+    assert (found.short, found.contaminated, found.train_examples) == (1, 3, 5)
     page = markdown(found)
     assert "a -> asked: 3 of 200 (1.5%)" in page
     shown = re.search(r"`copy` and `3`: (.*)", page)
