@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ...datamodules.inspection.lengths import Lengths
+from ...datamodules.inspection.lengths import DocumentLengths
 from ...datamodules.inspection.read_rows import Side
 from ...datamodules.inspection.run_inspection import Inspection, ShownRow
 from ...datamodules.inspection.shown_documents import ShownDocument
@@ -79,7 +79,7 @@ def _print_row(number: int, shown: ShownRow, console: Console) -> None:
     console.print(table)
 
 
-def _print_lengths(lengths: Lengths, console: Console) -> None:
+def _print_lengths(lengths: DocumentLengths, console: Console) -> None:
     console.print()
     console.print(Text(visible(lengths.sentence()), style="bold"), soft_wrap=True)
     for histogram in lengths.histograms:

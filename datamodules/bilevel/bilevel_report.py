@@ -1,4 +1,4 @@
-"""The two levels of instruction optimization in numbers: tasks, instances, and their draws in a training."""
+"""Report of instruction optimization's training data: tasks, instances and draws of the inner and outer level."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +13,20 @@ COLUMNS = ("tasks", "instances", "draws", "epochs")
 
 
 class TaskInstances(NamedTuple):
-    """A task and its training instances, in a fixed order."""
+    """A task and its training instances, in the order of its files."""
 
     task: Task
     examples: list[Example]
 
 
 class LevelTasks(NamedTuple):
-    """The tasks of a level, and the number of instances that a training draws from them.
+    """Tasks of a level: inner tasks train the model (theta), outer tasks train the instruction (phi).
 
     Every instance of a level is drawn equally often.
+
+    Args:
+        tasks: The tasks and their instances.
+        draws: Number of instances that the training draws from them in all.
     """
 
     tasks: Sequence[TaskInstances]
@@ -30,12 +34,12 @@ class LevelTasks(NamedTuple):
 
     @property
     def instances(self) -> int:
-        """Training instances of the level."""
+        """Number of training instances of the level."""
         return sum(len(task.examples) for task in self.tasks)
 
 
 def fewer_demonstrations(form: PromptForm, tasks: Sequence[Task]) -> list[str]:
-    """Names of the tasks that have fewer positive or negative examples than prompts of this form show."""
+    """Return the names of the tasks with fewer positive or negative examples than a prompt of this form has."""
     if not isinstance(form, TkInstructPrompt):
         return []
     return [
@@ -47,18 +51,19 @@ def fewer_demonstrations(form: PromptForm, tasks: Sequence[Task]) -> list[str]:
 
 @dataclass(frozen=True)
 class BilevelReport:
-    """One training in numbers.
+    """Numbers of one epoch over the inner instances.
 
     Args:
-        inner: Tasks that train theta.
-        outer: Tasks that train phi; empty if instructions are not learned.
-        skipped: Training instances that are skipped, by reason.
-        steps: Theta steps.
-        inner_steps: Theta steps for one step of phi.
-        repeated_pools: Inner tasks with fewer instances than exemplars, which repeat them.
-        fewer_demonstrations: Outer tasks with fewer examples than the prompt shows.
-        fewer_exemplars: Inner tasks with fewer exemplars than demonstrations are chosen; None if none are chosen.
-        unused: Inner instances that are no exemplars, by reason, where demonstrations are chosen.
+        inner: Tasks that train the model, theta.
+        outer: Tasks that train the instruction, phi; empty if instructions are not learned.
+        skipped: Number of training instances that are skipped, by reason.
+        steps: Number of theta steps.
+        inner_steps: Theta steps per step of phi.
+        repeated_pools: Number of inner tasks with fewer instances than exemplars, so that some exemplars are repeated.
+        fewer_demonstrations: Number of outer tasks with fewer demonstrations than the prompt has room for.
+        fewer_exemplars: Number of inner tasks with fewer exemplars than demonstrations in a prompt; None if exemplars
+            are not chosen as demonstrations.
+        unused: Number of inner instances that are no exemplars, by reason, if exemplars are chosen as demonstrations.
     """
 
     inner: LevelTasks
@@ -72,7 +77,7 @@ class BilevelReport:
     unused: Mapping[str, int] = field(default_factory=dict)
 
     def lines(self) -> list[tuple[str, str]]:
-        """(quantity, value) for printing."""
+        """Return (quantity, value) of each line to print."""
         chosen = []
         if self.fewer_exemplars is not None:
             chosen = [
@@ -99,13 +104,17 @@ def _by_reason(counts: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class BilevelDescription:
-    """The tasks of both levels as a tree, with the draws of each in a training."""
+    """Tasks of both levels as a tree, with the number of draws of each in a training."""
 
     inner: LevelTasks
     outer: LevelTasks
 
     def lines(self, depth: int = 3) -> list[str]:
-        """Text in columns, down to a depth: 1 for levels, 2 for categories, 3 for tasks."""
+        """Return the tree as lines of text in columns.
+
+        Args:
+            depth: Deepest nodes: 1 for levels, 2 for categories, 3 for tasks.
+        """
         rows = [("level", *COLUMNS)]
         for name, level in (("inner", self.inner), ("outer", self.outer)):
             rows.append(_row(name, level.tasks, level))

@@ -1,4 +1,4 @@
-"""Arguments of instruction optimization's data: its rows, its two levels, and the texts of its instructions."""
+"""Settings of instruction optimization's data: its rows, its two levels, and the texts of its instructions."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,12 +10,13 @@ from ..rendering.prompts import PromptForm
 
 @dataclass(frozen=True)
 class BilevelRows:
-    """Rows of one instance each.
+    """Rows of instruction optimization, which hold one training instance each.
 
     Args:
-        length: Most tokens of a row, instruction and answer included; for an encoder-decoder model, of the encoder.
-        target_length: Most target tokens of an encoder-decoder model; null for a decoder-only model.
-        packing: How documents share the rows of the validation loss; one_per_row for models that cannot be packed.
+        length: Most tokens of a row, instruction and answer included; for an encoder-decoder model, of an encoder row.
+        target_length: Most tokens of a decoder row of an encoder-decoder model; null for a decoder-only model.
+        packing: Packing of the rows of the validation loss: ``best_fit`` leaves little padding, ``in_order`` keeps the
+            order of documents, ``one_per_row`` pads each document, for models without document attention.
     """
 
     length: int = 1024
@@ -29,19 +30,22 @@ class BilevelRows:
 
 @dataclass(frozen=True)
 class Levels:
-    """The steps of theta on inner tasks and of phi on outer tasks.
+    """Steps and batches of the two levels: inner tasks train the model (theta), outer tasks the instruction (phi).
+
+    The preset is the datamodule's `preset`: ``paper``, ``released_code`` or ``fast`` (bilevel/presets.py).
 
     Args:
-        inner_steps: Theta steps for one step of phi, K; linked to the module's.
+        inner_steps: Theta steps per step of phi, K. On the command line it also sets the module's.
         inner_rows: Instances of one theta step, over all devices.
         outer_rows: Instances of an outer batch, over all devices; null for the preset's number.
-        inner_prompt: How inner instances are rendered behind the learnable instruction; null for the outer ones' form.
-            TkInstructPrompt with definition false replaces the definition by the learnable instruction.
-        reserve: Columns that the text leaves free for the instruction; null for the preset's number.
-        keep_end: Whether a source that is too long keeps its end rather than its beginning; null for the preset's
-            choice.
-        curvature_batch: The inner batch of the hypergradient: a fresh one, or that of its theta step; null for the
+        inner_prompt: Form in which inner instances are rendered after the learnable instruction; null for the form of
+            outer instances. TkInstructPrompt with definition false has the learnable instruction in place of the
+            task's definition.
+        reserve: Columns of an inner row that are kept free for the instruction; null for the preset's number.
+        keep_end: Whether a source that is too long keeps its end (true) or its beginning (false); null for the
             preset's choice.
+        curvature_batch: Inner batch of the hypergradient: ``fresh``, another one of `outer_rows` instances, or
+            ``step``, the batch of the theta step; null for the preset's choice.
     """
 
     inner_steps: int = 20
@@ -59,23 +63,27 @@ class Levels:
 
 @dataclass(frozen=True)
 class InstructionTexts:
-    """The texts that a learnable instruction is computed from.
+    """Texts that a learnable instruction is computed from (arXiv 2306.10098).
+
+    An embedder computes the instruction from z, the input and target of the instance. An extractor chooses it among
+    exemplars, solved training examples of the task. On the command line, `length`, `exemplars` and `demonstrations`
+    also set the module's arguments of these names.
 
     Args:
-        length: Tokens of an embedder's instruction, and most tokens of an exemplar; linked to the module's.
-        exemplars: Exemplars an extractor chooses among, N, or 0 for an embedder; linked to the module's.
-        exemplars_of: Whether the instances of a task share their exemplars, or each instance has other ones.
-        blank: Whether all exemplars but the last are blank.
-        numbered: Whether exemplars are headed "Positive Example 1 -", as the demonstration of a one-shot prompt, or
-            "Positive Example -", as in the released program.
-        demonstrations: Exemplars that stand in the prompt as demonstrations, k, rendered as in training with
-            demonstrations (MetaICL): behind the definition, separated, each with its delimiter. The outer instances
-            then have k demonstrations as in few-shot evaluation. 0 for one exemplar before the text, as in the paper;
-            linked to the module's.
+        length: Tokens of an embedder's instruction, and most tokens of an exemplar.
+        exemplars: Number of exemplars that an extractor chooses among, N; 0 for an embedder.
+        exemplars_of: ``task`` gives all instances of a task the same exemplars, ``instance`` gives each instance other
+            ones.
+        blank: Whether all exemplars but the last are blank (the proof of concept of the paper's section 4.2).
+        numbered: Whether exemplars begin with "Positive Example 1 -", as the demonstration of a one-shot prompt, or
+            with "Positive Example -", as in the released program.
+        demonstrations: Number of chosen exemplars that are demonstrations of the prompt, k: after the definition,
+            separated, each with its delimiter, as in training with demonstrations (MetaICL). Outer instances then have
+            k demonstrations as in few-shot evaluation. 0 puts one chosen exemplar before the text, as in the paper.
         separator: Text between the examples of an inner prompt with demonstrations.
-        exclude_self: Whether an instance is excluded from its own exemplars; null for the preset's choice.
-        pair_length: Longest text z of an instance in tokens, input and target together.
-        pair_target: Whether z contains the target, as in the paper's Eq. 4.
+        exclude_self: Whether an instance is never among its own exemplars; null for the preset's choice.
+        pair_length: Most tokens of z.
+        pair_target: Whether z contains the target, as in the paper's Eq. 4, or the input alone.
     """
 
     length: int = 64

@@ -1,4 +1,4 @@
-"""The training stream of two levels: the instances of every step, and the batches made of them.
+"""The training stream of instruction optimization: which instances of both levels each step has, and its batches.
 
 A batch is a function of (seed, step), so that a position is one number with the same meaning on any number of
 replicas::
@@ -8,7 +8,8 @@ replicas::
     outer                    0..7                 8..15      positions over outer instances, at every K-th step
     curvature                0..7                 8..15      positions over inner instances, in another order
 
-Rows hold one example each, padded and not packed, because a learnable instruction precedes every example.
+"Curvature" is the inner batch of the hypergradient. Rows hold one example each, padded and not packed, because a
+learnable instruction precedes every example.
 """
 
 import hashlib
@@ -21,17 +22,17 @@ from ..storage.preparation import Preparation
 from .bilevel_report import BilevelDescription, BilevelReport, LevelTasks, TaskInstances, fewer_demonstrations
 from .exemplars import InstructionInputs
 from .instance_rows import LanguageRows
-from .level_instances import Instance, Shuffled, instances_of
+from .level_instances import Instance, ShuffledEpochs, instances_of
 from .level_rows import InnerBatch, LevelRows, TextSettings
 
 
 class BilevelBatch(NamedTuple):
-    """The batch of a theta step, and at every K-th of a step of phi.
+    """Batch of a theta step; at every K-th theta step, also the batch of a step of phi.
 
     Args:
-        inner: Instances that theta is trained on.
+        inner: Inner instances that theta is trained on.
         outer: Rows of outer tasks with human-written instructions; None if phi makes no step.
-        curvature: The inner batch of the hypergradient, if it is not `inner`.
+        curvature: Inner batch of the hypergradient; None if it is `inner`, or if phi makes no step.
     """
 
     inner: InnerBatch
@@ -40,18 +41,18 @@ class BilevelBatch(NamedTuple):
 
 
 class BilevelPlan:
-    """The batch of every step.
+    """Plan of the training stream: the instances and the batch of every step.
 
     Args:
-        preparation: Tokenizer and seed.
-        inner: Inner tasks with their instances.
-        outer: Outer tasks with theirs.
-        text: How they are rendered and tokenized.
+        preparation: Settings of tokenization, with tokenizer and seed.
+        inner: Inner tasks and their instances.
+        outer: Outer tasks and their instances; empty if instructions are not learned.
+        text: Settings of rendering and of the instructions' inputs.
         inner_steps: Theta steps per step of phi, K.
         inner_rows: Instances of a theta step, over all replicas.
-        outer_rows: Instances of an outer batch, over all replicas, and of a fresh batch for the hypergradient.
+        outer_rows: Instances of an outer batch, and of a fresh inner batch of the hypergradient, over all replicas.
         fresh: Whether the hypergradient has another inner batch than the theta step.
-        skipped: Training instances that are skipped, by reason.
+        skipped: Number of skipped training instances by reason, for the report.
     """
 
     def __init__(
@@ -75,19 +76,19 @@ class BilevelPlan:
         self.repeated = 0 if pools is None else sum(pools.repeats(task.name, examples) for task, examples in inner)
         self._inner, self._outer = instances_of(inner), instances_of(outer)
         seed = preparation.seed
-        self._inner_order = Shuffled(len(self._inner), seed=seed, name="inner")
-        self._outer_order = Shuffled(len(self._outer), seed=seed, name="outer")
-        self._curvature_order = Shuffled(len(self._inner), seed=seed, name="curvature")
+        self._inner_order = ShuffledEpochs(len(self._inner), seed=seed, name="inner")
+        self._outer_order = ShuffledEpochs(len(self._outer), seed=seed, name="outer")
+        self._curvature_order = ShuffledEpochs(len(self._inner), seed=seed, name="curvature")
 
     def epoch_steps(self, epochs: float = 1.0) -> int:
-        """Theta steps of so many epochs over the inner instances."""
+        """Return the number of theta steps of `epochs` epochs over the inner instances, rounded up."""
         return math.ceil(round(epochs * len(self._inner) / self.inner_rows, 6))
 
     def require_steps(self, steps: int) -> None:
-        """Reject a training in which phi never moves.
+        """Reject a training in which phi makes no step.
 
         Raises:
-            ValueError: There are outer tasks, and fewer than `inner_steps` theta steps.
+            ValueError: There are outer tasks, and `steps` theta steps are fewer than `inner_steps`.
         """
         if self._outer and steps < self.inner_steps:
             raise ValueError(
@@ -97,11 +98,11 @@ class BilevelPlan:
             )
 
     def stream(self, here: Replicas, steps: int) -> "BilevelStream":
-        """One replica's batches of `steps` theta steps."""
+        """Return the batches of one replica for `steps` theta steps; `here` is this process's replica."""
         return BilevelStream(self, here, steps)
 
     def report(self) -> BilevelReport:
-        """One epoch over the inner instances in numbers."""
+        """Return the report of one epoch over the inner instances."""
         steps, few_shot = self.epoch_steps(), self.rows.few_shot
         fewer = len(fewer_demonstrations(self.text.prompt, [task for task, _ in self.outer]))
         return BilevelReport(
@@ -116,7 +117,7 @@ class BilevelPlan:
         )
 
     def describe(self, steps: int) -> BilevelDescription:
-        """The tasks of both levels, with the draws of each in `steps` theta steps."""
+        """Return the tasks of both levels as a tree, with the draws of each in `steps` theta steps."""
         return BilevelDescription(*self._levels(steps))
 
     def _levels(self, steps: int) -> tuple[LevelTasks, LevelTasks]:
@@ -124,7 +125,7 @@ class BilevelPlan:
         return LevelTasks(self.inner, steps * self.inner_rows), LevelTasks(self.outer, outer_draws)
 
     def contents(self) -> dict[str, dict[str, str]]:
-        """Digest of each task's file, in the order of each level."""
+        """Return a digest of each task's files, by level: {"inner tasks": {task: digest}, "outer tasks": {...}}."""
         levels = {"inner tasks": self.inner, "outer tasks": self.outer}
         return {name: {task.name: self._digest(task.name) for task, _ in tasks} for name, tasks in levels.items()}
 
@@ -132,13 +133,13 @@ class BilevelPlan:
         return hashlib.sha256(self.preparation.benchmark.fingerprint(task).encode()).hexdigest()[:12]
 
     def fingerprint(self) -> str:
-        """Digest of the tasks of both levels and of the first batch; the same on every process of a run."""
+        """Return a digest of the tasks of both levels and of the first batch; it is the same on every process."""
         names = [task.name for task, _ in (*self.inner, *self.outer)]
         first = self.batch(0, Replicas()).inner.rows.input_ids
         return hashlib.sha256(repr((names, first.tolist())).encode()).hexdigest()[:12]
 
     def batch(self, step: int, here: Replicas) -> BilevelBatch:
-        """This replica's part of the batch of a step, counted from 0."""
+        """Return the batch of one replica at a theta step, counted from 0."""
         inner = self._inner_batch(self._inner_order, step * self.inner_rows, self.inner_rows, here)
         if (step + 1) % self.inner_steps or not self._outer:
             return BilevelBatch(inner)
@@ -147,7 +148,10 @@ class BilevelPlan:
         return BilevelBatch(inner, self._outer_batch(first, here), fresh)
 
     def examples(self, step: int) -> list[tuple[str, str]]:
-        """(task, example id) of every instance in the batch of a step, over all replicas; inner instances first."""
+        """Return (task, example id) of every instance in the batch of a theta step, over all replicas.
+
+        Inner instances come first, then those of a fresh inner batch, then outer instances. Steps are counted from 0.
+        """
         positions = range(step * self.inner_rows, (step + 1) * self.inner_rows)
         drawn = [(self.inner, self._inner[self._inner_order.at(position)[0]]) for position in positions]
         if (step + 1) % self.inner_steps == 0 and self._outer:
@@ -159,27 +163,27 @@ class BilevelPlan:
         return [(level[task].task.name, level[task].examples[example].id) for level, (task, example) in drawn]
 
     def first_batch(self, task: int) -> InnerBatch:
-        """The first training instance of an inner task, as a batch of one row."""
+        """Return the first training instance of inner task `task`, as a batch of one row."""
         rows, inputs = self.task_rows(self.inner, [Instance(task, 0)])
         assert inputs is not None
         return InnerBatch(rows, inputs)
 
     def first_drawn(self, tasks: Sequence[TaskInstances], number: int) -> list[Instance]:
-        """The first distinct instances that training draws from a level, ``inner`` or ``outer``."""
+        """Return the first `number` instances that training draws from a level; `tasks` is ``inner`` or ``outer``."""
         instances, order = (self._inner, self._inner_order) if tasks is self.inner else (self._outer, self._outer_order)
         return [instances[order.at(position)[0]] for position in range(min(number, len(instances)))]
 
     def task_rows(
         self, tasks: Sequence[TaskInstances], instances: Sequence[Instance]
     ) -> tuple[LanguageRows, InstructionInputs | None]:
-        """Some instances of a level as the model reads them in the first epoch.
+        """Return some instances of a level as the model reads them in the first epoch.
 
         Args:
-            tasks: The tasks of the level, ``inner`` or ``outer``.
-            instances: Indices of the instances.
+            tasks: The tasks of the level: the attribute ``inner`` or ``outer``.
+            instances: The instances.
 
         Returns:
-            Rows of one instance each, and the inputs of their learnable instructions; None for those of outer tasks.
+            Rows of one instance each, and the inputs of their learnable instructions, or None for outer tasks.
         """
         first_epoch = [(instance, 0) for instance in instances]
         if tasks is self.inner:
@@ -190,13 +194,22 @@ class BilevelPlan:
         drawn = [self._outer_order.at(first + row) for row in range(self.outer_rows)]
         return self.rows.outer_batch([(self._outer[item], epoch) for item, epoch in drawn], here)
 
-    def _inner_batch(self, order: Shuffled, first: int, rows: int, here: Replicas) -> InnerBatch:
+    def _inner_batch(self, order: ShuffledEpochs, first: int, rows: int, here: Replicas) -> InnerBatch:
         drawn = [order.at(first + row) for row in range(rows)]
         return self.rows.inner_batch([(self._inner[item], epoch) for item, epoch in drawn], here)
 
 
 class BilevelStream:
-    """The sized, stateful iterable of one replica's batches; its state is the number of finished theta steps."""
+    """Iterable of one replica's batches, with a length of `steps`; its state is the number of finished theta steps.
+
+    Args:
+        plan: Plan of the training stream.
+        here: This process's replica.
+        steps: Theta steps of the training.
+
+    Raises:
+        ValueError: The instances of a batch are not a multiple of the number of replicas.
+    """
 
     def __init__(self, plan: BilevelPlan, here: Replicas, steps: int) -> None:
         for name, rows in (("inner_rows", plan.inner_rows), ("outer_rows", plan.outer_rows)):

@@ -1,4 +1,4 @@
-"""The inputs of a learnable instruction: the text z of the instance, and the exemplars of an extractor."""
+"""Inputs of learnable instructions: the text z of an instance, and the exemplars that an extractor chooses among."""
 
 import hashlib
 import random
@@ -20,17 +20,18 @@ from ..splits import answered_texts
 
 
 class InstructionInputs(NamedTuple):
-    """The inputs from which the instructions of B inner instances are computed.
+    """Inputs from which the learnable instructions of B inner instances are computed.
 
     Args:
-        tasks: int64 [B], indices of their tasks among the inner tasks.
+        tasks: int64 [B], index of each instance's task among the inner tasks.
         pair_ids: int64 [B, P], tokens of z = (input, output) (Eq. 4 of arXiv 2306.10098).
         pair_mask: int64 [B, P], 0 at padding.
-        exemplar_ids: int64 [B, N, C], tokens of N exemplars each; None if the instruction uses none.
-        exemplar_mask: int64 [B, N, C], 0 at padding, and at all columns of an exemplar that is missing.
-        head_ids: int64 [B, H], tokens before chosen demonstrations: bos and the definition; None without them.
-        head_mask: int64 [B, H], 0 at padding.
-        places: int64 [B], number of demonstrations that fit into the row; None without them.
+        exemplar_ids: int64 [B, N, C], tokens of each instance's N exemplars; None if the instruction uses none.
+        exemplar_mask: int64 [B, N, C], 0 at padding, and in all columns of a missing exemplar.
+        head_ids: int64 [B, H], tokens before chosen demonstrations: bos and the definition; None if exemplars are not
+            chosen as demonstrations.
+        head_mask: int64 [B, H], 0 at padding; None as `head_ids`.
+        places: int64 [B], number of demonstrations that fit into each row; None as `head_ids`.
     """
 
     tasks: Tensor
@@ -44,7 +45,12 @@ class InstructionInputs(NamedTuple):
 
 
 class TaskExemplar(NamedTuple):
-    """An exemplar of a task: the id of its example, empty for a blank, and its text."""
+    """Exemplar of a task: a solved training example that can serve as an instruction.
+
+    Args:
+        id: Id of the example; empty for a blank exemplar.
+        text: The text of the exemplar; empty for a blank one.
+    """
 
     id: str
     text: str
@@ -56,12 +62,15 @@ class ExemplarPools:
 
     Args:
         exemplars: Number of exemplars, N.
-        of: Whether the instances of a ``task`` share their exemplars, or every ``instance`` draws others.
+        of: ``task`` gives all instances of a task the same exemplars, ``instance`` draws others for each instance.
         blanks: Whether all exemplars but the last are blank: as many attended padding tokens as the last one has
-            tokens (the proof of concept of the paper's section 4.2).
-        exclude_self: Whether an instance, and others with its text, are replaced by another one among its exemplars,
-            which would contain its target.
-        seed: Another seed draws other exemplars.
+            tokens (the proof of concept of arXiv 2306.10098, section 4.2).
+        exclude_self: Whether the instance itself, and others with its text, are replaced among its exemplars, since
+            they contain its target.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: `exemplars` is below 1, or below 2 with `blanks`.
     """
 
     exemplars: int = 32
@@ -76,10 +85,14 @@ class ExemplarPools:
             raise ValueError(f"exemplars must be at least {least}, got {self.exemplars}")
 
     def repeats(self, task: str, examples: Sequence[Example]) -> bool:
-        """Whether a task has fewer instances than are drawn, so that some are drawn again.
+        """Return whether a task has too few instances for different exemplars, so that some are repeated.
+
+        Args:
+            task: Name of the task.
+            examples: Its training instances.
 
         Raises:
-            ValueError: An instance of the task has no other instance to be its exemplar.
+            ValueError: An instance has no exemplar, since all other instances have its text.
         """
         most = len(examples) - fewest_others(examples, examples) if self.exclude_self else 0
         if len(examples) == most:
@@ -91,14 +104,18 @@ class ExemplarPools:
         return len(examples) < self._real + most
 
     def fewest(self, pool: Sequence[Example], examples: Sequence[Example]) -> int:
-        """The fewest different exemplars that an example of a task has, drawn from a pool."""
+        """Return the smallest number of different exemplars that any of `examples` gets from a pool of their task."""
         return min(self._real, fewest_others(pool, examples) if self.exclude_self else len(pool))
 
     def draw(self, examples: Sequence[Example], example: Example) -> list[Example | None]:
-        """The N exemplars of an example, None for a blank; a task with fewer instances repeats them in order.
+        """Return the N exemplars of an example, None for a blank one; a task with fewer instances repeats them.
 
-        An excluded instance is replaced by one that is not drawn, or else by the first others again; without others,
-        there are no exemplars.
+        An excluded instance is replaced by one that is not drawn yet, or else by a repeated one. If all instances are
+        excluded, the list is empty.
+
+        Args:
+            examples: Training instances of the task.
+            example: The instance whose exemplars are drawn.
         """
         order = self._order(example, len(examples))
         chosen = list(islice(cycle(order), self._real))
@@ -112,12 +129,12 @@ class ExemplarPools:
         return self._behind_blanks([examples[i] for i in chosen])
 
     def of_task(self, examples: Sequence[Example]) -> list[Example | None]:
-        """The N exemplars that all instances of a task share, where none replaces an instance itself."""
+        """Return the N exemplars that all instances of a task share, before instances themselves are replaced."""
         order = self._order(examples[0], len(examples)) if examples else []
         return self._behind_blanks([examples[i] for i in islice(cycle(order), self._real)])
 
     def _order(self, example: Example, size: int) -> list[int]:
-        """The shuffled places of a task's examples: of every instance, or one for all."""
+        """Return the shuffled indices of a task's examples, for one instance or for all instances of the task."""
         key = (self.seed, "exemplars", example.task, example.id if self.of == "instance" else "")
         order = list(range(size))
         random.Random(hashlib.sha256(repr(key).encode()).digest()).shuffle(order)
@@ -132,7 +149,7 @@ class ExemplarPools:
 
 
 def fewest_others(pool: Sequence[Example], examples: Sequence[Example]) -> int:
-    """The fewest examples of a pool whose texts are not an example's, over the examples."""
+    """Return the smallest number, over `examples`, of examples of a pool that have another text than the example."""
     places: dict[str, set[int]] = defaultdict(set)
     for place, one in enumerate(pool):
         for text in answered_texts(one):
@@ -143,16 +160,16 @@ def fewest_others(pool: Sequence[Example], examples: Sequence[Example]) -> int:
 
 
 def pair_texts(example: Example, target: str | None) -> tuple[str, str]:
-    """Input and output part of z; the output part is empty if the target is None."""
+    """Return the input and the output text of z; the output text is empty if the target is None."""
     return f"Input: {example.input.strip()}", "" if target is None else f" Output: {target}"
 
 
 def exemplar_texts(example: Example, *, numbered: bool = False) -> tuple[str, str]:
-    """Input and output part of an exemplar, worded as a demonstration of Tk-Instruct.
+    """Return the input and the output text of an exemplar, worded as a demonstration of Tk-Instruct.
 
     Args:
         example: The solved example.
-        numbered: Whether the heading is that of a prompt's first demonstration, "Positive Example 1 -".
+        numbered: Whether the text begins with "Positive Example 1 -" or with "Positive Example -".
 
     >>> exemplar_texts(Example("reverse", "a", 0, "c a f", ("f a c",)))
     (' Positive Example -\\nInput: c a f.\\n', ' Output: f a c.\\n\\n')
@@ -166,7 +183,13 @@ def exemplar_texts(example: Example, *, numbered: bool = False) -> tuple[str, st
 def encode_pairs(
     tokenizer: PreTrainedTokenizerBase, pairs: Sequence[tuple[str, str]], *, longest: int
 ) -> tuple[Tensor, Tensor]:
-    """Tokens [n, P] of pairs of texts and their mask; pairs over `longest` tokens lose the end of their longer text."""
+    """Tokenize pairs of texts, and return (ids, mask), int64 [n, P] each; the mask is 0 at padding.
+
+    Args:
+        tokenizer: The tokenizer.
+        pairs: The pairs of texts.
+        longest: Most tokens of a pair; a longer pair loses the end of its longer text.
+    """
     with truncating_tokenizer(tokenizer, longest) as backend:
         encodings = backend.encode_batch_fast(list(pairs), add_special_tokens=False)
     rows = [torch.tensor(encoding.ids, dtype=torch.int64) for encoding in encodings]
@@ -182,7 +205,14 @@ def encode_exemplars(
     longest: int,
     numbered: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Tokens [B, N, C] of exemplars and their mask; a blank is as long as the last exemplar of its row."""
+    """Tokenize exemplars, and return (ids, mask), int64 [B, N, C] each; the mask is 0 at padding.
+
+    Args:
+        tokenizer: The tokenizer.
+        exemplars: N exemplars of each of B instances; None is a blank, with as many tokens as the instance's last one.
+        longest: Most tokens of an exemplar.
+        numbered: Whether exemplars begin with "Positive Example 1 -" or with "Positive Example -".
+    """
     real = [example for row in exemplars for example in row if example is not None]
     pairs = [exemplar_texts(example, numbered=numbered) for example in real]
     ids_RC, mask_RC = encode_pairs(tokenizer, pairs, longest=longest)

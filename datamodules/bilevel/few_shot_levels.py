@@ -1,7 +1,7 @@
-"""Few-shot prompts of both levels: learned demonstrations of inner instances, and drawn ones of outer instances.
+"""Few-shot prompts of both levels: inner instances have learned demonstrations, outer instances random ones.
 
-Inner prompts are those of training with demonstrations (MetaICL), and outer ones those of few-shot evaluation. Only the
-choice differs: an extractor chooses an inner instance's demonstrations among its exemplars.
+Inner prompts are those of training with demonstrations (MetaICL), but an extractor chooses the demonstrations among the
+instance's exemplars. Outer prompts are those of few-shot evaluation.
 """
 
 from collections import Counter
@@ -26,13 +26,13 @@ from .prompt_pieces import EncodedPieces, PromptPieces, encode_pieces, prompt_pi
 
 @dataclass(frozen=True)
 class LevelShots:
-    """Demonstrations of both levels.
+    """Settings of the demonstrations of both levels.
 
     Args:
         number: Demonstrations of a prompt, k.
         separator: Text between the examples of an inner prompt.
-        outer_separator: Text between those of an outer prompt.
-        longest: Most tokens of an exemplar; a longer example is none.
+        outer_separator: Text between the examples of an outer prompt.
+        longest: Most tokens of an exemplar; longer examples are not used as exemplars.
         longest_source: Most tokens of an outer prompt's source; demonstrations are dropped until it fits.
     """
 
@@ -47,19 +47,19 @@ class FewShotLevels:
     """Renders the instances of both levels as few-shot prompts.
 
     Args:
-        preparation: Tokenizer and seed.
-        inner: Inner tasks with their instances.
-        outer: Outer tasks with theirs.
-        shots: The demonstrations.
+        preparation: Settings of tokenization, with tokenizer and seed.
+        inner: Inner tasks and their instances.
+        outer: Outer tasks and their instances.
+        shots: Settings of the demonstrations.
         pools: Draws the exemplars of an inner instance.
         inner_form: Prompt form of inner instances.
         outer_form: Prompt form of outer instances.
 
     Attributes:
-        usable: The examples of each inner task that can be exemplars.
-        unused: Number of inner instances that cannot, by reason.
-        fewer_inner: Inner tasks with fewer exemplars than demonstrations.
-        fewer_outer: Outer tasks with fewer instances to draw from than demonstrations.
+        usable: The examples of each inner task that can be exemplars, by task.
+        unused: Number of inner instances that cannot be exemplars, by reason.
+        fewer_inner: Number of inner tasks with fewer exemplars than demonstrations in a prompt.
+        fewer_outer: Number of outer tasks with fewer instances to draw from than demonstrations in a prompt.
 
     Raises:
         ValueError: A form has no place for demonstrations, or the tokenizer merges text across their separator.
@@ -91,7 +91,7 @@ class FewShotLevels:
         )
 
     def _usable(self, task: Task, examples: Sequence[Example]) -> list[Example]:
-        """The examples that can be exemplars: not too long, rendered by themselves, and of different texts."""
+        """Return the examples that can be exemplars: not too long, and of different texts; count the others."""
         solved = [self.solved(task, example) for example in examples]
         kept, texts = [], set[str]()
         for example, ids in zip(examples, encode(self.preparation.tokenizer, solved), strict=True):
@@ -105,38 +105,48 @@ class FewShotLevels:
         return kept
 
     def _outer_pool(self, task: Task, examples: Sequence[Example]) -> list[Example]:
-        """The examples that an outer task's demonstrations are drawn from, in the order of its file."""
+        """Return a random sample of an outer task's examples, from which its demonstrations are drawn."""
         ordered = sorted(examples, key=lambda example: example.index)
         return ExampleSubset(ordered, range(len(ordered))).sample(POOL_SIZE, (self.preparation.seed, task.name))
 
     def solved(self, task: Task, example: Example) -> str:
-        """An exemplar, with the field names and the delimiter of its own prompt."""
+        """Return the text of an example as an exemplar: its prompt without instructions, its target, a separator."""
         rng = rendering_rng(self.preparation.seed, task.name, example.id)
         return solved_text(self.inner_form.parts(task, example, rng)) + self.shots.separator
 
     def shared_exemplars(self, inner: Sequence[TaskInstances]) -> list[list[TaskExemplar]]:
-        """The exemplars of each task, which all of its instances choose among."""
+        """Return the exemplars of each inner task, which all instances of the task choose among."""
         return [
             [TaskExemplar(one.id, self.solved(task, one)) for one in self.pools.of_task(self.usable[task.name]) if one]
             for task, _ in inner
         ]
 
     def pieces(self, task: Task, example: Example, epoch: int) -> PromptPieces:
-        """The texts of an inner prompt: every part is rendered from one state of the generator, as in training."""
+        """Return the texts of an inner prompt with all exemplars of its instance.
+
+        Args:
+            task: The task.
+            example: The instance.
+            epoch: Index of the epoch, which decides the form's random choices.
+        """
         exemplars = [one for one in self.pools.draw(self.usable[task.name], example) if one is not None]
         generator = partial(rendering_rng, self.preparation.seed, task.name, example.id, epoch)
         return prompt_pieces(self.inner_form, task, example, exemplars, generator, self.shots.separator)
 
     def inner_prompt(self, task: Task, example: Example, epoch: int) -> Prompt:
-        """An inner prompt with its first exemplars as demonstrations."""
+        """Return an inner prompt whose demonstrations are the first k exemplars of the instance."""
         pieces = self.pieces(task, example, epoch)
         shown = pieces.exemplars[: self.shots.number]
         return Prompt("".join([pieces.head, *shown, pieces.query]), pieces.target)
 
     def fitted(self, pieces: EncodedPieces, kind: CausalRows | Seq2SeqRows) -> tuple[EncodedPieces, int]:
-        """Pieces that fit into a row, and the number of demonstrations that fit, however long the chosen ones are.
+        """Return pieces that fit into a row, and the number of demonstrations that fit, whichever are chosen.
 
-        Demonstrations are dropped first, then the beginning of the head, then that of the document.
+        Demonstrations are dropped first, then the beginning of the head, then the beginning of the document.
+
+        Args:
+            pieces: Tokens of the prompt.
+            kind: Layout of rows for the kind of model.
         """
         pair = isinstance(kind, Seq2SeqRows)
         document = cut_source(pieces.document, kind.capacity, keep_end=True, pair=pair)
@@ -147,7 +157,7 @@ class FewShotLevels:
         return pieces._replace(head=head, document=document), places
 
     def outer_prompt(self, task: Task, example: Example, epoch: int) -> Prompt:
-        """An outer prompt, with the demonstrations of few-shot evaluation, or as many of them as fit."""
+        """Return an outer prompt with k demonstrations, drawn as in few-shot evaluation, or as many as fit."""
         number = self.shots.number
         drawn = shared_demonstrations(
             self.outer_pools[task.name], task.name, example.template, number + 1, seed=self.preparation.seed

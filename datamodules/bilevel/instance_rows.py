@@ -1,4 +1,4 @@
-"""Rows of one instance each: documents that are cut to a room and padded to the longest of them."""
+"""Rows of one instance each: truncates the sources of documents, and pads the rows to the longest of them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,13 +16,13 @@ LanguageRows = CausalBatch | Seq2SeqBatch
 def padded_rows(
     documents: Sequence[TokenizedExample], kind: CausalRows | Seq2SeqRows, here: Replicas, *, room: int
 ) -> LanguageRows:
-    """This replica's rows, as wide as the longest of them, with the count of targets over all replicas.
+    """Return one replica's rows, as wide as the longest of them; ``step_targets`` counts targets over all replicas.
 
     Args:
-        documents: Those of all replicas, whose sources are cut.
-        kind: The kind of row.
-        here: The replica.
-        room: Most columns; of an encoder-decoder model's row, for the encoder.
+        documents: The documents of all replicas, whose sources are truncated already.
+        kind: Layout of rows for the kind of model.
+        here: This process's replica.
+        room: Most columns of a row; for an encoder-decoder model, of an encoder row.
     """
     lengths, n_sources = _measures(documents)
     step_targets = int(kind.target_counts(lengths, n_sources, holes_of(documents)).sum())
@@ -38,14 +38,13 @@ def padded_rows(
 
 
 def cut_source(document: TokenizedExample, room: int, *, keep_end: bool, pair: bool) -> TokenizedExample:
-    """The document with its source truncated to fit; the target is kept, and so is the eos of a pair's source.
+    """Truncate the source of a document; the target is kept, and so is the eos of an encoder's source.
 
     Args:
-        document: Source and target.
-        room: Columns for the source of a pair (encoder-decoder model), or for source and target together.
-        keep_end: Whether the source keeps its end or its beginning. An instruction prompt begins with the definition
-            and ends with the input and "Output:".
-        pair: Whether source and target are a pair for an encoder-decoder model.
+        document: The document.
+        room: Most tokens of source and target together; for an encoder-decoder model, of the source.
+        keep_end: Whether the source keeps its end (true) or its beginning (false).
+        pair: Whether the model is an encoder-decoder.
 
     >>> document = TokenizedExample(np.array([1, 2, 3, 4, 9]), 4)
     >>> [cut_source(document, 3, keep_end=end, pair=False).input_ids.tolist() for end in (True, False)]

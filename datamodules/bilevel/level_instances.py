@@ -1,4 +1,4 @@
-"""The training instances of a level, and the order in which they are drawn."""
+"""Training instances of a level (inner or outer tasks), and the order in which they are drawn."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,21 +13,32 @@ from .bilevel_report import TaskInstances
 
 
 class Instance(NamedTuple):
-    """An instance of a level: the index of its task in the level, and of its example in the task."""
+    """Instance of a level.
+
+    Args:
+        task: Index of its task in the level.
+        example: Index of its example among the task's training instances.
+    """
 
     task: int
     example: int
 
 
 def instances_of(tasks: Sequence[TaskInstances]) -> list[Instance]:
-    """All instances of a level, task by task."""
+    """Return all instances of a level, task after task."""
     return [Instance(task, index) for task, (_, examples) in enumerate(tasks) for index in range(len(examples))]
 
 
 def read_instances(
     preparation: Preparation, names: Sequence[str], *, validated: bool, tested: Sequence[str]
 ) -> tuple[list[TaskInstances], Counter[str]]:
-    """The training instances of tasks, and the number of skipped instances by reason.
+    """Return the training instances of tasks, and the number of skipped instances by reason.
+
+    Args:
+        preparation: Settings of the choice of instances.
+        names: Names of the training tasks.
+        validated: Whether instances of the tasks are held out for validation.
+        tested: Names of the test tasks; instances of those are held out for test.
 
     Raises:
         ValueError: A task has no training instances, or is pre-training text with an objective.
@@ -54,10 +65,15 @@ def read_instances(
     return tasks, skipped
 
 
-class Shuffled:
+class ShuffledEpochs:
     """Endless epochs over `size` items, each in another order; every position is computed directly.
 
-    >>> order = Shuffled(3, seed=0, name="inner")
+    Args:
+        size: Number of items.
+        seed: Seed of the orders.
+        name: Name of the sequence; sequences of different names have different orders.
+
+    >>> order = ShuffledEpochs(3, seed=0, name="inner")
     >>> sorted(order.at(position)[0] for position in range(3, 6)), order.at(4)[1]
     ([0, 1, 2], 1)
     """
@@ -68,7 +84,7 @@ class Shuffled:
         self._order = np.empty(0, np.int64)
 
     def at(self, position: int) -> tuple[int, int]:
-        """(item, epoch) at a position."""
+        """Return (index of the item, index of the epoch) at a position of the sequence."""
         epoch, index = divmod(position, self.size)
         if epoch != self._epoch:
             self._epoch = epoch

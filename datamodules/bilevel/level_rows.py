@@ -1,4 +1,4 @@
-"""Instances of both levels as rows of a model, with the inputs of their learnable instructions."""
+"""Rows of inner and outer instances: renders, tokenizes and pads them, with the inputs of learnable instructions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from .level_instances import Instance
 from .prompt_pieces import encode_pieces, stack_exemplars, stack_heads
 
 Drawn = tuple[Instance, int]
-"""An instance of a level and the epoch that draws it."""
+"""An instance of a level, and the index of the epoch in which it is drawn."""
 
 
 class InnerBatch(NamedTuple):
@@ -43,16 +43,16 @@ class TextSettings:
 
     Args:
         prompt: Prompt form of the outer instances, with human-written instructions.
-        inner_prompt: Prompt form of the inner instances, which follows the learnable instruction.
-        rows: The kind of row, with its capacity.
-        reserve: Columns of an inner row that the text leaves free.
-        keep_end: Whether a source that is too long keeps its end or its beginning.
-        pair_length: Most tokens of z.
+        inner_prompt: Prompt form of the inner instances, whose text follows the learnable instruction.
+        rows: Layout of rows for the kind of model.
+        reserve: Columns of an inner row that are kept free for the instruction.
+        keep_end: Whether a source that is too long keeps its end (true) or its beginning (false).
+        pair_length: Most tokens of z, the text that an embedder's instruction is computed from.
         pair_target: Whether z contains the target.
         exemplar_length: Most tokens of an exemplar.
         pools: Draws the exemplars; None if the instruction uses none.
-        numbered: Whether exemplars are headed as a prompt's first demonstration.
-        shots: Demonstrations of both levels, which are chosen among the exemplars at the inner one; None for none.
+        numbered: Whether exemplars begin with "Positive Example 1 -" or with "Positive Example -".
+        shots: Settings of few-shot prompts, if exemplars are chosen as demonstrations; None for zero-shot prompts.
     """
 
     prompt: PromptForm
@@ -69,13 +69,13 @@ class TextSettings:
 
 
 class LevelRows:
-    """Makes the rows of instances.
+    """Renders and tokenizes instances of both levels into rows.
 
     Args:
-        preparation: Tokenizer and seed.
-        inner: Inner tasks with their instances.
-        outer: Outer tasks with theirs.
-        text: How they are rendered and tokenized.
+        preparation: Settings of tokenization, with tokenizer and seed.
+        inner: Inner tasks and their instances.
+        outer: Outer tasks and their instances.
+        text: Settings of rendering and of the instructions' inputs.
     """
 
     def __init__(
@@ -97,9 +97,14 @@ class LevelRows:
         return FewShotLevels(self.preparation, self.inner, self.outer, text.shots, text.pools, **forms)
 
     def prompt(self, tasks: Sequence[TaskInstances], instance: Instance, *, epoch: int = 0) -> Prompt:
-        """The prompt of an instance of a level, with its demonstrations; every epoch draws one of its references.
+        """Return the prompt of an instance of a level, without a learnable instruction.
 
-        Where they are chosen, the first exemplars of an inner instance are its demonstrations.
+        If exemplars are chosen as demonstrations, the prompt of an inner instance has its first exemplars.
+
+        Args:
+            tasks: The tasks of the level: the attribute ``inner`` or ``outer``.
+            instance: The instance.
+            epoch: Index of the epoch; in each epoch one of the instance's references is drawn as the target.
         """
         task, examples = tasks[instance.task]
         example, inner = examples[instance.example], tasks is self.inner
@@ -110,7 +115,7 @@ class LevelRows:
         return form(task, example, rendering_rng(self.preparation.seed, task.name, example.id, epoch))
 
     def shared_exemplars(self) -> list[list[TaskExemplar]]:
-        """The exemplars of each inner task; empty if there are none or every instance has others."""
+        """Return the exemplars of each inner task; empty if there are none, or if every instance has other ones."""
         pools = self.text.pools
         if pools is None or pools.of != "task":
             return []
@@ -126,12 +131,15 @@ class LevelRows:
         ]
 
     def outer_batch(self, drawn: Sequence[Drawn], here: Replicas) -> LanguageRows:
-        """This replica's rows of outer instances."""
+        """Return one replica's rows of outer instances; `drawn` are those of all replicas."""
         prompts = [self.prompt(self.outer, instance, epoch=epoch) for instance, epoch in drawn]
         return self._rows(prompts, here, reserve=0)
 
     def inner_batch(self, drawn: Sequence[Drawn], here: Replicas) -> InnerBatch:
-        """This replica's rows of inner instances, and the inputs of their instructions."""
+        """Return one replica's rows of inner instances with the inputs of their instructions.
+
+        `drawn` are the instances of all replicas.
+        """
         if self.few_shot is not None:
             return self._few_shot_rows(self.few_shot, drawn, here)
         prompts = [self.prompt(self.inner, instance, epoch=epoch) for instance, epoch in drawn]

@@ -1,7 +1,7 @@
 """Splits of the training tasks into inner tasks (meta-train) and outer tasks (meta-test).
 
 Inner tasks have learnable instructions. Outer tasks keep their human-written instructions; their loss measures how well
-a model that was trained with the learnable instructions generalizes to other tasks. Test tasks are in neither group.
+a model that was trained with the learnable instructions generalizes to other tasks. Test tasks are neither.
 
 A split is a frozen dataclass that is called with the training tasks; equal settings split equal tasks equally.
 """
@@ -27,14 +27,14 @@ from ..schema import Task
 
 
 class InnerOuter(NamedTuple):
-    """Names of the inner and the outer tasks, in the order of the training list."""
+    """Names of the inner tasks and of the outer tasks, in the order of the training list."""
 
     inner: list[str]
     outer: list[str]
 
 
 class MetaSplit(ABC):
-    """A split of training tasks into inner and outer tasks."""
+    """Base class of splits of the training tasks into inner and outer tasks."""
 
     # A base class and not a protocol: jsonargparse resolves short class names in YAML by subclasses.
 
@@ -43,18 +43,19 @@ class MetaSplit(ABC):
         """Split the training tasks.
 
         Raises:
-            ValueError: A level has no tasks, or these tasks cannot be split so.
+            ValueError: A level has no tasks, or the settings do not fit these tasks.
         """
 
 
 @dataclass(frozen=True)
 class CategorySplit(MetaSplit):
-    """Random whole categories as outer tasks: no category has tasks at both levels.
+    """Split by category: all tasks of randomly drawn categories are outer tasks.
 
-    The paper takes 10 of 60 categories, the best of 16 random draws by validation: try several seeds.
+    The paper (arXiv 2306.10098) takes 10 of 60 categories, the best of 16 random draws by validation: try several
+    seeds.
 
     Args:
-        outer: Number of categories with outer tasks, or their share if below 1.
+        outer: Number of categories whose tasks are outer tasks; a number below 1 is a share of all categories.
         seed: Seed of the draw.
     """
 
@@ -79,11 +80,11 @@ class CategorySplit(MetaSplit):
 
 @dataclass(frozen=True)
 class FileSplit(MetaSplit):
-    """Outer tasks from a file with one name a line; all other training tasks are inner tasks.
+    """Split by a list: the tasks named in a file are outer tasks, all other training tasks are inner tasks.
 
     Args:
-        outer: Path of the file.
-        by_category: Reject a list with categories that have tasks at both levels.
+        outer: Path of the file, with one task name per line.
+        by_category: Whether to reject a list by which a category has inner and outer tasks.
     """
 
     outer: str
@@ -108,16 +109,17 @@ class FileSplit(MetaSplit):
 
 @dataclass(frozen=True)
 class ClusterSplit(MetaSplit):
-    """One k-means cluster of task definitions as outer tasks; a category may have tasks at both levels.
+    """Split by cluster: the tasks of one k-means cluster of task definitions are outer tasks.
 
-    The paper's variant has 16 clusters and tries each of them as the outer tasks.
+    A category may have inner and outer tasks. The paper's variant (arXiv 2306.10098) has 16 clusters and tries each of
+    them as the outer tasks.
 
     Args:
         groups: Number of clusters.
-        group: Cluster of the outer tasks; clusters are numbered by size, the largest is 0.
-        encoder: Hub name or folder of a model whose mean last hidden states embed the definitions; TF-IDF of their
-            words by default.
-        seed: Seed of the first centres.
+        group: Number of the cluster whose tasks are outer tasks, from 0, the largest cluster.
+        encoder: Hub name or folder of a model that embeds the definitions by its mean last hidden states; null embeds
+            them by the TF-IDF of their words.
+        seed: Seed of the initial cluster centres.
     """
 
     groups: int = 16
@@ -145,7 +147,10 @@ class ClusterSplit(MetaSplit):
 
 
 def tf_idf(texts: Sequence[str]) -> NDArray[np.float64]:
-    """TF-IDF of lower-case words, rows of unit length [texts, words]; a text without words is a row of zeros."""
+    """Return the TF-IDF of lower-case words, float64 [texts, words], in rows of unit length.
+
+    A text without words is a row of zeros.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer  # takes seconds
 
     if not any(text.strip() for text in texts):
@@ -156,7 +161,12 @@ def tf_idf(texts: Sequence[str]) -> NDArray[np.float64]:
 
 @torch.no_grad()
 def embed_texts(texts: Sequence[str], encoder: str) -> NDArray[np.float64]:
-    """Mean last hidden states [texts, width] of a model's encoder."""
+    """Return the mean last hidden state of each text, float64 [texts, width].
+
+    Args:
+        texts: The texts.
+        encoder: Hub name or folder of a model; of an encoder-decoder model, the encoder is used.
+    """
     tokenizer = load_tokenizer(encoder, eos=False)
     model: Any = load_pretrained(AutoModel, encoder, optional=_is_unread).eval()
     reader = model.encoder if _has_decoder_behind_encoder(model) else model
@@ -169,17 +179,22 @@ def embed_texts(texts: Sequence[str], encoder: str) -> NDArray[np.float64]:
 
 
 def _is_unread(model: PreTrainedModel, name: str) -> bool:
-    """Whether ``embed_texts`` does without a weight: a pooler's, or one of the decoder behind an encoder."""
+    """Return whether ``embed_texts`` needs no such weight: one of a pooler, or of an encoder-decoder's decoder."""
     return "pooler" in name.split(".") or (name.startswith("decoder.") and _has_decoder_behind_encoder(model))
 
 
 def _has_decoder_behind_encoder(model: PreTrainedModel) -> bool:
-    """Whether a model has both; the configuration in an encoder's folder may state that it has no decoder."""
+    """Return whether a model has an encoder and a decoder; the configuration of an encoder alone may claim both."""
     return {"encoder", "decoder"} <= {name for name, _ in model.named_children()}
 
 
 def k_means(points: NDArray[np.float64], groups: int, *, seed: int) -> NDArray[np.int64]:
-    """The cluster of each of the points [n, width], the best of ten k-means++ initializations.
+    """Return the cluster of each point, int64 [n], from the best of ten k-means++ initializations.
+
+    Args:
+        points: float64 [n, width].
+        groups: Number of clusters; fewer if there are fewer distinct points.
+        seed: Seed of the initial cluster centres.
 
     >>> labels = k_means(np.array([[0.0], [0.1], [5.0], [5.2]]), 2, seed=0)
     >>> bool(labels[0] == labels[1] != labels[2] == labels[3])

@@ -29,24 +29,24 @@ Preset = Literal["paper", "released_code", "fast"]
 
 
 class Choices(NamedTuple):
-    """One value for each row of the table above.
+    """Choices of a preset: one value for each row of the table above.
 
     Args:
-        outer_step: Whether phi's step comes ``after`` or ``before`` the K-th theta step of a period.
-        curvature_batch: The inner batch of the hypergradient: a ``fresh`` one of the outer batch's size, or that of
-            the theta ``step``.
+        outer_step: Whether phi's step comes ``after`` or ``before`` the K-th theta step of a period of K theta steps.
+        curvature_batch: Inner batch of the hypergradient: ``fresh``, another one of `outer_rows` instances, or
+            ``step``, the batch of the theta step.
         outer_rows: Instances of an outer batch, over all replicas.
-        hessian_products: M; the series has M + 1 terms.
-        gamma: Step of the series, which multiplies all of it.
+        hessian_products: Number of Hessian products, M; the Neumann series has M + 1 terms.
+        gamma: Step size of the Neumann series, which multiplies the whole series.
         rng: Whether the outer pass has the ``same`` dropout masks as the inner passes, or ``independent`` ones.
-        outer_horizon: Steps over which phi's learning rate falls to 0: phi's (``outer_steps``) or theta's
-            (``inner_steps``), of which phi makes only one in K.
-        clipping: ``theta`` at its steps, or ``joint``: theta by the norm of theta's and phi's gradients at its steps,
-            and phi at its steps.
-        exemplar_padding: Whether padding behind a chosen exemplar is ``masked`` or ``attended``.
-        reserve: Columns of a row that the text leaves free; None for as many as the instruction has.
+        outer_horizon: Steps over which phi's learning rate falls to 0: ``outer_steps``, all steps of phi, or
+            ``inner_steps``, the number of theta steps, of which phi reaches only one in K.
+        clipping: ``theta`` clips theta's gradients at theta's steps. ``joint`` clips them by the norm of theta's and
+            phi's gradients together, and phi's gradients at phi's steps.
+        exemplar_padding: Whether padding after a chosen exemplar is ``masked`` or ``attended``.
+        reserve: Columns of an inner row that are kept free for the instruction; None for the instruction's length.
         keep_end: Whether a source that is too long keeps its end, with the question, or its beginning.
-        exclude_self: Whether an instance is excluded from its exemplars.
+        exclude_self: Whether an instance is never among its own exemplars.
     """
 
     outer_step: Literal["after", "before"] = "after"
@@ -82,7 +82,10 @@ PRESETS: dict[Preset, Choices] = {
 
 
 def choices(preset: Preset, **overrides: Any) -> Choices:
-    """The choices of a preset, overridden with those that are not None.
+    """Return the choices of a preset, overridden with those of `overrides` that are not None.
+
+    Raises:
+        ValueError: There is no such preset.
 
     >>> choices("fast", gamma=None, outer_rows=4)[2:5]
     (4, 0, 2e-05)

@@ -1,11 +1,12 @@
-"""A few-shot prompt in pieces, so that its demonstrations can be chosen when it is read.
+"""Few-shot prompts in pieces, so that an extractor can choose the demonstrations during training.
 
 The pieces of a prompt of ``with_demonstrations`` (SEP is its separator)::
 
     definition SEP | input delimiter target SEP | input delimiter target SEP | input delimiter target
     head             exemplar                     exemplar                     document
 
-Any exemplars may stand between head and document, in any order: their tokens are those of the whole prompt.
+Any exemplars, in any order, can be put between head and document. The concatenated tokens of the pieces are equal to
+the tokens of the whole prompt.
 """
 
 import random
@@ -25,9 +26,13 @@ from ..storage.preparation import Preparation
 
 
 class PromptPieces(NamedTuple):
-    """The texts of a prompt; those of all exemplars end in the separator.
+    """Texts of a few-shot prompt.
 
-    A prompt without exemplars is a query alone, which begins with its instructions.
+    Args:
+        head: Instructions before the exemplars, with the separator; empty without exemplars or instructions.
+        exemplars: Text of each exemplar, with the separator at its end.
+        query: Text of the example to solve; without exemplars, it begins with the instructions.
+        target: The text that the model should write.
     """
 
     head: str
@@ -37,7 +42,13 @@ class PromptPieces(NamedTuple):
 
 
 class EncodedPieces(NamedTuple):
-    """The tokens of a prompt; head and exemplars are part of its source, and the document is the rest."""
+    """Token ids of a few-shot prompt.
+
+    Args:
+        head: Ids of the tokens before the exemplars, bos included.
+        exemplars: Ids of each exemplar.
+        document: The query and the target.
+    """
 
     head: list[int]
     exemplars: list[list[int]]
@@ -52,7 +63,16 @@ def prompt_pieces(
     generator: Callable[[], random.Random],
     separator: str,
 ) -> PromptPieces:
-    """The pieces of an example's prompt; arguments as of ``with_demonstrations``."""
+    """Return the pieces of an example's prompt.
+
+    Args:
+        form: Form of the prompt.
+        task: The task.
+        example: The example to solve.
+        exemplars: Solved examples of the task.
+        generator: Function that returns the example's random generator, in the same state at each call.
+        separator: Text between two examples.
+    """
     parts = form.parts(task, example, generator())
     if not exemplars or not parts.query:
         return PromptPieces("", [], parts.source, parts.target)
@@ -62,10 +82,10 @@ def prompt_pieces(
 
 
 def encode_pieces(preparation: Preparation, pieces: PromptPieces) -> EncodedPieces:
-    """The tokens of the pieces: a token of the whole prompt belongs to the piece in which it ends.
+    """Tokenize the pieces of a prompt; a token of the whole prompt belongs to the piece in which it ends.
 
     Raises:
-        ValueError: The tokens of an exemplar depend on what stands before it.
+        ValueError: The tokens of an exemplar depend on the text before it.
     """
     [document] = preparation.tokenize(
         [Prompt("".join([pieces.head, *pieces.exemplars[:1], pieces.query]), pieces.target)]
@@ -81,7 +101,10 @@ def encode_pieces(preparation: Preparation, pieces: PromptPieces) -> EncodedPiec
 
 
 def _exemplar_tokens(tokenizer: PreTrainedTokenizerBase, pieces: PromptPieces) -> tuple[list[list[int]], int]:
-    """Tokens of the exemplars, the same behind the head and behind another exemplar; and how many the query has."""
+    """Return the tokens of each exemplar, and the number of tokens of the query.
+
+    Rejects a tokenizer by which an exemplar has other tokens after the head than after another exemplar.
+    """
     head, first, texts = pieces.head, pieces.exemplars[0], pieces.exemplars
     alone = encode_with_ends(tokenizer, [head + text + pieces.query for text in texts])
     behind = encode(tokenizer, [head + first + text + pieces.query for text in texts])
@@ -100,20 +123,26 @@ def _exemplar_tokens(tokenizer: PreTrainedTokenizerBase, pieces: PromptPieces) -
 
 
 def _divided(ids: list[int], ends: list[int], begin: int, end: int) -> tuple[list[int], list[int], list[int]]:
-    """Tokens that end up to one place of the text, up to another, and behind it."""
+    """Divide tokens by where they end in the text: up to character `begin`, up to character `end`, and after it."""
     first, last = (sum(one <= place for one in ends) for place in (begin, end))
     return ids[:first], ids[first:last], ids[last:]
 
 
 def stack_exemplars(pieces: Sequence[EncodedPieces], number: int, padding: int) -> tuple[Tensor, Tensor]:
-    """Tokens [B, N, C] of the exemplars and their mask, which is 0 where a prompt has fewer than `number`."""
+    """Return (ids, mask) of the exemplars of B prompts, int64 [B, N, C] each; the mask is 0 at padding.
+
+    Args:
+        pieces: Tokens of each prompt.
+        number: Exemplars of each prompt, N; a prompt with fewer has empty ones, whose mask is 0.
+        padding: Token id of padding.
+    """
     rows = [[*one.exemplars, *([[]] * (number - len(one.exemplars)))] for one in pieces]
     ids, mask = _padded([ids for row in rows for ids in row], padding)
     return ids.unflatten(0, (len(rows), number)), mask.unflatten(0, (len(rows), number))
 
 
 def stack_heads(pieces: Sequence[EncodedPieces], padding: int) -> tuple[Tensor, Tensor]:
-    """Tokens [B, H] of the heads, and their mask."""
+    """Return (ids, mask) of the heads of B prompts, int64 [B, H] each; the mask is 0 at padding."""
     return _padded([one.head for one in pieces], padding)
 
 

@@ -1,7 +1,7 @@
-"""Chunks of a batch of rows, so that a pass needs the memory of one chunk.
+"""Chunks of a batch's rows, so that a forward and backward pass needs the memory of one chunk.
 
-The rows of a chunk have similar lengths and are cut to the longest of them, which saves computation on padding: at the
-paper's settings an outer batch has four times the rows of a theta step.
+The rows of a chunk have similar lengths, and their padding is cut to the longest of them, which saves computation. At
+the paper's settings an outer batch has four times the rows of a theta step.
 """
 
 import torch
@@ -14,12 +14,12 @@ from .level_rows import InnerBatch
 
 
 def outer_chunks(rows: LanguageRows, size: int) -> list[LanguageRows]:
-    """Chunks of `size` rows, the longest rows first; ``step_targets`` remains the count of the whole step."""
+    """Divide rows into chunks of `size`, the longest rows first; ``step_targets`` stays that of the whole step."""
     return [take_rows(rows, indices) for indices in _sorted_chunks(rows, size)]
 
 
 def inner_chunks(batch: InnerBatch, size: int) -> list[InnerBatch]:
-    """Chunks of `size` inner instances, the longest rows first, with the inputs of their instructions."""
+    """Divide a batch into chunks of `size` inner instances, the longest rows first; inputs go with their rows."""
     return [
         InnerBatch(take_rows(batch.rows, indices), take_inputs(batch.inputs, indices))
         for indices in _sorted_chunks(batch.rows, size)
@@ -27,10 +27,10 @@ def inner_chunks(batch: InnerBatch, size: int) -> list[InnerBatch]:
 
 
 def take_rows(rows: LanguageRows, indices: list[int]) -> LanguageRows:
-    """Selected rows of a batch, in the given order and cut to the longest of them.
+    """Return selected rows of a batch, in the order of `indices`, with padding cut to the longest of them.
 
     Args:
-        rows: Rows of one document each, and padding.
+        rows: Rows of one document each.
         indices: Indices of the selected rows.
     """
     lengths = row_lengths(rows)[indices]
@@ -74,7 +74,7 @@ def _places(targets: Tensor) -> Tensor:
 
 
 def halves(rows: LanguageRows) -> tuple[LanguageRows, LanguageRows]:
-    """The first and the second half of the rows, whose hypergradients are compared to measure their noise.
+    """Return the first and the second half of the rows, whose hypergradients are compared to measure their noise.
 
     Raises:
         ValueError: The batch has one row.
@@ -86,7 +86,7 @@ def halves(rows: LanguageRows) -> tuple[LanguageRows, LanguageRows]:
 
 
 def row_lengths(rows: LanguageRows) -> Tensor:
-    """int64 [B], length of the document of each row; of its source, for an encoder-decoder model."""
+    """Return int64 [B]: tokens of each row's document; for an encoder-decoder model, of its source."""
     columns = rows.input_ids.shape[1]
     starts = rows.offsets.cpu().long()
     first = starts[:-1] % columns == 0
@@ -94,7 +94,7 @@ def row_lengths(rows: LanguageRows) -> Tensor:
 
 
 def take_inputs(inputs: InstructionInputs, indices: list[int]) -> InstructionInputs:
-    """The inputs of the selected instances."""
+    """Return the inputs of the instances with these indices."""
     return InstructionInputs(*(None if tensor is None else tensor[indices] for tensor in inputs))  # type: ignore[arg-type]
 
 
@@ -104,7 +104,7 @@ def _sorted_chunks(rows: LanguageRows, size: int) -> list[list[int]]:
 
 
 def _offsets(starts: Tensor, ends: Tensor, width: int) -> Tensor:
-    """Offsets of the documents: of every row, and of its padding if it has any."""
+    """Return the offsets of documents: of every row's document, and of its padding if it has any."""
     padded = ends - starts < width
     both = torch.stack([starts, ends], dim=1)[torch.stack([torch.ones_like(padded), padded], dim=1)]
     return torch.cat([both, torch.tensor([len(starts) * width])])

@@ -1,1 +1,1 @@
-"""Inspection of a model's inputs: documents as text with their trained tokens, rows, and lengths."""
+"""Inspection of a model's inputs (`crosstask inspect` and `check`): documents and rows as text, lengths, bad files."""

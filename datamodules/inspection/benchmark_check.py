@@ -1,4 +1,4 @@
-"""Checks of a benchmark's files before training: usable examples, skipped ones by reason, errors, duplicates."""
+"""Check of a benchmark's files (`crosstask check`): usable and skipped examples, errors, duplicates."""
 
 import hashlib
 from collections import Counter
@@ -13,22 +13,22 @@ from ..rendering.skipped_examples import skip_reason
 from ..schema import Example, Task
 
 FEW = 10
-"""Tasks with fewer usable examples are named."""
+"""Tasks with fewer usable examples are reported."""
 
 
 @dataclass
 class TaskCheck:
-    """Contents of a task's file.
+    """Contents of a task's files.
 
     Args:
-        name: The task.
-        splits: The splits that list it.
-        examples: Examples of its file.
-        usable: Examples that are not skipped.
+        name: Name of the task.
+        splits: The splits that list the task: ``train``, ``validation``, ``test``.
+        examples: Number of examples.
+        usable: Number of examples that are not skipped.
         skipped: Number of skipped examples, by reason.
         first: Location of the first skipped example, by reason.
-        repeated: Usable examples whose input occurs before in the task.
-        error: The error with which reading the task ends; empty if there is none.
+        repeated: Number of usable examples whose input occurs earlier in the task.
+        error: Message of the error at which reading stopped; empty if there is none.
     """
 
     name: str
@@ -43,13 +43,13 @@ class TaskCheck:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Test examples whose input is also a training example's, of another task.
+    """Examples of a test task whose input is also the input of a training example of another task.
 
     Args:
-        task: The test task.
-        trained: The training tasks, most duplicates first.
-        count: Number of these examples.
-        first: Id of the first of them.
+        task: Name of the test task.
+        trained: Names of the training tasks, the one with the most duplicates first.
+        count: Number of these examples of the test task.
+        first: Id of the first of these examples.
     """
 
     task: str
@@ -60,13 +60,13 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class BenchmarkCheck:
-    """The result of a check.
+    """Result of the check of a benchmark.
 
     Args:
         tasks: All tasks, in the order of their splits.
-        notes: Unread files, and how the files were read.
-        duplicates: Of test tasks.
-        errors: Errors that stop a training.
+        notes: Lines about files that are not read, and about how files are read.
+        duplicates: Duplicates of each test task that has any.
+        errors: Messages of errors that would stop a training.
     """
 
     tasks: Sequence[TaskCheck]
@@ -75,7 +75,7 @@ class BenchmarkCheck:
     errors: Sequence[str]
 
     def lines(self) -> list[str]:
-        """The result as text: counts, skipped examples, warnings, and errors last."""
+        """Return the result as lines of text: counts, skipped examples, warnings, and errors last."""
         counts = Counter(split for task in self.tasks for split in task.splits)
         usable = sum(task.usable for task in self.tasks)
         tasks = ", ".join(f"{count} {split}" for split, count in counts.items())
@@ -109,7 +109,7 @@ class BenchmarkCheck:
 
 
 def check_benchmark(benchmark: Benchmark) -> BenchmarkCheck:
-    """Read all examples of all tasks."""
+    """Read all examples of all tasks, and return what would be used, skipped or fail in a training."""
     errors: list[str] = []
     try:
         names, _ = split_names(benchmark, benchmark.task)
@@ -136,7 +136,7 @@ def _notes(benchmark: Benchmark) -> list[str]:
 
 
 def _check_task(benchmark: Benchmark, name: str, splits: tuple[str, ...], inputs: dict[bytes, list[str]]) -> TaskCheck:
-    """Read a task; the digests of its training inputs are added to `inputs`."""
+    """Read a task; add its name to `inputs` under the digest of each of its training inputs."""
     check = TaskCheck(name, splits)
     here: set[bytes] = set()
     try:
@@ -161,14 +161,17 @@ def _check_task(benchmark: Benchmark, name: str, splits: tuple[str, ...], inputs
 
 
 def _place(benchmark: Benchmark, example: Example) -> str:
-    """File and row of an example; the row alone where a reader has many files."""
+    """Return file and row of an example; for a benchmark of another class than ``FileTasks``, the row alone."""
     if isinstance(benchmark, FileTasks):
         return benchmark.location(example.task, example.index)
     return f"row {example.index + 1}"
 
 
 def input_key(task: Task, example: Example) -> bytes:
-    """A digest of an example's text without regard to white space: of dialogue and plain text, its target."""
+    """Return a digest of an example's input, in which white space does not count.
+
+    Dialogue and pre-training text have no input; their digest is of the target.
+    """
     text = example.input if task.instruction_level != "none" else "".join(example.targets[:1])
     return hashlib.blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
@@ -176,7 +179,7 @@ def input_key(task: Task, example: Example) -> bytes:
 def _duplicates(
     benchmark: Benchmark, tasks: Iterable[TaskCheck], inputs: Mapping[bytes, list[str]]
 ) -> list[Duplicates]:
-    """Examples of tasks that are only tested whose inputs train in other tasks."""
+    """Return the duplicates of tasks that are only tested; `inputs` are the training tasks of each digest."""
     duplicates = []
     for check in tasks:
         if check.splits != ("test",) or check.error:

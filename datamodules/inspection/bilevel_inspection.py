@@ -1,4 +1,4 @@
-"""Inspection of instruction optimization: instances of both levels, and the inputs of instructions."""
+"""Inspection of instruction optimization: inner and outer instances as text, with the inputs of instructions."""
 
 from collections.abc import Sequence
 
@@ -12,17 +12,17 @@ from ..bilevel.exemplars import InstructionInputs
 from ..bilevel.level_instances import Instance
 from ..instruction_optimization import InstructionOptimizationDataModule
 from ..schema import Prompt
-from .lengths import Lengths, histograms
+from .lengths import DocumentLengths, histograms
 from .read_rows import ReadDocument, Side, read_batch, text_side
-from .shown_documents import ShownDocument, few_of_template
+from .shown_documents import ShownDocument, first_of_template
 
 HEAD = "before the demonstrations"
 MOST_MEASURED = 2000
-"""Instances that are tokenized for histograms: they are stored nowhere."""
+"""Most instances that are tokenized for histograms; documents of this method are not stored."""
 
 
 def first_bilevel_batch(data: InstructionOptimizationDataModule, number: int) -> list[ShownDocument]:
-    """The first instances of each level, in the order of training."""
+    """Return the first `number` instances of each level, in the order of training."""
     plan = _plan(data)
     levels = {"inner": plan.inner, "outer": plan.outer}
     return [
@@ -35,14 +35,26 @@ def first_bilevel_batch(data: InstructionOptimizationDataModule, number: int) ->
 def task_instances(
     data: InstructionOptimizationDataModule, name: str, template: str | None, number: int
 ) -> list[ShownDocument]:
-    """The first instances of a task, at its level."""
+    """Return the first training instances of a task.
+
+    Args:
+        data: The run's datamodule, after ``setup("fit")``.
+        name: Name of a training task.
+        template: Template of the instances; None for any.
+        number: Number of instances.
+    """
     level, tasks, place = _place(data, name)
-    chosen = few_of_template(name, tasks[place].examples, template, number)
+    chosen = first_of_template(name, tasks[place].examples, template, number)
     return _shown(data, level, tasks, [Instance(place, index) for index, _ in chosen])
 
 
-def bilevel_lengths(data: InstructionOptimizationDataModule, name: str | None = None) -> Lengths:
-    """Lengths of training instances, of all tasks or one: at most `MOST_MEASURED`, evenly spread over all."""
+def bilevel_lengths(data: InstructionOptimizationDataModule, name: str | None = None) -> DocumentLengths:
+    """Return the lengths of training instances; of at most ``MOST_MEASURED``, evenly spread over all.
+
+    Args:
+        data: The run's datamodule, after ``setup("fit")``.
+        name: Name of a training task; None for all.
+    """
     plan = _plan(data)
     instances = [
         (tasks, Instance(place, index))
@@ -58,7 +70,9 @@ def bilevel_lengths(data: InstructionOptimizationDataModule, name: str | None = 
     kind = plan.text.rows
     cuts = kind.cuts(lengths, n_sources)
     cut, target_cut = (int(np.count_nonzero(each)) for each in (cuts.truncated, cuts.target_cut))
-    return Lengths(len(measured), len(instances), histograms(kind, lengths, n_sources), cut, target_cut, plan.skipped)
+    return DocumentLengths(
+        len(measured), len(instances), histograms(kind, lengths, n_sources), cut, target_cut, plan.skipped
+    )
 
 
 def _plan(data: InstructionOptimizationDataModule) -> BilevelPlan:
@@ -67,7 +81,7 @@ def _plan(data: InstructionOptimizationDataModule) -> BilevelPlan:
 
 
 def _place(data: InstructionOptimizationDataModule, name: str) -> tuple[str, Sequence[TaskInstances], int]:
-    """Level of a training task, the tasks of this level, and its place among them."""
+    """Return the level of a training task, the tasks of this level, and the task's index among them."""
     plan = _plan(data)
     level, tasks = ("inner", plan.inner) if name in data.inner_tasks else ("outer", plan.outer)
     return level, tasks, [task.name for task, _ in tasks].index(name)
@@ -95,7 +109,7 @@ def _shown(
 
 
 def _input_sides(inputs: InstructionInputs | None, place: int, tokenizer: PreTrainedTokenizerBase) -> list[Side]:
-    """The texts from which the learnable instruction of an inner instance is computed."""
+    """Return the texts from which the learnable instruction of an inner instance is computed."""
     if inputs is None:
         return []
     sides = [

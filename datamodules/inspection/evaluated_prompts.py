@@ -1,4 +1,4 @@
-"""Prompts of tasks that are evaluated and not trained, as the model reads them."""
+"""Inspection of evaluation: prompts of validation and test tasks, as the model reads them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,16 +12,16 @@ from ..schema import EvaluationExample, Stage
 from ..scorer import ScorerDataModule
 from ..scoring.response_sets import read_responses
 from .read_rows import ReadDocument, read_batch, text_side
-from .shown_documents import ShownDocument, few_of_template
+from .shown_documents import ShownDocument, first_of_template
 
 
 def evaluated_documents(data: BenchmarkDataModule, name: str, template: str | None, number: int) -> list[ShownDocument]:
-    """The first evaluated prompts of a task; of a scorer, the responses to them.
+    """Return the first evaluated prompts of a task; for a scorer, each with its responses.
 
     Args:
         data: The run's datamodule.
-        name: A test task, or a validation task.
-        template: Only examples of this template; None for any.
+        name: Name of a test or validation task.
+        template: Template of the examples; None for any.
         number: Number of prompts.
     """
     names = data.task_names()
@@ -40,10 +40,10 @@ def evaluated_documents(data: BenchmarkDataModule, name: str, template: str | No
 def _chosen(
     data: BenchmarkDataModule, name: str, evaluated: Sequence[EvaluationExample], template: str | None, number: int
 ) -> list[int]:
-    """Places of the first evaluated examples of a template."""
+    """Return the indices of the first evaluated examples of a template."""
     by_id = {example.id: example for example in data.benchmark.examples(name)}
     of_stage = [by_id[each.id] for each in evaluated]
-    return [place for place, _ in few_of_template(name, of_stage, template, number)]
+    return [place for place, _ in first_of_template(name, of_stage, template, number)]
 
 
 def _prompts(stage: PromptStage, places: Sequence[int]) -> list[ShownDocument]:

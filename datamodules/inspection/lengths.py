@@ -1,4 +1,4 @@
-"""Histograms of lengths in tokens, with bins whose borders double: most lengths are short, and a few are very long."""
+"""Histograms of documents' lengths in tokens, and numbers of truncated documents."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from ..scoring.pair_rows import ScoredRows
 
 
 class Bin(NamedTuple):
-    """A bar of a histogram: the number of documents of `first` to `last` tokens."""
+    """Bar of a histogram: the number of documents of `first` to `last` tokens, both included."""
 
     first: int
     last: int
@@ -21,16 +21,16 @@ class Bin(NamedTuple):
 
 @dataclass(frozen=True)
 class LengthHistogram:
-    """Lengths of one part of documents.
+    """Histogram of the lengths of sources, of targets or of whole documents.
 
     Args:
-        name: The part, e.g. ``"source"``.
-        bins: Bars without gaps, from the shortest to the longest length.
+        name: Name of the measured part, e.g. ``"source"``.
+        bins: Bars without gaps, from the shortest to the longest length; each is twice as wide as the one before.
         shortest: Shortest length, in tokens.
-        median: Median length.
-        longest: Longest length.
-        limit: Most tokens that a row takes; None if there is no limit of this part alone.
-        over: Number of documents longer than the limit.
+        median: Median length, in tokens.
+        longest: Longest length, in tokens.
+        limit: Most tokens of the part that fit into a row; None if the part has no limit by itself.
+        over: Number of documents whose part is longer than the limit.
     """
 
     name: str
@@ -43,7 +43,12 @@ class LengthHistogram:
 
 
 def length_histogram(name: str, lengths: NDArray[np.integer], limit: int | None = None) -> LengthHistogram:
-    """The histogram of some lengths.
+    """Return the histogram of lengths, whose bins double in width: most lengths are short, and a few are very long.
+
+    Args:
+        name: Name of the measured part.
+        lengths: int [n], tokens of each document's part.
+        limit: Most tokens that fit into a row; None for no limit.
 
     >>> length_histogram("source", np.array([0, 1, 5, 6, 9]), limit=8).bins
     (Bin(first=0, last=0, documents=1), Bin(first=1, last=1, documents=1), Bin(first=2, last=3, documents=0),
@@ -63,16 +68,16 @@ def length_histogram(name: str, lengths: NDArray[np.integer], limit: int | None 
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Lengths of training documents, and those that are cut or skipped.
+class DocumentLengths:
+    """Lengths of training documents, and numbers of truncated and skipped ones.
 
     Args:
         documents: Number of measured documents.
         of: Number of all documents.
-        histograms: A histogram for each part.
-        cut: Documents that lose a part of their source or target.
-        target_cut: Documents that lose a part of their target.
-        skipped: Examples that are no documents, by reason.
+        histograms: Histograms of source, target and document, as far as they have limits of their own.
+        cut: Number of measured documents that are truncated.
+        target_cut: Number of measured documents whose target is truncated.
+        skipped: Number of skipped examples, by reason.
     """
 
     documents: int
@@ -83,19 +88,21 @@ class Lengths:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def sentence(self) -> str:
-        """The numbers of cut documents and skipped examples, as a sentence."""
+        """Return the numbers of truncated documents and skipped examples as a sentence."""
         measured = f"{self.documents:,} documents" + (f" of {self.of:,}" if self.of > self.documents else "")
         skipped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.skipped.items())) or "none"
         return f"{measured}: {self.cut:,} are cut, {self.target_cut:,} of their targets; examples skipped: {skipped}"
 
 
 def histograms(kind: RowKind, lengths: NDArray[np.integer], n_sources: NDArray[np.integer]) -> list[LengthHistogram]:
-    """A histogram of each part of documents, with the limit of its row.
+    """Return histograms of the parts of documents: source and target, or instruction and response of scored pairs.
+
+    A histogram of whole documents follows if a row limits these and not their parts.
 
     Args:
-        kind: The kind of row, with its capacity.
+        kind: Layout of rows for the kind of model, which has the limits.
         lengths: int [n], tokens of each document.
-        n_sources: int [n], how many of them are source.
+        n_sources: int [n], source tokens of each document.
     """
     targets = lengths - n_sources
     if isinstance(kind, Seq2SeqRows):

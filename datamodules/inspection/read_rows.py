@@ -1,6 +1,6 @@
-"""Batches as text: the documents of each row as the model reads them, and their trained tokens.
+"""Batches decoded to text: the documents of each row as the model reads them, and which tokens are trained.
 
-Everything is read from the tensors that a training step gets, so that a wrong mask or a wrong cut is visible.
+Only the tensors that a training step gets are used, so that a wrong mask or truncation is visible.
 """
 
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from ..scoring.pair_rows import PairFrame
 
 
 class Span(NamedTuple):
-    """Neighbouring tokens with the same role, as text.
+    """Text of adjacent tokens that are all trained or all not; a special token is a span by itself.
 
     Args:
-        text: Their text; a span of special tokens holds one of them.
-        trained: Whether they are targets.
-        special: Whether they are special tokens.
+        text: The text.
+        trained: Whether the tokens are targets.
+        special: Whether it is a special token.
     """
 
     text: str
@@ -30,13 +30,13 @@ class Span(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One sequence of a document: the only one of a decoder, or the encoder's or decoder's.
+    """Token sequence of a document, as text. A document has one, or one each for encoder and decoder.
 
     Args:
-        name: The model's part that reads it.
-        spans: Its text.
+        name: Heading of the sequence, e.g. ``"encoder"``.
+        spans: The text in spans.
         tokens: Number of tokens.
-        targets: Number of trained tokens among them.
+        targets: Number of trained tokens.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Side(NamedTuple):
 
 
 class ReadDocument(NamedTuple):
-    """A document of a row.
+    """Document of a row, as text.
 
     Args:
-        sides: Its sequences.
-        column: The first column that it has in its row.
-        label: Correctness of a scored pair; None for other documents.
+        sides: Its token sequences.
+        column: Index of its first column in the row.
+        label: Correctness of a scored pair in [0, 1]; None for other documents.
     """
 
     sides: tuple[Side, ...]
@@ -60,17 +60,23 @@ class ReadDocument(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Tokens of all sides."""
+        """Number of tokens."""
         return sum(side.tokens for side in self.sides)
 
     @property
     def targets(self) -> int:
-        """Tokens that are trained."""
+        """Number of trained tokens."""
         return sum(side.targets for side in self.sides)
 
 
 class ReadRow(NamedTuple):
-    """A row: its documents, and its numbers of columns and of padding columns."""
+    """Row of a batch, as text.
+
+    Args:
+        documents: Its documents, padding not included.
+        columns: Number of columns, encoder and decoder together.
+        padding: Number of padding columns.
+    """
 
     documents: tuple[ReadDocument, ...]
     columns: int
@@ -80,13 +86,13 @@ class ReadRow(NamedTuple):
 def text_side(
     name: str, ids: Sequence[int], trained: Sequence[bool] | None, tokenizer: PreTrainedTokenizerBase
 ) -> Side:
-    """A sequence of token ids as text.
+    """Decode a sequence of token ids.
 
     Args:
-        name: The model's part that reads the sequence.
-        ids: Its tokens.
-        trained: Whether each of them is a target; None if none is.
-        tokenizer: Decodes them.
+        name: Heading of the sequence.
+        ids: The token ids.
+        trained: Whether each token is a target; None if none is.
+        tokenizer: The tokenizer.
     """
     trained = [False] * len(ids) if trained is None else trained
     vocabulary = tokenizer.get_vocab()
@@ -102,7 +108,7 @@ def text_side(
 
 
 def _text_between(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], begin: int, end: int) -> str:
-    """The text of tokens within their sequence: decoded alone, SentencePiece drops the space before the first word."""
+    """Decode a part of a sequence; decoded alone, SentencePiece would drop the space before the first word."""
     before, upto = (_decoded(tokenizer, ids[:place]) for place in (begin, end))
     return upto[len(before) :] if upto.startswith(before) else _decoded(tokenizer, ids[begin:end])
 
@@ -114,13 +120,14 @@ def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def read_batch(
     batch: RowBatch, counts: Sequence[int], tokenizer: PreTrainedTokenizerBase, frame: PairFrame | None = None
 ) -> list[ReadRow]:
-    """The rows of a batch as text.
+    """Decode the rows of a batch.
 
     Args:
         batch: Batch of a training step.
-        counts: Number of documents of each row; padding behind them is none.
-        tokenizer: Decodes the tokens.
-        frame: The special tokens of scored pairs, which divide a pair into instruction and response.
+        counts: Number of documents of each row, padding not counted.
+        tokenizer: The tokenizer.
+        frame: Special tokens of scored pairs, which divide a pair into instruction and response; None for other
+            documents.
     """
     if isinstance(batch, Seq2SeqBatch):
         return _encoder_decoder_rows(batch, counts, tokenizer)
@@ -141,7 +148,13 @@ def read_batch(
 
 
 def pair_sides(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, frame: PairFrame | None) -> tuple[Side, ...]:
-    """A scored pair as instruction and response, each with its special tokens; one side where no token divides them."""
+    """Decode a scored pair into instruction and response; into one sequence if no special token divides them.
+
+    Args:
+        ids: Token ids of the pair.
+        tokenizer: The tokenizer.
+        frame: Special tokens of a pair; None for a pair that is not divided.
+    """
     joint = list(frame.joint) if frame is not None else []
     places = [place for place in range(1, len(ids)) if joint and list(ids[place : place + len(joint)]) == joint]
     if not places:
@@ -151,12 +164,12 @@ def pair_sides(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, frame: Pa
 
 
 def _borders(offsets: Sequence[int], first: int, width: int) -> list[int]:
-    """Columns where the documents of a row begin, and its width."""
+    """Return the columns at which the documents of a row begin, and the row's width."""
     return [*(offset - first for offset in offsets if first <= offset < first + width), width]
 
 
 def _trained(batch: CausalBatch, row: int, begin: int, end: int) -> list[bool]:
-    """Whether each token of a document is a target: that of the column before it, since targets are shifted."""
+    """Return whether each token of a document is trained, i.e. is the target of the column before it."""
     targets = batch.targets[row].tolist()
     return [column > begin and targets[column - 1] != IGNORE_INDEX for column in range(begin, end)]
 
@@ -164,7 +177,7 @@ def _trained(batch: CausalBatch, row: int, begin: int, end: int) -> list[bool]:
 def _encoder_decoder_rows(
     batch: Seq2SeqBatch, counts: Sequence[int], tokenizer: PreTrainedTokenizerBase
 ) -> list[ReadRow]:
-    """The rows of an encoder-decoder model; documents of both sides have the same numbers."""
+    """Decode the rows of an encoder-decoder model; document d of the encoder is document d of the decoder."""
     sources, targets = batch.input_ids.flatten().tolist(), batch.targets.flatten().tolist()
     starts, target_starts = batch.offsets.tolist(), batch.target_offsets.tolist()
     width, columns = batch.input_ids.shape[1], batch.input_ids.shape[1] + batch.targets.shape[1]

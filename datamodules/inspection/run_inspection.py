@@ -1,4 +1,4 @@
-"""Inspection of a run's data: documents, packed rows, lengths and the mixture, for each kind of datamodule."""
+"""Inspection of a run's data (`crosstask inspect`): documents, packed rows, lengths and the mixture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,17 +20,17 @@ from ..storage.training_tasks import TrainingTasks
 from ..stored_training import StoredDataModule
 from .bilevel_inspection import bilevel_lengths, first_bilevel_batch, task_instances
 from .evaluated_prompts import evaluated_documents
-from .lengths import Lengths, histograms
+from .lengths import DocumentLengths, histograms
 from .read_rows import ReadRow, read_batch
-from .shown_documents import ShownDocument, few_of_template
+from .shown_documents import ShownDocument, first_of_template
 
 
 class ShownRow(NamedTuple):
-    """A packed row of the first optimizer step.
+    """Packed row of the first optimizer step.
 
     Args:
-        row: Its documents.
-        titles: (task, example id) of each of them.
+        row: The row as text.
+        titles: (task, example id) of each document.
     """
 
     row: ReadRow
@@ -39,32 +39,32 @@ class ShownRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Inspection:
-    """The inputs of a model, for people to read.
+    """Inputs of a model as text. `rows`, `numbers` and `mixture` are empty if one task is inspected, not a run.
 
     Args:
         documents: Documents in full.
-        rows: Rows of the first optimizer step, if a whole run is inspected and its rows are packed.
-        lengths: Of the training documents; None if only evaluated prompts are shown.
-        numbers: (quantity, value) of an epoch, if a whole run is inspected.
-        mixture: Lines of the mixture's tree, if a whole run is inspected.
+        rows: Rows of the first optimizer step; empty if rows are not packed.
+        lengths: Lengths of the training documents; None if the inspected task is only evaluated.
+        numbers: (quantity, value) of the report of an epoch.
+        mixture: Lines of the mixture's tree.
     """
 
     documents: Sequence[ShownDocument]
     rows: Sequence[ShownRow] = ()
-    lengths: Lengths | None = None
+    lengths: DocumentLengths | None = None
     numbers: Sequence[tuple[str, str]] = field(default_factory=list)
     mixture: Sequence[str] = field(default_factory=list)
 
 
 def inspect_run(data: BenchmarkDataModule, *, examples: int, rows: int, steps: int | None, depth: int) -> Inspection:
-    """The beginning of a run's training.
+    """Return the first documents and rows of a run's training, with lengths and mixture.
 
     Args:
         data: The run's datamodule; tasks that its store lacks are prepared.
-        examples: Documents in full.
-        rows: Packed rows.
-        steps: Optimizer steps of the run; None for an epoch.
-        depth: Levels of the mixture's tree.
+        examples: Number of documents to show in full; of instruction optimization, for each level.
+        rows: Number of packed rows to show.
+        steps: Optimizer steps of the run, from which expected draws are computed; None for the trainer's, or an epoch.
+        depth: Depth of the mixture's tree: 1 for benchmarks or levels, 2 for categories, 3 for tasks.
     """
     data.prepare_data()
     data.setup("fit")
@@ -84,13 +84,13 @@ def inspect_run(data: BenchmarkDataModule, *, examples: int, rows: int, steps: i
 
 
 def inspect_task(data: BenchmarkDataModule, name: str, *, template: str | None, examples: int) -> Inspection:
-    """The documents of one task, which alone is prepared if the store lacks it.
+    """Return the first documents of one task; only this task is prepared if the store lacks it.
 
     Args:
         data: The run's datamodule.
-        name: A training task, or an evaluated one, whose prompts are shown.
-        template: Only examples of this template; None for any.
-        examples: Documents in full.
+        name: Name of a training task, or of an evaluated task, whose prompts are shown.
+        template: Template of the examples; None for any.
+        examples: Number of documents to show in full.
 
     Raises:
         ValueError: There is no such task or template, or the task has no documents.
@@ -110,7 +110,7 @@ def inspect_task(data: BenchmarkDataModule, name: str, *, template: str | None, 
     stored = tasks.open([name])[0]
     if not len(stored):
         raise ValueError(f"task {name!r} has no training document; examples skipped: {dict(stored.skipped)}")
-    shown = few_of_template(name, tasks.document_examples(name, stored), template, examples)
+    shown = first_of_template(name, tasks.document_examples(name, stored), template, examples)
     return Inspection(_documents(data, stored, shown), lengths=_stored_lengths(data.row_kind, stored))
 
 
@@ -119,7 +119,7 @@ def _frame(kind: RowKind) -> PairFrame | None:
 
 
 def _first_rows(data: StoredDataModule, plan: MixturePlan, number: int) -> list[ShownRow]:
-    """The first rows of the first optimizer step."""
+    """Return the first rows of the first optimizer step."""
     rows = plan.step(Position())[0][:number]
     if not rows:
         return []
@@ -139,7 +139,7 @@ def _document_examples(data: StoredDataModule, plan: MixturePlan, task: int) -> 
 
 
 def _documents(data: StoredDataModule, stored: StoredTask, shown: Sequence[tuple[int, Example]]) -> list[ShownDocument]:
-    """Documents of a task, each in a row by itself, as training would collate it."""
+    """Return documents of a task, each collated into a row by itself, as in training."""
     kind, tokenizer = data.row_kind, data.preparation.tokenizer
     documents = [stored.document(place) for place, _ in shown]
     read = read_batch(kind.collate([[each] for each in documents], 1), [1] * len(documents), tokenizer, _frame(kind))
@@ -149,15 +149,15 @@ def _documents(data: StoredDataModule, stored: StoredTask, shown: Sequence[tuple
     ]
 
 
-def _stored_lengths(kind: RowKind, stored: StoredTask | StoredTasks) -> Lengths:
-    """Lengths of the documents of one task or of all."""
+def _stored_lengths(kind: RowKind, stored: StoredTask | StoredTasks) -> DocumentLengths:
+    """Return the lengths of the documents of one task or of all."""
     lengths, n_sources = np.asarray(stored.lengths), np.asarray(stored.n_sources)
     cuts = kind.cuts(lengths, n_sources)
     skipped: dict[str, int] = {}
     for reasons in [stored.skipped] if isinstance(stored, StoredTask) else stored.skipped:
         for reason, count in reasons.items():
             skipped[reason] = skipped.get(reason, 0) + count
-    return Lengths(
+    return DocumentLengths(
         len(lengths),
         len(lengths),
         histograms(kind, lengths, n_sources),

@@ -1,4 +1,4 @@
-"""Documents that are shown in full, and the choice among a task's examples."""
+"""Documents that an inspection shows in full, and the choice of a task's examples by template."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,17 @@ from .read_rows import ReadDocument
 
 @dataclass(frozen=True)
 class ShownDocument:
-    """A document in full.
+    """Document that is shown in full.
 
     Args:
-        task: Its task.
-        id: Id of its example.
+        task: Name of the task.
+        id: Id of the example.
         document: The document as the model reads it.
-        level: inner or outer, of instruction optimization; "evaluated" of a prompt that is not trained.
-        template: Template that rendered it; empty if there is none.
-        stored: Its tokens before it was cut to a row; 0 where nothing is stored.
-        references: Accepted answers of an evaluated prompt.
+        level: ``inner`` or ``outer`` in instruction optimization; ``evaluated (test)`` or ``evaluated (validation)``
+            for a prompt that is not trained; otherwise empty.
+        template: Template of the prompt; empty if there is none.
+        stored: Number of tokens before truncation to a row; 0 if it is unknown.
+        references: Accepted answers, or options, of an evaluated prompt.
     """
 
     task: str
@@ -32,20 +33,20 @@ class ShownDocument:
 
     @property
     def lost(self) -> int:
-        """Tokens that were cut."""
+        """Number of tokens that truncation removed."""
         return max(self.stored - self.document.tokens, 0)
 
 
-def few_of_template(
+def first_of_template(
     task: str, examples: Sequence[Example], template: str | None, number: int
 ) -> list[tuple[int, Example]]:
-    """The first few examples of a template, with their places.
+    """Return (index, example) of the first examples of a template.
 
     Args:
         task: Name of the task, for the error.
-        examples: All examples to choose among.
-        template: None for any.
-        number: Number of documents.
+        examples: All examples of the task.
+        template: The template; None for any.
+        number: Most examples to return.
 
     Raises:
         ValueError: No example is of this template.

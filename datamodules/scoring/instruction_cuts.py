@@ -16,7 +16,7 @@ beginning."""
 
 
 def instruction_cut(cut: Cut | None, *, faithful: bool) -> Cut:
-    """Return `cut`, or if it is None the default: ``end`` if `faithful` to Cappy's released program, else ``middle``."""
+    """Return `cut`, or if it is None the default: ``end`` if `faithful` to the released program, else ``middle``."""
     return cut or ("end" if faithful else "middle")
 
 

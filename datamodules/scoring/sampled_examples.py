@@ -42,7 +42,7 @@ class SampledExamples:
     samples, so that both choose the same examples and render the same prompts.
 
     Args:
-        benchmark: The benchmark (a class and its arguments), or the path of your own data file.
+        benchmark: The benchmark (a class and its arguments), or the path or hub name of your own data.
         prompt: Form in which an example becomes a prompt, as in the datamodule.
         parts: Instances of a task to sample for: ``train``, ``validation`` and ``test``, or some of these.
         tasks: Names of the tasks; if empty, all tasks of the splits in `parts`.
