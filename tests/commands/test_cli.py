@@ -179,7 +179,7 @@ def test_what_model_and_data_must_agree_on_is_linked(plain: Path, source: str, v
 def test_help_explains_every_argument(capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in (
         (["fit", "--model.help", "InstructionTuningModule"], "Peak of the schedule"),
-        (["fit", "--data.help", "InstructionTuningDataModule"], "Columns of a row"),
+        (["fit", "--data.help", "InstructionTuningDataModule"], "Tokens of a row"),
         (["toybench", "--help"], "Instances of each"),
         (["toybench", "--help"], "usage: crosstask toybench"),
         (["samples", "--help"], "\n\nGenerate responses"),
