@@ -32,7 +32,7 @@ ZERO_BYTE = "a zero byte, as in UTF-16 and in files that are no text"
 SAVE_AS_UTF8 = "save the file as UTF-8"
 
 HALF_PAIR = re.compile(r"[\ud800-\udfff]")
-"""Half of a surrogate pair, which Python accepts in texts although it is no character."""
+"""Half of a surrogate pair, which Python accepts in texts although it is not a character."""
 
 _OTHER_MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # first, since it begins with the mark of UTF-16
@@ -111,7 +111,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a UTF-8 JSON file.
 
     Raises:
-        ValueError: It is no valid JSON, as in ``parse_json``.
+        ValueError: It is not valid JSON, as in ``parse_json``.
     """
     return parse_json(read_text(path), str(path))
 
@@ -130,7 +130,7 @@ def parse_json(text: str, place: str, remedy: str = FETCH_AGAIN) -> Any:
         remedy: Advice at the end of errors.
 
     Raises:
-        ValueError: The text is not JSON, has a key twice in an object, a number that is no finite float or has
+        ValueError: The text is not JSON, has a key twice in an object, a number that is not a finite float or has
             thousands of digits, nesting that is too deep for Python, or half of a surrogate pair.
     """
     try:

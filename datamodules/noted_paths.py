@@ -38,7 +38,7 @@ def path_stamps(names: Iterable[str], *, store: Path) -> dict[str, Stamp]:
     """Return the stamps of noted paths, and of the two folders above each file, which change when files are added.
 
     Args:
-        names: Noted paths. Files of this package and of the store are left out, since they are no data files.
+        names: Noted paths. Files of this package and of the store are left out, since they are not data files.
         store: Folder of the store.
     """
     paths = [Path(name).absolute() for name in names if not name.startswith("hub:")]

@@ -72,10 +72,10 @@ def load_pretrained(
 
 
 def require_readable_settings(folder: Path) -> None:
-    """Reject a folder whose generation_config.json is no JSON object, which transformers would silently ignore.
+    """Reject a folder whose generation_config.json is not a JSON object, which transformers would silently ignore.
 
     Raises:
-        ValueError: The file is no object, or no JSON; the message names it.
+        ValueError: The file is not a JSON object; the message names it.
     """
     path = folder / "generation_config.json"
     if path.is_file() and not isinstance(settings := read_json(path), dict):

@@ -11,7 +11,7 @@ def text_field(record: Mapping[str, Any], name: str) -> str:
     """Return the text in a field of a record.
 
     Raises:
-        ValueError: The field is missing, or is no text.
+        ValueError: The field is missing, or is not a text.
     """
     if not isinstance(value := _field(record, name), str):
         raise ValueError(f"{name} should be a text, got {kind(value)}")

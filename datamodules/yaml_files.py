@@ -36,7 +36,7 @@ def read_yaml(path: Path) -> Any:
     """Return the content of a UTF-8 YAML file.
 
     Raises:
-        ValueError: It is no valid YAML, as in ``parse_yaml``.
+        ValueError: It is not valid YAML, as in ``parse_yaml``.
     """
     return parse_yaml(read_text(path), str(path))
 

@@ -51,7 +51,7 @@ class Benchmark(ABC):
         return None
 
     def left_out(self) -> Mapping[str, str]:
-        """Return the datasets of the collection that are read as no task, with the reason for each; {} for most."""
+        """Return the datasets of the collection that are not read as tasks, with the reason for each; {} for most."""
         return {}
 
     def unread_lines(self) -> list[str]:

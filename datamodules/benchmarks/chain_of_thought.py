@@ -79,7 +79,7 @@ class ChainOfThought(Benchmark):
         return hashlib.sha256(f"{self.name} {READER_VERSION} {name} {content}".encode()).hexdigest()
 
     def unread_lines(self) -> list[str]:
-        """Return a line that counts the files in the folder that are no tables."""
+        """Return a line that counts the files in the folder that are not tables."""
         files = unread_files(self.folder, self._files().values())
         return [unread_line(self.folder, files)] if files else []
 

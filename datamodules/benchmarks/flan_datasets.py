@@ -38,7 +38,7 @@ class FlanDataset:
         columns: Recipes of columns (``column_recipes.py``).
         constants: Columns to add with the same value in every row.
         options: Texts of the options with ``{column}`` filled in, or the recipe of a list of options.
-        label: Recipe of the index of the correct option. Its ``codes`` map values that are no number to an index.
+        label: Recipe of the index of the correct option. Its ``codes`` map values that are not numbers to an index.
         answer: Recipe of the answer's text, for datasets without options.
         number_of_options: Rows with another number of options are skipped; None accepts any number.
         skip: Rows to skip: for each reason a ``column``, and the regular expression that it ``matches`` or the column

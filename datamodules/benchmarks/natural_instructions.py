@@ -138,7 +138,7 @@ class NaturalInstructions(Benchmark):
         return hashlib.sha256(header + self._file(name).content).hexdigest()
 
     def unread_lines(self) -> list[str]:
-        """Return a line that counts files among the tasks that are no task file, e.g. in subfolders or compressed."""
+        """Return a line that counts files among the tasks that are not task files, e.g. in subfolders or compressed."""
         files = unread_files(self.tasks, self.tasks.glob("*.json"))
         return [unread_line(self.tasks, files)] if files else []
 

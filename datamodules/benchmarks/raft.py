@@ -75,7 +75,7 @@ def _dataset(name: str, entry: Mapping[str, Any]) -> Dataset:
 
 
 def _label(row: Row, labels: tuple[str, ...]) -> str | None:
-    """Return the row's label; None if it has none. The hub numbers labels from 1, and 0 is no label."""
+    """Return the row's label; None if it has none. The hub numbers labels from 1, and 0 means no label."""
     value = row.fields.get("Label")
     if isinstance(value, int) and not isinstance(value, bool):
         if not 0 <= value <= len(labels):

@@ -85,7 +85,7 @@ class PromptForm(ABC):
         = 2``.
 
         Raises:
-            ValueError: The form is no dataclass, or a field does not print its value.
+            ValueError: The form is not a dataclass, or a field does not print its value.
         """
         settings = repr(self)
         if not is_dataclass(self) or " at 0x" in settings:
@@ -251,10 +251,10 @@ PLAIN = OptImlPrompt(delimiters=("",), instructions_share=0.0, task_share=0.0, i
 class ChatPrompt(PromptForm):
     """Prompt form that makes every example a conversation, which the tokenizer's chat template renders.
 
-    An example that is no conversation becomes a user's message and its answer.
+    An example that is not a conversation becomes a user's message and its answer.
 
     Args:
-        form: Form of the user's message of an example that is no conversation.
+        form: Form of the user's message of an example that is not a conversation.
         loss_on: Answers that are trained: ``all_assistant_turns``, or ``last_assistant_turn`` alone.
     """
 

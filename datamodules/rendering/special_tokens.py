@@ -29,7 +29,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[lis
     """Return the token ids of each text. A text that spells a special token is encoded as ordinary text.
 
     Raises:
-        ValueError: A text holds half of a surrogate pair, which Python makes of escapes and of input that is no UTF-8.
+        ValueError: A text holds half of a surrogate pair, which Python makes of escapes and of input that is not UTF-8.
     """
     with _surrogates_rejected(texts):
         encodings = text_tokenizer(tokenizer).encode_batch_fast(list(texts), add_special_tokens=False)

@@ -37,7 +37,7 @@ class Row:
         """Return the text in a field; `default` if the field is missing and a default is given.
 
         Raises:
-            ValueError: The field is missing, or holds no text.
+            ValueError: The field is missing, or does not hold a text.
         """
         if default is not None and key not in self.fields:
             return default
@@ -64,7 +64,7 @@ class Row:
         """Return the objects in a field that holds a list of objects, as rows located by their index in the list.
 
         Raises:
-            ValueError: The field is missing, or holds no list.
+            ValueError: The field is missing, or does not hold a list.
         """
         value = self.value(key)
         if not isinstance(value, list | tuple):
@@ -79,7 +79,7 @@ class Row:
         """Return the whole number in a field, also if it is written as text, as in tables.
 
         Raises:
-            ValueError: The field is missing, or holds no whole number.
+            ValueError: The field is missing, or does not hold a whole number.
         """
         value = self.value(key)
         if isinstance(value, str) and value.strip().removeprefix("-").isdecimal():

@@ -133,7 +133,7 @@ def _state(context: Context) -> State:
 
 
 class ColumnError(UndefinedError):
-    """A template reads a name that is no column of the row."""
+    """A template reads a name that is not a column of the row."""
 
 
 class _Missing(Undefined):
