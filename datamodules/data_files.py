@@ -27,7 +27,7 @@ BYTE_ORDER_MARK = "\ufeff"  # begins the files of some editors and belongs to no
 
 FETCH_AGAIN = "mend the file or fetch it again"
 
-ZERO_BYTE = "a zero byte, as in UTF-16 and in files that are no text"
+ZERO_BYTE = "a zero byte, as in UTF-16 and in files that are not text"
 
 SAVE_AS_UTF8 = "save the file as UTF-8"
 
@@ -153,7 +153,7 @@ def parse_json(text: str, place: str, remedy: str = FETCH_AGAIN) -> Any:
             place, text, _number_at(text, lambda n: n.lstrip("-").isdecimal() and len(n) > digits), problem, remedy
         ) from error
     if (position := _lone_surrogate_at(text)) is not None:
-        problem = f"{text[position : position + 6]} is half of a surrogate pair, and no character"
+        problem = f"{text[position : position + 6]} is half of a surrogate pair, and not a character"
         raise _error(place, text, position, problem, remedy)
     return value
 
@@ -181,7 +181,7 @@ def _finite(digits: str) -> float:
 
 
 def _no_constant(name: str) -> float:
-    raise _NoFiniteNumber(f"{name} is no JSON number; write null for a missing one")
+    raise _NoFiniteNumber(f"{name} is not a JSON number; write null for a missing one")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object_of, parse_float=_finite, parse_constant=_no_constant)

@@ -97,7 +97,7 @@ class Instances:
             for name in getattr(self, option) or {}:
                 if name not in known:
                     raise ValueError(
-                        f"{OPTION}.{option} names {name!r}, which is no collection here; {nearest(name, known)}"
+                        f"{OPTION}.{option} names {name!r}, which is not a collection here; {nearest(name, known)}"
                     )
 
     def train_limit(self, task: str) -> int | None:

@@ -171,7 +171,7 @@ class Catalogue(Benchmark):
             return []
         if unknown := [name for name in self.sources if name not in self.datasets()]:
             raise ValueError(
-                f"sources names {unknown[0]!r}, which is no dataset of {self.name}; "
+                f"sources names {unknown[0]!r}, which is not a dataset of {self.name}; "
                 f"{nearest(unknown[0], self.datasets())}"
             )
         folder = self._root()

@@ -182,7 +182,7 @@ class FLAN(Benchmark):
             return source
         if shipped is None:
             raise ValueError(
-                f"its rows have no `source`, and it is no dataset of FLAN; {nearest(name, flan_datasets())}; name a "
+                f"its rows have no `source`, and it is not a dataset of FLAN; {nearest(name, flan_datasets())}; name a "
                 "file or a dataset of the hub"
             )
         if shipped.source is None:

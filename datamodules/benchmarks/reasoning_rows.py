@@ -214,7 +214,7 @@ def _proof(question: Row, proof: Mapping[str, Any], texts: Mapping[str, str]) ->
     steps = _texts(question, proof.get("intermediates") or {})
     named = re.findall(r"(?:triple|rule|int)\d+", proof["representation"])
     if unknown := [name for name in named if name not in texts and name not in steps]:
-        raise question.error(f"the proof names {unknown[0]!r}, which is no fact, rule or step")
+        raise question.error(f"the proof names {unknown[0]!r}, which is not a fact, rule or step")
     lines = [f"So {_lowered(steps[name])}" if name in steps else texts[name] for name in named]
     return " ".join(dict.fromkeys(lines))
 

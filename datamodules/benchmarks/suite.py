@@ -70,7 +70,7 @@ class Suite(Benchmark):
         self.demonstration_readers = {name: as_benchmark(reader) for name, reader in (demonstrations or {}).items()}
         if stray := [name for name in self.demonstration_readers if name not in self.collections]:
             raise ValueError(
-                f"demonstrations are for {stray[0]!r}, which is no collection; {nearest(stray[0], self.collections)}"
+                f"demonstrations are for {stray[0]!r}, which is not a collection; {nearest(stray[0], self.collections)}"
             )
         self.expected: dict[str, ExpectedColumn] = {}
         for column in expected:

@@ -51,7 +51,7 @@ def _surrogates_rejected(texts: Sequence[str]) -> Iterator[None]:
         if (broken := next((text for text in texts if HALF_PAIR.search(text)), None)) is None:
             raise
         raise ValueError(
-            f"the text {broken[:40]!r} holds half of a surrogate pair, which is no character: save it as UTF-8"
+            f"the text {broken[:40]!r} holds half of a surrogate pair, which is not a character: save it as UTF-8"
         ) from error
 
 

@@ -148,7 +148,7 @@ def test_a_coverage_that_is_none_is_named(tmp_path: Path, content: str) -> None:
 def test_a_response_with_a_field_of_another_type_or_range_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"task": "t", "id": "1", "response": "a", **change}) + "\n")
-    with pytest.raises(ValueError, match=rf"a\.jsonl:1: ({next(iter(change))} should be|\S+ is no JSON number)"):
+    with pytest.raises(ValueError, match=rf"a\.jsonl:1: ({next(iter(change))} should be|\S+ is not a JSON number)"):
         list(read_samples([path]))
 
 

@@ -21,8 +21,8 @@ PRETTY = '{"note": "} NaN 1e999 \\" \\\\",\n "before": {"input": 1},\n "value":\
 REJECTED = {
     '{"input": "a", "output": "b", "input": "c"}': "the key 'input' occurs twice in an object",
     '{"": 1, "": 1}': "the key '' occurs twice",
-    "NaN": "NaN is no JSON number; write null",
-    "-Infinity": "-Infinity is no number",
+    "NaN": "NaN is not a JSON number; write null",
+    "-Infinity": "-Infinity is not a JSON number",
     "1e999": "the number '1e999' is larger than a float can be",
     "-2.5E400": "the number '-2.5E400' is larger",
     "-" + "7" * 5000: "a whole number of more than 4300 digits",
@@ -125,7 +125,7 @@ def test_compressed_files_are_read_and_cut_ones_named(tmp_path: Path) -> None:
     ("line", "message"),
     [
         (b'{"task": "t", "id": "1", "response": "a", "response": "b"}', "the key 'response' occurs twice"),
-        (b'{"task": "t", "id": "1", "response": "a", "log_likelihood": NaN}', "NaN is no number"),
+        (b'{"task": "t", "id": "1", "response": "a", "log_likelihood": NaN}', "NaN is not a JSON number"),
         (b'{"task": "t", "id": "1", "response": "\\udc80"}', "half of a surrogate pair"),
     ],
 )

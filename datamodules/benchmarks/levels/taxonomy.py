@@ -119,7 +119,7 @@ class Taxonomy:
             for key, category in getattr(self, section).items():
                 if category not in known:
                     raise ValueError(
-                        f"{self.file}: {section} has {key!r} in {category!r}, which is no category; "
+                        f"{self.file}: {section} has {key!r} in {category!r}, which is not a category; "
                         f"{nearest(str(category), known)}; add it to `categories`"
                     )
 

@@ -90,7 +90,7 @@ class PromptTemplate:
         # Without choices, answer_choices is None in a template, as in PromptSource.
         text = self._filled(self._prompt, columns | {"answer_choices": choices}, rng)
         if HALF_PAIR.search(text):
-            raise DoesNotApply(f"template {self.name!r} writes half of a surrogate pair, which is no character")
+            raise DoesNotApply(f"template {self.name!r} writes half of a surrogate pair, which is not a character")
         parts = [part.strip() for part in text.split(SEPARATOR)]
         if len(parts) != 2 or not all(parts):
             raise DoesNotApply(f"template {self.name!r} does not apply")

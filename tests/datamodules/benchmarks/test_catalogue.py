@@ -171,7 +171,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         list(Numbers(str(tmp_path), split="validation").examples("sums"))
     with pytest.raises(ValueError, match=r"holds the test split of no dataset of numbers; expected e.g. sums/test.jso"):
         Numbers(str(tmp_path), split="test").task_names("test")
-    with pytest.raises(ValueError, match="sources names 'sumz', which is no dataset of numbers; nearest: sums"):
+    with pytest.raises(ValueError, match="sources names 'sumz', which is not a dataset of numbers; nearest: sums"):
         Numbers(str(tmp_path), sources={"sumz": "x.json"}).task_names("train")
     with pytest.raises(ValueError, match=r"no folder .*/nowhere, where the files of numbers should be"):
         Numbers(str(tmp_path / "nowhere")).task_names("train")

@@ -181,7 +181,7 @@ def test_wrong_arguments_are_answered(folder: Path) -> None:
         reader(folder, prompts="each")
     with pytest.raises(ValueError, match=r"no file .*/none\.py; expected FLAN's flan/templates\.py"):
         list(FLAN(f"{folder}/none.py", reader(folder).rows).examples("rte"))
-    with pytest.raises(ValueError, match="its rows have no `source`, and it is no dataset of FLAN; nearest: rte"):
+    with pytest.raises(ValueError, match="its rows have no `source`, and it is not a dataset of FLAN; nearest: rte"):
         list(reader(folder, rows={"rt": FlanRows(templates="rte")}).examples("rt"))
     with pytest.raises(ValueError, match="its rows have no `source`, and upstream publishes none on the hub"):
         list(reader(folder, rows={"newsroom": FlanRows(templates="rte")}).examples("newsroom"))

@@ -329,7 +329,7 @@ def test_records_without_a_rationale_are_counted(tmp_path: Path) -> None:
         (
             "proofwriter",
             THEORY | {"rules": {}},
-            "question Q1: the proof names 'rule1', which is no fact, rule or step",
+            "question Q1: the proof names 'rule1', which is not a fact, rule or step",
         ),
     ],
 )

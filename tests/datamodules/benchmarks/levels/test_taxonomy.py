@@ -116,7 +116,7 @@ def test_readers_without_categories_need_no_entry_in_the_taxonomy(tmp_path: Path
     [
         (
             {"called": {"MT": "Translations"}},
-            "called has 'MT' in 'Translations', which is no category; nearest: Translation, Explanation; add it to",
+            "called has 'MT' in 'Translations', which is not a category; nearest: Translation, Explanation; add it to",
         ),
         ({"categories": ["Misc.", "Misc."]}, "`categories` names a category twice"),
         (

@@ -221,7 +221,7 @@ def test_a_long_row_is_no_bomb() -> None:
         ("{{ 1 / 0 }} ||| b", "template 'this one' fails: ZeroDivisionError"),
         (
             "{{ '\\ud83d' }} ||| b",
-            "template 'this one' writes half of a surrogate pair, which is no character",
+            "template 'this one' writes half of a surrogate pair, which is not a character",
         ),
     ],
 )
