@@ -19,8 +19,8 @@ class Answer(NamedTuple):
         exact_match: Whether the prediction equals a reference by the task's rule; see ``answer_rules``.
         token_f1: Token F1 in [0, 1] of the answer without its rationale.
         accuracy: 1 if the prediction is the right option, 0 if not; None for an example without options.
-        degenerate: "empty", "outside the options", "too short", or "" for an answer of the expected form; see
-            ``text_metrics``.
+        degenerate: "empty", "outside the options", "no number", "too short", or "" for an answer of the expected
+            form; see ``text_metrics``.
         options: Scores of the options if they were ranked, else None.
         tied: Whether another option has the same score as the chosen one.
         unread: Whether ROUGE-L finds no words in the references, e.g. in text without Latin letters.

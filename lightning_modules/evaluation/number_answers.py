@@ -13,6 +13,7 @@ from .latex_answers import latex_answer
 MARKER = re.compile(r"\banswer\s+is\b\s*:?|####", re.IGNORECASE)
 """Stands before the final answer of a rationale."""
 
+_SEPARATORS = r"_'’\ \xa0\u2009\u202f"
 _MINUS = "-\u2010\u2011\u2013\u2212\ufe63\uff0d"
 _CURRENCY = r"(?:[A-Z]{0,3}\\?[$£¥\u20a0-\u20cf])?"
 _NEGATIVE = re.compile(rf"(?:\b(?:minus|negative)|(?<!\w)[{_MINUS}])\s+(?={_CURRENCY}\.?\d)", re.IGNORECASE)
@@ -21,12 +22,20 @@ _NUMBER = re.compile(
     (?P<minus>(?<!\w)[{_MINUS}])? {_CURRENCY}
     (?:
         (?:(?P<whole>\d{{1,18}})\ )? (?<![/\d])(?P<over>\d{{1,18}})/(?P<under>(?!0+\b)\d{{1,18}}) (?![/\d]|[.,]\d)
-        | (?P<digits>
-            (?: \d+(?:,\d{{2,3}})*,\d{{3}}(?!\d)                # 1,072 and India's 1,00,000
-              | \d{{1,3}}(?:[_'’\xa0\u2009\u202f]\d{{3}})+(?!\d)
-              | \d+ )
-            (?:\.\d+)?
-            | \.\d+ )
+        | (?:
+            (?P<continental> (?<![\d.,])
+                (?: [1-9]\d{{0,2}}(?:\.\d{{3}}){{2,}}(?:,\d+)?             # 1.000.000
+                  | [1-9]\d{{0,2}}(?:[.{_SEPARATORS}]\d{{3}})+,\d{{1,2}}   # 1.072,50
+                  | 0,\d+ | \d++,(?:\d{{1,2}}|\d{{4,}}) )                # 1,5 and 0,075: no thousands
+                (?![.,]?\d) )
+            | (?P<digits>
+                (?: \d+(?:,\d{{2,3}})*,\d{{3}}(?!,?\d)                   # 1,072 and India's 1,00,000
+                  | [1-9]\d{{0,2}}(?P<sign>[{_SEPARATORS}])\d{{3}}(?:(?P=sign)\d{{3}})*(?![,/]?\d|(?P=sign)\d)  # 1 072
+                  | \d++(?!,\d) )
+                (?:\.\d++)?+(?!\.\d)
+                | \.\d+ )
+            | (?P<unreadable> \d++(?:[.,]\d++)+ )                    # 1,2,3
+          )
           (?: (?:e|\ ?(?:[×x*]|\\times|\\cdot)\ ?10\^\{{?) (?P<exponent>[+-]?\d{{1,3}})(?!\w) )?
     )
     """,
@@ -41,22 +50,25 @@ _SIGNS = str.maketrans({"\u066b": ".", "\u066c": ",", "\uff0c": ",", "\uff0e": "
 
 
 def final_number(text: str) -> str | None:
-    """The number of the final answer, by value; None if there is no number.
+    """Return the number of the final answer, by value; None if there is none, or none that can be read ("1.2.3").
 
     It is the last number in the last \\boxed{}, else the first one of the sentence after the last "answer is" or "####"
     (of an equation there: of its right side), else the last one of the text. Currency, units, per cent signs and
-    thousands separators do not count; signs do, also as words.
+    thousands separators do not count; signs do, also as words. A comma before three digits separates thousands, before
+    other numbers of digits it is a decimal comma; a single point is a decimal point.
 
     >>> final_number("48 + 24 = 72. The answer is $1,072.50 a week"), final_number("It is \u22125%.")
     ('1072.5', '-5')
     >>> [final_number(text) for text in ("The answer is 3/4.", "1/3", "1.5e3", "2\u00bd cups", "\u0663")]
     ['0.75', '1/3', '1500', '2.5', '3']
+    >>> [final_number(text) for text in ("1 072", "1,500", "1,5", "1.000.000", "1.072,50")]
+    ['1072', '1500', '1.5', '1000000', '1072.5']
     """
     *before, last = MARKER.split(text)
     sentence = _SENTENCE_END.split(last.strip().partition("\n")[0])[0] if before else ""
     after = _NEGATIVE.sub("-", sentence.rpartition("=")[2], count=1)
     numbers = _numbers(latex_answer(text) or "")[-1:] or _numbers(after)[:1] or _numbers(text)[-1:]
-    return numbers[0] if numbers else None
+    return numbers[0] or None if numbers else None
 
 
 def _numbers(text: str) -> list[str]:
@@ -72,12 +84,15 @@ def _plain(text: str) -> str:
 
 
 def _value(number: re.Match[str]) -> str:
-    """A number's value: decimal digits, or a fraction that has no end as decimal."""
+    """Return a number's value: decimal digits, or a fraction that has no end as decimal; empty if it is unreadable."""
+    if number["unreadable"]:
+        return ""
     if number["under"]:
         fraction = int(number["whole"] or 0) + Fraction(int(number["over"]), int(number["under"]))
         whole, part = _as_decimal(fraction) or (str(fraction), "")
     else:
-        whole, _, part = re.sub(r"[^\d.]", "", number["digits"]).partition(".")
+        digits = number["digits"] or number["continental"].replace(".", "").replace(",", ".")
+        whole, _, part = re.sub(r"[^\d.]", "", digits).partition(".")
         whole, part = _shifted(whole, part, int(number["exponent"] or 0))
     value = f"{whole}.{part}" if part else whole
     return f"-{value}" if number["minus"] and value != "0" else value

@@ -7,8 +7,9 @@ from typing import Literal
 
 from ...datamodules.schema import EvaluationExample, Metric
 from .answer_rules import answer_text, bare, squad
+from .number_answers import final_number
 
-Degeneration = Literal["", "empty", "outside the options", "too short"]
+Degeneration = Literal["", "empty", "outside the options", "no number", "too short"]
 """Fault of an answer's form; ``""`` for none."""
 
 
@@ -55,7 +56,10 @@ def matched_option(prediction: str, options: Sequence[str]) -> int | None:
 
 
 def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
-    """Return how an answer fails to have the expected form: empty, outside the options, or too short; "" if it has it.
+    """Return how an answer fails to have the expected form; "" if it has it.
+
+    An answer is empty, outside the options, without a number that can be read (if GSM8K's rule compares numbers), or
+    too short.
 
     OPT-IML (arXiv 2212.12017, sections 4.5 and 4.6) rejected dialogue data and demonstrations in training because of
     such answers: labels outside the label set, and answers without their rationale.
@@ -64,6 +68,8 @@ def degeneration(prediction: str, example: EvaluationExample) -> Degeneration:
         return "" if any(not reference.strip() for reference in example.references) else "empty"
     if example.options and matched_option(answer_text(prediction, example), example.options) is None:
         return "outside the options"
+    if example.match == "gsm8k" and final_number(prediction) is None:
+        return "" if any(final_number(reference) is None for reference in example.references) else "no number"
     shortest = min(len(reference.split()) for reference in example.references)
     short = shortest >= RATIONALE_WORDS and len(prediction.split()) < SHORT_PART * shortest
     return "too short" if short else ""

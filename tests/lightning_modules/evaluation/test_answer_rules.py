@@ -107,6 +107,22 @@ KNOWN: dict[MatchRule, list[tuple[str, str, bool]]] = {
         ("The answer is 1\u202f072", "1072", True),  # a narrow space between thousands
         (r"\boxed{10,\!000}", "10000", True),
         ("9" * 5000, "9" * 5000, True),
+        ("The answer is 18 450 litres.", "18,450", True),  # a plain space, as in SI
+        ("#### 2 300 000", "2300000", True),
+        ("In 2019 340 came", "340", True),  # a year is no group of thousands
+        ("The answer is 3 1/4 cups", "3.25", True),
+        ("The answer is 7,5 hours", "7.5", True),
+        ("The answer is 7,5 hours", "7", False),
+        ("The answer is 0,125", "0.125", True),
+        ("The answer is 7,500", "7500", True),
+        ("The answer is 7.500", "7.5", True),
+        ("The answer is 2.450.000", "2450000", True),
+        ("It costs \u20ac2.450,75", "2450.75", True),
+        ("The answer is 2 450,75", "2450.75", True),
+        ("The answer is -7,5e2", "-750", True),
+        ("The answer is 12,34,567", "1234567", True),  # India's groups
+        ("The answer is 4,5,6", "4", False),  # neither a number nor three
+        ("The answer is 10.0.0.1", "10", False),
     ],
     "math": [  # hendrycks/math, math_equivalence_test.py, and boxed answers
         (r"\tfrac{1}{2} +\! \frac1{72}", r"\\dfrac{1}{2} +\frac{1}{72}", True),

@@ -77,6 +77,7 @@ def test_accuracy_is_of_options_written_or_chosen() -> None:
 RATIONALE = choice(0, ("(A)", "(B)"), 1)._replace(
     references=("Two and two are four, which is the second of the two options. The answer is (B)",), match="rationale"
 )
+SUM = example(0, "2345")._replace(match="gsm8k")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,11 @@ RATIONALE = choice(0, ("(A)", "(B)"), 1)._replace(
         ("As 2 + 2 is 4, it is (B). The answer is (B)", RATIONALE, ""),
         ("(B)", RATIONALE, "too short"),
         ("The answer is (C)", RATIONALE, "outside the options"),
+        ("The answer is 4,5,6", SUM, "no number"),
+        ("I cannot know.", SUM, "no number"),
+        ("I cannot know.", SUM._replace(match="text"), ""),
+        ("It is 2 345.", SUM, ""),
+        ("none", SUM._replace(references=("none",)), ""),
     ],
 )
 def test_an_answer_that_lost_its_form_is_named(prediction: str, asked: EvaluationExample, reason: str) -> None:
