@@ -197,7 +197,8 @@ class TokenizedExample(NamedTuple):
         label: Correctness in [0, 1] of a scored pair, whose source is the instruction and whose target the response;
             None for other examples.
         group: Number that all scored pairs of an example share; None for other examples.
-        unknown: Numbers of unknown tokens in source and target, if the preparation counted them.
+        unknown: Numbers of unknown tokens in source and target, and of characters of the target that the tokenizer
+            changes, if the preparation counted them.
         holes: (begin, end) of each run of tokens between two targets, which are read and not trained.
     """
 
@@ -205,7 +206,7 @@ class TokenizedExample(NamedTuple):
     n_source: int
     label: float | None = None
     group: int | None = None
-    unknown: tuple[int, int] = (0, 0)
+    unknown: tuple[int, int, int] = (0, 0, 0)
     holes: tuple[tuple[int, int], ...] = ()
 
 

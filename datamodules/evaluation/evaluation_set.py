@@ -146,7 +146,7 @@ def _render_task(
     ranked = {place for place in places if ranking is not None and options[place][0]}
     texts = [options[place][0] if place in ranked else examples[place].targets for _, place in rendered]
     lost = dict(zip(rendered, lost_text(preparation, list(rendered.values()), texts), strict=True))
-    for (_, place), (*_, equal) in lost.items():
+    for (_, place), (_, equal) in lost.items():
         if equal and place in ranked:
             problems[place] = equal_options_reason(task.name)
     usable = others.union(examples[place].index for place in places if not problems[place])
@@ -156,7 +156,7 @@ def _render_task(
         {(k, place): prompt for (k, place), prompt in rendered.items() if not problems[place]},
         reasons=[reason for place in places if (reason := problems[place])],
         available=len(usable),
-        unknown=total([counts for (_, place), counts in lost.items() if not problems[place]]),
+        unknown=total([counts for (_, place), (counts, _) in lost.items() if not problems[place]]),
     )
 
 

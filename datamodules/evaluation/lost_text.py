@@ -22,10 +22,10 @@ def are_equal(documents: Sequence[TokenizedExample]) -> bool:
 
 def lost_text(
     preparation: Preparation, prompts: Sequence[Prompt], texts: Sequence[Sequence[str]]
-) -> list[tuple[int, int, bool]]:
-    """Return (unknown tokens of the source, unknown tokens of the texts, whether two texts are equal) of each prompt.
+) -> list[tuple[tuple[int, int, int], bool]]:
+    """Return (loss, whether two texts have the same tokens) of each prompt.
 
-    Texts are equal if they have the same tokens.
+    A loss is (unknown tokens of the source, unknown tokens of the texts, changed characters of the texts).
 
     Args:
         preparation: Settings of tokenization.
@@ -34,7 +34,7 @@ def lost_text(
     """
     counter = UnknownCounter(preparation.tokenizer)
     if not counter.loses_text:
-        return [(0, 0, False)] * len(prompts)
+        return [((0, 0, 0), False)] * len(prompts)
     lost = []
     for first in range(0, len(prompts), TOKENIZED_AT_ONCE):
         part = list(zip(prompts, texts, strict=True))[first : first + TOKENIZED_AT_ONCE]
@@ -45,14 +45,15 @@ def lost_text(
             end = place + len(of_prompt)
             counts = [counter.of_document(documents[i], *pairs[i]) for i in range(place, end)]
             source = counts[0][0] if counts else 0
-            lost.append((source, sum(target for _, target in counts), are_equal(documents[place:end])))
+            of_texts = (sum(target for _, target, _ in counts), sum(changed for *_, changed in counts))
+            lost.append(((source, *of_texts), are_equal(documents[place:end])))
             place = end
     return lost
 
 
-def total(counts: Sequence[tuple[int, int, bool]]) -> UnknownTokens:
-    """Return the sums of unknown tokens over the results of ``lost_text``."""
+def total(counts: Sequence[tuple[int, int, int]]) -> UnknownTokens:
+    """Return the sums of the losses of ``lost_text``."""
     unknown = NOTHING_LOST
-    for source, target, _ in counts:
-        unknown = unknown.plus(source, target)
+    for of_prompt in counts:
+        unknown = unknown.plus(*of_prompt)
     return unknown

@@ -1,11 +1,14 @@
-"""Counts of text that a tokenizer loses, in sources and targets: unknown tokens and line breaks.
+"""Counts of text that a tokenizer loses: unknown tokens, line breaks, and characters that its normalizer changes.
 
 T5's vocabulary has no ``{``, ``<`` or line break: a model cannot write a target that holds them, and reads a source
-without them. Byte-level vocabularies lose nothing.
+without them. BERT's uncased tokenizer reads "Été" as "ete", and T5's reads "x²" as "x2": a model trained on such tokens
+cannot write the target either, although no token is unknown. Byte-level vocabularies lose nothing.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -23,15 +26,25 @@ class UnknownTokens(NamedTuple):
         source: Unknown tokens in the sources.
         target: Unknown tokens in the targets; for a ranked example, in its options.
         examples: Examples with unknown tokens in their target.
+        changed: Characters of the targets that the tokenizer's normalizer replaces or drops.
+        changed_examples: Examples with changed characters in their target.
     """
 
     source: int = 0
     target: int = 0
     examples: int = 0
+    changed: int = 0
+    changed_examples: int = 0
 
-    def plus(self, source: int, target: int) -> "UnknownTokens":
+    def plus(self, source: int, target: int, changed: int = 0) -> "UnknownTokens":
         """Return the numbers with one more example added."""
-        return UnknownTokens(self.source + source, self.target + target, self.examples + bool(target))
+        return UnknownTokens(
+            self.source + source,
+            self.target + target,
+            self.examples + bool(target),
+            self.changed + changed,
+            self.changed_examples + bool(changed),
+        )
 
 
 NOTHING_LOST = UnknownTokens()
@@ -46,16 +59,17 @@ class UnknownCounter:
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.tokenizer = tokenizer
         self.special = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
         self.unknown = None if tokenizer.unk_token_id in self.special else tokenizer.unk_token_id
         ids = tokenizer("a\nb", add_special_tokens=False, verbose=False)["input_ids"]
         self.drops_breaks = "\n" not in tokenizer.decode(ids)
-        normalizes = tokenizer.backend_tokenizer.normalizer is not None
-        self.loses_text = self.unknown is not None or self.drops_breaks or normalizes
+        self.normalizer = tokenizer.backend_tokenizer.normalizer
+        self.loses_text = self.unknown is not None or self.drops_breaks or self.normalizer is not None
         """Whether two different texts may become the same tokens."""
 
-    def of_document(self, document: TokenizedExample, source: str, target: str) -> tuple[int, int]:
-        """Return (unknown tokens in the source, unknown tokens in the target) of a document.
+    def of_document(self, document: TokenizedExample, source: str, target: str) -> tuple[int, int, int]:
+        """Return (unknown tokens in the source, unknown tokens, changed characters in the target) of a document.
 
         A target of which only the end token is left counts as one unknown token.
 
@@ -70,26 +84,50 @@ class UnknownCounter:
         of_target = self._count(document.input_ids[trained], target)
         if target.strip() and self.special.issuperset(document.input_ids[trained].tolist()):  # e.g. accents alone
             of_target = max(of_target, 1)
-        return self._count(document.input_ids[~trained], source), of_target
+        changed = self._changed(document.input_ids[trained], target)
+        return self._count(document.input_ids[~trained], source), of_target, changed
+
+    def _changed(self, ids: np.ndarray, text: str) -> int:
+        """Return the number of characters of a text that the normalizer replaces or drops for good.
+
+        White space does not count, nor does another composition of the same characters (Unicode's form NFC).
+        """
+        if self.normalizer is None:
+            return 0
+        before, after = _characters(text), _characters(self.normalizer.normalize_str(text))
+        if before == after:
+            return 0
+        decoded = _characters(self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        # A normalizer that spells bytes as letters changes every text, and the decoder changes it back.
+        return (Counter(before) - Counter(after) & Counter(before) - Counter(decoded)).total()
 
     def _count(self, ids: np.ndarray, text: str) -> int:
         unknown = 0 if self.unknown is None else int(np.count_nonzero(ids == self.unknown))
         return unknown + (text.count("\n") if self.drops_breaks else 0)
 
 
-def unknown_lines(tasks: Mapping[str, UnknownTokens]) -> list[tuple[str, str]]:
-    """Return (quantity, value) of unknown tokens in sources and in targets, with the tasks that have the most.
+def _characters(text: str) -> str:
+    """Return a text's characters in NFC, without white space and SentencePiece's sign for it."""
+    return "".join(normalize("NFC", text).replace("\u2581", " ").split())
 
-    >>> unknown_lines({"code": UnknownTokens(0, 7, 2), "tables": UnknownTokens(5, 1, 1)})
+
+def unknown_lines(tasks: Mapping[str, UnknownTokens]) -> list[tuple[str, str]]:
+    """Return (quantity, value) of what is lost in sources and in targets, with the tasks that lose the most.
+
+    >>> unknown_lines({"code": UnknownTokens(0, 7, 2, 3, 1), "tables": UnknownTokens(5, 1, 1)})
     [('unknown tokens in sources', '5 in 1 tasks: tables 5'),
-     ('unknown tokens in targets', '8 in 3 examples of 2 tasks: code 7, tables 1')]
+     ('unknown tokens in targets', '8 in 3 examples of 2 tasks: code 7, tables 1'),
+     ('characters of targets that the tokenizer changes', '3 in 1 examples of 1 tasks: code 3')]
     """
     sources = {name: counts.source for name, counts in tasks.items() if counts.source}
     targets = {name: counts.target for name, counts in tasks.items() if counts.target}
+    changed = {name: counts.changed for name, counts in tasks.items() if counts.changed}
     examples = sum(counts.examples for counts in tasks.values())
+    of_changed = sum(counts.changed_examples for counts in tasks.values())
     return [
         ("unknown tokens in sources", _most(sources, "")),
         ("unknown tokens in targets", _most(targets, f"{examples:,} examples of ")),
+        ("characters of targets that the tokenizer changes", _most(changed, f"{of_changed:,} examples of ")),
     ]
 
 

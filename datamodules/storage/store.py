@@ -35,7 +35,7 @@ from ..schema import TokenizedExample
 from ..whole_files import naming
 from .checksums import WAY_OUT, read_sealed, rename_sealed, seal_folder, verify_files
 
-STORE_VERSION = 7
+STORE_VERSION = 8
 """Version of the store, which is part of folders' names: raise it when files or the choice of instances change."""
 
 

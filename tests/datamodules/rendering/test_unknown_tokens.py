@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 import torch
 from lossy_tokenizers import KINDS, saved
-from transformers import BertConfig, BertForSequenceClassification, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from crosstask.callbacks.report.coverage_text import coverage_sentence, task_rows
 from crosstask.commands.classify import classify_tasks
@@ -23,7 +30,7 @@ from crosstask.datamodules.evaluation.evaluation_settings import Evaluation
 from crosstask.datamodules.evaluation.options import OptionRanking
 from crosstask.datamodules.packing.row_settings import Rows
 from crosstask.datamodules.rendering.prompts import PromptForm
-from crosstask.datamodules.rendering.tokenization import tokenize_joint
+from crosstask.datamodules.rendering.tokenization import tokenize_joint, tokenize_pair
 from crosstask.datamodules.rendering.unknown_tokens import UnknownCounter, UnknownTokens
 from crosstask.datamodules.schema import Example, Prompt, Task
 from crosstask.datamodules.scoring.scorer_settings import PairRows
@@ -158,8 +165,8 @@ def test_evaluated_tasks_are_counted_too(kind: str, tmp_path: Path, caplog: pyte
     with caplog.at_level("INFO"):
         module.setup("test")
     unknown = module.stage("test").evaluated.unknown  # type: ignore[attr-defined]
-    assert unknown["markup"] == (4, 8, 2)  # two of six examples are tested
-    assert unknown["plain"] == (0, 0, 0)
+    assert unknown["markup"] == (4, 8, 2, 0, 0)  # two of six examples are tested
+    assert unknown["plain"] == (0, 0, 0, 0, 0)
     assert "unknown tokens in targets of the test examples" in caplog.text
 
     column = SimpleNamespace(column="c", level="fully_held_out", tasks=dict.fromkeys(ROWS, 2))
@@ -241,4 +248,54 @@ def test_a_target_that_leaves_no_token_is_lost() -> None:
     documents = tokenize_joint(tokenizer, prompts)
     counter = UnknownCounter(tokenizer)
     counts = [counter.of_document(d, p.source, p.target) for d, p in zip(documents, prompts, strict=True)]
-    assert [target for _, target in counts] == [1, 0, 1]
+    assert [target for _, target, _ in counts] == [1, 0, 1]
+
+
+NORMALIZERS = {
+    "lowercase": normalizers.Lowercase(),
+    "nfkc": normalizers.NFKC(),
+    "accents": normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.NFC()]),
+    "bytes": normalizers.ByteLevel(),
+    "none": normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]),
+}
+CHANGED = {
+    "Ada Lovelace, 1815": {"lowercase": 2},
+    "x\u00b2 + \ufb01ve": {"nfkc": 2},  # x2 + five
+    "\u00c9t\u00e9": {"lowercase": 1, "accents": 2},
+    "E\u0301te\u0301": {"lowercase": 1, "accents": 2},  # the same word, decomposed
+    "all lower case": {},
+}
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("kind", NORMALIZERS)
+def test_characters_that_a_normalizer_changes_are_counted(kind: str, pair: bool) -> None:
+    """No token is unknown: the model is trained on another text than the file's, and cannot write the file's."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({letter: place for place, letter in enumerate(letters)}, []))
+    backend.normalizer = NORMALIZERS[kind]
+    if kind != "bytes":
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    prompts = [Prompt("UPPER case and \u00b2 in a source", target) for target in CHANGED]
+    documents = (tokenize_pair if pair else tokenize_joint)(tokenizer, prompts)
+    counter = UnknownCounter(tokenizer)
+    counts = [counter.of_document(d, p.source, p.target) for d, p in zip(documents, prompts, strict=True)]
+    assert counts == [(0, 0, of_target.get(kind, 0)) for of_target in CHANGED.values()]
+
+
+def test_changed_characters_are_in_the_packing_report_by_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """WordPiece lowers capitals, with unknown tokens or without."""
+    rows = {"plain": [("which is right", "Yes")] * 6, "code": [("a line", "For x: { X }")] * 6}
+    monkeypatch.setattr(f"{__name__}.ROWS", {name: rows.get(name, row) for name, row in ROWS.items()})
+    module = data("wordpiece", tmp_path, tested=True)
+    module.prepare_data()
+    module.setup("fit")
+    report: Any = module.report()
+    assert report.unknown["plain"] == UnknownTokens(changed=4, changed_examples=4)
+    assert report.unknown["code"] == UnknownTokens(target=8, examples=4, changed=8, changed_examples=4)
+    line = dict(report.lines())["characters of targets that the tokenizer changes"]
+    assert line == "12 in 8 examples of 2 tasks: code 8, plain 4"
+    module.setup("test")
+    assert module.stage("test").evaluated.unknown["plain"].changed == 2  # type: ignore[attr-defined]
