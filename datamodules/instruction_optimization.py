@@ -129,6 +129,12 @@ class InstructionOptimizationDataModule(BenchmarkDataModule):
             **({"outer separator": self.evaluation.shot_separator} if self.instructions.demonstrations else {}),
         )
 
+    def completed_stream(self, saved: Stream, stream: Stream) -> Stream:
+        chosen = {"levels": asdict(self.levels), "instructions": {"exclude_self": self.instructions.exclude_self}}
+        settings: dict[str, Any] = dict(stream["settings"])  # type: ignore[arg-type]
+        of_preset = {name: settings[name] for name, value in flat_settings(**chosen).items() if value is None}
+        return super().completed_stream({**saved, "settings": {**of_preset, **saved["settings"]}}, stream)  # type: ignore[dict-item]
+
     def compare_stream(self, saved: Stream, stream: Stream) -> None:
         """Reject a stream that differs from a checkpoint's; other inner tasks are rejected in any case.
 

@@ -8,10 +8,11 @@ The description is independent of the number of replicas and accumulated batches
      "beginning": "9c1e..."}                                       digest of the first rows
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from typing import Any
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
@@ -48,7 +49,13 @@ class ResumableStream(L.LightningDataModule, ABC):
         """
         stream = self.training_stream()
         if stream is not None and (self.trainer is None or self.trainer.state.fn == TrainerFn.FITTING):
-            self.compare_stream(state_dict[STREAM], stream)
+            saved: Stream = state_dict[STREAM]
+            self.compare_stream(self.completed_stream(saved, stream), stream)
+
+    def completed_stream(self, saved: Stream, stream: Stream) -> Stream:
+        """Return a checkpoint's stream with the defaults of settings that it lacks, because they are newer."""
+        settings = completed(saved["settings"], stream["settings"], type(self))  # type: ignore[arg-type]
+        return {**saved, "settings": settings}
 
     def require_same_stream(self, checkpoint: Mapping[str, Any]) -> None:
         """Reject a checkpoint of another training stream, unless ``accepts_changed_stream`` is true.
@@ -117,6 +124,46 @@ def changed_values(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for name in {**old, **new}
         if _comparable(old.get(name)) != _comparable(new.get(name))
     ]
+
+
+def completed(saved: Mapping[str, Any], now: Mapping[str, Any], build: type) -> dict[str, Any]:
+    """Return a checkpoint's settings with the defaults of those that did not exist yet when it was written.
+
+    Without them, a new setting would make all older checkpoints unusable, although its default changes nothing.
+
+    Args:
+        saved: Settings of the checkpoint, under flat names.
+        now: Settings of this run; only these are added.
+        build: The class whose constructor has them as arguments, some of them in dataclasses.
+    """
+    arguments = inspect.signature(build).parameters.values()
+    defaults = {each.name: each.default for each in arguments if each.default is not each.empty}
+    missing = _missing(defaults, get_type_hints(build.__init__), saved, "")  # type: ignore[misc]
+    return {**{name: value for name, value in missing.items() if name in now}, **saved}
+
+
+def _missing(
+    defaults: Mapping[str, Any], types: Mapping[str, Any], saved: Mapping[str, Any], prefix: str
+) -> dict[str, Any]:
+    """Return the defaults that a checkpoint lacks, under flat names; also those within its groups of settings."""
+    missing: dict[str, Any] = {}
+    for name in {**types, **defaults}:
+        path, kinds = f"{prefix}{name}", (types.get(name), *get_args(types.get(name)))
+        if any(given.startswith(f"{path}.") for given in saved):
+            for kind in filter(is_dataclass, kinds):
+                group = defaults.get(name) if isinstance(defaults.get(name), kind) else None  # type: ignore[arg-type]
+                missing |= _missing(_field_values(kind, group), get_type_hints(kind), saved, f"{path}.")
+        elif path not in saved and name in defaults:
+            missing |= flat_settings(**{path: defaults[name]})
+    return missing
+
+
+def _field_values(kind: Any, group: Any) -> dict[str, Any]:
+    """Return the values of a dataclass's fields: those of an instance, or else the fields' defaults."""
+    if group is not None:
+        return {field.name: getattr(group, field.name) for field in fields(kind)}
+    factories = {each.name: each.default_factory() for each in fields(kind) if each.default_factory is not MISSING}
+    return factories | {each.name: each.default for each in fields(kind) if each.default is not MISSING}
 
 
 def flat_settings(**settings: Any) -> dict[str, Any]:

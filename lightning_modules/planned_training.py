@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from ..datamodules.base import BenchmarkDataModule, run_data
 from ..datamodules.packing.replicas import batch_seed, realign_progress, replicas
-from ..datamodules.stream_changes import changed_values
+from ..datamodules.stream_changes import changed_values, completed
 from .callback_checks import keep_callback_settings
 from .finite_steps import FiniteSteps
 from .generation.generation_settings import published_settings, settings_as_fields
@@ -32,7 +32,6 @@ from .resumed_settings import (
     config_changes,
     group_settings,
     plain_config,
-    require_fitting_weights,
     restore_settings,
     run_settings,
 )
@@ -44,6 +43,7 @@ from .sharding.checkpoints import (
     read_plain_values_alone,
     require_same_model,
 )
+from .sharding.fitting_weights import require_fitting_weights
 from .sharding.plain_checkpoints import read_plain
 from .sharding.safetensors_folder import architecture_of
 from .sharding.sharded_models import build_sharded, is_sharded, wrap_blocks
@@ -251,7 +251,8 @@ class PlannedTraining(FiniteSteps):
     def _changes(self, checkpoint: Mapping[str, Any]) -> list[str]:
         """Return the settings that differ between a checkpoint's run and this run, as sentences."""
         saved = checkpoint.get(KEY, {}).get("settings")
-        return [] if saved is None else changed_values(saved, self._settings())
+        settings = self._settings()
+        return [] if saved is None else changed_values(completed(saved, settings, type(self)), settings)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and its schedule. Only matrices decay, also those that a strategy has flattened."""
@@ -352,7 +353,8 @@ class PlannedTraining(FiniteSteps):
             untie_different(self.model, lambda name: states.get(f"model.{name}"))
             adapted = "adapters" in described or self.hparams.get("lora") or self.hparams.get("prefix")
             if states and not adapted and not isinstance(self._trainer and self.trainer.strategy, FSDPStrategy):
-                require_fitting_weights(self.state_dict(), states, of_config)
+                own = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+                require_fitting_weights(own, {name: tuple(value.shape) for name, value in states.items()}, of_config)
         if self.attached_trainer is not None:
             realign_progress(checkpoint, replicas(self.attached_trainer))
 

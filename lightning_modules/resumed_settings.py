@@ -5,15 +5,13 @@ them would silently replace what the user has changed since.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedConfig
 
-from ..datamodules.messages import counted, some
 from ..datamodules.stream_changes import changed_values
 from .hyperparameters import flat
 
@@ -88,28 +86,3 @@ def config_changes(saved: Mapping[str, Any] | None, config: PreTrainedConfig) ->
         for fields in (saved or plain_config(config), plain_config(config))
     )
     return changed_values(flat(old, "config."), flat(new, "config."))
-
-
-def require_fitting_weights(own: Mapping[str, Tensor], stored: Mapping[str, Tensor], changes: Sequence[str]) -> None:
-    """Reject a checkpoint whose weights are not those of the model, before torch does with all of their names.
-
-    Args:
-        own: The module's state.
-        stored: The checkpoint's.
-        changes: How the configurations of the two models differ.
-
-    Raises:
-        ValueError: With the first names, and the changes.
-    """
-    differences = {
-        "stored alone": [name for name in stored if name not in own],
-        "missing": [name for name in own if name not in stored],
-        "of another shape": [name for name in own if name in stored and own[name].shape != stored[name].shape],
-    }
-    named = [f"{counted(len(names), 'weight')} {how} ({some(names)})" for how, names in differences.items() if names]
-    tied = [change for change in changes if change.startswith("config.tie_word_embeddings ")]
-    if named or tied:
-        raise ValueError(
-            f"the checkpoint is of a model with other weights: {'; '.join([*named, *changes])}. Give the model's "
-            "configuration as it was"
-        )

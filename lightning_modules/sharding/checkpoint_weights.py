@@ -11,13 +11,11 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from .checkpoints import require_whole_checkpoint
+from .fitting_weights import PREFIX
 from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain
 
 READ_BYTES = 2**29
 """Most bytes that are read from shards at a time."""
-
-PREFIX = "model."
-"""Beginning of the names of the model's parameters in the module."""
 
 INSTRUCTION = "instruction."
 """Beginning of the names of a learned instruction's parameters in the module."""

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.fabric.utilities.load import _load_distributed_checkpoint
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, Strategy
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy, Strategy
 from transformers import PreTrainedConfig
 
+from .fitting_weights import require_fitting_shards
 from .plain_checkpoints import DEEPSPEED_TAG, read_index, read_plain, require_plain_deepspeed, require_plain_shards
 from .replacing import PARTIAL, newest_path, partial_path, replace_whole
 
@@ -189,13 +190,19 @@ class AnyLayoutIO(TorchCheckpointIO):
 def read_plain_values_alone(strategy: Strategy) -> None:
     """Make a strategy of Lightning's check a checkpoint before it is read, and never run code from the file.
 
+    A sharded strategy also compares the names and shapes of its weights with the model's.
     Lightning's FSDP and DeepSpeed strategies read pickles whatever ``weights_only`` says.
     """
     load = strategy.load_checkpoint
 
     def load_checkpoint(checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         if "://" not in str(checkpoint_path):
-            require_whole_checkpoint(Path(strategy.broadcast(checkpoint_path)))
+            path = Path(strategy.broadcast(checkpoint_path))
+            require_whole_checkpoint(path)
+            module = strategy.lightning_module
+            # Other strategies return the weights, which the module compares in on_load_checkpoint.
+            if module is not None and isinstance(strategy, ModelParallelStrategy | DeepSpeedStrategy):
+                require_fitting_shards(path, module, trained_alone=not module.strict_loading)
         return load(checkpoint_path, weights_only=True)
 
     strategy.load_checkpoint = load_checkpoint  # type: ignore[method-assign]

@@ -16,6 +16,7 @@ from small_runs import SmallRuns, saved_run, small_trainer, weights_of
 from crosstask.lightning_modules.adapters import LoRA
 from crosstask.lightning_modules.instruction_optimization import InstructionOptimizationModule
 from crosstask.lightning_modules.instructions.outer_settings import OuterSettings
+from crosstask.lightning_modules.models import Network
 from crosstask.lightning_modules.optimization import Optimization
 
 KINDS = ("tuning", "scorer", "optimization")
@@ -232,3 +233,84 @@ def test_weights_alone_cannot_be_resumed(runs: SmallRuns, tmp_path: Path) -> Non
     module, data = runs("tuning")
     with pytest.raises(ValueError, match=r"holds weights without the optimizer \(save_weights_only\)"):
         small_trainer(2).fit(module, datamodule=data, ckpt_path=str(tmp_path / "weights.ckpt"))
+
+
+def without_settings(checkpoint: Path, path: Path, *names: str) -> Path:
+    """A copy of a checkpoint that was written before some settings of the module or of the stream existed."""
+    content = torch.load(checkpoint, weights_only=True)
+    (stream,) = [value["training_stream"] for value in content.values() if "training_stream" in _keys(value)]
+    for settings in (content["crosstask"]["settings"], stream["settings"]):
+        for name in set(names) & set(settings):
+            del settings[name]
+    torch.save(content, path)
+    return path
+
+
+def _keys(value: Any) -> set[str]:
+    return set(value) if isinstance(value, dict) else set()
+
+
+OLDER = {
+    "tuning": ["optimizer.master_weights", "network.logits", "lora", "mixture.temperature", "rows.packing", "bos"],
+    "scorer": ["optimizer.fused", "augmentation.faithful", "instances.every_prompt"],
+    "optimization": ["outer.noise_every", "instruction.soft", "instruction.start.noise", "levels.curvature_batch"],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_from_before_a_setting_existed_has_its_default(
+    kind: str, runs: SmallRuns, checkpoints: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise the setting "was missing and is X", and no run could resume."""
+    old = without_settings(checkpoints[kind], tmp_path / "old.ckpt", *OLDER[kind])
+    with caplog.at_level(logging.INFO):
+        resumed(runs, old, kind, FLAT)
+    (line,) = [record.message for record in caplog.records if "applied from here on" in record.message]
+    assert line.endswith("from here on: total_steps was 3 and is 4")
+
+
+def test_a_new_setting_that_is_not_its_default_is_a_change(
+    runs: SmallRuns, checkpoints: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = without_settings(checkpoints["tuning"], tmp_path / "old.ckpt", *OLDER["tuning"])
+    with pytest.raises(ValueError, match=r"other settings: optimizer\.master_weights was False and is True\. Set"):
+        resumed(runs, old, "tuning", replace(FLAT, master_weights=True))
+    module, data = runs("tuning", {"mixture": {"temperature": 2.0}}, optimizer=FLAT)
+    with pytest.raises(ValueError, match=r"not that of the checkpoint: mixture\.temperature was 1\.0 and is 2\.0"):
+        small_trainer(4).fit(module, datamodule=data, ckpt_path=str(old))
+    with caplog.at_level(logging.INFO):
+        resumed(runs, old, "tuning", FLAT, network=Network(logits="whole"))
+    assert "network.logits was chunked and is whole" in caplog.text
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_another_inner_batch_of_the_hypergradient_is_rejected(
+    older: bool, runs: SmallRuns, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    old = without_settings(checkpoints["optimization"], tmp_path / "old.ckpt", *["levels.curvature_batch"] * older)
+    module, data = runs("optimization", {"levels": {"curvature_batch": "step"}}, optimizer=FLAT)
+    with pytest.raises(ValueError, match=r"levels\.curvature_batch was (fresh|None) and is step"):
+        small_trainer(4).fit(module, datamodule=data, ckpt_path=str(old))
+
+
+OPT = {"model_type": "opt", "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_attention_heads": 2}
+OPT |= {"num_hidden_layers": 1, "max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("layer_norm_elementwise_affine", False, "6 weights stored alone (model.model.decoder.final_layer_norm.weight"),
+        ("do_layer_norm_before", False, "2 weights stored alone (model.model.decoder.final_layer_norm.weight [32]"),
+        ("max_position_embeddings", 300, "embed_positions.weight is [258, 32] there and [302, 32] here"),
+    ],
+)
+def test_layer_norms_and_positions_of_opt_are_compared(
+    field: str, value: Any, named: str, runs: SmallRuns, tmp_path: Path
+) -> None:
+    ours = SmallRuns(runs.toybench, tmp_path, OPT)
+    path = saved_run(ours("tuning", optimizer=FLAT), tmp_path / "opt.ckpt", 1)
+    other = SmallRuns(runs.toybench, tmp_path, {**OPT, field: value})
+    with pytest.raises(ValueError, match=re.escape(named)) as rejected:
+        resumed(other, path, "tuning", FLAT)
+    assert f"config.{field} was" in str(rejected.value)

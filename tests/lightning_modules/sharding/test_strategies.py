@@ -108,7 +108,21 @@ SLOWER = ["--model.init_args.optimizer.learning_rate=0.002", "--model.init_args.
 
 SEED = "--data.init_args.seed=9"
 
+OTHERS = {
+    "longer": ({"max_position_embeddings": 300}, ".embed_positions.weight is [258, 32] there and [302, 32] here"),
+    "plain": ({"layer_norm_elementwise_affine": False}, "weights stored alone (model.model.decoder.final_layer_norm"),
+}
+"""Models of the same sizes with other weights, and what is said of a checkpoint of the first model."""
+
 PLAIN = ["ddp", "fsdp2", "tensor", "zero3"]
+
+
+def other_model(adam: Path, folder: Path, name: str) -> list[str]:
+    """Words of a fit that starts from a model with other weights."""
+    if not (folder / name).exists():
+        config = AutoConfig.from_pretrained(folder / "opt", **OTHERS[name][0])
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder / name)
+    return fit(adam, "no", f"--model.init_args.pretrained={folder / name}")
 
 
 def refusals(recipe: Path, adam: Path, folder: Path) -> list[dict[str, Any]]:
@@ -146,6 +160,19 @@ def refusals(recipe: Path, adam: Path, folder: Path) -> list[dict[str, Any]]:
                 ("fsdp2", f"adam_one/{HALFWAY}"),
                 ("ddp", f"adam_fsdp2/step={STEPS}.ckpt"),
                 ("zero3", f"adam_whole_zero3/{HALFWAY}"),
+            )
+        ),
+        *(
+            {
+                "words": [*other_model(adam, folder, other), *TWO, *STRATEGIES[name], f"--ckpt_path={folder / source}"],
+                "skipped": OTHERS[other][1],
+            }
+            for name, source, other in (
+                ("fsdp2", f"adam_one/{HALFWAY}", "longer"),
+                ("fsdp2", f"adam_fsdp2/step={STEPS}.ckpt", "plain"),
+                ("tensor", f"adam_fsdp2/step={STEPS}.ckpt", "longer"),
+                ("zero3", f"adam_whole_zero3/{HALFWAY}", "longer"),
+                ("zero3", f"adam_whole_zero3/{HALFWAY}", "plain"),
             )
         ),
     ]
