@@ -19,12 +19,13 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import numpy as np
-from jinja2 import TemplateError
+from jinja2 import Environment, TemplateError, nodes
 from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -34,6 +35,13 @@ from .special_tokens import HIDDEN, MARK, encode, special_tokens, text_tokenizer
 SECONDS = 20.0
 """Most seconds of one rendering; templates need a thousandth of it."""
 
+DATE = datetime(2024, 7, 26)
+"""The date in templates that write today's (``strftime_now``): that of Llama 3.1's template. Prompts are tokenized
+once, and an evaluation on another day must read what was trained."""
+
+_ENDLESS: set[str] = set()
+"""Templates that took longer: the conversations of a file do not each wait for one."""
+
 Span = tuple[int, int]
 """(first character, character after the last) of an answer in a rendered conversation."""
 
@@ -41,6 +49,7 @@ Result = TypeVar("Result")
 
 _QUESTION, _ANSWER = f"{HIDDEN}question;", f"{HIDDEN}answer;"
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_END_GENERATION = re.compile(r"\{%-?\s*endgeneration\s*-?%\}")
 
 
 def chat_prompt(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> str:
@@ -250,6 +259,8 @@ def _render(
         ValueError: There is no template, or it rejects the turns, or takes longer than ``SECONDS``.
     """
     template = _template(tokenizer)
+    if template in _ENDLESS:
+        raise ValueError(f"{_of(tokenizer)} does not end")
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     try:
         rendered: Any = _within(  # its annotation says text, but it returns (texts, spans)
@@ -263,8 +274,9 @@ def _render(
             ),
         )
     except TimeoutError as error:
+        _ENDLESS.add(template)
         raise ValueError(f"{_of(tokenizer)} takes longer than {SECONDS:g} s for {len(turns)} turns") from error
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+    except Exception as error:  # a template's expressions raise errors of any kind
         roles = ", ".join(turn.role for turn in turns)
         raise ValueError(f"{_of(tokenizer)} rejects turns of {roles}: {error}") from error
     texts, spans = rendered
@@ -277,7 +289,41 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str:
             f"the tokenizer of {tokenizer.name_or_path!r} has no chat template, which conversations are rendered by: "
             "save one as chat_template.jinja in its folder, or name a model that was tuned on chats"
         )
-    return str(tokenizer.get_chat_template())
+    try:
+        return _pure(str(tokenizer.get_chat_template()))
+    except ValueError as error:
+        raise ValueError(f"{_of(tokenizer)} {error}: correct chat_template.jinja in its folder") from error
+
+
+@lru_cache(maxsize=8)
+def _pure(template: str) -> str:
+    """Return a template that is a function of its messages, with a fixed date.
+
+    Raises:
+        ValueError: It chooses at random, or computes what nothing could interrupt.
+    """
+    plain = _END_GENERATION.sub("", _GENERATION.sub("", template))
+    try:
+        parsed = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
+    except TemplateError:
+        return template  # its rendering raises the error
+    if any(node.name == "random" for node in parsed.find_all(nodes.Filter)):
+        raise ValueError("chooses at random, so that no prompt would be the same twice")
+    products = [
+        node
+        for node in parsed.find_all(nodes.Mul)
+        if not isinstance(node.left, nodes.Const) and not isinstance(node.right, nodes.Const)
+    ]
+    if products or any(parsed.find_all(nodes.Pow)):
+        raise ValueError("computes powers or products, which can take hours and which no prompt needs")
+    calls = [call for call in parsed.find_all(nodes.Call) if getattr(call.node, "name", None) == "strftime_now"]
+    if not calls:
+        return template
+    formats = [call.args[0].value for call in calls if call.args and isinstance(call.args[0], nodes.Const)]
+    if len(formats) < len(calls):
+        raise ValueError("writes today's date in a format that it computes")
+    dates = {form: DATE.strftime(form) for form in formats}
+    return f"{{% macro strftime_now(form) %}}{{{{ {dates!r}[form] }}}}{{% endmacro %}}{{{{ '' }}}}{template}"
 
 
 def _within(seconds: float, function: Callable[[], Result]) -> Result:

@@ -1,5 +1,6 @@
 """Conversations in chat templates in the style of published models: token-exact, and trained on the answers alone."""
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -169,6 +170,29 @@ def test_a_template_that_does_not_end_is_left(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match=r"takes longer than 0\.2 s"):
         chat_prompt(tokenizer_of(loops), turns_of([(U, "a")]))
     assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("{{ 7 ** (7 ** 9) }}", "computes powers or products, which can take hours"),  # nothing interrupts it
+        ("{% set ns = namespace(x=9) %}{% for i in range(50) %}{% set ns.x = ns.x * ns.x %}{% endfor %}", "products"),
+        ("{{ ['Hi', 'Hello', 'Dear'] | random }}", "chooses at random, so that no prompt would be the same twice"),
+        ("{{ 1 // 0 }}", "rejects turns of user: integer division"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "rejects turns of user: access to attribute '__class__'"),
+        ("{% for i in [[]] %}{{ messages.append(1) }}{% endfor %}", "rejects turns of user: "),
+    ],
+)
+def test_a_template_of_a_stranger_is_rejected_in_a_sentence(expression: str, message: str) -> None:
+    template = "{{ messages[0].content }}" + expression
+    with pytest.raises(ValueError, match=re.escape(message)):
+        chat_prompt(tokenizer_of(template), turns_of([(U, "a")]))
+
+
+def test_a_template_reads_a_date_that_never_changes() -> None:
+    """Llama 3.2's writes today's: a document of yesterday would have other tokens than today's evaluation."""
+    template = "{{ strftime_now('%d %b %Y') }} {{ messages[0].content }}{% set lines = '-' * 3 %}{{ lines }}"
+    assert chat_prompt(tokenizer_of(template), turns_of([(U, "a")])) == "26 Jul 2024 a---"
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES))
