@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...datamodules.data_files import parse_json
+from ...datamodules.data_files import decoded, parse_json
 from ...datamodules.whole_files import naming, whole_file
 from .prompt_file import Question
 
@@ -43,7 +43,8 @@ class AnswerFile:
                 file.truncate(len(whole))
         if not whole:
             return
-        lines = [parse_json(line, str(self.part)) for line in whole.decode().splitlines()]
+        # An answer may hold other ends of lines (U+2028), which JSON does not escape.
+        lines = [parse_json(line, str(self.part)) for line in decoded(whole, str(self.part)).split("\n")[:-1]]
         if lines[0] != header:
             changed = [name for name in {**lines[0], **header} if lines[0].get(name) != header.get(name)]
             raise ValueError(

@@ -21,11 +21,12 @@ from crosstask.datamodules.rendering.chat import chat_prompt
 from crosstask.datamodules.rendering.special_tokens import encode
 from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.datamodules.visible_text import visible
+from crosstask.lightning_modules.answering.answer_file import AnswerFile
 from crosstask.lightning_modules.answering.answering_model import AnsweringModel
 from crosstask.lightning_modules.answering.conversation import Conversation
 from crosstask.lightning_modules.answering.loading import answering_model, decoding_of
 from crosstask.lightning_modules.answering.model_sources import folder_of_run
-from crosstask.lightning_modules.answering.prompt_file import read_questions_file, turns_from
+from crosstask.lightning_modules.answering.prompt_file import Question, read_questions_file, turns_from
 from crosstask.lightning_modules.generation.decoding import Decoding
 
 TEMPLATE = (
@@ -303,3 +304,18 @@ def test_decodings() -> None:
     assert decoding_of(0) == Decoding()
     with pytest.raises(ValueError, match="temperature"):
         decoding_of(-1)
+
+
+def test_an_interrupted_file_of_answers_keeps_every_end_of_line(tmp_path: Path) -> None:
+    """JSON leaves U+2028, U+0085 and form feeds of other scripts as they are, and `str.splitlines` splits there."""
+    texts = ["one\u2028two", "three\x85four", "five\x0c\x1csix", "seven\r\neight"]
+    questions = [Question(line, None, [{"role": "user", "content": "?"}]) for line in range(1, len(texts) + 1)]
+    interrupted = AnswerFile(tmp_path / "answers.jsonl", {"model": "a\u2029b"})
+    for question, text in zip(questions[:-1], texts, strict=False):
+        interrupted.add(question, {"answer": text})
+    resumed = AnswerFile(tmp_path / "answers.jsonl", {"model": "a\u2029b"})
+    assert [resumed.results[line]["answer"] for line in (1, 2, 3)] == texts[:3]
+    resumed.add(questions[3], {"answer": texts[3]})
+    resumed.finish(questions)
+    written = (tmp_path / "answers.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert [json.loads(line)["answer"] for line in written] == texts
