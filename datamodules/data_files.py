@@ -6,6 +6,7 @@ no tokenizer encodes. Here, each is a ValueError that begins with the file and t
 
 import codecs
 import gzip
+import io
 import json
 import math
 import re
@@ -22,6 +23,10 @@ from .noted_paths import note
 
 LONGEST_LINE = 64 * 2**20
 """Most bytes of a line; a longer line is an error, since it is rarely one record."""
+
+MOST_EXPANDED, MOST_TIMES = 2**28, 400
+"""Bytes to which any compressed file may expand, and beyond them its own size this many times; gzip can expand to 1,000
+times, so that a small file of a stranger would take hours."""
 
 BYTE_ORDER_MARK = "\ufeff"  # begins the files of some editors and belongs to no value
 
@@ -249,10 +254,40 @@ def _utf8(content: bytes, place: str) -> str:
         raise ValueError(f"{place}{at}: not UTF-8 at byte {error.start}; {SAVE_AS_UTF8}") from error
 
 
+class _Expanded(io.RawIOBase):
+    """The expanded bytes of a gzip file, which ends with an error if it expands beyond what data do.
+
+    Args:
+        path: The compressed file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.file, self.expanded = path, gzip.open(path), 0  # noqa: SIM115 - closed by close
+        self.most = max(MOST_EXPANDED, MOST_TIMES * path.stat().st_size)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self.file.readinto(buffer)  # type: ignore[attr-defined]
+        self.expanded += count
+        if self.expanded > self.most:
+            raise ValueError(
+                f"{self.path}: expands to more than {MOST_TIMES} times its size, as no file of data does; if it is "
+                "right, expand it by gunzip"
+            )
+        return int(count)
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     note(path)
-    with cast("IO[bytes]", gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")) as file:
+    compressed = path.name.lower().endswith(".gz")
+    with cast("IO[bytes]", io.BufferedReader(_Expanded(path)) if compressed else path.open("rb")) as file:
         try:
             yield file
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:

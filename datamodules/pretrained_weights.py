@@ -5,7 +5,7 @@ or a model without its ``lm_head``, would be trained, evaluated and reported as 
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -13,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import WarningCache
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from .data_files import read_json
 from .finite_values import require_finite_weights
@@ -23,6 +23,77 @@ from .optional_packages import missing_package
 
 _REPORTED = WarningCache()
 """Prints each message on weights once: a model may be loaded twice, with another attention."""
+
+
+LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers", "encoder_layers", "decoder_layers")
+"""Fields of configurations that count layers."""
+
+MOST_LAYERS = 10_000
+"""Layers of a configuration that is built; a stranger's may ask for a thousand million, which would take for ever."""
+
+
+def read_config(name: str) -> PreTrainedConfig:
+    """Return the configuration of a model, from a hub name, possibly with @revision, or a folder.
+
+    Raises:
+        ValueError: There is none, or a field has a value that no model has.
+    """
+    source, revision = hub_source(name)
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, trust_remote_code=False, **revision)
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # fields of other types raise errors of any kind
+        raise ValueError(f"config.json cannot be used: {_one_line(error)}") from error
+    require_possible_sizes(config)
+    return config
+
+
+def config_of_fields(model_type: str, fields: Mapping[str, Any]) -> PreTrainedConfig:
+    """Return a configuration of a model type that transformers has, from its fields.
+
+    Raises:
+        ValueError: A field has a value that no model has.
+    """
+    try:
+        config: PreTrainedConfig = AutoConfig.for_model(model_type, **fields)
+    except Exception as error:  # fields of other types raise errors of any kind
+        raise ValueError(f"no {model_type} has this configuration: {_one_line(error)}") from error
+    require_possible_sizes(config)
+    return config
+
+
+def require_possible_sizes(config: PreTrainedConfig) -> None:
+    """Reject a configuration with so many layers that building them would not end.
+
+    Raises:
+        ValueError: With the field.
+    """
+    for name in LAYERS:
+        if isinstance(number := getattr(config, name, None), int) and number > MOST_LAYERS:
+            raise ValueError(f"{name} is {number:,} in the configuration, and no model has more than {MOST_LAYERS:,}")
+
+
+@contextmanager
+def building(what: str) -> Iterator[None]:
+    """Turn errors that transformers and torch raise while they build a model into sentences.
+
+    Raises:
+        ValueError: The configuration's sizes are impossible, a file has other contents, or memory ran out.
+    """
+    try:
+        yield
+    except (OSError, ImportError, ValueError, SafetensorError, UnpicklingError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{what} cannot be built: {_one_line(error)}. Its config.json or generation_config.json is wrong, or "
+            "memory ran out"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def load_pretrained(
@@ -46,7 +117,7 @@ def load_pretrained(
     require_readable_settings(Path(source))
     try:
         # Shapes are compared below: transformers' own error does not name them.
-        with _without_report():
+        with building(weights), _without_report():
             model, loading = auto.from_pretrained(
                 source, output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False, **options
             )

@@ -12,6 +12,9 @@ from .data_files import read_text
 DEEPEST = 500
 """Most levels of nesting; libyaml crashes the process on a file nested a hundred thousand times."""
 
+MOST_VALUES = 10_000_000
+"""Most values of a file with its aliases written out: nine lists of nine aliases each are a thousand million values."""
+
 _BRACKETS = re.compile(r"[\[\]{}]")
 _INDENTED = re.compile(rf"^(?: |[-?] ){{{2 * DEEPEST}}}", re.MULTILINE)
 
@@ -59,12 +62,34 @@ def parse_yaml(text: str, place: str, loader: type[UniqueKeys] = UniqueKeys) -> 
     if _may_be_deep(text):
         raise ValueError(f"{place}: no valid YAML: lists and mappings are nested more than {DEEPEST} times")
     try:
-        return yaml.load(text, Loader=loader)
+        value = yaml.load(text, Loader=loader)
+        if "*" in text and _values(value, {}) > MOST_VALUES:
+            raise ValueError(f"{place}: aliases (*name) repeat its lists to more than {MOST_VALUES:,} values")
+        return value
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
         raise ValueError(f"{place}{line}: no valid YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{place}: no valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _values(value: Any, known: dict[int, int]) -> int:
+    """Return the number of values in a list or mapping; one that an alias repeats counts as often as it is there.
+
+    Raises:
+        YAMLError: A list or mapping contains itself.
+    """
+    if not isinstance(value, list | dict):
+        return 1
+    if (number := known.get(id(value))) is not None:
+        if number == 0:
+            raise yaml.YAMLError("an alias (*name) stands within what it names, which has no end")
+        return number
+    known[id(value)] = 0  # until it is counted
+    known[id(value)] = number = 1 + sum(
+        _values(part, known) for part in (value if isinstance(value, list) else value.values())
+    )
+    return number
 
 
 def _may_be_deep(text: str) -> bool:

@@ -14,16 +14,14 @@ from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AttentionInterface,
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
-from ..datamodules.hub_names import hub_source
 from ..datamodules.messages import nearest
-from ..datamodules.pretrained_weights import load_pretrained
+from ..datamodules.pretrained_weights import building, config_of_fields, load_pretrained, read_config
 from .attention.document_attention import IMPLEMENTATIONS
 from .attention.masked_documents import built_attention, read_documents_by_mask, reads_masks
 from .attention.packable import (
@@ -104,8 +102,7 @@ def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: f
     """
     if isinstance(source, str):
         try:
-            name, revision = hub_source(source)
-            config = AutoConfig.from_pretrained(name, trust_remote_code=False, **revision)
+            config = read_config(source)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"there is no model at {source!r}: expected a hub name or a folder with config.json ({error})"
@@ -116,7 +113,7 @@ def model_config(source: str | Mapping[str, Any], *, vocabulary: int, dropout: f
             raise ValueError(f"a model's fields must name its model_type, e.g. opt, llama or t5; got {sorted(source)}")
         if (model_type := fields.pop("model_type")) not in CONFIG_MAPPING:
             raise ValueError(f"no model_type {model_type!r} in transformers; {nearest(model_type, CONFIG_MAPPING)}")
-        config = AutoConfig.for_model(model_type, **fields)
+        config = config_of_fields(model_type, fields)
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         raise ValueError(
             f"the configuration of {config.model_type} names no decoder_start_token_id, behind which targets are "
@@ -156,7 +153,8 @@ def build_model(
     require_attention(config, attention, weights)
     implementation = built_attention(config, attention)
     if weights is None:
-        model = auto.from_config(config, attn_implementation=implementation, dtype=dtype)
+        with building(f"a model of type {config.model_type}"):
+            model = auto.from_config(config, attn_implementation=implementation, dtype=dtype)
     else:
         model = load_pretrained(auto, weights, config=config, attn_implementation=implementation, dtype=dtype)
     require_causal(model)

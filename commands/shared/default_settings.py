@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from ...datamodules.hub_names import hub_source, with_revision
+from ...datamodules.hub_names import with_revision
+from ...datamodules.pretrained_weights import read_config
 from ...lightning_modules.attention.packable import padded_attention
 from ...lightning_modules.models import language_model_class, packing_obstacle
 from .config_names import INSTALLED
@@ -157,12 +158,10 @@ def _model_config(model: Any) -> PreTrainedConfig | None:
     )
     if not isinstance(source, str):
         return None
-    name, revision = hub_source(source)
     try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(name, trust_remote_code=False, **revision)
+        return read_config(source)
     except (OSError, ValueError):
         return None  # the module reports the error
-    return config
 
 
 def _fit_attention_to_model(config: PreTrainedConfig, model: Any, data: Any, given: Collection[str]) -> list[str]:

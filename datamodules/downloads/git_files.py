@@ -47,7 +47,24 @@ def fetch_git(part: GitPart, staging: Path) -> dict[str, Path]:
     if missing := [path for path in needed if not (repository / path).exists()]:
         raise ValueError(f"{part.origin}: no {some(missing)}; correct the paths in a table of your own (--sources)")
     copied = {target: repository / path for path, target in part.files.items()}
+    for path in copied.values():
+        _require_inner_links(part, path, repository)
     return copied | {target: _converted(table, repository, target) for target, table in part.tables.items()}
+
+
+def _require_inner_links(part: GitPart, copied: Path, repository: Path) -> None:
+    """Reject a link that leads out of a repository: a reader would take files of this machine for its data.
+
+    Raises:
+        ValueError: With the link.
+    """
+    inside = [Path(folder) / name for folder, *names in os.walk(copied) for name in (*names[0], *names[1])]
+    for path in (copied, *inside):
+        if path.is_symlink() and not path.resolve().is_relative_to(repository.resolve()):
+            raise ValueError(
+                f"{part.origin}: {path.relative_to(repository)} is a link out of the repository, to {path.readlink()}: "
+                "nothing of this part is placed"
+            )
 
 
 def _converted(table: Table, repository: Path, target: str) -> Path:

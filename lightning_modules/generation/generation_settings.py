@@ -9,6 +9,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ...datamodules.hub_names import hub_source
+from ...datamodules.pretrained_weights import building
 from ...datamodules.rendering.chat import chat_end
 
 
@@ -58,7 +59,8 @@ def set_generation_settings(model: PreTrainedModel, tokenizer: PreTrainedTokeniz
         return
     try:
         name, revision = hub_source(pretrained)
-        model.generation_config = GenerationConfig.from_pretrained(name, **revision)
+        with building(pretrained):
+            model.generation_config = GenerationConfig.from_pretrained(name, **revision)
     except OSError:  # no generation_config.json: transformers made the settings from config.json
         assert model.generation_config is not None
     ends = end_tokens(model, tokenizer)

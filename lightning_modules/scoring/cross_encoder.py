@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...datamodules.hub_names import hub_source
 from ...datamodules.packing.budget_batches import budget_batches
+from ...datamodules.pretrained_weights import read_config
 from ...datamodules.rendering.tokenization import load_tokenizer
 from ...datamodules.schema import TokenizedExample
 from ...datamodules.scoring.instruction_cuts import Cut
@@ -124,8 +124,7 @@ class CrossEncoder:
             ValueError: There is no scorer of that name, e.g. an encoder without a trained head.
         """
         try:
-            source, revision = hub_source(name)
-            config = AutoConfig.from_pretrained(source, trust_remote_code=False, **revision)
+            config = read_config(name)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"no scorer {name!r}: expected a hub name or a folder with config.json, as HuggingFaceExport writes "

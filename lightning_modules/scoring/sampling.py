@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...datamodules.hub_names import hub_source
+from ...datamodules.pretrained_weights import read_config
 from ...datamodules.rendering.chat import chat_end, chat_joint, chat_prompt
 from ...datamodules.rendering.special_tokens import leading_tokens
 from ...datamodules.rendering.tokenization import load_tokenizer, tokenize_sources
@@ -231,8 +231,7 @@ def load_generator(
     parameter_type = number_type(dtype)
     base = base_of_prefix(generator)
     try:
-        source, revision = hub_source(base or generator)
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **revision)
+        config = read_config(base or generator)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"no model {base or generator!r}: expected a hub name or a folder with config.json ({error})"

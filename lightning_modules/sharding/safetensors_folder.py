@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ...datamodules.finite_values import require_finite_weights
+from ...datamodules.pretrained_weights import config_of_fields
 from ..models import architecture_class
 from ..whole_values import whole_value
 
@@ -27,7 +28,7 @@ def empty_model(architecture: str, config: dict[str, Any]) -> PreTrainedModel:
     """
     fields = dict(config)
     with torch.device("meta"):
-        return architecture_class(architecture)(AutoConfig.for_model(fields.pop("model_type"), **fields))
+        return architecture_class(architecture)(config_of_fields(fields.pop("model_type"), fields))
 
 
 def empty_copy(model: PreTrainedModel) -> PreTrainedModel:

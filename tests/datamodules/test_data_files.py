@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import crosstask
+from crosstask.datamodules import data_files
 from crosstask.datamodules.benchmarks import FileTasks, NaturalInstructions
 from crosstask.datamodules.data_files import format_of, listed_lines, parse_json, read_json, read_text, text_lines
 from crosstask.datamodules.scoring.samples import read_samples
@@ -119,6 +120,22 @@ def test_compressed_files_are_read_and_cut_ones_named(tmp_path: Path) -> None:
     path.write_bytes(b"not compressed")
     with pytest.raises(ValueError, match="cannot be decompressed"):
         read_text(path)
+
+
+@pytest.mark.parametrize("content", [b" ", b'{"input": "a"}\n'])
+def test_a_small_file_that_expands_without_end_is_left(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of a stranger: 10 MB that become 10 GB, for memory or for an hour."""
+    monkeypatch.setattr(data_files, "MOST_EXPANDED", 2**22)
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(b"".join([gzip.compress(content * 2**21, compresslevel=9)] * 3))
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.gz: expands to more than 400 times its size"):
+        read_text(path)
+    with pytest.raises(ValueError, match=r"rows\.jsonl\.gz: expands to more than 400 times its size"):
+        list(text_lines(path))
+    path.write_bytes(gzip.compress(content * 2**15))  # small files may be all alike
+    assert len(read_text(path)) == len(content) * 2**15
 
 
 @pytest.mark.parametrize(

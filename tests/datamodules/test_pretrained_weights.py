@@ -1,5 +1,6 @@
 """Weights of models: what an architecture needs and a folder lacks is never a random number, wherever it is loaded."""
 
+import json
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from recipes import save_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -37,6 +39,7 @@ from transformers import (
 
 from crosstask.datamodules.bilevel.meta_split import embed_texts
 from crosstask.datamodules.pretrained_weights import load_pretrained
+from crosstask.datamodules.rendering.tokenization import load_tokenizer
 from crosstask.lightning_modules import InstructionTuningModule
 from crosstask.lightning_modules.adapters import LoRA, adapted_model, add_adapters, describe_adapters, prefixed_model
 from crosstask.lightning_modules.instructions.instruction_kinds import (
@@ -320,3 +323,30 @@ def test_tables_that_are_stored_apart_stay_apart(tokenizer: Any, tmp_path: Path)
         write_weights(values.state_dict().items(), empty, tmp_path / kind)
         assert ("lm_head.weight" in load_file(tmp_path / kind / "model.safetensors")) == (kind == "apart")
     require_both(T5ForConditionalGeneration.from_pretrained(tmp_path / "apart"))
+
+
+@pytest.mark.parametrize(
+    ("file", "fields", "reason"),
+    [
+        ("config.json", {"hidden_size": "large"}, "config.json cannot be used: .*hidden_size"),
+        ("config.json", {"hidden_size": -4}, "cannot be built: .*negative dimension -4"),
+        ("config.json", {"num_hidden_layers": 10**9}, "num_hidden_layers is 1,000,000,000 in the configuration"),
+        ("generation_config.json", {"watermarking_config": {"ngram": 1}}, "cannot be built: .*WatermarkingConfig"),
+    ],
+)
+def test_a_folder_of_impossible_settings_is_rejected_in_a_sentence(
+    file: str, fields: dict[str, Any], reason: str, toybench: Path, tmp_path: Path
+) -> None:
+    """transformers and torch raise errors of their own, or build a thousand million layers."""
+    tokenizer = load_tokenizer(str(toybench / "tokenizer"))
+    folder = save_model("llama", tmp_path, len(tokenizer))
+    tokenizer.save_pretrained(folder)
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    with pytest.raises(ValueError, match=reason):
+        load_generator(str(folder), dtype="float32", device="cpu")
+
+
+def test_fields_of_a_recipe_that_no_model_has_are_rejected_in_a_sentence() -> None:
+    with pytest.raises(ValueError, match=r"no llama has this configuration: .*hidden_size"):
+        model_config({"model_type": "llama", "hidden_size": [1]}, vocabulary=10, dropout=None)

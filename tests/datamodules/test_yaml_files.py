@@ -58,3 +58,20 @@ def test_a_recipe_with_a_setting_twice_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(f"include: [{tmp_path / 'rows.yaml'}]\n")
     with pytest.raises(ValueError, match=r"rows.yaml, line 3: no valid YAML: the key 'seed' occurs twice"):
         composed_paths(str(tmp_path / "run.yaml"))
+
+
+BOMB = "a0: &a0 [1, 2, 3]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (BOMB, "run.yaml: aliases (*name) repeat its lists to more than 10,000,000 values"),
+        ("data: &data\n  rows: *data\n", "run.yaml: no valid YAML: an alias (*name) stands within what it names"),
+    ],
+)
+def test_aliases_that_have_no_end_are_rejected(text: str, problem: str) -> None:
+    """Whoever copies or merges the value takes all memory for it."""
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        parse_yaml(text, "run.yaml")
+    assert parse_yaml("a: &a [1, 2]\nb: [*a, *a]\n", "run.yaml") == {"a": [1, 2], "b": [[1, 2], [1, 2]]}

@@ -92,6 +92,25 @@ def test_what_was_interrupted_resumes_and_nothing_half_placed_is_read(upstream: 
     assert files(data) == whole
 
 
+@pytest.mark.parametrize(("name", "target"), [("passwd.json", "/etc/passwd"), ("all", "../..")])
+def test_a_link_out_of_a_repository_is_not_placed(name: str, target: str, upstream: Path, tmp_path: Path) -> None:
+    """A reader would take files of this machine for examples."""
+    (upstream / "bbh" / name).symlink_to(target)
+    commit_all(upstream)
+    ((*_, status, message),) = outcomes(tmp_path, part(upstream))
+    assert status != "placed"
+    assert f"bbh/{name} is a link out of the repository, to {target}: nothing of this part is placed" in message
+    assert not (tmp_path / "data/bbh").exists()
+
+
+def test_a_link_within_a_repository_is_placed(upstream: Path, tmp_path: Path) -> None:
+    (upstream / "bbh/again.json").symlink_to("snarks.json")
+    commit_all(upstream)
+    ((*_, status, _),) = outcomes(tmp_path, part(upstream))
+    assert status == "placed"
+    assert (tmp_path / "data/bbh/bbh/again.json").read_text() == (upstream / "bbh/snarks.json").read_text()
+
+
 def test_files_placed_by_hand_are_kept(upstream: Path, tmp_path: Path) -> None:
     own = tmp_path / "data/bbh/bbh/navigate.json"
     own.parent.mkdir(parents=True)
